@@ -1,0 +1,356 @@
+"""The clip store: decoded videos as uint8 frames in .npy shards, with a manifest.
+
+Layout and fields: docs/clip_format.md.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from video_vq.errors import InputError
+from video_vq.stores.files import (
+    ArrayFile,
+    canonical_json,
+    open_array,
+    sha256_file,
+    sha256_json,
+    write_bytes,
+)
+from video_vq.stores.shards import ShardFolder, read_manifest
+
+FORMAT = "video-vq clips"
+VERSION = 1
+HOW_TO_MAKE = "make a clip store with `data-prep folder VIDEOS --out STORE`"
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One decoded video of a store.
+
+    Attributes:
+        id: unique in the store.
+        label: class name, None when the data have no classes.
+        split: train, val or test.
+        group: videos of one group are near-duplicates and share a split.
+        num_frames: decoded length.
+        fps: frames per second of the stored frames, None when unknown.
+        origin: where it comes from: the source's name and sha256, or the model and seed.
+        shard, offset: where its first frame lies; set by the writer.
+    """
+
+    id: str
+    label: str | None
+    split: str
+    group: str
+    num_frames: int = 0
+    fps: float | None = None
+    origin: dict[str, Any] | None = None
+    shard: int = -1
+    offset: int = -1
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A source that could not be used, and why."""
+
+    id: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PreparedVideo:
+    """What a writer takes: a video's description, its frames in chunks, its per-frame arrays."""
+
+    video: Video
+    frames: Iterable[np.ndarray]  # chunks of uint8 t h w c
+    arrays: dict[str, np.ndarray]  # name -> float32 t ...
+
+
+class ClipStoreWriter:
+    """Fills a clip store shard by shard; shards may be written by any process, in any order.
+
+    Args:
+        path: the store's folder.
+        frame_size_hw: height and width of every frame, in pixels.
+        plan: the settings that made the store (JSON); a second start must bring the same.
+        arrays: per-frame arrays that every video carries: name -> shape of one frame's row.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        frame_size_hw: tuple[int, int],
+        plan: dict[str, Any],
+        arrays: dict[str, tuple[int, ...]] | None = None,
+    ):
+        self.path = Path(path)
+        self.frame_size_hw = frame_size_hw
+        self.arrays = arrays or {}
+        self.plan = plan
+        self.folder = ShardFolder(self.path, plan)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store is finished and sealed."""
+        return self.folder.is_complete
+
+    def is_committed(self, shard: int) -> bool:
+        """Whether a shard is on the disk already."""
+        return self.folder.is_committed(shard)
+
+    def write_shard(
+        self, shard: int, videos: Iterable[PreparedVideo], skipped: Sequence[Skipped] = ()
+    ) -> None:
+        """Write and commit one shard. `skipped` is read after the videos have been consumed."""
+        height, width = self.frame_size_hw
+        written: list[Video] = []
+        with ExitStack() as stack:
+            frames_file = stack.enter_context(
+                ArrayFile(self._shard_file("frames", shard), (height, width, 3), np.uint8)
+            )
+            array_files = {
+                name: stack.enter_context(
+                    ArrayFile(self._shard_file(name, shard), shape, np.float32)
+                )
+                for name, shape in self.arrays.items()
+            }
+            for prepared in videos:
+                offset = frames_file.num_rows
+                for chunk in prepared.frames:
+                    frames_file.append(chunk)
+                num_frames = frames_file.num_rows - offset
+                for name, file in array_files.items():
+                    rows = np.asarray(prepared.arrays[name], dtype=np.float32)
+                    if len(rows) != num_frames:
+                        raise ValueError(
+                            f"{prepared.video.id}: {len(rows)} rows of {name} "
+                            f"for {num_frames} frames"
+                        )
+                    file.append(rows)
+                written.append(
+                    replace(prepared.video, num_frames=num_frames, shard=shard, offset=offset)
+                )
+        self.folder.commit(
+            shard,
+            {
+                "frames": frames_file.num_rows,
+                "sha256": {
+                    "frames": frames_file.sha256,
+                    **{name: file.sha256 for name, file in array_files.items()},
+                },
+                "videos": [asdict(video) for video in written],
+                "skipped": [asdict(entry) for entry in skipped],
+            },
+        )
+
+    def _shard_file(self, name: str, shard: int) -> Path:
+        return self.path / f"{name}-{shard:05d}.npy"
+
+    def committed(self, num_shards: int) -> Iterator[dict[str, Any]]:
+        """Yield the record of every committed shard."""
+        for shard in range(num_shards):
+            if self.folder.is_committed(shard):
+                yield self.folder.record(shard)
+
+    def finish(self, num_shards: int, classes: Sequence[str]) -> "ClipStore":
+        """Seal the store: write `skipped.jsonl` and the manifest.
+
+        Raises:
+            InputError: no video could be used, or two videos have one id.
+        """
+        if self.is_complete:
+            return ClipStore(self.path)
+        records = [self.folder.record(shard) for shard in range(num_shards)]
+        videos = [video for record in records for video in record["videos"]]
+        skipped = [entry for record in records for entry in record["skipped"]]
+        if not videos:
+            reasons = "\n  ".join(f"{entry['path']}: {entry['reason']}" for entry in skipped[:10])
+            raise InputError(
+                f"{self.path}: no usable video; {len(skipped)} skipped:\n  {reasons}"
+                if skipped
+                else f"{self.path}: no video was given"
+            )
+        ids = [video["id"] for video in videos]
+        if len(set(ids)) != len(ids):
+            twice = next(name for name in ids if ids.count(name) > 1)
+            raise InputError(f"{self.path}: two videos have the id {twice!r}")
+        write_bytes(
+            self.path / "skipped.jsonl",
+            b"".join(canonical_json(entry) + b"\n" for entry in skipped),
+        )
+        self.folder.seal(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "frame_size_hw": list(self.frame_size_hw),
+                "classes": list(classes),
+                "arrays": {name: list(shape) for name, shape in self.arrays.items()},
+                "plan": self.plan,
+                "shards": [
+                    {"frames": record["frames"], "sha256": record["sha256"]} for record in records
+                ],
+                "videos": videos,
+                "num_skipped": len(skipped),
+            }
+        )
+        return ClipStore(self.path)
+
+
+class ClipStore:
+    """A finished clip store, opened for reading; safe to use after a fork.
+
+    Attributes:
+        classes: ordered class names, shared by the splits.
+        videos: all videos, in the order of the store.
+        frame_size_hw: height and width of every frame, in pixels.
+        plan: the settings that made it.
+
+    Raises:
+        InputError: the store is missing, unfinished, of another kind, or inconsistent.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        manifest = read_manifest(self.path, FORMAT, VERSION, HOW_TO_MAKE)
+        try:
+            height, width = (int(side) for side in manifest["frame_size_hw"])
+            self.frame_size_hw = (height, width)
+            self.classes = tuple(str(name) for name in manifest["classes"])
+            self.arrays = {
+                str(name): tuple(int(side) for side in shape)
+                for name, shape in manifest["arrays"].items()
+            }
+            self.plan = dict(manifest["plan"])
+            self.shards = [
+                (int(shard["frames"]), dict(shard["sha256"])) for shard in manifest["shards"]
+            ]
+            self.videos = tuple(Video(**video) for video in manifest["videos"])
+            self.num_skipped = int(manifest["num_skipped"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{self.path}: the manifest is damaged ({type(error).__name__}: {error}); "
+                "prepare the store again"
+            ) from None
+        self._check()
+        self._maps: dict[tuple[str, int], np.ndarray] = {}
+
+    def _check(self) -> None:
+        for name in self.arrays:
+            if not name.isidentifier():
+                raise InputError(f"{self.path}: array name {name!r} is not an identifier")
+        for video in self.videos:
+            inside = (
+                0 <= video.shard < len(self.shards)
+                and 0 <= video.offset
+                and 0 < video.num_frames
+                and video.offset + video.num_frames <= self.shards[video.shard][0]
+            )
+            if not inside:
+                raise InputError(
+                    f"{self.path}: the manifest places video {video.id!r} outside its shard; "
+                    "prepare the store again"
+                )
+            if video.label is not None and video.label not in self.classes:
+                raise InputError(
+                    f"{self.path}: video {video.id!r} has the unknown class {video.label!r}"
+                )
+
+    @property
+    def content_hash(self) -> str:
+        """Return the sha256 that names the data: frames, order, labels and splits."""
+        return sha256_json(
+            {
+                "frame_size_hw": self.frame_size_hw,
+                "classes": self.classes,
+                "shards": [hashes for _, hashes in self.shards],
+                "videos": [asdict(video) for video in self.videos],
+            }
+        )
+
+    def indices(self, split: str | None) -> list[int]:
+        """Return the positions in `videos` of one split, or of all when split is None.
+
+        Raises:
+            InputError: the split holds no video.
+        """
+        found = [index for index, video in enumerate(self.videos) if split in (None, video.split)]
+        if not found:
+            splits = sorted({video.split for video in self.videos})
+            raise InputError(
+                f"{self.path}: no video in split {split!r}; it has {', '.join(splits)}"
+            )
+        return found
+
+    def read(
+        self, index: int, start: int = 0, num_frames: int | None = None, stride: int = 1
+    ) -> np.ndarray:
+        """Return frames of video `index` as a fresh uint8 array t h w c.
+
+        Args:
+            index: position in `videos`.
+            start: first frame.
+            num_frames: how many frames; None for all from `start` on.
+            stride: distance between frames.
+
+        Raises:
+            ValueError: the window does not lie inside the video.
+        """
+        return self._rows("frames", index, start, num_frames, stride)
+
+    def read_array(
+        self, name: str, index: int, start: int = 0, num_frames: int | None = None, stride: int = 1
+    ) -> np.ndarray:
+        """Return a per-frame array (`actions`, `poses`) of video `index` as float32 t ...."""
+        return self._rows(name, index, start, num_frames, stride)
+
+    def _rows(
+        self, name: str, index: int, start: int, num_frames: int | None, stride: int
+    ) -> np.ndarray:
+        video = self.videos[index]
+        if num_frames is None:
+            num_frames = (video.num_frames - start + stride - 1) // stride
+        end = start + (num_frames - 1) * stride + 1
+        if start < 0 or num_frames < 1 or stride < 1 or end > video.num_frames:
+            raise ValueError(
+                f"frames {start}..{end - 1} are not inside video {video.id!r} "
+                f"of {video.num_frames} frames"
+            )
+        shard = self._map(name, video.shard)
+        return np.array(shard[video.offset + start : video.offset + end : stride])
+
+    def _map(self, name: str, shard: int) -> np.ndarray:
+        if (name, shard) not in self._maps:
+            row_shape, dtype = (
+                ((*self.frame_size_hw, 3), np.uint8)
+                if name == "frames"
+                else (self.arrays[name], np.float32)
+            )
+            path = self.path / f"{name}-{shard:05d}.npy"
+            array = open_array(path, row_shape, dtype)
+            if len(array) != self.shards[shard][0]:
+                raise InputError(
+                    f"{path}: holds {len(array)} rows, the manifest says {self.shards[shard][0]}; "
+                    "prepare the store again"
+                )
+            self._maps[name, shard] = array
+        return self._maps[name, shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers started by spawn map the files anew instead of copying them.
+        return {**self.__dict__, "_maps": {}}
+
+    def damaged_files(self) -> Iterator[str]:
+        """Yield a line for each shard file whose bytes are not those of the manifest."""
+        for shard, (_, hashes) in enumerate(self.shards):
+            for name in ("frames", *self.arrays):
+                path = self.path / f"{name}-{shard:05d}.npy"
+                if not path.exists():
+                    yield f"{path}: missing"
+                elif sha256_file(path) != hashes.get(name):
+                    yield f"{path}: its bytes are not those that were written (sha256 differs)"

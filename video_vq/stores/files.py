@@ -1,0 +1,198 @@
+"""Atomic files: every file that must not be half written is written here, beside, and renamed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from video_vq.errors import InputError
+
+PARTIAL = ".partial"
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Return the sha256 of a JSON value in its canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Encode a JSON value so that equal values give equal bytes; NaN and infinity are refused."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
+    return text.encode()
+
+
+def write(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all bytes; one function, so that a test can make any write fail."""
+    file.write(data)
+
+
+def fsync(descriptor: int) -> None:
+    """Flush one descriptor to the disk; one function, so that a test can make it fail."""
+    os.fsync(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Put source in target's place atomically; one function, so that a test can make it fail."""
+    os.replace(source, target)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside the folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside `path`; on success it is fsynced and takes the place of `path`.
+
+    On an error the partial file is removed and `path` is as it was.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with open(partial, "w+b") as file:
+            yield file
+            file.flush()
+            fsync(file.fileno())
+        rename(partial, path)
+        fsync_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a whole file atomically."""
+    with written_aside(path) as file:
+        write(file, data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically: sorted keys, indented, no NaN."""
+    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: the file is missing, unreadable, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (expected {what})") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: {what} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {what} must be a JSON object, found {type(value).__name__}")
+    return value
+
+
+def write_array(path: Path, array: np.ndarray) -> str:
+    """Write one .npy array atomically and return the file's sha256."""
+    with ArrayFile(path, array.shape[1:], array.dtype) as file:
+        file.append(array)
+    return file.sha256
+
+
+class ArrayFile:
+    """A .npy file that grows along its first axis in constant memory and appears when complete.
+
+    Use as a context manager; `append` rows; after a clean exit `sha256` and `num_rows` are set.
+    """
+
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type):
+        self.path = path
+        self.row_shape = tuple(row_shape)
+        self.dtype = np.dtype(dtype)
+        self.num_rows = 0
+        self.sha256 = ""
+
+    def __enter__(self) -> "ArrayFile":
+        self._context = written_aside(self.path)
+        self._file = self._context.__enter__()
+        self._write_header()
+        return self
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows at the end; their shape and dtype must be the file's own."""
+        if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
+            raise ValueError(
+                f"{self.path.name} holds rows of {self.row_shape} {self.dtype}, "
+                f"got {rows.shape[1:]} {rows.dtype}"
+            )
+        if rows.size:
+            write(self._file, memoryview(np.ascontiguousarray(rows)).cast("B"))
+        self.num_rows += len(rows)
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._file.seek(0)
+            self._write_header()
+            self._file.flush()
+            self._file.seek(0)
+            self.sha256 = hashlib.file_digest(self._file, "sha256").hexdigest()
+        self._context.__exit__(*error)
+
+    def _write_header(self) -> None:
+        # NumPy pads the header for the first axis to grow, so both headers have one length.
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (self.num_rows, *self.row_shape),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def open_array(path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+    """Map a .npy file into memory, read-only, after checking its header.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds another shape or dtype.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the store is incomplete") from None
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+        raise InputError(f"{path}: not a readable .npy array: {error}") from None
+    if array.shape[1:] != tuple(row_shape) or array.dtype != np.dtype(dtype):
+        raise InputError(
+            f"{path}: expected rows of {tuple(row_shape)} {np.dtype(dtype)}, "
+            f"found {array.shape[1:]} {array.dtype}"
+        )
+    return array
+
+
+def difference(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return a line for each setting that differs between two JSON values: `path: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines: list[str] = []
+        for key in sorted(old.keys() | new.keys()):
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in old:
+                lines.append(f"{inner}: (absent) -> {new[key]!r}")
+            elif key not in new:
+                lines.append(f"{inner}: {old[key]!r} -> (absent)")
+            else:
+                lines += difference(old[key], new[key], inner)
+        return lines
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

@@ -1,0 +1,116 @@
+"""A folder of shards that is filled piece by piece, survives any stop, and is sealed by a manifest.
+
+While it grows: `plan.json` (what will be written) and `shard-00000.json` (one per committed shard)
+under `parts/`. When the manifest stands, the store is complete and `parts/` is gone.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from video_vq.errors import InputError
+from video_vq.stores.files import PARTIAL, difference, read_json, write_json
+
+MANIFEST = "manifest.json"
+PARTS = "parts"
+
+
+class ShardFolder:
+    """The commit log of one store: which shards are done, and the plan they belong to.
+
+    Args:
+        path: the store's folder; made when missing.
+        plan: JSON object that decides every byte of the store. A second start with another plan
+            is refused.
+
+    Raises:
+        InputError: the folder holds something else, or a store made by another plan.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any]):
+        self.path = path
+        self.parts = path / PARTS
+        if (path / MANIFEST).exists():
+            self._require_same(read_json(path / MANIFEST, "a store's manifest").get("plan"), plan)
+            shutil.rmtree(self.parts, ignore_errors=True)
+            return
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file; name a folder for the store")
+        plan_file = self.parts / "plan.json"
+        if path.exists() and any(path.iterdir()) and not plan_file.exists():
+            leftovers = {entry.name for entry in path.iterdir()}
+            if leftovers != {PARTS}:
+                raise InputError(
+                    f"{path}: holds other files and no {MANIFEST}; "
+                    "name an empty or a new folder for the store"
+                )
+        self.parts.mkdir(parents=True, exist_ok=True)
+        if plan_file.exists():
+            self._require_same(read_json(plan_file, "an unfinished store's plan"), plan)
+        else:
+            write_json(plan_file, plan)
+        for partial in path.glob("*" + PARTIAL):
+            partial.unlink()
+
+    def _require_same(self, old: Any, new: dict[str, Any]) -> None:
+        lines = difference(old, new)
+        if lines:
+            shown = "\n  ".join(lines[:12])
+            raise InputError(
+                f"{self.path}: was made with other settings (was -> now):\n  {shown}\n"
+                "Name another folder, repeat the old settings, or delete this one."
+            )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the manifest stands."""
+        return (self.path / MANIFEST).exists()
+
+    def record_path(self, shard: int) -> Path:
+        """Return the path of a shard's commit record."""
+        return self.parts / f"shard-{shard:05d}.json"
+
+    def is_committed(self, shard: int) -> bool:
+        """Whether a shard's files and its record are on the disk."""
+        return self.is_complete or self.record_path(shard).exists()
+
+    def commit(self, shard: int, record: dict[str, Any]) -> None:
+        """Record a shard as done; its files must already be in place."""
+        write_json(self.record_path(shard), record)
+
+    def record(self, shard: int) -> dict[str, Any]:
+        """Read a committed shard's record."""
+        return read_json(self.record_path(shard), "a shard's record")
+
+    def seal(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest: from here on the store is complete."""
+        write_json(self.path / MANIFEST, manifest)
+        shutil.rmtree(self.parts)
+
+
+def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) -> dict[str, Any]:
+    """Read the manifest of a complete store.
+
+    Raises:
+        InputError: no store there, an unfinished one, another kind, or another version.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such folder; {how_to_make}")
+    if not (path / MANIFEST).exists():
+        if (path / PARTS).exists():
+            raise InputError(
+                f"{path}: this store is unfinished; run the command that made it again, "
+                "it goes on where it stopped"
+            )
+        raise InputError(f"{path}: holds no {MANIFEST}; {how_to_make}")
+    manifest = read_json(path / MANIFEST, "a store's manifest")
+    if manifest.get("format") != format_name:
+        raise InputError(
+            f"{path}: is a {manifest.get('format')!r} store, expected {format_name!r}; {how_to_make}"
+        )
+    if manifest.get("version") != version:
+        raise InputError(
+            f"{path}: has format version {manifest.get('version')!r}, this program reads {version}; "
+            f"{how_to_make}"
+        )
+    return manifest
