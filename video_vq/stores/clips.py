@@ -80,6 +80,7 @@ class ClipStoreWriter:
         frame_size_hw: height and width of every frame, in pixels.
         plan: the settings that made the store (JSON); a second start must bring the same.
         arrays: per-frame arrays that every video carries: name -> shape of one frame's row.
+        owner: False in all processes but one (see ShardFolder).
     """
 
     def __init__(
@@ -88,12 +89,13 @@ class ClipStoreWriter:
         frame_size_hw: tuple[int, int],
         plan: dict[str, Any],
         arrays: dict[str, tuple[int, ...]] | None = None,
+        owner: bool = True,
     ):
         self.path = Path(path)
         self.frame_size_hw = frame_size_hw
         self.arrays = arrays or {}
         self.plan = plan
-        self.folder = ShardFolder(self.path, plan)
+        self.folder = ShardFolder(self.path, plan, owner)
 
     @property
     def is_complete(self) -> bool:
@@ -247,8 +249,8 @@ class ClipStore:
         for video in self.videos:
             inside = (
                 0 <= video.shard < len(self.shards)
-                and 0 <= video.offset
-                and 0 < video.num_frames
+                and video.offset >= 0
+                and video.num_frames > 0
                 and video.offset + video.num_frames <= self.shards[video.shard][0]
             )
             if not inside:

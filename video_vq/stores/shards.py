@@ -22,17 +22,20 @@ class ShardFolder:
         path: the store's folder; made when missing.
         plan: JSON object that decides every byte of the store. A second start with another plan
             is refused.
+        owner: the one process that clears what a killed run left half written; the other ranks
+            open the folder after it, with owner=False.
 
     Raises:
         InputError: the folder holds something else, or a store made by another plan.
     """
 
-    def __init__(self, path: Path, plan: dict[str, Any]):
+    def __init__(self, path: Path, plan: dict[str, Any], owner: bool = True):
         self.path = path
         self.parts = path / PARTS
         if (path / MANIFEST).exists():
             self._require_same(read_json(path / MANIFEST, "a store's manifest").get("plan"), plan)
-            shutil.rmtree(self.parts, ignore_errors=True)
+            if owner:
+                shutil.rmtree(self.parts, ignore_errors=True)
             return
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the store")
@@ -49,8 +52,9 @@ class ShardFolder:
             self._require_same(read_json(plan_file, "an unfinished store's plan"), plan)
         else:
             write_json(plan_file, plan)
-        for partial in path.glob("*" + PARTIAL):
-            partial.unlink()
+        if owner:
+            for partial in (*path.glob("*" + PARTIAL), *self.parts.glob("*" + PARTIAL)):
+                partial.unlink()
 
     def _require_same(self, old: Any, new: dict[str, Any]) -> None:
         lines = difference(old, new)
@@ -106,11 +110,12 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
     manifest = read_json(path / MANIFEST, "a store's manifest")
     if manifest.get("format") != format_name:
         raise InputError(
-            f"{path}: is a {manifest.get('format')!r} store, expected {format_name!r}; {how_to_make}"
+            f"{path}: is a {manifest.get('format')!r} store, expected {format_name!r}; "
+            f"{how_to_make}"
         )
     if manifest.get("version") != version:
         raise InputError(
-            f"{path}: has format version {manifest.get('version')!r}, this program reads {version}; "
-            f"{how_to_make}"
+            f"{path}: has format version {manifest.get('version')!r}, this program reads "
+            f"{version}; {how_to_make}"
         )
     return manifest
