@@ -1,0 +1,306 @@
+"""Renders the synthetic pushing world into labelled clips, with numpy alone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+
+from data_prep.synthetic_world import (
+    BODY_COLOURS,
+    MATERIALS,
+    TABLE_PALETTES,
+    Motion,
+    Scene,
+    draw_scene,
+    simulate,
+)
+
+FPS = 25
+BODY_HEIGHT = 0.075
+LIGHT = (0.035, 0.045)  # where a shadow falls, per 0.1 of height
+DARK, STEEL, PALE = (0.20, 0.22, 0.26), (0.62, 0.65, 0.70), (0.90, 0.91, 0.93)
+
+
+@dataclass(frozen=True)
+class SyntheticClip:
+    """One rendered clip and the truth behind it.
+
+    Attributes:
+        frames: uint8 RGB.
+        label: the class, one of CLASSES.
+        group: 1..25; clips of one group share the table's look.
+        actions: from each frame to the next: gripper displacement x, y, z, and the change of
+            the fingers' opening.
+        positions: the gripper's x, y, z in view widths; y points towards the viewer.
+    """
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    label: str
+    group: int
+    actions: Float32[np.ndarray, "t 4"]
+    positions: Float32[np.ndarray, "t 3"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A parallel projection of the table that follows the gripper.
+
+    Attributes:
+        widths: how many units of the table the picture spans, across and down.
+        turn: 1 seen from the near side, -1 from the far side (both axes flip).
+        rise: how far up the picture a height of 1 lifts a point, in units of the table.
+        follow: which part of the camera's path this view goes along with.
+    """
+
+    widths: tuple[float, float]
+    turn: int
+    rise: float
+    follow: float
+
+
+VIEWS = {
+    "aux1": View(widths=(1.0, 1.0), turn=1, rise=0.45, follow=1.0),
+    "main": View(widths=(1.35, 1.8), turn=-1, rise=0.8, follow=0.85),
+}
+
+
+def render_clip(
+    seed: int,
+    index: int,
+    num_frames: int = 30,
+    size: int = 64,
+    camera: Literal["aux1", "main"] = "aux1",
+) -> SyntheticClip:
+    """Render clip `index` of the world `seed`: a pure function of its arguments.
+
+    Args:
+        seed: of the whole set.
+        index: of the clip; its class is CLASSES[index % 4].
+        num_frames: length; the gripper comes down at the start and leaves at the end.
+        size: of the square frames, in pixels.
+        camera: aux1 looks down and follows the gripper; main sees more, from the far side.
+    """
+    scene = draw_scene(seed, index)
+    motion = simulate(scene, num_frames)
+    state = np.concatenate([motion.gripper, motion.opening[:, None]], axis=1).astype(np.float32)
+    return SyntheticClip(
+        frames=_render(scene, motion, VIEWS[camera], size),
+        label=scene.label,
+        group=scene.group,
+        actions=np.diff(state, axis=0),
+        positions=state[:-1, :3],
+    )
+
+
+def _render(scene: Scene, motion: Motion, view: View, size: int) -> UInt8[np.ndarray, "t h w 3"]:
+    canvas = _Canvas(view, motion.camera * view.follow, size)
+    canvas.image[:] = _table(scene, canvas)
+    order, counts = _back_to_front(motion, canvas)
+    for draw in (_draw_body_shadow, _draw_body):
+        for slot in range(int(counts.max(initial=0))):
+            times = np.flatnonzero(counts > slot)
+            draw(canvas, scene, motion, times, order[times, slot])
+    _draw_gripper(canvas, motion)
+    return (canvas.image * 255.0 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+class _Canvas:
+    """The picture being painted, and where on the table each of its pixels lies."""
+
+    def __init__(self, view: View, centres: Float[np.ndarray, "t 2"], size: int):
+        pixels = ((np.arange(size) + 0.5) / size - 0.5) * view.turn
+        self.view = view
+        self.size = size
+        self.centres = centres
+        self.x = (centres[:, :1] + pixels * view.widths[0]).astype(np.float32)  # t w
+        self.y = (centres[:, 1:] + pixels * view.widths[1]).astype(np.float32)  # t h
+        self.pixel = max(view.widths) / size
+        self.image = np.empty((len(centres), size, size, 3), np.float32)
+
+    def patch(
+        self, times: Int[np.ndarray, " n"], centres: Float[np.ndarray, "n 2"], half: float
+    ) -> "_Patch":
+        """Cut a square of the table, `half` to each side of the centres, out of some frames."""
+        corner = (centres - self.centres[times]) / self.view.widths * self.view.turn + 0.5
+        span = half / np.array(self.view.widths)
+        counts = np.ceil(2 * span * self.size).astype(int) + 2
+        first = np.floor((corner - span) * self.size).astype(int)
+        columns = (first[:, :1] + np.arange(counts[0])).clip(0, self.size - 1)
+        rows = (first[:, 1:] + np.arange(counts[1])).clip(0, self.size - 1)
+        return _Patch(self, times, rows, columns, centres)
+
+
+class _Patch:
+    """A moving square of the canvas: painted layer by layer, then laid back."""
+
+    def __init__(self, canvas: _Canvas, times, rows, columns, centres):
+        self.where = times[:, None, None], rows[:, :, None], columns[:, None, :]
+        self.canvas = canvas
+        self.image = canvas.image[self.where]
+        self.x = (canvas.x[times[:, None], columns] - centres[:, :1]).astype(np.float32)[:, None]
+        self.y = (canvas.y[times[:, None], rows] - centres[:, 1:]).astype(np.float32)[:, :, None]
+
+    def at_height(self, height) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pixels' x and y as seen on a plane above the table."""
+        return self.x, self.y + self.canvas.view.turn * self.canvas.view.rise * height
+
+    def blend(self, alpha: np.ndarray, colour) -> None:
+        """Paint a colour (one, one per frame, or one per pixel) with the given opacity."""
+        self.image += alpha[..., None] * (colour - self.image)
+
+    def cover(self, distance: np.ndarray) -> np.ndarray:
+        """Return how much of each pixel lies inside a signed distance of 0."""
+        return (0.5 - distance / self.canvas.pixel).clip(0, 1)
+
+    def close(self) -> None:
+        """Lay the patch back into the picture."""
+        self.canvas.image[self.where] = self.image
+
+
+def _disc(x: np.ndarray, y: np.ndarray, radius) -> np.ndarray:
+    return np.sqrt(x * x + y * y) - radius
+
+
+def _box(x: np.ndarray, y: np.ndarray, half_x, half_y, corner) -> np.ndarray:
+    """Signed distance to a box with rounded corners."""
+    qx, qy = np.abs(x) - (half_x - corner), np.abs(y) - (half_y - corner)
+    outside = np.sqrt(np.maximum(qx, 0) ** 2 + np.maximum(qy, 0) ** 2)
+    return outside + np.minimum(np.maximum(qx, qy), 0) - corner
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float32)[:, None, None]
+
+
+def _body_distance(scene: Scene, angles: np.ndarray, bodies: np.ndarray, x, y) -> np.ndarray:
+    radius = _column(scene.radii[bodies])
+    cos, sin = _column(np.cos(angles)), _column(np.sin(angles))
+    box = _box(cos * x + sin * y, cos * y - sin * x, 0.9 * radius, 0.9 * radius, 0.45 * radius)
+    return np.where(_column(scene.shapes[bodies]) == 1, box, _disc(x, y, radius))
+
+
+def _back_to_front(motion: Motion, canvas: _Canvas) -> tuple[np.ndarray, np.ndarray]:
+    """Return, per frame, the visible bodies in painting order and how many they are."""
+    relative = np.abs(motion.centres - canvas.centres[:, None]) - 0.3
+    visible = (relative < np.array(canvas.view.widths) / 2).all(axis=2)
+    depth = np.where(visible, motion.centres[..., 1] * canvas.view.turn, np.inf)
+    return np.argsort(depth, axis=1, kind="stable"), visible.sum(axis=1)
+
+
+def _draw_body_shadow(canvas: _Canvas, scene: Scene, motion: Motion, times, bodies) -> None:
+    patch = canvas.patch(times, motion.centres[times, bodies], 0.24)
+    x, y = patch.x - LIGHT[0], patch.y - LIGHT[1]
+    distance = _body_distance(scene, motion.angles[times, bodies], bodies, x, y)
+    patch.image *= (1 - 0.42 * _soft(distance, 0.05))[..., None]
+    patch.close()
+
+
+def _soft(distance: np.ndarray, width) -> np.ndarray:
+    """Fall from 1 inside to 0 outside over `width` to both sides of the edge."""
+    x = (0.5 - 0.5 * distance / width).clip(0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _draw_body(canvas: _Canvas, scene: Scene, motion: Motion, times, bodies) -> None:
+    patch = canvas.patch(times, motion.centres[times, bodies], 0.21)
+    angles = motion.angles[times, bodies]
+    radius = _column(scene.radii[bodies])
+    colour = np.array(BODY_COLOURS, np.float32)[scene.colours[bodies]][:, None, None]
+    for height in (0.0, 0.5 * BODY_HEIGHT):
+        side = _body_distance(scene, angles, bodies, *patch.at_height(height))
+        patch.blend(patch.cover(side), colour * (0.52 + 1.6 * height))
+    x, y = patch.at_height(BODY_HEIGHT)
+    top = _body_distance(scene, angles, bodies, x, y)
+    light = 1.0 - 0.16 * (x + y) / radius
+    rim = 0.14 * _soft(np.abs(top + 0.2 * radius), 0.14 * radius)
+    patch.blend(patch.cover(top), colour * (light + rim)[..., None])
+    patch.close()
+
+
+def _draw_gripper(canvas: _Canvas, motion: Motion) -> None:
+    times = np.arange(len(motion.camera))
+    centres = motion.gripper[:-1, :2]
+    lift = _column(motion.gripper[:-1, 2])
+    spread = 0.035 + 0.03 * _column(motion.opening[:-1])
+    shadow = canvas.patch(times, centres + motion.gripper[:-1, 2:] * LIGHT * 6, 0.3)
+    distance = _box(shadow.x - LIGHT[0], shadow.y - LIGHT[1], 0.10, 0.055, 0.03)
+    shadow.image *= (1 - 0.42 * (1 - lift) * _soft(distance, 0.04 + 0.12 * lift))[..., None]
+    shadow.close()
+    patch = canvas.patch(times, centres, 0.62)
+    for step in np.linspace(0, 0.09, 4):
+        x, y = patch.at_height(lift + step)
+        finger = _box(np.abs(x) - spread, y, 0.026, 0.045, 0.018)
+        patch.blend(patch.cover(finger), np.array(STEEL, np.float32) * (0.7 + 3.5 * step))
+    for step in np.linspace(0.09, 0.15, 3):
+        x, y = patch.at_height(lift + step)
+        palm = _box(x, y, 0.105, 0.062, 0.03)
+        patch.blend(patch.cover(palm), np.array(DARK, np.float32) * (0.6 + 5 * (step - 0.09)))
+    for step in np.linspace(0.15, 0.3, 5):
+        x, y = patch.at_height(lift + step)
+        light = 0.75 + 0.2 * (step > 0.29) - 0.9 * x
+        patch.blend(patch.cover(_disc(x, y, 0.05)), np.array(PALE, np.float32) * light[..., None])
+    patch.close()
+
+
+def _hash(*integers: np.ndarray) -> np.ndarray:
+    """Return a number in [0, 1) for each cell of a grid, the same wherever it is asked."""
+    state = np.uint32(2166136261)
+    for value in integers:
+        state = (state ^ value.astype(np.int64).astype(np.uint32)) * np.uint32(16777619)
+        state = state ^ (state >> np.uint32(13))
+    return (state >> np.uint32(8)).astype(np.float32) / np.float32(1 << 24)
+
+
+def _table(scene: Scene, canvas: _Canvas) -> Float32[np.ndarray, "t h w 3"]:
+    style = scene.style
+    x = (canvas.x + np.float32(scene.table_offset[0]))[:, None] / np.float32(style.period)
+    y = (canvas.y + np.float32(scene.table_offset[1]))[:, :, None] / np.float32(style.period)
+    softness = 1.2 * canvas.pixel / style.period
+    tint, joint = _PATTERNS[MATERIALS[style.material]](x, y, softness)
+    bright, dark, line = np.array(TABLE_PALETTES[style.palette], np.float32) * style.brightness
+    surface = dark + tint[..., None] * (bright - dark)
+    return surface + joint[..., None] * (line - surface) if joint is not None else surface
+
+
+def _to_edge(u: np.ndarray) -> np.ndarray:
+    """Return the distance to the nearest integer."""
+    return np.abs(u - np.round(u))
+
+
+def _line(u: np.ndarray, half_width: float, softness: float) -> np.ndarray:
+    """Return the opacity of lines at the integers."""
+    return (0.5 - (_to_edge(u) - half_width) / softness).clip(0, 1)
+
+
+def _planks(x, y, softness):
+    row = np.floor(y * 1.4)
+    along = x * 0.55 + _hash(row)
+    tint = np.floor(_hash(row, np.floor(along)) * 3) * 0.5
+    joint = np.maximum(
+        _line(y * 1.4, 0.05, softness * 1.4), _line(along, 0.02, softness * 0.55)
+    )
+    return tint, 0.8 * joint
+
+
+def _checker(x, y, softness):
+    waves = [
+        (np.sin(np.pi * u) / (np.pi * softness)).clip(-0.5, 0.5).astype(np.float32) for u in (x, y)
+    ]
+    return 0.5 + 2 * waves[0] * waves[1], None
+
+
+def _tiles(x, y, softness):
+    tint = np.floor(_hash(np.floor(x), np.floor(y)) * 3) * 0.5
+    joint = np.maximum(_line(x, 0.05, softness), _line(y, 0.05, softness))
+    return tint, joint
+
+
+def _dots(x, y, softness):
+    row = np.floor(y)
+    across = x + 0.5 * (row % 2)
+    distance = np.sqrt((across - np.floor(across) - 0.5) ** 2 + (y - row - 0.5) ** 2) - 0.33
+    return (0.5 - distance / softness).clip(0, 1), None
+
+
+_PATTERNS = {"planks": _planks, "checker": _checker, "tiles": _tiles, "dots": _dots}

@@ -1,0 +1,237 @@
+"""The synthetic pushing world: scenes drawn from a seed, and the motion of gripper, bodies, camera.
+
+Lengths are in widths of the first camera's view, so a scene has no pixels; time is in frames.
+On the table x points right and y towards the viewer; z is the height above the table.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+CLASSES = ("PushAway", "PushLeft", "PushRight", "PushToward")
+DIRECTIONS = {
+    "PushAway": (0.0, -1.0),
+    "PushLeft": (-1.0, 0.0),
+    "PushRight": (1.0, 0.0),
+    "PushToward": (0.0, 1.0),
+}
+NUM_GROUPS = 25
+MATERIALS = ("planks", "checker", "tiles", "dots")
+# Two table colours and the joint's colour per palette, RGB in [0, 1].
+TABLE_PALETTES = (
+    ((0.80, 0.62, 0.42), (0.55, 0.38, 0.24), (0.34, 0.23, 0.15)),
+    ((0.84, 0.83, 0.78), (0.50, 0.55, 0.60), (0.33, 0.36, 0.40)),
+    ((0.70, 0.80, 0.72), (0.38, 0.53, 0.50), (0.22, 0.33, 0.32)),
+    ((0.86, 0.76, 0.68), (0.62, 0.46, 0.46), (0.38, 0.26, 0.28)),
+)
+BODY_COLOURS = (
+    (0.86, 0.20, 0.18),
+    (0.96, 0.74, 0.14),
+    (0.20, 0.64, 0.32),
+    (0.18, 0.42, 0.84),
+    (0.94, 0.48, 0.14),
+    (0.58, 0.28, 0.68),
+)
+GRIPPER_RADIUS = 0.085
+GRIPPER_LIFT = 0.34  # height from which it descends and to which it leaves
+MEAN_SPEED = 0.036  # view widths per frame
+SPEED_RANGE = 0.3
+SUBSTEPS = 4
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the videos of one group share: the table and the light's strength."""
+
+    material: int
+    palette: int
+    period: float  # size of the pattern's cell
+    brightness: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that is drawn at random for one clip."""
+
+    label: str
+    group: int
+    style: Style
+    table_offset: tuple[float, float]
+    camera_start: tuple[float, float]
+    speed: float
+    wobble: tuple[float, float, float]  # amplitude, angular speed per frame, phase
+    centres: Float[np.ndarray, "bodies 2"]
+    radii: Float[np.ndarray, " bodies"]
+    angles: Float[np.ndarray, " bodies"]
+    colours: Int[np.ndarray, " bodies"]
+    shapes: Int[np.ndarray, " bodies"]  # 0 disc, 1 rounded box
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A scene's course: one row per frame, and one more row of the gripper for the last action."""
+
+    gripper: Float[np.ndarray, "t+1 3"]
+    opening: Float[np.ndarray, " t+1"]  # 0 closed, 1 open
+    camera: Float[np.ndarray, "t 2"]
+    centres: Float[np.ndarray, "t bodies 2"]
+    angles: Float[np.ndarray, "t bodies"]
+
+
+def draw_style(seed: int, group: int) -> Style:
+    """Draw the look that the videos of a group share."""
+    random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, group)))
+    return Style(
+        material=int(random.integers(len(MATERIALS))),
+        palette=int(random.integers(len(TABLE_PALETTES))),
+        period=float(random.uniform(0.30, 0.38)),
+        brightness=float(random.uniform(0.94, 1.04)),
+    )
+
+
+def draw_scene(seed: int, index: int) -> Scene:
+    """Draw the scene of clip `index`; nothing but the label and the motion depends on the class."""
+    random = np.random.default_rng(np.random.SeedSequence([seed, index]))
+    label = CLASSES[index % len(CLASSES)]
+    group = index // len(CLASSES) % NUM_GROUPS + 1
+    radii, centres = _scatter_bodies(random)
+    return Scene(
+        label=label,
+        group=group,
+        style=draw_style(seed, group),
+        table_offset=(float(random.uniform(0, 8)), float(random.uniform(0, 8))),
+        camera_start=(float(random.uniform(-0.12, 0.12)), float(random.uniform(-0.12, 0.12))),
+        speed=MEAN_SPEED * float(random.uniform(1 - SPEED_RANGE, 1 + SPEED_RANGE)),
+        wobble=(
+            float(random.uniform(0.0, 0.006)),
+            float(random.uniform(0.15, 0.3)),
+            float(random.uniform(0, 2 * math.pi)),
+        ),
+        centres=centres,
+        radii=radii,
+        angles=random.uniform(0, math.pi / 2, len(radii)),
+        colours=random.integers(len(BODY_COLOURS), size=len(radii)),
+        shapes=random.integers(2, size=len(radii)),
+    )
+
+
+def _scatter_bodies(
+    random: np.random.Generator,
+) -> tuple[Float[np.ndarray, " bodies"], Float[np.ndarray, "bodies 2"]]:
+    """Place one body near each of the four ways, so that the first frame betrays none, then fill.
+
+    The filling is a dart throw with a least distance, over all that the camera may come to see.
+    """
+    centres: list[np.ndarray] = []
+    radii: list[float] = []
+    for x, y in DIRECTIONS.values():
+        distance = random.uniform(0.30, 0.62)
+        sideways = random.uniform(-0.12, 0.12)
+        centres.append(np.array([x * distance - y * sideways, y * distance + x * sideways]))
+        radii.append(float(random.uniform(0.09, 0.145)))
+    for _ in range(60):
+        candidate = random.uniform(-1.9, 1.9, 2)
+        radius = float(random.uniform(0.09, 0.145))
+        gaps = np.linalg.norm(np.array(centres) - candidate, axis=1) - np.array(radii) - radius
+        if gaps.min() > 0.22 and np.abs(candidate).max() > 0.5:
+            centres.append(candidate)
+            radii.append(radius)
+    return np.array(radii), np.array(centres)
+
+
+def _smooth(x: float) -> float:
+    """Rise from 0 to 1 between x = 0 and 1 with flat ends."""
+    x = min(max(x, 0.0), 1.0)
+    return x * x * (3.0 - 2.0 * x)
+
+
+def simulate(scene: Scene, num_frames: int) -> Motion:
+    """Move gripper, bodies and camera through `num_frames` frames.
+
+    Position-based dynamics (Müller et al. 2007): bodies are pushed out of the gripper and of each
+    other, their velocity is what they moved, and friction on the table damps it.
+    """
+    enter = min(6.0, num_frames / 4)
+    leave = min(5.0, num_frames / 5)
+    direction = np.array(DIRECTIONS[scene.label])
+    sideways = np.array([-direction[1], direction[0]])
+    centres, angles = scene.centres.copy(), scene.angles.copy()
+    velocity = np.zeros_like(centres)
+    gripper, camera, camera_velocity = np.zeros(2), np.array(scene.camera_start), np.zeros(2)
+    drift = 0.0
+    rows: list[tuple[np.ndarray, float, float, np.ndarray, np.ndarray, np.ndarray]] = []
+    for frame in range(num_frames + 1):
+        down = _smooth(frame / enter) * _smooth((num_frames - frame) / leave)
+        opening = 1.0 - _smooth((frame - 1) / enter) * _smooth((num_frames - frame - 1) / leave)
+        height = GRIPPER_LIFT * (1.0 - down)
+        rows.append(
+            (gripper.copy(), height, opening, camera.copy(), centres.copy(), angles.copy())
+        )
+        pace = _smooth((frame + 2.0) / enter) * (
+            0.35 + 0.65 * _smooth((num_frames - frame) / leave)
+        )
+        speed = scene.speed * pace
+        amplitude, omega, phase = scene.wobble
+        wish = _sideways_to_target(gripper, centres, direction, sideways) * 0.25
+        limit = 0.5 * speed
+        drift += 0.4 * (min(max(wish, -limit), limit) - drift)
+        step = direction * speed + sideways * (
+            drift + pace * amplitude * math.sin(omega * frame + phase)
+        )
+        for _ in range(SUBSTEPS):
+            gripper = gripper + step / SUBSTEPS
+            before = centres
+            centres = _without_overlap(
+                centres + velocity / SUBSTEPS, scene.radii, gripper, height < 0.1
+            )
+            velocity = (centres - before) * SUBSTEPS * 0.93
+            spin = velocity @ sideways * direction.sum() / scene.radii
+            angles = angles + np.where(scene.shapes == 1, 0.35 * spin / SUBSTEPS, 0.0)
+        lead = 0.13 * _smooth(frame / (2 * enter))
+        target = gripper + direction * lead
+        camera_velocity = camera_velocity + 0.2 * (target - camera) - 0.9 * (
+            camera_velocity - step * _smooth(frame / enter)
+        )
+        camera = camera + camera_velocity
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return Motion(
+        gripper=np.concatenate([columns[0], columns[1][:, None]], axis=1),
+        opening=columns[2],
+        camera=columns[3][:-1],
+        centres=columns[4][:-1],
+        angles=columns[5][:-1],
+    )
+
+
+def _sideways_to_target(
+    gripper: np.ndarray, centres: np.ndarray, direction: np.ndarray, sideways: np.ndarray
+) -> float:
+    """Return how far to the side the nearest body ahead lies; 0 when none is within reach."""
+    relative = centres - gripper
+    ahead, aside = relative @ direction, relative @ sideways
+    reachable = (ahead > 0.02) & (np.abs(aside) < 0.3)
+    if not reachable.any():
+        return 0.0
+    nearest = int(np.argmin(np.where(reachable, ahead + 2.0 * np.abs(aside), np.inf)))
+    return float(aside[nearest])
+
+
+def _without_overlap(
+    centres: np.ndarray, radii: np.ndarray, gripper: np.ndarray, touching: bool
+) -> np.ndarray:
+    """Push bodies out of the gripper and of each other, the lighter of two the farther."""
+    if touching:
+        away = centres - gripper
+        distance = np.maximum(np.linalg.norm(away, axis=1), 1e-6)
+        depth = np.maximum(radii + GRIPPER_RADIUS - distance, 0.0)
+        centres = centres + away * (depth / distance)[:, None]
+    away = centres[:, None] - centres[None]
+    distance = np.linalg.norm(away, axis=2) + np.eye(len(centres)) * 1e3
+    depth = np.maximum(radii[:, None] + radii[None] - distance, 0.0)
+    if depth.any():
+        mass = radii**2
+        share = mass[None] / (mass[:, None] + mass[None])
+        centres = centres + (away * (depth * share / distance)[..., None]).sum(axis=1)
+    return centres
