@@ -1,0 +1,228 @@
+"""Configuration: YAML with `base:` and overrides, checked as a whole, all mistakes at once.
+
+The dataclasses themselves stand beside what they configure; here is only the loader.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from video_vq.errors import InputError
+
+Settings = TypeVar("Settings")
+
+# Every settings class is a frozen pydantic dataclass with this: unknown keys are errors.
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+MAX_FILE_BYTES = 1 << 20
+MAX_BASES = 8
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4 as a number (YAML 1.2), refuses a key given twice, and aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem="aliases are not allowed", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _parse_yaml(text: str | bytes, source: str) -> Any:
+    try:
+        # Not yaml.load: the loader above is a SafeLoader, built here by hand.
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{source}: not valid YAML: {error}") from None
+
+
+def shipped_configs() -> Path:
+    """Return the folder of the configs that come with the package."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(name: str, kind: str) -> Path:
+    """Return the file that a `--config` argument means: a path, or a shipped config's name.
+
+    Args:
+        name: a path ending in .yaml, or a name such as `bair` or `demo/tokenizer`.
+        kind: the folder of shipped configs to look in first: `tokenizer`, `prior`.
+
+    Raises:
+        InputError: there is no such file; names the ones that exist.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"{name}: no such config file")
+        return path
+    folder = shipped_configs()
+    if not re.fullmatch(r"[A-Za-z0-9_\-/]+", name):
+        raise InputError(f"--config {name!r}: give a .yaml file or the name of a shipped config")
+    for candidate in (folder / kind / f"{name}.yaml", folder / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    names = sorted(path.stem for path in (folder / kind).glob("*.yaml"))
+    names += [
+        str(path.relative_to(folder).with_suffix(""))
+        for path in sorted(folder.glob(f"*/{kind}*.yaml"))
+    ]
+    raise InputError(
+        f"--config {name!r}: no shipped config of that name; there are: {', '.join(names)} "
+        "(or give a .yaml file)"
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a config file and merge it over its `base:` (a file beside it), recursively."""
+    chain: list[Path] = []
+    layers: list[dict[str, Any]] = []
+    current: Path | None = path
+    while current is not None:
+        if current.resolve() in chain or len(chain) == MAX_BASES:
+            raise InputError(f"{path}: its chain of `base:` files does not end")
+        chain.append(current.resolve())
+        try:
+            if current.stat().st_size > MAX_FILE_BYTES:
+                raise InputError(f"{current}: larger than {MAX_FILE_BYTES} bytes; not a config")
+            value = _parse_yaml(current.read_bytes(), str(current))
+        except OSError as error:
+            raise InputError(f"{current}: cannot be read: {error.strerror}") from None
+        if value is None:
+            value = {}
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise InputError(f"{current}: a config is a mapping of names to settings")
+        base = value.pop("base", None)
+        layers.append(value)
+        current = None if base is None else current.parent / str(base)
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged = merge(merged, layer)
+    return merged
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another: mappings merge, everything else is replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = merge(old, value) if both else value
+    return result
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Turn `section.key=value` arguments into a nested mapping; values are YAML.
+
+    Raises:
+        InputError: an argument has no `=`, or a name that is not dotted words.
+    """
+    result: dict[str, Any] = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
+            raise InputError(f"{override!r}: an override is written section.key=value")
+        value = _parse_yaml(text, override)
+        for key in reversed(name.split(".")):
+            value = {key: value}
+        result = merge(result, value)
+    return result
+
+
+def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read, merge and check a configuration.
+
+    Args:
+        settings: the frozen dataclass that describes it.
+        path: the YAML file (see `find_config`).
+        overrides: `section.key=value` arguments, laid over the file.
+
+    Raises:
+        InputError: names every unknown key (with the nearest known one) and every wrong value.
+    """
+    merged = merge(read_yaml(path), parse_overrides(overrides))
+    return check_config(settings, merged, str(path))
+
+
+def check_config(settings: type[Settings], value: dict[str, Any], source: str) -> Settings:
+    """Check a mapping against a settings dataclass; see `load_config`."""
+    try:
+        return TypeAdapter(settings).validate_json(json.dumps(value, allow_nan=False, default=str))
+    except ValidationError as error:
+        problems = [_problem(settings, detail) for detail in error.errors()]
+    except (ValueError, RecursionError) as error:
+        problems = [str(error)]
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    raise InputError("\n  ".join([f"{source}: {count}", *problems]))
+
+
+def to_json(settings: Any) -> dict[str, Any]:
+    """Return a settings dataclass as the JSON object that `check_config` reads back."""
+    return json.loads(TypeAdapter(type(settings)).dump_json(settings))
+
+
+def _problem(settings: type, detail: Any) -> str:
+    location = [part for part in detail["loc"] if isinstance(part, int) or "[" not in part]
+    name = ".".join(str(part) for part in location)
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = set(_field_names(settings, location[:-1]))
+        close = difflib.get_close_matches(str(location[-1]), sorted(known), n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+        return f"{name}: no such setting; {hint}"
+    if detail["type"] in ("missing", "missing_argument"):
+        return f"{name}: missing, and has no default"
+    found = detail.get("input")
+    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}{shown}" if name else message
+
+
+def _field_names(settings: Any, location: Sequence[Any]) -> Iterator[str]:
+    """Yield the names of the settings at a dotted place, through unions and lists."""
+    if dataclasses.is_dataclass(settings):
+        if not location:
+            yield from (field.name for field in dataclasses.fields(settings))
+            return
+        hints = typing.get_type_hints(settings)
+        if location[0] in hints:
+            yield from _field_names(hints[location[0]], location[1:])
+            return
+        if len(location) > 1 or isinstance(location[0], str):
+            # A discriminator's tag stands in the location of a union's member.
+            yield from _field_names(settings, location[1:])
+        return
+    for inner in typing.get_args(settings):
+        yield from _field_names(inner, location)

@@ -1,0 +1,119 @@
+"""Batches for training: positions in, tensors out, the same on any number of ranks and workers."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from video_vq.data.order import EpochOrder, rank_positions
+from video_vq.data.windows import Window, random_window, usable_videos
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.tokens import TokenStore
+
+
+class ClipBatch(NamedTuple):
+    """uint8 clips and the videos they come from."""
+
+    clips: UInt8[Tensor, "b t h w 3"]
+    videos: Int[Tensor, " b"]
+
+
+class TokenBatch(NamedTuple):
+    """Token grids with their classes (−1: none)."""
+
+    tokens: Int[Tensor, "b t h w"]
+    classes: Int[Tensor, " b"]
+
+
+class ClipDataset(Dataset[tuple[np.ndarray, int]]):
+    """Position -> a random clip of one split, drawn by (seed, position)."""
+
+    def __init__(self, store: ClipStore, split: str, num_frames: int, stride: int, seed: int):
+        self.store, self.num_frames, self.stride, self.seed = store, num_frames, stride, seed
+        self.usable = usable_videos(store, split, num_frames, stride)
+        self.order = EpochOrder(len(self.usable), seed)
+
+    def window(self, position: int) -> Window:
+        """Return the clip that stands at a position."""
+        video = self.usable[self.order(position).item]
+        return random_window(self.store, video, self.num_frames, self.stride, self.seed, position)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        window = self.window(position)
+        frames = self.store.read(window.video, window.start, window.num_frames, window.stride)
+        return frames, window.video
+
+
+class TokenDataset(Dataset[tuple[np.ndarray, int]]):
+    """Position -> a token grid of one split and its class."""
+
+    def __init__(self, store: TokenStore, split: str, seed: int):
+        self.store = store
+        self.rows = store.rows(split)
+        self.order = EpochOrder(len(self.rows), seed)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        row = int(self.rows[self.order(position).item])
+        return self.store.read(row).astype(np.int64), self.store.class_of(row)
+
+
+class _RankSampler(Sampler[list[int]]):
+    """One list of positions per micro-batch of this rank, from a step on."""
+
+    def __init__(self, first_step: int, last_step: int, rank: int, shape: dict[str, int]):
+        self.steps, self.rank, self.shape = range(first_step, last_step), rank, shape
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.shape["accumulation"]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            for micro_batch in range(self.shape["accumulation"]):
+                yield list(rank_positions(step, micro_batch, self.rank, **self.shape))
+
+
+def _collate_clips(items: list[tuple[np.ndarray, int]]) -> ClipBatch:
+    clips, videos = zip(*items, strict=True)
+    return ClipBatch(torch.from_numpy(np.stack(clips)), torch.tensor(videos))
+
+
+def _collate_tokens(items: list[tuple[np.ndarray, int]]) -> TokenBatch:
+    tokens, classes = zip(*items, strict=True)
+    return TokenBatch(torch.from_numpy(np.stack(tokens)), torch.tensor(classes))
+
+
+def training_batches(
+    dataset: ClipDataset | TokenDataset,
+    *,
+    first_step: int,
+    last_step: int,
+    rank: int,
+    batch_size: int,
+    accumulation: int,
+    world_size: int,
+    num_workers: int,
+) -> DataLoader:
+    """Return a loader of this rank's micro-batches from `first_step` on; starting is O(1).
+
+    Args:
+        batch_size: the global batch, over ranks and accumulated micro-batches.
+        num_workers: processes that read ahead; 0 reads in the training process.
+    """
+    shape = {"batch_size": batch_size, "accumulation": accumulation, "world_size": world_size}
+    return DataLoader(
+        dataset,
+        batch_sampler=_RankSampler(first_step, last_step, rank, shape),
+        collate_fn=_collate_clips if isinstance(dataset, ClipDataset) else _collate_tokens,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def read_windows(store: ClipStore, windows: list[Window]) -> UInt8[Tensor, "b t h w 3"]:
+    """Read clips into one batch."""
+    clips = [store.read(video, start, count, stride) for video, start, count, stride in windows]
+    return torch.from_numpy(np.stack(clips))

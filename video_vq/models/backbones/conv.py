@@ -1,0 +1,63 @@
+"""The 3D-convolutional encoder and decoder."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from video_vq.models.tokenizer_config import ConvBackboneConfig
+from video_vq.nn.blocks import PositionNorm, ResidualBlock
+from video_vq.nn.conv3d import Conv3d, Upsample, depth_to_space, space_to_depth
+
+
+class ConvEncoder(nn.Module):
+    """Video to features: space-to-depth, levels of residual blocks, strided convolutions."""
+
+    def __init__(self, config: ConvBackboneConfig):
+        super().__init__()
+        self.patch = config.patch
+        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        layers: list[nn.Module] = [Conv3d(3 * config.patch**2, widths[0], causal=config.causal)]
+        width = widths[0]
+        for level, level_width in enumerate(widths):
+            for _ in range(config.num_blocks):
+                layers.append(ResidualBlock(width, level_width, config.causal))
+                width = level_width
+            if level < len(config.strides_thw):
+                stride = config.strides_thw[level]
+                layers.append(Conv3d(width, width, 3, stride, config.causal))
+        self.layers = nn.Sequential(*layers)
+        self.norm = PositionNorm(width)
+        self.out = Conv3d(width, width, 1)
+        self.out_channels = width
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c lt lh lw"]:
+        """Encode a video in [-1, 1]."""
+        x = self.layers(space_to_depth(video, self.patch))
+        return self.out(F.silu(self.norm(x)))
+
+
+class ConvDecoder(nn.Module):
+    """Features to video: the encoder mirrored."""
+
+    def __init__(self, config: ConvBackboneConfig):
+        super().__init__()
+        self.patch = config.patch
+        widths = [config.channels * multiplier for multiplier in config.multipliers][::-1]
+        strides = config.strides_thw[::-1]
+        layers: list[nn.Module] = [Conv3d(widths[0], widths[0], causal=config.causal)]
+        width = widths[0]
+        for level, level_width in enumerate(widths):
+            if level > 0:
+                layers.append(Upsample(width, level_width, strides[level - 1], config.causal))
+                width = level_width
+            layers.extend(
+                ResidualBlock(width, width, config.causal) for _ in range(config.num_blocks)
+            )
+        self.layers = nn.Sequential(*layers)
+        self.norm = PositionNorm(width)
+        self.out = Conv3d(width, 3 * config.patch**2, causal=config.causal)
+
+    def forward(self, features: Float[Tensor, "b c lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
+        """Decode to a video; values are not clamped."""
+        x = self.out(F.silu(self.norm(self.layers(features))))
+        return depth_to_space(x, self.patch)

@@ -1,0 +1,115 @@
+"""The tokenizer: video to codes and back."""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from video_vq.errors import InputError
+from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
+from video_vq.models.tokenizer_config import TokenizerConfig
+from video_vq.quantizers.codebook import CodebookStatistics
+from video_vq.quantizers.vector import VectorQuantizer
+
+
+class TokenizerOutput(NamedTuple):
+    """A reconstruction, its codes, the quantizer's unweighted losses and its statistics."""
+
+    video: Float[Tensor, "b 3 t h w"]
+    codes: Int[Tensor, "b lt lh lw"]
+    commitment: Float[Tensor, ""]
+    codebook_loss: Float[Tensor, ""]
+    statistics: CodebookStatistics
+
+
+class VideoTokenizer(nn.Module):
+    """A 3D VQ-VAE: encoder, quantizer, decoder.
+
+    Args:
+        config: see `TokenizerConfig`.
+    """
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = ConvEncoder(config.backbone)
+        self.quantizer = VectorQuantizer(self.encoder.out_channels, config.quantizer)
+        self.decoder = ConvDecoder(config.backbone)
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> TokenizerOutput:
+        """Reconstruct a video in [-1, 1] for training.
+
+        Raises:
+            InputError: the clip does not divide by the strides.
+        """
+        self.config.backbone.grid_thw((video.shape[2], video.shape[3], video.shape[4]))
+        quantized = self.quantizer(self.encoder(video))
+        return TokenizerOutput(
+            video=self.decoder(quantized.quantized).float(),
+            codes=quantized.codes,
+            commitment=quantized.commitment,
+            codebook_loss=quantized.codebook_loss,
+            statistics=quantized.statistics,
+        )
+
+    def latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "n d"]:
+        """Return the rows that would be quantized: what the first codes are drawn from."""
+        return self.quantizer.latents(self.encoder(video))
+
+    @torch.no_grad()
+    def encode(
+        self, video: Float[Tensor, "b 3 t h w"] | UInt8[Tensor, "b t h w 3"]
+    ) -> Int[Tensor, "b lt lh lw"]:
+        """Return the codes of a video.
+
+        Args:
+            video: float b c t h w in [-1, 1], or uint8 b t h w c RGB.
+
+        Raises:
+            InputError: values outside the range, NaN, or a size that the strides do not divide.
+        """
+        pixels = _checked(video)
+        self.config.backbone.grid_thw((pixels.shape[2], pixels.shape[3], pixels.shape[4]))
+        return self.quantizer.encode(self.encoder(pixels))
+
+    @torch.no_grad()
+    def decode(self, codes: Int[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
+        """Return the video that codes stand for, float in [-1, 1].
+
+        Raises:
+            InputError: a code lies outside the codebook.
+        """
+        return self.decoder(self.quantizer.decode(codes)).float().clamp(-1, 1)
+
+    def reconstruct(
+        self, video: Float[Tensor, "b 3 t h w"] | UInt8[Tensor, "b t h w 3"]
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """Return `decode(encode(video))`."""
+        return self.decode(self.encode(video))
+
+
+def to_pixels(clips: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
+    """Turn uint8 clips into network input in [-1, 1]: the one place where this is done."""
+    return rearrange(clips, "b t h w c -> b c t h w").float().div_(127.5).sub_(1)
+
+
+def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+    """Turn network output into uint8 clips, rounded to the nearest level and clamped."""
+    levels = video.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return rearrange(levels, "b c t h w -> b t h w c").contiguous()
+
+
+def _checked(video: Tensor) -> Tensor:
+    if video.dtype == torch.uint8:
+        return to_pixels(video)
+    if not torch.isfinite(video).all():
+        raise InputError("the video holds NaN or infinite values")
+    low, high = float(video.min()), float(video.max())
+    if low < -1.001 or high > 1.001:
+        raise InputError(
+            f"a float video lies in [-1, 1], found {low:.3g}..{high:.3g}; "
+            "pass uint8 b t h w c, or x / 127.5 - 1"
+        )
+    return video

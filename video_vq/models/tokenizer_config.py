@@ -1,0 +1,86 @@
+"""What can be set about a tokenizer; imports no torch."""
+
+import math
+from typing import Annotated
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from video_vq.config import STRICT
+from video_vq.errors import InputError
+from video_vq.quantizers.quantizer_config import QuantizerConfig
+
+Stride = Annotated[int, Field(ge=1, le=8)]
+StrideTHW = tuple[Stride, Stride, Stride]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ConvBackboneConfig:
+    """A 3D-convolutional encoder and its mirror image, the decoder (MAGVIT, Yu et al. 2023).
+
+    Attributes:
+        patch: side of the squares of pixels that the first layer folds into channels.
+        strides_thw: one entry per downsampling, in t h w order.
+        multipliers: channels of each level over `channels`; one more than there are strides.
+        channels: base width.
+        num_blocks: residual blocks per level.
+        causal: no frame sees a later one; clips then have 1 + n·(stride in t) frames.
+    """
+
+    patch: int = Field(2, ge=1, le=8)
+    strides_thw: tuple[StrideTHW, ...] = ((2, 2, 2), (2, 2, 2))
+    multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 2, 4)
+    channels: int = Field(64, ge=8, le=1024)
+    num_blocks: int = Field(2, ge=1, le=8)
+    causal: bool = False
+
+    @model_validator(mode="after")
+    def _levels_match(self) -> "ConvBackboneConfig":
+        if len(self.multipliers) != len(self.strides_thw) + 1:
+            raise ValueError(
+                f"multipliers must have one entry more than strides_thw: "
+                f"{len(self.strides_thw)} strides need {len(self.strides_thw) + 1} multipliers, "
+                f"found {len(self.multipliers)}"
+            )
+        return self
+
+    @property
+    def total_stride_thw(self) -> tuple[int, int, int]:
+        """Return how many frames, rows and columns one latent stands for."""
+        t, h, w = (math.prod(stride[axis] for stride in self.strides_thw) for axis in range(3))
+        return t, h * self.patch, w * self.patch
+
+    def grid_thw(self, size_thw: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the token grid of a clip.
+
+        Raises:
+            InputError: the clip does not divide by the strides.
+        """
+        stride_t, stride_h, stride_w = self.total_stride_thw
+        num_frames, height, width = size_thw
+        lead = 1 if self.causal else 0
+        if (
+            (num_frames - lead) % stride_t
+            or num_frames < 1
+            or height % stride_h
+            or width % stride_w
+        ):
+            below = max(lead + (num_frames - lead) // stride_t * stride_t, lead or stride_t)
+            near = f"{below} or {below + stride_t}"
+            rule = f"1 + a multiple of {stride_t}" if lead else f"a multiple of {stride_t}"
+            raise InputError(
+                f"a clip of t h w = {num_frames} x {height} x {width} does not divide by the "
+                f"tokenizer's strides {stride_t} x {stride_h} x {stride_w}: frames must be {rule} "
+                f"(near: {near}), height and width multiples of {stride_h} and {stride_w}; set "
+                "data.num_frames, or prepare frames of such a size with "
+                "`data-prep folder --size N`"
+            )
+        return (num_frames - lead) // stride_t + lead, height // stride_h, width // stride_w
+
+
+@dataclass(frozen=True, config=STRICT)
+class TokenizerConfig:
+    """A tokenizer: backbone and quantizer."""
+
+    backbone: ConvBackboneConfig = ConvBackboneConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()

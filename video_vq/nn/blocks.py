@@ -1,0 +1,52 @@
+"""Normalisation and residual blocks for video features."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from video_vq.nn.conv3d import Conv3d, Video
+
+
+class PositionNorm(nn.Module):
+    """RMS over channels at each position (Zhang and Sennrich 2019), with a learned scale.
+
+    It looks at no other position, so causality, streaming and tiling stay exact.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x: Video) -> Video:
+        """Normalise in float32; the dtype of the input comes back."""
+        mean_square = x.float().square().mean(1, keepdim=True)
+        factor = torch.rsqrt(mean_square + self.eps).to(x.dtype)
+        return x * factor * self.scale.to(x.dtype).view(1, -1, 1, 1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block: norm, SiLU, conv, twice (He et al. 2016; MAGVIT)."""
+
+    def __init__(self, in_channels: int, out_channels: int, causal: bool = False):
+        super().__init__()
+        self.norm1 = PositionNorm(in_channels)
+        self.conv1 = Conv3d(in_channels, out_channels, causal=causal)
+        self.norm2 = PositionNorm(out_channels)
+        self.conv2 = Conv3d(out_channels, out_channels, causal=causal)
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else Conv3d(in_channels, out_channels, 1)
+        )
+        # The block begins as the identity, so depth costs nothing at the start.
+        nn.init.zeros_(self.conv2.conv.weight)
+
+    def forward(self, x: Video) -> Video:
+        """Add the block's change to its input."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        return self.shortcut(x) + y
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Count the trained numbers."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,243 @@
+"""The token store: grids of codes as .npy shards, tied to the tokenizer that made them.
+
+A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), beside `rows-00000.npy`, int64 (n, 3):
+video (its position in the manifest), first frame, stride.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from video_vq.errors import InputError
+from video_vq.stores.clips import Video
+from video_vq.stores.files import open_array, sha256_file, sha256_json, write_array
+from video_vq.stores.shards import ShardFolder, read_manifest
+
+FORMAT = "video-vq tokens"
+VERSION = 1
+HOW_TO_MAKE = "make a token store with `video-vq encode STORE --tokenizer DIR --out TOKENS`"
+ROW = 3  # video, first frame, stride
+
+
+@dataclass(frozen=True)
+class TokenHeader:
+    """What all grids of a token store have in common.
+
+    Attributes:
+        tokenizer_hash: of the tokenizer's tensors and model config.
+        codebook_size: tokens lie in 0 .. codebook_size − 1.
+        grid_thw: shape of a grid.
+        num_frames, frame_size_hw: of the clips that were encoded.
+        classes: ordered class names.
+        data_hash: content hash of the clip store that was encoded, None for samples of a prior.
+        made_by: the settings that made the store.
+    """
+
+    tokenizer_hash: str
+    codebook_size: int
+    grid_thw: tuple[int, int, int]
+    num_frames: int
+    frame_size_hw: tuple[int, int]
+    classes: tuple[str, ...]
+    data_hash: str | None
+    made_by: dict[str, Any]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Return the smallest unsigned type that holds a token."""
+        return np.dtype(np.uint16 if self.codebook_size <= 1 << 16 else np.uint32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the header as JSON values."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+
+class TokenStoreWriter:
+    """Fills a token store shard by shard; see `ClipStoreWriter`."""
+
+    def __init__(self, path: str | Path, header: TokenHeader, owner: bool = True):
+        self.path = Path(path)
+        self.header = header
+        self.folder = ShardFolder(self.path, header.to_json(), owner)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store is finished and sealed."""
+        return self.folder.is_complete
+
+    def is_committed(self, shard: int) -> bool:
+        """Whether a shard is on the disk already."""
+        return self.folder.is_committed(shard)
+
+    def write_shard(self, shard: int, tokens: np.ndarray, rows: np.ndarray) -> None:
+        """Write and commit one shard: integer grids n t h w and int64 rows (n, 3)."""
+        if tokens.shape[1:] != self.header.grid_thw or rows.shape != (len(tokens), ROW):
+            raise ValueError(
+                f"grids of {tokens.shape[1:]} with rows {rows.shape} do not fit "
+                f"{self.header.grid_thw}"
+            )
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.header.codebook_size:
+            raise ValueError(f"tokens lie outside 0..{self.header.codebook_size - 1}")
+        hashes = {
+            "tokens": write_array(
+                self.path / f"tokens-{shard:05d}.npy", tokens.astype(self.header.dtype)
+            ),
+            "rows": write_array(self.path / f"rows-{shard:05d}.npy", rows.astype(np.int64)),
+        }
+        self.folder.commit(shard, {"count": len(tokens), "sha256": hashes})
+
+    def finish(self, num_shards: int, videos: Sequence[Video]) -> "TokenStore":
+        """Seal the store.
+
+        Args:
+            num_shards: how many shards there are.
+            videos: what the first column of the rows points into.
+        """
+        if not self.is_complete:
+            self.folder.seal(
+                {
+                    "format": FORMAT,
+                    "version": VERSION,
+                    "plan": self.header.to_json(),
+                    "shards": [self.folder.record(shard) for shard in range(num_shards)],
+                    "videos": [
+                        {
+                            "id": video.id,
+                            "label": video.label,
+                            "split": video.split,
+                            "group": video.group,
+                        }
+                        for video in videos
+                    ],
+                }
+            )
+        return TokenStore(self.path)
+
+
+class TokenStore:
+    """A finished token store, opened for reading.
+
+    Attributes:
+        header: what the grids have in common.
+        videos: id, label, split and group of each video that rows point to.
+
+    Raises:
+        InputError: the store is missing, unfinished, of another kind, or inconsistent.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        manifest = read_manifest(self.path, FORMAT, VERSION, HOW_TO_MAKE)
+        try:
+            plan = dict(manifest["plan"])
+            for key in ("grid_thw", "frame_size_hw", "classes"):
+                plan[key] = tuple(plan[key])
+            self.header = TokenHeader(**plan)
+            self.shards = [(int(shard["count"]), shard["sha256"]) for shard in manifest["shards"]]
+            self.videos = tuple(Video(**video) for video in manifest["videos"])
+            bad = [v.label for v in self.videos if v.label not in (None, *self.header.classes)]
+            if bad:
+                raise ValueError(f"unknown class {bad[0]!r}")
+            self._first = np.cumsum([0, *(count for count, _ in self.shards)])
+            self._tokens = [
+                self._open(f"tokens-{shard:05d}.npy", self.header.grid_thw, self.header.dtype)
+                for shard in range(len(self.shards))
+            ]
+            parts = [
+                np.array(self._open(f"rows-{shard:05d}.npy", (ROW,), np.int64))
+                for shard in range(len(self.shards))
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{self.path}: the manifest is damaged ({type(error).__name__}: {error}); "
+                "encode again"
+            ) from None
+        self._rows = np.concatenate([*parts, np.empty((0, ROW), np.int64)])
+        counts = [len(tokens) for tokens in self._tokens]
+        if counts != [count for count, _ in self.shards] or len(self._rows) != self._first[-1]:
+            raise InputError(f"{self.path}: shards and manifest disagree on lengths; encode again")
+        if len(self._rows) and not (
+            0 <= self._rows[:, 0].min() <= self._rows[:, 0].max() < len(self.videos)
+        ):
+            raise InputError(f"{self.path}: rows point to videos that are not there; encode again")
+
+    def _open(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+        return open_array(self.path / name, shape, dtype)
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    @property
+    def content_hash(self) -> str:
+        """Return the sha256 that names the tokens, their videos and their tokenizer."""
+        return sha256_json(
+            {
+                "header": self.header.to_json(),
+                "shards": [hashes for _, hashes in self.shards],
+                "videos": [asdict(video) for video in self.videos],
+            }
+        )
+
+    def rows(self, split: str | None) -> np.ndarray:
+        """Return the row numbers of one split, or of all.
+
+        Raises:
+            InputError: the split holds no tokens.
+        """
+        chosen = np.array([split in (None, video.split) for video in self.videos], dtype=bool)
+        found = np.flatnonzero(chosen[self._rows[:, 0]])
+        if not len(found):
+            splits = ", ".join(sorted({video.split for video in self.videos}))
+            raise InputError(f"{self.path}: no tokens of split {split!r}; it has {splits}")
+        return found
+
+    def read(self, row: int) -> np.ndarray:
+        """Return one grid t h w.
+
+        Raises:
+            InputError: a token lies outside the codebook.
+        """
+        shard = int(np.searchsorted(self._first, row, side="right")) - 1
+        grid = np.array(self._tokens[shard][row - self._first[shard]])
+        if grid.max() >= self.header.codebook_size:
+            raise InputError(
+                f"{self.path}: row {row} holds token {grid.max()}, the codebook has "
+                f"{self.header.codebook_size}; encode again"
+            )
+        return grid
+
+    def grids(self, split: str | None) -> np.ndarray:
+        """Return all grids of a split as one int64 array n t h w."""
+        return np.stack([self.read(int(row)) for row in self.rows(split)]).astype(np.int64)
+
+    def window_of(self, row: int) -> tuple[int, int, int]:
+        """Return video, first frame and stride of a row."""
+        video, start, stride = (int(value) for value in self._rows[row])
+        return video, start, stride
+
+    def video_of(self, row: int) -> Video:
+        """Return the video a row was cut from."""
+        return self.videos[int(self._rows[row, 0])]
+
+    def class_of(self, row: int) -> int:
+        """Return the class index of a row, −1 when it has none."""
+        label = self.video_of(row).label
+        return -1 if label is None else self.header.classes.index(label)
+
+    def damaged_files(self) -> list[str]:
+        """Return a line for each shard file whose bytes are not those of the manifest."""
+        problems = []
+        for shard, (_, hashes) in enumerate(self.shards):
+            for name in ("tokens", "rows"):
+                path = self.path / f"{name}-{shard:05d}.npy"
+                if sha256_file(path) != hashes.get(name):
+                    problems.append(f"{path}: its bytes are not those that were written")
+        return problems
