@@ -102,7 +102,8 @@ def _render(scene: Scene, motion: Motion, view: View, size: int) -> UInt8[np.nda
             times = np.flatnonzero(counts > slot)
             draw(canvas, scene, motion, times, order[times, slot])
     _draw_gripper(canvas, motion)
-    return (canvas.image * 255.0 + 0.5).clip(0, 255).astype(np.uint8)
+    frames = (canvas.image * 255.0 + 0.5).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(frames.transpose(1, 2, 3, 0))
 
 
 class _Canvas:
@@ -116,46 +117,67 @@ class _Canvas:
         self.x = (centres[:, :1] + pixels * view.widths[0]).astype(np.float32)  # t w
         self.y = (centres[:, 1:] + pixels * view.widths[1]).astype(np.float32)  # t h
         self.pixel = max(view.widths) / size
-        self.image = np.empty((len(centres), size, size, 3), np.float32)
+        self.image = np.empty((3, len(centres), size, size), np.float32)  # planes paint faster
 
     def patch(
-        self, times: Int[np.ndarray, " n"], centres: Float[np.ndarray, "n 2"], half: float
+        self,
+        times: Int[np.ndarray, " n"],
+        centres: Float[np.ndarray, "n 2"],
+        half: float,
+        height: Float[np.ndarray, " n"] | float = 0.0,
     ) -> "_Patch":
-        """Cut a square of the table, `half` to each side of the centres, out of some frames."""
-        corner = (centres - self.centres[times]) / self.view.widths * self.view.turn + 0.5
+        """Cut a square, `half` units to each side of points at a height above the table."""
+        seen = (centres - self.centres[times]) / self.view.widths * self.view.turn + 0.5
+        seen[:, 1] -= self.view.rise * height / self.view.widths[1]
         span = half / np.array(self.view.widths)
         counts = np.ceil(2 * span * self.size).astype(int) + 2
-        first = np.floor((corner - span) * self.size).astype(int)
+        first = np.floor((seen - span) * self.size).astype(int)
         columns = (first[:, :1] + np.arange(counts[0])).clip(0, self.size - 1)
         rows = (first[:, 1:] + np.arange(counts[1])).clip(0, self.size - 1)
         return _Patch(self, times, rows, columns, centres)
 
 
 class _Patch:
-    """A moving square of the canvas: painted layer by layer, then laid back."""
+    """A moving square of the canvas: painted layer by layer, then laid back.
 
-    def __init__(self, canvas: _Canvas, times, rows, columns, centres):
-        self.where = times[:, None, None], rows[:, :, None], columns[:, None, :]
+    A square that reaches over the border repeats the border's pixels, which is harmless: they are
+    painted alike and laid back onto themselves.
+    """
+
+    def __init__(
+        self,
+        canvas: _Canvas,
+        times: Int[np.ndarray, " n"],
+        rows: Int[np.ndarray, "n h"],
+        columns: Int[np.ndarray, "n w"],
+        centres: Float[np.ndarray, "n 2"],
+    ):
+        pixels = (times[:, None] * canvas.size + rows)[:, :, None] * canvas.size
+        self.pixels = pixels + columns[:, None, :]
         self.canvas = canvas
-        self.image = canvas.image[self.where]
+        self.image = canvas.image.reshape(3, -1)[:, self.pixels]
         self.x = (canvas.x[times[:, None], columns] - centres[:, :1]).astype(np.float32)[:, None]
         self.y = (canvas.y[times[:, None], rows] - centres[:, 1:]).astype(np.float32)[:, :, None]
 
-    def at_height(self, height) -> tuple[np.ndarray, np.ndarray]:
+    def at_height(self, height: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
         """Return the pixels' x and y as seen on a plane above the table."""
         return self.x, self.y + self.canvas.view.turn * self.canvas.view.rise * height
 
-    def blend(self, alpha: np.ndarray, colour) -> None:
-        """Paint a colour (one, one per frame, or one per pixel) with the given opacity."""
-        self.image += alpha[..., None] * (colour - self.image)
+    def shade(self, opacity: np.ndarray) -> None:
+        """Darken."""
+        self.image *= 1 - opacity
 
-    def cover(self, distance: np.ndarray) -> np.ndarray:
-        """Return how much of each pixel lies inside a signed distance of 0."""
-        return (0.5 - distance / self.canvas.pixel).clip(0, 1)
+    def paint(
+        self, distance: np.ndarray, colour: Float32[np.ndarray, "3 #n"], light: np.ndarray | float
+    ) -> None:
+        """Paint the pixels inside a signed distance of 0, antialiased, in a colour times light."""
+        cover = (0.5 - distance / np.float32(self.canvas.pixel)).clip(0, 1)
+        for plane, value in zip(self.image, colour, strict=True):
+            plane += cover * (_column(value) * light - plane)
 
     def close(self) -> None:
         """Lay the patch back into the picture."""
-        self.canvas.image[self.where] = self.image
+        self.canvas.image.reshape(3, -1)[:, self.pixels] = self.image
 
 
 def _disc(x: np.ndarray, y: np.ndarray, radius) -> np.ndarray:
@@ -188,79 +210,94 @@ def _back_to_front(motion: Motion, canvas: _Canvas) -> tuple[np.ndarray, np.ndar
     return np.argsort(depth, axis=1, kind="stable"), visible.sum(axis=1)
 
 
-def _draw_body_shadow(canvas: _Canvas, scene: Scene, motion: Motion, times, bodies) -> None:
-    patch = canvas.patch(times, motion.centres[times, bodies], 0.24)
-    x, y = patch.x - LIGHT[0], patch.y - LIGHT[1]
-    distance = _body_distance(scene, motion.angles[times, bodies], bodies, x, y)
-    patch.image *= (1 - 0.42 * _soft(distance, 0.05))[..., None]
-    patch.close()
-
-
-def _soft(distance: np.ndarray, width) -> np.ndarray:
+def _soft(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
     """Fall from 1 inside to 0 outside over `width` to both sides of the edge."""
     x = (0.5 - 0.5 * distance / width).clip(0, 1)
     return x * x * (3 - 2 * x)
 
 
-def _draw_body(canvas: _Canvas, scene: Scene, motion: Motion, times, bodies) -> None:
-    patch = canvas.patch(times, motion.centres[times, bodies], 0.21)
+def _draw_body_shadow(
+    canvas: _Canvas,
+    scene: Scene,
+    motion: Motion,
+    times: Int[np.ndarray, " n"],
+    bodies: Int[np.ndarray, " n"],
+) -> None:
+    patch = canvas.patch(times, motion.centres[times, bodies] + LIGHT, 0.18)
+    distance = _body_distance(scene, motion.angles[times, bodies], bodies, patch.x, patch.y)
+    patch.shade(0.42 * _soft(distance, 0.05))
+    patch.close()
+
+
+def _draw_body(
+    canvas: _Canvas,
+    scene: Scene,
+    motion: Motion,
+    times: Int[np.ndarray, " n"],
+    bodies: Int[np.ndarray, " n"],
+) -> None:
+    patch = canvas.patch(times, motion.centres[times, bodies], 0.18, 0.5 * BODY_HEIGHT)
     angles = motion.angles[times, bodies]
     radius = _column(scene.radii[bodies])
-    colour = np.array(BODY_COLOURS, np.float32)[scene.colours[bodies]][:, None, None]
+    colour = np.array(BODY_COLOURS, np.float32)[scene.colours[bodies]].T
     for height in (0.0, 0.5 * BODY_HEIGHT):
         side = _body_distance(scene, angles, bodies, *patch.at_height(height))
-        patch.blend(patch.cover(side), colour * (0.52 + 1.6 * height))
+        patch.paint(side, colour, 0.52 + 1.6 * height)
     x, y = patch.at_height(BODY_HEIGHT)
     top = _body_distance(scene, angles, bodies, x, y)
-    light = 1.0 - 0.16 * (x + y) / radius
     rim = 0.14 * _soft(np.abs(top + 0.2 * radius), 0.14 * radius)
-    patch.blend(patch.cover(top), colour * (light + rim)[..., None])
+    patch.paint(top, colour, 1.0 - 0.16 * (x + y) / radius + rim)
     patch.close()
 
 
 def _draw_gripper(canvas: _Canvas, motion: Motion) -> None:
     times = np.arange(len(motion.camera))
-    centres = motion.gripper[:-1, :2]
-    lift = _column(motion.gripper[:-1, 2])
-    spread = 0.035 + 0.03 * _column(motion.opening[:-1])
-    shadow = canvas.patch(times, centres + motion.gripper[:-1, 2:] * LIGHT * 6, 0.3)
-    distance = _box(shadow.x - LIGHT[0], shadow.y - LIGHT[1], 0.10, 0.055, 0.03)
-    shadow.image *= (1 - 0.42 * (1 - lift) * _soft(distance, 0.04 + 0.12 * lift))[..., None]
+    centres, height = motion.gripper[:-1, :2], motion.gripper[:-1, 2]
+    lift = _column(height)
+    spread = 0.045 + 0.03 * _column(motion.opening[:-1])
+    steel, dark, pale = (np.array(colour, np.float32)[:, None] for colour in (STEEL, DARK, PALE))
+    shadow = canvas.patch(times, centres + (1 + 6 * height[:, None]) * LIGHT, 0.24)
+    distance = _box(shadow.x, shadow.y, 0.10, 0.055, 0.03)
+    shadow.shade(0.42 * (1 - lift) * _soft(distance, 0.04 + 0.12 * lift))
     shadow.close()
-    patch = canvas.patch(times, centres, 0.62)
-    for step in np.linspace(0, 0.09, 4):
+    patch = canvas.patch(times, centres, 0.19, height + 0.15)
+    for step in (0.0, 0.04, 0.08, 0.12):
         x, y = patch.at_height(lift + step)
-        finger = _box(np.abs(x) - spread, y, 0.026, 0.045, 0.018)
-        patch.blend(patch.cover(finger), np.array(STEEL, np.float32) * (0.7 + 3.5 * step))
-    for step in np.linspace(0.09, 0.15, 3):
+        patch.paint(_box(np.abs(x) - spread, y, 0.028, 0.045, 0.02), steel, 0.7 + 2.6 * step)
+    for step in (0.12, 0.15, 0.18):
         x, y = patch.at_height(lift + step)
-        palm = _box(x, y, 0.105, 0.062, 0.03)
-        patch.blend(patch.cover(palm), np.array(DARK, np.float32) * (0.6 + 5 * (step - 0.09)))
-    for step in np.linspace(0.15, 0.3, 5):
+        patch.paint(_box(x, y, 0.11, 0.06, 0.03), dark, 0.6 + 5 * (step - 0.12))
+    for step in (0.18, 0.21, 0.24, 0.27, 0.30, 0.33):
         x, y = patch.at_height(lift + step)
-        light = 0.75 + 0.2 * (step > 0.29) - 0.9 * x
-        patch.blend(patch.cover(_disc(x, y, 0.05)), np.array(PALE, np.float32) * light[..., None])
+        patch.paint(_disc(x, y, 0.05), pale, 0.75 + (0.2 if step > 0.32 else -0.9 * x))
     patch.close()
 
 
 def _hash(*integers: np.ndarray) -> np.ndarray:
-    """Return a number in [0, 1) for each cell of a grid, the same wherever it is asked."""
-    state = np.uint32(2166136261)
+    """Return a number in [0, 1) for each cell of a grid, the same wherever it is asked.
+
+    The mixing is the finalizer of MurmurHash3.
+    """
+    state = np.uint32(2654435769)
     for value in integers:
-        state = (state ^ value.astype(np.int64).astype(np.uint32)) * np.uint32(16777619)
-        state = state ^ (state >> np.uint32(13))
-    return (state >> np.uint32(8)).astype(np.float32) / np.float32(1 << 24)
+        state = state ^ value.astype(np.int64).astype(np.uint32)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            state = (state ^ (state >> np.uint32(shift))) * np.uint32(factor)
+        state = state ^ (state >> np.uint32(16))
+    return np.asarray(state >> np.uint32(8), np.float32) / np.float32(1 << 24)
 
 
-def _table(scene: Scene, canvas: _Canvas) -> Float32[np.ndarray, "t h w 3"]:
+def _table(scene: Scene, canvas: _Canvas) -> Float32[np.ndarray, "3 t h w"]:
     style = scene.style
     x = (canvas.x + np.float32(scene.table_offset[0]))[:, None] / np.float32(style.period)
     y = (canvas.y + np.float32(scene.table_offset[1]))[:, :, None] / np.float32(style.period)
     softness = 1.2 * canvas.pixel / style.period
     tint, joint = _PATTERNS[MATERIALS[style.material]](x, y, softness)
     bright, dark, line = np.array(TABLE_PALETTES[style.palette], np.float32) * style.brightness
-    surface = dark + tint[..., None] * (bright - dark)
-    return surface + joint[..., None] * (line - surface) if joint is not None else surface
+    planes = [dark[i] + tint * (bright[i] - dark[i]) for i in range(3)]
+    if joint is not None:
+        planes = [plane + joint * (line[i] - plane) for i, plane in enumerate(planes)]
+    return np.stack(planes)
 
 
 def _to_edge(u: np.ndarray) -> np.ndarray:
@@ -277,9 +314,7 @@ def _planks(x, y, softness):
     row = np.floor(y * 1.4)
     along = x * 0.55 + _hash(row)
     tint = np.floor(_hash(row, np.floor(along)) * 3) * 0.5
-    joint = np.maximum(
-        _line(y * 1.4, 0.05, softness * 1.4), _line(along, 0.02, softness * 0.55)
-    )
+    joint = np.maximum(_line(y * 1.4, 0.05, softness * 1.4), _line(along, 0.02, softness * 0.55))
     return tint, 0.8 * joint
 
 
