@@ -1,0 +1,274 @@
+"""Writes what people look at: video files, PNG images, animations and grids of clips.
+
+Every file appears whole or not at all, and the same frames give the same bytes.
+"""
+
+import io
+import math
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_vq.errors import InputError
+
+Codec = Literal["h264", "mpeg4", "vp9"]
+
+# suffix -> container, the codec taken by default, the codecs it may hold
+_CONTAINERS: dict[str, tuple[str, Codec, tuple[Codec, ...]]] = {
+    ".mp4": ("mp4", "h264", ("h264", "mpeg4", "vp9")),
+    ".mkv": ("matroska", "h264", ("h264", "mpeg4", "vp9")),
+    ".avi": ("avi", "mpeg4", ("mpeg4", "h264")),
+    ".webm": ("webm", "vp9", ("vp9",)),
+}
+_ENCODERS: dict[Codec, str] = {"h264": "libx264", "mpeg4": "mpeg4", "vp9": "libvpx-vp9"}
+# codec -> lowest, default and highest quantizer: lower is better and larger
+_QUALITY: dict[Codec, tuple[int, int, int]] = {
+    "h264": (0, 18, 51),
+    "mpeg4": (1, 2, 31),
+    "vp9": (0, 24, 63),
+}
+LABEL_HEIGHT = 16  # pixels above a tile for its text
+
+
+def write_video(
+    path: str | Path,
+    frames: UInt8[np.ndarray, "t h w 3"],
+    fps: int | float,
+    codec: Codec | None = None,
+    quality: int | None = None,
+) -> None:
+    """Write RGB frames as a video file; the suffix names the container.
+
+    Args:
+        path: ends in .mp4, .mkv, .avi or .webm.
+        frames: at least one; height and width are even, because colour is stored at half of them.
+        fps: frames per second.
+        codec: h264 (mp4, mkv), mpeg4 (avi; MPEG-4 part 2 as XviD writes it) or vp9 (webm);
+            None takes the container's own, in brackets.
+        quality: the codec's quantizer, lower is better: h264 0..51, mpeg4 1..31, vp9 0..63.
+
+    Raises:
+        InputError: unknown suffix, a codec the container does not hold, an odd size, a frame rate
+            or quality out of range.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _CONTAINERS:
+        raise InputError(
+            f"{path}: a video ends in {', '.join(_CONTAINERS)}, found {path.suffix!r}; "
+            "rename it, or write an animation (.webp, .gif)"
+        )
+    container, default, allowed = _CONTAINERS[path.suffix.lower()]
+    codec = codec or default
+    if codec not in allowed:
+        raise InputError(
+            f"{path}: {path.suffix} holds {' or '.join(allowed)}, found codec {codec!r}; "
+            "choose another codec or suffix"
+        )
+    _require_frames(frames)
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise InputError(
+            f"{path}: a video needs an even height and width, found {height}x{width}; "
+            "crop the frames, or write an animation (.webp, .gif)"
+        )
+    lowest, usual, highest = _QUALITY[codec]
+    quality = usual if quality is None else quality
+    if not lowest <= quality <= highest:
+        raise InputError(f"{path}: {codec} takes a quality of {lowest}..{highest}, found {quality}")
+    _write_whole(path, _encode(frames, _rate(path, fps), container, codec, quality))
+
+
+def _rate(path: Path, fps: int | float) -> Fraction:
+    """Return the frame rate as a fraction that every container can hold: 29.97 is 30000/1001."""
+    if not (math.isfinite(fps) and 0.1 <= fps <= 1000):
+        raise InputError(f"{path}: a frame rate lies between 0.1 and 1000 per second, found {fps}")
+    broadcast = Fraction(1000 * round(fps * 1.001), 1001)
+    if fps != round(fps) and abs(float(broadcast) - fps) < 0.005:
+        return broadcast
+    return Fraction(fps).limit_denominator(1001)
+
+
+def _encode(
+    frames: UInt8[np.ndarray, "t h w 3"],
+    rate: Fraction,
+    container: str,
+    codec: Codec,
+    quality: int,
+) -> bytes:
+    import av
+    from av.video.stream import VideoStream
+
+    # One thread and the bitexact flags: no random ids, dates or races in the output.
+    options = {"flags": "+bitexact", "threads": "1"}
+    if codec == "mpeg4":
+        options |= {"qmin": str(quality), "qmax": str(quality), "b": "100000000"}
+    else:
+        options |= {"crf": str(quality)}
+    if codec == "vp9":
+        options |= {"b": "0", "cpu-used": "2", "row-mt": "0"}
+    buffer = io.BytesIO()
+    with av.open(
+        buffer, "w", format=container, container_options={"fflags": "+bitexact"}
+    ) as output:
+        stream = output.add_stream(_ENCODERS[codec], rate=rate, options=options)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        if codec == "mpeg4":
+            stream.codec_context.codec_tag = "XVID" if container == "avi" else "mp4v"
+        for array in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def write_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write one RGB image as PNG.
+
+    Raises:
+        InputError: the name does not end in .png.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: an image ends in .png, found {path.suffix!r}")
+    _require_frames(image[None])
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", optimize=True)
+    _write_whole(path, buffer.getvalue())
+
+
+def write_animation(
+    path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: int = 80
+) -> None:
+    """Write RGB frames as an endless animated picture, for a README or a report.
+
+    Args:
+        path: ends in .webp (small, all colours) or .gif (one palette of 256 colours).
+        frames: at least one, of any size.
+        fps: frames per second; a GIF rounds the time of a frame to 10 ms.
+        quality: of WebP, 0 to 100.
+
+    Raises:
+        InputError: unknown suffix, a frame rate or quality out of range.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    _require_frames(frames)
+    milliseconds = round(1000 / _rate(path, fps))
+    if not 0 <= quality <= 100:
+        raise InputError(f"{path}: an animation takes a quality of 0..100, found {quality}")
+    images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+    buffer = io.BytesIO()
+    if path.suffix.lower() == ".webp":
+        images[0].save(
+            buffer, "WEBP", save_all=True, append_images=images[1:], loop=0,
+            duration=milliseconds, quality=quality, method=4,
+        )  # fmt: skip
+    elif path.suffix.lower() == ".gif":
+        images = _share_palette(frames)
+        images[0].save(
+            buffer, "GIF", save_all=True, append_images=images[1:], loop=0,
+            duration=max(10, 10 * round(milliseconds / 10)), optimize=False,
+        )  # fmt: skip
+    else:
+        raise InputError(f"{path}: an animation ends in .webp or .gif, found {path.suffix!r}")
+    _write_whole(path, buffer.getvalue())
+
+
+def _share_palette(frames: UInt8[np.ndarray, "t h w 3"]) -> list:
+    """Reduce all frames to one palette, undithered: colours stand still and the file is small."""
+    from PIL import Image
+
+    samples = frames[:: max(1, len(frames) // 16)]
+    mosaic = Image.fromarray(np.ascontiguousarray(samples.reshape(-1, frames.shape[2], 3)))
+    palette = mosaic.quantize(256, dither=Image.Dither.NONE)
+    return [
+        Image.fromarray(np.ascontiguousarray(frame)).quantize(
+            palette=palette, dither=Image.Dither.NONE
+        )
+        for frame in frames
+    ]
+
+
+def tile(
+    clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]],
+    columns: int,
+    gap: int = 2,
+    scale: int = 1,
+    labels: Sequence[str] | None = None,
+) -> UInt8[np.ndarray, "_ _ _ 3"]:
+    """Lay clips of one size out as a grid that plays as one clip, row by row, on white.
+
+    Args:
+        clips: all of one length and size.
+        columns: tiles in a row.
+        gap: pixels around each tile.
+        scale: whole-number enlargement; pixels are repeated.
+        labels: one short text above each tile; cut where it is wider than the tile.
+
+    Returns:
+        The grid; its height and width are even, so that every codec takes it.
+    """
+    shapes = {clip.shape for clip in clips}
+    if len(shapes) != 1:
+        raise ValueError(f"a grid needs clips of one shape t h w c, found {sorted(shapes)}")
+    if columns < 1 or gap < 0 or scale < 1:
+        raise ValueError(f"columns {columns} and scale {scale} start at 1, gap {gap} at 0")
+    if labels is not None and len(labels) != len(clips):
+        raise ValueError(f"{len(labels)} labels for {len(clips)} clips")
+    _require_frames(clips[0])
+    num_frames, height, width = (int(side) for side in clips[0].shape[:3])
+    height, width = height * scale, width * scale
+    top = gap + (LABEL_HEIGHT if labels is not None else 0)
+    columns = min(columns, len(clips))
+    rows = math.ceil(len(clips) / columns)
+    size = [rows * (top + height) + gap, columns * (gap + width) + gap]
+    grid = np.full((num_frames, *(side + side % 2 for side in size), 3), 255, np.uint8)
+    for place, clip in enumerate(clips):
+        y = place // columns * (top + height) + top
+        x = place % columns * (gap + width) + gap
+        grid[:, y : y + height, x : x + width] = clip.repeat(scale, 1).repeat(scale, 2)
+        if labels is not None:
+            grid[:, y - LABEL_HEIGHT : y, x : x + width] = _text(labels[place], width)
+    return grid
+
+
+def _text(text: str, width: int) -> UInt8[np.ndarray, "label_h w 3"]:
+    """Draw a line of black text on a white strip."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (width, LABEL_HEIGHT), "white")
+    font = ImageFont.load_default(size=11)
+    ImageDraw.Draw(strip).text((0, LABEL_HEIGHT - 3), text, fill="black", font=font, anchor="ls")
+    return np.asarray(strip)
+
+
+def _require_frames(frames: np.ndarray) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise ValueError(
+            f"pictures are non-empty uint8 arrays ending in h w 3, "
+            f"found {frames.dtype} of t h w c = {frames.shape}"
+        )
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write beside and rename, so that no reader ever sees half a file."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
