@@ -3,9 +3,10 @@
 Layout and fields: docs/clip_format.md.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,55 +22,20 @@ from video_vq.stores.files import (
     write_bytes,
 )
 from video_vq.stores.shards import ShardFolder, read_manifest
+from video_vq.stores.videos import (
+    PreparedVideo,
+    Skipped,
+    UnusableVideoError,
+    Video,
+    skipped_entry,
+    video_from_json,
+)
 
 FORMAT = "video-vq clips"
 VERSION = 1
 HOW_TO_MAKE = "make a clip store with `data-prep folder VIDEOS --out STORE`"
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Video:
-    """One decoded video of a store.
-
-    Attributes:
-        id: unique in the store.
-        label: class name, None when the data have no classes.
-        split: train, val or test.
-        group: videos of one group are near-duplicates and share a split.
-        num_frames: decoded length.
-        fps: frames per second of the stored frames, None when unknown.
-        origin: where it comes from: the source's name and sha256, or the model and seed.
-        shard, offset: where its first frame lies; set by the writer.
-    """
-
-    id: str
-    label: str | None
-    split: str
-    group: str
-    num_frames: int = 0
-    fps: float | None = None
-    origin: dict[str, Any] | None = None
-    shard: int = -1
-    offset: int = -1
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A source that could not be used, and why."""
-
-    id: str
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class PreparedVideo:
-    """What a writer takes: a video's description, its frames in chunks, its per-frame arrays."""
-
-    video: Video
-    frames: Iterable[np.ndarray]  # chunks of uint8 t h w c
-    arrays: dict[str, np.ndarray]  # name -> float32 t ...
+SKIPPED = "skipped.jsonl"
 
 
 class ClipStoreWriter:
@@ -112,6 +78,7 @@ class ClipStoreWriter:
         """Write and commit one shard. `skipped` is read after the videos have been consumed."""
         height, width = self.frame_size_hw
         written: list[Video] = []
+        left_out: list[Skipped] = []
         with ExitStack() as stack:
             frames_file = stack.enter_context(
                 ArrayFile(self._shard_file("frames", shard), (height, width, 3), np.uint8)
@@ -124,20 +91,14 @@ class ClipStoreWriter:
             }
             for prepared in videos:
                 offset = frames_file.num_rows
-                for chunk in prepared.frames:
-                    frames_file.append(chunk)
-                num_frames = frames_file.num_rows - offset
-                for name, file in array_files.items():
-                    rows = np.asarray(prepared.arrays[name], dtype=np.float32)
-                    if len(rows) != num_frames:
-                        raise ValueError(
-                            f"{prepared.video.id}: {len(rows)} rows of {name} "
-                            f"for {num_frames} frames"
-                        )
-                    file.append(rows)
-                written.append(
-                    replace(prepared.video, num_frames=num_frames, shard=shard, offset=offset)
-                )
+                try:
+                    video = self._append(prepared, frames_file, array_files)
+                except UnusableVideoError as reason:
+                    for file in (frames_file, *array_files.values()):
+                        file.truncate(offset)
+                    left_out.append(skipped_entry(prepared.video, str(reason)))
+                else:
+                    written.append(replace(video, shard=shard, offset=offset))
         self.folder.commit(
             shard,
             {
@@ -147,9 +108,28 @@ class ClipStoreWriter:
                     **{name: file.sha256 for name, file in array_files.items()},
                 },
                 "videos": [asdict(video) for video in written],
-                "skipped": [asdict(entry) for entry in skipped],
+                "skipped": [asdict(entry) for entry in (*skipped, *left_out)],
             },
         )
+
+    def _append(
+        self, prepared: PreparedVideo, frames_file: ArrayFile, array_files: dict[str, ArrayFile]
+    ) -> Video:
+        """Append one video's frames and rows, and return its description with its length."""
+        offset = frames_file.num_rows
+        for chunk in prepared.frames:
+            frames_file.append(chunk)
+        num_frames = frames_file.num_rows - offset
+        if not num_frames:
+            raise UnusableVideoError("holds no frame")
+        for name, file in array_files.items():
+            rows = np.asarray(prepared.arrays[name], dtype=np.float32)
+            if len(rows) != num_frames:
+                raise ValueError(
+                    f"{prepared.video.id}: {len(rows)} rows of {name} for {num_frames} frames"
+                )
+            file.append(rows)
+        return replace(prepared.video, num_frames=num_frames)
 
     def _shard_file(self, name: str, shard: int) -> Path:
         return self.path / f"{name}-{shard:05d}.npy"
@@ -182,10 +162,8 @@ class ClipStoreWriter:
         if len(set(ids)) != len(ids):
             twice = next(name for name in ids if ids.count(name) > 1)
             raise InputError(f"{self.path}: two videos have the id {twice!r}")
-        write_bytes(
-            self.path / "skipped.jsonl",
-            b"".join(canonical_json(entry) + b"\n" for entry in skipped),
-        )
+        lines = b"".join(canonical_json(entry) + b"\n" for entry in skipped)
+        write_bytes(self.path / SKIPPED, lines)
         self.folder.seal(
             {
                 "format": FORMAT,
@@ -199,6 +177,7 @@ class ClipStoreWriter:
                 ],
                 "videos": videos,
                 "num_skipped": len(skipped),
+                "skipped_sha256": hashlib.sha256(lines).hexdigest(),
             }
         )
         return ClipStore(self.path)
@@ -232,8 +211,9 @@ class ClipStore:
             self.shards = [
                 (int(shard["frames"]), dict(shard["sha256"])) for shard in manifest["shards"]
             ]
-            self.videos = tuple(Video(**video) for video in manifest["videos"])
+            self.videos = tuple(video_from_json(entry) for entry in manifest["videos"])
             self.num_skipped = int(manifest["num_skipped"])
+            self._skipped_sha256 = str(manifest["skipped_sha256"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{self.path}: the manifest is damaged ({type(error).__name__}: {error}); "
@@ -246,6 +226,8 @@ class ClipStore:
         for name in self.arrays:
             if not name.isidentifier():
                 raise InputError(f"{self.path}: array name {name!r} is not an identifier")
+        if len({video.id for video in self.videos}) != len(self.videos):
+            raise InputError(f"{self.path}: two videos have one id; prepare the store again")
         for video in self.videos:
             inside = (
                 0 <= video.shard < len(self.shards)
@@ -348,11 +330,14 @@ class ClipStore:
         return {**self.__dict__, "_maps": {}}
 
     def damaged_files(self) -> Iterator[str]:
-        """Yield a line for each shard file whose bytes are not those of the manifest."""
+        """Yield a line for each file whose bytes are not those of the manifest."""
+        expected = {SKIPPED: self._skipped_sha256}
         for shard, (_, hashes) in enumerate(self.shards):
             for name in ("frames", *self.arrays):
-                path = self.path / f"{name}-{shard:05d}.npy"
-                if not path.exists():
-                    yield f"{path}: missing"
-                elif sha256_file(path) != hashes.get(name):
-                    yield f"{path}: its bytes are not those that were written (sha256 differs)"
+                expected[f"{name}-{shard:05d}.npy"] = str(hashes.get(name))
+        for file_name, sha256 in expected.items():
+            path = self.path / file_name
+            if not path.exists():
+                yield f"{path}: missing"
+            elif sha256_file(path) != sha256:
+                yield f"{path}: its bytes are not those that were written (sha256 differs)"

@@ -1,7 +1,9 @@
 """Atomic files: every file that must not be half written is written here, beside, and renamed."""
 
 import hashlib
+import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +61,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[BinaryIO]:
+def written_aside(path: Path) -> Iterator[io.BufferedRandom]:
     """Open a file beside `path`; on success it is fsynced and takes the place of `path`.
 
     On an error the partial file is removed and `path` is as it was.
@@ -99,7 +101,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (expected {what})") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {what} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: {what} must be a JSON object, found {type(value).__name__}")
@@ -130,6 +132,7 @@ class ArrayFile:
         self._context = written_aside(self.path)
         self._file = self._context.__enter__()
         self._write_header()
+        self._header_size = self._file.tell()
         return self
 
     def append(self, rows: np.ndarray) -> None:
@@ -140,17 +143,33 @@ class ArrayFile:
                 f"got {rows.shape[1:]} {rows.dtype}"
             )
         if rows.size:
-            write(self._file, memoryview(np.ascontiguousarray(rows)).cast("B"))
+            write(self._file, np.ascontiguousarray(rows).data.cast("B"))
         self.num_rows += len(rows)
 
+    def truncate(self, num_rows: int) -> None:
+        """Take rows off the end, so that `num_rows` stay."""
+        if not 0 <= num_rows <= self.num_rows:
+            raise ValueError(f"{self.path.name} holds {self.num_rows} rows, not {num_rows}")
+        self._file.flush()
+        end = self._header_size + num_rows * math.prod(self.row_shape) * self.dtype.itemsize
+        self._file.truncate(end)
+        self._file.seek(end)
+        self.num_rows = num_rows
+
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
+        if error[0] is not None:
+            self._context.__exit__(*error)
+            return
+        try:
             self._file.seek(0)
             self._write_header()
             self._file.flush()
             self._file.seek(0)
             self.sha256 = hashlib.file_digest(self._file, "sha256").hexdigest()
-        self._context.__exit__(*error)
+        except BaseException as failure:
+            self._context.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        self._context.__exit__(None, None, None)
 
     def _write_header(self) -> None:
         # NumPy pads the header for the first axis to grow, so both headers have one length.
@@ -159,7 +178,9 @@ class ArrayFile:
             "fortran_order": False,
             "shape": (self.num_rows, *self.row_shape),
         }
-        np.lib.format.write_array_header_1_0(self._file, header)
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, header)
+        write(self._file, buffer.getvalue())
 
 
 def open_array(path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
@@ -169,12 +190,13 @@ def open_array(path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type) -
         InputError: the file is missing, damaged, or holds another shape or dtype.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the store is incomplete") from None
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError) as error:
         raise InputError(f"{path}: not a readable .npy array: {error}") from None
-    if array.shape[1:] != tuple(row_shape) or array.dtype != np.dtype(dtype):
+    same_rows = array.ndim == 1 + len(row_shape) and array.shape[1:] == tuple(row_shape)
+    if not same_rows or array.dtype != np.dtype(dtype):
         raise InputError(
             f"{path}: expected rows of {tuple(row_shape)} {np.dtype(dtype)}, "
             f"found {array.shape[1:]} {array.dtype}"

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from video_vq.errors import InputError
-from video_vq.stores.files import PARTIAL, difference, read_json, write_json
+from video_vq.stores.files import PARTIAL, difference, read_json, sha256_json, write_json
 
 MANIFEST = "manifest.json"
+HASH = "sha256"  # of the manifest's other fields, in canonical JSON
 PARTS = "parts"
 
 
@@ -87,8 +88,8 @@ class ShardFolder:
         return read_json(self.record_path(shard), "a shard's record")
 
     def seal(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest: from here on the store is complete."""
-        write_json(self.path / MANIFEST, manifest)
+        """Write the manifest with its own sha256: from here on the store is complete."""
+        write_json(self.path / MANIFEST, {**manifest, HASH: sha256_json(manifest)})
         shutil.rmtree(self.parts)
 
 
@@ -96,7 +97,8 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
     """Read the manifest of a complete store.
 
     Raises:
-        InputError: no store there, an unfinished one, another kind, or another version.
+        InputError: no store there, an unfinished one, another kind, another version, or a
+            manifest that is not as it was written.
     """
     if not path.exists():
         raise InputError(f"{path}: no such folder; {how_to_make}")
@@ -117,5 +119,15 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
         raise InputError(
             f"{path}: has format version {manifest.get('version')!r}, this program reads "
             f"{version}; {how_to_make}"
+        )
+    written = manifest.pop(HASH, None)
+    try:
+        intact = written == sha256_json(manifest)
+    except (ValueError, RecursionError):  # NaN, half a surrogate pair: never written by seal
+        intact = False
+    if not intact:
+        raise InputError(
+            f"{path / MANIFEST}: is not as it was written (its sha256 differs); "
+            f"delete the folder and {how_to_make}"
         )
     return manifest

@@ -1,0 +1,81 @@
+"""What a clip store says about a video, and about one that was left out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from video_vq.errors import InputError
+
+
+@dataclass(frozen=True)
+class Video:
+    """One decoded video of a store.
+
+    Attributes:
+        id: unique in the store.
+        label: class name, None when the data have no classes.
+        split: train, val or test.
+        group: videos of one group are near-duplicates and share a split.
+        num_frames: decoded length.
+        fps: frames per second of the stored frames, None when unknown.
+        origin: where it comes from: the source's name and sha256, or the model and seed.
+        shard, offset: where its first frame lies; set by the writer.
+    """
+
+    id: str
+    label: str | None
+    split: str
+    group: str
+    num_frames: int = 0
+    fps: float | None = None
+    origin: dict[str, Any] | None = None
+    shard: int = -1
+    offset: int = -1
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A source that could not be used, and why."""
+
+    id: str
+    path: str
+    reason: str
+
+
+class UnusableVideoError(InputError):
+    """Raised by a video's frames: the store leaves this video out and keeps the reason."""
+
+
+@dataclass(frozen=True)
+class PreparedVideo:
+    """What a writer takes: a video's description, its frames in chunks, its per-frame arrays.
+
+    When the frames raise UnusableVideoError, what was written of the video is taken back.
+    """
+
+    video: Video
+    frames: Iterable[np.ndarray]  # chunks of uint8 t h w c
+    arrays: dict[str, np.ndarray]  # name -> float32 t ...
+
+
+def skipped_entry(video: Video, reason: str) -> Skipped:
+    """Return the line of `skipped.jsonl` that says why a video was left out."""
+    return Skipped(video.id, str((video.origin or {}).get("name", video.id)), reason)
+
+
+def video_from_json(entry: dict[str, Any]) -> Video:
+    """Read a manifest's entry; a wrong type is a TypeError."""
+    video = Video(**entry)
+    whole = (video.num_frames, video.shard, video.offset)
+    text = (video.id, video.split, video.group)
+    if (
+        not all(type(value) is int for value in whole)
+        or not all(isinstance(value, str) for value in text)
+        or not isinstance(video.label, str | None)
+        or not isinstance(video.fps, float | int | None)
+        or not isinstance(video.origin, dict | None)
+    ):
+        raise TypeError(f"video {str(video.id)[:80]!r} has a field of the wrong type")
+    return video
