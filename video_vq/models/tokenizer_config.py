@@ -1,7 +1,7 @@
 """What can be set about a tokenizer; imports no torch."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -19,7 +19,9 @@ class ConvBackboneConfig:
     """A 3D-convolutional encoder and its mirror image, the decoder (MAGVIT, Yu et al. 2023).
 
     Attributes:
-        patch: side of the squares of pixels that the first layer folds into channels.
+        patch_thw: the box of pixels that the first layer folds into channels; causal models keep
+            t = 1.
+        stem_kernel: size of the first and the last convolution, 3, or 1 for large patches.
         strides_thw: one entry per downsampling, in t h w order.
         multipliers: channels of each level over `channels`; one more than there are strides.
         channels: base width.
@@ -27,7 +29,8 @@ class ConvBackboneConfig:
         causal: no frame sees a later one; clips then have 1 + n·(stride in t) frames.
     """
 
-    patch: int = Field(2, ge=1, le=8)
+    patch_thw: StrideTHW = (1, 2, 2)
+    stem_kernel: Literal[1, 3] = 3
     strides_thw: tuple[StrideTHW, ...] = ((2, 2, 2), (2, 2, 2))
     multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 2, 4)
     channels: int = Field(64, ge=8, le=1024)
@@ -42,13 +45,16 @@ class ConvBackboneConfig:
                 f"{len(self.strides_thw)} strides need {len(self.strides_thw) + 1} multipliers, "
                 f"found {len(self.multipliers)}"
             )
+        if self.causal and self.patch_thw[0] > 1:
+            raise ValueError(f"a causal model needs patch_thw with t = 1, found {self.patch_thw}")
         return self
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
         """Return how many frames, rows and columns one latent stands for."""
-        t, h, w = (math.prod(stride[axis] for stride in self.strides_thw) for axis in range(3))
-        return t, h * self.patch, w * self.patch
+        steps = (self.patch_thw, *self.strides_thw)
+        t, h, w = (math.prod(step[axis] for step in steps) for axis in range(3))
+        return t, h, w
 
     def grid_thw(self, size_thw: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the token grid of a clip.

@@ -67,11 +67,13 @@ class Upsample(nn.Module):
         return self.conv(x[:, :, self.drop :])
 
 
-def space_to_depth(x: Video, side: int) -> Video:
-    """Fold side x side pixels into channels: full-resolution convolutions are slow."""
-    return rearrange(x, "b c t (h y) (w x) -> b (c y x) t h w", y=side, x=side)
+def space_to_depth(x: Video, patch_thw: tuple[int, int, int]) -> Video:
+    """Fold boxes of pixels into channels: full-resolution convolutions are slow."""
+    t, h, w = patch_thw
+    return rearrange(x, "b c (t z) (h y) (w x) -> b (c z y x) t h w", z=t, y=h, x=w)
 
 
-def depth_to_space(x: Video, side: int) -> Video:
-    """Unfold channels into side x side pixels: the inverse of `space_to_depth`."""
-    return rearrange(x, "b (c y x) t h w -> b c t (h y) (w x)", y=side, x=side)
+def depth_to_space(x: Video, patch_thw: tuple[int, int, int]) -> Video:
+    """Unfold channels into boxes of pixels: the inverse of `space_to_depth`."""
+    t, h, w = patch_thw
+    return rearrange(x, "b (c z y x) t h w -> b c (t z) (h y) (w x)", z=t, y=h, x=w)

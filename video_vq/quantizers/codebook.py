@@ -24,10 +24,10 @@ class CodebookStatistics(NamedTuple):
 
 
 class CodebookUpdate(NamedTuple):
-    """What an update did."""
+    """What an update did, alike on all ranks."""
 
-    num_restarted: int
-    batch_usage: float  # fraction of the codes hit in the global batch
+    counts: Int[Tensor, " k"]  # hits of each code in the global batch
+    restarted: Int[Tensor, " r"]  # the codes that were placed anew
 
 
 def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
@@ -113,9 +113,9 @@ class Codebook(nn.Module):
         self.average_sum.lerp_(sums, 1 - decay)
         if self.config.learning == "ema":
             self._follow_averages()
-        num_restarted = self._restart(statistics.latents, total, seed)
+        restarted = self._restart(statistics.latents, total, seed)
         self.num_updates += 1
-        return CodebookUpdate(num_restarted, float((counts > 0).double().mean()))
+        return CodebookUpdate(counts.long(), restarted)
 
     def _follow_averages(self) -> None:
         heard = self.average_count > 1e-6
@@ -124,7 +124,7 @@ class Codebook(nn.Module):
             means = F.normalize(means, dim=1)
         self.codes.copy_(torch.where(heard.unsqueeze(1), means, self.codes))
 
-    def _restart(self, latents: tuple[Tensor, ...], total: float, seed: int) -> int:
+    def _restart(self, latents: tuple[Tensor, ...], total: float, seed: int) -> Tensor:
         mean_count = total / self.config.codebook_size
         dead = self.average_count < self.config.restart_threshold * mean_count
         rows = dead.nonzero().squeeze(1)
@@ -132,7 +132,7 @@ class Codebook(nn.Module):
             drawn = self._draw(latents, len(rows), seed)
             self.codes.data[rows] = drawn
             self._reset(rows, drawn, mean_count)
-        return len(rows)
+        return rows
 
     def _reset(self, rows: Tensor, vectors: Tensor, count: float) -> None:
         """Give restarted codes a mean code's count, so that they live long enough to be found."""

@@ -1,5 +1,7 @@
 """The 3D-convolutional encoder and decoder."""
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,9 +16,13 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, config: ConvBackboneConfig):
         super().__init__()
-        self.patch = config.patch
+        self.patch_thw = config.patch_thw
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        layers: list[nn.Module] = [Conv3d(3 * config.patch**2, widths[0], causal=config.causal)]
+        layers: list[nn.Module] = [
+            Conv3d(
+                3 * math.prod(config.patch_thw), widths[0], config.stem_kernel, causal=config.causal
+            )
+        ]
         width = widths[0]
         for level, level_width in enumerate(widths):
             for _ in range(config.num_blocks):
@@ -32,7 +38,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c lt lh lw"]:
         """Encode a video in [-1, 1]."""
-        x = self.layers(space_to_depth(video, self.patch))
+        x = self.layers(space_to_depth(video, self.patch_thw))
         return self.out(F.silu(self.norm(x)))
 
 
@@ -41,7 +47,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, config: ConvBackboneConfig):
         super().__init__()
-        self.patch = config.patch
+        self.patch_thw = config.patch_thw
         widths = [config.channels * multiplier for multiplier in config.multipliers][::-1]
         strides = config.strides_thw[::-1]
         layers: list[nn.Module] = [Conv3d(widths[0], widths[0], causal=config.causal)]
@@ -55,9 +61,11 @@ class ConvDecoder(nn.Module):
             )
         self.layers = nn.Sequential(*layers)
         self.norm = PositionNorm(width)
-        self.out = Conv3d(width, 3 * config.patch**2, causal=config.causal)
+        self.out = Conv3d(
+            width, 3 * math.prod(config.patch_thw), config.stem_kernel, causal=config.causal
+        )
 
     def forward(self, features: Float[Tensor, "b c lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         """Decode to a video; values are not clamped."""
         x = self.out(F.silu(self.norm(self.layers(features))))
-        return depth_to_space(x, self.patch)
+        return depth_to_space(x, self.patch_thw)

@@ -1,0 +1,107 @@
+"""Samples of a prior as a clip store: sharded over ranks, resumable, one seed per sample."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from video_vq.errors import InputError
+from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.models.hub import load_prior, load_tokenizer
+from video_vq.models.prior_config import NO_CLASS, SamplingSettings
+from video_vq.models.sampling import sample_tokens
+from video_vq.progress import progress
+from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+
+
+def sample_store(
+    accelerator: Accelerator,
+    prior_path: Path,
+    tokenizer_path: Path,
+    out: Path,
+    num_samples: int,
+    settings: SamplingSettings,
+    label: str | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> ClipStore:
+    """Sample clips and write them as a clip store; the same call again goes on.
+
+    Classes take turns unless one is named. A sample depends on its number, the seed, the settings
+    and `batch_size` alone.
+
+    Args:
+        accelerator: shares the shards (one batch each) among its ranks.
+        num_samples: how many clips.
+        label: a class name; None for all in turn.
+        seed: sample i is drawn with seed + i.
+
+    Raises:
+        InputError: prior and tokenizer do not belong together, or there is no such class.
+    """
+    prior = load_prior(prior_path, accelerator.device)
+    tokenizer = load_tokenizer(tokenizer_path, accelerator.device)
+    require_same_tokenizer(tokenizer, prior.facts["tokenizer_hash"], str(prior_path))
+    classes = [str(name) for name in prior.facts["classes"]]
+    if label is not None and label not in classes:
+        known = ", ".join(classes) or "none: this prior has no classes"
+        raise InputError(f"--class {label!r}: the prior knows {known}")
+    height, width = (int(side) for side in prior.facts["frame_size_hw"])
+    plan = {
+        "kind": "samples",
+        "prior": prior.hash,
+        "tokenizer": tokenizer.hash,
+        "settings": asdict(settings),
+        "class": label,
+        "num_samples": num_samples,
+        "seed": seed,
+        "batch_size": batch_size,
+        "precision": accelerator.mixed_precision,
+    }
+    with accelerator.main_process_first():
+        writer = ClipStoreWriter(out, (height, width), plan, owner=accelerator.is_main_process)
+    num_shards = -(-num_samples // batch_size)
+    mine = range(accelerator.process_index, num_shards, accelerator.num_processes)
+    todo = [shard for shard in mine if not writer.is_committed(shard)]
+    num_tokens = prior.config.num_tokens
+    bar = progress("sampling", len(todo) * batch_size * num_tokens, "token")
+    for shard in todo:
+        numbers = range(shard * batch_size, min(num_samples, (shard + 1) * batch_size))
+        labels = [_label(classes, label, number) for number in numbers]
+        indices = [NO_CLASS if name is None else classes.index(name) for name in labels]
+        grids = sample_tokens(
+            prior,
+            [seed + number for number in numbers],
+            torch.tensor(indices) if classes else None,
+            settings=settings,
+            batch_size=batch_size,
+            progress=bar.update,
+        )
+        clips = decode_grids(accelerator, tokenizer, grids, batch_size)
+        writer.write_shard(shard, _videos(numbers, labels, clips, seed))
+    bar.close()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        writer.finish(num_shards, classes)
+    accelerator.wait_for_everyone()
+    return ClipStore(out)
+
+
+def _label(classes: list[str], label: str | None, number: int) -> str | None:
+    if label is not None or not classes:
+        return label
+    return classes[number % len(classes)]
+
+
+def _videos(numbers: range, labels: list[str | None], clips, seed: int) -> Iterator[PreparedVideo]:
+    for number, name, clip in zip(numbers, labels, clips, strict=True):
+        video = Video(
+            f"sample-{number:06d}",
+            name,
+            "test",
+            f"sample-{number:06d}",
+            origin={"seed": seed + number},
+        )
+        yield PreparedVideo(video, [clip], {})

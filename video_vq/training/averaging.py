@@ -1,0 +1,40 @@
+"""Averaged weights: an exponential average of a model's tensors with a warm-up of the decay."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Averages:
+    """A float32 average of every floating-point tensor of a model; other tensors are copied.
+
+    The decay at update t is min(decay, (1 + t)/(10 + t)), so the average forgets the first steps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.num_updates = 0
+        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, copied_rows: dict[str, Tensor] | None = None) -> None:
+        """Follow the model by one optimizer step.
+
+        Args:
+            model: the model that was trained.
+            copied_rows: rows of tensors that jumped (restarted codes): copied, not averaged.
+        """
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        for name, value in model.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.tensors[name].lerp_(value, 1 - decay)
+            else:
+                self.tensors[name].copy_(value)
+        for name, rows in (copied_rows or {}).items():
+            self.tensors[name][rows] = model.state_dict()[name][rows]
+
+    def load(self, tensors: dict[str, Tensor], num_updates: int) -> None:
+        """Take over what a checkpoint held."""
+        for name, value in self.tensors.items():
+            value.copy_(tensors[name])
+        self.num_updates = num_updates

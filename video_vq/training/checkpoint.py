@@ -1,0 +1,178 @@
+"""Checkpoints to resume from: folders of safetensors and JSON, hashed, written aside, renamed.
+
+`state/step_0000100/` appears whole or not at all: its files are written and fsynced in a folder
+beside it, `manifest.json` with their sha256 last, then the folder is renamed; only after that are
+older ones pruned. Nothing is ever unpickled.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from video_vq.errors import InputError
+from video_vq.models.hub import read_tensors
+from video_vq.stores.files import (
+    PARTIAL,
+    fsync_folder,
+    read_json,
+    rename,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
+
+MANIFEST = "manifest.json"
+KEEP = 2
+
+
+class CheckpointFolder:
+    """The checkpoints of one run.
+
+    Args:
+        path: the run's `state` folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, oldest first; partial ones do not count."""
+        if not self.path.is_dir():
+            return []
+        found = [re.fullmatch(r"step_(\d{7,})", entry.name) for entry in self.path.iterdir()]
+        return sorted(int(match[1]) for match in found if match)
+
+    def folder(self, step: int) -> Path:
+        """Return the folder of a step."""
+        return self.path / f"step_{step:07d}"
+
+    def save(
+        self,
+        step: int,
+        tensors: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        keep: set[int] | None = None,
+    ) -> None:
+        """Write a checkpoint, then prune: the last two and those in `keep` stay.
+
+        Args:
+            step: optimizer steps done.
+            tensors: file name (without suffix) -> tensors.
+            state: JSON: everything that is not a tensor.
+            keep: steps that must stay, such as the best.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        target = self.folder(step)
+        aside = target.with_name(target.name + PARTIAL)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            for name, values in tensors.items():
+                write_bytes(aside / f"{name}.safetensors", safetensors.torch.save(values))
+            write_json(aside / "state.json", state)
+            hashes = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
+            write_json(aside / MANIFEST, {"step": step, "sha256": hashes})
+            if target.exists():
+                shutil.rmtree(target)
+            rename(aside, target)
+            fsync_folder(self.path)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        for old in self.steps()[:-KEEP]:
+            if old not in (keep or set()):
+                shutil.rmtree(self.folder(old))
+
+    def problem(self, step: int) -> str | None:
+        """Return why a checkpoint cannot be used, None when all its bytes are right."""
+        folder = self.folder(step)
+        try:
+            hashes = read_json(folder / MANIFEST, "a checkpoint's manifest").get("sha256")
+        except InputError as error:
+            return str(error)
+        if not isinstance(hashes, dict) or "state.json" not in hashes:
+            return f"{folder}/{MANIFEST}: lists no files"
+        present = {file.name for file in folder.iterdir()} - {MANIFEST}
+        if present != set(hashes):
+            return f"{folder}: holds other files than its manifest lists"
+        for name, expected in hashes.items():
+            if sha256_file(folder / name) != expected:
+                return f"{folder / name}: its bytes are not those that were written"
+        return None
+
+    def newest(self) -> tuple[int, list[str]] | None:
+        """Return the newest step that verifies, and why newer ones were passed over.
+
+        Raises:
+            InputError: there are checkpoints and none can be used.
+        """
+        problems: list[str] = []
+        for step in reversed(self.steps()):
+            problem = self.problem(step)
+            if problem is None:
+                return step, problems
+            problems.append(problem)
+        if problems:
+            listed = "\n  ".join(problems)
+            raise InputError(
+                f"{self.path}: no checkpoint can be used:\n  {listed}\n"
+                "Restore one from a backup, or delete the folder to start over."
+            )
+        return None
+
+    def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Read a checkpoint that `newest` named: tensors by file, and the state."""
+        folder = self.folder(step)
+        tensors = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
+        return tensors, read_json(folder / "state.json", "a checkpoint's state")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten an optimizer's state to named tensors: `index.name`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value).detach().cpu()
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave.
+
+    Raises:
+        InputError: the tensors are not those of this optimizer.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, dot, key = name.partition(".")
+        if not dot or not index.isdigit():
+            raise InputError(f"the optimizer's checkpoint holds a tensor named {name!r}")
+        state.setdefault(int(index), {})[key] = value
+    current = optimizer.state_dict()
+    number = sum(len(group["params"]) for group in current["param_groups"])
+    if state and set(state) != set(range(number)):
+        raise InputError(
+            f"the optimizer's checkpoint holds {len(state)} parameters, the model has {number}"
+        )
+    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return this rank's torch random states."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Put back what `random_state` gave; a state of a device that is not here is left out."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

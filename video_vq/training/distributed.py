@@ -1,0 +1,85 @@
+"""Accelerate, made strict: as many processes as asked for, one stop flag, sums over ranks."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from video_vq.errors import InputError
+
+
+def make_accelerator() -> Accelerator:
+    """Return an Accelerator for whatever launched this process.
+
+    Without an accelerator device several processes become gloo ranks on the CPU. Buffers are not
+    broadcast: the codebook is bit-equal on all ranks by its own means, and a missing sum shows.
+
+    Raises:
+        InputError: the launcher announces another number of processes than Accelerate sees.
+    """
+    announced = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if accelerator.num_processes != announced:
+        raise InputError(
+            f"WORLD_SIZE is {announced}, but Accelerate runs {accelerator.num_processes} "
+            "process(es): each would train alone and overwrite the others. Start with "
+            f"`accelerate launch --multi_gpu --num_processes {announced} -m video_vq …`, "
+            "or unset WORLD_SIZE"
+        )
+    return accelerator
+
+
+class StopFlag:
+    """Set by SIGTERM, SIGINT or a file named `stop`; looked at once per step, by all ranks."""
+
+    def __init__(self, accelerator: Accelerator, run_path: os.PathLike[str]):
+        self._accelerator = accelerator
+        self._file = os.path.join(run_path, "stop")
+        self._signal = 0
+
+    @contextmanager
+    def listening(self) -> Iterator["StopFlag"]:
+        """Catch the signals inside the block; a second one of a kind ends the process at once."""
+        before = {number: signal.signal(number, self._catch) for number in _SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        signal.signal(number, signal.SIG_DFL)
+        name = signal.Signals(number).name
+        print(f"{name}: finishing this step, then saving", file=sys.stderr, flush=True)
+
+    def is_set(self) -> bool:
+        """Whether any rank wants to stop; collective."""
+        wants = bool(self._signal) or os.path.exists(self._file)
+        flag = torch.tensor(float(wants), device=self._accelerator.device)
+        return bool(self._accelerator.reduce(flag, "sum") > 0)
+
+    def clear(self, step: int, steps: int) -> None:
+        """Say how to go on, and remove the stop file, so that the next start does not stop."""
+        self._accelerator.print(
+            f"stopped after step {step} of {steps} and saved; the same command goes on from there"
+        )
+        if self._accelerator.is_main_process and os.path.exists(self._file):
+            os.unlink(self._file)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def all_finite(accelerator: Accelerator, *values: torch.Tensor) -> bool:
+    """Whether the values are finite on every rank; collective."""
+    bad = torch.stack([~torch.isfinite(value.detach()).all() for value in values]).any()
+    return bool(accelerator.reduce(bad.float(), "sum") == 0)

@@ -1,0 +1,186 @@
+"""Training a prior on a token store, never on pixels: one function, the loop visible."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from einops import rearrange
+from torch.func import functional_call
+
+from video_vq.config import to_json
+from video_vq.data.loader import TokenDataset, training_batches
+from video_vq.models.hub import save_model
+from video_vq.models.prior import Prior, prior_loss, token_nats
+from video_vq.models.prior_config import PriorConfig
+from video_vq.stores.tokens import TokenStore
+from video_vq.training.distributed import StopFlag, all_finite, make_accelerator
+from video_vq.training.run_folder import RunFolder, diverged
+from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
+from video_vq.training.state import TrainingState
+from video_vq.training.timer import StepTimer
+from video_vq.training.training_config import PriorTrainingConfig
+
+
+def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | None:
+    """Train a prior on a token store; the same call again resumes.
+
+    Args:
+        config: see configs/prior/.
+        tokens: a token store; training grids come from its train split, validation from val.
+        out: the run folder.
+
+    Returns:
+        The folder of the finished prior, or None when a signal or stop file ended the run.
+
+    Raises:
+        InputError: store, run folder or number of processes are wrong; too many steps in a row
+            were not finite.
+    """
+    accelerator = make_accelerator()
+    store = TokenStore(tokens)
+    optim, seed = config.optim, config.run.seed
+    dataset = TokenDataset(store, "train", seed)
+    validation = store.rows("val")[: config.run.validation_clips]
+    header = store.header
+    model_config = PriorConfig(
+        codebook_size=header.codebook_size,
+        grid_thw=header.grid_thw,
+        num_classes=len(header.classes),
+        transformer=config.model,
+    )
+    facts = {
+        "data": store.content_hash,
+        "precision": accelerator.mixed_precision,
+        "world_size": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+    }
+    run = RunFolder(out, "prior", to_json(config), facts, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+
+    torch.manual_seed(seed)
+    prior = Prior(model_config, config.run.checkpoint_activations).to(accelerator.device)
+    optimizer = make_optimizer(prior, optim)
+    state = TrainingState(accelerator, prior, config.run.average_decay)
+    torch.manual_seed(seed + 1 + accelerator.process_index)
+    state.resume(run, optimizer)
+    model, optimizer = accelerator.prepare(prior, optimizer)
+    if config.run.compile:
+        model.compile()
+    batches = iter(
+        training_batches(
+            dataset,
+            first_step=state.step,
+            last_step=optim.steps,
+            rank=accelerator.process_index,
+            batch_size=optim.batch_size,
+            accumulation=optim.accumulation,
+            world_size=accelerator.num_processes,
+            num_workers=config.run.num_workers,
+        )
+    )
+    timer = StepTimer()
+
+    with StopFlag(accelerator, out).listening() as stop:
+        while state.step < optim.steps:
+            model.train()
+            set_learning_rate(optimizer, learning_rate(optim, state.step))
+            nats = torch.zeros((), device=accelerator.device)
+            for micro_batch in range(optim.accumulation):
+                with timer("data"):
+                    batch = next(batches)
+                    grids = batch.tokens.to(accelerator.device, non_blocking=True)
+                    labels = batch.classes.to(accelerator.device) if header.classes else None
+                last = micro_batch == optim.accumulation - 1
+                with accelerator.no_sync(model) if not last else timer.nothing():
+                    with timer("forward"):
+                        flat = rearrange(grids, "b t h w -> b (t h w)")
+                        loss = prior_loss(model(flat, labels), flat).nats
+                    with timer("backward"):
+                        accelerator.backward(loss / optim.accumulation)
+                nats += loss.detach() / optim.accumulation
+
+            with timer("step"):
+                norm = accelerator.clip_grad_norm_(model.parameters(), optim.clip_norm)
+                healthy = all_finite(accelerator, nats, norm)
+                if healthy or accelerator.scaler is not None:
+                    optimizer.step()
+                optimizer.zero_grad()
+                if healthy:
+                    state.averages.update(prior)
+            state.end_step(healthy)
+            if state.bad_in_a_row >= optim.max_bad_steps:
+                raise diverged(run, state.step, state.bad_in_a_row)
+
+            timer.end_step()
+            if state.step % config.run.log_every == 0:
+                run.log(
+                    state.step,
+                    {
+                        "loss/bits_per_token": float(accelerator.reduce(nats, "mean"))
+                        / math.log(2),
+                        "optim/grad_norm": float(norm),
+                        "optim/lr": learning_rate(optim, state.step - 1),
+                        "optim/skipped_steps": state.skipped_steps,
+                        **timer.numbers(optim.batch_size, optim.steps - state.step),
+                    },
+                )
+            finished = state.step == optim.steps
+            if state.step % config.run.validate_every == 0 or finished:
+                bits = validate(accelerator, state, store, validation, optim.batch_size)
+                state.note_validation(bits)
+                run.log(state.step, {"validation/bits_per_token": bits})
+                timer.restart()
+            stopping = stop.is_set()
+            if state.step % config.run.checkpoint_every == 0 or finished or stopping:
+                state.save(run, optimizer)
+                accelerator.wait_for_everyone()
+                timer.restart()
+            if stopping and not finished:
+                stop.clear(state.step, optim.steps)
+                return None
+
+    if accelerator.is_main_process:
+        prior.load_state_dict(state.averages.tensors)
+        save_model(
+            out / "prior",
+            "prior",
+            prior,
+            model_config,
+            {
+                "tokenizer_hash": header.tokenizer_hash,
+                "classes": list(header.classes),
+                "num_frames": header.num_frames,
+                "frame_size_hw": list(header.frame_size_hw),
+                "trained_on": store.content_hash,
+                "steps": state.step,
+            },
+        )
+    accelerator.wait_for_everyone()
+    return out / "prior"
+
+
+@torch.no_grad()
+def validate(
+    accelerator: Accelerator, state: TrainingState, store: TokenStore, rows, batch_size: int
+) -> float:
+    """Return bits per token of the averaged weights on fixed grids; collective."""
+    started = time.monotonic()
+    prior = state.model.eval()
+    mine = rows[accelerator.process_index :: accelerator.num_processes]
+    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for start in range(0, len(mine), batch_size):
+        chosen = [int(row) for row in mine[start : start + batch_size]]
+        grids = torch.stack([torch.from_numpy(store.read(row).astype("int64")) for row in chosen])
+        flat = rearrange(grids.to(accelerator.device), "b t h w -> b (t h w)")
+        labels = torch.tensor([store.class_of(row) for row in chosen], device=accelerator.device)
+        with accelerator.autocast():
+            logits = functional_call(
+                prior, state.averages.tensors, (flat, labels if store.header.classes else None)
+            )
+        total[0] += token_nats(logits, flat).double().sum()
+        total[1] += flat.numel()
+    total = accelerator.reduce(total, "sum")
+    accelerator.print(f"validated on {len(rows)} grids in {time.monotonic() - started:.1f} s")
+    return float(total[0] / total[1]) / math.log(2)

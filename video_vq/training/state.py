@@ -1,0 +1,124 @@
+"""What a run is at one moment: model, averages, optimizer, counters; saved and put back exactly."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from video_vq.errors import InputError
+from video_vq.models.hub import check_tensors
+from video_vq.training.averaging import Averages
+from video_vq.training.checkpoint import (
+    load_optimizer,
+    optimizer_tensors,
+    random_state,
+    set_random_state,
+)
+from video_vq.training.run_folder import RunFolder
+
+
+class TrainingState:
+    """Everything that a resumed run needs.
+
+    Attributes:
+        step: optimizer steps done.
+        skipped_steps: steps left out because a loss or gradient was not finite, in all.
+        bad_in_a_row: the same, since the last good one.
+        best: the best validation value so far and its step.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, average_decay: float):
+        self.accelerator = accelerator
+        self.model = model
+        self.averages = Averages(model, average_decay)
+        self.step = 0
+        self.skipped_steps = 0
+        self.bad_in_a_row = 0
+        self.best: tuple[float, int] | None = None
+
+    def end_step(self, healthy: bool) -> None:
+        """Count a step, done or skipped."""
+        self.step += 1
+        self.skipped_steps += not healthy
+        self.bad_in_a_row = 0 if healthy else self.bad_in_a_row + 1
+
+    def note_validation(self, value: float) -> None:
+        """Remember the step with the smallest validation value."""
+        if self.best is None or value < self.best[0]:
+            self.best = (value, self.step)
+
+    def save(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> None:
+        """Write a checkpoint; collective, as each rank's random state goes into it."""
+        random = self._gathered_random_state()
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        run.checkpoints.save(
+            self.step,
+            {
+                "model": dict(self.model.state_dict()),
+                "averages": self.averages.tensors,
+                "optimizer": optimizer_tensors(optimizer),
+                "random": random,
+            },
+            {
+                "step": self.step,
+                "skipped_steps": self.skipped_steps,
+                "bad_in_a_row": self.bad_in_a_row,
+                "best": None if self.best is None else list(self.best),
+                "average_updates": self.averages.num_updates,
+                "log_position": run.log_position(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+            },
+            keep=set() if self.best is None else {self.best[1]},
+        )
+
+    def _gathered_random_state(self) -> dict[str, Tensor]:
+        gathered: dict[str, Tensor] = {}
+        for name, value in random_state().items():
+            rows: Any = self.accelerator.gather(value.unsqueeze(0).to(self.accelerator.device))
+            for rank, row in enumerate(rows.cpu()):
+                gathered[f"{name}.{rank}"] = row
+        return gathered
+
+    def resume(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> bool:
+        """Put back the newest checkpoint that verifies; False when there is none.
+
+        Raises:
+            InputError: there are checkpoints, and none fits.
+        """
+        found = run.checkpoints.newest()
+        if found is None:
+            run.rewind_log(0)
+            return False
+        step, problems = found
+        for problem in problems:
+            self.accelerator.print(f"passed over a damaged checkpoint: {problem}")
+        tensors, state = run.checkpoints.load(step)
+        source = str(run.checkpoints.folder(step))
+        for name in ("model", "averages"):
+            check_tensors(self.model.state_dict(), tensors[name], f"{source}/{name}.safetensors")
+        try:
+            self.model.load_state_dict(tensors["model"])
+            self.averages.load(tensors["averages"], int(state["average_updates"]))
+            load_optimizer(optimizer, tensors["optimizer"])
+            rank = self.accelerator.process_index
+            set_random_state(
+                {
+                    name.rpartition(".")[0]: value
+                    for name, value in tensors["random"].items()
+                    if name.endswith(f".{rank}")
+                }
+            )
+            self.step = int(state["step"])
+            self.skipped_steps = int(state["skipped_steps"])
+            self.bad_in_a_row = int(state["bad_in_a_row"])
+            self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            run.rewind_log(int(state["log_position"]))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{source}: does not fit this run: {error}") from None
+        self.accelerator.print(f"resuming from {source}")
+        return True

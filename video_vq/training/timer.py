@@ -1,0 +1,49 @@
+"""Where the time of a training step goes."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+
+class StepTimer:
+    """Adds up the seconds of named phases over the steps since the last look."""
+
+    def __init__(self) -> None:
+        self._phases: dict[str, float] = defaultdict(float)
+        self._started = time.perf_counter()
+        self._steps = 0
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time of a block towards a phase."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._phases[phase] += time.perf_counter() - started
+
+    @staticmethod
+    def nothing() -> nullcontext[None]:
+        """Return a context that does nothing."""
+        return nullcontext()
+
+    def end_step(self) -> None:
+        """Count one step."""
+        self._steps += 1
+
+    def restart(self) -> None:
+        """Begin anew, after something that is no part of a step."""
+        self._phases.clear()
+        self._started = time.perf_counter()
+        self._steps = 0
+
+    def numbers(self, batch_size: int, steps_left: int) -> dict[str, float]:
+        """Return rate, time left and `time/phase` (fractions of the wall time), and restart."""
+        total = time.perf_counter() - self._started
+        per_step = total / max(1, self._steps)
+        numbers = {f"time/{name}": seconds / total for name, seconds in self._phases.items()}
+        numbers["time/clips_per_second"] = batch_size / per_step
+        numbers["time/left_minutes"] = per_step * steps_left / 60
+        self.restart()
+        return numbers

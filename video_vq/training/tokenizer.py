@@ -1,0 +1,245 @@
+"""Training a tokenizer: one function, the loop visible."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch.func import functional_call
+
+from video_vq.config import to_json
+from video_vq.data.loader import ClipDataset, read_windows, training_batches
+from video_vq.data.windows import Window, one_window_per_video
+from video_vq.metrics.codebook import CodeUsage
+from video_vq.models.hub import save_model
+from video_vq.models.tokenizer import VideoTokenizer, to_pixels
+from video_vq.quantizers.codebook import CodebookStatistics, merge
+from video_vq.stores.clips import ClipStore
+from video_vq.training.distributed import StopFlag, all_finite, make_accelerator
+from video_vq.training.losses import reconstruction_loss
+from video_vq.training.run_folder import RunFolder, diverged
+from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
+from video_vq.training.state import TrainingState
+from video_vq.training.timer import StepTimer
+from video_vq.training.training_config import TokenizerTrainingConfig
+
+
+class Validation(NamedTuple):
+    """Scores of the averaged weights on the fixed validation clips."""
+
+    psnr: float
+    code_usage: float
+    perplexity: float
+
+
+def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> Path | None:
+    """Train a tokenizer on a clip store; the same call again resumes.
+
+    Args:
+        config: see configs/tokenizer/.
+        data: a clip store; clips come from its train split, validation from val.
+        out: the run folder.
+
+    Returns:
+        The folder of the finished tokenizer, or None when a signal or stop file ended the run.
+
+    Raises:
+        InputError: store, sizes, run folder or number of processes are wrong; too many steps in a
+            row were not finite.
+    """
+    accelerator = make_accelerator()
+    store = ClipStore(data)
+    size_thw = (config.data.num_frames, *store.frame_size_hw)
+    grid_thw = config.model.backbone.grid_thw(size_thw)
+    optim, seed = config.optim, config.run.seed
+    dataset = ClipDataset(store, "train", config.data.num_frames, config.data.stride, seed)
+    validation = validation_windows(store, config)
+    facts = {
+        "data": store.content_hash,
+        "precision": accelerator.mixed_precision,
+        "world_size": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+    }
+    run = RunFolder(out, "tokenizer", to_json(config), facts, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+
+    torch.manual_seed(seed)
+    tokenizer = VideoTokenizer(config.model).to(accelerator.device)
+    optimizer = make_optimizer(tokenizer, optim)
+    state = TrainingState(accelerator, tokenizer, config.run.average_decay)
+    torch.manual_seed(seed + 1 + accelerator.process_index)
+    state.resume(run, optimizer)
+    model, optimizer = accelerator.prepare(tokenizer, optimizer)
+    if config.run.compile:
+        model.compile()
+    codebook = tokenizer.quantizer.codebook
+    loader = training_batches(
+        dataset,
+        first_step=state.step,
+        last_step=optim.steps,
+        rank=accelerator.process_index,
+        batch_size=optim.batch_size,
+        accumulation=optim.accumulation,
+        world_size=accelerator.num_processes,
+        num_workers=config.run.num_workers,
+    )
+    batches = iter(loader)
+    timer = StepTimer()
+    usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
+
+    with StopFlag(accelerator, out).listening() as stop:
+        while state.step < optim.steps:
+            model.train()
+            set_learning_rate(optimizer, learning_rate(optim, state.step))
+            statistics: list[CodebookStatistics] = []
+            losses: dict[str, torch.Tensor] = {}
+            for micro_batch in range(optim.accumulation):
+                with timer("data"):
+                    clips = next(batches).clips.to(accelerator.device, non_blocking=True)
+                    video = to_pixels(clips)
+                if not codebook.is_initialized:
+                    with torch.no_grad(), accelerator.autocast():
+                        codebook.initialize(tokenizer.latents(video), seed)
+                last = micro_batch == optim.accumulation - 1
+                with accelerator.no_sync(model) if not last else timer.nothing():
+                    with timer("forward"):
+                        output = model(video)
+                        parts = {
+                            "reconstruction": reconstruction_loss(
+                                output.video, video, config.loss.reconstruction
+                            ),
+                            "commitment": output.commitment,
+                            "codebook": output.codebook_loss,
+                        }
+                        loss = (
+                            parts["reconstruction"]
+                            + config.loss.commitment * parts["commitment"]
+                            + config.loss.codebook * parts["codebook"]
+                        )
+                    with timer("backward"):
+                        accelerator.backward(loss / optim.accumulation)
+                statistics.append(output.statistics)
+                usage.update(output.codes)
+                for name, value in parts.items():
+                    losses[name] = losses.get(name, 0) + value.detach() / optim.accumulation
+
+            with timer("step"):
+                norm = accelerator.clip_grad_norm_(model.parameters(), optim.clip_norm)
+                total = torch.stack(list(losses.values())).sum()
+                healthy = all_finite(accelerator, total, norm)
+                if healthy or accelerator.scaler is not None:
+                    optimizer.step()
+                optimizer.zero_grad()
+            state.end_step(healthy)
+            if state.bad_in_a_row >= optim.max_bad_steps:
+                raise diverged(run, state.step, state.bad_in_a_row)
+            restarted = 0
+            if healthy:
+                with timer("codebook"):
+                    update = codebook.update(merge(statistics), seed)
+                    state.averages.update(tokenizer, {_CODES: update.restarted})
+                    restarted = len(update.restarted)
+
+            timer.end_step()
+            if state.step % config.run.log_every == 0:
+                use = usage.compute()
+                usage.reset()
+                run.log(
+                    state.step,
+                    {
+                        **{
+                            f"loss/{name}": float(accelerator.reduce(value, "mean"))
+                            for name, value in losses.items()
+                        },
+                        "codebook/usage": use.code_usage,
+                        "codebook/batch_usage": use.batch_code_usage,
+                        "codebook/perplexity": use.perplexity,
+                        "codebook/restarted": restarted,
+                        "optim/grad_norm": float(norm),
+                        "optim/lr": learning_rate(optim, state.step - 1),
+                        "optim/skipped_steps": state.skipped_steps,
+                        **timer.numbers(optim.batch_size, optim.steps - state.step),
+                    },
+                )
+            finished = state.step == optim.steps
+            if state.step % config.run.validate_every == 0 or finished:
+                scores = validate(accelerator, state, store, validation, optim.batch_size)
+                state.note_validation(-scores.psnr)
+                run.log(
+                    state.step,
+                    {f"validation/{name}": value for name, value in scores._asdict().items()},
+                )
+                timer.restart()
+            stopping = stop.is_set()
+            if state.step % config.run.checkpoint_every == 0 or finished or stopping:
+                state.save(run, optimizer)
+                accelerator.wait_for_everyone()
+                timer.restart()
+            if stopping and not finished:
+                stop.clear(state.step, optim.steps)
+                return None
+
+    if accelerator.is_main_process:
+        tokenizer.load_state_dict(state.averages.tensors)
+        save_model(
+            out / "tokenizer",
+            "tokenizer",
+            tokenizer,
+            config.model,
+            {
+                "num_frames": config.data.num_frames,
+                "stride": config.data.stride,
+                "frame_size_hw": list(store.frame_size_hw),
+                "grid_thw": list(grid_thw),
+                "trained_on": store.content_hash,
+                "steps": state.step,
+            },
+        )
+    accelerator.wait_for_everyone()
+    return out / "tokenizer"
+
+
+_CODES = "quantizer.codebook.codes"
+
+
+def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:
+    """Return the fixed clips of the val split, the same all through a run."""
+    return one_window_per_video(
+        store,
+        "val",
+        config.data.num_frames,
+        config.data.stride,
+        config.run.validation_clips,
+        config.run.seed,
+    )
+
+
+@torch.no_grad()
+def validate(
+    accelerator: Accelerator,
+    state: TrainingState,
+    store: ClipStore,
+    windows: list[Window],
+    batch_size: int,
+) -> Validation:
+    """Score the averaged weights on fixed clips, shared among the ranks; collective."""
+    started = time.monotonic()
+    model = state.model.eval()
+    mine = windows[accelerator.process_index :: accelerator.num_processes]
+    usage = CodeUsage(model.config.quantizer.codebook_size).to(accelerator.device)
+    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for start in range(0, len(mine), batch_size):
+        clips = read_windows(store, mine[start : start + batch_size])
+        video = to_pixels(clips.to(accelerator.device))
+        with accelerator.autocast():
+            output = functional_call(model, state.averages.tensors, (video,))
+        # Pixels lie in [-1, 1]: the peak-to-peak range is 2.
+        error = (output.video.clamp(-1, 1) - video).double().square().flatten(1).mean(1)
+        total[0] += (10 * torch.log10(4 / error.clamp(min=1e-10))).sum()
+        total[1] += len(clips)
+        usage.update(output.codes)
+    total = accelerator.reduce(total, "sum")
+    accelerator.print(f"validated on {int(total[1])} clips in {time.monotonic() - started:.1f} s")
+    use = usage.compute()
+    return Validation(float(total[0] / total[1]), use.code_usage, use.perplexity)
