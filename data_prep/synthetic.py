@@ -17,6 +17,7 @@ from data_prep.synthetic_world import (
 )
 
 FPS = 25
+RENDERER_VERSION = 1  # grows with every change that moves a pixel or an action
 BODY_HEIGHT = 0.075
 LIGHT = (0.035, 0.045)  # where a shadow falls, per 0.1 of height
 DARK, STEEL, PALE = (0.20, 0.22, 0.26), (0.62, 0.65, 0.70), (0.90, 0.91, 0.93)
@@ -306,8 +307,10 @@ def _to_edge(u: np.ndarray) -> np.ndarray:
 
 
 def _line(u: np.ndarray, half_width: float, softness: float) -> np.ndarray:
-    """Return the opacity of lines at the integers."""
-    return (0.5 - (_to_edge(u) - half_width) / softness).clip(0, 1)
+    """Return the opacity of lines at the integers, right for lines thinner than a pixel too."""
+    edge = _to_edge(u) / softness
+    reach = half_width / softness
+    return (0.5 + reach - edge).clip(0, 1) - (0.5 - reach - edge).clip(0, 1)
 
 
 def _planks(x, y, softness):

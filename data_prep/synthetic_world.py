@@ -18,6 +18,12 @@ DIRECTIONS = {
     "PushToward": (0.0, 1.0),
 }
 NUM_GROUPS = 25
+# Groups 1 to 7, the test groups of UCF-101's first split, come evenly between the others, so that
+# any number of videos has both sides.
+GROUP_ORDER = sorted(
+    range(1, NUM_GROUPS + 1),
+    key=lambda group: (group - 0.5) / 7 if group <= 7 else (group - 7.5) / 18,
+)
 MATERIALS = ("planks", "checker", "tiles", "dots")
 # Two table colours and the joint's colour per palette, RGB in [0, 1].
 TABLE_PALETTES = (
@@ -36,7 +42,7 @@ BODY_COLOURS = (
 )
 GRIPPER_RADIUS = 0.085
 GRIPPER_LIFT = 0.34  # height from which it descends and to which it leaves
-MEAN_SPEED = 0.036  # view widths per frame
+MEAN_SPEED = 0.034  # view widths per frame
 SPEED_RANGE = 0.3
 SUBSTEPS = 4
 
@@ -73,8 +79,8 @@ class Scene:
 class Motion:
     """A scene's course: one row per frame, and one more row of the gripper for the last action."""
 
-    gripper: Float[np.ndarray, "t+1 3"]
-    opening: Float[np.ndarray, " t+1"]  # 0 closed, 1 open
+    gripper: Float[np.ndarray, "t_and_1 3"]
+    opening: Float[np.ndarray, " t_and_1"]  # 0 closed, 1 open
     camera: Float[np.ndarray, "t 2"]
     centres: Float[np.ndarray, "t bodies 2"]
     angles: Float[np.ndarray, "t bodies"]
@@ -97,11 +103,16 @@ def draw_style(seed: int, group: int) -> Style:
     )
 
 
+def clip_class_and_group(index: int) -> tuple[str, int]:
+    """Return the class of clip `index` and its group, 1 to 25; classes take turns."""
+    turn, label = divmod(index, len(CLASSES))
+    return CLASSES[label], GROUP_ORDER[turn % NUM_GROUPS]
+
+
 def draw_scene(seed: int, index: int) -> Scene:
     """Draw the scene of clip `index`; nothing but the label and the motion depends on the class."""
     random = np.random.default_rng(np.random.SeedSequence([seed, index]))
-    label = CLASSES[index % len(CLASSES)]
-    group = index // len(CLASSES) % NUM_GROUPS + 1
+    label, group = clip_class_and_group(index)
     radii, centres = _scatter_bodies(random)
     return Scene(
         label=label,
@@ -193,7 +204,7 @@ def simulate(scene: Scene, num_frames: int) -> Motion:
             velocity = (centres - before) * SUBSTEPS * 0.93
             spin = velocity @ sideways * direction.sum() / scene.radii
             angles = angles + np.where(scene.shapes == 1, 0.35 * spin / SUBSTEPS, 0.0)
-        lead = 0.13 * _smooth(frame / (2 * enter))
+        lead = 0.10 * _smooth(frame / (3 * enter))
         target = gripper + direction * lead
         camera_velocity = (
             camera_velocity
