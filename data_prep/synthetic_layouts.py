@@ -1,0 +1,236 @@
+"""Writes the synthetic world as raw files in the official layouts of UCF-101 and of BAIR pushing.
+
+So whatever reads the official data reads these, and the demo and the tests need no download.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.synthetic import FPS, RENDERER_VERSION, render_clip
+from data_prep.synthetic_world import CLASSES, NUM_GROUPS, clip_class_and_group
+from data_prep.tfrecord import Feature, encode_example, write_records
+from video_vq.errors import InputError
+from video_vq.media.encode import write_video
+from video_vq.progress import progress
+from video_vq.stores.files import difference, read_json, write_bytes, write_json
+
+MARKER = "synthetic.json"
+# Test groups of the official splits 01, 02, 03.
+TEST_GROUPS = (range(1, 8), range(8, 15), range(15, 22))
+BAIR_FRAMES, BAIR_SIZE, BAIR_PER_FILE = 30, 64, 256
+XVID_QUANTIZER = 2
+
+Layout = Literal["ucf101", "bair", "both"]
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """What decides every byte that is written.
+
+    Attributes:
+        layout: which of the official layouts to write.
+        num_videos: how many, at least 8, so that both sides of the split have every class.
+        num_frames: length of each.
+        size: of the square frames, in pixels.
+        seed: of the world.
+    """
+
+    layout: Layout = "ucf101"
+    num_videos: int = 600
+    num_frames: int = 30
+    size: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a video stands in UCF-101's order."""
+
+    index: int
+    label: str
+    group: int
+    number: int  # within its class and group
+
+    @property
+    def ucf_name(self) -> str:
+        return f"{self.label}/v_{self.label}_g{self.group:02d}_c{self.number:02d}.avi"
+
+
+def write_synthetic(out: Path, settings: SyntheticSettings, workers: int = 1) -> None:
+    """Render the world and write it under `out`; does nothing when it is all there.
+
+    A killed run is continued by the same call: files appear whole, and those there are kept.
+
+    Args:
+        out: the folder; UCF-101 goes to `UCF-101/` and `ucfTrainTestlist/`, BAIR to
+            `softmotion30_44k/`.
+        settings: decide every byte.
+        workers: processes that render.
+
+    Raises:
+        InputError: a setting out of range, or `out` holds other files or was made otherwise.
+    """
+    _check(settings, workers)
+    plan = {"renderer": RENDERER_VERSION, **asdict(settings)}
+    if _open_folder(out, plan):
+        return
+    places = [_place(index) for index in range(settings.num_videos)]
+    with _mapper(workers) as run:
+        if settings.layout in ("ucf101", "both"):
+            _write_ucf101(out, settings, places, run)
+        if settings.layout in ("bair", "both"):
+            _write_bair(out, settings, places, run)
+    write_json(out / MARKER, {"plan": plan, "complete": True})
+
+
+def _check(settings: SyntheticSettings, workers: int) -> None:
+    ranges = {
+        "num_videos": (settings.num_videos, 2 * len(CLASSES), 1_000_000),
+        "num_frames": (settings.num_frames, 2, 1000),
+        "size": (settings.size, 16, 1024),
+        "workers": (workers, 1, 1024),
+    }
+    problems = [
+        f"{name} must lie in {lowest}..{highest}, found {value}"
+        for name, (value, lowest, highest) in ranges.items()
+        if not lowest <= value <= highest
+    ]
+    if settings.seed < 0:
+        problems.append(f"seed must not be negative, found {settings.seed}")
+    if settings.size % 2:
+        problems.append(f"size must be even to be stored as video, found {settings.size}")
+    official = (BAIR_FRAMES, BAIR_SIZE)
+    if settings.layout != "ucf101" and (settings.num_frames, settings.size) != official:
+        problems.append(
+            f"BAIR's layout holds {BAIR_FRAMES} frames of {BAIR_SIZE}x{BAIR_SIZE}, found "
+            f"{settings.num_frames} of {settings.size}x{settings.size}; leave frames and size "
+            "alone, or choose --layout ucf101"
+        )
+    if problems:
+        raise InputError("synthetic videos: " + "; ".join(problems))
+
+
+def _open_folder(out: Path, plan: dict[str, Any]) -> bool:
+    """Claim the folder for this plan; return whether it is complete already."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a folder for the synthetic videos")
+    marker = out / MARKER
+    if marker.exists():
+        found = read_json(marker, "the record of synthetic videos")
+        lines = difference(found.get("plan"), plan)
+        if lines:
+            shown = "\n  ".join(lines)
+            raise InputError(
+                f"{out}: was made with other settings (was -> now):\n  {shown}\n"
+                "Name another folder, repeat the old settings, or delete this one."
+            )
+        return found.get("complete") is True
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out}: holds other files and no {MARKER}; name an empty or a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(marker, {"plan": plan, "complete": False})
+    return False
+
+
+def _place(index: int) -> _Place:
+    label, group = clip_class_and_group(index)
+    return _Place(index, label, group, number=index // len(CLASSES) // NUM_GROUPS + 1)
+
+
+Run = Callable[[Callable[[_Place], Any], Iterable[_Place]], Iterator[Any]]
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Run]:
+    """Yield a `map` that keeps the order: in this process, or in a pool of fresh ones."""
+    if workers == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield partial(pool.map, chunksize=4)
+
+
+def _write_ucf101(out: Path, settings: SyntheticSettings, places: list[_Place], run: Run) -> None:
+    videos = out / "UCF-101"
+    for label in CLASSES:
+        (videos / label).mkdir(parents=True, exist_ok=True)
+    with progress("rendering UCF-101's layout", len(places), "video") as bar:
+        for _ in run(partial(_write_avi, videos, settings), places):
+            bar.update()
+    lists = out / "ucfTrainTestlist"
+    lists.mkdir(exist_ok=True)
+    ordered = sorted(places, key=lambda place: place.ucf_name)
+    _write_lines(
+        lists / "classInd.txt", [f"{number} {label}" for number, label in enumerate(CLASSES, 1)]
+    )
+    for split, test_groups in enumerate(TEST_GROUPS, 1):
+        # As in the official lists, only those for training tell the class.
+        _write_lines(
+            lists / f"trainlist{split:02d}.txt",
+            [
+                f"{place.ucf_name} {CLASSES.index(place.label) + 1}"
+                for place in ordered
+                if place.group not in test_groups
+            ],
+        )
+        _write_lines(
+            lists / f"testlist{split:02d}.txt",
+            [place.ucf_name for place in ordered if place.group in test_groups],
+        )
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    write_bytes(path, "".join(line + "\n" for line in lines).encode())
+
+
+def _write_avi(videos: Path, settings: SyntheticSettings, place: _Place) -> None:
+    path = videos / place.ucf_name
+    if not path.exists():
+        clip = render_clip(settings.seed, place.index, settings.num_frames, settings.size)
+        write_video(path, clip.frames, FPS, quality=XVID_QUANTIZER)
+
+
+def _write_bair(out: Path, settings: SyntheticSettings, places: list[_Place], run: Run) -> None:
+    test_groups = TEST_GROUPS[0]
+    sides = {
+        "train": [place for place in places if place.group not in test_groups],
+        "test": [place for place in places if place.group in test_groups],
+    }
+    with progress("rendering BAIR's layout", len(places), "trajectory") as bar:
+        for split, members in sides.items():
+            folder = out / "softmotion30_44k" / split
+            folder.mkdir(parents=True, exist_ok=True)
+            for first in range(0, len(members), BAIR_PER_FILE):
+                part = members[first : first + BAIR_PER_FILE]
+                path = folder / f"traj_{first}_to_{first + len(part) - 1}.tfrecords"
+                if path.exists():
+                    bar.update(len(part))
+                    continue
+                examples = run(partial(_bair_example, settings.seed), part)
+                write_records(path, _counted(examples, bar.update))
+
+
+def _counted(items: Iterable[bytes], update: Callable[[], Any]) -> Iterator[bytes]:
+    for item in items:
+        yield item
+        update()
+
+
+def _bair_example(seed: int, place: _Place) -> bytes:
+    """Encode both cameras, actions and positions of one clip as BAIR's records hold them."""
+    aux1 = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "aux1")
+    main = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "main")
+    features: dict[str, Feature] = {}
+    for frame in range(BAIR_FRAMES):
+        features[f"{frame}/image_main/encoded"] = [main.frames[frame].tobytes()]
+        features[f"{frame}/image_aux1/encoded"] = [aux1.frames[frame].tobytes()]
+        features[f"{frame}/action"] = aux1.actions[frame]
+        features[f"{frame}/endeffector_pos"] = aux1.positions[frame]
+    return encode_example(features)
