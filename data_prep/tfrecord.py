@@ -1,0 +1,260 @@
+"""Reads and writes TFRecord files of tf.train.Example messages; the only file that knows them.
+
+A record is: length (u64) | masked crc32c of the length | data | masked crc32c of the data, all
+little-endian (tensorflow/core/lib/io/record_writer.h). An Example is protobuf
+(tensorflow/core/example/{example,feature}.proto): Example.features (1) → Features.feature (1), a
+map of name (1) to Feature (2), which holds a BytesList (1), FloatList (2) or Int64List (3) with
+its values in field 1. Files are read as hostile input: every length is checked before it is used.
+"""
+
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+
+from video_vq.errors import InputError
+from video_vq.stores.files import write, written_aside
+
+MAX_RECORD_BYTES = 64 << 20
+HEADER, FOOTER = 12, 4  # bytes around a record's data
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+Feature = list[bytes] | np.ndarray  # bytes, float32 or int64 values
+Example = dict[str, Feature]
+
+
+class RecordError(InputError):
+    """A TFRecord file is damaged; the message names the file and the byte."""
+
+    def __init__(self, path: Path, offset: int, problem: str):
+        super().__init__(f"{path}: byte {offset:,}: {problem}")
+
+
+def masked_crc32c(data: bytes | memoryview) -> int:
+    """Return TFRecord's checksum of some bytes."""
+    crc = google_crc32c.value(bytes(data))
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Write a whole TFRecord file atomically."""
+    with written_aside(path) as file:
+        for data in records:
+            length = struct.pack("<Q", len(data))
+            write(file, length + struct.pack("<I", masked_crc32c(length)))
+            write(file, data)
+            write(file, struct.pack("<I", masked_crc32c(data)))
+
+
+def record_offsets(path: Path) -> list[tuple[int, int]]:
+    """Return byte offset and data length of each record, reading the frames between them only.
+
+    Raises:
+        RecordError: a length is damaged or too large, or the file ends inside a record.
+    """
+    found = []
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        offset = 0
+        while offset < size:
+            file.seek(offset)
+            length = _read_length(path, file, offset)
+            end = offset + HEADER + length + FOOTER
+            if end > size:
+                raise RecordError(
+                    path,
+                    offset,
+                    f"the file ends inside a record ({end - size:,} bytes are missing)",
+                )
+            found.append((offset, length))
+            offset = end
+    return found
+
+
+def read_record(path: Path, offset: int) -> bytes:
+    """Return the data of the record at a byte offset; both checksums are checked.
+
+    Raises:
+        RecordError: a checksum differs, or the file ends inside the record.
+    """
+    with open(path, "rb") as file:
+        file.seek(offset)
+        length = _read_length(path, file, offset)
+        data = file.read(length)
+        footer = file.read(FOOTER)
+    if len(data) != length or len(footer) != FOOTER:
+        raise RecordError(path, offset, "the file ends inside a record")
+    if struct.unpack("<I", footer)[0] != masked_crc32c(data):
+        raise RecordError(path, offset, "the record is damaged (its crc32c differs)")
+    return data
+
+
+def _read_length(path: Path, file: BinaryIO, offset: int) -> int:
+    header = file.read(HEADER)
+    if len(header) != HEADER:
+        raise RecordError(path, offset, "the file ends inside a record's length")
+    length, crc = struct.unpack("<QI", header)
+    if crc != masked_crc32c(header[:8]):
+        raise RecordError(path, offset, "no TFRecord, or its length is damaged (crc32c differs)")
+    if length > MAX_RECORD_BYTES:
+        raise RecordError(path, offset, f"a record of {length:,} bytes, over {MAX_RECORD_BYTES:,}")
+    return length
+
+
+def parse_example(data: bytes) -> Example:
+    """Parse a tf.train.Example into lists of bytes, float32 arrays and int64 arrays.
+
+    Packed and unpacked numbers are read; unknown fields are passed over, as protobuf does.
+
+    Raises:
+        ValueError: the bytes are no Example; the message names the byte.
+    """
+    example: Example = {}
+    for features, features_at in _messages(memoryview(data), 0, 1):
+        for entry, entry_at in _messages(features, features_at, 1):
+            name: str | None = None
+            feature: Feature = []
+            for number, wire, value, at in _fields(entry, entry_at):
+                if number in (1, 2) and wire != BYTES:
+                    raise ValueError(f"byte {at}: field {number} has wire type {wire}")
+                if number == 1:
+                    name = _text(value, at)
+                elif number == 2:
+                    feature = _feature(value, at)
+            example[name or ""] = feature
+    return example
+
+
+def _feature(data: memoryview, base: int) -> Feature:
+    """Read a Feature: the list it holds; of several, the last kind counts."""
+    kind = 0
+    lists: list[tuple[memoryview, int]] = []
+    for number, wire, value, at in _fields(data, base):
+        if number not in (1, 2, 3):
+            continue
+        if wire != BYTES:
+            raise ValueError(f"byte {at}: a list has wire type {wire}")
+        lists = [*(lists if number == kind else []), (value, at)]
+        kind = number
+    if kind == 2:
+        return np.concatenate([_floats(*item) for item in lists])
+    if kind == 3:
+        return np.array([number for item in lists for number in _integers(*item)], np.int64)
+    return [bytes(value) for item in lists for value, _ in _messages(*item, 1)]
+
+
+def _floats(data: memoryview, base: int) -> np.ndarray:
+    parts = [np.empty(0, np.float32)]
+    for number, wire, value, at in _fields(data, base):
+        if number != 1:
+            continue
+        if wire not in (BYTES, FIXED32) or len(value) % 4:
+            raise ValueError(f"byte {at}: {len(value)} bytes of wire type {wire} are no floats")
+        parts.append(np.frombuffer(value, "<f4"))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _integers(data: memoryview, base: int) -> Iterator[int]:
+    for number, wire, value, at in _fields(data, base):
+        if number != 1:
+            continue
+        if wire not in (BYTES, VARINT):
+            raise ValueError(f"byte {at}: wire type {wire} holds no int64")
+        end = 0
+        while end < len(value):
+            integer, end = _varint(value, end, at)
+            yield integer - (1 << 64) if integer >> 63 else integer
+
+
+def _messages(data: memoryview, base: int, number: int) -> Iterator[tuple[memoryview, int]]:
+    """Yield the bytes and positions of a field that must hold bytes."""
+    for found, wire, value, at in _fields(data, base):
+        if found == number:
+            if wire != BYTES:
+                raise ValueError(f"byte {at}: field {number} has wire type {wire}")
+            yield value, at
+
+
+def _fields(data: memoryview, base: int) -> Iterator[tuple[int, int, memoryview, int]]:
+    """Yield number, wire type, bytes and position of each field of a protobuf message."""
+    at = 0
+    while at < len(data):
+        key, after = _varint(data, at, base)
+        wire = key & 7
+        if not key >> 3 or wire not in (VARINT, FIXED64, BYTES, FIXED32):
+            raise ValueError(f"byte {base + at}: no protobuf field")
+        if wire == VARINT:
+            start, (_, end) = after, _varint(data, after, base)
+        elif wire == BYTES:
+            length, start = _varint(data, after, base)
+            end = start + length
+        else:
+            start, end = after, after + (8 if wire == FIXED64 else 4)
+        if end > len(data):
+            raise ValueError(f"byte {base + at}: a field ends {end - len(data)} bytes too late")
+        yield key >> 3, wire, data[start:end], base + start
+        at = end
+
+
+def _varint(data: memoryview, at: int, base: int) -> tuple[int, int]:
+    """Read an unsigned 64-bit varint; return it and the position after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ValueError(f"byte {base + at}: the message ends inside a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, at
+    raise ValueError(f"byte {base + at}: a number of more than ten bytes")
+
+
+def _text(data: memoryview, at: int) -> str:
+    try:
+        return bytes(data).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"byte {at}: a feature's name is not UTF-8") from None
+
+
+def encode_example(example: Mapping[str, Feature]) -> bytes:
+    """Encode a tf.train.Example; equal examples in equal order give equal bytes.
+
+    Args:
+        example: name -> list of bytes, float32 array, or int64 array, each of one axis.
+    """
+    entries = []
+    for name, feature in example.items():
+        entry = _field(1, name.encode()) + _field(2, _encode_feature(name, feature))
+        entries.append(_field(1, entry))
+    return _field(1, b"".join(entries))
+
+
+def _encode_feature(name: str, feature: Feature) -> bytes:
+    if isinstance(feature, list):
+        return _field(1, b"".join(_field(1, value) for value in feature))
+    if feature.ndim != 1 or feature.dtype not in (np.float32, np.int64):
+        raise ValueError(
+            f"feature {name!r}: expected one axis of float32 or int64, "
+            f"found {feature.dtype} of shape {feature.shape}"
+        )
+    if feature.dtype == np.float32:
+        return _field(2, _field(1, feature.astype("<f4").tobytes()))
+    return _field(3, _field(1, b"".join(_encode_varint(int(value)) for value in feature)))
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return _encode_varint(number << 3 | BYTES) + _encode_varint(len(value)) + value
+
+
+def _encode_varint(value: int) -> bytes:
+    value &= 0xFFFFFFFFFFFFFFFF
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

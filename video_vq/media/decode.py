@@ -1,0 +1,175 @@
+"""Decodes a video's frames one after another: the same frames from PyAV and from decord.
+
+A frame is what the ffmpeg program writes with its default scaler flags: the stored picture turned
+upright by its display matrix, then converted to RGB at native size.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_vq.errors import InputError
+from video_vq.media.probe import (
+    DEFAULT_LIMITS,
+    Limits,
+    UnreadableVideoError,
+    VideoInfo,
+    opened,
+)
+
+if TYPE_CHECKING:
+    import av
+
+Decoder = Literal["pyav", "decord"]
+DECODERS: tuple[Decoder, ...] = ("pyav", "decord")
+
+
+def require_decoder(decoder: Decoder) -> None:
+    """Raise unless a decoder is installed.
+
+    Raises:
+        InputError: decord is missing; it has wheels for Linux on x86-64 only.
+    """
+    if decoder == "decord" and importlib.util.find_spec("decord") is None:
+        raise InputError(
+            "decord is not installed (it is published for Linux on x86-64 only); "
+            "use `--decoder pyav`, which gives the same frames"
+        )
+
+
+class FrameStream:
+    """The frames of one video in the order they are shown, as uint8 h w c; iterate once.
+
+    decord is used as long as it agrees with FFmpeg. It starts in the middle of some MPEG streams,
+    converts colours of odd heights in its own way, knows no mirrored pictures, and repeats frames
+    in place of lost ones. So its first frame must be FFmpeg's own, it may not repeat any, and
+    PyAV takes over where this fails: the frames do not depend on the decoder.
+
+    Attributes:
+        num_frames: how many were given out so far.
+        num_damaged: how many FFmpeg says it had to mend; decord does not say.
+        handed_over: why PyAV took over from decord, None when it did not.
+
+    Raises:
+        UnreadableVideoError: a frame cannot be decoded, frames change their size, or there are
+            more than the limits allow.
+    """
+
+    def __init__(self, info: VideoInfo, decoder: Decoder = "pyav", limits: Limits = DEFAULT_LIMITS):
+        self.info = info
+        self.decoder = decoder
+        self.limits = limits
+        self.num_frames = 0
+        self.num_damaged = 0
+        self.handed_over: str | None = None
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        height, width = self.info.size_hw
+        allowed = self.limits.allowed_bytes(self.info.path.stat().st_size)
+        for frame in self._frames():
+            self.num_frames += 1
+            if self.num_frames * frame.nbytes > allowed or self.num_frames > self.limits.max_frames:
+                raise UnreadableVideoError(
+                    self.info.path,
+                    f"decodes to more than its {self.info.num_packets:,} packets announce",
+                )
+            if frame.shape != (height, width, 3):
+                raise UnreadableVideoError(
+                    self.info.path,
+                    f"changes its size from {width}x{height} to {frame.shape[1]}x{frame.shape[0]} "
+                    f"at frame {self.num_frames - 1}",
+                )
+            yield frame
+        if not self.num_frames:
+            raise UnreadableVideoError(self.info.path, "holds no frame that can be decoded")
+
+    def _frames(self) -> Iterator[np.ndarray]:
+        if self.decoder == "decord":
+            yield from self._decord_frames()
+            if self.handed_over is None:
+                return
+        yield from islice(self._pyav_frames(), self.num_frames, None)
+
+    def _pyav_frames(self) -> Iterator[np.ndarray]:
+        self.num_damaged = 0
+        with opened(self.info.path, self.limits) as (container, stream):
+            convert: _ToRgb | None = None
+            for frame in container.decode(stream):
+                if convert is None or not convert.takes(frame):
+                    convert = _ToRgb(frame, self.info.upright, stream.time_base)
+                self.num_damaged += frame.is_corrupt
+                yield convert(frame)
+
+    def _decord_frames(self) -> Iterator[np.ndarray]:
+        """Yield frames for as long as decord is right; else set `handed_over` and stop."""
+        require_decoder("decord")
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        first = next(self._pyav_frames(), None)
+        try:
+            # fault_tol is the share of repeated frames from which on decord raises: the first.
+            reader = decord.VideoReader(
+                str(self.info.path),
+                num_threads=1,
+                fault_tol=1e-9,  # pyright: ignore[reportArgumentType]
+            )
+            for index in range(self.info.num_packets):
+                frame = reader.next().asnumpy()
+                if index == 0 and (first is None or not np.array_equal(first, frame)):
+                    self.handed_over = "its first frame is not FFmpeg's"
+                    return
+                yield frame
+        except StopIteration:
+            self.handed_over = "it gave fewer frames than there are packets"
+        except (decord.DECORDError, RuntimeError, AssertionError):
+            self.handed_over = "it could not decode a frame"
+
+
+class _ToRgb:
+    """An FFmpeg filter graph for frames of one size and pixel format: upright, then RGB.
+
+    The filter graph and not `VideoFrame.to_ndarray`: only it places the chroma samples of odd
+    heights and of more than 8 bits where the ffmpeg program does.
+    """
+
+    def __init__(
+        self,
+        frame: "av.VideoFrame",
+        upright: tuple[tuple[str, str], ...],
+        time_base: Fraction | None,
+    ):
+        from av.filter import Graph
+
+        self._key = self._key_of(frame)
+        self._graph = Graph()
+        self._graph.threads = 1
+        last = self._graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=time_base or Fraction(1, 1000),
+        )
+        for name, argument in (*upright, ("format", "rgb24"), ("buffersink", "")):
+            step = self._graph.add(name, argument or None)
+            last.link_to(step)
+            last = step
+        self._graph.configure()
+
+    @staticmethod
+    def _key_of(frame: "av.VideoFrame") -> tuple[int, int, str]:
+        return frame.width, frame.height, frame.format.name
+
+    def takes(self, frame: "av.VideoFrame") -> bool:
+        """Whether a frame has the size and pixel format of the first."""
+        return self._key_of(frame) == self._key
+
+    def __call__(self, frame: "av.VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
+        """Return a frame as RGB."""
+        self._graph.vpush(frame)
+        return self._graph.vpull().to_ndarray()

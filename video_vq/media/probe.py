@@ -1,0 +1,234 @@
+"""Opens a video file without trusting it: size, rate, rotation, packets, each with a limit."""
+
+import math
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from video_vq.errors import InputError
+
+if TYPE_CHECKING:
+    import av
+    import av.container
+
+# A playlist or a script that is named .mp4 would make FFmpeg open other files: it is not a video.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,flv,asf,ogg,"
+    "ivf,nut,mxf,rm,dv,yuv4mpegpipe,obu,av1"
+)
+MICROSECONDS = 1_000_000
+
+
+class UnreadableVideoError(InputError):
+    """A video file cannot be used; `reason` says why, without the path."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a video may ask for before it is refused.
+
+    Attributes:
+        max_pixels: of one frame.
+        max_frames: of one video.
+        max_decoded_bytes: a video that decodes to less is never refused for its expansion.
+        max_expansion: decoded bytes per byte of the file. Real footage reaches about 2,000
+            (a still gym at 1080p); a file that is made to fill a disk, 10,000 and more.
+    """
+
+    max_pixels: int = 8192 * 4320
+    max_frames: int = 1_000_000
+    max_decoded_bytes: int = 4 << 30
+    max_expansion: int = 5_000
+
+    def allowed_bytes(self, file_bytes: int) -> int:
+        """Return how many bytes of RGB a file of this size may decode to."""
+        return max(self.max_decoded_bytes, self.max_expansion * file_bytes)
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known about a video before its frames are decoded.
+
+    Attributes:
+        path: absolute.
+        container, codec: FFmpeg's names.
+        size_hw: of the frames as they are shown, that is after the rotation.
+        fps: mean frames per second, None when the file does not say.
+        num_packets: compressed frames in the file. A healthy video decodes to as many frames.
+        claimed_frames: what the header says (AVI headers over-report), None when it does not.
+        duration_seconds: what the header says, None when it does not.
+        upright: FFmpeg filters that turn the stored picture upright, (name, argument) each.
+        timestamps: of the frames in the order they are shown, in units of `time_base`;
+            None when the file has none.
+        time_base: seconds per unit.
+    """
+
+    path: Path
+    container: str
+    codec: str
+    size_hw: tuple[int, int]
+    fps: float | None
+    num_packets: int
+    claimed_frames: int | None
+    duration_seconds: float | None
+    upright: tuple[tuple[str, str], ...]
+    timestamps: tuple[int, ...] | None = field(repr=False)
+    time_base: Fraction
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of RGB that the packets decode to."""
+        return self.num_packets * self.size_hw[0] * self.size_hw[1] * 3
+
+
+def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
+    """Read a video's header, first frame and packets; nothing is trusted that can be counted.
+
+    Raises:
+        UnreadableVideoError: it is no video, holds no picture track, is cut off, asks for more
+            than the limits allow, or is rotated by less than a quarter turn.
+    """
+    path = Path(os.path.abspath(path))
+    with opened(path, limits) as (container, stream):
+        timestamps: list[int | None] = []
+        first: av.VideoFrame | None = None
+        for packet in container.demux(stream):
+            if first is None:
+                first = next(iter(stream.decode(packet)), None)
+            if not packet.size or packet.is_discard:
+                continue
+            if packet.is_corrupt and container.format.name != "mpegts":
+                raise UnreadableVideoError(
+                    path, f"is cut off or damaged: packet {len(timestamps)} is incomplete"
+                )
+            timestamps.append(packet.pts)
+            if len(timestamps) > limits.max_frames:
+                raise UnreadableVideoError(
+                    path, f"has more than {limits.max_frames:,} frames; cut it into pieces"
+                )
+        if first is None:
+            raise UnreadableVideoError(path, "holds no frame that can be decoded")
+        upright = _upright(path, first)
+        turned = any(name == "transpose" for name, _ in upright)
+        height, width = (first.width, first.height) if turned else (first.height, first.width)
+        rate = stream.average_rate or stream.guessed_rate
+        known = [pts for pts in timestamps if pts is not None]
+        info = VideoInfo(
+            path=path,
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            size_hw=(height, width),
+            fps=float(rate) if rate else None,
+            num_packets=len(timestamps),
+            claimed_frames=stream.frames or None,
+            duration_seconds=_duration(container, stream),
+            upright=upright,
+            timestamps=tuple(sorted(known)) if len(known) == len(timestamps) else None,
+            time_base=stream.time_base or Fraction(1, MICROSECONDS),
+        )
+    _check_size(info, limits)
+    return info
+
+
+def _check_size(info: VideoInfo, limits: Limits) -> None:
+    file_bytes = info.path.stat().st_size
+    if info.decoded_bytes > limits.allowed_bytes(file_bytes):
+        height, width = info.size_hw
+        raise UnreadableVideoError(
+            info.path,
+            f"{file_bytes:,} bytes would decode to {info.decoded_bytes:,} ({info.num_packets:,} "
+            f"frames of {width}x{height}), more than {limits.max_expansion:,} times its size",
+        )
+
+
+def _duration(container: "av.container.InputContainer", stream: "av.VideoStream") -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / MICROSECONDS if container.duration else None
+
+
+@contextmanager
+def opened(
+    path: Path, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
+    """Open a file's picture track with one decoder thread, and turn all its errors into ours."""
+    import av
+    from av.error import FFmpegError
+    from av.video.stream import VideoStream
+
+    problem = "is no video file that FFmpeg understands"
+    try:
+        with av.open(
+            str(path),
+            mode="r",
+            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
+            metadata_errors="replace",
+        ) as container:
+            stream = container.streams.best("video")
+            if (
+                not isinstance(stream, VideoStream)
+                or stream.disposition & stream.disposition.attached_pic
+            ):
+                raise UnreadableVideoError(path, "holds no video track")
+            stream.codec_context.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+            if stream.width * stream.height > limits.max_pixels:
+                raise UnreadableVideoError(
+                    path, f"is {stream.width}x{stream.height}, more than {limits.max_pixels} pixels"
+                )
+            # The coded picture may be padded; this stops a stream that grows after its header.
+            stream.codec_context.options = {"max_pixels": str(2 * limits.max_pixels)}
+            problem = "cannot be decoded"
+            yield container, stream
+    except UnreadableVideoError:
+        raise
+    except MemoryError:
+        raise UnreadableVideoError(path, "asks for more memory than there is") from None
+    except FileNotFoundError:
+        raise UnreadableVideoError(path, "no such file") from None
+    except (FFmpegError, OSError, ValueError, RuntimeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableVideoError(path, f"{problem} ({reason})") from None
+
+
+def _upright(path: Path, frame: "av.VideoFrame") -> tuple[tuple[str, str], ...]:
+    """Return the filters that apply a frame's display matrix, as the ffmpeg program chooses them.
+
+    FFmpeg, fftools/ffmpeg_filter.c, configure_input_video_filter.
+    """
+    matrix = None
+    entries: Any = frame.side_data  # PyAV's stubs give it the type of a mapping
+    for side_data in entries:
+        if side_data.type.name == "DISPLAYMATRIX":
+            matrix = struct.unpack("=9i", bytes(side_data)[:36])
+    if matrix is None:
+        return ()
+    scale = math.hypot(matrix[0], matrix[3]), math.hypot(matrix[1], matrix[4])
+    if not all(scale):
+        return ()
+    turn = math.degrees(math.atan2(matrix[1] / scale[1], matrix[0] / scale[0]))
+    degrees = round(turn) % 360
+    if degrees in (359, 0, 1):
+        return (("vflip", ""),) if matrix[4] < 0 else ()
+    if degrees in (89, 90, 91):
+        return (("transpose", "cclock_flip" if matrix[3] > 0 else "clock"),)
+    if degrees in (179, 180, 181):
+        flips = (("hflip", matrix[0] < 0), ("vflip", matrix[4] < 0))
+        return tuple((name, "") for name, wanted in flips if wanted)
+    if degrees in (269, 270, 271):
+        return (("transpose", "clock_flip" if matrix[3] < 0 else "cclock"),)
+    raise UnreadableVideoError(
+        path, f"is to be shown rotated by {degrees} degrees; only quarter turns are understood"
+    )

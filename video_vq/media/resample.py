@@ -1,0 +1,79 @@
+"""Chooses which frames of a video to keep: a fixed rate by nearest time stamp, or every n-th."""
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_vq.media.probe import (
+    DEFAULT_LIMITS,
+    Limits,
+    UnreadableVideoError,
+    VideoInfo,
+)
+
+
+def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS) -> list[int]:
+    """Return, for each k, the source frame that is shown nearest to k / fps seconds.
+
+    Times are exact fractions counted from the first frame; of two equally near frames the earlier
+    one is taken. Without time stamps the frames are evenly spaced at the file's mean rate. The
+    last frame is shown for the mean distance of the others.
+
+    Args:
+        info: of the video.
+        fps: frames per second to have; frames are left out or repeated.
+        limits: on the number of frames.
+
+    Raises:
+        UnreadableVideoError: the file has neither time stamps nor a rate, or the time stamps span
+            more frames than the limits allow.
+    """
+    target = Fraction(fps).limit_denominator(1001)
+    if target <= 0:
+        raise ValueError(f"fps {fps} is not above 0")
+    times = _times(info)
+    duration = times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else 1 / target)
+    count = max(1, math.ceil(duration * target))
+    if count > limits.max_frames:
+        raise UnreadableVideoError(
+            info.path, f"lasts {float(duration):,.0f} s, {count:,} frames at {fps} per second"
+        )
+    chosen, source = [], 0
+    for k in range(count):
+        time = k / target
+        while source + 1 < len(times) and times[source + 1] - time < time - times[source]:
+            source += 1
+        chosen.append(source)
+    return chosen
+
+
+def _times(info: VideoInfo) -> list[Fraction]:
+    """Return when each frame is shown, in seconds after the first."""
+    stamps = info.timestamps
+    if stamps is not None and (len(stamps) == 1 or stamps[-1] > stamps[0]):
+        return [(stamp - stamps[0]) * info.time_base for stamp in stamps]
+    if info.fps is None:
+        raise UnreadableVideoError(
+            info.path, "has neither time stamps nor a frame rate; prepare it without a fixed rate"
+        )
+    rate = Fraction(info.fps).limit_denominator(1001)
+    return [index / rate for index in range(info.num_packets)]
+
+
+def keep(
+    frames: Iterable[UInt8[np.ndarray, "h w 3"]], indices: Iterable[int]
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Yield the frames at rising (or equal) indices; those past the end are left out."""
+    iterator = iter(frames)
+    position, frame = -1, None
+    for index in indices:
+        while position < index:
+            frame = next(iterator, None)
+            if frame is None:
+                return
+            position += 1
+        assert frame is not None
+        yield frame
