@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from video_vq.errors import InputError
+from video_vq.errors import ConfigError
 
 Settings = TypeVar("Settings")
 
@@ -64,7 +64,7 @@ def _parse_yaml(text: str | bytes, source: str) -> Any:
         finally:
             loader.dispose()
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{source}: not valid YAML: {error}") from None
+        raise ConfigError(f"{source}: not valid YAML: {error}") from None
 
 
 def shipped_configs() -> Path:
@@ -82,16 +82,16 @@ def find_config(name: str, kind: str) -> Path:
         kind: the folder of shipped configs to look in first: `tokenizer`, `prior`.
 
     Raises:
-        InputError: there is no such file; names the ones that exist.
+        ConfigError: there is no such file; names the ones that exist.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
-            raise InputError(f"{name}: no such config file")
+            raise ConfigError(f"{name}: no such config file")
         return path
     folder = shipped_configs()
     if not re.fullmatch(r"[A-Za-z0-9_\-/]+", name):
-        raise InputError(f"--config {name!r}: give a .yaml file or the name of a shipped config")
+        raise ConfigError(f"--config {name!r}: give a .yaml file or the name of a shipped config")
     for candidate in (folder / kind / f"{name}.yaml", folder / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
@@ -100,7 +100,7 @@ def find_config(name: str, kind: str) -> Path:
         str(path.relative_to(folder).with_suffix(""))
         for path in sorted(folder.glob(f"*/{kind}*.yaml"))
     ]
-    raise InputError(
+    raise ConfigError(
         f"--config {name!r}: no shipped config of that name; there are: {', '.join(names)} "
         "(or give a .yaml file)"
     )
@@ -113,18 +113,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     current: Path | None = path
     while current is not None:
         if current.resolve() in chain or len(chain) == MAX_BASES:
-            raise InputError(f"{path}: its chain of `base:` files does not end")
+            raise ConfigError(f"{path}: its chain of `base:` files does not end")
         chain.append(current.resolve())
         try:
             if current.stat().st_size > MAX_FILE_BYTES:
-                raise InputError(f"{current}: larger than {MAX_FILE_BYTES} bytes; not a config")
+                raise ConfigError(f"{current}: larger than {MAX_FILE_BYTES} bytes; not a config")
             value = _parse_yaml(current.read_bytes(), str(current))
         except OSError as error:
-            raise InputError(f"{current}: cannot be read: {error.strerror}") from None
+            raise ConfigError(f"{current}: cannot be read: {error.strerror}") from None
         if value is None:
             value = {}
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise InputError(f"{current}: a config is a mapping of names to settings")
+            raise ConfigError(f"{current}: a config is a mapping of names to settings")
         base = value.pop("base", None)
         layers.append(value)
         current = None if base is None else current.parent / str(base)
@@ -148,13 +148,13 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """Turn `section.key=value` arguments into a nested mapping; values are YAML.
 
     Raises:
-        InputError: an argument has no `=`, or a name that is not dotted words.
+        ConfigError: an argument has no `=`, or a name that is not dotted words.
     """
     result: dict[str, Any] = {}
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
-            raise InputError(f"{override!r}: an override is written section.key=value")
+            raise ConfigError(f"{override!r}: an override is written section.key=value")
         value = _parse_yaml(text, override)
         for key in reversed(name.split(".")):
             value = {key: value}
@@ -171,7 +171,7 @@ def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] =
         overrides: `section.key=value` arguments, laid over the file.
 
     Raises:
-        InputError: names every unknown key (with the nearest known one) and every wrong value.
+        ConfigError: names every unknown key (with the nearest known one) and every wrong value.
     """
     merged = merge(read_yaml(path), parse_overrides(overrides))
     return check_config(settings, merged, str(path))
@@ -186,7 +186,7 @@ def check_config(settings: type[Settings], value: dict[str, Any], source: str) -
     except (ValueError, RecursionError) as error:
         problems = [str(error)]
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    raise InputError("\n  ".join([f"{source}: {count}", *problems]))
+    raise ConfigError("\n  ".join([f"{source}: {count}", *problems]))
 
 
 def to_json(settings: Any) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""The command `video-vq`: arguments to configuration to one call; no logic of its own.
+
+Nothing here imports torch before the arguments and the configuration are right.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import video_vq
+from video_vq.cli import decode, doctor, encode, evaluate, fvd, sample, train_prior, train_tokenizer
+from video_vq.errors import ConfigError, InputError
+
+VERBS = (train_tokenizer, encode, decode, train_prior, sample, evaluate, fvd, doctor)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="video-vq",
+        description="Videos to discrete tokens and back, a prior over the tokens, FVD for both.",
+        epilog="Several processes: accelerate launch --multi_gpu --num_processes N -m video_vq …",
+    )
+    parser.add_argument("--version", action="version", version=video_vq.__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb in VERBS:
+        verb.add_parser(verbs)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status: 0 done, 1 failed, 2 wrong arguments or config."""
+    parsed = make_parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except ConfigError as error:
+        return _complain(str(error), 2)
+    except InputError as error:
+        return _complain(str(error), 1)
+    except MemoryError as error:
+        return _complain(out_of_memory(error), 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            return _complain(out_of_memory(error), 1)
+        raise
+
+
+def out_of_memory(error: BaseException) -> str:
+    """Return what to lower when memory runs out."""
+    return (
+        f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+        "lower optim.batch_size or --batch-size, raise optim.accumulation (same global batch), or "
+        "train with --mixed_precision bf16"
+    )
+
+
+def _complain(message: str, status: int) -> int:
+    rank = os.environ.get("RANK", "0")
+    where = "" if rank == "0" else f" [rank {rank}]"
+    print(f"video-vq{where}: {message}", file=sys.stderr)
+    return status

@@ -17,7 +17,7 @@ class Window(NamedTuple):
     stride: int
 
 
-def usable_videos(store: ClipStore, split: str, num_frames: int, stride: int) -> list[int]:
+def usable_videos(store: ClipStore, split: str | None, num_frames: int, stride: int) -> list[int]:
     """Return the videos of a split that are at least one clip long.
 
     Raises:
@@ -57,16 +57,36 @@ def every_window(
     ]
 
 
-def one_window_per_video(
-    store: ClipStore, split: str, num_frames: int, stride: int, count: int, seed: int
+def scoring_windows(
+    store: ClipStore,
+    split: str | None,
+    num_frames: int,
+    stride: int,
+    count: int | None,
+    seed: int,
 ) -> list[Window]:
-    """Return `count` windows for a score, each of another video while there are videos left.
+    """Return the windows of a score: no two overlap, and each video gives one before any gives two.
 
-    Videos come in an order drawn by the seed; beyond their number each gives further windows.
+    A video of n clips gives n windows in a row, the first at a start drawn by the seed; videos
+    come in an order drawn by the seed.
+
+    Args:
+        split: None for all splits.
+        count: no more than this many; None for all that there are.
+
+    Raises:
+        InputError: no video is long enough.
     """
+    span = (num_frames - 1) * stride + 1
     videos = usable_videos(store, split, num_frames, stride)
-    order = np.random.default_rng([seed, 0xF7D]).permutation(len(videos))
-    return [
-        random_window(store, videos[order[number % len(videos)]], num_frames, stride, seed, number)
-        for number in range(count)
-    ]
+    random = np.random.default_rng([seed, 0xF7D])
+    order = [videos[place] for place in random.permutation(len(videos))]
+    rounds: list[list[Window]] = []
+    for video in order:
+        clips, slack = divmod(store.videos[video].num_frames, span)
+        first = int(random.integers(slack + 1))
+        for number in range(clips):
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number].append(Window(video, first + number * span, num_frames, stride))
+    return [window for one_round in rounds for window in one_round][:count]

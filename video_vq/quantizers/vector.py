@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,7 +88,7 @@ class VectorQuantizer(nn.Module):
         rows = self.latents(features)
         return nearest_codes(rows, self.codebook.vectors()).view(batch, *grid)
 
-    def decode(self, codes: Int[Tensor, "b *grid"]) -> Float[Tensor, "b c *grid"]:
+    def decode(self, codes: Shaped[Tensor, "b *grid"]) -> Float[Tensor, "b c *grid"]:
         """Return the features that codes stand for: what `forward` gives for the same codes.
 
         Raises:

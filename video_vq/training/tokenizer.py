@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from video_vq.config import to_json
 from video_vq.data.loader import ClipDataset, read_windows, training_batches
-from video_vq.data.windows import Window, one_window_per_video
+from video_vq.data.windows import Window, scoring_windows
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.hub import save_model
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels
@@ -205,7 +205,7 @@ _CODES = "quantizer.codebook.codes"
 
 def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:
     """Return the fixed clips of the val split, the same all through a run."""
-    return one_window_per_video(
+    return scoring_windows(
         store,
         "val",
         config.data.num_frames,

@@ -1,0 +1,7 @@
+"""FVD of two folders of videos or clip stores: `python scripts/evaluate_fvd.py REAL FAKE`."""
+
+import sys
+
+from video_vq.cli import main
+
+sys.exit(main(["fvd", *sys.argv[1:]]))

@@ -1,0 +1,173 @@
+"""The estimators against explicit matrices, against vector-quantize-pytorch, and at the edges."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
+
+from video_vq.quantizers import gradient
+
+
+def pair(seed: int, n: int = 64, d: int = 16, dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    e, q, g = (torch.randn(n, d, generator=generator, dtype=dtype) for _ in range(3))
+    return e.requires_grad_(), q, g
+
+
+def gradient_of(estimator, e, q, g, *more):
+    output = estimator(e, q, *more)
+    assert torch.equal(output, q)
+    (result,) = torch.autograd.grad(output, e, g)
+    return result
+
+
+def rotation_matrix(e: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    e_hat, q_hat = e / e.norm(), q / q.norm()
+    r = (e_hat + q_hat) / (e_hat + q_hat).norm()
+    identity = torch.eye(len(e), dtype=e.dtype)
+    return identity - 2 * torch.outer(r, r) + 2 * torch.outer(q_hat, e_hat)
+
+
+def test_rotation_agrees_with_explicit_matrices():
+    e, q, g = pair(0)
+    found = gradient_of(gradient.rotation, e, q, g)
+    for row in range(len(e)):
+        e_row, q_row = e[row].detach(), q[row]
+        matrix = rotation_matrix(e_row, q_row)
+        scale = q_row.norm() / e_row.norm()
+        torch.testing.assert_close(scale * matrix @ e_row, q_row)
+        tolerance = 1e-12 / (1 + torch.cosine_similarity(e_row, q_row, dim=0)).item()
+        assert (found[row] - scale * matrix.T @ g[row]).norm() <= tolerance * g[row].norm() * scale
+        wrong = scale * matrix @ g[row]
+        assert (found[row] - wrong).norm() > 1e-3 * g[row].norm() * scale
+
+
+def test_rotation_agrees_with_vector_quantize_pytorch():
+    e, q, g = pair(1)
+    theirs = rotate_to(e, q)
+    (expected,) = torch.autograd.grad(theirs, e, g)
+    found = gradient_of(gradient.rotation, e, q, g)
+    cosine = torch.cosine_similarity(e.detach(), q, dim=1)
+    error = (found - expected).norm(dim=1) / expected.norm(dim=1)
+    assert bool((error <= 1e-12 / (1 + cosine)).all())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 9),
+    d=st.integers(2, 33),
+    scale=st.sampled_from([1e-6, 1e-3, 1.0, 1e3, 1e6]),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_rotation_keeps_the_angle_and_scales_the_norm(seed, n, d, scale, dtype):
+    e, q, g = pair(seed, n, d, dtype)
+    e = (e.detach() * scale).requires_grad_()
+    found = gradient_of(gradient.rotation, e, q, g).double()
+    wide_e, wide_q, wide_g = e.detach().double(), q.double(), g.double()
+    tolerance = 1e-9 if dtype is torch.float64 else 1e-3
+    before = torch.cosine_similarity(wide_q, wide_g, dim=1)
+    after = torch.cosine_similarity(wide_e, found, dim=1)
+    torch.testing.assert_close(after, before, atol=tolerance, rtol=0)
+    scale_found = found.norm(dim=1) / wide_g.norm(dim=1)
+    torch.testing.assert_close(
+        scale_found, wide_q.norm(dim=1) / wide_e.norm(dim=1), rtol=tolerance, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("angle", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_rotation_is_right_near_opposite_vectors(dtype, angle):
+    generator = torch.Generator().manual_seed(2)
+    basis, _ = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64))
+    e = basis[0]
+    q = -math.cos(angle) * basis[0] + math.sin(angle) * basis[1]
+    g = torch.randn(8, generator=generator, dtype=torch.float64)
+    expected = rotation_matrix(e, q).T @ g
+    narrow_e = e.to(dtype)[None].requires_grad_()
+    found = gradient_of(gradient.rotation_unit, narrow_e, q.to(dtype)[None], g.to(dtype)[None])[0]
+    # The plane itself is only known to eps/angle.
+    assert (found.double() - expected).norm() / g.norm() < 8 * torch.finfo(dtype).eps / angle
+
+
+def test_parallel_vectors_only_scale_the_gradient():
+    e, _, g = pair(3)
+    found = gradient_of(gradient.rotation, e, 3.0 * e.detach(), g)
+    torch.testing.assert_close(found, 3.0 * g)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        gradient.straight_through,
+        gradient.scaled,
+        gradient.rotation,
+        gradient.rotation_unit,
+        gradient.rotation_clipped,
+        gradient.reflection,
+    ],
+)
+def test_degenerate_vectors_give_finite_gradients(estimator, dtype):
+    one = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    zero = torch.zeros(4)
+    e = torch.stack([zero, one, one, zero, 1e-30 * one, 1e-3 * one, one]).to(dtype)
+    q = torch.stack([one, zero, -one, zero, one, one, one]).to(dtype)
+    found = gradient_of(estimator, e.requires_grad_(), q, torch.ones(7, 4, dtype=dtype))
+    assert found.dtype is dtype
+    assert bool(torch.isfinite(found).all())
+
+
+def test_degenerate_vectors_have_the_documented_gradients():
+    one = torch.tensor([[1.0, 2.0, 2.0]])
+    zero = torch.zeros(1, 3)
+    g = torch.tensor([[0.3, -0.2, 0.5]])
+    at_zero = gradient_of(gradient.rotation, zero.clone().requires_grad_(), one, g)
+    torch.testing.assert_close(at_zero, g)
+    to_zero = gradient_of(gradient.rotation, one.clone().requires_grad_(), zero, g)
+    torch.testing.assert_close(to_zero, torch.zeros(1, 3))
+    opposite = gradient_of(gradient.rotation, one.clone().requires_grad_(), -one, g)
+    unit = one / one.norm()
+    torch.testing.assert_close(opposite, g - 2 * unit * (unit * g).sum())
+
+
+def test_reflection_agrees_with_a_householder_matrix():
+    e, q, g = pair(4)
+    found = gradient_of(gradient.reflection, e, q, g)
+    for row in range(len(e)):
+        e_row, q_row = e[row].detach(), q[row]
+        d = e_row / e_row.norm() - q_row / q_row.norm()
+        matrix = torch.eye(len(d), dtype=d.dtype) - 2 * torch.outer(d, d) / (d @ d)
+        scale = q_row.norm() / e_row.norm()
+        torch.testing.assert_close(scale * matrix @ e_row, q_row)
+        torch.testing.assert_close(found[row], scale * matrix @ g[row])
+
+
+def test_the_other_scales_are_what_their_names_say():
+    e, q, g = pair(5)
+    ratio = q.norm(dim=1, keepdim=True) / e.detach().norm(dim=1, keepdim=True)
+    rotated = gradient_of(gradient.rotation_unit, e, q, g)
+    torch.testing.assert_close(gradient_of(gradient.rotation, e, q, g), ratio * rotated)
+    torch.testing.assert_close(
+        gradient_of(gradient.rotation_clipped, e, q, g, 1.1), ratio.clamp(max=1.1) * rotated
+    )
+    torch.testing.assert_close(gradient_of(gradient.scaled, e, q, g), ratio * g)
+    assert torch.equal(gradient_of(gradient.straight_through, e, q, g), g)
+    weight = torch.linspace(0.1, 1.0, len(e), dtype=torch.float64)[:, None]
+    torch.testing.assert_close(
+        gradient_of(gradient.rotation_dynamic, e, q, g, weight), weight * rotated
+    )
+
+
+def test_backward_is_float32_for_narrow_latents():
+    e, q, g = pair(6, dtype=torch.float32)
+    narrow = e.detach().bfloat16().requires_grad_()
+    found = gradient_of(gradient.rotation, narrow, q.bfloat16(), g.bfloat16())
+    wide = narrow.detach().double().requires_grad_()
+    expected = gradient_of(gradient.rotation, wide, q.bfloat16().double(), g.bfloat16().double())
+    # One rounding to bf16 at the end is all that may differ.
+    error = (found.double() - expected).abs()
+    assert bool((error <= 2**-8 * expected.abs() + 1e-6).all())

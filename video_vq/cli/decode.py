@@ -1,0 +1,34 @@
+"""`video-vq decode`: token store to clip store."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.cli import options
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("decode", help="turn a token store back into clips")
+    parser.add_argument("tokens", type=Path, metavar="TOKENS", help="a token store (encode)")
+    options.add_tokenizer(parser)
+    options.add_out(parser, "the clip store; the same command again goes on")
+    parser.add_argument("--split", choices=("train", "val", "test"), help="decode this one alone")
+    options.add_batch_size(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Decode."""
+    from video_vq.evaluation.encode import decode_store
+    from video_vq.training.distributed import make_accelerator
+
+    store = decode_store(
+        make_accelerator(),
+        arguments.tokens,
+        arguments.tokenizer,
+        arguments.out,
+        arguments.split,
+        arguments.batch_size,
+    )
+    print(f"{len(store.videos)} clips: {arguments.out}")
+    return 0

@@ -1,0 +1,40 @@
+"""`video-vq encode`: clip store to token store."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.cli import options
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("encode", help="turn a clip store into a token store")
+    parser.add_argument("data", type=Path, metavar="STORE", help="a clip store (data-prep)")
+    options.add_tokenizer(parser)
+    options.add_out(parser, "the token store; the same command again goes on")
+    parser.add_argument(
+        "--hop",
+        type=options.positive,
+        metavar="FRAMES",
+        help="frames from one clip's start to the next in a video (default: no overlap)",
+    )
+    options.add_batch_size(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Encode."""
+    from video_vq.evaluation.encode import encode_store
+    from video_vq.training.distributed import make_accelerator
+
+    store = encode_store(
+        make_accelerator(),
+        arguments.data,
+        arguments.tokenizer,
+        arguments.out,
+        arguments.hop,
+        arguments.batch_size,
+    )
+    grid = "x".join(str(side) for side in store.header.grid_thw)
+    print(f"{len(store)} clips of {grid} tokens: {arguments.out}")
+    return 0

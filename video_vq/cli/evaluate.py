@@ -1,0 +1,56 @@
+"""`video-vq evaluate`: the scores of a tokenizer and of a prior's samples."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.cli import options
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("evaluate", help="rFVD, gFVD, PSNR, SSIM, code usage, rate")
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="STORE", help="the clip store of real videos"
+    )
+    options.add_tokenizer(parser)
+    options.add_out(parser, "folder for scores.json and the sheets")
+    parser.add_argument("--samples", type=Path, metavar="STORE", help="samples: adds gFVD")
+    parser.add_argument("--tokens", type=Path, metavar="STORE", help="the token store of --data")
+    parser.add_argument("--prior", type=Path, metavar="DIR", help="with --tokens: adds the rate")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--num", type=options.positive, default=2048, help="clips at most")
+    parser.add_argument("--protocol", default="styleganv", help="FVD's convention")
+    parser.add_argument(
+        "--controls", action="store_true", help="compute what the scores must beat, too"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score, print and write."""
+    from video_vq.errors import ConfigError
+    from video_vq.metrics.protocol import fvd_protocol
+
+    if arguments.prior is not None and arguments.tokens is None:
+        raise ConfigError("--prior needs --tokens, the token store that `video-vq encode` made")
+    protocol = fvd_protocol(arguments.protocol)
+    from video_vq.evaluation.evaluate import evaluate
+    from video_vq.evaluation.summary import summary
+    from video_vq.training.distributed import make_accelerator
+
+    scores = evaluate(
+        make_accelerator(),
+        arguments.data,
+        arguments.tokenizer,
+        arguments.out,
+        protocol,
+        arguments.split,
+        arguments.num,
+        arguments.samples,
+        arguments.prior,
+        arguments.tokens,
+        arguments.controls,
+    )
+    print(summary(scores))
+    print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")
+    return 0

@@ -1,0 +1,63 @@
+"""Arguments that several verbs share."""
+
+import argparse
+from pathlib import Path
+
+
+def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Add `--config` and the overrides."""
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE|NAME",
+        help=f"a .yaml file, or the name of a shipped config (configs/{kind}/)",
+    )
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings that replace those of the config, for example optim.lr=1e-4",
+    )
+
+
+def add_out(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--out`."""
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=what)
+
+
+def add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    """Add `--tokenizer`."""
+    parser.add_argument(
+        "--tokenizer",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="a trained tokenizer: its folder, or the run folder that it is in",
+    )
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int = 16) -> None:
+    """Add `--batch-size`."""
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=default,
+        metavar="N",
+        help=f"clips at a time on each process (default {default})",
+    )
+
+
+def positive(text: str) -> int:
+    """Parse an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, found {number}")
+    return number
+
+
+def fraction(text: str) -> float:
+    """Parse a number in (0, 1]."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {number}")
+    return number

@@ -1,0 +1,31 @@
+"""`video-vq train-prior`: token store to prior."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.cli import options
+from video_vq.config import find_config, load_config
+from video_vq.training.training_config import PriorTrainingConfig
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("train-prior", help="train a prior on a token store")
+    options.add_config(parser, "prior")
+    parser.add_argument(
+        "--tokens", required=True, type=Path, metavar="STORE", help="a token store (encode)"
+    )
+    options.add_out(parser, "the run folder; the same command again resumes it")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the configuration, then train."""
+    path = find_config(arguments.config, "prior")
+    config = load_config(PriorTrainingConfig, path, arguments.settings)
+    from video_vq.training.prior import train_prior
+
+    folder = train_prior(config, arguments.tokens, arguments.out)
+    if folder is not None:
+        print(f"prior: {folder}")
+    return 0

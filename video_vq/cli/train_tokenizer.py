@@ -1,0 +1,31 @@
+"""`video-vq train-tokenizer`: clip store to tokenizer."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.cli import options
+from video_vq.config import find_config, load_config
+from video_vq.training.training_config import TokenizerTrainingConfig
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("train-tokenizer", help="train a tokenizer on a clip store")
+    options.add_config(parser, "tokenizer")
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="STORE", help="a clip store (data-prep)"
+    )
+    options.add_out(parser, "the run folder; the same command again resumes it")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the configuration, then train."""
+    path = find_config(arguments.config, "tokenizer")
+    config = load_config(TokenizerTrainingConfig, path, arguments.settings)
+    from video_vq.training.tokenizer import train_tokenizer
+
+    folder = train_tokenizer(config, arguments.data, arguments.out)
+    if folder is not None:
+        print(f"tokenizer: {folder}")
+    return 0

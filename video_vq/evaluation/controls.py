@@ -1,0 +1,87 @@
+"""What a score must beat: still pictures, k-means on raw patches, tokens without context."""
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from video_vq.quantizers.lookup import nearest_codes
+
+Clips = UInt8[Tensor, "b t h w 3"]
+
+KMEANS_STEPS = 25
+KMEANS_PATCHES = 65536
+
+
+def clip_mean(clips: Clips) -> Clips:
+    """Return each clip with every frame replaced by its mean over time: the best still picture."""
+    mean = reduce(clips.float(), "b t h w c -> b 1 h w c", "mean").round().to(torch.uint8)
+    return mean.expand_as(clips)
+
+
+def first_frame(clips: Clips) -> Clips:
+    """Return each clip frozen at its first frame."""
+    return clips[:, :1].expand_as(clips)
+
+
+class PatchCodebook:
+    """k-means on raw patches: a tokenizer without a network, at the same tokens and codes.
+
+    Lloyd's algorithm from codes drawn among the training patches; an empty cluster is moved to
+    a training patch.
+
+    Args:
+        clips: training clips.
+        patch_thw: the box of pixels that one token stands for.
+        num_codes: K.
+        seed: of the first codes and the patches used.
+    """
+
+    def __init__(self, clips: Clips, patch_thw: tuple[int, int, int], num_codes: int, seed: int):
+        self.patch_thw = patch_thw
+        random = np.random.default_rng([seed, 0x4B])
+        patches = self._patches(clips)
+        if len(patches) > KMEANS_PATCHES:
+            chosen = np.sort(random.choice(len(patches), KMEANS_PATCHES, replace=False))
+            patches = patches[torch.from_numpy(chosen)]
+        picks = random.choice(len(patches), num_codes, replace=len(patches) < num_codes)
+        self.codes = patches[torch.from_numpy(picks)].clone()
+        for _ in range(KMEANS_STEPS):
+            nearest = nearest_codes(patches, self.codes)
+            counts = torch.bincount(nearest, minlength=num_codes)
+            sums = torch.zeros_like(self.codes).index_add_(0, nearest, patches)
+            empty = counts == 0
+            self.codes = sums / counts.clamp(min=1).unsqueeze(1)
+            moved = random.integers(len(patches), size=int(empty.sum()))
+            self.codes[empty] = patches[torch.from_numpy(moved)]
+
+    def _patches(self, clips: Clips) -> Float[Tensor, "n d"]:
+        t, h, w = self.patch_thw
+        pattern = "b (t z) (h y) (w x) c -> (b t h w) (z y x c)"
+        return rearrange(clips, pattern, z=t, y=h, x=w).float()
+
+    def reconstruct(self, clips: Clips) -> Clips:
+        """Replace each patch by its nearest code."""
+        t, h, w = self.patch_thw
+        rows = self.codes[nearest_codes(self._patches(clips), self.codes)]
+        return rearrange(
+            rows.round().clamp(0, 255).to(torch.uint8),
+            "(b t h w) (z y x c) -> b (t z) (h y) (w x) c",
+            b=clips.shape[0],
+            t=clips.shape[1] // t,
+            h=clips.shape[2] // h,
+            z=t,
+            y=h,
+            x=w,
+        )
+
+
+def draw_per_position(
+    grids: Int[np.ndarray, "n t h w"], count: int, seed: int
+) -> Int[np.ndarray, "m t h w"]:
+    """Draw grids whose every position follows the training frequencies there, independently."""
+    random = np.random.default_rng([seed, 0x90])
+    flat = grids.reshape(len(grids), -1)
+    picks = random.integers(len(flat), size=(count, flat.shape[1]))
+    return flat[picks, np.arange(flat.shape[1])].reshape(count, *grids.shape[1:])

@@ -1,0 +1,257 @@
+"""Scores of a tokenizer and its prior's samples, beside controls computed in the same run."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from video_vq.data.loader import read_windows
+from video_vq.data.windows import Window, scoring_windows
+from video_vq.errors import InputError
+from video_vq.evaluation import controls
+from video_vq.evaluation.compare import compare
+from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.evaluation.features import BATCH, FeatureSet, store_features
+from video_vq.evaluation.likelihood import score_prior
+from video_vq.media.encode import tile, write_animation, write_png
+from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.fvd import clip_features
+from video_vq.metrics.i3d import load_i3d
+from video_vq.metrics.protocol import FVDProtocol
+from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
+from video_vq.metrics.weights import WEIGHTS
+from video_vq.models.hub import load_prior, load_tokenizer
+from video_vq.models.tokenizer import to_uint8
+from video_vq.progress import progress
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.files import write_json
+from video_vq.stores.tokens import TokenStore
+
+KMEANS_CLIPS = 256
+SHEET_CLIPS = 8
+
+
+class Evaluation:
+    """One evaluation: what is scored, against which clips, under which protocol.
+
+    Args:
+        accelerator: of one process.
+        data: the clip store of real videos.
+        tokenizer_path: the tokenizer.
+        split: of the store; the test split chooses nothing, so it is the one to report.
+        num_clips: at most this many; no two overlap.
+        protocol: of FVD.
+
+    Raises:
+        InputError: something is missing, or the sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        data: Path,
+        tokenizer_path: Path,
+        split: str,
+        num_clips: int,
+        protocol: FVDProtocol,
+        seed: int = 0,
+    ):
+        if accelerator.num_processes > 1:
+            raise InputError("evaluate runs as one process: start it without accelerate launch")
+        self.accelerator, self.protocol, self.split, self.seed = accelerator, protocol, split, seed
+        self.tokenizer = load_tokenizer(tokenizer_path, accelerator.device)
+        self.store = ClipStore(data)
+        facts = self.tokenizer.facts
+        self.num_frames, self.stride = int(facts["num_frames"]), int(facts["stride"])
+        size_thw = (self.num_frames, *self.store.frame_size_hw)
+        self.grid_thw = self.tokenizer.config.backbone.grid_thw(size_thw)
+        self.windows = scoring_windows(
+            self.store, split, self.num_frames, self.stride, num_clips, seed
+        )
+        self.network = load_i3d().to(accelerator.device)
+        self.sheet: dict[str, list[np.ndarray]] = {}
+        self.real = self._features("real", self.windows)
+
+    def _features(self, name: str, windows: list[Window], transform: Any = None) -> FeatureSet:
+        return store_features(
+            self.store, windows, self.network, self.protocol, name, self.split, transform
+        )
+
+    def reconstruction(self) -> dict[str, Any]:
+        """Score the reconstructions: PSNR, SSIM, code usage, paired rFVD."""
+        usage = CodeUsage(self.tokenizer.config.quantizer.codebook_size)
+        psnr, ssim, rows = [], [], []
+        originals, copies = [], []
+        with progress("reconstruction", len(self.windows), "clip") as bar:
+            for start in range(0, len(self.windows), BATCH):
+                clips = read_windows(self.store, self.windows[start : start + BATCH])
+                codes, copy = self._reconstruct(clips)
+                usage.update(codes.cpu())
+                psnr.append(psnr_per_clip(copy, clips))
+                ssim.append(ssim_per_clip(copy, clips))
+                rows.append(clip_features(copy, self.network, self.protocol).cpu().numpy())
+                if len(originals) < SHEET_CLIPS:
+                    originals += list(clips.numpy())
+                    copies += list(copy.numpy())
+                bar.update(len(clips))
+        self.sheet["real"], self.sheet["reconstructed"] = originals, copies
+        fake = FeatureSet("reconstructed", np.concatenate(rows), self.real.groups, (), "", None)
+        use = usage.compute()
+        return {
+            "psnr": _quantiles(torch.cat(psnr)),
+            "ssim": _quantiles(torch.cat(ssim)),
+            "rfvd": self._fvd(fake),
+            "codebook": use._asdict(),
+            "bits_per_clip": math.prod(self.grid_thw) * math.log2(usage.codebook_size),
+        }
+
+    def _reconstruct(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.accelerator.autocast():
+            codes = self.tokenizer.encode(clips.to(self.accelerator.device))
+            video = self.tokenizer.decode(codes)
+        return codes, to_uint8(video).cpu()
+
+    def reconstruction_controls(self) -> dict[str, float]:
+        """Return the PSNR of still pictures, and of k-means on raw patches."""
+        config = self.tokenizer.config
+        train = scoring_windows(
+            self.store, "train", self.num_frames, self.stride, KMEANS_CLIPS, self.seed
+        )
+        stride_t, stride_h, stride_w = config.backbone.total_stride_thw
+        codebook = None
+        if not config.backbone.causal:
+            codebook = controls.PatchCodebook(
+                read_windows(self.store, train),
+                (stride_t, stride_h, stride_w),
+                config.quantizer.codebook_size,
+                self.seed,
+            )
+        values: dict[str, list[torch.Tensor]] = {}
+        for start in range(0, len(self.windows), BATCH):
+            clips = read_windows(self.store, self.windows[start : start + BATCH])
+            made = {
+                "psnr_clip_mean": controls.clip_mean(clips),
+                "psnr_first_frame": controls.first_frame(clips),
+            }
+            if codebook is not None:
+                made["psnr_kmeans_patches"] = codebook.reconstruct(clips)
+            for name, control in made.items():
+                values.setdefault(name, []).append(psnr_per_clip(control, clips))
+        return {name: float(_finite_mean(torch.cat(parts))) for name, parts in values.items()}
+
+    def generation(self, samples: Path) -> dict[str, Any]:
+        """Score a clip store of samples: gFVD."""
+        store = ClipStore(samples)
+        windows = scoring_windows(store, None, self.num_frames, 1, len(self.windows), self.seed)
+        self.sheet["sampled"] = [
+            store.read(window.video, window.start, window.num_frames)
+            for window in sorted(windows, key=lambda window: window.video)[:SHEET_CLIPS]
+        ]
+        fake = store_features(store, windows, self.network, self.protocol, "sampled", None)
+        return {"gfvd": self._fvd(fake)}
+
+    def generation_controls(self, tokens: TokenStore) -> dict[str, float]:
+        """Return the FVD of frozen first frames, and of tokens drawn position by position."""
+        frozen = self._features("first frames", self.windows, controls.first_frame)
+        grids = controls.draw_per_position(tokens.grids("train"), len(self.windows), self.seed)
+        clips = decode_grids(self.accelerator, self.tokenizer, torch.from_numpy(grids), BATCH)
+        self.sheet["per position"] = list(clips[:SHEET_CLIPS])
+        rows = clip_features(torch.from_numpy(clips), self.network, self.protocol).cpu().numpy()
+        drawn = FeatureSet("per position", rows, (), (), "", None)
+        return {
+            "fvd_first_frame": self._fvd(frozen)["value"],
+            "fvd_tokens_per_position": self._fvd(drawn)["value"],
+        }
+
+    def _fvd(self, fake: FeatureSet) -> dict[str, Any]:
+        result = compare(self.real, fake, self.protocol)
+        return {"value": result.value, "num_real": result.num_real, "num_fake": result.num_fake}
+
+    def floor(self) -> dict[str, Any] | None:
+        """Return FVD of real clips against other real clips."""
+        found = compare(self.real, self.real, self.protocol).floor
+        return None if found is None else found._asdict()
+
+    def write_sheet(self, out: Path) -> None:
+        """Write what was scored as an animation and as a picture: a row for each kind."""
+        rows = [clips[:SHEET_CLIPS] for clips in self.sheet.values()]
+        columns = min(len(row) for row in rows)
+        clips = [clip for row in rows for clip in row[:columns]]
+        labels = [name if column == 0 else "" for name in self.sheet for column in range(columns)]
+        sheet = tile(clips, columns, labels=labels)
+        fps = self.store.videos[0].fps or 8.0
+        write_animation(out / "sheet.webp", sheet, fps=fps / self.stride)
+        write_png(
+            out / "sheet.png", np.concatenate(list(sheet[:: max(1, len(sheet) // 4)]), axis=0)
+        )
+
+
+def evaluate(
+    accelerator: Accelerator,
+    data: Path,
+    tokenizer_path: Path,
+    out: Path,
+    protocol: FVDProtocol,
+    split: str = "test",
+    num_clips: int = 2048,
+    samples: Path | None = None,
+    prior_path: Path | None = None,
+    tokens_path: Path | None = None,
+    with_controls: bool = False,
+) -> dict[str, Any]:
+    """Score a tokenizer, and a prior when its samples or its tokens are named.
+
+    Args:
+        out: folder for scores.json and the sheets.
+        samples: a clip store of samples: adds gFVD.
+        prior_path, tokens_path: a prior and the token store of `data`: add the rate.
+        with_controls: compute in the same run what the scores must beat.
+
+    Raises:
+        InputError: see `Evaluation`.
+    """
+    run = Evaluation(accelerator, data, tokenizer_path, split, num_clips, protocol)
+    scores: dict[str, Any] = {
+        "protocol": protocol.settings(),
+        "network_sha256": WEIGHTS.sha256,
+        "data": run.real.data_hash,
+        "tokenizer": run.tokenizer.hash,
+        "split": split,
+        "num_clips": len(run.windows),
+        "num_frames": run.num_frames,
+        "frame_stride": run.stride,
+        "reconstruction": run.reconstruction(),
+        "floor": run.floor(),
+        "controls": run.reconstruction_controls() if with_controls else {},
+    }
+    if samples is not None:
+        scores["generation"] = run.generation(samples)
+    if tokens_path is not None:
+        tokens = TokenStore(tokens_path)
+        require_same_tokenizer(run.tokenizer, tokens.header.tokenizer_hash, str(tokens_path))
+        if with_controls and samples is not None:
+            scores["controls"].update(run.generation_controls(tokens))
+        if prior_path is not None:
+            prior = load_prior(prior_path, accelerator.device)
+            require_same_tokenizer(run.tokenizer, prior.facts["tokenizer_hash"], str(prior_path))
+            scores["prior"] = score_prior(accelerator, prior, tokens, split)
+    out.mkdir(parents=True, exist_ok=True)
+    run.write_sheet(out)
+    write_json(out / "scores.json", scores)
+    return scores
+
+
+def _quantiles(values: torch.Tensor) -> dict[str, float]:
+    finite = values[torch.isfinite(values)]
+    if not len(finite):
+        return {"mean": math.inf}
+    points = torch.tensor([0.05, 0.5, 0.95], dtype=finite.dtype)
+    low, median, high = (float(point) for point in finite.quantile(points))
+    return {"mean": float(finite.mean()), "q05": low, "median": median, "q95": high}
+
+
+def _finite_mean(values: torch.Tensor) -> torch.Tensor:
+    return values[torch.isfinite(values)].mean()

@@ -1,0 +1,58 @@
+"""The rate of a prior on held-out tokens, beside predictors that need no network."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from einops import rearrange
+
+from video_vq.metrics.predictors import predictor_rates
+from video_vq.models.prior import Prior, token_nats
+from video_vq.progress import progress
+from video_vq.stores.tokens import TokenStore
+
+BATCH = 16
+
+
+@torch.no_grad()
+def score_prior(
+    accelerator: Accelerator, prior: Prior, tokens: TokenStore, split: str
+) -> dict[str, Any]:
+    """Return bits per token of a prior on one split, in all and per latent frame.
+
+    The predictors are fitted on the train split: token frequencies, frequencies per position, and
+    copying the previous latent frame with a fitted rate of errors.
+    """
+    rows = [int(row) for row in tokens.rows(split)]
+    per_frame = np.zeros(tokens.header.grid_thw[0])
+    with progress("rate", len(rows), "clip") as bar:
+        for start in range(0, len(rows), BATCH):
+            chosen = rows[start : start + BATCH]
+            grids = np.stack([tokens.read(row) for row in chosen]).astype(np.int64)
+            flat = torch.from_numpy(grids.reshape(len(grids), -1)).to(accelerator.device)
+            labels = torch.tensor([tokens.class_of(row) for row in chosen])
+            with accelerator.autocast():
+                logits = prior(
+                    flat,
+                    labels.to(accelerator.device) if tokens.header.classes else None,
+                )
+            nats = token_nats(logits, flat).double().cpu().numpy()
+            frames = rearrange(nats, "b (t n) -> b t n", t=len(per_frame))
+            per_frame += frames.mean(2).sum(0)
+            bar.update(len(chosen))
+    per_frame /= len(rows) * math.log(2)
+    rates = predictor_rates(tokens.grids("train"), tokens.grids(split), tokens.header.codebook_size)
+    return {
+        "split": split,
+        "num_grids": len(rows),
+        "bits_per_token": float(per_frame.mean()),
+        "bits_per_token_by_latent_frame": [float(value) for value in per_frame],
+        "bits_per_clip": float(per_frame.mean()) * math.prod(tokens.header.grid_thw),
+        "predictors": {
+            "token_frequencies": rates.unigram,
+            "frequencies_per_position": rates.per_position,
+            "copy_previous_frame": rates.copy_previous,
+        },
+    }

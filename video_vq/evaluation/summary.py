@@ -1,0 +1,60 @@
+"""Scores as a table that a person reads, with what they must beat beside them."""
+
+from typing import Any
+
+from video_vq.metrics.protocol import fvd_protocol
+
+SMALL = 256
+
+
+def summary(scores: dict[str, Any]) -> str:
+    """Return the scores of `evaluate` as lines of text."""
+    reconstruction, controls = scores["reconstruction"], scores["controls"]
+    use = reconstruction["codebook"]
+    lines = [
+        f"reconstruction of {scores['num_clips']} clips of split {scores['split']}",
+        _line("PSNR, dB", reconstruction["psnr"]["mean"], "higher is better"),
+        *_controls(controls, "psnr_"),
+        _line("SSIM", reconstruction["ssim"]["mean"], "higher is better"),
+        _line("rFVD", reconstruction["rfvd"]["value"], "lower is better"),
+        _line("code usage", use["code_usage"], f"of K, over split {scores['split']}"),
+        _line("perplexity", use["perplexity"], f"{use['relative_perplexity']:.2f} of K"),
+        _line("bits per clip", reconstruction["bits_per_clip"], ""),
+    ]
+    if "prior" in scores:
+        prior = scores["prior"]
+        lines += ["", f"prior on {prior['num_grids']} clips of split {prior['split']}"]
+        lines += [_line("bits per token", prior["bits_per_token"], "lower is better")]
+        lines += [
+            _line(f"  control: {name.replace('_', ' ')}", value, "")
+            for name, value in prior["predictors"].items()
+        ]
+    if "generation" in scores:
+        gfvd = scores["generation"]["gfvd"]
+        lines += ["", f"samples: {gfvd['num_fake']} against {gfvd['num_real']} real clips"]
+        lines += [_line("gFVD", gfvd["value"], "lower is better"), *_controls(controls, "fvd_")]
+    if scores["floor"] is not None:
+        floor = scores["floor"]
+        lines += [
+            "",
+            _line("FVD floor", floor["distance"], f"real against real at N = {floor['num_clips']}"),
+        ]
+    lines += ["", fvd_protocol(scores["protocol"]["name"]).describe()]
+    if scores["num_clips"] < SMALL:
+        lines.append(
+            f"FVD at N = {scores['num_clips']} is an illustration: below {SMALL} clips its bias is "
+            "larger than most differences"
+        )
+    return "\n".join(lines)
+
+
+def _line(name: str, value: float, remark: str) -> str:
+    return f"  {name:<34}{value:>10.3f}  {remark}".rstrip()
+
+
+def _controls(controls: dict[str, float], prefix: str) -> list[str]:
+    return [
+        _line(f"  control: {name.removeprefix(prefix).replace('_', ' ')}", value, "")
+        for name, value in controls.items()
+        if name.startswith(prefix)
+    ]
