@@ -1,0 +1,43 @@
+"""Stand-ins for the big feature network, and the network itself for the tests that need it."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from video_vq.metrics.i3d import I3D, load_i3d
+
+
+class PooledPixels(nn.Module):
+    """24 features of a clip in [-1, 1]: means over 2 x 2 x 2 blocks per colour."""
+
+    num_features = 24
+
+    def __init__(self):
+        super().__init__()
+        self.modes: list[bool] = []
+
+    def forward(self, video: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return F.adaptive_avg_pool3d(video, 2).flatten(1)
+
+
+@pytest.fixture
+def pooled_pixels() -> PooledPixels:
+    return PooledPixels()
+
+
+@pytest.fixture(scope="session")
+def i3d() -> I3D:
+    return load_i3d()
+
+
+@pytest.fixture
+def random_i3d() -> I3D:
+    """I3D with random weights that keep the activations' scale."""
+    torch.manual_seed(0)
+    network = I3D()
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight"):
+            nn.init.kaiming_normal_(parameter)
+    return network

@@ -1,0 +1,169 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from video_vq.errors import InputError
+from video_vq.metrics.frechet import Moments, frechet_distance
+from video_vq.metrics.fvd import clip_features
+from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS, fvd_protocol
+from video_vq.metrics.resize import network_input
+
+# At 50 x 50 VideoGPT's rounding shows: the square becomes 225 x 224 and loses a row.
+SIZES = [(64, 64), (48, 80), (90, 49), (240, 320), (224, 224), (230, 225), (50, 50)]
+
+
+def random_clips(seed: int, num_clips: int, size_hw: tuple[int, int], num_frames: int = 16):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_clips, num_frames, *size_hw, 3)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+def interpolate_axis(values: np.ndarray, axis: int, new_size: int, half_pixel: bool) -> np.ndarray:
+    """Linear interpolation along one axis, in float64, straight from the definition."""
+    size = values.shape[axis]
+    centre = 0.5 if half_pixel else 0.0
+    position = np.maximum((np.arange(new_size) + centre) * size / new_size - centre, 0)
+    lower = np.floor(position).astype(int)
+    upper = np.minimum(lower + 1, size - 1)
+    weight = (position - lower).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    return values.take(lower, axis) * (1 - weight) + values.take(upper, axis) * weight
+
+
+def resized(video: np.ndarray, size_hw: tuple[int, int], half_pixel: bool) -> np.ndarray:
+    video = interpolate_axis(video.astype(np.float64), 1, size_hw[0], half_pixel)
+    return interpolate_axis(video, 2, size_hw[1], half_pixel)
+
+
+def squash(video: np.ndarray) -> np.ndarray:
+    return 2 * resized(video, (224, 224), half_pixel=True) / 255 - 1
+
+
+def google(video: np.ndarray) -> np.ndarray:
+    return 2 * resized(video, (224, 224), half_pixel=False) / 255 - 1
+
+
+def videogpt(video: np.ndarray) -> np.ndarray:
+    height, width = video.shape[1:3]
+    scale = 224 / min(height, width)
+    tall = (math.ceil(height * scale), 224)
+    size = (224, math.ceil(width * scale)) if height < width else tall
+    video = resized(video, size, half_pixel=True)
+    top, left = (size[0] - 224) // 2, (size[1] - 224) // 2
+    return video[:, top : top + 224, left : left + 224] / 255 - 0.5
+
+
+# name: preprocessing of one clip t h w c, and the covariance's ddof.
+REFERENCES = {
+    "styleganv": (squash, 0),  # the resize inside its TorchScript file is assumed
+    "google": (google, 1),
+    "videogpt": (videogpt, 1),
+    "tats": (squash, 1),
+    "cd-fvd": (squash, 0),
+    "larp": (squash, 0),
+}
+
+
+def test_every_preset_has_a_reference_here():
+    assert set(REFERENCES) == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize("size_hw", SIZES)
+@pytest.mark.parametrize("name", REFERENCES)
+def test_network_input_is_that_of_the_convention(name, size_hw):
+    clips = random_clips(0, 2, size_hw, num_frames=2)
+    reference = np.stack([REFERENCES[name][0](clip) for clip in clips.numpy()])
+
+    found = network_input(clips, replace(PROTOCOLS[name], num_frames=2))
+
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.movedim(1, -1).numpy(), reference, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_presets_score_is_that_of_its_convention(name, pooled_pixels):
+    preprocess, ddof = REFERENCES[name]
+    protocol = replace(PROTOCOLS[name], num_frames=2)  # to be fast
+    real, fake = random_clips(1, 40, (20, 28), 2), random_clips(2, 30, (20, 28), 2) // 2
+    sides = []
+    for clips in (real, fake):
+        prepared = np.stack([preprocess(clip) for clip in clips.numpy()])
+        video = torch.from_numpy(prepared).movedim(-1, 1).float()
+        values = pooled_pixels(video).double().numpy()
+        sides.append((values.mean(0), np.cov(values, rowvar=False, ddof=ddof)))
+    (mean_a, cov_a), (mean_b, cov_b) = sides
+    root = np.real(scipy.linalg.sqrtm(cov_a @ cov_b))
+    reference = np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root)
+
+    first, second = (
+        Moments.of(clip_features(clips, pooled_pixels, protocol).numpy()) for clips in (real, fake)
+    )
+    found = frechet_distance(first, second, protocol.ddof)
+
+    assert found == pytest.approx(reference, rel=1e-3)
+    assert found == pytest.approx(reference, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["google", "larp"])
+def test_float_clips_are_scored_unrounded_where_the_convention_does(name):
+    clips = random_clips(3, 1, (20, 20)).float() * 0.37
+    reference = REFERENCES[name][0](clips[0].numpy())
+    found = network_input(clips, PROTOCOLS[name])[0].movedim(0, -1)
+    np.testing.assert_allclose(found.numpy(), reference, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["styleganv", "videogpt", "tats", "cd-fvd"])
+def test_float_clips_are_refused_where_the_convention_rounds(name):
+    with pytest.raises(InputError, match="round them to uint8"):
+        network_input(random_clips(3, 1, (20, 20)).float(), PROTOCOLS[name])
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0, math.nan, math.inf])
+def test_float_clips_outside_the_pixel_range_are_refused(value):
+    clips = torch.zeros(1, 16, 8, 8, 3)
+    clips[0, 3, 2, 1, 0] = value
+    with pytest.raises(InputError, match=r"0\.\.255"):
+        network_input(clips, PROTOCOLS["larp"])
+
+
+def test_seventeen_frames_are_another_metric():
+    with pytest.raises(InputError, match="scores 16 frames, found clips of 17"):
+        network_input(random_clips(0, 1, (8, 8), num_frames=17), DEFAULT_PROTOCOL)
+    assert network_input(random_clips(0, 1, (8, 8), num_frames=17), PROTOCOLS["google"]).shape == (
+        1,
+        3,
+        17,
+        224,
+        224,
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 8, 8, 1), (16, 8, 8, 3), (0, 16, 8, 8, 3)])
+def test_what_is_no_rgb_clip_is_refused(shape):
+    clips = torch.zeros(shape, dtype=torch.uint8)
+    if clips.ndim == 5:
+        with pytest.raises(InputError, match="RGB clips of b t h w 3"):
+            network_input(clips, DEFAULT_PROTOCOL)
+
+
+def test_a_misspelt_preset_is_suggested():
+    with pytest.raises(InputError, match="did you mean 'styleganv'"):
+        fvd_protocol("stylegan-v")
+    assert fvd_protocol("tats") is PROTOCOLS["tats"]
+
+
+def test_no_two_presets_have_the_same_settings_line():
+    lines = {protocol.describe() for protocol in PROTOCOLS.values()}
+    assert len(lines) == len(PROTOCOLS)
+    for protocol in PROTOCOLS.values():
+        assert protocol.name in protocol.describe()
+        assert protocol.settings()["ddof"] == protocol.ddof
+
+
+def test_presets_that_differ_in_the_covariance_alone_share_their_features():
+    assert PROTOCOLS["tats"].feature_settings() == PROTOCOLS["cd-fvd"].feature_settings()
+    assert PROTOCOLS["tats"].feature_settings() != PROTOCOLS["google"].feature_settings()
+    assert PROTOCOLS["tats"].settings() != PROTOCOLS["cd-fvd"].settings()

@@ -1,0 +1,223 @@
+"""FVD of uint8 clips: features by a frozen network, statistics that ranks add up, the distance."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from video_vq.errors import InputError
+from video_vq.metrics.frechet import Moments, frechet_distance
+from video_vq.metrics.i3d import NUM_LOGITS, load_i3d
+from video_vq.metrics.protocol import DEFAULT_PROTOCOL, FVDProtocol
+from video_vq.metrics.resize import network_input
+from video_vq.nn.precision import exact_float32
+
+BATCH_SIZE = 8  # about 1 GB at 16 x 224 x 224
+
+
+def clip_features(
+    clips: Num[Tensor, "n t h w c"],
+    network: nn.Module,
+    protocol: FVDProtocol = DEFAULT_PROTOCOL,
+    batch_size: int = BATCH_SIZE,
+) -> Float[Tensor, "n d"]:
+    """Return one float32 feature vector per clip, on the network's device.
+
+    No gradient; no autocast, TF32 or bf16 arithmetic, whatever the global settings. The network
+    is put into eval mode and stays there.
+
+    Args:
+        clips: RGB in 0..255, see `network_input`.
+        network: maps b 3 t 224 224 in [-1, 1] to b d; `load_i3d()` for FVD.
+        protocol: how clips are resized and scaled.
+        batch_size: clips per forward; decides memory, not the result (to 1e-6).
+
+    Raises:
+        InputError: clips that the protocol or the network does not take, or a network that does
+            not return one finite vector per clip.
+    """
+    network.eval()
+    device = _device(network)
+    batches = []
+    with torch.no_grad(), exact_float32(device):
+        for start in range(0, len(clips), batch_size):
+            batch = clips[start : start + batch_size].to(device)
+            features = network(network_input(batch, protocol))
+            _check_features(features, len(batch), network)
+            batches.append(features.to(torch.float32))
+    if not batches:
+        raise InputError("FVD needs at least one clip, found none")
+    return torch.cat(batches)
+
+
+def _device(network: nn.Module) -> torch.device:
+    tensors = (*network.parameters(), *network.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _check_features(features: Tensor, num_clips: int, network: nn.Module) -> None:
+    if features.ndim != 2 or len(features) != num_clips:
+        raise InputError(
+            f"the feature network {type(network).__name__} must return {num_clips} x d features "
+            f"for {num_clips} clips, found {tuple(features.shape)}"
+        )
+    if not bool(torch.isfinite(features).all()):
+        raise InputError(
+            f"the feature network {type(network).__name__} returned NaN or infinity for some clip"
+        )
+
+
+class FrechetVideoDistance(Metric):
+    """FVD as a metric: update with clips on any number of ranks, compute once.
+
+    The features' sums and outer products are kept in float64 and added up over the ranks, so the
+    result does not depend on order, batches or ranks, up to the network's own rounding.
+
+    They are not shifted by a reference first: on I3D's logits (|mean| up to a few times the
+    spread) the plain sums agree with two-pass statistics to 1e-11, and at |mean| = 1000 times the
+    spread still to 1e-8, of the distance (see the tests).
+
+    Args:
+        network: any module from b 3 t 224 224 in [-1, 1] to b d; by default I3D with the pinned
+            weights. It stays in eval mode.
+        num_features: d.
+        protocol: the convention; it travels with the score (`protocol.describe()`).
+        batch_size: clips per forward.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    real_count: Tensor
+    real_sum: Tensor
+    real_outer: Tensor
+    fake_count: Tensor
+    fake_sum: Tensor
+    fake_outer: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        num_features: int = NUM_LOGITS,
+        protocol: FVDProtocol = DEFAULT_PROTOCOL,
+        batch_size: int = BATCH_SIZE,
+    ):
+        super().__init__()
+        self.network = (load_i3d() if network is None else network).eval()
+        self.protocol = protocol
+        self.num_features = num_features
+        self.batch_size = batch_size
+        for side in ("real", "fake"):
+            zeros = torch.zeros(num_features, dtype=torch.float64)
+            self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
+            self.add_state(f"{side}_sum", zeros, "sum")
+            self.add_state(f"{side}_outer", torch.outer(zeros, zeros), "sum")
+
+    def update(self, clips: Num[Tensor, "n t h w c"], real: bool) -> None:
+        """Add clips to one side.
+
+        Args:
+            clips: RGB in 0..255, see `network_input`.
+            real: whether they are real, else generated (or reconstructed).
+
+        Raises:
+            InputError: see `clip_features`; or the network does not return `num_features`.
+        """
+        features = clip_features(clips, self.network, self.protocol, self.batch_size)
+        self.update_features(features, real)
+
+    def update_features(self, features: Float[Tensor, "n d"], real: bool) -> None:
+        """Add clips by their features, from `clip_features` under the same protocol."""
+        if features.shape[-1] != self.num_features:
+            raise InputError(
+                f"the metric was made for {self.num_features} features, found "
+                f"{features.shape[-1]}; give num_features={features.shape[-1]}"
+            )
+        side = "real" if real else "fake"
+        values = features.to(self.real_sum.device, torch.float64)
+        count, total, outer = self._sums(side)
+        setattr(self, f"{side}_count", count + len(values))
+        setattr(self, f"{side}_sum", total + values.sum(0))
+        setattr(self, f"{side}_outer", outer + values.T @ values)
+
+    def compute(self) -> Tensor:
+        """Return the distance, float64, over all ranks.
+
+        Raises:
+            InputError: too few clips on a side.
+        """
+        distance = frechet_distance(
+            self.moments(real=True), self.moments(real=False), self.protocol.ddof
+        )
+        return torch.tensor(distance, dtype=torch.float64, device=self.real_sum.device)
+
+    def moments(self, real: bool) -> Moments:
+        """Return the statistics of one side; of this rank's clips, outside of compute()."""
+        count, total, outer = self._sums("real" if real else "fake")
+        return Moments.from_sums(int(count), total.cpu().numpy(), outer.cpu().numpy())
+
+    def _sums(self, side: str) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            getattr(self, f"{side}_count"),
+            getattr(self, f"{side}_sum"),
+            getattr(self, f"{side}_outer"),
+        )
+
+    def train(self, mode: bool = True) -> "FrechetVideoDistance":
+        """Follow a parent module's mode, all but the feature network."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> "FrechetVideoDistance":
+        """Refuse: the network is float32 and the statistics float64 by definition of the score."""
+        raise InputError(f"FVD keeps its own precision; do not set its dtype to {dst_type}")
+
+
+class RealFloor(NamedTuple):
+    """Distance between two disjoint halves of the real set, and the clips in each."""
+
+    distance: float
+    num_clips: int
+
+
+def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: int) -> RealFloor:
+    """Return the distance of real clips from real clips, at the largest disjoint N.
+
+    It is what a perfect model would score at that N; a score is to be read against it.
+
+    Args:
+        features: of all real clips.
+        groups: each clip's source video (or group of near-duplicates): clips of one group stay on
+            one side. The split depends on these names alone, not on their order.
+        ddof: the protocol's.
+
+    Raises:
+        InputError: there are fewer than two groups, or too few clips.
+    """
+    if len(groups) != len(features):
+        raise ValueError(f"{len(groups)} groups for {len(features)} clips")
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    if len(members) < 2:
+        raise InputError(
+            f"the real-against-real floor needs clips of at least two source videos, "
+            f"found {len(members)}"
+        )
+    halves: tuple[list[int], list[int]] = ([], [])
+    for group in sorted(members, key=lambda name: (-len(members[name]), _hash(name))):
+        min(halves, key=len).extend(members[group])
+    size = min(len(half) for half in halves)
+    first, second = (Moments.of(features[half[:size]]) for half in halves)
+    return RealFloor(frechet_distance(first, second, ddof), size)
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()

@@ -1,0 +1,171 @@
+"""The conventions under which FVD has been published; every score travels with one of them.
+
+Squared logit shifts between the resizes alone exceed the distance between good models, so nothing
+here is a detail. Each preset was read off the code that it names.
+"""
+
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from video_vq.errors import InputError
+
+
+@dataclass(frozen=True)
+class FVDProtocol:
+    """All that turns two sets of clips into one number, apart from the network's weights.
+
+    Attributes:
+        name: what users call it.
+        resize: bilinear without antialiasing: "half-pixel" (PyTorch's align_corners=False) or
+            "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel centres).
+        fit: "squash" height and width to the network's size, or "crop": short side to the size,
+            rounding the long side up, then the centre.
+        pixels: "uint8" when clips are rounded to 8 bits before they are resized; "float" when
+            reconstructions and samples are scored unrounded. uint8 clips are the same in both.
+        input_range: pixels reach the network in [-input_range, input_range].
+        ddof: covariances are divided by N - ddof.
+        num_frames: frames per clip; None leaves it to the caller.
+        stride: distance of the frames in the source video.
+        num_real, num_fake: clips on either side; None means all that there are.
+        source: the code it was read off.
+        note: what differs from the paper, or had to be assumed; empty when nothing.
+    """
+
+    name: str
+    resize: Literal["half-pixel", "tf1-legacy"]
+    fit: Literal["squash", "crop"]
+    pixels: Literal["uint8", "float"]
+    ddof: Literal[0, 1]
+    num_frames: int | None
+    num_real: int | None
+    num_fake: int | None
+    source: str
+    note: str = ""
+    input_range: float = 1.0
+    stride: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that decide the number, as JSON: the key for cached statistics."""
+        texts = ("source", "note")
+        return {key: value for key, value in asdict(self).items() if key not in texts}
+
+    def feature_settings(self) -> dict[str, Any]:
+        """Return the settings that decide a clip's features: the key for cached features.
+
+        Two protocols that agree in these share their features; the rest acts on sets of them.
+        """
+        keys = ("resize", "fit", "input_range", "num_frames", "stride", "pixels")
+        settings = asdict(self)
+        return {key: settings[key] for key in keys}
+
+    def describe(self) -> str:
+        """Return one citable line."""
+        fit = "squashed" if self.fit == "squash" else "short side, centre crop"
+        frames = "any number of" if self.num_frames is None else f"{self.num_frames}"
+        real = "all" if self.num_real is None else f"{self.num_real}"
+        fake = "all" if self.num_fake is None else f"{self.num_fake}"
+        return (
+            f"FVD ({self.name}): {frames} frames, stride {self.stride}, {self.pixels} pixels, "
+            f"{self.resize} bilinear to 224 ({fit}), input range "
+            f"[{-self.input_range:g}, {self.input_range:g}], covariance ddof {self.ddof}, "
+            f"{real} real against {fake} generated clips"
+        )
+
+
+_RESIZE_INSIDE = (
+    "its resize is inside a TorchScript file; assumed: half-pixel bilinear per frame, squashed"
+)
+
+PROTOCOLS: dict[str, FVDProtocol] = {
+    protocol.name: protocol
+    for protocol in (
+        FVDProtocol(
+            name="styleganv",
+            resize="half-pixel",
+            fit="squash",
+            pixels="uint8",
+            ddof=0,
+            num_frames=16,
+            num_real=2048,
+            num_fake=2048,
+            source="universome/stylegan-v, src/metrics/frechet_video_distance.py",
+            note=_RESIZE_INSIDE,
+        ),
+        FVDProtocol(
+            name="google",
+            resize="tf1-legacy",
+            fit="squash",
+            pixels="float",
+            ddof=1,
+            num_frames=None,
+            num_real=None,
+            num_fake=None,
+            source="google-research/google-research, frechet_video_distance",
+            note="frames and clips are the caller's choice",
+        ),
+        FVDProtocol(
+            name="videogpt",
+            resize="half-pixel",
+            fit="crop",
+            pixels="uint8",
+            ddof=1,
+            num_frames=16,
+            num_real=256,
+            num_fake=256,
+            input_range=0.5,
+            source="wilson1yan/VideoGPT, videogpt/fvd/fvd.py",
+            note="the released code feeds half the range; the paper's numbers come from an "
+            "earlier code, which is `tats` with 256 clips",
+        ),
+        FVDProtocol(
+            name="tats",
+            resize="half-pixel",
+            fit="squash",
+            pixels="uint8",
+            ddof=1,
+            num_frames=16,
+            num_real=2048,
+            num_fake=2048,
+            source="songweige/TATS, tats/fvd/fvd.py",
+        ),
+        FVDProtocol(
+            name="cd-fvd",
+            resize="half-pixel",
+            fit="squash",
+            pixels="uint8",
+            ddof=0,
+            num_frames=16,
+            num_real=None,
+            num_fake=2048,
+            source="songweige/content-debiased-fvd, cdfvd/fvd.py",
+        ),
+        FVDProtocol(
+            name="larp",
+            resize="half-pixel",
+            fit="squash",
+            pixels="float",
+            ddof=0,
+            num_frames=16,
+            num_real=10_000,
+            num_fake=10_000,
+            source="hywang66/LARP, utils/fvd_utils.py",
+            note=_RESIZE_INSIDE,
+        ),
+    )
+}
+
+DEFAULT_PROTOCOL = PROTOCOLS["styleganv"]
+
+
+def fvd_protocol(name: str) -> FVDProtocol:
+    """Return the preset of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PROTOCOLS:
+        close = get_close_matches(name, PROTOCOLS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"no FVD protocol {name!r}: there are {', '.join(PROTOCOLS)}{hint}")
+    return PROTOCOLS[name]

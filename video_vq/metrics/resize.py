@@ -1,0 +1,106 @@
+"""Clips to network input, exactly as each published FVD convention does it."""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Num
+from torch import Tensor
+from torch.nn import functional as F
+
+from video_vq.errors import InputError
+from video_vq.metrics.protocol import FVDProtocol
+
+NETWORK_SIZE = 224
+
+
+def network_input(
+    clips: Num[Tensor, "b t h w c"], protocol: FVDProtocol
+) -> Float[Tensor, "b c t 224 224"]:
+    """Bring clips into the form that a convention feeds to the network, in float32.
+
+    Args:
+        clips: RGB in 0..255, uint8; or float, where the convention scores unrounded clips.
+        protocol: decides resize, crop and range.
+
+    Raises:
+        InputError: not RGB, no pixel, another number of frames than the protocol's, or float
+            clips under a protocol of uint8 pixels or outside 0..255.
+    """
+    _check(clips, protocol)
+    num_clips = len(clips)
+    frames = rearrange(clips, "b t h w c -> (b t) c h w").to(torch.float32)
+    if protocol.fit == "crop":
+        frames = _crop_centre(_resize(frames, _short_side_size(frames), protocol))
+    else:
+        frames = _resize(frames, (NETWORK_SIZE, NETWORK_SIZE), protocol)
+    frames = (2.0 * frames / 255.0 - 1.0) * protocol.input_range
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=num_clips)
+
+
+def _check(clips: Tensor, protocol: FVDProtocol) -> None:
+    if clips.ndim != 5 or clips.shape[-1] != 3 or 0 in clips.shape:
+        raise InputError(f"FVD takes RGB clips of b t h w 3, found {tuple(clips.shape)}")
+    if protocol.num_frames is not None and clips.shape[1] != protocol.num_frames:
+        raise InputError(
+            f"FVD protocol {protocol.name!r} scores {protocol.num_frames} frames, found clips of "
+            f"{clips.shape[1]}; FVD of another length is another metric: cut the clips "
+            "(frames 0-15 of 17), or choose a protocol of that length"
+        )
+    if clips.dtype == torch.uint8:
+        return
+    if not clips.is_floating_point() or protocol.pixels == "uint8":
+        raise InputError(
+            f"FVD protocol {protocol.name!r} scores {protocol.pixels} clips, found {clips.dtype}; "
+            "round them to uint8 in 0..255"
+        )
+    low, high = (float(value) for value in clips.aminmax())
+    if not (low >= 0.0 and high <= 255.0):  # NaN fails both
+        raise InputError(f"float clips are RGB in 0..255, found values from {low:g} to {high:g}")
+
+
+def _short_side_size(frames: Tensor) -> tuple[int, int]:
+    """VideoGPT's rounding, float errors included: some square sizes give 225 and lose a row."""
+    height, width = frames.shape[-2:]
+    scale = NETWORK_SIZE / min(height, width)
+    if height < width:
+        return NETWORK_SIZE, math.ceil(width * scale)
+    return math.ceil(height * scale), NETWORK_SIZE
+
+
+def _crop_centre(frames: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 224 224"]:
+    top, left = ((side - NETWORK_SIZE) // 2 for side in frames.shape[-2:])
+    return frames[..., top : top + NETWORK_SIZE, left : left + NETWORK_SIZE]
+
+
+def _resize(
+    frames: Float[Tensor, "n c h w"], size_hw: tuple[int, int], protocol: FVDProtocol
+) -> Float[Tensor, "n c h2 w2"]:
+    if frames.shape[-2:] == size_hw:
+        return frames
+    if protocol.resize == "half-pixel":
+        return F.interpolate(frames, size=size_hw, mode="bilinear", align_corners=False)
+    return tf1_legacy_bilinear(frames, size_hw)
+
+
+def tf1_legacy_bilinear(
+    frames: Float[Tensor, "n c h w"], size_hw: tuple[int, int]
+) -> Float[Tensor, "n c h2 w2"]:
+    """Resize as TensorFlow 1's `resize_bilinear(align_corners=False)`: output i samples i·in/out.
+
+    Columns first, then rows, as its kernel does.
+    """
+    rows, next_rows, row_weight = _legacy_samples(frames.shape[-2], size_hw[0], frames)
+    columns, next_columns, column_weight = _legacy_samples(frames.shape[-1], size_hw[1], frames)
+    left = frames[..., columns]
+    frames = left + (frames[..., next_columns] - left) * column_weight
+    top = frames[..., rows, :]
+    return top + (frames[..., next_rows, :] - top) * row_weight[:, None]
+
+
+def _legacy_samples(size: int, new_size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lower index, upper index and the upper one's weight for each output sample."""
+    position = torch.arange(new_size, dtype=torch.float32, device=like.device) * (size / new_size)
+    lower = position.floor()
+    upper = (lower + 1).clamp(max=size - 1)
+    return lower.long(), upper.long(), position - lower
