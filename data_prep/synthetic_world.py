@@ -45,6 +45,8 @@ GRIPPER_LIFT = 0.34  # height from which it descends and to which it leaves
 MEAN_SPEED = 0.034  # view widths per frame
 SPEED_RANGE = 0.3
 SUBSTEPS = 4
+FRICTION = 0.93  # what a sliding body keeps of its speed per substep
+CAMERA_LEAD = 0.10
 
 
 @dataclass(frozen=True)
@@ -188,10 +190,10 @@ def simulate(scene: Scene, num_frames: int) -> Motion:
             0.35 + 0.65 * _smooth((num_frames - frame) / leave)
         )
         speed = scene.speed * pace
+        # Steer towards the nearest body ahead, gently and never faster than half the way ahead.
+        wish = 0.25 * _sideways_to_target(gripper, centres, direction, sideways)
+        drift += 0.4 * (min(max(wish, -0.5 * speed), 0.5 * speed) - drift)
         amplitude, omega, phase = scene.wobble
-        wish = _sideways_to_target(gripper, centres, direction, sideways) * 0.25
-        limit = 0.5 * speed
-        drift += 0.4 * (min(max(wish, -limit), limit) - drift)
         step = direction * speed + sideways * (
             drift + pace * amplitude * math.sin(omega * frame + phase)
         )
@@ -201,16 +203,13 @@ def simulate(scene: Scene, num_frames: int) -> Motion:
             centres = _without_overlap(
                 centres + velocity / SUBSTEPS, scene.radii, gripper, height < 0.1
             )
-            velocity = (centres - before) * SUBSTEPS * 0.93
+            velocity = (centres - before) * SUBSTEPS * FRICTION
             spin = velocity @ sideways * direction.sum() / scene.radii
             angles = angles + np.where(scene.shapes == 1, 0.35 * spin / SUBSTEPS, 0.0)
-        lead = 0.10 * _smooth(frame / (3 * enter))
-        target = gripper + direction * lead
-        camera_velocity = (
-            camera_velocity
-            + 0.2 * (target - camera)
-            - 0.9 * (camera_velocity - step * _smooth(frame / enter))
-        )
+        # A damped spring pulls the camera to a point ahead of the gripper, at the gripper's pace.
+        target = gripper + direction * CAMERA_LEAD * _smooth(frame / (3 * enter))
+        excess = camera_velocity - step * _smooth(frame / enter)
+        camera_velocity = camera_velocity + 0.2 * (target - camera) - 0.9 * excess
         camera = camera + camera_velocity
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Motion(
