@@ -63,6 +63,7 @@ class VideoInfo:
 
     Attributes:
         path: absolute.
+        file_bytes: size of the file.
         container, codec: FFmpeg's names.
         size_hw: of the frames as they are shown, that is after the rotation.
         fps: mean frames per second, None when the file does not say.
@@ -76,6 +77,7 @@ class VideoInfo:
     """
 
     path: Path
+    file_bytes: int
     container: str
     codec: str
     size_hw: tuple[int, int]
@@ -127,6 +129,7 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
         known = [pts for pts in timestamps if pts is not None]
         info = VideoInfo(
             path=path,
+            file_bytes=path.stat().st_size,
             container=container.format.name,
             codec=stream.codec_context.name,
             size_hw=(height, width),
@@ -143,13 +146,13 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
 
 
 def _check_size(info: VideoInfo, limits: Limits) -> None:
-    file_bytes = info.path.stat().st_size
-    if info.decoded_bytes > limits.allowed_bytes(file_bytes):
+    if info.decoded_bytes > limits.allowed_bytes(info.file_bytes):
         height, width = info.size_hw
         raise UnreadableVideoError(
             info.path,
-            f"{file_bytes:,} bytes would decode to {info.decoded_bytes:,} ({info.num_packets:,} "
-            f"frames of {width}x{height}), more than {limits.max_expansion:,} times its size",
+            f"{info.file_bytes:,} bytes would decode to {info.decoded_bytes:,} "
+            f"({info.num_packets:,} frames of {width}x{height}), more than "
+            f"{limits.max_expansion:,} times its size",
         )
 
 

@@ -1,13 +1,15 @@
 """Scales frames so that they cover a size, and crops the centre: the same bytes on every machine.
 
 Pillow's bicubic filter: antialiased (its support grows with the reduction) and computed in fixed
-point, so that neither processor nor decoder shows in the result.
+point, so that neither processor nor decoder shows in the result. Reductions of more than 6 times
+first take the mean of whole blocks of pixels, so that the filter still reduces 3 times or more.
 """
 
 import numpy as np
 from jaxtyping import UInt8
 
-METHOD = "cover, centre crop, pillow bicubic"
+METHOD = "cover, centre crop, Pillow bicubic, reducing gap 3"
+REDUCING_GAP = 3.0
 
 
 def crop_box(
@@ -44,6 +46,6 @@ def resize(
     resized = np.empty((len(frames), height, width, 3), np.uint8)
     for index, frame in enumerate(frames):
         image = Image.fromarray(np.ascontiguousarray(frame))
-        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box, REDUCING_GAP)
         resized[index] = np.asarray(image)
     return resized

@@ -4,7 +4,7 @@ Layout and fields: docs/clip_format.md.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -73,9 +73,20 @@ class ClipStoreWriter:
         return self.folder.is_committed(shard)
 
     def write_shard(
-        self, shard: int, videos: Iterable[PreparedVideo], skipped: Sequence[Skipped] = ()
+        self,
+        shard: int,
+        videos: Iterable[PreparedVideo],
+        skipped: Sequence[Skipped] = (),
+        notes: Sequence[dict[str, str]] = (),
     ) -> None:
-        """Write and commit one shard. `skipped` is read after the videos have been consumed."""
+        """Write and commit one shard.
+
+        Args:
+            shard: its number.
+            videos: consumed one after the other; at most one video's chunk is held in memory.
+            skipped: read after the videos have been consumed.
+            notes: kept in the shard's record until the store is sealed; read like `skipped`.
+        """
         height, width = self.frame_size_hw
         written: list[Video] = []
         left_out: list[Skipped] = []
@@ -109,6 +120,7 @@ class ClipStoreWriter:
                 },
                 "videos": [asdict(video) for video in written],
                 "skipped": [asdict(entry) for entry in (*skipped, *left_out)],
+                "notes": list(notes),
             },
         )
 
@@ -329,8 +341,12 @@ class ClipStore:
         # Workers started by spawn map the files anew instead of copying them.
         return {**self.__dict__, "_maps": {}}
 
-    def damaged_files(self) -> Iterator[str]:
-        """Yield a line for each file whose bytes are not those of the manifest."""
+    def damaged_files(self, on_file: Callable[[], object] = lambda: None) -> Iterator[str]:
+        """Yield a line for each file whose bytes are not those of the manifest.
+
+        Args:
+            on_file: called after each file.
+        """
         expected = {SKIPPED: self._skipped_sha256}
         for shard, (_, hashes) in enumerate(self.shards):
             for name in ("frames", *self.arrays):
@@ -341,3 +357,4 @@ class ClipStore:
                 yield f"{path}: missing"
             elif sha256_file(path) != sha256:
                 yield f"{path}: its bytes are not those that were written (sha256 differs)"
+            on_file()

@@ -1,0 +1,262 @@
+"""From a listing of raw videos to a finished clip store, through any number of interruptions."""
+
+import fcntl
+import math
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from data_prep.pool import COMMAND, Pool, ShardTask
+from data_prep.shard import Recipe
+from data_prep.sources import Listing
+from video_vq.errors import InputError
+from video_vq.media.decode import require_decoder
+from video_vq.progress import progress
+from video_vq.stores.clips import SKIPPED, SPLITS, ClipStore, ClipStoreWriter
+from video_vq.stores.files import read_json, sha256_json, write_json
+
+PROVENANCE = "provenance.json"
+# About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
+USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
+LOCK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a preparation made.
+
+    Attributes:
+        store: finished.
+        seconds: this start took.
+        new_videos: how many of its videos this start prepared.
+        notes: what was odd with which video (id, note).
+        skipped: the first videos that were left out (path, reason).
+    """
+
+    store: ClipStore
+    seconds: float
+    new_videos: int
+    notes: tuple[dict[str, str], ...]
+    skipped: tuple[dict[str, str], ...]
+
+
+def usual_videos_per_shard(num_videos: int) -> int:
+    """Return how many videos a shard holds unless the user says otherwise."""
+    return min(max(math.ceil(num_videos / USUAL_SHARDS), 1), MAX_VIDEOS_PER_SHARD)
+
+
+def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[str, Any]:
+    """Return what decides every byte of the store: neither decoder nor workers nor the machine."""
+    entries = [
+        [item.id, item.label, item.split, item.group, item.name, item.num_bytes, item.offset]
+        for item in listing.items
+    ]
+    return {
+        **recipe.plan(),
+        "source_settings": listing.settings,
+        "num_videos": len(entries),
+        "videos_per_shard": videos_per_shard,
+        "list_sha256": sha256_json([entries, [asdict(entry) for entry in listing.skipped]]),
+    }
+
+
+def prepare(
+    listing: Listing,
+    out: Path,
+    recipe: Recipe,
+    workers: int,
+    videos_per_shard: int | None = None,
+    max_skipped: float | None = None,
+    command: tuple[str, ...] = COMMAND,
+) -> Outcome:
+    """Decode all videos of a listing into a clip store.
+
+    The same call goes on where an earlier one stopped, and does nothing when the store is
+    finished. The store's bytes depend on the listing and the recipe alone.
+
+    Args:
+        listing: of a source.
+        out: the store's folder.
+        recipe: how each video is made.
+        workers: processes that decode.
+        videos_per_shard: None for the usual.
+        max_skipped: share of the videos that may be unusable; None for the source's own.
+        command: starts a worker.
+
+    Raises:
+        InputError: another run fills the store, it was made otherwise, too many videos are
+            unusable, or it cannot be written.
+    """
+    require_decoder(recipe.decoder)
+    start = time.monotonic()
+    per_shard = videos_per_shard or usual_videos_per_shard(len(listing.items))
+    plan = make_plan(listing, recipe, per_shard)
+    num_shards = math.ceil(len(listing.items) / per_shard)
+    limit = listing.max_skipped if max_skipped is None else max_skipped
+    with _locked(out) as lock:
+        writer = ClipStoreWriter(out, recipe.size_hw, plan, listing.arrays)
+        if writer.is_complete:
+            store = ClipStore(out)
+            return Outcome(store, time.monotonic() - start, 0, (), ())
+        _note_provenance(writer, recipe)
+        tasks = _tasks(listing, per_shard)
+        missing = [task for task in tasks if not writer.is_committed(task.shard)]
+        tally = _Tally(writer, listing, limit)
+        for task in tasks:
+            if writer.is_committed(task.shard):
+                tally.add(task.shard)
+        tally.check()
+        pool = Pool(
+            out,
+            plan,
+            listing.arrays,
+            recipe,
+            num_workers=max(1, min(workers, len(missing))),
+            keep_open=(lock,),
+            command=command,
+        )
+        new_videos = sum(len(task.items) for task in missing)
+        done = len(listing.items) - new_videos
+        with progress("preparing", len(listing.items), "video", initial=done) as bar:
+            pool.run(missing, on_video=lambda _, change: bar.update(change), on_shard=tally.add)
+        records = list(writer.committed(num_shards))
+        notes = [note for record in records for note in record["notes"]]
+        skipped = [entry for record in records for entry in record["skipped"]]
+        write_json(out / PROVENANCE, {**_read_provenance(writer), "notes": notes})
+        store = writer.finish(num_shards, listing.classes)
+    return Outcome(store, time.monotonic() - start, new_videos, tuple(notes), tuple(skipped))
+
+
+def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
+    """Cut the listing into shards; what was left out while listing goes with the first."""
+    tasks = []
+    for shard, first in enumerate(range(0, len(listing.items), per_shard)):
+        skipped = listing.skipped if shard == 0 else ()
+        tasks.append(
+            ShardTask(
+                shard,
+                listing.items[first : first + per_shard],
+                tuple(asdict(entry) for entry in skipped),
+            )
+        )
+    return tasks
+
+
+class _Tally:
+    """Counts the videos that were left out, and stops a run that loses too many."""
+
+    def __init__(self, writer: ClipStoreWriter, listing: Listing, limit: float):
+        self._writer = writer
+        self._limit = limit
+        self._total = len(listing.items) + len(listing.skipped)
+        self._skipped = [asdict(entry) for entry in listing.skipped]
+
+    def add(self, shard: int) -> None:
+        """Count a committed shard (the first brings those of the listing, already counted)."""
+        known = {entry["id"] for entry in self._skipped}
+        record = self._writer.folder.record(shard)
+        self._skipped += [entry for entry in record["skipped"] if entry["id"] not in known]
+        self.check()
+
+    def check(self) -> None:
+        """Raise when more videos are unusable than the limit allows."""
+        if len(self._skipped) > self._limit * self._total:
+            raise InputError(
+                f"{len(self._skipped)} of {self._total} videos cannot be used, more than the "
+                f"allowed share of {self._limit:g}:\n{reasons(self._skipped)}\n"
+                "Mend or remove them; or allow a larger share with --max-skipped and run the "
+                "command again, it goes on where it stopped."
+            )
+
+
+def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
+    """Return the first few of the videos that were left out, a line each."""
+    lines = [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:most]]
+    if len(skipped) > most:
+        lines.append(f"  and {len(skipped) - most} more")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[int]:
+    """Hold the store's folder for this process and its workers; the kernel lets go when all end."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"{out}: is no folder that can be written ({error.strerror})") from None
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # The workers of a run that was just killed hold it for a moment longer.
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"{out}: another run is filling this store; wait for it, or end it"
+                    ) from None
+                time.sleep(0.05)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _note_provenance(writer: ClipStoreWriter, recipe: Recipe) -> None:
+    """Remember beside the shards what makes them; the plan holds only what decides their bytes."""
+    made_by = {
+        "decoder": recipe.decoder,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("video-vq", "av", "decord", "numpy", "pillow")},
+    }
+    known = _read_provenance(writer)["made_by"]
+    if made_by not in known:
+        write_json(writer.folder.parts / PROVENANCE, {"made_by": [*known, made_by]})
+
+
+def _read_provenance(writer: ClipStoreWriter) -> dict[str, Any]:
+    path = writer.folder.parts / PROVENANCE
+    return read_json(path, "a store's provenance") if path.exists() else {"made_by": []}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def summarize(outcome: Outcome, listing: Listing) -> str:
+    """Return what to tell the user at the end."""
+    store = outcome.store
+    videos = len(store.videos)
+    height, width = store.frame_size_hw
+    frames = sum(video.num_frames for video in store.videos)
+    splits = Counter(video.split for video in store.videos)
+    shares = ", ".join(f"{splits[name]:,} {name}" for name in SPLITS if splits[name])
+    classes = f", {len(store.classes)} classes" if store.classes else ""
+    how = f"{outcome.seconds:.0f} s" if outcome.new_videos else "was complete, nothing to do"
+    lines = [
+        f"{store.path}: {videos:,} videos ({shares}){classes}, {frames:,} frames of "
+        f"{height}x{width}, {frames * height * width * 3 / 1e6:,.0f} MB; {how}"
+    ]
+    if store.num_skipped:
+        total = videos + store.num_skipped
+        lines.append(f"left out {store.num_skipped:,} of {total:,}, see {store.path / SKIPPED}")
+        if outcome.skipped:
+            lines.append(reasons(outcome.skipped))
+    if outcome.notes:
+        lines.append(f"odd with {len(outcome.notes):,} videos, see {store.path / PROVENANCE}")
+        lines += [f"  {note['id']}: {note['note']}" for note in outcome.notes[:3]]
+    lines += [f"note: {note}" for note in listing.notes]
+    lines.append(f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)")
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""Checks a clip store byte by byte, counts it, and lays some of its frames out to be looked at."""
+
+from collections import Counter
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_vq.errors import InputError
+from video_vq.media.encode import tile, write_png
+from video_vq.progress import progress
+from video_vq.stores.clips import SPLITS, ClipStore
+
+SHEET_VIDEOS, SHEET_COLUMNS = 24, 4
+SHOWN_CLASSES = 20
+
+
+def verify(store: ClipStore) -> None:
+    """Hash every file of a store.
+
+    Raises:
+        InputError: a file is missing or not as it was written; all such files are named.
+    """
+    total = len(store.shards) * (1 + len(store.arrays)) + 1
+    with progress("hashing", total, "file") as bar:
+        problems = list(store.damaged_files(on_file=bar.update))
+    if problems:
+        listed = "\n  ".join(problems)
+        raise InputError(
+            f"{store.path}: {len(problems)} of {total} files are damaged:\n  {listed}\n"
+            "Delete the folder and prepare the store again."
+        )
+
+
+def describe(store: ClipStore) -> str:
+    """Return counts per split and class, lengths, rates and sizes, for people."""
+    lengths = [video.num_frames for video in store.videos]
+    height, width = store.frame_size_hw
+    rates = Counter("unknown" if v.fps is None else f"{v.fps:.5g}" for v in store.videos)
+    short = sum(
+        1
+        for video in store.videos
+        if video.origin is not None and video.num_frames < int(video.origin.get("packets", 0))
+    )
+    lines = [
+        f"videos    {len(lengths):,}; {store.num_skipped:,} left out",
+        f"frames    {sum(lengths):,} of {height}x{width} (height x width); "
+        f"a video has {min(lengths)} to {max(lengths)}, median {median(lengths):g}",
+        "fps       " + ", ".join(f"{fps} ({n:,} videos)" for fps, n in rates.most_common(5)),
+        f"bytes     {sum(lengths) * height * width * 3:,} of pixels in {len(store.shards)} shards",
+    ]
+    if store.arrays:
+        shapes = (f"{name} {list(shape)}" for name, shape in store.arrays.items())
+        lines.append(f"arrays    {', '.join(shapes)} per frame")
+    if short:
+        lines.append(f"shorter   {short:,} videos have fewer frames than compressed packets")
+    return "\n".join([*lines, "", *_table(store)])
+
+
+def _table(store: ClipStore) -> list[str]:
+    """Return one line for each class with its count in each split, and their sums."""
+    counts = Counter((video.label, video.split) for video in store.videos)
+    splits = [*SPLITS, *sorted({video.split for video in store.videos} - set(SPLITS))]
+    labels: list[str | None] = [*store.classes]
+    if any(video.label is None for video in store.videos):
+        labels.append(None)
+    names = ["(no class)" if label is None else label for label in labels]
+    wide = max(map(len, (*names, "class"))) + 2
+    rows = ["class".ljust(wide) + "".join(split.rjust(9) for split in splits)]
+    for name, label in list(zip(names, labels, strict=True))[:SHOWN_CLASSES]:
+        cells = "".join(f"{counts[label, split]:9,}" for split in splits)
+        rows.append(name.ljust(wide) + cells)
+    if len(labels) > SHOWN_CLASSES:
+        rows.append(f"... and {len(labels) - SHOWN_CLASSES} more classes")
+    sums = (sum(counts[label, split] for label in labels) for split in splits)
+    rows.append("all".ljust(wide) + "".join(f"{total:9,}" for total in sums))
+    return rows
+
+
+def contact_sheet(store: ClipStore) -> UInt8[np.ndarray, "h w 3"]:
+    """Return first, middle and last frame of videos drawn evenly over classes and the store."""
+    chosen = _across_classes(store, SHEET_VIDEOS)
+    strips, labels = [], []
+    for index in chosen:
+        video = store.videos[index]
+        frames = [
+            store.read(index, start=position, num_frames=1)[0]
+            for position in (0, video.num_frames // 2, video.num_frames - 1)
+        ]
+        strips.append(np.concatenate(frames, axis=1)[None])
+        labels.append(f"{video.split} {video.id}")
+    scale = max(1, 96 // store.frame_size_hw[0])
+    return tile(strips, columns=SHEET_COLUMNS, gap=4, scale=scale, labels=labels)[0]
+
+
+def _across_classes(store: ClipStore, most: int) -> list[int]:
+    """Choose videos from each class in turn, those of a class spread evenly over the store."""
+    members: dict[str | None, list[int]] = {}
+    for index, video in enumerate(store.videos):
+        members.setdefault(video.label, []).append(index)
+    takes = Counter()
+    while takes.total() < min(most, len(store.videos)):
+        for label, group in members.items():
+            takes[label] += takes[label] < len(group) and takes.total() < most
+    return sorted(
+        group[(2 * k + 1) * len(group) // (2 * takes[label])]
+        for label, group in members.items()
+        for k in range(takes[label])
+    )
+
+
+def write_sheet(store: ClipStore, path: Path) -> None:
+    """Write the contact sheet as PNG.
+
+    Raises:
+        InputError: the name does not end in .png.
+    """
+    write_png(path, contact_sheet(store))
