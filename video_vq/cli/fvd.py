@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, indent=1))
     else:
-        _show(result, protocol.describe())
+        _show(result, protocol.describe((result["num_real"], result["num_fake"])))
     return 0
 
 
@@ -54,7 +54,7 @@ def _show(result: dict[str, Any], description: str) -> None:
             f"floor {floor['distance']:.2f}: real against other real clips at "
             f"N = {floor['num_clips']}"
         )
-    print(f"{description}; {result['num_frames']} frames scored at stride {result['frame_stride']}")
+    print(description)
     for side, lines in result["left_out"].items():
         if lines:
             print(f"left out of the {side} set: {len(lines)}", file=sys.stderr)

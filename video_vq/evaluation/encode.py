@@ -62,6 +62,7 @@ def encode_store(
         grid_thw=grid_thw,
         num_frames=num_frames,
         frame_size_hw=store.frame_size_hw,
+        fps=_common_fps(store, stride),
         classes=store.classes,
         data_hash=store.content_hash,
         made_by={"hop": hop, "clips_per_shard": CLIPS_PER_SHARD, "windows": len(windows)},
@@ -150,7 +151,16 @@ def _decoded_videos(
             name = f"{source.id}@{first}+{stride}"
             origin = {"video": source.id, "first_frame": first, "stride": stride}
             yield PreparedVideo(
-                Video(name, source.label, source.split, source.group, origin=origin), [clip], {}
+                Video(
+                    name,
+                    source.label,
+                    source.split,
+                    source.group,
+                    fps=store.header.fps,
+                    origin=origin,
+                ),
+                [clip],
+                {},
             )
         tick(len(chosen))
 
@@ -193,6 +203,12 @@ def _windows_of(
     if all(store.videos[index].num_frames < span for index in store.indices(split)):
         return []
     return every_window(store, split, num_frames, stride, hop)
+
+
+def _common_fps(store: ClipStore, stride: int) -> float | None:
+    rates = {video.fps for video in store.videos}
+    (rate,) = rates if len(rates) == 1 else (None,)
+    return None if rate is None else rate / stride
 
 
 def _mine(accelerator: Accelerator, num_shards: int) -> range:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from video_vq.data.loader import read_windows
-from video_vq.data.windows import Window, scoring_windows
+from video_vq.data.windows import scoring_windows
 from video_vq.errors import InputError
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
@@ -23,15 +23,16 @@ from video_vq.metrics.i3d import load_i3d
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.metrics.weights import WEIGHTS
-from video_vq.models.hub import load_prior, load_tokenizer
+from video_vq.models.hub import load_prior, load_tokenizer, read_model_config
 from video_vq.models.tokenizer import to_uint8
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
-from video_vq.stores.files import write_json
+from video_vq.stores.files import read_json, write_json
 from video_vq.stores.tokens import TokenStore
 
 KMEANS_CLIPS = 256
 SHEET_CLIPS = 8
+FVD_FRAMES = 16
 
 
 class Evaluation:
@@ -71,14 +72,21 @@ class Evaluation:
         self.windows = scoring_windows(
             self.store, split, self.num_frames, self.stride, num_clips, seed
         )
+        # FVD of 17 frames is another metric than of 16: what goes beyond is not scored by it.
+        self.scored_frames = min(FVD_FRAMES, self.num_frames)
         self.network = load_i3d().to(accelerator.device)
         self.sheet: dict[str, list[np.ndarray]] = {}
-        self.real = self._features("real", self.windows)
+        self.real = self._features("real")
 
-    def _features(self, name: str, windows: list[Window], transform: Any = None) -> FeatureSet:
+    def _features(self, name: str, transform: Any = None) -> FeatureSet:
+        windows = [window._replace(num_frames=self.scored_frames) for window in self.windows]
         return store_features(
             self.store, windows, self.network, self.protocol, name, self.split, transform
         )
+
+    def _features_of(self, clips: torch.Tensor) -> np.ndarray:
+        scored = clips[:, : self.scored_frames]
+        return clip_features(scored, self.network, self.protocol).cpu().numpy()
 
     def reconstruction(self) -> dict[str, Any]:
         """Score the reconstructions: PSNR, SSIM, code usage, paired rFVD."""
@@ -92,7 +100,7 @@ class Evaluation:
                 usage.update(codes.cpu())
                 psnr.append(psnr_per_clip(copy, clips))
                 ssim.append(ssim_per_clip(copy, clips))
-                rows.append(clip_features(copy, self.network, self.protocol).cpu().numpy())
+                rows.append(self._features_of(copy))
                 if len(originals) < SHEET_CLIPS:
                     originals += list(clips.numpy())
                     copies += list(copy.numpy())
@@ -145,9 +153,9 @@ class Evaluation:
     def generation(self, samples: Path) -> dict[str, Any]:
         """Score a clip store of samples: gFVD."""
         store = ClipStore(samples)
-        windows = scoring_windows(store, None, self.num_frames, 1, len(self.windows), self.seed)
+        windows = scoring_windows(store, None, self.scored_frames, 1, len(self.windows), self.seed)
         self.sheet["sampled"] = [
-            store.read(window.video, window.start, window.num_frames)
+            _padded(store.read(window.video), self.num_frames)
             for window in sorted(windows, key=lambda window: window.video)[:SHEET_CLIPS]
         ]
         fake = store_features(store, windows, self.network, self.protocol, "sampled", None)
@@ -155,11 +163,11 @@ class Evaluation:
 
     def generation_controls(self, tokens: TokenStore) -> dict[str, float]:
         """Return the FVD of frozen first frames, and of tokens drawn position by position."""
-        frozen = self._features("first frames", self.windows, controls.first_frame)
+        frozen = self._features("first frames", controls.first_frame)
         grids = controls.draw_per_position(tokens.grids("train"), len(self.windows), self.seed)
         clips = decode_grids(self.accelerator, self.tokenizer, torch.from_numpy(grids), BATCH)
         self.sheet["per position"] = list(clips[:SHEET_CLIPS])
-        rows = clip_features(torch.from_numpy(clips), self.network, self.protocol).cpu().numpy()
+        rows = self._features_of(torch.from_numpy(clips))
         drawn = FeatureSet("per position", rows, (), (), "", None)
         return {
             "fvd_first_frame": self._fvd(frozen)["value"],
@@ -213,8 +221,25 @@ def evaluate(
     Raises:
         InputError: see `Evaluation`.
     """
+    identity = {
+        "data": ClipStore(data).content_hash,
+        "tokenizer": read_model_config(tokenizer_path, "tokenizer")["hash"],
+        "samples": None if samples is None else ClipStore(samples).content_hash,
+        "tokens": None if tokens_path is None else TokenStore(tokens_path).content_hash,
+        "prior": None if prior_path is None else read_model_config(prior_path, "prior")["hash"],
+        "split": split,
+        "num_clips": num_clips,
+        "protocol": protocol.settings(),
+        "controls": with_controls,
+        "precision": accelerator.mixed_precision,
+    }
+    if (out / "scores.json").exists():
+        before = read_json(out / "scores.json", "scores")
+        if before.get("identity") == identity:
+            return before
     run = Evaluation(accelerator, data, tokenizer_path, split, num_clips, protocol)
     scores: dict[str, Any] = {
+        "identity": identity,
         "protocol": protocol.settings(),
         "network_sha256": WEIGHTS.sha256,
         "data": run.real.data_hash,
@@ -222,6 +247,7 @@ def evaluate(
         "split": split,
         "num_clips": len(run.windows),
         "num_frames": run.num_frames,
+        "num_frames_in_fvd": run.scored_frames,
         "frame_stride": run.stride,
         "reconstruction": run.reconstruction(),
         "floor": run.floor(),
@@ -242,6 +268,11 @@ def evaluate(
     run.write_sheet(out)
     write_json(out / "scores.json", scores)
     return scores
+
+
+def _padded(clip: np.ndarray, num_frames: int) -> np.ndarray:
+    """Return a clip of exactly so many frames, its last one repeated, for a sheet."""
+    return clip[np.arange(num_frames).clip(max=len(clip) - 1)]
 
 
 def _quantiles(values: torch.Tensor) -> dict[str, float]:

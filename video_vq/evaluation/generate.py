@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from video_vq.errors import InputError
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.media.encode import write_video
 from video_vq.models.hub import load_prior, load_tokenizer
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
 from video_vq.models.sampling import sample_tokens
@@ -80,7 +82,7 @@ def sample_store(
             progress=bar.update,
         )
         clips = decode_grids(accelerator, tokenizer, grids, batch_size)
-        writer.write_shard(shard, _videos(numbers, labels, clips, seed))
+        writer.write_shard(shard, _videos(numbers, labels, clips, seed, prior.facts["fps"]))
     bar.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -95,13 +97,40 @@ def _label(classes: list[str], label: str | None, number: int) -> str | None:
     return classes[number % len(classes)]
 
 
-def _videos(numbers: range, labels: list[str | None], clips, seed: int) -> Iterator[PreparedVideo]:
+def _videos(
+    numbers: range,
+    labels: list[str | None],
+    clips: np.ndarray,
+    seed: int,
+    fps: float | None,
+) -> Iterator[PreparedVideo]:
     for number, name, clip in zip(numbers, labels, clips, strict=True):
         video = Video(
             f"sample-{number:06d}",
             name,
             "test",
             f"sample-{number:06d}",
+            fps=fps,
             origin={"seed": seed + number},
         )
         yield PreparedVideo(video, [clip], {})
+
+
+DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
+
+
+def write_videos(store: ClipStore, folder: Path) -> None:
+    """Write each clip of a store as an mp4; those that are there already are left alone."""
+    folder.mkdir(exist_ok=True)
+    missing = [
+        index
+        for index, video in enumerate(store.videos)
+        if not (folder / f"{video.id}.mp4").exists()
+    ]
+    with progress("writing mp4s", len(missing), "video") as bar:
+        for index in missing:
+            video = store.videos[index]
+            frames = store.read(index)
+            even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+            write_video(folder / f"{video.id}.mp4", even, video.fps or DEFAULT_FPS)
+            bar.update()

@@ -39,7 +39,8 @@ def summary(scores: dict[str, Any]) -> str:
             "",
             _line("FVD floor", floor["distance"], f"real against real at N = {floor['num_clips']}"),
         ]
-    lines += ["", fvd_protocol(scores["protocol"]["name"]).describe()]
+    counts = (scores["num_clips"], scores["num_clips"])
+    lines += ["", fvd_protocol(scores["protocol"]["name"]).describe(counts)]
     if scores["num_clips"] < SMALL:
         lines.append(
             f"FVD at N = {scores['num_clips']} is an illustration: below {SMALL} clips its bias is "

@@ -59,12 +59,17 @@ class FVDProtocol:
         settings = asdict(self)
         return {key: settings[key] for key in keys}
 
-    def describe(self) -> str:
-        """Return one citable line."""
+    def describe(self, counts: tuple[int, int] | None = None) -> str:
+        """Return one citable line.
+
+        Args:
+            counts: how many real and generated clips were scored; None for the convention's.
+        """
         fit = "squashed" if self.fit == "squash" else "short side, centre crop"
         frames = "any number of" if self.num_frames is None else f"{self.num_frames}"
-        real = "all" if self.num_real is None else f"{self.num_real}"
-        fake = "all" if self.num_fake is None else f"{self.num_fake}"
+        num_real, num_fake = counts or (self.num_real, self.num_fake)
+        real = "all" if num_real is None else f"{num_real}"
+        fake = "all" if num_fake is None else f"{num_fake}"
         return (
             f"FVD ({self.name}): {frames} frames, stride {self.stride}, {self.pixels} pixels, "
             f"{self.resize} bilinear to 224 ({fit}), input range "

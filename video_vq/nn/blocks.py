@@ -1,7 +1,8 @@
 """Normalisation and residual blocks for video features."""
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_vq.nn.conv3d import Conv3d, Video
@@ -40,7 +41,7 @@ class ResidualBlock(nn.Module):
         # The block begins as the identity, so depth costs nothing at the start.
         nn.init.zeros_(self.conv2.conv.weight)
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Float[Tensor, "b d t h w"]:
         """Add the block's change to its input."""
         y = self.conv1(F.silu(self.norm1(x)))
         y = self.conv2(F.silu(self.norm2(y)))

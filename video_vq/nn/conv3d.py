@@ -35,7 +35,7 @@ class Conv3d(nn.Module):
             padding=(0 if causal else side, side, side),
         )
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Float[Tensor, "b d t2 h2 w2"]:
         """Convolve."""
         if self.front:
             x = torch.cat([x[:, :, :1].expand(-1, -1, self.front, -1, -1), x], dim=2)
@@ -61,19 +61,19 @@ class Upsample(nn.Module):
         self.drop = stride_thw[0] - 1 if causal else 0
         self.conv = Conv3d(in_channels, out_channels, causal=causal)
 
-    def forward(self, x: Video) -> Video:
+    def forward(self, x: Video) -> Float[Tensor, "b d t2 h2 w2"]:
         """Upsample."""
         x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
         return self.conv(x[:, :, self.drop :])
 
 
-def space_to_depth(x: Video, patch_thw: tuple[int, int, int]) -> Video:
+def space_to_depth(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
     """Fold boxes of pixels into channels: full-resolution convolutions are slow."""
     t, h, w = patch_thw
     return rearrange(x, "b c (t z) (h y) (w x) -> b (c z y x) t h w", z=t, y=h, x=w)
 
 
-def depth_to_space(x: Video, patch_thw: tuple[int, int, int]) -> Video:
+def depth_to_space(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
     """Unfold channels into boxes of pixels: the inverse of `space_to_depth`."""
     t, h, w = patch_thw
     return rearrange(x, "b (c z y x) t h w -> b c (t z) (h y) (w x)", z=t, y=h, x=w)

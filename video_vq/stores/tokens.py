@@ -31,6 +31,7 @@ class TokenHeader:
         codebook_size: tokens lie in 0 .. codebook_size − 1.
         grid_thw: shape of a grid.
         num_frames, frame_size_hw: of the clips that were encoded.
+        fps: frames per second of these clips, None when unknown or mixed.
         classes: ordered class names.
         data_hash: content hash of the clip store that was encoded, None for samples of a prior.
         made_by: the settings that made the store.
@@ -41,6 +42,7 @@ class TokenHeader:
     grid_thw: tuple[int, int, int]
     num_frames: int
     frame_size_hw: tuple[int, int]
+    fps: float | None
     classes: tuple[str, ...]
     data_hash: str | None
     made_by: dict[str, Any]

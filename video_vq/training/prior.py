@@ -153,6 +153,7 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
                 "classes": list(header.classes),
                 "num_frames": header.num_frames,
                 "frame_size_hw": list(header.frame_size_hw),
+                "fps": header.fps,
                 "trained_on": store.content_hash,
                 "steps": state.step,
             },

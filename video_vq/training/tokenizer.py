@@ -16,6 +16,7 @@ from video_vq.models.hub import save_model
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels
 from video_vq.quantizers.codebook import CodebookStatistics, merge
 from video_vq.stores.clips import ClipStore
+from video_vq.training.audit import Audit
 from video_vq.training.distributed import StopFlag, all_finite, make_accelerator
 from video_vq.training.losses import reconstruction_loss
 from video_vq.training.run_folder import RunFolder, diverged
@@ -85,7 +86,7 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
         num_workers=config.run.num_workers,
     )
     batches = iter(loader)
-    timer = StepTimer()
+    timer, audit = StepTimer(), Audit(accelerator, model, out, config.run.audit_every)
     usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
 
     with StopFlag(accelerator, out).listening() as stop:
@@ -96,8 +97,9 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
             losses: dict[str, torch.Tensor] = {}
             for micro_batch in range(optim.accumulation):
                 with timer("data"):
-                    clips = next(batches).clips.to(accelerator.device, non_blocking=True)
-                    video = to_pixels(clips)
+                    batch = next(batches)
+                    video = to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
+                    audit.note(batch.videos)
                 if not codebook.is_initialized:
                     with torch.no_grad(), accelerator.autocast():
                         codebook.initialize(tokenizer.latents(video), seed)
@@ -140,6 +142,7 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
                     update = codebook.update(merge(statistics), seed)
                     state.averages.update(tokenizer, {_CODES: update.restarted})
                     restarted = len(update.restarted)
+            audit.write(state.step, codebook.state_dict())
 
             timer.end_step()
             if state.step % config.run.log_every == 0:

@@ -59,6 +59,7 @@ class RunConfig:
         average_decay: of the averaged weights; 0 turns averaging off.
         num_workers: processes per rank that read data ahead.
         compile: run the model through torch.compile.
+        audit_every: write down each n-th step what every rank saw and holds; 0 never.
         checkpoint_activations: recompute activations in the backward pass to save memory (prior).
     """
 
@@ -70,6 +71,7 @@ class RunConfig:
     average_decay: float = Field(0.999, ge=0, lt=1)
     num_workers: int = Field(2, ge=0, le=64)
     compile: bool = False
+    audit_every: int = Field(0, ge=0)
     checkpoint_activations: bool = False
 
 

@@ -1,0 +1,79 @@
+"""The loader reports every mistake at once and reads numbers as people write them."""
+
+import pytest
+
+from video_vq.config import (
+    check_config,
+    find_config,
+    load_config,
+    parse_overrides,
+    shipped_configs,
+    to_json,
+)
+from video_vq.errors import ConfigError
+from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
+
+
+def test_every_problem_is_reported_at_once_with_the_nearest_name(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("optim: {lrr: 1}\nmodel: {quantizer: {codebok_size: 3, decay: 2.0}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(TokenizerTrainingConfig, path)
+    message = str(caught.value)
+    assert "3 problems" in message
+    assert "optim.lrr: no such setting; did you mean 'lr'?" in message
+    assert "model.quantizer.codebok_size: no such setting; did you mean 'codebook_size'?" in message
+    assert "model.quantizer.decay: Input should be less than 1 (found 2.0)" in message
+
+
+def test_a_config_lies_over_its_base_and_overrides_lie_over_both(tmp_path):
+    (tmp_path / "base.yaml").write_text("optim: {lr: 1e-3, steps: 7}\nrun: {seed: 1}\n")
+    (tmp_path / "child.yaml").write_text("base: base.yaml\noptim: {steps: 8}\n")
+    config = load_config(
+        TokenizerTrainingConfig, tmp_path / "child.yaml", ["run.seed=3", "optim.betas=[0.5,0.6]"]
+    )
+    assert (config.optim.lr, config.optim.steps, config.run.seed) == (1e-3, 8, 3)
+    assert config.optim.betas == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: a.yaml\n", "does not end"),
+        ("optim: {lr: 1e-3\n", "not valid YAML"),
+        ("- 1\n", "a config is a mapping"),
+        ("optim: {lr: 1, lr: 2}\n", "given twice"),
+        ("a: &x {lr: 1}\noptim: *x\n", "aliases are not allowed"),
+        ("optim: {steps: !!python/object:os.system x}\n", "not valid YAML"),
+        ("optim: {lr: .nan}\n", "Out of range float"),
+        ("optim: {batch_size: 7, accumulation: 2}\n", "must be a multiple of accumulation"),
+    ],
+)
+def test_bad_files_are_refused_with_the_reason(tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(TokenizerTrainingConfig, path)
+
+
+def test_bad_overrides_and_names_are_refused():
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
+        parse_overrides(["optim.lr"])
+    with pytest.raises(ConfigError, match=r"no shipped config of that name; there are: .*bair"):
+        find_config("bare", "tokenizer")
+    with pytest.raises(ConfigError, match="no such config file"):
+        find_config("nowhere.yaml", "tokenizer")
+    with pytest.raises(ConfigError, match=r"give a \.yaml file or the name"):
+        find_config("../../etc/passwd", "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("tokenizer", TokenizerTrainingConfig), ("prior", PriorTrainingConfig)]
+)
+def test_every_shipped_config_is_valid_and_survives_json(kind, settings):
+    paths = [*(shipped_configs() / kind).glob("*.yaml")]
+    paths += shipped_configs().glob(f"*/{kind}*.yaml")
+    assert paths
+    for path in paths:
+        config = load_config(settings, path)
+        assert check_config(settings, to_json(config), "json") == config

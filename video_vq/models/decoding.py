@@ -1,0 +1,179 @@
+"""The prior prepared for decoding: packed weights and a static key-value cache."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from video_vq.models.prior import Condition, Prior
+from video_vq.nn.attention import NORM_EPS, TransformerBlock
+from video_vq.nn.packed import Product, constant_product
+from video_vq.nn.rotary import rotate
+
+QUERY_BLOCK = 128  # queries whose scores over a prefix are held at once
+
+
+class DecoderLayer(NamedTuple):
+    """One block's weights, packed; the norms' gains are folded into the products after them."""
+
+    query_key_value: Product
+    output: Product
+    gate_up: Product
+    down: Product
+    gains: Float[Tensor, "2 heads 1"]  # of queries, of keys
+
+
+class Decoder:
+    """Decodes a fixed number of rows in step; equal to `Prior.forward` to rounding.
+
+    Attention is a pair of plain batched products over what the cache holds so far, and not torch's
+    fused kernel, which with several CPU threads rounds a row by its place in the batch.
+
+    Args:
+        prior: its weights are copied; conditions are embedded by itself.
+        num_rows: rows of the batch, the same in every call.
+        dtype: of weights, cache and products; norms, positions and logits stay in float32.
+    """
+
+    def __init__(self, prior: Prior, num_rows: int, dtype: torch.dtype = torch.float32):
+        config, sizes = prior.config, prior.config.transformer
+        self.num_rows = num_rows
+        self.dtype = dtype
+        self.codebook_size = config.codebook_size
+        self.heads, self.head_dim = sizes.heads, sizes.head_dim
+        self.cells = config.grid_thw[1] * config.grid_thw[2]
+        self.token_embedding = prior.token_embedding.weight.detach()
+        self.positions = prior.positions.detach()
+        rotary = prior.rotary
+        self.cos = torch.stack([rotary.query_cos, rotary.key_cos], dim=1)[:, :, None]
+        self.sin = torch.stack([rotary.query_sin, rotary.key_sin], dim=1)[:, :, None]
+        self.layers = [self._layer(block) for block in prior.blocks]
+        # A multiple of 16 columns keeps every processor's product on its regular path.
+        head = prior.head.weight.detach() * prior.final_norm.gain.detach()
+        self.head = self._product(F.pad(head, (0, 0, 0, -config.codebook_size % 16)))
+        shape = (sizes.depth, num_rows, self.heads, config.num_tokens, self.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=head.device)
+        self.values = torch.empty(shape, dtype=dtype, device=head.device)
+        self.condition: Condition | None = None
+        self.num_held = 0
+
+    def _product(self, weight: Tensor) -> Product:
+        return constant_product(weight.to(self.dtype), self.num_rows)
+
+    def _layer(self, block: object) -> DecoderLayer:
+        assert isinstance(block, TransformerBlock)
+        attention, mlp = block.attention, block.mlp
+        query_gain = attention.gain.detach() * self.head_dim**0.5
+        return DecoderLayer(
+            query_key_value=self._product(
+                attention.query_key_value.weight.detach() * block.attention_norm.gain.detach()
+            ),
+            output=self._product(attention.output.weight.detach()),
+            gate_up=self._product(mlp.gate_up.weight.detach() * block.mlp_norm.gain.detach()),
+            down=self._product(mlp.down.weight.detach()),
+            gains=torch.stack([query_gain, torch.ones_like(query_gain)])[:, :, None],
+        )
+
+    def begin(self, condition: Condition, given: Int[Tensor, "b p"] | None) -> Float[Tensor, "b v"]:
+        """Start a clip in every row: read its given tokens in one pass, return what comes next."""
+        self.condition = condition
+        self.num_held = 0
+        slots = condition.start[:, None]
+        if given is not None:
+            slots = torch.cat([slots, self.token_embedding[given]], dim=1)
+        return self._read(slots)
+
+    def step(self, tokens: Int[Tensor, " b"]) -> Float[Tensor, "b v"]:
+        """Read one more token in every row, return the logits of the next."""
+        return self._read(self.token_embedding[tokens][:, None])
+
+    def _read(self, slots: Float[Tensor, "b m d"]) -> Float[Tensor, "b v"]:
+        assert self.condition is not None
+        first, new = self.num_held, slots.shape[1]
+        slots = slots + self.positions[first : first + new]
+        if self.condition.per_frame is not None:
+            frames = torch.arange(first, first + new, device=slots.device) // self.cells
+            slots = slots + self.condition.per_frame[:, frames]
+        self.num_held += new
+        return self._through_layers(slots, first)
+
+    def _through_layers(self, slots: Float[Tensor, "b m d"], first: int) -> Float[Tensor, "b v"]:
+        """Run the transformer on slots first … first + m - 1 and fill the cache with them."""
+        batch, new, width = slots.shape
+        cos, sin = self.cos[first : first + new], self.sin[first : first + new]
+        x = slots.reshape(batch * new, width)
+        for index, layer in enumerate(self.layers):
+            mixed = layer.query_key_value(self._normed(x)).view(
+                batch, new, 3, self.heads, self.head_dim
+            )
+            pair = mixed[:, :, :2].float()
+            norm = torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp_min_(NORM_EPS)
+            pair = rotate(pair * (layer.gains / norm), cos, sin).to(self.dtype)
+            keys, values = self.keys[index], self.values[index]
+            keys[:, :, first : first + new] = pair[:, :, 1].transpose(1, 2)
+            values[:, :, first : first + new] = mixed[:, :, 2].transpose(1, 2)
+            read = self._attend(pair[:, :, 0].transpose(1, 2), keys, values, first)
+            x = x + layer.output(read)
+            gate, up = layer.gate_up(self._normed(x)).chunk(2, dim=-1)
+            x = x + layer.down(F.silu(gate).mul_(up))
+        last = x.view(batch, new, width)[:, -1]
+        return self.head(self._normed(last))[:, : self.codebook_size].float()
+
+    def _normed(self, x: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
+        return F.rms_norm(x.float(), (x.shape[-1],), None, NORM_EPS).to(self.dtype)
+
+    def _attend(
+        self,
+        query: Float[Tensor, "b heads m c"],
+        keys: Float[Tensor, "b heads n c"],
+        values: Float[Tensor, "b heads n c"],
+        first: int,
+    ) -> Float[Tensor, "rows d"]:
+        """Let each new slot read the cache up to itself."""
+        read = [
+            self._attend_block(query[:, :, start:end], keys, values, first + start)
+            for start, end in _blocks(query.shape[2])
+        ]
+        merged = torch.cat(read, dim=2) if len(read) > 1 else read[0]
+        return rearrange(merged, "b heads m c -> (b m) (heads c)")
+
+    def _attend_block(self, query: Tensor, keys: Tensor, values: Tensor, first: int) -> Tensor:
+        new = query.shape[2]
+        held = first + new
+        if new == 1:  # keys · query reads the cache a fifth faster than query · keysᵀ on a CPU
+            column = query.transpose(-1, -2)
+            scores = torch.matmul(keys[:, :, :held], column).transpose(-1, -2)
+        else:
+            scores = torch.matmul(query, keys[:, :, :held].transpose(-1, -2))
+            later = torch.ones(new, held, dtype=torch.bool, device=query.device).triu(first + 1)
+            scores = scores.masked_fill(later, -torch.inf)
+        return torch.matmul(torch.softmax(scores, dim=-1), values[:, :, :held])
+
+    def rows_agree(self, num_given: int) -> bool:
+        """Return whether rows of equal content come out equal, bit by bit, wherever they stand.
+
+        Runs the transformer on equal rows: once on a prefix, and on one slot at three lengths.
+        """
+        generator = torch.Generator().manual_seed(0)
+        num_tokens, width = self.positions.shape
+        noise = torch.randn(num_tokens, width, generator=generator).to(self.positions)
+        self.keys.copy_(torch.randn(self.keys[:, :1].shape, generator=generator))
+        self.values.copy_(torch.randn(self.values[:, :1].shape, generator=generator))
+        probes = [(0, num_given + 1)] + [
+            (first, 1) for first in sorted({num_given, (num_given + num_tokens) // 2})
+        ]
+        for first, new in [*probes, (num_tokens - 1, 1)]:
+            rows = noise[first : first + new].expand(self.num_rows, -1, -1)
+            logits = self._through_layers(rows, first)
+            if not bool((logits == logits[:1]).all()):
+                return False
+        return True
+
+
+def _blocks(size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, size, QUERY_BLOCK):
+        yield start, min(start + QUERY_BLOCK, size)

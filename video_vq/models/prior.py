@@ -1,0 +1,240 @@
+"""The prior: a causal transformer that predicts a clip's tokens, one after the other."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from video_vq.errors import InputError
+from video_vq.models.prior_config import PriorConfig
+from video_vq.nn.attention import ChannelRMSNorm, TransformerBlock
+from video_vq.nn.rotary import RotaryTables, rotary_tables
+
+
+class Condition(NamedTuple):
+    """What steers a clip, embedded: its start, and what is added to each latent frame's slots."""
+
+    start: Float[Tensor, "b d"]
+    per_frame: Float[Tensor, "b t d"] | None
+
+
+class PriorLoss(NamedTuple):
+    """Mean cross entropy per token, in both units (a rate; never comparable with pixels)."""
+
+    nats: Float[Tensor, ""]
+    bits: Float[Tensor, ""]
+
+
+class Prior(nn.Module):
+    """Autoregressive transformer over the tokens of a clip, flattened in the order t h w.
+
+    Slot i holds token i - 1 (slot 0 the start, which carries the class) plus the learned position
+    of token i and the actions that lead to its latent frame; it predicts token i. The head is not
+    tied to the token embedding: it is at most a few percent of the parameters, and it starts at
+    zero, so that training starts from exactly log K nats.
+
+    Args:
+        config: tokens, conditions and sizes.
+        checkpoint_activations: recompute each block in the backward pass: about a third more
+            time for a depth-th of the memory. Changes no result.
+    """
+
+    action_mean: Float[Tensor, " a"]
+    action_std: Float[Tensor, " a"]
+
+    def __init__(self, config: PriorConfig, checkpoint_activations: bool = False):
+        super().__init__()
+        sizes = config.transformer
+        frames, rows, columns = config.grid_thw
+        self.config = config
+        self.checkpoint_activations = checkpoint_activations
+        self.token_embedding = nn.Embedding(config.codebook_size, sizes.width)
+        self.class_embedding = nn.Embedding(config.num_classes + 1, sizes.width)  # last: no class
+        self.frame_position = nn.Parameter(torch.empty(frames, sizes.width))
+        self.cell_position = nn.Parameter(torch.empty(rows * columns, sizes.width))
+        if config.num_action_dims:
+            self.action_embedding = nn.Linear(config.num_action_dims, sizes.width)
+            self.no_action = nn.Parameter(torch.empty(sizes.width))
+            self.register_buffer("action_mean", torch.zeros(config.num_action_dims))
+            self.register_buffer("action_std", torch.ones(config.num_action_dims))
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(sizes.width, sizes.heads, sizes.hidden, sizes.dropout)
+            for _ in range(sizes.depth)
+        )
+        self.final_norm = ChannelRMSNorm(sizes.width)
+        self.head = nn.Linear(sizes.width, config.codebook_size, bias=False)
+        for name, table in zip(
+            RotaryTables._fields,
+            rotary_tables(config.grid_thw, sizes.head_dim, sizes.rotary_base),
+            strict=True,
+        ):
+            self.register_buffer(f"rotary_{name}", table, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Draw the weights from torch's global generator (GPT-2's scales; head zero)."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            assert isinstance(block, TransformerBlock)
+            for output in (block.attention.output, block.mlp.down):
+                with torch.no_grad():
+                    output.weight.div_(math.sqrt(2 * len(self.blocks)))
+        nn.init.normal_(self.frame_position, std=0.02)
+        nn.init.normal_(self.cell_position, std=0.02)
+        nn.init.zeros_(self.head.weight)
+        if self.config.num_action_dims:
+            nn.init.normal_(self.no_action, std=0.02)
+            nn.init.normal_(
+                self.action_embedding.weight, std=0.02 * self.config.num_action_dims**-0.5
+            )
+
+    def set_action_statistics(self, mean: Float[Tensor, " a"], std: Float[Tensor, " a"]) -> None:
+        """Keep the training actions' mean and deviation; actions are standardised by them.
+
+        Raises:
+            InputError: the prior takes no actions, the sizes differ, or a number is not usable.
+        """
+        size = self.config.num_action_dims
+        if not size:
+            raise InputError("this prior takes no actions (num_action_dims is 0)")
+        if mean.shape != (size,) or std.shape != (size,):
+            raise InputError(
+                f"action statistics: expected {size} means and deviations, "
+                f"found {tuple(mean.shape)} and {tuple(std.shape)}"
+            )
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise InputError(
+                "action statistics: means must be finite and deviations positive; "
+                "give a constant action the deviation 1"
+            )
+        self.action_mean.copy_(mean)
+        self.action_std.copy_(std)
+
+    @property
+    def rotary(self) -> RotaryTables:
+        """Return the rotary tables of all slots."""
+        return RotaryTables(*(getattr(self, f"rotary_{name}") for name in RotaryTables._fields))
+
+    @property
+    def positions(self) -> Float[Tensor, "n d"]:
+        """Return the learned position of each token: its latent frame's plus its cell's."""
+        return (self.frame_position[:, None] + self.cell_position).flatten(0, 1)
+
+    def condition(
+        self,
+        batch: int,
+        class_label: Int[Tensor, " b"] | None,
+        actions: Float[Tensor, "b t a"] | None,
+        dropped: Bool[Tensor, " b"] | None,
+    ) -> Condition:
+        """Embed what steers the clips.
+
+        Args:
+            batch: number of clips.
+            class_label: 0 … num_classes - 1, or NO_CLASS.
+            actions: what the robot does on the way to each latent frame, in the data's units.
+            dropped: clips whose class and actions are hidden; None for none.
+
+        Raises:
+            InputError: a condition is missing (unless every clip's is dropped), given to a prior
+                without it, or has another shape.
+        """
+        if dropped is None:
+            dropped = torch.zeros(batch, dtype=torch.bool, device=self.head.weight.device)
+        num_classes = self.config.num_classes
+        label = torch.full_like(dropped, num_classes, dtype=torch.long)
+        self._require("class labels", class_label is not None, num_classes > 0, dropped)
+        if class_label is not None:
+            label = torch.where(dropped | (class_label < 0), label, class_label.long())
+        self._require("actions", actions is not None, self.config.num_action_dims > 0, dropped)
+        per_frame = None
+        if self.config.num_action_dims:
+            frames = self.config.grid_thw[0]
+            per_frame = self.no_action.expand(batch, frames, -1)
+            if actions is not None:
+                expected = (batch, frames, self.config.num_action_dims)
+                if tuple(actions.shape) != expected:
+                    raise InputError(
+                        f"actions: expected b t a = {expected} (numbers per latent frame), "
+                        f"found {tuple(actions.shape)}"
+                    )
+                embedded = self.action_embedding((actions - self.action_mean) / self.action_std)
+                per_frame = torch.where(dropped[:, None, None], per_frame, embedded)
+        return Condition(self.class_embedding(label), per_frame)
+
+    def _require(self, what: str, given: bool, taken: bool, dropped: Tensor) -> None:
+        if given and not taken:
+            raise InputError(f"this prior was trained without {what}; leave them out")
+        if taken and not given and not bool(dropped.all()):
+            raise InputError(
+                f"this prior needs {what}; give them, or sample without any condition (guidance 0)"
+            )
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "b n"],
+        class_label: Int[Tensor, " b"] | None = None,
+        actions: Float[Tensor, "b t a"] | None = None,
+        dropped: Bool[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b n v"]:
+        """Return float32 logits: position i predicts token i from the tokens before it.
+
+        Args:
+            tokens: the first n tokens of each clip; the last one is never read.
+            class_label: 0 … num_classes - 1, or NO_CLASS.
+            actions: numbers per latent frame, in the data's units.
+            dropped: clips whose conditions are hidden. None draws them in training mode, with
+                probability `condition_dropout` from torch's global generator, and hides none in
+                evaluation mode.
+
+        Raises:
+            InputError: a condition is missing, superfluous or misshapen, or n is too long.
+        """
+        batch, num_slots = tokens.shape
+        if not 1 <= num_slots <= self.config.num_tokens:
+            raise InputError(
+                f"{num_slots} tokens for a prior of t h w = {self.config.grid_thw}: "
+                f"expected 1 to {self.config.num_tokens}"
+            )
+        steered = self.config.num_classes or self.config.num_action_dims
+        if dropped is None and self.training and steered:
+            share = self.config.transformer.condition_dropout
+            dropped = torch.rand(batch, device=tokens.device) < share
+        condition = self.condition(batch, class_label, actions, dropped)
+        x = torch.cat([condition.start[:, None], self.token_embedding(tokens[:, :-1])], dim=1)
+        x = x + self.positions[:num_slots]
+        if condition.per_frame is not None:
+            cells = self.cell_position.shape[0]
+            x = x + condition.per_frame.repeat_interleave(cells, dim=1)[:, :num_slots]
+        x = self.dropout(x)
+        rotary = self.rotary.first(num_slots)
+        for block in self.blocks:
+            if self.checkpoint_activations and self.training:
+                x = checkpoint(block, x, rotary, use_reentrant=False)
+            else:
+                x = block(x, rotary)
+        return self.head(self.final_norm(x)).float()
+
+
+def token_nats(logits: Float[Tensor, "b n v"], tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+    """Return each token's cross entropy in nats, in float32."""
+    return F.cross_entropy(
+        logits.float().flatten(0, 1), tokens.flatten().long(), reduction="none"
+    ).view(tokens.shape)
+
+
+def prior_loss(logits: Float[Tensor, "b n v"], tokens: Int[Tensor, "b n"]) -> PriorLoss:
+    """Return the mean cross entropy per token, in nats and in bits."""
+    nats = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten().long())
+    return PriorLoss(nats, nats / math.log(2))

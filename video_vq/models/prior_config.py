@@ -1,0 +1,112 @@
+"""What decides a prior and how it is sampled: checked settings, without loading torch."""
+
+from math import prod
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+from pydantic.dataclasses import dataclass
+
+from video_vq.config import STRICT
+
+NO_CLASS = -1  # the label of a clip without a class; the prior reads it as its null class
+MAX_TOKENS = 65536  # positions of one clip; a config that asks for more is a mistake
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class TransformerConfig:
+    """Sizes of the transformer.
+
+    Attributes:
+        width: channels of the residual stream.
+        depth: number of blocks.
+        heads: attention heads; width / heads must be a multiple of 8.
+        mlp_ratio: hidden channels of the SwiGLU over width, rounded up to a multiple of 32. 8/3
+            gives the parameters of a plain MLP of ratio 4 (Shazeer 2020, §2).
+        dropout: on the embeddings and on what each block adds to the residual stream.
+        condition_dropout: share of the clips whose class and actions are hidden in training, so
+            that guidance has an unconditional prediction to push away from (Ho and Salimans 2022).
+        rotary_base: rotary wavelengths run from 2π grid cells to at most 2π times this.
+    """
+
+    width: Annotated[int, Field(ge=8, le=16384)] = 512
+    depth: Annotated[int, Field(ge=1, le=256)] = 8
+    heads: Annotated[int, Field(ge=1, le=256)] = 8
+    mlp_ratio: Annotated[float, Field(gt=0.0, le=16.0)] = 8 / 3
+    dropout: Share = 0.1
+    condition_dropout: Share = 0.1
+    rotary_base: Annotated[float, Field(gt=1.0, le=1e6)] = 100.0
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TransformerConfig":
+        if self.width % (8 * self.heads):
+            raise ValueError(
+                f"width {self.width} does not split into {self.heads} heads of a multiple of 8 "
+                f"channels; the next width that does is "
+                f"{-(-self.width // (8 * self.heads)) * 8 * self.heads}"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Return the channels of one head."""
+        return self.width // self.heads
+
+    @property
+    def hidden(self) -> int:
+        """Return the hidden channels of the SwiGLU."""
+        return -(-round(self.width * self.mlp_ratio) // 32) * 32
+
+
+@dataclass(frozen=True, config=STRICT)
+class PriorConfig:
+    """One prior: the tokens it models, its conditions, its transformer.
+
+    Attributes:
+        codebook_size: the tokenizer's K; tokens are 0 … K - 1.
+        grid_thw: latent frames, rows and columns of one clip's tokens.
+        num_classes: classes it can be asked for; 0 for none.
+        num_action_dims: numbers per *latent* frame that steer it (actions per frame times frames
+            per latent frame); 0 for none.
+        transformer: sizes.
+    """
+
+    codebook_size: Annotated[int, Field(ge=2, le=1 << 24)]
+    grid_thw: tuple[PositiveInt, PositiveInt, PositiveInt]
+    num_classes: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    num_action_dims: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    transformer: TransformerConfig = TransformerConfig()
+
+    @model_validator(mode="after")
+    def _grid_is_possible(self) -> "PriorConfig":
+        if self.num_tokens > MAX_TOKENS:
+            raise ValueError(
+                f"a grid of t h w = {self.grid_thw} has {self.num_tokens} tokens, "
+                f"more than {MAX_TOKENS}"
+            )
+        return self
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the tokens of one clip."""
+        return prod(self.grid_thw)
+
+
+@dataclass(frozen=True, config=STRICT)
+class SamplingSettings:
+    """How tokens are drawn from the prior's logits, applied in this order.
+
+    Attributes:
+        guidance: g in null + g · (conditional - null), classifier-free guidance on the logits (Ho
+            and Salimans 2022, eq. 6, with g = 1 + w). 1 samples the conditional prior alone, 0 the
+            unconditional one.
+        temperature: the logits are divided by it.
+        top_k: draw among the k likeliest tokens (and those equal to the k-th); None for all.
+        top_p: draw among the likeliest tokens that together reach this probability.
+    """
+
+    temperature: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0
+    top_k: PositiveInt | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    guidance: Annotated[float, Field(ge=0.0, le=1e4)] = 1.0

@@ -1,0 +1,319 @@
+"""Tokens drawn from the prior: guidance, temperature, top-k, top-p, one noise stream per sample."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from video_vq.errors import InputError
+from video_vq.models.decoding import Decoder
+from video_vq.models.prior import Condition, Prior
+from video_vq.models.prior_config import NO_CLASS, SamplingSettings
+from video_vq.nn.precision import exact_float32
+
+MAX_SEED = (1 << 63) - 1
+PADDINGS = (1, 8, 16, 32)  # batches are rounded up to a multiple of these, until rows agree
+
+
+def uniform_noise(seed: int, num_tokens: int) -> np.ndarray:
+    """Return one uniform number in [0, 1) per position: a function of (seed, position) alone.
+
+    The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep.
+    """
+    raw = np.random.Philox(key=seed).random_raw(num_tokens)
+    return (raw >> np.uint64(11)) * 2.0**-53
+
+
+def keep_top_k(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
+    """Mask all but the k largest logits; logits equal to the k-th stay (Fan et al. 2018)."""
+    kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < kth, -torch.inf)
+
+
+def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
+    """Mask the tail: the unlikeliest tokens whose joint probability is at most 1 - p.
+
+    The likeliest token always stays (nucleus sampling, Holtzman et al. 2020).
+    """
+    ascending, order = logits.sort(dim=-1, stable=True)
+    tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
+    tail[:, -1] = False
+    return logits.masked_fill(torch.zeros_like(tail).scatter(1, order, tail), -torch.inf)
+
+
+def adjusted_logits(
+    logits: Float[Tensor, "b v"], settings: SamplingSettings
+) -> Float[Tensor, "b v"]:
+    """Apply temperature, then top-k, then top-p."""
+    logits = logits / settings.temperature
+    if settings.top_k is not None:
+        logits = keep_top_k(logits, settings.top_k)
+    if settings.top_p < 1:
+        logits = keep_top_p(logits, settings.top_p)
+    return logits
+
+
+def invert(
+    logits: Float[Tensor, "b v"], noise: Float[Tensor, " b"]
+) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:
+    """Draw one token per row by inverting its cumulative distribution, in float64.
+
+    Returns:
+        The tokens, and for each row whether it had a distribution to draw from (finite, with
+        mass).
+    """
+    cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    # Strictly below the total, so that the first value above the target has mass of its own.
+    target = torch.minimum(noise[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    usable = (total.squeeze(1) > 0) & total.squeeze(1).isfinite()
+    return tokens.clamp(max=logits.shape[-1] - 1), usable
+
+
+class Conditions(NamedTuple):
+    """What steers a number of clips, before it is embedded."""
+
+    class_labels: Int[Tensor, " n"] | None
+    given: Int[Tensor, "n p"] | None
+    actions: Float[Tensor, "n t a"] | None
+
+    @property
+    def num_given(self) -> int:
+        """Return how many tokens of each clip are given."""
+        return 0 if self.given is None else self.given.shape[1]
+
+    def rows(self, index: Int[Tensor, " r"], device: torch.device) -> "Conditions":
+        """Return some clips' conditions, on a device."""
+        return Conditions(*(None if all_ is None else all_[index].to(device) for all_ in self))
+
+
+def sample_tokens(
+    prior: Prior,
+    seeds: Sequence[int],
+    class_labels: Int[Tensor, " n"] | None = None,
+    given: Int[Tensor, "n p"] | None = None,
+    actions: Float[Tensor, "n t a"] | None = None,
+    settings: SamplingSettings | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Int[Tensor, "n t h w"]:
+    """Draw one clip's tokens per seed.
+
+    Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
+    position alone. So for one batch_size, dtype, machine and thread count, a sample's tokens do
+    not depend, bit by bit, on the other samples, their order, or how full the batch is.
+
+    Args:
+        prior: on any device; its training mode does not matter.
+        seeds: one per sample, 0 … 2^63 - 1.
+        class_labels: 0 … num_classes - 1, or NO_CLASS.
+        given: the first p tokens of each clip, kept as they are.
+        actions: numbers per latent frame, in the data's units.
+        settings: guidance, temperature, top-k, top-p; None for plain sampling.
+        batch_size: samples decoded in step; record it with the samples.
+        progress: called after each position with the number of tokens just drawn.
+        dtype: of weights, cache and products.
+
+    Returns:
+        int64 tokens on the CPU.
+
+    Raises:
+        InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives no
+            distribution to draw from, or this machine cannot keep rows apart from each other.
+    """
+    settings = settings or SamplingSettings()
+    conditions = Conditions(class_labels, given, actions)
+    check_sampling(prior, seeds, conditions, settings, batch_size)
+    num_tokens = prior.config.num_tokens
+    tokens = torch.empty(len(seeds), num_tokens, dtype=torch.int64)
+    device = prior.head.weight.device
+    with torch.inference_mode(), exact_float32(device):
+        decoder = prepared_decoder(prior, settings, batch_size, conditions.num_given, dtype)
+        num_rows = decoder.num_rows // len(hidden_per_pass(settings))
+        for start in range(0, len(seeds), batch_size):
+            end = min(start + batch_size, len(seeds))
+            # A short batch is filled up with copies of its last sample, which are thrown away.
+            index = torch.arange(start, start + num_rows).clamp(max=end - 1)
+            noise = np.stack([uniform_noise(seeds[row], num_tokens) for row in index.tolist()])
+            drawn = sample_batch(
+                decoder,
+                embedded(prior, conditions.rows(index, device), settings, num_rows),
+                None if given is None else given[index].to(device),
+                torch.from_numpy(noise).to(device),
+                settings,
+                None if progress is None else partial(progress, end - start),
+            )
+            tokens[start:end] = drawn[: end - start].cpu()
+    _, rows, columns = prior.config.grid_thw
+    return rearrange(tokens, "n (t h w) -> n t h w", h=rows, w=columns)
+
+
+def hidden_per_pass(settings: SamplingSettings) -> tuple[bool, ...]:
+    """Return, for each pass that guidance needs, whether it hides the conditions."""
+    if settings.guidance == 1:
+        return (False,)
+    return (True,) if settings.guidance == 0 else (False, True)
+
+
+def guided_logits(
+    logits: Float[Tensor, "rows v"], settings: SamplingSettings
+) -> Float[Tensor, "b v"]:
+    """Combine the stacked passes: null + g · (conditional - null)."""
+    if len(hidden_per_pass(settings)) == 1:
+        return logits
+    conditional, null = logits.chunk(2)
+    # One rounding per operation (no fused product), so that every row is rounded alike.
+    return (conditional - null) * settings.guidance + null
+
+
+def embedded(
+    prior: Prior, conditions: Conditions, settings: SamplingSettings, num_rows: int
+) -> Condition:
+    """Embed the conditions of one padded batch, once per pass, stacked."""
+    passes = [
+        prior.condition(
+            num_rows,
+            conditions.class_labels,
+            conditions.actions,
+            torch.full((num_rows,), hidden, device=prior.head.weight.device),
+        )
+        for hidden in hidden_per_pass(settings)
+    ]
+    per_frame = [condition.per_frame for condition in passes if condition.per_frame is not None]
+    return Condition(
+        torch.cat([condition.start for condition in passes]),
+        torch.cat(per_frame) if per_frame else None,
+    )
+
+
+def prepared_decoder(
+    prior: Prior,
+    settings: SamplingSettings,
+    batch_size: int,
+    num_given: int,
+    dtype: torch.dtype,
+) -> Decoder:
+    """Return a decoder whose rows do not depend on their place, padding the batch if need be.
+
+    Raises:
+        InputError: no padding achieves it on this machine.
+    """
+    for padding in PADDINGS:
+        num_rows = -(-batch_size // padding) * padding
+        decoder = Decoder(prior, num_rows * len(hidden_per_pass(settings)), dtype)
+        if batch_size == 1 or decoder.rows_agree(num_given):
+            return decoder
+    raise InputError(
+        f"samples of one batch of {batch_size} cannot be kept apart on this machine: its matrix "
+        "products round a row by its place; use batch size 1, or one thread (OMP_NUM_THREADS=1)"
+    )
+
+
+def sample_batch(
+    decoder: Decoder,
+    condition: Condition,
+    given: Int[Tensor, "b p"] | None,
+    noise: Float[Tensor, "b n"],
+    settings: SamplingSettings,
+    progress: Callable[[], None] | None,
+) -> Int[Tensor, "b n"]:
+    """Draw one padded batch; `progress` is called after each position.
+
+    Raises:
+        InputError: the prior gave no distribution to draw from.
+    """
+    num_rows, num_tokens = noise.shape
+    num_passes = len(hidden_per_pass(settings))
+    tokens = torch.zeros(num_rows, num_tokens, dtype=torch.int64, device=noise.device)
+    first = 0
+    if given is not None:
+        first = given.shape[1]
+        tokens[:, :first] = given
+        given = given.repeat(num_passes, 1)
+    usable = torch.ones(num_rows, dtype=torch.bool, device=noise.device)
+    logits = decoder.begin(condition, given)
+    for position in range(first, num_tokens):
+        adjusted = adjusted_logits(guided_logits(logits, settings), settings)
+        drawn, had_mass = invert(adjusted, noise[:, position])
+        tokens[:, position] = drawn
+        usable &= had_mass
+        if position + 1 < num_tokens:
+            logits = decoder.step(drawn.repeat(num_passes))
+        if progress is not None:
+            progress()
+    if not bool(usable.all()):
+        raise InputError(
+            "the prior's probabilities are not a distribution (not finite, or all masked); "
+            "its weights are damaged, or the temperature is too small for float32"
+        )
+    return tokens
+
+
+def check_sampling(
+    prior: Prior,
+    seeds: Sequence[int],
+    conditions: Conditions,
+    settings: SamplingSettings,
+    batch_size: int,
+) -> None:
+    """Refuse what does not fit the prior.
+
+    Raises:
+        InputError: see `sample_tokens`.
+    """
+    config = prior.config
+    if not seeds:
+        raise InputError("no seeds were given; give one per sample")
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size}: expected at least 1")
+    for seed in seeds:
+        if not 0 <= seed <= MAX_SEED:
+            raise InputError(f"seed {seed}: expected 0 to {MAX_SEED}")
+    if settings.top_k is not None and settings.top_k > config.codebook_size:
+        raise InputError(
+            f"top_k {settings.top_k} for a codebook of {config.codebook_size} codes; "
+            "leave top_k out to draw among all of them"
+        )
+    steered = bool(config.num_classes or config.num_action_dims)
+    if settings.guidance != 1 and not (steered and config.transformer.condition_dropout > 0):
+        reason = "without condition dropout" if steered else "without any condition"
+        raise InputError(
+            f"guidance {settings.guidance:g}: this prior was trained {reason}, so it knows no "
+            "difference to amplify; use guidance 1"
+        )
+    for name, values in conditions._asdict().items():
+        if values is not None and values.shape[0] != len(seeds):
+            raise InputError(f"{name}: {values.shape[0]} rows for {len(seeds)} seeds")
+    _check_values(prior, conditions)
+
+
+def _check_values(prior: Prior, conditions: Conditions) -> None:
+    config = prior.config
+    labels, given, actions = conditions
+    if labels is not None and config.num_classes:
+        wrong = labels[(labels < NO_CLASS) | (labels >= config.num_classes)]
+        if len(wrong):
+            raise InputError(
+                f"class {int(wrong[0])}: this prior has {config.num_classes} classes, "
+                f"0 to {config.num_classes - 1} ({NO_CLASS} for none)"
+            )
+    if given is not None:
+        if not 1 <= given.shape[1] < config.num_tokens:
+            raise InputError(
+                f"{given.shape[1]} given tokens: this prior has {config.num_tokens} positions "
+                f"(t h w = {config.grid_thw}), so 1 to {config.num_tokens - 1} can be given"
+            )
+        if bool(((given < 0) | (given >= config.codebook_size)).any()):
+            raise InputError(
+                f"given tokens lie in {int(given.min())} to {int(given.max())}, the prior's in "
+                f"0 to {config.codebook_size - 1}; are they of another tokenizer?"
+            )
+    if actions is not None and not bool(actions.isfinite().all()):
+        raise InputError("actions: a number is not finite; prepare the data again")

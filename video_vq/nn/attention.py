@@ -1,0 +1,87 @@
+"""Transformer blocks for causal sequences: RMS norm, rotary attention with unit queries, SwiGLU."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from video_vq.nn.rotary import RotaryTables, rotate
+
+NORM_EPS = 1e-6
+
+
+class ChannelRMSNorm(nn.Module):
+    """x / rms(x) · gain over the last axis (Zhang and Sennrich 2019), always in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Normalise; the result has the dtype of x."""
+        return F.rms_norm(x.float(), self.gain.shape, self.gain, NORM_EPS).to(x.dtype)
+
+
+class CausalAttention(nn.Module):
+    """Causal self-attention on unit queries and keys, with a learned sharpness per head.
+
+    The logits are gain · √head_dim · cos(q, k): bounded, so that they cannot blow up in bf16 (QK
+    norm, Henry et al. 2020). No dropout inside: it would leave the fused kernels.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.gain = nn.Parameter(torch.ones(heads))
+
+    def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
+        """Let each slot read itself and the slots before it."""
+        query, key, value = rearrange(
+            self.query_key_value(x),
+            "b n (three heads c) -> three b heads n c",
+            three=3,
+            heads=self.heads,
+        )
+        sharpness = self.gain * query.shape[-1] ** 0.5
+        query = F.normalize(query.float(), dim=-1, eps=NORM_EPS) * sharpness[:, None, None]
+        key = F.normalize(key.float(), dim=-1, eps=NORM_EPS)
+        query = rotate(query, rotary.query_cos, rotary.query_sin)
+        key = rotate(key, rotary.key_cos, rotary.key_sin)
+        mixed = F.scaled_dot_product_attention(
+            query.to(value.dtype), key.to(value.dtype), value, is_causal=True, scale=1.0
+        )
+        return self.output(rearrange(mixed, "b heads n c -> b n (heads c)"))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6), gate and up in one product."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Apply to each slot."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class TransformerBlock(nn.Module):
+    """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.attention_norm = ChannelRMSNorm(width)
+        self.attention = CausalAttention(width, heads)
+        self.mlp_norm = ChannelRMSNorm(width)
+        self.mlp = SwiGLU(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
+        """Add what attention and MLP find to the residual stream."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
