@@ -78,9 +78,9 @@ class FrechetVideoDistance(Metric):
     The features' sums and outer products are kept in float64 and added up over the ranks, so the
     result does not depend on order, batches or ranks, up to the network's own rounding.
 
-    They are not shifted by a reference first: on I3D's logits (|mean| up to a few times the
-    spread) the plain sums agree with two-pass statistics to 1e-11, and at |mean| = 1000 times the
-    spread still to 1e-8, of the distance (see the tests).
+    They are not shifted by a reference first: on real clips |mean| of I3D's logits is 0.9 times
+    the spread (median; 6 at most), where plain sums lose nothing; even at 1000 times the spread
+    they agree with two-pass statistics to 1e-7 of the distance (see the tests).
 
     Args:
         network: any module from b 3 t 224 224 in [-1, 1] to b d; by default I3D with the pinned

