@@ -82,7 +82,7 @@ def test_an_array_refuses_rows_of_another_kind(tmp_path):
     ):
         file.append(np.ones((1, 2), np.float32))
     with (
-        pytest.raises(ValueError, match="got .* float64"),
+        pytest.raises(ValueError, match=r"got .* float64"),
         ArrayFile(tmp_path / "a.npy", (3,), np.float32) as file,
     ):
         file.append(np.ones((1, 3), np.float64))
