@@ -121,8 +121,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             value = _parse_yaml(current.read_bytes(), str(current))
         except OSError as error:
             raise ConfigError(f"{current}: cannot be read: {error.strerror}") from None
-        if value is None:
-            value = {}
+        value = {} if value is None else value
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ConfigError(f"{current}: a config is a mapping of names to settings")
         base = value.pop("base", None)
@@ -155,7 +154,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         name, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
             raise ConfigError(f"{override!r}: an override is written section.key=value")
-        value = _parse_yaml(text, override)
+        value: Any = _parse_yaml(text, override)
         for key in reversed(name.split(".")):
             value = {key: value}
         result = merge(result, value)

@@ -1,5 +1,6 @@
 """Any tree of video files: the first folder is the label, a hash of the group the split."""
 
+import errno
 import os
 import re
 import stat
@@ -125,8 +126,11 @@ def _problem(path: Path, name: str, real_root: Path) -> str | None:
         if path.is_symlink() and not path.resolve(strict=True).is_relative_to(real_root):
             return "a link that leads out of the folder is not followed; copy the file"
         mode = path.stat().st_mode
-    except (OSError, RuntimeError) as error:
-        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    except RuntimeError:  # until Python 3.12
+        return "cannot be read (a loop of links)"
+    except OSError as error:
+        loops = error.errno == errno.ELOOP
+        return f"cannot be read ({'a loop of links' if loops else error.strerror})"
     return None if stat.S_ISREG(mode) else "is no regular file"
 
 

@@ -66,9 +66,9 @@ class Evaluation:
         self.tokenizer = load_tokenizer(tokenizer_path, accelerator.device)
         self.store = ClipStore(data)
         facts = self.tokenizer.facts
-        self.num_frames, self.stride = int(facts["num_frames"]), int(facts["stride"])
+        self.num_frames, self.stride = facts.num_frames, facts.stride
         size_thw = (self.num_frames, *self.store.frame_size_hw)
-        self.grid_thw = self.tokenizer.config.backbone.grid_thw(size_thw)
+        self.grid_thw = self.tokenizer.model.config.backbone.grid_thw(size_thw)
         self.windows = scoring_windows(
             self.store, split, self.num_frames, self.stride, num_clips, seed
         )
@@ -90,7 +90,7 @@ class Evaluation:
 
     def reconstruction(self) -> dict[str, Any]:
         """Score the reconstructions: PSNR, SSIM, code usage, paired rFVD."""
-        usage = CodeUsage(self.tokenizer.config.quantizer.codebook_size)
+        usage = CodeUsage(self.tokenizer.model.config.quantizer.codebook_size)
         psnr, ssim, rows = [], [], []
         originals, copies = [], []
         with progress("reconstruction", len(self.windows), "clip") as bar:
@@ -118,13 +118,13 @@ class Evaluation:
 
     def _reconstruct(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with self.accelerator.autocast():
-            codes = self.tokenizer.encode(clips.to(self.accelerator.device))
-            video = self.tokenizer.decode(codes)
+            codes = self.tokenizer.model.encode(clips.to(self.accelerator.device))
+            video = self.tokenizer.model.decode(codes)
         return codes, to_uint8(video).cpu()
 
     def reconstruction_controls(self) -> dict[str, float]:
         """Return the PSNR of still pictures, and of k-means on raw patches."""
-        config = self.tokenizer.config
+        config = self.tokenizer.model.config
         train = scoring_windows(
             self.store, "train", self.num_frames, self.stride, KMEANS_CLIPS, self.seed
         )
@@ -165,7 +165,7 @@ class Evaluation:
         """Return the FVD of frozen first frames, and of tokens drawn position by position."""
         frozen = self._features("first frames", controls.first_frame)
         grids = controls.draw_per_position(tokens.grids("train"), len(self.windows), self.seed)
-        clips = decode_grids(self.accelerator, self.tokenizer, torch.from_numpy(grids), BATCH)
+        clips = decode_grids(self.accelerator, self.tokenizer.model, torch.from_numpy(grids), BATCH)
         self.sheet["per position"] = list(clips[:SHEET_CLIPS])
         rows = self._features_of(torch.from_numpy(clips))
         drawn = FeatureSet("per position", rows, (), (), "", None)
@@ -262,8 +262,8 @@ def evaluate(
             scores["controls"].update(run.generation_controls(tokens))
         if prior_path is not None:
             prior = load_prior(prior_path, accelerator.device)
-            require_same_tokenizer(run.tokenizer, prior.facts["tokenizer_hash"], str(prior_path))
-            scores["prior"] = score_prior(accelerator, prior, tokens, split)
+            require_same_tokenizer(run.tokenizer, prior.facts.tokenizer_hash, str(prior_path))
+            scores["prior"] = score_prior(accelerator, prior.model, tokens, split)
     out.mkdir(parents=True, exist_ok=True)
     run.write_sheet(out)
     write_json(out / "scores.json", scores)

@@ -45,12 +45,11 @@ def sample_store(
     """
     prior = load_prior(prior_path, accelerator.device)
     tokenizer = load_tokenizer(tokenizer_path, accelerator.device)
-    require_same_tokenizer(tokenizer, prior.facts["tokenizer_hash"], str(prior_path))
-    classes = [str(name) for name in prior.facts["classes"]]
+    require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
+    classes = list(prior.facts.classes)
     if label is not None and label not in classes:
         known = ", ".join(classes) or "none: this prior has no classes"
         raise InputError(f"--class {label!r}: the prior knows {known}")
-    height, width = (int(side) for side in prior.facts["frame_size_hw"])
     plan = {
         "kind": "samples",
         "prior": prior.hash,
@@ -63,26 +62,28 @@ def sample_store(
         "precision": accelerator.mixed_precision,
     }
     with accelerator.main_process_first():
-        writer = ClipStoreWriter(out, (height, width), plan, owner=accelerator.is_main_process)
+        writer = ClipStoreWriter(
+            out, prior.facts.frame_size_hw, plan, owner=accelerator.is_main_process
+        )
     num_shards = -(-num_samples // batch_size)
     mine = range(accelerator.process_index, num_shards, accelerator.num_processes)
     todo = [shard for shard in mine if not writer.is_committed(shard)]
-    num_tokens = prior.config.num_tokens
+    num_tokens = prior.model.config.num_tokens
     bar = progress("sampling", len(todo) * batch_size * num_tokens, "token")
     for shard in todo:
         numbers = range(shard * batch_size, min(num_samples, (shard + 1) * batch_size))
         labels = [_label(classes, label, number) for number in numbers]
         indices = [NO_CLASS if name is None else classes.index(name) for name in labels]
         grids = sample_tokens(
-            prior,
+            prior.model,
             [seed + number for number in numbers],
             torch.tensor(indices) if classes else None,
             settings=settings,
             batch_size=batch_size,
-            progress=bar.update,
+            progress=lambda drawn: bar.update(drawn) and None,
         )
-        clips = decode_grids(accelerator, tokenizer, grids, batch_size)
-        writer.write_shard(shard, _videos(numbers, labels, clips, seed, prior.facts["fps"]))
+        clips = decode_grids(accelerator, tokenizer.model, grids, batch_size)
+        writer.write_shard(shard, _videos(numbers, labels, clips, seed, prior.facts.fps))
     bar.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

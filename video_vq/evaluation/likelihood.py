@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from einops import rearrange
 
-from video_vq.metrics.predictors import predictor_rates
+from video_vq.metrics.predictors import score_predictors
 from video_vq.models.prior import Prior, token_nats
 from video_vq.progress import progress
 from video_vq.stores.tokens import TokenStore
@@ -22,8 +22,7 @@ def score_prior(
 ) -> dict[str, Any]:
     """Return bits per token of a prior on one split, in all and per latent frame.
 
-    The predictors are fitted on the train split: token frequencies, frequencies per position, and
-    copying the previous latent frame with a fitted rate of errors.
+    The predictors (metrics/predictors.py) are fitted on the train split.
     """
     rows = [int(row) for row in tokens.rows(split)]
     per_frame = np.zeros(tokens.header.grid_thw[0])
@@ -43,7 +42,13 @@ def score_prior(
             per_frame += frames.mean(2).sum(0)
             bar.update(len(chosen))
     per_frame /= len(rows) * math.log(2)
-    rates = predictor_rates(tokens.grids("train"), tokens.grids(split), tokens.header.codebook_size)
+    videos = [tokens.window_of(int(row))[0] for row in tokens.rows("train")]
+    rates = score_predictors(
+        tokens.grids("train"),
+        tokens.grids(split),
+        tokens.header.codebook_size,
+        np.array(videos),
+    )
     return {
         "split": split,
         "num_grids": len(rows),
@@ -55,4 +60,5 @@ def score_prior(
             "frequencies_per_position": rates.per_position,
             "copy_previous_frame": rates.copy_previous,
         },
+        "copy_error_rate": rates.copy_error_rate,
     }

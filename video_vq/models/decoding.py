@@ -168,8 +168,8 @@ class Decoder:
         ]
         for first, new in [*probes, (num_tokens - 1, 1)]:
             rows = noise[first : first + new].expand(self.num_rows, -1, -1)
-            logits = self._through_layers(rows, first)
-            if not bool((logits == logits[:1]).all()):
+            bits = self._through_layers(rows, first).contiguous().view(torch.int32)
+            if not bool((bits == bits[:1]).all()):
                 return False
         return True
 

@@ -2,14 +2,15 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import safetensors.torch
 import torch
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
-from torch import nn
 
-from video_vq.config import check_config, to_json
+from video_vq.config import STRICT, check_config, to_json
 from video_vq.errors import InputError
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import PriorConfig
@@ -22,22 +23,77 @@ VERSION = 1
 Kind = Literal["tokenizer", "prior"]
 
 
-def save_model(path: Path, kind: Kind, model: nn.Module, config: Any, facts: dict[str, Any]) -> str:
+@dataclass(frozen=True, config=STRICT)
+class TokenizerFacts:
+    """What a tokenizer was trained on.
+
+    Attributes:
+        num_frames, stride, frame_size_hw: of its clips.
+        grid_thw: of the tokens of such a clip.
+        trained_on: content hash of the clip store.
+        steps: optimizer steps.
+    """
+
+    num_frames: Annotated[int, Field(ge=1)]
+    stride: Annotated[int, Field(ge=1)]
+    frame_size_hw: tuple[PositiveInt, PositiveInt]
+    grid_thw: tuple[PositiveInt, PositiveInt, PositiveInt]
+    trained_on: str
+    steps: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class PriorFacts:
+    """What a prior was trained on.
+
+    Attributes:
+        tokenizer_hash: of the tokenizer whose tokens it models.
+        classes: names of the classes, in the order of their labels.
+        num_frames, frame_size_hw, fps: of the clips behind the tokens.
+        trained_on: content hash of the token store.
+        steps: optimizer steps.
+    """
+
+    tokenizer_hash: str
+    classes: tuple[str, ...]
+    num_frames: Annotated[int, Field(ge=1)]
+    frame_size_hw: tuple[PositiveInt, PositiveInt]
+    fps: float | None
+    trained_on: str
+    steps: int
+
+
+class LoadedTokenizer(NamedTuple):
+    """A tokenizer ready for use, the hash of its tensors and config, and what is known of it."""
+
+    model: VideoTokenizer
+    hash: str
+    facts: TokenizerFacts
+
+
+class LoadedPrior(NamedTuple):
+    """A prior ready for use; see `LoadedTokenizer`."""
+
+    model: Prior
+    hash: str
+    facts: PriorFacts
+
+
+def save_model(
+    path: Path, model: VideoTokenizer | Prior, facts: TokenizerFacts | PriorFacts
+) -> str:
     """Write a model folder; return the hash of its tensors and config.
 
     Args:
         path: the folder; made when missing. The config is written last, so a folder with a
             config is complete.
-        kind: what it is.
-        model: its tensors (state_dict).
-        config: the model's settings dataclass.
-        facts: what else a user wants to know (clip length, classes, tokenizer hash); these are
-            not part of the hash.
+        model: its tensors and its config.
+        facts: what else a user wants to know; not part of the hash.
     """
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
-    model_hash = hash_of(config, tensors)
+    model_hash = hash_of(model.config, tensors)
     path.mkdir(parents=True, exist_ok=True)
     write_bytes(path / "model.safetensors", safetensors.torch.save(tensors))
     write_json(
@@ -45,10 +101,10 @@ def save_model(path: Path, kind: Kind, model: nn.Module, config: Any, facts: dic
         {
             "format": FORMAT,
             "version": VERSION,
-            "kind": kind,
-            "model": to_json(config),
+            "kind": "tokenizer" if isinstance(model, VideoTokenizer) else "prior",
+            "model": to_json(model.config),
             "hash": model_hash,
-            "facts": facts,
+            "facts": to_json(facts),
         },
     )
     return model_hash
@@ -60,7 +116,7 @@ def hash_of(config: Any, tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(canonical_json([name, str(value.dtype), list(value.shape)]))
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(memoryview(value.contiguous().flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
@@ -87,36 +143,45 @@ def read_model_config(path: Path, kind: Kind) -> dict[str, Any]:
     return {**config, "path": str(path)}
 
 
-def load_tokenizer(path: str | Path, device: str | torch.device = "cpu") -> VideoTokenizer:
-    """Load a tokenizer for use: eval mode, its hash as `.hash`, its facts as `.facts`.
+def load_tokenizer(path: str | Path, device: str | torch.device = "cpu") -> LoadedTokenizer:
+    """Load a tokenizer for use, in eval mode and without gradients.
+
+    Args:
+        path: its folder, or the run folder that it is in.
+        device: where to put it.
 
     Raises:
         InputError: a file is missing or damaged, a tensor is missing, extra or misshapen.
     """
     found = read_model_config(Path(path), "tokenizer")
-    settings = check_config(TokenizerConfig, found["model"], f"{path}/config.json")
-    return _load(VideoTokenizer(settings), settings, found, device)
+    source = f"{found['path']}/config.json"
+    model = VideoTokenizer(check_config(TokenizerConfig, found["model"], source))
+    _fill(model, found)
+    facts = check_config(TokenizerFacts, found["facts"], source)
+    return LoadedTokenizer(model.to(device), found["hash"], facts)
 
 
-def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
+def load_prior(path: str | Path, device: str | torch.device = "cpu") -> LoadedPrior:
     """Load a prior for use; see `load_tokenizer`."""
     found = read_model_config(Path(path), "prior")
-    settings = check_config(PriorConfig, found["model"], f"{path}/config.json")
-    return _load(Prior(settings), settings, found, device)
+    source = f"{found['path']}/config.json"
+    model = Prior(check_config(PriorConfig, found["model"], source))
+    _fill(model, found)
+    facts = check_config(PriorFacts, found["facts"], source)
+    return LoadedPrior(model.to(device), found["hash"], facts)
 
 
-def _load(model: Any, config: Any, found: dict[str, Any], device: str | torch.device) -> Any:
+def _fill(model: VideoTokenizer | Prior, found: dict[str, Any]) -> None:
     file = Path(found["path"]) / "model.safetensors"
     tensors = read_tensors(file)
     check_tensors(model.state_dict(), tensors, str(file))
     model.load_state_dict(tensors)
-    if hash_of(config, tensors) != found.get("hash"):
+    if hash_of(model.config, tensors) != found.get("hash"):
         raise InputError(
             f"{file}: its tensors are not those that config.json names (the hash differs); "
             "copy both files of the folder again"
         )
-    model.hash, model.facts = found["hash"], found["facts"]
-    return model.to(device).eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:

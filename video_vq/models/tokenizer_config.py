@@ -33,8 +33,8 @@ class ConvBackboneConfig:
     stem_kernel: Literal[1, 3] = 3
     strides_thw: tuple[StrideTHW, ...] = ((2, 2, 2), (2, 2, 2))
     multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 2, 4)
-    channels: int = Field(64, ge=8, le=1024)
-    num_blocks: int = Field(2, ge=1, le=8)
+    channels: Annotated[int, Field(ge=8, le=1024)] = 64
+    num_blocks: Annotated[int, Field(ge=1, le=8)] = 2
     causal: bool = False
 
     @model_validator(mode="after")

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from video_vq.nn.rotary import RotaryTables, rotate
 
 NORM_EPS = 1e-6
+# Attention starts sharp: on a source that copies and changes the frame before, a prior left the
+# plateau of its token frequencies after 150 steps, and after 250 with the usual 1.
+INITIAL_GAIN = 4.0
 
 
 class ChannelRMSNorm(nn.Module):
@@ -35,7 +38,7 @@ class CausalAttention(nn.Module):
         self.heads = heads
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        self.gain = nn.Parameter(torch.ones(heads))
+        self.gain = nn.Parameter(torch.full((heads,), INITIAL_GAIN))
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
         """Let each slot read itself and the slots before it."""

@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+
+# PyTorch adds the settings below these modules at run time, unseen by a type checker.
+_BACKENDS: tuple[Any, Any, Any] = (
+    torch.backends.cuda,
+    torch.backends.cudnn,
+    torch.backends.mkldnn,
+)
 
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Switch autocast, TF32 and bf16 matrix products off inside the block; restore them after."""
-    backends = (
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.mkldnn.matmul,
-        torch.backends.mkldnn.conv,
-    )
+    cuda, cudnn, mkldnn = _BACKENDS
+    backends = (cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

@@ -95,7 +95,8 @@ class _Scale(torch.autograd.Function):
         return q.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
+        (grad,) = grads
         scaled_grad = grad if ctx.gamma is None else _wide(grad) * ctx.gamma
         return scaled_grad.to(ctx.dtype), None, None
 
@@ -107,9 +108,9 @@ class _Rotate(torch.autograd.Function):
         return q.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         e, q, gamma = (_wide(x) for x in ctx.saved_tensors)
-        g = _wide(grad)
+        g = _wide(grads[0])
         e_norm, q_norm = _norm(e), _norm(q)
         a = 1 / e_norm.clamp(min=TINY_NORM)
         b = 1 / q_norm.clamp(min=TINY_NORM)
@@ -143,9 +144,9 @@ class _Reflect(torch.autograd.Function):
         return q.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         e, q, gamma = (_wide(x) for x in ctx.saved_tensors)
-        g = _wide(grad)
+        g = _wide(grads[0])
         d = e / _norm(e).clamp(min=TINY_NORM) - q / _norm(q).clamp(min=TINY_NORM)
         d_d = _dot(d, d)
         differ = d_d > 16 * torch.finfo(d.dtype).eps ** 2

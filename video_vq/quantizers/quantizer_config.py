@@ -1,6 +1,6 @@
 """What can be set about a vector quantizer; imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -35,11 +35,11 @@ class QuantizerConfig:
             N/K is placed on a latent of the batch; 0 never restarts.
     """
 
-    codebook_size: int = Field(1024, ge=2, le=1 << 20)
-    codebook_dim: int = Field(64, ge=1, le=4096)
+    codebook_size: Annotated[int, Field(ge=2, le=1 << 20)] = 1024
+    codebook_dim: Annotated[int, Field(ge=1, le=4096)] = 64
     estimator: Estimator = "rotation"
     normalize: bool = False
     learning: Literal["ema", "gradient"] = "ema"
-    decay: float = Field(0.99, gt=0, lt=1)
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     init: Literal["data", "uniform"] = "data"
-    restart_threshold: float = Field(0.1, ge=0, lt=1)
+    restart_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -65,7 +66,7 @@ class StopFlag:
         """Whether any rank wants to stop; collective."""
         wants = bool(self._signal) or os.path.exists(self._file)
         flag = torch.tensor(float(wants), device=self._accelerator.device)
-        return bool(self._accelerator.reduce(flag, "sum") > 0)
+        return bool(over_ranks(self._accelerator, flag, "sum") > 0)
 
     def clear(self, step: int, steps: int) -> None:
         """Say how to go on, and remove the stop file, so that the next start does not stop."""
@@ -79,7 +80,21 @@ class StopFlag:
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+def clip_gradients(accelerator: Accelerator, model: torch.nn.Module, limit: float) -> torch.Tensor:
+    """Scale gradients down to a norm; return the norm that they had."""
+    norm = accelerator.clip_grad_norm_(model.parameters(), limit)
+    return torch.as_tensor(0.0 if norm is None else norm)
+
+
 def all_finite(accelerator: Accelerator, *values: torch.Tensor) -> bool:
     """Whether the values are finite on every rank; collective."""
     bad = torch.stack([~torch.isfinite(value.detach()).all() for value in values]).any()
-    return bool(accelerator.reduce(bad.float(), "sum") == 0)
+    return bool(over_ranks(accelerator, bad.float(), "sum") == 0)
+
+
+def over_ranks(
+    accelerator: Accelerator, value: torch.Tensor, how: Literal["sum", "mean"]
+) -> torch.Tensor:
+    """Return the sum or mean of a tensor over all ranks; collective."""
+    reduced: Any = accelerator.reduce(value, how)
+    return reduced

@@ -4,6 +4,7 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from einops import rearrange
@@ -11,11 +12,17 @@ from torch.func import functional_call
 
 from video_vq.config import to_json
 from video_vq.data.loader import TokenDataset, training_batches
-from video_vq.models.hub import save_model
+from video_vq.models.hub import PriorFacts, save_model
 from video_vq.models.prior import Prior, prior_loss, token_nats
 from video_vq.models.prior_config import PriorConfig
 from video_vq.stores.tokens import TokenStore
-from video_vq.training.distributed import StopFlag, all_finite, make_accelerator
+from video_vq.training.distributed import (
+    StopFlag,
+    all_finite,
+    clip_gradients,
+    make_accelerator,
+    over_ranks,
+)
 from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from video_vq.training.state import TrainingState
@@ -102,7 +109,7 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
                 nats += loss.detach() / optim.accumulation
 
             with timer("step"):
-                norm = accelerator.clip_grad_norm_(model.parameters(), optim.clip_norm)
+                norm = clip_gradients(accelerator, model, optim.clip_norm)
                 healthy = all_finite(accelerator, nats, norm)
                 if healthy or accelerator.scaler is not None:
                     optimizer.step()
@@ -118,9 +125,9 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
                 run.log(
                     state.step,
                     {
-                        "loss/bits_per_token": float(accelerator.reduce(nats, "mean"))
+                        "loss/bits_per_token": float(over_ranks(accelerator, nats, "mean"))
                         / math.log(2),
-                        "optim/grad_norm": float(norm),
+                        "optim/grad_norm": norm.item(),
                         "optim/lr": learning_rate(optim, state.step - 1),
                         "optim/skipped_steps": state.skipped_steps,
                         **timer.numbers(optim.batch_size, optim.steps - state.step),
@@ -128,7 +135,7 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
                 )
             finished = state.step == optim.steps
             if state.step % config.run.validate_every == 0 or finished:
-                bits = validate(accelerator, state, store, validation, optim.batch_size)
+                bits = validate(accelerator, prior, state, store, validation, optim.batch_size)
                 state.note_validation(bits)
                 run.log(state.step, {"validation/bits_per_token": bits})
                 timer.restart()
@@ -143,32 +150,32 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
 
     if accelerator.is_main_process:
         prior.load_state_dict(state.averages.tensors)
-        save_model(
-            out / "prior",
-            "prior",
-            prior,
-            model_config,
-            {
-                "tokenizer_hash": header.tokenizer_hash,
-                "classes": list(header.classes),
-                "num_frames": header.num_frames,
-                "frame_size_hw": list(header.frame_size_hw),
-                "fps": header.fps,
-                "trained_on": store.content_hash,
-                "steps": state.step,
-            },
+        facts = PriorFacts(
+            tokenizer_hash=header.tokenizer_hash,
+            classes=header.classes,
+            num_frames=header.num_frames,
+            frame_size_hw=header.frame_size_hw,
+            fps=header.fps,
+            trained_on=store.content_hash,
+            steps=state.step,
         )
+        save_model(out / "prior", prior, facts)
     accelerator.wait_for_everyone()
     return out / "prior"
 
 
 @torch.no_grad()
 def validate(
-    accelerator: Accelerator, state: TrainingState, store: TokenStore, rows, batch_size: int
+    accelerator: Accelerator,
+    prior: Prior,
+    state: TrainingState,
+    store: TokenStore,
+    rows: np.ndarray,
+    batch_size: int,
 ) -> float:
     """Return bits per token of the averaged weights on fixed grids; collective."""
     started = time.monotonic()
-    prior = state.model.eval()
+    prior.eval()
     mine = rows[accelerator.process_index :: accelerator.num_processes]
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for start in range(0, len(mine), batch_size):
@@ -182,6 +189,6 @@ def validate(
             )
         total[0] += token_nats(logits, flat).double().sum()
         total[1] += flat.numel()
-    total = accelerator.reduce(total, "sum")
+    total = over_ranks(accelerator, total, "sum")
     accelerator.print(f"validated on {len(rows)} grids in {time.monotonic() - started:.1f} s")
     return float(total[0] / total[1]) / math.log(2)

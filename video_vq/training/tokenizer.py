@@ -12,12 +12,18 @@ from video_vq.config import to_json
 from video_vq.data.loader import ClipDataset, read_windows, training_batches
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.metrics.codebook import CodeUsage
-from video_vq.models.hub import save_model
+from video_vq.models.hub import TokenizerFacts, save_model
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels
 from video_vq.quantizers.codebook import CodebookStatistics, merge
 from video_vq.stores.clips import ClipStore
 from video_vq.training.audit import Audit
-from video_vq.training.distributed import StopFlag, all_finite, make_accelerator
+from video_vq.training.distributed import (
+    StopFlag,
+    all_finite,
+    clip_gradients,
+    make_accelerator,
+    over_ranks,
+)
 from video_vq.training.losses import reconstruction_loss
 from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -115,7 +121,7 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
                             "codebook": output.codebook_loss,
                         }
                         loss = (
-                            parts["reconstruction"]
+                            config.loss.reconstruction_weight * parts["reconstruction"]
                             + config.loss.commitment * parts["commitment"]
                             + config.loss.codebook * parts["codebook"]
                         )
@@ -127,7 +133,7 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
                     losses[name] = losses.get(name, 0) + value.detach() / optim.accumulation
 
             with timer("step"):
-                norm = accelerator.clip_grad_norm_(model.parameters(), optim.clip_norm)
+                norm = clip_gradients(accelerator, model, optim.clip_norm)
                 total = torch.stack(list(losses.values())).sum()
                 healthy = all_finite(accelerator, total, norm)
                 if healthy or accelerator.scaler is not None:
@@ -152,14 +158,14 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
                     state.step,
                     {
                         **{
-                            f"loss/{name}": float(accelerator.reduce(value, "mean"))
+                            f"loss/{name}": float(over_ranks(accelerator, value, "mean"))
                             for name, value in losses.items()
                         },
                         "codebook/usage": use.code_usage,
                         "codebook/batch_usage": use.batch_code_usage,
                         "codebook/perplexity": use.perplexity,
                         "codebook/restarted": restarted,
-                        "optim/grad_norm": float(norm),
+                        "optim/grad_norm": norm.item(),
                         "optim/lr": learning_rate(optim, state.step - 1),
                         "optim/skipped_steps": state.skipped_steps,
                         **timer.numbers(optim.batch_size, optim.steps - state.step),
@@ -167,7 +173,9 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
                 )
             finished = state.step == optim.steps
             if state.step % config.run.validate_every == 0 or finished:
-                scores = validate(accelerator, state, store, validation, optim.batch_size)
+                scores = validate(
+                    accelerator, tokenizer, state, store, validation, optim.batch_size
+                )
                 state.note_validation(-scores.psnr)
                 run.log(
                     state.step,
@@ -185,20 +193,15 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
 
     if accelerator.is_main_process:
         tokenizer.load_state_dict(state.averages.tensors)
-        save_model(
-            out / "tokenizer",
-            "tokenizer",
-            tokenizer,
-            config.model,
-            {
-                "num_frames": config.data.num_frames,
-                "stride": config.data.stride,
-                "frame_size_hw": list(store.frame_size_hw),
-                "grid_thw": list(grid_thw),
-                "trained_on": store.content_hash,
-                "steps": state.step,
-            },
+        facts = TokenizerFacts(
+            num_frames=config.data.num_frames,
+            stride=config.data.stride,
+            frame_size_hw=store.frame_size_hw,
+            grid_thw=grid_thw,
+            trained_on=store.content_hash,
+            steps=state.step,
         )
+        save_model(out / "tokenizer", tokenizer, facts)
     accelerator.wait_for_everyone()
     return out / "tokenizer"
 
@@ -221,6 +224,7 @@ def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> lis
 @torch.no_grad()
 def validate(
     accelerator: Accelerator,
+    tokenizer: VideoTokenizer,
     state: TrainingState,
     store: ClipStore,
     windows: list[Window],
@@ -228,7 +232,7 @@ def validate(
 ) -> Validation:
     """Score the averaged weights on fixed clips, shared among the ranks; collective."""
     started = time.monotonic()
-    model = state.model.eval()
+    model = tokenizer.eval()
     mine = windows[accelerator.process_index :: accelerator.num_processes]
     usage = CodeUsage(model.config.quantizer.codebook_size).to(accelerator.device)
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
@@ -242,7 +246,7 @@ def validate(
         total[0] += (10 * torch.log10(4 / error.clamp(min=1e-10))).sum()
         total[1] += len(clips)
         usage.update(output.codes)
-    total = accelerator.reduce(total, "sum")
+    total = over_ranks(accelerator, total, "sum")
     accelerator.print(f"validated on {int(total[1])} clips in {time.monotonic() - started:.1f} s")
     use = usage.compute()
     return Validation(float(total[0] / total[1]), use.code_usage, use.perplexity)

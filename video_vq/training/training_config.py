@@ -26,17 +26,17 @@ class OptimizerConfig:
         max_bad_steps: skipped steps in a row (loss or gradient not finite) that end the run.
     """
 
-    steps: int = Field(100_000, ge=1)
-    batch_size: int = Field(16, ge=1)
-    accumulation: int = Field(1, ge=1)
-    lr: float = Field(3e-4, gt=0)
-    final_lr: float = Field(0.05, ge=0, le=1)
-    warmup_steps: int = Field(1000, ge=0)
+    steps: Annotated[int, Field(ge=1)] = 100_000
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.05
+    warmup_steps: Annotated[int, Field(ge=0)] = 1000
     betas: tuple[Beta, Beta] = (0.9, 0.99)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    max_bad_steps: int = Field(10, ge=1)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_bad_steps: Annotated[int, Field(ge=1)] = 10
 
     @model_validator(mode="after")
     def _divides(self) -> "OptimizerConfig":
@@ -63,15 +63,15 @@ class RunConfig:
         checkpoint_activations: recompute activations in the backward pass to save memory (prior).
     """
 
-    seed: int = Field(0, ge=0)
-    log_every: int = Field(50, ge=1)
-    validate_every: int = Field(2000, ge=1)
-    checkpoint_every: int = Field(1000, ge=1)
-    validation_clips: int = Field(64, ge=1)
-    average_decay: float = Field(0.999, ge=0, lt=1)
-    num_workers: int = Field(2, ge=0, le=64)
+    seed: Annotated[int, Field(ge=0)] = 0
+    log_every: Annotated[int, Field(ge=1)] = 50
+    validate_every: Annotated[int, Field(ge=1)] = 2000
+    checkpoint_every: Annotated[int, Field(ge=1)] = 1000
+    validation_clips: Annotated[int, Field(ge=1)] = 64
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    num_workers: Annotated[int, Field(ge=0, le=64)] = 2
     compile: bool = False
-    audit_every: int = Field(0, ge=0)
+    audit_every: Annotated[int, Field(ge=0)] = 0
     checkpoint_activations: bool = False
 
 
@@ -79,8 +79,8 @@ class RunConfig:
 class ClipConfig:
     """Which clips are cut out of the videos: frames and the distance between them."""
 
-    num_frames: int = Field(16, ge=1, le=4096)
-    stride: int = Field(1, ge=1, le=64)
+    num_frames: Annotated[int, Field(ge=1, le=4096)] = 16
+    stride: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -89,13 +89,15 @@ class TokenizerLossConfig:
 
     Attributes:
         reconstruction: "l1", or "mse", of pixels in [-1, 1].
+        reconstruction_weight: for "mse" about one over the variance of the pixels.
         commitment: weight of mean (e − sg(q))²; the paper's and VQ-VAE's 0.25.
         codebook: weight of mean (q − sg(e))², used when the codebook learns by gradient.
     """
 
-    reconstruction: Literal["l1", "mse"] = "l1"
-    commitment: float = Field(0.25, ge=0)
-    codebook: float = Field(1.0, ge=0)
+    reconstruction: Literal["l1", "mse"] = "mse"
+    reconstruction_weight: Annotated[float, Field(gt=0)] = 4.0
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    codebook: Annotated[float, Field(ge=0)] = 1.0
 
 
 @dataclass(frozen=True, config=STRICT)

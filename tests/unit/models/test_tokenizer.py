@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from video_vq.errors import InputError
-from video_vq.models.hub import load_tokenizer, save_model
+from video_vq.models.hub import TokenizerFacts, load_tokenizer, save_model
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig
 from video_vq.nn.conv3d import depth_to_space, space_to_depth
@@ -109,10 +109,11 @@ def test_a_saved_tokenizer_loads_strictly_and_decodes_alike(tmp_path):
 
     video = torch.rand(1, 3, 16, 16, 16) * 2 - 1
     tokenizer = started(small(), video)
-    saved = save_model(tmp_path / "t", "tokenizer", tokenizer, tokenizer.config, {"num_frames": 16})
+    facts = TokenizerFacts(16, 1, (16, 16), (4, 4, 4), "data", 0)
+    saved = save_model(tmp_path / "t", tokenizer, facts)
     loaded = load_tokenizer(tmp_path / "t")
-    assert loaded.hash == saved
-    assert torch.equal(loaded.reconstruct(video), tokenizer.reconstruct(video))
+    assert (loaded.hash, loaded.facts) == (saved, facts)
+    assert torch.equal(loaded.model.reconstruct(video), tokenizer.reconstruct(video))
 
     file = tmp_path / "t" / "model.safetensors"
     tensors = safetensors.torch.load_file(file)

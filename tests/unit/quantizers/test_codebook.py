@@ -1,5 +1,7 @@
 """Statistics, averages, restarts: closed forms, and an oracle for the moving average."""
 
+from typing import Any
+
 import pytest
 import torch
 from vector_quantize_pytorch import VectorQuantize
@@ -73,7 +75,7 @@ def test_average_follows_the_closed_form_after_the_warm_up():
 
 def test_average_agrees_with_vector_quantize_pytorch():
     torch.manual_seed(0)
-    peer = VectorQuantize(dim=4, codebook_size=16, decay=0.9, threshold_ema_dead_code=0)
+    peer: Any = VectorQuantize(dim=4, codebook_size=16, decay=0.9, threshold_ema_dead_code=0)
     codebook = Codebook(config(decay=0.9, restart_threshold=0.0))
     codebook.codes.copy_(peer._codebook.embed[0])
     codebook.average_sum.copy_(peer._codebook.embed_avg[0])

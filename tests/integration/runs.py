@@ -1,0 +1,93 @@
+"""A small clip store, and the commands as users call them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+
+SMALL_TOKENIZER = """
+data: {num_frames: 4}
+model:
+  backbone: {channels: 8, num_blocks: 1, patch_thw: [1, 2, 2], multipliers: [1, 2],
+             strides_thw: [[2, 2, 2]]}
+  quantizer: {codebook_size: 32, codebook_dim: 8}
+optim: {steps: 6, batch_size: 4, lr: 1e-3, warmup_steps: 2}
+run: {log_every: 2, validate_every: 4, checkpoint_every: 2, validation_clips: 3, num_workers: 0}
+"""
+
+SMALL_PRIOR = """
+model: {width: 32, depth: 2, heads: 2}
+optim: {steps: 6, batch_size: 4, lr: 1e-3, warmup_steps: 2}
+run: {log_every: 2, validate_every: 4, checkpoint_every: 2, validation_clips: 3, num_workers: 0}
+"""
+
+
+def make_clip_store(path: Path, num_videos: int = 18, num_frames: int = 9) -> ClipStore:
+    """Write moving blobs of two classes, a third of them each for train, val and test."""
+    writer = ClipStoreWriter(path, (16, 16), {"kind": "blobs"})
+
+    def videos():
+        for index in range(num_videos):
+            random = np.random.default_rng(index)
+            frames = np.full((num_frames, 16, 16, 3), random.integers(60, 200, 3), dtype=np.uint8)
+            row, column = random.integers(0, 12, 2)
+            for t in range(num_frames):
+                shift = (column + t) % 12 if index % 2 else (column - t) % 12
+                frames[t, row : row + 4, shift : shift + 4] = random.integers(0, 255, 3)
+            yield PreparedVideo(
+                Video(
+                    f"video-{index:02d}",
+                    ("left", "right")[index % 2],
+                    ("train", "val", "test")[index % 3],
+                    f"group-{index:02d}",
+                    fps=10.0,
+                    origin={"made": "by a test"},
+                ),
+                [frames],
+                {},
+            )
+
+    writer.write_shard(0, videos())
+    return writer.finish(1, ["left", "right"])
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return an environment of one thread and no launcher's variables."""
+    drop = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {key: value for key, value in os.environ.items() if key not in drop}
+    return {**kept, "OMP_NUM_THREADS": "1", **changes}
+
+
+def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
+    """Run the command in a process of its own and check its exit status."""
+    return run([sys.executable, "-m", "video_vq", *arguments], expect, **changes)
+
+
+def launch(processes: int, *arguments: str | Path, expect: int = 0, **changes: str):
+    """Run the command under `accelerate launch` on CPU ranks."""
+    multi = ["--multi_gpu"] if processes > 1 else []
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", *multi),
+        *("--num_processes", str(processes), "--num_machines", "1"),
+        *("--dynamo_backend", "no", "--mixed_precision", "no", "--main_process_port", "0"),
+        *("-m", "video_vq", *arguments),
+    ]
+    return run(command, expect, **changes)
+
+
+def run(command: list, expect: int = 0, **changes: str):
+    """Run a command and check its exit status."""
+    answer = subprocess.run(
+        [str(part) for part in command],
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert answer.returncode == expect, f"{answer.returncode}\n{answer.stdout}\n{answer.stderr}"
+    return answer

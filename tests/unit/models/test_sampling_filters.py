@@ -1,0 +1,117 @@
+"""Top-k, top-p and drawing against plain Python; noise streams against their definition."""
+
+import math
+import random
+
+import numpy as np
+import torch
+
+from video_vq.models.prior_config import SamplingSettings
+from video_vq.models.sampling import (
+    adjusted_logits,
+    invert,
+    keep_top_k,
+    keep_top_p,
+    uniform_noise,
+)
+
+
+def reference_top_k(logits: list[float], k: int) -> list[float]:
+    """Hugging Face's TopKLogitsWarper: below the k-th largest is out, its equals stay."""
+    kth = sorted(logits, reverse=True)[min(k, len(logits)) - 1]
+    return [logit if logit >= kth else -math.inf for logit in logits]
+
+
+def reference_top_p(logits: list[float], p: float) -> list[float]:
+    """Hugging Face's TopPLogitsWarper with min_tokens_to_keep = 1.
+
+    In ascending order, tokens whose cumulative probability is at most 1 - p are out; among equals
+    those of lower index come first; the last of the order always stays.
+    """
+    order = sorted(range(len(logits)), key=lambda index: logits[index])
+    top = max(logits)
+    masses = [math.exp(logits[index] - top) for index in order]
+    kept, reached = list(logits), 0.0
+    for index, mass in list(zip(order, masses, strict=True))[:-1]:
+        reached += mass / math.fsum(masses)
+        if reached <= 1 - p:
+            kept[index] = -math.inf
+    return kept
+
+
+def random_distributions():
+    """1,000 random sets of logits of many sizes and temperatures, a third of them with ties."""
+    generator = random.Random(0)
+    for trial in range(1000):
+        size = generator.choice([2, 3, 10, 57, 256])
+        spread = generator.choice([0.1, 1.0, 5.0])
+        logits = [generator.gauss(0, spread) for _ in range(size)]
+        if trial % 3 == 0:
+            logits = [float(round(logit)) for logit in logits]
+        k = generator.randint(1, size)
+        yield torch.tensor([logits]), k, generator.uniform(0.01, 0.999)
+
+
+def test_top_k_and_top_p_are_those_of_hugging_face_on_1000_random_distributions():
+    for logits, k, p in random_distributions():
+        row = logits[0].tolist()
+        assert keep_top_k(logits, k)[0].tolist() == reference_top_k(row, k)
+        assert keep_top_p(logits, p)[0].tolist() == reference_top_p(row, p)
+
+
+def test_temperature_comes_first_then_top_k_then_top_p():
+    for logits, k, p in random_distributions():
+        temperature = 0.3 + p
+        settings = SamplingSettings(temperature=temperature, top_k=k, top_p=p)
+        scaled = (logits / temperature)[0].tolist()
+        expected = reference_top_p(reference_top_k(scaled, k), p)
+        assert adjusted_logits(logits, settings)[0].tolist() == expected
+
+
+def test_the_likeliest_token_stays_whatever_top_p():
+    kept = keep_top_p(torch.tensor([[0.0, 3.0, 1.0]]), 1e-6)
+    assert kept[0].tolist() == [-math.inf, 3.0, -math.inf]
+    all_equal = keep_top_p(torch.zeros(1, 4), 1e-6)
+    assert all_equal[0].tolist() == [-math.inf, -math.inf, -math.inf, 0.0]
+
+
+def test_drawing_inverts_the_cumulative_distribution():
+    logits = torch.tensor([0.1, 0.2, 0.0, 0.7]).log().expand(8, 4)
+    noise = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.3001, 0.9, 1 - 2**-53, 0.5]).double()
+    tokens, usable = invert(logits, noise)
+    assert tokens.tolist() == [0, 0, 1, 1, 3, 3, 3, 3]
+    assert usable.all()
+
+
+def test_a_masked_token_is_never_drawn_even_at_the_ends():
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    logits = torch.tensor([[-math.inf, 0.0, 1.0, -math.inf]]).expand(2, 4)
+    assert invert(logits, ends)[0].tolist() == [1, 2]
+
+
+def test_rows_without_a_distribution_are_reported():
+    logits = torch.tensor([[0.0, 1.0], [math.nan, 0.0], [-math.inf, -math.inf]])
+    tokens, usable = invert(logits, torch.full((3,), 0.5, dtype=torch.float64))
+    assert usable.tolist() == [True, False, False]
+    assert tokens.max() < 2
+
+
+def test_drawn_frequencies_are_the_probabilities():
+    probabilities = torch.tensor([0.5, 0.25, 0.125, 0.125])
+    noise = torch.from_numpy(uniform_noise(7, 40000))
+    tokens, _ = invert(probabilities.log().expand(40000, 4), noise)
+    found = torch.bincount(tokens, minlength=4) / 40000
+    torch.testing.assert_close(found, probabilities, atol=0.01, rtol=0)
+
+
+def test_noise_is_a_function_of_seed_and_position_alone():
+    long = uniform_noise(3, 1000)
+    assert np.array_equal(uniform_noise(3, 10), long[:10])
+    assert not np.array_equal(uniform_noise(4, 10), long[:10])
+    assert 0 <= long.min() <= long.max() < 1
+    # These numbers may never change: samples already made could not be made again.
+    assert uniform_noise(0, 3).tolist() == [
+        0.011546754286331562,
+        0.24154919656271812,
+        0.11142585551493822,
+    ]
