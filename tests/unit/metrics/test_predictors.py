@@ -72,12 +72,11 @@ def literal_probabilities(
 
 def without_group(train: np.ndarray, groups: np.ndarray, k: int, alpha: float, beta: float):
     """Mean nats of the training grids, each group coded by the others."""
-    return np.mean(
-        [
-            -np.log(literal_probabilities(train[groups != g], train[groups == g], k, alpha, beta))
-            for g in np.unique(groups)
-        ]
-    )
+    nats = [
+        -np.log(literal_probabilities(train[groups != g], train[groups == g], k, alpha, beta))
+        for g in np.unique(groups)
+    ]
+    return np.concatenate(nats).mean()
 
 
 def test_counts_and_leave_one_group_out_are_those_of_a_literal_count():
