@@ -198,7 +198,9 @@ def _finished(
     if stream.handed_over is not None:
         notes.append({"id": item.id, "note": f"PyAV took over from decord: {stream.handed_over}"})
     if stream.num_damaged:
-        notes.append({"id": item.id, "note": f"{stream.num_damaged} damaged frames were mended"})
+        notes.append(
+            {"id": item.id, "note": f"damaged frames that were mended: {stream.num_damaged}"}
+        )
 
 
 def _open_record(item: Item, recipe: Recipe, watch: Watch) -> PreparedVideo:

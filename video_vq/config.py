@@ -125,7 +125,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ConfigError(f"{current}: a config is a mapping of names to settings")
         base = value.pop("base", None)
-        layers.append(value)
+        layers.append(dict(value))
         current = None if base is None else current.parent / str(base)
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
@@ -138,8 +138,9 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        result[key] = merge(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = merge(old, value)
+        result[key] = value
     return result
 
 

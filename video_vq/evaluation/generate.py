@@ -70,6 +70,10 @@ def sample_store(
     todo = [shard for shard in mine if not writer.is_committed(shard)]
     num_tokens = prior.model.config.num_tokens
     bar = progress("sampling", len(todo) * batch_size * num_tokens, "token")
+
+    def tick(drawn: int) -> None:
+        bar.update(drawn)
+
     for shard in todo:
         numbers = range(shard * batch_size, min(num_samples, (shard + 1) * batch_size))
         labels = [_label(classes, label, number) for number in numbers]
@@ -80,7 +84,7 @@ def sample_store(
             torch.tensor(indices) if classes else None,
             settings=settings,
             batch_size=batch_size,
-            progress=lambda drawn: bar.update(drawn) and None,
+            progress=tick,
         )
         clips = decode_grids(accelerator, tokenizer.model, grids, batch_size)
         writer.write_shard(shard, _videos(numbers, labels, clips, seed, prior.facts.fps))

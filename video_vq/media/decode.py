@@ -117,6 +117,7 @@ class FrameStream:
 
         decord.logging.set_level(decord.logging.QUIET)
         first = next(self._pyav_frames(), None)
+        self.num_damaged = 0
         try:
             # fault_tol is the share of repeated frames from which on decord raises: the first.
             reader = decord.VideoReader(
@@ -124,16 +125,22 @@ class FrameStream:
                 num_threads=1,
                 fault_tol=1e-9,  # pyright: ignore[reportArgumentType]
             )
-            for index in range(self.info.num_packets):
+        except Exception as error:  # it has no common base for what it raises
+            self.handed_over = f"it could not open the file ({type(error).__name__})"
+            return
+        for index in range(self.info.num_packets):
+            try:
                 frame = reader.next().asnumpy()
-                if index == 0 and (first is None or not np.array_equal(first, frame)):
-                    self.handed_over = "its first frame is not FFmpeg's"
-                    return
-                yield frame
-        except StopIteration:
-            self.handed_over = "it gave fewer frames than there are packets"
-        except (decord.DECORDError, RuntimeError, AssertionError):
-            self.handed_over = "it could not decode a frame"
+            except StopIteration:
+                self.handed_over = "it gave fewer frames than there are packets"
+                return
+            except Exception as error:
+                self.handed_over = f"it could not decode a frame ({type(error).__name__})"
+                return
+            if index == 0 and (first is None or not np.array_equal(first, frame)):
+                self.handed_over = "its first frame is not FFmpeg's"
+                return
+            yield frame
 
 
 class _ToRgb:

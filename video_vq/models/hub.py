@@ -116,7 +116,7 @@ def hash_of(config: Any, tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(canonical_json([name, str(value.dtype), list(value.shape)]))
-        digest.update(memoryview(value.contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

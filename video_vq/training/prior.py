@@ -63,8 +63,8 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
         "world_size": accelerator.num_processes,
         "threads": torch.get_num_threads(),
     }
-    run = RunFolder(out, "prior", to_json(config), facts, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    with accelerator.main_process_first():
+        run = RunFolder(out, "prior", to_json(config), facts, accelerator.is_main_process)
 
     torch.manual_seed(seed)
     prior = Prior(model_config, config.run.checkpoint_activations).to(accelerator.device)

@@ -49,10 +49,25 @@ class TrainingState:
             self.best = (value, self.step)
 
     def save(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint; collective, as each rank's random state goes into it."""
+        """Write a checkpoint; collective, as each rank's random state goes into it.
+
+        A disk that is full or broken costs this checkpoint, not the run: it is said, and training
+        goes on with the last good one in place.
+        """
         random = self._gathered_random_state()
         if not self.accelerator.is_main_process:
             return
+        try:
+            self._write(run, optimizer, random)
+        except OSError as error:
+            self.accelerator.print(
+                f"could not save a checkpoint after step {self.step}: {error}; the last good one "
+                f"in {run.checkpoints.path} stays, training goes on"
+            )
+
+    def _write(
+        self, run: RunFolder, optimizer: torch.optim.Optimizer, random: dict[str, Tensor]
+    ) -> None:
         scaler = self.accelerator.scaler
         run.checkpoints.save(
             self.step,

@@ -68,8 +68,8 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
         "world_size": accelerator.num_processes,
         "threads": torch.get_num_threads(),
     }
-    run = RunFolder(out, "tokenizer", to_json(config), facts, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    with accelerator.main_process_first():
+        run = RunFolder(out, "tokenizer", to_json(config), facts, accelerator.is_main_process)
 
     torch.manual_seed(seed)
     tokenizer = VideoTokenizer(config.model).to(accelerator.device)

@@ -1,0 +1,99 @@
+"""Mistakes end with one clear message, at once where no torch is needed."""
+
+import subprocess
+import sys
+
+import pytest
+from runs import SMALL_TOKENIZER, video_vq
+
+from video_vq.cli import main
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train-tokenizer", "--help"], ["--version"]])
+def test_help_needs_no_torch(arguments):
+    code = (
+        "import sys\n"
+        "from video_vq.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "loaded = {'torch', 'av', 'decord', 'accelerate'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_a_wrong_config_needs_no_torch(tmp_path):
+    code = (
+        "import sys\n"
+        "from video_vq.cli import main\n"
+        "status = main(['train-tokenizer', '--config', 'bair', '--data', 'x', '--out', 'y',"
+        " 'optim.lrr=1'])\n"
+        "assert status == 2 and 'torch' not in sys.modules\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert "optim.lrr: no such setting; did you mean 'lr'?" in answer.stderr
+
+
+def test_a_missing_store_and_a_wrong_size_are_named(clip_store, tmp_path, capsys):
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL_TOKENIZER)
+    common = ["train-tokenizer", "--config", str(config), "--out", str(tmp_path / "run")]
+    assert main([*common, "--data", str(tmp_path / "none")]) == 1
+    assert "no such folder; make a clip store with `data-prep folder" in capsys.readouterr().err
+    assert main([*common, "--data", str(clip_store), "data.num_frames=5"]) == 1
+    assert "does not divide by the tokenizer's strides 2 x 4 x 4" in capsys.readouterr().err
+    assert main([*common, "--data", str(clip_store), "data.num_frames=20"]) == 1
+    assert "has the 20 frames of a clip" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_store_is_named(clip_store, tmp_path, capsys):
+    import shutil
+
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL_TOKENIZER)
+    common = ["train-tokenizer", "--config", str(config), "--out", str(tmp_path / "run")]
+    copy = tmp_path / "copy"
+    shutil.copytree(clip_store, copy)
+    frames = copy / "frames-00000.npy"
+    frames.write_bytes(frames.read_bytes()[:-100])
+    assert main([*common, "--data", str(copy)]) == 1
+    assert "frames-00000.npy" in capsys.readouterr().err
+    (copy / "manifest.json").write_text("{")
+    assert main([*common, "--data", str(copy)]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    (copy / "manifest.json").unlink()
+    (copy / "parts").mkdir()
+    assert main([*common, "--data", str(copy)]) == 1
+    assert "this store is unfinished; run the command that made it again" in capsys.readouterr().err
+
+
+def test_a_run_folder_in_use_for_something_else_is_refused(clip_store, tmp_path, capsys):
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL_TOKENIZER)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    arguments = ["--config", str(config), "--data", str(clip_store), "--out", str(tmp_path / "run")]
+    assert main(["train-tokenizer", *arguments]) == 1
+    assert "holds other files and no run.json" in capsys.readouterr().err
+
+
+def test_doctor_answers():
+    answer = subprocess.run(
+        [sys.executable, "-m", "video_vq", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode in (0, 1)
+    assert '"name": "I3D weights"' in answer.stdout
+
+
+def test_a_prior_without_tokens_is_a_usage_error(tmp_path):
+    answer = video_vq(
+        *("evaluate", "--data", "x", "--tokenizer", "y", "--out", tmp_path, "--prior", "z"),
+        expect=2,
+    )
+    assert "--prior needs --tokens" in answer.stderr

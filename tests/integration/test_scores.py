@@ -1,0 +1,168 @@
+"""`video-vq fvd` and the pieces of `video-vq evaluate`, on real files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from runs import make_clip_store, video_vq
+
+from video_vq.evaluation import controls
+from video_vq.evaluation.compare import compare
+from video_vq.evaluation.features import features_of
+from video_vq.media.encode import write_video
+from video_vq.metrics.fvd import FrechetVideoDistance
+from video_vq.metrics.protocol import PROTOCOLS
+from video_vq.stores.clips import ClipStore
+
+
+class Means(torch.nn.Module):
+    """A feature network of six numbers, so that scores need no weights."""
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return torch.cat([video.mean((2, 3, 4)), video.std((2, 3, 4))], dim=1)
+
+
+def write_folder(path, seed: int, count: int = 5):
+    path.mkdir()
+    for index in range(count):
+        random = np.random.default_rng([seed, index])
+        colour = random.integers(0, 255, 3)
+        frames = np.full((16, 32, 32, 3), colour, np.uint8)
+        frames[:, 4:12, 4:12] = random.integers(0, 255, (16, 8, 8, 3))
+        write_video(path / f"{index}.mp4", frames, fps=10)
+
+
+def test_a_folder_and_a_store_of_the_same_clips_score_alike(tmp_path):
+    store = make_clip_store(tmp_path / "store", num_videos=9, num_frames=16)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for index, video in enumerate(store.videos):
+        write_video(folder / f"{video.id}.mp4", store.read(index), fps=10, quality=0)
+    protocol = PROTOCOLS["styleganv"]
+    of_store = features_of(tmp_path / "store", Means(), protocol, 16, 1, "train")
+    of_folder = features_of(folder, Means(), protocol, 16, 1)
+    assert of_store.features.shape == (3, 6)
+    assert of_folder.features.shape == (9, 6)
+    names = [f"{video.id}.mp4" for video in store.videos]
+    assert list(of_folder.groups) == names
+    for row, group in zip(of_store.features, of_store.groups, strict=True):
+        place = names.index(f"video-{group.removeprefix('group-')}.mp4")
+        np.testing.assert_allclose(row, of_folder.features[place], atol=0.05)
+    assert compare(of_store, of_store, protocol).value == pytest.approx(0, abs=1e-6)
+
+
+def test_unusable_videos_are_left_out_and_counted(tmp_path):
+    write_folder(tmp_path / "a", 0)
+    (tmp_path / "a" / "text.mp4").write_text("not a video")
+    (tmp_path / "a" / "empty.avi").touch()
+    write_video(tmp_path / "a" / "short.mp4", np.zeros((5, 32, 32, 3), np.uint8), fps=10)
+    found = features_of(tmp_path / "a", Means(), PROTOCOLS["styleganv"], 16, 1)
+    assert len(found.features) == 5
+    assert len(found.left_out) == 3
+    assert any("short.mp4" in line and "shorter than a clip" in line for line in found.left_out)
+
+
+def test_the_metric_and_the_command_agree(tmp_path):
+    store = make_clip_store(tmp_path / "store", num_videos=12, num_frames=16)
+    protocol = PROTOCOLS["styleganv"]
+    train = features_of(tmp_path / "store", Means(), protocol, 16, 1, "train")
+    test = features_of(tmp_path / "store", Means(), protocol, 16, 1, "test")
+    metric = FrechetVideoDistance(Means(), num_features=6, protocol=protocol)
+    for index, video in enumerate(store.videos):
+        if video.split in ("train", "test"):
+            clip = torch.from_numpy(store.read(index))[None]
+            metric.update(clip, real=video.split == "train")
+    expected = compare(train, test, protocol)
+    assert expected.value == pytest.approx(float(metric.compute()), rel=1e-9)
+    assert any("below 256" in line for line in expected.warnings)
+    assert any("training split" in line for line in expected.warnings)
+
+
+@pytest.mark.weights
+def test_fvd_of_two_folders_from_the_command_line(tmp_path):
+    write_folder(tmp_path / "a", 0, 3)
+    write_folder(tmp_path / "b", 1, 3)
+    (tmp_path / "b" / "text.mp4").write_text("not a video")
+    answer = video_vq("fvd", tmp_path / "a", tmp_path / "b", "--json")
+    result = json.loads(answer.stdout)
+    assert result["fvd"] > 0
+    assert (result["num_real"], result["num_fake"]) == (3, 3)
+    assert len(result["left_out"]["fake"]) == 1
+    shown = video_vq("fvd", tmp_path / "a", tmp_path / "a")
+    assert shown.stdout.startswith("FVD 0.00") or shown.stdout.startswith("FVD -0.00")
+    assert "3 real against 3 generated clips" in shown.stdout
+    assert "warning: N = 3 is below 256" in shown.stderr
+    none = video_vq("fvd", tmp_path / "a", tmp_path / "nowhere", expect=1)
+    assert "neither a clip store nor a folder of videos" in none.stderr
+
+
+def test_without_weights_and_network_the_message_says_what_to_do(tmp_path):
+    write_folder(tmp_path / "a", 0, 2)
+    answer = video_vq(
+        *("fvd", tmp_path / "a", tmp_path / "a"),
+        expect=1,
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+        VIDEO_VQ_I3D="",
+    )
+    assert "video-vq doctor --fetch-weights" in answer.stderr
+    assert "VIDEO_VQ_I3D" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_still_pictures_are_what_their_names_say():
+    clips = torch.randint(0, 256, (2, 4, 8, 8, 3), dtype=torch.uint8)
+    mean = controls.clip_mean(clips)
+    assert mean.shape == clips.shape
+    assert torch.equal(mean[0, 0], clips[0].float().mean(0).round().to(torch.uint8))
+    assert torch.equal(controls.first_frame(clips)[1, 3], clips[1, 0])
+
+
+def test_patch_codebook_is_at_least_as_good_as_scipys_kmeans():
+    from scipy.cluster.vq import kmeans2
+
+    random = np.random.default_rng(0)
+    centres = random.integers(30, 220, (6, 2 * 4 * 4 * 3))
+    picks = random.integers(6, size=(16, 2 * 2 * 2))
+    patches = centres[picks] + random.normal(0, 4, (16, 8, 96))
+    clips = torch.from_numpy(patches.clip(0, 255).astype(np.uint8))
+    video = clips.view(16, 2, 2, 2, 2, 4, 4, 3).permute(0, 1, 4, 2, 5, 3, 6, 7)
+    video = video.reshape(16, 4, 8, 8, 3).contiguous()
+    codebook = controls.PatchCodebook(video, (2, 4, 4), 8, seed=0)
+    copy = codebook.reconstruct(video)
+    assert len({tuple(code) for code in codebook.codes.round().int().tolist()}) <= 8
+    ours = (copy.float() - video.float()).square().mean()
+    flat = patches.clip(0, 255).astype(np.uint8).reshape(-1, 96).astype(float)
+    theirs = min(
+        np.square(flat - book[labels]).mean()
+        for book, labels in (kmeans2(flat, 8, iter=25, minit="++", rng=seed) for seed in range(3))
+    )
+    assert ours < 1.3 * theirs
+
+
+def test_tokens_per_position_keep_each_positions_frequencies():
+    random = np.random.default_rng(0)
+    grids = random.integers(0, 3, (500, 1, 2, 2))
+    grids[:, 0, 0, 0] = 7
+    drawn = controls.draw_per_position(grids, 4000, seed=0)
+    assert set(drawn[:, 0, 0, 0]) == {7}
+    expected = np.bincount(grids[:, 0, 1, 1], minlength=3) / 500
+    found = np.bincount(drawn[:, 0, 1, 1], minlength=3) / 4000
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    # Independent of each other, unlike positions within one grid.
+    joint = np.corrcoef(drawn[:, 0, 0, 1], drawn[:, 0, 1, 0])[0, 1]
+    assert abs(joint) < 0.06
+
+
+def test_scoring_windows_never_overlap_and_take_each_video_once_first(tmp_path):
+    from video_vq.data.windows import scoring_windows
+
+    store: ClipStore = make_clip_store(tmp_path / "store", num_videos=9, num_frames=9)
+    windows = scoring_windows(store, "train", 4, 1, None, 0)
+    assert len(windows) == 6
+    assert len({window.video for window in windows[:3]}) == 3
+    for video in {window.video for window in windows}:
+        starts = sorted(window.start for window in windows if window.video == video)
+        assert starts[1] - starts[0] >= 4
+        assert starts[1] + 4 <= 9
+    assert scoring_windows(store, "train", 4, 1, 2, 0) == windows[:2]
