@@ -15,7 +15,7 @@ from typing import Any
 
 from data_prep.pool import COMMAND, Pool, ShardTask
 from data_prep.shard import Recipe
-from data_prep.sources import Listing
+from data_prep.sources import Listing, SourceName
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
 from video_vq.progress import progress
@@ -26,6 +26,7 @@ PROVENANCE = "provenance.json"
 # About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
 USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
 LOCK_SECONDS = 10.0
+CONFIGS: dict[SourceName, str] = {"folder": "video64", "ucf101": "ucf101", "bair": "bair"}
 
 
 @dataclass(frozen=True)
@@ -258,5 +259,9 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
         lines.append(f"odd with {len(outcome.notes):,} videos, see {store.path / PROVENANCE}")
         lines += [f"  {note['id']}: {note['note']}" for note in outcome.notes[:3]]
     lines += [f"note: {note}" for note in listing.notes]
-    lines.append(f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)")
+    lines += [
+        f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)",
+        f"then: video-vq train-tokenizer --config {CONFIGS[listing.source]} "
+        f"--data {store.path} --out runs/tokenizer",
+    ]
     return "\n".join(lines)

@@ -38,10 +38,12 @@ def describe(store: ClipStore) -> str:
     lengths = [video.num_frames for video in store.videos]
     height, width = store.frame_size_hw
     rates = Counter("unknown" if v.fps is None else f"{v.fps:.5g}" for v in store.videos)
+    every_frame = store.plan.get("fps") is None and store.plan.get("stride") == 1
     short = sum(
-        1
+        every_frame
+        and video.origin is not None
+        and video.num_frames < int(video.origin.get("packets", 0))
         for video in store.videos
-        if video.origin is not None and video.num_frames < int(video.origin.get("packets", 0))
     )
     lines = [
         f"videos    {len(lengths):,}; {store.num_skipped:,} left out",

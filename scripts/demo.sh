@@ -19,11 +19,11 @@ data-prep synthetic "$OUT/raw" --layout ucf101 --videos 800 --frames 30 --size 6
 step "2/7 prepare: raw videos to a clip store"
 data-prep ucf101 "$OUT/raw" --out "$OUT/clips" --size 64 --split 1
 
-step "3/7 train the tokenizer (about 6 minutes)"
+step "3/7 train the tokenizer (about 5 minutes)"
 "${LAUNCH[@]}" train-tokenizer --config demo/tokenizer --data "$OUT/clips" --out "$OUT/tokenizer"
 
 step "4/7 encode: clips to tokens"
-video-vq encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 2
+"${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 4
 
 step "5/7 train the prior (about 3 minutes)"
 "${LAUNCH[@]}" train-prior --config demo/prior --tokens "$OUT/tokens" --out "$OUT/prior"

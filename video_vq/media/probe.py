@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # A playlist or a script that is named .mp4 would make FFmpeg open other files: it is not a video.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,flv,asf,ogg,"
-    "ivf,nut,mxf,rm,dv,yuv4mpegpipe,obu,av1"
+    "ivf,nut,mxf,rm,dv,yuv4mpegpipe,obu,av1,gif"
 )
 MICROSECONDS = 1_000_000
 
