@@ -35,7 +35,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def eager_loop(prior: Prior, batch: int) -> Tensor:
-    """Sample with a static cache as one would write it first: modules, F.linear, fused attention."""
+    """Sample as one would write it first: the modules, a static cache, fused attention."""
     num_tokens = prior.config.num_tokens
     shape = (batch, SIZES.heads, num_tokens, SIZES.head_dim)
     caches = [(torch.empty(shape), torch.empty(shape)) for _ in prior.blocks]
@@ -151,9 +151,9 @@ def compare(num_tokens: int, batch: int, rounds: int) -> None:
     for name, times in seconds.items():
         median = statistics.median(times)
         print(
-            f"  {name:14s} {batch / median:8.3f} clips/s {batch * num_tokens / median:8.1f} "
-            f"tokens/s {1e3 * median / num_tokens:7.1f} ms a step, floor/time {floor / median:.2f}, "
-            f"sample_tokens is {median / ours:.2f}x as fast",
+            f"  {name:14s} {batch / median:8.3f} clips/s {batch * num_tokens / median:8.1f} tokens/s"
+            f" {1e3 * median / num_tokens:7.1f} ms a step {floor / median:5.2f} of the floor's speed"
+            f" {median / ours:5.2f} x the time of sample_tokens",
             flush=True,
         )
 
