@@ -151,8 +151,9 @@ def compare(num_tokens: int, batch: int, rounds: int) -> None:
     for name, times in seconds.items():
         median = statistics.median(times)
         print(
-            f"  {name:14s} {batch / median:8.3f} clips/s {batch * num_tokens / median:8.1f} tokens/s"
-            f" {1e3 * median / num_tokens:7.1f} ms a step {floor / median:5.2f} of the floor's speed"
+            f"  {name:14s} {batch / median:8.3f} clips/s"
+            f" {batch * num_tokens / median:8.1f} tokens/s {1e3 * median / num_tokens:7.1f} ms/step"
+            f" {100 * floor / median:4.0f} % of the floor's speed"
             f" {median / ours:5.2f} x the time of sample_tokens",
             flush=True,
         )
