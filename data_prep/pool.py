@@ -96,7 +96,7 @@ class Pool:
         self._workers: list[_Worker] = []
         self._reports: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._pending: deque[ShardTask] = deque()
-        self._trials: deque[tuple[Item, ShardTask]] = deque()
+        self._trials: deque[Item] = deque()
         self._suspects: dict[str, ShardTask] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._deaths: Counter[int] = Counter()
@@ -165,7 +165,7 @@ class Pool:
                     return
                 worker = self._start()
             if self._trials:
-                item, _ = self._trials.popleft()
+                item = self._trials.popleft()
                 worker.trial = item
                 job = {"job": "try", "item": asdict(item)}
             else:
@@ -254,7 +254,7 @@ class Pool:
             )
         else:
             self._suspects[item.id] = task
-            self._trials.append((item, task))
+            self._trials.append(item)
         return task
 
     def _find_stalled(self) -> None:

@@ -107,13 +107,7 @@ def prepare(
             store = ClipStore(out)
             return Outcome(store, time.monotonic() - start, 0, (), ())
         _note_provenance(writer, recipe)
-        tasks = _tasks(listing, per_shard)
-        missing = [task for task in tasks if not writer.is_committed(task.shard)]
-        tally = _Tally(writer, listing, limit)
-        for task in tasks:
-            if writer.is_committed(task.shard):
-                tally.add(task.shard)
-        tally.check()
+        missing, tally = _remaining(writer, listing, per_shard, limit)
         pool = Pool(
             out,
             plan,
@@ -148,6 +142,21 @@ def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
             )
         )
     return tasks
+
+
+def _remaining(
+    writer: ClipStoreWriter, listing: Listing, per_shard: int, limit: float
+) -> tuple[list[ShardTask], "_Tally"]:
+    """Return the shards to do, and a tally of those that are done."""
+    tally = _Tally(writer, listing, limit)
+    missing = []
+    for task in _tasks(listing, per_shard):
+        if writer.is_committed(task.shard):
+            tally.add(task.shard)
+        else:
+            missing.append(task)
+    tally.check()
+    return missing, tally
 
 
 class _Tally:

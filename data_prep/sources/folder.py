@@ -50,21 +50,7 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
     """
     require_folder(root, "a folder of videos")
     group_of = _grouping(settings)
-    real_root = root.resolve()
-    found: list[tuple[str, Path, int]] = []
-    skipped: list[Skipped] = []
-    for path in _walk(root):
-        if not path.is_symlink() and path.is_dir():
-            continue
-        name = path.relative_to(root).as_posix()
-        if path.suffix.lower() not in settings.extensions and not _is_linked_folder(path):
-            continue
-        readable = name.encode(errors="backslashreplace").decode()
-        problem = _problem(path, name, real_root)
-        if problem is None:
-            found.append((name, path, path.stat().st_size))
-        else:
-            skipped.append(Skipped(readable, readable, problem))
+    found, skipped = _find(root, settings.extensions)
     if not found:
         raise InputError(
             f"{root}: no video file there; looked for names ending in "
@@ -100,6 +86,28 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
         skipped=tuple(sorted(skipped, key=lambda entry: entry.id)),
         max_skipped=MAX_SKIPPED,
     )
+
+
+def _find(
+    root: Path, extensions: tuple[str, ...]
+) -> tuple[list[tuple[str, Path, int]], list[Skipped]]:
+    """Return name, path and size of each usable file, and what cannot be used."""
+    real_root = root.resolve()
+    found: list[tuple[str, Path, int]] = []
+    skipped: list[Skipped] = []
+    for path in _walk(root):
+        if not path.is_symlink() and path.is_dir():
+            continue
+        if path.suffix.lower() not in extensions and not _is_linked_folder(path):
+            continue
+        name = path.relative_to(root).as_posix()
+        readable = name.encode(errors="backslashreplace").decode()
+        problem = _problem(path, name, real_root)
+        if problem is None:
+            found.append((name, path, path.stat().st_size))
+        else:
+            skipped.append(Skipped(readable, readable, problem))
+    return found, skipped
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -52,14 +52,7 @@ def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
     classes = _read_classes(lists / "classInd.txt")
     videos = _videos_folder(root, classes)
     on_disk = _find_videos(videos, classes)
-    sides: dict[str, str] = {}
-    for side in ("train", "test"):
-        path = lists / f"{side}list{settings.split:02d}.txt"
-        for number, name in _read_names(path):
-            key = name.lower()
-            if key in sides:
-                raise InputError(f"{path}: line {number}: {name} is listed twice")
-            sides[key] = side
+    sides = _read_sides(lists, settings.split)
     listed = {key: on_disk[key] for key in sides if key in on_disk}
     if not listed:
         raise InputError(
@@ -170,6 +163,18 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     if not classes or len({label.lower() for label in classes}) != len(classes):
         raise InputError(f"{path}: holds no classes, or one of them twice")
     return tuple(classes)
+
+
+def _read_sides(lists: Path, split: int) -> dict[str, str]:
+    """Return class/file in small letters -> train or test."""
+    sides: dict[str, str] = {}
+    for side in ("train", "test"):
+        path = lists / f"{side}list{split:02d}.txt"
+        for number, name in _read_names(path):
+            if name.lower() in sides:
+                raise InputError(f"{path}: line {number}: {name} is listed twice")
+            sides[name.lower()] = side
+    return sides
 
 
 def _read_names(path: Path) -> list[tuple[int, str]]:
