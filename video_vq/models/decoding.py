@@ -144,8 +144,10 @@ class Decoder:
     def _attend_block(self, query: Tensor, keys: Tensor, values: Tensor, first: int) -> Tensor:
         new = query.shape[2]
         held = first + new
-        if new == 1:  # keys · query reads the cache a fifth faster than query · keysᵀ on a CPU
-            column = query.transpose(-1, -2)
+        if new == 1:
+            # On a CPU, keys · query reads the cache a fifth faster than query · keysᵀ does; but
+            # only for a query laid out as a row: laid out as a column it takes twice as long.
+            column = query.contiguous().transpose(-1, -2)
             scores = torch.matmul(keys[:, :, :held], column).transpose(-1, -2)
         else:
             scores = torch.matmul(query, keys[:, :, :held].transpose(-1, -2))
