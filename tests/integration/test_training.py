@@ -43,13 +43,15 @@ def without_clock(path: Path) -> list[dict]:
     ]
 
 
-def final_state(run: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in (run / "state" / "step_0000006").iterdir()}
+def final_state(run: Path) -> dict:
+    folder = run / "state" / "step_0000006"
+    state = json.loads((folder / "state.json").read_text())
+    del state["log_position"]  # the log's times have more or fewer digits
+    tensors = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    return {"state": state, **tensors}
 
 
-@pytest.mark.parametrize(
-    ("kind", "verb"), [("tokenizer", "train-tokenizer"), ("prior", "train-prior")]
-)
+@pytest.mark.parametrize("kind", ["tokenizer", "prior"])
 def test_a_run_in_two_parts_is_bit_equal_to_a_run_in_one(
     kind, trained, configs, clip_store, tmp_path
 ):
@@ -135,7 +137,8 @@ def test_more_processes_announced_than_run_is_an_error(configs, clip_store, tmp_
         expect=1,
         WORLD_SIZE="2",
     )
-    assert "WORLD_SIZE is 2, but Accelerate runs 1 process(es)" in answer.stderr
+    assert "WORLD_SIZE is 2, but there is no launcher" in answer.stderr
+    assert "Traceback" not in answer.stderr
     assert "accelerate launch --multi_gpu --num_processes 2" in answer.stderr
     assert not (tmp_path / "run").exists()
 

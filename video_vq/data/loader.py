@@ -109,6 +109,9 @@ def training_batches(
         batch_sampler=_RankSampler(first_step, last_step, rank, shape),
         collate_fn=_collate_clips if isinstance(dataset, ClipDataset) else _collate_tokens,
         num_workers=num_workers,
+        # A loader draws a seed for its workers; from the global generator, that would change the
+        # dropout of a resumed run.
+        generator=torch.Generator().manual_seed(0),
         pin_memory=torch.cuda.is_available(),
     )
 

@@ -12,7 +12,7 @@ from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
 from video_vq.metrics.i3d import load_i3d
 from video_vq.metrics.protocol import FVDProtocol
-from video_vq.metrics.weights import WEIGHTS
+from video_vq.metrics.weights import CHECKPOINT
 
 SMALL = 256
 
@@ -87,7 +87,7 @@ def fvd_of_paths(
         "num_frames": num_frames,
         "frame_stride": stride,
         "protocol": protocol.settings(),
-        "network_sha256": WEIGHTS.sha256,
+        "network_sha256": CHECKPOINT.sha256,
         "real": {"path": real.name, "data": real.data_hash, "split": real.split},
         "fake": {"path": fake.name, "data": fake.data_hash, "split": fake.split},
         "left_out": {"real": list(real.left_out), "fake": list(fake.left_out)},

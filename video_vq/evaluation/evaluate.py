@@ -22,7 +22,7 @@ from video_vq.metrics.fvd import clip_features
 from video_vq.metrics.i3d import load_i3d
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
-from video_vq.metrics.weights import WEIGHTS
+from video_vq.metrics.weights import CHECKPOINT
 from video_vq.models.hub import load_prior, load_tokenizer, read_model_config
 from video_vq.models.tokenizer import to_uint8
 from video_vq.progress import progress
@@ -241,7 +241,7 @@ def evaluate(
     scores: dict[str, Any] = {
         "identity": identity,
         "protocol": protocol.settings(),
-        "network_sha256": WEIGHTS.sha256,
+        "network_sha256": CHECKPOINT.sha256,
         "data": run.real.data_hash,
         "tokenizer": run.tokenizer.hash,
         "split": split,

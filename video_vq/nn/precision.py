@@ -7,24 +7,36 @@ from typing import Any
 import torch
 
 # PyTorch adds the settings below these modules at run time, unseen by a type checker.
-_BACKENDS: tuple[Any, Any, Any] = (
-    torch.backends.cuda,
-    torch.backends.cudnn,
-    torch.backends.mkldnn,
-)
+_CUDA: Any = torch.backends.cuda
+_CUDNN: Any = torch.backends.cudnn
+_MKLDNN: Any = torch.backends.mkldnn
 
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Switch autocast, TF32 and bf16 matrix products off inside the block; restore them after."""
-    cuda, cudnn, mkldnn = _BACKENDS
-    backends = (cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv)
+    """Switch autocast, TF32 and bf16 matrix products off inside the block; restore them after.
+
+    PyTorch has an old and a new interface to these settings and refuses to read the old one while
+    they disagree, in its own matrix product too: so both are set, the old one first.
+    """
+    backends = (_CUDA.matmul, _CUDNN.conv, _CUDNN.rnn, _MKLDNN.matmul, _MKLDNN.conv)
     before = [backend.fp32_precision for backend in backends]
     try:
+        old_interface = torch.get_float32_matmul_precision()
+    except RuntimeError:  # they disagree already: only the new one is in use
+        old_interface = None
+    try:
+        if old_interface is not None:
+            torch.set_float32_matmul_precision("highest")
         for backend in backends:
             backend.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
+        if old_interface is not None:
+            torch.set_float32_matmul_precision(old_interface)
         for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+            # "none" follows the parent setting: written out only where that is not the same.
+            backend.fp32_precision = "none"
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision

@@ -24,16 +24,24 @@ def make_accelerator() -> Accelerator:
         InputError: the launcher announces another number of processes than Accelerate sees.
     """
     announced = int(os.environ.get("WORLD_SIZE", "1"))
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    how = (
+        f"Start with `accelerate launch --multi_gpu --num_processes {announced} -m video_vq …`, "
+        "or unset WORLD_SIZE"
     )
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+    except ValueError as error:
+        if announced == 1:
+            raise
+        message = f"WORLD_SIZE is {announced}, but there is no launcher: {error}. {how}"
+        raise InputError(message) from None
     if accelerator.num_processes != announced:
         raise InputError(
             f"WORLD_SIZE is {announced}, but Accelerate runs {accelerator.num_processes} "
-            "process(es): each would train alone and overwrite the others. Start with "
-            f"`accelerate launch --multi_gpu --num_processes {announced} -m video_vq …`, "
-            "or unset WORLD_SIZE"
+            f"process(es): each would train alone and overwrite the others. {how}"
         )
     return accelerator
 

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from video_vq.errors import InputError
+from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.hub import check_tensors
 from video_vq.training.averaging import Averages
 from video_vq.training.checkpoint import (
@@ -15,11 +16,18 @@ from video_vq.training.checkpoint import (
     random_state,
     set_random_state,
 )
+from video_vq.training.distributed import over_ranks
 from video_vq.training.run_folder import RunFolder
 
 
 class TrainingState:
     """Everything that a resumed run needs.
+
+    Args:
+        accelerator: of this run.
+        model: not wrapped.
+        average_decay: of the averaged weights.
+        usage: code usage since the last logged step, None for a prior.
 
     Attributes:
         step: optimizer steps done.
@@ -28,9 +36,16 @@ class TrainingState:
         best: the best validation value so far and its step.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, average_decay: float):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        average_decay: float,
+        usage: CodeUsage | None = None,
+    ):
         self.accelerator = accelerator
         self.model = model
+        self.usage = usage
         self.averages = Averages(model, average_decay)
         self.step = 0
         self.skipped_steps = 0
@@ -55,10 +70,11 @@ class TrainingState:
         goes on with the last good one in place.
         """
         random = self._gathered_random_state()
+        usage = self._summed_usage()
         if not self.accelerator.is_main_process:
             return
         try:
-            self._write(run, optimizer, random)
+            self._write(run, optimizer, {"random": random, "usage": usage})
         except OSError as error:
             self.accelerator.print(
                 f"could not save a checkpoint after step {self.step}: {error}; the last good one "
@@ -66,7 +82,10 @@ class TrainingState:
             )
 
     def _write(
-        self, run: RunFolder, optimizer: torch.optim.Optimizer, random: dict[str, Tensor]
+        self,
+        run: RunFolder,
+        optimizer: torch.optim.Optimizer,
+        of_all_ranks: dict[str, dict[str, Tensor]],
     ) -> None:
         scaler = self.accelerator.scaler
         run.checkpoints.save(
@@ -75,7 +94,7 @@ class TrainingState:
                 "model": dict(self.model.state_dict()),
                 "averages": self.averages.tensors,
                 "optimizer": optimizer_tensors(optimizer),
-                "random": random,
+                **of_all_ranks,
             },
             {
                 "step": self.step,
@@ -88,6 +107,19 @@ class TrainingState:
             },
             keep=set() if self.best is None else {self.best[1]},
         )
+
+    def _summed_usage(self) -> dict[str, Tensor]:
+        state = {} if self.usage is None else self.usage.metric_state
+        return {
+            name: over_ranks(self.accelerator, torch.as_tensor(value), "sum")
+            for name, value in state.items()
+        }
+
+    def _restore_usage(self, tensors: dict[str, Tensor]) -> None:
+        """Give what all ranks had counted to rank 0; the others count from zero."""
+        if self.usage is not None and self.accelerator.is_main_process:
+            for name in self.usage.metric_state:
+                setattr(self.usage, name, tensors[name].to(self.accelerator.device))
 
     def _gathered_random_state(self) -> dict[str, Tensor]:
         gathered: dict[str, Tensor] = {}
@@ -126,6 +158,7 @@ class TrainingState:
                     if name.endswith(f".{rank}")
                 }
             )
+            self._restore_usage(tensors["usage"])
             self.step = int(state["step"])
             self.skipped_steps = int(state["skipped_steps"])
             self.bad_in_a_row = int(state["bad_in_a_row"])

@@ -74,7 +74,8 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
     torch.manual_seed(seed)
     tokenizer = VideoTokenizer(config.model).to(accelerator.device)
     optimizer = make_optimizer(tokenizer, optim)
-    state = TrainingState(accelerator, tokenizer, config.run.average_decay)
+    usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
+    state = TrainingState(accelerator, tokenizer, config.run.average_decay, usage)
     torch.manual_seed(seed + 1 + accelerator.process_index)
     state.resume(run, optimizer)
     model, optimizer = accelerator.prepare(tokenizer, optimizer)
@@ -93,7 +94,6 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
     )
     batches = iter(loader)
     timer, audit = StepTimer(), Audit(accelerator, model, out, config.run.audit_every)
-    usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
 
     with StopFlag(accelerator, out).listening() as stop:
         while state.step < optim.steps:
