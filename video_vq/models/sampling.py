@@ -176,20 +176,20 @@ def guided_logits(
 def embedded(
     prior: Prior, conditions: Conditions, settings: SamplingSettings, num_rows: int
 ) -> Condition:
-    """Embed the conditions of one padded batch, once per pass, stacked."""
-    passes = [
-        prior.condition(
-            num_rows,
-            conditions.class_labels,
-            conditions.actions,
-            torch.full((num_rows,), hidden, device=prior.head.weight.device),
-        )
+    """Embed the conditions of one padded batch, once per pass, stacked.
+
+    One clip at a time, so that its rounding does not depend on its place in the batch.
+    """
+    device = prior.head.weight.device
+    clips = [conditions.rows(torch.tensor([row]), device) for row in range(num_rows)]
+    embeddings = [
+        prior.condition(1, clip.class_labels, clip.actions, torch.tensor([hidden], device=device))
         for hidden in hidden_per_pass(settings)
+        for clip in clips
     ]
-    per_frame = [condition.per_frame for condition in passes if condition.per_frame is not None]
+    per_frame = [clip.per_frame for clip in embeddings if clip.per_frame is not None]
     return Condition(
-        torch.cat([condition.start for condition in passes]),
-        torch.cat(per_frame) if per_frame else None,
+        torch.cat([clip.start for clip in embeddings]), torch.cat(per_frame) if per_frame else None
     )
 
 
