@@ -17,7 +17,7 @@ from data_prep.synthetic_world import (
 )
 
 FPS = 25
-RENDERER_VERSION = 1  # grows with every change that moves a pixel or an action
+RENDERER_VERSION = 2  # grows with every change that moves a pixel or an action
 BODY_HEIGHT = 0.075
 LIGHT = (0.035, 0.045)  # where a shadow falls, per 0.1 of height
 DARK, STEEL, PALE = (0.20, 0.22, 0.26), (0.62, 0.65, 0.70), (0.90, 0.91, 0.93)
@@ -274,71 +274,29 @@ def _draw_gripper(canvas: _Canvas, motion: Motion) -> None:
     patch.close()
 
 
-def _hash(*integers: np.ndarray) -> np.ndarray:
-    """Return a number in [0, 1) for each cell of a grid, the same wherever it is asked.
-
-    The mixing is the finalizer of MurmurHash3.
-    """
-    state = np.uint32(2654435769)
-    for value in integers:
-        state = state ^ value.astype(np.int64).astype(np.uint32)
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-            state = (state ^ (state >> np.uint32(shift))) * np.uint32(factor)
-        state = state ^ (state >> np.uint32(16))
-    return np.asarray(state >> np.uint32(8), np.float32) / np.float32(1 << 24)
-
-
 def _table(scene: Scene, canvas: _Canvas) -> Float32[np.ndarray, "3 t h w"]:
     style = scene.style
     x = (canvas.x + np.float32(scene.table_offset[0]))[:, None] / np.float32(style.period)
     y = (canvas.y + np.float32(scene.table_offset[1]))[:, :, None] / np.float32(style.period)
     softness = 1.2 * canvas.pixel / style.period
-    tint, joint = _PATTERNS[MATERIALS[style.material]](x, y, softness)
-    bright, dark, line = np.array(TABLE_PALETTES[style.palette], np.float32) * style.brightness
+    tint = _PATTERNS[MATERIALS[style.material]](x, y, softness)
+    bright, dark = np.array(TABLE_PALETTES[style.palette], np.float32) * style.brightness
     planes = [dark[i] + tint * (bright[i] - dark[i]) for i in range(3)]
-    if joint is not None:
-        planes = [plane + joint * (line[i] - plane) for i, plane in enumerate(planes)]
     return np.stack(planes)
-
-
-def _to_edge(u: np.ndarray) -> np.ndarray:
-    """Return the distance to the nearest integer."""
-    return np.abs(u - np.round(u))
-
-
-def _line(u: np.ndarray, half_width: float, softness: float) -> np.ndarray:
-    """Return the opacity of lines at the integers, right for lines thinner than a pixel too."""
-    edge = _to_edge(u) / softness
-    reach = half_width / softness
-    return (0.5 + reach - edge).clip(0, 1) - (0.5 - reach - edge).clip(0, 1)
-
-
-def _planks(x, y, softness):
-    row = np.floor(y * 1.4)
-    along = x * 0.55 + _hash(row)
-    tint = np.floor(_hash(row, np.floor(along)) * 3) * 0.5
-    joint = np.maximum(_line(y * 1.4, 0.05, softness * 1.4), _line(along, 0.02, softness * 0.55))
-    return tint, 0.8 * joint
 
 
 def _checker(x, y, softness):
     waves = [
         (np.sin(np.pi * u) / (np.pi * softness)).clip(-0.5, 0.5).astype(np.float32) for u in (x, y)
     ]
-    return 0.5 + 2 * waves[0] * waves[1], None
-
-
-def _tiles(x, y, softness):
-    tint = np.floor(_hash(np.floor(x), np.floor(y)) * 3) * 0.5
-    joint = np.maximum(_line(x, 0.05, softness), _line(y, 0.05, softness))
-    return tint, joint
+    return 0.5 + 2 * waves[0] * waves[1]
 
 
 def _dots(x, y, softness):
     row = np.floor(y)
     across = x + 0.5 * (row % 2)
     distance = np.sqrt((across - np.floor(across) - 0.5) ** 2 + (y - row - 0.5) ** 2) - 0.33
-    return (0.5 - distance / softness).clip(0, 1), None
+    return (0.5 - distance / softness).clip(0, 1)
 
 
-_PATTERNS = {"planks": _planks, "checker": _checker, "tiles": _tiles, "dots": _dots}
+_PATTERNS = {"checker": _checker, "dots": _dots}

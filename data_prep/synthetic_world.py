@@ -24,21 +24,17 @@ GROUP_ORDER = sorted(
     range(1, NUM_GROUPS + 1),
     key=lambda group: (group - 0.5) / 7 if group <= 7 else (group - 7.5) / 18,
 )
-MATERIALS = ("planks", "checker", "tiles", "dots")
-# Two table colours and the joint's colour per palette, RGB in [0, 1].
+MATERIALS = ("checker", "dots")
+# Two table colours per palette, RGB in [0, 1].
 TABLE_PALETTES = (
-    ((0.80, 0.62, 0.42), (0.55, 0.38, 0.24), (0.34, 0.23, 0.15)),
-    ((0.84, 0.83, 0.78), (0.50, 0.55, 0.60), (0.33, 0.36, 0.40)),
-    ((0.70, 0.80, 0.72), (0.38, 0.53, 0.50), (0.22, 0.33, 0.32)),
-    ((0.86, 0.76, 0.68), (0.62, 0.46, 0.46), (0.38, 0.26, 0.28)),
+    ((0.80, 0.62, 0.42), (0.55, 0.38, 0.24)),
+    ((0.70, 0.80, 0.72), (0.38, 0.53, 0.50)),
 )
 BODY_COLOURS = (
     (0.86, 0.20, 0.18),
     (0.96, 0.74, 0.14),
     (0.20, 0.64, 0.32),
     (0.18, 0.42, 0.84),
-    (0.94, 0.48, 0.14),
-    (0.58, 0.28, 0.68),
 )
 GRIPPER_RADIUS = 0.085
 GRIPPER_LIFT = 0.34  # height from which it descends and to which it leaves
@@ -100,8 +96,8 @@ def draw_style(seed: int, group: int) -> Style:
     return Style(
         material=table % len(MATERIALS),
         palette=table // len(MATERIALS),
-        period=float(random.uniform(0.30, 0.38)),
-        brightness=float(random.uniform(0.94, 1.04)),
+        period=float(random.uniform(0.33, 0.36)),
+        brightness=float(random.uniform(0.97, 1.03)),
     )
 
 

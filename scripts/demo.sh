@@ -17,7 +17,7 @@ step "1/7 render a pushing world and write it as UCF-101 would be (half a minute
 data-prep synthetic "$OUT/raw" --layout ucf101 --videos 800 --frames 30 --size 64 --seed 0
 
 step "2/7 prepare: raw videos to a clip store"
-data-prep ucf101 "$OUT/raw" --out "$OUT/clips" --size 64 --split 1
+data-prep ucf101 "$OUT/raw" --out "$OUT/clips" --size 32 --split 1
 
 step "3/7 train the tokenizer (about 5 minutes)"
 "${LAUNCH[@]}" train-tokenizer --config demo/tokenizer --data "$OUT/clips" --out "$OUT/tokenizer"
