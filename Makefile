@@ -10,10 +10,10 @@ demo: $(VENV)/.installed weights
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 test: $(VENV)/.installed-dev weights
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-all: $(VENV)/.installed-dev weights
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

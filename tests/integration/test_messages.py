@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from runs import SMALL_TOKENIZER, video_vq
@@ -97,3 +98,13 @@ def test_a_prior_without_tokens_is_a_usage_error(tmp_path):
         expect=2,
     )
     assert "--prior needs --tokens" in answer.stderr
+
+
+@pytest.mark.parametrize("script", ["train_tokenizer", "train_prior", "sample", "evaluate_fvd"])
+def test_the_scripts_are_the_verbs(script):
+    path = Path(__file__).parents[2] / "scripts" / f"{script}.py"
+    answer = subprocess.run(
+        [sys.executable, path, "--help"], check=True, capture_output=True, text=True
+    )
+    verb = {"evaluate_fvd": "fvd"}.get(script, script.replace("_", "-"))
+    assert f"video-vq {verb}" in answer.stdout
