@@ -1,5 +1,6 @@
 """Batches for training: positions in, tensors out, the same on any number of ranks and workers."""
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -86,6 +87,13 @@ def _collate_tokens(items: list[tuple[np.ndarray, int]]) -> TokenBatch:
     return TokenBatch(torch.from_numpy(np.stack(tokens)), torch.tensor(classes))
 
 
+def _leave_stopping_to_the_trainer(worker: int) -> None:
+    """A signal to the whole process group must not take the data away in the middle of a step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The first SIGTERM is the group's; a second one, PyTorch's own clean-up, ends the worker.
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+
+
 def training_batches(
     dataset: ClipDataset | TokenDataset,
     *,
@@ -109,6 +117,7 @@ def training_batches(
         batch_sampler=_RankSampler(first_step, last_step, rank, shape),
         collate_fn=_collate_clips if isinstance(dataset, ClipDataset) else _collate_tokens,
         num_workers=num_workers,
+        worker_init_fn=_leave_stopping_to_the_trainer,
         # A loader draws a seed for its workers; from the global generator, that would change the
         # dropout of a resumed run.
         generator=torch.Generator().manual_seed(0),

@@ -65,7 +65,12 @@ def encode_store(
         fps=_common_fps(store, stride),
         classes=store.classes,
         data_hash=store.content_hash,
-        made_by={"hop": hop, "clips_per_shard": CLIPS_PER_SHARD, "windows": len(windows)},
+        made_by={
+            "hop": hop,
+            "clips_per_shard": CLIPS_PER_SHARD,
+            "windows": len(windows),
+            "precision": accelerator.mixed_precision,
+        },
     )
     with accelerator.main_process_first():
         writer = TokenStoreWriter(out, header, owner=accelerator.is_main_process)
@@ -117,6 +122,7 @@ def decode_store(
         "tokenizer": tokenizer.hash,
         "split": split,
         "batch_size": batch_size,
+        "precision": accelerator.mixed_precision,
     }
     with accelerator.main_process_first():
         writer = ClipStoreWriter(

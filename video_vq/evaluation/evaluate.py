@@ -15,7 +15,7 @@ from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
 from video_vq.evaluation.features import BATCH, FeatureSet, store_features
-from video_vq.evaluation.likelihood import score_prior
+from video_vq.evaluation.likelihood import PREDICTOR_GRIDS, draw_rows, score_prior
 from video_vq.media.encode import tile, write_animation, write_png
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.metrics.fvd import clip_features
@@ -23,7 +23,12 @@ from video_vq.metrics.i3d import load_i3d
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.metrics.weights import CHECKPOINT
-from video_vq.models.hub import load_prior, load_tokenizer, read_model_config
+from video_vq.models.hub import (
+    LoadedPrior,
+    load_prior,
+    load_tokenizer,
+    read_model_config,
+)
 from video_vq.models.tokenizer import to_uint8
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
@@ -122,7 +127,7 @@ class Evaluation:
             video = self.tokenizer.model.decode(codes)
         return codes, to_uint8(video).cpu()
 
-    def reconstruction_controls(self) -> dict[str, float]:
+    def reconstruction_controls(self) -> dict[str, float | None]:
         """Return the PSNR of still pictures, and of k-means on raw patches."""
         config = self.tokenizer.model.config
         train = scoring_windows(
@@ -148,12 +153,17 @@ class Evaluation:
                 made["psnr_kmeans_patches"] = codebook.reconstruct(clips)
             for name, control in made.items():
                 values.setdefault(name, []).append(psnr_per_clip(control, clips))
-        return {name: float(_finite_mean(torch.cat(parts))) for name, parts in values.items()}
+        return {name: _finite_mean(torch.cat(parts)) for name, parts in values.items()}
 
     def generation(self, samples: Path) -> dict[str, Any]:
         """Score a clip store of samples: gFVD."""
         store = ClipStore(samples)
-        windows = scoring_windows(store, None, self.scored_frames, 1, len(self.windows), self.seed)
+        # One clip per sample, its first frames, cut as the real clips are.
+        windows = [
+            window._replace(start=0, num_frames=self.scored_frames)
+            for window in scoring_windows(store, None, self.num_frames, 1, None, self.seed)
+            if window.start < self.num_frames
+        ][: len(self.windows)]
         self.sheet["sampled"] = [
             _padded(store.read(window.video), self.num_frames)
             for window in sorted(windows, key=lambda window: window.video)[:SHEET_CLIPS]
@@ -164,7 +174,11 @@ class Evaluation:
     def generation_controls(self, tokens: TokenStore) -> dict[str, float]:
         """Return the FVD of frozen first frames, and of tokens drawn position by position."""
         frozen = self._features("first frames", controls.first_frame)
-        grids = controls.draw_per_position(tokens.grids("train"), len(self.windows), self.seed)
+        grids = controls.draw_per_position(
+            tokens.read_rows(draw_rows(tokens, "train", PREDICTOR_GRIDS)),
+            len(self.windows),
+            self.seed,
+        )
         clips = decode_grids(self.accelerator, self.tokenizer.model, torch.from_numpy(grids), BATCH)
         self.sheet["per position"] = list(clips[:SHEET_CLIPS])
         rows = self._features_of(torch.from_numpy(clips))
@@ -176,7 +190,12 @@ class Evaluation:
 
     def _fvd(self, fake: FeatureSet) -> dict[str, Any]:
         result = compare(self.real, fake, self.protocol)
-        return {"value": result.value, "num_real": result.num_real, "num_fake": result.num_fake}
+        return {
+            "value": result.value,
+            "num_real": result.num_real,
+            "num_fake": result.num_fake,
+            "warnings": list(result.warnings),
+        }
 
     def floor(self) -> dict[str, Any] | None:
         """Return FVD of real clips against other real clips."""
@@ -237,6 +256,9 @@ def evaluate(
         before = read_json(out / "scores.json", "scores")
         if before.get("identity") == identity:
             return before
+    tokens = None if tokens_path is None else TokenStore(tokens_path)
+    prior = None if prior_path is None else load_prior(prior_path, accelerator.device)
+    _require_fit(ClipStore(data), samples, tokens, prior)
     run = Evaluation(accelerator, data, tokenizer_path, split, num_clips, protocol)
     scores: dict[str, Any] = {
         "identity": identity,
@@ -255,13 +277,11 @@ def evaluate(
     }
     if samples is not None:
         scores["generation"] = run.generation(samples)
-    if tokens_path is not None:
-        tokens = TokenStore(tokens_path)
+    if tokens is not None:
         require_same_tokenizer(run.tokenizer, tokens.header.tokenizer_hash, str(tokens_path))
         if with_controls and samples is not None:
             scores["controls"].update(run.generation_controls(tokens))
-        if prior_path is not None:
-            prior = load_prior(prior_path, accelerator.device)
+        if prior is not None:
             require_same_tokenizer(run.tokenizer, prior.facts.tokenizer_hash, str(prior_path))
             scores["prior"] = score_prior(accelerator, prior.model, tokens, split)
     out.mkdir(parents=True, exist_ok=True)
@@ -270,19 +290,52 @@ def evaluate(
     return scores
 
 
+def _require_fit(
+    store: ClipStore, samples: Path | None, tokens: TokenStore | None, prior: LoadedPrior | None
+) -> None:
+    """Refuse samples, tokens and a prior of other data before anything is computed."""
+    if samples is not None and ClipStore(samples).frame_size_hw != store.frame_size_hw:
+        raise InputError(
+            f"{samples}: frames of {ClipStore(samples).frame_size_hw}, the data's are "
+            f"{store.frame_size_hw}; score samples of a model trained on this data"
+        )
+    if tokens is not None and tokens.header.data_hash != store.content_hash:
+        raise InputError(
+            f"{tokens.path}: was not encoded from {store.path}; "
+            f"run `video-vq encode {store.path} --tokenizer … --out …` first"
+        )
+    if prior is not None and tokens is not None:
+        ours = (prior.facts.classes, prior.model.config.grid_thw)
+        theirs = (tokens.header.classes, tokens.header.grid_thw)
+        if ours != theirs:
+            raise InputError(
+                f"the prior was trained on classes and grid {ours}, {tokens.path} has {theirs}; "
+                "train a prior on these tokens"
+            )
+
+
 def _padded(clip: np.ndarray, num_frames: int) -> np.ndarray:
     """Return a clip of exactly so many frames, its last one repeated, for a sheet."""
     return clip[np.arange(num_frames).clip(max=len(clip) - 1)]
 
 
-def _quantiles(values: torch.Tensor) -> dict[str, float]:
+def _quantiles(values: torch.Tensor) -> dict[str, float | int | None]:
+    """Return the mean and quantiles of the finite values, and how many were not (exact copies)."""
     finite = values[torch.isfinite(values)]
+    num_exact = len(values) - len(finite)
     if not len(finite):
-        return {"mean": math.inf}
+        return {"mean": None, "num_exact": num_exact}
     points = torch.tensor([0.05, 0.5, 0.95], dtype=finite.dtype)
     low, median, high = (float(point) for point in finite.quantile(points))
-    return {"mean": float(finite.mean()), "q05": low, "median": median, "q95": high}
+    return {
+        "mean": float(finite.mean()),
+        "q05": low,
+        "median": median,
+        "q95": high,
+        "num_exact": num_exact,
+    }
 
 
-def _finite_mean(values: torch.Tensor) -> torch.Tensor:
-    return values[torch.isfinite(values)].mean()
+def _finite_mean(values: torch.Tensor) -> float | None:
+    finite = values[torch.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None

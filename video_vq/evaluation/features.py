@@ -71,7 +71,7 @@ def features_of(
             split = "test"
         windows = scoring_windows(store, split, num_frames, stride, max_clips, seed)
         return store_features(store, windows, network, protocol, str(path), split)
-    return _folder_features(path, network, protocol, num_frames, stride, max_clips)
+    return _folder_features(path, network, protocol, num_frames, stride, max_clips, seed)
 
 
 def store_features(
@@ -111,6 +111,7 @@ def _folder_features(
     num_frames: int,
     stride: int,
     max_clips: int | None,
+    seed: int,
 ) -> FeatureSet:
     if not path.is_dir():
         raise InputError(f"{path}: neither a clip store nor a folder of videos")
@@ -123,6 +124,9 @@ def _folder_features(
         raise InputError(
             f"{path}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and is no clip store"
         )
+    if max_clips is not None:  # sorted by class, the first ones would be one class
+        order = np.random.default_rng([seed, 0xF7D]).permutation(len(files))
+        files = [files[place] for place in order]
     rows, names, hashes, left_out = [], [], [], []
     with progress(f"I3D {path}", len(files), "video") as bar:
         for file in files:

@@ -14,6 +14,15 @@ from video_vq.progress import progress
 from video_vq.stores.tokens import TokenStore
 
 BATCH = 16
+PREDICTOR_GRIDS = 16384  # what the predictors are fitted on, at most
+
+
+def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
+    """Return at most so many rows of a split, drawn among all, in order."""
+    rows = tokens.rows(split)
+    if len(rows) <= count:
+        return rows
+    return np.sort(np.random.default_rng([0, 0x9D]).choice(rows, count, replace=False))
 
 
 @torch.no_grad()
@@ -42,10 +51,11 @@ def score_prior(
             per_frame += frames.mean(2).sum(0)
             bar.update(len(chosen))
     per_frame /= len(rows) * math.log(2)
-    videos = [tokens.window_of(int(row))[0] for row in tokens.rows("train")]
+    train = draw_rows(tokens, "train", PREDICTOR_GRIDS)
+    videos = [tokens.window_of(int(row))[0] for row in train]
     rates = score_predictors(
-        tokens.grids("train"),
-        tokens.grids(split),
+        tokens.read_rows(train),
+        tokens.read_rows(tokens.rows(split)),
         tokens.header.codebook_size,
         np.array(videos),
     )
@@ -61,4 +71,5 @@ def score_prior(
             "copy_previous_frame": rates.copy_previous,
         },
         "copy_error_rate": rates.copy_error_rate,
+        "num_grids_of_predictors": len(train),
     }

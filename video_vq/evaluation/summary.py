@@ -41,6 +41,8 @@ def summary(scores: dict[str, Any]) -> str:
         ]
     counts = (scores["num_clips"], scores["num_clips"])
     lines += ["", fvd_protocol(scores["protocol"]["name"]).describe(counts)]
+    if scores["split"] == "train":
+        lines.append("the reference is the training split: these scores flatter the model")
     if scores["num_clips"] < SMALL:
         lines.append(
             f"FVD at N = {scores['num_clips']} is an illustration: below {SMALL} clips its bias is "
@@ -49,11 +51,13 @@ def summary(scores: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, value: float, remark: str) -> str:
+def _line(name: str, value: float | None, remark: str) -> str:
+    if value is None:
+        return f"  {name:<34}{'exact':>10}  {remark}".rstrip()
     return f"  {name:<34}{value:>10.3f}  {remark}".rstrip()
 
 
-def _controls(controls: dict[str, float], prefix: str) -> list[str]:
+def _controls(controls: dict[str, float | None], prefix: str) -> list[str]:
     return [
         _line(f"  control: {name.removeprefix(prefix).replace('_', ' ')}", value, "")
         for name, value in controls.items()

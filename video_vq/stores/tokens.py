@@ -13,7 +13,7 @@ import numpy as np
 
 from video_vq.errors import InputError
 from video_vq.stores.clips import Video
-from video_vq.stores.files import open_array, sha256_file, sha256_json, write_array
+from video_vq.stores.files import open_array, sha256_json, write_array
 from video_vq.stores.shards import ShardFolder, read_manifest
 
 FORMAT = "video-vq tokens"
@@ -216,9 +216,9 @@ class TokenStore:
             )
         return grid
 
-    def grids(self, split: str | None) -> np.ndarray:
-        """Return all grids of a split as one int64 array n t h w."""
-        return np.stack([self.read(int(row)) for row in self.rows(split)]).astype(np.int64)
+    def read_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return several grids as one int64 array n t h w."""
+        return np.stack([self.read(int(row)) for row in rows]).astype(np.int64)
 
     def window_of(self, row: int) -> tuple[int, int, int]:
         """Return video, first frame and stride of a row."""
@@ -233,13 +233,3 @@ class TokenStore:
         """Return the class index of a row, −1 when it has none."""
         label = self.video_of(row).label
         return -1 if label is None else self.header.classes.index(label)
-
-    def damaged_files(self) -> list[str]:
-        """Return a line for each shard file whose bytes are not those of the manifest."""
-        problems = []
-        for shard, (_, hashes) in enumerate(self.shards):
-            for name in ("tokens", "rows"):
-                path = self.path / f"{name}-{shard:05d}.npy"
-                if sha256_file(path) != hashes.get(name):
-                    problems.append(f"{path}: its bytes are not those that were written")
-        return problems

@@ -30,7 +30,7 @@ def make_accelerator() -> Accelerator:
     )
     try:
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),
+            cpu=not torch.cuda.is_available(),  # MPS lacks the float64 of the statistics
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
     except ValueError as error:
@@ -76,16 +76,33 @@ class StopFlag:
         flag = torch.tensor(float(wants), device=self._accelerator.device)
         return bool(over_ranks(self._accelerator, flag, "sum") > 0)
 
-    def clear(self, step: int, steps: int) -> None:
+    def clear(self, step: int, steps: int, saved: bool) -> None:
         """Say how to go on, and remove the stop file, so that the next start does not stop."""
-        self._accelerator.print(
-            f"stopped after step {step} of {steps} and saved; the same command goes on from there"
+        state = (
+            "and saved; the same command goes on from there"
+            if saved
+            else ("but could not save; the same command goes on from the last good checkpoint")
         )
+        self._accelerator.print(f"stopped after step {step} of {steps} {state}")
         if self._accelerator.is_main_process and os.path.exists(self._file):
             os.unlink(self._file)
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: int) -> None:
+    """Refuse a global batch that the processes cannot share evenly.
+
+    Raises:
+        InputError: it does not divide.
+    """
+    parts = accumulation * accelerator.num_processes
+    if batch_size % parts:
+        raise InputError(
+            f"optim.batch_size = {batch_size} does not divide by {accumulation} micro-batches x "
+            f"{accelerator.num_processes} processes; set it to a multiple of {parts}"
+        )
 
 
 def clip_gradients(accelerator: Accelerator, model: torch.nn.Module, limit: float) -> torch.Tensor:

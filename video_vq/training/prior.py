@@ -22,6 +22,7 @@ from video_vq.training.distributed import (
     clip_gradients,
     make_accelerator,
     over_ranks,
+    require_even_batch,
 )
 from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -49,7 +50,8 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
     store = TokenStore(tokens)
     optim, seed = config.optim, config.run.seed
     dataset = TokenDataset(store, "train", seed)
-    validation = store.rows("val")[: config.run.validation_clips]
+    validation = np.random.default_rng([seed, 0x7A1]).permutation(store.rows("val"))
+    validation = validation[: config.run.validation_clips]
     header = store.header
     model_config = PriorConfig(
         codebook_size=header.codebook_size,
@@ -61,8 +63,9 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
         "data": store.content_hash,
         "precision": accelerator.mixed_precision,
         "world_size": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
     }
+    require_even_batch(accelerator, optim.batch_size, optim.accumulation)
     with accelerator.main_process_first():
         run = RunFolder(out, "prior", to_json(config), facts, accelerator.is_main_process)
 
@@ -141,12 +144,12 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
                 timer.restart()
             stopping = stop.is_set()
             if state.step % config.run.checkpoint_every == 0 or finished or stopping:
-                state.save(run, optimizer)
+                saved = state.save(run, optimizer)
                 accelerator.wait_for_everyone()
                 timer.restart()
-            if stopping and not finished:
-                stop.clear(state.step, optim.steps)
-                return None
+                if stopping and not finished:
+                    stop.clear(state.step, optim.steps, saved)
+                    return None
 
     if accelerator.is_main_process:
         prior.load_state_dict(state.averages.tensors)

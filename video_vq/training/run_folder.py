@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -48,7 +49,8 @@ class RunFolder:
                 raise InputError(
                     f"{path}: this run folder was started with other settings (was -> now):\n"
                     f"  {shown}\n"
-                    "Repeat the old settings to resume it, or name another --out for a new run."
+                    "Repeat the old settings to resume it (OMP_NUM_THREADS sets threads, the "
+                    "launcher precision and world_size), or name another --out for a new run."
                 )
         elif path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the run")
@@ -109,9 +111,11 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    here = Path(__file__).parent
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None  # installed from a wheel, or there is no git
     answer = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
         capture_output=True,
         text=True,
         check=False,

@@ -1,5 +1,6 @@
 """What a run is at one moment: model, averages, optimizer, counters; saved and put back exactly."""
 
+import math
 from typing import Any
 
 import torch
@@ -60,11 +61,14 @@ class TrainingState:
 
     def note_validation(self, value: float) -> None:
         """Remember the step with the smallest validation value."""
-        if self.best is None or value < self.best[0]:
+        if math.isfinite(value) and (self.best is None or value < self.best[0]):
             self.best = (value, self.step)
 
-    def save(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> bool:
         """Write a checkpoint; collective, as each rank's random state goes into it.
+
+        Returns:
+            Whether it was written; other ranks than 0 do not know and say yes.
 
         A disk that is full or broken costs this checkpoint, not the run: it is said, and training
         goes on with the last good one in place.
@@ -72,7 +76,7 @@ class TrainingState:
         random = self._gathered_random_state()
         usage = self._summed_usage()
         if not self.accelerator.is_main_process:
-            return
+            return True
         try:
             self._write(run, optimizer, {"random": random, "usage": usage})
         except OSError as error:
@@ -80,6 +84,8 @@ class TrainingState:
                 f"could not save a checkpoint after step {self.step}: {error}; the last good one "
                 f"in {run.checkpoints.path} stays, training goes on"
             )
+            return False
+        return True
 
     def _write(
         self,

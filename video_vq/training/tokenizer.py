@@ -23,6 +23,7 @@ from video_vq.training.distributed import (
     clip_gradients,
     make_accelerator,
     over_ranks,
+    require_even_batch,
 )
 from video_vq.training.losses import reconstruction_loss
 from video_vq.training.run_folder import RunFolder, diverged
@@ -66,8 +67,9 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
         "data": store.content_hash,
         "precision": accelerator.mixed_precision,
         "world_size": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
     }
+    require_even_batch(accelerator, optim.batch_size, optim.accumulation)
     with accelerator.main_process_first():
         run = RunFolder(out, "tokenizer", to_json(config), facts, accelerator.is_main_process)
 
@@ -184,12 +186,12 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
                 timer.restart()
             stopping = stop.is_set()
             if state.step % config.run.checkpoint_every == 0 or finished or stopping:
-                state.save(run, optimizer)
+                saved = state.save(run, optimizer)
                 accelerator.wait_for_everyone()
                 timer.restart()
-            if stopping and not finished:
-                stop.clear(state.step, optim.steps)
-                return None
+                if stopping and not finished:
+                    stop.clear(state.step, optim.steps, saved)
+                    return None
 
     if accelerator.is_main_process:
         tokenizer.load_state_dict(state.averages.tensors)
