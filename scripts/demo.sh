@@ -29,7 +29,8 @@ step "5/7 train the prior (about 3 minutes)"
 "${LAUNCH[@]}" train-prior --config demo/prior --tokens "$OUT/tokens" --out "$OUT/prior"
 
 step "6/7 sample"
-video-vq sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" --num 64
+video-vq sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" --num 64 \
+  --temperature 0.95 --top-p 0.95
 
 step "7/7 evaluate, beside controls (about 3 minutes)"
 video-vq evaluate --data "$OUT/clips" --tokenizer "$OUT/tokenizer" --samples "$OUT/samples" \
