@@ -37,6 +37,7 @@ from video_vq.stores.tokens import TokenStore
 
 KMEANS_CLIPS = 256
 SHEET_CLIPS = 8
+SHEET_WIDTH = 96  # pixels of a clip on a sheet, about
 FVD_FRAMES = 16
 
 
@@ -208,7 +209,9 @@ class Evaluation:
         columns = min(len(row) for row in rows)
         clips = [clip for row in rows for clip in row[:columns]]
         labels = [name if column == 0 else "" for name in self.sheet for column in range(columns)]
-        sheet = tile(clips, columns, labels=labels)
+        # Small frames are shown larger: their labels would not fit.
+        scale = max(1, SHEET_WIDTH // clips[0].shape[2])
+        sheet = tile(clips, columns, scale=scale, labels=labels)
         fps = self.store.videos[0].fps or 8.0
         write_animation(out / "sheet.webp", sheet, fps=fps / self.stride)
         write_png(
