@@ -1,4 +1,4 @@
-"""Train a prior: `accelerate launch scripts/train_prior.py --config bair --tokens … --out …`."""
+"""Train a prior: `accelerate launch scripts/train_prior.py --config bair --tokens …`."""
 
 import sys
 

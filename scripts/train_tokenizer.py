@@ -1,4 +1,4 @@
-"""Train a tokenizer: `accelerate launch scripts/train_tokenizer.py --config bair --data … --out …`."""
+"""Train a tokenizer: `accelerate launch scripts/train_tokenizer.py --config bair --data …`."""
 
 import sys
 
