@@ -8,7 +8,7 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models import sampling
-from video_vq.models.decoding import Decoder
+from video_vq.models.decoding import Decoder, silu_by_rows
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import (
     NO_CLASS,
@@ -206,6 +206,18 @@ def test_logits_are_bit_equal_wherever_a_row_stands(num_threads):
         condition = prior.condition(8, None, None, None)
         logits = decoded_logits(decoder, condition, tokens, 0)
         assert torch.equal(decoded_logits(decoder, condition, tokens[order], 0), logits[order])
+
+
+def test_silu_rounds_a_row_alike_wherever_it_stands_among_threads():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(725, 352, generator=generator)  # the middle lies within a row
+    order = torch.randperm(725, generator=generator)
+    with threads(2):
+        whole = silu_by_rows(rows.clone())
+        assert torch.equal(silu_by_rows(rows[order]), whole[order])
+    torch.testing.assert_close(whole, torch.nn.functional.silu(rows))
+    wide = torch.randn(2, 40000, generator=generator)
+    torch.testing.assert_close(silu_by_rows(wide.clone()), torch.nn.functional.silu(wide))
 
 
 def test_batches_are_padded_until_rows_agree_and_refused_when_they_never_do(monkeypatch):
