@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
-    0 done, 1 failed, 2 wrong arguments or config, 3 training stopped and saved before its end.
+    0 done, or training stopped as asked and saved; 1 failed; 2 wrong arguments or config.
     """
     parsed = make_parser().parse_args(arguments)
     try:

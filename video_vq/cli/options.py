@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-STOPPED = 3  # exit status of a training that a signal or stop file ended before its last step
-
 
 def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add `--config` and the overrides."""

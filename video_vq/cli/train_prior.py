@@ -26,7 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.training.prior import train_prior
 
     folder = train_prior(config, arguments.tokens, arguments.out)
-    if folder is None:
-        return options.STOPPED
-    print(f"prior: {folder}")
+    if folder is not None:
+        print(f"prior: {folder}")
     return 0

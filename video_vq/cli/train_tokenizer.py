@@ -26,7 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.training.tokenizer import train_tokenizer
 
     folder = train_tokenizer(config, arguments.data, arguments.out)
-    if folder is None:
-        return options.STOPPED
-    print(f"tokenizer: {folder}")
+    if folder is not None:
+        print(f"tokenizer: {folder}")
     return 0

@@ -28,7 +28,7 @@ def first_frame(clips: Clips) -> Clips:
 class PatchCodebook:
     """k-means on raw patches: a tokenizer without a network, at the same tokens and codes.
 
-    Lloyd's algorithm from codes drawn among the training patches; an empty cluster is moved to
+    Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii 2007); an empty cluster is moved to
     a training patch.
 
     Args:
@@ -45,8 +45,7 @@ class PatchCodebook:
         if len(patches) > KMEANS_PATCHES:
             chosen = np.sort(random.choice(len(patches), KMEANS_PATCHES, replace=False))
             patches = patches[torch.from_numpy(chosen)]
-        picks = random.choice(len(patches), num_codes, replace=len(patches) < num_codes)
-        self.codes = patches[torch.from_numpy(picks)].clone()
+        self.codes = _spread_out(patches, num_codes, random)
         for _ in range(KMEANS_STEPS):
             nearest = nearest_codes(patches, self.codes)
             counts = torch.bincount(nearest, minlength=num_codes)
@@ -75,6 +74,23 @@ class PatchCodebook:
             y=h,
             x=w,
         )
+
+
+def _spread_out(
+    rows: Float[Tensor, "n d"], number: int, random: np.random.Generator
+) -> Float[Tensor, "k d"]:
+    """Draw rows, each with probability proportional to its squared distance to those drawn."""
+    squares = rows.square().sum(1)
+    nearest = torch.full_like(squares, torch.inf)
+    chosen = [int(random.integers(len(rows)))]
+    while len(chosen) < number:
+        centre = rows[chosen[-1]]
+        distance = (squares - 2 * (rows @ centre) + centre.square().sum()).clamp_(min=0)
+        nearest = torch.minimum(nearest, distance)
+        cumulated = nearest.double().cumsum(0)
+        draw = torch.tensor([random.random()], dtype=torch.float64) * cumulated[-1]
+        chosen.append(min(int(torch.searchsorted(cumulated, draw)), len(rows) - 1))
+    return rows[torch.tensor(chosen)].clone()
 
 
 def draw_per_position(
