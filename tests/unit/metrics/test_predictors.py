@@ -49,8 +49,8 @@ def test_tokens_that_depend_on_their_place_alone_cost_nothing_per_position():
 def test_frequencies_are_coded_at_their_entropy():
     generator = np.random.default_rng(0)
     probabilities = np.array([0.5, 0.25, 0.125, 0.125])
-    draw = lambda: generator.choice(4, size=(3000, *GRID), p=probabilities)  # noqa: E731
-    scores = score_predictors(draw(), draw(), 4)
+    train, held_out = generator.choice(4, size=(2, 3000, *GRID), p=probabilities)
+    scores = score_predictors(train, held_out, 4)
     assert scores.unigram == pytest.approx(1.75, rel=0.01)
     assert scores.per_position == pytest.approx(1.75, rel=0.01)
     assert scores.unigram_curve.shape == (3,)

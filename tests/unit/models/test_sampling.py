@@ -171,7 +171,7 @@ def test_a_sample_is_bit_equal_in_any_order_and_in_batches_of_any_fill(
         chosen = [seeds[row] for row in order]
         return sample_tokens(prior, chosen, *rows, settings, batch_size)
 
-    with threads(num_threads):
+    with Threads(num_threads):
         whole = sample(list(range(13)))
         assert torch.equal(sample(list(reversed(range(13)))), whole.flip(0))
         assert torch.equal(sample(list(range(1, 13, 2))), whole[1::2])  # another rank's share
@@ -180,7 +180,7 @@ def test_a_sample_is_bit_equal_in_any_order_and_in_batches_of_any_fill(
     assert len(torch.unique(whole.flatten(1), dim=0)) == 13
 
 
-class threads:  # noqa: N801
+class Threads:
     """Run a block on a number of threads."""
 
     def __init__(self, number: int):
@@ -200,7 +200,7 @@ def test_logits_are_bit_equal_wherever_a_row_stands(num_threads):
     prior = make_prior(width=64)
     tokens = random_tokens(8)
     order = torch.tensor([5, 2, 7, 0, 1, 6, 4, 3])
-    with threads(num_threads):
+    with Threads(num_threads):
         decoder = Decoder(prior, 8)
         assert decoder.rows_agree(0)
         condition = prior.condition(8, None, None, None)
@@ -212,7 +212,7 @@ def test_silu_rounds_a_row_alike_wherever_it_stands_among_threads():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(725, 352, generator=generator)  # the middle lies within a row
     order = torch.randperm(725, generator=generator)
-    with threads(2):
+    with Threads(2):
         whole = silu_by_rows(rows.clone())
         assert torch.equal(silu_by_rows(rows[order]), whole[order])
     torch.testing.assert_close(whole, torch.nn.functional.silu(rows))
