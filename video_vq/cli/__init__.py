@@ -9,10 +9,20 @@ import sys
 from collections.abc import Sequence
 
 import video_vq
-from video_vq.cli import decode, doctor, encode, evaluate, fvd, sample, train_prior, train_tokenizer
+from video_vq.cli import (
+    decode,
+    doctor,
+    encode,
+    evaluate,
+    fvd,
+    report,
+    sample,
+    train_prior,
+    train_tokenizer,
+)
 from video_vq.errors import ConfigError, InputError
 
-VERBS = (train_tokenizer, encode, decode, train_prior, sample, evaluate, fvd, doctor)
+VERBS = (train_tokenizer, encode, decode, train_prior, sample, evaluate, report, fvd, doctor)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -10,11 +10,13 @@ from accelerate import Accelerator
 
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import scoring_windows
+from video_vq.environment import environment
 from video_vq.errors import InputError
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
 from video_vq.evaluation.features import BATCH, FeatureSet, store_features
+from video_vq.evaluation.gallery import SHOWN, Gallery, Pair
 from video_vq.evaluation.likelihood import PREDICTOR_GRIDS, draw_rows, score_prior
 from video_vq.media.encode import tile, write_animation, write_png
 from video_vq.metrics.codebook import CodeUsage
@@ -36,9 +38,9 @@ from video_vq.stores.files import read_json, write_json
 from video_vq.stores.tokens import TokenStore
 
 KMEANS_CLIPS = 256
-SHEET_CLIPS = 8
 SHEET_WIDTH = 96  # pixels of a clip on a sheet, about
 FVD_FRAMES = 16
+DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
 
 
 class Evaluation:
@@ -81,7 +83,7 @@ class Evaluation:
         # FVD of 17 frames is another metric than of 16: what goes beyond is not scored by it.
         self.scored_frames = min(FVD_FRAMES, self.num_frames)
         self.network = load_i3d().to(accelerator.device)
-        self.sheet: dict[str, list[np.ndarray]] = {}
+        self.gallery = Gallery()
         self.real = self._features("real")
 
     def _features(self, name: str, transform: Any = None) -> FeatureSet:
@@ -98,7 +100,6 @@ class Evaluation:
         """Score the reconstructions: PSNR, SSIM, code usage, paired rFVD."""
         usage = CodeUsage(self.tokenizer.model.config.quantizer.codebook_size)
         psnr, ssim, rows = [], [], []
-        originals, copies = [], []
         with progress("reconstruction", len(self.windows), "clip") as bar:
             for start in range(0, len(self.windows), BATCH):
                 clips = read_windows(self.store, self.windows[start : start + BATCH])
@@ -107,20 +108,46 @@ class Evaluation:
                 psnr.append(psnr_per_clip(copy, clips))
                 ssim.append(ssim_per_clip(copy, clips))
                 rows.append(self._features_of(copy))
-                if len(originals) < SHEET_CLIPS:
-                    originals += list(clips.numpy())
-                    copies += list(copy.numpy())
+                for row, window in enumerate(self.windows[start : start + BATCH]):
+                    video = self.store.videos[window.video]
+                    source = (video.id, window.start)
+                    self.gallery.add_pair(
+                        Pair(
+                            clips[row].numpy(),
+                            copy[row].numpy(),
+                            source,
+                            video.label,
+                            float(psnr[-1][row]),
+                        )
+                    )
                 bar.update(len(clips))
-        self.sheet["real"], self.sheet["reconstructed"] = originals, copies
         fake = FeatureSet("reconstructed", np.concatenate(rows), self.real.groups, (), "", None)
         use = usage.compute()
+        counts = usage.counts.sort(descending=True).values
         return {
             "psnr": _quantiles(torch.cat(psnr)),
             "ssim": _quantiles(torch.cat(ssim)),
             "rfvd": self._fvd(fake),
             "codebook": use._asdict(),
+            "codebook_size": usage.codebook_size,
+            "code_counts": counts.tolist(),
+            "clips": self._per_clip(torch.cat(psnr), torch.cat(ssim)),
             "bits_per_clip": math.prod(self.grid_thw) * math.log2(usage.codebook_size),
         }
+
+    def _per_clip(self, psnr: torch.Tensor, ssim: torch.Tensor) -> list[dict[str, Any]]:
+        """Return a line per clip; the PSNR of an exact copy is null."""
+        return [
+            {
+                "video": self.store.videos[window.video].id,
+                "start": window.start,
+                "psnr": None if math.isinf(decibels) else decibels,
+                "ssim": similarity,
+            }
+            for window, decibels, similarity in zip(
+                self.windows, psnr.tolist(), ssim.tolist(), strict=True
+            )
+        ]
 
     def _reconstruct(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with self.accelerator.autocast():
@@ -165,12 +192,14 @@ class Evaluation:
             for window in scoring_windows(store, None, self.num_frames, 1, None, self.seed)
             if window.start < self.num_frames
         ][: len(self.windows)]
-        self.sheet["sampled"] = [
-            _padded(store.read(window.video), self.num_frames)
-            for window in sorted(windows, key=lambda window: window.video)[:SHEET_CLIPS]
-        ]
+        for window in sorted(windows, key=lambda window: window.video):
+            video = window.video
+            self.gallery.add_sample(
+                store.videos[video].label,
+                lambda video=video: _padded(store.read(video), self.num_frames),
+            )
         fake = store_features(store, windows, self.network, self.protocol, "sampled", None)
-        return {"gfvd": self._fvd(fake)}
+        return {"gfvd": self._fvd(fake), "samples": store.plan}
 
     def generation_controls(self, tokens: TokenStore) -> dict[str, float]:
         """Return the FVD of frozen first frames, and of tokens drawn position by position."""
@@ -181,7 +210,7 @@ class Evaluation:
             self.seed,
         )
         clips = decode_grids(self.accelerator, self.tokenizer.model, torch.from_numpy(grids), BATCH)
-        self.sheet["per position"] = list(clips[:SHEET_CLIPS])
+        self.gallery.add_control("tokens per position", list(clips[:SHOWN]))
         rows = self._features_of(torch.from_numpy(clips))
         drawn = FeatureSet("per position", rows, (), (), "", None)
         return {
@@ -203,20 +232,21 @@ class Evaluation:
         found = compare(self.real, self.real, self.protocol).floor
         return None if found is None else found._asdict()
 
-    def write_sheet(self, out: Path) -> None:
-        """Write what was scored as an animation and as a picture: a row for each kind."""
-        rows = [clips[:SHEET_CLIPS] for clips in self.sheet.values()]
-        columns = min(len(row) for row in rows)
-        clips = [clip for row in rows for clip in row[:columns]]
-        labels = [name if column == 0 else "" for name in self.sheet for column in range(columns)]
+    def write_pictures(self, out: Path, identity: dict[str, Any]) -> None:
+        """Write the sheet, as an animation and as a picture, and the gallery of a report."""
+        fps = self.store.videos[0].fps
+        rate = None if fps is None else fps / self.stride
+        self.gallery.write(out / "gallery", {"scores": identity}, rate)
+        rows = self.gallery.rows()
+        columns = min(len(row) for row in rows.values())
+        clips = [clip for row in rows.values() for clip in row[:columns]]
+        labels = [name if column == 0 else "" for name in rows for column in range(columns)]
         # Small frames are shown larger: their labels would not fit.
         scale = max(1, SHEET_WIDTH // clips[0].shape[2])
         sheet = tile(clips, columns, scale=scale, labels=labels)
-        fps = self.store.videos[0].fps or 8.0
-        write_animation(out / "sheet.webp", sheet, fps=fps / self.stride)
-        write_png(
-            out / "sheet.png", np.concatenate(list(sheet[:: max(1, len(sheet) // 4)]), axis=0)
-        )
+        write_animation(out / "sheet.webp", sheet, fps=rate or DEFAULT_FPS)
+        quarters = list(sheet[:: max(1, len(sheet) // 4)])
+        write_png(out / "sheet.png", np.concatenate(quarters, axis=0))
 
 
 def evaluate(
@@ -265,6 +295,7 @@ def evaluate(
     run = Evaluation(accelerator, data, tokenizer_path, split, num_clips, protocol)
     scores: dict[str, Any] = {
         "identity": identity,
+        "environment": environment(),
         "protocol": protocol.settings(),
         "network_sha256": CHECKPOINT.sha256,
         "data": run.real.data_hash,
@@ -288,7 +319,7 @@ def evaluate(
             require_same_tokenizer(run.tokenizer, prior.facts.tokenizer_hash, str(prior_path))
             scores["prior"] = score_prior(accelerator, prior.model, tokens, split)
     out.mkdir(parents=True, exist_ok=True)
-    run.write_sheet(out)
+    run.write_pictures(out, identity)
     write_json(out / "scores.json", scores)
     return scores
 

@@ -39,16 +39,22 @@ def summary(scores: dict[str, Any]) -> str:
             "",
             _line("FVD floor", floor["distance"], f"real against real at N = {floor['num_clips']}"),
         ]
-    counts = (scores["num_clips"], scores["num_clips"])
-    lines += ["", fvd_protocol(scores["protocol"]["name"]).describe(counts)]
+    return "\n".join([*lines, "", *remarks(scores)])
+
+
+def remarks(scores: dict[str, Any]) -> list[str]:
+    """Return the protocol's line, then what a reader must know before using the numbers."""
+    fake = scores.get("generation", {}).get("gfvd", {}).get("num_fake", scores["num_clips"])
+    counts = (scores["num_clips"], fake)
+    lines = [fvd_protocol(scores["protocol"]["name"]).describe(counts)]
     if scores["split"] == "train":
         lines.append("the reference is the training split: these scores flatter the model")
-    if scores["num_clips"] < SMALL:
+    if min(counts) < SMALL:
         lines.append(
-            f"FVD at N = {scores['num_clips']} is an illustration: below {SMALL} clips its bias is "
+            f"FVD at N = {min(counts)} is an illustration: below {SMALL} clips its bias is "
             "larger than most differences"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _line(name: str, value: float | None, remark: str) -> str:

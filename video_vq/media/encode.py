@@ -83,6 +83,26 @@ def write_video(
     _write_whole(path, _encode(frames, _rate(path, fps), container, codec, quality))
 
 
+def encode_mp4(frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: int = 18) -> bytes:
+    """Return RGB frames as the bytes of an H.264 mp4 that browsers play.
+
+    Args:
+        frames: at least one, of any size; an odd last row or column is repeated once.
+        fps: frames per second.
+        quality: the quantizer, 0..51; lower is better and larger.
+
+    Raises:
+        InputError: a frame rate or quality out of range.
+    """
+    _require_frames(frames)
+    lowest, _, highest = _QUALITY["h264"]
+    if not lowest <= quality <= highest:
+        raise InputError(f"H.264 takes a quality of {lowest}..{highest}, found {quality}")
+    height, width = frames.shape[1:3]
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return _encode(even, _rate(Path("an mp4"), fps), "mp4", "h264", quality)
+
+
 def _rate(path: Path, fps: int | float) -> Fraction:
     """Return the frame rate as a fraction that every container can hold: 29.97 is 30000/1001."""
     if not (math.isfinite(fps) and 0.1 <= fps <= 1000):

@@ -2,21 +2,17 @@
 
 import json
 import os
-import platform
-import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import torch
-
-import video_vq
+from video_vq.environment import environment
 from video_vq.errors import InputError
 from video_vq.stores.files import difference, read_json, write_json
 from video_vq.training.checkpoint import CheckpointFolder
+from video_vq.training.trackers import TrackerName, Trackers
 
 
 class RunFolder:
@@ -38,6 +34,8 @@ class RunFolder:
     ):
         self.path = path
         self.is_main = is_main
+        self.trackers: Trackers | None = None
+        self._config = config
         self.checkpoints = CheckpointFolder(path / "state")
         identity = {"kind": kind, "config": config, **facts}
         run_file = path / "run.json"
@@ -61,6 +59,11 @@ class RunFolder:
             write_json(run_file, {"identity": identity, "environment": environment()})
         self._metrics = path / "metrics.jsonl"
 
+    def track(self, names: Sequence[TrackerName], first_step: int) -> None:
+        """Show the run in trackers, too, from a step on; see `Trackers`."""
+        if self.is_main and names:
+            self.trackers = Trackers(names, self.path, self._config, first_step)
+
     def log_position(self) -> int:
         """Return how many bytes of metrics.jsonl there are."""
         return self._metrics.stat().st_size if self._metrics.exists() else 0
@@ -77,6 +80,8 @@ class RunFolder:
         line = {"step": step, "clock": round(time.time(), 3), **values}
         with open(self._metrics, "a") as file:
             file.write(json.dumps(line) + "\n")
+        if self.trackers is not None:
+            self.trackers.log(step, values)
         shown = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         print(f"step {step}  {shown}", file=sys.stderr, flush=True)
 
@@ -94,30 +99,3 @@ def diverged(run: RunFolder, step: int, bad_in_a_row: int) -> InputError:
         f"{step}; the last healthy checkpoint: {healthy}. Lower optim.lr or optim.clip_norm, or "
         "train with --mixed_precision no, in a new run folder"
     )
-
-
-def environment() -> dict[str, Any]:
-    """Return what a later reader needs to know about the machine and the code."""
-    return {
-        "video_vq": video_vq.__version__,
-        "git": _git_commit(),
-        "torch": str(torch.__version__),
-        "accelerate": accelerate.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "command": sys.argv[1:],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _git_commit() -> str | None:
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists() or shutil.which("git") is None:
-        return None  # installed from a wheel, or there is no git
-    answer = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or None

@@ -1,0 +1,26 @@
+"""`video-vq report`: everything a run folder knows, as one HTML page."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("report", help="one HTML page of scores, clips and curves")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="RUN",
+        help="a run folder, a folder of scores (evaluate), or a folder that holds several",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/report.html")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page."""
+    from video_vq.evaluation.report import write_report
+
+    page = write_report(arguments.folder, arguments.out)
+    print(f"{page}  ({page.stat().st_size / 1e6:.1f} MB; open it in a browser)")
+    return 0

@@ -1,0 +1,115 @@
+"""What a report can tell about: the training runs and evaluations found in a folder."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from video_vq.errors import InputError
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.files import read_json
+
+MAX_METRICS_BYTES = 256 << 20
+
+
+class Run(NamedTuple):
+    """A training run: its description (run.json) and its curves.
+
+    Attributes:
+        name: of its folder.
+        identity: kind, config, data, precision, …
+        environment: versions, device, command.
+        curves: name -> (step, value) in the order logged; finite values only.
+        num_not_finite: values that were left out of the curves.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    environment: dict[str, Any]
+    curves: dict[str, list[tuple[float, float]]]
+    num_not_finite: int
+
+
+class Evaluation(NamedTuple):
+    """Scores (scores.json) and the clips to look at; `gallery` is None when there are none."""
+
+    name: str
+    scores: dict[str, Any]
+    gallery: ClipStore | None
+
+
+class Parts(NamedTuple):
+    """All that was found."""
+
+    title: str
+    runs: tuple[Run, ...]
+    evaluations: tuple[Evaluation, ...]
+
+
+def find_parts(path: Path) -> Parts:
+    """Return the runs and evaluations in a folder: its own, and those of the folders in it.
+
+    Raises:
+        InputError: there is none, or one is damaged.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; name a run folder, or a folder that holds some")
+    folders = [path, *sorted(child for child in path.iterdir() if child.is_dir())]
+    runs = [_read_run(folder) for folder in folders if (folder / "run.json").exists()]
+    evaluations = [
+        _read_evaluation(folder) for folder in folders if (folder / "scores.json").exists()
+    ]
+    if not runs and not evaluations:
+        raise InputError(
+            f"{path}: holds neither a run (run.json) nor scores (scores.json), and no folder in it "
+            "does; train with `video-vq train-tokenizer`, score with `video-vq evaluate`"
+        )
+    order = {"tokenizer": 0, "prior": 1}
+    runs.sort(key=lambda run: order.get(str(run.identity.get("kind")), 2))
+    return Parts(path.resolve().name, tuple(runs), tuple(evaluations))
+
+
+def _read_run(folder: Path) -> Run:
+    described = read_json(folder / "run.json", "a run's description")
+    identity, environment = (described.get(key) for key in ("identity", "environment"))
+    if not isinstance(identity, dict) or not isinstance(environment, dict):
+        raise InputError(f"{folder}/run.json: holds no identity and environment; is it a run's?")
+    curves, num_not_finite = _read_curves(folder / "metrics.jsonl")
+    return Run(folder.resolve().name, identity, environment, curves, num_not_finite)
+
+
+def _read_curves(file: Path) -> tuple[dict[str, list[tuple[float, float]]], int]:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    num_not_finite = 0
+    if not file.exists():
+        return curves, 0
+    if file.stat().st_size > MAX_METRICS_BYTES:
+        raise InputError(f"{file}: larger than {MAX_METRICS_BYTES >> 20} MB; not a run's metrics")
+    # A running training may be writing its last line just now.
+    whole_lines, _, _ = file.read_bytes().rpartition(b"\n")
+    for number, line in enumerate(whole_lines.splitlines(), 1):
+        try:
+            values = json.loads(line)
+            step = values.pop("step")
+            values.pop("clock", None)
+            if not _is_number(step):
+                raise ValueError("its step is no number")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            raise InputError(f"{file}: line {number} is not a line of metrics: {error}") from None
+        for name, value in values.items():
+            if _is_number(value) and math.isfinite(value):
+                curves.setdefault(name, []).append((float(step), float(value)))
+            else:
+                num_not_finite += 1
+    return curves, num_not_finite
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_evaluation(folder: Path) -> Evaluation:
+    scores = read_json(folder / "scores.json", "scores")
+    gallery = folder / "gallery"
+    store = ClipStore(gallery) if (gallery / "manifest.json").exists() else None
+    return Evaluation(folder.resolve().name, scores, store)

@@ -1,0 +1,252 @@
+"""The sections of a report, in order. A new one is a function here and its name in SECTIONS.
+
+Each takes what was found and returns the sections it has something for: one per run or evaluation.
+"""
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from video_vq.evaluation.report.blocks import (
+    Block,
+    Charts,
+    Code,
+    Film,
+    Films,
+    FilmStrip,
+    Row,
+    Section,
+    Table,
+    Text,
+    difference,
+)
+from video_vq.evaluation.report.charts import line_chart, short
+from video_vq.evaluation.report.parts import Evaluation, Parts, Run
+from video_vq.evaluation.report.verdicts import headlines, score_table
+from video_vq.evaluation.summary import remarks
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.videos import Video
+
+WALL_CLOCK = ("time/clips_per_second",)  # of all the times, the one worth a curve
+SHARES = ("codebook/usage", "codebook/batch_usage", "validation/code_usage")
+
+
+def scores(parts: Parts, films: Films) -> list[Section]:
+    """The scores, what they mean, and what they must beat."""
+    sections = []
+    for evaluation in parts.evaluations:
+        blocks: list[Block] = [headlines(evaluation.scores), score_table(evaluation.scores)]
+        first, *rest = remarks(evaluation.scores)
+        blocks += [Text(f"Protocol: {first}"), *(Text(line, strong=True) for line in rest)]
+        sections.append(Section(_titled("Scores", evaluation.name, parts.evaluations), (*blocks,)))
+    return sections
+
+
+def reconstructions(parts: Parts, films: Films) -> list[Section]:
+    """Clips beside their reconstructions: as they come, the best and the worst."""
+    headings = {
+        "shown": "Clips as they come",
+        "best": "Highest PSNR",
+        "worst": "Lowest PSNR",
+    }
+    sections = []
+    for evaluation in parts.evaluations:
+        if evaluation.gallery is None:
+            continue
+        store = evaluation.gallery
+        strips = []
+        for role, heading in headings.items():
+            pairs = _pairs(store, role)
+            items = tuple(_pair_film(store, films, real, copy) for real, copy in pairs)
+            strips.append(FilmStrip(heading, items))
+        lead = Text(
+            "Each film: original, reconstruction, and their difference around mid-grey, twice "
+            "enlarged (grey is equal)."
+        )
+        title = _titled("Reconstructions", evaluation.name, parts.evaluations)
+        sections.append(Section(title, (lead, *strips)))
+    return sections
+
+
+def samples(parts: Parts, films: Films) -> list[Section]:
+    """Samples by class, and the clips of the controls."""
+    sections = []
+    for evaluation in parts.evaluations:
+        store = evaluation.gallery
+        chosen = [] if store is None else _of_kind(store, "sampled")
+        if store is None or not chosen:
+            continue
+        by_class: dict[str, list[int]] = {}
+        for index in chosen:
+            by_class.setdefault(store.videos[index].label or "no class", []).append(index)
+        items = tuple(
+            films.film([store.read(index) for index in found], 2, name, store.videos[found[0]].fps)
+            for name, found in by_class.items()
+        )
+        blocks: list[Block] = [
+            Text(_how_sampled(evaluation.scores)),
+            FilmStrip("Samples by class", items),
+        ]
+        controls = _of_kind(store, "control")
+        if controls:
+            film = films.film(
+                [store.read(index) for index in controls], 4,
+                "tokens drawn position by position, without context", store.videos[controls[0]].fps,
+            )  # fmt: skip
+            blocks.append(FilmStrip("A control: what the prior must beat", (film,)))
+        title = _titled("Samples", evaluation.name, parts.evaluations)
+        sections.append(Section(title, (*blocks,)))
+    return sections
+
+
+def codebook(parts: Parts, films: Films) -> list[Section]:
+    """How the codes are used."""
+    sections = []
+    for evaluation in parts.evaluations:
+        found = evaluation.scores["reconstruction"]
+        counts = found.get("code_counts")
+        if not counts:
+            continue
+        use, total, size = found["codebook"], sum(counts), len(counts)
+        running, points = 0, [(0.0, 0.0)]
+        for rank, count in enumerate(counts, 1):
+            running += count
+            points.append((float(rank), running / total))
+        chart = line_chart("share of tokens in the most used codes", points, "codes", zero=True)
+        used = sum(count > 0 for count in counts)
+        text = (
+            f"{used:,} of {size:,} codes occur among {total:,} tokens of split "
+            f"{evaluation.scores['split']}. Perplexity {use['perplexity']:.0f}: the codes carry as "
+            f"much as {use['perplexity']:.0f} equally frequent ones would. A straight line would "
+            "be perfectly even use; a line that jumps up at once is a collapsed codebook."
+        )
+        title = _titled("Codebook usage", evaluation.name, parts.evaluations)
+        sections.append(Section(title, (Text(text), Charts((chart,)))))
+    return sections
+
+
+def curves(parts: Parts, films: Films) -> list[Section]:
+    """The training curves of each run."""
+    sections = []
+    for run in parts.runs:
+        shown = {
+            name: points
+            for name, points in run.curves.items()
+            if not name.startswith("time/") or name in WALL_CLOCK
+        }
+        blocks: list[Block] = [
+            Charts(
+                tuple(
+                    line_chart(name, points, zero=name in SHARES) for name, points in shown.items()
+                )
+            )
+            if shown
+            else Text("No metrics were logged yet.")
+        ]
+        if run.num_not_finite:
+            count = f"{run.num_not_finite} logged values were not finite and are left out."
+            blocks.append(Text(count, strong=True))
+        sections.append(Section(f"Training of the {_kind(run)}", (*blocks,)))
+    return sections
+
+
+def commands(parts: Parts, films: Films) -> list[Section]:
+    """The commands that made it all."""
+    lines = [_command(run.environment) for run in parts.runs]
+    lines += [_command(found.scores.get("environment", {})) for found in parts.evaluations]
+    lines = [line for line in lines if line]
+    return [Section("Commands", (Code("\n".join(lines)),))] if lines else []
+
+
+def settings(parts: Parts, films: Films) -> list[Section]:
+    """Configuration, environment and hashes."""
+    sections = []
+    for run in parts.runs:
+        config = yaml.safe_dump(run.identity.get("config", {}), sort_keys=False)
+        rest = {name: value for name, value in run.identity.items() if name != "config"}
+        rest |= {name: value for name, value in run.environment.items() if name != "command"}
+        blocks = (_facts(rest), Code(config.rstrip()))
+        sections.append(Section(f"Settings of the {_kind(run)}", blocks))
+    for evaluation in parts.evaluations:
+        found = evaluation.scores
+        hashes = {
+            "clips scored": found.get("data"),
+            "FVD network": found.get("network_sha256"),
+            **{
+                name: found.get("identity", {}).get(name)
+                for name in ("data", "tokenizer", "tokens", "prior", "samples")
+            },
+        }
+        rest = {**hashes, **found.get("environment", {})}
+        rest.pop("command", None)
+        title = _titled("Settings of the evaluation", evaluation.name, parts.evaluations)
+        sections.append(Section(title, (_facts(rest),)))
+    return sections
+
+
+SECTIONS: tuple[Callable[[Parts, Films], list[Section]], ...] = (
+    scores,
+    reconstructions,
+    samples,
+    codebook,
+    curves,
+    commands,
+    settings,
+)
+
+
+def _titled(title: str, name: str, among: tuple[Evaluation, ...]) -> str:
+    return title if len(among) == 1 else f"{title}: {name}"
+
+
+def _kind(run: Run) -> str:
+    return f"{run.identity.get('kind', 'run')} ({run.name})"
+
+
+def _of_kind(store: ClipStore, kind: str) -> list[int]:
+    return [index for index, video in enumerate(store.videos) if _origin(video, "kind") == kind]
+
+
+def _origin(video: Video, name: str) -> Any:
+    return (video.origin or {}).get(name)
+
+
+def _pairs(store: ClipStore, role: str) -> list[tuple[int, int]]:
+    found = [index for index, video in enumerate(store.videos) if _origin(video, "role") == role]
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def _pair_film(store: ClipStore, films: Films, real: int, copy: int) -> Film:
+    video = store.videos[real]
+    clip, reconstruction = store.read(real), store.read(copy)
+    psnr = _origin(video, "psnr")
+    told = "exact" if psnr is None else f"{float(psnr):.2f} dB"
+    where = f"{_origin(video, 'video')}, from frame {_origin(video, 'start')}"
+    caption = f"{told} · {video.label or 'no class'} · {where}"
+    clips = [clip, reconstruction, difference(clip, reconstruction)]
+    return films.film(clips, 3, caption, video.fps)
+
+
+def _how_sampled(found: dict[str, Any]) -> str:
+    plan = found.get("generation", {}).get("samples", {})
+    chosen = plan.get("settings", {})
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items())
+    return f"{plan.get('num_samples', '?')} samples, seed {plan.get('seed', '?')}; {told}".strip(
+        "; "
+    )
+
+
+def _command(environment: dict[str, Any]) -> str:
+    arguments = environment.get("command")
+    return "" if not arguments else "video-vq " + shlex.join(str(part) for part in arguments)
+
+
+def _facts(facts: dict[str, Any]) -> Table:
+    rows = tuple(
+        Row((name.replace("_", " "), short(value) if isinstance(value, float) else str(value)))
+        for name, value in facts.items()
+        if value is not None
+    )
+    return Table((), rows)

@@ -1,0 +1,116 @@
+"""Scores in words: what each means, and whether it beats what was computed beside it."""
+
+from typing import Any
+
+from video_vq.evaluation.report.blocks import Headline, Headlines, Row, Table
+
+CONTROL_NAMES = {
+    "psnr_clip_mean": "each clip's mean picture, standing still",
+    "psnr_first_frame": "the first frame, repeated",
+    "psnr_kmeans_patches": "k-means on raw patches, same tokens and codes",
+    "fvd_first_frame": "the real clips' first frames, standing still",
+    "fvd_tokens_per_position": "tokens drawn position by position",
+    "token_frequencies": "token frequencies",
+    "frequencies_per_position": "token frequencies per position",
+    "copy_previous_frame": "copy of the previous latent frame, fitted error rate",
+}
+
+
+def headlines(scores: dict[str, Any]) -> Headlines:
+    """Return the scores to read first, each with its verdict."""
+    found, controls = scores["reconstruction"], scores["controls"]
+    items = [
+        _judged("PSNR", found["psnr"]["mean"], "dB", _of(controls, "psnr_"), higher=True),
+        _against_floor("rFVD", found["rfvd"]["value"], scores["floor"]),
+    ]
+    if "prior" in scores:
+        prior = scores["prior"]
+        rate = prior["bits_per_token"]
+        items.append(_judged("rate", rate, "bits per token", prior["predictors"], higher=False))
+    if "generation" in scores:
+        value = scores["generation"]["gfvd"]["value"]
+        items.append(_judged("gFVD", value, "", _of(controls, "fvd_"), higher=False))
+    return Headlines(tuple(items))
+
+
+def _of(controls: dict[str, float | None], prefix: str) -> dict[str, float | None]:
+    return {name: value for name, value in controls.items() if name.startswith(prefix)}
+
+
+def _judged(
+    name: str, value: float | None, unit: str, controls: dict[str, float | None], higher: bool
+) -> Headline:
+    """Return a score beside the hardest of its controls."""
+    if value is None:
+        return Headline(name, "exact", "every clip comes back bit by bit", True)
+    shown = f"{_number(value)} {unit}".strip()
+    known = {key: level for key, level in controls.items() if level is not None}
+    if not known:
+        return Headline(name, shown, "no control was computed; evaluate with --controls", None)
+    hardest = (max if higher else min)(known, key=lambda key: known[key])
+    good = (value > known[hardest]) == higher and value != known[hardest]
+    verb = "beats" if good else "does not beat"
+    told = f"{verb} the hardest control, {_number(known[hardest])}: {_name(hardest)}"
+    return Headline(name, shown, told, good)
+
+
+def _against_floor(name: str, value: float, floor: dict[str, Any] | None) -> Headline:
+    if floor is None:
+        return Headline(name, _number(value), "no floor: too few source videos", None)
+    told = (
+        f"0 is perfect; two halves of the real clips lie {_number(floor['distance'])} apart "
+        f"(N = {floor['num_clips']})"
+    )
+    return Headline(name, _number(value), told, None)
+
+
+def score_table(scores: dict[str, Any]) -> Table:
+    """Return all scores with N and meaning, controls below the score they belong to."""
+    found, controls, num = scores["reconstruction"], scores["controls"], scores["num_clips"]
+    use, psnr = found["codebook"], found["psnr"]
+    spread = f"; 5 % of the clips lie below {psnr['q05']:.2f}" if "q05" in psnr else ""
+    rows = [
+        _row("PSNR, dB", psnr["mean"], num, f"↑ squared error of the pixels{spread}"),
+        *_controls(_of(controls, "psnr_")),
+        _row("SSIM", found["ssim"]["mean"], num, "↑ 1 is equal; structure in a window of pixels"),
+        _row("rFVD", found["rfvd"]["value"], num, "↓ distance of reconstructions to their clips"),
+        _row("code usage", use["code_usage"], num, "↑ share of the codes that occur"),
+        _row("perplexity", use["perplexity"], num, f"↑ of {found.get('codebook_size', 'K')} codes"),
+        _row("bits per clip", found["bits_per_clip"], num, "what the tokens cost, uncompressed"),
+    ]
+    if "prior" in scores:
+        prior = scores["prior"]
+        rate, count = prior["bits_per_token"], prior["num_grids"]
+        rows.append(_row("prior, bits per token", rate, count, "↓ held-out code length"))
+        rows += _controls(prior["predictors"])
+    if "generation" in scores:
+        gfvd = scores["generation"]["gfvd"]
+        counts = f"{gfvd['num_fake']} to {gfvd['num_real']}"
+        rows.append(_row("gFVD", gfvd["value"], counts, "↓ distance of samples to real clips"))
+        rows += _controls(_of(controls, "fvd_"))
+    if scores["floor"] is not None:
+        floor = scores["floor"]
+        told = "real clips to other real clips: what FVD says of no difference at this N"
+        rows.append(_row("FVD floor", floor["distance"], floor["num_clips"], told))
+    return Table(("score", "value", "N", "meaning"), tuple(rows))
+
+
+def _row(name: str, value: float | None, num: int | str, meaning: str) -> Row:
+    return Row((name, "exact" if value is None else _number(value), str(num), meaning))
+
+
+def _controls(controls: dict[str, float | None]) -> list[Row]:
+    return [
+        Row((_name(name), "exact" if value is None else _number(value), "", "control"), below=True)
+        for name, value in controls.items()
+    ]
+
+
+def _name(control: str) -> str:
+    return CONTROL_NAMES.get(control, control.replace("_", " "))
+
+
+def _number(value: float) -> str:
+    return (
+        f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if value < 1 else f"{value:.2f}"
+    )
