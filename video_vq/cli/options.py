@@ -25,6 +25,26 @@ def add_out(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=what)
 
 
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add `--dry-run`."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the settings, sizes, rates and memory of the training, and stop",
+    )
+
+
+def add_trackers(parser: argparse.ArgumentParser) -> None:
+    """Add `--tracker`."""
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        choices=("tensorboard", "wandb", "trackio", "none"),
+        help="where to show the run beside metrics.jsonl; may be given several times "
+        "(default: tensorboard where it is installed)",
+    )
+
+
 def add_tokenizer(parser: argparse.ArgumentParser) -> None:
     """Add `--tokenizer`."""
     parser.add_argument(

@@ -1,6 +1,7 @@
 """`video-vq train-prior`: token store to prior."""
 
 import argparse
+import os
 from pathlib import Path
 
 from video_vq.cli import options
@@ -16,6 +17,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--tokens", required=True, type=Path, metavar="STORE", help="a token store (encode)"
     )
     options.add_out(parser, "the run folder; the same command again resumes it")
+    options.add_dry_run(parser)
+    options.add_trackers(parser)
     parser.set_defaults(run=run)
 
 
@@ -23,9 +26,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     path = find_config(arguments.config, "prior")
     config = load_config(PriorTrainingConfig, path, arguments.settings)
-    from video_vq.training.prior import train_prior
+    if arguments.dry_run:
+        from video_vq.training.plan import plan_prior
 
-    folder = train_prior(config, arguments.tokens, arguments.out)
+        text = plan_prior(config, arguments.tokens)
+        if os.environ.get("RANK", "0") == "0":
+            print(text)
+        return 0
+    from video_vq.training.prior import train_prior
+    from video_vq.training.trackers import chosen_trackers
+
+    trackers = chosen_trackers(arguments.tracker)
+    folder = train_prior(config, arguments.tokens, arguments.out, trackers)
     if folder is not None:
         print(f"prior: {folder}")
     return 0

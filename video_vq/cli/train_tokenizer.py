@@ -1,6 +1,7 @@
 """`video-vq train-tokenizer`: clip store to tokenizer."""
 
 import argparse
+import os
 from pathlib import Path
 
 from video_vq.cli import options
@@ -16,6 +17,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--data", required=True, type=Path, metavar="STORE", help="a clip store (data-prep)"
     )
     options.add_out(parser, "the run folder; the same command again resumes it")
+    options.add_dry_run(parser)
+    options.add_trackers(parser)
     parser.set_defaults(run=run)
 
 
@@ -23,9 +26,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     path = find_config(arguments.config, "tokenizer")
     config = load_config(TokenizerTrainingConfig, path, arguments.settings)
-    from video_vq.training.tokenizer import train_tokenizer
+    if arguments.dry_run:
+        from video_vq.training.plan import plan_tokenizer
 
-    folder = train_tokenizer(config, arguments.data, arguments.out)
+        text = plan_tokenizer(config, arguments.data)
+        if os.environ.get("RANK", "0") == "0":
+            print(text)
+        return 0
+    from video_vq.training.tokenizer import train_tokenizer
+    from video_vq.training.trackers import chosen_trackers
+
+    trackers = chosen_trackers(arguments.tracker)
+    folder = train_tokenizer(config, arguments.data, arguments.out, trackers)
     if folder is not None:
         print(f"tokenizer: {folder}")
     return 0

@@ -1,0 +1,178 @@
+"""What a training will be, before it begins: sizes, rates, memory, steps; nothing is written."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from video_vq.config import to_json
+from video_vq.data.windows import usable_videos
+from video_vq.errors import InputError
+from video_vq.models.prior import Prior, prior_loss
+from video_vq.models.prior_config import PriorConfig
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.tokens import TokenStore
+from video_vq.training.training_config import (
+    OptimizerConfig,
+    PriorTrainingConfig,
+    TokenizerTrainingConfig,
+)
+
+# Weights, gradients, two moments of AdamW and the averaged weights, all float32.
+BYTES_PER_PARAMETER = 4 + 4 + 8 + 4
+
+
+def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
+    """Return, as text, what `train_tokenizer` would do.
+
+    Raises:
+        InputError: store or sizes are wrong.
+    """
+    store = ClipStore(data)
+    size_thw = (config.data.num_frames, *store.frame_size_hw)
+    grid_thw = config.model.backbone.grid_thw(size_thw)
+    videos = usable_videos(store, "train", config.data.num_frames, config.data.stride)
+    per_process = micro_batch(config.optim)
+    with FakeTensorMode():
+        tokenizer = VideoTokenizer(config.model)
+        video = torch.zeros(per_process, 3, *size_thw)
+        activations = saved_bytes(tokenizer, lambda: _through(tokenizer, video))
+    bits = math.log2(config.model.quantizer.codebook_size)
+    tokens = math.prod(grid_thw)
+    raw = math.prod(size_thw) * 24
+    lines = [
+        f"parameters      {_count(tokenizer)} (encoder {_count(tokenizer.encoder)}, "
+        f"decoder {_count(tokenizer.decoder)}, quantizer {_count(tokenizer.quantizer)})",
+        f"clip            {_times(size_thw)} pixels, stride {config.data.stride}",
+        f"tokens          {_times(grid_thw)} = {tokens:,} a clip, {bits:g} bits each",
+        f"compression     {raw / (tokens * bits):.1f} x ({raw / 8e3:,.1f} kB of pixels to "
+        f"{tokens * bits / 8e3:,.2f} kB){_bit_rate(store, config, tokens * bits)}",
+        f"data            {len(videos):,} train videos of {data}",
+        *_steps(config.optim, len(videos), "clips", "videos"),
+        *_memory(tokenizer, activations, per_process),
+    ]
+    return _with_config(config, lines)
+
+
+def plan_prior(config: PriorTrainingConfig, tokens: Path) -> str:
+    """Return, as text, what `train_prior` would do; see `plan_tokenizer`."""
+    store = TokenStore(tokens)
+    header = store.header
+    grids = len(store.rows("train"))
+    model_config = PriorConfig(
+        codebook_size=header.codebook_size,
+        grid_thw=header.grid_thw,
+        num_classes=len(header.classes),
+        transformer=config.model,
+    )
+    per_process = micro_batch(config.optim)
+    count = math.prod(header.grid_thw)
+    with FakeTensorMode():
+        prior = Prior(model_config, config.run.checkpoint_activations)
+        flat = torch.zeros(per_process, count, dtype=torch.int64)
+        labels = torch.zeros(per_process, dtype=torch.int64) if header.classes else None
+        activations = saved_bytes(prior, lambda: prior_loss(prior(flat, labels), flat).nats)
+    lines = [
+        f"parameters      {_count(prior)} (blocks {_count(prior.blocks)})",
+        f"tokens          {_times(header.grid_thw)} = {count:,} a clip, of {header.codebook_size:,}"
+        f" codes; a uniform guess costs {math.log2(header.codebook_size):g} bits per token",
+        f"classes         {len(header.classes)}",
+        f"data            {grids:,} train grids of {tokens}",
+        *_steps(config.optim, grids, "grids", "train grids"),
+        *_memory(prior, activations, per_process),
+    ]
+    return _with_config(config, lines)
+
+
+def micro_batch(optim: OptimizerConfig) -> int:
+    """Return the clips in one forward pass of one process, as many as the launcher announces.
+
+    Raises:
+        InputError: the batch does not divide.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    share, rest = divmod(optim.batch_size, optim.accumulation * processes)
+    if rest:
+        raise InputError(
+            f"optim.batch_size = {optim.batch_size} does not divide by {optim.accumulation} "
+            f"micro-batches x {processes} processes"
+        )
+    return share
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Return how many bytes a forward pass keeps for its backward pass, weights left out.
+
+    Run on fake tensors it computes nothing and needs no memory.
+    """
+    weights = {value.untyped_storage()._cdata for value in model.parameters()}
+    storages: dict[int, Any] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        storages[storage._cdata] = storage
+        return value
+
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+        torch.autocast("cpu", dtype, enabled=dtype is not None),
+    ):
+        output = forward()
+    assert output.requires_grad
+    return sum(kept.nbytes() for key, kept in storages.items() if key not in weights)
+
+
+def _through(tokenizer: VideoTokenizer, video: Tensor) -> Tensor:
+    """Run encoder and decoder; the quantizer between them keeps little and depends on values."""
+    features = tokenizer.encoder(video)
+    return tokenizer.decoder(features).float().square().mean()
+
+
+def _count(module: nn.Module) -> str:
+    number = sum(value.numel() for value in module.parameters())
+    return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}"
+
+
+def _times(sides: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in sides)
+
+
+def _bit_rate(store: ClipStore, config: TokenizerTrainingConfig, bits_per_clip: float) -> str:
+    rates = {video.fps for video in store.videos}
+    fps = rates.pop() if len(rates) == 1 else None
+    if fps is None:
+        return ""
+    seconds = config.data.num_frames * config.data.stride / fps
+    return f", {bits_per_clip / seconds / 1e3:,.1f} kbit per second of video"
+
+
+def _steps(optim: OptimizerConfig, items: int, what: str, pool: str) -> list[str]:
+    seen = optim.steps * optim.batch_size
+    return [
+        f"steps           {optim.steps:,} of {optim.batch_size} {what}: {seen:,} {what}, "
+        f"{seen / items:,.1f} times the {pool}",
+    ]
+
+
+def _memory(model: nn.Module, activations: int, per_process: int) -> list[str]:
+    weights = BYTES_PER_PARAMETER * sum(value.numel() for value in model.parameters())
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    return [
+        f"memory          about {(weights + activations) / 1e9:.2f} GB on each process: "
+        f"{weights / 1e9:.2f} weights and optimizer, {activations / 1e9:.2f} activations of "
+        f"{per_process} clips (precision {precision}); workspace and the framework come on top",
+    ]
+
+
+def _with_config(config: Any, lines: list[str]) -> str:
+    shown = yaml.safe_dump(to_json(config), sort_keys=False, default_flow_style=None)
+    return "\n".join([shown.rstrip(), "", *lines, "", "dry run: nothing was written"])
