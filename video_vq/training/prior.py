@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,20 @@ from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from video_vq.training.state import TrainingState
 from video_vq.training.timer import StepTimer
+from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import PriorTrainingConfig
 
 
-def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | None:
+def train_prior(
+    config: PriorTrainingConfig, tokens: Path, out: Path, trackers: Sequence[TrackerName] = ()
+) -> Path | None:
     """Train a prior on a token store; the same call again resumes.
 
     Args:
         config: see configs/prior/.
         tokens: a token store; training grids come from its train split, validation from val.
         out: the run folder.
+        trackers: that show the run beside metrics.jsonl.
 
     Returns:
         The folder of the finished prior, or None when a signal or stop file ended the run.
@@ -75,6 +80,7 @@ def train_prior(config: PriorTrainingConfig, tokens: Path, out: Path) -> Path | 
     state = TrainingState(accelerator, prior, config.run.average_decay)
     torch.manual_seed(seed + 1 + accelerator.process_index)
     state.resume(run, optimizer)
+    run.track(trackers, state.step)
     model, optimizer = accelerator.prepare(prior, optimizer)
     if config.run.compile:
         model.compile()

@@ -1,6 +1,7 @@
 """Training a tokenizer: one function, the loop visible."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from torch.func import functional_call
 from video_vq.config import to_json
 from video_vq.data.loader import ClipDataset, read_windows, training_batches
 from video_vq.data.windows import Window, scoring_windows
+from video_vq.media.encode import tile
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.hub import TokenizerFacts, save_model
-from video_vq.models.tokenizer import VideoTokenizer, to_pixels
+from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.quantizers.codebook import CodebookStatistics, merge
 from video_vq.stores.clips import ClipStore
 from video_vq.training.audit import Audit
@@ -30,6 +32,7 @@ from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from video_vq.training.state import TrainingState
 from video_vq.training.timer import StepTimer
+from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
 
 
@@ -41,13 +44,16 @@ class Validation(NamedTuple):
     perplexity: float
 
 
-def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> Path | None:
+def train_tokenizer(
+    config: TokenizerTrainingConfig, data: Path, out: Path, trackers: Sequence[TrackerName] = ()
+) -> Path | None:
     """Train a tokenizer on a clip store; the same call again resumes.
 
     Args:
         config: see configs/tokenizer/.
         data: a clip store; clips come from its train split, validation from val.
         out: the run folder.
+        trackers: that show the run beside metrics.jsonl, with clips of the validation.
 
     Returns:
         The folder of the finished tokenizer, or None when a signal or stop file ended the run.
@@ -80,6 +86,7 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
     state = TrainingState(accelerator, tokenizer, config.run.average_decay, usage)
     torch.manual_seed(seed + 1 + accelerator.process_index)
     state.resume(run, optimizer)
+    run.track(trackers, state.step)
     model, optimizer = accelerator.prepare(tokenizer, optimizer)
     if config.run.compile:
         model.compile()
@@ -183,6 +190,7 @@ def train_tokenizer(config: TokenizerTrainingConfig, data: Path, out: Path) -> P
                     state.step,
                     {f"validation/{name}": value for name, value in scores._asdict().items()},
                 )
+                show_validation(accelerator, tokenizer, state, store, validation, run)
                 timer.restart()
             stopping = stop.is_set()
             if state.step % config.run.checkpoint_every == 0 or finished or stopping:
@@ -252,3 +260,28 @@ def validate(
     accelerator.print(f"validated on {int(total[1])} clips in {time.monotonic() - started:.1f} s")
     use = usage.compute()
     return Validation(float(total[0] / total[1]), use.code_usage, use.perplexity)
+
+
+SHOWN_CLIPS = 4
+
+
+@torch.no_grad()
+def show_validation(
+    accelerator: Accelerator,
+    tokenizer: VideoTokenizer,
+    state: TrainingState,
+    store: ClipStore,
+    windows: list[Window],
+    run: RunFolder,
+) -> None:
+    """Send the first validation clips, originals above reconstructions, to the run's trackers."""
+    if run.trackers is None:
+        return
+    clips = read_windows(store, windows[:SHOWN_CLIPS])
+    model = tokenizer.eval()
+    with accelerator.autocast():
+        video = to_pixels(clips.to(accelerator.device))
+        output = functional_call(model, state.averages.tensors, (video,))
+    rows = [*clips.numpy(), *to_uint8(output.video).cpu().numpy()]
+    sheet = tile(rows, columns=len(clips), scale=max(1, 96 // rows[0].shape[1]))
+    run.trackers.log_clip(state.step, "validation/clips", sheet)

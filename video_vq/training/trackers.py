@@ -1,0 +1,136 @@
+"""TensorBoard, Weights & Biases or Trackio beside metrics.jsonl, through Accelerate's trackers."""
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from accelerate.tracking import (
+    TensorBoardTracker,
+    TrackioTracker,
+    WandBTracker,
+)
+from jaxtyping import UInt8
+
+from video_vq.errors import InputError
+from video_vq.media.encode import write_animation, write_video
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+Tracker = TensorBoardTracker | WandBTracker | TrackioTracker
+PROJECT = "video-vq"
+FPS = 8.0
+SIMPLE = (bool, int, float, str, type(None))
+
+
+def chosen_trackers(asked: Sequence[str] | None) -> tuple[TrackerName, ...]:
+    """Return the trackers of a command line.
+
+    Args:
+        asked: names; "none" for no tracker; None for TensorBoard where it is installed.
+    """
+    if asked is None:
+        return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
+    return tuple(name for name in get_args(TrackerName) if name in asked)
+
+
+class Trackers:
+    """Sends the numbers and pictures of one run to its trackers; rank 0 alone makes one.
+
+    A tracker shows a run, it does not decide it: other trackers at a resume are no other run.
+
+    Args:
+        names: which trackers.
+        path: the run folder; TensorBoard writes into it, the others name the run after it.
+        config: the resolved configuration as JSON.
+        first_step: TensorBoard drops what an interrupted start logged from here on.
+
+    Raises:
+        InputError: a tracker is not installed, or does not start.
+    """
+
+    def __init__(
+        self, names: Sequence[TrackerName], path: Path, config: dict[str, Any], first_step: int
+    ):
+        self.path = path
+        self._trackers = [self._start(name, config, first_step) for name in names]
+
+    def _start(self, name: TrackerName, config: dict[str, Any], first_step: int) -> Tracker:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"--tracker {name}: not installed; `pip install {name}`, or leave --tracker out "
+                "(metrics.jsonl is written always)"
+            )
+        try:
+            tracker = self._make(name, first_step)
+            tracker.start()
+            if name != "tensorboard":  # there it would write a folder of its own at each start
+                tracker.store_init_configuration(flat(config))
+        except Exception as error:
+            raise InputError(f"--tracker {name}: does not start: {error}") from error
+        return tracker
+
+    def _make(self, name: TrackerName, first_step: int) -> Tracker:
+        # The folder's path names the run, so that a resume goes on in the same one.
+        identity = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
+        run_name = self.path.resolve().name
+        if name == "tensorboard":
+            return TensorBoardTracker("tensorboard", self.path, purge_step=first_step + 1)
+        if name == "wandb":
+            return WandBTracker(
+                PROJECT, name=run_name, id=identity, resume="allow", dir=str(self.path)
+            )
+        return TrackioTracker(PROJECT, name=f"{run_name}-{identity}", resume="allow")
+
+    def log(self, step: int, values: dict[str, float | int]) -> None:
+        """Send numbers."""
+        for tracker in self._trackers:
+            tracker.log(values, step=step)
+
+    def log_clip(self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
+        """Send a playing clip; it is kept in the run folder's `clips/` too."""
+        folder = self.path / "clips"
+        folder.mkdir(exist_ok=True)
+        stem = f"{name.replace('/', '-')}-{step:08d}"
+        for tracker in self._trackers:
+            if isinstance(tracker, TensorBoardTracker):
+                self._add_animation(tracker, step, name, frames, folder / f"{stem}.gif")
+            else:
+                file = folder / f"{stem}.mp4"
+                write_video(file, frames, FPS)
+                video = importlib.import_module(str(tracker.name)).Video(str(file))
+                tracker.log({name: video}, step=step)
+
+    def _add_animation(
+        self, tracker: TensorBoardTracker, step: int, name: str, frames: np.ndarray, file: Path
+    ) -> None:
+        # SummaryWriter.add_video asks for moviepy; TensorBoard itself plays a GIF as an image.
+        summary = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
+        write_animation(file, frames, FPS)
+        height, width = frames.shape[1:3]
+        image = summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=file.read_bytes()
+        )
+        file.unlink()
+        value = summary.Value(tag=name, image=image)
+        writer = tracker.writer.file_writer
+        assert writer is not None  # it is open until `finish`
+        writer.add_summary(summary(value=[value]), step)
+
+    def finish(self) -> None:
+        """Close all."""
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as `section.key`: value, with lists as text."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value if isinstance(value, SIMPLE) else str(value)
+    return found
