@@ -1,0 +1,160 @@
+"""Before and beside a training: --dry-run and trackers."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, launch, video_vq
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from video_vq.cli import main
+from video_vq.config import check_config
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.models.tokenizer_config import TokenizerConfig
+from video_vq.training.plan import saved_bytes
+
+
+@pytest.fixture
+def configs(tmp_path):
+    for name, text in (("tokenizer", SMALL_TOKENIZER), ("prior", SMALL_PRIOR)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def train(verb: str, configs, *arguments, **changes):
+    config = configs / f"{verb.removeprefix('train-')}.yaml"
+    return video_vq(verb, "--config", config, *arguments, **changes)
+
+
+def test_a_dry_run_of_the_tokenizer_tells_its_sizes_and_writes_nothing(clip_store, configs):
+    out = configs / "run"
+    answer = train("train-tokenizer", configs, "--data", clip_store, "--out", out, "--dry-run")
+    text = answer.stdout
+    # 4x16x16 pixels at 24 bits; strides 2x4x4 leave 2x4x4 tokens of log2(32) = 5 bits; 10 fps.
+    assert "tokens          2x4x4 = 32 a clip, 5 bits each" in text
+    assert f"compression     {4 * 16 * 16 * 24 / 160:.1f} x" in text
+    assert "0.4 kbit per second of video" in text
+    assert "data            6 train videos" in text
+    assert "steps           6 of 4 clips: 24 clips, 4.0 times the videos" in text
+    assert "dry run: nothing was written" in text
+    assert not out.exists()
+    parameters = sum(value.numel() for value in small_tokenizer().parameters())
+    assert f"parameters      {parameters:,} (" in text or f"{parameters / 1e6:.2f} M" in text
+
+
+def small_tokenizer() -> VideoTokenizer:
+    backbone = {
+        "channels": 8,
+        "num_blocks": 1,
+        "patch_thw": [1, 2, 2],
+        "multipliers": [1, 2],
+        "strides_thw": [[2, 2, 2]],
+    }
+    quantizer = {"codebook_size": 32, "codebook_dim": 8}
+    settings = {"backbone": backbone, "quantizer": quantizer}
+    return VideoTokenizer(check_config(TokenizerConfig, settings, "a test"))
+
+
+def test_a_dry_run_of_the_prior_tells_its_sizes(clip_store, configs):
+    train("train-tokenizer", configs, "--data", clip_store, "--out", configs / "t")
+    video_vq("encode", clip_store, "--tokenizer", configs / "t", "--out", configs / "tokens")
+    out = configs / "p"
+    common = ["--tokens", configs / "tokens", "--out", out]
+    text = train("train-prior", configs, *common, "--dry-run").stdout
+    assert "a uniform guess costs 5 bits per token" in text
+    assert "classes         2" in text
+    assert not out.exists()
+    # TensorBoard gets every number of metrics.jsonl.
+    train("train-prior", configs, *common)
+    assert_tensorboard_holds_the_metrics(out)
+
+
+def test_the_memory_of_a_dry_run_is_what_a_real_pass_keeps():
+    def kept(make_video) -> int:
+        tokenizer = small_tokenizer()
+        video = make_video()
+        return saved_bytes(
+            tokenizer, lambda: tokenizer.decoder(tokenizer.encoder(video)).square().mean()
+        )
+
+    real = kept(lambda: torch.zeros(2, 3, 4, 16, 16))
+    with FakeTensorMode():
+        fake = kept(lambda: torch.zeros(2, 3, 4, 16, 16))
+    with FakeTensorMode():
+        twice = kept(lambda: torch.zeros(4, 3, 4, 16, 16))
+    assert real == fake
+    assert 1.9 < twice / fake <= 2
+
+
+def test_a_dry_run_counts_the_processes_of_the_launcher(clip_store, configs):
+    config = configs / "tokenizer.yaml"
+    common = ["--data", clip_store, "--out", configs / "run", "--dry-run"]
+    answer = launch(2, "train-tokenizer", "--config", config, *common)
+    assert "activations of 2 clips" in answer.stdout
+    assert answer.stdout.count("dry run: nothing was written") == 1
+
+
+def assert_tensorboard_holds_the_metrics(run) -> EventAccumulator:
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    expected = {
+        (name, line["step"]): value
+        for line in lines
+        for name, value in line.items()
+        if name not in ("step", "clock")
+    }
+    found = {
+        (name, event.step): event.value
+        for name in events.Tags()["scalars"]
+        for event in events.Scalars(name)
+    }
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert math.isclose(found[key], value, rel_tol=1e-5, abs_tol=1e-30), key
+    return events
+
+
+def test_tensorboard_shows_numbers_and_playing_validation_clips(clip_store, configs):
+    run = configs / "run"
+    train("train-tokenizer", configs, "--data", clip_store, "--out", run)
+    events = assert_tensorboard_holds_the_metrics(run)
+    clips = events.Images("validation/clips")
+    assert [clip.step for clip in clips] == [4, 6]
+    assert clips[0].encoded_image_string.startswith(b"GIF89a")
+    assert clips[0].encoded_image_string.count(b"\x21\xf9\x04") == 4  # a control block per frame
+
+
+def test_a_resumed_run_shows_each_step_once(clip_store, configs):
+    run = configs / "run"
+    common = ["--data", clip_store, "--out", run]
+    train("train-tokenizer", configs, *common, "run.log_every=1")
+    # Without its last checkpoint the run goes on from step 4, and logs steps 5 and 6 again.
+    shutil.rmtree(max((run / "state").iterdir()))
+    train("train-tokenizer", configs, *common, "run.log_every=1")
+    assert len(list((run / "tensorboard").iterdir())) == 2
+    events = assert_tensorboard_holds_the_metrics(run)
+    assert [event.step for event in events.Scalars("loss/reconstruction")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_no_tracker_leaves_metrics_alone(clip_store, configs):
+    run = configs / "run"
+    train("train-tokenizer", configs, "--data", clip_store, "--out", run, "--tracker", "none")
+    assert (run / "metrics.jsonl").exists()
+    assert not (run / "tensorboard").exists()
+
+
+def test_a_tracker_that_is_not_there_is_named(clip_store, configs, monkeypatch, capsys):
+    import importlib.util
+
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "trackio" else there(name)
+    )
+    config = str(configs / "tokenizer.yaml")
+    common = ["--data", str(clip_store), "--out", str(configs / "run")]
+    assert main(["train-tokenizer", "--config", config, *common, "--tracker", "trackio"]) == 1
+    assert "--tracker trackio: not installed; `pip install trackio`" in capsys.readouterr().err
