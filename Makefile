@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all check setup weights clean
+.PHONY: demo test test-all check wheel setup weights clean
 
 demo: $(VENV)/.installed weights
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -20,6 +20,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+wheel: $(VENV)/.installed weights
+	PYTHON=$(CURDIR)/$(BIN)/python bash scripts/check_wheel.sh
 
 setup: $(VENV)/.installed-dev
 
@@ -41,4 +44,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

@@ -2,7 +2,13 @@
 # From raw files in UCF-101's layout to samples and scores, on two CPU cores in about 15 minutes.
 # Run it again and it only reports: every step goes on where it stopped.
 set -euo pipefail
+# SMOKE=1 runs every step on next to nothing, to see that it runs.
 OUT=${1:-demo}
+VIDEOS=800 SAMPLES=64 TRAIN=()
+if [ "${SMOKE:-0}" = 1 ]; then
+  VIDEOS=16 SAMPLES=4
+  TRAIN=(optim.steps=4 optim.warmup_steps=1 optim.batch_size=4 run.validation_clips=2)
+fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 
 # bf16 is about twice as fast where the processor multiplies it in hardware, and slow elsewhere.
@@ -13,25 +19,30 @@ LAUNCH=(accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 
-step "1/7 render a pushing world and write it as UCF-101 would be (half a minute)"
-data-prep synthetic "$OUT/raw" --layout ucf101 --videos 800 --frames 30 --size 64 --seed 0
+step "1/8 render a pushing world and write it as UCF-101 would be (half a minute)"
+data-prep synthetic "$OUT/raw" --layout ucf101 --videos "$VIDEOS" --frames 30 --size 64 --seed 0
 
-step "2/7 prepare: raw videos to a clip store"
+step "2/8 prepare: raw videos to a clip store"
 data-prep ucf101 "$OUT/raw" --out "$OUT/clips" --size 32 --split 1
 
-step "3/7 train the tokenizer (about 5 minutes)"
-"${LAUNCH[@]}" train-tokenizer --config demo/tokenizer --data "$OUT/clips" --out "$OUT/tokenizer"
+step "3/8 train the tokenizer (about 5 minutes)"
+"${LAUNCH[@]}" train-tokenizer --config demo/tokenizer --data "$OUT/clips" --out "$OUT/tokenizer" \
+  "${TRAIN[@]}"
 
-step "4/7 encode: clips to tokens"
+step "4/8 encode: clips to tokens"
 "${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 4
 
-step "5/7 train the prior (about 3 minutes)"
-"${LAUNCH[@]}" train-prior --config demo/prior --tokens "$OUT/tokens" --out "$OUT/prior"
+step "5/8 train the prior (about 3 minutes)"
+"${LAUNCH[@]}" train-prior --config demo/prior --tokens "$OUT/tokens" --out "$OUT/prior" \
+  "${TRAIN[@]}"
 
-step "6/7 sample"
-video-vq sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" --num 64 \
-  --temperature 0.95 --top-p 0.95
+step "6/8 sample"
+video-vq sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" \
+  --num "$SAMPLES" --temperature 0.95 --top-p 0.95
 
-step "7/7 evaluate, beside controls (about 3 minutes)"
+step "7/8 evaluate, beside controls (about 3 minutes)"
 video-vq evaluate --data "$OUT/clips" --tokenizer "$OUT/tokenizer" --samples "$OUT/samples" \
-  --tokens "$OUT/tokens" --prior "$OUT/prior" --num 64 --controls --out "$OUT/scores"
+  --tokens "$OUT/tokens" --prior "$OUT/prior" --num "$SAMPLES" --controls --out "$OUT/scores"
+
+step "8/8 report: everything on one page"
+video-vq report "$OUT"

@@ -1,11 +1,12 @@
 """Mistakes end with one clear message, at once where no torch is needed."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from runs import SMALL_TOKENIZER, video_vq
+from runs import SMALL_TOKENIZER, run, video_vq
 
 from video_vq.cli import main
 
@@ -51,8 +52,6 @@ def test_a_missing_store_and_a_wrong_size_are_named(clip_store, tmp_path, capsys
 
 
 def test_a_damaged_store_is_named(clip_store, tmp_path, capsys):
-    import shutil
-
     config = tmp_path / "small.yaml"
     config.write_text(SMALL_TOKENIZER)
     common = ["train-tokenizer", "--config", str(config), "--out", str(tmp_path / "run")]
@@ -108,3 +107,76 @@ def test_the_scripts_are_the_verbs(script):
     )
     verb = {"evaluate_fvd": "fvd"}.get(script, script.replace("_", "-"))
     assert f"video-vq {verb}" in answer.stdout
+
+
+def test_out_of_memory_says_what_to_lower(clip_store, tmp_path):
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL_TOKENIZER)
+    arguments = ["--config", config, "--data", clip_store, "--out", tmp_path / "run"]
+    huge = ["model.backbone.channels=1024", "model.backbone.multipliers=[16,16]"]
+    command = [sys.executable, "-m", "video_vq", "train-tokenizer", *arguments, *huge]
+    # One kernel of this model has 29 GB, more than the process may have.
+    limited = ["bash", "-c", 'ulimit -v 16000000; exec "$@"', "limited", *command]
+    answer = run(limited, expect=1)
+    assert "out of memory" in answer.stderr
+    assert "lower optim.batch_size" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_fvd_without_weights_and_network_says_both_ways_out(tmp_path):
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
+    nowhere |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "VIDEO_VQ_I3D": ""}
+    answer = video_vq("fvd", tmp_path, tmp_path, expect=1, **nowhere)
+    assert "video-vq doctor --fetch-weights" in answer.stderr
+    assert "VIDEO_VQ_I3D" in answer.stderr
+    answer = video_vq("doctor", "--fetch-weights", expect=1, **nowhere)
+    assert "todo  I3D weights" in answer.stdout
+    assert "VIDEO_VQ_I3D" in answer.stdout
+
+
+def damaged(tokenizer: Path, copy: Path, change: dict) -> Path:
+    """Copy a tokenizer, and add tensors to it, or take some away (None)."""
+    import safetensors.torch
+
+    shutil.copytree(tokenizer, copy)
+    tensors = safetensors.torch.load_file(copy / "model.safetensors")
+    merged = {**tensors, **change}
+    kept = {name: value for name, value in merged.items() if value is not None}
+    safetensors.torch.save_file(kept, copy / "model.safetensors")
+    return copy
+
+
+def test_a_tokenizer_with_a_missing_or_an_extra_tensor_is_refused(clip_store, tmp_path):
+    import torch
+
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL_TOKENIZER)
+    arguments = ["--config", config, "--data", clip_store, "--out", tmp_path / "run"]
+    video_vq("train-tokenizer", *arguments, "optim.steps=1", "--tracker", "none")
+    tokenizer = tmp_path / "run" / "tokenizer"
+    changes = {
+        "not part of the model: stowaway": {"stowaway": torch.zeros(1)},
+        "missing: quantizer.codebook.codes": {"quantizer.codebook.codes": None},
+    }
+    for number, (message, change) in enumerate(changes.items()):
+        copy = damaged(tokenizer, tmp_path / f"copy-{number}", change)
+        out = tmp_path / f"tokens-{number}"
+        answer = video_vq("encode", clip_store, "--tokenizer", copy, "--out", out, expect=1)
+        assert message in answer.stderr
+        assert "Traceback" not in answer.stderr
+        assert not out.exists()
+
+
+def test_tokens_of_another_tokenizer_are_not_decoded(clip_store, tmp_path):
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL_TOKENIZER)
+    for number in range(2):
+        arguments = ["--config", config, "--data", clip_store, "--out", tmp_path / f"t{number}"]
+        seed = f"run.seed={number}"
+        video_vq("train-tokenizer", *arguments, "optim.steps=1", seed, "--tracker", "none")
+    tokens = tmp_path / "tokens"
+    video_vq("encode", clip_store, "--tokenizer", tmp_path / "t0", "--out", tokens)
+    other = ["--tokenizer", tmp_path / "t1", "--out", tmp_path / "clips"]
+    answer = video_vq("decode", tokens, *other, expect=1)
+    assert "belongs to the tokenizer" in answer.stderr
+    assert "Traceback" not in answer.stderr

@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RuntimeError as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        # PyTorch names it so on a GPU; on a CPU only the text tells.
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             return _complain(out_of_memory(error), 1)
         raise
 
@@ -66,8 +67,9 @@ def out_of_memory(error: BaseException) -> str:
     """Return what to lower when memory runs out."""
     return (
         f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-        "lower optim.batch_size or --batch-size, raise optim.accumulation (same global batch), or "
-        "train with --mixed_precision bf16"
+        "lower optim.batch_size or --batch-size, raise optim.accumulation (same global batch), "
+        "train with --mixed_precision bf16 or a smaller model; --dry-run estimates what a training "
+        "needs"
     )
 
 

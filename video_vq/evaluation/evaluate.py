@@ -211,8 +211,13 @@ class Evaluation:
         )
         clips = decode_grids(self.accelerator, self.tokenizer.model, torch.from_numpy(grids), BATCH)
         self.gallery.add_control("tokens per position", list(clips[:SHOWN]))
-        rows = self._features_of(torch.from_numpy(clips))
-        drawn = FeatureSet("per position", rows, (), (), "", None)
+        rows = []
+        with progress("I3D per position", len(clips), "clip") as bar:
+            for start in range(0, len(clips), BATCH):
+                batch = torch.from_numpy(clips[start : start + BATCH])
+                rows.append(self._features_of(batch))
+                bar.update(len(batch))
+        drawn = FeatureSet("per position", np.concatenate(rows), (), (), "", None)
         return {
             "fvd_first_frame": self._fvd(frozen)["value"],
             "fvd_tokens_per_position": self._fvd(drawn)["value"],
@@ -296,6 +301,10 @@ def evaluate(
     scores: dict[str, Any] = {
         "identity": identity,
         "environment": environment(),
+        "made_by": {
+            "data": run.store.plan,
+            "tokens": None if tokens is None else tokens.header.made_by,
+        },
         "protocol": protocol.settings(),
         "network_sha256": CHECKPOINT.sha256,
         "data": run.real.data_hash,

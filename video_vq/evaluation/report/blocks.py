@@ -24,9 +24,16 @@ class Text(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a table; `below` sets it under the row before, as what that is compared with."""
+    """A row of a table.
+
+    Attributes:
+        cells: one per column.
+        note: a small line under the first cell.
+        below: set under the row before, as what that is compared with.
+    """
 
     cells: tuple[str, ...]
+    note: str = ""
     below: bool = False
 
 
@@ -42,6 +49,7 @@ class Headline(NamedTuple):
 
     name: str
     value: str
+    unit: str
     verdict: str
     good: bool | None
 
@@ -84,10 +92,11 @@ Block = Text | Table | Headlines | Code | FilmStrip | Charts
 
 
 class Section(NamedTuple):
-    """A part of the page under a heading."""
+    """A part of the page under a heading; `folded` hides it until it is asked for."""
 
     title: str
     blocks: tuple[Block, ...]
+    folded: bool = False
 
 
 class Films:

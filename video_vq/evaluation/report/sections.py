@@ -148,7 +148,7 @@ def curves(parts: Parts, films: Films) -> list[Section]:
         if run.num_not_finite:
             count = f"{run.num_not_finite} logged values were not finite and are left out."
             blocks.append(Text(count, strong=True))
-        sections.append(Section(f"Training of the {_kind(run)}", (*blocks,)))
+        sections.append(Section(f"Training: {_kind(run, parts)}", (*blocks,)))
     return sections
 
 
@@ -168,7 +168,7 @@ def settings(parts: Parts, films: Films) -> list[Section]:
         rest = {name: value for name, value in run.identity.items() if name != "config"}
         rest |= {name: value for name, value in run.environment.items() if name != "command"}
         blocks = (_facts(rest), Code(config.rstrip()))
-        sections.append(Section(f"Settings of the {_kind(run)}", blocks))
+        sections.append(Section(f"Settings: {_kind(run, parts)}", blocks, folded=True))
     for evaluation in parts.evaluations:
         found = evaluation.scores
         hashes = {
@@ -181,8 +181,11 @@ def settings(parts: Parts, films: Films) -> list[Section]:
         }
         rest = {**hashes, **found.get("environment", {})}
         rest.pop("command", None)
-        title = _titled("Settings of the evaluation", evaluation.name, parts.evaluations)
-        sections.append(Section(title, (_facts(rest),)))
+        title = _titled("Settings: evaluation and stores", evaluation.name, parts.evaluations)
+        made_by = dict(found.get("made_by", {}))
+        made_by["samples"] = found.get("generation", {}).get("samples")
+        stores = yaml.safe_dump(made_by, sort_keys=False).rstrip()
+        sections.append(Section(title, (_facts(rest), Code(stores)), folded=True))
     return sections
 
 
@@ -201,8 +204,10 @@ def _titled(title: str, name: str, among: tuple[Evaluation, ...]) -> str:
     return title if len(among) == 1 else f"{title}: {name}"
 
 
-def _kind(run: Run) -> str:
-    return f"{run.identity.get('kind', 'run')} ({run.name})"
+def _kind(run: Run, parts: Parts) -> str:
+    kind = str(run.identity.get("kind", "run"))
+    alone = sum(other.identity.get("kind") == kind for other in parts.runs) == 1
+    return kind if alone else f"{kind} ({run.name})"
 
 
 def _of_kind(store: ClipStore, kind: str) -> list[int]:
@@ -232,7 +237,9 @@ def _pair_film(store: ClipStore, films: Films, real: int, copy: int) -> Film:
 def _how_sampled(found: dict[str, Any]) -> str:
     plan = found.get("generation", {}).get("samples", {})
     chosen = plan.get("settings", {})
-    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items())
+    told = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in chosen.items() if value is not None
+    )
     return f"{plan.get('num_samples', '?')} samples, seed {plan.get('seed', '?')}; {told}".strip(
         "; "
     )

@@ -26,7 +26,9 @@ def headlines(scores: dict[str, Any]) -> Headlines:
     if "prior" in scores:
         prior = scores["prior"]
         rate = prior["bits_per_token"]
-        items.append(_judged("rate", rate, "bits per token", prior["predictors"], higher=False))
+        items.append(
+            _judged("prior's rate", rate, "bits per token", prior["predictors"], higher=False)
+        )
     if "generation" in scores:
         value = scores["generation"]["gfvd"]["value"]
         items.append(_judged("gFVD", value, "", _of(controls, "fvd_"), higher=False))
@@ -42,26 +44,26 @@ def _judged(
 ) -> Headline:
     """Return a score beside the hardest of its controls."""
     if value is None:
-        return Headline(name, "exact", "every clip comes back bit by bit", True)
-    shown = f"{_number(value)} {unit}".strip()
+        return Headline(name, "exact", "", "every clip comes back bit by bit", True)
     known = {key: level for key, level in controls.items() if level is not None}
     if not known:
-        return Headline(name, shown, "no control was computed; evaluate with --controls", None)
+        told = "no control was computed; evaluate with --controls"
+        return Headline(name, _number(value), unit, told, None)
     hardest = (max if higher else min)(known, key=lambda key: known[key])
     good = (value > known[hardest]) == higher and value != known[hardest]
     verb = "beats" if good else "does not beat"
     told = f"{verb} the hardest control, {_number(known[hardest])}: {_name(hardest)}"
-    return Headline(name, shown, told, good)
+    return Headline(name, _number(value), unit, told, good)
 
 
 def _against_floor(name: str, value: float, floor: dict[str, Any] | None) -> Headline:
     if floor is None:
-        return Headline(name, _number(value), "no floor: too few source videos", None)
+        return Headline(name, _number(value), "", "no floor: too few source videos", None)
     told = (
         f"0 is perfect; two halves of the real clips lie {_number(floor['distance'])} apart "
         f"(N = {floor['num_clips']})"
     )
-    return Headline(name, _number(value), told, None)
+    return Headline(name, _number(value), "", told, None)
 
 
 def score_table(scores: dict[str, Any]) -> Table:
@@ -92,16 +94,16 @@ def score_table(scores: dict[str, Any]) -> Table:
         floor = scores["floor"]
         told = "real clips to other real clips: what FVD says of no difference at this N"
         rows.append(_row("FVD floor", floor["distance"], floor["num_clips"], told))
-    return Table(("score", "value", "N", "meaning"), tuple(rows))
+    return Table(("score", "value", "N"), tuple(rows))
 
 
 def _row(name: str, value: float | None, num: int | str, meaning: str) -> Row:
-    return Row((name, "exact" if value is None else _number(value), str(num), meaning))
+    return Row((name, "exact" if value is None else _number(value), str(num)), meaning)
 
 
 def _controls(controls: dict[str, float | None]) -> list[Row]:
     return [
-        Row((_name(name), "exact" if value is None else _number(value), "", "control"), below=True)
+        Row((_name(name), "exact" if value is None else _number(value), ""), below=True)
         for name, value in controls.items()
     ]
 
