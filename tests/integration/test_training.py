@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, launch, video_vq
 
-from video_vq.models.hub import load_prior, load_tokenizer
+from video_vq.models.prior import Prior
+from video_vq.models.tokenizer import VideoTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_two_ranks_hold_one_codebook_and_see_different_clips(configs, clip_store
         line.get("codebook/restarted", 0) for line in lines(tmp_path / "two/metrics.jsonl")
     ]
     assert sum(restarted) > 0
-    load_tokenizer(tmp_path / "two")
+    VideoTokenizer.from_pretrained(tmp_path / "two")
 
 
 def test_more_processes_announced_than_run_is_an_error(configs, clip_store, tmp_path):
@@ -177,7 +178,7 @@ def test_a_prior_of_another_tokenizer_is_refused(trained, configs, clip_store, t
         *("train-tokenizer", "--config", config, "--data", clip_store, "--out", tmp_path / "t"),
         "run.seed=1",
     )
-    prior = load_prior(trained / "p")
+    prior = Prior.from_pretrained(trained / "p")
     answer = video_vq(
         *("sample", "--prior", trained / "p", "--tokenizer", tmp_path / "t"),
         *("--out", tmp_path / "samples", "--num", "2"),
@@ -204,7 +205,7 @@ def test_decoded_tokens_are_the_tokenizers_reconstructions(trained, clip_store, 
         *("--split", "test"),
     )
     decoded, tokens = ClipStore(tmp_path / "d"), TokenStore(trained / "tokens")
-    store, tokenizer = ClipStore(clip_store), load_tokenizer(trained / "t")
+    store, tokenizer = ClipStore(clip_store), VideoTokenizer.from_pretrained(trained / "t")
     rows = tokens.rows("test")
     assert len(decoded.videos) == len(rows) == 6 * 6
     for index in (0, 7, 35):
@@ -215,6 +216,6 @@ def test_decoded_tokens_are_the_tokenizers_reconstructions(trained, clip_store, 
             "stride": stride,
         }
         clip = torch.from_numpy(store.read(video, first, 4, stride))[None]
-        expected = to_uint8(tokenizer.model.reconstruct(clip))[0].numpy()
+        expected = to_uint8(tokenizer.reconstruct(clip))[0].numpy()
         # One level: the batch of the command has another shape than this one.
         assert np.abs(expected.astype(int) - decoded.read(index).astype(int)).max() <= 1

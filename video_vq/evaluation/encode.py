@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window, every_window
 from video_vq.errors import InputError
-from video_vq.models.hub import LoadedTokenizer, load_tokenizer
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
@@ -41,10 +40,10 @@ def encode_store(
     Raises:
         InputError: a store or the tokenizer is missing or damaged, or the sizes do not fit.
     """
-    tokenizer = load_tokenizer(tokenizer_path, accelerator.device)
+    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     store = ClipStore(data)
     num_frames, stride = tokenizer.facts.num_frames, tokenizer.facts.stride
-    grid_thw = tokenizer.model.config.backbone.grid_thw((num_frames, *store.frame_size_hw))
+    grid_thw = tokenizer.config.backbone.grid_thw((num_frames, *store.frame_size_hw))
     hop = hop or num_frames * stride
     windows = [
         window
@@ -58,7 +57,7 @@ def encode_store(
         )
     header = TokenHeader(
         tokenizer_hash=tokenizer.hash,
-        codebook_size=tokenizer.model.config.quantizer.codebook_size,
+        codebook_size=tokenizer.config.quantizer.codebook_size,
         grid_thw=grid_thw,
         num_frames=num_frames,
         frame_size_hw=store.frame_size_hw,
@@ -83,7 +82,7 @@ def encode_store(
         for start in range(0, len(part), batch_size):
             clips = read_windows(store, part[start : start + batch_size]).to(accelerator.device)
             with accelerator.autocast():
-                grids.append(tokenizer.model.encode(clips).cpu().numpy())
+                grids.append(tokenizer.encode(clips).cpu().numpy())
             bar.update(len(clips))
         rows = np.array([(window.video, window.start, window.stride) for window in part])
         writer.write_shard(shard, np.concatenate(grids), rows)
@@ -112,7 +111,7 @@ def decode_store(
     Raises:
         InputError: the tokens were made by another tokenizer.
     """
-    tokenizer = load_tokenizer(tokenizer_path, accelerator.device)
+    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     store = TokenStore(tokens)
     require_same_tokenizer(tokenizer, store.header.tokenizer_hash, str(tokens))
     rows = [int(row) for row in store.rows(split)]
@@ -135,7 +134,7 @@ def decode_store(
         part = _part(rows, shard)
         writer.write_shard(
             shard,
-            _decoded_videos(accelerator, tokenizer.model, store, part, batch_size, bar.update),
+            _decoded_videos(accelerator, tokenizer, store, part, batch_size, bar.update),
         )
     bar.close()
     accelerator.wait_for_everyone()
@@ -189,7 +188,7 @@ def decode_grids(
     return np.concatenate(decoded)
 
 
-def require_same_tokenizer(tokenizer: LoadedTokenizer, tokenizer_hash: str, what: str) -> None:
+def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what: str) -> None:
     """Refuse tokens, or a prior, of another tokenizer.
 
     Raises:

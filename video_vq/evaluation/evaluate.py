@@ -25,13 +25,9 @@ from video_vq.metrics.i3d import load_i3d
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.metrics.weights import CHECKPOINT
-from video_vq.models.hub import (
-    LoadedPrior,
-    load_prior,
-    load_tokenizer,
-    read_model_config,
-)
-from video_vq.models.tokenizer import to_uint8
+from video_vq.models.model_folder import read_model_config
+from video_vq.models.prior import Prior
+from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json, write_json
@@ -71,12 +67,12 @@ class Evaluation:
         if accelerator.num_processes > 1:
             raise InputError("evaluate runs as one process: start it without accelerate launch")
         self.accelerator, self.protocol, self.split, self.seed = accelerator, protocol, split, seed
-        self.tokenizer = load_tokenizer(tokenizer_path, accelerator.device)
+        self.tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
         self.store = ClipStore(data)
         facts = self.tokenizer.facts
         self.num_frames, self.stride = facts.num_frames, facts.stride
         size_thw = (self.num_frames, *self.store.frame_size_hw)
-        self.grid_thw = self.tokenizer.model.config.backbone.grid_thw(size_thw)
+        self.grid_thw = self.tokenizer.config.backbone.grid_thw(size_thw)
         self.windows = scoring_windows(
             self.store, split, self.num_frames, self.stride, num_clips, seed
         )
@@ -98,7 +94,7 @@ class Evaluation:
 
     def reconstruction(self) -> dict[str, Any]:
         """Score the reconstructions: PSNR, SSIM, code usage, paired rFVD."""
-        usage = CodeUsage(self.tokenizer.model.config.quantizer.codebook_size)
+        usage = CodeUsage(self.tokenizer.config.quantizer.codebook_size)
         psnr, ssim, rows = [], [], []
         with progress("reconstruction", len(self.windows), "clip") as bar:
             for start in range(0, len(self.windows), BATCH):
@@ -151,13 +147,13 @@ class Evaluation:
 
     def _reconstruct(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with self.accelerator.autocast():
-            codes = self.tokenizer.model.encode(clips.to(self.accelerator.device))
-            video = self.tokenizer.model.decode(codes)
+            codes = self.tokenizer.encode(clips.to(self.accelerator.device))
+            video = self.tokenizer.decode(codes)
         return codes, to_uint8(video).cpu()
 
     def reconstruction_controls(self) -> dict[str, float | None]:
         """Return the PSNR of still pictures, and of k-means on raw patches."""
-        config = self.tokenizer.model.config
+        config = self.tokenizer.config
         train = scoring_windows(
             self.store, "train", self.num_frames, self.stride, KMEANS_CLIPS, self.seed
         )
@@ -209,7 +205,7 @@ class Evaluation:
             len(self.windows),
             self.seed,
         )
-        clips = decode_grids(self.accelerator, self.tokenizer.model, torch.from_numpy(grids), BATCH)
+        clips = decode_grids(self.accelerator, self.tokenizer, torch.from_numpy(grids), BATCH)
         self.gallery.add_control("tokens per position", list(clips[:SHOWN]))
         rows = []
         with progress("I3D per position", len(clips), "clip") as bar:
@@ -280,10 +276,10 @@ def evaluate(
     """
     identity = {
         "data": ClipStore(data).content_hash,
-        "tokenizer": read_model_config(tokenizer_path, "tokenizer")["hash"],
+        "tokenizer": read_model_config(tokenizer_path, "tokenizer").hash,
         "samples": None if samples is None else ClipStore(samples).content_hash,
         "tokens": None if tokens_path is None else TokenStore(tokens_path).content_hash,
-        "prior": None if prior_path is None else read_model_config(prior_path, "prior")["hash"],
+        "prior": None if prior_path is None else read_model_config(prior_path, "prior").hash,
         "split": split,
         "num_clips": num_clips,
         "protocol": protocol.settings(),
@@ -295,7 +291,9 @@ def evaluate(
         if before.get("identity") == identity:
             return before
     tokens = None if tokens_path is None else TokenStore(tokens_path)
-    prior = None if prior_path is None else load_prior(prior_path, accelerator.device)
+    prior = None
+    if prior_path is not None:
+        prior = Prior.from_pretrained(prior_path, device=accelerator.device)
     _require_fit(ClipStore(data), samples, tokens, prior)
     run = Evaluation(accelerator, data, tokenizer_path, split, num_clips, protocol)
     scores: dict[str, Any] = {
@@ -326,7 +324,7 @@ def evaluate(
             scores["controls"].update(run.generation_controls(tokens))
         if prior is not None:
             require_same_tokenizer(run.tokenizer, prior.facts.tokenizer_hash, str(prior_path))
-            scores["prior"] = score_prior(accelerator, prior.model, tokens, split)
+            scores["prior"] = score_prior(accelerator, prior, tokens, split)
     out.mkdir(parents=True, exist_ok=True)
     run.write_pictures(out, identity)
     write_json(out / "scores.json", scores)
@@ -334,7 +332,7 @@ def evaluate(
 
 
 def _require_fit(
-    store: ClipStore, samples: Path | None, tokens: TokenStore | None, prior: LoadedPrior | None
+    store: ClipStore, samples: Path | None, tokens: TokenStore | None, prior: Prior | None
 ) -> None:
     """Refuse samples, tokens and a prior of other data before anything is computed."""
     if samples is not None and ClipStore(samples).frame_size_hw != store.frame_size_hw:
@@ -348,7 +346,7 @@ def _require_fit(
             f"run `video-vq encode {store.path} --tokenizer … --out …` first"
         )
     if prior is not None and tokens is not None:
-        ours = (prior.facts.classes, prior.model.config.grid_thw)
+        ours = (prior.facts.classes, prior.config.grid_thw)
         theirs = (tokens.header.classes, tokens.header.grid_thw)
         if ours != theirs:
             raise InputError(

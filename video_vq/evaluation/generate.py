@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from video_vq.errors import InputError
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
 from video_vq.media.encode import write_video
-from video_vq.models.hub import load_prior, load_tokenizer
+from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
 from video_vq.models.sampling import sample_tokens
+from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 
@@ -43,8 +44,8 @@ def sample_store(
     Raises:
         InputError: prior and tokenizer do not belong together, or there is no such class.
     """
-    prior = load_prior(prior_path, accelerator.device)
-    tokenizer = load_tokenizer(tokenizer_path, accelerator.device)
+    prior = Prior.from_pretrained(prior_path, device=accelerator.device)
+    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
     classes = list(prior.facts.classes)
     if label is not None and label not in classes:
@@ -68,7 +69,7 @@ def sample_store(
     num_shards = -(-num_samples // batch_size)
     mine = range(accelerator.process_index, num_shards, accelerator.num_processes)
     todo = [shard for shard in mine if not writer.is_committed(shard)]
-    num_tokens = prior.model.config.num_tokens
+    num_tokens = prior.config.num_tokens
     bar = progress("sampling", len(todo) * batch_size * num_tokens, "token")
 
     def tick(drawn: int) -> None:
@@ -79,14 +80,14 @@ def sample_store(
         labels = [_label(classes, label, number) for number in numbers]
         indices = [NO_CLASS if name is None else classes.index(name) for name in labels]
         grids = sample_tokens(
-            prior.model,
+            prior,
             [seed + number for number in numbers],
             torch.tensor(indices) if classes else None,
             settings=settings,
             batch_size=batch_size,
             progress=tick,
         )
-        clips = decode_grids(accelerator, tokenizer.model, grids, batch_size)
+        clips = decode_grids(accelerator, tokenizer, grids, batch_size)
         writer.write_shard(shard, _videos(numbers, labels, clips, seed, prior.facts.fps))
     bar.close()
     accelerator.wait_for_everyone()

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from video_vq.errors import InputError
-from video_vq.models.prior_config import PriorConfig
+from video_vq.models.pretrained import Pretrained
+from video_vq.models.prior_config import PriorConfig, PriorFacts
 from video_vq.nn.attention import ChannelRMSNorm, TransformerBlock
 from video_vq.nn.rotary import RotaryTables, rotary_tables
 
@@ -29,7 +30,7 @@ class PriorLoss(NamedTuple):
     bits: Float[Tensor, ""]
 
 
-class Prior(nn.Module):
+class Prior(Pretrained[PriorConfig, PriorFacts]):
     """Autoregressive transformer over the tokens of a clip, flattened in the order t h w.
 
     Slot i holds token i - 1 (slot 0 the start, which carries the class) plus the learned position
@@ -43,14 +44,17 @@ class Prior(nn.Module):
             time for a depth-th of the memory. Changes no result.
     """
 
+    kind = "prior"
+    config_type = PriorConfig
+    facts_type = PriorFacts
+
     action_mean: Float[Tensor, " a"]
     action_std: Float[Tensor, " a"]
 
     def __init__(self, config: PriorConfig, checkpoint_activations: bool = False):
-        super().__init__()
+        super().__init__(config)
         sizes = config.transformer
         frames, rows, columns = config.grid_thw
-        self.config = config
         self.checkpoint_activations = checkpoint_activations
         self.token_embedding = nn.Embedding(config.codebook_size, sizes.width)
         self.class_embedding = nn.Embedding(config.num_classes + 1, sizes.width)  # last: no class

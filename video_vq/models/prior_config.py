@@ -94,6 +94,27 @@ class PriorConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PriorFacts:
+    """What a prior was trained on.
+
+    Attributes:
+        tokenizer_hash: of the tokenizer whose tokens it models.
+        classes: names of the classes, in the order of their labels.
+        num_frames, frame_size_hw, fps: of the clips behind the tokens.
+        trained_on: content hash of the token store.
+        steps: optimizer steps.
+    """
+
+    tokenizer_hash: str
+    classes: tuple[str, ...]
+    num_frames: Annotated[int, Field(ge=1)]
+    frame_size_hw: tuple[PositiveInt, PositiveInt]
+    fps: float | None
+    trained_on: str
+    steps: int
+
+
+@dataclass(frozen=True, config=STRICT)
 class SamplingSettings:
     """How tokens are drawn from the prior's logits, applied in this order.
 

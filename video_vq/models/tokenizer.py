@@ -5,11 +5,12 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
-from video_vq.models.tokenizer_config import TokenizerConfig
+from video_vq.models.pretrained import Pretrained
+from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 from video_vq.quantizers.codebook import CodebookStatistics
 from video_vq.quantizers.vector import VectorQuantizer
 
@@ -24,16 +25,19 @@ class TokenizerOutput(NamedTuple):
     statistics: CodebookStatistics
 
 
-class VideoTokenizer(nn.Module):
+class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     """A 3D VQ-VAE: encoder, quantizer, decoder.
 
     Args:
         config: see `TokenizerConfig`.
     """
 
+    kind = "tokenizer"
+    config_type = TokenizerConfig
+    facts_type = TokenizerFacts
+
     def __init__(self, config: TokenizerConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = ConvEncoder(config.backbone)
         self.quantizer = VectorQuantizer(self.encoder.out_channels, config.quantizer)
         self.decoder = ConvDecoder(config.backbone)

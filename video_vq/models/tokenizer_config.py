@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
@@ -90,3 +90,22 @@ class TokenizerConfig:
 
     backbone: ConvBackboneConfig = ConvBackboneConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
+
+
+@dataclass(frozen=True, config=STRICT)
+class TokenizerFacts:
+    """What a tokenizer was trained on.
+
+    Attributes:
+        num_frames, stride, frame_size_hw: of its clips.
+        grid_thw: of the tokens of such a clip.
+        trained_on: content hash of the clip store.
+        steps: optimizer steps.
+    """
+
+    num_frames: Annotated[int, Field(ge=1)]
+    stride: Annotated[int, Field(ge=1)]
+    frame_size_hw: tuple[PositiveInt, PositiveInt]
+    grid_thw: tuple[PositiveInt, PositiveInt, PositiveInt]
+    trained_on: str
+    steps: int

@@ -85,10 +85,15 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         write(file, data)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically: sorted keys, indented, no NaN."""
+def readable_json(value: Any) -> bytes:
+    """Encode a JSON value for people and machines: sorted keys, indented, no NaN."""
     text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
-    write_bytes(path, text.encode() + b"\n")
+    return text.encode() + b"\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; see `readable_json`."""
+    write_bytes(path, readable_json(value))
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

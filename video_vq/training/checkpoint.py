@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.models.hub import read_tensors
+from video_vq.models.pretrained import read_tensors
 from video_vq.stores.files import (
     PARTIAL,
     fsync_folder,

@@ -13,9 +13,8 @@ from torch.func import functional_call
 
 from video_vq.config import to_json
 from video_vq.data.loader import TokenDataset, training_batches
-from video_vq.models.hub import PriorFacts, save_model
 from video_vq.models.prior import Prior, prior_loss, token_nats
-from video_vq.models.prior_config import PriorConfig
+from video_vq.models.prior_config import PriorConfig, PriorFacts
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.distributed import (
     StopFlag,
@@ -159,7 +158,7 @@ def train_prior(
 
     if accelerator.is_main_process:
         prior.load_state_dict(state.averages.tensors)
-        facts = PriorFacts(
+        prior.facts = PriorFacts(
             tokenizer_hash=header.tokenizer_hash,
             classes=header.classes,
             num_frames=header.num_frames,
@@ -168,7 +167,7 @@ def train_prior(
             trained_on=store.content_hash,
             steps=state.step,
         )
-        save_model(out / "prior", prior, facts)
+        prior.save_pretrained(out / "prior")
     accelerator.wait_for_everyone()
     return out / "prior"
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from video_vq.errors import InputError
 from video_vq.metrics.codebook import CodeUsage
-from video_vq.models.hub import check_tensors
+from video_vq.models.pretrained import check_tensors
 from video_vq.training.averaging import Averages
 from video_vq.training.checkpoint import (
     load_optimizer,

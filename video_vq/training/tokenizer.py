@@ -14,8 +14,8 @@ from video_vq.data.loader import ClipDataset, read_windows, training_batches
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.media.encode import tile
 from video_vq.metrics.codebook import CodeUsage
-from video_vq.models.hub import TokenizerFacts, save_model
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
+from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import CodebookStatistics, merge
 from video_vq.stores.clips import ClipStore
 from video_vq.training.audit import Audit
@@ -203,7 +203,7 @@ def train_tokenizer(
 
     if accelerator.is_main_process:
         tokenizer.load_state_dict(state.averages.tensors)
-        facts = TokenizerFacts(
+        tokenizer.facts = TokenizerFacts(
             num_frames=config.data.num_frames,
             stride=config.data.stride,
             frame_size_hw=store.frame_size_hw,
@@ -211,7 +211,7 @@ def train_tokenizer(
             trained_on=store.content_hash,
             steps=state.step,
         )
-        save_model(out / "tokenizer", tokenizer, facts)
+        tokenizer.save_pretrained(out / "tokenizer")
     accelerator.wait_for_everyone()
     return out / "tokenizer"
 

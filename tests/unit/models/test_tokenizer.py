@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from video_vq.errors import InputError
-from video_vq.models.hub import TokenizerFacts, load_tokenizer, save_model
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig
 from video_vq.nn.conv3d import depth_to_space, space_to_depth
@@ -102,31 +101,3 @@ def test_pixels_out_of_range_are_refused():
         tokenizer.encode(torch.rand(1, 3, 16, 16, 16) * 255)
     with pytest.raises(InputError, match="NaN"):
         tokenizer.encode(torch.full((1, 3, 16, 16, 16), float("nan")))
-
-
-def test_a_saved_tokenizer_loads_strictly_and_decodes_alike(tmp_path):
-    import safetensors.torch
-
-    video = torch.rand(1, 3, 16, 16, 16) * 2 - 1
-    tokenizer = started(small(), video)
-    facts = TokenizerFacts(16, 1, (16, 16), (4, 4, 4), "data", 0)
-    saved = save_model(tmp_path / "t", tokenizer, facts)
-    loaded = load_tokenizer(tmp_path / "t")
-    assert (loaded.hash, loaded.facts) == (saved, facts)
-    assert torch.equal(loaded.model.reconstruct(video), tokenizer.reconstruct(video))
-
-    file = tmp_path / "t" / "model.safetensors"
-    tensors = safetensors.torch.load_file(file)
-    missing = {name: value for name, value in tensors.items() if name != "encoder.norm.scale"}
-    safetensors.torch.save_file(missing, file)
-    with pytest.raises(InputError, match=r"missing: encoder\.norm\.scale"):
-        load_tokenizer(tmp_path / "t")
-    safetensors.torch.save_file({**tensors, "extra": torch.zeros(1)}, file)
-    with pytest.raises(InputError, match="not part of the model: extra"):
-        load_tokenizer(tmp_path / "t")
-    safetensors.torch.save_file({**tensors, "encoder.norm.scale": torch.zeros(16)}, file)
-    with pytest.raises(InputError, match="the hash differs"):
-        load_tokenizer(tmp_path / "t")
-    file.write_bytes(b"not a model")
-    with pytest.raises(InputError, match="not a readable safetensors file"):
-        load_tokenizer(tmp_path / "t")

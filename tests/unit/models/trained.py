@@ -1,0 +1,65 @@
+"""Small models with facts, as if they had been trained, and scores as if they had been scored."""
+
+from typing import Any
+
+import torch
+
+from video_vq.metrics.protocol import fvd_protocol
+from video_vq.models.prior import Prior
+from video_vq.models.prior_config import PriorConfig, PriorFacts, TransformerConfig
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.models.tokenizer_config import (
+    ConvBackboneConfig,
+    TokenizerConfig,
+    TokenizerFacts,
+)
+from video_vq.quantizers.quantizer_config import QuantizerConfig
+
+
+def trained_tokenizer() -> VideoTokenizer:
+    """Return a tokenizer of 4 frames of 16 x 16 with random weights and codes."""
+    torch.manual_seed(0)
+    backbone = ConvBackboneConfig(
+        channels=8, num_blocks=1, multipliers=(1, 2), strides_thw=((2, 2, 2),)
+    )
+    model = VideoTokenizer(TokenizerConfig(backbone, QuantizerConfig(codebook_size=32)))
+    model.quantizer.codebook.initialize(model.latents(torch.rand(4, 3, 4, 16, 16) * 2 - 1), 0)
+    model.facts = TokenizerFacts(4, 1, (16, 16), (2, 4, 4), "hash of the clips", 6)
+    return model.eval()
+
+
+def trained_prior(classes: tuple[str, ...] = ("left", "right")) -> Prior:
+    """Return a prior of that tokenizer's grids with random weights."""
+    torch.manual_seed(0)
+    sizes = TransformerConfig(width=32, depth=1, heads=2)
+    model = Prior(PriorConfig(32, (2, 4, 4), len(classes), 0, sizes))
+    with torch.no_grad():
+        model.head.weight.normal_(std=0.1)
+    model.facts = PriorFacts("0" * 64, classes, 4, (16, 16), 10.0, "hash of the tokens", 6)
+    return model.eval()
+
+
+def scores_of(tokenizer: str, prior: str | None = None) -> dict[str, Any]:
+    """Return scores as `evaluate` writes them, of the models of these hashes."""
+    return {
+        "identity": {"tokenizer": tokenizer, "prior": prior},
+        "protocol": fvd_protocol("styleganv").settings(),
+        "network_sha256": "af5c50f0",
+        "data": "hash of the clips",
+        "tokenizer": tokenizer,
+        "split": "test",
+        "num_clips": 256,
+        "num_frames": 4,
+        "num_frames_in_fvd": 4,
+        "frame_stride": 1,
+        "reconstruction": {
+            "psnr": {"mean": 27.25},
+            "ssim": {"mean": 0.9},
+            "rfvd": {"value": 41.5, "num_real": 256, "num_fake": 255},
+            "codebook": {"code_usage": 0.75, "perplexity": 20.0},
+        },
+        "floor": {"distance": 12.125, "num_clips": 128},
+        "controls": {},
+        "generation": {"gfvd": {"value": 99.5, "num_real": 256, "num_fake": 256}},
+        "prior": {"bits_per_token": 3.25, "num_grids": 256},
+    }

@@ -1,0 +1,240 @@
+"""Saving, loading and publishing a trained model: strict both ways, and nothing is unpickled."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from video_vq.config import check_config, to_json
+from video_vq.errors import InputError
+from video_vq.models.card import is_our_card, model_card
+from video_vq.models.hub import check_repository, find_model_folder, upload_model
+from video_vq.models.model_folder import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    TENSORS,
+    VERSION,
+    Kind,
+    read_model_config,
+)
+from video_vq.stores.files import canonical_json, readable_json, write_bytes
+
+Config = TypeVar("Config")
+Facts = TypeVar("Facts")
+Model = TypeVar("Model", bound="Pretrained")
+
+
+class Pretrained(nn.Module, Generic[Config, Facts]):
+    """A model that is saved as config.json, model.safetensors and a model card.
+
+    Attributes:
+        kind: what config.json calls it.
+        config_type: the settings that build it.
+        facts_type: what is known of its training.
+    """
+
+    kind: ClassVar[Kind]
+    config_type: ClassVar[type]
+    facts_type: ClassVar[type]
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config: Config = config
+        self._facts: Facts | None = None
+        self._hash: str | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """Return what the model was trained on; set by loading and by training.
+
+        Raises:
+            InputError: it was neither loaded nor trained, so nothing is known.
+        """
+        if self._facts is None:
+            raise InputError(
+                f"this {self.kind} was not loaded, so what it was trained on is unknown; load it "
+                f"with from_pretrained, or set .facts to a {self.facts_type.__name__}"
+            )
+        return self._facts
+
+    @facts.setter
+    def facts(self, facts: Facts) -> None:
+        self._facts = facts
+
+    @property
+    def hash(self) -> str:
+        """Return the sha256 of config and tensors as they were last loaded or saved.
+
+        Raises:
+            InputError: it was neither loaded nor saved.
+        """
+        if self._hash is None:
+            raise InputError(f"this {self.kind} has no hash before it is loaded or saved")
+        return self._hash
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        name: str | Path,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Model:
+        """Load a model for use, in eval mode and without gradients.
+
+        Args:
+            name: its folder, or the run folder that it is in; a str that is no folder here may
+                be a repository of the Hugging Face Hub, "org/name". A Path is always local.
+            revision: branch, tag or commit of such a repository; None for its main branch.
+            device: where to put it.
+
+        Raises:
+            InputError: there is no such folder or repository, a file is missing or damaged, or a
+                tensor is missing, extra or misshapen.
+        """
+        found = read_model_config(find_model_folder(name, revision, cls.kind), cls.kind)
+        source, file = str(found.folder / CONFIG), found.folder / TENSORS
+        config = check_config(cls.config_type, found.model, source)
+        facts = check_config(cls.facts_type, found.facts, source)
+        tensors = read_tensors(file)
+        # On meta first: a config that asks for far more than the file holds costs no memory.
+        with torch.device("meta"):
+            expected = cls(config).state_dict()
+        check_tensors(expected, tensors, str(file))
+        if hash_of(config, tensors) != found.hash:
+            raise InputError(
+                f"{file}: its tensors are not those that {CONFIG} names (the hash differs); "
+                "copy both files of the folder again"
+            )
+        model = cls(config)
+        model.load_state_dict(tensors)
+        model._facts, model._hash = facts, found.hash
+        return model.eval().requires_grad_(False).to(device)
+
+    def save_pretrained(
+        self,
+        path: str | Path,
+        scores: str | Path | dict[str, Any] | None = None,
+        license: str = "mit",
+    ) -> str:
+        """Write a model folder; return the hash of its tensors and config.
+
+        Args:
+            path: the folder; made when missing. config.json is written last, so a folder with one
+                is complete.
+            scores: for the card: what `video-vq evaluate` returned, its scores.json, or the
+                folder that this is in.
+            license: of the weights, an identifier of the Hub such as "mit" or "cc-by-4.0".
+
+        Raises:
+            InputError: the scores are another model's, nothing is known of the training, or the
+                folder holds a README.md of something else.
+        """
+        folder = Path(path)
+        if not is_our_card(folder / CARD):
+            raise InputError(
+                f"{folder / CARD}: is not a model card of video-vq and would be replaced; "
+                "name another folder"
+            )
+        files = self._files("path/to/this/folder", scores, license)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_bytes(folder / name, data)
+        return self.hash
+
+    def push_to_hub(
+        self,
+        name: str,
+        scores: str | Path | dict[str, Any] | None = None,
+        license: str = "mit",
+        private: bool = False,
+        revision: str | None = None,
+    ) -> str:
+        """Publish the model as one commit to the Hugging Face Hub; return the commit's address.
+
+        Args:
+            name: "org/name"; the repository is made when missing.
+            scores: see `save_pretrained`.
+            license: see `save_pretrained`.
+            private: whether a repository that is made now is private.
+            revision: an existing branch; None for main.
+
+        Raises:
+            InputError: see `save_pretrained`; or the Hub cannot be reached, or refuses.
+        """
+        check_repository(name)
+        return upload_model(name, self._files(name, scores, license), private, revision)
+
+    def _files(
+        self, name: str, scores: str | Path | dict[str, Any] | None, license: str
+    ) -> dict[str, bytes]:
+        """Return the files of a model folder in the order in which they are to be written."""
+        facts = to_json(self.facts)
+        tensors = {
+            key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()
+        }
+        self._hash = hash_of(self.config, tensors)
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": self.kind,
+            "model": to_json(self.config),
+            "hash": self._hash,
+            "facts": facts,
+        }
+        num_parameters = sum(value.numel() for value in self.parameters())
+        card = model_card(name, config, num_parameters, scores, license)
+        return {
+            TENSORS: safetensors.torch.save(tensors),
+            CARD: card.encode(),
+            CONFIG: readable_json(config),
+        }
+
+
+def hash_of(config: Any, tensors: dict[str, torch.Tensor]) -> str:
+    """Return the sha256 over the model config and all tensors (names, dtypes, shapes, bytes)."""
+    digest = hashlib.sha256(canonical_json(to_json(config)))
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(canonical_json([name, str(value.dtype), list(value.shape)]))
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file; nothing in it is executed.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        return safetensors.torch.load(file.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: not a readable safetensors file: {error}") from None
+
+
+def check_tensors(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], source: str
+) -> None:
+    """Compare names, shapes and dtypes both ways.
+
+    Raises:
+        InputError: names every tensor that is missing, extra or misshapen (up to ten).
+    """
+    problems = [f"missing: {name}" for name in expected if name not in found]
+    problems += [f"not part of the model: {name}" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        want, have = expected[name], found[name]
+        if (want.shape, want.dtype) != (have.shape, have.dtype):
+            problems.append(
+                f"{name}: expected {tuple(want.shape)} {want.dtype}, "
+                f"found {tuple(have.shape)} {have.dtype}"
+            )
+    if problems:
+        raise InputError("\n  ".join([f"{source}: does not fit the model", *problems[:10]]))
