@@ -15,6 +15,7 @@ from video_vq.cli import (
     encode,
     evaluate,
     fvd,
+    info,
     report,
     sample,
     train_prior,
@@ -22,7 +23,18 @@ from video_vq.cli import (
 )
 from video_vq.errors import ConfigError, InputError
 
-VERBS = (train_tokenizer, encode, decode, train_prior, sample, evaluate, report, fvd, doctor)
+VERBS = (
+    train_tokenizer,
+    encode,
+    decode,
+    train_prior,
+    sample,
+    evaluate,
+    report,
+    fvd,
+    info,
+    doctor,
+)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,206 @@
+"""`video-vq info` names whatever video-vq wrote, fast, and trusts nothing in it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import make_clip_store
+from trained import scores_of, trained_prior, trained_tokenizer
+
+from video_vq.cli import main
+from video_vq.errors import InputError
+from video_vq.evaluation.describe import describe
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.files import sha256_json
+from video_vq.stores.shards import HASH
+from video_vq.stores.tokens import TokenHeader, TokenStoreWriter
+from video_vq.training.run_folder import RunFolder
+
+CONFIG = {"optim": {"steps": 20}}
+
+
+def token_writer(path: Path, store: ClipStore) -> TokenStoreWriter:
+    header = TokenHeader(
+        "0" * 64, 32, (2, 4, 4), 4, (16, 16), 10.0, store.classes, store.content_hash, {"hop": 4}
+    )
+    writer = TokenStoreWriter(path, header)
+    grids = np.arange(6 * 32).reshape(6, 2, 4, 4) % 32
+    writer.write_shard(0, grids, np.array([(video, 0, 1) for video in range(6)]))
+    return writer
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """Return a folder with one of each."""
+    root = tmp_path_factory.mktemp("written")
+    store = make_clip_store(root / "clips")
+    token_writer(root / "tokens", store).finish(1, store.videos)
+    token_writer(root / "begun", store)
+    trained_prior().save_pretrained(root / "prior")
+    facts = {"data": store.content_hash, "precision": "no", "world_size": 1, "threads": 1}
+    run = RunFolder(root / "run", "tokenizer", CONFIG, facts, is_main=True)
+    run.log(10, {"loss/all": 0.5})
+    tensors = {"model": {"a": torch.zeros(2, 3)}, "averages": {"a": torch.zeros(2, 3)}}
+    state = {"step": 10, "skipped_steps": 1, "best": [-27.5, 5]}
+    run.checkpoints.save(10, tensors, state)
+    shutil.copytree(root / "run", root / "done")
+    model_hash = trained_tokenizer().save_pretrained(root / "done" / "tokenizer")
+    (root / "scores").mkdir()
+    (root / "scores" / "scores.json").write_text(json.dumps(scores_of(model_hash)))
+    return root
+
+
+CHECKPOINT = "run/state/step_0000010"
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "expected"),
+    [
+        ("clips", "a finished clip store", ["of 16 x 16", "train ", "left, right"]),
+        ("tokens", "a finished token store", ["2 x 4 x 4 of 32", "4 frames of 16 x 16 at 10 fps"]),
+        ("begun", "an unfinished token store", ["shards done  1", "clips done   6", "again"]),
+        ("prior", "a prior", ["width 32, depth 1, 2 heads", "left, right", "6 steps"]),
+        ("done/tokenizer", "a tokenizer", ["2 x 4 x 4 of 32", "160 bits per clip, 153.6 times"]),
+        ("run", "the run folder of a tokenizer", ["at step 10 of 20", "not yet", "world_size 1"]),
+        ("done", "the run folder of a tokenizer", ["finished: step 20 of 20"]),
+        ("run/state", "the checkpoints of a run", ["-27.5 at step 5", "1 of 6 numbers (F32)"]),
+        (CHECKPOINT, "a checkpoint to resume from", ["-27.5 at step 5", "3, together"]),
+        ("scores", "an evaluation", ["256 clips of split test", "27.250 dB", "12.125 at N = 128"]),
+        ("clips/manifest.json", "a file of a finished clip store", ["of 16 x 16"]),
+        ("clips/frames-00000.npy", "an array of a store", ["uint8", "in     a finished clip"]),
+        ("begun/parts/shard-00000.json", "a file of an unfinished token store", ["again"]),
+        ("run/metrics.jsonl", "a file of the run folder of a tokenizer", ["at step 10 of 20"]),
+        (f"{CHECKPOINT}/averages.safetensors", "tensors", ["1 of 6 numbers", "a checkpoint"]),
+        (f"{CHECKPOINT}/state.json", "a file of a checkpoint to resume from", ["steps skipped"]),
+        ("scores/scores.json", "a file of an evaluation", ["styleganv"]),
+    ],
+)
+def test_each_thing_is_named_in_at_most_ten_lines(written, name, what, expected, capsys):
+    assert main(["info", str(written / name)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{written / name}: {what}\n")
+    for part in expected:
+        assert part in out, part
+    assert len(out.splitlines()) <= 10
+    assert max(map(len, out.splitlines())) <= 160
+    assert main(["info", "--json", str(written / name)]) == 0
+    assert json.loads(capsys.readouterr().out)["what"] == what
+
+
+def test_other_things_are_refused_with_a_list_of_what_is_known(written, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text('{"format": "cookies"}')
+    for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "config.json", other, written):
+        assert main(["info", str(path)]) == 1
+        error = capsys.readouterr().err
+        assert "is nothing that video-vq wrote; `video-vq info` knows a clip store" in error
+    assert main(["info", str(tmp_path / "none")]) == 1
+    assert "no such file or folder; `video-vq info` knows" in capsys.readouterr().err
+
+
+JSON_FILES = (
+    "clips/manifest.json",
+    "tokens/manifest.json",
+    "begun/parts/plan.json",
+    "begun/parts/shard-00000.json",
+    "prior/config.json",
+    "run/run.json",
+    "run/metrics.jsonl",
+    f"{CHECKPOINT}/manifest.json",
+    f"{CHECKPOINT}/state.json",
+    "scores/scores.json",
+)
+WRONG = (None, True, -1, 1e400, "x\x1b[2J", [], [[]], {}, {"a": None}, "9" * 5000)
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_a_value_of_a_wrong_type_is_a_message_and_never_a_traceback(written, tmp_path, name):
+    folder = written / name.split("/")[0]
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    file = tmp_path / name
+    whole = json.loads(file.read_text().splitlines()[0]) if name.endswith("l") else None
+    whole = whole or json.loads(file.read_text())
+    outcomes = []
+    for place in _places(whole):
+        for wrong in WRONG:
+            file.write_text(json.dumps(_sealed(_replaced(whole, place, wrong))) + "\n")
+            outcomes.append(_outcome(file.parent, file))
+    for text in ("", "{", "[1]", "nul", "[" * 100_000, '{"a": ' * 100_000, "\ud800"):
+        file.write_text(text + "\n", errors="surrogatepass")
+        outcomes.append(_outcome(file.parent, file))
+    assert any(isinstance(outcome, InputError) for outcome in outcomes)
+
+
+def _places(value: dict) -> list[tuple]:
+    """Return the ways to each value of the first two levels."""
+    outer = [(key,) for key in value]
+    return outer + [
+        (key, inner) for key in value if isinstance(value[key], dict) for inner in value[key]
+    ]
+
+
+def _replaced(value: dict, place: tuple, wrong: object) -> dict:
+    key, *rest = place
+    return {**value, key: _replaced(value[key], tuple(rest), wrong) if rest else wrong}
+
+
+def _sealed(value: dict) -> dict:
+    """Return a manifest with the sha256 that it should have, so that its values are looked at."""
+    rest = {key: inner for key, inner in value.items() if key != HASH}
+    if HASH not in value or "Infinity" in json.dumps(rest):
+        return value
+    return {**rest, HASH: sha256_json(rest)}
+
+
+def _outcome(*paths: Path) -> InputError | None:
+    error = None
+    for path in paths:
+        try:
+            found = describe(path)
+        except InputError as problem:
+            error = problem
+            continue
+        assert all(line.isprintable() for line in found.lines())
+        assert len(found.lines()) <= 10
+        json.dumps(found.to_json())
+    return error
+
+
+def test_damaged_arrays_and_tensors_are_named(written, tmp_path):
+    for name, data in (
+        ("a.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '|O'"),
+        ("b.npy", b"not an array"),
+        ("c.safetensors", b"\xff" * 16),
+        ("d.safetensors", (30).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":1}'),
+        ("e.safetensors", (written / CHECKPOINT / "model.safetensors").read_bytes()[:-1]),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=name):
+            describe(tmp_path / name)
+
+
+def test_a_missing_shard_shows(written, tmp_path):
+    shutil.copytree(written / "clips", tmp_path / "clips")
+    (tmp_path / "clips" / "frames-00000.npy").unlink()
+    assert "1 MISSING" in str(describe(tmp_path / "clips").facts["files"])
+
+
+def test_it_needs_no_torch(written):
+    code = (
+        "import sys\n"
+        "from video_vq.cli import main\n"
+        "assert main(['info', sys.argv[1]]) == 0\n"
+        "assert not {'torch', 'av', 'accelerate'} & set(sys.modules)\n"
+    )
+    for name in ("clips", "done", "done/tokenizer", "scores"):
+        command = [sys.executable, "-c", code, str(written / name)]
+        subprocess.run(command, check=True, capture_output=True)
