@@ -1,0 +1,111 @@
+"""A trial of one decoder, in a process of its own: it must give back a clip made here.
+
+`python -m video_vq.media.trial pyav` prints one line of JSON. decord can crash or hang where its
+FFmpeg meets another one; then only this process is lost.
+"""
+
+import ctypes
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from video_vq.errors import InputError
+from video_vq.media.decode import Decoder, FrameStream
+from video_vq.media.encode import write_video
+from video_vq.media.probe import probe
+
+TIMEOUT_SECONDS = 60
+NUM_FRAMES, HEIGHT, WIDTH = 8, 48, 64
+MAX_ERROR = 8  # mean levels between what was written and what is read; H.264 costs about 1
+
+
+def try_decoder(decoder: Decoder) -> str:
+    """Try a decoder in a process of its own; return its FFmpeg's version.
+
+    Raises:
+        InputError: it crashed, hung, or gave other frames.
+    """
+    command = [sys.executable, "-m", "video_vq.media.trial", decoder]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"gave no answer in {TIMEOUT_SECONDS} s") from None
+    if answer.returncode < 0:
+        raise InputError(f"crashed (signal {-answer.returncode})")
+    lines = (answer.stdout if answer.returncode == 0 else answer.stderr).strip().splitlines()
+    last = lines[-1] if lines else f"exit status {answer.returncode}"
+    if answer.returncode:
+        raise InputError(last)
+    found = json.loads(last)
+    return f"FFmpeg {found['ffmpeg']}, libavcodec {found['libavcodec']}"
+
+
+def _decode(decoder: Decoder) -> None:
+    """Write a moving square, decode it, compare.
+
+    Raises:
+        InputError: the decoder failed or gave other frames.
+    """
+    frames = np.full((NUM_FRAMES, HEIGHT, WIDTH, 3), 64, dtype=np.uint8)
+    for index, frame in enumerate(frames):
+        frame[16:32, 4 * index : 4 * index + 16] = (200, 120, 40)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "clip.mp4"
+        write_video(file, frames, 8)
+        stream = FrameStream(probe(file), decoder)
+        decoded = np.stack(list(stream))
+    if stream.handed_over is not None:
+        raise InputError(f"cannot decode H.264 here: {stream.handed_over}")
+    if decoded.shape != frames.shape:
+        raise InputError(f"gave frames of {decoded.shape}, expected {frames.shape}")
+    error = np.abs(decoded.astype(int) - frames.astype(int)).mean()
+    if error > MAX_ERROR:
+        raise InputError(f"gave frames that are {error:.0f} levels off")
+
+
+def _versions(decoder: Decoder) -> dict[str, Any]:
+    """Return the versions of the FFmpeg that a decoder has loaded; it must have decoded before."""
+    if decoder == "pyav":
+        import av
+
+        libavcodec = ".".join(str(part) for part in av.library_versions["libavcodec"])
+        return {"ffmpeg": av.ffmpeg_version_info, "libavcodec": libavcodec}
+    # decord does not say; its libraries do, and Linux, where it runs, says which are loaded.
+    maps = Path("/proc/self/maps").read_text()
+    loaded = {
+        name: path
+        for path, name in re.findall(r"(/\S*/(libavcodec|libavutil)[^/\s]*)$", maps, re.MULTILINE)
+        if "decord" in path
+    }
+    if set(loaded) != {"libavcodec", "libavutil"}:
+        return {"ffmpeg": "unknown", "libavcodec": "unknown"}
+    packed = ctypes.CDLL(loaded["libavcodec"]).avcodec_version()
+    describe = ctypes.CDLL(loaded["libavutil"]).av_version_info
+    describe.restype = ctypes.c_char_p
+    parts = (packed >> 16, packed >> 8 & 255, packed & 255)
+    return {"ffmpeg": describe().decode(), "libavcodec": ".".join(map(str, parts))}
+
+
+def main(arguments: list[str]) -> int:
+    """Try the decoder that is named, and print what it is."""
+    (name,) = arguments
+    decoder: Decoder = {known: known for known in get_args(Decoder)}[name]
+    try:
+        _decode(decoder)
+    except (InputError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(_versions(decoder)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
