@@ -55,11 +55,11 @@ def scores_of(tokenizer: str, prior: str | None = None) -> dict[str, Any]:
         "reconstruction": {
             "psnr": {"mean": 27.25},
             "ssim": {"mean": 0.9},
-            "rfvd": {"value": 41.5, "num_real": 256, "num_fake": 255},
+            "rfvd": {"value": 41.5, "num_real": 256, "num_fake": 255, "warnings": []},
             "codebook": {"code_usage": 0.75, "perplexity": 20.0},
         },
         "floor": {"distance": 12.125, "num_clips": 128},
         "controls": {},
-        "generation": {"gfvd": {"value": 99.5, "num_real": 256, "num_fake": 256}},
+        "generation": {"gfvd": {"value": 99.5, "num_real": 256, "num_fake": 256, "warnings": []}},
         "prior": {"bits_per_token": 3.25, "num_grids": 256},
     }

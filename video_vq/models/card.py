@@ -199,10 +199,6 @@ def _scores(scores: dict[str, Any] | None, config: dict[str, Any]) -> str:
     else:
         num = f"N = {_count(scores, 'floor', 'num_clips')}"
         rows.append(("FVD floor, real against real", _number(scores, "floor", "distance"), num))
-    protocol = _at(scores, "protocol")
-    if not isinstance(protocol, dict):
-        raise _damaged("protocol", protocol)
-    settings = "; ".join(f"{escaped(key)} {escaped(value)}" for key, value in protocol.items())
     return "\n\n".join(
         [
             "## Scores\n\n" + _table(("", "value", "on"), rows),
@@ -211,10 +207,41 @@ def _scores(scores: dict[str, Any] | None, config: dict[str, Any]) -> str:
             f"of the first {_count(scores, 'num_frames_in_fvd')}. At its N a distance near the "
             "floor cannot be told from that of the data to themselves; only scores of one "
             "protocol and one N can be compared.",
-            f"FVD protocol: {settings}; network sha256 {escaped(scores.get('network_sha256'))}. "
+            f"FVD protocol: {_protocol(scores)}. "
             f"Data (content hash): {escaped(scores.get('data'))}.",
+            *_warnings(scores, kind),
         ]
     )
+
+
+def _protocol(scores: dict[str, Any]) -> str:
+    protocol = _at(scores, "protocol")
+    if not isinstance(protocol, dict):
+        raise _damaged("protocol", protocol)
+    # How many clips and frames there really were stands beside the numbers.
+    settings = [
+        f"{escaped(key)} {escaped(value)}"
+        for key, value in protocol.items()
+        if key not in ("num_real", "num_fake", "num_frames", "stride")
+    ]
+    sha256 = escaped(scores.get("network_sha256"))
+    return "; ".join([*settings, f"network sha256 {sha256}"])
+
+
+def _warnings(scores: dict[str, Any], kind: str) -> list[str]:
+    """Return what the scores themselves say against them, a paragraph each."""
+    places = [("reconstruction", "rfvd")]
+    if kind == "prior" and "generation" in scores:
+        places.append(("generation", "gfvd"))
+    said: list[Any] = []
+    for place in places:
+        warnings = _at(scores, *place, "warnings")
+        if not isinstance(warnings, list):
+            raise _damaged(".".join([*place, "warnings"]), warnings)
+        said += warnings
+    if scores.get("split") == "train":
+        said.append("the clips are of the training split: these scores flatter the model")
+    return [f"**Beware:** {escaped(warning)}." for warning in dict.fromkeys(map(str, said))]
 
 
 def _reconstruction(scores: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -118,7 +118,7 @@ JSON_FILES = (
     f"{CHECKPOINT}/state.json",
     "scores/scores.json",
 )
-WRONG = (None, True, -1, 1e400, "x\x1b[2J", [], [[]], {}, {"a": None}, "9" * 5000)
+WRONG = (None, -1, 1e400, "x\x1b[2J", [[]], {"a": None}, "9" * 5000)
 
 
 @pytest.mark.parametrize("name", JSON_FILES)
@@ -198,9 +198,8 @@ def test_it_needs_no_torch(written):
     code = (
         "import sys\n"
         "from video_vq.cli import main\n"
-        "assert main(['info', sys.argv[1]]) == 0\n"
+        "assert not any(main(['info', path]) for path in sys.argv[1:])\n"
         "assert not {'torch', 'av', 'accelerate'} & set(sys.modules)\n"
     )
-    for name in ("clips", "done", "done/tokenizer", "scores"):
-        command = [sys.executable, "-c", code, str(written / name)]
-        subprocess.run(command, check=True, capture_output=True)
+    paths = [str(written / name) for name in ("clips", "done", "done/tokenizer", "scores")]
+    subprocess.run([sys.executable, "-c", code, *paths], check=True, capture_output=True)

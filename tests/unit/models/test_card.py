@@ -39,13 +39,24 @@ def test_a_card_says_scores_protocol_counts_floor_origin_and_how_to_load(tmp_pat
         "| PSNR, dB | 27.250 | 256 clips |",
         "| rFVD | 41.500 | 256 real, 255 made clips |",
         "| FVD floor, real against real | 12.125 | N = 128 |",
-        r"name styleganv; resize half\-pixel",
+        r"name styleganv; resize half\-pixel; fit squash; pixels uint8",
         "hash of the clips",
         model_hash,
         'VideoTokenizer.from_pretrained("path/to/this/folder")',
     ):
         assert expected in card, expected
     assert "gFVD" not in card
+
+
+def test_a_card_says_what_speaks_against_its_scores(tmp_path):
+    tokenizer = trained_tokenizer()
+    scores = scores_of(tokenizer.save_pretrained(tmp_path))
+    scores["split"] = "train"
+    scores["reconstruction"]["rfvd"]["warnings"] = ["N = 64 is <b>small</b>"]
+    tokenizer.save_pretrained(tmp_path, scores=scores)
+    card = (tmp_path / "README.md").read_text()
+    assert "**Beware:** N \\= 64 is &lt;b&gt;small&lt;\\/b&gt;." in card
+    assert "these scores flatter the model" in card
 
 
 def test_the_code_of_a_card_runs(tmp_path):

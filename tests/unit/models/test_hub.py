@@ -121,7 +121,7 @@ class _Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def fake_hub(monkeypatch, tmp_path) -> Iterator[FakeHub]:
     server = FakeHub()
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "_api", lambda: HfApi(server.address, token="hf_" + "x" * 34))
