@@ -28,8 +28,8 @@ def block(after: str) -> str:
 
 
 def shrunk(commands: str) -> str:
-    """Append settings to each training, so that it takes seconds."""
-    commands = commands.replace("\\\n", " ")
+    """Append settings to each training and lower the counts, so that it takes seconds."""
+    commands = re.sub(r"--num \d+", "--num 4", commands.replace("\\\n", " "))
     commands = re.sub(r"(train-tokenizer .*)", rf"\1 {SHORT} {TINY}", commands)
     return re.sub(r"(train-prior .*)", rf"\1 {SHORT} model.width=32 model.depth=1", commands)
 
