@@ -2,6 +2,7 @@
 
 Notation of the rotation trick (Fifty et al., ICLR 2025, section 4.2): e the latent, q its code,
 ê = e/|e|, q̂ = q/|q|, λ = |q|/|e|, g = dL/dq̃, R the rotation of the plane (e, q) that takes ê to q̂.
+All arguments are rows, n x d, the weights n x 1.
 
     forward   q̃ = λ R e = q                                     (equation 4)
     backward  dL/de = γ Rᵀ g = γ [ g − 2 s (s·g)/(s·s) + 2 ê (q̂·g) ],   s = ê + q̂
@@ -9,71 +10,134 @@ Notation of the rotation trick (Fifty et al., ICLR 2025, section 4.2): e the lat
 R and λ are constants. γ = λ is the paper's; the estimators differ in γ and in R. Degenerate rows
 have these gradients: q = 0 with γ = λ gives 0; e = 0, or q = 0 with another γ, has no plane to
 rotate in, so R = I, and λ = 1 at e = 0; at e = −q the plane is not unique and the s-term is left
-out, which keeps |dL/de| = γ|g| and cos(e, dL/de) = cos(q, g).
+out, which keeps |dL/de| = γ|g| and cos(e, dL/de) = cos(q, g). λ never exceeds 1e30.
+
+To rotate about a centre c instead of the origin, and still return q bit for bit:
+`straight_through(rotation(e - c, q - c), q)`.
 """
 
+import importlib.util
+from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-Rows = Float[Tensor, "n d"]
-Row = Float[Tensor, "n 1"]
-
 TINY_NORM = 1e-30  # below this a float32 vector has no direction
+MAX_RATIO = 1e30
 NEAR_OPPOSITE = 0.01  # 1 + cos(e, q) under which five dot products lose too many digits
+BLOCK_BYTES = 1 << 18  # on a CPU the backward works on blocks of rows that stay in the cache
 
 
-def straight_through(e: Rows, q: Rows) -> Rows:
+def straight_through(e: Tensor, q: Tensor) -> Tensor:
     """Copy the gradient: dL/de = g (Bengio et al. 2013; VQ-VAE)."""
     return _Scale.apply(e, q, None)
 
 
-def scaled(e: Rows, q: Rows) -> Rows:
+def scaled(e: Tensor, q: Tensor) -> Tensor:
     """Scale without rotating: dL/de = λ g, a control for the rotation."""
     return _Scale.apply(e, q, norm_ratio(e, q))
 
 
-def rotation(e: Rows, q: Rows) -> Rows:
+def rotation(e: Tensor, q: Tensor) -> Tensor:
     """The rotation trick: dL/de = λ Rᵀ g (equation 4 of the paper)."""
-    return _Rotate.apply(e, q, norm_ratio(e, q))
+    return _Rotate.apply(e, q, None, MAX_RATIO)
 
 
-def rotation_unit(e: Rows, q: Rows) -> Rows:
+def rotation_unit(e: Tensor, q: Tensor) -> Tensor:
     """Rotate without rescaling: dL/de = Rᵀ g (the paper's ablation, γ = 1)."""
-    return _Rotate.apply(e, q, torch.ones_like(norm_ratio(e, q)))
+    return _Rotate.apply(e, q, torch.ones(1, 1, device=e.device), MAX_RATIO)
 
 
-def rotation_clipped(e: Rows, q: Rows, limit: float = 2.0) -> Rows:
+def rotation_clipped(e: Tensor, q: Tensor, limit: float = 2.0) -> Tensor:
     """Rotate with a bounded scale: dL/de = min(λ, limit) Rᵀ g."""
-    return _Rotate.apply(e, q, norm_ratio(e, q).clamp(max=limit))
+    return _Rotate.apply(e, q, None, limit)
 
 
-def rotation_dynamic(e: Rows, q: Rows, weight: Row) -> Rows:
+def rotation_dynamic(e: Tensor, q: Tensor, weight: Tensor) -> Tensor:
     """Rotate, weighted by how well the latent fits its code: dL/de = w Rᵀ g, w in (0, 1]."""
-    return _Rotate.apply(e, q, weight)
+    return _Rotate.apply(e, q, weight, MAX_RATIO)
 
 
-def reflection(e: Rows, q: Rows) -> Rows:
+def reflection(e: Tensor, q: Tensor) -> Tensor:
     """Reflect e onto q: dL/de = λ H g, H = I − 2 d dᵀ/|d|², d = ê − q̂ (the paper's ablation)."""
     return _Reflect.apply(e, q, norm_ratio(e, q))
 
 
 @torch.no_grad()
-def norm_ratio(e: Rows, q: Rows) -> Row:
-    """λ = |q|/|e| per row in at least float32, 1 where e = 0 and never beyond 1e30."""
-    e_norm, q_norm = _norm(e), _norm(q)
-    return torch.where(e_norm < TINY_NORM, 1.0, q_norm / e_norm.clamp(min=TINY_NORM)).clamp(
-        max=1e30
-    )
+def norm_ratio(e: Tensor, q: Tensor) -> Tensor:
+    """λ = |q|/|e| per row, n x 1 in at least float32, 1 where e = 0 and never beyond 1e30."""
+    return _ratio(_norm(_wide(e)), _norm(_wide(q)))
 
 
 @torch.no_grad()
-def fit_weight(distance_squared: Float[Tensor, "n"], nearest_squared: Float[Tensor, "n"]) -> Row:
-    """StableVQ's weight: smallest distance to the code in the batch over this row's, in (0, 1]."""
+def fit_weight(distance_squared: Tensor, nearest_squared: Tensor) -> Tensor:
+    """StableVQ's weight, n x 1: smallest distance to the code in the batch over this row's."""
     ratio = nearest_squared.clamp(min=1e-12) / distance_squared.clamp(min=1e-12)
     return ratio.clamp(max=1.0).unsqueeze(1)
+
+
+@torch.no_grad()
+def rotate_back(
+    e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None = None, limit: float = MAX_RATIO
+) -> Tensor:
+    """Return γ Rᵀ g row by row in at least float32; γ = weight, or min(λ, limit) without one."""
+    if e.is_cuda:
+        return _rotate_everywhere()(_wide(e), _wide(q), _wide(g), weight, limit)
+    wide = torch.promote_types(e.dtype, torch.float32)
+    result = torch.empty(e.shape, dtype=wide, device=e.device)
+    step = max(1, BLOCK_BYTES // (4 * e.shape[1]))
+    for start in range(0, len(e), step):
+        rows = slice(start, start + step)
+        some = weight if weight is None or len(weight) == 1 else weight[rows]
+        wide_e, wide_q, wide_g = _wide(e[rows]), _wide(q[rows]), _wide(g[rows])
+        near = _combine(wide_e, wide_q, wide_g, some, limit, result[rows])
+        if near.any():
+            near = near.squeeze(1)
+            chosen = some if some is None or len(some) == 1 else some[near]
+            result[rows][near] = _s_form(wide_e[near], wide_q[near], wide_g[near], chosen, limit)
+    return result
+
+
+def _combine(
+    e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float, out: Tensor | None
+) -> Tensor:
+    """Write γ g + α e + β q, the s-form of above with its dots multiplied out; return near rows."""
+    e_norm, q_norm = _norm(e), _norm(q)
+    gamma = _ratio(e_norm, q_norm).clamp(max=limit) if weight is None else weight
+    no_plane = (e_norm < TINY_NORM) | (q_norm < TINY_NORM)
+    a = (1 / e_norm.clamp(min=TINY_NORM)).masked_fill(no_plane, 0)
+    b = (1 / q_norm.clamp(min=TINY_NORM)).masked_fill(no_plane, 0)
+    one_plus_cos = 1 + a * _dot(e, q) * b
+    q_g = b * _dot(q, g)
+    t = (a * _dot(e, g) + q_g) / one_plus_cos.clamp(min=NEAR_OPPOSITE)
+    torch.mul(g, gamma, out=out).addcmul_(e, gamma * (2 * q_g - t) * a).addcmul_(q, gamma * -t * b)
+    return one_plus_cos < NEAR_OPPOSITE
+
+
+def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float) -> Tensor:
+    """Return γ Rᵀ g through s itself: right also where e is nearly −q; both must not be 0."""
+    e_norm, q_norm = _norm(e).clamp(min=TINY_NORM), _norm(q).clamp(min=TINY_NORM)
+    gamma = _ratio(e_norm, q_norm).clamp(max=limit) if weight is None else weight
+    e_hat, q_hat = e / e_norm, q / q_norm
+    s = e_hat + q_hat
+    s_s = _dot(s, s)
+    unique = s_s > 16 * torch.finfo(s.dtype).eps ** 2
+    s_term = torch.where(unique, s * (_dot(s, g) / s_s.clamp(min=TINY_NORM)), 0)
+    return gamma * (g - 2 * s_term + 2 * e_hat * _dot(q_hat, g))
+
+
+@cache
+def _rotate_everywhere() -> Any:
+    """Return the backward without branches for a GPU, fused by torch.compile where it can be."""
+
+    def rotate(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float) -> Tensor:
+        result = torch.empty_like(g)
+        near = _combine(e, q, g, weight, limit, result)
+        return torch.where(near, _s_form(e, q, g, weight, limit), result)
+
+    has_compiler = importlib.util.find_spec("triton") is not None
+    return torch.compile(rotate, dynamic=True) if has_compiler else rotate
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -81,11 +145,16 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(_wide(x), dim=1, keepdim=True)
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(1, keepdim=True)
+
+
+def _ratio(e_norm: Tensor, q_norm: Tensor) -> Tensor:
+    ratio = q_norm / e_norm.clamp(min=TINY_NORM)
+    return torch.where(e_norm < TINY_NORM, 1.0, ratio).clamp(max=MAX_RATIO)
 
 
 class _Scale(torch.autograd.Function):
@@ -103,38 +172,15 @@ class _Scale(torch.autograd.Function):
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, e: Tensor, q: Tensor, gamma: Tensor) -> Tensor:
-        ctx.save_for_backward(e, q, gamma)
+    def forward(ctx: Any, e: Tensor, q: Tensor, weight: Tensor | None, limit: float) -> Tensor:
+        ctx.save_for_backward(e, q, weight)
+        ctx.limit = limit
         return q.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
-        e, q, gamma = (_wide(x) for x in ctx.saved_tensors)
-        g = _wide(grads[0])
-        e_norm, q_norm = _norm(e), _norm(q)
-        a = 1 / e_norm.clamp(min=TINY_NORM)
-        b = 1 / q_norm.clamp(min=TINY_NORM)
-        no_plane = (e_norm < TINY_NORM) | (q_norm < TINY_NORM)
-        one_plus_cos = 1 + a * b * _dot(e, q)
-        q_g = b * _dot(q, g)
-        # Rᵀg = g + alpha e + beta q, the s-form of the docstring with its dots multiplied out.
-        t = (a * _dot(e, g) + q_g) / one_plus_cos.clamp(min=NEAR_OPPOSITE)
-        alpha = (a * (2 * q_g - t)).masked_fill(no_plane, 0)
-        beta = (b * -t).masked_fill(no_plane, 0)
-        rotated = torch.addcmul(g, alpha, e).addcmul_(beta, q)
-        rows = ((one_plus_cos < NEAR_OPPOSITE) & ~no_plane).squeeze(1).nonzero().squeeze(1)
-        if len(rows):
-            rotated[rows] = _rotate_back_near_opposite(e[rows], q[rows], g[rows])
-        return (rotated * gamma).to(ctx.saved_tensors[0].dtype), None, None
-
-
-def _rotate_back_near_opposite(e: Tensor, q: Tensor, g: Tensor) -> Tensor:
-    e_hat, q_hat = e / _norm(e), q / _norm(q)
-    s = e_hat + q_hat
-    s_s = _dot(s, s)
-    unique = s_s > 16 * torch.finfo(s.dtype).eps ** 2
-    s_term = torch.where(unique, s * (_dot(s, g) / s_s.clamp(min=TINY_NORM)), 0)
-    return g - 2 * s_term + 2 * e_hat * _dot(q_hat, g)
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, None]:
+        e, q, weight = ctx.saved_tensors
+        return rotate_back(e, q, grads[0], weight, ctx.limit).to(e.dtype), None, None, None
 
 
 class _Reflect(torch.autograd.Function):
