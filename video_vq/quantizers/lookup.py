@@ -1,54 +1,108 @@
 """Exact nearest codes without an N x K matrix."""
 
+import importlib.util
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from video_vq.errors import InputError
 from video_vq.nn.precision import exact_float32
 
-# A chunk's distances stay in the cache: about 4 MiB, but enough rows for an efficient product.
-CHUNK_BYTES = 4 << 20
+# Measured on one core of a Zen 4: wide products want 256 rows at a time, and tiles of 2 MiB.
+BUFFER_BYTES = 16 << 20
+TILE_CODES = 2048  # a multiple of BLOCK
 BLOCK = 32
+
+Implementation = Literal["torch", "triton"]
 
 
 @torch.no_grad()
 def nearest_codes(
-    latents: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]
+    latents: Float[Tensor, "n d"],
+    codebook: Float[Tensor, "k e"],
+    implementation: Implementation = "torch",
 ) -> Int[Tensor, "n"]:
     """Return for each latent the index of the nearest code; of equal distances, the lowest index.
 
     Squared Euclidean distances up to the constant |x|², as |c|²/2 − x·c, in float32 with autocast
-    and TF32 off. For the cosine pass l2-normalised latents and codes.
+    and TF32 off (float64 for float64 latents). For the cosine pass l2-normalised latents and codes.
+
+    Args:
+        latents: finite rows; what is nearest to NaN is not defined.
+        codebook: the codes.
+        implementation: "torch" is the reference; "triton" a fused kernel for CUDA, an optional
+            extra that has not been measured on a GPU yet.
+
+    Raises:
+        InputError: no codes, codes of another dimension, or no Triton where it is asked for.
     """
+    if len(codebook) == 0 or latents.shape[1] != codebook.shape[1]:
+        raise InputError(
+            f"latents of dimension {latents.shape[1]} need at least one code of the same "
+            f"dimension; the codebook holds {len(codebook)} of dimension {codebook.shape[1]}"
+        )
     with exact_float32(latents.device):
-        x = latents.detach().to(_wide_dtype(latents))
-        codes = codebook.detach().to(x.dtype)
-        half_square = codes.square().sum(1).mul_(0.5)
-        num_rows, num_codes = len(x), len(codes)
-        rows = min(max(CHUNK_BYTES // (x.element_size() * num_codes), 128), 512)
-        if x.device.type != "cpu":
-            rows *= 32
-        indices = torch.empty(num_rows, dtype=torch.int64, device=x.device)
-        buffer = torch.empty((min(rows, num_rows), num_codes), dtype=x.dtype, device=x.device)
-        transposed = codes.t()
-        for start in range(0, num_rows, rows):
-            chunk = x[start : start + rows]
-            distance = buffer[: len(chunk)]
-            torch.addmm(half_square, chunk, transposed, alpha=-1, out=distance)
-            indices[start : start + rows] = _first_smallest(distance)
+        if implementation == "triton":
+            return _triton(latents, codebook)
+        return _in_tiles(latents, codebook)
+
+
+def _in_tiles(latents: Tensor, codebook: Tensor) -> Tensor:
+    """Walk over tiles of K x rows: minima of blocks of codes while a tile is in the cache.
+
+    Codes stand in rows, so that a minimum over codes is an elementwise one over rows, which is
+    vectorised; a plain argmin is not. The tail of the last block is infinitely far.
+    """
+    x = latents.detach().to(_wide_dtype(latents))
+    codes = codebook.detach().to(x.dtype)
+    num_rows, (num_codes, dim) = len(x), codes.shape
+    rows = min(_rows_at_a_time(num_codes * x.element_size(), dim, x.device), max(num_rows, 1))
+    num_blocks = -(-num_codes // BLOCK)
+    indices = torch.empty(num_rows, dtype=torch.int64, device=x.device)
+    half_square = codes.square().sum(1, keepdim=True).mul_(0.5).expand(num_codes, rows)
+    distance = x.new_empty(num_blocks * BLOCK, rows)
+    distance[num_codes:] = torch.inf
+    blocks = distance.view(num_blocks, BLOCK, rows)
+    minima = x.new_empty(num_blocks, rows)
+    columns = torch.arange(rows, device=x.device)
+    tile = TILE_CODES if x.device.type == "cpu" else num_blocks * BLOCK
+    for start in range(0, num_rows, rows):
+        chunk = x[start : start + rows].t()
+        width = chunk.shape[1]
+        for first in range(0, num_codes, tile):
+            some = slice(first, min(first + tile, num_codes))
+            torch.addmm(
+                half_square[some, :width],
+                codes[some],
+                chunk,
+                alpha=-1,
+                out=distance[some, :width],
+            )
+            some = slice(first // BLOCK, (first + tile) // BLOCK)
+            torch.amin(blocks[some], 1, out=minima[some])
+        block = minima.min(0).indices  # of equal ones the first, as torch.min documents
+        inside = blocks[block, :, columns].argmin(1)
+        indices[start : start + rows] = (block * BLOCK + inside)[:width]
     return indices
+
+
+def _rows_at_a_time(bytes_per_row: int, dim: int, device: torch.device) -> int:
+    most = 256 if dim >= 64 else 128
+    rows = max(64, min(BUFFER_BYTES // bytes_per_row, most))
+    return rows if device.type == "cpu" else rows * 64
+
+
+def _triton(latents: Tensor, codebook: Tensor) -> Tensor:
+    if importlib.util.find_spec("triton") is None:
+        raise InputError(
+            'implementation="triton" needs the optional extra: pip install "video-vq[triton]"'
+        )
+    from video_vq.quantizers.kernels.nearest import nearest_codes_triton
+
+    return nearest_codes_triton(latents, codebook)
 
 
 def _wide_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _first_smallest(distance: Float[Tensor, "n k"]) -> Int[Tensor, "n"]:
-    """Argmin by blocks: the minima of blocks are vectorised, a plain argmin is not."""
-    num_rows, num_codes = distance.shape
-    if num_codes % BLOCK or num_codes < 2 * BLOCK:
-        return distance.argmin(1)
-    blocks = distance.view(num_rows, num_codes // BLOCK, BLOCK)
-    block = blocks.amin(2).argmin(1)
-    inside = blocks[torch.arange(num_rows, device=distance.device), block].argmin(1)
-    return block * BLOCK + inside
