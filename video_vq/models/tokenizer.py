@@ -11,18 +11,19 @@ from video_vq.errors import InputError
 from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
 from video_vq.models.pretrained import Pretrained
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
-from video_vq.quantizers.codebook import CodebookStatistics
-from video_vq.quantizers.vector import VectorQuantizer
+from video_vq.quantizers.build import build_quantizer
+from video_vq.quantizers.rows import CodebookStatistics, QuantizedRows
 
 
 class TokenizerOutput(NamedTuple):
-    """A reconstruction, its codes, the quantizer's unweighted losses and its statistics."""
+    """A reconstruction, its codes, the quantizer's unweighted losses, statistics and rows."""
 
     video: Float[Tensor, "b 3 t h w"]
     codes: Int[Tensor, "b lt lh lw"]
     commitment: Float[Tensor, ""]
     codebook_loss: Float[Tensor, ""]
     statistics: CodebookStatistics
+    rows: QuantizedRows
 
 
 class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
@@ -39,23 +40,27 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def __init__(self, config: TokenizerConfig):
         super().__init__(config)
         self.encoder = ConvEncoder(config.backbone)
-        self.quantizer = VectorQuantizer(self.encoder.out_channels, config.quantizer)
+        self.quantizer = build_quantizer(self.encoder.out_channels, config.quantizer)
         self.decoder = ConvDecoder(config.backbone)
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> TokenizerOutput:
         """Reconstruct a video in [-1, 1] for training.
 
+        In training mode latents that are not finite make a loss that is not finite, which the loop
+        skips and counts; in eval mode they are an error.
+
         Raises:
             InputError: the clip does not divide by the strides.
         """
         self.config.backbone.grid_thw((video.shape[2], video.shape[3], video.shape[4]))
-        quantized = self.quantizer(self.encoder(video))
+        quantized = self.quantizer(self.encoder(video), check=not self.training)
         return TokenizerOutput(
             video=self.decoder(quantized.quantized).float(),
             codes=quantized.codes,
             commitment=quantized.commitment,
             codebook_loss=quantized.codebook_loss,
             statistics=quantized.statistics,
+            rows=quantized.rows,
         )
 
     def latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "n d"]:

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
 from video_vq.errors import InputError
-from video_vq.quantizers.quantizer_config import QuantizerConfig
+from video_vq.quantizers.quantizer_config import AnyQuantizerConfig, QuantizerConfig
 
 Stride = Annotated[int, Field(ge=1, le=8)]
 StrideTHW = tuple[Stride, Stride, Stride]
@@ -89,7 +89,7 @@ class TokenizerConfig:
     """A tokenizer: backbone and quantizer."""
 
     backbone: ConvBackboneConfig = ConvBackboneConfig()
-    quantizer: QuantizerConfig = QuantizerConfig()
+    quantizer: AnyQuantizerConfig = QuantizerConfig()
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,37 +1,26 @@
 """The codebook: statistics of a batch, moving averages, first codes, restarts, over all ranks."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_vq.errors import InputError
+from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.quantizer_config import QuantizerConfig
+from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
+from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, check_codes
 
-
-class CodebookStatistics(NamedTuple):
-    """What one forward pass of one rank says about the codebook; nothing has changed yet."""
-
-    counts: Int[Tensor, "k"]
-    sums: Float[Tensor, "k d"]
-    latents: tuple[Float[Tensor, "n d"], ...]  # one entry per accumulated micro-batch
-
-
-class CodebookUpdate(NamedTuple):
-    """What an update did, alike on all ranks."""
-
-    counts: Int[Tensor, " k"]  # hits of each code in the global batch
-    restarted: Int[Tensor, " r"]  # the codes that were placed anew
+SUM_ROWS = 4096  # latents that are widened to float64 at a time
 
 
 def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
     """Add the statistics of the micro-batches of one optimizer step, in their order."""
+    if len(parts) == 1:
+        return parts[0]
     return CodebookStatistics(
         counts=torch.stack([part.counts for part in parts]).sum(0),
         sums=torch.stack([part.sums for part in parts]).sum(0),
@@ -43,12 +32,12 @@ class Codebook(nn.Module):
     """K codes of dimension D and how they follow the latents.
 
     With `learning: ema` (VQ-VAE, van den Oord et al. 2017, appendix A.1) the codes are a buffer,
-    moved by `update` once per optimizer step; with `learning: gradient` they are a parameter.
-    The decay of the averages starts low, min(decay, (1 + t)/(10 + t)) at update t, so that codes
-    which the first steps leave behind are restarted soon.
+    moved by `update` once per optimizer step; with `learning: gradient` they are a parameter, and
+    `update` only restarts dead ones; with `learning: frozen` it only counts.
 
     All ranks must call `initialize` and `update` together, with equal numbers of latents; the
-    results are bit-equal on all.
+    results are bit-equal on all. Sums are float64, so that they hardly depend on how the latents
+    are spread over ranks and micro-batches.
     """
 
     codes: Tensor
@@ -75,6 +64,10 @@ class Codebook(nn.Module):
         """Return the codes as they are compared and decoded, on the unit sphere if so set."""
         return F.normalize(self.codes, dim=1) if self.config.normalize else self.codes
 
+    def center(self) -> Float[Tensor, "1 d"]:
+        """Return the averaged mean of all latents, 0 before the first update."""
+        return self.average_sum.sum(0, keepdim=True) / self.average_count.sum().clamp(min=1e-6)
+
     @torch.no_grad()
     def statistics(
         self, latents: Float[Tensor, "n d"], indices: Int[Tensor, "n"]
@@ -82,7 +75,9 @@ class Codebook(nn.Module):
         """Count and add up the latents of each code; changes nothing."""
         latents = latents.detach()
         counts = torch.bincount(indices, minlength=self.config.codebook_size)
-        sums = torch.zeros_like(self.average_sum).index_add_(0, indices, latents.float())
+        sums = torch.zeros_like(self.average_sum, dtype=torch.float64)
+        for rows, codes in zip(latents.split(SUM_ROWS), indices.split(SUM_ROWS), strict=True):
+            sums.index_add_(0, codes, rows.double())
         return CodebookStatistics(counts, sums, (latents,))
 
     @torch.no_grad()
@@ -95,39 +90,70 @@ class Codebook(nn.Module):
         self.is_initialized.fill_(True)
 
     @torch.no_grad()
-    def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
+    def refine(self, latents: Float[Tensor, "n d"], iterations: int) -> None:
+        """Move the first codes by Lloyd's k-means on the global batch."""
+        for _ in range(iterations):
+            found = self.statistics(latents, nearest_codes(latents, self.vectors()))
+            self.average_count.copy_(sum_over_ranks(found.counts))
+            self.average_sum.copy_(sum_over_ranks(found.sums))
+            self._follow_averages()
+
+    @torch.no_grad()
+    def update(
+        self, statistics: CodebookStatistics, seed: int, restart_below: float | None = None
+    ) -> CodebookUpdate:
         """Move the averages, the codes and the dead codes: once per optimizer step.
 
         Args:
             statistics: of this rank's whole step (`merge` for accumulated micro-batches).
             seed: with the number of updates and the position in the global batch it decides which
                 latents take the place of dead codes.
+            restart_below: the averaged count under which a code is dead, when it is not the
+                config's fraction of the mean count.
+
+        Raises:
+            InputError: the statistics are those of a codebook of another size.
         """
-        counts, sums = statistics.counts.double(), statistics.sums
-        _sum_over_ranks(counts)
-        _sum_over_ranks(sums)
-        total = float(counts.sum())
-        step = int(self.num_updates)
-        decay = min(self.config.decay, (1 + step) / (10 + step))
-        self.average_count.lerp_(counts.float(), 1 - decay)
-        self.average_sum.lerp_(sums, 1 - decay)
-        if self.config.learning == "ema":
-            self._follow_averages()
-        restarted = self._restart(statistics.latents, total, seed)
+        if statistics.sums.shape != self.average_sum.shape:
+            raise InputError(
+                f"this codebook has {len(self.codes)} codes of dimension {self.codes.shape[1]}, "
+                f"the statistics are of {' x '.join(map(str, statistics.sums.shape))}"
+            )
+        counts = sum_over_ranks(statistics.counts.clone())
+        restarted = counts.new_empty(0)
+        if self.config.learning != "frozen":
+            mean_count = float(counts.sum()) / self.config.codebook_size
+            if restart_below is None:
+                restart_below = self.config.restart_threshold * mean_count
+            decay = self._decay()
+            self.average_count.lerp_(counts.float(), 1 - decay)
+            sums = statistics.sums.clone() if rank_and_world()[1] > 1 else statistics.sums
+            self.average_sum.mul_(decay).add_(sum_over_ranks(sums), alpha=1 - decay)
+            if self.config.learning == "ema":
+                self._follow_averages()
+            restarted = self._restart(statistics.latents, restart_below, mean_count, seed)
         self.num_updates += 1
-        return CodebookUpdate(counts.long(), restarted)
+        return CodebookUpdate(counts, restarted)
+
+    def _decay(self) -> float:
+        step = int(self.num_updates)
+        warm = (1 + step) / (10 + step)
+        return min(self.config.decay, warm) if self.config.decay_warmup else self.config.decay
 
     def _follow_averages(self) -> None:
-        heard = self.average_count > 1e-6
-        means = self.average_sum / self.average_count.clamp(min=1e-6).unsqueeze(1)
-        if self.config.normalize:
-            means = F.normalize(means, dim=1)
-        self.codes.copy_(torch.where(heard.unsqueeze(1), means, self.codes))
+        heard = (self.average_count > 1e-6).unsqueeze(1)
+        counts = self.average_count.clamp(min=1e-6).unsqueeze(1)
+        for start in range(0, len(self.codes), SUM_ROWS):
+            rows = slice(start, start + SUM_ROWS)
+            means = self.average_sum[rows] / counts[rows]
+            if self.config.normalize:
+                means = F.normalize(means, dim=1)
+            self.codes[rows] = torch.where(heard[rows], means, self.codes[rows])
 
-    def _restart(self, latents: tuple[Tensor, ...], total: float, seed: int) -> Tensor:
-        mean_count = total / self.config.codebook_size
-        dead = self.average_count < self.config.restart_threshold * mean_count
-        rows = dead.nonzero().squeeze(1)
+    def _restart(
+        self, latents: tuple[Tensor, ...], restart_below: float, mean_count: float, seed: int
+    ) -> Tensor:
+        rows = (self.average_count < restart_below).nonzero().squeeze(1)
         if len(rows):
             drawn = self._draw(latents, len(rows), seed)
             self.codes.data[rows] = drawn
@@ -144,7 +170,7 @@ class Codebook(nn.Module):
 
         The global batch is ordered by micro-batch, then rank, then position.
         """
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         per_part = len(latents[0])
         total = per_part * len(latents) * world
         random = np.random.default_rng([seed, int(self.num_updates), 0x0C0DE])
@@ -154,8 +180,7 @@ class Codebook(nn.Module):
         for index, rows in enumerate(latents):
             mine = (part == index * world + rank).nonzero().squeeze(1)
             drawn[mine.to(drawn.device)] = rows.float()[inside[mine].to(rows.device)]
-        _sum_over_ranks(drawn)
-        return drawn
+        return sum_over_ranks(drawn)
 
     @torch.no_grad()
     def lookup(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
@@ -164,25 +189,5 @@ class Codebook(nn.Module):
         Raises:
             InputError: an index is not a code.
         """
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self.codes):
-            raise InputError(
-                f"codes must lie in 0..{len(self.codes) - 1}, "
-                f"found {int(indices.min())}..{int(indices.max())}"
-            )
-        return F.embedding(indices, self.vectors())
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def _sum_over_ranks(tensor: Tensor) -> None:
-    if _rank_and_world()[1] > 1:
-        dist.all_reduce(tensor)
-
-
-def flatten_grid(latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "n d"]:
-    """Flatten a channels-first grid to rows."""
-    return rearrange(latents, "b d ... -> (b ...) d")
+        check_codes(indices, len(self.codes))
+        return F.embedding(indices.long(), self.vectors())

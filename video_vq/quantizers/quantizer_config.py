@@ -1,8 +1,9 @@
-"""What can be set about a vector quantizer; imports no torch."""
+"""What can be set about a quantizer; imports no torch."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
@@ -16,30 +17,131 @@ Estimator = Literal[
     "rotation_dynamic",
     "reflection",
 ]
+CodebookSize = Annotated[int, Field(ge=2, le=1 << 20)]
+CodebookDim = Annotated[int, Field(ge=1, le=4096)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class QuantizerConfig:
+class EstimatorConfig:
+    """How latents are compared with codes, and which gradient they get.
+
+    With K codes on the unit sphere the arms of the rotation trick's paper are named so:
+
+    | arm | estimator | normalize | gradient_through_norm |
+    |---|---|---|---|
+    | its equation 4, Euclidean | rotation | false | |
+    | its equation 4, cosine | rotation | true | false |
+    | its released code | rotation | true | true |
+    | its released baseline | straight_through | true | false |
+    | a like-for-like baseline | straight_through | true | true |
+
+    Attributes:
+        estimator: the gradient that passes the quantizer (quantizers/gradient.py).
+        normalize: quantize on the unit sphere: latents and codes l2-normalised.
+        gradient_through_norm: with `normalize`, whether the gradient also passes e/|e|, which
+            leaves its tangential part alone; false applies the estimator to the raw latent.
+        centered: rotate about the mean latent instead of the origin, where far away the rotation
+            tends to the identity.
+    """
+
+    estimator: Estimator = "rotation"
+    normalize: bool = False
+    gradient_through_norm: bool = True
+    centered: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "EstimatorConfig":
+        if not self.gradient_through_norm and not self.normalize:
+            raise ValueError(
+                "gradient_through_norm: false says something about normalize: true only; "
+                "leave it out, or set normalize: true"
+            )
+        if not self.gradient_through_norm and self.centered:
+            raise ValueError(
+                "gradient_through_norm: false rotates raw latents to unit codes, which have no "
+                "common centre; set centered: false"
+            )
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class QuantizerConfig(EstimatorConfig):
     """A codebook and how it learns.
 
     Attributes:
         codebook_size: number of codes, K.
         codebook_dim: dimension of a code, D; the encoder's output is projected to it.
-        estimator: the gradient that passes the quantizer (quantizers/gradient.py).
-        normalize: quantize on the unit sphere: latents and codes l2-normalised.
-        learning: "ema" averages of the latents assigned to a code, or "gradient" of a codebook
-            loss.
+        learning: "ema" averages of the latents assigned to a code, "gradient" of a codebook loss,
+            or "frozen": the codes stay as they were initialised or loaded.
         decay: of the averages per optimizer step.
+        decay_warmup: at update t the decay is min(decay, (1 + t)/(10 + t)), so that codes which the
+            first steps leave behind are restarted soon.
         init: "data" draws the first codes from the first batch; "uniform" is U(-1/K, 1/K).
         restart_threshold: a code whose averaged count falls below this fraction of the mean count
             N/K is placed on a latent of the batch; 0 never restarts.
     """
 
-    codebook_size: Annotated[int, Field(ge=2, le=1 << 20)] = 1024
-    codebook_dim: Annotated[int, Field(ge=1, le=4096)] = 64
-    estimator: Estimator = "rotation"
-    normalize: bool = False
-    learning: Literal["ema", "gradient"] = "ema"
+    kind: Literal["vector"] = "vector"
+    codebook_size: CodebookSize = 1024
+    codebook_dim: CodebookDim = 64
+    learning: Literal["ema", "gradient", "frozen"] = "ema"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    decay_warmup: bool = True
     init: Literal["data", "uniform"] = "data"
     restart_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+@dataclass(frozen=True, config=STRICT)
+class SimVQConfig(EstimatorConfig):
+    """SimVQ (Zhu et al. 2024): fixed random codes behind one learned linear map.
+
+    Every step of the map moves all codes, so none is left behind. Needs the codebook loss.
+    """
+
+    kind: Literal["simvq"] = "simvq"
+    codebook_size: CodebookSize = 1024
+    codebook_dim: CodebookDim = 64
+
+
+@dataclass(frozen=True, config=STRICT)
+class FiniteConfig:
+    """Finite scalar quantization (Mentzer et al. 2023): each channel rounded to a few levels.
+
+    Attributes:
+        levels: number of values of each channel, at least 3; their product is the codebook's size.
+            The paper proposes (8, 6, 5) for 2^8, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5) for 2^12.
+    """
+
+    kind: Literal["finite"] = "finite"
+    levels: tuple[Annotated[int, Field(ge=3, le=256)], ...] = (8, 5, 5, 5)
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> "FiniteConfig":
+        if not self.levels or self.codebook_size > 1 << 20:
+            raise ValueError(f"levels must have a product of 3 to {1 << 20}, found {self.levels}")
+        return self
+
+    @property
+    def codebook_size(self) -> int:
+        """Return the number of codes, K."""
+        return math.prod(self.levels)
+
+
+def _tag(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"[{value.get('kind', 'vector')}]"
+    kind = getattr(value, "kind", None)
+    return f"[{kind}]"
+
+
+# Tags in brackets do not show in the names of settings that the config loader prints.
+AnyQuantizerConfig = Annotated[
+    Annotated[QuantizerConfig, Tag("[vector]")]
+    | Annotated[SimVQConfig, Tag("[simvq]")]
+    | Annotated[FiniteConfig, Tag("[finite]")],
+    Discriminator(
+        _tag,
+        custom_error_type="quantizer_kind",
+        custom_error_message="kind must be vector, simvq or finite",
+    ),
+]

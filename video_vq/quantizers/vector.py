@@ -1,27 +1,25 @@
 """The vector quantizer: project, look up, pass the gradient on, report statistics."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_vq.errors import InputError
 from video_vq.quantizers import gradient
-from video_vq.quantizers.codebook import Codebook, CodebookStatistics, flatten_grid
-from video_vq.quantizers.lookup import nearest_codes
-from video_vq.quantizers.quantizer_config import QuantizerConfig
-
-
-class QuantizerOutput(NamedTuple):
-    """Losses are unweighted means over latents and dimensions, in float32."""
-
-    quantized: Float[Tensor, "b c *grid"]
-    codes: Int[Tensor, "b *grid"]
-    commitment: Float[Tensor, ""]  # mean (e − sg(q))²
-    codebook_loss: Float[Tensor, ""]  # mean (q − sg(e))²; without a gradient when learning is ema
-    statistics: CodebookStatistics
+from video_vq.quantizers.codebook import Codebook
+from video_vq.quantizers.lookup import Implementation, nearest_codes
+from video_vq.quantizers.quantizer_config import QuantizerConfig, SimVQConfig
+from video_vq.quantizers.ranks import min_over_ranks
+from video_vq.quantizers.rows import (
+    QuantizedRows,
+    QuantizerOutput,
+    check_channels,
+    check_codes,
+    check_finite,
+    flatten_grid,
+    to_grid,
+)
+from video_vq.quantizers.simvq import SimVQCodebook
 
 
 class VectorQuantizer(nn.Module):
@@ -33,46 +31,94 @@ class VectorQuantizer(nn.Module):
     Args:
         dim: channels of the latents that come in and of the vectors that go out.
         config: codebook and estimator.
+        implementation: of the lookup (quantizers/lookup.py).
     """
 
-    def __init__(self, dim: int, config: QuantizerConfig):
+    project_in: nn.Module
+    project_out: nn.Module
+
+    def __init__(
+        self,
+        dim: int,
+        config: QuantizerConfig | SimVQConfig,
+        implementation: Implementation = "torch",
+    ):
         super().__init__()
+        self.dim = dim
         self.config = config
+        self.implementation: Implementation = implementation
         self.project_in = nn.Linear(dim, config.codebook_dim)
         self.project_out = nn.Linear(config.codebook_dim, dim)
-        self.codebook = Codebook(config)
+        is_simvq = isinstance(config, SimVQConfig)
+        self.codebook = SimVQCodebook(config) if is_simvq else Codebook(config)
 
     def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
         """Project to the codebook's dimension: the rows that are compared with the codes."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = self.project_in(flatten_grid(features).float())
-            return F.normalize(rows, dim=1) if self.config.normalize else rows
+        return self._comparable(self._project(features))
 
-    def forward(self, features: Float[Tensor, "b c *grid"]) -> QuantizerOutput:
-        """Quantize a grid of features; the forward value is the code itself, bit for bit."""
+    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
+        """Quantize a grid of features; the forward value is the code itself, bit for bit.
+
+        Args:
+            features: what the encoder gave.
+            check: refuse NaN and infinite latents. A training loop that skips and counts steps
+                whose loss is not finite, alike on all ranks, passes False.
+
+        Raises:
+            InputError: another number of channels, or latents that are not finite.
+        """
+        rows = self._project(features)
         batch, _, *grid = features.shape
+        if check:
+            check_finite(rows)
         with torch.autocast(features.device.type, enabled=False):
-            e = self.latents(features)
-            vectors = self.codebook.vectors()
-            indices = nearest_codes(e, vectors)
-            q = F.embedding(indices, vectors)
-            passed = self._estimate(e, q.detach(), indices)
-            quantized = self._to_grid(self.project_out(passed), batch, grid)
-            return QuantizerOutput(
-                quantized=quantized,
-                codes=indices.view(batch, *grid),
-                commitment=F.mse_loss(e, q.detach()),
-                codebook_loss=F.mse_loss(q, e.detach()),
-                statistics=self.codebook.statistics(e, indices),
+            output = self.quantize(rows)
+            return output._replace(
+                quantized=to_grid(self.project_out(output.quantized), batch, grid),
+                codes=output.codes.view(batch, *grid),
             )
 
-    def _estimate(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
+    def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
+        """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
+        compared = self._comparable(latents)
+        vectors = self.codebook.vectors()
+        indices = nearest_codes(compared, vectors, self.implementation)
+        q = F.embedding(indices, vectors)
+        rows = self._estimate(latents, compared, q.detach(), indices)
+        commitment = F.mse_loss(compared, q.detach())
+        learns = q.requires_grad
+        return QuantizerOutput(
+            quantized=rows.passed,
+            codes=indices,
+            commitment=commitment,
+            codebook_loss=F.mse_loss(q, compared.detach()) if learns else commitment.detach(),
+            statistics=self.codebook.statistics(compared, indices),
+            rows=rows,
+        )
+
+    def _project(self, features: Tensor) -> Tensor:
+        check_channels(features, self.dim)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.project_in(flatten_grid(features).float())
+
+    def _comparable(self, latents: Tensor) -> Tensor:
+        return F.normalize(latents, dim=1) if self.config.normalize else latents
+
+    def _estimate(
+        self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
+    ) -> QuantizedRows:
+        """Pass the gradient on, to the latents that the settings name."""
+        if self.config.centered:
+            center = self.codebook.center()
+            e, about = compared - center, q - center
+            passed = gradient.straight_through(self._pass_on(e, about, indices), q)
+            return QuantizedRows(latents, e, about, passed)
+        e = compared if self.config.gradient_through_norm else latents
+        return QuantizedRows(latents, e, q, self._pass_on(e, q, indices))
+
+    def _pass_on(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
         if self.config.estimator == "rotation_dynamic":
-            squared = (e.detach() - q).square().sum(1)
-            nearest = torch.full_like(self.codebook.average_count, torch.inf)
-            nearest.scatter_reduce_(0, indices, squared, "amin")
-            weight = gradient.fit_weight(squared, nearest[indices])
-            return gradient.rotation_dynamic(e, q, weight)
+            return gradient.rotation_dynamic(e, q, self._fit_weight(e, q, indices))
         return {
             "straight_through": gradient.straight_through,
             "rotation": gradient.rotation,
@@ -82,11 +128,27 @@ class VectorQuantizer(nn.Module):
             "reflection": gradient.reflection,
         }[self.config.estimator](e, q)
 
+    @torch.no_grad()
+    def _fit_weight(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
+        """Return StableVQ's weight; the smallest distances are those of the global batch."""
+        squared = (e - q).square().sum(1)
+        nearest = squared.new_full((self.config.codebook_size,), torch.inf)
+        nearest.scatter_reduce_(0, indices, squared, "amin")
+        if self.training and e.requires_grad:  # scoring runs on each rank alone
+            min_over_ranks(nearest)
+        return gradient.fit_weight(squared, nearest[indices])
+
     def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid"]:
-        """Return the codes of a grid of features."""
-        batch, _, *grid = features.shape
+        """Return the codes of a grid of features.
+
+        Raises:
+            InputError: another number of channels, or latents that are not finite.
+        """
         rows = self.latents(features)
-        return nearest_codes(rows, self.codebook.vectors()).view(batch, *grid)
+        batch, _, *grid = features.shape
+        check_finite(rows)
+        indices = nearest_codes(rows, self.codebook.vectors(), self.implementation)
+        return indices.view(batch, *grid)
 
     def decode(self, codes: Shaped[Tensor, "b *grid"]) -> Float[Tensor, "b c *grid"]:
         """Return the features that codes stand for: what `forward` gives for the same codes.
@@ -94,12 +156,7 @@ class VectorQuantizer(nn.Module):
         Raises:
             InputError: a code lies outside the codebook, or they are not integers.
         """
-        if codes.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16):
-            raise InputError(f"codes must be integers, found {codes.dtype}")
+        check_codes(codes, self.config.codebook_size)
         with torch.autocast(codes.device.type, enabled=False):
             rows = self.codebook.lookup(codes.long().flatten())
-            return self._to_grid(self.project_out(rows), codes.shape[0], list(codes.shape[1:]))
-
-    @staticmethod
-    def _to_grid(rows: Tensor, batch: int, grid: list[int]) -> Tensor:
-        return rows.view(batch, *grid, -1).movedim(-1, 1).contiguous()
+            return to_grid(self.project_out(rows), codes.shape[0], list(codes.shape[1:]))

@@ -176,7 +176,7 @@ def test_every_estimator_reaches_the_encoder(estimator):
 
 def test_codes_out_of_range_are_refused():
     quantizer = VectorQuantizer(8, config())
-    with pytest.raises(InputError, match=r"codes must lie in 0\.\.15, found 0\.\.16"):
+    with pytest.raises(InputError, match=r"in 0\.\.15, found 0\.\.16; .* another size"):
         quantizer.decode(torch.tensor([[[[0, 16]]]]))
     with pytest.raises(InputError, match="must be integers"):
         quantizer.decode(torch.zeros(1, 1, 1, 1))

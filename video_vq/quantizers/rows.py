@@ -1,0 +1,111 @@
+"""What all quantizers share: their result, grids to rows and back, and the checks at the border."""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from video_vq.errors import InputError
+from video_vq.quantizers.ranks import sum_over_ranks
+
+
+class CodebookStatistics(NamedTuple):
+    """What one forward pass of one rank says about the codebook; nothing has changed yet."""
+
+    counts: Int[Tensor, "k"]
+    sums: Float[Tensor, "k d"]  # float64; k x 0 for a codebook that does not follow its latents
+    latents: tuple[Float[Tensor, "n d"], ...]  # one entry per accumulated micro-batch
+
+
+class CodebookUpdate(NamedTuple):
+    """What an update did, alike on all ranks."""
+
+    counts: Int[Tensor, " k"]  # hits of each code in the global batch
+    restarted: Int[Tensor, " r"]  # the codes that were placed anew
+
+
+class QuantizedRows(NamedTuple):
+    """One row per token, for the mechanism logs: nothing here is a copy."""
+
+    latents: Float[Tensor, "n d"]  # as projected, before any normalisation
+    e: Float[Tensor, "n d"]  # as the estimator saw them
+    q: Float[Tensor, "n d"]
+    passed: Float[Tensor, "n d"]  # what the estimator gave: its gradient is dL/dq̃
+
+
+class QuantizerOutput(NamedTuple):
+    """Losses are unweighted means over latents and dimensions, in float32."""
+
+    quantized: Float[Tensor, "b c *grid"]
+    codes: Int[Tensor, "b *grid"]
+    commitment: Float[Tensor, ""]  # mean (e − sg(q))²
+    codebook_loss: Float[Tensor, ""]  # mean (q − sg(e))²; without a gradient for fixed codes
+    statistics: CodebookStatistics
+    rows: QuantizedRows
+
+
+def flatten_grid(features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n c"]:
+    """Flatten a channels-first grid to rows."""
+    return rearrange(features, "b c ... -> (b ...) c")
+
+
+def to_grid(rows: Float[Tensor, "n c"], batch: int, grid: list[int]) -> Float[Tensor, "b c *grid"]:
+    """Turn rows back into a channels-first grid."""
+    return rows.view(batch, *grid, -1).movedim(-1, 1).contiguous()
+
+
+def counts_only(indices: Int[Tensor, "n"], codebook_size: int) -> CodebookStatistics:
+    """Count codes, for a codebook that does not follow its latents."""
+    counts = torch.bincount(indices, minlength=codebook_size)
+    return CodebookStatistics(counts, torch.zeros(codebook_size, 0, device=indices.device), ())
+
+
+def update_of_fixed(statistics: CodebookStatistics) -> CodebookUpdate:
+    """Sum the counts over the ranks; nothing else changes. Collective."""
+    counts = sum_over_ranks(statistics.counts.clone())
+    return CodebookUpdate(counts, counts.new_empty(0))
+
+
+def check_channels(features: Tensor, dim: int) -> None:
+    """Refuse features of another width.
+
+    Raises:
+        InputError: they are not b c *grid with c = dim.
+    """
+    if features.ndim < 3 or features.shape[1] != dim:
+        raise InputError(
+            f"the quantizer takes features of {dim} channels, b c *grid with c = {dim}; "
+            f"found {tuple(features.shape)}"
+        )
+
+
+def check_finite(latents: Float[Tensor, "n d"]) -> None:
+    """Refuse NaN and infinite latents.
+
+    Raises:
+        InputError: says how many rows are not finite.
+    """
+    low, high = latents.detach().aminmax() if latents.numel() else (torch.zeros(()),) * 2
+    if not torch.isfinite(low + high):
+        bad = int((~torch.isfinite(latents)).any(1).sum())
+        raise InputError(
+            f"{bad} of {len(latents)} latents hold NaN or infinite values, which have no nearest "
+            "code; look for a loss that diverged, or a float16 overflow in the encoder"
+        )
+
+
+def check_codes(codes: Shaped[Tensor, "..."], codebook_size: int) -> None:
+    """Refuse codes that are not integers, or that the codebook does not have.
+
+    Raises:
+        InputError: says what was found.
+    """
+    if codes.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16):
+        raise InputError(f"codes must be integers, found {codes.dtype}")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < codebook_size:
+        raise InputError(
+            f"codes must lie in 0..{codebook_size - 1}, found {int(codes.min())}.."
+            f"{int(codes.max())}; they belong to a codebook of another size"
+        )

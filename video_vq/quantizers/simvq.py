@@ -1,0 +1,65 @@
+"""SimVQ's codebook: fixed random codes behind one learned linear map."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from video_vq.quantizers.quantizer_config import SimVQConfig
+from video_vq.quantizers.rows import (
+    CodebookStatistics,
+    CodebookUpdate,
+    check_codes,
+    counts_only,
+    update_of_fixed,
+)
+
+
+class SimVQCodebook(nn.Module):
+    """K random codes, N(0, 1/D), times a learned D x D matrix (Zhu et al. 2024).
+
+    The map learns from the codebook loss, so `update` only counts.
+    """
+
+    codes: Tensor
+    is_initialized = True
+
+    def __init__(self, config: SimVQConfig):
+        super().__init__()
+        self.config = config
+        size, dim = config.codebook_size, config.codebook_dim
+        self.register_buffer("codes", torch.randn(size, dim) * dim**-0.5)
+        self.map = nn.Linear(dim, dim, bias=False)
+
+    def vectors(self) -> Float[Tensor, "k d"]:
+        """Return the mapped codes, on the unit sphere if so set."""
+        with torch.autocast(self.codes.device.type, enabled=False):
+            mapped = self.map(self.codes)
+        return F.normalize(mapped, dim=1) if self.config.normalize else mapped
+
+    def center(self) -> Float[Tensor, "1 d"]:
+        """Return the mean code."""
+        return self.vectors().detach().mean(0, keepdim=True)
+
+    def statistics(
+        self, latents: Float[Tensor, "n d"], indices: Int[Tensor, "n"]
+    ) -> CodebookStatistics:
+        """Count the codes."""
+        return counts_only(indices, self.config.codebook_size)
+
+    def initialize(self, latents: Float[Tensor, "n d"], seed: int) -> None:
+        """Do nothing: the codes are random from the start."""
+
+    def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
+        """Sum the counts over the ranks; the optimizer moves the map."""
+        return update_of_fixed(statistics)
+
+    @torch.no_grad()
+    def lookup(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
+        """Return the vectors of codes.
+
+        Raises:
+            InputError: an index is not a code.
+        """
+        check_codes(indices, self.config.codebook_size)
+        return F.embedding(indices.long(), self.vectors())
