@@ -14,9 +14,10 @@ from video_vq.data.loader import ClipDataset, read_windows, training_batches
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.media.encode import tile
 from video_vq.metrics.codebook import CodeUsage
-from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
+from video_vq.models.tokenizer import TokenizerOutput, VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import TokenizerFacts
-from video_vq.quantizers.codebook import CodebookStatistics, merge
+from video_vq.quantizers.codebook import merge
+from video_vq.quantizers.rows import CodebookStatistics
 from video_vq.stores.clips import ClipStore
 from video_vq.training.audit import Audit
 from video_vq.training.distributed import (
@@ -28,6 +29,7 @@ from video_vq.training.distributed import (
     require_even_batch,
 )
 from video_vq.training.losses import reconstruction_loss
+from video_vq.training.mechanism import watched_step
 from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from video_vq.training.state import TrainingState
@@ -109,6 +111,7 @@ def train_tokenizer(
             model.train()
             set_learning_rate(optimizer, learning_rate(optim, state.step))
             statistics: list[CodebookStatistics] = []
+            watched: list[tuple[torch.Tensor, TokenizerOutput]] = []
             losses: dict[str, torch.Tensor] = {}
             for micro_batch in range(optim.accumulation):
                 with timer("data"):
@@ -122,6 +125,9 @@ def train_tokenizer(
                 with accelerator.no_sync(model) if not last else timer.nothing():
                     with timer("forward"):
                         output = model(video)
+                        if last and (state.step + 1) % config.run.log_every == 0:
+                            output.rows.passed.retain_grad()
+                            watched.append((video, output))
                         parts = {
                             "reconstruction": reconstruction_loss(
                                 output.video, video, config.loss.reconstruction
@@ -155,14 +161,17 @@ def train_tokenizer(
             if healthy:
                 with timer("codebook"):
                     update = codebook.update(merge(statistics), seed)
-                    state.averages.update(tokenizer, {_CODES: update.restarted})
                     restarted = len(update.restarted)
+                    state.averages.update(
+                        tokenizer, {_CODES: update.restarted} if restarted else None
+                    )
             audit.write(state.step, codebook.state_dict())
 
             timer.end_step()
             if state.step % config.run.log_every == 0:
                 use = usage.compute()
                 usage.reset()
+                figures = watched_step(accelerator, tokenizer, *watched[-1]) if healthy else {}
                 run.log(
                     state.step,
                     {
@@ -174,6 +183,7 @@ def train_tokenizer(
                         "codebook/batch_usage": use.batch_code_usage,
                         "codebook/perplexity": use.perplexity,
                         "codebook/restarted": restarted,
+                        **figures,
                         "optim/grad_norm": norm.item(),
                         "optim/lr": learning_rate(optim, state.step - 1),
                         "optim/skipped_steps": state.skipped_steps,
