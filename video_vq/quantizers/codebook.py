@@ -1,6 +1,6 @@
 """The codebook: statistics of a batch, moving averages, first codes, restarts, over all ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
 from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, check_codes
 
-SUM_ROWS = 4096  # latents that are widened to float64 at a time
+ROWS = 4096  # worked on at a time, so that nothing of the codebook's size is held twice
 
 
 def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
@@ -26,6 +26,10 @@ def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
         sums=torch.stack([part.sums for part in parts]).sum(0),
         latents=tuple(latents for part in parts for latents in part.latents),
     )
+
+
+def _slices(number: int) -> Iterator[slice]:
+    return (slice(start, start + ROWS) for start in range(0, number, ROWS))
 
 
 class Codebook(nn.Module):
@@ -76,8 +80,8 @@ class Codebook(nn.Module):
         latents = latents.detach()
         counts = torch.bincount(indices, minlength=self.config.codebook_size)
         sums = torch.zeros_like(self.average_sum, dtype=torch.float64)
-        for rows, codes in zip(latents.split(SUM_ROWS), indices.split(SUM_ROWS), strict=True):
-            sums.index_add_(0, codes, rows.double())
+        for rows in _slices(len(latents)):
+            sums.index_add_(0, indices[rows], latents[rows].double())
         return CodebookStatistics(counts, sums, (latents,))
 
     @torch.no_grad()
@@ -128,7 +132,9 @@ class Codebook(nn.Module):
             decay = self._decay()
             self.average_count.lerp_(counts.float(), 1 - decay)
             sums = statistics.sums.clone() if rank_and_world()[1] > 1 else statistics.sums
-            self.average_sum.mul_(decay).add_(sum_over_ranks(sums), alpha=1 - decay)
+            sum_over_ranks(sums)
+            for rows in _slices(len(sums)):
+                self.average_sum[rows].lerp_(sums[rows].float(), 1 - decay)
             if self.config.learning == "ema":
                 self._follow_averages()
             restarted = self._restart(statistics.latents, restart_below, mean_count, seed)
@@ -143,8 +149,7 @@ class Codebook(nn.Module):
     def _follow_averages(self) -> None:
         heard = (self.average_count > 1e-6).unsqueeze(1)
         counts = self.average_count.clamp(min=1e-6).unsqueeze(1)
-        for start in range(0, len(self.codes), SUM_ROWS):
-            rows = slice(start, start + SUM_ROWS)
+        for rows in _slices(len(self.codes)):
             means = self.average_sum[rows] / counts[rows]
             if self.config.normalize:
                 means = F.normalize(means, dim=1)

@@ -2,7 +2,7 @@
 
 Notation of the rotation trick (Fifty et al., ICLR 2025, section 4.2): e the latent, q its code,
 ê = e/|e|, q̂ = q/|q|, λ = |q|/|e|, g = dL/dq̃, R the rotation of the plane (e, q) that takes ê to q̂.
-All arguments are rows, n x d, the weights n x 1.
+All arguments are rows, n x d, the weights n x 1. What is returned shares the memory of q.
 
     forward   q̃ = λ R e = q                                     (equation 4)
     backward  dL/de = γ Rᵀ g = γ [ g − 2 s (s·g)/(s·s) + 2 ê (q̂·g) ],   s = ê + q̂
@@ -26,7 +26,7 @@ from torch import Tensor
 TINY_NORM = 1e-30  # below this a float32 vector has no direction
 MAX_RATIO = 1e30
 NEAR_OPPOSITE = 0.01  # 1 + cos(e, q) under which five dot products lose too many digits
-BLOCK_BYTES = 1 << 18  # on a CPU the backward works on blocks of rows that stay in the cache
+BLOCK_BYTES = 1 << 20  # on a CPU the backward works on blocks of rows that stay in the cache
 
 
 def straight_through(e: Tensor, q: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, e: Tensor, q: Tensor, gamma: Tensor | None) -> Tensor:
         ctx.gamma, ctx.dtype = gamma, e.dtype
-        return q.clone()
+        return q.view_as(q)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
@@ -175,7 +175,7 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, e: Tensor, q: Tensor, weight: Tensor | None, limit: float) -> Tensor:
         ctx.save_for_backward(e, q, weight)
         ctx.limit = limit
-        return q.clone()
+        return q.view_as(q)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, None]:
@@ -187,7 +187,7 @@ class _Reflect(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, e: Tensor, q: Tensor, gamma: Tensor) -> Tensor:
         ctx.save_for_backward(e, q, gamma)
-        return q.clone()
+        return q.view_as(q)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
