@@ -1,6 +1,9 @@
 """The estimators against explicit matrices, against vector-quantize-pytorch, and at the edges."""
 
+import ast
 import math
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from video_vq.quantizers import gradient
+from video_vq.quantizers.quantizer_config import Estimator
 
 
 def pair(seed: int, n: int = 64, d: int = 16, dtype: torch.dtype = torch.float64):
@@ -171,3 +175,96 @@ def test_backward_is_float32_for_narrow_latents():
     # One rounding to bf16 at the end is all that may differ.
     error = (found.double() - expected).abs()
     assert bool((error <= 2**-8 * expected.abs() + 1e-6).all())
+
+
+def degenerate(e: torch.Tensor, q: torch.Tensor, kinds: list[str]) -> None:
+    for row, kind in enumerate(kinds):
+        if kind == "parallel":
+            q[row] = 2.5 * e[row]
+        elif kind == "opposite":
+            q[row] = -0.5 * e[row]
+        elif kind == "zero e":
+            e[row] = 0
+        elif kind == "zero q":
+            q[row] = 0
+        elif kind == "tiny e":
+            e[row] *= 1e-20
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    d=st.integers(2, 40),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    kinds=st.lists(
+        st.sampled_from(["any", "parallel", "opposite", "zero e", "zero q", "tiny e"]),
+        min_size=1,
+        max_size=8,
+    ),
+)
+def test_the_invariants_hold_for_every_dtype_and_degenerate_row(seed, d, dtype, kinds):
+    e, q, g = pair(seed, len(kinds), d)
+    e, q, g = e.detach().clone(), q.clone(), g.clone()
+    degenerate(e, q, kinds)
+    e, q, g = (value.to(dtype) for value in (e, q, g))
+    if dtype in (torch.bfloat16, torch.float16):  # else their gradients overflow the dtype
+        e[e.abs() < 1e-3] = 0
+    found = gradient_of(gradient.rotation_unit, e.requires_grad_(), q, g)
+    assert found.dtype is dtype
+    wide_e, wide_q, wide_g, found = (value.detach().double() for value in (e, q, g, found))
+    ratio = gradient.norm_ratio(e, q).double()
+    assert bool(torch.isfinite(ratio).all())
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-3}.get(dtype, 3e-2)
+    for row in range(len(kinds)):
+        length = wide_g[row].norm()
+        assert abs(found[row].norm() - length) <= tolerance * length
+        if wide_e[row].norm() == 0 or wide_q[row].norm() == 0:
+            assert (found[row] - wide_g[row]).norm() <= tolerance * length
+            continue
+        cosines = [
+            torch.cosine_similarity(a, b, dim=0, eps=1e-60)
+            for a, b in ((wide_q[row], wide_g[row]), (wide_e[row], found[row]))
+        ]
+        assert abs(cosines[0] - cosines[1]) <= tolerance
+        if kinds[row] == "parallel":
+            assert (found[row] - wide_g[row]).norm() <= tolerance * length
+    scaled = gradient_of(gradient.rotation, e, q, g).double()
+    usual = (ratio < 1e3).squeeze(1)
+    difference = (scaled - ratio * found)[usual].norm(dim=1)
+    allowed = tolerance * (ratio * wide_g.norm(dim=1, keepdim=True))[usual, 0]
+    assert bool((difference <= allowed).all())
+
+
+def test_blocks_of_rows_do_not_show(monkeypatch):
+    e, q, g = pair(8, n=1000, d=12, dtype=torch.float32)
+    weight = torch.rand(1000, 1)
+    whole = [gradient.rotate_back(e, q, g), gradient.rotate_back(e, q, g, weight)]
+    monkeypatch.setattr(gradient, "BLOCK_BYTES", 12 * 4 * 77)
+    parts = [gradient.rotate_back(e, q, g), gradient.rotate_back(e, q, g, weight)]
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("angle", [2.0, 1e-1, 1e-2])
+def test_the_branchless_form_for_a_gpu_agrees_with_the_blocks(angle, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    gradient._rotate_everywhere.cache_clear()
+    e, q, g = pair(9, n=200)
+    side = q - e * (q * e).sum(1, keepdim=True) / (e * e).sum(1, keepdim=True)
+    q = -math.cos(angle) * e / e.norm(dim=1, keepdim=True) + math.sin(angle) * side
+    everywhere = gradient._rotate_everywhere()
+    for weight in (None, torch.rand(200, 1, dtype=torch.float64)):
+        expected = gradient.rotate_back(e, q, g, weight, 2.0)
+        found = everywhere(e.detach(), q.detach(), g, weight, 2.0)
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+    gradient._rotate_everywhere.cache_clear()
+
+
+def test_the_file_of_estimators_needs_torch_alone_and_has_one_function_per_name():
+    tree = ast.parse(Path(gradient.__file__).read_text())
+    nodes = list(ast.walk(tree))
+    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    modules |= {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    assert modules == {"importlib.util", "functools", "typing", "torch"}
+    for name in get_args(Estimator):
+        assert callable(getattr(gradient, name))

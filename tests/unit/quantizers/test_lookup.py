@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from video_vq.errors import InputError
 from video_vq.quantizers.lookup import nearest_codes
 
 
@@ -40,3 +41,64 @@ def test_lookup_is_exact_inside_autocast():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def differ_by_more_than_rounding(
+    x: torch.Tensor, codes: torch.Tensor, found: torch.Tensor, chunk: int
+) -> tuple[int, int]:
+    """Count rows whose code is not the float64 argmin's, and those where the two do not tie.
+
+    Both distances, |c|²/2 − x·c, are rounded to float32 at the size of their terms.
+    """
+    wide = codes.double()
+    half_square = wide.square().sum(1).mul_(0.5)
+    others, wrong = 0, 0
+    for rows, mine in zip(x.split(chunk), found.split(chunk), strict=True):
+        distance = torch.addmm(half_square, rows.double(), wide.t(), alpha=-1)
+        best = distance.min(1)
+        gap = distance.gather(1, mine[:, None])[:, 0] - best.values
+        largest = rows.double().norm(dim=1) * wide.norm(dim=1).max() + half_square.max()
+        others += int((mine != best.indices).sum())
+        wrong += int((gap > 4 * torch.finfo(torch.float32).eps * largest).sum())
+    return others, wrong
+
+
+@pytest.mark.parametrize(("n", "k", "d"), [(20_000, 1024, 64), (4_000, 65_536, 16)])
+def test_codes_other_than_float64s_are_ties_of_float32(n, k, d):
+    generator = torch.Generator().manual_seed(n)
+    x, codes = torch.randn(n, d, generator=generator), torch.randn(k, d, generator=generator)
+    others, wrong = differ_by_more_than_rounding(x, codes, nearest_codes(x, codes), 500)
+    assert wrong == 0
+    assert others <= 1 + n // 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [16, 1000, 1024, 8192, 65_536])
+def test_a_million_lookups_agree_with_float64_but_for_ties(k):
+    generator = torch.Generator().manual_seed(k)
+    x, codes = torch.randn(10**6, 8, generator=generator), torch.randn(k, 8, generator=generator)
+    others, wrong = differ_by_more_than_rounding(x, codes, nearest_codes(x, codes), 1000)
+    assert wrong == 0
+    assert others <= 1000
+
+
+@pytest.mark.parametrize("n", [0, 1, 127, 129, 300])
+@pytest.mark.parametrize("k", [1, 2, 31, 33, 2048, 2049, 4100])
+def test_every_number_of_rows_and_codes_works(n, k):
+    generator = torch.Generator().manual_seed(n)
+    x, codes = torch.randn(n, 3, generator=generator), torch.randn(k, 3, generator=generator)
+    wide = nearest_codes(x.double(), codes.double())
+    assert torch.equal(wide, torch.cdist(x.double(), codes.double()).argmin(1))
+    assert float((nearest_codes(x, codes) != wide).sum()) <= 1
+
+
+def test_codes_that_fit_no_latent_are_refused():
+    with pytest.raises(InputError, match="dimension 3 need at least one code of the same dim"):
+        nearest_codes(torch.zeros(4, 3), torch.zeros(8, 2))
+    with pytest.raises(InputError, match="the codebook holds 0 of dimension 3"):
+        nearest_codes(torch.zeros(4, 3), torch.zeros(0, 3))
+
+
+def test_triton_on_a_cpu_is_refused():
+    with pytest.raises(InputError, match=r"needs latents on a GPU|needs the optional extra"):
+        nearest_codes(torch.zeros(4, 3), torch.zeros(8, 3), "triton")
