@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from video_vq.quantizers import gradient
 from video_vq.quantizers.codebook import Codebook
+from video_vq.quantizers.commitment import mean_square
 from video_vq.quantizers.lookup import Implementation, nearest_codes
 from video_vq.quantizers.quantizer_config import QuantizerConfig, SimVQConfig
 from video_vq.quantizers.ranks import min_over_ranks
@@ -85,7 +86,7 @@ class VectorQuantizer(nn.Module):
         indices = nearest_codes(compared, vectors, self.implementation)
         q = F.embedding(indices, vectors)
         rows = self._estimate(latents, compared, q.detach(), indices)
-        commitment = F.mse_loss(compared, q.detach())
+        commitment = mean_square(compared, q.detach())
         learns = q.requires_grad
         return QuantizerOutput(
             quantized=rows.passed,
