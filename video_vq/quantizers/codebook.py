@@ -14,7 +14,7 @@ from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
 from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, check_codes
 
-ROWS = 4096  # worked on at a time, so that nothing of the codebook's size is held twice
+ROWS = 1024  # worked on at a time, so that nothing of the codebook's size is held twice
 
 
 def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
