@@ -13,6 +13,7 @@ import torch.distributed as dist
 from video_vq.quantizers.codebook import Codebook, merge
 from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.quantizer_config import QuantizerConfig
+from video_vq.quantizers.vector import VectorQuantizer
 
 SIZE, DIM, BATCH, STEPS = 32, 8, 512, 200
 CONFIG = QuantizerConfig(codebook_size=SIZE, codebook_dim=DIM, restart_threshold=0.2)
@@ -49,6 +50,21 @@ def train(book: Codebook, first: int, last: int, rank: int = 0, world: int = 1) 
     return lines
 
 
+def dynamic_gradient(rank: int = 0, world: int = 1) -> torch.Tensor:
+    """Return the gradient of this rank's part of a batch, weighted over the global batch."""
+    config = QuantizerConfig(codebook_size=4, codebook_dim=DIM, estimator="rotation_dynamic")
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(DIM, config)
+    quantizer.codebook.codes.copy_(torch.randn(4, DIM))
+    rows = batch_of(0).chunk(world)[rank].clone().requires_grad_()
+    quantizer(rows[:, :, None]).quantized.sum().backward()
+    with torch.no_grad():  # scoring on one rank alone waits for nobody
+        if rank == 0:
+            quantizer.eval()(rows[:, :, None])
+    assert rows.grad is not None
+    return rows.grad
+
+
 def run_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(rank)  # nothing may depend on a rank's own generator
@@ -56,10 +72,12 @@ def run_rank(rank: int, world: int, folder: str) -> None:
     try:
         book = Codebook(CONFIG)
         lines = train(book, 0, STEPS, rank, world)
+        gradient = dynamic_gradient(rank, world)
     finally:
         dist.destroy_process_group()
     Path(folder, f"{rank}.json").write_text(json.dumps(lines))
-    safetensors.torch.save_file(book.state_dict(), Path(folder, f"{rank}.safetensors"))
+    tensors = {**book.state_dict(), "gradient": gradient}
+    safetensors.torch.save_file(tensors, Path(folder, f"{rank}.safetensors"))
 
 
 def train_on(world: int, folder: Path) -> tuple[list[list[dict]], dict[str, torch.Tensor]]:
@@ -96,6 +114,8 @@ def test_ranks_are_bit_equal_and_agree_with_one_process(world, alone, tmp_path):
     assert [line["counts"] for line in lines[0]] == [line["counts"] for line in one]
     error = (tensors["codes"] - book.codes).norm() / book.codes.norm()
     assert float(error) < 1e-6
+    whole = dynamic_gradient()
+    torch.testing.assert_close(tensors["gradient"], whole.chunk(world)[0])
 
 
 def test_saving_and_loading_in_the_middle_changes_no_bit(alone, tmp_path):
