@@ -6,6 +6,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from video_vq.errors import InputError
+from video_vq.metrics.pairs import require_equal_shapes
 
 DATA_RANGE = 255.0
 SSIM_WINDOW = 11  # pixels, Gaussian with sigma 1.5
@@ -25,7 +26,7 @@ def psnr_per_clip(
     Raises:
         InputError: the shapes differ.
     """
-    _check(clips, reference)
+    require_equal_shapes(clips, reference)
     errors = [
         (clip.to(torch.float64) - truth.to(torch.float64)).square_().mean()
         for clip, truth in zip(clips, reference, strict=True)
@@ -48,7 +49,7 @@ def ssim_per_clip(
     Raises:
         InputError: the shapes differ, or frames are smaller than the window.
     """
-    _check(clips, reference)
+    require_equal_shapes(clips, reference)
     if min(clips.shape[2:4]) < SSIM_WINDOW:
         raise InputError(
             f"SSIM needs frames of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, found "
@@ -68,14 +69,6 @@ def _similarity(
     # torchmetrics' own mean counts windows that reach over the border, into mirrored pixels.
     border = SSIM_WINDOW // 2
     return similarity[..., border:-border, border:-border].mean()
-
-
-def _check(clips: Tensor, reference: Tensor) -> None:
-    if clips.shape != reference.shape or clips.ndim != 5 or 0 in clips.shape:
-        raise InputError(
-            f"clips of {tuple(clips.shape)} cannot be compared with {tuple(reference.shape)}; "
-            "expected equal shapes b t h w c"
-        )
 
 
 def _frames(clip: Num[Tensor, "t h w c"]) -> Float64[Tensor, "t c h w"]:
