@@ -4,15 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all check wheel setup weights clean
+.PHONY: demo test test-all check wheel setup weights test-weights clean
 
 demo: $(VENV)/.installed weights
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-test: $(VENV)/.installed-dev weights
+test: $(VENV)/.installed-dev test-weights
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-test-all: $(VENV)/.installed-dev weights
+test-all: $(VENV)/.installed-dev test-weights
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
 
 check: $(VENV)/.installed-dev
@@ -28,6 +28,10 @@ setup: $(VENV)/.installed-dev
 
 weights: $(VENV)/.installed
 	$(BIN)/python -m video_vq doctor --fetch-weights >/dev/null || $(BIN)/python -m video_vq doctor
+
+test-weights: $(VENV)/.installed
+	$(BIN)/python -m video_vq doctor --fetch-weights --st-lpips >/dev/null || \
+	  $(BIN)/python -m video_vq doctor --st-lpips
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

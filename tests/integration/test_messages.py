@@ -123,15 +123,18 @@ def test_out_of_memory_says_what_to_lower(clip_store, tmp_path):
     assert "Traceback" not in answer.stderr
 
 
-def test_fvd_without_weights_and_network_says_both_ways_out(tmp_path):
+def test_without_weights_and_network_the_message_says_both_ways_out(tmp_path):
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
     nowhere |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "VIDEO_VQ_I3D": ""}
+    nowhere |= {"VIDEO_VQ_STLPIPS": ""}
     answer = video_vq("fvd", tmp_path, tmp_path, expect=1, **nowhere)
     assert "video-vq doctor --fetch-weights" in answer.stderr
     assert "VIDEO_VQ_I3D" in answer.stderr
-    answer = video_vq("doctor", "--fetch-weights", expect=1, **nowhere)
+    answer = video_vq("doctor", "--fetch-weights", "--st-lpips", expect=1, **nowhere)
     assert "todo  I3D weights" in answer.stdout
     assert "VIDEO_VQ_I3D" in answer.stdout
+    assert "todo  ST-LPIPS weights" in answer.stdout
+    assert "VIDEO_VQ_STLPIPS" in answer.stdout
 
 
 def damaged(tokenizer: Path, copy: Path, change: dict) -> Path:

@@ -10,6 +10,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--fetch-weights", action="store_true", help="download the I3D weights for FVD (47 MB)"
     )
+    parser.add_argument(
+        "--st-lpips", action="store_true", help="download the ST-LPIPS weights too (64 MB)"
+    )
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
     parser.set_defaults(run=run)
 
@@ -18,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check, print, and return 1 when something is to be done."""
     from video_vq.training.checkup import checkup
 
-    checks = checkup(arguments.fetch_weights)
+    checks = checkup(arguments.fetch_weights, arguments.st_lpips)
     if arguments.json:
         print(
             json.dumps([{**check._asdict(), "ok": not check.advice} for check in checks], indent=1)

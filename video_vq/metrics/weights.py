@@ -1,7 +1,5 @@
 """The weights of the two networks that score clips: I3D for FVD, and ST-LPIPS."""
 
-from pathlib import Path
-
 from video_vq.metrics.checkpoint import read_checkpoint, to_safetensors
 from video_vq.metrics.pinned import PinnedFile, PublishedWeights
 
@@ -42,6 +40,43 @@ I3D_WEIGHTS = PublishedWeights(
 )
 
 
-def i3d_weights_path(fetch: bool) -> Path:
-    """Return the path of the I3D weights as safetensors; see `PublishedWeights.path`."""
-    return I3D_WEIGHTS.path(fetch)
+# AlexNet and VGG16, blurred and trained by Ghildyal & Liu (BSD 2-Clause), with the heads.
+def _convert_st_lpips(members: list[bytes]) -> bytes:
+    from video_vq.metrics.st_lpips_checkpoint import to_safetensors  # imports torch
+
+    return to_safetensors(
+        dict(zip(("alex", "vgg"), members, strict=True)),
+        source="stlpips_pytorch-0.0.2, weights vST0.0, BSD 2-Clause, (c) 2022 Ghildyal, Liu",
+    )
+
+
+ST_LPIPS_WEIGHTS = PublishedWeights(
+    title="ST-LPIPS weights",
+    purpose="ST-LPIPS",
+    variable="VIDEO_VQ_STLPIPS",
+    fetch_command="video-vq doctor --st-lpips",
+    requirement="stlpips-pytorch==0.0.2",
+    archive=PinnedFile(
+        "stlpips_pytorch-0.0.2-py3-none-any.whl",
+        63_807_084,
+        "a412bf901a97c942b37af57c7c63b6e5d1aebfe8d1dfc17853d4b2f878630645",
+    ),
+    members=(
+        PinnedFile(
+            "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth",
+            9_899_296,
+            "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+        ),
+        PinnedFile(
+            "stlpips_pytorch/weights/vST0.0/vgg_shift_tolerant.pth",
+            58_907_298,
+            "44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
+        ),
+    ),
+    stored=PinnedFile(
+        "st-lpips.safetensors",
+        68_752_152,
+        "b6fe040ca6891579ea3871dbeb8fc1de469555f81b09512b43b0d979baad93e0",
+    ),
+    convert=_convert_st_lpips,
+)

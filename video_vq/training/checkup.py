@@ -13,7 +13,8 @@ from typing import NamedTuple
 from video_vq.errors import InputError
 from video_vq.media.decode import Decoder
 from video_vq.media.trial import try_decoder
-from video_vq.metrics.weights import i3d_weights_path
+from video_vq.metrics.pinned import PublishedWeights
+from video_vq.metrics.weights import I3D_WEIGHTS, ST_LPIPS_WEIGHTS
 
 REQUIRED = ("torch", "accelerate", "av", "decord", "torchmetrics", "numpy", "safetensors")
 OPTIONAL = {
@@ -33,18 +34,20 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def checkup(fetch_weights: bool) -> list[Check]:
+def checkup(fetch_weights: bool, fetch_st_lpips: bool) -> list[Check]:
     """Look at everything.
 
     Args:
         fetch_weights: download the I3D weights if they are missing.
+        fetch_st_lpips: the same for those of ST-LPIPS, which are not looked at otherwise.
     """
     return [
         *packages(),
         *decoders(),
         *devices(),
         *ranks(os.environ),
-        weights(fetch_weights),
+        weights(I3D_WEIGHTS, fetch_weights),
+        *([weights(ST_LPIPS_WEIGHTS, True)] if fetch_st_lpips else []),
         disk(Path.cwd()),
     ]
 
@@ -167,12 +170,12 @@ def _accelerate_config(num_gpus: int) -> Check:
     return Check(f"{name} launch", found)
 
 
-def weights(fetch: bool) -> Check:
-    """Return where the I3D weights of FVD are."""
+def weights(published: PublishedWeights, fetch: bool) -> Check:
+    """Return where the weights of FVD or ST-LPIPS are."""
     try:
-        return Check("I3D weights", str(i3d_weights_path(fetch)))
+        return Check(published.title, str(published.path(fetch)))
     except InputError as error:
-        return Check("I3D weights", "not here", str(error))
+        return Check(published.title, "not here", str(error))
 
 
 def disk(folder: Path) -> Check:

@@ -1,4 +1,6 @@
-"""Stand-ins for the big feature network, and the network itself for the tests that need it."""
+"""Stand-ins for the big networks, the networks themselves, and coarser arithmetic around them."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -41,3 +43,18 @@ def random_i3d() -> I3D:
         if name.endswith("weight"):
             nn.init.kaiming_normal_(parameter)
     return network
+
+
+@pytest.fixture
+def reduced_precision():
+    """Make every switch for faster, coarser float32 arithmetic ready to be thrown."""
+    backend: Any = torch.backends.mkldnn
+
+    def switch_on() -> None:
+        torch.set_float32_matmul_precision("medium")
+        backend.conv.fp32_precision = "bf16"
+
+    yield switch_on
+    torch.set_float32_matmul_precision("highest")
+    backend.conv.fp32_precision = "none"
+    backend.matmul.fp32_precision = "none"

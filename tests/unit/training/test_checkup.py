@@ -10,6 +10,7 @@ import torch
 from accelerate.commands.config import config_args
 
 from video_vq.cli import main
+from video_vq.metrics.weights import I3D_WEIGHTS
 from video_vq.training import checkup
 from video_vq.training.checkup import Check
 
@@ -135,17 +136,17 @@ def test_a_driver_that_torch_cannot_use_is_a_thing_to_do(tmp_path, monkeypatch):
 def test_missing_weights_and_a_full_disk_are_things_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("VIDEO_VQ_I3D", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert "video-vq doctor --fetch-weights" in checkup.weights(False).advice
+    assert "video-vq doctor --fetch-weights" in checkup.weights(I3D_WEIGHTS, False).advice
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1e9))
     assert "less than 5 GB free" in checkup.disk(tmp_path).advice
 
 
 def test_the_exit_status_says_whether_something_is_to_be_done(monkeypatch, capsys):
     well, ill = Check("torch", "2.13"), Check("disk", "0 GB free", "buy a disk")
-    monkeypatch.setattr(checkup, "checkup", lambda fetch: [well])
+    monkeypatch.setattr(checkup, "checkup", lambda fetch, st_lpips: [well])
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.split() == ["ok", "torch", "2.13"]
-    monkeypatch.setattr(checkup, "checkup", lambda fetch: [well, ill])
+    monkeypatch.setattr(checkup, "checkup", lambda fetch, st_lpips: [well, ill])
     assert main(["doctor"]) == 1
     assert "todo  disk              0 GB free\n      buy a disk" in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 1
