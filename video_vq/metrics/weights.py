@@ -52,7 +52,7 @@ def _convert_st_lpips(members: list[bytes]) -> bytes:
 
 ST_LPIPS_WEIGHTS = PublishedWeights(
     title="ST-LPIPS weights",
-    purpose="ST-LPIPS",
+    purpose="the perceptual score",
     variable="VIDEO_VQ_STLPIPS",
     fetch_command="video-vq doctor --st-lpips",
     requirement="stlpips-pytorch==0.0.2",
