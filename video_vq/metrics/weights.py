@@ -40,7 +40,6 @@ I3D_WEIGHTS = PublishedWeights(
 )
 
 
-# AlexNet and VGG16, blurred and trained by Ghildyal & Liu (BSD 2-Clause), with the heads.
 def _convert_st_lpips(members: list[bytes]) -> bytes:
     from video_vq.metrics.st_lpips_checkpoint import to_safetensors  # imports torch
 
@@ -50,6 +49,7 @@ def _convert_st_lpips(members: list[bytes]) -> bytes:
     )
 
 
+# AlexNet and VGG16 as Ghildyal & Liu trained them with blurs (BSD 2-Clause), with the heads.
 ST_LPIPS_WEIGHTS = PublishedWeights(
     title="ST-LPIPS weights",
     purpose="the perceptual score",
