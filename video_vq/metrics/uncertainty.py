@@ -1,0 +1,392 @@
+"""How far an FVD can be trusted: differences of two models, errors at one N, the limit of large N.
+
+Errors come from split halves: the source videos are cut into random halves, and half of the
+difference between the two halves' scores, squared and averaged over many cuts, is a variance.
+Its expectation is Var(score at N/2) / 2, for independent videos exactly. That is the variance at N
+for anything that behaves like a mean, and more, never less, where higher terms count (Efron &
+Stein, "The Jackknife Estimate of Variance", 1981); the bias of FVD is equal in both halves and
+drops out. docs/results.md measures the coverage of this and of what was tried instead.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.special import stdtrit
+
+from video_vq.errors import InputError
+from video_vq.metrics.frechet import Moments, frechet_distance
+
+CONFIDENCE = 0.95
+MIN_VIDEOS = 8  # fewer have under 35 different cuts into halves
+SIZE_TOLERANCE = 0.01
+
+# The fit of a + b/N: subsets down to a quarter of the clips, but above the features by this factor.
+SMALLEST_FRACTION = 0.25
+CLEARANCE = 1.1
+NUM_SIZES = 4
+NUM_WINDOWS = 4
+NUM_BLOCKS = 10
+
+
+class GroupedFeatures(NamedTuple):
+    """Feature vectors, one per clip, and the source video (group) of each clip.
+
+    Clips of one video are not independent, so whole videos are resampled. Sets that name the same
+    videos (reconstructions of the same clips) are resampled together, by these names.
+    """
+
+    features: Float[np.ndarray, "n d"]
+    groups: Sequence[str]
+
+
+class Interval(NamedTuple):
+    """An estimate, its standard error and its 95 % interval."""
+
+    estimate: float
+    standard_error: float
+    low: float
+    high: float
+
+
+class DifferenceInterval(NamedTuple):
+    """FVD(real, a) - FVD(real, b); below zero where a is closer to the real clips.
+
+    Attributes:
+        at_n: of the expected FVDs at this number of clips: what other clips of the same models,
+            as many, would give. FVD's bias depends on the model, so this is not yet the
+            difference of the distributions: at N = 256 a model of too little variety beats a
+            perfect one.
+        population: of the distributions, with the bias (∝ 1/N) taken out; None when halves of
+            the sets have no more clips than features, where the bias follows another law.
+        num_clips: in the smallest of the three sets.
+    """
+
+    at_n: Interval
+    population: Interval | None
+    num_clips: int
+
+
+class InfiniteFVD(NamedTuple):
+    """FVD extrapolated to infinitely many clips, with its standard error.
+
+    Attributes:
+        value: a in a + b/N; may fall below zero for a very good model.
+        standard_error: over source videos, by the block jackknife.
+        bias: b/N at all clips: how much of the plain FVD is due to too few clips.
+    """
+
+    value: float
+    standard_error: float
+    bias: float
+
+
+def difference_interval(
+    real: GroupedFeatures,
+    a: GroupedFeatures,
+    b: GroupedFeatures,
+    ddof: int,
+    seed: int = 0,
+    num_splits: int = 100,
+) -> DifferenceInterval:
+    """Return how much FVD(real, a) differs from FVD(real, b), with 95 % intervals.
+
+    The real videos are resampled for both at once; candidates for themselves, or together where
+    they name the same videos. At d = 400 and N = 2048 a split takes 0.15 s of one core.
+
+    Args:
+        ddof: the protocol's.
+        seed: of the cuts; the same seed and videos give the same interval in any order.
+        num_splits: random cuts into halves; the interval's width is good to 1 / √(2 num_splits).
+
+    Raises:
+        InputError: too few source videos, or candidates of different numbers of clips.
+    """
+    num_a, num_b = len(a.features), len(b.features)
+    if abs(num_a - num_b) > SIZE_TOLERANCE * max(num_a, num_b):
+        raise InputError(
+            f"FVD depends on the number of clips, so candidates are compared at one: found "
+            f"{num_a} and {num_b}; score {min(num_a, num_b)} of both"
+        )
+    halves = half_sample_distances(real, (a, b), ddof, seed, num_splits)
+    moments = Moments.of(real.features)
+    full_a, full_b = (
+        frechet_distance(moments, Moments.of(candidate.features), ddof) for candidate in (a, b)
+    )
+    num_clips = min(len(real.features), num_a, num_b)
+    has_limit = num_clips > 2 * real.features.shape[1]
+    difference = full_a - full_b
+    differences = halves[..., 0] - halves[..., 1]
+    return DifferenceInterval(
+        interval_at_n(difference, differences),
+        population_interval(difference, differences) if has_limit else None,
+        num_clips,
+    )
+
+
+def interval_at_n(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
+    """Return the interval of a score's expectation at its own number of clips.
+
+    Args:
+        full: the score of all clips.
+        halves: the score of both halves of each split.
+    """
+    error = split_half_error(halves)
+    reach = float(stdtrit(len(halves), (1 + CONFIDENCE) / 2)) * error
+    return Interval(full, error, full - reach, full + reach)
+
+
+def population_interval(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
+    """Return the interval of a score's limit for large N, its bias being proportional to 1/N.
+
+    Then halves have twice the bias of the whole: what they have more is what the whole has.
+    """
+    return interval_at_n(2 * full - float(halves.mean()), halves)
+
+
+def split_half_error(halves: Float64[np.ndarray, "splits 2"]) -> float:
+    """Return the standard error of a score from its values on both halves of each split."""
+    return float(np.sqrt(np.mean(np.square(halves[:, 0] - halves[:, 1])) / 4))
+
+
+def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str) -> str:
+    """Return a plain sentence: which of the two is closer to the real clips, if that is known."""
+    _, _, low, high = difference.at_n
+    count = f"at N = {difference.num_clips}"
+    interval = f"95 % interval {low:.1f} to {high:.1f}"
+    if low <= 0 <= high:
+        return (
+            f"{name_a} and {name_b} cannot be told apart {count}: their FVDs differ by "
+            f"{difference.at_n.estimate:.1f} ({interval}), which holds zero."
+        )
+    better, worse = (name_a, name_b) if high < 0 else (name_b, name_a)
+    sentence = (
+        f"{better} has a lower FVD than {worse} {count}, by "
+        f"{abs(difference.at_n.estimate):.1f} (FVD({name_a}) - FVD({name_b}): {interval})"
+    )
+    limit = difference.population
+    if limit is None:
+        return f"{sentence}; so few clips favour models of little variety, more may turn it round."
+    if limit.low <= 0 <= limit.high or (limit.high < 0) != (high < 0):
+        return f"{sentence}, but not for certain once the bias of that N is taken out."
+    return f"{sentence}, and also once the bias of that N is taken out."
+
+
+def jackknife_error(
+    real: GroupedFeatures,
+    fake: GroupedFeatures,
+    ddof: int,
+    seed: int = 0,
+    num_splits: int = 100,
+) -> float:
+    """Return the standard error of one FVD about its expectation at this N (not about the truth).
+
+    Args and errors: as for `difference_interval`.
+    """
+    return split_half_error(half_sample_distances(real, (fake,), ddof, seed, num_splits)[..., 0])
+
+
+def half_sample_distances(
+    real: GroupedFeatures,
+    candidates: Sequence[GroupedFeatures],
+    ddof: int,
+    seed: int,
+    num_splits: int,
+) -> Float64[np.ndarray, "splits 2 k"]:
+    """Return each candidate's FVD on both halves of random cuts of the source videos.
+
+    Raises:
+        InputError: a set has fewer than 8 source videos, or they come from different networks.
+    """
+    sets = (real, *candidates)
+    names, codes = _name_codes(sets, MIN_VIDEOS)
+    strata = _strata(len(names), codes)
+    features = [one.features.astype(np.float64) for one in sets]
+    random = np.random.default_rng([seed, 0x5917])
+    distances = np.empty((num_splits, 2, len(candidates)))
+    for split in range(num_splits):
+        first = _random_half(len(names), strata, random)
+        for side, chosen in enumerate((first, ~first)):
+            half = [values[chosen[code]] for values, code in zip(features, codes, strict=True)]
+            distances[split, side] = resampled_distances(half[0], half[1:], ddof)
+    return distances
+
+
+def _name_codes(
+    sets: Sequence[GroupedFeatures], min_videos: int
+) -> tuple[Sequence[str], list[Int[np.ndarray, "_"]]]:
+    """Return all video names, sorted, and each clip's place among them."""
+    for one in sets:
+        if len(one.groups) != len(one.features):
+            raise ValueError(f"{len(one.groups)} groups for {len(one.features)} clips")
+        if one.features.shape[1] != sets[0].features.shape[1]:
+            raise InputError(
+                f"the sets have {sets[0].features.shape[1]} and {one.features.shape[1]} features; "
+                "they come from different networks"
+            )
+        if len(set(one.groups)) < min_videos:
+            raise InputError(
+                f"an error over source videos needs at least {min_videos} of them in each set, "
+                f"found {len(set(one.groups))}"
+            )
+    names = sorted({name for one in sets for name in one.groups})
+    places = {name: place for place, name in enumerate(names)}
+    return names, [np.array([places[name] for name in one.groups]) for one in sets]
+
+
+def _strata(num_names: int, codes: Sequence[Int[np.ndarray, "_"]]) -> list[Int[np.ndarray, "_"]]:
+    """Return the videos that occur in the same sets, as places; halves are taken within them."""
+    member = np.zeros((num_names, len(codes)), dtype=bool)
+    for column, code in enumerate(codes):
+        member[code, column] = True
+    _, stratum = np.unique(member, axis=0, return_inverse=True)
+    stratum = stratum.ravel()
+    return [np.flatnonzero(stratum == number) for number in range(stratum.max() + 1)]
+
+
+def _random_half(
+    num_names: int, strata: Sequence[Int[np.ndarray, "_"]], random: np.random.Generator
+) -> Bool[np.ndarray, "_"]:
+    """Return which videos are in the first half; the odd one out falls on either side."""
+    first = np.zeros(num_names, dtype=bool)
+    for places in strata:
+        size = (len(places) + int(random.integers(2))) // 2
+        first[random.permutation(places)[:size]] = True
+    return first
+
+
+class _Gaussian(NamedTuple):
+    """Mean, trace and covariance; in place of the covariance, of few clips, R with Rᵀ R = it."""
+
+    mean: Float64[np.ndarray, "d"]
+    trace: float
+    root: Float64[np.ndarray, "r d"] | None
+    covariance: Float64[np.ndarray, "d d"] | None
+
+
+def resampled_distances(
+    real: Float64[np.ndarray, "n d"],
+    candidates: Sequence[Float64[np.ndarray, "_ d"]],
+    ddof: int,
+) -> Float64[np.ndarray, "_"]:
+    """Return each candidate's FVD: `frechet_distance` to 1e-6 relative, several times as fast.
+
+    The root R of the real covariance is shared, and the singular values that `frechet_distance`
+    adds up are square roots of the eigenvalues of R S Rᵀ.
+    """
+    reference = _gaussian(real, ddof)
+    root = _root(reference)
+    return np.array([_distance(reference, root, _gaussian(one, ddof)) for one in candidates])
+
+
+def _gaussian(values: Float64[np.ndarray, "n d"], ddof: int) -> _Gaussian:
+    mean = values.mean(axis=0)
+    deviations = (values - mean) / np.sqrt(len(values) - ddof)
+    if len(values) <= values.shape[1]:
+        return _Gaussian(mean, float(np.vdot(deviations, deviations)), deviations, None)
+    covariance = deviations.T @ deviations
+    return _Gaussian(mean, float(np.trace(covariance)), None, covariance)
+
+
+def _root(gaussian: _Gaussian) -> Float64[np.ndarray, "r d"]:
+    if gaussian.covariance is None:
+        assert gaussian.root is not None
+        return gaussian.root
+    try:
+        return np.linalg.cholesky(gaussian.covariance).T
+    except np.linalg.LinAlgError:  # singular: features that never change, or clips that repeat
+        values, vectors = np.linalg.eigh(gaussian.covariance)
+        return (vectors * np.sqrt(np.maximum(values, 0.0))).T
+
+
+def _distance(
+    real: _Gaussian, real_root: Float64[np.ndarray, "r d"], candidate: _Gaussian
+) -> float:
+    if candidate.covariance is not None:
+        product = real_root @ candidate.covariance @ real_root.T
+    else:
+        assert candidate.root is not None
+        cross = candidate.root @ real_root.T
+        product = cross @ cross.T if len(cross) <= cross.shape[1] else cross.T @ cross
+    squares = np.linalg.eigvalsh(product)
+    threshold = squares[-1] * len(squares) * np.finfo(np.float64).eps
+    overlap = np.sqrt(squares[squares > max(threshold, 0.0)]).sum()
+    shift = real.mean - candidate.mean
+    return float(shift @ shift + real.trace + candidate.trace - 2.0 * overlap)
+
+
+def fvd_at_infinity(
+    real: GroupedFeatures, fake: GroupedFeatures, ddof: int, seed: int = 0
+) -> InfiniteFVD:
+    """Return the limit of FVD for large N, from a fit of a + b/N to subsets of the clips.
+
+    After Chong & Forsyth, "Effectively Unbiased FID and Inception Score", 2020. The subsets are
+    windows that run round a shuffled list of the source videos, so that every video counts
+    equally at each size. Below N = d the bias follows another law, hence the least N.
+
+    Args:
+        ddof: the protocol's.
+        seed: of the shuffle.
+
+    Raises:
+        InputError: a set has too few clips for the number of features, or under 20 source videos.
+    """
+    _check_enough_clips(real, fake)
+    names, codes = _name_codes((real, fake), 2 * NUM_BLOCKS)
+    order = np.random.default_rng([seed, 0x1F1D]).permutation(len(names))
+    places = [_places(order[code]) for code in codes]
+    features = [one.features.astype(np.float64) for one in (real, fake)]
+    value, bias = _fit(features, places, ddof)
+    left_out = []
+    for block in range(NUM_BLOCKS):
+        low, high = block / NUM_BLOCKS, (block + 1) / NUM_BLOCKS
+        kept = [(place < low) | (place >= high) for place in places]
+        rest = [values[keep] for values, keep in zip(features, kept, strict=True)]
+        rest_places = [_places(place[keep]) for place, keep in zip(places, kept, strict=True)]
+        left_out.append(_fit(rest, rest_places, ddof)[0])
+    error = float(np.sqrt((NUM_BLOCKS - 1) * np.var(left_out)))
+    return InfiniteFVD(value, error, bias)
+
+
+def _check_enough_clips(real: GroupedFeatures, fake: GroupedFeatures) -> None:
+    num_features = real.features.shape[1]
+    fewest = min(len(real.features), len(fake.features))
+    least = int(np.ceil(num_features * CLEARANCE**2 * NUM_BLOCKS / (NUM_BLOCKS - 1)))
+    if fewest <= num_features:
+        raise InputError(
+            f"FVD at infinite N needs more clips than the {num_features} features, found {fewest}: "
+            f"below, the bias does not fall like 1/N; score at least {least} clips"
+        )
+    if fewest < least:
+        raise InputError(
+            f"FVD at infinite N needs at least {least} clips, found {fewest}: so close to the "
+            f"{num_features} features there is nothing to fit a + b/N to"
+        )
+
+
+def _places(values: Float[np.ndarray, "n"] | Int[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+    """Return ranks of the distinct values, spread over [0, 1)."""
+    distinct, ranks = np.unique(values, return_inverse=True)
+    return ranks.ravel() / len(distinct)
+
+
+def _fit(
+    features: Sequence[Float64[np.ndarray, "_ d"]],
+    places: Sequence[Float64[np.ndarray, "_"]],
+    ddof: int,
+) -> tuple[float, float]:
+    """Return a and b/N of the line a + b/N, by least squares over the sizes of subsets."""
+    fewest, num_features = min(map(len, features)), features[0].shape[1]
+    smallest = max(SMALLEST_FRACTION, CLEARANCE * num_features / fewest)
+    inverse = np.linspace(1.0, 1.0 / smallest, NUM_SIZES + 1)
+    scores = [resampled_distances(features[0], features[1:], ddof)[0]]
+    for fraction in 1.0 / inverse[1:]:
+        windows = []
+        for start in np.arange(NUM_WINDOWS) / NUM_WINDOWS:
+            chosen = [(place - start) % 1.0 < fraction for place in places]
+            part = [values[keep] for values, keep in zip(features, chosen, strict=True)]
+            windows.append(resampled_distances(part[0], part[1:], ddof)[0])
+        scores.append(np.mean(windows))
+    slope, limit = np.polyfit(inverse, scores, 1)
+    return float(limit), float(slope)
