@@ -123,6 +123,10 @@ def measure(cell: Cell, num_splits: int, num_bootstraps: int) -> dict[str, Any]:
     values["full"] = resampled_distances(real.features, candidates, DDOF).tolist()
     halves = half_sample_distances(real, tuple(sets.values()), DDOF, cell.draw, num_splits)
     values["halves"] = np.round(halves, 6).tolist()
+    if cell.part == "unpaired" and (num_bootstraps > 0 or cell.num_clips <= NUM_FEATURES):
+        values["kernel"] = {
+            name: kernel_distance(real.features, sets[name].features) for name in KERNEL_MODELS
+        }
     if num_bootstraps == 0:
         return values
     random = np.random.default_rng([cell.draw, 0xB007])
@@ -134,21 +138,16 @@ def measure(cell: Cell, num_splits: int, num_bootstraps: int) -> dict[str, Any]:
         drawn = [one[row] for one, row in zip(candidates, rows[1:], strict=True)]
         rounds.append(resampled_distances(real.features[rows[0]], drawn, DDOF))
     values["bootstrap"] = np.round(rounds, 6).tolist()
-    if cell.part == "unpaired":
-        values["kernel"] = {
-            name: kernel_distance(real.features, sets[name].features) for name in KERNEL_MODELS
-        }
     return values
 
 
 def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
     """Yield what is to be drawn and with how many bootstrap samples, cheap sets of cells first."""
     for num_clips in sorted(arguments.clips):
-        full = arguments.draws if num_clips <= NUM_FEATURES else arguments.slow_draws
         for draw in range(arguments.draws):
             for exponent in (1.0, 1.5):
                 for part in ("unpaired", "paired"):
-                    bootstraps = arguments.bootstraps if draw < full else 0
+                    bootstraps = arguments.bootstraps if draw < arguments.slow_draws else 0
                     yield Cell(part, exponent, num_clips, draw), bootstraps
                 if num_clips > NUM_FEATURES and draw < arguments.slow_draws:
                     yield Cell("infinity", exponent, num_clips, draw), 0
@@ -347,7 +346,7 @@ def main() -> None:
         "--slow-draws",
         type=int,
         default=30,
-        help="where N > 400, only so many draws get bootstraps, KVD and FVD at infinite N",
+        help="only so many draws get bootstraps and, where N > 400, KVD and FVD at infinite N",
     )
     parser.add_argument("--table", action="store_true", help="print what there is, draw nothing")
     arguments = parser.parse_args()
