@@ -45,7 +45,7 @@ def draw(
 
 def shuffled(one: GroupedFeatures, seed: int) -> GroupedFeatures:
     order = np.random.default_rng(seed).permutation(len(one.features))
-    return GroupedFeatures(one.features[order], [one.groups[place] for place in order])
+    return GroupedFeatures(one.features[order], [one.groups[int(place)] for place in order])
 
 
 @pytest.mark.parametrize("ddof", [0, 1])
