@@ -23,6 +23,7 @@ from video_vq.metrics.uncertainty import (
     interval_at_n,
     population_interval,
     resampled_distances,
+    split_half_error,
 )
 from video_vq.progress import progress
 
@@ -142,14 +143,14 @@ def measure(cell: Cell, num_splits: int, num_bootstraps: int) -> dict[str, Any]:
 
 
 def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
-    """Yield what is to be drawn and with how many bootstrap samples, cheap sets of cells first."""
+    """Yield what is to be drawn and with how many bootstrap samples; the slow draws come last."""
     for num_clips in sorted(arguments.clips):
-        for draw in range(arguments.draws):
+        for draw in reversed(range(arguments.draws)):
+            is_slow = draw < arguments.slow_draws
             for exponent in (1.0, 1.5):
                 for part in ("unpaired", "paired"):
-                    bootstraps = arguments.bootstraps if draw < arguments.slow_draws else 0
-                    yield Cell(part, exponent, num_clips, draw), bootstraps
-                if num_clips > NUM_FEATURES and draw < arguments.slow_draws:
+                    yield Cell(part, exponent, num_clips, draw), is_slow * arguments.bootstraps
+                if num_clips > NUM_FEATURES and is_slow:
                     yield Cell("infinity", exponent, num_clips, draw), 0
 
 
@@ -191,6 +192,11 @@ def half_sample(full: float, halves: np.ndarray, samples: np.ndarray) -> tuple[f
 
 
 def split_half(full: float, halves: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
+    reach = stdtrit(len(halves), 0.975) * split_half_error(halves)
+    return full - reach, full + reach
+
+
+def stretched(full: float, halves: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
     return interval_at_n(full, halves)[2:]
 
 
@@ -204,8 +210,11 @@ RULES: dict[str, Rule] = {
     "normal": normal,
     "half-sample": half_sample,
     "split half": split_half,
-    "split half, bias out": without_bias,
+    "split half, stretched": stretched,
+    "the same, bias out": without_bias,
 }
+AT_N = tuple(RULES)[:-1]
+OF_POPULATION = ("percentile", "basic", "split half, stretched", "the same, bias out")
 NEEDS_BOOTSTRAP = ("percentile", "basic", "normal")
 
 
@@ -231,14 +240,12 @@ def scores(values: dict[str, Any], first: str, second: str | None) -> Draw:
 
 
 def coverage(draws: list[Draw], rule: str, truth: float) -> str:
-    """Return in how many % of the draws the rule's interval holds the truth, and of how many."""
+    """Return in how many % of the draws (with bootstraps, where needed) the interval holds it."""
     used = [one for one in draws if rule not in NEEDS_BOOTSTRAP or len(one.samples)]
     if not used:
         return "–"
     intervals = [RULES[rule](*one) for one in used]
-    share = np.mean([low <= truth <= high for low, high in intervals])
-    count = "" if len(used) == len(draws) else f" of {len(used)}"
-    return f"{100 * share:.1f}{count}"
+    return f"{100 * np.mean([low <= truth <= high for low, high in intervals]):.1f}"
 
 
 def print_header(*columns: str) -> None:
@@ -255,12 +262,13 @@ def print_scores(found: dict[Cell, dict[str, Any]], differences: bool) -> None:
     print_header(
         "N, spectrum",
         "score",
-        "draws",
+        "draws (with bootstrap)",
         "population",
         "E[FVD at N]",
         "sd",
         "split-half error",
-        *(f"{rule}: E / population" for rule in RULES),
+        *(f"E: {rule}" for rule in AT_N),
+        *(f"population: {rule}" for rule in OF_POPULATION),
     )
     for (num_clips, part, exponent), entries in sorted(grouped.items(), key=str):
         truths = {n: m.fvd(real_deviations(exponent)) for n, m in models(part, exponent).items()}
@@ -273,12 +281,11 @@ def print_scores(found: dict[Cell, dict[str, Any]], differences: bool) -> None:
             columns = [
                 f"{num_clips}, i^-{exponent:g}",
                 f"{first} − {second}" if second else first,
-                f"{len(draws)}",
+                f"{len(draws)} ({sum(len(one.samples) > 0 for one in draws)})",
                 *(f"{x:.1f}" for x in (population, full.mean(), full.std(ddof=1), error)),
             ]
-            for rule in RULES:
-                truth = (full.mean(), population)
-                columns.append(" / ".join(coverage(draws, rule, value) for value in truth))
+            columns += [coverage(draws, rule, full.mean()) for rule in AT_N]
+            columns += [coverage(draws, rule, population) for rule in OF_POPULATION]
             print(f"| {' | '.join(columns)} |")
 
 

@@ -93,7 +93,7 @@ def difference_interval(
     """Return how much FVD(real, a) differs from FVD(real, b), with 95 % intervals.
 
     The real videos are resampled for both at once; candidates for themselves, or together where
-    they name the same videos. At d = 400 and N = 2048 a split takes 0.15 s of one core.
+    they name the same videos. At d = 400 and N = 2048 a split takes 0.09 s of one core.
 
     Args:
         ddof: the protocol's.
@@ -128,13 +128,26 @@ def difference_interval(
 def interval_at_n(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
     """Return the interval of a score's expectation at its own number of clips.
 
+    Student's, stretched to the side that the halves are skewed to: a squared shift of the mean
+    has an error that grows with it, so its symmetric interval is too short whenever it fell low.
+    For a mean of error e, the end of (mean ± 1.96 e)² lies (1.96² + 1) / 6 · skewness errors
+    further out (the first term of the Edgeworth expansion).
+
     Args:
         full: the score of all clips.
         halves: the score of both halves of each split.
     """
     error = split_half_error(halves)
-    reach = float(stdtrit(len(halves), (1 + CONFIDENCE) / 2)) * error
-    return Interval(full, error, full - reach, full + reach)
+    reach = float(stdtrit(len(halves), (1 + CONFIDENCE) / 2))
+    stretch = _skewness(halves) * (reach**2 + 1) / 6
+    low = full - error * (reach - min(stretch, 0.0))
+    return Interval(full, error, low, full + error * (reach + max(stretch, 0.0)))
+
+
+def _skewness(values: Float64[np.ndarray, "splits 2"]) -> float:
+    deviations = values - values.mean()
+    variance = float(np.mean(deviations**2))
+    return float(np.mean(deviations**3)) / variance**1.5 if variance > 0 else 0.0
 
 
 def population_interval(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
@@ -353,15 +366,11 @@ def _check_enough_clips(real: GroupedFeatures, fake: GroupedFeatures) -> None:
     num_features = real.features.shape[1]
     fewest = min(len(real.features), len(fake.features))
     least = int(np.ceil(num_features * CLEARANCE**2 * NUM_BLOCKS / (NUM_BLOCKS - 1)))
-    if fewest <= num_features:
-        raise InputError(
-            f"FVD at infinite N needs more clips than the {num_features} features, found {fewest}: "
-            f"below, the bias does not fall like 1/N; score at least {least} clips"
-        )
     if fewest < least:
         raise InputError(
-            f"FVD at infinite N needs at least {least} clips, found {fewest}: so close to the "
-            f"{num_features} features there is nothing to fit a + b/N to"
+            f"FVD at infinite N needs at least {least} clips for {num_features} features, found "
+            f"{fewest}: up to N = {num_features} the bias does not fall like 1/N, and little "
+            "above there is nothing to fit a + b/N to"
         )
 
 

@@ -75,6 +75,20 @@ def test_intervals_have_their_closed_form():
     assert population_interval(7.0, halves)[:2] == pytest.approx((2, np.sqrt(0.5)))
 
 
+def test_the_interval_of_a_squared_mean_is_stretched_as_its_closed_form():
+    # Means of 0 ± 1 about 2.8: halves of the clips have means off by as much, up and down.
+    random = np.random.default_rng(12)
+    held, held_symmetric = [], []
+    for _ in range(400):
+        mean, halves = 2.8 + random.normal(), random.normal(size=(100, 1)) * [1, -1]
+        found = interval_at_n(mean**2, np.square(mean + halves))
+        expected = 2.8**2 + 1
+        held.append(found.low <= expected <= found.high)
+        held_symmetric.append(abs(expected - found.estimate) <= 1.98 * found.standard_error)
+    assert np.mean(held) >= 0.93
+    assert np.mean(held_symmetric) < 0.91
+
+
 def test_of_means_the_error_is_the_textbook_one():
     # One direction, equal spreads: the distance of sets with means m and 0 is m² to first order.
     random = np.random.default_rng(1)
@@ -273,9 +287,11 @@ def test_too_few_clips_for_the_limit_are_refused_with_the_number_needed():
     def of(count: int) -> GroupedFeatures:
         return grouped(np.zeros((count, 400)), "video")
 
-    with pytest.raises(InputError, match=r"more clips than the 400 features, found 400.* 538"):
+    with pytest.raises(
+        InputError, match="at least 538 clips for 400 features, found 400: up to N = 400"
+    ):
         fvd_at_infinity(of(600), of(400), 0)
-    with pytest.raises(InputError, match="at least 538 clips, found 450"):
+    with pytest.raises(InputError, match="at least 538 clips for 400 features, found 450"):
         fvd_at_infinity(of(450), of(600), 0)
 
 
