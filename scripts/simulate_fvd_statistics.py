@@ -143,15 +143,17 @@ def measure(cell: Cell, num_splits: int, num_bootstraps: int) -> dict[str, Any]:
 
 
 def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
-    """Yield what is to be drawn and with how many bootstrap samples; the slow draws come last."""
+    """Yield what is to be drawn and with how many bootstrap samples; draws with them come last."""
     for num_clips in sorted(arguments.clips):
+        if num_clips > NUM_FEATURES:
+            for draw in range(arguments.slow_draws):
+                for exponent in (1.0, 1.5):
+                    yield Cell("infinity", exponent, num_clips, draw), 0
         for draw in reversed(range(arguments.draws)):
-            is_slow = draw < arguments.slow_draws
+            num_bootstraps = arguments.bootstraps if draw < arguments.slow_draws else 0
             for exponent in (1.0, 1.5):
                 for part in ("unpaired", "paired"):
-                    yield Cell(part, exponent, num_clips, draw), is_slow * arguments.bootstraps
-                if num_clips > NUM_FEATURES and is_slow:
-                    yield Cell("infinity", exponent, num_clips, draw), 0
+                    yield Cell(part, exponent, num_clips, draw), num_bootstraps
 
 
 def read(path: Path) -> dict[Cell, dict[str, Any]]:
@@ -270,7 +272,7 @@ def print_scores(found: dict[Cell, dict[str, Any]], differences: bool) -> None:
         *(f"E: {rule}" for rule in AT_N),
         *(f"population: {rule}" for rule in OF_POPULATION),
     )
-    for (num_clips, part, exponent), entries in sorted(grouped.items(), key=str):
+    for (num_clips, part, exponent), entries in sorted(grouped.items(), key=lambda item: item[0]):
         truths = {n: m.fvd(real_deviations(exponent)) for n, m in models(part, exponent).items()}
         for pair in PAIRS[part] if differences else [(name, None) for name in truths]:
             first, second = pair

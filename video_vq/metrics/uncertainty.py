@@ -106,8 +106,8 @@ def difference_interval(
     num_a, num_b = len(a.features), len(b.features)
     if abs(num_a - num_b) > SIZE_TOLERANCE * max(num_a, num_b):
         raise InputError(
-            f"FVD depends on the number of clips, so candidates are compared at one: found "
-            f"{num_a} and {num_b}; score {min(num_a, num_b)} of both"
+            f"FVD depends on the number of clips, found {num_a} and {num_b}; score "
+            f"{min(num_a, num_b)} of both"
         )
     halves = half_sample_distances(real, (a, b), ddof, seed, num_splits)
     moments = Moments.of(real.features)
@@ -335,12 +335,9 @@ def fvd_at_infinity(
     """Return the limit of FVD for large N, from a fit of a + b/N to subsets of the clips.
 
     After Chong & Forsyth, "Effectively Unbiased FID and Inception Score", 2020. The subsets are
-    windows that run round a shuffled list of the source videos, so that every video counts
-    equally at each size. Below N = d the bias follows another law, hence the least N.
+    windows round a shuffled list of the source videos. Below N = d the bias follows another law.
 
-    Args:
-        ddof: the protocol's.
-        seed: of the shuffle.
+    Args: as for `difference_interval`.
 
     Raises:
         InputError: a set has too few clips for the number of features, or under 20 source videos.
