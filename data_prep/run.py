@@ -27,6 +27,7 @@ PROVENANCE = "provenance.json"
 USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
 LOCK_SECONDS = 10.0
 CONFIGS: dict[SourceName, str] = {"folder": "video64", "ucf101": "ucf101", "bair": "bair"}
+CONFIG_SIZES = {"video64": (64, 64), "ucf101": (128, 128), "bair": (64, 64)}
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,15 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
     lines += [f"note: {note}" for note in listing.notes]
     lines += [
         f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)",
-        f"then: video-vq train-tokenizer --config {CONFIGS[listing.source]} "
-        f"--data {store.path} --out runs/tokenizer",
     ]
+    if (height, width) == CONFIG_SIZES[CONFIGS[listing.source]]:
+        lines.append(
+            f"then: video-vq train-tokenizer --config {CONFIGS[listing.source]} "
+            f"--data {store.path} --out runs/tokenizer"
+        )
+    if missing := [name for name in SPLITS if not splits[name]]:
+        lines.append(
+            f"warning: no {' and no '.join(missing)} videos: training needs train and val, scores "
+            "need test; add videos"
+        )
     return "\n".join(lines)

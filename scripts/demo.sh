@@ -19,6 +19,9 @@ LAUNCH=(accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 
+# A training that was stopped has saved and ends well: the next step must not take it for finished.
+finished() { [ -e "$1/config.json" ] || { echo "stopped; make demo goes on" >&2; exit 130; }; }
+
 step "1/8 render a pushing world and write it as UCF-101 would be (half a minute)"
 data-prep synthetic "$OUT/raw" --layout ucf101 --videos "$VIDEOS" --frames 30 --size 64 --seed 0
 
@@ -29,6 +32,7 @@ step "3/8 train the tokenizer (about 5 minutes)"
 "${LAUNCH[@]}" train-tokenizer --config demo/tokenizer --data "$OUT/clips" --out "$OUT/tokenizer" \
   "${TRAIN[@]}"
 
+finished "$OUT/tokenizer/tokenizer"
 step "4/8 encode: clips to tokens"
 "${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 4
 
@@ -36,6 +40,7 @@ step "5/8 train the prior (about 3 minutes)"
 "${LAUNCH[@]}" train-prior --config demo/prior --tokens "$OUT/tokens" --out "$OUT/prior" \
   "${TRAIN[@]}"
 
+finished "$OUT/prior/prior"
 step "6/8 sample"
 video-vq sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" \
   --num "$SAMPLES" --temperature 0.95 --top-p 0.95

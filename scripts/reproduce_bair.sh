@@ -27,6 +27,9 @@ MULTI=()
 LAUNCH=(accelerate launch "${MULTI[@]}" --num_processes "$NPROC" --num_machines 1
         --dynamo_backend no --mixed_precision "$PRECISION" -m video_vq)
 
+# A training that was stopped has saved and ends well: the next step must not take it for finished.
+finished() { [ -e "$1/config.json" ] || { echo "stopped; run this again to go on" >&2; exit 130; }; }
+
 # 1. 43,264 + 256 videos, camera aux1, actions and poses kept. 16 GB, minutes on a few cores.
 data-prep bair "$DATA" --out "$OUT/clips" --camera aux1
 data-prep verify "$OUT/clips" --sheet "$OUT/clips.png"
@@ -35,11 +38,15 @@ data-prep verify "$OUT/clips" --sheet "$OUT/clips.png"
 "${LAUNCH[@]}" train-tokenizer --config bair --data "$OUT/clips" --out "$OUT/tokenizer" \
   "${TOKENIZER[@]}"
 
+finished "$OUT/tokenizer/tokenizer"
+
 # 3. Every window of every video as tokens: 14 a video. An hour.
 "${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 1
 
 # 4. The prior. About a day on one H100.
 "${LAUNCH[@]}" train-prior --config bair --tokens "$OUT/tokens" --out "$OUT/prior" "${PRIOR[@]}"
+
+finished "$OUT/prior/prior"
 
 # 5. Samples, resumable.
 "${LAUNCH[@]}" sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" \

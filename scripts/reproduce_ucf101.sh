@@ -27,6 +27,9 @@ MULTI=()
 LAUNCH=(accelerate launch "${MULTI[@]}" --num_processes "$NPROC" --num_machines 1
         --dynamo_backend no --mixed_precision "$PRECISION" -m video_vq)
 
+# A training that was stopped has saved and ends well: the next step must not take it for finished.
+finished() { [ -e "$1/config.json" ] || { echo "stopped; run this again to go on" >&2; exit 130; }; }
+
 # 1. 13,320 videos, split 1, val carved from train by group. 122 GB at 128 px, an hour on 16 cores.
 data-prep ucf101 "$DATA" --out "$OUT/clips" --split 1 --size "$SIZE"
 data-prep verify "$OUT/clips" --sheet "$OUT/clips.png"
@@ -35,11 +38,15 @@ data-prep verify "$OUT/clips" --sheet "$OUT/clips.png"
 "${LAUNCH[@]}" train-tokenizer --config ucf101 --data "$OUT/clips" --out "$OUT/tokenizer" \
   "${TOKENIZER[@]}"
 
+finished "$OUT/tokenizer/tokenizer"
+
 # 3. Clips as tokens, a window every 8 frames. Hours.
 "${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 8
 
 # 4. The class-conditional prior. About two days on one H100.
 "${LAUNCH[@]}" train-prior --config ucf101 --tokens "$OUT/tokens" --out "$OUT/prior" "${PRIOR[@]}"
+
+finished "$OUT/prior/prior"
 
 # 5. Samples of all classes in turn, resumable.
 "${LAUNCH[@]}" sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" \

@@ -174,7 +174,8 @@ def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] =
         ConfigError: names every unknown key (with the nearest known one) and every wrong value.
     """
     merged = merge(read_yaml(path), parse_overrides(overrides))
-    return check_config(settings, merged, str(path))
+    source = f"{path} and the command line" if overrides else str(path)
+    return check_config(settings, merged, source)
 
 
 def check_config(settings: type[Settings], value: dict[str, Any], source: str) -> Settings:

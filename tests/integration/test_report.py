@@ -10,7 +10,7 @@ import pytest
 from runs import make_clip_store, video_vq
 
 from video_vq.errors import InputError
-from video_vq.evaluation.gallery import EXTREMES, SHOWN, Gallery, Pair
+from video_vq.evaluation.gallery import EXTREMES, SHOWN, Gallery, Pair, places_to_show
 from video_vq.evaluation.report import render, write_report
 from video_vq.evaluation.report.charts import line_chart
 from video_vq.evaluation.report.parts import find_parts
@@ -50,11 +50,13 @@ def blob(seed: int, num_frames: int = 8) -> np.ndarray:
 
 def gallery_of(labels: list[str | None]) -> Gallery:
     gallery = Gallery()
-    for number, label in enumerate(labels):
-        pair = Pair(
-            blob(number), blob(number + 100), (f"{label}/v{number}", 3), label, 20.0 + number
-        )
-        gallery.add_pair(pair)
+    pairs = [
+        Pair(blob(number), blob(number + 100), (f"{label}/v{number}", 3), label, 20.0 + number)
+        for number, label in enumerate(labels)
+    ]
+    for role, places in places_to_show(np.array([pair.psnr for pair in pairs])).items():
+        gallery.add_pairs(role, [pairs[place] for place in places])
+    gallery.add_neighbours([(blob(400), blob(401), 12.5)])
     for number, label in enumerate(labels):
         gallery.add_sample(label, lambda number=number: blob(200 + number))
     gallery.add_control("tokens per position", [blob(300)])
@@ -85,8 +87,17 @@ def scores_of(name: str) -> dict:
         },
         "floor": {"distance": 800.0, "num_clips": 32},
         "controls": {"psnr_clip_mean": 18.0, "psnr_first_frame": 22.0, "fvd_first_frame": 1500.0},
-        "generation": {"gfvd": fvd, "samples": {"num_samples": 48, "settings": {"note": name}}},
-        "prior": {"bits_per_token": 1.5, "num_grids": 64, "predictors": {"token_frequencies": 2.0}},
+        "generation": {
+            "gfvd": fvd,
+            "diversity": {"ratio": 0.5},
+            "samples": {"num_samples": 48, "settings": {"note": name}},
+        },
+        "prior": {
+            "bits_per_token": 1.5,
+            "num_grids": 64,
+            "split": "test",
+            "predictors": {"token_frequencies": 2.0},
+        },
     }
 
 

@@ -1,6 +1,7 @@
 """`video-vq fvd` and the pieces of `video-vq evaluate`, on real files."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,18 +10,35 @@ from runs import make_clip_store, video_vq
 
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
-from video_vq.evaluation.features import features_of
+from video_vq.evaluation.feature_network import FeatureNetwork
+from video_vq.evaluation.features import Cut, Extractor, features_of
 from video_vq.media.encode import write_video
 from video_vq.metrics.fvd import FrechetVideoDistance
 from video_vq.metrics.protocol import PROTOCOLS
+from video_vq.metrics.weights import CHECKPOINT
 from video_vq.stores.clips import ClipStore
 
 
 class Means(torch.nn.Module):
     """A feature network of six numbers, so that scores need no weights."""
 
+    def __init__(self):
+        super().__init__()
+        self.num_clips = 0
+
     def forward(self, video: torch.Tensor) -> torch.Tensor:
+        self.num_clips += len(video)
         return torch.cat([video.mean((2, 3, 4)), video.std((2, 3, 4))], dim=1)
+
+
+PROTOCOL = PROTOCOLS["styleganv"]
+CUT = Cut(16)
+
+
+@pytest.fixture
+def extractor(tmp_path) -> Extractor:
+    network = FeatureNetwork(Means(), "means", "0" * 64, 6)
+    return Extractor(network, [PROTOCOL], tmp_path / "cache")
 
 
 def write_folder(path, seed: int, count: int = 5):
@@ -33,47 +51,45 @@ def write_folder(path, seed: int, count: int = 5):
         write_video(path / f"{index}.mp4", frames, fps=10)
 
 
-def test_a_folder_and_a_store_of_the_same_clips_score_alike(tmp_path):
+def test_a_folder_and_a_store_of_the_same_clips_score_alike(tmp_path, extractor):
     store = make_clip_store(tmp_path / "store", num_videos=9, num_frames=16)
     folder = tmp_path / "folder"
     folder.mkdir()
     for index, video in enumerate(store.videos):
         write_video(folder / f"{video.id}.mp4", store.read(index), fps=10, quality=0)
-    protocol = PROTOCOLS["styleganv"]
-    of_store = features_of(tmp_path / "store", Means(), protocol, 16, 1, "train")
-    of_folder = features_of(folder, Means(), protocol, 16, 1)
-    assert of_store.features.shape == (3, 6)
-    assert of_folder.features.shape == (9, 6)
+    of_store = features_of(tmp_path / "store", extractor, CUT, "train")
+    of_folder = features_of(folder, extractor, CUT)
+    assert of_store.of(PROTOCOL).shape == (3, 6)
+    assert of_folder.of(PROTOCOL).shape == (9, 6)
     names = [f"{video.id}.mp4" for video in store.videos]
     assert list(of_folder.groups) == names
-    for row, group in zip(of_store.features, of_store.groups, strict=True):
+    for row, group in zip(of_store.of(PROTOCOL), of_store.groups, strict=True):
         place = names.index(f"video-{group.removeprefix('group-')}.mp4")
-        np.testing.assert_allclose(row, of_folder.features[place], atol=0.05)
-    assert compare(of_store, of_store, protocol).value == pytest.approx(0, abs=1e-6)
+        np.testing.assert_allclose(row, of_folder.of(PROTOCOL)[place], atol=0.05)
+    assert compare(of_store, of_store, PROTOCOL).value == pytest.approx(0, abs=1e-6)
 
 
-def test_unusable_videos_are_left_out_and_counted(tmp_path):
+def test_unusable_videos_are_left_out_and_counted(tmp_path, extractor):
     write_folder(tmp_path / "a", 0)
     (tmp_path / "a" / "text.mp4").write_text("not a video")
     (tmp_path / "a" / "empty.avi").touch()
     write_video(tmp_path / "a" / "short.mp4", np.zeros((5, 32, 32, 3), np.uint8), fps=10)
-    found = features_of(tmp_path / "a", Means(), PROTOCOLS["styleganv"], 16, 1)
-    assert len(found.features) == 5
+    found = features_of(tmp_path / "a", extractor, CUT)
+    assert found.num_clips == 5
     assert len(found.left_out) == 3
     assert any("short.mp4" in line and "shorter than a clip" in line for line in found.left_out)
 
 
-def test_the_metric_and_the_command_agree(tmp_path):
+def test_the_metric_and_the_command_agree(tmp_path, extractor):
     store = make_clip_store(tmp_path / "store", num_videos=12, num_frames=16)
-    protocol = PROTOCOLS["styleganv"]
-    train = features_of(tmp_path / "store", Means(), protocol, 16, 1, "train")
-    test = features_of(tmp_path / "store", Means(), protocol, 16, 1, "test")
-    metric = FrechetVideoDistance(Means(), num_features=6, protocol=protocol)
+    train = features_of(tmp_path / "store", extractor, CUT, "train")
+    test = features_of(tmp_path / "store", extractor, CUT, "test")
+    metric = FrechetVideoDistance(Means(), num_features=6, protocol=PROTOCOL)
     for index, video in enumerate(store.videos):
         if video.split in ("train", "test"):
             clip = torch.from_numpy(store.read(index))[None]
             metric.update(clip, real=video.split == "train")
-    expected = compare(train, test, protocol)
+    expected = compare(train, test, PROTOCOL)
     assert expected.value == pytest.approx(float(metric.compute()), rel=1e-9)
     assert any("below 256" in line for line in expected.warnings)
     assert any("training split" in line for line in expected.warnings)
@@ -84,17 +100,35 @@ def test_fvd_of_two_folders_from_the_command_line(tmp_path):
     write_folder(tmp_path / "a", 0, 3)
     write_folder(tmp_path / "b", 1, 3)
     (tmp_path / "b" / "text.mp4").write_text("not a video")
-    answer = video_vq("fvd", tmp_path / "a", tmp_path / "b", "--json")
+    (tmp_path / "b" / "empty.mp4").touch()
+    cache: dict[str, Any] = {"VIDEO_VQ_CACHE": str(tmp_path / "cache"), "XDG_CACHE_HOME": ""}
+    answer = video_vq("fvd", tmp_path / "a", tmp_path / "b", "--json", **cache)
     result = json.loads(answer.stdout)
-    assert result["fvd"] > 0
-    assert (result["num_real"], result["num_fake"]) == (3, 3)
-    assert len(result["left_out"]["fake"]) == 1
-    shown = video_vq("fvd", tmp_path / "a", tmp_path / "a")
-    assert shown.stdout.startswith("FVD 0.00") or shown.stdout.startswith("FVD -0.00")
+    (under,) = result["protocols"]
+    (score,) = under["scores"]
+    assert score["fvd"] > 0
+    assert (result["real"]["num_clips"], result["candidates"][0]["num_clips"]) == (3, 3)
+    assert len(result["candidates"][0]["left_out"]) == 2
+    assert result["network"]["sha256"] == CHECKPOINT.sha256
+    saved = tmp_path / "real.safetensors"
+    shown = video_vq("fvd", tmp_path / "a", tmp_path / "a", "--save-real", saved, **cache)
+    assert shown.stdout.startswith(("FVD 0.00", "FVD -0.00"))
     assert "3 real against 3 generated clips" in shown.stdout
     assert "warning: N = 3 is below 256" in shown.stderr
-    none = video_vq("fvd", tmp_path / "a", tmp_path / "nowhere", expect=1)
-    assert "neither a clip store nor a folder of videos" in none.stderr
+    # The real set from its file, all conventions: only what was not computed yet is.
+    two = [tmp_path / "b", tmp_path / "a"]
+    again = json.loads(video_vq("fvd", tmp_path / "a", *two, "--json", **cache).stdout)
+    from_file = json.loads(video_vq("fvd", saved, *two, "--json", **cache).stdout)
+    for one, other in zip(again["protocols"], from_file["protocols"], strict=True):
+        assert [s["fvd"] for s in one["scores"]] == [s["fvd"] for s in other["scores"]]
+    assert again["protocols"][0]["scores"][0]["fvd"] == score["fvd"]
+    assert "at least 8 source videos" in again["protocols"][0]["differences"][0]["sentence"] or (
+        "source videos" in again["protocols"][0]["differences"][0]["sentence"]
+    )
+    refused = video_vq("fvd", saved, tmp_path / "b", "--stride", "2", expect=1, **cache)
+    assert "repeat its --frames, --stride and --fps" in refused.stderr
+    none = video_vq("fvd", tmp_path / "a", tmp_path / "nowhere", expect=1, **cache)
+    assert "neither a clip store, nor a folder of videos, nor features" in none.stderr
 
 
 def test_without_weights_and_network_the_message_says_what_to_do(tmp_path):

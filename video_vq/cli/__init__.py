@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import video_vq
 from video_vq.cli import (
+    compare,
     decode,
     doctor,
     encode,
@@ -30,6 +31,7 @@ VERBS = (
     train_prior,
     sample,
     evaluate,
+    compare,
     report,
     fvd,
     info,

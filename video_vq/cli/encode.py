@@ -24,6 +24,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode."""
+    from video_vq.stores.clips import ClipStore
+
+    ClipStore(arguments.data)  # a wrong path is said before torch is loaded
     from video_vq.evaluation.encode import encode_store
     from video_vq.training.distributed import make_accelerator
 

@@ -23,6 +23,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--controls", action="store_true", help="compute what the scores must beat, too"
     )
+    parser.add_argument(
+        "--generation", metavar="NAME", help="a published protocol: ucf101-2048-test, bair-256, …"
+    )
+    parser.add_argument(
+        "--st-lpips", action="store_true", help="add ST-LPIPS (weights: doctor --st-lpips)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -33,13 +39,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.prior is not None and arguments.tokens is None:
         raise ConfigError("--prior needs --tokens, the token store that `video-vq encode` made")
+    if arguments.generation is not None and arguments.samples is None:
+        raise ConfigError("--generation needs --samples, a clip store of samples")
     protocol = fvd_protocol(arguments.protocol)
     from video_vq.evaluation.evaluate import evaluate
+    from video_vq.evaluation.generation_protocols import generation_protocol
     from video_vq.evaluation.summary import summary
+    from video_vq.metrics.perceptual import load_st_lpips
     from video_vq.training.distributed import make_accelerator
 
+    accelerator = make_accelerator()
+    name = arguments.generation
     scores = evaluate(
-        make_accelerator(),
+        accelerator,
         arguments.data,
         arguments.tokenizer,
         arguments.out,
@@ -50,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.prior,
         arguments.tokens,
         arguments.controls,
+        None if name is None else generation_protocol(name),
+        load_st_lpips("alex").to(accelerator.device) if arguments.st_lpips else None,
     )
-    print(summary(scores))
-    print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")
+    if accelerator.is_main_process:
+        print(summary(scores))
+        print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")
     return 0

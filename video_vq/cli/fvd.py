@@ -1,4 +1,4 @@
-"""`video-vq fvd`: the Fréchet video distance of two sets of videos of anybody's model."""
+"""`video-vq fvd`: the Fréchet video distance of sets of videos of anybody's model."""
 
 import argparse
 import json
@@ -11,54 +11,126 @@ from video_vq.cli import options
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("fvd", help="FVD of two folders of videos or clip stores")
-    parser.add_argument("real", type=Path, metavar="REAL", help="clip store or folder of videos")
-    parser.add_argument("fake", type=Path, metavar="FAKE", help="clip store or folder of videos")
-    parser.add_argument("--protocol", default="styleganv", metavar="NAME", help="the convention")
-    parser.add_argument("--frames", type=options.positive, default=16, metavar="N")
-    parser.add_argument("--stride", type=options.positive, default=1, metavar="N")
+    parser = verbs.add_parser("fvd", help="FVD of folders of videos or clip stores")
+    what = "clip store, folder of videos, or file of features (.safetensors)"
+    parser.add_argument("real", type=Path, metavar="REAL", help=what)
+    parser.add_argument(
+        "fake", type=Path, metavar="FAKE", nargs="+", help=f"{what}; of several, the differences"
+    )
+    parser.add_argument(
+        "--protocol",
+        default="styleganv",
+        metavar="NAME",
+        help="styleganv (default), google, videogpt, tats, cd-fvd, larp; several with commas; all",
+    )
+    parser.add_argument(
+        "--frames",
+        type=options.positive,
+        default=16,
+        metavar="N",
+        help="frames of a clip: of a video file the first ones (default: 16)",
+    )
+    parser.add_argument(
+        "--stride",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="take each n-th frame (default: 1)",
+    )
+    parser.add_argument(
+        "--fps", type=options.rate, metavar="R", help="bring files to this rate first"
+    )
     parser.add_argument("--split", help="of a real clip store (default: test)")
     parser.add_argument("--max-clips", type=options.positive, metavar="N", help="on each side")
+    parser.add_argument(
+        "--network", metavar="MODULE:FUNCTION", help="your own feature network instead of I3D"
+    )
+    parser.add_argument(
+        "--save-real", type=Path, metavar="FILE", help="write REAL's features, to publish them"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score."""
-    from video_vq.metrics.protocol import fvd_protocol
+    from video_vq.errors import InputError
+    from video_vq.metrics.protocol import fvd_protocols
 
-    protocol = fvd_protocol(arguments.protocol)
-    from video_vq.evaluation.compare import fvd_of_paths
+    protocols = fvd_protocols(arguments.protocol)
+    for path in (arguments.real, *arguments.fake):
+        if not path.exists():
+            raise InputError(f"{path}: neither a clip store, nor a folder of videos, nor features")
+    from video_vq.evaluation.compare import Comparison
+    from video_vq.evaluation.feature_network import load_feature_network
+    from video_vq.evaluation.features import Cut
+    from video_vq.training.distributed import make_accelerator
 
-    result = fvd_of_paths(
-        arguments.real,
-        arguments.fake,
-        protocol,
-        arguments.frames,
-        arguments.stride,
-        arguments.split,
-        arguments.max_clips,
-    )
+    accelerator = make_accelerator()
+    network = load_feature_network(arguments.network, accelerator.device)
+    cut = Cut(arguments.frames, arguments.stride, arguments.fps)
+    comparison = Comparison(network, protocols, cut, arguments.max_clips, accelerator)
+    real = comparison.read(arguments.real, arguments.split)
+    fakes = [comparison.read(path) for path in arguments.fake]
+    if not accelerator.is_main_process:
+        return 0
+    if arguments.save_real is not None:
+        comparison.save(arguments.save_real, real)
+    result = comparison.scores(real, fakes)
     if arguments.json:
         print(json.dumps(result, indent=1))
     else:
-        _show(result, protocol.describe((result["num_real"], result["num_fake"])))
+        _show(result)
     return 0
 
 
-def _show(result: dict[str, Any], description: str) -> None:
-    print(f"FVD {result['fvd']:.2f}  ({result['num_real']} real, {result['num_fake']} fake clips)")
-    if result["floor"] is not None:
-        floor = result["floor"]
-        print(
-            f"floor {floor['distance']:.2f}: real against other real clips at "
-            f"N = {floor['num_clips']}"
-        )
-    print(description)
-    for side, lines in result["left_out"].items():
-        if lines:
-            print(f"left out of the {side} set: {len(lines)}", file=sys.stderr)
-            for line in lines[:10]:
-                print(f"  {line}", file=sys.stderr)
+def _show(result: dict[str, Any]) -> None:
+    for under in result["protocols"]:
+        for score in under["scores"]:
+            _show_score(score, under)
+        if under["floor"] is not None:
+            floor = under["floor"]
+            print(
+                f"  floor {floor['distance']:.2f}: real clips against other real clips at "
+                f"N = {floor['num_clips']}, the largest disjoint"
+            )
+            print("  (at fewer clips FVD is larger: compare only at one N)")
+        else:
+            print("  no floor: it takes 4 real clips of at least 2 source videos")
+        for difference in under["differences"]:
+            print(f"  {difference['sentence']}")
+        print(f"  {under['citation']}")
+        if under["assumed"]:
+            print(f"  ({under['assumed']})")
+    network = result["network"]
+    print(f"network {network['name']} {network['sha256'][:12]}, real data {_hashes(result)}")
+    for side in (result["real"], *result["candidates"]):
+        _complain(side)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _show_score(score: dict[str, Any], under: dict[str, Any]) -> None:
+    told = f"FVD {score['fvd']:.2f}"
+    if score["fvd_error"] is not None:
+        told += f" ± {score['fvd_error']:.2f}"
+    told += f"  {score['name']}  ({under['settings']['name']})"
+    print(told)
+    if score["kvd"] is not None:
+        kvd = score["kvd"]
+        print(f"  KVD {kvd['value']:.4g} ± {kvd['standard_error']:.2g}, unbiased at any N")
+    if score["fvd_infinity"] is not None:
+        limit = score["fvd_infinity"]
+        print(f"  at infinite N {limit['value']:.2f} ± {limit['standard_error']:.2f}, extrapolated")
+
+
+def _hashes(result: dict[str, Any]) -> str:
+    fakes = ", ".join(side["data"][:12] for side in result["candidates"])
+    return f"{result['real']['data'][:12]}, generated {fakes}"
+
+
+def _complain(side: dict[str, Any]) -> None:
+    if side["left_out"]:
+        print(f"left out of {side['name']}: {len(side['left_out'])}", file=sys.stderr)
+        for line in side["left_out"][:10]:
+            print(f"  {line}", file=sys.stderr)

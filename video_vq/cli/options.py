@@ -81,3 +81,11 @@ def fraction(text: str) -> float:
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {number}")
     return number
+
+
+def rate(text: str) -> float:
+    """Parse a frame rate, in (0, 1000]."""
+    number = float(text)
+    if not 0 < number <= 1000:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1000], found {number}")
+    return number

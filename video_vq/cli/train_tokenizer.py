@@ -6,6 +6,7 @@ from pathlib import Path
 
 from video_vq.cli import options
 from video_vq.config import find_config, load_config
+from video_vq.stores.clips import ClipStore
 from video_vq.training.training_config import TokenizerTrainingConfig
 
 
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     path = find_config(arguments.config, "tokenizer")
     config = load_config(TokenizerTrainingConfig, path, arguments.settings)
+    ClipStore(arguments.data)  # a wrong path is said before torch is loaded
     if arguments.dry_run:
         from video_vq.training.plan import plan_tokenizer
 
@@ -38,6 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     trackers = chosen_trackers(arguments.tracker)
     folder = train_tokenizer(config, arguments.data, arguments.out, trackers)
-    if folder is not None:
+    if folder is not None and os.environ.get("RANK", "0") == "0":
         print(f"tokenizer: {folder}")
     return 0

@@ -1,20 +1,38 @@
-"""FVD of two sets of clips, with all that a reader needs to believe it."""
+"""FVD of sets of clips, with all that a reader needs to believe it."""
 
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
+from accelerate import Accelerator
 
 from video_vq.errors import InputError
-from video_vq.evaluation.features import FeatureSet, features_of
+from video_vq.evaluation.feature_file import (
+    SUFFIX,
+    read_features,
+    require_preparations,
+    write_features,
+)
+from video_vq.evaluation.feature_network import FeatureNetwork
+from video_vq.evaluation.features import Cut, Extractor, FeatureSet, features_of
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
-from video_vq.metrics.i3d import load_i3d
+from video_vq.metrics.kernel import MIN_CLIPS, kernel_distance
 from video_vq.metrics.protocol import FVDProtocol
-from video_vq.metrics.weights import CHECKPOINT
+from video_vq.metrics.uncertainty import (
+    MIN_VIDEOS,
+    DifferenceInterval,
+    GroupedFeatures,
+    describe_difference,
+    difference_interval,
+    fvd_at_infinity,
+    jackknife_error,
+)
 
 SMALL = 256
+SEED = 0
 
 
 class FVDResult(NamedTuple):
@@ -36,60 +54,191 @@ class FVDResult(NamedTuple):
 
 def compare(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> FVDResult:
     """Return the FVD of two sets of features under one protocol."""
-    warnings = []
-    smaller = min(len(real.features), len(fake.features))
+    first, second = real.of(protocol), fake.of(protocol)
+    smaller = min(len(first), len(second))
     if smaller < 2:
         raise InputError(f"FVD needs at least 2 clips on each side, found {smaller}")
+    value = frechet_distance(Moments.of(first), Moments.of(second), protocol.ddof)
+    floor = None
+    if len(set(real.groups)) > 1 and len(first) >= 4:
+        floor = real_floor(first, real.groups, protocol.ddof)
+    warnings = warnings_of(real, fake)
+    return FVDResult(value, len(first), len(second), floor, warnings)
+
+
+def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
+    """Return what a reader must know before using a score of these two sets."""
+    warnings = []
+    smaller = min(real.num_clips, fake.num_clips)
     if smaller < SMALL:
         warnings.append(
             f"N = {smaller} is below {SMALL}: the bias is larger than most differences; compare "
             "only numbers of the same N, and read them against the floor"
         )
+    if real.num_clips != fake.num_clips:
+        warnings.append(
+            f"{real.num_clips} real against {fake.num_clips} generated clips: published numbers "
+            "mostly use as many on both sides; --max-clips makes them equal"
+        )
     if real.split == "train":
         warnings.append("the reference is a training split: scores against it flatter a model")
-    value = frechet_distance(
-        Moments.of(np.asarray(real.features)), Moments.of(np.asarray(fake.features)), protocol.ddof
-    )
-    floor = None
-    if len(set(real.groups)) > 1 and len(real.features) >= 4:
-        floor = real_floor(np.asarray(real.features), real.groups, protocol.ddof)
-    return FVDResult(value, len(real.features), len(fake.features), floor, tuple(warnings))
+    if real.kinds and fake.kinds and _rates(real) != _rates(fake):
+        warnings.append(
+            f"frame rates differ: {', '.join(sorted(_rates(real)))} against "
+            f"{', '.join(sorted(_rates(fake)))}; motion counts in FVD, --fps makes them equal"
+        )
+    for features in (real, fake):
+        if len(features.kinds) > 1:
+            told = ", ".join(f"{count} of {kind}" for kind, count in features.kinds.items())
+            warnings.append(f"{features.name} is mixed: {told}; each clip is resized by itself")
+    return tuple(warnings)
 
 
-def fvd_of_paths(
-    real_path: Path,
-    fake_path: Path,
-    protocol: FVDProtocol,
-    num_frames: int,
-    stride: int,
-    split: str | None,
-    max_clips: int | None,
-) -> dict[str, Any]:
-    """Return the FVD of two clip stores or folders of videos, as JSON.
+def _rates(features: FeatureSet) -> set[str]:
+    return {kind.partition(" at ")[2] for kind in features.kinds} - {"unknown rate"}
+
+
+class Comparison:
+    """Several candidates against one real set, under one protocol or more.
 
     Args:
-        split: of the real set, when it is a clip store.
+        network: of the features.
+        protocols: at least one.
+        cut: how clips are cut out of videos.
+        max_clips: on each side; None for all.
+        accelerator: shares the clips among its ranks.
+        cache: folder of all feature caches; None for the user's.
+    """
+
+    def __init__(
+        self,
+        network: FeatureNetwork,
+        protocols: Sequence[FVDProtocol],
+        cut: Cut,
+        max_clips: int | None = None,
+        accelerator: Accelerator | None = None,
+        cache: Path | None = None,
+    ):
+        self.network, self.protocols, self.cut = network, protocols, cut
+        self.max_clips, self.accelerator = max_clips, accelerator
+        self.extractor = Extractor(network, protocols, cache)
+
+    def read(self, path: Path, split: str | None = None) -> FeatureSet:
+        """Return the features of a clip store, a folder of videos, or a file of features.
+
+        Raises:
+            InputError: there is nothing to score, or the file is of another network or cut.
+        """
+        if path.suffix == SUFFIX and not path.is_dir():
+            found = read_features(path, self.network, self.cut)
+            wanted = {protocol.preparation for protocol in self.protocols}
+            require_preparations(path, found.rows, wanted)
+            return found
+        return features_of(
+            path, self.extractor, self.cut, split, self.max_clips, SEED, self.accelerator
+        )
+
+    def save(self, path: Path, features: FeatureSet) -> None:
+        """Write a side as a file to publish."""
+        write_features(path, features, self.network, self.cut)
+
+    def scores(self, real: FeatureSet, candidates: Sequence[FeatureSet]) -> dict[str, Any]:
+        """Return all scores, as JSON: per protocol its floor, candidates and differences."""
+        return {
+            "real": _side(real),
+            "candidates": [_side(fake) for fake in candidates],
+            "network": {"name": self.network.name, "sha256": self.network.sha256},
+            "num_frames": self.cut.num_frames,
+            "frame_stride": self.cut.stride,
+            "fps": self.cut.fps,
+            "protocols": [self._under(real, candidates, protocol) for protocol in self.protocols],
+            "warnings": sorted({w for fake in candidates for w in warnings_of(real, fake)}),
+        }
+
+    def _under(
+        self, real: FeatureSet, candidates: Sequence[FeatureSet], protocol: FVDProtocol
+    ) -> dict[str, Any]:
+        results = [compare(real, fake, protocol) for fake in candidates]
+        counts = (real.num_clips, results[0].num_fake)
+        floor = results[0].floor
+        return {
+            "settings": protocol.settings(),
+            "citation": protocol.describe(counts, self.cut.num_frames, self.cut.stride),
+            "assumed": protocol.note,
+            "floor": None if floor is None else floor._asdict(),
+            "scores": [
+                {"name": fake.name, "fvd": result.value, **_beside(real, fake, protocol)}
+                for fake, result in zip(candidates, results, strict=True)
+            ],
+            "differences": [
+                _difference(real, a, b, protocol) for a, b in combinations(candidates, 2)
+            ],
+        }
+
+
+def _beside(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:
+    """Return a score's error, its limit at infinite N, and KVD with its error.
+
+    Each is None where there are too few clips for it.
+    """
+    first, second = grouped(real, protocol), grouped(fake, protocol)
+    smaller = min(real.num_clips, fake.num_clips)
+    found: dict[str, Any] = {"fvd_error": None, "fvd_infinity": None, "kvd": None}
+    if min(len(set(real.groups)), len(set(fake.groups))) >= MIN_VIDEOS:
+        found["fvd_error"] = jackknife_error(first, second, protocol.ddof, SEED)
+    with suppress(InputError):  # too few clips or videos
+        found["fvd_infinity"] = fvd_at_infinity(first, second, protocol.ddof, SEED)._asdict()
+    if smaller >= MIN_CLIPS:
+        found["kvd"] = kernel_distance(first.features, second.features)._asdict()
+    return found
+
+
+def _difference(
+    real: FeatureSet, a: FeatureSet, b: FeatureSet, protocol: FVDProtocol
+) -> dict[str, Any]:
+    """Return how two candidates differ, or why that cannot be said."""
+    names = {"a": a.name, "b": b.name}
+    try:
+        found = difference_of(real, a, b, protocol)
+    except InputError as error:
+        return {
+            **names,
+            "at_n": None,
+            "population": None,
+            "sentence": f"{a.name}, {b.name}: {error}",
+        }
+    return {
+        **names,
+        "at_n": found.at_n._asdict(),
+        "population": None if found.population is None else found.population._asdict(),
+        "sentence": describe_difference(found, a.name, b.name),
+    }
+
+
+def difference_of(
+    real: FeatureSet, a: FeatureSet, b: FeatureSet, protocol: FVDProtocol
+) -> DifferenceInterval:
+    """Return FVD(real, a) − FVD(real, b) with its interval.
 
     Raises:
-        InputError: the weights or a side are missing, or nothing can be scored.
+        InputError: too few source videos, or different numbers of clips.
     """
-    network = load_i3d()
-    if torch.cuda.is_available():
-        network = network.cuda()
-    real = features_of(real_path, network, protocol, num_frames, stride, split, max_clips)
-    fake = features_of(fake_path, network, protocol, num_frames, stride, None, max_clips)
-    result = compare(real, fake, protocol)
+    of_real, of_a, of_b = (grouped(features, protocol) for features in (real, a, b))
+    return difference_interval(of_real, of_a, of_b, protocol.ddof, SEED)
+
+
+def grouped(features: FeatureSet, protocol: FVDProtocol) -> GroupedFeatures:
+    """Return a side as the statistics take it."""
+    return GroupedFeatures(features.of(protocol), features.groups)
+
+
+def _side(features: FeatureSet) -> dict[str, Any]:
     return {
-        "fvd": result.value,
-        "floor": None if result.floor is None else result.floor._asdict(),
-        "num_real": result.num_real,
-        "num_fake": result.num_fake,
-        "num_frames": num_frames,
-        "frame_stride": stride,
-        "protocol": protocol.settings(),
-        "network_sha256": CHECKPOINT.sha256,
-        "real": {"path": real.name, "data": real.data_hash, "split": real.split},
-        "fake": {"path": fake.name, "data": fake.data_hash, "split": fake.split},
-        "left_out": {"real": list(real.left_out), "fake": list(fake.left_out)},
-        "warnings": list(result.warnings),
+        "name": features.name,
+        "num_clips": features.num_clips,
+        "num_videos": len(set(features.groups)),
+        "data": features.data_hash,
+        "split": features.split,
+        "kinds": features.kinds,
+        "left_out": list(features.left_out),
     }

@@ -109,7 +109,13 @@ def _folder(path: Path) -> Found | None:
         newest = _sealed(path / f"step_{steps[-1]:07d}")
         facts = {} if newest is None else newest[1]
         return "the checkpoints of a run", {"steps": steps, **facts}
-    return None
+    inside = {
+        child.name: found[0]
+        for child in sorted(path.iterdir())
+        if child.is_dir() and any((child / name).is_file() for name, _ in readers)
+        if (found := _folder(child)) is not None
+    }
+    return ("a folder that holds", dict(list(inside.items())[:9])) if inside else None
 
 
 def _file(path: Path) -> Found | None:
@@ -251,10 +257,15 @@ def _checkpoint(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "steps skipped": int(state["skipped_steps"]),
         "best validation": "none yet"
         if best is None
-        else f"{float(best[0]):.5g} at step {int(best[1])}",
+        else f"{_best(float(best[0]))} at step {int(best[1])}",
         **_tensor_facts(path / TENSORS),
         "files": _sizes([path / name for name in files]),
     }
+
+
+def _best(value: float) -> str:
+    """Return a validation value as people know it: a run keeps −PSNR, so that less is better."""
+    return f"PSNR {-value:.5g} dB" if value < 0 else f"{value:.5g} bits per token"
 
 
 def _run(path: Path) -> Found | None:
@@ -265,11 +276,12 @@ def _run(path: Path) -> Found | None:
     kind = str(identity["kind"])
     steps = int(identity["config"]["optim"]["steps"])
     exported = (path / kind / CONFIG).is_file()
-    done = steps if exported else _last_step(path / METRICS)
+    saved = _checkpoint_steps(path / "state")
+    done = steps if exported else max([_last_step(path / METRICS), *saved])
     words = [str(word) for word in environment.get("command") or []]
     return f"the run folder of a {kind}", {
         "progress": f"{'finished:' if exported else 'at'} step {done:,} of {steps:,}",
-        "checkpoints": _checkpoint_steps(path / "state") or "none",
+        "checkpoints at step": saved or "none",
         "model": kind if exported else "not yet: the same command goes on with training",
         "command": " ".join(words),
         "run with": _plain({key: value for key, value in identity.items() if key != "kind"}),

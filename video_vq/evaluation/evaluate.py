@@ -9,49 +9,64 @@ import torch
 from accelerate import Accelerator
 
 from video_vq.data.loader import read_windows
-from video_vq.data.windows import scoring_windows
+from video_vq.data.windows import Window, scoring_windows
 from video_vq.environment import environment
 from video_vq.errors import InputError
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
-from video_vq.evaluation.features import BATCH, FeatureSet, store_features
-from video_vq.evaluation.gallery import SHOWN, Gallery, Pair
+from video_vq.evaluation.feature_file import write_features
+from video_vq.evaluation.feature_network import load_feature_network
+from video_vq.evaluation.features import (
+    BATCH,
+    Clip,
+    Cut,
+    Extractor,
+    FeatureSet,
+    clip_features_of,
+    store_features,
+)
+from video_vq.evaluation.gallery import SHOWN, Gallery, Pair, places_to_show
+from video_vq.evaluation.generation_protocols import GenerationProtocol, require_protocol
 from video_vq.evaluation.likelihood import PREDICTOR_GRIDS, draw_rows, score_prior
-from video_vq.media.encode import tile, write_animation, write_png
-from video_vq.metrics.codebook import CodeUsage
-from video_vq.metrics.fvd import clip_features
-from video_vq.metrics.i3d import load_i3d
+from video_vq.evaluation.memorisation import diversity, memorisation
+from video_vq.evaluation.reconstruct import (
+    per_clip,
+    quantiles,
+    reconstruct,
+    score_reconstructions,
+)
+from video_vq.evaluation.sheet import write_sheet
+from video_vq.metrics.perceptual import StLpips
 from video_vq.metrics.protocol import FVDProtocol
-from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
-from video_vq.metrics.weights import CHECKPOINT
+from video_vq.metrics.reconstruction import psnr_per_clip
 from video_vq.models.model_folder import read_model_config
 from video_vq.models.prior import Prior
-from video_vq.models.tokenizer import VideoTokenizer, to_uint8
-from video_vq.progress import progress
+from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json, write_json
 from video_vq.stores.tokens import TokenStore
 
 KMEANS_CLIPS = 256
-SHEET_WIDTH = 96  # pixels of a clip on a sheet, about
 FVD_FRAMES = 16
-DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
 
 
 class Evaluation:
     """One evaluation: what is scored, against which clips, under which protocol.
 
     Args:
-        accelerator: of one process.
+        accelerator: its ranks share the clips.
         data: the clip store of real videos.
         tokenizer_path: the tokenizer.
         split: of the store; the test split chooses nothing, so it is the one to report.
         num_clips: at most this many; no two overlap.
         protocol: of FVD.
+        samples: a clip store of samples.
+        generation: the published protocol that the samples must follow.
 
     Raises:
-        InputError: something is missing, or the sizes do not fit.
+        InputError: something is missing, the sizes do not fit, or the samples are not what the
+            generation protocol asks for.
     """
 
     def __init__(
@@ -62,10 +77,10 @@ class Evaluation:
         split: str,
         num_clips: int,
         protocol: FVDProtocol,
+        samples: Path | None = None,
+        generation: GenerationProtocol | None = None,
         seed: int = 0,
     ):
-        if accelerator.num_processes > 1:
-            raise InputError("evaluate runs as one process: start it without accelerate launch")
         self.accelerator, self.protocol, self.split, self.seed = accelerator, protocol, split, seed
         self.tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
         self.store = ClipStore(data)
@@ -76,80 +91,79 @@ class Evaluation:
         self.windows = scoring_windows(
             self.store, split, self.num_frames, self.stride, num_clips, seed
         )
+        self.generation_protocol = generation
+        self.samples = None if samples is None else ClipStore(samples)
+        if self.samples is not None and generation is not None:
+            long = [video for video in self.samples.videos if video.num_frames >= self.num_frames]
+            require_protocol(generation, len(self.windows), len(long), self.samples.plan)
         # FVD of 17 frames is another metric than of 16: what goes beyond is not scored by it.
         self.scored_frames = min(FVD_FRAMES, self.num_frames)
-        self.network = load_i3d().to(accelerator.device)
+        self.network = load_feature_network(None, accelerator.device)
+        self.extractor = Extractor(self.network, [protocol])
         self.gallery = Gallery()
-        self.real = self._features("real")
+        self.sets: dict[str, FeatureSet] = {"real": self._features("real")}
 
-    def _features(self, name: str, transform: Any = None) -> FeatureSet:
+    @property
+    def real(self) -> FeatureSet:
+        """Return the features of the real clips."""
+        return self.sets["real"]
+
+    def _features(self, name: str, transform: Any = lambda clip: clip) -> FeatureSet:
         windows = [window._replace(num_frames=self.scored_frames) for window in self.windows]
         return store_features(
-            self.store, windows, self.network, self.protocol, name, self.split, transform
+            self.store, windows, self.extractor, name, self.split, self.accelerator, transform
         )
 
-    def _features_of(self, clips: torch.Tensor) -> np.ndarray:
-        scored = clips[:, : self.scored_frames]
-        return clip_features(scored, self.network, self.protocol).cpu().numpy()
-
-    def reconstruction(self) -> dict[str, Any]:
-        """Score the reconstructions: PSNR, SSIM, code usage, paired rFVD."""
-        usage = CodeUsage(self.tokenizer.config.quantizer.codebook_size)
-        psnr, ssim, rows = [], [], []
-        with progress("reconstruction", len(self.windows), "clip") as bar:
-            for start in range(0, len(self.windows), BATCH):
-                clips = read_windows(self.store, self.windows[start : start + BATCH])
-                codes, copy = self._reconstruct(clips)
-                usage.update(codes.cpu())
-                psnr.append(psnr_per_clip(copy, clips))
-                ssim.append(ssim_per_clip(copy, clips))
-                rows.append(self._features_of(copy))
-                for row, window in enumerate(self.windows[start : start + BATCH]):
-                    video = self.store.videos[window.video]
-                    source = (video.id, window.start)
-                    self.gallery.add_pair(
-                        Pair(
-                            clips[row].numpy(),
-                            copy[row].numpy(),
-                            source,
-                            video.label,
-                            float(psnr[-1][row]),
-                        )
-                    )
-                bar.update(len(clips))
-        fake = FeatureSet("reconstructed", np.concatenate(rows), self.real.groups, (), "", None)
-        use = usage.compute()
-        counts = usage.counts.sort(descending=True).values
+    def reconstruction(self, st_lpips: StLpips | None) -> dict[str, Any]:
+        """Score the reconstructions: PSNR, SSIM, motion, ST-LPIPS, code usage, paired rFVD."""
+        found = score_reconstructions(
+            self.accelerator,
+            self.tokenizer,
+            self.store,
+            self.windows,
+            self.extractor,
+            self.scored_frames,
+            st_lpips,
+        )
+        self.sets["reconstructed"] = found.features
+        if self.accelerator.is_main_process:
+            self._show_pairs(found.values["psnr"])
+        bits = math.prod(self.grid_thw) * math.log2(self.tokenizer.config.quantizer.codebook_size)
         return {
-            "psnr": _quantiles(torch.cat(psnr)),
-            "ssim": _quantiles(torch.cat(ssim)),
-            "rfvd": self._fvd(fake),
-            "codebook": use._asdict(),
-            "codebook_size": usage.codebook_size,
-            "code_counts": counts.tolist(),
-            "clips": self._per_clip(torch.cat(psnr), torch.cat(ssim)),
-            "bits_per_clip": math.prod(self.grid_thw) * math.log2(usage.codebook_size),
+            **{name: quantiles(values) for name, values in found.values.items()},
+            "rfvd": self._fvd(found.features),
+            "codebook": found.usage,
+            "codebook_size": len(found.code_counts),
+            "code_counts": found.code_counts,
+            "clips": per_clip(self.store, self.windows, found.values),
+            "bits_per_clip": bits,
+            "bits_per_second": self._per_second(bits),
         }
 
-    def _per_clip(self, psnr: torch.Tensor, ssim: torch.Tensor) -> list[dict[str, Any]]:
-        """Return a line per clip; the PSNR of an exact copy is null."""
-        return [
-            {
-                "video": self.store.videos[window.video].id,
-                "start": window.start,
-                "psnr": None if math.isinf(decibels) else decibels,
-                "ssim": similarity,
-            }
-            for window, decibels, similarity in zip(
-                self.windows, psnr.tolist(), ssim.tolist(), strict=True
-            )
-        ]
+    def _per_second(self, bits_per_clip: float) -> float | None:
+        fps = {self.store.videos[window.video].fps for window in self.windows}
+        (rate,) = fps if len(fps) == 1 else (None,)
+        return None if rate is None else bits_per_clip * rate / (self.num_frames * self.stride)
 
-    def _reconstruct(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with self.accelerator.autocast():
-            codes = self.tokenizer.encode(clips.to(self.accelerator.device))
-            video = self.tokenizer.decode(codes)
-        return codes, to_uint8(video).cpu()
+    def _show_pairs(self, psnr: np.ndarray) -> None:
+        for role, places in places_to_show(psnr).items():
+            clips = read_windows(self.store, [self.windows[place] for place in places])
+            _, copies = reconstruct(self.accelerator, self.tokenizer, clips)
+            pairs = []
+            for row, place in enumerate(places):
+                window = self.windows[place]
+                video = self.store.videos[window.video]
+                source = (video.id, window.start)
+                pairs.append(
+                    Pair(
+                        clips[row].numpy(),
+                        copies[row].numpy(),
+                        source,
+                        video.label,
+                        float(psnr[place]),
+                    )
+                )
+            self.gallery.add_pairs(role, pairs)
 
     def reconstruction_controls(self) -> dict[str, float | None]:
         """Return the PSNR of still pictures, and of k-means on raw patches."""
@@ -179,27 +193,60 @@ class Evaluation:
                 values.setdefault(name, []).append(psnr_per_clip(control, clips))
         return {name: _finite_mean(torch.cat(parts)) for name, parts in values.items()}
 
-    def generation(self, samples: Path) -> dict[str, Any]:
-        """Score a clip store of samples: gFVD."""
-        store = ClipStore(samples)
+    def generation(self, store: ClipStore) -> dict[str, Any]:
+        """Score a clip store of samples: gFVD, memorisation, diversity."""
+        protocol = self.generation_protocol
         # One clip per sample, its first frames, cut as the real clips are.
         windows = [
             window._replace(start=0, num_frames=self.scored_frames)
             for window in scoring_windows(store, None, self.num_frames, 1, None, self.seed)
             if window.start < self.num_frames
-        ][: len(self.windows)]
+        ]
+        if protocol is None:
+            windows = windows[: len(self.windows)]
+        self._show_samples(store, windows)
+        fake = store_features(store, windows, self.extractor, "sampled", None, self.accelerator)
+        self.sets["sampled"] = fake
+        clips = [store.read(window.video, 0, self.scored_frames) for window in windows]
+        held_out = [window._replace(num_frames=self.scored_frames) for window in self.windows]
+        found: dict[str, Any] = {
+            "gfvd": self._fvd(fake),
+            "protocol": None if protocol is None else protocol._asdict(),
+            "diversity": diversity(self.real.of(self.protocol), fake.of(self.protocol)),
+            "samples": store.plan,
+        }
+        if self.split != "train" and any(video.split == "train" for video in self.store.videos):
+            scores, neighbours, train = memorisation(
+                self.store, clips, held_out, self.scored_frames, self.stride
+            )
+            found["memorisation"] = scores
+            closest = np.argsort(neighbours.distance)[:SHOWN]
+            self.gallery.add_neighbours(
+                [
+                    (
+                        clips[place],
+                        self._read(train[neighbours.place[place]]),
+                        float(neighbours.distance[place]),
+                    )
+                    for place in closest
+                ]
+            )
+        return found
+
+    def _show_samples(self, store: ClipStore, windows: list[Window]) -> None:
         for window in sorted(windows, key=lambda window: window.video):
             video = window.video
             self.gallery.add_sample(
                 store.videos[video].label,
                 lambda video=video: _padded(store.read(video), self.num_frames),
             )
-        fake = store_features(store, windows, self.network, self.protocol, "sampled", None)
-        return {"gfvd": self._fvd(fake), "samples": store.plan}
+
+    def _read(self, window: Window) -> Clip:
+        return self.store.read(window.video, window.start, window.num_frames, window.stride)
 
     def generation_controls(self, tokens: TokenStore) -> dict[str, float]:
         """Return the FVD of frozen first frames, and of tokens drawn position by position."""
-        frozen = self._features("first frames", controls.first_frame)
+        frozen = self._features("first frames", lambda clip: np.repeat(clip[:1], len(clip), 0))
         grids = controls.draw_per_position(
             tokens.read_rows(draw_rows(tokens, "train", PREDICTOR_GRIDS)),
             len(self.windows),
@@ -207,13 +254,12 @@ class Evaluation:
         )
         clips = decode_grids(self.accelerator, self.tokenizer, torch.from_numpy(grids), BATCH)
         self.gallery.add_control("tokens per position", list(clips[:SHOWN]))
-        rows = []
-        with progress("I3D per position", len(clips), "clip") as bar:
-            for start in range(0, len(clips), BATCH):
-                batch = torch.from_numpy(clips[start : start + BATCH])
-                rows.append(self._features_of(batch))
-                bar.update(len(batch))
-        drawn = FeatureSet("per position", np.concatenate(rows), (), (), "", None)
+        drawn = clip_features_of(
+            "tokens per position",
+            [clip[: self.scored_frames] for clip in clips],
+            self.extractor,
+            self.accelerator,
+        )
         return {
             "fvd_first_frame": self._fvd(frozen)["value"],
             "fvd_tokens_per_position": self._fvd(drawn)["value"],
@@ -233,21 +279,15 @@ class Evaluation:
         found = compare(self.real, self.real, self.protocol).floor
         return None if found is None else found._asdict()
 
-    def write_pictures(self, out: Path, identity: dict[str, Any]) -> None:
-        """Write the sheet, as an animation and as a picture, and the gallery of a report."""
+    def write(self, out: Path, identity: dict[str, Any]) -> None:
+        """Write the sheet, the gallery of a report, and the features that `compare` reads."""
         fps = self.store.videos[0].fps
         rate = None if fps is None else fps / self.stride
         self.gallery.write(out / "gallery", {"scores": identity}, rate)
-        rows = self.gallery.rows()
-        columns = min(len(row) for row in rows.values())
-        clips = [clip for row in rows.values() for clip in row[:columns]]
-        labels = [name if column == 0 else "" for name in rows for column in range(columns)]
-        # Small frames are shown larger: their labels would not fit.
-        scale = max(1, SHEET_WIDTH // clips[0].shape[2])
-        sheet = tile(clips, columns, scale=scale, labels=labels)
-        write_animation(out / "sheet.webp", sheet, fps=rate or DEFAULT_FPS)
-        quarters = list(sheet[:: max(1, len(sheet) // 4)])
-        write_png(out / "sheet.png", np.concatenate(quarters, axis=0))
+        write_sheet(out, self.gallery.rows(), rate)
+        cut = Cut(self.scored_frames, self.stride)
+        for name, features in self.sets.items():
+            write_features(out / f"features-{name}.safetensors", features, self.network, cut)
 
 
 def evaluate(
@@ -262,6 +302,8 @@ def evaluate(
     prior_path: Path | None = None,
     tokens_path: Path | None = None,
     with_controls: bool = False,
+    generation: GenerationProtocol | None = None,
+    st_lpips: StLpips | None = None,
 ) -> dict[str, Any]:
     """Score a tokenizer, and a prior when its samples or its tokens are named.
 
@@ -270,10 +312,15 @@ def evaluate(
         samples: a clip store of samples: adds gFVD.
         prior_path, tokens_path: a prior and the token store of `data`: add the rate.
         with_controls: compute in the same run what the scores must beat.
+        generation: a published protocol that the samples must follow; it decides the split and
+            the number of clips.
+        st_lpips: the perceptual network, None to leave its score out.
 
     Raises:
         InputError: see `Evaluation`.
     """
+    if generation is not None:
+        split, num_clips = generation.split, generation.num_real
     identity = {
         "data": ClipStore(data).content_hash,
         "tokenizer": read_model_config(tokenizer_path, "tokenizer").hash,
@@ -284,6 +331,8 @@ def evaluate(
         "num_clips": num_clips,
         "protocol": protocol.settings(),
         "controls": with_controls,
+        "generation": None if generation is None else generation.name,
+        "st_lpips": None if st_lpips is None else st_lpips.trunk,
         "precision": accelerator.mixed_precision,
     }
     if (out / "scores.json").exists():
@@ -295,7 +344,9 @@ def evaluate(
     if prior_path is not None:
         prior = Prior.from_pretrained(prior_path, device=accelerator.device)
     _require_fit(ClipStore(data), samples, tokens, prior)
-    run = Evaluation(accelerator, data, tokenizer_path, split, num_clips, protocol)
+    run = Evaluation(
+        accelerator, data, tokenizer_path, split, num_clips, protocol, samples, generation
+    )
     scores: dict[str, Any] = {
         "identity": identity,
         "environment": environment(),
@@ -304,7 +355,7 @@ def evaluate(
             "tokens": None if tokens is None else tokens.header.made_by,
         },
         "protocol": protocol.settings(),
-        "network_sha256": CHECKPOINT.sha256,
+        "network_sha256": run.network.sha256,
         "data": run.real.data_hash,
         "tokenizer": run.tokenizer.hash,
         "split": split,
@@ -312,12 +363,12 @@ def evaluate(
         "num_frames": run.num_frames,
         "num_frames_in_fvd": run.scored_frames,
         "frame_stride": run.stride,
-        "reconstruction": run.reconstruction(),
+        "reconstruction": run.reconstruction(st_lpips),
         "floor": run.floor(),
         "controls": run.reconstruction_controls() if with_controls else {},
     }
-    if samples is not None:
-        scores["generation"] = run.generation(samples)
+    if run.samples is not None:
+        scores["generation"] = run.generation(run.samples)
     if tokens is not None:
         require_same_tokenizer(run.tokenizer, tokens.header.tokenizer_hash, str(tokens_path))
         if with_controls and samples is not None:
@@ -325,9 +376,11 @@ def evaluate(
         if prior is not None:
             require_same_tokenizer(run.tokenizer, prior.facts.tokenizer_hash, str(prior_path))
             scores["prior"] = score_prior(accelerator, prior, tokens, split)
-    out.mkdir(parents=True, exist_ok=True)
-    run.write_pictures(out, identity)
-    write_json(out / "scores.json", scores)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        run.write(out, identity)
+        write_json(out / "scores.json", scores)
+    accelerator.wait_for_everyone()
     return scores
 
 
@@ -358,23 +411,6 @@ def _require_fit(
 def _padded(clip: np.ndarray, num_frames: int) -> np.ndarray:
     """Return a clip of exactly so many frames, its last one repeated, for a sheet."""
     return clip[np.arange(num_frames).clip(max=len(clip) - 1)]
-
-
-def _quantiles(values: torch.Tensor) -> dict[str, float | int | None]:
-    """Return the mean and quantiles of the finite values, and how many were not (exact copies)."""
-    finite = values[torch.isfinite(values)]
-    num_exact = len(values) - len(finite)
-    if not len(finite):
-        return {"mean": None, "num_exact": num_exact}
-    points = torch.tensor([0.05, 0.5, 0.95], dtype=finite.dtype)
-    low, median, high = (float(point) for point in finite.quantile(points))
-    return {
-        "mean": float(finite.mean()),
-        "q05": low,
-        "median": median,
-        "q95": high,
-        "num_exact": num_exact,
-    }
 
 
 def _finite_mean(values: torch.Tensor) -> float | None:

@@ -1,27 +1,53 @@
-"""Features of clip stores and of plain folders of videos, with what was left out and why."""
+"""Features of clip stores and of plain folders of videos, with what was left out and why.
 
-from collections.abc import Callable, Sequence
+Each clip passes the network once, ever: features are kept under the clip's own bytes, so a killed
+run goes on where it stopped, and a second model costs only its own clips.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from torch import nn
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from jaxtyping import Float32, UInt8
 
-from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.errors import InputError
-from video_vq.media.decode import Decoder, FrameStream
+from video_vq.evaluation.feature_cache import FeatureCache, clip_key
+from video_vq.evaluation.feature_network import FeatureNetwork
+from video_vq.media.decode import FrameStream
 from video_vq.media.probe import probe
+from video_vq.media.resample import frames_at_rate, keep
 from video_vq.metrics.fvd import clip_features
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
-from video_vq.stores.files import sha256_file, sha256_json
+from video_vq.stores.files import sha256_json
 from video_vq.stores.shards import MANIFEST, PARTS
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".gif")
+BATCH = 8
+
+Clip = UInt8[np.ndarray, "t h w 3"]
+Rows = dict[str, Float32[np.ndarray, "n d"]]
+
+
+class Cut(NamedTuple):
+    """How clips are cut out of videos.
+
+    Attributes:
+        num_frames, stride: frames of a clip and the distance between them.
+        fps: rate to which files are brought first, None for their own.
+    """
+
+    num_frames: int
+    stride: int = 1
+    fps: float | None = None
 
 
 class FeatureSet(NamedTuple):
@@ -29,30 +55,101 @@ class FeatureSet(NamedTuple):
 
     Attributes:
         name: what was read.
-        features: one row per clip.
+        rows: one feature vector per clip, for each preparation (`FVDProtocol.preparation`).
         groups: each clip's source video (or group of near-duplicates).
         left_out: a line per video that could not be used.
-        data_hash: sha256 of the data that was scored.
+        data_hash: sha256 over the bytes of the clips that were scored.
         split: which split, None for a plain folder.
+        kinds: how many clips there are of each frame size and rate.
     """
 
     name: str
-    features: Float32[np.ndarray, "n d"]
+    rows: Rows
     groups: tuple[str, ...]
     left_out: tuple[str, ...]
     data_hash: str
     split: str | None
+    kinds: dict[str, int]
+
+    def of(self, protocol: FVDProtocol) -> Float32[np.ndarray, "n d"]:
+        """Return the features under one protocol."""
+        return self.rows[protocol.preparation]
+
+    @property
+    def num_clips(self) -> int:
+        """Return how many clips were scored."""
+        return len(self.groups)
+
+
+class Extractor:
+    """Turns clips into features under all preparations that some protocols ask for.
+
+    Args:
+        network: the network.
+        protocols: the conventions to score under; those that prepare clips alike share a pass.
+        cache: folder of all caches; None for the user's.
+    """
+
+    def __init__(
+        self, network: FeatureNetwork, protocols: Sequence[FVDProtocol], cache: Path | None = None
+    ):
+        self.network = network
+        self._protocols = {protocol.preparation: protocol for protocol in protocols}
+        self._caches = {
+            name: FeatureCache(network.cache_settings(protocol), network.num_features, cache)
+            for name, protocol in self._protocols.items()
+        }
+        self.num_computed = 0
+
+    def __call__(self, clips: Sequence[Clip]) -> Rows:
+        """Return the features of clips of one shape; what is not known yet is computed and kept."""
+        keys = [clip_key(clip) for clip in clips]
+        rows: Rows = {}
+        for name, protocol in self._protocols.items():
+            cache = self._caches[name]
+            missing = list({key: None for key in keys if cache.get(key) is None})
+            if missing:
+                batch = torch.from_numpy(np.stack([clips[keys.index(key)] for key in missing]))
+                found = clip_features(batch, self.network.module, protocol)
+                cache.add(missing, found.cpu().numpy())
+                self.num_computed += len(missing)
+            rows[name] = np.stack([_known(cache, key) for key in keys])
+        return rows
+
+
+def _known(cache: FeatureCache, key: bytes) -> Float32[np.ndarray, " d"]:
+    found = cache.get(key)
+    assert found is not None  # it was added just now, if it was missing
+    return found
+
+
+class _Source(NamedTuple):
+    """Clips to be read one after another; reading one may fail."""
+
+    name: str
+    split: str | None
+    groups: tuple[str, ...]
+    read: Callable[[int], tuple[Clip, float | None]]  # with the rate of its frames
+
+
+class _Scored(NamedTuple):
+    """One clip's features, or why it has none."""
+
+    place: int
+    key: str
+    rows: dict[str, np.ndarray]
+    kind: str
+    reason: str
 
 
 def features_of(
     path: Path,
-    network: nn.Module,
-    protocol: FVDProtocol,
-    num_frames: int,
-    stride: int,
+    extractor: Extractor,
+    cut: Cut,
     split: str | None = None,
     max_clips: int | None = None,
     seed: int = 0,
+    accelerator: Accelerator | None = None,
 ) -> FeatureSet:
     """Return the features of a clip store, or of a folder of videos of anybody's model.
 
@@ -60,7 +157,8 @@ def features_of(
 
     Args:
         split: of a store; None for test when there is one, else all.
-        max_clips: use no more than this many.
+        max_clips: use no more than this many; drawn by the seed.
+        accelerator: shares the clips among its ranks; each gets all features.
 
     Raises:
         InputError: there is nothing to score.
@@ -69,52 +167,59 @@ def features_of(
         store = ClipStore(path)
         if split is None and any(video.split == "test" for video in store.videos):
             split = "test"
-        windows = scoring_windows(store, split, num_frames, stride, max_clips, seed)
-        return store_features(store, windows, network, protocol, str(path), split)
-    return _folder_features(path, network, protocol, num_frames, stride, max_clips, seed)
+        if cut.fps is not None and any(video.fps != cut.fps for video in store.videos):
+            raise InputError(
+                f"{path}: a clip store keeps its frame rate; prepare it with `--fps {cut.fps:g}`, "
+                "or score the folder of videos"
+            )
+        windows = scoring_windows(store, split, cut.num_frames, cut.stride, max_clips, seed)
+        return store_features(store, windows, extractor, str(path), split, accelerator)
+    source = _folder_source(path, cut, None if max_clips is None else seed)
+    return _score(source, extractor, max_clips, accelerator)
 
 
 def store_features(
     store: ClipStore,
     windows: Sequence[Window],
-    network: nn.Module,
-    protocol: FVDProtocol,
+    extractor: Extractor,
     name: str,
     split: str | None,
-    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    accelerator: Accelerator | None = None,
+    transform: Callable[[Clip], Clip] = lambda clip: clip,
 ) -> FeatureSet:
     """Return the features of clips of a store.
 
     Args:
-        transform: maps a batch of uint8 clips to the clips that are scored instead.
+        transform: maps a clip to the clip that is scored instead.
     """
-    rows = []
-    with progress(f"I3D {name}", len(windows), "clip") as bar:
-        for start in range(0, len(windows), BATCH):
-            clips = read_windows(store, list(windows[start : start + BATCH]))
-            if transform is not None:
-                clips = transform(clips)
-            rows.append(clip_features(clips, network, protocol).cpu().numpy())
-            bar.update(len(clips))
+
+    def read(place: int) -> tuple[Clip, float | None]:
+        window = windows[place]
+        clip = store.read(window.video, window.start, window.num_frames, window.stride)
+        fps = store.videos[window.video].fps
+        return transform(clip), None if fps is None else fps / window.stride
+
     groups = tuple(store.videos[window.video].group for window in windows)
-    data_hash = sha256_json([store.content_hash, [list(window) for window in windows]])
-    return FeatureSet(name, np.concatenate(rows), groups, (), data_hash, split)
+    return _score(_Source(name, split, groups, read), extractor, None, accelerator)
 
 
-BATCH = 8
-
-
-def _folder_features(
-    path: Path,
-    network: nn.Module,
-    protocol: FVDProtocol,
-    num_frames: int,
-    stride: int,
-    max_clips: int | None,
-    seed: int,
+def clip_features_of(
+    name: str,
+    clips: Sequence[Clip],
+    extractor: Extractor,
+    accelerator: Accelerator | None = None,
 ) -> FeatureSet:
+    """Return the features of clips at hand, each a video of its own."""
+    groups = tuple(f"{name} {number}" for number in range(len(clips)))
+    source = _Source(name, None, groups, lambda place: (clips[place], None))
+    return _score(source, extractor, None, accelerator)
+
+
+def _folder_source(path: Path, cut: Cut, seed: int | None) -> _Source:
     if not path.is_dir():
-        raise InputError(f"{path}: neither a clip store nor a folder of videos")
+        raise InputError(
+            f"{path}: neither a clip store, nor a folder of videos, nor saved features"
+        )
     files = sorted(
         file
         for file in path.rglob("*")
@@ -124,45 +229,119 @@ def _folder_features(
         raise InputError(
             f"{path}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and is no clip store"
         )
-    if max_clips is not None:  # sorted by class, the first ones would be one class
+    if seed is not None:  # sorted by class, the first ones would be one class
         order = np.random.default_rng([seed, 0xF7D]).permutation(len(files))
         files = [files[place] for place in order]
-    rows, names, hashes, left_out = [], [], [], []
-    with progress(f"I3D {path}", len(files), "video") as bar:
-        for file in files:
-            if max_clips is not None and len(rows) == max_clips:
-                break
-            try:
-                clip = read_clip(file, num_frames, stride)
-                rows.append(clip_features(clip, network, protocol).cpu().numpy())
-                names.append(str(file.relative_to(path)))
-                hashes.append(sha256_file(file))
-            except InputError as error:
-                left_out.append(str(error))
-            bar.update()
-    if not rows:
+    names = tuple(str(file.relative_to(path)) for file in files)
+    return _Source(str(path), None, names, lambda place: read_clip(files[place], cut))
+
+
+def _score(
+    source: _Source, extractor: Extractor, max_clips: int | None, accelerator: Accelerator | None
+) -> FeatureSet:
+    """Score a source's clips, by rounds until there are enough."""
+    scored: list[_Scored] = []
+    done, total = 0, len(source.groups)
+    wanted = total if max_clips is None else max_clips
+    while done < total and (missing := wanted - sum(not one.reason for one in scored)) > 0:
+        places = range(done, min(done + missing, total))
+        scored += _score_round(source, places, extractor, accelerator)
+        done = places.stop
+    good = [one for one in scored if not one.reason]
+    left_out = tuple(one.reason for one in scored if one.reason)
+    if not good:
         listed = "\n  ".join(left_out[:10])
-        raise InputError(f"{path}: none of its {len(files)} videos can be scored:\n  {listed}")
-    data_hash = sha256_json([hashes, num_frames, stride])
+        raise InputError(f"{source.name}: none of its {total} videos can be scored:\n  {listed}")
+    names = good[0].rows
     return FeatureSet(
-        str(path), np.concatenate(rows), tuple(names), tuple(left_out), data_hash, None
+        source.name,
+        {name: np.stack([one.rows[name] for one in good]) for name in names},
+        tuple(source.groups[one.place] for one in good),
+        left_out,
+        sha256_json([one.key for one in good]),
+        source.split,
+        dict(Counter(one.kind for one in good).most_common()),
     )
 
 
-def read_clip(file: Path, num_frames: int, stride: int, decoder: Decoder = "pyav") -> torch.Tensor:
-    """Return the first clip of a video file as uint8 1 t h w 3.
+def _score_round(
+    source: _Source, places: range, extractor: Extractor, accelerator: Accelerator | None
+) -> list[_Scored]:
+    rank, ranks = (0, 1)
+    if accelerator is not None:
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+    mine = places[rank::ranks]
+    scored: list[_Scored] = []
+    with progress(f"features of {source.name}", len(mine), "clip") as bar:
+        for batch in _batches(_read_ahead(source, mine)):
+            clips = [clip for _, clip, _ in batch if clip is not None]
+            rows = extractor(clips) if clips else {}
+            readable = iter(range(len(clips)))
+            for place, clip, told in batch:
+                if clip is None:
+                    scored.append(_Scored(place, "", {}, "", told))
+                    continue
+                row = next(readable)
+                own = {name: values[row] for name, values in rows.items()}
+                scored.append(_Scored(place, clip_key(clip).hex(), own, told, ""))
+            bar.update(len(batch))
+    if ranks > 1:
+        scored = gather_object(scored)
+    return sorted(scored, key=lambda one: one.place)
+
+
+_Read = tuple[int, Clip | None, str]  # place, clip, its kind or what is wrong
+
+
+def _read_ahead(source: _Source, places: Sequence[int]) -> Iterator[_Read]:
+    """Read clips in a thread, a batch ahead of the network."""
+
+    def read(place: int) -> _Read:
+        try:
+            clip, fps = source.read(place)
+        except InputError as error:
+            return place, None, str(error)
+        rate = "unknown rate" if fps is None else f"{fps:.4g} fps"
+        return place, clip, f"{clip.shape[2]}x{clip.shape[1]} at {rate}"
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting = [reader.submit(read, place) for place in places[:BATCH]]
+        for place in [*places[BATCH:], *[None] * len(waiting)]:
+            yield waiting.pop(0).result()
+            if place is not None:
+                waiting.append(reader.submit(read, place))
+
+
+def _batches(items: Iterator[_Read]) -> Iterator[list[_Read]]:
+    """Group clips of one shape; what could not be read goes with any."""
+    batch: list[_Read] = []
+    shape: tuple[int, ...] | None = None
+    for item in items:
+        clip = item[1]
+        if len(batch) == BATCH or (clip is not None and shape not in (None, clip.shape)):
+            yield batch
+            batch, shape = [], None
+        batch.append(item)
+        shape = shape if clip is None else clip.shape
+    if batch:
+        yield batch
+
+
+def read_clip(file: Path, cut: Cut) -> tuple[Clip, float | None]:
+    """Return the first clip of a video file, and the rate of its frames.
 
     Raises:
         InputError: it cannot be read, or is shorter than a clip.
     """
-    needed = (num_frames - 1) * stride + 1
-    frames = []
-    for number, frame in enumerate(FrameStream(probe(file), decoder)):
-        if number % stride == 0:
-            frames.append(frame)
-        if len(frames) == num_frames:
-            return torch.from_numpy(np.stack(frames)).unsqueeze(0)
-    raise InputError(
-        f"{file}: is shorter than a clip of {needed} frames "
-        f"({num_frames} at stride {stride}); lower --frames or --stride"
-    )
+    info = probe(file)
+    span = (cut.num_frames - 1) * cut.stride + 1
+    indices = range(span) if cut.fps is None else frames_at_rate(info, cut.fps)
+    chosen = list(indices)[: span : cut.stride]
+    frames = list(keep(FrameStream(info, "pyav"), chosen))
+    if len(frames) < cut.num_frames:
+        raise InputError(
+            f"{file}: is shorter than a clip of {span} frames "
+            f"({cut.num_frames} at stride {cut.stride}); lower --frames or --stride"
+        )
+    fps = info.fps if cut.fps is None else cut.fps
+    return np.stack(frames), None if fps is None else fps / cut.stride

@@ -1,6 +1,5 @@
 """The clips that a report shows, kept as a clip store beside the scores they belong to."""
 
-import heapq
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -38,24 +37,28 @@ class Pair(NamedTuple):
     psnr: float
 
 
+def places_to_show(psnr: np.ndarray) -> dict[str, list[int]]:
+    """Return which clips to look at: the first ones, those of the highest and the lowest PSNR."""
+    order = np.argsort(psnr, kind="stable")
+    return {
+        "shown": list(range(min(SHOWN, len(psnr)))),
+        "best": [int(place) for place in order[::-1][:EXTREMES]],
+        "worst": [int(place) for place in order[:EXTREMES]],
+    }
+
+
 class Gallery:
     """Keeps, out of all clips that are scored, those that a person will look at."""
 
     def __init__(self) -> None:
-        self._first: list[Pair] = []
-        self._best: list[tuple[float, int, Pair]] = []
-        self._worst: list[tuple[float, int, Pair]] = []
-        self._number = itertools.count()
+        self._pairs: dict[str, list[Pair]] = {}
         self._sampled: dict[str | None, list[Clip]] = {}
         self._controls: dict[str, Sequence[Clip]] = {}
+        self._neighbours: list[tuple[Clip, Clip, float]] = []
 
-    def add_pair(self, pair: Pair) -> None:
-        """Look at one scored pair; the first, the best and the worst ones are kept."""
-        number = next(self._number)
-        if len(self._first) < SHOWN:
-            self._first.append(pair)
-        _keep_largest(self._best, (pair.psnr, -number, pair))
-        _keep_largest(self._worst, (-pair.psnr, -number, pair))
+    def add_pairs(self, role: str, pairs: list[Pair]) -> None:
+        """Add clips and their reconstructions; roles are those of `places_to_show`."""
+        self._pairs[role] = pairs
 
     def add_sample(self, label: str | None, clip: Callable[[], Clip]) -> None:
         """Look at one sample of a class; of each class the first few are read and kept."""
@@ -67,11 +70,15 @@ class Gallery:
         """Add clips that the samples are compared with."""
         self._controls[name] = clips[:SHOWN]
 
+    def add_neighbours(self, found: list[tuple[Clip, Clip, float]]) -> None:
+        """Add samples, each with the training clip nearest to it and their distance."""
+        self._neighbours = found
+
     def rows(self) -> dict[str, list[Clip]]:
         """Return a row of clips for each of real, reconstructed and sampled, for a sheet."""
         rows = {
-            "real": [pair.real for pair in self._first],
-            "reconstructed": [pair.reconstructed for pair in self._first],
+            "real": [pair.real for pair in self._pairs["shown"]],
+            "reconstructed": [pair.reconstructed for pair in self._pairs["shown"]],
         }
         if self._sampled:
             # One of each class, then a second of each, as the real clips mix their classes.
@@ -86,7 +93,7 @@ class Gallery:
         Raises:
             InputError: the folder holds something else.
         """
-        frame_size_hw = self._first[0].real.shape[1:3]
+        frame_size_hw = self._pairs["shown"][0].real.shape[1:3]
         if (path / "manifest.json").exists():
             if ClipStore(path).plan.get("kind") != KIND:
                 raise InputError(f"{path}: is a store of its own; name another --out")
@@ -100,9 +107,7 @@ class Gallery:
         writer.finish(1, classes)
 
     def _videos(self, fps: float | None) -> Iterator[PreparedVideo]:
-        pairs = [("shown", pair) for pair in self._first]
-        pairs += [("best", pair) for _, _, pair in sorted(self._best, reverse=True)]
-        pairs += [("worst", pair) for _, _, pair in sorted(self._worst, reverse=True)]
+        pairs = [(role, pair) for role, found in self._pairs.items() for pair in found]
         for number, (role, pair) in enumerate(pairs):
             video, start = pair.source
             origin = {
@@ -116,17 +121,14 @@ class Gallery:
         sampled = [(label, clip) for label, clips in self._sampled.items() for clip in clips]
         for number, (label, clip) in enumerate(sampled):
             yield _entry(f"sampled-{number:02d}", clip, label, "sampled", fps, {"role": "sampled"})
+        for number, (clip, nearest, distance) in enumerate(self._neighbours):
+            origin = {"role": "neighbour", "distance": distance}
+            yield _entry(f"near-{number:02d}-sample", clip, None, "near", fps, origin)
+            yield _entry(f"near-{number:02d}-train", nearest, None, "train", fps, origin)
         for name, clips in self._controls.items():
             for number, clip in enumerate(clips):
                 origin = {"role": "control", "control": name}
                 yield _entry(f"{name}-{number:02d}", clip, None, "control", fps, origin)
-
-
-def _keep_largest(heap: list[tuple[float, int, Pair]], entry: tuple[float, int, Pair]) -> None:
-    if len(heap) < EXTREMES:
-        heapq.heappush(heap, entry)
-    else:
-        heapq.heappushpop(heap, entry)
 
 
 def _entry(

@@ -13,6 +13,7 @@ from video_vq.models.prior import Prior, token_nats
 from video_vq.progress import progress
 from video_vq.stores.tokens import TokenStore
 
+LN2 = math.log(2)
 BATCH = 16
 PREDICTOR_GRIDS = 16384  # what the predictors are fitted on, at most
 
@@ -35,6 +36,7 @@ def score_prior(
     """
     rows = [int(row) for row in tokens.rows(split)]
     per_frame = np.zeros(tokens.header.grid_thw[0])
+    per_clip: list[dict[str, Any]] = []
     with progress("rate", len(rows), "clip") as bar:
         for start in range(0, len(rows), BATCH):
             chosen = rows[start : start + BATCH]
@@ -49,8 +51,12 @@ def score_prior(
             nats = token_nats(logits, flat).double().cpu().numpy()
             frames = rearrange(nats, "b (t n) -> b t n", t=len(per_frame))
             per_frame += frames.mean(2).sum(0)
+            per_clip += [
+                {"group": tokens.video_of(row).group, "bits_per_token": float(clip.mean() / LN2)}
+                for row, clip in zip(chosen, frames, strict=True)
+            ]
             bar.update(len(chosen))
-    per_frame /= len(rows) * math.log(2)
+    per_frame /= len(rows) * LN2
     train = draw_rows(tokens, "train", PREDICTOR_GRIDS)
     videos = [tokens.window_of(int(row))[0] for row in train]
     rates = score_predictors(
@@ -64,6 +70,7 @@ def score_prior(
         "num_grids": len(rows),
         "bits_per_token": float(per_frame.mean()),
         "bits_per_token_by_latent_frame": [float(value) for value in per_frame],
+        "clips": per_clip,
         "bits_per_clip": float(per_frame.mean()) * math.prod(tokens.header.grid_thw),
         "predictors": {
             "token_frequencies": rates.unigram,

@@ -16,6 +16,7 @@ def summary(scores: dict[str, Any]) -> str:
         _line("PSNR, dB", reconstruction["psnr"]["mean"], "higher is better"),
         *_controls(controls, "psnr_"),
         _line("SSIM", reconstruction["ssim"]["mean"], "higher is better"),
+        *_beside(reconstruction),
         _line("rFVD", reconstruction["rfvd"]["value"], "lower is better"),
         _line("code usage", use["code_usage"], f"of K, over split {scores['split']}"),
         _line("perplexity", use["perplexity"], f"{use['relative_perplexity']:.2f} of K"),
@@ -27,12 +28,13 @@ def summary(scores: dict[str, Any]) -> str:
         lines += [_line("bits per token", prior["bits_per_token"], "lower is better")]
         lines += [
             _line(f"  control: {name.replace('_', ' ')}", value, "")
-            for name, value in prior["predictors"].items()
+            for name, value in sorted(prior["predictors"].items())
         ]
     if "generation" in scores:
         gfvd = scores["generation"]["gfvd"]
         lines += ["", f"samples: {gfvd['num_fake']} against {gfvd['num_real']} real clips"]
         lines += [_line("gFVD", gfvd["value"], "lower is better"), *_controls(controls, "fvd_")]
+        lines += _of_samples(scores["generation"])
     if scores["floor"] is not None:
         floor = scores["floor"]
         lines += [
@@ -63,9 +65,32 @@ def _line(name: str, value: float | None, remark: str) -> str:
     return f"  {name:<34}{value:>10.3f}  {remark}".rstrip()
 
 
+def _beside(reconstruction: dict[str, Any]) -> list[str]:
+    remarks = {
+        "st_lpips": "lower is better",
+        "motion_energy_ratio": "1 is right; below it motion is lost",
+        "flicker": "grey levels of change that was added; 0 is best",
+    }
+    return [
+        _line(name.replace("_", " ").replace("st lpips", "ST-LPIPS"), found["mean"], remark)
+        for name, remark in remarks.items()
+        if (found := reconstruction.get(name)) is not None and found["mean"] is not None
+    ]
+
+
+def _of_samples(generation: dict[str, Any]) -> list[str]:
+    lines = [_line("diversity, to real clips'", generation["diversity"]["ratio"], "1 is right")]
+    if (copied := generation.get("memorisation")) is not None:
+        lines += [
+            _line("distance to training clips", copied["samples_median"], "grey levels, median"),
+            _line("  the same of held-out clips", copied["held_out_median"], ""),
+        ]
+    return lines
+
+
 def _controls(controls: dict[str, float | None], prefix: str) -> list[str]:
     return [
         _line(f"  control: {name.removeprefix(prefix).replace('_', ' ')}", value, "")
-        for name, value in controls.items()
+        for name, value in sorted(controls.items())
         if name.startswith(prefix)
     ]

@@ -25,7 +25,7 @@ def kernel_distance(
 
     The kernel is that of KID (Bińkowski et al., "Demystifying MMD GANs", 2018, sec. 4), taken
     over all pairs, not over drawn subsets. The standard error is the two-sample jackknife's: right
-    where the sets differ, and up to √2 too wide (never too narrow) where they do not.
+    where the sets differ, and too wide (1.6 times, measured at N = 256) where they do not.
 
     Raises:
         InputError: fewer than 3 clips on a side, or different numbers of features.

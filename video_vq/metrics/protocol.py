@@ -51,28 +51,38 @@ class FVDProtocol:
         return {key: value for key, value in asdict(self).items() if key not in texts}
 
     def feature_settings(self) -> dict[str, Any]:
-        """Return the settings that decide a clip's features: the key for cached features.
+        """Return what happens to a uint8 clip before the network: the key for cached features.
 
-        Two protocols that agree in these share their features; the rest acts on sets of them.
+        Protocols that agree in these share their features; the rest picks clips, or acts on sets.
         """
-        keys = ("resize", "fit", "input_range", "num_frames", "stride", "pixels")
-        settings = asdict(self)
-        return {key: settings[key] for key in keys}
+        return {"resize": self.resize, "fit": self.fit, "input_range": self.input_range}
 
-    def describe(self, counts: tuple[int, int] | None = None) -> str:
+    @property
+    def preparation(self) -> str:
+        """Return the name of the feature settings."""
+        return f"{self.resize}_{self.fit}_{self.input_range:g}"
+
+    def describe(
+        self,
+        counts: tuple[int, int] | None = None,
+        num_frames: int | None = None,
+        stride: int | None = None,
+    ) -> str:
         """Return one citable line.
 
         Args:
             counts: how many real and generated clips were scored; None for the convention's.
+            num_frames, stride: of the clips that were scored; None for the convention's.
         """
         fit = "squashed" if self.fit == "squash" else "short side, centre crop"
-        frames = "any number of" if self.num_frames is None else f"{self.num_frames}"
+        length = self.num_frames if num_frames is None else num_frames
+        frames = "any number of" if length is None else f"{length}"
         num_real, num_fake = counts or (self.num_real, self.num_fake)
         real = "all" if num_real is None else f"{num_real}"
         fake = "all" if num_fake is None else f"{num_fake}"
         return (
-            f"FVD ({self.name}): {frames} frames, stride {self.stride}, {self.pixels} pixels, "
-            f"{self.resize} bilinear to 224 ({fit}), input range "
+            f"FVD ({self.name}): {frames} frames, stride {stride or self.stride}, {self.pixels} "
+            f"pixels, {self.resize} bilinear to 224 ({fit}), input range "
             f"[{-self.input_range:g}, {self.input_range:g}], covariance ddof {self.ddof}, "
             f"{real} real against {fake} generated clips"
         )
@@ -174,3 +184,14 @@ def fvd_protocol(name: str) -> FVDProtocol:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"no FVD protocol {name!r}: there are {', '.join(PROTOCOLS)}{hint}")
     return PROTOCOLS[name]
+
+
+def fvd_protocols(names: str) -> tuple[FVDProtocol, ...]:
+    """Return the presets of a list with commas, or all of them for "all".
+
+    Raises:
+        InputError: there is none of a name.
+    """
+    if names == "all":
+        return tuple(PROTOCOLS.values())
+    return tuple(fvd_protocol(name.strip()) for name in dict.fromkeys(names.split(",")))

@@ -80,7 +80,9 @@ def _resize(
         return frames
     if protocol.resize == "half-pixel":
         return F.interpolate(frames, size=size_hw, mode="bilinear", align_corners=False)
-    return tf1_legacy_bilinear(frames, size_hw)
+    if protocol.resize == "tf1-legacy":
+        return tf1_legacy_bilinear(frames, size_hw)
+    raise ValueError(f"protocol {protocol.name!r} names an unknown resize {protocol.resize!r}")
 
 
 def tf1_legacy_bilinear(

@@ -49,7 +49,7 @@ def model_card(
     config: dict[str, Any],
     num_parameters: int,
     scores: str | Path | dict[str, Any] | None,
-    license: str,
+    license: str | None,
 ) -> str:
     """Return the card as markdown with YAML front matter.
 
@@ -58,19 +58,19 @@ def model_card(
         config: of the model folder (config.json).
         num_parameters: of the model.
         scores: what `video-vq evaluate` returned, or where its scores.json is; None for none.
-        license: an identifier of the Hub.
+        license: an identifier of the Hub; None leaves it out.
 
     Raises:
         InputError: the scores are damaged or another model's, or the licence is no identifier.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,63}", license):
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,63}", license):
         raise InputError(
             f'license {license!r}: expected an identifier of the Hub such as "mit", "cc-by-4.0" '
             'or "other"'
         )
     kind = config["kind"]
     front = {
-        "license": license,
+        **({} if license is None else {"license": license}),
         "library_name": LIBRARY,
         "pipeline_tag": PIPELINES[kind],
         "tags": TAGS[kind],

@@ -36,6 +36,8 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
             raise InputError(f"{name}: is a folder here, which has no revision {revision!r}")
         return Path(name)
     check_repository(name)
+    if Path(name).parent.is_dir():  # a mistyped path, not a stranger's model
+        raise InputError(f"{name}: no such folder in {Path(name).parent.resolve()}")
     api = _api()
     with _explained(name, revision):
         config = Path(api.hf_hub_download(name, CONFIG, revision=revision))

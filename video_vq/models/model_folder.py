@@ -52,6 +52,11 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
         raise InputError(f"{path}: no such folder; name a {kind}'s folder, or its run folder")
     if not (path / CONFIG).exists() and (path / kind / CONFIG).exists():
         path = path / kind  # a run folder was named
+    if not (path / CONFIG).exists() and (path / "run.json").exists():
+        raise InputError(
+            f"{path}: this run holds no {kind} yet; the command that started it goes on with the "
+            "training"
+        )
     config = read_json(path / CONFIG, f"the config of a {kind}")
     if config.get("format") != FORMAT or config.get("kind") != kind:
         raise InputError(

@@ -119,7 +119,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         self,
         path: str | Path,
         scores: str | Path | dict[str, Any] | None = None,
-        license: str = "mit",
+        license: str | None = None,
     ) -> str:
         """Write a model folder; return the hash of its tensors and config.
 
@@ -128,7 +128,8 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
                 is complete.
             scores: for the card: what `video-vq evaluate` returned, its scores.json, or the
                 folder that this is in.
-            license: of the weights, an identifier of the Hub such as "mit" or "cc-by-4.0".
+            license: of the weights, an identifier of the Hub such as "mit" or "cc-by-4.0"; None
+                names none.
 
         Raises:
             InputError: the scores are another model's, nothing is known of the training, or the
@@ -150,7 +151,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         self,
         name: str,
         scores: str | Path | dict[str, Any] | None = None,
-        license: str = "mit",
+        license: str | None = None,
         private: bool = False,
         revision: str | None = None,
     ) -> str:
@@ -170,7 +171,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         return upload_model(name, self._files(name, scores, license), private, revision)
 
     def _files(
-        self, name: str, scores: str | Path | dict[str, Any] | None, license: str
+        self, name: str, scores: str | Path | dict[str, Any] | None, license: str | None
     ) -> dict[str, bytes]:
         """Return the files of a model folder in the order in which they are to be written."""
         facts = to_json(self.facts)

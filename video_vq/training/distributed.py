@@ -47,7 +47,7 @@ def make_accelerator() -> Accelerator:
 
 
 class StopFlag:
-    """Set by SIGTERM, SIGINT or a file named `stop`; looked at once per step, by all ranks."""
+    """Set by SIGTERM, SIGINT, SIGHUP or a file `stop`; looked at once per step, by all ranks."""
 
     def __init__(self, accelerator: Accelerator, run_path: os.PathLike[str]):
         self._accelerator = accelerator
@@ -88,7 +88,8 @@ class StopFlag:
             os.unlink(self._file)
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP: a launcher or terminal that goes away must not cost the steps since the last checkpoint.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: int) -> None:

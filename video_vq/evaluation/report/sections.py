@@ -96,6 +96,18 @@ def samples(parts: Parts, films: Films) -> list[Section]:
                 "tokens drawn position by position, without context", store.videos[controls[0]].fps,
             )  # fmt: skip
             blocks.append(FilmStrip("A control: what the prior must beat", (film,)))
+        near = list(zip(_of_kind(store, "near"), _of_kind(store, "train"), strict=True))
+        if near:
+            items = tuple(
+                films.film(
+                    [store.read(sample), store.read(train)], 2,
+                    f"{float(_origin(store.videos[sample], 'distance')):.1f} grey levels apart",
+                    store.videos[sample].fps,
+                )
+                for sample, train in near
+            )  # fmt: skip
+            heading = "Samples nearest to a training clip: sample, training clip"
+            blocks.append(FilmStrip(heading, items))
         title = _titled("Samples", evaluation.name, parts.evaluations)
         sections.append(Section(title, (*blocks,)))
     return sections
@@ -153,8 +165,8 @@ def curves(parts: Parts, films: Films) -> list[Section]:
 
 
 def commands(parts: Parts, films: Films) -> list[Section]:
-    """The commands that made it all."""
-    lines = [_command(run.environment) for run in parts.runs]
+    """The commands of the trainings and evaluations; what made the stores is among the settings."""
+    lines = [_launched(run) for run in parts.runs]
     lines += [_command(found.scores.get("environment", {})) for found in parts.evaluations]
     lines = [line for line in lines if line]
     return [Section("Commands", (Code("\n".join(lines)),))] if lines else []
@@ -248,6 +260,24 @@ def _how_sampled(found: dict[str, Any]) -> str:
 def _command(environment: dict[str, Any]) -> str:
     arguments = environment.get("command")
     return "" if not arguments else "video-vq " + shlex.join(str(part) for part in arguments)
+
+
+def _launched(run: Run) -> str:
+    """Return a training's command with the launcher's settings, which belong to the run."""
+    command, identity = _command(run.environment), run.identity
+    if not command:
+        return ""
+    threads = identity.get("threads")
+    prefix = "" if threads is None else f"OMP_NUM_THREADS={shlex.quote(str(threads))} "
+    processes, precision = identity.get("world_size", 1), identity.get("precision", "no")
+    if (processes, precision) == (1, "no"):
+        return prefix + command
+    multi = "" if processes == 1 else "--multi_gpu "
+    return (
+        f"{prefix}accelerate launch {multi}--num_processes {shlex.quote(str(processes))} "
+        f"--mixed_precision {shlex.quote(str(precision))} -m video_vq "
+        f"{command.removeprefix('video-vq ')}"
+    )
 
 
 def _facts(facts: dict[str, Any]) -> Table:

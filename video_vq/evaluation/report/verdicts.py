@@ -15,6 +15,12 @@ CONTROL_NAMES = {
     "copy_previous_frame": "copy of the previous latent frame, fitted error rate",
 }
 
+BESIDE = {
+    "st_lpips": ("ST-LPIPS", "↓ 0 is equal; shift-tolerant perceptual distance"),
+    "motion_energy_ratio": ("motion-energy ratio", "→ 1 is right; below it motion is lost"),
+    "flicker": ("flicker", "↓ grey levels of frame-to-frame change that were added"),
+}
+
 
 def headlines(scores: dict[str, Any]) -> Headlines:
     """Return the scores to read first, each with its verdict."""
@@ -75,6 +81,11 @@ def score_table(scores: dict[str, Any]) -> Table:
         _row("PSNR, dB", psnr["mean"], num, f"↑ squared error of the pixels{spread}"),
         *_controls(_of(controls, "psnr_")),
         _row("SSIM", found["ssim"]["mean"], num, "↑ 1 is equal; structure in a window of pixels"),
+        *(
+            _row(name, found[key]["mean"], num, note)
+            for key, (name, note) in BESIDE.items()
+            if found.get(key, {}).get("mean") is not None
+        ),
         _row("rFVD", found["rfvd"]["value"], num, "↓ distance of reconstructions to their clips"),
         _row("code usage", use["code_usage"], num, "↑ share of the codes that occur"),
         _row("perplexity", use["perplexity"], num, f"↑ of {found.get('codebook_size', 'K')} codes"),
@@ -83,18 +94,36 @@ def score_table(scores: dict[str, Any]) -> Table:
     if "prior" in scores:
         prior = scores["prior"]
         rate, count = prior["bits_per_token"], prior["num_grids"]
-        rows.append(_row("prior, bits per token", rate, count, "↓ held-out code length"))
+        rows.append(
+            _row("prior, bits per token", rate, count, f"↓ code length on split {prior['split']}")
+        )
         rows += _controls(prior["predictors"])
     if "generation" in scores:
         gfvd = scores["generation"]["gfvd"]
         counts = f"{gfvd['num_fake']} to {gfvd['num_real']}"
         rows.append(_row("gFVD", gfvd["value"], counts, "↓ distance of samples to real clips"))
         rows += _controls(_of(controls, "fvd_"))
+        rows += _of_samples(scores["generation"], counts)
     if scores["floor"] is not None:
         floor = scores["floor"]
         told = "real clips to other real clips: what FVD says of no difference at this N"
         rows.append(_row("FVD floor", floor["distance"], floor["num_clips"], told))
     return Table(("score", "value", "N"), tuple(rows))
+
+
+def _of_samples(generation: dict[str, Any], counts: str) -> list[Row]:
+    rows = []
+    if (spread := generation.get("diversity")) is not None:
+        told = "1 is right; below it samples are more alike than real clips"
+        rows.append(_row("diversity", spread["ratio"], counts, told))
+    if (copied := generation.get("memorisation")) is not None:
+        told = (
+            f"RMS grey levels to the nearest of {copied['num_train_clips']:,} training clips, "
+            f"median; held-out real clips {copied['held_out_median']:.1f}. "
+            f"{copied['share_nearer_than_that']:.1%} lie nearer than 99 % of held-out clips do"
+        )
+        rows.append(_row("distance to training clips", copied["samples_median"], counts, told))
+    return rows
 
 
 def _row(name: str, value: float | None, num: int | str, meaning: str) -> Row:

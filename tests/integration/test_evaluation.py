@@ -1,0 +1,142 @@
+"""`video-vq evaluate` and `compare` as users run them: on ranks, killed, twice."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, launch, make_clip_store, video_vq
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Return a folder with a store, two tokenizers, tokens, a prior and samples."""
+    path = tmp_path_factory.mktemp("evaluation")
+    make_clip_store(path / "clips", num_videos=30, num_frames=16)
+    text = SMALL_TOKENIZER.replace("num_frames: 4", "num_frames: 16")
+    (path / "tokenizer.yaml").write_text(text)
+    (path / "prior.yaml").write_text(SMALL_PRIOR)
+    for name, steps in (("a", 2), ("b", 12)):
+        video_vq(
+            *("train-tokenizer", "--config", path / "tokenizer.yaml", "--data", path / "clips"),
+            *("--out", path / name, "--tracker", "none", f"optim.steps={steps}"),
+        )
+    video_vq("encode", path / "clips", "--tokenizer", path / "a", "--out", path / "tokens")
+    video_vq(
+        *("train-prior", "--config", path / "prior.yaml", "--tokens", path / "tokens"),
+        *("--out", path / "prior", "--tracker", "none"),
+    )
+    video_vq(
+        *("sample", "--prior", path / "prior", "--tokenizer", path / "a"),
+        *("--out", path / "samples", "--num", "10"),
+    )
+    return path
+
+
+def arguments(made: Path, name: str, out: Path) -> list:
+    return [
+        *("evaluate", "--data", made / "clips", "--tokenizer", made / name, "--out", out),
+        *("--num", "10", "--samples", made / "samples"),
+    ]
+
+
+def comparable(folder: Path) -> dict:
+    scores = json.loads((folder / "scores.json").read_text())
+    scores.pop("environment")
+    return scores
+
+
+def assert_close(one, other, path: str = "") -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_close(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for number, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_close(left, right, f"{path}[{number}]")
+    elif isinstance(one, float) and isinstance(other, float):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-6), path
+    else:
+        assert one == other, path
+
+
+@pytest.mark.weights
+def test_two_ranks_score_as_one_does_and_a_killed_run_repeats_no_clip(made, tmp_path):
+    cache: dict[str, Any] = {"VIDEO_VQ_CACHE": str(tmp_path / "cache")}
+    full = [*("--tokens", made / "tokens", "--prior", made / "prior", "--controls")]
+    command = [*arguments(made, "a", tmp_path / "one"), *full]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "video_vq", *map(str, command)],
+        env=environment(**cache),
+        stderr=subprocess.DEVNULL,
+    )
+    while not (known := num_known(tmp_path / "cache")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert known > 0
+    assert not (tmp_path / "one" / "scores.json").exists()
+    kept = num_known(tmp_path / "cache")
+    video_vq(*command, **cache)
+    # 10 real clips, reconstructions, frozen, drawn and sampled ones: each once.
+    assert num_known(tmp_path / "cache") == 50
+    assert kept < 50
+    two = [*arguments(made, "a", tmp_path / "two"), *full]
+    launch(2, *two, VIDEO_VQ_CACHE=str(tmp_path / "other cache"))
+    assert num_known(tmp_path / "other cache") == 50
+    assert_close(comparable(tmp_path / "one"), comparable(tmp_path / "two"))
+    scores = comparable(tmp_path / "one")
+    assert {"motion_energy_ratio", "flicker", "bits_per_second"} <= scores["reconstruction"].keys()
+    assert scores["generation"]["memorisation"]["num_train_clips"] == 10
+    assert scores["generation"]["diversity"]["ratio"] > 0
+    # Nothing is done again when all is there.
+    again = video_vq(*command, **cache)
+    assert "features of" not in again.stderr
+
+
+def num_known(cache: Path) -> int:
+    record = 32 + 4 * 400 + 4
+    return sum(file.stat().st_size // record for file in cache.rglob("*.log"))
+
+
+@pytest.mark.weights
+def test_compare_tells_what_differs(made, tmp_path):
+    cache: dict[str, Any] = {"VIDEO_VQ_CACHE": str(tmp_path / "cache")}
+    for name in ("a", "b"):
+        video_vq(*arguments(made, name, tmp_path / name), **cache)
+    answer = video_vq("compare", tmp_path / "a", tmp_path / "b")
+    assert f"| | {tmp_path}/a | {tmp_path}/b |" in answer.stdout
+    assert "| PSNR, dB ↑ |" in answer.stdout
+    assert "FVD (styleganv): 16 frames" in answer.stdout
+    found = json.loads(video_vq("compare", tmp_path / "a", tmp_path / "b", "--json").stdout)
+    psnr = next(row for row in found["scores"] if row["name"] == "PSNR, dB")
+    first, second = psnr["runs"]
+    assert first["low"] is None
+    middle = (second["low"] + second["high"]) / 2
+    assert middle == pytest.approx(second["value"] - first["value"], abs=1e-6)
+    rfvd = next(row for row in found["scores"] if row["name"] == "rFVD")
+    assert rfvd["runs"][1]["low"] < rfvd["runs"][1]["high"]
+    latex = video_vq("compare", tmp_path / "a", tmp_path / "b", "--latex").stdout
+    assert r"\begin{tabular}{lrr}" in latex
+    assert latex.count(r"\\") == 1 + len(found["scores"])
+    # The same clips of another protocol cannot be compared.
+    video_vq(*arguments(made, "b", tmp_path / "c"), "--protocol", "google", **cache)
+    refused = video_vq("compare", tmp_path / "a", tmp_path / "c", expect=1)
+    assert "did not score the same clips by the same protocol" in refused.stderr
+    assert "protocol.name: 'styleganv' -> 'google'" in refused.stderr
+    none = video_vq("compare", tmp_path / "a", tmp_path, expect=1)
+    assert "holds no scores.json" in none.stderr
+
+
+@pytest.mark.weights
+def test_a_generation_protocol_is_kept_or_refused(made, tmp_path):
+    refused = video_vq(
+        *arguments(made, "a", tmp_path / "x"), "--generation", "ucf101-2048-test", expect=1
+    )
+    assert "takes 2048 real clips of split test and 2048 samples, found 10 and 10" in refused.stderr
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,104 @@
+"""Features that were computed once: kept on the disk under the clip's own bytes.
+
+A log of records of fixed size, each with its checksum, one file per process that wrote: a killed
+process leaves at most one torn record behind, which is passed over.
+"""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from jaxtyping import Float32
+
+from video_vq.errors import InputError
+from video_vq.stores.files import read_json, sha256_json, write_json
+
+KEY_BYTES = 32  # a sha256
+CHECK_BYTES = 4  # a CRC32C over key and values
+VARIABLE = "VIDEO_VQ_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return where caches lie: $VIDEO_VQ_CACHE, or video-vq/ in the user's cache folder."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "video-vq"
+
+
+def clip_key(clip: np.ndarray) -> bytes:
+    """Return the sha256 of a clip's dtype, shape and bytes."""
+    header = f"{clip.dtype.str} {clip.shape} ".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(clip).tobytes()).digest()
+
+
+class FeatureCache:
+    """Feature vectors of one network under one preparation of its input.
+
+    Args:
+        settings: all that decides a clip's features, as JSON: network, resize, range, …
+        num_features: values of a vector.
+        folder: of all caches; None for the user's.
+
+    Raises:
+        InputError: the folder cannot be written, or belongs to other settings.
+    """
+
+    def __init__(self, settings: dict, num_features: int, folder: Path | None = None):
+        self._record_bytes = KEY_BYTES + 4 * num_features + CHECK_BYTES
+        self.path = (folder or cache_folder() / "features") / sha256_json(settings)[:32]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            described = self.path / "settings.json"
+            if not described.exists():
+                write_json(described, {**settings, "num_features": num_features})
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: the cache of features cannot be written ({error.strerror}); set "
+                f"{VARIABLE} to a folder that can"
+            ) from None
+        found = read_json(described, "a feature cache's settings")
+        if found != {**settings, "num_features": num_features}:
+            raise InputError(f"{self.path}: belongs to other settings; delete it")
+        self._known: dict[bytes, np.ndarray] = {}
+        self.num_torn = 0
+        for file in sorted(self.path.glob("*.log")):
+            self._read(file)
+        self._file: Path | None = None
+
+    def _read(self, file: Path) -> None:
+        size = self._record_bytes
+        data = file.read_bytes()
+        whole = len(data) // size
+        self.num_torn += len(data) % size > 0
+        for number in range(whole):
+            raw = data[number * size : (number + 1) * size]
+            if int.from_bytes(raw[-CHECK_BYTES:], "little") != google_crc32c.value(
+                raw[:-CHECK_BYTES]
+            ):
+                self.num_torn += 1
+                continue
+            self._known[raw[:KEY_BYTES]] = np.frombuffer(raw[KEY_BYTES:-CHECK_BYTES], "<f4")
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, key: bytes) -> Float32[np.ndarray, " d"] | None:
+        """Return the features of a clip, None when they are not known."""
+        return self._known.get(key)
+
+    def add(self, keys: list[bytes], rows: Float32[np.ndarray, "n d"]) -> None:
+        """Keep the features of some clips, on the disk before this returns."""
+        if self._file is None:
+            self._file = self.path / f"{time.time_ns():x}-{os.getpid():x}.log"
+        records = b""
+        for key, row in zip(keys, rows, strict=True):
+            raw = key + np.ascontiguousarray(row, "<f4").tobytes()
+            records += raw + google_crc32c.value(raw).to_bytes(CHECK_BYTES, "little")
+            self._known[key] = np.array(row, np.float32)
+        with open(self._file, "ab") as file:
+            file.write(records)

@@ -1,0 +1,131 @@
+"""Features of a set of videos as one file to publish: safetensors, read without executing anything.
+
+With it another model is scored against the same real set without the videos.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from video_vq.errors import InputError
+from video_vq.evaluation.feature_network import FeatureNetwork
+from video_vq.evaluation.features import Cut, FeatureSet
+from video_vq.stores.files import write_bytes
+
+FORMAT = "video-vq features"
+VERSION = "1"
+SUFFIX = ".safetensors"
+MAX_BYTES = 4 << 30
+
+
+def write_features(path: Path, features: FeatureSet, network: FeatureNetwork, cut: Cut) -> None:
+    """Write one side of a comparison.
+
+    Raises:
+        InputError: the name does not end in .safetensors.
+    """
+    if path.suffix != SUFFIX:
+        raise InputError(f"{path}: a file of features ends in {SUFFIX}")
+    described = {
+        "name": Path(features.name).name,
+        "network": network.sha256,
+        "network_name": network.name,
+        "cut": list(cut),
+        "groups": list(features.groups),
+        "left_out": len(features.left_out),
+        "data": features.data_hash,
+        "split": features.split,
+        "kinds": features.kinds,
+    }
+    metadata = {"format": FORMAT, "version": VERSION, "described": json.dumps(described)}
+    tensors = {name: np.ascontiguousarray(rows) for name, rows in features.rows.items()}
+    write_bytes(path, safetensors.numpy.save(tensors, metadata))
+
+
+def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
+    """Read such a file.
+
+    Raises:
+        InputError: it is missing, damaged, of another network, or of clips cut in another way.
+    """
+    described, rows = _open(path)
+    try:
+        groups = tuple(str(group) for group in described["groups"])
+        found = FeatureSet(
+            str(path),
+            rows,
+            groups,
+            tuple(["(left out when the file was made)"] * int(described["left_out"])),
+            str(described["data"]),
+            None if described["split"] is None else str(described["split"]),
+            {str(name): int(count) for name, count in described["kinds"].items()},
+        )
+        made_by = (described["network"], described["network_name"], list(described["cut"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: its description is damaged: {error!r}") from None
+    if made_by[0] != network.sha256:
+        raise InputError(
+            f"{path}: holds features of the network {made_by[1]} ({str(made_by[0])[:12]}…), "
+            f"this is {network.name} ({network.sha256[:12]}…); no distance between them means "
+            "anything"
+        )
+    if made_by[2] != list(cut):
+        was, now = Cut(*made_by[2]), cut
+        raise InputError(
+            f"{path}: holds features of clips of {_told(was)}, asked for {_told(now)}; repeat its "
+            "--frames, --stride and --fps"
+        )
+    for name, values in rows.items():
+        good = values.dtype == np.float32 and values.shape == (len(groups), network.num_features)
+        if not good or not np.isfinite(values).all():
+            raise InputError(
+                f"{path}: {name} must hold finite float32 of "
+                f"{len(groups)} x {network.num_features}, found {values.dtype} {values.shape}"
+            )
+    return found
+
+
+def require_preparations(path: Path, rows: dict[str, Any], wanted: set[str]) -> None:
+    """Refuse a file that lacks what a protocol needs.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    if missing := sorted(wanted - set(rows)):
+        raise InputError(
+            f"{path}: holds {', '.join(sorted(rows))}; the protocol needs {', '.join(missing)}: "
+            "make the file again with that --protocol"
+        )
+
+
+def _open(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: larger than {MAX_BYTES >> 30} GB; not a file of features")
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+                raise InputError(
+                    f"{path}: is no file of features of this version; make one with "
+                    "`video-vq fvd REAL FAKE --save-real FILE.safetensors`"
+                )
+            rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        described = json.loads(metadata["described"])
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, SafetensorError, ValueError, KeyError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a readable file of features: {error}") from None
+    if not isinstance(described, dict):
+        raise InputError(f"{path}: its description is damaged: expected a JSON object")
+    return described, rows
+
+
+def _told(cut: Cut) -> str:
+    rate = "their own rate" if cut.fps is None else f"{cut.fps:g} fps"
+    return f"{cut.num_frames} frames at stride {cut.stride} and {rate}"

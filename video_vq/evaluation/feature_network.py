@@ -1,0 +1,84 @@
+"""The network behind FVD: I3D with its pinned weights, or a module of the user's own."""
+
+import hashlib
+import importlib
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from video_vq.errors import ConfigError, InputError
+from video_vq.metrics.i3d import NUM_LOGITS, load_i3d
+from video_vq.metrics.protocol import FVDProtocol
+from video_vq.metrics.resize import NETWORK_SIZE
+from video_vq.metrics.weights import CHECKPOINT
+
+I3D_NAME = "i3d-kinetics-400"
+
+
+class FeatureNetwork(NamedTuple):
+    """A frozen network from b 3 t 224 224 to b d, and what names it beside every score.
+
+    Attributes:
+        module: in eval mode, on its device.
+        name: what users call it.
+        sha256: of its weights; scores of different hashes never meet.
+        num_features: d.
+    """
+
+    module: nn.Module
+    name: str
+    sha256: str
+    num_features: int
+
+    def cache_settings(self, protocol: FVDProtocol) -> dict:
+        """Return what decides the features of a clip's bytes: the key of their cache."""
+        return {"network": self.sha256, "name": self.name, **protocol.feature_settings()}
+
+
+def named_i3d() -> FeatureNetwork:
+    """Return I3D's name, hash and size without its weights, to read features that it made."""
+    return FeatureNetwork(nn.Identity(), I3D_NAME, CHECKPOINT.sha256, NUM_LOGITS)
+
+
+def load_feature_network(name: str | None, device: torch.device | str) -> FeatureNetwork:
+    """Return I3D, or the network that `module:function` makes.
+
+    Args:
+        name: None for I3D; else an importable function without arguments that returns a module
+            from b 3 t 224 224 in [-1, 1] to b d. It is the user's own code, and runs.
+        device: where to put it.
+
+    Raises:
+        ConfigError: the name is not of that form, or nothing is found under it.
+        InputError: I3D's weights are missing, or the function does not return such a module.
+    """
+    if name is None:
+        return named_i3d()._replace(module=load_i3d().to(device))
+    module_name, colon, function_name = name.partition(":")
+    if not colon or not module_name or not function_name:
+        raise ConfigError(f"--network {name!r}: write package.module:function")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"--network {name!r}: cannot be imported: {error}") from None
+    network = function()
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"--network {name!r}: must return a torch module, found {type(network).__name__}"
+        )
+    network = network.to(device).eval().requires_grad_(False)
+    with torch.no_grad():
+        probe = network(torch.zeros(1, 3, 16, NETWORK_SIZE, NETWORK_SIZE, device=device))
+    if not isinstance(probe, torch.Tensor) or probe.ndim != 2:
+        raise InputError(f"--network {name!r}: must map b 3 t h w to b d features")
+    return FeatureNetwork(network, name, weights_hash(name, network), probe.shape[1])
+
+
+def weights_hash(name: str, network: nn.Module) -> str:
+    """Return the sha256 over a network's name and all its tensors."""
+    digest = hashlib.sha256(name.encode())
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""The protocols under which generated videos of UCF-101 and BAIR are published."""
+
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from video_vq.errors import InputError
+
+
+class GenerationProtocol(NamedTuple):
+    """Which real clips, how many samples, and what a sample is given.
+
+    Attributes:
+        name: what users call it.
+        split: of the real clips.
+        num_real: real clips.
+        num_fake: samples.
+        given_frames: true first frames that a sample continues; 0 for none.
+        samples_per_clip: samples for each given clip.
+        note: what a reader must know.
+    """
+
+    name: str
+    split: str
+    num_real: int
+    num_fake: int
+    given_frames: int
+    samples_per_clip: int
+    note: str
+
+
+GENERATION_PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        GenerationProtocol(
+            "ucf101-2048-test", "test", 2048, 2048, 0, 1,
+            "held-out reference; most papers score against the training split",
+        ),
+        GenerationProtocol(
+            "ucf101-10k-train", "train", 10_000, 10_000, 0, 1,
+            "reference is the training split, as published: it flatters a model that copies",
+        ),
+        GenerationProtocol(
+            "bair-256", "test", 256, 256, 1, 1,
+            "frames 0-15 of each test video; frame 0 is given",
+        ),
+        GenerationProtocol(
+            "bair-256x100", "test", 256, 25_600, 1, 100,
+            "frames 0-15 of each test video; frame 0 is given; 100 samples a video",
+        ),
+    )
+}  # fmt: skip
+
+
+def generation_protocol(name: str) -> GenerationProtocol:
+    """Return the protocol of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in GENERATION_PROTOCOLS:
+        close = get_close_matches(name, GENERATION_PROTOCOLS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        known = ", ".join(GENERATION_PROTOCOLS)
+        raise InputError(f"no generation protocol {name!r}: there are {known}{hint}")
+    return GENERATION_PROTOCOLS[name]
+
+
+def require_protocol(
+    protocol: GenerationProtocol, num_real: int, num_fake: int, sampled_with: dict
+) -> None:
+    """Refuse samples, or real clips, that are not those of a protocol.
+
+    Args:
+        num_real, num_fake: clips that there are.
+        sampled_with: the plan of the samples' store.
+
+    Raises:
+        InputError: says what is missing, and how to make it.
+    """
+    given = sampled_with.get("given_frames", 0)
+    if given != protocol.given_frames:
+        raise InputError(
+            f"{protocol.name}: samples continue {protocol.given_frames} given frame(s), these were "
+            f"given {given}; make them with `video-vq sample --given DATA`"
+            if protocol.given_frames
+            else f"{protocol.name}: samples are given no frame, these were given {given}"
+        )
+    if (num_real, num_fake) != (protocol.num_real, protocol.num_fake):
+        raise InputError(
+            f"{protocol.name}: takes {protocol.num_real} real clips of split {protocol.split} and "
+            f"{protocol.num_fake} samples, found {num_real} and {num_fake}; sample with "
+            f"`--num {protocol.num_fake}`, or leave --generation out"
+        )

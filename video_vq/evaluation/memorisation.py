@@ -1,0 +1,106 @@
+"""Whether samples copy the training clips, and whether they differ among each other."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch.nn import functional as F
+
+from video_vq.data.loader import read_windows
+from video_vq.data.windows import Window, every_window
+from video_vq.stores.clips import ClipStore
+
+THUMB = 16  # pixels of a side that clips are averaged down to
+CHUNK = 512
+MAX_TRAIN_CLIPS = 50_000
+SHARE = 0.01
+
+
+class Neighbours(NamedTuple):
+    """For each clip the nearest training clip, and its RMS difference in grey levels."""
+
+    distance: Float[np.ndarray, "n"]
+    place: np.ndarray
+
+
+def thumbnails(clips: UInt8[torch.Tensor, "n t h w 3"]) -> Float[torch.Tensor, "n d"]:
+    """Average clips down to 16 x 16 pixels a frame: fine texture is left out."""
+    frames = rearrange(clips, "n t h w c -> (n t) c h w").float()
+    small = F.adaptive_avg_pool2d(frames, min(THUMB, *frames.shape[-2:]))
+    return rearrange(small, "(n t) c h w -> n (t h w c)", n=len(clips))
+
+
+def nearest(
+    queries: Float[torch.Tensor, "n d"], references: Float[torch.Tensor, "m d"]
+) -> Neighbours:
+    """Return for each query its nearest reference, over all of them."""
+    best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
+    place = torch.zeros(len(queries), dtype=torch.int64)
+    for start in range(0, len(references), CHUNK):
+        part = torch.cdist(queries.double(), references[start : start + CHUNK].double())
+        distance, found = part.min(1)
+        closer = distance < best
+        best[closer] = distance[closer]
+        place[closer] = found[closer] + start
+    return Neighbours((best / queries.shape[1] ** 0.5).numpy(), place.numpy())
+
+
+def memorisation(
+    store: ClipStore,
+    samples: Sequence[UInt8[np.ndarray, "t h w 3"]],
+    held_out: Sequence[Window],
+    num_frames: int,
+    stride: int,
+) -> tuple[dict[str, Any], Neighbours, list[Window]]:
+    """Compare each sample with every training clip, beside held-out clips as the measure.
+
+    A model that copies lies nearer to the training clips than real clips that it has not seen.
+
+    Args:
+        samples: clips of num_frames frames.
+        held_out: windows of real clips that were not trained on.
+
+    Returns:
+        The scores as JSON, the samples' neighbours, and the training windows they point into.
+    """
+    # Half a clip apart, so that every moment of a training video is near the start of some clip.
+    hop = max(1, num_frames * stride // 2)
+    train = every_window(store, "train", num_frames, stride, hop)
+    if len(train) > MAX_TRAIN_CLIPS:
+        chosen = np.random.default_rng([0, 0x3E3]).choice(
+            len(train), MAX_TRAIN_CLIPS, replace=False
+        )
+        train = [train[index] for index in np.sort(chosen)]
+    references = _of_windows(store, train)
+    of_samples = nearest(thumbnails(torch.from_numpy(np.stack(samples))), references)
+    of_held_out = nearest(_of_windows(store, held_out), references)
+    threshold = float(np.quantile(of_held_out.distance, SHARE))
+    scores = {
+        "num_train_clips": len(train),
+        "samples_median": float(np.median(of_samples.distance)),
+        "held_out_median": float(np.median(of_held_out.distance)),
+        "held_out_nearest_1_percent": threshold,
+        "share_nearer_than_that": float((of_samples.distance < threshold).mean()),
+    }
+    return scores, of_samples, train
+
+
+def _of_windows(store: ClipStore, windows: Sequence[Window]) -> Float[torch.Tensor, "n d"]:
+    parts = [
+        thumbnails(read_windows(store, list(windows[start : start + 64])))
+        for start in range(0, len(windows), 64)
+    ]
+    return torch.cat(parts)
+
+
+def diversity(real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]) -> dict[str, float]:
+    """Return the mean squared distance between two samples, and its ratio to that of real clips.
+
+    In the space of the FVD network. Below 1 samples are more alike than real clips: modes are
+    missing. Twice the trace of the covariance is that mean, over all pairs.
+    """
+    spread = [2 * float(rows.astype(np.float64).var(0, ddof=1).sum()) for rows in (real, fake)]
+    return {"real": spread[0], "samples": spread[1], "ratio": spread[1] / spread[0]}
