@@ -82,7 +82,7 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
         )
     if real.split == "train":
         warnings.append("the reference is a training split: scores against it flatter a model")
-    if real.kinds and fake.kinds and _rates(real) != _rates(fake):
+    if _rates(real) and _rates(fake) and _rates(real) != _rates(fake):
         warnings.append(
             f"frame rates differ: {', '.join(sorted(_rates(real)))} against "
             f"{', '.join(sorted(_rates(fake)))}; motion counts in FVD, --fps makes them equal"

@@ -153,6 +153,7 @@ def train_prior(
                 accelerator.wait_for_everyone()
                 timer.restart()
                 if stopping and not finished:
+                    run.close()
                     stop.clear(state.step, optim.steps, saved)
                     return None
 
@@ -168,6 +169,7 @@ def train_prior(
             steps=state.step,
         )
         prior.save_pretrained(out / "prior")
+    run.close()
     accelerator.wait_for_everyone()
     return out / "prior"
 

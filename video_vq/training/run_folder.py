@@ -64,6 +64,11 @@ class RunFolder:
         if self.is_main and names:
             self.trackers = Trackers(names, self.path, self._config, first_step)
 
+    def close(self) -> None:
+        """End the trackers; the run itself needs no end."""
+        if self.trackers is not None:
+            self.trackers.finish()
+
     def log_position(self) -> int:
         """Return how many bytes of metrics.jsonl there are."""
         return self._metrics.stat().st_size if self._metrics.exists() else 0

@@ -208,6 +208,7 @@ def train_tokenizer(
                 accelerator.wait_for_everyone()
                 timer.restart()
                 if stopping and not finished:
+                    run.close()
                     stop.clear(state.step, optim.steps, saved)
                     return None
 
@@ -222,6 +223,7 @@ def train_tokenizer(
             steps=state.step,
         )
         tokenizer.save_pretrained(out / "tokenizer")
+    run.close()
     accelerator.wait_for_everyone()
     return out / "tokenizer"
 

@@ -68,8 +68,12 @@ CHECKPOINT = "run/state/step_0000010"
         ("done/tokenizer", "a tokenizer", ["2 x 4 x 4 of 32", "160 bits per clip, 153.6 times"]),
         ("run", "the run folder of a tokenizer", ["at step 10 of 20", "not yet", "world_size 1"]),
         ("done", "the run folder of a tokenizer", ["finished: step 20 of 20"]),
-        ("run/state", "the checkpoints of a run", ["-27.5 at step 5", "1 of 6 numbers (F32)"]),
-        (CHECKPOINT, "a checkpoint to resume from", ["-27.5 at step 5", "3, together"]),
+        (
+            "run/state",
+            "the checkpoints of a run",
+            ["PSNR 27.5 dB at step 5", "1 of 6 numbers (F32)"],
+        ),
+        (CHECKPOINT, "a checkpoint to resume from", ["PSNR 27.5 dB at step 5", "3, together"]),
         ("scores", "an evaluation", ["256 clips of split test", "27.250 dB", "12.125 at N = 128"]),
         ("clips/manifest.json", "a file of a finished clip store", ["of 16 x 16"]),
         ("clips/frames-00000.npy", "an array of a store", ["uint8", "in     a finished clip"]),
@@ -98,12 +102,18 @@ def test_other_things_are_refused_with_a_list_of_what_is_known(written, tmp_path
     other = tmp_path / "other"
     other.mkdir()
     (other / "manifest.json").write_text('{"format": "cookies"}')
-    for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "config.json", other, written):
+    for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "config.json", other):
         assert main(["info", str(path)]) == 1
         error = capsys.readouterr().err
         assert "is nothing that video-vq wrote; `video-vq info` knows a clip store" in error
     assert main(["info", str(tmp_path / "none")]) == 1
     assert "no such file or folder; `video-vq info` knows" in capsys.readouterr().err
+    # A folder that holds such things is described by them.
+    assert main(["info", str(written)]) == 0
+    told = capsys.readouterr().out
+    assert "a folder that holds" in told
+    assert "a finished clip store" in told
+    assert len(told.splitlines()) <= 10
 
 
 JSON_FILES = (
