@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window, every_window
 from video_vq.errors import InputError
+from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
@@ -200,6 +201,34 @@ def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what:
             f"this one is {tokenizer.hash[:12]}…; name the tokenizer it was made with, or make it "
             "again with `video-vq encode` and `video-vq train-prior`"
         )
+
+
+def require_fit(
+    store: ClipStore, samples: Path | None, tokens: TokenStore | None, prior: Prior | None
+) -> None:
+    """Refuse samples, tokens and a prior of other data before anything is computed.
+
+    Raises:
+        InputError: names what does not belong together.
+    """
+    if samples is not None and ClipStore(samples).frame_size_hw != store.frame_size_hw:
+        raise InputError(
+            f"{samples}: frames of {ClipStore(samples).frame_size_hw}, the data's are "
+            f"{store.frame_size_hw}; score samples of a model trained on this data"
+        )
+    if tokens is not None and tokens.header.data_hash != store.content_hash:
+        raise InputError(
+            f"{tokens.path}: was not encoded from {store.path}; "
+            f"run `video-vq encode {store.path} --tokenizer … --out …` first"
+        )
+    if prior is not None and tokens is not None:
+        ours = (prior.facts.classes, prior.config.grid_thw)
+        theirs = (tokens.header.classes, tokens.header.grid_thw)
+        if ours != theirs:
+            raise InputError(
+                f"the prior was trained on classes and grid {ours}, {tokens.path} has {theirs}; "
+                "train a prior on these tokens"
+            )
 
 
 def _windows_of(

@@ -11,10 +11,9 @@ from accelerate import Accelerator
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.environment import environment
-from video_vq.errors import InputError
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
-from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.evaluation.encode import decode_grids, require_fit, require_same_tokenizer
 from video_vq.evaluation.feature_file import write_features
 from video_vq.evaluation.feature_network import load_feature_network
 from video_vq.evaluation.features import (
@@ -343,7 +342,7 @@ def evaluate(
     prior = None
     if prior_path is not None:
         prior = Prior.from_pretrained(prior_path, device=accelerator.device)
-    _require_fit(ClipStore(data), samples, tokens, prior)
+    require_fit(ClipStore(data), samples, tokens, prior)
     run = Evaluation(
         accelerator, data, tokenizer_path, split, num_clips, protocol, samples, generation
     )
@@ -382,30 +381,6 @@ def evaluate(
         write_json(out / "scores.json", scores)
     accelerator.wait_for_everyone()
     return scores
-
-
-def _require_fit(
-    store: ClipStore, samples: Path | None, tokens: TokenStore | None, prior: Prior | None
-) -> None:
-    """Refuse samples, tokens and a prior of other data before anything is computed."""
-    if samples is not None and ClipStore(samples).frame_size_hw != store.frame_size_hw:
-        raise InputError(
-            f"{samples}: frames of {ClipStore(samples).frame_size_hw}, the data's are "
-            f"{store.frame_size_hw}; score samples of a model trained on this data"
-        )
-    if tokens is not None and tokens.header.data_hash != store.content_hash:
-        raise InputError(
-            f"{tokens.path}: was not encoded from {store.path}; "
-            f"run `video-vq encode {store.path} --tokenizer … --out …` first"
-        )
-    if prior is not None and tokens is not None:
-        ours = (prior.facts.classes, prior.config.grid_thw)
-        theirs = (tokens.header.classes, tokens.header.grid_thw)
-        if ours != theirs:
-            raise InputError(
-                f"the prior was trained on classes and grid {ours}, {tokens.path} has {theirs}; "
-                "train a prior on these tokens"
-            )
 
 
 def _padded(clip: np.ndarray, num_frames: int) -> np.ndarray:
