@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_report import HOSTILE, hostile_run  # noqa: F401  (a fixture)
+from hostile_report import HOSTILE
 
 from video_vq.evaluation.report import write_report
 
@@ -41,7 +41,7 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser, hostile_run) -> Iterator:  # noqa: F811
+def visit(browser, hostile_run) -> Iterator:
     visits: list[Visit] = []
 
     def open_page(**settings) -> Visit:

@@ -113,7 +113,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                     f"{path}: is no file of features of this version; make one with "
                     "`video-vq fvd REAL FAKE --save-real FILE.safetensors`"
                 )
-            rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        rows = safetensors.numpy.load_file(path)
         described = json.loads(metadata["described"])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

@@ -1,9 +1,9 @@
 """The protocols under which generated videos of UCF-101 and BAIR are published."""
 
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from video_vq.errors import InputError
+from video_vq.metrics.protocol import named_entry
 
 
 class GenerationProtocol(NamedTuple):
@@ -57,12 +57,7 @@ def generation_protocol(name: str) -> GenerationProtocol:
     Raises:
         InputError: there is none.
     """
-    if name not in GENERATION_PROTOCOLS:
-        close = get_close_matches(name, GENERATION_PROTOCOLS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        known = ", ".join(GENERATION_PROTOCOLS)
-        raise InputError(f"no generation protocol {name!r}: there are {known}{hint}")
-    return GENERATION_PROTOCOLS[name]
+    return named_entry(GENERATION_PROTOCOLS, name, "generation protocol")
 
 
 def require_protocol(

@@ -6,7 +6,7 @@ here is a detail. Each preset was read off the code that it names.
 
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from video_vq.errors import InputError
 
@@ -173,17 +173,29 @@ PROTOCOLS: dict[str, FVDProtocol] = {
 DEFAULT_PROTOCOL = PROTOCOLS["styleganv"]
 
 
+Entry = TypeVar("Entry")
+
+
+def named_entry(table: dict[str, Entry], name: str, what: str) -> Entry:
+    """Return an entry of a table by its name.
+
+    Raises:
+        InputError: there is none; names the nearest.
+    """
+    if name not in table:
+        close = get_close_matches(name, table, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"no {what} {name!r}: there are {', '.join(table)}{hint}")
+    return table[name]
+
+
 def fvd_protocol(name: str) -> FVDProtocol:
     """Return the preset of that name.
 
     Raises:
         InputError: there is none.
     """
-    if name not in PROTOCOLS:
-        close = get_close_matches(name, PROTOCOLS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"no FVD protocol {name!r}: there are {', '.join(PROTOCOLS)}{hint}")
-    return PROTOCOLS[name]
+    return named_entry(PROTOCOLS, name, "FVD protocol")
 
 
 def fvd_protocols(names: str) -> tuple[FVDProtocol, ...]:

@@ -17,6 +17,7 @@ from video_vq.quantizers.rows import (
     check_codes,
     check_finite,
     counts_only,
+    decode_grid,
     flatten_grid,
     to_grid,
     update_of_fixed,
@@ -135,7 +136,5 @@ class FiniteQuantizer(nn.Module):
         Raises:
             InputError: a code lies outside the codebook, or they are not integers.
         """
-        check_codes(codes, self.config.codebook_size)
-        with torch.autocast(codes.device.type, enabled=False):
-            rows = self.codebook.lookup(codes.long().flatten())
-            return to_grid(self.project_out(rows), codes.shape[0], list(codes.shape[1:]))
+        size = self.config.codebook_size
+        return decode_grid(codes, size, self.codebook.lookup, self.project_out)

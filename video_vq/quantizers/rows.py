@@ -1,11 +1,12 @@
 """What all quantizers share: their result, grids to rows and back, and the checks at the border."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from video_vq.errors import InputError
 from video_vq.quantizers.ranks import sum_over_ranks
@@ -54,6 +55,23 @@ def flatten_grid(features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n c"]:
 def to_grid(rows: Float[Tensor, "n c"], batch: int, grid: list[int]) -> Float[Tensor, "b c *grid"]:
     """Turn rows back into a channels-first grid."""
     return rows.view(batch, *grid, -1).movedim(-1, 1).contiguous()
+
+
+def decode_grid(
+    codes: Shaped[Tensor, "b *grid"],
+    codebook_size: int,
+    lookup: Callable[[Int[Tensor, "n"]], Float[Tensor, "n d"]],
+    project_out: nn.Module,
+) -> Float[Tensor, "b c *grid"]:
+    """Return the features that a grid of codes stands for, in float32 whatever the autocast.
+
+    Raises:
+        InputError: a code lies outside the codebook, or they are not integers.
+    """
+    check_codes(codes, codebook_size)
+    with torch.autocast(codes.device.type, enabled=False):
+        rows = lookup(codes.long().flatten())
+        return to_grid(project_out(rows), codes.shape[0], list(codes.shape[1:]))
 
 
 def counts_only(indices: Int[Tensor, "n"], codebook_size: int) -> CodebookStatistics:

@@ -15,8 +15,8 @@ from video_vq.quantizers.rows import (
     QuantizedRows,
     QuantizerOutput,
     check_channels,
-    check_codes,
     check_finite,
+    decode_grid,
     flatten_grid,
     to_grid,
 )
@@ -157,7 +157,5 @@ class VectorQuantizer(nn.Module):
         Raises:
             InputError: a code lies outside the codebook, or they are not integers.
         """
-        check_codes(codes, self.config.codebook_size)
-        with torch.autocast(codes.device.type, enabled=False):
-            rows = self.codebook.lookup(codes.long().flatten())
-            return to_grid(self.project_out(rows), codes.shape[0], list(codes.shape[1:]))
+        size = self.config.codebook_size
+        return decode_grid(codes, size, self.codebook.lookup, self.project_out)

@@ -19,7 +19,7 @@ from video_vq.metrics.st_lpips_checkpoint import to_safetensors
 
 
 class Canary:
-    """Unpickled by pickle.load, it makes a folder."""
+    """Makes a folder when something unpickles it."""
 
     def __init__(self, path: Path):
         self.path = path

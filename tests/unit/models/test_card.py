@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -65,7 +67,9 @@ def test_the_code_of_a_card_runs(tmp_path):
         card = (tmp_path / model.kind / "README.md").read_text()
         (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert loading in code
-        exec(code.replace("path/to/this/folder", str(tmp_path / model.kind)), {})
+        script = tmp_path / f"{model.kind}.py"
+        script.write_text(code.replace("path/to/this/folder", str(tmp_path / model.kind)))
+        subprocess.run([sys.executable, script], check=True)
 
 
 def test_a_priors_card_has_rate_and_gfvd_and_reads_scores_from_the_folder(tmp_path):

@@ -71,7 +71,8 @@ def test_finite_scalar_quantization_agrees_with_the_peer():
     levels = (8, 5, 5, 6)
     theirs: Any = vector_quantize_pytorch.FSQ(levels=list(levels))
     ours = FiniteQuantizer(4, FiniteConfig(levels=levels))
-    ours.project_in, ours.project_out = torch.nn.Identity(), torch.nn.Identity()  # type: ignore
+    for projection in ("project_in", "project_out"):
+        setattr(ours, projection, torch.nn.Identity())
     x = 3 * torch.randn(2, 4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     expected, indices = theirs(a)

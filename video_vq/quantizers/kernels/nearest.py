@@ -27,10 +27,10 @@ def _nearest_kernel(
     indices,
     num_rows,
     num_codes,
-    DIM: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-    CODES: tl.constexpr,  # noqa: N803
-    WIDTH: tl.constexpr,  # noqa: N803
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    CODES: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     """Keep the smallest |c|²/2 − x·c of a block of rows while walking over the codes."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
