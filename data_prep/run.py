@@ -272,9 +272,10 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
     lines += [
         f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)",
     ]
-    if (height, width) == CONFIG_SIZES[CONFIGS[listing.source]]:
+    config = CONFIGS.get(listing.source)
+    if config is not None and (height, width) == CONFIG_SIZES.get(config):
         lines.append(
-            f"then: video-vq train-tokenizer --config {CONFIGS[listing.source]} "
+            f"then: video-vq train-tokenizer --config {config} "
             f"--data {store.path} --out runs/tokenizer"
         )
     if missing := [name for name in SPLITS if not splits[name]]:

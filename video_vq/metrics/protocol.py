@@ -82,11 +82,14 @@ class FVDProtocol:
         fake = "all" if num_fake is None else f"{num_fake}"
         return (
             f"FVD ({self.name}): {frames} frames, stride {stride or self.stride}, {self.pixels} "
-            f"pixels, {self.resize} bilinear to 224 ({fit}), input range "
+            f"pixels, {RESIZES[self.resize]} to 224 ({fit}), input range "
             f"[{-self.input_range:g}, {self.input_range:g}], covariance ddof {self.ddof}, "
             f"{real} real against {fake} generated clips"
         )
 
+
+# How a citation names each resize.
+RESIZES = {"half-pixel": "half-pixel bilinear", "tf1-legacy": "tf1-legacy bilinear"}
 
 _RESIZE_INSIDE = (
     "its resize is inside a TorchScript file; assumed: half-pixel bilinear per frame, squashed"

@@ -1,6 +1,6 @@
 """Statistics, averages, restarts: closed forms, and an oracle for the moving average."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from vector_quantize_pytorch import VectorQuantize
 from video_vq.errors import InputError
 from video_vq.quantizers.codebook import Codebook, merge
 from video_vq.quantizers.lookup import nearest_codes
-from video_vq.quantizers.quantizer_config import QuantizerConfig
+from video_vq.quantizers.quantizer_config import Estimator, QuantizerConfig
 from video_vq.quantizers.vector import VectorQuantizer
 
 
@@ -150,18 +150,7 @@ def test_gradient_learning_moves_codes_by_the_codebook_loss_alone():
     assert quantizer.codebook.codes.grad is not None
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        "straight_through",
-        "rotation",
-        "rotation_unit",
-        "rotation_clipped",
-        "scaled",
-        "rotation_dynamic",
-        "reflection",
-    ],
-)
+@pytest.mark.parametrize("estimator", get_args(Estimator))
 def test_every_estimator_reaches_the_encoder(estimator):
     torch.manual_seed(0)
     quantizer = VectorQuantizer(8, config(estimator=estimator))
