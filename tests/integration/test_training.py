@@ -5,10 +5,16 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from runs import SMALL_PRIOR, SMALL_TOKENIZER, launch, video_vq
+import torch
 
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, launch, video_vq
+from video_vq.config import load_config
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.training.prior import train_prior
+from video_vq.training.stop_request import StopRequest
+from video_vq.training.tokenizer import train_tokenizer
+from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +58,38 @@ def final_state(run: Path) -> dict:
     return {"state": state, **tensors}
 
 
+class AfterStep(StopRequest):
+    """A request that is made after so many steps; a run looks once before each."""
+
+    def __init__(self, step: int):
+        self.looks_left = step
+        super().__init__()
+
+    @property
+    def reason(self) -> str:
+        self.looks_left -= 1
+        return "" if self.looks_left >= 0 else "a test"
+
+    @reason.setter
+    def reason(self, value: str) -> None:
+        pass
+
+
+def train(kind: str, configs: Path, data: Path, out: Path, request: StopRequest) -> None:
+    """Train in this process, on one thread like the others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config, function = {
+        "tokenizer": (TokenizerTrainingConfig, train_tokenizer),
+        "prior": (PriorTrainingConfig, train_prior),
+    }[kind]
+    function(load_config(config, configs / f"{kind}.yaml", []), data, out, request=request)
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("kind", ["tokenizer", "prior"])
 def test_a_run_in_two_parts_is_bit_equal_to_a_run_in_one(
-    kind, trained, configs, clip_store, tmp_path
+    kind, trained, configs, clip_store, tmp_path, capfd
 ):
     data = ("--data", clip_store) if kind == "tokenizer" else ("--tokens", trained / "tokens")
     whole = trained / kind[0]
@@ -64,9 +99,11 @@ def test_a_run_in_two_parts_is_bit_equal_to_a_run_in_one(
     (part / "run.json").write_bytes((whole / "run.json").read_bytes())
     (part / "stop").touch()
     stopped = video_vq(*command)
-    assert "stopped after step 1 of 6 and saved; the same command goes on" in stopped.stdout
-    assert not (part / kind).exists()
+    assert "stopped after step 0 of 6 before anything was there to save" in stopped.stdout
     assert not (part / "stop").exists()
+    train(kind, configs, data[1], part, AfterStep(3))
+    assert "stopped after step 3 of 6 and saved; the same command goes on" in capfd.readouterr().out
+    assert not (part / kind).exists()
     resumed = video_vq(*command)
     assert "resuming from" in resumed.stdout
     assert final_state(part) == final_state(whole)

@@ -25,6 +25,18 @@ def add_out(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=what)
 
 
+def add_allow_change(parser: argparse.ArgumentParser) -> None:
+    """Add `--allow-change`."""
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a setting that a resume may change, as the error names it (config.optim.steps, "
+        "world_size, …); may be given several times; run.json keeps a record",
+    )
+
+
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
     """Add `--dry-run`."""
     parser.add_argument(

@@ -7,6 +7,7 @@ from pathlib import Path
 from video_vq.cli import options
 from video_vq.config import find_config, load_config
 from video_vq.stores.tokens import TokenStore
+from video_vq.training.stop_request import StopRequest
 from video_vq.training.training_config import PriorTrainingConfig
 
 
@@ -18,6 +19,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--tokens", required=True, type=Path, metavar="STORE", help="a token store (encode)"
     )
     options.add_out(parser, "the run folder; the same command again resumes it")
+    options.add_allow_change(parser)
     options.add_dry_run(parser)
     options.add_trackers(parser)
     parser.set_defaults(run=run)
@@ -35,11 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(text)
         return 0
-    from video_vq.training.prior import train_prior
-    from video_vq.training.trackers import chosen_trackers
+    with StopRequest() as request:  # before torch is loaded, which takes seconds
+        from video_vq.training.prior import train_prior
+        from video_vq.training.trackers import chosen_trackers
 
-    trackers = chosen_trackers(arguments.tracker)
-    folder = train_prior(config, arguments.tokens, arguments.out, trackers)
+        folder = train_prior(
+            config,
+            arguments.tokens,
+            arguments.out,
+            chosen_trackers(arguments.tracker),
+            arguments.allow_change,
+            request,
+        )
     if folder is not None and os.environ.get("RANK", "0") == "0":
         print(f"prior: {folder}")
     return 0

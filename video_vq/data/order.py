@@ -36,6 +36,10 @@ class EpochOrder:
         epoch, inside = divmod(position, self.num_items)
         return Place(epoch, int(self._shuffled(epoch)[inside]))
 
+    def ends_between(self, first: int, last: int) -> bool:
+        """Whether an epoch ends among the positions first … last − 1."""
+        return last // self.num_items > first // self.num_items
+
     def __getstate__(self) -> dict[str, int]:
         return {"num_items": self.num_items, "seed": self.seed}
 

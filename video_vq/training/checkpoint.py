@@ -2,9 +2,10 @@
 
 `state/step_0000100/` appears whole or not at all: its files are written and fsynced in a folder
 beside it, `manifest.json` with their sha256 last, then the folder is renamed; only after that are
-older ones pruned. Nothing is ever unpickled.
+older ones renamed away and deleted. Nothing is ever unpickled.
 """
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -16,15 +17,8 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models.pretrained import read_tensors
-from video_vq.stores.files import (
-    PARTIAL,
-    fsync_folder,
-    read_json,
-    rename,
-    sha256_file,
-    write_bytes,
-    write_json,
-)
+from video_vq.stores import files
+from video_vq.stores.files import read_json, sha256_file
 
 MANIFEST = "manifest.json"
 KEEP = 2
@@ -39,6 +33,7 @@ class CheckpointFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._healthy: set[int] = set()  # written or verified by this process
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, oldest first; partial ones do not count."""
@@ -58,35 +53,64 @@ class CheckpointFolder:
         state: dict[str, Any],
         keep: set[int] | None = None,
     ) -> None:
-        """Write a checkpoint, then prune: the last two and those in `keep` stay.
+        """Write a checkpoint, then prune: the last two that are healthy and those in `keep` stay.
 
         Args:
             step: optimizer steps done.
             tensors: file name (without suffix) -> tensors.
             state: JSON: everything that is not a tensor.
             keep: steps that must stay, such as the best.
+
+        Raises:
+            OSError: the disk is full or broken; what was there before is as it was.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._delete_leftovers()
         target = self.folder(step)
-        aside = target.with_name(target.name + PARTIAL)
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = _aside(target)
         aside.mkdir()
         try:
-            for name, values in tensors.items():
-                write_bytes(aside / f"{name}.safetensors", safetensors.torch.save(values))
-            write_json(aside / "state.json", state)
-            hashes = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
-            write_json(aside / MANIFEST, {"step": step, "sha256": hashes})
-            if target.exists():
-                shutil.rmtree(target)
-            rename(aside, target)
-            fsync_folder(self.path)
+            hashes = {
+                f"{name}.safetensors": _write(
+                    aside / f"{name}.safetensors", safetensors.torch.save(values)
+                )
+                for name, values in tensors.items()
+            }
+            hashes["state.json"] = _write(aside / "state.json", files.readable_json(state))
+            manifest = {"step": step, "sha256": hashes}
+            _write(aside / MANIFEST, files.readable_json(manifest))
+            files.fsync_folder(aside)
+            if target.exists():  # damaged, or it would have been resumed from
+                files.rename(target, target.with_name(f"{target.name}.replaced{files.PARTIAL}"))
+            files.rename(aside, target)
+            files.fsync_folder(self.path)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        for old in self.steps()[:-KEEP]:
-            if old not in (keep or set()):
-                shutil.rmtree(self.folder(old))
+        self._healthy.add(step)
+        self._prune(keep or set())
+
+    def _delete_leftovers(self) -> None:
+        """Delete what a killed save or pruning left behind."""
+        for leftover in self.path.glob(f"step_*{files.PARTIAL}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _prune(self, keep: set[int]) -> None:
+        kept: list[int] = []
+        for step in reversed(self.steps()):
+            if len(kept) < KEEP:
+                kept += [step] if self._is_healthy(step) else []
+            elif step not in keep:
+                try:
+                    files.rename(self.folder(step), _aside(self.folder(step)))
+                except OSError:
+                    return  # the new checkpoint is safe; the next save tries again
+        self._delete_leftovers()
+
+    def _is_healthy(self, step: int) -> bool:
+        if step not in self._healthy and self.problem(step) is None:
+            self._healthy.add(step)
+        return step in self._healthy
 
     def problem(self, step: int) -> str | None:
         """Return why a checkpoint cannot be used, None when all its bytes are right."""
@@ -97,8 +121,10 @@ class CheckpointFolder:
             return str(error)
         if not isinstance(hashes, dict) or "state.json" not in hashes:
             return f"{folder}/{MANIFEST}: lists no files"
-        present = {file.name for file in folder.iterdir()} - {MANIFEST}
-        if present != set(hashes):
+        entries = list(folder.iterdir())
+        if not all(entry.is_file() and not entry.is_symlink() for entry in entries):
+            return f"{folder}: holds something that is not a plain file"
+        if {entry.name for entry in entries} - {MANIFEST} != set(hashes):
             return f"{folder}: holds other files than its manifest lists"
         for name, expected in hashes.items():
             if sha256_file(folder / name) != expected:
@@ -115,6 +141,7 @@ class CheckpointFolder:
         for step in reversed(self.steps()):
             problem = self.problem(step)
             if problem is None:
+                self._healthy.add(step)
                 return step, problems
             problems.append(problem)
         if problems:
@@ -130,6 +157,19 @@ class CheckpointFolder:
         folder = self.folder(step)
         tensors = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
         return tensors, read_json(folder / "state.json", "a checkpoint's state")
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + files.PARTIAL)
+
+
+def _write(path: Path, data: bytes) -> str:
+    """Write and fsync a file of a folder that nobody reads yet; return its sha256."""
+    with open(path, "wb") as file:
+        files.write(file, data)
+        file.flush()
+        files.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

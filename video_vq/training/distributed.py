@@ -1,17 +1,16 @@
 """Accelerate, made strict: as many processes as asked for, one stop flag, sums over ranks."""
 
 import os
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from video_vq.errors import InputError
+from video_vq.training.stop_request import StopRequest
+
+T = TypeVar("T")
 
 
 def make_accelerator() -> Accelerator:
@@ -23,6 +22,7 @@ def make_accelerator() -> Accelerator:
     Raises:
         InputError: the launcher announces another number of processes than Accelerate sees.
     """
+    require_all_processes(os.environ)
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     how = (
         f"Start with `accelerate launch --multi_gpu --num_processes {announced} -m video_vq …`, "
@@ -46,50 +46,53 @@ def make_accelerator() -> Accelerator:
     return accelerator
 
 
-class StopFlag:
-    """Set by SIGTERM, SIGINT, SIGHUP or a file `stop`; looked at once per step, by all ranks."""
+def require_all_processes(environment: Mapping[str, str]) -> None:
+    """Refuse the one process that `accelerate launch --cpu --num_processes N` starts in silence.
 
-    def __init__(self, accelerator: Accelerator, run_path: os.PathLike[str]):
+    It sets a meeting point for N processes (MASTER_ADDR) and then starts one, without a rank.
+
+    Raises:
+        InputError: several processes were asked for, and this is the only one.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in environment
+    if launched and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
+        raise InputError(
+            "accelerate launch was asked for several processes and started one, as it does with "
+            "--cpu; use `accelerate launch --multi_gpu --num_processes N -m video_vq …`, which "
+            "without a GPU starts N processes on the CPU"
+        )
+
+
+class StopFlag:
+    """Whether any rank was asked to stop, by a request or a file `stop` in the run folder."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        run_path: os.PathLike[str],
+        request: StopRequest | None,
+    ):
         self._accelerator = accelerator
         self._file = os.path.join(run_path, "stop")
-        self._signal = 0
-
-    @contextmanager
-    def listening(self) -> Iterator["StopFlag"]:
-        """Catch the signals inside the block; a second one of a kind ends the process at once."""
-        before = {number: signal.signal(number, self._catch) for number in _SIGNALS}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        signal.signal(number, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        print(f"{name}: finishing this step, then saving", file=sys.stderr, flush=True)
+        self._request = request
 
     def is_set(self) -> bool:
-        """Whether any rank wants to stop; collective."""
-        wants = bool(self._signal) or os.path.exists(self._file)
+        """Whether to stop now, alike on all ranks; collective."""
+        asked = self._request is not None and self._request.reason != ""
+        wants = asked or os.path.exists(self._file)
         flag = torch.tensor(float(wants), device=self._accelerator.device)
         return bool(over_ranks(self._accelerator, flag, "sum") > 0)
 
     def clear(self, step: int, steps: int, saved: bool) -> None:
         """Say how to go on, and remove the stop file, so that the next start does not stop."""
-        state = (
-            "and saved; the same command goes on from there"
-            if saved
-            else ("but could not save; the same command goes on from the last good checkpoint")
-        )
+        state = "and saved; the same command goes on from there"
+        if not saved:
+            state = "but could not save; the same command goes on from the last good checkpoint"
+        if step == 0:
+            state = "before anything was there to save; the same command starts again"
         self._accelerator.print(f"stopped after step {step} of {steps} {state}")
         if self._accelerator.is_main_process and os.path.exists(self._file):
             os.unlink(self._file)
-
-
-# SIGHUP: a launcher or terminal that goes away must not cost the steps since the last checkpoint.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: int) -> None:
@@ -104,6 +107,16 @@ def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: 
             f"optim.batch_size = {batch_size} does not divide by {accumulation} micro-batches x "
             f"{accelerator.num_processes} processes; set it to a multiple of {parts}"
         )
+
+
+def rank_batches(
+    accelerator: Accelerator, items: Sequence[T], batch_size: int
+) -> Iterator[Sequence[T]]:
+    """Yield this rank's share in batches, as many on every rank; the last ones may be empty."""
+    size, rank = accelerator.num_processes, accelerator.process_index
+    mine = items[rank::size]
+    for start in range(0, -(-len(items) // size), batch_size):
+        yield mine[start : start + batch_size]
 
 
 def clip_gradients(accelerator: Accelerator, model: torch.nn.Module, limit: float) -> torch.Tensor:

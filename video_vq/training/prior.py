@@ -22,18 +22,25 @@ from video_vq.training.distributed import (
     clip_gradients,
     make_accelerator,
     over_ranks,
+    rank_batches,
     require_even_batch,
 )
 from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from video_vq.training.state import TrainingState
+from video_vq.training.stop_request import StopRequest
 from video_vq.training.timer import StepTimer
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import PriorTrainingConfig
 
 
 def train_prior(
-    config: PriorTrainingConfig, tokens: Path, out: Path, trackers: Sequence[TrackerName] = ()
+    config: PriorTrainingConfig,
+    tokens: Path,
+    out: Path,
+    trackers: Sequence[TrackerName] = (),
+    allowed_changes: Sequence[str] = (),
+    request: StopRequest | None = None,
 ) -> Path | None:
     """Train a prior on a token store; the same call again resumes.
 
@@ -42,9 +49,11 @@ def train_prior(
         tokens: a token store; training grids come from its train split, validation from val.
         out: the run folder.
         trackers: that show the run beside metrics.jsonl.
+        allowed_changes: settings that a resume may change; see `RunFolder`.
+        request: one that is entered, for a run that signals stop; else a file `stop` does.
 
     Returns:
-        The folder of the finished prior, or None when a signal or stop file ended the run.
+        The folder of the finished prior, or None when the run was stopped.
 
     Raises:
         InputError: store, run folder or number of processes are wrong; too many steps in a row
@@ -71,7 +80,9 @@ def train_prior(
     }
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
     with accelerator.main_process_first():
-        run = RunFolder(out, "prior", to_json(config), facts, accelerator.is_main_process)
+        run = RunFolder(
+            out, "prior", to_json(config), facts, accelerator.is_main_process, allowed_changes
+        )
 
     torch.manual_seed(seed)
     prior = Prior(model_config, config.run.checkpoint_activations).to(accelerator.device)
@@ -96,66 +107,71 @@ def train_prior(
         )
     )
     timer = StepTimer()
+    stop, saved = StopFlag(accelerator, out, request), True
 
-    with StopFlag(accelerator, out).listening() as stop:
-        while state.step < optim.steps:
-            model.train()
-            set_learning_rate(optimizer, learning_rate(optim, state.step))
-            nats = torch.zeros((), device=accelerator.device)
-            for micro_batch in range(optim.accumulation):
-                with timer("data"):
-                    batch = next(batches)
-                    grids = batch.tokens.to(accelerator.device, non_blocking=True)
-                    labels = batch.classes.to(accelerator.device) if header.classes else None
-                last = micro_batch == optim.accumulation - 1
-                with accelerator.no_sync(model) if not last else timer.nothing():
-                    with timer("forward"):
-                        flat = rearrange(grids, "b t h w -> b (t h w)")
-                        loss = prior_loss(model(flat, labels), flat).nats
-                    with timer("backward"):
-                        accelerator.backward(loss / optim.accumulation)
-                nats += loss.detach() / optim.accumulation
-
-            with timer("step"):
-                norm = clip_gradients(accelerator, model, optim.clip_norm)
-                healthy = all_finite(accelerator, nats, norm)
-                if healthy or accelerator.scaler is not None:
-                    optimizer.step()
-                optimizer.zero_grad()
-                if healthy:
-                    state.averages.update(prior)
-            state.end_step(healthy)
-            if state.bad_in_a_row >= optim.max_bad_steps:
-                raise diverged(run, state.step, state.bad_in_a_row)
-
-            timer.end_step()
-            if state.step % config.run.log_every == 0:
-                run.log(
-                    state.step,
-                    {
-                        "loss/bits_per_token": float(over_ranks(accelerator, nats, "mean"))
-                        / math.log(2),
-                        "optim/grad_norm": norm.item(),
-                        "optim/lr": learning_rate(optim, state.step - 1),
-                        "optim/skipped_steps": state.skipped_steps,
-                        **timer.numbers(optim.batch_size, optim.steps - state.step),
-                    },
-                )
-            finished = state.step == optim.steps
-            if state.step % config.run.validate_every == 0 or finished:
-                bits = validate(accelerator, prior, state, store, validation, optim.batch_size)
+    while True:
+        if state.validation_is_due:
+            bits = validate(accelerator, prior, state, store, validation, optim.batch_size, stop)
+            if bits is not None:
                 state.note_validation(bits)
                 run.log(state.step, {"validation/bits_per_token": bits})
-                timer.restart()
-            stopping = stop.is_set()
-            if state.step % config.run.checkpoint_every == 0 or finished or stopping:
-                saved = state.save(run, optimizer)
-                accelerator.wait_for_everyone()
-                timer.restart()
-                if stopping and not finished:
-                    run.close()
-                    stop.clear(state.step, optim.steps, saved)
-                    return None
+            timer.restart()
+        finished, stopping = state.step == optim.steps, stop.is_set()
+        if state.save_is_due(config.run.checkpoint_every, finished or stopping):
+            saved = state.save(run, optimizer)
+            accelerator.wait_for_everyone()
+            timer.restart()
+        if stopping and (state.validation_is_due or not finished):
+            run.close()
+            stop.clear(state.step, optim.steps, saved)
+            return None
+        if finished:
+            break
+
+        model.train()
+        set_learning_rate(optimizer, learning_rate(optim, state.step))
+        nats = torch.zeros((), device=accelerator.device)
+        for micro_batch in range(optim.accumulation):
+            with timer("data"):
+                batch = next(batches)
+                grids = batch.tokens.to(accelerator.device, non_blocking=True)
+                labels = batch.classes.to(accelerator.device) if header.classes else None
+            last = micro_batch == optim.accumulation - 1
+            with accelerator.no_sync(model) if not last else timer.nothing():
+                with timer("forward"):
+                    flat = rearrange(grids, "b t h w -> b (t h w)")
+                    loss = prior_loss(model(flat, labels), flat).nats
+                with timer("backward"):
+                    accelerator.backward(loss / optim.accumulation)
+            nats += loss.detach() / optim.accumulation
+
+        with timer("step"):
+            norm = clip_gradients(accelerator, model, optim.clip_norm)
+            healthy = all_finite(accelerator, nats, norm)
+            if healthy or accelerator.scaler is not None:
+                optimizer.step()
+            optimizer.zero_grad()
+            if healthy:
+                state.averages.update(prior)
+        state.end_step(healthy, config.run, optim.steps)
+        if state.bad_in_a_row >= optim.max_bad_steps:
+            raise diverged(run, state.step, state.bad_in_a_row)
+
+        timer.end_step()
+        if state.step % config.run.log_every == 0:
+            with timer("logging"):
+                bits = float(over_ranks(accelerator, nats, "mean")) / math.log(2)
+                warnings = state.health.look(bits)
+                figures = {
+                    "loss/bits_per_token": bits,
+                    "optim/grad_norm": norm.item(),
+                    "optim/lr": learning_rate(optim, state.step - 1),
+                    "optim/skipped_steps": state.skipped_steps,
+                    "warnings/loss_spikes": state.health.loss_spikes,
+                }
+            figures |= timer.numbers(optim.batch_size, optim.steps - state.step)
+            with timer("logging"):
+                run.log(state.step, figures, warnings)
 
     if accelerator.is_main_process:
         prior.load_state_dict(state.averages.tensors)
@@ -182,14 +198,20 @@ def validate(
     store: TokenStore,
     rows: np.ndarray,
     batch_size: int,
-) -> float:
-    """Return bits per token of the averaged weights on fixed grids; collective."""
+    stop: StopFlag,
+) -> float | None:
+    """Return bits per token of the averaged weights on fixed grids; collective.
+
+    None when the run was asked to stop in the meantime.
+    """
     started = time.monotonic()
     prior.eval()
-    mine = rows[accelerator.process_index :: accelerator.num_processes]
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-    for start in range(0, len(mine), batch_size):
-        chosen = [int(row) for row in mine[start : start + batch_size]]
+    for chosen in rank_batches(accelerator, [int(row) for row in rows], batch_size):
+        if stop.is_set():
+            return None
+        if not chosen:
+            continue
         grids = torch.stack([torch.from_numpy(store.read(row).astype("int64")) for row in chosen])
         flat = rearrange(grids.to(accelerator.device), "b t h w -> b (t h w)")
         labels = torch.tensor([store.class_of(row) for row in chosen], device=accelerator.device)

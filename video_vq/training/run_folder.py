@@ -24,13 +24,20 @@ class RunFolder:
         config: the resolved configuration as JSON.
         facts: what else decides the run: hash of the data, precision, world size, threads.
         is_main: whether this is rank 0.
+        allowed: settings that a resume may change, as the error names them, or their beginnings.
 
     Raises:
         InputError: the folder holds another kind of run, or one with another configuration.
     """
 
     def __init__(
-        self, path: Path, kind: str, config: dict[str, Any], facts: dict[str, Any], is_main: bool
+        self,
+        path: Path,
+        kind: str,
+        config: dict[str, Any],
+        facts: dict[str, Any],
+        is_main: bool,
+        allowed: Sequence[str] = (),
     ):
         self.path = path
         self.is_main = is_main
@@ -40,16 +47,14 @@ class RunFolder:
         identity = {"kind": kind, "config": config, **facts}
         run_file = path / "run.json"
         if run_file.exists():
-            old = read_json(run_file, "a run's description").get("identity", {})
-            lines = difference(old, identity)
-            if lines:
-                shown = "\n  ".join(lines)
-                raise InputError(
-                    f"{path}: this run folder was started with other settings (was -> now):\n"
-                    f"  {shown}\n"
-                    "Repeat the old settings to resume it (OMP_NUM_THREADS sets threads, the "
-                    "launcher precision and world_size), or name another --out for a new run."
-                )
+            described = read_json(run_file, "a run's description")
+            changes = difference(described.get("identity", {}), identity)
+            refuse_changes(path, changes, allowed)
+            if changes and is_main:
+                newest = self.checkpoints.newest()
+                change = {"after_step": newest[0] if newest else 0, "was -> now": changes}
+                described["changes"] = [*described.get("changes", []), change]
+                write_json(run_file, {**described, "identity": identity})
         elif path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the run")
         elif path.exists() and any(path.iterdir()):
@@ -78,8 +83,8 @@ class RunFolder:
         if self.is_main and self._metrics.exists():
             os.truncate(self._metrics, min(position, self.log_position()))
 
-    def log(self, step: int, values: dict[str, float | int]) -> None:
-        """Append one line of numbers to metrics.jsonl and show it on stderr."""
+    def log(self, step: int, values: dict[str, float | int], warnings: Sequence[str] = ()) -> None:
+        """Append one line of numbers to metrics.jsonl and show it on stderr, with warnings."""
         if not self.is_main:
             return
         line = {"step": step, "clock": round(time.time(), 3), **values}
@@ -89,6 +94,46 @@ class RunFolder:
             self.trackers.log(step, values)
         shown = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         print(f"step {step}  {shown}", file=sys.stderr, flush=True)
+        for warning in warnings:
+            print(f"step {step}  WARNING: {warning}", file=sys.stderr, flush=True)
+
+
+def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> None:
+    """Refuse to resume a run with settings that changed, but for those that are allowed to.
+
+    Args:
+        changes: lines of `difference`.
+        allowed: names of settings, or of sections that hold them.
+
+    Raises:
+        InputError: prints what changed, and names the flag where one helps.
+    """
+    names = [line.partition(":")[0] for line in changes]
+    refused = [
+        (name, line)
+        for name, line in zip(names, changes, strict=True)
+        if not any(name == one or name.startswith(f"{one}.") for one in allowed) or _is_fixed(name)
+    ]
+    if not refused:
+        return
+    shown = "\n  ".join(line for _, line in refused)
+    flags = " ".join(f"--allow-change {name}" for name, _ in refused if not _is_fixed(name))
+    advice = (
+        "Repeat the old settings to resume it (OMP_NUM_THREADS sets threads, the launcher "
+        "precision and world_size), or name another --out for a new run."
+    )
+    if any(_is_fixed(name) for name, _ in refused):
+        advice += " With another model or seed it would be another run."
+    else:
+        advice += f" To go on with the new ones from the newest checkpoint: {flags}"
+    raise InputError(
+        f"{path}: this run folder was started with other settings (was -> now):\n"
+        f"  {shown}\n{advice}"
+    )
+
+
+def _is_fixed(name: str) -> bool:
+    return name == "kind" or name.startswith(("config.model", "config.run.seed"))
 
 
 def _short(value: float | int) -> str:

@@ -18,7 +18,9 @@ from video_vq.training.checkpoint import (
     set_random_state,
 )
 from video_vq.training.distributed import over_ranks
+from video_vq.training.health import Health
 from video_vq.training.run_folder import RunFolder
+from video_vq.training.training_config import RunConfig
 
 
 class TrainingState:
@@ -32,6 +34,9 @@ class TrainingState:
 
     Attributes:
         step: optimizer steps done.
+        saved_step: the last that was saved, or could not be.
+        validation_is_due: these weights are still to be validated; kept over a stop.
+        epoch_usage: code usage since the last whole epoch that was logged.
         skipped_steps: steps left out because a loss or gradient was not finite, in all.
         bad_in_a_row: the same, since the last good one.
         best: the best validation value so far and its step.
@@ -47,22 +52,35 @@ class TrainingState:
         self.accelerator = accelerator
         self.model = model
         self.usage = usage
+        self.epoch_usage = None if usage is None else CodeUsage(usage.codebook_size)
+        if self.epoch_usage is not None:
+            self.epoch_usage.to(accelerator.device)
+        self.health = Health()
         self.averages = Averages(model, average_decay)
         self.step = 0
+        self.saved_step = 0
+        self.validation_is_due = False
         self.skipped_steps = 0
         self.bad_in_a_row = 0
         self.best: tuple[float, int] | None = None
 
-    def end_step(self, healthy: bool) -> None:
+    def end_step(self, healthy: bool, run: RunConfig, last_step: int) -> None:
         """Count a step, done or skipped."""
         self.step += 1
+        self.validation_is_due = self.step % run.validate_every == 0 or self.step == last_step
         self.skipped_steps += not healthy
         self.bad_in_a_row = 0 if healthy else self.bad_in_a_row + 1
 
     def note_validation(self, value: float) -> None:
         """Remember the step with the smallest validation value."""
+        self.validation_is_due = False
         if math.isfinite(value) and (self.best is None or value < self.best[0]):
             self.best = (value, self.step)
+
+    def save_is_due(self, every: int, ending: bool) -> bool:
+        """Whether to save: each n-th step, the best so far, and at an end; once per step."""
+        is_best = self.best is not None and self.best[1] == self.step
+        return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
     def save(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> bool:
         """Write a checkpoint; collective, as each rank's random state goes into it.
@@ -73,6 +91,7 @@ class TrainingState:
         A disk that is full or broken costs this checkpoint, not the run: it is said, and training
         goes on with the last good one in place.
         """
+        self.saved_step = self.step
         random = self._gathered_random_state()
         usage = self._summed_usage()
         if not self.accelerator.is_main_process:
@@ -107,6 +126,8 @@ class TrainingState:
                 "skipped_steps": self.skipped_steps,
                 "bad_in_a_row": self.bad_in_a_row,
                 "best": None if self.best is None else list(self.best),
+                "validation_is_due": self.validation_is_due,
+                "health": self.health.state(),
                 "average_updates": self.averages.num_updates,
                 "log_position": run.log_position(),
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -115,17 +136,50 @@ class TrainingState:
         )
 
     def _summed_usage(self) -> dict[str, Tensor]:
-        state = {} if self.usage is None else self.usage.metric_state
         return {
-            name: over_ranks(self.accelerator, torch.as_tensor(value), "sum")
-            for name, value in state.items()
+            name: over_ranks(self.accelerator, getattr(metric, state), "sum")
+            for name, metric, state in self._usage_states()
         }
 
     def _restore_usage(self, tensors: dict[str, Tensor]) -> None:
         """Give what all ranks had counted to rank 0; the others count from zero."""
-        if self.usage is not None and self.accelerator.is_main_process:
-            for name in self.usage.metric_state:
-                setattr(self.usage, name, tensors[name].to(self.accelerator.device))
+        if self.accelerator.is_main_process:
+            for name, metric, state in self._usage_states():
+                setattr(metric, state, tensors[name].to(self.accelerator.device))
+
+    def _usage_states(self) -> list[tuple[str, CodeUsage, str]]:
+        if self.usage is None or self.epoch_usage is None:
+            return []
+        metrics = {"": self.usage, "epoch.": self.epoch_usage}
+        return [
+            (prefix + name, metric, name)
+            for prefix, metric in metrics.items()
+            for name in metric.metric_state
+        ]
+
+    def count_codes(self, epoch_ended: bool) -> dict[str, float]:
+        """Return code usage since the last call and, at an epoch's end, of the split; collective.
+
+        Args:
+            epoch_ended: since the last call.
+        """
+        assert self.usage is not None
+        assert self.epoch_usage is not None
+        use = self.usage.compute()
+        self.epoch_usage.merge_state(self.usage)
+        self.epoch_usage.update(self.usage.counts[:0])  # merging alone does not count as an update
+        self.usage.reset()
+        figures = {
+            "codebook/usage": use.code_usage,
+            "codebook/batch_usage": use.batch_code_usage,
+            "codebook/perplexity": use.perplexity,
+        }
+        if epoch_ended:
+            split = self.epoch_usage.compute()
+            self.epoch_usage.reset()
+            figures["codebook/split_usage"] = split.code_usage
+            figures["codebook/split_perplexity"] = split.perplexity
+        return figures
 
     def _gathered_random_state(self) -> dict[str, Tensor]:
         gathered: dict[str, Tensor] = {}
@@ -134,6 +188,18 @@ class TrainingState:
             for rank, row in enumerate(rows.cpu()):
                 gathered[f"{name}.{rank}"] = row
         return gathered
+
+    def _restore_random_state(self, tensors: dict[str, Tensor]) -> None:
+        rank = self.accelerator.process_index
+        own = {
+            name.rpartition(".")[0]: value
+            for name, value in tensors.items()
+            if name.endswith(f".{rank}")
+        }
+        if own:
+            set_random_state(own)
+        else:  # a rank that the interrupted run did not have
+            torch.manual_seed(torch.initial_seed() + 1_000_003 * self.step)
 
     def resume(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> bool:
         """Put back the newest checkpoint that verifies; False when there is none.
@@ -156,16 +222,11 @@ class TrainingState:
             self.model.load_state_dict(tensors["model"])
             self.averages.load(tensors["averages"], int(state["average_updates"]))
             load_optimizer(optimizer, tensors["optimizer"])
-            rank = self.accelerator.process_index
-            set_random_state(
-                {
-                    name.rpartition(".")[0]: value
-                    for name, value in tensors["random"].items()
-                    if name.endswith(f".{rank}")
-                }
-            )
+            self._restore_random_state(tensors["random"])
             self._restore_usage(tensors["usage"])
-            self.step = int(state["step"])
+            self.step = self.saved_step = int(state["step"])
+            self.validation_is_due = bool(state["validation_is_due"])
+            self.health.load(state["health"])
             self.skipped_steps = int(state["skipped_steps"])
             self.bad_in_a_row = int(state["bad_in_a_row"])
             self.best = None if state["best"] is None else (state["best"][0], state["best"][1])

@@ -1,5 +1,6 @@
 """Training a tokenizer: one function, the loop visible."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from video_vq.training.distributed import (
     clip_gradients,
     make_accelerator,
     over_ranks,
+    rank_batches,
     require_even_batch,
 )
 from video_vq.training.losses import reconstruction_loss
@@ -33,6 +35,7 @@ from video_vq.training.mechanism import watched_step
 from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from video_vq.training.state import TrainingState
+from video_vq.training.stop_request import StopRequest
 from video_vq.training.timer import StepTimer
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
@@ -47,7 +50,12 @@ class Validation(NamedTuple):
 
 
 def train_tokenizer(
-    config: TokenizerTrainingConfig, data: Path, out: Path, trackers: Sequence[TrackerName] = ()
+    config: TokenizerTrainingConfig,
+    data: Path,
+    out: Path,
+    trackers: Sequence[TrackerName] = (),
+    allowed_changes: Sequence[str] = (),
+    request: StopRequest | None = None,
 ) -> Path | None:
     """Train a tokenizer on a clip store; the same call again resumes.
 
@@ -56,9 +64,11 @@ def train_tokenizer(
         data: a clip store; clips come from its train split, validation from val.
         out: the run folder.
         trackers: that show the run beside metrics.jsonl, with clips of the validation.
+        allowed_changes: settings that a resume may change; see `RunFolder`.
+        request: one that is entered, for a run that signals stop; else a file `stop` does.
 
     Returns:
-        The folder of the finished tokenizer, or None when a signal or stop file ended the run.
+        The folder of the finished tokenizer, or None when the run was stopped.
 
     Raises:
         InputError: store, sizes, run folder or number of processes are wrong; too many steps in a
@@ -79,7 +89,14 @@ def train_tokenizer(
     }
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
     with accelerator.main_process_first():
-        run = RunFolder(out, "tokenizer", to_json(config), facts, accelerator.is_main_process)
+        run = RunFolder(
+            out,
+            "tokenizer",
+            to_json(config),
+            facts,
+            accelerator.is_main_process,
+            allowed_changes,
+        )
 
     torch.manual_seed(seed)
     tokenizer = VideoTokenizer(config.model).to(accelerator.device)
@@ -105,112 +122,115 @@ def train_tokenizer(
     )
     batches = iter(loader)
     timer, audit = StepTimer(), Audit(accelerator, model, out, config.run.audit_every)
+    stop, saved = StopFlag(accelerator, out, request), True
 
-    with StopFlag(accelerator, out).listening() as stop:
-        while state.step < optim.steps:
-            model.train()
-            set_learning_rate(optimizer, learning_rate(optim, state.step))
-            statistics: list[CodebookStatistics] = []
-            watched: list[tuple[torch.Tensor, TokenizerOutput]] = []
-            losses: dict[str, torch.Tensor] = {}
-            for micro_batch in range(optim.accumulation):
-                with timer("data"):
-                    batch = next(batches)
-                    video = to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
-                    audit.note(batch.videos)
-                if not codebook.is_initialized:
-                    with torch.no_grad(), accelerator.autocast():
-                        codebook.initialize(tokenizer.latents(video), seed)
-                last = micro_batch == optim.accumulation - 1
-                with accelerator.no_sync(model) if not last else timer.nothing():
-                    with timer("forward"):
-                        output = model(video)
-                        if last and (state.step + 1) % config.run.log_every == 0:
-                            output.rows.passed.retain_grad()
-                            watched.append((video, output))
-                        parts = {
-                            "reconstruction": reconstruction_loss(
-                                output.video, video, config.loss.reconstruction
-                            ),
-                            "commitment": output.commitment,
-                            "codebook": output.codebook_loss,
-                        }
-                        loss = (
-                            config.loss.reconstruction_weight * parts["reconstruction"]
-                            + config.loss.commitment * parts["commitment"]
-                            + config.loss.codebook * parts["codebook"]
-                        )
-                    with timer("backward"):
-                        accelerator.backward(loss / optim.accumulation)
-                statistics.append(output.statistics)
-                usage.update(output.codes)
-                for name, value in parts.items():
-                    losses[name] = losses.get(name, 0) + value.detach() / optim.accumulation
-
-            with timer("step"):
-                norm = clip_gradients(accelerator, model, optim.clip_norm)
-                total = torch.stack(list(losses.values())).sum()
-                healthy = all_finite(accelerator, total, norm)
-                if healthy or accelerator.scaler is not None:
-                    optimizer.step()
-                optimizer.zero_grad()
-            state.end_step(healthy)
-            if state.bad_in_a_row >= optim.max_bad_steps:
-                raise diverged(run, state.step, state.bad_in_a_row)
-            restarted = 0
-            if healthy:
-                with timer("codebook"):
-                    update = codebook.update(merge(statistics), seed)
-                    restarted = len(update.restarted)
-                    state.averages.update(
-                        tokenizer, {_CODES: update.restarted} if restarted else None
-                    )
-            audit.write(state.step, codebook.state_dict())
-
-            timer.end_step()
-            if state.step % config.run.log_every == 0:
-                use = usage.compute()
-                usage.reset()
-                figures = watched_step(accelerator, tokenizer, *watched[-1]) if healthy else {}
-                run.log(
-                    state.step,
-                    {
-                        **{
-                            f"loss/{name}": float(over_ranks(accelerator, value, "mean"))
-                            for name, value in losses.items()
-                        },
-                        "codebook/usage": use.code_usage,
-                        "codebook/batch_usage": use.batch_code_usage,
-                        "codebook/perplexity": use.perplexity,
-                        "codebook/restarted": restarted,
-                        **figures,
-                        "optim/grad_norm": norm.item(),
-                        "optim/lr": learning_rate(optim, state.step - 1),
-                        "optim/skipped_steps": state.skipped_steps,
-                        **timer.numbers(optim.batch_size, optim.steps - state.step),
-                    },
-                )
-            finished = state.step == optim.steps
-            if state.step % config.run.validate_every == 0 or finished:
-                scores = validate(
-                    accelerator, tokenizer, state, store, validation, optim.batch_size
-                )
+    while True:
+        if state.validation_is_due:
+            scores = validate(
+                accelerator, tokenizer, state, store, validation, optim.batch_size, stop
+            )
+            if scores is not None:
                 state.note_validation(-scores.psnr)
-                run.log(
-                    state.step,
-                    {f"validation/{name}": value for name, value in scores._asdict().items()},
-                )
+                figures = {f"validation/{name}": value for name, value in scores._asdict().items()}
+                run.log(state.step, figures)
                 show_validation(accelerator, tokenizer, state, store, validation, run)
-                timer.restart()
-            stopping = stop.is_set()
-            if state.step % config.run.checkpoint_every == 0 or finished or stopping:
-                saved = state.save(run, optimizer)
-                accelerator.wait_for_everyone()
-                timer.restart()
-                if stopping and not finished:
-                    run.close()
-                    stop.clear(state.step, optim.steps, saved)
-                    return None
+            timer.restart()
+        finished, stopping = state.step == optim.steps, stop.is_set()
+        if state.save_is_due(config.run.checkpoint_every, finished or stopping):
+            saved = state.save(run, optimizer)
+            accelerator.wait_for_everyone()
+            timer.restart()
+        if stopping and (state.validation_is_due or not finished):
+            run.close()
+            stop.clear(state.step, optim.steps, saved)
+            return None
+        if finished:
+            break
+
+        model.train()
+        set_learning_rate(optimizer, learning_rate(optim, state.step))
+        statistics: list[CodebookStatistics] = []
+        watched: list[tuple[torch.Tensor, TokenizerOutput]] = []
+        losses: dict[str, torch.Tensor] = {}
+        for micro_batch in range(optim.accumulation):
+            with timer("data"):
+                batch = next(batches)
+                video = to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
+                audit.note(batch.videos)
+            if not codebook.is_initialized:
+                with torch.no_grad(), accelerator.autocast():
+                    codebook.initialize(tokenizer.latents(video), seed)
+            last = micro_batch == optim.accumulation - 1
+            with accelerator.no_sync(model) if not last else timer.nothing():
+                with timer("forward"):
+                    output = model(video)
+                    if last and (state.step + 1) % config.run.log_every == 0:
+                        output.rows.passed.retain_grad()
+                        watched.append((video, output))
+                    parts = {
+                        "reconstruction": reconstruction_loss(
+                            output.video, video, config.loss.reconstruction
+                        ),
+                        "commitment": output.commitment,
+                        "codebook": output.codebook_loss,
+                    }
+                    loss = (
+                        config.loss.reconstruction_weight * parts["reconstruction"]
+                        + config.loss.commitment * parts["commitment"]
+                        + config.loss.codebook * parts["codebook"]
+                    )
+                with timer("backward"):
+                    accelerator.backward(loss / optim.accumulation)
+            statistics.append(output.statistics)
+            usage.update(output.codes)
+            for name, value in parts.items():
+                losses[name] = losses.get(name, 0) + value.detach() / optim.accumulation
+
+        with timer("step"):
+            norm = clip_gradients(accelerator, model, optim.clip_norm)
+            total = torch.stack(list(losses.values())).sum()
+            healthy = all_finite(accelerator, total, norm)
+            if healthy or accelerator.scaler is not None:
+                optimizer.step()
+            optimizer.zero_grad()
+        state.end_step(healthy, config.run, optim.steps)
+        if state.bad_in_a_row >= optim.max_bad_steps:
+            raise diverged(run, state.step, state.bad_in_a_row)
+        restarted = 0
+        if healthy:
+            with timer("codebook"):
+                update = codebook.update(merge(statistics), seed)
+                restarted = len(update.restarted)
+                state.averages.update(tokenizer, {_CODES: update.restarted} if restarted else None)
+        audit.write(state.step, codebook.state_dict())
+
+        timer.end_step()
+        if state.step % config.run.log_every == 0:
+            with timer("logging"):
+                means = {
+                    f"loss/{name}": float(over_ranks(accelerator, value, "mean"))
+                    for name, value in losses.items()
+                }
+                window = config.run.log_every * optim.batch_size
+                ended = dataset.order.ends_between(
+                    state.step * optim.batch_size - window, state.step * optim.batch_size
+                )
+                use = state.count_codes(ended)
+                possible = 1 - (1 - 1 / usage.codebook_size) ** (window * math.prod(grid_thw))
+                warnings = state.health.look(sum(means.values()), use["codebook/usage"], possible)
+                figures = {
+                    **means,
+                    **use,
+                    "codebook/restarted": restarted,
+                    **(watched_step(accelerator, tokenizer, *watched[-1]) if healthy else {}),
+                    "optim/grad_norm": norm.item(),
+                    "optim/lr": learning_rate(optim, state.step - 1),
+                    "optim/skipped_steps": state.skipped_steps,
+                    **state.health.numbers(),
+                }
+            figures |= timer.numbers(optim.batch_size, optim.steps - state.step)
+            with timer("logging"):
+                run.log(state.step, figures, warnings)
 
     if accelerator.is_main_process:
         tokenizer.load_state_dict(state.averages.tensors)
@@ -251,22 +271,30 @@ def validate(
     store: ClipStore,
     windows: list[Window],
     batch_size: int,
-) -> Validation:
-    """Score the averaged weights on fixed clips, shared among the ranks; collective."""
+    stop: StopFlag,
+) -> Validation | None:
+    """Score the averaged weights on fixed clips, shared among the ranks; collective.
+
+    Returns:
+        None when the run was asked to stop in the meantime.
+    """
     started = time.monotonic()
     model = tokenizer.eval()
-    mine = windows[accelerator.process_index :: accelerator.num_processes]
     usage = CodeUsage(model.config.quantizer.codebook_size).to(accelerator.device)
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-    for start in range(0, len(mine), batch_size):
-        clips = read_windows(store, mine[start : start + batch_size])
-        video = to_pixels(clips.to(accelerator.device))
+    for mine in rank_batches(accelerator, windows, batch_size):
+        if stop.is_set():
+            return None
+        if not mine:
+            usage.update(usage.counts[:0])
+            continue
+        video = to_pixels(read_windows(store, list(mine)).to(accelerator.device))
         with accelerator.autocast():
             output = functional_call(model, state.averages.tensors, (video,))
         # Pixels lie in [-1, 1]: the peak-to-peak range is 2.
         error = (output.video.clamp(-1, 1) - video).double().square().flatten(1).mean(1)
         total[0] += (10 * torch.log10(4 / error.clamp(min=1e-10))).sum()
-        total[1] += len(clips)
+        total[1] += len(mine)
         usage.update(output.codes)
     total = over_ranks(accelerator, total, "sum")
     accelerator.print(f"validated on {int(total[1])} clips in {time.monotonic() - started:.1f} s")

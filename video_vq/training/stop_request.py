@@ -1,0 +1,68 @@
+"""Being asked to stop: by a signal, or by the death of the launcher. Imports no torch.
+
+A run listens from its first line on, so that a signal during start-up is answered like any other.
+"""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+# SIGHUP: a terminal that goes away must not cost the steps since the last checkpoint.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Ctrl-C reaches the launcher and its ranks, and the launcher passes it on: one wish, two signals.
+ECHO_SECONDS = 5.0
+WATCH_SECONDS = 0.5
+# What a rank may take to save once its launcher is gone; its peers may be gone as well.
+GRACE_SECONDS = 120.0
+
+
+class StopRequest:
+    """Listens while it is entered; `reason` is empty until somebody asks the process to stop.
+
+    A further signal, more than 5 seconds after the first, ends the process at once. Under a
+    launcher (accelerate, torchrun) its death is a request, too; where saving then takes over two
+    minutes, because other ranks are gone, the process ends itself, so that none is left behind.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._first = 0.0
+        self._over = threading.Event()
+
+    def __enter__(self) -> "StopRequest":
+        main = threading.current_thread() is threading.main_thread()  # no other can catch signals
+        self._before = {number: signal.signal(number, self._catch) for number in SIGNALS if main}
+        if {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+            watch = threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True)
+            watch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.reason and time.monotonic() - self._first > ECHO_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not self.reason:
+            self._ask(signal.Signals(number).name)
+
+    def _ask(self, reason: str) -> None:
+        self._first, self.reason = time.monotonic(), reason
+        # Not print: a handler may run in the middle of another print.
+        text = f"{reason}: finishing this step, then saving; a second signal ends it at once\n"
+        os.write(2, text.encode())
+
+    def _watch(self, launcher: int) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            if os.getppid() == launcher:
+                continue
+            if not self.reason:
+                self._ask("the launcher is gone")
+            if not self._over.wait(GRACE_SECONDS):
+                os.write(2, b"the launcher is gone and the other ranks do not answer: ending\n")
+                os._exit(1)
