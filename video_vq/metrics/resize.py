@@ -12,6 +12,8 @@ from video_vq.errors import InputError
 from video_vq.metrics.protocol import FVDProtocol
 
 NETWORK_SIZE = 224
+# Of frames in float32 at a time: 12 MB, but at least one frame.
+CHUNK_PIXELS = 1 << 20
 
 
 def network_input(
@@ -28,14 +30,35 @@ def network_input(
             clips under a protocol of uint8 pixels or outside 0..255.
     """
     _check(clips, protocol)
-    num_clips = len(clips)
-    frames = rearrange(clips, "b t h w c -> (b t) c h w").to(torch.float32)
+    num_frames, height, width = clips.shape[1:4]
+    frames = rearrange(clips, "b t h w c -> (b t) h w c")
+    step = min(len(frames), max(1, CHUNK_PIXELS // (height * width)))
+    chunk = torch.empty((step, height, width, 3), dtype=torch.float32, device=clips.device)
+    video = chunk.new_empty((len(frames), NETWORK_SIZE, NETWORK_SIZE, 3))
+    for start in range(0, len(frames), step):
+        pixels = frames[start : start + step]
+        target = video[start : start + step]
+        prepare_frames(chunk[: len(pixels)].copy_(pixels), protocol, target)
+    return rearrange(video, "(b t) h w c -> b c t h w", t=num_frames)
+
+
+def prepare_frames(
+    frames: Float[Tensor, "n h w c"], protocol: FVDProtocol, target: Float[Tensor, "n 224 224 c"]
+) -> None:
+    """Write frames as a convention feeds them to the network.
+
+    Args:
+        frames: RGB in 0..255.
+        protocol: decides resize, crop and range.
+        target: where to write.
+    """
+    frames = rearrange(frames, "n h w c -> n c h w")
     if protocol.fit == "crop":
         frames = _crop_centre(_resize(frames, _short_side_size(frames), protocol))
     else:
         frames = _resize(frames, (NETWORK_SIZE, NETWORK_SIZE), protocol)
-    frames = (2.0 * frames / 255.0 - 1.0) * protocol.input_range
-    return rearrange(frames, "(b t) c h w -> b c t h w", b=num_clips)
+    target.copy_(rearrange(frames, "n c h w -> n h w c"))
+    target.mul_(2.0).div_(255.0).sub_(1.0).mul_(protocol.input_range)
 
 
 def _check(clips: Tensor, protocol: FVDProtocol) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch.nn import functional as F
 
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
@@ -46,11 +47,14 @@ def google(video: np.ndarray) -> np.ndarray:
     return 2 * resized(video, (224, 224), half_pixel=False) / 255 - 1
 
 
-def videogpt(video: np.ndarray) -> np.ndarray:
-    height, width = video.shape[1:3]
+def videogpt_size(height: int, width: int) -> tuple[int, int]:
     scale = 224 / min(height, width)
     tall = (math.ceil(height * scale), 224)
-    size = (224, math.ceil(width * scale)) if height < width else tall
+    return (224, math.ceil(width * scale)) if height < width else tall
+
+
+def videogpt(video: np.ndarray) -> np.ndarray:
+    size = videogpt_size(*video.shape[1:3])
     video = resized(video, size, half_pixel=True)
     top, left = (size[0] - 224) // 2, (size[1] - 224) // 2
     return video[:, top : top + 224, left : left + 224] / 255 - 0.5
@@ -81,6 +85,33 @@ def test_network_input_is_that_of_the_convention(name, size_hw):
 
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.movedim(1, -1).numpy(), reference, atol=1e-4)
+
+
+HALF_PIXEL = [name for name, protocol in PROTOCOLS.items() if protocol.resize == "half-pixel"]
+
+
+@pytest.mark.parametrize("size_hw", [*SIZES, (1, 1), (3, 90), (449, 448), (1920, 1088), (481, 853)])
+@pytest.mark.parametrize("name", HALF_PIXEL)
+def test_network_input_is_pytorchs_resize_of_whole_float_frames_to_the_bit(name, size_hw):
+    protocol = replace(PROTOCOLS[name], num_frames=2)
+    clips = random_clips(4, 1, size_hw, num_frames=2)
+    new_size = (224, 224) if protocol.fit == "squash" else videogpt_size(*size_hw)
+    frames = clips[0].movedim(-1, 1).float()
+    if size_hw != new_size:
+        frames = F.interpolate(frames, size=new_size, mode="bilinear", align_corners=False)
+    top, left = (new_size[0] - 224) // 2, (new_size[1] - 224) // 2
+    frames = frames[:, :, top : top + 224, left : left + 224]
+    whole = (2.0 * frames / 255.0 - 1.0) * protocol.input_range
+    assert torch.equal(network_input(clips, protocol)[0], whole.movedim(0, 1))
+
+
+@pytest.mark.parametrize("name", ["styleganv", "google", "videogpt"])
+def test_a_frame_does_not_depend_on_those_beside_it(name):
+    clips = random_clips(5, 1, (700, 900), num_frames=3)  # more pixels than are resized at a time
+    together = network_input(clips, replace(PROTOCOLS[name], num_frames=3))
+    protocol = replace(PROTOCOLS[name], num_frames=1)
+    alone = [network_input(clips[:, place : place + 1], protocol) for place in range(3)]
+    assert torch.equal(together, torch.cat(alone, dim=2))
 
 
 @pytest.mark.parametrize("name", REFERENCES)
