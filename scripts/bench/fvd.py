@@ -16,7 +16,7 @@ from torch import nn
 
 from video_vq.evaluation.compare import Comparison
 from video_vq.evaluation.feature_network import load_feature_network
-from video_vq.evaluation.features import Cut
+from video_vq.evaluation.source_clip import Cut
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL
 
 

@@ -11,7 +11,8 @@ from runs import make_clip_store, video_vq
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.evaluation.features import Cut, Extractor, features_of
+from video_vq.evaluation.features import Extractor, features_of
+from video_vq.evaluation.source_clip import Cut
 from video_vq.media.encode import write_video
 from video_vq.metrics.fvd import FrechetVideoDistance
 from video_vq.metrics.protocol import PROTOCOLS

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"{path}: neither a clip store, nor a folder of videos, nor features")
     from video_vq.evaluation.compare import Comparison
     from video_vq.evaluation.feature_network import load_feature_network
-    from video_vq.evaluation.features import Cut
+    from video_vq.evaluation.source_clip import Cut
     from video_vq.training.distributed import make_accelerator
 
     accelerator = make_accelerator()

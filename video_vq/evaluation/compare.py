@@ -16,7 +16,8 @@ from video_vq.evaluation.feature_file import (
     write_features,
 )
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.evaluation.features import Cut, Extractor, FeatureSet, features_of
+from video_vq.evaluation.features import Extractor, FeatureSet, features_of
+from video_vq.evaluation.source_clip import Cut
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
 from video_vq.metrics.kernel import MIN_CLIPS, kernel_distance

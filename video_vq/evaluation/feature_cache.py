@@ -1,4 +1,4 @@
-"""Features that were computed once: kept on the disk under the clip's own bytes.
+"""Features that were computed once: kept on the disk under a name of the clip's pixels.
 
 A log of records of fixed size, each with its checksum, one file per process that wrote: a killed
 process leaves at most one torn record behind, which is passed over.

@@ -1,12 +1,13 @@
 """Features of clip stores and of plain folders of videos, with what was left out and why.
 
-Each clip passes the network once, ever: features are kept under the clip's own bytes, so a killed
-run goes on where it stopped, and a second model costs only its own clips.
+Each clip passes the network once, ever: features are kept under the name of the clip's content, so
+a killed run goes on where it stopped, and a second model costs only its own clips.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +15,22 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Float32, UInt8
+from einops import rearrange
+from jaxtyping import Float, Float32
 
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.errors import InputError
-from video_vq.evaluation.feature_cache import FeatureCache, clip_key
+from video_vq.evaluation.feature_cache import FeatureCache
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.media.decode import FrameStream
-from video_vq.media.probe import probe
-from video_vq.media.resample import frames_at_rate, keep
-from video_vq.metrics.fvd import clip_features
+from video_vq.evaluation.source_clip import (
+    Clip,
+    Cut,
+    ReadClip,
+    SourceClip,
+    clip_at_hand,
+    clip_of_file,
+)
+from video_vq.metrics.fvd import device_of, input_features, usual_batch_size
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
@@ -33,21 +40,7 @@ from video_vq.stores.shards import MANIFEST, PARTS
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".gif")
 BATCH = 8
 
-Clip = UInt8[np.ndarray, "t h w 3"]
 Rows = dict[str, Float32[np.ndarray, "n d"]]
-
-
-class Cut(NamedTuple):
-    """How clips are cut out of videos.
-
-    Attributes:
-        num_frames, stride: frames of a clip and the distance between them.
-        fps: rate to which files are brought first, None for their own.
-    """
-
-    num_frames: int
-    stride: int = 1
-    fps: float | None = None
 
 
 class FeatureSet(NamedTuple):
@@ -58,7 +51,7 @@ class FeatureSet(NamedTuple):
         rows: one feature vector per clip, for each preparation (`FVDProtocol.preparation`).
         groups: each clip's source video (or group of near-duplicates).
         left_out: a line per video that could not be used.
-        data_hash: sha256 over the bytes of the clips that were scored.
+        data_hash: sha256 over the contents of the clips that were scored (`SourceClip.data_hash`).
         split: which split, None for a plain folder.
         kinds: how many clips there are of each frame size and rate.
     """
@@ -101,20 +94,49 @@ class Extractor:
         }
         self.num_computed = 0
 
-    def __call__(self, clips: Sequence[Clip]) -> Rows:
-        """Return the features of clips of one shape; what is not known yet is computed and kept."""
-        keys = [clip_key(clip) for clip in clips]
+    def missing(self, key: bytes) -> list[FVDProtocol]:
+        """Return a protocol for each preparation under which a clip's features are not known."""
+        return [
+            protocol
+            for name, protocol in self._protocols.items()
+            if self._caches[name].get(key) is None
+        ]
+
+    def __call__(self, keys: Sequence[bytes], clips: Sequence[ReadClip | None]) -> Rows:
+        """Return the features of clips; what is not known yet is computed and kept.
+
+        Args:
+            keys: each stands for a clip's pixels.
+            clips: of as many frames; None where all features are known.
+        """
+        if not keys:
+            return {}
+        at_hand = {key: clip for key, clip in zip(keys, clips, strict=True) if clip is not None}
         rows: Rows = {}
         for name, protocol in self._protocols.items():
             cache = self._caches[name]
             missing = list({key: None for key in keys if cache.get(key) is None})
             if missing:
-                batch = torch.from_numpy(np.stack([clips[keys.index(key)] for key in missing]))
-                found = clip_features(batch, self.network.module, protocol)
+                found = self._compute([at_hand[key] for key in missing], protocol)
                 cache.add(missing, found.cpu().numpy())
                 self.num_computed += len(missing)
             rows[name] = np.stack([_known(cache, key) for key in keys])
         return rows
+
+    def _compute(
+        self, clips: Sequence[ReadClip], protocol: FVDProtocol
+    ) -> Float[torch.Tensor, "n d"]:
+        network = self.network.module
+        device = device_of(network)
+        step = usual_batch_size(device)
+        batches = (
+            rearrange(
+                [clip(protocol, device) for clip in clips[start : start + step]],
+                "b t h w c -> b c t h w",
+            )
+            for start in range(0, len(clips), step)
+        )
+        return input_features(batches, network)
 
 
 def _known(cache: FeatureCache, key: bytes) -> Float32[np.ndarray, " d"]:
@@ -124,19 +146,19 @@ def _known(cache: FeatureCache, key: bytes) -> Float32[np.ndarray, " d"]:
 
 
 class _Source(NamedTuple):
-    """Clips to be read one after another; reading one may fail."""
+    """Clips to be read one after another; opening or reading one may fail."""
 
     name: str
     split: str | None
     groups: tuple[str, ...]
-    read: Callable[[int], tuple[Clip, float | None]]  # with the rate of its frames
+    open: Callable[[int], SourceClip]
 
 
 class _Scored(NamedTuple):
     """One clip's features, or why it has none."""
 
     place: int
-    key: str
+    data_hash: str
     rows: dict[str, np.ndarray]
     kind: str
     reason: str
@@ -193,14 +215,14 @@ def store_features(
         transform: maps a clip to the clip that is scored instead.
     """
 
-    def read(place: int) -> tuple[Clip, float | None]:
+    def open_clip(place: int) -> SourceClip:
         window = windows[place]
         clip = store.read(window.video, window.start, window.num_frames, window.stride)
         fps = store.videos[window.video].fps
-        return transform(clip), None if fps is None else fps / window.stride
+        return clip_at_hand(transform(clip), None if fps is None else fps / window.stride)
 
     groups = tuple(store.videos[window.video].group for window in windows)
-    return _score(_Source(name, split, groups, read), extractor, None, accelerator)
+    return _score(_Source(name, split, groups, open_clip), extractor, None, accelerator)
 
 
 def clip_features_of(
@@ -211,7 +233,7 @@ def clip_features_of(
 ) -> FeatureSet:
     """Return the features of clips at hand, each a video of its own."""
     groups = tuple(f"{name} {number}" for number in range(len(clips)))
-    source = _Source(name, None, groups, lambda place: (clips[place], None))
+    source = _Source(name, None, groups, lambda place: clip_at_hand(clips[place], None))
     return _score(source, extractor, None, accelerator)
 
 
@@ -233,7 +255,7 @@ def _folder_source(path: Path, cut: Cut, seed: int | None) -> _Source:
         order = np.random.default_rng([seed, 0xF7D]).permutation(len(files))
         files = [files[place] for place in order]
     names = tuple(str(file.relative_to(path)) for file in files)
-    return _Source(str(path), None, names, lambda place: read_clip(files[place], cut))
+    return _Source(str(path), None, names, lambda place: clip_of_file(files[place], cut))
 
 
 def _score(
@@ -258,7 +280,7 @@ def _score(
         {name: np.stack([one.rows[name] for one in good]) for name in names},
         tuple(source.groups[one.place] for one in good),
         left_out,
-        sha256_json([one.key for one in good]),
+        sha256_json([one.data_hash for one in good]),
         source.split,
         dict(Counter(one.kind for one in good).most_common()),
     )
@@ -273,36 +295,40 @@ def _score_round(
     mine = places[rank::ranks]
     scored: list[_Scored] = []
     with progress(f"features of {source.name}", len(mine), "clip") as bar:
-        for batch in _batches(_read_ahead(source, mine)):
-            clips = [clip for _, clip, _ in batch if clip is not None]
-            rows = extractor(clips) if clips else {}
-            readable = iter(range(len(clips)))
-            for place, clip, told in batch:
-                if clip is None:
-                    scored.append(_Scored(place, "", {}, "", told))
-                    continue
-                row = next(readable)
+        clips = _read_ahead(source, mine, extractor)
+        while batch := list(islice(clips, BATCH)):
+            good = [one for one in batch if isinstance(one, _Readable)]
+            rows = extractor([one.clip.key for one in good], [one.read for one in good])
+            for row, one in enumerate(good):
                 own = {name: values[row] for name, values in rows.items()}
-                scored.append(_Scored(place, clip_key(clip).hex(), own, told, ""))
+                scored.append(_Scored(one.place, one.clip.data_hash, own, one.clip.kind, ""))
+            scored += [one for one in batch if isinstance(one, _Scored)]
             bar.update(len(batch))
     if ranks > 1:
         scored = gather_object(scored)
     return sorted(scored, key=lambda one: one.place)
 
 
-_Read = tuple[int, Clip | None, str]  # place, clip, its kind or what is wrong
+class _Readable(NamedTuple):
+    """A clip that was opened, and read unless its features are known."""
+
+    place: int
+    clip: SourceClip
+    read: ReadClip | None
 
 
-def _read_ahead(source: _Source, places: Sequence[int]) -> Iterator[_Read]:
-    """Read clips in a thread, a batch ahead of the network."""
+def _read_ahead(
+    source: _Source, places: Sequence[int], extractor: Extractor
+) -> Iterator[_Readable | _Scored]:
+    """Read clips in a thread, a batch ahead of the network; what cannot be read is done with."""
 
-    def read(place: int) -> _Read:
+    def read(place: int) -> _Readable | _Scored:
         try:
-            clip, fps = source.read(place)
+            clip = source.open(place)
+            missing = extractor.missing(clip.key)
+            return _Readable(place, clip, clip.read(missing) if missing else None)
         except InputError as error:
-            return place, None, str(error)
-        rate = "unknown rate" if fps is None else f"{fps:.4g} fps"
-        return place, clip, f"{clip.shape[2]}x{clip.shape[1]} at {rate}"
+            return _Scored(place, "", {}, "", str(error))
 
     with ThreadPoolExecutor(1) as reader:
         waiting = [reader.submit(read, place) for place in places[:BATCH]]
@@ -310,38 +336,3 @@ def _read_ahead(source: _Source, places: Sequence[int]) -> Iterator[_Read]:
             yield waiting.pop(0).result()
             if place is not None:
                 waiting.append(reader.submit(read, place))
-
-
-def _batches(items: Iterator[_Read]) -> Iterator[list[_Read]]:
-    """Group clips of one shape; what could not be read goes with any."""
-    batch: list[_Read] = []
-    shape: tuple[int, ...] | None = None
-    for item in items:
-        clip = item[1]
-        if len(batch) == BATCH or (clip is not None and shape not in (None, clip.shape)):
-            yield batch
-            batch, shape = [], None
-        batch.append(item)
-        shape = shape if clip is None else clip.shape
-    if batch:
-        yield batch
-
-
-def read_clip(file: Path, cut: Cut) -> tuple[Clip, float | None]:
-    """Return the first clip of a video file, and the rate of its frames.
-
-    Raises:
-        InputError: it cannot be read, or is shorter than a clip.
-    """
-    info = probe(file)
-    span = (cut.num_frames - 1) * cut.stride + 1
-    indices = range(span) if cut.fps is None else frames_at_rate(info, cut.fps)
-    chosen = list(indices)[: span : cut.stride]
-    frames = list(keep(FrameStream(info, "pyav"), chosen))
-    if len(frames) < cut.num_frames:
-        raise InputError(
-            f"{file}: is shorter than a clip of {span} frames "
-            f"({cut.num_frames} at stride {cut.stride}); lower --frames or --stride"
-        )
-    fps = info.fps if cut.fps is None else cut.fps
-    return np.stack(frames), None if fps is None else fps / cut.stride

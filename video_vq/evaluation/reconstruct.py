@@ -13,6 +13,7 @@ from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window
 from video_vq.evaluation.feature_cache import clip_key
 from video_vq.evaluation.features import BATCH, Extractor, FeatureSet
+from video_vq.evaluation.source_clip import read_clip
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.metrics.motion import flicker_per_clip, motion_energy_ratio_per_clip
 from video_vq.metrics.perceptual import StLpips, st_lpips_per_clip
@@ -88,8 +89,9 @@ def score_reconstructions(
             clips = read_windows(store, [windows[place] for place in places])
             codes, copies = reconstruct(accelerator, tokenizer, clips)
             usage.update(codes.to(accelerator.device))
-            scored = [copy.numpy()[:scored_frames] for copy in copies]
-            rows = extractor(scored)
+            scored = copies[:, :scored_frames]
+            keys = [clip_key(clip.numpy()) for clip in scored]
+            rows = extractor(keys, [read_clip(clip) for clip in scored])
             values = {name: metric(copies, clips) for name, metric in metrics.items()}
             for row, place in enumerate(places):
                 found.append(
@@ -97,7 +99,7 @@ def score_reconstructions(
                         "place": place,
                         "values": {name: float(each[row]) for name, each in values.items()},
                         "rows": {name: each[row] for name, each in rows.items()},
-                        "key": clip_key(scored[row]).hex(),
+                        "key": keys[row].hex(),
                     }
                 )
             bar.update(len(places))

@@ -5,6 +5,7 @@ upright by its display matrix, then converted to RGB at native size.
 """
 
 import importlib.util
+import platform
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
@@ -41,6 +42,17 @@ def require_decoder(decoder: Decoder) -> None:
             "decord is not installed (it is published for Linux on x86-64 only); "
             "use `--decoder pyav`, which gives the same frames"
         )
+
+
+def pyav_version() -> str:
+    """Return what decides PyAV's frames besides the file: it, FFmpeg's libraries, the machine."""
+    import av
+
+    libraries = (
+        f"{name} {'.'.join(map(str, version))}"
+        for name, version in sorted(av.library_versions.items())
+    )
+    return ", ".join((f"pyav {av.__version__}", *libraries, platform.machine()))
 
 
 class FrameStream:

@@ -1,7 +1,7 @@
 """FVD of uint8 clips: features by a frozen network, statistics that ranks add up, the distance."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,22 +43,48 @@ def clip_features(
         InputError: clips that the protocol or the network does not take, or a network that does
             not return one finite vector per clip.
     """
+    device = device_of(network)
+    step = batch_size or usual_batch_size(device)
+    return input_features(
+        (
+            network_input(clips[start : start + step].to(device), protocol)
+            for start in range(0, len(clips), step)
+        ),
+        network,
+    )
+
+
+def input_features(
+    batches: Iterable[Float[Tensor, "b c t 224 224"]], network: nn.Module
+) -> Float[Tensor, "n d"]:
+    """Return the features of clips that are prepared already, see `clip_features`.
+
+    Args:
+        batches: from `network_input`, each made when its turn has come.
+        network: as for `clip_features`.
+
+    Raises:
+        InputError: as `clip_features` does.
+    """
     network.eval()
-    device = _device(network)
-    batch_size = batch_size or (CPU_BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE)
-    batches = []
-    with torch.no_grad(), exact_float32(device):
-        for start in range(0, len(clips), batch_size):
-            batch = clips[start : start + batch_size].to(device)
-            features = network(network_input(batch, protocol))
+    found = []
+    with torch.no_grad(), exact_float32(device_of(network)):
+        for batch in batches:
+            features = network(batch)
             _check_features(features, len(batch), network)
-            batches.append(features.to(torch.float32))
-    if not batches:
+            found.append(features.to(torch.float32))
+    if not found:
         raise InputError("FVD needs at least one clip, found none")
-    return torch.cat(batches)
+    return torch.cat(found)
 
 
-def _device(network: nn.Module) -> torch.device:
+def usual_batch_size(device: torch.device) -> int:
+    """Return how many clips a forward takes."""
+    return CPU_BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return where a network lies; the CPU, if it has no weights."""
     tensors = (*network.parameters(), *network.buffers())
     return tensors[0].device if tensors else torch.device("cpu")
 

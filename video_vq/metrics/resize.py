@@ -61,15 +61,24 @@ def prepare_frames(
     target.mul_(2.0).div_(255.0).sub_(1.0).mul_(protocol.input_range)
 
 
+def check_length(num_frames: int, protocol: FVDProtocol) -> None:
+    """Refuse clips of another length than a convention's.
+
+    Raises:
+        InputError: says what to do.
+    """
+    if protocol.num_frames not in (None, num_frames):
+        raise InputError(
+            f"FVD protocol {protocol.name!r} scores {protocol.num_frames} frames, found clips of "
+            f"{num_frames}; FVD of another length is another metric: cut the clips "
+            "(frames 0-15 of 17), or choose a protocol of that length"
+        )
+
+
 def _check(clips: Tensor, protocol: FVDProtocol) -> None:
     if clips.ndim != 5 or clips.shape[-1] != 3 or 0 in clips.shape:
         raise InputError(f"FVD takes RGB clips of b t h w 3, found {tuple(clips.shape)}")
-    if protocol.num_frames is not None and clips.shape[1] != protocol.num_frames:
-        raise InputError(
-            f"FVD protocol {protocol.name!r} scores {protocol.num_frames} frames, found clips of "
-            f"{clips.shape[1]}; FVD of another length is another metric: cut the clips "
-            "(frames 0-15 of 17), or choose a protocol of that length"
-        )
+    check_length(clips.shape[1], protocol)
     if clips.dtype == torch.uint8:
         return
     if not clips.is_floating_point() or protocol.pixels == "uint8":

@@ -1,4 +1,4 @@
-"""Features: cached by the clip's bytes, shared by conventions, readable as a published file."""
+"""Features: cached by the clip's name, shared by conventions, readable as a published file."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,14 @@ from video_vq.evaluation.feature_network import (
     load_feature_network,
     weights_hash,
 )
-from video_vq.evaluation.features import Cut, Extractor, clip_features_of, features_of
+from video_vq.evaluation.features import Extractor, clip_features_of, features_of
 from video_vq.evaluation.generation_protocols import (
     GENERATION_PROTOCOLS,
     generation_protocol,
     require_protocol,
 )
 from video_vq.evaluation.memorisation import diversity, nearest, thumbnails
+from video_vq.evaluation.source_clip import Cut
 from video_vq.media.encode import write_video
 from video_vq.metrics.protocol import PROTOCOLS, fvd_protocols
 

@@ -1,0 +1,150 @@
+"""Clips to be scored: each is named by its content, and decoded only where that is not known yet.
+
+A clip at hand is named by its bytes. One of a video file is named by the file's bytes and the
+numbers of its frames: hashing decoded full-HD frames costs as much as decoding them.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from video_vq.evaluation.feature_cache import clip_key
+from video_vq.media.decode import FrameStream, pyav_version
+from video_vq.media.probe import UnreadableVideoError, VideoInfo, probe
+from video_vq.media.resample import frames_at_rate, keep
+from video_vq.metrics.protocol import FVDProtocol
+from video_vq.metrics.resize import NETWORK_SIZE, check_length, network_input, prepare_frames
+from video_vq.stores.files import sha256_file, sha256_json
+
+Clip = UInt8[np.ndarray, "t h w 3"]
+# Returns a clip as one of the conventions that it was read for feeds it to the network on a device.
+ReadClip = Callable[[FVDProtocol, torch.device], Float[Tensor, "t 224 224 3"]]
+
+
+class Cut(NamedTuple):
+    """How clips are cut out of videos.
+
+    Attributes:
+        num_frames, stride: frames of a clip and the distance between them.
+        fps: rate to which files are brought first, None for their own.
+    """
+
+    num_frames: int
+    stride: int = 1
+    fps: float | None = None
+
+
+class SourceClip(NamedTuple):
+    """A clip that is known by name.
+
+    Attributes:
+        key: stands for its pixels: clips of one key have the same.
+        data_hash: stands for its content, whatever decodes it; hex.
+        kind: frame size and rate, for people.
+        read: reads it for some conventions.
+    """
+
+    key: bytes
+    data_hash: str
+    kind: str
+    read: Callable[[Sequence[FVDProtocol]], ReadClip]
+
+
+def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
+    """Return a clip at hand as one that was read; the network's device resizes it."""
+
+    def input_of(protocol: FVDProtocol, device: torch.device) -> Float[Tensor, "t 224 224 3"]:
+        return rearrange(network_input(clip[None].to(device), protocol), "1 c t h w -> t h w c")
+
+    return input_of
+
+
+def clip_at_hand(clip: Clip, fps: float | None) -> SourceClip:
+    """Return a clip at hand; both its names are the sha256 of its bytes."""
+    key = clip_key(clip)
+    kind = _kind(clip.shape[1:3], fps)
+    return SourceClip(key, key.hex(), kind, lambda protocols: read_clip(torch.from_numpy(clip)))
+
+
+def clip_of_file(file: Path, cut: Cut) -> SourceClip:
+    """Return the first clip of a video file, not decoded yet.
+
+    Its content is named by the file's sha256 and the numbers of its frames; its pixels by the
+    decoder's version besides.
+
+    Raises:
+        UnreadableVideoError: it cannot be read; `read` raises it too, where the file is shorter
+            than a clip, or changed since it was named.
+    """
+    file_hash = _content_hash(file)
+    info = probe(file)
+    span = (cut.num_frames - 1) * cut.stride + 1
+    indices = range(span) if cut.fps is None else frames_at_rate(info, cut.fps)
+    chosen = list(indices)[: span : cut.stride]
+    data_hash = sha256_json({"file": file_hash, "frames": chosen})
+    fps = info.fps if cut.fps is None else cut.fps
+
+    def read(protocols: Sequence[FVDProtocol]) -> ReadClip:
+        inputs = _network_inputs(info, chosen, protocols)
+        if inputs is None or len(chosen) < cut.num_frames:
+            raise UnreadableVideoError(
+                file,
+                f"is shorter than a clip of {span} frames "
+                f"({cut.num_frames} at stride {cut.stride}); lower --frames or --stride",
+            )
+        if _content_hash(file) != file_hash:
+            raise UnreadableVideoError(file, "was changed while it was read; score it again")
+
+        def input_of(protocol: FVDProtocol, device: torch.device) -> Float[Tensor, "t 224 224 3"]:
+            check_length(cut.num_frames, protocol)
+            return inputs[protocol.preparation].to(device)
+
+        return input_of
+
+    return SourceClip(
+        bytes.fromhex(sha256_json({"clip": data_hash, "decoder": pyav_version()})),
+        data_hash,
+        _kind(info.size_hw, None if fps is None else fps / cut.stride),
+        read,
+    )
+
+
+def _content_hash(file: Path) -> str:
+    try:
+        return sha256_file(file)
+    except OSError as error:
+        raise UnreadableVideoError(file, f"cannot be read ({error.strerror})") from None
+
+
+def _network_inputs(
+    info: VideoInfo, indices: Sequence[int], protocols: Sequence[FVDProtocol]
+) -> dict[str, Float[Tensor, "t 224 224 3"]] | None:
+    """Decode frames at rising indices for each preparation; None where the video ends before.
+
+    Each frame is resized when it is decoded: a clip of full-HD frames would take 100 MB.
+    """
+    height, width = info.size_hw
+    pixels = torch.empty((1, height, width, 3))
+    inputs = {
+        protocol.preparation: torch.empty((len(indices), NETWORK_SIZE, NETWORK_SIZE, 3))
+        for protocol in protocols
+    }
+    count = 0
+    for frame in keep(FrameStream(info, "pyav"), indices):
+        pixels.numpy()[0] = frame
+        for protocol in protocols:
+            target = inputs[protocol.preparation][count : count + 1]
+            prepare_frames(pixels, protocol, target)
+        count += 1
+    return inputs if count == len(indices) else None
+
+
+def _kind(size_hw: tuple[int, ...], fps: float | None) -> str:
+    rate = "unknown rate" if fps is None else f"{fps:.4g} fps"
+    return f"{size_hw[1]}x{size_hw[0]} at {rate}"
