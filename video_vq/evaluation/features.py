@@ -298,10 +298,10 @@ def _score_round(
         clips = _read_ahead(source, mine, extractor)
         while batch := list(islice(clips, BATCH)):
             good = [one for one in batch if isinstance(one, _Readable)]
-            rows = extractor([one.clip.key for one in good], [one.read for one in good])
+            rows = extractor([one.key for one in good], [one.read for one in good])
             for row, one in enumerate(good):
                 own = {name: values[row] for name, values in rows.items()}
-                scored.append(_Scored(one.place, one.clip.data_hash, own, one.clip.kind, ""))
+                scored.append(_Scored(one.place, one.data_hash, own, one.kind, ""))
             scored += [one for one in batch if isinstance(one, _Scored)]
             bar.update(len(batch))
     if ranks > 1:
@@ -313,7 +313,9 @@ class _Readable(NamedTuple):
     """A clip that was opened, and read unless its features are known."""
 
     place: int
-    clip: SourceClip
+    key: bytes
+    data_hash: str
+    kind: str
     read: ReadClip | None
 
 
@@ -326,7 +328,8 @@ def _read_ahead(
         try:
             clip = source.open(place)
             missing = extractor.missing(clip.key)
-            return _Readable(place, clip, clip.read(missing) if missing else None)
+            read = clip.read(missing) if missing else None
+            return _Readable(place, clip.key, clip.data_hash, clip.kind(), read)
         except InputError as error:
             return _Scored(place, "", {}, "", str(error))
 

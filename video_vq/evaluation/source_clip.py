@@ -15,8 +15,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from video_vq.evaluation.feature_cache import clip_key
-from video_vq.media.decode import FrameStream, pyav_version
-from video_vq.media.probe import UnreadableVideoError, VideoInfo, probe
+from video_vq.media.decode import FirstFrames, pyav_version
+from video_vq.media.probe import UnreadableVideoError, probe
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.resize import NETWORK_SIZE, check_length, network_input, prepare_frames
@@ -46,13 +46,13 @@ class SourceClip(NamedTuple):
     Attributes:
         key: stands for its pixels: clips of one key have the same.
         data_hash: stands for its content, whatever decodes it; hex.
-        kind: frame size and rate, for people.
+        kind: returns frame size and rate, for people; cheaper when the clip was read.
         read: reads it for some conventions.
     """
 
     key: bytes
     data_hash: str
-    kind: str
+    kind: Callable[[], str]
     read: Callable[[Sequence[FVDProtocol]], ReadClip]
 
 
@@ -68,8 +68,12 @@ def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
 def clip_at_hand(clip: Clip, fps: float | None) -> SourceClip:
     """Return a clip at hand; both its names are the sha256 of its bytes."""
     key = clip_key(clip)
-    kind = _kind(clip.shape[1:3], fps)
-    return SourceClip(key, key.hex(), kind, lambda protocols: read_clip(torch.from_numpy(clip)))
+    return SourceClip(
+        key,
+        key.hex(),
+        lambda: _kind(clip.shape[1:3], fps),
+        lambda protocols: read_clip(torch.from_numpy(clip)),
+    )
 
 
 def clip_of_file(file: Path, cut: Cut) -> SourceClip:
@@ -83,15 +87,18 @@ def clip_of_file(file: Path, cut: Cut) -> SourceClip:
             than a clip, or changed since it was named.
     """
     file_hash = _content_hash(file)
-    info = probe(file)
     span = (cut.num_frames - 1) * cut.stride + 1
-    indices = range(span) if cut.fps is None else frames_at_rate(info, cut.fps)
+    info, indices = None, range(span)
+    if cut.fps is not None:
+        info = probe(file)
+        indices = frames_at_rate(info, cut.fps)
     chosen = list(indices)[: span : cut.stride]
     data_hash = sha256_json({"file": file_hash, "frames": chosen})
-    fps = info.fps if cut.fps is None else cut.fps
 
     def read(protocols: Sequence[FVDProtocol]) -> ReadClip:
-        inputs = _network_inputs(info, chosen, protocols)
+        nonlocal info
+        frames = FirstFrames(file, chosen[-1] + 1)
+        inputs = _network_inputs(frames, chosen, protocols)
         if inputs is None or len(chosen) < cut.num_frames:
             raise UnreadableVideoError(
                 file,
@@ -100,6 +107,7 @@ def clip_of_file(file: Path, cut: Cut) -> SourceClip:
             )
         if _content_hash(file) != file_hash:
             raise UnreadableVideoError(file, "was changed while it was read; score it again")
+        info = frames.info
 
         def input_of(protocol: FVDProtocol, device: torch.device) -> Float[Tensor, "t 224 224 3"]:
             check_length(cut.num_frames, protocol)
@@ -107,12 +115,13 @@ def clip_of_file(file: Path, cut: Cut) -> SourceClip:
 
         return input_of
 
-    return SourceClip(
-        bytes.fromhex(sha256_json({"clip": data_hash, "decoder": pyav_version()})),
-        data_hash,
-        _kind(info.size_hw, None if fps is None else fps / cut.stride),
-        read,
-    )
+    def kind() -> str:
+        found = info or probe(file)
+        fps = found.fps if cut.fps is None else cut.fps
+        return _kind(found.size_hw, None if fps is None else fps / cut.stride)
+
+    key = sha256_json({"clip": data_hash, "decoder": pyav_version()})
+    return SourceClip(bytes.fromhex(key), data_hash, kind, read)
 
 
 def _content_hash(file: Path) -> str:
@@ -123,25 +132,26 @@ def _content_hash(file: Path) -> str:
 
 
 def _network_inputs(
-    info: VideoInfo, indices: Sequence[int], protocols: Sequence[FVDProtocol]
+    frames: FirstFrames, indices: Sequence[int], protocols: Sequence[FVDProtocol]
 ) -> dict[str, Float[Tensor, "t 224 224 3"]] | None:
-    """Decode frames at rising indices for each preparation; None where the video ends before.
+    """Return frames at rising indices for each preparation; None where the video ends before.
 
     Each frame is resized when it is decoded: a clip of full-HD frames would take 100 MB.
     """
-    height, width = info.size_hw
-    pixels = torch.empty((1, height, width, 3))
-    inputs = {
-        protocol.preparation: torch.empty((len(indices), NETWORK_SIZE, NETWORK_SIZE, 3))
-        for protocol in protocols
-    }
+    shape = (len(indices), NETWORK_SIZE, NETWORK_SIZE, 3)
+    inputs = {protocol.preparation: torch.empty(shape) for protocol in protocols}
+    pixels: Tensor | None = None
     count = 0
-    for frame in keep(FrameStream(info, "pyav"), indices):
+    decoded = iter(frames)
+    for frame in keep(decoded, indices):
+        pixels = torch.empty((1, *frame.shape)) if pixels is None else pixels
         pixels.numpy()[0] = frame
         for protocol in protocols:
             target = inputs[protocol.preparation][count : count + 1]
             prepare_frames(pixels, protocol, target)
         count += 1
+    for _ in decoded:  # past the last frame comes what is wrong with the rest of the file
+        pass
     return inputs if count == len(indices) else None
 
 

@@ -5,10 +5,12 @@ upright by its display matrix, then converted to RGB at native size.
 """
 
 import importlib.util
+import os
 import platform
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,10 +19,12 @@ from jaxtyping import UInt8
 from video_vq.errors import InputError
 from video_vq.media.probe import (
     DEFAULT_LIMITS,
+    CountedPackets,
     Limits,
     UnreadableVideoError,
     VideoInfo,
     opened,
+    upright_filters,
 )
 
 if TYPE_CHECKING:
@@ -93,11 +97,7 @@ class FrameStream:
                     f"decodes to more than its {self.info.num_packets:,} packets announce",
                 )
             if frame.shape != (height, width, 3):
-                raise UnreadableVideoError(
-                    self.info.path,
-                    f"changes its size from {width}x{height} to {frame.shape[1]}x{frame.shape[0]} "
-                    f"at frame {self.num_frames - 1}",
-                )
+                raise _changed_size(self.info.path, (height, width), frame, self.num_frames - 1)
             yield frame
         if not self.num_frames:
             raise UnreadableVideoError(self.info.path, "holds no frame that can be decoded")
@@ -153,6 +153,59 @@ class FrameStream:
                 self.handed_over = "its first frame is not FFmpeg's"
                 return
             yield frame
+
+
+class FirstFrames:
+    """The first frames of a video by PyAV, as `FrameStream` gives them, and what `probe` says.
+
+    One pass over the file does both, where opening it costs as much as some frames. Iterate to the
+    end, once: `info` is known then.
+
+    Args:
+        path: of the file.
+        count: of frames; fewer come where the video ends before.
+        limits: see `probe`.
+
+    Raises:
+        UnreadableVideoError: what `probe` refuses, even behind the frames that are asked for; or a
+            frame cannot be decoded or changes its size.
+    """
+
+    def __init__(self, path: Path, count: int, limits: Limits = DEFAULT_LIMITS):
+        self.path, self.count, self.limits = Path(os.path.abspath(path)), count, limits
+        self.info: VideoInfo | None = None
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        with opened(self.path, self.limits) as (container, stream):
+            packets = CountedPackets(self.path, container, stream, self.limits)
+            passing = iter(packets)
+            frames = (frame for packet in passing for frame in stream.decode(packet))
+            first: av.VideoFrame | None = None
+            convert: _ToRgb | None = None
+            shape: tuple[int, ...] | None = None
+            for number, frame in enumerate(islice(frames, self.count)):
+                first = first or frame
+                if convert is None or not convert.takes(frame):
+                    upright = upright_filters(self.path, first)
+                    convert = _ToRgb(frame, upright, stream.time_base)
+                pixels = convert(frame)
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise _changed_size(self.path, shape[:2], pixels, number)
+                yield pixels
+            for _ in passing:
+                pass
+            self.info = packets.info(first)
+
+
+def _changed_size(
+    path: Path, size_hw: tuple[int, ...], frame: np.ndarray, number: int
+) -> UnreadableVideoError:
+    return UnreadableVideoError(
+        path,
+        f"changes its size from {size_hw[1]}x{size_hw[0]} to {frame.shape[1]}x{frame.shape[0]} "
+        f"at frame {number}",
+    )
 
 
 class _ToRgb:

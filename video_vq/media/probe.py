@@ -104,45 +104,78 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """
     path = Path(os.path.abspath(path))
     with opened(path, limits) as (container, stream):
-        timestamps: list[int | None] = []
+        counted = CountedPackets(path, container, stream, limits)
         first: av.VideoFrame | None = None
-        for packet in container.demux(stream):
+        for packet in counted:
             if first is None:
                 first = next(iter(stream.decode(packet)), None)
+        return counted.info(first)
+
+
+class CountedPackets:
+    """The packets of an opened video, each looked at as it passes; iterate once, then ask `info`.
+
+    Raises:
+        UnreadableVideoError: see `probe`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        container: "av.container.InputContainer",
+        stream: "av.VideoStream",
+        limits: Limits,
+    ):
+        self._path, self._container, self._stream, self._limits = path, container, stream, limits
+        self._timestamps: list[int | None] = []
+
+    def __iter__(self) -> "Iterator[av.Packet]":
+        for packet in self._container.demux(self._stream):
+            yield packet
             if not packet.size or packet.is_discard:
                 continue
-            if packet.is_corrupt and container.format.name != "mpegts":
+            if packet.is_corrupt and self._container.format.name != "mpegts":
                 raise UnreadableVideoError(
-                    path, f"is cut off or damaged: packet {len(timestamps)} is incomplete"
+                    self._path,
+                    f"is cut off or damaged: packet {len(self._timestamps)} is incomplete",
                 )
-            timestamps.append(packet.pts)
-            if len(timestamps) > limits.max_frames:
+            self._timestamps.append(packet.pts)
+            if len(self._timestamps) > self._limits.max_frames:
                 raise UnreadableVideoError(
-                    path, f"has more than {limits.max_frames:,} frames; cut it into pieces"
+                    self._path,
+                    f"has more than {self._limits.max_frames:,} frames; cut it into pieces",
                 )
+
+    def info(self, first: "av.VideoFrame | None") -> VideoInfo:
+        """Return what is known after all packets have passed.
+
+        Args:
+            first: the first frame, None if there is none.
+        """
         if first is None:
-            raise UnreadableVideoError(path, "holds no frame that can be decoded")
-        upright = _upright(path, first)
+            raise UnreadableVideoError(self._path, "holds no frame that can be decoded")
+        upright = upright_filters(self._path, first)
         turned = any(name == "transpose" for name, _ in upright)
         height, width = (first.width, first.height) if turned else (first.height, first.width)
+        stream, timestamps = self._stream, self._timestamps
         rate = stream.average_rate or stream.guessed_rate
         known = [pts for pts in timestamps if pts is not None]
         info = VideoInfo(
-            path=path,
-            file_bytes=path.stat().st_size,
-            container=container.format.name,
+            path=self._path,
+            file_bytes=self._path.stat().st_size,
+            container=self._container.format.name,
             codec=stream.codec_context.name,
             size_hw=(height, width),
             fps=float(rate) if rate else None,
             num_packets=len(timestamps),
             claimed_frames=stream.frames or None,
-            duration_seconds=_duration(container, stream),
+            duration_seconds=_duration(self._container, stream),
             upright=upright,
             timestamps=tuple(sorted(known)) if len(known) == len(timestamps) else None,
             time_base=stream.time_base or Fraction(1, MICROSECONDS),
         )
-    _check_size(info, limits)
-    return info
+        _check_size(info, self._limits)
+        return info
 
 
 def _check_size(info: VideoInfo, limits: Limits) -> None:
@@ -206,7 +239,7 @@ def opened(
         raise UnreadableVideoError(path, f"{problem} ({reason})") from None
 
 
-def _upright(path: Path, frame: "av.VideoFrame") -> tuple[tuple[str, str], ...]:
+def upright_filters(path: Path, frame: "av.VideoFrame") -> tuple[tuple[str, str], ...]:
     """Return the filters that apply a frame's display matrix, as the ffmpeg program chooses them.
 
     FFmpeg, fftools/ffmpeg_filter.c, configure_input_video_filter.

@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 
 from video_vq.errors import InputError
 from video_vq.media import decode
-from video_vq.media.decode import Decoder, FrameStream, require_decoder
+from video_vq.media.decode import Decoder, FirstFrames, FrameStream, require_decoder
 from video_vq.media.probe import Limits, UnreadableVideoError, probe
 
 HAS_DECORD = importlib.util.find_spec("decord") is not None
@@ -99,6 +99,18 @@ def test_every_frame_comes_out_once_and_in_order(tmp_path, decoder, kind):
     assert distance.argmin(axis=1).tolist() == list(range(29))
 
 
+@pytest.mark.parametrize("kind", LOSSY)
+def test_the_first_frames_and_what_is_known_of_a_video_come_in_one_pass(tmp_path, decoder, kind):
+    name, codec, options = LOSSY[kind]
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = encode(tmp_path / name, scene(29, 64, 96), codec, pix_fmt, options)
+    expected, info = decoded(path, decoder), probe(path)
+    for count in (1, 16, 40):
+        first = FirstFrames(path, count)
+        assert np.array_equal(np.stack(list(first)), expected[:count])
+        assert first.info == info
+
+
 def test_a_lossless_video_comes_back_bit_for_bit_at_an_odd_size(tmp_path, decoder):
     frames = scene(9, 61, 83)
     path = encode(tmp_path / "a.mov", frames, "png", "rgb24")
@@ -136,6 +148,7 @@ def test_pictures_are_turned_upright_by_the_display_matrix(
     upright = upright[:, ::-1] if vflip else upright
     assert probe(path).size_hw == upright.shape[1:3]
     assert np.array_equal(decoded(path, decoder), upright)
+    assert np.array_equal(np.stack(list(FirstFrames(path, 4))), upright)
 
 
 def test_a_picture_turned_by_less_than_a_quarter_is_refused(tmp_path, decoder):
@@ -228,6 +241,8 @@ def test_what_is_no_whole_video_is_refused_with_the_reason(tmp_path, decoder, re
     with pytest.raises(UnreadableVideoError, match=reason) as caught:
         decoded(path, decoder)
     assert str(caught.value) == f"{path}: {caught.value.reason}"
+    with pytest.raises(UnreadableVideoError, match=reason):
+        list(FirstFrames(path, 4))  # even where these are whole
 
 
 def test_a_picture_that_changes_its_size_is_refused(tmp_path, decoder):
@@ -236,8 +251,11 @@ def test_a_picture_that_changes_its_size_is_refused(tmp_path, decoder):
         encode(tmp_path / f"{side}.ts", scene(30, side, side), "mpeg2video") for side in (64, 96)
     ]
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    with pytest.raises(UnreadableVideoError, match="changes its size from 64x64 to 96x96"):
+    changed = "changes its size from 64x64 to 96x96"
+    with pytest.raises(UnreadableVideoError, match=changed):
         decoded(path, decoder)
+    with pytest.raises(UnreadableVideoError, match=changed):
+        list(FirstFrames(path, 40))
 
 
 def test_limits_refuse_a_video_before_it_is_decoded(tmp_path, decoder):
@@ -247,6 +265,8 @@ def test_limits_refuse_a_video_before_it_is_decoded(tmp_path, decoder):
         probe(path, Limits(max_pixels=250_000))
     with pytest.raises(UnreadableVideoError, match="more than 59 frames"):
         probe(path, Limits(max_frames=59))
+    with pytest.raises(UnreadableVideoError, match="more than 59 frames"):
+        list(FirstFrames(path, 1, Limits(max_frames=59)))
     with pytest.raises(UnreadableVideoError, match=r"would decode to 47,185,920 \(60 frames of"):
         probe(path, Limits(max_decoded_bytes=1 << 20, max_expansion=1000))
     assert probe(path, Limits(max_decoded_bytes=50 << 20)).decoded_bytes == 47_185_920
