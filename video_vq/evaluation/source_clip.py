@@ -19,7 +19,13 @@ from video_vq.media.decode import FirstFrames, pyav_version
 from video_vq.media.probe import UnreadableVideoError, probe
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.metrics.protocol import FVDProtocol
-from video_vq.metrics.resize import NETWORK_SIZE, check_length, network_input, prepare_frames
+from video_vq.metrics.resize import (
+    NETWORK_SIZE,
+    check_length,
+    network_input,
+    prepare_frames,
+    rows_read,
+)
 from video_vq.stores.files import sha256_file, sha256_json
 
 Clip = UInt8[np.ndarray, "t h w 3"]
@@ -140,12 +146,14 @@ def _network_inputs(
     """
     shape = (len(indices), NETWORK_SIZE, NETWORK_SIZE, 3)
     inputs = {protocol.preparation: torch.empty(shape) for protocol in protocols}
-    pixels: Tensor | None = None
+    pixels, rows = torch.empty(0), np.empty(0, np.int64)
     count = 0
     decoded = iter(frames)
     for frame in keep(decoded, indices):
-        pixels = torch.empty((1, *frame.shape)) if pixels is None else pixels
-        pixels.numpy()[0] = frame
+        if not count:  # zeros: what is not read must still be finite
+            pixels = torch.zeros((1, *frame.shape))
+            rows = rows_read(frame.shape[:2], protocols)
+        pixels.numpy()[0, rows] = frame[rows]
         for protocol in protocols:
             target = inputs[protocol.preparation][count : count + 1]
             prepare_frames(pixels, protocol, target)

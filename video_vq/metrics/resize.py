@@ -1,10 +1,12 @@
 """Clips to network input, exactly as each published FVD convention does it."""
 
 import math
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +16,8 @@ from video_vq.metrics.protocol import FVDProtocol
 NETWORK_SIZE = 224
 # Of frames in float32 at a time: 12 MB, but at least one frame.
 CHUNK_PIXELS = 1 << 20
+# Rows by which a float32 position is wrong, per row of the frame: a few roundings of 2^-24.
+POSITION_ERROR = 2.0**-21
 
 
 def network_input(
@@ -48,17 +52,34 @@ def prepare_frames(
     """Write frames as a convention feeds them to the network.
 
     Args:
-        frames: RGB in 0..255.
+        frames: RGB in 0..255; rows that are not in `rows_read` may hold anything finite.
         protocol: decides resize, crop and range.
         target: where to write.
     """
     frames = rearrange(frames, "n h w c -> n c h w")
-    if protocol.fit == "crop":
-        frames = _crop_centre(_resize(frames, _short_side_size(frames), protocol))
-    else:
-        frames = _resize(frames, (NETWORK_SIZE, NETWORK_SIZE), protocol)
+    height, width = frames.shape[-2:]
+    frames = _crop_centre(_resize(frames, _resized_size((height, width), protocol), protocol))
     target.copy_(rearrange(frames, "n c h w -> n h w c"))
     target.mul_(2.0).div_(255.0).sub_(1.0).mul_(protocol.input_range)
+
+
+def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int[np.ndarray, " r"]:
+    """Return the rows that some conventions read of frames of one size, rising.
+
+    Bilinear without antialiasing reads at most two rows for each that it makes: of full HD a
+    quarter.
+    """
+    height = size_hw[0]
+    changes = np.zeros(height + 1, np.int64)
+    for protocol in protocols:
+        new_height = _resized_size(size_hw, protocol)[0]
+        centre = 0.5 if protocol.resize == "half-pixel" else 0.0
+        position = (np.arange(new_height) + centre) * (height / new_height) - centre
+        first = np.floor(position - POSITION_ERROR * height)
+        last = np.floor(position + POSITION_ERROR * height) + 1
+        np.add.at(changes, first.clip(0, height - 1).astype(int), 1)
+        np.add.at(changes, last.clip(0, height - 1).astype(int) + 1, -1)
+    return np.flatnonzero(changes[:-1].cumsum())
 
 
 def check_length(num_frames: int, protocol: FVDProtocol) -> None:
@@ -91,9 +112,14 @@ def _check(clips: Tensor, protocol: FVDProtocol) -> None:
         raise InputError(f"float clips are RGB in 0..255, found values from {low:g} to {high:g}")
 
 
-def _short_side_size(frames: Tensor) -> tuple[int, int]:
-    """VideoGPT's rounding, float errors included: some square sizes give 225 and lose a row."""
-    height, width = frames.shape[-2:]
+def _resized_size(size_hw: tuple[int, int], protocol: FVDProtocol) -> tuple[int, int]:
+    """Return height and width after the resize, before the crop.
+
+    VideoGPT's rounding, float errors included: some square sizes give 225 and lose a row.
+    """
+    if protocol.fit == "squash":
+        return NETWORK_SIZE, NETWORK_SIZE
+    height, width = size_hw
     scale = NETWORK_SIZE / min(height, width)
     if height < width:
         return NETWORK_SIZE, math.ceil(width * scale)

@@ -11,7 +11,7 @@ from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import clip_features
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS, fvd_protocol
-from video_vq.metrics.resize import network_input
+from video_vq.metrics.resize import network_input, prepare_frames, rows_read
 
 # At 50 x 50 VideoGPT's rounding shows: the square becomes 225 x 224 and loses a row.
 SIZES = [(64, 64), (48, 80), (90, 49), (240, 320), (224, 224), (230, 225), (50, 50)]
@@ -103,6 +103,30 @@ def test_network_input_is_pytorchs_resize_of_whole_float_frames_to_the_bit(name,
     frames = frames[:, :, top : top + 224, left : left + 224]
     whole = (2.0 * frames / 255.0 - 1.0) * protocol.input_range
     assert torch.equal(network_input(clips, protocol)[0], whole.movedim(0, 1))
+
+
+@pytest.mark.parametrize("name", ["styleganv", "google", "videogpt"])
+def test_the_rows_that_a_resize_reads_are_all_that_it_needs(name):
+    protocol = PROTOCOLS[name]
+    heights = (*range(1, 1300, 7), 224, 448, 449, 672, 1080, 1920)
+    for height in (*heights, 4320, 65535) if protocol.fit == "squash" else heights:
+        width = max(2, height // 3) if protocol.fit == "crop" else 2
+        whole = random_clips(height, 1, (height, width), num_frames=1)[0].float()
+        rows = rows_read((height, width), [protocol])
+        kept = torch.zeros_like(whole)
+        kept[:, rows] = whole[:, rows]
+        targets = torch.full((2, 1, 224, 224, 3), math.nan)
+        for frames, target in zip((whole, kept), targets, strict=True):
+            prepare_frames(frames, protocol, target)
+        assert torch.equal(*targets), height
+
+
+def test_of_full_hd_a_quarter_of_the_rows_is_read():
+    assert len(rows_read((1920, 1080), [DEFAULT_PROTOCOL])) == 448
+    assert len(rows_read((64, 64), [DEFAULT_PROTOCOL])) == 64
+    several = [PROTOCOLS["styleganv"], PROTOCOLS["google"]]
+    each = [set(rows_read((1920, 1080), [protocol])) for protocol in several]
+    assert set(rows_read((1920, 1080), several)) == each[0] | each[1]
 
 
 @pytest.mark.parametrize("name", ["styleganv", "google", "videogpt"])
