@@ -6,12 +6,13 @@ older ones renamed away and deleted. Nothing is ever unpickled.
 """
 
 import hashlib
+import json
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -70,15 +71,12 @@ class CheckpointFolder:
         aside = _aside(target)
         aside.mkdir()
         try:
-            hashes = {
-                f"{name}.safetensors": _write(
-                    aside / f"{name}.safetensors", safetensors.torch.save(values)
-                )
-                for name, values in tensors.items()
+            contents: dict[str, Iterable[bytes | memoryview]] = {
+                f"{name}.safetensors": _safetensors(values) for name, values in tensors.items()
             }
-            hashes["state.json"] = _write(aside / "state.json", files.readable_json(state))
-            manifest = {"step": step, "sha256": hashes}
-            _write(aside / MANIFEST, files.readable_json(manifest))
+            contents["state.json"] = [files.readable_json(state)]
+            hashes = {name: _write(aside / name, parts) for name, parts in contents.items()}
+            _write(aside / MANIFEST, [files.readable_json({"step": step, "sha256": hashes})])
             files.fsync_folder(aside)
             if target.exists():  # damaged, or it would have been resumed from
                 files.rename(target, target.with_name(f"{target.name}.replaced{files.PARTIAL}"))
@@ -163,13 +161,56 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(folder.name + files.PARTIAL)
 
 
-def _write(path: Path, data: bytes) -> str:
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
     """Write and fsync a file of a folder that nobody reads yet; return its sha256."""
+    digest = hashlib.sha256()
     with open(path, "wb") as file:
-        files.write(file, data)
+        for part in parts:
+            files.write(file, part)
+            digest.update(part)
         file.flush()
         files.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
+    return digest.hexdigest()
+
+
+# The names of the safetensors format, widest first: so every tensor is aligned.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.bool: "BOOL",
+}
+
+
+def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file part by part: the library would copy all of it twice in memory.
+
+    https://huggingface.co/docs/safetensors: length of the header, header, data without gaps.
+    """
+    order = list(_DTYPES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header, end = {}, 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        header[name] = {
+            "dtype": _DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for name in names:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        if len(flat):
+            yield flat.numpy().data
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -107,7 +107,7 @@ def train_prior(
         )
     )
     timer = StepTimer()
-    stop, saved = StopFlag(accelerator, out, request), True
+    stop = StopFlag(accelerator, out, request)
 
     while True:
         if state.validation_is_due:
@@ -118,14 +118,14 @@ def train_prior(
             timer.restart()
         finished, stopping = state.step == optim.steps, stop.is_set()
         if state.save_is_due(config.run.checkpoint_every, finished or stopping):
-            saved = state.save(run, optimizer)
-            accelerator.wait_for_everyone()
+            state.save(run, optimizer)
             timer.restart()
         if stopping and (state.validation_is_due or not finished):
             run.close()
-            stop.clear(state.step, optim.steps, saved)
+            stop.clear(state.step, optim.steps, state.wait_for_save())
             return None
         if finished:
+            state.wait_for_save()
             break
 
         model.train()
@@ -155,6 +155,7 @@ def train_prior(
                 state.averages.update(prior)
         state.end_step(healthy, config.run, optim.steps)
         if state.bad_in_a_row >= optim.max_bad_steps:
+            state.wait_for_save()
             raise diverged(run, state.step, state.bad_in_a_row)
 
         timer.end_step()

@@ -11,6 +11,7 @@ from video_vq.errors import InputError
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.pretrained import check_tensors
 from video_vq.training.averaging import Averages
+from video_vq.training.background import BackgroundJob, Snapshot
 from video_vq.training.checkpoint import (
     load_optimizer,
     optimizer_tensors,
@@ -56,6 +57,7 @@ class TrainingState:
         if self.epoch_usage is not None:
             self.epoch_usage.to(accelerator.device)
         self.health = Health()
+        self._snapshot, self._saving = Snapshot(), BackgroundJob()
         self.averages = Averages(model, average_decay)
         self.step = 0
         self.saved_step = 0
@@ -82,58 +84,55 @@ class TrainingState:
         is_best = self.best is not None and self.best[1] == self.step
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
-    def save(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> bool:
+    def save(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint; collective, as each rank's random state goes into it.
 
-        Returns:
-            Whether it was written; other ranks than 0 do not know and say yes.
-
-        A disk that is full or broken costs this checkpoint, not the run: it is said, and training
-        goes on with the last good one in place.
+        Returns once everything is copied; it is written while training goes on. Ask `wait_for_save`
+        whether it was. A disk that is full or broken costs this checkpoint, not the run: it is
+        said, and training goes on with the last good one in place.
         """
         self.saved_step = self.step
         random = self._gathered_random_state()
         usage = self._summed_usage()
         if not self.accelerator.is_main_process:
-            return True
-        try:
-            self._write(run, optimizer, {"random": random, "usage": usage})
-        except OSError as error:
-            self.accelerator.print(
-                f"could not save a checkpoint after step {self.step}: {error}; the last good one "
-                f"in {run.checkpoints.path} stays, training goes on"
-            )
-            return False
-        return True
-
-    def _write(
-        self,
-        run: RunFolder,
-        optimizer: torch.optim.Optimizer,
-        of_all_ranks: dict[str, dict[str, Tensor]],
-    ) -> None:
+            return
+        self.wait_for_save()
         scaler = self.accelerator.scaler
-        run.checkpoints.save(
-            self.step,
+        tensors = self._snapshot.take(
             {
                 "model": dict(self.model.state_dict()),
                 "averages": self.averages.tensors,
                 "optimizer": optimizer_tensors(optimizer),
-                **of_all_ranks,
-            },
-            {
-                "step": self.step,
-                "skipped_steps": self.skipped_steps,
-                "bad_in_a_row": self.bad_in_a_row,
-                "best": None if self.best is None else list(self.best),
-                "validation_is_due": self.validation_is_due,
-                "health": self.health.state(),
-                "average_updates": self.averages.num_updates,
-                "log_position": run.log_position(),
-                "scaler": None if scaler is None else scaler.state_dict(),
-            },
-            keep=set() if self.best is None else {self.best[1]},
+                "random": random,
+                "usage": usage,
+            }
         )
+        state = {
+            "step": self.step,
+            "skipped_steps": self.skipped_steps,
+            "bad_in_a_row": self.bad_in_a_row,
+            "best": None if self.best is None else list(self.best),
+            "validation_is_due": self.validation_is_due,
+            "health": self.health.state(),
+            "average_updates": self.averages.num_updates,
+            "log_position": run.log_position(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        keep = set() if self.best is None else {self.best[1]}
+        step = self.step
+        self._saving.start(lambda: run.checkpoints.save(step, tensors, state, keep))
+
+    def wait_for_save(self) -> bool:
+        """Wait for the checkpoint that is being written; False when it could not be."""
+        try:
+            self._saving.wait()
+        except OSError as error:
+            self.accelerator.print(
+                f"could not save the checkpoint of step {self.saved_step}: {error}; the last good "
+                "one stays, training goes on"
+            )
+            return False
+        return True
 
     def _summed_usage(self) -> dict[str, Tensor]:
         return {

@@ -122,7 +122,7 @@ def train_tokenizer(
     )
     batches = iter(loader)
     timer, audit = StepTimer(), Audit(accelerator, model, out, config.run.audit_every)
-    stop, saved = StopFlag(accelerator, out, request), True
+    stop = StopFlag(accelerator, out, request)
 
     while True:
         if state.validation_is_due:
@@ -137,14 +137,14 @@ def train_tokenizer(
             timer.restart()
         finished, stopping = state.step == optim.steps, stop.is_set()
         if state.save_is_due(config.run.checkpoint_every, finished or stopping):
-            saved = state.save(run, optimizer)
-            accelerator.wait_for_everyone()
+            state.save(run, optimizer)
             timer.restart()
         if stopping and (state.validation_is_due or not finished):
             run.close()
-            stop.clear(state.step, optim.steps, saved)
+            stop.clear(state.step, optim.steps, state.wait_for_save())
             return None
         if finished:
+            state.wait_for_save()
             break
 
         model.train()
@@ -195,6 +195,7 @@ def train_tokenizer(
             optimizer.zero_grad()
         state.end_step(healthy, config.run, optim.steps)
         if state.bad_in_a_row >= optim.max_bad_steps:
+            state.wait_for_save()
             raise diverged(run, state.step, state.bad_in_a_row)
         restarted = 0
         if healthy:

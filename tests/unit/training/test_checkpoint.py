@@ -4,12 +4,18 @@ import errno
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from video_vq.errors import InputError
 from video_vq.stores import files
 from video_vq.training.averaging import Averages
-from video_vq.training.checkpoint import CheckpointFolder, load_optimizer, optimizer_tensors
+from video_vq.training.checkpoint import (
+    CheckpointFolder,
+    _safetensors,
+    load_optimizer,
+    optimizer_tensors,
+)
 from video_vq.training.schedule import learning_rate, make_optimizer
 from video_vq.training.training_config import OptimizerConfig
 
@@ -149,3 +155,23 @@ def test_averages_follow_the_closed_form_and_copy_rows_that_jumped():
     expected = torch.full((3, 2), 0.9 * 2 / 11 + 9 / 11)
     expected[1] = 1.0
     torch.testing.assert_close(averages.tensors["weight"], expected)
+
+
+def test_the_files_are_read_by_the_library_as_they_were():
+    tensors = {
+        "matrix": torch.randn(3, 5),
+        "transposed": torch.randn(4, 6).t(),
+        "number": torch.tensor(2.5, dtype=torch.float64),
+        "flags": torch.tensor([True, False, True]),
+        "nothing": torch.zeros(0, 3),
+        "narrow": torch.randn(3).bfloat16(),
+        "half": torch.randn(3).half(),
+        "bytes": torch.tensor([1, 2, 3], dtype=torch.uint8),
+        "counts": torch.arange(4),
+    }
+    data = b"".join(bytes(part) for part in _safetensors(tensors))
+    found = safetensors.torch.load(data)
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
