@@ -147,12 +147,12 @@ def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
     for num_clips in sorted(arguments.clips):
         if num_clips > NUM_FEATURES:
             for draw in range(arguments.slow_draws):
-                for exponent in (1.0, 1.5):
+                for exponent in arguments.exponents:
                     yield Cell("infinity", exponent, num_clips, draw), 0
         for draw in reversed(range(arguments.draws)):
             num_bootstraps = arguments.bootstraps if draw < arguments.slow_draws else 0
-            for exponent in (1.0, 1.5):
-                for part in ("unpaired", "paired"):
+            for exponent in arguments.exponents:
+                for part in arguments.parts:
                     yield Cell(part, exponent, num_clips, draw), num_bootstraps
 
 
@@ -349,6 +349,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for draws.jsonl")
     parser.add_argument("--clips", type=int, nargs="+", default=[256, 2048])
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--exponents", type=float, nargs="+", default=[1.0, 1.5])
+    parser.add_argument(
+        "--parts", nargs="+", choices=("unpaired", "paired"), default=["unpaired", "paired"]
+    )
     parser.add_argument("--splits", type=int, default=20, help="cuts into halves per draw")
     parser.add_argument("--bootstraps", type=int, default=60, help="bootstrap samples per draw")
     parser.add_argument(

@@ -9,7 +9,7 @@ import torch
 
 from runs import make_clip_store, video_vq
 from video_vq.evaluation import controls
-from video_vq.evaluation.compare import compare
+from video_vq.evaluation.compare import Comparison, compare
 from video_vq.evaluation.feature_network import FeatureNetwork
 from video_vq.evaluation.features import Extractor, features_of
 from video_vq.evaluation.source_clip import Cut
@@ -94,6 +94,25 @@ def test_the_metric_and_the_command_agree(tmp_path, extractor):
     assert expected.value == pytest.approx(float(metric.compute()), rel=1e-9)
     assert any("below 256" in line for line in expected.warnings)
     assert any("training split" in line for line in expected.warnings)
+
+
+def test_sides_of_different_sizes_and_previews_of_a_store_are_said(tmp_path, extractor):
+    for name, size in (("large", 32), ("small", 16)):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            frames = np.full((16, size, size, 3), 40 * index, dtype=np.uint8)
+            write_video(tmp_path / name / f"{index}.mp4", frames, 8.0)
+    large, small = (features_of(tmp_path / name, extractor, CUT) for name in ("large", "small"))
+    told = compare(large, small, PROTOCOL).warnings
+    assert any("frame sizes differ: 32x32 against 16x16" in line for line in told)
+    assert not any("sizes differ" in line for line in compare(large, large, PROTOCOL).warnings)
+
+    make_clip_store(tmp_path / "samples", num_videos=3, num_frames=16)
+    (tmp_path / "small").rename(tmp_path / "samples" / "videos")
+    comparison = Comparison(extractor.network, [PROTOCOL], CUT, cache=tmp_path / "cache")
+    fake = comparison.read(tmp_path / "samples" / "videos")
+    (told,) = [line for line in comparison.scores(large, [fake])["warnings"] if "look at" in line]
+    assert f"score {tmp_path / 'samples'} itself" in told
 
 
 @pytest.mark.weights

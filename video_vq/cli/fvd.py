@@ -102,6 +102,10 @@ def _show(result: dict[str, Any]) -> None:
         print(f"  {under['citation']}")
         if under["assumed"]:
             print(f"  ({under['assumed']})")
+    for side in (result["real"], *result["candidates"]):
+        split = "" if side["split"] is None else f"split {side['split']}, "
+        print(f"{side['name']}: {split}{_count(side['num_clips'], 'clip')} of ", end="")
+        print(_count(side["num_videos"], "source video"))
     network = result["network"]
     print(f"network {network['name']} {network['sha256'][:12]}, real data {_hashes(result)}")
     for side in (result["real"], *result["candidates"]):
@@ -114,6 +118,8 @@ def _show_score(score: dict[str, Any], under: dict[str, Any]) -> None:
     told = f"FVD {score['fvd']:.2f}"
     if score["fvd_error"] is not None:
         told += f" ± {score['fvd_error']:.2f}"
+    else:
+        told += " (no error: it takes 8 source videos on each side)"
     told += f"  {score['name']}  ({under['settings']['name']})"
     print(told)
     if score["kvd"] is not None:
@@ -122,6 +128,10 @@ def _show_score(score: dict[str, Any], under: dict[str, Any]) -> None:
     if score["fvd_infinity"] is not None:
         limit = score["fvd_infinity"]
         print(f"  at infinite N {limit['value']:.2f} ± {limit['standard_error']:.2f}, extrapolated")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _hashes(result: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ from video_vq.metrics.uncertainty import (
     fvd_at_infinity,
     jackknife_error,
 )
+from video_vq.stores.shards import MANIFEST
 
 SMALL = 256
 SEED = 0
@@ -88,6 +89,12 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
             f"frame rates differ: {', '.join(sorted(_rates(real)))} against "
             f"{', '.join(sorted(_rates(fake)))}; motion counts in FVD, --fps makes them equal"
         )
+    if _sizes(real) and _sizes(fake) and _sizes(real) != _sizes(fake):
+        warnings.append(
+            f"frame sizes differ: {_some(_sizes(real))} against {_some(_sizes(fake))}; FVD sees "
+            "the blur of the smaller ones, which can outweigh everything else: bring both to one "
+            "size first (`data-prep folder VIDEOS --size N` makes a store to score)"
+        )
     for features in (real, fake):
         if len(features.kinds) > 1:
             told = ", ".join(f"{count} of {kind}" for kind, count in features.kinds.items())
@@ -97,6 +104,15 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
 
 def _rates(features: FeatureSet) -> set[str]:
     return {kind.partition(" at ")[2] for kind in features.kinds} - {"unknown rate"}
+
+
+def _sizes(features: FeatureSet) -> set[str]:
+    return {kind.partition(" at ")[0] for kind in features.kinds}
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
 class Comparison:
@@ -123,6 +139,7 @@ class Comparison:
         self.network, self.protocols, self.cut = network, protocols, cut
         self.max_clips, self.accelerator = max_clips, accelerator
         self.extractor = Extractor(network, protocols, cache)
+        self._previews: list[str] = []
 
     def read(self, path: Path, split: str | None = None) -> FeatureSet:
         """Return the features of a clip store, a folder of videos, or a file of features.
@@ -135,6 +152,11 @@ class Comparison:
             wanted = {protocol.preparation for protocol in self.protocols}
             require_preparations(path, found.rows, wanted)
             return found
+        if (path.parent / MANIFEST).exists():
+            self._previews.append(
+                f"{path} holds videos to look at, lossy MP4s of the clip store above them; score "
+                f"{path.parent} itself"
+            )
         return features_of(
             path, self.extractor, self.cut, split, self.max_clips, SEED, self.accelerator
         )
@@ -153,7 +175,9 @@ class Comparison:
             "frame_stride": self.cut.stride,
             "fps": self.cut.fps,
             "protocols": [self._under(real, candidates, protocol) for protocol in self.protocols],
-            "warnings": sorted({w for fake in candidates for w in warnings_of(real, fake)}),
+            "warnings": sorted(
+                {w for fake in candidates for w in warnings_of(real, fake)} | set(self._previews)
+            ),
         }
 
     def _under(
