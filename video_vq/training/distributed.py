@@ -1,6 +1,7 @@
 """Accelerate, made strict: as many processes as asked for, one stop flag, sums over ranks."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +24,9 @@ def make_accelerator() -> Accelerator:
         InputError: the launcher announces another number of processes than Accelerate sees.
     """
     require_all_processes(os.environ)
+    # Accelerate knows the old name of the setting only; what newer torch says of it holds not here:
+    # buffers may be synced at the start.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     how = (
         f"Start with `accelerate launch --multi_gpu --num_processes {announced} -m video_vq …`, "

@@ -109,6 +109,10 @@ def train_prior(
     timer = StepTimer()
     stop = StopFlag(accelerator, out, request)
 
+    accelerator.print(
+        f"training steps {state.step + 1} to {optim.steps}, {optim.batch_size} grids each; "
+        f"a line every {config.run.log_every} steps"
+    )
     while True:
         if state.validation_is_due:
             bits = validate(accelerator, prior, state, store, validation, optim.batch_size, stop)

@@ -14,6 +14,17 @@ from video_vq.stores.files import difference, read_json, write_json
 from video_vq.training.checkpoint import CheckpointFolder
 from video_vq.training.trackers import TrackerName, Trackers
 
+# What a person at a terminal watches; metrics.jsonl and the trackers have everything.
+SHOWN = (
+    "loss/",
+    "validation/",
+    "codebook/usage",
+    "codebook/perplexity",
+    "optim/skipped_steps",
+    "time/clips_per_second",
+    "time/left_minutes",
+)
+
 
 class RunFolder:
     """One training run on the disk; every rank opens it, only rank 0 writes.
@@ -84,7 +95,7 @@ class RunFolder:
             os.truncate(self._metrics, min(position, self.log_position()))
 
     def log(self, step: int, values: dict[str, float | int], warnings: Sequence[str] = ()) -> None:
-        """Append one line of numbers to metrics.jsonl and show it on stderr, with warnings."""
+        """Append a line of numbers to metrics.jsonl; show the main ones and warnings on stderr."""
         if not self.is_main:
             return
         line = {"step": step, "clock": round(time.time(), 3), **values}
@@ -92,7 +103,8 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
         if self.trackers is not None:
             self.trackers.log(step, values)
-        shown = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+        told = {name: value for name, value in values.items() if name.startswith(SHOWN)}
+        shown = "  ".join(f"{name} {_short(value)}" for name, value in told.items())
         print(f"step {step}  {shown}", file=sys.stderr, flush=True)
         for warning in warnings:
             print(f"step {step}  WARNING: {warning}", file=sys.stderr, flush=True)

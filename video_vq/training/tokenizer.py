@@ -124,6 +124,10 @@ def train_tokenizer(
     timer, audit = StepTimer(), Audit(accelerator, model, out, config.run.audit_every)
     stop = StopFlag(accelerator, out, request)
 
+    accelerator.print(
+        f"training steps {state.step + 1} to {optim.steps}, {optim.batch_size} clips each; "
+        f"a line every {config.run.log_every} steps"
+    )
     while True:
         if state.validation_is_due:
             scores = validate(
