@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from runs import environment, make_clip_store
 
 MINUTES = 20
