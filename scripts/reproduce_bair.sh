@@ -12,9 +12,9 @@ OUT=${2:?a folder for stores and runs}
 NPROC=${NPROC:-1}
 SMOKE=${SMOKE:-}
 PRECISION=${PRECISION:-bf16}
-TOKENIZER=() PRIOR=() NUM=256 SAMPLE_BATCH=64
+TOKENIZER=() PRIOR=() NUM=256 SAMPLE_BATCH=64 GENERATION=(--generation bair-256)
 if [ -n "$SMOKE" ]; then
-  PRECISION=no NUM=4 SAMPLE_BATCH=4
+  PRECISION=no NUM=4 SAMPLE_BATCH=4 GENERATION=()
   SHORT=(optim.steps=20 optim.batch_size=2 optim.warmup_steps=2 run.log_every=10
          run.validate_every=20 run.checkpoint_every=20 run.validation_clips=2 run.num_workers=0)
   TOKENIZER=("${SHORT[@]}" model.backbone.channels=8 model.backbone.num_blocks=1
@@ -48,12 +48,13 @@ finished "$OUT/tokenizer/tokenizer"
 
 finished "$OUT/prior/prior"
 
-# 5. Samples, resumable.
+# 5. Samples, resumable: one for each test video, continuing its first frame.
 "${LAUNCH[@]}" sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" \
-  --num "$NUM" --batch-size "$SAMPLE_BATCH" --temperature 1.0 --top-p 0.95
+  --given "$OUT/clips" --num "$NUM" --batch-size "$SAMPLE_BATCH" --temperature 1.0 --top-p 0.95
 
 # 6. rFVD and gFVD against the 256 test videos, beside controls. Frames 0-15 are scored: FVD of 17
 #    frames is another metric.
 video-vq evaluate --data "$OUT/clips" --tokenizer "$OUT/tokenizer" --samples "$OUT/samples" \
   --tokens "$OUT/tokens" --prior "$OUT/prior" --split test --num "$NUM" --controls \
+  "${GENERATION[@]}" \
   --out "$OUT/scores"

@@ -18,7 +18,39 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     options.add_tokenizer(parser)
     options.add_out(parser, "a clip store and mp4s; the same command again goes on")
-    parser.add_argument("--num", type=options.positive, default=64, metavar="N", help="how many")
+    parser.add_argument(
+        "--num",
+        type=options.positive,
+        metavar="N",
+        help="how many (default: 64; with --given, all videos of the split)",
+    )
+    parser.add_argument(
+        "--given",
+        type=Path,
+        metavar="STORE",
+        help="continue the first frames of a clip store's videos; the tokenizer must be causal",
+    )
+    parser.add_argument("--given-split", default="test", metavar="SPLIT", help="(default: test)")
+    parser.add_argument(
+        "--given-frames",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="how many frames are given (default: 1)",
+    )
+    parser.add_argument(
+        "--given-as",
+        choices=("true", "reconstruction"),
+        default="true",
+        help="what a sample shows of the given frames (default: true)",
+    )
+    parser.add_argument(
+        "--samples-per-clip",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="samples for each given video (default: 1)",
+    )
     parser.add_argument("--class", dest="label", help="a class name (default: all in turn)")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=options.positive, help="draw among the k likeliest tokens")
@@ -47,7 +79,19 @@ def run(arguments: argparse.Namespace) -> int:
         "sampling",
     )
     from video_vq.evaluation.generate import sample_store, write_videos
+    from video_vq.evaluation.prompts import Prompts
+    from video_vq.models.tokenizer import VideoTokenizer
     from video_vq.training.distributed import make_accelerator
+
+    def prompts(tokenizer: VideoTokenizer) -> Prompts:
+        return Prompts(
+            arguments.given,
+            arguments.given_split,
+            arguments.given_frames,
+            arguments.samples_per_clip,
+            arguments.given_as,
+            tokenizer,
+        )
 
     accelerator = make_accelerator()
     store = sample_store(
@@ -60,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.label,
         arguments.seed,
         arguments.batch_size,
+        None if arguments.given is None else prompts,
     )
     if accelerator.is_main_process:
         write_videos(store, arguments.out / "videos")

@@ -90,3 +90,13 @@ def scoring_windows(
                 rounds.append([])
             rounds[number].append(Window(video, first + number * span, num_frames, stride))
     return [window for one_round in rounds for window in one_round][:count]
+
+
+def first_windows(store: ClipStore, split: str, num_frames: int, stride: int) -> list[Window]:
+    """Return the first frames of each video, in the store's order.
+
+    Raises:
+        InputError: no video is long enough.
+    """
+    videos = usable_videos(store, split, num_frames, stride)
+    return [Window(video, 0, num_frames, stride) for video in videos]

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from video_vq.data.loader import read_windows
-from video_vq.data.windows import Window, scoring_windows
+from video_vq.data.windows import Window, first_windows, scoring_windows
 from video_vq.environment import environment
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
@@ -26,7 +26,11 @@ from video_vq.evaluation.features import (
     store_features,
 )
 from video_vq.evaluation.gallery import SHOWN, Gallery, Pair, places_to_show
-from video_vq.evaluation.generation_protocols import GenerationProtocol, require_protocol
+from video_vq.evaluation.generation_protocols import (
+    GenerationProtocol,
+    require_protocol,
+    require_same_clips,
+)
 from video_vq.evaluation.likelihood import PREDICTOR_GRIDS, draw_rows, score_prior
 from video_vq.evaluation.memorisation import diversity, memorisation
 from video_vq.evaluation.reconstruct import (
@@ -87,14 +91,20 @@ class Evaluation:
         self.num_frames, self.stride = facts.num_frames, facts.stride
         size_thw = (self.num_frames, *self.store.frame_size_hw)
         self.grid_thw = self.tokenizer.config.backbone.grid_thw(size_thw)
-        self.windows = scoring_windows(
-            self.store, split, self.num_frames, self.stride, num_clips, seed
-        )
+        if generation is not None and generation.given_frames > 0:
+            found = first_windows(self.store, split, self.num_frames, self.stride)
+            self.windows = found[:num_clips]
+        else:
+            self.windows = scoring_windows(
+                self.store, split, self.num_frames, self.stride, num_clips, seed
+            )
         self.generation_protocol = generation
         self.samples = None if samples is None else ClipStore(samples)
         if self.samples is not None and generation is not None:
             long = [video for video in self.samples.videos if video.num_frames >= self.num_frames]
             require_protocol(generation, len(self.windows), len(long), self.samples.plan)
+            if generation.given_frames > 0:
+                require_same_clips(self.samples.plan, self.store.content_hash, split)
         # FVD of 17 frames is another metric than of 16: what goes beyond is not scored by it.
         self.scored_frames = min(FVD_FRAMES, self.num_frames)
         self.network = load_feature_network(None, accelerator.device)

@@ -1,8 +1,9 @@
 """Samples of a prior as a clip store: sharded over ranks, resumable, one seed per sample."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 
 from video_vq.errors import InputError
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.evaluation.prompts import Prompts
 from video_vq.media.encode import write_video
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
@@ -24,29 +26,34 @@ def sample_store(
     prior_path: Path,
     tokenizer_path: Path,
     out: Path,
-    num_samples: int,
+    num_samples: int | None,
     settings: SamplingSettings,
     label: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
+    make_prompts: Callable[[VideoTokenizer], Prompts] | None = None,
 ) -> ClipStore:
     """Sample clips and write them as a clip store; the same call again goes on.
 
-    Classes take turns unless one is named. A sample depends on its number, the seed, the settings
-    and `batch_size` alone.
+    Classes take turns unless one is named; with prompts a sample has its video's class. A sample
+    depends on its number, the seed, the settings, its prompt and `batch_size` alone.
 
     Args:
         accelerator: shares the shards (one batch each) among its ranks.
-        num_samples: how many clips.
+        num_samples: how many clips; None for 64, or for as many as there are prompts.
         label: a class name; None for all in turn.
         seed: sample i is drawn with seed + i.
+        make_prompts: returns what the samples continue; None for samples from nothing.
 
     Raises:
-        InputError: prior and tokenizer do not belong together, or there is no such class.
+        InputError: prior and tokenizer do not belong together, there is no such class, or prompts
+            do not fit.
     """
     prior = Prior.from_pretrained(prior_path, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
+    prompts = None if make_prompts is None else make_prompts(tokenizer)
+    num_samples = _number(num_samples, prompts)
     classes = list(prior.facts.classes)
     if label is not None and label not in classes:
         known = ", ".join(classes) or "none: this prior has no classes"
@@ -61,6 +68,7 @@ def sample_store(
         "seed": seed,
         "batch_size": batch_size,
         "precision": accelerator.mixed_precision,
+        **({} if prompts is None else prompts.plan()),
     }
     with accelerator.main_process_first():
         writer = ClipStoreWriter(
@@ -77,18 +85,19 @@ def sample_store(
 
     for shard in todo:
         numbers = range(shard * batch_size, min(num_samples, (shard + 1) * batch_size))
-        labels = [_label(classes, label, number) for number in numbers]
+        labels = [_label(classes, label, number, prompts) for number in numbers]
         indices = [NO_CLASS if name is None else classes.index(name) for name in labels]
         grids = sample_tokens(
             prior,
             [seed + number for number in numbers],
             torch.tensor(indices) if classes else None,
+            None if prompts is None else prompts.tokens(accelerator, numbers, batch_size),
             settings=settings,
             batch_size=batch_size,
             progress=tick,
         )
         clips = decode_grids(accelerator, tokenizer, grids, batch_size)
-        writer.write_shard(shard, _videos(numbers, labels, clips, seed, prior.facts.fps))
+        writer.write_shard(shard, _videos(numbers, labels, clips, seed, prior.facts.fps, prompts))
     bar.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -97,9 +106,25 @@ def sample_store(
     return ClipStore(out)
 
 
-def _label(classes: list[str], label: str | None, number: int) -> str | None:
+def _number(asked: int | None, prompts: Prompts | None) -> int:
+    if prompts is None:
+        return DEFAULT_NUMBER if asked is None else asked
+    if asked is not None and asked > prompts.num_samples:
+        raise InputError(
+            f"--num {asked}: there are {prompts.num_samples} given clips, {len(prompts.videos)} "
+            f"videos x {prompts.per_clip}; raise --samples-per-clip"
+        )
+    return prompts.num_samples if asked is None else asked
+
+
+def _label(
+    classes: list[str], label: str | None, number: int, prompts: Prompts | None
+) -> str | None:
     if label is not None or not classes:
         return label
+    if prompts is not None:
+        own = prompts.store.videos[prompts.video(number)].label
+        return own if own in classes else None
     return classes[number % len(classes)]
 
 
@@ -109,19 +134,21 @@ def _videos(
     clips: np.ndarray,
     seed: int,
     fps: float | None,
+    prompts: Prompts | None,
 ) -> Iterator[PreparedVideo]:
     for number, name, clip in zip(numbers, labels, clips, strict=True):
-        video = Video(
-            f"sample-{number:06d}",
-            name,
-            "test",
-            f"sample-{number:06d}",
-            fps=fps,
-            origin={"seed": seed + number},
-        )
-        yield PreparedVideo(video, [clip], {})
+        own = group = f"sample-{number:06d}"
+        origin: dict[str, Any] = {"seed": seed + number}
+        if prompts is not None:
+            given = prompts.store.videos[prompts.video(number)]
+            # Samples of one video are no independent ones: errors are over source videos.
+            group, origin["given"] = given.group, given.id
+            if prompts.shown == "true":
+                clip = np.concatenate([prompts.frames(number), clip[prompts.num_frames :]])
+        yield PreparedVideo(Video(own, name, "test", group, fps=fps, origin=origin), [clip], {})
 
 
+DEFAULT_NUMBER = 64
 DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
 
 

@@ -41,11 +41,13 @@ GENERATION_PROTOCOLS = {
         ),
         GenerationProtocol(
             "bair-256", "test", 256, 256, 1, 1,
-            "frames 0-15 of each test video; frame 0 is given",
+            "frames 0-15 of each test video; frame 0 is given: the plan of the samples says "
+            "whether the true one or its reconstruction is scored",
         ),
         GenerationProtocol(
             "bair-256x100", "test", 256, 25_600, 1, 100,
-            "frames 0-15 of each test video; frame 0 is given; 100 samples a video",
+            "frames 0-15 of each test video; frame 0 is given: the plan of the samples says "
+            "whether the true one or its reconstruction is scored; 100 samples a video",
         ),
     )
 }  # fmt: skip
@@ -76,7 +78,8 @@ def require_protocol(
     if given != protocol.given_frames:
         raise InputError(
             f"{protocol.name}: samples continue {protocol.given_frames} given frame(s), these were "
-            f"given {given}; make them with `video-vq sample --given DATA`"
+            f"given {given}; make them with `video-vq sample --given DATA --samples-per-clip "
+            f"{protocol.samples_per_clip}`"
             if protocol.given_frames
             else f"{protocol.name}: samples are given no frame, these were given {given}"
         )
@@ -85,4 +88,19 @@ def require_protocol(
             f"{protocol.name}: takes {protocol.num_real} real clips of split {protocol.split} and "
             f"{protocol.num_fake} samples, found {num_real} and {num_fake}; sample with "
             f"`--num {protocol.num_fake}`, or leave --generation out"
+        )
+
+
+def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
+    """Refuse samples that continue other clips than those that they are scored against.
+
+    Raises:
+        InputError: says which.
+    """
+    found = (sampled_with.get("given_data"), sampled_with.get("given_split"))
+    if found != (data_hash, split):
+        raise InputError(
+            f"the samples continue split {found[1]} of the store {str(found[0])[:12]}, and are to "
+            f"be scored against split {split} of {data_hash[:12]}; sample with --given and the "
+            "store and split of this evaluation"
         )

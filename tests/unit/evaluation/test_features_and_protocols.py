@@ -25,6 +25,7 @@ from video_vq.evaluation.generation_protocols import (
     GENERATION_PROTOCOLS,
     generation_protocol,
     require_protocol,
+    require_same_clips,
 )
 from video_vq.evaluation.memorisation import diversity, nearest, thumbnails
 from video_vq.evaluation.source_clip import Cut
@@ -289,6 +290,11 @@ def test_a_generation_protocol_refuses_what_is_not_its_own():
     with pytest.raises(InputError, match="did you mean 'bair-256'"):
         generation_protocol("bair256")
     assert GENERATION_PROTOCOLS["bair-256x100"].num_fake == 25_600
+    plan = {"given_data": "a" * 64, "given_split": "test", "given_frames": 1}
+    require_protocol(generation_protocol("bair-256"), 256, 256, plan)
+    require_same_clips(plan, "a" * 64, "test")
+    with pytest.raises(InputError, match="continue split test of the store aaaaaaaaaaaa, and are"):
+        require_same_clips(plan, "b" * 64, "test")
 
 
 def test_the_interval_of_a_paired_difference_covers_and_respects_groups():

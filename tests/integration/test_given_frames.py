@@ -1,0 +1,160 @@
+"""Samples that continue given frames: by a causal tokenizer, from the given video alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
+from video_vq.cli import main
+from video_vq.models.tokenizer import VideoTokenizer, to_uint8
+from video_vq.stores.clips import ClipStore
+
+FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    make_clip_store(folder / "clips", num_frames=FRAMES)
+    causal = SMALL_TOKENIZER.replace("num_frames: 4", f"num_frames: {FRAMES}").replace(
+        "channels: 8", "causal: true, channels: 8"
+    )
+    (folder / "t.yaml").write_text(causal)
+    (folder / "p.yaml").write_text(SMALL_PRIOR)
+    run(
+        "train-tokenizer",
+        "--config",
+        folder / "t.yaml",
+        "--data",
+        folder / "clips",
+        "--out",
+        folder / "t",
+    )
+    run("encode", folder / "clips", "--tokenizer", folder / "t", "--out", folder / "tokens")
+    run(
+        "train-prior",
+        "--config",
+        folder / "p.yaml",
+        "--tokens",
+        folder / "tokens",
+        "--out",
+        folder / "p",
+    )
+    return folder
+
+
+def run(*arguments, expect: int = 0) -> None:
+    assert main([str(argument) for argument in arguments]) == expect
+
+
+def sample(made, out, *more, expect: int = 0) -> None:
+    run(
+        *("sample", "--prior", made / "p", "--tokenizer", made / "t", "--out", out),
+        *("--given", made / "clips", *more),
+        expect=expect,
+    )
+
+
+def test_a_sample_begins_with_the_given_frame_or_its_reconstruction(made, tmp_path):
+    sample(made, tmp_path / "true", "--samples-per-clip", "2", "--batch-size", "4")
+    as_codes = ("--given-as", "reconstruction")
+    sample(made, tmp_path / "codes", "--samples-per-clip", "2", "--batch-size", "4", *as_codes)
+    real, tokenizer = ClipStore(made / "clips"), VideoTokenizer.from_pretrained(made / "t")
+    test = [place for place, video in enumerate(real.videos) if video.split == "test"]
+    true, codes = ClipStore(tmp_path / "true"), ClipStore(tmp_path / "codes")
+    assert len(true.videos) == len(codes.videos) == 2 * len(test)
+    for number, video in enumerate(true.videos):
+        given = real.videos[test[number // 2]]
+        assert (video.origin["given"], video.group, video.label) == (
+            given.id,
+            given.group,
+            given.label,
+        )
+        clip = real.read(test[number // 2])
+        assert np.array_equal(true.read(number)[0], clip[0])
+        still = torch.from_numpy(clip[:1].repeat(FRAMES, axis=0))[None]
+        expected = to_uint8(tokenizer.reconstruct(still))[0, 0].numpy().astype(int)
+        assert np.abs(codes.read(number)[0].astype(int) - expected).max() <= 1
+        assert np.array_equal(codes.read(number)[1:], true.read(number)[1:])
+    pairs = range(0, len(true.videos), 2)
+    assert any(not np.array_equal(true.read(n), true.read(n + 1)) for n in pairs)
+    plan = true.plan
+    assert (plan["given_frames"], plan["given_shown"], plan["given_data"]) == (
+        1,
+        "true",
+        real.content_hash,
+    )
+
+
+def test_what_follows_does_not_hang_on_the_frames_that_follow_in_the_given_video(made, tmp_path):
+    """The same first frames, other later ones: the same samples."""
+    from video_vq.stores.clips import ClipStoreWriter, PreparedVideo
+
+    real = ClipStore(made / "clips")
+    writer = ClipStoreWriter(tmp_path / "other", (16, 16), {"kind": "changed"})
+
+    def videos():
+        for place, video in enumerate(real.videos):
+            frames = real.read(place).copy()
+            frames[1:] = 255 - frames[1:]
+            yield PreparedVideo(video, [frames], {})
+
+    writer.write_shard(0, videos())
+    writer.finish(1, real.classes)
+    sample(made, tmp_path / "a", "--batch-size", "4")
+    run(
+        *("sample", "--prior", made / "p", "--tokenizer", made / "t", "--out", tmp_path / "b"),
+        *("--given", tmp_path / "other", "--batch-size", "4"),
+    )
+    a, b = ClipStore(tmp_path / "a"), ClipStore(tmp_path / "b")
+    assert all(np.array_equal(a.read(n), b.read(n)) for n in range(len(a.videos)))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--num", "99"), "there are 6 given clips, 6 videos x 1; raise --samples-per-clip"),
+        (("--given-frames", "2"), "frames must be 1 + a multiple of 2 (near: 1 or 3)"),
+        (("--given-frames", "5"), "--given-frames 5: the clips have 5 frames in all"),
+        (("--given-split", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused(made, tmp_path, capsys, more, message):
+    sample(made, tmp_path / "out", *more, expect=1)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_sees_the_future_cannot_be_given_frames(
+    made, clip_store, tmp_path, capsys
+):
+    (tmp_path / "t.yaml").write_text(SMALL_TOKENIZER)
+    (tmp_path / "p.yaml").write_text(SMALL_PRIOR)
+    run(
+        "train-tokenizer",
+        "--config",
+        tmp_path / "t.yaml",
+        "--data",
+        clip_store,
+        "--out",
+        tmp_path / "t",
+        "optim.steps=1",
+    )
+    run("encode", clip_store, "--tokenizer", tmp_path / "t", "--out", tmp_path / "tokens")
+    run(
+        "train-prior",
+        "--config",
+        tmp_path / "p.yaml",
+        "--tokens",
+        tmp_path / "tokens",
+        "--out",
+        tmp_path / "p",
+        "optim.steps=1",
+    )
+    capsys.readouterr()
+    run(
+        *("sample", "--prior", tmp_path / "p", "--tokenizer", tmp_path / "t"),
+        *("--out", tmp_path / "out", "--given", clip_store),
+        expect=1,
+    )
+    assert "this tokenizer is not causal" in capsys.readouterr().err

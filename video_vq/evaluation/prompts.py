@@ -1,0 +1,107 @@
+"""First frames of real videos, which samples continue."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from einops import rearrange
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from video_vq.data.windows import usable_videos
+from video_vq.errors import InputError
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stores.clips import ClipStore
+
+Shown = Literal["true", "reconstruction"]
+
+
+class Prompts:
+    """The beginnings of a store's videos, as the first latent frames of a causal tokenizer.
+
+    Sample i continues video i // per_clip of the split, from that video's first frame on.
+
+    Args:
+        path: a clip store.
+        split: of it.
+        num_frames: given frames: 1 + a multiple of the tokenizer's stride in time.
+        per_clip: samples for each video.
+        shown: whether a sample's given frames are the true ones or their reconstruction.
+        tokenizer: causal, so that the given tokens know nothing of later frames.
+
+    Raises:
+        InputError: the tokenizer is not causal, or store, split or number of frames do not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        split: str,
+        num_frames: int,
+        per_clip: int,
+        shown: Shown,
+        tokenizer: VideoTokenizer,
+    ):
+        backbone, facts = tokenizer.config.backbone, tokenizer.facts
+        if not backbone.causal:
+            raise InputError(
+                "--given: this tokenizer is not causal, so tokens of the first frames hold later "
+                "ones; train one with model.backbone.causal=true (configs/tokenizer/bair.yaml)"
+            )
+        if num_frames >= facts.num_frames:
+            raise InputError(
+                f"--given-frames {num_frames}: the clips have {facts.num_frames} frames in all"
+            )
+        self.store = ClipStore(path)
+        if self.store.frame_size_hw != facts.frame_size_hw:
+            raise InputError(
+                f"{path}: frames of {self.store.frame_size_hw}, the tokenizer's are of "
+                f"{facts.frame_size_hw}; prepare them at that size"
+            )
+        self.num_latents = backbone.grid_thw((num_frames, *facts.frame_size_hw))[0]
+        self.split, self.num_frames, self.per_clip, self.shown = split, num_frames, per_clip, shown
+        self.tokenizer, self.stride = tokenizer, facts.stride
+        self.videos = usable_videos(self.store, split, num_frames, facts.stride)
+
+    @property
+    def num_samples(self) -> int:
+        """Return how many samples there are of all videos."""
+        return len(self.videos) * self.per_clip
+
+    def plan(self) -> dict[str, Any]:
+        """Return what decides the samples, for their store's plan."""
+        return {
+            "given_data": self.store.content_hash,
+            "given_split": self.split,
+            "given_frames": self.num_frames,
+            "samples_per_clip": self.per_clip,
+            "given_shown": self.shown,
+        }
+
+    def video(self, number: int) -> int:
+        """Return the place in the store of the video that a sample continues."""
+        return self.videos[number // self.per_clip]
+
+    def frames(self, number: int) -> UInt8[np.ndarray, "t h w 3"]:
+        """Return a sample's given frames."""
+        return self.store.read(self.video(number), 0, self.num_frames, self.stride)
+
+    @torch.no_grad()
+    def tokens(
+        self, accelerator: Accelerator, numbers: Sequence[int], batch_size: int
+    ) -> Int[Tensor, "n p"]:
+        """Return the given tokens of some samples, encoded at one batch shape.
+
+        The clip is filled up with its last given frame: no later frame is read.
+        """
+        total = self.tokenizer.facts.num_frames
+        index = np.minimum(np.arange(total), self.num_frames - 1)
+        clips = np.stack([self.frames(number)[index] for number in numbers])
+        padded = clips[np.minimum(np.arange(batch_size), len(clips) - 1)]
+        with accelerator.autocast():
+            codes = self.tokenizer.encode(torch.from_numpy(padded).to(accelerator.device))
+        given = codes[: len(numbers), : self.num_latents].long().cpu()
+        return rearrange(given, "n t h w -> n (t h w)")
