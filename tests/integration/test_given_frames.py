@@ -65,6 +65,7 @@ def test_a_sample_begins_with_the_given_frame_or_its_reconstruction(made, tmp_pa
     assert len(true.videos) == len(codes.videos) == 2 * len(test)
     for number, video in enumerate(true.videos):
         given = real.videos[test[number // 2]]
+        assert video.origin is not None
         assert (video.origin["given"], video.group, video.label) == (
             given.id,
             given.group,
