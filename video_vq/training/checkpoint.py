@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.models.pretrained import read_tensors
+from video_vq.models.pretrained import check_tensors, read_tensors
 from video_vq.stores import files
 from video_vq.stores.files import read_json, sha256_file
 
@@ -34,14 +34,13 @@ class CheckpointFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._healthy: set[int] = set()  # written or verified by this process
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, oldest first; partial ones do not count."""
         if not self.path.is_dir():
             return []
-        found = [re.fullmatch(r"step_(\d{7,})", entry.name) for entry in self.path.iterdir()]
-        return sorted(int(match[1]) for match in found if match)
+        found = [re.fullmatch(r"step_(\d{7,18})", entry.name) for entry in self.path.iterdir()]
+        return sorted(int(match[1]) for match in found if match and _is_name(match))
 
     def folder(self, step: int) -> Path:
         """Return the folder of a step."""
@@ -54,7 +53,7 @@ class CheckpointFolder:
         state: dict[str, Any],
         keep: set[int] | None = None,
     ) -> None:
-        """Write a checkpoint, then prune: the last two that are healthy and those in `keep` stay.
+        """Write a checkpoint, then prune: the last two that verify and those in `keep` stay.
 
         Args:
             step: optimizer steps done.
@@ -85,19 +84,22 @@ class CheckpointFolder:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        self._healthy.add(step)
         self._prune(keep or set())
 
     def _delete_leftovers(self) -> None:
         """Delete what a killed save or pruning left behind."""
         for leftover in self.path.glob(f"step_*{files.PARTIAL}"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
     def _prune(self, keep: set[int]) -> None:
-        kept: list[int] = []
+        healthy = 0
         for step in reversed(self.steps()):
-            if len(kept) < KEEP:
-                kept += [step] if self._is_healthy(step) else []
+            if healthy < KEEP:
+                # Read back each time, the new one too: a byte may have been lost since.
+                healthy += self.problem(step) is None
             elif step not in keep:
                 try:
                     files.rename(self.folder(step), _aside(self.folder(step)))
@@ -105,28 +107,33 @@ class CheckpointFolder:
                     return  # the new checkpoint is safe; the next save tries again
         self._delete_leftovers()
 
-    def _is_healthy(self, step: int) -> bool:
-        if step not in self._healthy and self.problem(step) is None:
-            self._healthy.add(step)
-        return step in self._healthy
-
     def problem(self, step: int) -> str | None:
         """Return why a checkpoint cannot be used, None when all its bytes are right."""
         folder = self.folder(step)
         try:
-            hashes = read_json(folder / MANIFEST, "a checkpoint's manifest").get("sha256")
+            entries = list(folder.iterdir())
+            # Before anything is read: a pipe would never end.
+            if not all(entry.is_file() and not entry.is_symlink() for entry in entries):
+                return f"{folder}: holds something that is not a plain file"
+            manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
+            hashes = manifest.get("sha256")
+            if not isinstance(hashes, dict) or "state.json" not in hashes:
+                return f"{folder}/{MANIFEST}: lists no files"
+            if manifest.get("step") != step:
+                return f"{folder}: is the checkpoint of another step"
+            if odd := [
+                name for name in hashes if not re.fullmatch(r"\w+\.safetensors|state\.json", name)
+            ]:
+                return f"{folder}/{MANIFEST}: lists {odd[0]!r}, which is no file of a checkpoint"
+            if {entry.name for entry in entries} - {MANIFEST} != set(hashes):
+                return f"{folder}: holds other files than its manifest lists"
+            for name, expected in hashes.items():
+                if sha256_file(folder / name) != expected:
+                    return f"{folder / name}: its bytes are not those that were written"
         except InputError as error:
             return str(error)
-        if not isinstance(hashes, dict) or "state.json" not in hashes:
-            return f"{folder}/{MANIFEST}: lists no files"
-        entries = list(folder.iterdir())
-        if not all(entry.is_file() and not entry.is_symlink() for entry in entries):
-            return f"{folder}: holds something that is not a plain file"
-        if {entry.name for entry in entries} - {MANIFEST} != set(hashes):
-            return f"{folder}: holds other files than its manifest lists"
-        for name, expected in hashes.items():
-            if sha256_file(folder / name) != expected:
-                return f"{folder / name}: its bytes are not those that were written"
+        except OSError as error:
+            return f"{folder}: cannot be read: {error}"
         return None
 
     def newest(self) -> tuple[int, list[str]] | None:
@@ -139,7 +146,6 @@ class CheckpointFolder:
         for step in reversed(self.steps()):
             problem = self.problem(step)
             if problem is None:
-                self._healthy.add(step)
                 return step, problems
             problems.append(problem)
         if problems:
@@ -155,6 +161,11 @@ class CheckpointFolder:
         folder = self.folder(step)
         tensors = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
         return tensors, read_json(folder / "state.json", "a checkpoint's state")
+
+
+def _is_name(match: re.Match[str]) -> bool:
+    """Whether a folder is named as `CheckpointFolder.folder` names it, digits and all."""
+    return match[0] == f"step_{int(match[1]):07d}"
 
 
 def _aside(folder: Path) -> Path:
@@ -224,23 +235,23 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave.
+    """Put back what `optimizer_tensors` gave of an AdamW.
 
     Raises:
         InputError: the tensors are not those of this optimizer.
     """
+    current = optimizer.state_dict()
+    trained = [value for group in optimizer.param_groups for value in group["params"]]
+    expected: dict[str, Tensor] = {}
+    if tensors:  # none before the first step that was not skipped
+        for index, value in enumerate(trained):
+            expected |= {f"{index}.step": torch.zeros(())}
+            expected |= {f"{index}.exp_avg": value, f"{index}.exp_avg_sq": value}
+    check_tensors(expected, tensors, "the optimizer")
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        index, dot, key = name.partition(".")
-        if not dot or not index.isdigit():
-            raise InputError(f"the optimizer's checkpoint holds a tensor named {name!r}")
+        index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
-    current = optimizer.state_dict()
-    number = sum(len(group["params"]) for group in current["param_groups"])
-    if state and set(state) != set(range(number)):
-        raise InputError(
-            f"the optimizer's checkpoint holds {len(state)} parameters, the model has {number}"
-        )
     optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
 
 
