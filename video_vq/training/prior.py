@@ -89,7 +89,7 @@ def train_prior(
     optimizer = make_optimizer(prior, optim)
     state = TrainingState(accelerator, prior, config.run.average_decay)
     torch.manual_seed(seed + 1 + accelerator.process_index)
-    state.resume(run, optimizer)
+    state.resume(run, optimizer, optim.steps)
     run.track(trackers, state.step)
     model, optimizer = accelerator.prepare(prior, optimizer)
     if config.run.compile:

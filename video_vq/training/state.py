@@ -1,12 +1,15 @@
 """What a run is at one moment: model, averages, optimizer, counters; saved and put back exactly."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate import Accelerator
+from pydantic import Field, NonNegativeInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from video_vq.config import STRICT, check_config, to_json
 from video_vq.errors import InputError
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.pretrained import check_tensors
@@ -22,6 +25,22 @@ from video_vq.training.distributed import over_ranks
 from video_vq.training.health import Health
 from video_vq.training.run_folder import RunFolder
 from video_vq.training.training_config import RunConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class SavedState:
+    """What is not a tensor: `state.json` of a checkpoint."""
+
+    step: NonNegativeInt
+    skipped_steps: NonNegativeInt
+    bad_in_a_row: NonNegativeInt
+    best: tuple[float, NonNegativeInt] | None
+    validation_is_due: bool
+    health: Health
+    average_updates: NonNegativeInt
+    log_position: NonNegativeInt
+    world_size: Annotated[int, Field(ge=1)]
+    scaler: dict[str, int | float] | None
 
 
 class TrainingState:
@@ -56,7 +75,7 @@ class TrainingState:
         self.epoch_usage = None if usage is None else CodeUsage(usage.codebook_size)
         if self.epoch_usage is not None:
             self.epoch_usage.to(accelerator.device)
-        self.health = Health()
+        self.health = Health.at_start()
         self._snapshot, self._saving = Snapshot(), BackgroundJob()
         self.averages = Averages(model, average_decay)
         self.step = 0
@@ -88,8 +107,8 @@ class TrainingState:
         """Write a checkpoint; collective, as each rank's random state goes into it.
 
         Returns once everything is copied; it is written while training goes on. Ask `wait_for_save`
-        whether it was. A disk that is full or broken costs this checkpoint, not the run: it is
-        said, and training goes on with the last good one in place.
+        whether it was. A disk that is full or broken, or weights that are not finite, cost this
+        checkpoint, not the run: it is said, and training goes on with the last good one in place.
         """
         self.saved_step = self.step
         random = self._gathered_random_state()
@@ -97,7 +116,6 @@ class TrainingState:
         if not self.accelerator.is_main_process:
             return
         self.wait_for_save()
-        scaler = self.accelerator.scaler
         tensors = self._snapshot.take(
             {
                 "model": dict(self.model.state_dict()),
@@ -107,26 +125,34 @@ class TrainingState:
                 "usage": usage,
             }
         )
-        state = {
-            "step": self.step,
-            "skipped_steps": self.skipped_steps,
-            "bad_in_a_row": self.bad_in_a_row,
-            "best": None if self.best is None else list(self.best),
-            "validation_is_due": self.validation_is_due,
-            "health": self.health.state(),
-            "average_updates": self.averages.num_updates,
-            "log_position": run.log_position(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
-        keep = set() if self.best is None else {self.best[1]}
+        scaler = self.accelerator.scaler
+        saved = SavedState(
+            step=self.step,
+            skipped_steps=self.skipped_steps,
+            bad_in_a_row=self.bad_in_a_row,
+            best=self.best,
+            validation_is_due=self.validation_is_due,
+            health=self.health,
+            average_updates=self.averages.num_updates,
+            log_position=run.log_position(),
+            world_size=self.accelerator.num_processes,
+            scaler=None if scaler is None else scaler.state_dict(),
+        )
+        state, keep = to_json(saved), set() if self.best is None else {self.best[1]}
         step = self.step
-        self._saving.start(lambda: run.checkpoints.save(step, tensors, state, keep))
+
+        def write() -> None:
+            if name := not_finite(tensors):
+                raise InputError(f"{name} is not finite")
+            run.checkpoints.save(step, tensors, state, keep)
+
+        self._saving.start(write)
 
     def wait_for_save(self) -> bool:
         """Wait for the checkpoint that is being written; False when it could not be."""
         try:
             self._saving.wait()
-        except OSError as error:
+        except (OSError, InputError) as error:
             self.accelerator.print(
                 f"could not save the checkpoint of step {self.saved_step}: {error}; the last good "
                 "one stays, training goes on"
@@ -142,8 +168,10 @@ class TrainingState:
 
     def _restore_usage(self, tensors: dict[str, Tensor]) -> None:
         """Give what all ranks had counted to rank 0; the others count from zero."""
+        states = self._usage_states()
+        check_tensors({n: getattr(metric, state) for n, metric, state in states}, tensors, "usage")
         if self.accelerator.is_main_process:
-            for name, metric, state in self._usage_states():
+            for name, metric, state in states:
                 setattr(metric, state, tensors[name].to(self.accelerator.device))
 
     def _usage_states(self) -> list[tuple[str, CodeUsage, str]]:
@@ -188,23 +216,27 @@ class TrainingState:
                 gathered[f"{name}.{rank}"] = row
         return gathered
 
-    def _restore_random_state(self, tensors: dict[str, Tensor]) -> None:
+    def _restore_random_state(self, tensors: dict[str, Tensor], world_size: int) -> None:
         rank = self.accelerator.process_index
-        own = {
-            name.rpartition(".")[0]: value
-            for name, value in tensors.items()
-            if name.endswith(f".{rank}")
-        }
-        if own:
+        devices = {"cpu"} | ({"cuda"} if "cuda.0" in tensors else set())
+        if len(tensors) != world_size * len(devices):
+            raise InputError(f"random: holds {len(tensors)} states of {world_size} ranks")
+        own = {device: tensors[f"{device}.{rank % world_size}"] for device in devices}
+        if rank < world_size:
             set_random_state(own)
         else:  # a rank that the interrupted run did not have
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.step)
 
-    def resume(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> bool:
+    def resume(self, run: RunFolder, optimizer: torch.optim.Optimizer, last_step: int) -> bool:
         """Put back the newest checkpoint that verifies; False when there is none.
 
+        Args:
+            run: whose checkpoint.
+            optimizer: of the model, not prepared.
+            last_step: at which the run is to end.
+
         Raises:
-            InputError: there are checkpoints, and none fits.
+            InputError: there are checkpoints, and none fits; or the run is beyond its last step.
         """
         found = run.checkpoints.newest()
         if found is None:
@@ -213,26 +245,58 @@ class TrainingState:
         step, problems = found
         for problem in problems:
             self.accelerator.print(f"passed over a damaged checkpoint: {problem}")
-        tensors, state = run.checkpoints.load(step)
-        source = str(run.checkpoints.folder(step))
-        for name in ("model", "averages"):
-            check_tensors(self.model.state_dict(), tensors[name], f"{source}/{name}.safetensors")
+        source = run.checkpoints.folder(step)
+        if step > last_step:
+            raise InputError(
+                f"{source}: the run has done {step} steps, more than optim.steps = {last_step}; "
+                "set more steps, or name another --out for a new run"
+            )
         try:
-            self.model.load_state_dict(tensors["model"])
-            self.averages.load(tensors["averages"], int(state["average_updates"]))
-            load_optimizer(optimizer, tensors["optimizer"])
-            self._restore_random_state(tensors["random"])
-            self._restore_usage(tensors["usage"])
-            self.step = self.saved_step = int(state["step"])
-            self.validation_is_due = bool(state["validation_is_due"])
-            self.health.load(state["health"])
-            self.skipped_steps = int(state["skipped_steps"])
-            self.bad_in_a_row = int(state["bad_in_a_row"])
-            self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
-            if self.accelerator.scaler is not None and state["scaler"] is not None:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-            run.rewind_log(int(state["log_position"]))
+            tensors, described = run.checkpoints.load(step)
+            state = check_config(SavedState, described, "state.json")
+            if state.step != step:
+                raise InputError(f"state.json: is of step {state.step}")
+            self._restore(state, tensors, optimizer)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{source}: does not fit this run: {error}") from None
+            raise InputError(
+                f"{source}: does not fit this run: {error}\n"
+                "Delete this folder to go on from the checkpoint before it, if there is one"
+            ) from None
+        run.rewind_log(state.log_position)
         self.accelerator.print(f"resuming from {source}")
         return True
+
+    def _restore(
+        self,
+        state: SavedState,
+        tensors: dict[str, dict[str, Tensor]],
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        if unknown := tensors.keys() - {"model", "averages", "optimizer", "random", "usage"}:
+            raise InputError(f"holds tensors of {', '.join(sorted(unknown))}")
+        for name in ("model", "averages"):
+            check_tensors(self.model.state_dict(), tensors[name], name)
+        if name := not_finite(tensors):
+            raise InputError(f"{name}: is not finite")
+        self.model.load_state_dict(tensors["model"])
+        self.averages.load(tensors["averages"], state.average_updates)
+        load_optimizer(optimizer, tensors["optimizer"])
+        self.step = self.saved_step = state.step
+        self._restore_random_state(tensors["random"], state.world_size)
+        self._restore_usage(tensors["usage"])
+        self.validation_is_due = state.validation_is_due
+        self.health = state.health
+        self.skipped_steps = state.skipped_steps
+        self.bad_in_a_row = state.bad_in_a_row
+        self.best = state.best
+        if self.accelerator.scaler is not None and state.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+
+
+def not_finite(tensors: dict[str, dict[str, Tensor]]) -> str | None:
+    """Return the name of a tensor that holds NaN or infinity, None when all are finite."""
+    for file, values in tensors.items():
+        for name, value in values.items():
+            if not torch.isfinite(value).all():
+                return f"{file}: {name}"
+    return None

@@ -104,7 +104,7 @@ def train_tokenizer(
     usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
     state = TrainingState(accelerator, tokenizer, config.run.average_decay, usage)
     torch.manual_seed(seed + 1 + accelerator.process_index)
-    state.resume(run, optimizer)
+    state.resume(run, optimizer, optim.steps)
     run.track(trackers, state.step)
     model, optimizer = accelerator.prepare(tokenizer, optimizer)
     if config.run.compile:

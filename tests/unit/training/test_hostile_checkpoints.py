@@ -1,0 +1,427 @@
+"""A checkpoint that was changed is loaded right or refused with the reason, never executed."""
+
+import copy
+import hashlib
+import json
+import os
+import pickle
+import random
+import resource
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from video_vq.errors import InputError
+from video_vq.metrics.codebook import CodeUsage
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig
+from video_vq.quantizers.quantizer_config import QuantizerConfig
+from video_vq.stores.files import readable_json, sha256_file
+from video_vq.training.checkpoint import CheckpointFolder
+from video_vq.training.distributed import make_accelerator
+from video_vq.training.run_folder import RunFolder
+from video_vq.training.schedule import make_optimizer
+from video_vq.training.state import TrainingState
+from video_vq.training.training_config import OptimizerConfig
+
+STEPS = (10, 20)
+TENSOR_FILES = ("model", "averages", "optimizer", "random", "usage")
+Files = dict[str, bytes]
+
+
+class Run:
+    """A run with two checkpoints, held in memory; on the disk when it is resumed."""
+
+    def __init__(self, path: Path):
+        torch.manual_seed(0)
+        self.accelerator = make_accelerator()
+        backbone = ConvBackboneConfig(
+            channels=8, num_blocks=1, multipliers=(1, 1), strides_thw=((1, 2, 2),)
+        )
+        self.model = VideoTokenizer(
+            TokenizerConfig(backbone, QuantizerConfig(codebook_size=4, codebook_dim=4))
+        )
+        self.folder = RunFolder(path, "tokenizer", {}, {}, is_main=True)
+        state, optimizer = self.start()
+        for step in STEPS:
+            self.train(optimizer)
+            state.averages.update(self.model)
+            assert state.usage is not None
+            state.usage.update(torch.randint(4, (32,)))
+            state.step, state.best = step, (1.5, 10)
+            assert state.save(self.folder, optimizer)
+        self.steps = {step: read(self.folder.checkpoints.folder(step)) for step in STEPS}
+
+    def start(self) -> tuple[TrainingState, torch.optim.AdamW]:
+        """Return what a process has before it resumes."""
+        state = TrainingState(self.accelerator, self.model, 0.9, CodeUsage(4))
+        return state, make_optimizer(self.model, OptimizerConfig(steps=100, batch_size=4))
+
+    def train(self, optimizer: torch.optim.AdamW) -> None:
+        """Take one step with made-up gradients."""
+        for value in self.model.parameters():
+            value.grad = torch.randn_like(value)
+        optimizer.step()
+
+    def write(self, steps: dict[int, Files]) -> None:
+        """Put checkpoints on the disk in the place of all that are there."""
+        for step in self.folder.checkpoints.steps():
+            folder = self.folder.checkpoints.folder(step)
+            for file in folder.iterdir():
+                file.unlink()
+        for step, found in steps.items():
+            for name, data in found.items():
+                (self.folder.checkpoints.folder(step) / name).write_bytes(data)
+
+    def resume(self) -> tuple[TrainingState, torch.optim.AdamW]:
+        """Resume as training does."""
+        state, optimizer = self.start()
+        assert state.resume(self.folder, optimizer, 100)
+        return state, optimizer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return Run(tmp_path_factory.mktemp("hostile") / "run")
+
+
+def read(folder: Path) -> Files:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@contextmanager
+def bounded(seconds: int, more_bytes: int) -> Iterator[None]:
+    """End what hangs, and let nothing take much more memory than the process has."""
+
+    def hang(*_: object) -> None:
+        raise TimeoutError("hangs")
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    before = signal.signal(signal.SIGALRM, hang)
+    resource.setrlimit(resource.RLIMIT_AS, (used + more_bytes, limits[1]))
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def resume_or_refuse(
+    run: Run,
+) -> tuple[tuple[TrainingState, torch.optim.AdamW] | None, str]:
+    """Resume; return the state, or None and the reason."""
+    try:
+        with bounded(60, 1 << 30):
+            return run.resume(), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def assert_holds(run: Run, state: TrainingState, optimizer: torch.optim.AdamW) -> int:
+    """Check that the state is what its checkpoint holds, finite, and can go on; return its step."""
+    found = read(run.folder.checkpoints.folder(state.step))
+    for name, tensors in (
+        ("model", dict(run.model.state_dict())),
+        ("averages", state.averages.tensors),
+    ):
+        held = safetensors.torch.load(found[f"{name}.safetensors"])
+        assert held.keys() == tensors.keys()
+        assert all(torch.equal(tensors[key], value) for key, value in held.items())
+        assert all(torch.isfinite(value).all() for value in held.values())
+    described = json.loads(found["state.json"])
+    best = None if state.best is None else list(state.best)
+    assert (described["step"], described["best"]) == (state.step, best)
+    assert described["skipped_steps"] == state.skipped_steps
+    assert described["health"] == vars(state.health)
+    run.train(optimizer)
+    return state.step
+
+
+# ---------------------------------------------------------------------------- never executed
+
+
+class Canary:
+    """Pickled, it makes a file when it is unpickled."""
+
+    def __init__(self, sign: Path):
+        self.sign = sign
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.sign),)
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_a_pickle_in_the_place_of_any_file_is_never_executed(run, tmp_path, is_listed):
+    sign = tmp_path / "executed"
+    torch.save(Canary(sign), tmp_path / "canary.pt")
+    pickles = [pickle.dumps(Canary(sign)), (tmp_path / "canary.pt").read_bytes()]
+    pickle.loads(pickles[0])
+    sign.rmdir()  # it does work
+    others = ("custom_checkpoint_0.pkl", "optimizer.bin", "extra.safetensors", "__init__.py")
+    for data in pickles:
+        for name in (*run.steps[20], *others):
+            if is_listed and name == "manifest.json":
+                continue
+            changed = {**run.steps[20], name: data}
+            run.write({10: run.steps[10], 20: listed(changed) if is_listed else changed})
+            if is_listed and name.endswith(("safetensors", "json")):
+                with pytest.raises(InputError, match="step_0000020: does not fit this run"):
+                    run.resume()
+            else:
+                newest = run.folder.checkpoints.newest()
+                assert newest is not None
+                assert newest[0] == 10
+                assert "step_0000020" in newest[1][0]
+                assert assert_holds(run, *run.resume()) == 10
+            assert not sign.exists()
+
+
+@pytest.mark.parametrize("kind", ["symlink", "endless symlink", "folder", "pipe"])
+def test_what_is_not_a_plain_file_is_passed_over(run, tmp_path, kind):
+    folder = run.folder.checkpoints.folder(20)
+    for name in run.steps[20]:
+        run.write(run.steps)
+        file = folder / name
+        if kind == "symlink":
+            file.rename(tmp_path / name)
+            file.symlink_to(tmp_path / name)
+        else:
+            file.unlink()
+        if kind == "endless symlink":
+            file.symlink_to("/dev/zero")
+        elif kind == "folder":
+            file.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(file)
+        with bounded(60, 1 << 30):
+            newest = run.folder.checkpoints.newest()
+        assert newest == (10, [f"{folder}: holds something that is not a plain file"])
+        file.rmdir() if kind == "folder" else file.unlink()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(run, monkeypatch):
+    run.write(run.steps)
+
+    def broken(path: Path) -> str:
+        if "step_0000020" in str(path):
+            raise OSError(5, "Input/output error")
+        return sha256_file(path)
+
+    monkeypatch.setattr("video_vq.training.checkpoint.sha256_file", broken)
+    newest = run.folder.checkpoints.newest()
+    assert newest is not None
+    assert newest[0] == 10
+    assert "cannot be read: [Errno 5]" in newest[1][0]
+
+
+def test_names_that_only_look_like_steps_do_not_count(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    for name in ("step_00000010", "step_\u0661\u0662\u0663\u0661\u0662\u0663\u0661", "step_10"):
+        (tmp_path / name).mkdir()
+    assert folder.steps() == []
+    (tmp_path / "step_0000010.partial").symlink_to("/nowhere")
+    (tmp_path / "step_0000020.partial").write_text("")
+    (tmp_path / "step_0000030").write_text("")
+    folder.save(20, {}, {})
+    assert folder.newest() == (
+        20,
+        [
+            f"{tmp_path}/step_0000030: cannot be read: [Errno 20] Not a "
+            f"directory: '{tmp_path}/step_0000030'"
+        ],
+    )
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_run_beyond_its_last_step_is_refused(run):
+    run.write(run.steps)
+    state, optimizer = run.start()
+    with pytest.raises(InputError, match=r"has done 20 steps, more than optim.steps = 15"):
+        state.resume(run.folder, optimizer, 15)
+
+
+def test_weights_that_are_not_finite_are_not_saved(run, capsys):
+    run.write(run.steps)
+    state, optimizer = run.resume()
+    state.step = 30
+    with torch.no_grad():
+        next(run.model.parameters()).view(-1)[0] = torch.nan
+    assert not state.save(run.folder, optimizer)
+    assert "could not save a checkpoint after step 30: model: " in capsys.readouterr().out
+    assert run.folder.checkpoints.steps() == [10, 20]
+
+
+# ------------------------------------------------------------------------------- mutations
+
+
+def listed(files: Files) -> Files:
+    """Return the files with a manifest that lists them as they are."""
+    hashes = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in files.items()
+        if name != "manifest.json"
+    }
+    manifest = readable_json({"step": 20, "sha256": hashes})
+    return {"manifest.json": manifest, **{k: v for k, v in files.items() if k != "manifest.json"}}
+
+
+def damaged_bytes(files: Files, other: Files, rng: random.Random) -> Files:
+    """Change bytes or files; the manifest stays."""
+    name, second = rng.sample(sorted(files), 2)
+    data = files[name]
+    place, size = rng.randrange(len(data)), rng.randrange(1, 64)
+    kinds: dict[str, Callable[[], Files]] = {
+        "flip": lambda: {
+            name: data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+        },
+        "remove": lambda: {name: data[:place] + data[place + size :]},
+        "add": lambda: {name: data[:place] + rng.randbytes(size) + data[place:]},
+        "truncate": lambda: {name: data[:place]},
+        "empty": lambda: {name: b""},
+        "swap": lambda: {name: files[second], second: data},
+        "other step": lambda: {name: other[name]},
+        "other checkpoint": lambda: other,
+        "noise": lambda: {name: rng.randbytes(len(data))},
+    }
+    return {**files, **kinds[rng.choice(sorted(kinds))]()}
+
+
+ODD = (
+    *(None, True, False, -1, 0, 1.5, 1e308, 10**30, 10**400, float("nan"), float("inf")),
+    *("", "20", "nan", [], [1], {}, {"a": 1}, [[[]]], "\ud800"),
+)
+
+
+def edited_json(files: Files, other: Files, rng: random.Random) -> Files:
+    """Change one entry of state.json, or all of it; the manifest lists it so."""
+    state = json.loads(files["state.json"])
+    inside = rng.choice([state, state, state["health"]])
+    key = rng.choice(sorted(inside))
+    kind = rng.choice(["remove", "odd", "odd", "odd", "number", "add", "all", "deep"])
+    if kind == "remove":
+        del inside[key]
+    elif kind == "odd":
+        inside[key] = copy.deepcopy(rng.choice(ODD))
+    elif kind == "number":
+        inside["best"] = [rng.choice(ODD), rng.choice(ODD)]
+    elif kind == "add":
+        inside["evil"] = rng.choice(ODD)
+    text = json.dumps(rng.choice(ODD) if kind == "all" else state)
+    if kind == "deep":
+        text = "[" * 100_000
+    return listed({**files, "state.json": text.encode()})
+
+
+def edited_tensors(files: Files, other: Files, rng: random.Random) -> Files:
+    """Change a name, shape, dtype or value of a tensor; the manifest lists it so."""
+    stem, second = rng.sample(TENSOR_FILES, 2)
+    tensors = safetensors.torch.load(files[f"{stem}.safetensors"])
+    name, another = rng.choice(sorted(tensors)), rng.choice(sorted(tensors))
+    value = tensors[name]
+    kind = rng.choice(["remove", "rename", "add", "dtype", "shape", "nan", "swap", "file", "big"])
+    if kind in ("remove", "rename"):
+        del tensors[name]
+    if kind == "rename":
+        tensors[rng.choice(["0.evil", "²", "-1.step", "", name + "x", "cpu.9"])] = value
+    elif kind == "add":
+        tensors[rng.choice(["evil", "99999999999999999999.exp_avg", "cuda.0"])] = value.clone()
+    elif kind == "dtype":
+        dtypes = [torch.float64, torch.bfloat16, torch.int8, torch.bool, torch.float8_e4m3fn]
+        tensors[name] = value.to(rng.choice(dtypes))
+    elif kind == "shape":
+        tensors[name] = rng.choice([value.flatten()[:0], value.flatten()[:1], value[None]]).clone()
+    elif kind == "nan" and value.is_floating_point():
+        tensors[name] = torch.full_like(value, rng.choice([torch.nan, torch.inf]))
+    elif kind == "swap":
+        tensors[name], tensors[another] = tensors[another], value
+    elif kind == "big":
+        tensors[name] = torch.zeros(1 << 20)
+    data = files[f"{second}.safetensors"] if kind == "file" else safetensors.torch.save(tensors)
+    return listed({**files, f"{stem}.safetensors": data})
+
+
+def edited_header(files: Files, other: Files, rng: random.Random) -> Files:
+    """Make a safetensors header lie; the manifest lists the file so."""
+    file = f"{rng.choice(TENSOR_FILES)}.safetensors"
+    size = struct.unpack("<Q", files[file][:8])[0]
+    header, body = json.loads(files[file][8 : 8 + size]), files[file][8 + size :]
+    name = rng.choice([key for key in header if key != "__metadata__"])
+    entry = header[name]
+    kind = rng.choice(["size", "shape", "dtype", "offsets", "text"])
+    if kind == "shape":
+        absurd = [[1 << 62], [1 << 32, 1 << 32], [-1], [0, 1 << 62], [1] * 100, "4", [1.5], None]
+        entry["shape"] = rng.choice(absurd)
+    elif kind == "dtype":
+        entry["dtype"] = rng.choice(["F4", "F64", "O", "", None, "C64", "F8_E8M0"])
+    elif kind == "offsets":
+        entry["data_offsets"] = rng.choice(
+            [[0, 1 << 62], [1 << 62, 1 << 63], [8, 0], [-8, 0], [0, 0], [], "0"]
+        )
+    text = json.dumps(header).encode()
+    if kind == "text":
+        text = rng.choice([b"", b"[]", b"{", b"\xff" * 9, b"[" * 100_000, text + text])
+    length = len(text)
+    if kind == "size":
+        length = rng.choice([0, 1, length - 1, length + 1, 1 << 27, 1 << 40, (1 << 63), 2**64 - 1])
+    return listed({**files, file: struct.pack("<Q", length) + text + body})
+
+
+def edited_manifest(files: Files, other: Files, rng: random.Random) -> Files:
+    """Put something odd into the manifest, or leave a file out of manifest and folder."""
+    manifest = json.loads(files["manifest.json"])
+    kind = rng.choice(["missing", "step", "sha256", "path", "one", "all"])
+    if kind == "missing":
+        gone = rng.choice([name for name in files if name != "manifest.json"])
+        return listed({name: data for name, data in files.items() if name != gone})
+    if kind in ("step", "sha256"):
+        manifest[kind] = rng.choice(ODD)
+    elif kind == "path":
+        manifest["sha256"][rng.choice(["../../run.json", "/etc/passwd", "", "\0"])] = "0" * 64
+    elif kind == "one":
+        manifest["sha256"][rng.choice(sorted(manifest["sha256"]))] = rng.choice(ODD)
+    value = rng.choice(ODD) if kind == "all" else manifest
+    return {**files, "manifest.json": json.dumps(value).encode()}
+
+
+MUTATIONS: list[tuple[Callable[[Files, Files, random.Random], Files], int]] = [
+    (damaged_bytes, 100),
+    (edited_json, 70),
+    (edited_tensors, 60),
+    (edited_header, 50),
+    (edited_manifest, 20),
+]
+
+
+@pytest.mark.parametrize(("mutate", "number"), MUTATIONS)
+def test_a_mutated_checkpoint_is_loaded_right_or_refused(run, mutate, number, capsys):
+    """300 in all."""
+    outcomes = {"refused": 0, "the one before": 0, "loaded": 0}
+    for seed in range(number):
+        mutated: Any = mutate(run.steps[20], run.steps[10], random.Random(seed))
+        run.write({10: run.steps[10], 20: mutated})
+        resumed, refusal = resume_or_refuse(run)
+        if resumed is None:
+            assert "step_0000020: does not fit this run: " in refusal, seed
+            assert len(refusal) < 5000, seed
+            outcomes["refused"] += 1
+            continue
+        step = assert_holds(run, *resumed)
+        if mutate is damaged_bytes:
+            # What is loaded is what was written, byte for byte; the manifest may have lost a blank.
+            loaded = read(run.folder.checkpoints.folder(step))
+            del loaded["manifest.json"]
+            assert loaded.items() <= run.steps[step].items(), seed
+        outcomes["the one before" if step == 10 else "loaded"] += 1
+    assert capsys.readouterr().out.count("passed over") == outcomes["the one before"]
+    assert outcomes["loaded"] < number / 4
+    assert sum(outcomes.values()) == number
