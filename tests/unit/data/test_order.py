@@ -42,6 +42,19 @@ def test_a_batch_that_does_not_divide_is_refused():
         rank_positions(0, 0, 0, batch_size=10, accumulation=1, world_size=3)
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "ends"),
+    [
+        *[(0, 9, False), (0, 10, True), (9, 10, True), (10, 19, False), (10, 20, True)],
+        *[(9, 11, True), (11, 11, False), (10, 10, False), (3, 35, True)],
+    ],
+)
+def test_an_epoch_ends_with_its_last_item(first, last, ends):
+    order = EpochOrder(10, seed=0)
+    assert order.ends_between(first, last) is ends
+    assert ends is any(position % 10 == 9 for position in range(first, last))
+
+
 def test_shuffling_is_uniform():
     first = [EpochOrder(5, seed)(0).item for seed in range(2000)]
     counts = np.bincount(first, minlength=5)

@@ -1,0 +1,95 @@
+"""A signal is a wish that the loop sees; an echo is no second wish; nothing stays behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from video_vq.training import stop_request
+from video_vq.training.stop_request import SIGNALS, StopRequest
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_the_reason_and_its_echo_is_ignored(number, capfd):
+    before = [signal.getsignal(one) for one in SIGNALS]
+    with StopRequest() as request:
+        assert request.reason == ""
+        os.kill(os.getpid(), number)
+        for echo in SIGNALS:
+            os.kill(os.getpid(), echo)
+        assert request.reason == signal.Signals(number).name
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+    said = capfd.readouterr().err
+    assert said.splitlines() == [
+        f"{signal.Signals(number).name}: finishing this step, then saving; "
+        "a second signal ends it at once"
+    ]
+
+
+def test_handlers_come_back_after_an_error():
+    before = [signal.getsignal(one) for one in SIGNALS]
+    during = []
+
+    def fail() -> None:
+        with StopRequest():
+            during.extend(signal.getsignal(one) for one in SIGNALS)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not set(during) & set(before)
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_outside_the_main_thread_it_is_there_and_hears_nothing():
+    found: list[str] = []
+
+    def work() -> None:
+        before = [signal.getsignal(one) for one in SIGNALS]
+        with StopRequest() as request:
+            assert [signal.getsignal(one) for one in SIGNALS] == before
+            found.append(request.reason)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [""]
+
+
+def test_a_second_signal_after_the_echo_ends_the_process():
+    program = (
+        "import os, signal\n"
+        "from video_vq.training import stop_request\n"
+        "stop_request.ECHO_SECONDS = -1.0\n"
+        "with stop_request.StopRequest():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('never here', flush=True)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert answer.returncode == -signal.SIGINT, answer.stderr
+    assert answer.stdout == "still here\n"
+
+
+def test_the_death_of_the_launcher_is_a_request(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(stop_request, "WATCH_SECONDS", 0.01)
+    asked = threading.Event()
+    monkeypatch.setattr(StopRequest, "_ask", lambda self, reason: asked.set())
+    with StopRequest():
+        assert not asked.wait(0.1)
+        parent = os.getppid()
+        monkeypatch.setattr(os, "getppid", lambda: parent + 1)
+        assert asked.wait(60)
