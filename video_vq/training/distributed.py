@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -65,6 +66,21 @@ def require_all_processes(environment: Mapping[str, str]) -> None:
             "--cpu; use `accelerate launch --multi_gpu --num_processes N -m video_vq …`, which "
             "without a GPU starts N processes on the CPU"
         )
+
+
+@contextmanager
+def main_process_first(accelerator: Accelerator) -> Iterator[None]:
+    """Let rank 0 do something before the others do the same.
+
+    Unlike Accelerate's, it lets them go on where rank 0 fails: to the same error, not to a wait.
+    """
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+    try:
+        yield
+    finally:
+        if accelerator.is_main_process:
+            accelerator.wait_for_everyone()
 
 
 class StopFlag:

@@ -20,6 +20,7 @@ from video_vq.training.distributed import (
     StopFlag,
     all_finite,
     clip_gradients,
+    main_process_first,
     make_accelerator,
     over_ranks,
     rank_batches,
@@ -79,7 +80,7 @@ def train_prior(
         "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
     }
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
         run = RunFolder(
             out, "prior", to_json(config), facts, accelerator.is_main_process, allowed_changes
         )

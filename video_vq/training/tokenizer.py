@@ -25,6 +25,7 @@ from video_vq.training.distributed import (
     StopFlag,
     all_finite,
     clip_gradients,
+    main_process_first,
     make_accelerator,
     over_ranks,
     rank_batches,
@@ -88,7 +89,7 @@ def train_tokenizer(
         "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
     }
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
         run = RunFolder(
             out,
             "tokenizer",
