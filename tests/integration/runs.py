@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.training.stop_request import StopRequest
 
 SMALL_TOKENIZER = """
 data: {num_frames: 4}
@@ -69,12 +70,17 @@ def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
 
 def launch(processes: int, *arguments: str | Path, expect: int = 0, **changes: str):
     """Run the command under `accelerate launch` on CPU ranks."""
+    return launch_program(processes, "-m", "video_vq", *arguments, expect=expect, **changes)
+
+
+def launch_program(processes: int, *program: str | Path, expect: int = 0, **changes: str):
+    """Run a Python program under `accelerate launch` on CPU ranks."""
     multi = ["--multi_gpu"] if processes > 1 else []
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", *multi),
         *("--num_processes", str(processes), "--num_machines", "1"),
         *("--dynamo_backend", "no", "--mixed_precision", "no", "--main_process_port", "0"),
-        *("-m", "video_vq", *arguments),
+        *program,
     ]
     return run(command, expect, **changes)
 
@@ -91,3 +97,20 @@ def run(command: list, expect: int = 0, **changes: str):
     )
     assert answer.returncode == expect, f"{answer.returncode}\n{answer.stdout}\n{answer.stderr}"
     return answer
+
+
+class AfterStep(StopRequest):
+    """A request that is made after so many steps; a run looks once before each."""
+
+    def __init__(self, step: int):
+        self.looks_left = step
+        super().__init__()
+
+    @property
+    def reason(self) -> str:
+        self.looks_left -= 1
+        return "" if self.looks_left >= 0 else "a test"
+
+    @reason.setter
+    def reason(self, value: str) -> None:
+        pass

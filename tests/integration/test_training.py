@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, AfterStep, launch, video_vq
 
-from runs import SMALL_PRIOR, SMALL_TOKENIZER, launch, video_vq
 from video_vq.config import load_config
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
@@ -56,23 +56,6 @@ def final_state(run: Path) -> dict:
     del state["log_position"]  # the log's times have more or fewer digits
     tensors = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
     return {"state": state, **tensors}
-
-
-class AfterStep(StopRequest):
-    """A request that is made after so many steps; a run looks once before each."""
-
-    def __init__(self, step: int):
-        self.looks_left = step
-        super().__init__()
-
-    @property
-    def reason(self) -> str:
-        self.looks_left -= 1
-        return "" if self.looks_left >= 0 else "a test"
-
-    @reason.setter
-    def reason(self, value: str) -> None:
-        pass
 
 
 def train(kind: str, configs: Path, data: Path, out: Path, request: StopRequest) -> None:

@@ -190,7 +190,8 @@ def train_prior(
             trained_on=store.content_hash,
             steps=state.step,
         )
-        prior.save_pretrained(out / "prior")
+        with run.exporting(out / "prior"):
+            prior.save_pretrained(out / "prior")
     run.close()
     accelerator.wait_for_everyone()
     return out / "prior"

@@ -1,15 +1,17 @@
 """The run folder: run.json, metrics.jsonl, checkpoints, and whether a start is a resume."""
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from video_vq.environment import environment
 from video_vq.errors import InputError
+from video_vq.stores import files
 from video_vq.stores.files import difference, read_json, write_json
 from video_vq.training.checkpoint import CheckpointFolder
 from video_vq.training.trackers import TrackerName, Trackers
@@ -74,6 +76,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             write_json(run_file, {"identity": identity, "environment": environment()})
         self._metrics = path / "metrics.jsonl"
+        self._lines_lost = 0
 
     def track(self, names: Sequence[TrackerName], first_step: int) -> None:
         """Show the run in trackers, too, from a step on; see `Trackers`."""
@@ -81,7 +84,11 @@ class RunFolder:
             self.trackers = Trackers(names, self.path, self._config, first_step)
 
     def close(self) -> None:
-        """End the trackers; the run itself needs no end."""
+        """End the trackers, and say what the log lacks; the run itself needs no end."""
+        if self._lines_lost:
+            self._say(
+                f"{self._metrics} lacks {self._lines_lost} line(s) that were shown here alone"
+            )
         if self.trackers is not None:
             self.trackers.finish()
 
@@ -98,16 +105,46 @@ class RunFolder:
         """Append a line of numbers to metrics.jsonl; show the main ones and warnings on stderr."""
         if not self.is_main:
             return
-        line = {"step": step, "clock": round(time.time(), 3), **values}
-        with open(self._metrics, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append({"step": step, "clock": round(time.time(), 3), **values})
         if self.trackers is not None:
             self.trackers.log(step, values)
         told = {name: value for name, value in values.items() if name.startswith(SHOWN)}
         shown = "  ".join(f"{name} {_short(value)}" for name, value in told.items())
-        print(f"step {step}  {shown}", file=sys.stderr, flush=True)
+        self._say(f"step {step}  {shown}")
         for warning in warnings:
-            print(f"step {step}  WARNING: {warning}", file=sys.stderr, flush=True)
+            self._say(f"step {step}  WARNING: {warning}")
+
+    def _append(self, line: dict[str, float | int]) -> None:
+        """Write a line of metrics.jsonl; a full disk costs lines, not the run, and is said once."""
+        end = self.log_position()
+        try:
+            with open(self._metrics, "ab") as file:
+                files.write(file, json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self._metrics, end)  # half a line would spoil the next
+            if not self._lines_lost:
+                self._say(f"could not write {self._metrics}: {error}; training goes on without")
+            self._lines_lost += 1
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def exporting(self, folder: Path) -> Iterator[None]:
+        """Say how to go on where the finished model cannot be written.
+
+        Raises:
+            InputError: the disk is full or broken.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{folder}: the finished model could not be written: {error}; make room, then the "
+                "same command goes on from the last good checkpoint"
+            ) from None
 
 
 def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> None:

@@ -248,7 +248,8 @@ def train_tokenizer(
             trained_on=store.content_hash,
             steps=state.step,
         )
-        tokenizer.save_pretrained(out / "tokenizer")
+        with run.exporting(out / "tokenizer"):
+            tokenizer.save_pretrained(out / "tokenizer")
     run.close()
     accelerator.wait_for_everyone()
     return out / "tokenizer"

@@ -3,7 +3,9 @@
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -55,6 +57,7 @@ class Trackers:
         self, names: Sequence[TrackerName], path: Path, config: dict[str, Any], first_step: int
     ):
         self.path = path
+        self._has_failed = False
         self._trackers = [self._start(name, config, first_step) for name in names]
 
     def _start(self, name: TrackerName, config: dict[str, Any], first_step: int) -> Tracker:
@@ -86,22 +89,24 @@ class Trackers:
 
     def log(self, step: int, values: dict[str, float | int]) -> None:
         """Send numbers."""
-        for tracker in self._trackers:
-            tracker.log(values, step=step)
+        with self._going_on():
+            for tracker in self._trackers:
+                tracker.log(values, step=step)
 
     def log_clip(self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
         """Send a playing clip; it is kept in the run folder's `clips/` too."""
-        folder = self.path / "clips"
-        folder.mkdir(exist_ok=True)
         stem = f"{name.replace('/', '-')}-{step:08d}"
-        for tracker in self._trackers:
-            if isinstance(tracker, TensorBoardTracker):
-                self._add_animation(tracker, step, name, frames, folder / f"{stem}.gif")
-            else:
-                file = folder / f"{stem}.mp4"
-                write_video(file, frames, FPS)
-                video = importlib.import_module(str(tracker.name)).Video(str(file))
-                tracker.log({name: video}, step=step)
+        with self._going_on():
+            folder = self.path / "clips"
+            folder.mkdir(exist_ok=True)
+            for tracker in self._trackers:
+                if isinstance(tracker, TensorBoardTracker):
+                    self._add_animation(tracker, step, name, frames, folder / f"{stem}.gif")
+                else:
+                    file = folder / f"{stem}.mp4"
+                    write_video(file, frames, FPS)
+                    video = importlib.import_module(str(tracker.name)).Video(str(file))
+                    tracker.log({name: video}, step=step)
 
     def _add_animation(
         self, tracker: TensorBoardTracker, step: int, name: str, frames: np.ndarray, file: Path
@@ -121,8 +126,20 @@ class Trackers:
 
     def finish(self) -> None:
         """Close all."""
-        for tracker in self._trackers:
-            tracker.finish()
+        with self._going_on():
+            for tracker in self._trackers:
+                tracker.finish()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """A full disk costs pictures and curves, not the run; said once."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_failed:
+                text = f"could not write for the trackers: {error}; training goes on"
+                print(text, file=sys.stderr, flush=True)
+            self._has_failed = True
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

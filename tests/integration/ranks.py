@@ -1,0 +1,251 @@
+"""What test_ranks.py has several ranks do: many cases in one launch, as each launch takes seconds.
+
+`accelerate launch --multi_gpu --num_processes N ranks.py FOLDER CASE…`; FOLDER/given holds the
+data, FOLDER/N gets the results. `ranks.py N FOLDER CASE…` forks the ranks itself, which is faster.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import numpy as np
+import torch
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
+
+from video_vq.cli import main
+from video_vq.config import load_config
+from video_vq.data.windows import every_window
+from video_vq.metrics.codebook import CodeUsage
+from video_vq.models.prior import Prior
+from video_vq.models.prior_config import PriorConfig
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
+from video_vq.training import prior as prior_module
+from video_vq.training import tokenizer as tokenizer_module
+from video_vq.training.distributed import StopFlag, make_accelerator
+from video_vq.training.state import TrainingState
+from video_vq.training.stop_request import StopRequest
+from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
+
+Kind = Literal["tokenizer", "prior"]
+KINDS: tuple[Kind, ...] = ("tokenizer", "prior")
+ACCUMULATIONS = (1, 2, 4)
+SIZES = (1, 2, 3, 7, 10, 13, 101)
+# Adam divides a gradient by its size: where it is mere rounding, so would be a step; hence eps.
+PARITY = (
+    "optim.eps=1e-6 optim.steps=30 optim.batch_size=8 run.log_every=5 run.validate_every=15 "
+    "run.checkpoint_every=30 run.audit_every=1"
+)
+NO_DROPOUT = "model.dropout=0.0 model.condition_dropout=0.0"
+BAD_STEPS = {3: torch.nan, 5: torch.inf, 6: -torch.inf}
+
+
+def make_data(folder: Path) -> None:
+    """Write a clip store and a token store, each with over a hundred validation items."""
+    clips = make_clip_store(folder / "given" / "clips", num_frames=24)
+    given(folder, "tokenizer").write_text(SMALL_TOKENIZER)
+    given(folder, "prior").write_text(SMALL_PRIOR)
+    header = TokenHeader(
+        tokenizer_hash="0" * 64,
+        codebook_size=32,
+        grid_thw=(2, 4, 4),
+        num_frames=4,
+        frame_size_hw=(16, 16),
+        fps=10.0,
+        classes=("left", "right"),
+        data_hash=clips.content_hash,
+        made_by={},
+    )
+    writer = TokenStoreWriter(folder / "given" / "tokens", header)
+    rng = np.random.default_rng(0)
+    videos = np.repeat(np.arange(len(clips.videos)), 20)
+    # Low codes are more likely, so that there is something to learn.
+    tokens = np.minimum(rng.integers(32, size=(len(videos), 2, 4, 4)), rng.integers(32))
+    rows = np.stack([videos, np.tile(np.arange(20), len(clips.videos)), videos * 0 + 1], axis=1)
+    writer.write_shard(0, tokens, rows)
+    writer.finish(1, clips.videos)
+
+
+def given(folder: Path, kind: Kind) -> Path:
+    """Return the config of a kind."""
+    return folder / "given" / f"{kind}.yaml"
+
+
+def settings(kind: Kind, *changes: str) -> list[str]:
+    """Return settings as the command line takes them."""
+    if kind == "prior":
+        changes = (*changes, NO_DROPOUT)
+    return [setting for change in changes for setting in change.split()]
+
+
+def arguments(kind: Kind, folder: Path, out: Path, *more: str) -> list[str]:
+    """Return the command line of a training."""
+    data = ["--data", "clips"] if kind == "tokenizer" else ["--tokens", "tokens"]
+    data[1] = str(folder / "given" / data[1])
+    return [f"train-{kind}", "--config", str(given(folder, kind)), *data, "--out", str(out), *more]
+
+
+def train(
+    kind: Kind,
+    folder: Path,
+    out: Path,
+    changes: Sequence[str],
+    request: StopRequest | None = None,
+) -> TrainingState:
+    """Train in this process; return the state at the end."""
+    states: list[TrainingState] = []
+
+    class Kept(TrainingState):
+        def __init__(self, *values: Any):
+            super().__init__(*values)
+            states.append(self)
+
+    with mock.patch(f"video_vq.training.{kind}.TrainingState", Kept):
+        if kind == "tokenizer":
+            config = load_config(TokenizerTrainingConfig, given(folder, kind), changes)
+            tokenizer_module.train_tokenizer(config, folder / "given/clips", out, request=request)
+        else:
+            config = load_config(PriorTrainingConfig, given(folder, kind), changes)
+            prior_module.train_prior(config, folder / "given/tokens", out, request=request)
+    return states[0]
+
+
+def parity(folder: Path, out: Path) -> None:
+    """Train 30 steps of the same global batch, in 1, 2 and 4 micro-batches."""
+    for kind in KINDS:
+        for accumulation in ACCUMULATIONS:
+            changes = settings(kind, PARITY, f"optim.accumulation={accumulation}")
+            train(kind, folder, out / f"{kind}-{accumulation}", changes)
+
+
+def validation(folder: Path, out: Path) -> None:
+    """Validate on few and many items."""
+    accelerator = make_accelerator()
+    clips, tokens = ClipStore(folder / "given/clips"), TokenStore(folder / "given/tokens")
+    torch.manual_seed(0)
+    config = load_config(TokenizerTrainingConfig, given(folder, "tokenizer"), [])
+    tokenizer = VideoTokenizer(config.model)
+    windows = every_window(clips, "val", num_frames=4, stride=1, hop=1)
+    with torch.no_grad():
+        tokenizer.state_dict()["quantizer.codebook.codes"].normal_(std=0.3)
+    sizes = load_config(PriorTrainingConfig, given(folder, "prior"), []).model
+    prior = Prior(PriorConfig(32, (2, 4, 4), 2, 0, sizes))
+    with torch.no_grad():
+        prior.head.weight.normal_(std=0.3)
+    rows, found = tokens.rows("val"), {}
+    for number in SIZES:
+        assert len(windows) >= number
+        assert len(rows) >= number
+        state = TrainingState(accelerator, tokenizer, 0.9, CodeUsage(32))
+        stop = StopFlag(accelerator, out, None)
+        scores = tokenizer_module.validate(
+            accelerator, tokenizer, state, clips, windows[:number], 4, stop
+        )
+        state = TrainingState(accelerator, prior, 0.9)
+        bits = prior_module.validate(accelerator, prior, state, tokens, rows[:number], 4, stop)
+        assert scores is not None
+        assert bits is not None
+        found[number] = {**scores._asdict(), "bits_per_token": bits}
+    # Each rank computes the figures of all.
+    (out / f"validation-rank{accelerator.process_index}.json").write_text(json.dumps(found))
+
+
+def poisoned(bad: dict[int, float] | range) -> Callable[..., Any]:
+    """Return a patch that spoils the loss of one rank, the last, at some steps."""
+    accelerator, patches = make_accelerator(), mock.patch.multiple
+    calls = {"tokenizer": 0, "prior": 0}
+    is_last = accelerator.process_index == accelerator.num_processes - 1
+
+    def spoil(kind: str, loss: torch.Tensor) -> torch.Tensor:
+        calls[kind] += 1
+        if not is_last or calls[kind] not in bad:
+            return loss
+        if isinstance(bad, range):
+            return loss * torch.nan
+        # An infinite value alone leaves the gradient finite, and the other rank unaware.
+        value = bad[calls[kind]]
+        return loss * value if value != value else loss + value
+
+    reconstruction, nats = tokenizer_module.reconstruction_loss, prior_module.prior_loss
+
+    def reconstruction_loss(*values: Any) -> torch.Tensor:
+        return spoil("tokenizer", reconstruction(*values))
+
+    def prior_loss(*values: Any) -> Any:
+        loss = nats(*values)
+        return loss._replace(nats=spoil("prior", loss.nats))
+
+    def patch(kind: Kind) -> Any:
+        if kind == "tokenizer":
+            return patches(tokenizer_module, reconstruction_loss=reconstruction_loss)
+        return patches(prior_module, prior_loss=prior_loss)
+
+    return patch
+
+
+def poison(folder: Path, out: Path) -> None:
+    """Train with a loss that is not finite on one rank at some steps."""
+    patch = poisoned(BAD_STEPS)
+    for kind in KINDS:
+        with patch(kind):
+            changes = settings(kind, "optim.steps=10 run.log_every=1")
+            state = train(kind, folder, out / f"{kind}-poison", changes)
+        digest = hashlib.sha256()
+        for name, value in sorted(state.averages.tensors.items()):
+            assert torch.isfinite(value).all(), name
+            digest.update(value.numpy().tobytes())
+        facts = {"skipped": state.skipped_steps, "sha256": digest.hexdigest()}
+        rank = state.accelerator.process_index
+        (out / f"{kind}-poison-rank{rank}.json").write_text(json.dumps(facts))
+
+
+def more_ranks(folder: Path, out: Path) -> None:
+    """Go on with runs that one rank began; refused first, then allowed."""
+    for kind in KINDS:
+        changes = settings(kind, "run.audit_every=1")
+        command = arguments(kind, folder, out / f"{kind}-begun")
+        assert main([*command, *changes]) == 1
+        assert main([*command, "--allow-change", "world_size", *changes]) == 0
+
+
+def diverge(folder: Path, out: Path) -> int:
+    """Train with a loss that is not finite on one rank from step 13 on; return the exit status."""
+    with poisoned(range(13, 100))("prior"):
+        changes = settings("prior", "optim.steps=40")
+        return main(arguments("prior", folder, out / "diverged", *changes))
+
+
+def run_cases(folder: Path, cases: Sequence[str]) -> int:
+    """Run cases as one rank of however many there are; return the last exit status."""
+    torch.set_num_threads(1)
+    results = folder / str(make_accelerator().num_processes)
+    return [globals()[case](folder, results) for case in cases][-1] or 0
+
+
+def fork(processes: int, folder: Path, cases: Sequence[str]) -> int:
+    """Run cases in forked ranks; return whether one failed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port)}
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            sys.exit(run_cases(folder, cases))
+        children.append(child)
+    return any(os.waitpid(child, 0)[1] for child in children)
+
+
+if __name__ == "__main__":
+    if sys.argv[1].isdigit():
+        sys.exit(fork(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    sys.exit(run_cases(Path(sys.argv[1]), sys.argv[2:]))

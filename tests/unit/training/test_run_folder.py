@@ -1,0 +1,149 @@
+"""A run folder refuses what would be another run, and a full disk costs numbers, not the run."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from accelerate.tracking import WandBTracker
+
+from video_vq.errors import InputError
+from video_vq.stores import files
+from video_vq.training.run_folder import RunFolder, refuse_changes
+from video_vq.training.trackers import Trackers
+
+CONFIG = {"model": {"width": 8}, "optim": {"lr": 0.1, "steps": 9}, "run": {"seed": 0}}
+
+
+def open_run(path: Path, allowed: tuple[str, ...] = (), **changes: Any) -> RunFolder:
+    facts = {"data": "hash", "precision": "no", "world_size": 1, "threads": 1}
+    config = changes.pop("config", CONFIG)
+    return RunFolder(path, "prior", config, {**facts, **changes}, is_main=True, allowed=allowed)
+
+
+def test_more_ranks_are_refused_with_the_difference_and_the_flag(tmp_path):
+    open_run(tmp_path / "run")
+    with pytest.raises(InputError) as refusal:
+        open_run(tmp_path / "run", world_size=2)
+    message = str(refusal.value)
+    assert "started with other settings (was -> now):\n  world_size: 1 -> 2\n" in message
+    assert message.endswith("from the newest checkpoint: --allow-change world_size")
+    open_run(tmp_path / "run", world_size=1)  # the refusal changed nothing
+    open_run(tmp_path / "run", ("world_size",), world_size=2)
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert described["identity"]["world_size"] == 2
+    assert described["changes"] == [{"after_step": 0, "was -> now": ["world_size: 1 -> 2"]}]
+    open_run(tmp_path / "run", world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ([], ()),
+        (["config.optim.lr: 1 -> 2"], ("config.optim.lr",)),
+        (["config.optim.lr: 1 -> 2", "config.optim.steps: 1 -> 2"], ("config.optim",)),
+        (["world_size: 1 -> 2", "data: 'a' -> 'b'"], ("world_size", "data")),
+    ],
+)
+def test_a_change_is_allowed_by_its_name_or_its_sections(changes, allowed):
+    refuse_changes(Path("run"), changes, allowed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed", "flags"),
+    [
+        (["config.optim.lr: 1 -> 2"], ("config.optim.l",), ["config.optim.lr"]),
+        (["config.optim.lr: 1 -> 2"], ("config.optim.lr.x", "optim.lr"), ["config.optim.lr"]),
+        (
+            ["config.optim.lr: 1 -> 2", "threads: 1 -> 2", "world_size: 1 -> 2"],
+            ("threads",),
+            ["config.optim.lr", "world_size"],
+        ),
+    ],
+)
+def test_what_is_not_allowed_is_listed_alone_and_with_its_flags(changes, allowed, flags):
+    with pytest.raises(InputError) as refusal:
+        refuse_changes(Path("run"), changes, allowed)
+    message = str(refusal.value)
+    assert message.endswith(": " + " ".join(f"--allow-change {flag}" for flag in flags))
+    for change in changes:
+        assert (change in message) == (change.partition(":")[0] in flags)
+
+
+@pytest.mark.parametrize("fixed", ["config.model.width", "config.run.seed", "kind"])
+@pytest.mark.parametrize("is_allowed", [False, True])
+def test_another_model_seed_or_kind_is_another_run_even_if_allowed(fixed, is_allowed):
+    changes = [f"{fixed}: 1 -> 2", "config.optim.lr: 1 -> 2"]
+    allowed = ("config.model", "config", fixed) if is_allowed else ()
+    with pytest.raises(InputError) as refusal:
+        refuse_changes(Path("run"), changes, allowed)
+    message = str(refusal.value)
+    assert changes[0] in message
+    assert (changes[1] in message) == (not is_allowed)
+    assert "With another model or seed it would be another run" in message
+    assert "--allow-change" not in message
+
+
+def lines(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_lines_that_cannot_be_written_are_said_once_and_leave_no_halves(
+    tmp_path, monkeypatch, capsys
+):
+    run = open_run(tmp_path / "run")
+    run.log(1, {"loss": 1.0})
+    whole = files.write
+
+    def half(file, data):
+        whole(file, data[: len(data) // 2])
+        file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("video_vq.stores.files.write", half)
+        for step in (2, 3):
+            run.log(step, {"loss": 1.0})
+    said = capsys.readouterr().err
+    assert said.count("could not write") == 1
+    assert "metrics.jsonl: [Errno 28] No space left on device; training goes on" in said
+    assert all(f"step {step}  loss 1" in said for step in (1, 2, 3))
+    run.log(4, {"loss": 1.0})
+    run.log(5, {"loss": 1.0})
+    run.close()
+    assert "metrics.jsonl lacks 2 line(s) that were shown here alone" in capsys.readouterr().err
+    assert lines(tmp_path / "run" / "metrics.jsonl") == [1, 4, 5]
+
+
+def broken_tracker(*_: object) -> Any:
+    """Return a tracker on a full disk."""
+    error = OSError(errno.ENOSPC, "No space left on device")
+    tracker = mock.Mock(spec=WandBTracker)
+    tracker.log.side_effect = tracker.finish.side_effect = error
+    return tracker
+
+
+def test_trackers_on_a_full_disk_are_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(Trackers, "_make", broken_tracker)
+    run = open_run(tmp_path / "run")
+    run.track(["wandb"], 0)
+    assert run.trackers is not None
+    run.log(1, {"loss": 1.0})
+    (tmp_path / "run" / "clips").write_text("in the way of a folder")
+    run.trackers.log_clip(1, "clips", np.zeros((2, 4, 4, 3), np.uint8))
+    run.close()
+    assert capsys.readouterr().err.count("could not write for the trackers") == 1
+    assert lines(tmp_path / "run" / "metrics.jsonl") == [1]
+
+
+def test_a_model_that_cannot_be_written_at_the_end_says_how_to_go_on(tmp_path):
+    run = open_run(tmp_path / "run")
+    with (
+        pytest.raises(InputError, match=r"run/prior: the finished .* make room, then the same"),
+        run.exporting(tmp_path / "run" / "prior"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
