@@ -12,7 +12,7 @@ from typing import Any
 from video_vq.environment import environment
 from video_vq.errors import InputError
 from video_vq.stores import files
-from video_vq.stores.files import difference, read_json, write_json
+from video_vq.stores.files import PARTIAL, difference, read_json, write_json
 from video_vq.training.checkpoint import CheckpointFolder
 from video_vq.training.trackers import TrackerName, Trackers
 
@@ -26,6 +26,8 @@ SHOWN = (
     "time/clips_per_second",
     "time/left_minutes",
 )
+# All that a run leaves which is killed before it has described itself.
+_KILLED_AT_ITS_START = f"run.json{PARTIAL}"
 
 
 class RunFolder:
@@ -70,7 +72,7 @@ class RunFolder:
                 write_json(run_file, {**described, "identity": identity})
         elif path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the run")
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and {entry.name for entry in path.iterdir()} - {_KILLED_AT_ITS_START}:
             raise InputError(f"{path}: holds other files and no run.json; name another folder")
         elif is_main:
             path.mkdir(parents=True, exist_ok=True)
