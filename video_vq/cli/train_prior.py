@@ -7,6 +7,7 @@ from pathlib import Path
 from video_vq.cli import options
 from video_vq.config import find_config, load_config
 from video_vq.stores.tokens import TokenStore
+from video_vq.training.screen import lasting_screen
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.training_config import PriorTrainingConfig
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(text)
         return 0
-    with StopRequest() as request:  # before torch is loaded, which takes seconds
+    with StopRequest() as request, lasting_screen():  # before torch is loaded, which takes seconds
         from video_vq.training.prior import train_prior
         from video_vq.training.trackers import chosen_trackers
 
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.allow_change,
             request,
         )
-    if folder is not None and os.environ.get("RANK", "0") == "0":
-        print(f"prior: {folder}")
+        if folder is not None and os.environ.get("RANK", "0") == "0":
+            print(f"prior: {folder}")
+        request.ignore_echo()
     return 0

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 # SIGHUP: a terminal that goes away must not cost the steps since the last checkpoint.
@@ -44,6 +45,16 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def ignore_echo(self) -> None:
+        """After a request that was followed: be deaf to its echo, as the process is about to end.
+
+        Python itself would undo a handler before its last moments.
+        """
+        if self.reason:
+            for number in self._before:
+                signal.signal(number, signal.SIG_IGN)
+            self._before = {}
+
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.reason and time.monotonic() - self._first > ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)
@@ -53,9 +64,7 @@ class StopRequest:
 
     def _ask(self, reason: str) -> None:
         self._first, self.reason = time.monotonic(), reason
-        # Not print: a handler may run in the middle of another print.
-        text = f"{reason}: finishing this step, then saving; a second signal ends it at once\n"
-        os.write(2, text.encode())
+        _say(f"{reason}: finishing this step, then saving; a second signal ends it at once")
 
     def _watch(self, launcher: int) -> None:
         while not self._over.wait(WATCH_SECONDS):
@@ -64,5 +73,11 @@ class StopRequest:
             if not self.reason:
                 self._ask("the launcher is gone")
             if not self._over.wait(GRACE_SECONDS):
-                os.write(2, b"the launcher is gone and the other ranks do not answer: ending\n")
+                _say("the launcher is gone and the other ranks do not answer: ending")
                 os._exit(1)
+
+
+def _say(text: str) -> None:
+    """Not by print, as a handler may run in the middle of one; to nobody, if nobody is left."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())

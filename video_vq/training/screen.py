@@ -1,0 +1,43 @@
+"""A screen that goes away costs the words, not the run: metrics.jsonl has the numbers."""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+
+class _Screen(io.FileIO):
+    """Drops what cannot be written: the terminal is closed, `| tee` is dead, the disk is full."""
+
+    def write(self, data, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+@contextmanager
+def lasting_screen() -> Iterator[None]:
+    """Print to stdout and stderr without errors while it is entered.
+
+    The Ctrl-C that asks a run to stop, or the terminal's end that does, may take its reader away;
+    the words that follow must not cost the checkpoint.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_lasting, before)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _lasting(stream: TextIO) -> TextIO:
+    try:
+        file = _Screen(stream.fileno(), "w", closefd=False)
+    except io.UnsupportedOperation:  # no file, as in a notebook
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(file), stream.encoding, stream.errors, line_buffering=True
+    )
