@@ -75,14 +75,17 @@ def launch(processes: int, *arguments: str | Path, expect: int = 0, **changes: s
 
 def launch_program(processes: int, *program: str | Path, expect: int = 0, **changes: str):
     """Run a Python program under `accelerate launch` on CPU ranks."""
+    return run([*launcher(processes), *program], expect, **changes)
+
+
+def launcher(processes: int) -> list[str]:
+    """Return the launcher's part of a command."""
     multi = ["--multi_gpu"] if processes > 1 else []
-    command = [
+    return [
         *(sys.executable, "-m", "accelerate.commands.launch", *multi),
         *("--num_processes", str(processes), "--num_machines", "1"),
         *("--dynamo_backend", "no", "--mixed_precision", "no", "--main_process_port", "0"),
-        *program,
     ]
-    return run(command, expect, **changes)
 
 
 def run(command: list, expect: int = 0, **changes: str):
