@@ -44,7 +44,8 @@ def all_stops() -> Iterator[Stop]:
             for whom in ("launcher", "ranks") if processes else ("ranks",):
                 yield Stop(phase, what, whom, processes, workers)
         for processes in (1, 2):
-            yield Stop(phase, "SIGKILL", "launcher", processes, 2)
+            if (phase, processes) != ("start-up", 2):  # below
+                yield Stop(phase, "SIGKILL", "launcher", processes, 2)
             yield Stop(phase, "SIGINT", "group", processes, 2)  # Ctrl-C
             yield Stop(phase, "SIGHUP", "group", processes, 2)  # the terminal is gone
             if phase != "start-up":  # there is no folder yet to put the file in
@@ -142,6 +143,23 @@ def test_a_run_that_is_asked_to_stop_saves_and_leaves_no_process(stop, clip_stor
 @pytest.mark.parametrize("stop", sorted(set(all_stops()) - set(SOME_STOPS)), ids=str)
 def test_every_way_to_stop_in_every_phase(stop, clip_store, tmp_path):
     check(stop, clip_store, tmp_path)
+
+
+@pytest.mark.slow
+def test_ranks_whose_launcher_is_killed_before_they_have_met_end_by_themselves(
+    clip_store, tmp_path
+):
+    # They meet at the launcher's, and wait there until their grace is over.
+    stop = Stop("start-up", "SIGKILL", "launcher", 2, 0)
+    with Run(
+        tmp_path, command_of(stop, clip_store, tmp_path), held_at(stop.phase, tmp_path)
+    ) as run:
+        wait_for(lambda: len(of_ranks(tmp_path, "held")) == 2, stop.phase)
+        ask(stop, run, tmp_path / "run")
+        (tmp_path / "go").touch()
+        run.wait_until_gone()
+        assert "the other ranks do not answer: ending" in run.text("stderr")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_screen_that_is_gone_costs_no_checkpoint(clip_store, tmp_path):
