@@ -99,14 +99,14 @@ class Run:
         self.leader.wait()
 
 
-def last_step(run: Path) -> int:
-    """Return the last step that is in the log; 0 before the first."""
+def last_step(run: Path, since: float) -> int:
+    """Return the last step that was logged since a time; 0 before the first."""
     try:
-        return json.loads(
-            (run / "metrics.jsonl").read_bytes().rpartition(b"\n")[0].splitlines()[-1]
-        )["step"]
+        complete = (run / "metrics.jsonl").read_bytes().rpartition(b"\n")[0]
+        last = json.loads(complete.splitlines()[-1])
     except (FileNotFoundError, IndexError):
         return 0
+    return last["step"] if last["clock"] >= since else 0
 
 
 def of_ranks(folder: Path, what: str) -> dict[int, int]:

@@ -112,9 +112,10 @@ def kill_in_a_save(training: Training, step: int, chance: random.Random) -> None
 
 
 def kill_after(step: int, training: Training, victim: str, chance: random.Random) -> None:
+    started = time.time()
     with training.start() as run:
         wait_for(
-            lambda: last_step(training.out) >= step or run.leader.poll() is not None,
+            lambda: last_step(training.out, started) >= step or run.leader.poll() is not None,
             f"step {step}",
         )
         time.sleep(chance.uniform(0, 0.05))  # a step takes about that
