@@ -6,7 +6,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from runs import environment, make_clip_store
 
 MINUTES = 20
