@@ -44,7 +44,7 @@ class Cell(NamedTuple):
     @property
     def differs(self) -> bool:
         """Whether the interval leaves zero out."""
-        return self.low is not None and self.high is not None and (self.low > 0) == (self.high > 0)
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 class Comparison(NamedTuple):
@@ -130,13 +130,23 @@ def _folder(path: Path) -> Path:
 def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
     first = {name: scores[0]["identity"][name] for name in SAME}
     for path, other in zip(paths[1:], scores[1:], strict=True):
-        lines = difference(first, {name: other["identity"][name] for name in SAME})
-        if lines:
-            shown = "\n  ".join(lines)
-            raise InputError(
-                f"{paths[0]} and {path} did not score the same clips by the same protocol:\n"
-                f"  {shown}\nevaluate both alike"
-            )
+        second = {name: other["identity"][name] for name in SAME}
+        if first == second:
+            continue
+        if first["data"] != second["data"]:
+            first["data"], second["data"] = _data_of(scores[0]), _data_of(other)
+        shown = "\n  ".join(difference(first, second))
+        raise InputError(
+            f"{paths[0]} and {path} did not score the same clips by the same protocol "
+            f"({paths[0]} -> {path}):\n  {shown}\nevaluate both alike"
+        )
+
+
+def _data_of(scores: dict[str, Any]) -> str:
+    """Return the clip store that was scored, as people know it: its folder and the hash's start."""
+    words = [str(word) for word in scores["environment"].get("command") or []]
+    folder = words[words.index("--data") + 1 :][:1] if "--data" in words else []
+    return " ".join([*folder, f"({str(scores['identity']['data'])[:12]}…)"])
 
 
 Row = tuple[str, str, tuple[Cell, ...]]
