@@ -237,7 +237,8 @@ def _add_run(parser: argparse.ArgumentParser, max_skipped: float) -> None:
 
 
 def _run_folder(arguments: argparse.Namespace) -> None:
-    from data_prep.sources.folder import EXTENSIONS, FolderSettings, list_folder
+    from data_prep.sources.folder import FolderSettings, list_folder
+    from video_vq.media.suffixes import VIDEO_SUFFIXES
 
     by_regex = arguments.group_regex is not None
     settings = FolderSettings(
@@ -245,7 +246,7 @@ def _run_folder(arguments: argparse.Namespace) -> None:
         test=arguments.test,
         group_by="regex" if by_regex else arguments.group_by,
         group_regex=arguments.group_regex,
-        extensions=arguments.extensions or EXTENSIONS,
+        extensions=arguments.extensions or VIDEO_SUFFIXES,
     )
     _prepare(arguments, list_folder(arguments.videos, settings))
 

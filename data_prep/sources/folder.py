@@ -10,12 +10,9 @@ from pathlib import Path
 
 from data_prep.sources import Item, Listing, require_folder, split_groups
 from video_vq.errors import InputError
+from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.stores.clips import Skipped
 
-EXTENSIONS = (
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
-    ".ogv", ".ts", ".webm", ".wmv",
-)  # fmt: skip
 # A folder of one's own may be small: one broken file of three must not stop it.
 MAX_SKIPPED = 0.5
 
@@ -36,7 +33,7 @@ class FolderSettings:
     test: float = 0.1
     group_by: str = "video"
     group_regex: str | None = None
-    extensions: tuple[str, ...] = EXTENSIONS
+    extensions: tuple[str, ...] = VIDEO_SUFFIXES
 
 
 def list_folder(root: Path, settings: FolderSettings) -> Listing:

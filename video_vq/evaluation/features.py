@@ -30,6 +30,7 @@ from video_vq.evaluation.source_clip import (
     clip_at_hand,
     clip_of_file,
 )
+from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.metrics.fvd import device_of, input_features, usual_batch_size
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.progress import progress
@@ -37,7 +38,6 @@ from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import sha256_json
 from video_vq.stores.shards import MANIFEST, PARTS
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".gif")
 BATCH = 8
 
 Rows = dict[str, Float32[np.ndarray, "n d"]]

@@ -14,6 +14,7 @@ from data_prep.sources.folder import FolderSettings, list_folder
 from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
 from data_prep.tfrecord import encode_example, read_record, write_records
 from video_vq.errors import InputError
+from video_vq.media.suffixes import VIDEO_SUFFIXES
 
 TEST_GROUPS = ["g11", "g21", "g26", "g36", "g38", "g6", "g8", "g9"]
 
@@ -355,3 +356,10 @@ def test_what_is_not_bair_is_refused_with_file_and_byte(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"traj_256_to_511\.tfrecords: byte [\d,]+: the file ends"):
         list_bair(root, BairSettings())
+
+
+def test_a_folder_is_taken_for_the_same_videos_to_prepare_and_to_score(tmp_path):
+    names = [f"clip{suffix}" for suffix in VIDEO_SUFFIXES]
+    listing = list_folder(touch(tmp_path, *names, "notes.txt", "sheet.png"), FolderSettings())
+    assert [item.id for item in listing.items] == sorted(names)
+    assert {".gif", ".flv", ".ts", ".wmv"} <= set(VIDEO_SUFFIXES)

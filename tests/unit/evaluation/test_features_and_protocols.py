@@ -153,6 +153,14 @@ def test_sizes_rates_and_lengths_follow_their_rules(tmp_path):
         slow.read(folder)
 
 
+def test_files_that_data_prep_takes_are_scored_too(tmp_path):
+    (file,) = folder_of(tmp_path / "a", 1, 0).iterdir()
+    for suffix in (".flv", ".wmv"):  # the content decides how it is read
+        file.with_suffix(suffix).write_bytes(file.read_bytes())
+    comparison = Comparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
+    assert comparison.read(tmp_path / "a").num_clips == 3
+
+
 def test_a_fixed_rate_takes_the_frames_that_are_shown_then(tmp_path):
     (tmp_path / "a").mkdir()
     frames = np.stack([np.full((32, 32, 3), 8 * t, np.uint8) for t in range(32)])
