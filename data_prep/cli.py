@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.synthetic_cli import add_synthetic_parser
+from video_vq.arguments import Parser
 from video_vq.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _printable(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="data-prep",
         description="Turn raw videos into a clip store. Every command goes on where it stopped "
         "when it is given again.",
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_folder(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "folder",
         help="prepare any folder of videos",
@@ -92,7 +93,7 @@ def _add_folder(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(run=_run_folder)
 
 
-def _add_ucf101(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "ucf101",
         help="prepare UCF-101 in its official layout, unpacked",
@@ -115,7 +116,7 @@ def _add_ucf101(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(run=_run_ucf101)
 
 
-def _add_bair(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_bair(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "bair",
         help="prepare BAIR robot pushing in its official layout, unpacked",
@@ -139,7 +140,7 @@ def _add_bair(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=_run_bair)
 
 
-def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_verify(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "verify",
         help="check every byte of a clip store, count it, and make a contact sheet",

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
+from video_vq.arguments import Parser
+
 
 def add_synthetic_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    subparsers: "argparse._SubParsersAction[Parser]",
 ) -> None:
     """Add the command `synthetic`; its `run` is `run_synthetic`."""
     parser = subparsers.add_parser(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import video_vq
+from video_vq.arguments import Parser
 from video_vq.cli import (
     compare,
     decode,
@@ -41,7 +42,7 @@ VERBS = (
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="video-vq",
         description="Videos to discrete tokens and back, a prior over the tokens, FVD for both.",
         epilog="Several processes: accelerate launch --multi_gpu --num_processes N -m video_vq …",

@@ -41,6 +41,8 @@ except SystemExit as end:
         (["folder", "x", "--out", "y", "--extensions", ","], "expected endings like mp4,avi"),
         (["ucf101", "x", "--out", "y", "--split", "4"], "invalid choice: 4"),
         (["bair", "x", "--out", "y", "--camera", "aux2"], "invalid choice: 'aux2'"),
+        (["folder", "x", "--out", "y", "--sise", "64"], "--sise 64\ndid you mean --size?"),
+        (["synthetic", "x", "--vidoes=9"], "did you mean --videos?"),
         (["bair", "x", "--out", "y", "--fps", "5"], "unrecognized arguments: --fps 5"),
     ],
 )
@@ -48,7 +50,10 @@ def test_wrong_usage_exits_with_2_and_names_the_argument(capsys, arguments, prob
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert problem in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert problem in error
+    if "unrecognized" in problem or "did you mean" in problem:
+        assert error.startswith(f"usage: data-prep {arguments[0]} ")
 
 
 @pytest.mark.parametrize("command", ["folder", "ucf101", "bair"])

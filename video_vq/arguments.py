@@ -1,0 +1,49 @@
+"""The parser of both commands: a wrong flag is answered by the verb it was given to."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says of an unknown flag which one is near, under the usage of its verb.
+
+    argparse itself passes what a verb does not know up to the command, whose usage names no flag.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parse; anything unknown ends the command with status 2."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown, args)}")
+        return parsed, unknown
+
+    def _hint(self, unknown: Sequence[str], args: Sequence[str] | None) -> str:
+        settings = [self._setting(word, args or ()) for word in unknown if SETTING.fullmatch(word)]
+        if settings and self._takes_settings():
+            return f"\nsettings are written without dashes: {' '.join(settings)}"
+        if self._takes_settings() and "=" in unknown[0] and not unknown[0].startswith("-"):
+            return "\nwrite all settings one behind the other, with no flag between them"
+        known = {flag.lstrip("-"): flag for flag in self._option_string_actions}
+        names = [word.lstrip("-").partition("=")[0] for word in unknown if word.startswith("--")]
+        near = [difflib.get_close_matches(name, known, n=1, cutoff=0.7) for name in names]
+        flags = dict.fromkeys(known[found[0]] for found in near if found)
+        return f"\ndid you mean {' and '.join(flags)}?" if flags else ""
+
+    def _takes_settings(self) -> bool:
+        return any(action.dest == "settings" for action in self._get_positional_actions())
+
+    @staticmethod
+    def _setting(flag: str, args: Sequence[str]) -> str:
+        """Return `section.key=value` for a flag that carries its value, or has it behind."""
+        found = SETTING.fullmatch(flag)
+        assert found is not None
+        name, value = found.groups()
+        if value is None:
+            behind = list(args)[list(args).index(flag) + 1 :][:1]
+            value = behind[0] if behind and not behind[0].startswith("--") else "VALUE"
+        return f"{name}={value}"
