@@ -179,16 +179,20 @@ DEFAULT_PROTOCOL = PROTOCOLS["styleganv"]
 Entry = TypeVar("Entry")
 
 
-def named_entry(table: dict[str, Entry], name: str, what: str) -> Entry:
+def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> Entry:
     """Return an entry of a table by its name.
+
+    Args:
+        also: what else the user could have written, for the error alone.
 
     Raises:
         InputError: there is none; names the nearest.
     """
     if name not in table:
-        close = get_close_matches(name, table, n=1)
+        known = [*table, *also]
+        close = get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"no {what} {name!r}: there are {', '.join(table)}{hint}")
+        raise InputError(f"no {what} {name!r}: there are {', '.join(known)}{hint}")
     return table[name]
 
 
@@ -209,4 +213,5 @@ def fvd_protocols(names: str) -> tuple[FVDProtocol, ...]:
     """
     if names == "all":
         return tuple(PROTOCOLS.values())
-    return tuple(fvd_protocol(name.strip()) for name in dict.fromkeys(names.split(",")))
+    chosen = dict.fromkeys(name.strip() for name in names.split(","))
+    return tuple(named_entry(PROTOCOLS, name, "FVD protocol", "all") for name in chosen)

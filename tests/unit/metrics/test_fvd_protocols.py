@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import clip_features
-from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS, fvd_protocol
+from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS, fvd_protocol, fvd_protocols
 from video_vq.metrics.resize import network_input, prepare_frames, rows_read
 
 # At 50 x 50 VideoGPT's rounding shows: the square becomes 225 x 224 and loses a row.
@@ -205,6 +205,9 @@ def test_what_is_no_rgb_clip_is_refused(shape):
 
 
 def test_a_misspelt_preset_is_suggested():
+    with pytest.raises(InputError, match=r"no FVD protocol 'al': .*larp, all; did you mean 'all'"):
+        fvd_protocols("google, al")
+    assert fvd_protocols("google, tats,google") == (PROTOCOLS["google"], PROTOCOLS["tats"])
     with pytest.raises(InputError, match="did you mean 'styleganv'"):
         fvd_protocol("stylegan-v")
     assert fvd_protocol("tats") is PROTOCOLS["tats"]
