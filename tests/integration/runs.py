@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,13 @@ run: {log_every: 2, validate_every: 4, checkpoint_every: 2, validation_clips: 3,
 """
 
 
-def make_clip_store(path: Path, num_videos: int = 18, num_frames: int = 9) -> ClipStore:
-    """Write moving blobs of two classes, a third of them each for train, val and test."""
+def make_clip_store(
+    path: Path, num_videos: int = 18, num_frames: int = 9, rates: Sequence[float] = (10.0,)
+) -> ClipStore:
+    """Write moving blobs of two classes, a third of them each for train, val and test.
+
+    The videos of each split have the frame rates in turn.
+    """
     writer = ClipStoreWriter(path, (16, 16), {"kind": "blobs"})
 
     def videos():
@@ -45,7 +51,7 @@ def make_clip_store(path: Path, num_videos: int = 18, num_frames: int = 9) -> Cl
                     ("left", "right")[index % 2],
                     ("train", "val", "test")[index % 3],
                     f"group-{index:02d}",
-                    fps=10.0,
+                    fps=rates[index // 3 % len(rates)],
                     origin={"made": "by a test"},
                 ),
                 [frames],

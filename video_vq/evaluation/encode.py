@@ -15,6 +15,7 @@ from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
+from video_vq.stores.videos import commonest_fps
 
 CLIPS_PER_SHARD = 1024
 
@@ -155,6 +156,7 @@ def _decoded_videos(
         for row, clip in zip(chosen, clips, strict=True):
             source = store.video_of(row)
             _, first, stride = store.window_of(row)
+            fps = store.header.fps if source.fps is None else source.fps / stride
             name = f"{source.id}@{first}+{stride}"
             origin = {"video": source.id, "first_frame": first, "stride": stride}
             yield PreparedVideo(
@@ -163,7 +165,7 @@ def _decoded_videos(
                     source.label,
                     source.split,
                     source.group,
-                    fps=store.header.fps,
+                    fps=fps,
                     origin=origin,
                 ),
                 [clip],
@@ -241,8 +243,9 @@ def _windows_of(
 
 
 def _common_fps(store: ClipStore, stride: int) -> float | None:
-    rates = {video.fps for video in store.videos}
-    (rate,) = rates if len(rates) == 1 else (None,)
+    # Of the train split where there is one: a prior samples what it is trained on.
+    train = [video for video in store.videos if video.split == "train"]
+    rate = commonest_fps(train or store.videos)
     return None if rate is None else rate / stride
 
 

@@ -31,7 +31,8 @@ class TokenHeader:
         codebook_size: tokens lie in 0 .. codebook_size − 1.
         grid_thw: shape of a grid.
         num_frames, frame_size_hw: of the clips that were encoded.
-        fps: frames per second of these clips, None when unknown or mixed.
+        fps: frames per second of these clips, the commonest where they are mixed, None when
+            unknown.
         classes: ordered class names.
         data_hash: content hash of the clip store that was encoded, None for samples of a prior.
         made_by: the settings that made the store.
@@ -114,6 +115,7 @@ class TokenStoreWriter:
                             "label": video.label,
                             "split": video.split,
                             "group": video.group,
+                            "fps": video.fps,
                         }
                         for video in videos
                     ],
@@ -127,7 +129,7 @@ class TokenStore:
 
     Attributes:
         header: what the grids have in common.
-        videos: id, label, split and group of each video that rows point to.
+        videos: id, label, split, group and rate of each video that rows point to.
 
     Raises:
         InputError: the store is missing, unfinished, of another kind, or inconsistent.

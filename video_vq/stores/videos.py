@@ -1,5 +1,6 @@
 """What a clip store says about a video, and about one that was left out."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,12 @@ class PreparedVideo:
     video: Video
     frames: Iterable[np.ndarray]  # chunks of uint8 t h w c
     arrays: dict[str, np.ndarray]  # name -> float32 t ...
+
+
+def commonest_fps(videos: Iterable[Video]) -> float | None:
+    """Return the frame rate that most videos have, None when none is known; of two, the first."""
+    rates = Counter(video.fps for video in videos if video.fps is not None)
+    return rates.most_common(1)[0][0] if rates else None
 
 
 def skipped_entry(video: Video, reason: str) -> Skipped:
