@@ -21,11 +21,16 @@ from video_vq.media.decode import require_decoder
 from video_vq.progress import progress
 from video_vq.stores.clips import SKIPPED, SPLITS, ClipStore, ClipStoreWriter
 from video_vq.stores.files import read_json, sha256_json, write_json
+from video_vq.stores.shards import plan_of
+from video_vq.stores.videos import commonest_fps
 
 PROVENANCE = "provenance.json"
 # About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
 USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
 LOCK_SECONDS = 10.0
+# What follows from the list of videos alone.
+LIST_SETTINGS = {"list_sha256", "num_videos", "videos_per_shard"}
+MAX_RATES = 4  # that are named
 CONFIGS: dict[SourceName, str] = {"folder": "video64", "ucf101": "ucf101", "bair": "bair"}
 CONFIG_SIZES = {"video64": (64, 64), "ucf101": (128, 128), "bair": (64, 64)}
 
@@ -103,6 +108,7 @@ def prepare(
     num_shards = math.ceil(len(listing.items) / per_shard)
     limit = listing.max_skipped if max_skipped is None else max_skipped
     with _locked(out) as lock:
+        _require_same_list(out, plan_of(out), plan)
         writer = ClipStoreWriter(out, recipe.size_hw, plan, listing.arrays)
         if writer.is_complete:
             store = ClipStore(out)
@@ -221,6 +227,31 @@ def _locked(out: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
+    """Refuse a store of other videos in words; other settings are the writer's to refuse.
+
+    Raises:
+        InputError: says how many videos came or went, and what to do.
+    """
+    if not isinstance(before, dict) or before.get("list_sha256") == now["list_sha256"]:
+        return
+    changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    old, new = before.get("num_videos"), now["num_videos"]
+    if changed - LIST_SETTINGS or not isinstance(old, int):
+        return
+    if new == old:
+        found = f"the folder still holds {new:,} videos, but not the same ones as"
+    else:
+        count, word = abs(new - old), "more" if new > old else "fewer"
+        plural = "s" if count > 1 else ""
+        found = f"the folder now holds {count:,} {word} video{plural} ({new:,}, not {old:,}) than"
+    raise InputError(
+        f"{out}: {found} when this store was begun. A store is made of one list of videos: name "
+        f"another --out for a store of the {new:,} there are now, or delete {out} and run this "
+        "again; with the folder as it was, the same command goes on"
+    )
+
+
 def _note_provenance(writer: ClipStoreWriter, recipe: Recipe) -> None:
     """Remember beside the shards what makes them; the plan holds only what decides their bytes."""
     made_by = {
@@ -268,12 +299,13 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
     if outcome.notes:
         lines.append(f"odd with {len(outcome.notes):,} videos, see {store.path / PROVENANCE}")
         lines += [f"  {note['id']}: {note['note']}" for note in outcome.notes[:3]]
-    lines += [f"note: {note}" for note in listing.notes]
+    lines += [f"note: {note}" for note in (*listing.notes, *_mixed_rates(store))]
     lines += [
         f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)",
     ]
     config = CONFIGS.get(listing.source)
-    if config is not None and (height, width) == CONFIG_SIZES.get(config):
+    trainable = splits["train"] and splits["val"]
+    if trainable and config is not None and (height, width) == CONFIG_SIZES.get(config):
         lines.append(
             f"then: video-vq train-tokenizer --config {config} "
             f"--data {store.path} --out runs/tokenizer"
@@ -284,3 +316,19 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
             "need test; add videos"
         )
     return "\n".join(lines)
+
+
+def _mixed_rates(store: ClipStore) -> list[str]:
+    """Return a note when the videos were recorded at several frame rates."""
+    rates = Counter(
+        "unknown" if video.fps is None else f"{video.fps:.5g} fps" for video in store.videos
+    )
+    common = commonest_fps(store.videos)
+    if len(rates) == 1 or common is None:
+        return []
+    told = ", ".join(f"{count:,} of {rate}" for rate, count in rates.most_common(MAX_RATES))
+    more = f" and {len(rates) - MAX_RATES} others" if len(rates) > MAX_RATES else ""
+    return [
+        f"mixed frame rates: {told}{more}; the same motion takes more frames in some. "
+        f"`--fps {common:g}`, with another --out, brings all to one rate"
+    ]

@@ -312,3 +312,53 @@ def test_verify_names_every_damaged_file_and_draws_a_sheet(reference, tmp_path, 
         assert name in capsys.readouterr().err
         path.write_bytes(intact)
     assert main(["verify", str(store)]) == 0
+
+
+def test_a_folder_that_has_changed_is_said_in_words(tmp_path, capsys):
+    videos, out = tmp_path / "raw", tmp_path / "store"
+    videos.mkdir()
+    for number in range(2):
+        write_video(videos / f"{number}.avi", clip(number), 25)
+    assert folder(videos, out) == 0
+    before = tree(out)
+    capsys.readouterr()
+    for number in range(2, 6):
+        write_video(videos / f"{number}.avi", clip(number), 25)
+    assert folder(videos, out) == 1
+    error = capsys.readouterr().err
+    assert "the folder now holds 4 more videos (6, not 2) than when this store was begun" in error
+    assert f"name another --out for a store of the 6 there are now, or delete {out}" in error
+    assert "sha256" not in error
+    for number in range(1, 6):
+        (videos / f"{number}.avi").unlink()
+    assert folder(videos, out) == 1
+    assert "now holds 1 fewer video (1, not 2)" in capsys.readouterr().err
+    write_video(videos / "other.avi", clip(1), 25)
+    assert folder(videos, out) == 1
+    assert "still holds 2 videos, but not the same ones as" in capsys.readouterr().err
+    assert folder(videos, out, "--stride", "2") == 1
+    assert "stride: 1 -> 2" in capsys.readouterr().err
+    assert tree(out) == before
+
+
+def test_a_training_that_would_fail_is_not_proposed(tmp_path, capsys):
+    videos = tmp_path / "raw"
+    videos.mkdir()
+    for number in range(3):
+        write_video(videos / f"{number}.avi", clip(number), 25)
+        assert main(["folder", str(videos), "--out", str(tmp_path / f"store-{number}")]) == 0
+        shown = capsys.readouterr().out
+        assert ("train-tokenizer" in shown) == (number == 2), shown
+        assert ("warning: no " in shown) == (number < 2)
+
+
+def test_mixed_frame_rates_are_said_with_the_way_to_one(raw, tmp_path, capsys):
+    assert folder(raw, tmp_path / "mixed") == 0
+    shown = capsys.readouterr().out
+    # Ten videos of 25, 30, 10 fps in turn.
+    assert "mixed frame rates: 4 of 25 fps, 3 of 30 fps, 3 of 10 fps" in shown.replace(
+        "3 of 10 fps, 3 of 30 fps", "3 of 30 fps, 3 of 10 fps"
+    )
+    assert "`--fps 25`" in shown
+    assert folder(raw, tmp_path / "one", "--fps", "25") == 0
+    assert "mixed frame rates" not in capsys.readouterr().out

@@ -16,6 +16,18 @@ HASH = "sha256"  # of the manifest's other fields, in canonical JSON
 PARTS = "parts"
 
 
+def plan_of(path: Path) -> Any:
+    """Return the plan of a store, finished or not; None where there is none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if (path / MANIFEST).exists():
+        return read_json(path / MANIFEST, "a store's manifest").get("plan")
+    plan_file = path / PARTS / "plan.json"
+    return read_json(plan_file, "an unfinished store's plan") if plan_file.exists() else None
+
+
 class ShardFolder:
     """The commit log of one store: which shards are done, and the plan they belong to.
 
@@ -34,7 +46,7 @@ class ShardFolder:
         self.path = path
         self.parts = path / PARTS
         if (path / MANIFEST).exists():
-            self._require_same(read_json(path / MANIFEST, "a store's manifest").get("plan"), plan)
+            self._require_same(plan_of(path), plan)
             if owner:
                 shutil.rmtree(self.parts, ignore_errors=True)
             return
@@ -50,7 +62,7 @@ class ShardFolder:
                 )
         self.parts.mkdir(parents=True, exist_ok=True)
         if plan_file.exists():
-            self._require_same(read_json(plan_file, "an unfinished store's plan"), plan)
+            self._require_same(plan_of(path), plan)
         else:
             write_json(plan_file, plan)
         if owner:
