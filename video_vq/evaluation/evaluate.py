@@ -49,6 +49,7 @@ from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json, write_json
 from video_vq.stores.tokens import TokenStore
+from video_vq.stores.videos import commonest_fps
 
 KMEANS_CLIPS = 256
 FVD_FRAMES = 16
@@ -211,6 +212,7 @@ class Evaluation:
             for window in scoring_windows(store, None, self.num_frames, 1, None, self.seed)
             if window.start < self.num_frames
         ]
+        num_samples = len(windows)
         if protocol is None:
             windows = windows[: len(self.windows)]
         self._show_samples(store, windows)
@@ -222,6 +224,7 @@ class Evaluation:
             "gfvd": self._fvd(fake),
             "protocol": None if protocol is None else protocol._asdict(),
             "diversity": diversity(self.real.of(self.protocol), fake.of(self.protocol)),
+            "num_samples": num_samples,
             "samples": store.plan,
         }
         if self.split != "train" and any(video.split == "train" for video in self.store.videos):
@@ -290,7 +293,7 @@ class Evaluation:
 
     def write(self, out: Path, identity: dict[str, Any]) -> None:
         """Write the sheet, the gallery of a report, and the features that `compare` reads."""
-        fps = self.store.videos[0].fps
+        fps = commonest_fps(self.store.videos)
         rate = None if fps is None else fps / self.stride
         self.gallery.write(out / "gallery", {"scores": identity}, rate)
         write_sheet(out, self.gallery.rows(), rate)

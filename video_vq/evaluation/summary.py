@@ -49,12 +49,39 @@ def remarks(scores: dict[str, Any]) -> list[str]:
     fake = scores.get("generation", {}).get("gfvd", {}).get("num_fake", scores["num_clips"])
     counts = (scores["num_clips"], fake)
     lines = [fvd_protocol(scores["protocol"]["name"]).describe(counts)]
+    lines += _counts(scores)
     if scores["split"] == "train":
         lines.append("the reference is the training split: these scores flatter the model")
     if min(counts) < SMALL:
         lines.append(
             f"FVD at N = {min(counts)} is an illustration: below {SMALL} clips its bias is "
             "larger than most differences"
+        )
+    return lines
+
+
+def _counts(scores: dict[str, Any]) -> list[str]:
+    """Return a line for each number of clips that is not what a reader would take it to be."""
+    lines = []
+    num_real, asked = scores["num_clips"], scores["identity"].get("num_clips", 0)
+    if num_real < asked:
+        lines.append(
+            f"{num_real} real clips were scored, not {asked}: split {scores['split']} holds no "
+            "more clips of this length that do not overlap"
+        )
+    generation = scores.get("generation", {})
+    found = generation.get("num_samples")  # scores of an earlier version do not say
+    if found is None:
+        return lines
+    num_fake = generation["gfvd"]["num_fake"]
+    if num_fake < found:
+        lines.append(
+            f"of {found} samples the first {num_fake} were scored, as many as there are real clips"
+        )
+    if num_fake != num_real and generation.get("protocol") is None:
+        lines.append(
+            f"gFVD is of {num_fake} samples against {num_real} real clips: published numbers "
+            f"mostly use as many on both sides; `video-vq sample --num {num_real}` makes them equal"
         )
     return lines
 
