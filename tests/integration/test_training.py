@@ -95,6 +95,23 @@ def test_a_run_in_two_parts_is_bit_equal_to_a_run_in_one(
     assert hashes[0] == hashes[1]
 
 
+def test_a_finished_training_says_so_and_changes_nothing(trained, configs, clip_store):
+    for kind, data in (
+        ("tokenizer", ("--data", clip_store)),
+        ("prior", ("--tokens", trained / "tokens")),
+    ):
+        run = trained / kind[0]
+        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+        answer = video_vq(
+            f"train-{kind}", "--config", configs / f"{kind}.yaml", *data, "--out", run
+        )
+        assert answer.stdout.splitlines() == [
+            f"already finished: {run / kind}",
+            f"{kind}: {run / kind}",
+        ]
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
 def test_a_damaged_checkpoint_is_passed_over(trained, configs, clip_store, tmp_path):
     out = tmp_path / "run"
     command = ("train-tokenizer", "--config", configs / "tokenizer.yaml", "--data", clip_store)

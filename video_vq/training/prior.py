@@ -85,6 +85,10 @@ def train_prior(
             out, "prior", to_json(config), facts, accelerator.is_main_process, allowed_changes
         )
 
+    if (finished := run.finished_model(optim.steps)) is not None:
+        accelerator.print(f"already finished: {finished}")
+        return finished
+
     torch.manual_seed(seed)
     prior = Prior(model_config, config.run.checkpoint_activations).to(accelerator.device)
     optimizer = make_optimizer(prior, optim)

@@ -11,6 +11,7 @@ from typing import Any
 
 from video_vq.environment import environment
 from video_vq.errors import InputError
+from video_vq.models.model_folder import CONFIG, TENSORS, Kind, read_model_config
 from video_vq.stores import files
 from video_vq.stores.files import PARTIAL, difference, read_json, write_json
 from video_vq.training.checkpoint import CheckpointFolder
@@ -48,7 +49,7 @@ class RunFolder:
     def __init__(
         self,
         path: Path,
-        kind: str,
+        kind: Kind,
         config: dict[str, Any],
         facts: dict[str, Any],
         is_main: bool,
@@ -57,6 +58,7 @@ class RunFolder:
         self.path = path
         self.is_main = is_main
         self.trackers: Trackers | None = None
+        self._kind: Kind = kind
         self._config = config
         self.checkpoints = CheckpointFolder(path / "state")
         identity = {"kind": kind, "config": config, **facts}
@@ -79,6 +81,19 @@ class RunFolder:
             write_json(run_file, {"identity": identity, "environment": environment()})
         self._metrics = path / "metrics.jsonl"
         self._lines_lost = 0
+
+    def finished_model(self, steps: int) -> Path | None:
+        """Return the folder of the model that this run made, None while there is work left.
+
+        Work is left too when the last checkpoint is damaged: training goes back and mends it.
+        """
+        folder = self.path / self._kind
+        if not all((folder / name).exists() for name in (CONFIG, TENSORS)):
+            return None
+        if read_model_config(folder, self._kind).facts.get("steps") != steps:
+            return None
+        newest = self.checkpoints.newest()
+        return folder if newest is not None and newest[0] == steps else None
 
     def track(self, names: Sequence[TrackerName], first_step: int) -> None:
         """Show the run in trackers, too, from a step on; see `Trackers`."""

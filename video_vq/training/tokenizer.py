@@ -99,6 +99,10 @@ def train_tokenizer(
             allowed_changes,
         )
 
+    if (finished := run.finished_model(optim.steps)) is not None:
+        accelerator.print(f"already finished: {finished}")
+        return finished
+
     torch.manual_seed(seed)
     tokenizer = VideoTokenizer(config.model).to(accelerator.device)
     optimizer = make_optimizer(tokenizer, optim)
