@@ -17,7 +17,9 @@ grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && PRECISION=bf16
 LAUNCH=(accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no
         --mixed_precision "$PRECISION" -m video_vq)
 
-step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
+BOLD='' PLAIN=''
+if [ -t 2 ]; then BOLD=$'\033[1m' PLAIN=$'\033[0m'; fi
+step() { printf '\n%s%s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
 
 # A training that was stopped has saved and ends well: the next step must not take it for finished.
 finished() { [ -e "$1/config.json" ] || { echo "stopped; make demo goes on" >&2; exit 130; }; }

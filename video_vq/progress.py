@@ -10,7 +10,7 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
 
     Args:
         description: what is being done, in a few words.
-        total: how many units there are in all, None when unknown.
+        total: how many units there are in all, None when unknown; nothing is shown for 0.
         unit: what is counted, in the singular ("clip").
         initial: how many were done by an earlier, interrupted start; not counted in the rate.
     """
@@ -23,4 +23,5 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
         mininterval=0.2 if terminal else 10.0,
         dynamic_ncols=terminal,
         file=sys.stderr,
+        disable=total == 0,
     )

@@ -1,5 +1,6 @@
 """Mistakes end with one clear message, at once where no torch is needed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from runs import SMALL_TOKENIZER, run, video_vq
+from trained import scores_of, trained_prior, trained_tokenizer
 
 from video_vq.cli import main
+from video_vq.progress import progress
+from video_vq.stores.files import write_json
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train-tokenizer", "--help"], ["--version"]])
@@ -183,3 +187,76 @@ def test_tokens_of_another_tokenizer_are_not_decoded(clip_store, tmp_path):
     answer = video_vq("decode", tokens, *other, expect=1)
     assert "belongs to the tokenizer" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb", "answer"),
+    [
+        (["sample", "--prior", "p", "--tokenizer", "t", "--out", "o", "--temprature", "2"],
+         "sample", "unrecognized arguments: --temprature 2\ndid you mean --temperature?"),
+        (["encode", "s", "--tokenizer", "t", "--out", "o", "--batchsize=3"],
+         "encode", "did you mean --batch-size?"),
+        (["train-tokenizer", "--config", "c", "--data", "d", "--out", "o", "--optim.steps", "5"],
+         "train-tokenizer", "settings are written without dashes: optim.steps=5"),
+        (["train-prior", "--config", "c", "--tokens", "d", "--out", "o", "--optim.lr=1e-4"],
+         "train-prior", "settings are written without dashes: optim.lr=1e-4"),
+        (["train-prior", "--config", "c", "a.b=1", "--tokens", "d", "--out", "o", "optim.lr=1"],
+         "train-prior", "write all settings one behind the other"),
+    ],
+)  # fmt: skip
+def test_an_unknown_flag_is_answered_by_its_verb(capsys, arguments, verb, answer):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: video-vq {verb} ")
+    assert answer in error
+
+
+def test_a_run_of_the_wrong_kind_is_named(clip_store, tmp_path, capsys):
+    for kind, model in (("tokenizer", trained_tokenizer()), ("prior", trained_prior())):
+        model.save_pretrained(tmp_path / kind / kind)
+        write_json(tmp_path / kind / "run.json", {"identity": {"kind": kind}, "environment": {}})
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["encode", str(clip_store), "--tokenizer", str(tmp_path / "prior"), *out]) == 1
+    assert "is a prior's run, a tokenizer's is needed" in capsys.readouterr().err
+    models = ["--prior", str(tmp_path / "tokenizer"), "--tokenizer", str(tmp_path / "tokenizer")]
+    assert main(["sample", *models, *out]) == 1
+    assert "is a tokenizer's run, a prior's is needed" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "prior" / "prior")
+    models[1] = str(tmp_path / "prior")
+    assert main(["sample", *models, *out]) == 1
+    assert "this run holds no prior yet" in capsys.readouterr().err
+
+
+def test_scores_of_other_clips_are_told_apart_by_their_folders(tmp_path, capsys):
+    for name in ("a", "b"):
+        scores = scores_of("tokenizer")
+        same = {"split": "test", "num_clips": 256, "protocol": scores["protocol"]}
+        scores["identity"] |= {"data": f"{name}" * 64, **same}
+        scores["environment"] = {"command": ["evaluate", "--data", f"clips-{name}", "--num", "2"]}
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "scores.json", scores)
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    error = capsys.readouterr().err
+    assert f"({tmp_path}/a -> {tmp_path}/b)" in error
+    assert "data: 'clips-a (aaaaaaaaaaaa…)' -> 'clips-b (bbbbbbbbbbbb…)'" in error
+
+
+def test_nothing_to_do_shows_no_progress(capsys):
+    with progress("sampling", 0, "token"):
+        pass
+    assert capsys.readouterr().err == ""
+    with progress("sampling", 1, "token") as bar:
+        bar.update()
+    assert "sampling: 100%" in capsys.readouterr().err
+
+
+def test_the_demo_writes_no_escape_codes_into_a_log(tmp_path):
+    (tmp_path / "data-prep").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "data-prep").chmod(0o755)
+    script = Path(__file__).parents[2] / "scripts" / "demo.sh"
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    answer = run(["bash", script, tmp_path / "demo"], expect=3, PATH=path)
+    assert answer.stderr.startswith("\n1/8 render")
+    assert "\x1b" not in answer.stderr

@@ -53,6 +53,13 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
     if not (path / CONFIG).exists() and (path / kind / CONFIG).exists():
         path = path / kind  # a run folder was named
     if not (path / CONFIG).exists() and (path / "run.json").exists():
+        found = read_json(path / "run.json", "a run's description").get("identity")
+        of = found.get("kind") if isinstance(found, dict) else None
+        if of in ("tokenizer", "prior") and of != kind:
+            raise InputError(
+                f"{path}: is a {of}'s run, a {kind}'s is needed; name the run folder that "
+                f"`video-vq train-{kind}` made, or the {kind}'s own folder"
+            )
         raise InputError(
             f"{path}: this run holds no {kind} yet; the command that started it goes on with the "
             "training"
