@@ -1,17 +1,19 @@
 """The report: one page that plays, asks nothing of a network, and keeps hostile names as text."""
 
+import html
 import re
+import shlex
 import shutil
 
 import pytest
-from hostile_report import gallery_of
+from hostile_report import gallery_of, scores_of
 from runs import make_clip_store, video_vq
 
 from video_vq.errors import InputError
 from video_vq.evaluation.gallery import EXTREMES, SHOWN
 from video_vq.evaluation.report import render, write_report
 from video_vq.evaluation.report.charts import line_chart
-from video_vq.evaluation.report.parts import find_parts
+from video_vq.evaluation.report.parts import Evaluation, Parts, Run, find_parts
 from video_vq.stores.clips import ClipStore
 
 
@@ -45,6 +47,76 @@ def test_a_verdict_says_what_was_not_beaten(hostile_run):
     assert "does not beat the hardest control, 22.00: the first frame, repeated" in page
     assert "beats the hardest control, 1,500: the real clips&#39; first frames" in page
     assert "FVD at N = 48 is an illustration" in page
+
+
+def known_run() -> Parts:
+    """Return what a finished tokenizer and its evaluation leave, by hand."""
+    config = {
+        "optim": {"steps": 600, "batch_size": 8},
+        "model": {"quantizer": {"codebook_size": 512}},
+    }
+    identity = {"kind": "tokenizer", "config": config, "precision": "bf16", "world_size": 2}
+    train = ["train-tokenizer", "--config", "x", "--data", "my clips", "--out", "runs/t"]
+    # 300 steps of 8 clips at 8 clips a second, then 300 at 4: 300 s and 600 s.
+    curves = {"time/clips_per_second": [(300.0, 8.0), (600.0, 4.0)], "loss/x": [(600.0, 1.0)]}
+    run = Run("t", {**identity, "threads": 1}, {"command": train, "device": "cpu"}, curves, 0)
+    prepared = {
+        "source": "folder", "num_videos": 1234, "size_hw": [32, 48], "fps": 10.0, "stride": 1,
+        "source_settings": {"val": 0.1, "test": 0.2, "group_by": "regex", "group_regex": "g(.)"},
+    }  # fmt: skip
+    given = ["evaluate", "--data", "my clips", "--tokenizer", "runs/t", "--tokens", "tokens"]
+    scores = scores_of("test")
+    scores["environment"]["command"] = [*given, "--samples", "s", "--prior", "runs/p"]
+    scores["made_by"] = {"data": prepared, "tokens": {"hop": 4, "precision": "no"}}
+    settings = {"temperature": 0.9, "top_k": None, "top_p": 1.0, "guidance": 1.0}
+    plan = {"kind": "samples", "num_samples": 48, "seed": 3, "batch_size": 16, "class": None}
+    scores["generation"]["samples"] = {**plan, "precision": "no", "settings": settings}
+    scores["generation"]["memorisation"] = {
+        "num_train_clips": 1040, "samples_median": 38.0, "held_out_median": 35.0,
+        "share_nearer_than_that": 0.0,
+    }  # fmt: skip
+    return Parts("demo", (run,), (Evaluation("scores", scores, None),))
+
+
+def test_the_page_begins_with_what_was_trained_on_what_and_how_long():
+    page = render(known_run())
+    assert "Data: 1,234 videos, prepared from folder at 32 x 48 pixels." in page
+    assert "Tokenizer: 512 codes, 600 steps of 8 clips, 15 min of training on cpu." in page
+
+
+def test_the_commands_of_the_whole_pipeline_are_in_order_and_can_be_pasted():
+    page = html.unescape(render(known_run()))
+    found = re.search(r"<h2>Commands</h2>.*?<code>(.*?)</code>", page, re.DOTALL)
+    assert found is not None
+    shown = found[1].replace("\\\n", "").splitlines()
+    expected = [
+        "data-prep folder RAW --out 'my clips' --size 32x48 --val 0.1 --test 0.2 "
+        "--group-regex 'g(.)' --fps 10.0",
+        "OMP_NUM_THREADS=1 accelerate launch --multi_gpu --num_processes 2 --mixed_precision bf16 "
+        "-m video_vq train-tokenizer --config x --data 'my clips' --out runs/t",
+        "video-vq encode 'my clips' --tokenizer runs/t --out tokens --hop 4",
+        "video-vq sample --prior runs/p --tokenizer runs/t --out s --num 48 --temperature 0.9 "
+        "--top-p 1.0 --guidance 1.0 --seed 3 --batch-size 16",
+        "video-vq evaluate --data 'my clips' --tokenizer runs/t --tokens tokens --samples s "
+        "--prior runs/p",
+    ]
+    assert [shlex.split(line) for line in shown] == [shlex.split(line) for line in expected]
+    assert max(map(len, found[1].splitlines())) <= 90
+
+
+def test_each_number_says_of_how_many_clips_it_is():
+    page = render(known_run())
+    assert "N = 48; 0 is perfect. The floor, real clips against other real clips, is 800.00" in page
+    assert "N = 32 and N = 48 cannot be compared" in page
+    assert "<td>48 to 1,040</td>" in page
+    assert "→ 1 is right; mean squared distance among samples" in page
+
+
+def test_each_known_group_of_curves_is_explained(hostile_run):
+    assert "What training lowers, each part before it is weighed" in render(known_run())
+    assert "How fast training went" in render(known_run())
+    curves = find_parts(hostile_run).runs[0].curves
+    assert render(find_parts(hostile_run)).count('<svg class="chart"') == len(curves) + 1
 
 
 def test_a_chart_places_its_points_in_order_and_inside():

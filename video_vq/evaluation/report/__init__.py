@@ -10,6 +10,7 @@ from markupsafe import Markup
 from video_vq.errors import InputError
 from video_vq.evaluation.report.blocks import Films, Section
 from video_vq.evaluation.report.parts import Parts, find_parts
+from video_vq.evaluation.report.pipeline import lead
 from video_vq.evaluation.report.sections import SECTIONS
 from video_vq.stores.files import write_bytes
 
@@ -73,6 +74,7 @@ def render(parts: Parts, quality: int = QUALITIES[0]) -> str:
     style, script = (_read_asset(name) for name in ("page.css", "page.js"))
     return templates.get_template("page.html.j2").render(
         title=parts.title,
+        lead=lead(parts),
         sections=sections,
         style=Markup(style),
         script=Markup(script),

@@ -83,9 +83,11 @@ class FilmStrip(NamedTuple):
 
 
 class Charts(NamedTuple):
-    """Small line charts, as SVG made by `charts.line_chart`."""
+    """Small line charts, as SVG made by `charts.line_chart`, and what they show."""
 
     items: tuple[Markup, ...]
+    heading: str = ""
+    note: str = ""
 
 
 Block = Text | Table | Headlines | Code | FilmStrip | Charts

@@ -3,8 +3,7 @@
 Each takes what was found and returns the sections it has something for: one per run or evaluation.
 """
 
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
@@ -24,12 +23,26 @@ from video_vq.evaluation.report.blocks import (
 )
 from video_vq.evaluation.report.charts import line_chart, short
 from video_vq.evaluation.report.parts import Evaluation, Parts, Run
+from video_vq.evaluation.report.pipeline import known_commands
 from video_vq.evaluation.report.verdicts import headlines, score_table
 from video_vq.evaluation.summary import remarks
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.videos import Video
 
 WALL_CLOCK = ("time/clips_per_second",)  # of all the times, the one worth a curve
+GROUPS = {
+    "validation": "The averaged weights on fixed clips of the val split: a run is judged by these.",
+    "loss": "What training lowers, each part before it is weighed, on the clips of the moment.",
+    "codebook": "How the codes are used: the share of them that occurs, how many equally frequent "
+    "ones would carry as much (perplexity), and how many unused ones were started anew.",
+    "quantizer": "Encoder outputs against their codes: the angle in degrees, the ratio of lengths "
+    "and the outputs' norm (p05, p50, p95: quantiles), the cosine between the gradient and the "
+    "rotated one, and the share of tokens that one step moved to another code.",
+    "optim": "The gradient's norm before it is clipped, the learning rate, and the steps that were "
+    "left out because a number was not finite.",
+    "time": "How fast training went.",
+    "warnings": "How often the run warned of itself.",
+}
 SHARES = ("codebook/usage", "codebook/batch_usage", "validation/code_usage")
 
 
@@ -148,15 +161,7 @@ def curves(parts: Parts, films: Films) -> list[Section]:
             for name, points in run.curves.items()
             if not name.startswith("time/") or name in WALL_CLOCK
         }
-        blocks: list[Block] = [
-            Charts(
-                tuple(
-                    line_chart(name, points, zero=name in SHARES) for name, points in shown.items()
-                )
-            )
-            if shown
-            else Text("No metrics were logged yet.")
-        ]
+        blocks: list[Block] = [*_by_group(shown)] or [Text("No metrics were logged yet.")]
         if run.num_not_finite:
             count = f"{run.num_not_finite} logged values were not finite and are left out."
             blocks.append(Text(count, strong=True))
@@ -164,12 +169,28 @@ def curves(parts: Parts, films: Films) -> list[Section]:
     return sections
 
 
+def _by_group(curves: dict[str, list[tuple[float, float]]]) -> Iterator[Charts]:
+    """Yield the curves of each group (`loss/…`), those that this program knows with a line."""
+    groups = {name.partition("/")[0] for name in curves}
+    for group in [*(name for name in GROUPS if name in groups), *sorted(groups - GROUPS.keys())]:
+        charts = tuple(
+            line_chart(name, points, zero=name in SHARES)
+            for name, points in curves.items()
+            if name.partition("/")[0] == group
+        )
+        yield Charts(charts, group, GROUPS.get(group, ""))
+
+
 def commands(parts: Parts, films: Films) -> list[Section]:
-    """The commands of the trainings and evaluations; what made the stores is among the settings."""
-    lines = [_launched(run) for run in parts.runs]
-    lines += [_command(found.scores.get("environment", {})) for found in parts.evaluations]
-    lines = [line for line in lines if line]
-    return [Section("Commands", (Code("\n".join(lines)),))] if lines else []
+    """The commands of the pipeline, as far as they are known."""
+    lines = known_commands(parts)
+    if not lines:
+        return []
+    told = Text(
+        "Trainings and evaluations stand here as they were given. The others are put together "
+        "from what their stores say; RAW is the folder of raw videos."
+    )
+    return [Section("Commands", (told, Code("\n".join(lines))))]
 
 
 def settings(parts: Parts, films: Films) -> list[Section]:
@@ -254,29 +275,6 @@ def _how_sampled(found: dict[str, Any]) -> str:
     )
     return f"{plan.get('num_samples', '?')} samples, seed {plan.get('seed', '?')}; {told}".strip(
         "; "
-    )
-
-
-def _command(environment: dict[str, Any]) -> str:
-    arguments = environment.get("command")
-    return "" if not arguments else "video-vq " + shlex.join(str(part) for part in arguments)
-
-
-def _launched(run: Run) -> str:
-    """Return a training's command with the launcher's settings, which belong to the run."""
-    command, identity = _command(run.environment), run.identity
-    if not command:
-        return ""
-    threads = identity.get("threads")
-    prefix = "" if threads is None else f"OMP_NUM_THREADS={shlex.quote(str(threads))} "
-    processes, precision = identity.get("world_size", 1), identity.get("precision", "no")
-    if (processes, precision) == (1, "no"):
-        return prefix + command
-    multi = "" if processes == 1 else "--multi_gpu "
-    return (
-        f"{prefix}accelerate launch {multi}--num_processes {shlex.quote(str(processes))} "
-        f"--mixed_precision {shlex.quote(str(precision))} -m video_vq "
-        f"{command.removeprefix('video-vq ')}"
     )
 
 

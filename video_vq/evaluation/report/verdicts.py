@@ -27,7 +27,7 @@ def headlines(scores: dict[str, Any]) -> Headlines:
     found, controls = scores["reconstruction"], scores["controls"]
     items = [
         _judged("PSNR", found["psnr"]["mean"], "dB", _of(controls, "psnr_"), higher=True),
-        _against_floor("rFVD", found["rfvd"]["value"], scores["floor"]),
+        _against_floor("rFVD", found["rfvd"], scores["floor"]),
     ]
     if "prior" in scores:
         prior = scores["prior"]
@@ -62,12 +62,16 @@ def _judged(
     return Headline(name, _number(value), unit, told, good)
 
 
-def _against_floor(name: str, value: float, floor: dict[str, Any] | None) -> Headline:
+def _against_floor(name: str, fvd: dict[str, Any], floor: dict[str, Any] | None) -> Headline:
+    value, num = fvd["value"], fvd["num_fake"]
     if floor is None:
-        return Headline(name, _number(value), "", "no floor: too few source videos", None)
+        told = f"N = {num}; 0 is perfect; no floor: too few source videos"
+        return Headline(name, _number(value), "", told, None)
+    few = floor["num_clips"]
     told = (
-        f"0 is perfect; two halves of the real clips lie {_number(floor['distance'])} apart "
-        f"(N = {floor['num_clips']})"
+        f"N = {num}; 0 is perfect. The floor, real clips against other real clips, is "
+        f"{_number(floor['distance'])} at N = {few}: it shows how far from 0 FVD stays where "
+        f"nothing differs. FVD grows as N falls, so N = {few} and N = {num} cannot be compared"
     )
     return Headline(name, _number(value), "", told, None)
 
@@ -106,23 +110,30 @@ def score_table(scores: dict[str, Any]) -> Table:
         rows += _of_samples(scores["generation"], counts)
     if scores["floor"] is not None:
         floor = scores["floor"]
-        told = "real clips to other real clips: what FVD says of no difference at this N"
+        told = (
+            "real clips to other real clips: what FVD says of no difference at this N, and at "
+            "this N alone"
+        )
         rows.append(_row("FVD floor", floor["distance"], floor["num_clips"], told))
     return Table(("score", "value", "N"), tuple(rows))
 
 
 def _of_samples(generation: dict[str, Any], counts: str) -> list[Row]:
-    rows = []
+    rows, num_fake = [], generation["gfvd"]["num_fake"]
     if (spread := generation.get("diversity")) is not None:
-        told = "1 is right; below it samples are more alike than real clips"
+        told = (
+            "→ 1 is right; mean squared distance among samples, over that among real clips. Below "
+            "1 samples are more alike than real clips are"
+        )
         rows.append(_row("diversity", spread["ratio"], counts, told))
     if (copied := generation.get("memorisation")) is not None:
         told = (
-            f"RMS grey levels to the nearest of {copied['num_train_clips']:,} training clips, "
-            f"median; held-out real clips {copied['held_out_median']:.1f}. "
+            f"→ {copied['held_out_median']:.1f}, that of held-out real clips, is right; RMS grey "
+            f"levels to the nearest of {copied['num_train_clips']:,} training clips, median. "
             f"{copied['share_nearer_than_that']:.1%} lie nearer than 99 % of held-out clips do"
         )
-        rows.append(_row("distance to training clips", copied["samples_median"], counts, told))
+        among = f"{num_fake} to {copied['num_train_clips']:,}"
+        rows.append(_row("distance to training clips", copied["samples_median"], among, told))
     return rows
 
 

@@ -1,0 +1,199 @@
+"""The pipeline behind a report: in a sentence, and as the commands that were given."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from video_vq.evaluation.report.parts import Evaluation, Parts, Run
+
+LINE = 88  # characters of a command, before it goes on in the next line
+# Flags of data-prep and sample for what their stores say.
+PREPARE = {
+    "split": "--split", "camera": "--camera", "val": "--val", "test": "--test",
+    "group_by": "--group-by", "group_regex": "--group-regex",
+}  # fmt: skip
+SAMPLE = {
+    "temperature": "--temperature", "top_k": "--top-k", "top_p": "--top-p", "guidance": "--guidance"
+}  # fmt: skip
+
+
+def lead(parts: Parts) -> str:
+    """Return what data, which models, how many steps and how long; what is not known is left out.
+
+    Everything in the files may be of any type: only what is as expected is told.
+    """
+    told = []
+    for evaluation in parts.evaluations[:1]:
+        plan = _at(evaluation.scores, "made_by", "data")
+        videos, size, source = (_at(plan, key) for key in ("num_videos", "size_hw", "source"))
+        if isinstance(videos, int) and isinstance(size, list) and isinstance(source, str):
+            sides = " x ".join(str(side) for side in size)
+            told.append(f"Data: {videos:,} videos, prepared from {source} at {sides} pixels.")
+    told += [sentence for run in parts.runs if (sentence := _told(run))]
+    return " ".join(told)
+
+
+def _told(run: Run) -> str:
+    kind = run.identity.get("kind")
+    model = {
+        "tokenizer": (("quantizer", "codebook_size"), "{} codes"),
+        "prior": (("depth",), "{} layers"),
+    }.get(str(kind))
+    steps, batch = (_at(run.identity, "config", "optim", key) for key in ("steps", "batch_size"))
+    if model is None or not isinstance(steps, int) or not isinstance(batch, int):
+        return ""
+    place, words = model
+    size = _at(run.identity, "config", "model", *place)
+    shown = [words.format(f"{size:,}")] if isinstance(size, int) else []
+    done = int(max((points[-1][0] for points in run.curves.values()), default=0))
+    share = f"{steps:,}" if done >= steps else f"{done:,} of {steps:,}"
+    shown.append(f"{share} steps of {batch:,} clips")
+    if (minutes := _minutes(run, batch)) is not None:
+        shown.append(f"{minutes} of training on {run.environment.get('device')}")
+    return f"{str(kind).capitalize()}: {', '.join(shown)}."
+
+
+def _minutes(run: Run, batch: int) -> str | None:
+    """Return the time that the steps took, by the logged rates; None when there are none."""
+    seconds = last = 0.0
+    for step, rate in run.curves.get("time/clips_per_second", []):
+        if rate <= 0:
+            return None
+        seconds += (step - last) * batch / rate
+        last = step
+    if not seconds:
+        return None
+    return f"{seconds / 3600:.1f} h" if seconds > 2 * 3600 else f"{max(1, round(seconds / 60))} min"
+
+
+def known_commands(parts: Parts) -> list[str]:
+    """Return the pipeline's commands in order, each once.
+
+    Those of trainings and evaluations as they were given; data-prep, encode and sample as the
+    scores tell of their stores.
+    """
+    trainings = {"tokenizer": [], "prior": [], "": []}
+    for run in parts.runs:
+        kind = str(run.identity.get("kind"))
+        trainings[kind if kind in trainings else ""].append(_launched(run))
+    found = parts.evaluations
+    lines = [
+        *(_prepared(one) for one in found),
+        *trainings["tokenizer"],
+        *(_encoded(one) for one in found),
+        *trainings["prior"],
+        *(_sampled(one) for one in found),
+        *trainings[""],
+        *(_joined(["video-vq"], _given(one.scores.get("environment"))) for one in found),
+    ]
+    return [line for line in dict.fromkeys(lines) if line]
+
+
+def _given(environment: Any) -> list[str]:
+    """Return the arguments that a command was started with."""
+    arguments = _at(environment, "command")
+    return [str(word) for word in arguments] if isinstance(arguments, list) else []
+
+
+def _prepared(evaluation: Evaluation) -> str:
+    plan, out = _at(evaluation.scores, "made_by", "data"), _flag(evaluation, "--data")
+    source, size, settings = (_at(plan, key) for key in ("source", "size_hw", "source_settings"))
+    if out is None or not isinstance(source, str) or not isinstance(size, list):
+        return ""
+    words = [source, "RAW", "--out", out, "--size", "x".join(str(side) for side in size)]
+    if _at(settings, "group_by") == "regex":  # it has a flag of its own
+        settings = {name: value for name, value in settings.items() if name != "group_by"}
+    words += _flags(settings, PREPARE)
+    words += _flags(plan, {"fps": "--fps"})
+    words += _flags(plan, {"stride": "--stride"}) if _at(plan, "stride") != 1 else []
+    return _joined(["data-prep"], words)
+
+
+def _encoded(evaluation: Evaluation) -> str:
+    made_by = _at(evaluation.scores, "made_by", "tokens")
+    data, tokenizer, out = (
+        _flag(evaluation, f"--{name}") for name in ("data", "tokenizer", "tokens")
+    )
+    if made_by is None or data is None or tokenizer is None or out is None:
+        return ""
+    words = ["encode", data, "--tokenizer", tokenizer, "--out", out]
+    return _joined(
+        _launcher(1, _at(made_by, "precision")), [*words, *_flags(made_by, {"hop": "--hop"})]
+    )
+
+
+def _sampled(evaluation: Evaluation) -> str:
+    plan = _at(evaluation.scores, "generation", "samples")
+    prior, tokenizer, out = (
+        _flag(evaluation, f"--{name}") for name in ("prior", "tokenizer", "samples")
+    )
+    if _at(plan, "kind") != "samples" or tokenizer is None or out is None:
+        return ""
+    words = ["sample", "--prior", prior or "PRIOR", "--tokenizer", tokenizer, "--out", out]
+    words += _flags(plan, {"num_samples": "--num", "class": "--class"})
+    words += _flags(_at(plan, "settings"), SAMPLE)
+    words += _flags(plan, {"seed": "--seed", "batch_size": "--batch-size"})
+    return _joined(_launcher(1, _at(plan, "precision")), words)
+
+
+def _launched(run: Run) -> str:
+    """Return a training's command with the launcher's settings, which belong to the run."""
+    words, identity = _given(run.environment), run.identity
+    threads = identity.get("threads")
+    prefix = [] if threads is None else [f"OMP_NUM_THREADS={threads}"]
+    launcher = _launcher(identity.get("world_size", 1), identity.get("precision"))
+    return _joined([*prefix, *launcher], words)
+
+
+def _launcher(processes: Any, precision: Any) -> list[str]:
+    if (processes, precision or "no") == (1, "no"):
+        return ["video-vq"]
+    launch = ["accelerate", "launch", *([] if processes == 1 else ["--multi_gpu"])]
+    launch += ["--num_processes", str(processes), "--mixed_precision", str(precision or "no")]
+    return [*launch, "-m", "video_vq"]
+
+
+def _flag(evaluation: Evaluation, flag: str) -> str | None:
+    """Return the value of a flag of the evaluation's command."""
+    words = _given(evaluation.scores.get("environment"))
+    return dict(pairwise(words)).get(flag)
+
+
+def _flags(values: Any, names: dict[str, str]) -> list[str]:
+    """Return flags with their values, for those that have one."""
+    found = [(flag, _at(values, name)) for name, flag in names.items()]
+    return [word for flag, value in found if value is not None for word in (flag, str(value))]
+
+
+def _joined(program: Sequence[str], words: Sequence[str]) -> str:
+    """Return a command for a shell, broken before flags into lines that go on; "" of no words."""
+    if not words:
+        return ""
+    first, *rest = _parts([*program, *words])
+    lines = [first]
+    for part in rest:
+        if len(lines[-1]) + 1 + len(part) > LINE:
+            lines[-1] += " \\"
+            lines.append(" " + part)
+        else:
+            lines[-1] += " " + part
+    return "\n ".join(lines)
+
+
+def _parts(words: Sequence[str]) -> Iterator[str]:
+    """Yield the words of a command, a flag together with its values."""
+    part: list[str] = []
+    for word in words:
+        if word.startswith("--") and part:
+            yield shlex.join(part)
+            part = []
+        part.append(word)
+    yield shlex.join(part)
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """Return what stands at a place in JSON, None where there is no such place."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
