@@ -125,7 +125,8 @@ def test_compare_tells_what_differs(made, tmp_path):
     assert r"\begin{tabular}{lrr}" in latex
     assert latex.count(r"\\") == 1 + len(found["scores"])
     # The same clips of another protocol cannot be compared.
-    video_vq(*arguments(made, "b", tmp_path / "c"), "--protocol", "google", **cache)
+    fewer = [*arguments(made, "b", tmp_path / "c"), "--protocol", "google", "--num", "6"]
+    assert "of 10 samples the first 6 were scored" in video_vq(*fewer, **cache).stdout
     refused = video_vq("compare", tmp_path / "a", tmp_path / "c", expect=1)
     assert "did not score the same clips by the same protocol" in refused.stderr
     assert "protocol.name: 'styleganv' -> 'google'" in refused.stderr

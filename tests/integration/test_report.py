@@ -88,7 +88,7 @@ def test_the_commands_of_the_whole_pipeline_are_in_order_and_can_be_pasted():
     page = html.unescape(render(known_run()))
     found = re.search(r"<h2>Commands</h2>.*?<code>(.*?)</code>", page, re.DOTALL)
     assert found is not None
-    shown = found[1].replace("\\\n", "").splitlines()
+    shown = found[1].replace("\\\n", "").split("\n\n")
     expected = [
         "data-prep folder RAW --out 'my clips' --size 32x48 --val 0.1 --test 0.2 "
         "--group-regex 'g(.)' --fps 10.0",

@@ -1,6 +1,5 @@
 """Tests of the synthetic videos as raw files in the official layouts."""
 
-import argparse
 import json
 
 import av
@@ -13,6 +12,7 @@ from data_prep.synthetic_cli import add_synthetic_parser
 from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
 from data_prep.synthetic_world import CLASSES
 from data_prep.tfrecord import parse_example, read_record, record_offsets
+from video_vq.arguments import Parser
 from video_vq.errors import InputError
 
 SMALL = SyntheticSettings(layout="ucf101", num_videos=12, num_frames=5, size=32, seed=3)
@@ -174,7 +174,7 @@ def test_all_settings_out_of_range_are_named_at_once(tmp_path):
 
 
 def test_the_command_writes_what_its_arguments_say(tmp_path):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_synthetic_parser(parser.add_subparsers())
     out = str(tmp_path / "out")
     arguments = parser.parse_args(

@@ -190,7 +190,7 @@ def commands(parts: Parts, films: Films) -> list[Section]:
         "Trainings and evaluations stand here as they were given. The others are put together "
         "from what their stores say; RAW is the folder of raw videos."
     )
-    return [Section("Commands", (told, Code("\n".join(lines))))]
+    return [Section("Commands", (told, Code("\n\n".join(lines))))]
 
 
 def settings(parts: Parts, films: Films) -> list[Section]:
