@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
+
 from video_vq.cli import main
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.stores.clips import ClipStore

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from runs import make_clip_store, video_vq
+
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import Comparison, compare
 from video_vq.evaluation.feature_network import FeatureNetwork

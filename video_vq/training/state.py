@@ -110,12 +110,12 @@ class TrainingState:
         whether it was. A disk that is full or broken, or weights that are not finite, cost this
         checkpoint, not the run: it is said, and training goes on with the last good one in place.
         """
+        self.wait_for_save()  # of the step before: it has a message of its own
         self.saved_step = self.step
         random = self._gathered_random_state()
         usage = self._summed_usage()
         if not self.accelerator.is_main_process:
             return
-        self.wait_for_save()
         tensors = self._snapshot.take(
             {
                 "model": dict(self.model.state_dict()),
