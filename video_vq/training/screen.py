@@ -4,7 +4,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any
 
 
 class _Screen(io.FileIO):
@@ -33,10 +33,10 @@ def lasting_screen() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def _lasting(stream: TextIO) -> TextIO:
+def _lasting(stream: Any) -> Any:
     try:
         file = _Screen(stream.fileno(), "w", closefd=False)
-    except io.UnsupportedOperation:  # no file, as in a notebook
+    except (io.UnsupportedOperation, AttributeError):  # no file, as in a notebook, or no screen
         return stream
     return io.TextIOWrapper(
         io.BufferedWriter(file), stream.encoding, stream.errors, line_buffering=True
