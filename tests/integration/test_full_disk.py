@@ -58,7 +58,7 @@ def logged(path: Path) -> list[int]:
 def assert_went_on(path: Path, out: str, err: str, before: tuple[int, dict[str, bytes]]) -> None:
     """Check that training said what it lost, ended, and left the last good checkpoint."""
     for step in (20, 40, 60):
-        assert f"could not save a checkpoint after step {step}: [Errno " in out
+        assert f"could not save the checkpoint of step {step}: [Errno " in out
     assert err.count(f"could not write {path / 'metrics.jsonl'}: [Errno ") == 1
     assert "step 60  loss/bits_per_token" in err
     assert saved(path) == before

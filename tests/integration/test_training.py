@@ -139,6 +139,20 @@ def test_a_changed_config_is_refused_with_the_difference(trained, configs, clip_
     assert "Traceback" not in answer.stderr
 
 
+def test_a_finished_run_goes_on_where_more_steps_are_allowed(configs, clip_store, tmp_path):
+    command = ("train-tokenizer", "--config", configs / "tokenizer.yaml", "--data", clip_store)
+    video_vq(*command, "--out", tmp_path / "run")
+    refused = video_vq(*command, "--out", tmp_path / "run", "optim.steps=8", expect=1)
+    assert "To go on with the new ones" in refused.stderr
+    assert "--allow-change config.optim.steps" in refused.stderr
+    longer = ("optim.steps=8", "--allow-change", "config.optim.steps")
+    answer = video_vq(*command, "--out", tmp_path / "run", *longer)
+    assert "training steps 7 to 8" in answer.stdout
+    assert VideoTokenizer.from_pretrained(tmp_path / "run").facts.steps == 8
+    (change,) = json.loads((tmp_path / "run" / "run.json").read_text())["changes"]
+    assert change == {"after_step": 6, "was -> now": ["config.optim.steps: 6 -> 8"]}
+
+
 def test_two_ranks_hold_one_codebook_and_see_different_clips(configs, clip_store, tmp_path):
     settings = ("optim.steps=50", "run.audit_every=1", "model.quantizer.restart_threshold=0.9")
     launch(

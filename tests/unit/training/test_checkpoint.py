@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -144,7 +145,7 @@ def in_a_fork(action: Callable[[], str]) -> str:
 @pytest.mark.parametrize(
     ("target", "num_points"),
     [
-        ("video_vq.stores.files.write", 4),
+        ("video_vq.stores.files.write", 8),
         ("video_vq.stores.files.fsync", 6),
         ("video_vq.stores.files.rename", 2),
         ("os.unlink", 4),
@@ -153,7 +154,7 @@ def in_a_fork(action: Callable[[], str]) -> str:
 def test_after_a_fault_at_any_point_of_a_save_and_its_pruning_all_is_well(
     tmp_path, target, num_points, kind, is_replaced
 ):
-    """A save of two tensor files, then the pruning of one checkpoint of the same four files."""
+    """A save of two tensor files (length, header and one tensor each), then the pruning of one checkpoint of the same four files."""
     template = CheckpointFolder(tmp_path / "template")
     for step in (10, 20, 30, *((40,) if is_replaced else ())):
         save(template, step, keep={10, 20})
@@ -223,7 +224,7 @@ def test_every_byte_of_a_save_is_written_by_one_function_and_fsynced_before_the_
     events.clear()
     save(folder, 30)
     names = ("model.safetensors", "averages.safetensors", "state.json", "manifest.json")
-    assert events == [
+    assert [event for event, _ in itertools.groupby(events)] == [
         *[(what, name) for name in names for what in ("write", "fsync")],
         ("fsync", "step_0000030.partial"),
         ("rename", "step_0000030.partial"),
@@ -237,7 +238,7 @@ def test_every_byte_of_a_save_is_written_by_one_function_and_fsynced_before_the_
     assert all(file.stat().st_size == 0 for file in files_of_it)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(8))
 def test_a_save_that_lost_bytes_does_not_verify_and_costs_no_older_one(
     tmp_path, monkeypatch, number
 ):

@@ -56,7 +56,8 @@ class Run:
             assert state.usage is not None
             state.usage.update(torch.randint(4, (32,)))
             state.step, state.best = step, (1.5, 10)
-            assert state.save(self.folder, optimizer)
+            state.save(self.folder, optimizer)
+            assert state.wait_for_save()
         self.steps = {step: read(self.folder.checkpoints.folder(step)) for step in STEPS}
 
     def start(self) -> tuple[TrainingState, torch.optim.AdamW]:
@@ -256,8 +257,9 @@ def test_weights_that_are_not_finite_are_not_saved(run, capsys):
     state.step = 30
     with torch.no_grad():
         next(run.model.parameters()).view(-1)[0] = torch.nan
-    assert not state.save(run.folder, optimizer)
-    assert "could not save a checkpoint after step 30: model: " in capsys.readouterr().out
+    state.save(run.folder, optimizer)
+    assert not state.wait_for_save()
+    assert "could not save the checkpoint of step 30: model: " in capsys.readouterr().out
     assert run.folder.checkpoints.steps() == [10, 20]
 
 
