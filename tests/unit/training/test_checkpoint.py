@@ -154,7 +154,7 @@ def in_a_fork(action: Callable[[], str]) -> str:
 def test_after_a_fault_at_any_point_of_a_save_and_its_pruning_all_is_well(
     tmp_path, target, num_points, kind, is_replaced
 ):
-    """A save of two tensor files (length, header and one tensor each), then the pruning of one checkpoint of the same four files."""
+    """A save of two tensor files, each of length, header and one tensor, then a pruning."""
     template = CheckpointFolder(tmp_path / "template")
     for step in (10, 20, 30, *((40,) if is_replaced else ())):
         save(template, step, keep={10, 20})
