@@ -55,7 +55,11 @@ class FeatureCache:
             self.path.mkdir(parents=True, exist_ok=True)
             described = self.path / "settings.json"
             if not described.exists():
-                write_json(described, {**settings, "num_features": num_features})
+                try:
+                    write_json(described, {**settings, "num_features": num_features})
+                except FileNotFoundError:  # another rank was faster, with the same bytes
+                    if not described.exists():
+                        raise
         except OSError as error:
             raise InputError(
                 f"{self.path}: the cache of features cannot be written ({error.strerror}); set "
