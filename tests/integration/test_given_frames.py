@@ -19,28 +19,18 @@ def made(tmp_path_factory):
     causal = SMALL_TOKENIZER.replace("num_frames: 4", f"num_frames: {FRAMES}").replace(
         "channels: 8", "causal: true, channels: 8"
     )
-    (folder / "t.yaml").write_text(causal)
-    (folder / "p.yaml").write_text(SMALL_PRIOR)
-    run(
-        "train-tokenizer",
-        "--config",
-        folder / "t.yaml",
-        "--data",
-        folder / "clips",
-        "--out",
-        folder / "t",
-    )
-    run("encode", folder / "clips", "--tokenizer", folder / "t", "--out", folder / "tokens")
-    run(
-        "train-prior",
-        "--config",
-        folder / "p.yaml",
-        "--tokens",
-        folder / "tokens",
-        "--out",
-        folder / "p",
-    )
+    train(folder, folder / "clips", causal)
     return folder
+
+
+def train(folder, clips, tokenizer: str) -> None:
+    """Train a tokenizer and a prior: `t` and `p` in the folder."""
+    (folder / "t.yaml").write_text(tokenizer)
+    (folder / "p.yaml").write_text(SMALL_PRIOR)
+    t, p, tokens = folder / "t", folder / "p", folder / "tokens"
+    run("train-tokenizer", "--config", folder / "t.yaml", "--data", clips, "--out", t)
+    run("encode", clips, "--tokenizer", t, "--out", tokens)
+    run("train-prior", "--config", folder / "p.yaml", "--tokens", tokens, "--out", p)
 
 
 def run(*arguments, expect: int = 0) -> None:
@@ -129,29 +119,7 @@ def test_what_does_not_fit_is_refused(made, tmp_path, capsys, more, message):
 def test_a_tokenizer_that_sees_the_future_cannot_be_given_frames(
     made, clip_store, tmp_path, capsys
 ):
-    (tmp_path / "t.yaml").write_text(SMALL_TOKENIZER)
-    (tmp_path / "p.yaml").write_text(SMALL_PRIOR)
-    run(
-        "train-tokenizer",
-        "--config",
-        tmp_path / "t.yaml",
-        "--data",
-        clip_store,
-        "--out",
-        tmp_path / "t",
-        "optim.steps=1",
-    )
-    run("encode", clip_store, "--tokenizer", tmp_path / "t", "--out", tmp_path / "tokens")
-    run(
-        "train-prior",
-        "--config",
-        tmp_path / "p.yaml",
-        "--tokens",
-        tmp_path / "tokens",
-        "--out",
-        tmp_path / "p",
-        "optim.steps=1",
-    )
+    train(tmp_path, clip_store, SMALL_TOKENIZER)
     capsys.readouterr()
     run(
         *("sample", "--prior", tmp_path / "p", "--tokenizer", tmp_path / "t"),
