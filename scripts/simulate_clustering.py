@@ -59,7 +59,7 @@ def simulate(
         restart_threshold=0.0,
     )
     book = Codebook(config)
-    book.initialize(points, seed)
+    book.initialize((points,), seed)
     estimator = gradient.rotation if arm == "rotation" else gradient.straight_through
 
     def distortion(indices: Tensor) -> float:

@@ -97,6 +97,14 @@ def test_two_ranks_train_like_one(folder, two, kind, accumulation):
             assert line["videos"] == together
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_train_like_the_whole_batch(folder, kind):
+    whole = tensors(folder / "1" / f"{kind}-1", 30, "model")
+    for accumulation in ACCUMULATIONS[1:]:
+        parts = tensors(folder / "1" / f"{kind}-{accumulation}", 30, "model")
+        assert distance(whole, parts) < 1e-5
+
+
 def test_validation_is_the_same_on_one_two_and_three_ranks(folder, two):
     run([sys.executable, SCRIPT, "3", folder, "validation"])
     expected = json.loads((folder / "1" / "validation-rank0.json").read_text())

@@ -23,7 +23,8 @@ def trained_tokenizer() -> VideoTokenizer:
         channels=8, num_blocks=1, multipliers=(1, 2), strides_thw=((2, 2, 2),)
     )
     model = VideoTokenizer(TokenizerConfig(backbone, QuantizerConfig(codebook_size=32)))
-    model.quantizer.codebook.initialize(model.latents(torch.rand(4, 3, 4, 16, 16) * 2 - 1), 0)
+    latents = model.latents(torch.rand(4, 3, 4, 16, 16) * 2 - 1)
+    model.quantizer.codebook.initialize((latents,), 0)
     model.facts = TokenizerFacts(4, 1, (16, 16), (2, 4, 4), "hash of the clips", 6)
     return model.eval()
 

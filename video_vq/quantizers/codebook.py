@@ -85,10 +85,18 @@ class Codebook(nn.Module):
         return CodebookStatistics(counts, sums, (latents,))
 
     @torch.no_grad()
-    def initialize(self, latents: Float[Tensor, "n d"], seed: int) -> None:
-        """Place the first codes on latents drawn from the global batch (init: data)."""
+    def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
+        """Place the first codes on latents drawn from the global batch (init: data).
+
+        Args:
+            latents: of this rank's whole step, one entry per accumulated micro-batch. Where they
+                hold NaN or infinite values, the codebook may stay as it is, to be placed later.
+            seed: decides which are drawn.
+        """
         size = self.config.codebook_size
-        drawn = self._draw((latents.detach(),), size, seed)
+        drawn = self._draw(latents, size, seed)
+        if not torch.isfinite(drawn).all():
+            return
         self.codes.copy_(drawn)
         self._reset(torch.arange(size, device=drawn.device), drawn, 1.0)
         self.is_initialized.fill_(True)

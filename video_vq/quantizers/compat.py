@@ -170,7 +170,7 @@ class VectorQuantize(nn.Module):
 
     def _first_codes(self, latents: Tensor) -> None:
         latents = F.normalize(latents, dim=1) if self.quantizer.config.normalize else latents
-        self._book.initialize(latents, self.seed)
+        self._book.initialize((latents,), self.seed)
         self._book.refine(latents.detach(), self.kmeans_iters)
 
     def get_codes_from_indices(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch.func import functional_call
 
 from video_vq.config import to_json
-from video_vq.data.loader import ClipDataset, read_windows, training_batches
+from video_vq.data.loader import ClipBatch, ClipDataset, read_windows, training_batches
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.media.encode import tile
 from video_vq.metrics.codebook import CodeUsage
@@ -129,6 +129,9 @@ def train_tokenizer(
     timer, audit = StepTimer(), Audit(accelerator, model, out, config.run.audit_every)
     stop = StopFlag(accelerator, out, request)
 
+    def on_device(batch: ClipBatch) -> torch.Tensor:
+        return to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
+
     accelerator.print(
         f"training steps {state.step + 1} to {optim.steps}, {optim.batch_size} clips each; "
         f"a line every {config.run.log_every} steps"
@@ -161,14 +164,16 @@ def train_tokenizer(
         statistics: list[CodebookStatistics] = []
         watched: list[tuple[torch.Tensor, TokenizerOutput]] = []
         losses: dict[str, torch.Tensor] = {}
-        for micro_batch in range(optim.accumulation):
+        with timer("data"):
+            micro_batches = [next(batches) for _ in range(optim.accumulation)]
+        if not codebook.is_initialized:
+            with torch.no_grad(), accelerator.autocast():
+                latents = (tokenizer.latents(on_device(batch)) for batch in micro_batches)
+                codebook.initialize(tuple(latents), seed)
+        for micro_batch, batch in enumerate(micro_batches):
             with timer("data"):
-                batch = next(batches)
-                video = to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
+                video = on_device(batch)
                 audit.note(batch.videos)
-            if not codebook.is_initialized:
-                with torch.no_grad(), accelerator.autocast():
-                    codebook.initialize(tokenizer.latents(video), seed)
             last = micro_batch == optim.accumulation - 1
             with accelerator.no_sync(model) if not last else timer.nothing():
                 with timer("forward"):

@@ -31,7 +31,7 @@ def started(config: TokenizerConfig, video: torch.Tensor) -> VideoTokenizer:
         for parameter in tokenizer.parameters():
             if parameter.ndim > 1:  # residual branches start at zero; give them something to do
                 torch.nn.init.normal_(parameter, std=0.1)
-        tokenizer.quantizer.codebook.initialize(tokenizer.latents(video), 0)
+        tokenizer.quantizer.codebook.initialize((tokenizer.latents(video),), 0)
     return tokenizer.eval()
 
 

@@ -21,7 +21,7 @@ def started(settings: QuantizerConfig, seed: int = 0, n: int = 256):
     torch.manual_seed(seed)
     codebook = Codebook(settings)
     latents = torch.randn(n, settings.codebook_dim)
-    codebook.initialize(latents, seed)
+    codebook.initialize((latents,), seed)
     return codebook, latents
 
 
@@ -33,11 +33,30 @@ def test_first_codes_are_latents_of_the_batch():
     assert len({tuple(code.tolist()) for code in codebook.codes}) == 16
 
 
+def test_first_codes_are_the_same_in_one_or_several_micro_batches():
+    codebook, latents = started(config())
+    other = Codebook(config())
+    other.initialize(latents.chunk(4), 0)
+    assert torch.equal(other.codes, codebook.codes)
+
+
+def test_first_codes_wait_for_latents_that_are_finite():
+    codebook = Codebook(config())
+    before = codebook.codes.clone()
+    latents = torch.randn(16, 4)
+    latents[3, 1] = torch.nan  # 16 codes of 16 latents: it is drawn
+    codebook.initialize((latents,), 0)
+    assert not codebook.is_initialized
+    assert torch.equal(codebook.codes, before)
+    codebook.initialize((latents.nan_to_num(),), 0)
+    assert bool(codebook.is_initialized)
+
+
 def test_forward_changes_nothing():
     torch.manual_seed(0)
     quantizer = VectorQuantizer(8, config())
     features = torch.randn(2, 8, 2, 3, 3)
-    quantizer.codebook.initialize(quantizer.latents(features), 0)
+    quantizer.codebook.initialize((quantizer.latents(features),), 0)
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer.train()
     first = quantizer(features)
@@ -51,7 +70,7 @@ def test_forward_gives_exactly_the_code_also_inside_autocast():
     torch.manual_seed(0)
     quantizer = VectorQuantizer(8, config())
     features = torch.randn(2, 8, 2, 3, 3)
-    quantizer.codebook.initialize(quantizer.latents(features), 0)
+    quantizer.codebook.initialize((quantizer.latents(features),), 0)
     plain = quantizer(features)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = quantizer(features)
@@ -133,7 +152,7 @@ def test_accumulated_micro_batches_equal_one_batch():
 def test_unit_sphere_codes_stay_on_it():
     codebook, latents = started(config(normalize=True))
     latents = torch.nn.functional.normalize(latents, dim=1)
-    codebook.initialize(latents, 0)
+    codebook.initialize((latents,), 0)
     for _ in range(3):
         indices = nearest_codes(latents, codebook.vectors())
         codebook.update(codebook.statistics(latents, indices), seed=0)
@@ -155,7 +174,7 @@ def test_every_estimator_reaches_the_encoder(estimator):
     torch.manual_seed(0)
     quantizer = VectorQuantizer(8, config(estimator=estimator))
     features = torch.randn(2, 8, 2, 2, 2, requires_grad=True)
-    quantizer.codebook.initialize(quantizer.latents(features).detach(), 0)
+    quantizer.codebook.initialize((quantizer.latents(features).detach(),), 0)
     output = quantizer(features)
     output.quantized.square().sum().backward()
     assert features.grad is not None

@@ -31,7 +31,7 @@ def train(book: Codebook, first: int, last: int, rank: int = 0, world: int = 1) 
         micro_batches = batch_of(step).chunk(2)
         mine = [part.chunk(world)[rank] for part in micro_batches]
         if not book.is_initialized:
-            book.initialize(mine[0], seed=7)
+            book.initialize(tuple(mine), seed=7)
         if step % 5 == 4:
             book.codes[step % 8 :: 8] = 100.0
             book.average_count[step % 8 :: 8] = 0.0

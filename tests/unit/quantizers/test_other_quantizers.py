@@ -26,7 +26,7 @@ def started(config: Any, features: torch.Tensor) -> Any:
     torch.manual_seed(0)
     quantizer = build_quantizer(8, config)
     if not quantizer.codebook.is_initialized:
-        quantizer.codebook.initialize(quantizer.latents(features).detach(), 0)
+        quantizer.codebook.initialize((quantizer.latents(features).detach(),), 0)
     return quantizer
 
 
@@ -164,7 +164,7 @@ def test_the_papers_arms_have_the_gradients_that_their_names_say():
         torch.manual_seed(1)
         quantizer: Any = VectorQuantizer(4, config)
         quantizer.project_in, quantizer.project_out = torch.nn.Identity(), torch.nn.Identity()
-        quantizer.codebook.initialize(torch.nn.functional.normalize(torch.randn(64, 4)), 0)
+        quantizer.codebook.initialize((torch.nn.functional.normalize(torch.randn(64, 4)),), 0)
         leaf = features.clone().requires_grad_()
         (quantizer(leaf).quantized * g).sum().backward()
         assert leaf.grad is not None
@@ -192,7 +192,7 @@ def test_a_centered_rotation_does_not_depend_on_where_the_origin_is():
     def gradient_at(shift: float) -> torch.Tensor:
         config = QuantizerConfig(codebook_size=16, codebook_dim=4, centered=True)
         quantizer = VectorQuantizer(4, config)
-        quantizer.codebook.initialize(rows + shift, 0)
+        quantizer.codebook.initialize((rows + shift,), 0)
         leaf = (rows + shift).requires_grad_()
         output = quantizer.quantize(leaf)
         assert torch.equal(output.quantized, quantizer.codebook.vectors()[output.codes])
