@@ -82,8 +82,10 @@ def rotate_back(
     e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None = None, limit: float = MAX_RATIO
 ) -> Tensor:
     """Return γ Rᵀ g row by row in at least float32; γ = weight, or min(λ, limit) without one."""
+    if torch.compiler.is_compiling():
+        return _rotate_everywhere(_wide(e), _wide(q), _wide(g), weight, limit)
     if e.is_cuda:
-        return _rotate_everywhere()(_wide(e), _wide(q), _wide(g), weight, limit)
+        return _compiled()(_wide(e), _wide(q), _wide(g), weight, limit)
     wide = torch.promote_types(e.dtype, torch.float32)
     result = torch.empty(e.shape, dtype=wide, device=e.device)
     step = max(1, BLOCK_BYTES // (4 * e.shape[1]))
@@ -127,17 +129,19 @@ def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
     return gamma * (g - 2 * s_term + 2 * e_hat * _dot(q_hat, g))
 
 
+def _rotate_everywhere(
+    e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
+) -> Tensor:
+    """Return γ Rᵀ g without branches, for a compiler to fuse: on a GPU, or in a compiled model."""
+    result = torch.empty_like(g)
+    near = _combine(e, q, g, weight, limit, result)
+    return torch.where(near, _s_form(e, q, g, weight, limit), result)
+
+
 @cache
-def _rotate_everywhere() -> Any:
-    """Return the backward without branches for a GPU, fused by torch.compile where it can be."""
-
-    def rotate(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float) -> Tensor:
-        result = torch.empty_like(g)
-        near = _combine(e, q, g, weight, limit, result)
-        return torch.where(near, _s_form(e, q, g, weight, limit), result)
-
+def _compiled() -> Any:
     has_compiler = importlib.util.find_spec("triton") is not None
-    return torch.compile(rotate, dynamic=True) if has_compiler else rotate
+    return torch.compile(_rotate_everywhere, dynamic=True) if has_compiler else _rotate_everywhere
 
 
 def _wide(x: Tensor) -> Tensor:

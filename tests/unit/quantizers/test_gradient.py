@@ -2,6 +2,9 @@
 
 import ast
 import math
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -246,18 +249,53 @@ def test_blocks_of_rows_do_not_show(monkeypatch):
 
 
 @pytest.mark.parametrize("angle", [2.0, 1e-1, 1e-2])
-def test_the_branchless_form_for_a_gpu_agrees_with_the_blocks(angle, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    gradient._rotate_everywhere.cache_clear()
+def test_the_branchless_form_for_a_gpu_agrees_with_the_blocks(angle):
     e, q, g = pair(9, n=200)
     side = q - e * (q * e).sum(1, keepdim=True) / (e * e).sum(1, keepdim=True)
     q = -math.cos(angle) * e / e.norm(dim=1, keepdim=True) + math.sin(angle) * side
-    everywhere = gradient._rotate_everywhere()
     for weight in (None, torch.rand(200, 1, dtype=torch.float64)):
         expected = gradient.rotate_back(e, q, g, weight, 2.0)
-        found = everywhere(e.detach(), q.detach(), g, weight, 2.0)
+        found = gradient._rotate_everywhere(e.detach(), q.detach(), g, weight, 2.0)
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
-    gradient._rotate_everywhere.cache_clear()
+
+
+# In a process of its own: TorchDynamo cannot trace the shape checks of the tests.
+COMPILED = """
+import sys
+import torch
+from video_vq.quantizers.gradient import rotation
+
+torch.manual_seed(0)
+e, q, g = (torch.randn(200, 12) for _ in range(3))
+e[0], e[1], e[2], q[3] = -q[0], 0, -1.0001 * q[2], 0
+
+def gradient_of(loss):
+    leaf = e.clone().requires_grad_()
+    loss(leaf).backward()
+    return leaf.grad
+
+def loss(leaf):
+    return (rotation(leaf, q) * g).sum()
+
+compiled = torch.compile(loss, backend=sys.argv[1], fullgraph=True)
+torch.testing.assert_close(gradient_of(compiled), gradient_of(loss))
+"""
+
+
+def agrees_when_compiled(backend: str) -> None:
+    command = [sys.executable, "-c", COMPILED, backend]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_a_compiled_model_has_the_rotation_in_its_graph():
+    agrees_when_compiled("aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_the_rotation_goes_through_the_compiler_of_a_cpu():
+    agrees_when_compiled("inductor")
 
 
 def test_the_file_of_estimators_needs_torch_alone_and_has_one_function_per_name():
