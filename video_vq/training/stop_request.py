@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 # SIGHUP: a terminal that goes away must not cost the steps since the last checkpoint.
@@ -17,6 +18,7 @@ ECHO_SECONDS = 5.0
 WATCH_SECONDS = 0.5
 # What a rank may take to save once its launcher is gone; its peers may be gone as well.
 GRACE_SECONDS = 120.0
+FIRST_PROCESS = Path("/proc/1/cmdline")
 
 
 class StopRequest:
@@ -68,13 +70,27 @@ class StopRequest:
 
     def _watch(self, launcher: int) -> None:
         while not self._over.wait(WATCH_SECONDS):
-            if os.getppid() == launcher:
+            if os.getppid() == launcher and not _is_stand_in(launcher):
                 continue
             if not self.reason:
                 self._ask("the launcher is gone")
             if not self._over.wait(GRACE_SECONDS):
                 _say("the launcher is gone and the other ranks do not answer: ending")
                 os._exit(1)
+
+
+def _is_stand_in(parent: int) -> bool:
+    """Say whether process 1 has adopted us: then the launcher died before we began to watch it.
+
+    In a container the launcher may be process 1 itself.
+    """
+    if parent != 1:
+        return False
+    try:
+        command = FIRST_PROCESS.read_bytes()
+    except OSError:
+        return False
+    return not any(name in command for name in (b"accelerate", b"torchrun", b"torch.distributed"))
 
 
 def _say(text: str) -> None:

@@ -93,3 +93,23 @@ def test_the_death_of_the_launcher_is_a_request(monkeypatch):
         parent = os.getppid()
         monkeypatch.setattr(os, "getppid", lambda: parent + 1)
         assert asked.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("command", "is_gone"),
+    [(b"/sbin/init\0", True), (b"python\0/bin/accelerate\0launch\0", False), (None, False)],
+)
+def test_a_launcher_that_died_before_anybody_listened_is_noticed(
+    monkeypatch, tmp_path, command, is_gone
+):
+    # Process 1 adopts what is left behind; in a container the launcher may be process 1.
+    if command is not None:
+        (tmp_path / "cmdline").write_bytes(command)
+    monkeypatch.setattr(stop_request, "FIRST_PROCESS", tmp_path / "cmdline")
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr(stop_request, "WATCH_SECONDS", 0.01)
+    asked = threading.Event()
+    monkeypatch.setattr(StopRequest, "_ask", lambda self, reason: asked.set())
+    with StopRequest():
+        assert asked.wait(60 if is_gone else 0.2) == is_gone
