@@ -1,0 +1,265 @@
+"""Reads rar files through unar, unrar or bsdtar, which may print and nothing else.
+
+Nobody but these programs reads rar. They run without the right to write a byte to any file, with
+limits of memory and of silence; names are for our own list only, bytes are told apart by their
+order, sizes and checksums.
+"""
+
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_prep.archives.members import (
+    PIECE_BYTES,
+    ArchiveError,
+    Contents,
+    Entries,
+    Member,
+    Readable,
+    clean_name,
+    exhaust,
+    open_archive,
+    pieces_of,
+)
+from data_prep.archives.tar import stream_members
+
+RAR_MAGICS = (b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00")
+# No file, no core, 2 GiB of memory: then the program takes the shell's place.
+CONFINED = 'ulimit -f 0 && ulimit -c 0 && ulimit -v 2097152 && exec "$0" "$@"'
+SILENCE_SECONDS = 600.0  # a solid archive is unpacked in silence up to what is wanted
+MAX_LISTING_BYTES = 512 << 20
+INSTALL = (
+    "is a rar archive, and none of the programs that read them is installed. Install one "
+    "(`apt-get install unar`, or unrar), or unpack it elsewhere and name the folder"
+)
+
+
+def rar_members(path: Path) -> tuple[Member, ...]:
+    """List a rar file's regular files with the first program that is there.
+
+    Raises:
+        ArchiveError: no program is there, it cannot read the archive, or see `Entries`.
+    """
+    return {"unar": _list_by_lsar, "unrar": _list_by_unrar, "bsdtar": _list_by_bsdtar}[
+        _program(path)
+    ](path)
+
+
+def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Member]) -> Contents:
+    """Yield wanted members with their bytes; see `Archive.contents`."""
+    program = _program(path)
+    source = str(path.absolute())
+    if program == "bsdtar":
+        with _printed(path, ["bsdtar", "-cf", "-", "--format=pax", f"@{source}"]) as stream:
+            by_name = {member.name: member for member in wanted}
+            for found, pieces in stream_members(path, stream):
+                if (member := by_name.pop(found.name, None)) is not None:
+                    if found.num_bytes != member.num_bytes:
+                        raise ArchiveError(path, "changed while it was read")
+                    yield member, pieces
+            if by_name:
+                raise ArchiveError(path, "changed while it was read")
+        return
+    command = {
+        "unar": ["unar", "-q", "-nr", "-p", "", "-o", "-", source],
+        "unrar": ["unrar", "p", "-inul", "-cfg-", "-p-", source],
+    }[program]
+    with _printed(path, command) as stream:
+        for member in members:
+            pieces = _checked(path, stream, member)
+            if member in wanted:
+                yield member, pieces
+            exhaust(pieces)
+        if stream.read(1):
+            raise ArchiveError(path, f"{program} gives more bytes than it told")
+
+
+def _checked(path: Path, stream: Readable, member: Member) -> Iterator[bytes]:
+    crc = 0
+    damaged = ArchiveError(path, f"{member.name!a} in it is damaged")
+    for piece in pieces_of(stream, member.num_bytes, damaged):
+        crc = zlib.crc32(piece, crc)
+        yield piece
+    if member.crc32 is not None and crc != member.crc32:
+        raise damaged
+
+
+def _program(path: Path) -> str:
+    if shutil.which("unar") and shutil.which("lsar"):
+        return "unar"
+    if shutil.which("unrar") and _is_real_unrar():
+        return "unrar"
+    if shutil.which("bsdtar"):
+        return "bsdtar"
+    raise ArchiveError(path, INSTALL)
+
+
+def _is_real_unrar() -> bool:
+    """Whether `unrar` is RARLAB's: another program of that name has other flags."""
+    try:
+        done = subprocess.run(["unrar"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"Roshal" in done.stdout
+
+
+def _list_by_lsar(path: Path) -> tuple[Member, ...]:
+    text = _listing(path, ["lsar", "-j", "-p", "", str(path.absolute())])
+    unreadable = ArchiveError(path, "cannot be listed by lsar; it is damaged, or no rar archive")
+    try:
+        listed = json.loads(text)
+        contents = listed["lsarContents"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise unreadable from None
+    if not isinstance(contents, list) or listed.get("lsarError"):
+        raise unreadable
+    entries = _entries(path)
+    for entry in contents:
+        name, size = entry.get("XADFileName"), entry.get("XADFileSize")
+        if not isinstance(name, str) or type(entry.get("XADFileSize", 0)) is not int:
+            raise unreadable
+        if entry.get("XADIsDirectory"):
+            entries.add_folder(name)
+            continue
+        if entry.get("XADIsEncrypted"):
+            raise entries.refuse(name, "which is encrypted")
+        kind = _unix_kind(entry)
+        if entry.get("XADIsLink") or entry.get("RAR5RedirectionType") or kind not in (0, 0o100000):
+            raise entries.refuse(name, "which is no regular file")
+        crc = entry.get("RAR5CRC32", entry.get("RARCRC32"))
+        if size is None or not isinstance(crc, int | None):
+            raise unreadable
+        entries.add(Member(entries.count, clean_name(path, name), size, crc32=crc))
+    return entries.done()
+
+
+def _unix_kind(entry: dict[str, Any]) -> int:
+    """Return the type bits of a Unix file mode, 0 where none is told."""
+    mode = entry.get("XADPosixPermissions", 0)
+    if entry.get("RAR5OS") == 1:
+        mode = entry.get("RAR5Attributes", 0)
+    return mode & 0o170000 if isinstance(mode, int) else -1
+
+
+def _list_by_unrar(path: Path) -> tuple[Member, ...]:
+    text = _listing(path, ["unrar", "lt", "-cfg-", "-p-", str(path.absolute())])
+    entries = _entries(path)
+    # An entry is a block of `key: value` lines; a name cannot hold a line's end (checked below).
+    for block in re.split(r"\n[ \t]*\n", text.decode(errors="surrogateescape")):
+        lines = [line.strip() for line in block.split("\n") if ": " in line]
+        fields = {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
+        if "Name" not in fields:
+            continue
+        if len(fields) != len(lines):
+            raise ArchiveError(path, "holds a name with a line's end")
+        name, kind = fields["Name"], fields.get("Type")
+        if kind == "Directory":
+            entries.add_folder(name)
+            continue
+        if kind != "File":
+            raise entries.refuse(name, f"of the kind {kind}")
+        if "encrypted" in fields.get("Flags", ""):
+            raise entries.refuse(name, "which is encrypted")
+        size, crc = fields.get("Size", ""), fields.get("CRC32")
+        if not size.isdecimal() or (crc and not re.fullmatch("[0-9A-F]{8}", crc)):
+            raise ArchiveError(path, "cannot be listed by unrar")
+        number = int(crc, 16) if crc else None
+        entries.add(Member(entries.count, clean_name(path, name), int(size), crc32=number))
+    return entries.done()
+
+
+def _list_by_bsdtar(path: Path) -> tuple[Member, ...]:
+    source = f"@{path.absolute()}"
+    options = ["--format=mtree", "--options=!all,type,size"]
+    text = _listing(path, ["bsdtar", "-cf", "-", *options, source])
+    entries = _entries(path)
+    for line in text.splitlines():
+        if line.startswith(b"#") or not line.strip():
+            continue
+        escaped, *words = line.split()
+        name = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 255]), escaped)
+        fields = {word.partition(b"=")[0]: word.partition(b"=")[2] for word in words}
+        if fields.get(b"type") == b"dir":
+            entries.add_folder(name)
+        elif fields.get(b"type") == b"file" and fields.get(b"size", b"").isdigit():
+            size = int(fields[b"size"])
+            entries.add(Member(entries.count, clean_name(path, name), size))
+        else:
+            raise entries.refuse(name, "which is no regular file")
+    return entries.done()
+
+
+def _entries(path: Path) -> Entries:
+    with open_archive(path):
+        return Entries(path, path.stat().st_size)
+
+
+def _listing(path: Path, command: Sequence[str]) -> bytes:
+    with _printed(path, command) as stream:
+        text = stream.read(MAX_LISTING_BYTES)
+        if stream.read(1):
+            raise ArchiveError(path, "lists more files than are taken")
+        return text
+
+
+class _Pipe:
+    """What a program prints, read as from a file, but never waited for without end."""
+
+    def __init__(self, path: Path, program: str, descriptor: int):
+        self._path, self._program, self._descriptor = path, program, descriptor
+
+    def read(self, num_bytes: int) -> bytes:
+        """Return so many bytes, fewer at the end only."""
+        found = bytearray()
+        while len(found) < num_bytes:
+            if not select.select([self._descriptor], [], [], SILENCE_SECONDS)[0]:
+                raise ArchiveError(
+                    self._path, f"{self._program} gave nothing for {SILENCE_SECONDS:.0f} s"
+                )
+            piece = os.read(self._descriptor, min(num_bytes - len(found), PIECE_BYTES))
+            if not piece:
+                break
+            found += piece
+        return bytes(found)
+
+
+@contextmanager
+def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
+    """Run a program that may print and nothing else; yield what it prints.
+
+    Raises:
+        ArchiveError: at the end, when it failed; or when it printed nothing for long.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", CONFINED, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=empty,
+            env={"PATH": os.environ.get("PATH", os.defpath), "HOME": empty, "LC_ALL": "C.UTF-8"}
+            | {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+        )
+        assert process.stdout is not None
+        try:
+            with process.stdout:
+                yield _Pipe(path, command[0], process.stdout.fileno())
+            code = process.wait(SILENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = "does not end"
+        finally:
+            process.kill()
+            process.wait()
+    if code:
+        raise ArchiveError(
+            path, f"cannot be read by {command[0]} (exit {code}); it is damaged or encrypted"
+        )
