@@ -96,18 +96,23 @@ def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "ucf101",
-        help="prepare UCF-101 in its official layout, unpacked",
-        description="Prepare UCF-101: ROOT holds UCF-101/<class>/*.avi and ucfTrainTestlist/. "
-        "val is carved from the official train side, by groups; test is the official test side.",
+        help="prepare UCF-101, packed or unpacked",
+        description="Prepare UCF-101: ROOT is UCF101.rar (read by unar, unrar or bsdtar), a zip or "
+        "tar of it, or a folder that holds it or UCF-101/<class>/*.avi. The split lists lie beside "
+        "it, as the official zip or unpacked. val is carved from the official train side, by "
+        "groups; test is the official test side.",
         allow_abbrev=False,
     )
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the unpacked archives")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="archive or folder of UCF-101")
     _add_out(parser)
     parser.add_argument(
         "--split", type=int, choices=(1, 2, 3), default=1, help="official split (default: 1)"
     )
     parser.add_argument(
-        "--lists", type=Path, metavar="FOLDER", help="of classInd.txt and the lists, if elsewhere"
+        "--lists",
+        type=Path,
+        metavar="PLACE",
+        help="folder or zip of classInd.txt and the lists, if elsewhere",
     )
     _add_size(parser, "128")
     _add_shares(parser, val=0.1)
@@ -119,13 +124,14 @@ def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _add_bair(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "bair",
-        help="prepare BAIR robot pushing in its official layout, unpacked",
-        description="Prepare BAIR robot pushing: ROOT holds softmotion30_44k/{train,test}/"
+        help="prepare BAIR robot pushing, its tar or unpacked",
+        description="Prepare BAIR robot pushing: ROOT is bair_robot_pushing_dataset_v0.tar, which "
+        "is read where it lies, or a folder that holds it or softmotion30_44k/{train,test}/"
         "*.tfrecords. Actions and end-effector positions are kept with the frames. val is carved "
         "from the official train side; test is the official test side.",
         allow_abbrev=False,
     )
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the unpacked archive")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the tar, or the unpacked folder")
     _add_out(parser)
     parser.add_argument(
         "--camera",

@@ -205,11 +205,11 @@ def _finished(
 
 def _open_record(item: Item, recipe: Recipe, watch: Watch) -> PreparedVideo:
     try:
-        data = read_record(Path(item.path), item.offset)
+        data = read_record(Path(item.path), item.offset, item.base)
         watch(item.id, "decode", recipe.cpu_limit(item.num_bytes))
         frames, arrays = frames_of(data, recipe.camera)
     except RecordError as error:
-        raise UnusableVideoError(str(error).removeprefix(f"{item.path}: ")) from None
+        raise UnusableVideoError(error.reason) from None
     except ValueError as error:
         raise UnusableVideoError(f"byte {item.offset:,}: the record: {error}") from None
     except OSError as error:

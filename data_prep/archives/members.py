@@ -5,7 +5,7 @@ import stat
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from video_vq.errors import InputError
 
@@ -23,6 +23,7 @@ class ArchiveError(InputError):
         super().__init__(f"{path}: {problem}")
 
 
+@runtime_checkable
 class Readable(Protocol):
     """What an archive is read from: a file, or what a program prints."""
 
