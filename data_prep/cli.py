@@ -97,7 +97,7 @@ def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "ucf101",
         help="prepare UCF-101, packed or unpacked",
-        description="Prepare UCF-101: ROOT is UCF101.rar (read by unar, unrar or bsdtar), a zip or "
+        description="Prepare UCF-101: ROOT is UCF101.rar (read by unar or unrar), a zip or "
         "tar of it, or a folder that holds it or UCF-101/<class>/*.avi. The split lists lie beside "
         "it, as the official zip or unpacked. val is carved from the official train side, by "
         "groups; test is the official test side.",

@@ -8,15 +8,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from data_prep.archives.members import (
     ArchiveError,
     Contents,
     Entries,
     Member,
-    Readable,
     clean_name,
-    exhaust,
     open_archive,
     pieces_of,
 )
@@ -75,23 +74,7 @@ def tar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
                 yield member, pieces_of(file, member.num_bytes, cut_off)
 
 
-def stream_members(path: Path, stream: Readable) -> Contents:
-    """Yield the regular files of a tar stream that cannot be sought, with their bytes.
-
-    Args:
-        path: that errors name.
-        stream: of a whole tar file.
-    """
-    cut_off = ArchiveError(path, "is cut off")
-    entries = Entries(path, 1 << 62)
-    for member in _walk(path, stream, entries):
-        pieces = pieces_of(stream, member.num_bytes, cut_off)
-        yield member, pieces
-        exhaust(pieces)
-        exhaust(pieces_of(stream, -member.num_bytes % BLOCK, cut_off))
-
-
-def _walk(path: Path, file: Readable, entries: Entries) -> Iterator[Member]:
+def _walk(path: Path, file: BinaryIO, entries: Entries) -> Iterator[Member]:
     """Yield each regular file when its header was read; the caller goes past its bytes."""
     long_name: bytes | None = None
     long_size: int | None = None
@@ -164,7 +147,7 @@ def _number(path: Path, field: bytes) -> int:
     return int(digits, 8)
 
 
-def _extension(path: Path, file: Readable, header: _Header) -> bytes:
+def _extension(path: Path, file: BinaryIO, header: _Header) -> bytes:
     if header.size > MAX_EXTENSION_BYTES:
         raise ArchiveError(path, f"holds a name or an extended header of {header.size:,} bytes")
     data = file.read(header.size + -header.size % BLOCK)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -173,12 +174,13 @@ def _lists_in_archive(path: Path, needed: tuple[str, ...]) -> dict[str, _Text]:
     if sum(member.num_bytes for member in members.values()) > MAX_LIST_BYTES:
         raise InputError(f"{path}: the lists in it are larger than {MAX_LIST_BYTES:,} bytes")
     texts = {}
-    for member, pieces in archive.contents(members.values()):
-        name = f"{path}: {member.name}"
-        try:
-            texts[PurePosixPath(member.name).name] = _Text(name, b"".join(pieces).decode())
-        except UnicodeDecodeError as error:
-            raise InputError(f"{name}: cannot be read: {error}") from None
+    with closing(archive.contents(members.values())) as contents:
+        for member, pieces in contents:
+            name = f"{path}: {member.name}"
+            try:
+                texts[PurePosixPath(member.name).name] = _Text(name, b"".join(pieces).decode())
+            except UnicodeDecodeError as error:
+                raise InputError(f"{name}: cannot be read: {error}") from None
     return texts
 
 

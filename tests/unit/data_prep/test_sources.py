@@ -347,7 +347,7 @@ def test_a_record_of_another_schema_is_refused(change, problem):
 
 def test_what_is_not_bair_is_refused_with_file_and_byte(tmp_path):
     with pytest.raises(
-        InputError, match="no softmotion30_44k/train there, and no bair.*name the tar"
+        InputError, match=r"no softmotion30_44k/train there, and no bair.*name the tar"
     ):
         list_bair(touch(tmp_path / "a", "x"), BairSettings())
     (tmp_path / "b/train").mkdir(parents=True)
