@@ -57,13 +57,23 @@ def _parser() -> argparse.ArgumentParser:
 def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "folder",
-        help="prepare any folder of videos",
-        description="Prepare any tree of videos. The first folder below VIDEOS is the label; "
-        "a hash of the group decides the split.",
+        help="prepare any folder or table of videos",
+        description="Prepare any tree of videos: the first folder below VIDEOS is the label; "
+        "a hash of the group decides the split. Or a CSV of them, whose first line names its "
+        "columns: path, and if wanted label, split, group and actions (a .npy or .csv with one "
+        "row of numbers for each frame).",
         allow_abbrev=False,
     )
-    parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos")
+    parser.add_argument(
+        "videos", type=Path, metavar="VIDEOS", help="folder of videos, or a .csv that names them"
+    )
     _add_out(parser)
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="that the paths of the CSV begin in (default: the CSV's own)",
+    )
     _add_size(parser, "64")
     _add_shares(parser, val=0.1)
     parser.add_argument(
@@ -89,7 +99,7 @@ def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="endings to take, for example mp4,avi (default: all usual ones)",
     )
     _add_rate(parser)
-    _add_run(parser, max_skipped=0.5)
+    _add_run(parser, max_skipped=0.01)
     parser.set_defaults(run=_run_folder)
 
 
@@ -222,8 +232,8 @@ def _add_run(parser: argparse.ArgumentParser, max_skipped: float) -> None:
         type=_share,
         default=max_skipped,
         metavar="SHARE",
-        help="fail when more of the videos cannot be used; those left out are listed in "
-        f"skipped.jsonl with the reason (default: {max_skipped})",
+        help="fail when more of the videos, and more than one, cannot be used; those left out are "
+        f"listed in skipped.jsonl with the reason (default: {max_skipped}; 0 allows none)",
     )
     parser.add_argument(
         "--cpu-limit",
@@ -245,6 +255,7 @@ def _add_run(parser: argparse.ArgumentParser, max_skipped: float) -> None:
 
 def _run_folder(arguments: argparse.Namespace) -> None:
     from data_prep.sources.folder import FolderSettings, list_folder
+    from data_prep.sources.table import list_table
     from video_vq.media.suffixes import VIDEO_SUFFIXES
 
     by_regex = arguments.group_regex is not None
@@ -255,7 +266,13 @@ def _run_folder(arguments: argparse.Namespace) -> None:
         group_regex=arguments.group_regex,
         extensions=arguments.extensions or VIDEO_SUFFIXES,
     )
-    _prepare(arguments, list_folder(arguments.videos, settings))
+    videos: Path = arguments.videos
+    if videos.suffix.lower() == ".csv" and not videos.is_dir():
+        _prepare(arguments, list_table(videos, arguments.root or videos.parent, settings))
+    elif arguments.root is not None:
+        raise InputError(f"{videos}: --root is for a .csv of videos; name the folder alone")
+    else:
+        _prepare(arguments, list_folder(videos, settings))
 
 
 def _run_ucf101(arguments: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
 from video_vq.progress import progress
 from video_vq.stores.clips import SKIPPED, SPLITS, ClipStore, ClipStoreWriter
-from video_vq.stores.files import read_json, sha256_json, write_json
+from video_vq.stores.files import read_json, sha256_file, sha256_json, write_json
 from video_vq.stores.shards import plan_of
 from video_vq.stores.videos import commonest_fps
 
@@ -65,6 +65,7 @@ def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[s
     """Return what decides every byte of the store: neither decoder nor workers nor the machine."""
     entries = [
         [item.id, item.label, item.split, item.group, item.name, item.num_bytes, item.offset]
+        + ([] if item.actions is None else [sha256_file(Path(item.actions))])
         for item in listing.items
     ]
     return {
@@ -205,8 +206,8 @@ class _Tally:
         self.check()
 
     def check(self) -> None:
-        """Raise when more videos are unusable than the limit allows."""
-        if len(self._skipped) > self._limit * self._total:
+        """Raise when more videos are unusable than the limit allows: a share, or a single one."""
+        if len(self._skipped) > max(self._limit * self._total, self._limit > 0):
             raise InputError(
                 f"{len(self._skipped)} of {self._total} videos cannot be used, more than the "
                 f"allowed share of {self._limit:g}:\n{reasons(self._skipped)}\n"

@@ -28,6 +28,7 @@ class Item:
         num_bytes: size of the file (or of the record).
         offset: byte at which the video's record begins, 0 where a file is one video.
         base: byte of `path` at which the source's file begins (inside a tar), else 0.
+        actions: file of one row of numbers per frame of the video's file, None without.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Item:
     num_bytes: int
     offset: int = 0
     base: int = 0
+    actions: str | None = None
 
 
 @dataclass(frozen=True)

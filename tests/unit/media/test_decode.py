@@ -273,6 +273,13 @@ def test_limits_refuse_a_video_before_it_is_decoded(tmp_path, decoder):
     assert len(decoded(path, decoder)) == 60
 
 
+def test_a_video_that_lasts_for_ever_is_refused_by_its_time_stamps(tmp_path, decoder):
+    path = encode(tmp_path / "a.mkv", scene(3, 32, 48), "ffv1", "bgr0", times=[0, 40, 90_000_000])
+    with pytest.raises(UnreadableVideoError, match="lasts 90,000 s by its time stamps, more than"):
+        decoded(path, decoder)
+    assert len(list(FrameStream(probe(path, Limits(max_duration_seconds=90_001))))) == 3
+
+
 def test_the_cap_on_decoded_bytes_holds_while_decoding_too(tmp_path, decoder):
     path = encode(tmp_path / "a.avi", scene(10, 64, 64))
     info = probe(path)
