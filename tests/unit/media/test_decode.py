@@ -2,14 +2,12 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from av.video.stream import VideoStream
+from made_videos import audio_only, cut, encode, scene
 
 from video_vq.errors import InputError
 from video_vq.media import decode
@@ -22,45 +20,6 @@ DECODERS = [
     pytest.param("decord", marks=pytest.mark.skipif(not HAS_DECORD, reason="no wheel here")),
 ]
 pytestmark = pytest.mark.parametrize("decoder", DECODERS)
-
-
-def scene(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Blobs that drift right, 3 pixels a frame: all unlike until they are round once."""
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-    still = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
-    ramp = np.linspace(0, 120, width)[:, None]
-    moving = [np.roll(still, 3 * t, axis=1) // 2 + ramp for t in range(num_frames)]
-    return np.stack(moving).astype(np.uint8)
-
-
-def encode(
-    path: Path,
-    frames: Sequence[np.ndarray] | np.ndarray,
-    codec: str = "mpeg4",
-    pix_fmt: str = "yuv420p",
-    options: dict[str, str] | None = None,
-    rotation: tuple[int, bool, bool] | None = None,
-    times: Sequence[int] | None = None,
-) -> Path:
-    """Write a video; `times` are in milliseconds, else 25 frames a second."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
-        assert isinstance(stream, VideoStream)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = pix_fmt
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation is not None:
-            degrees, hflip, vflip = rotation
-            stream.set_display_rotation(degrees, hflip=hflip, vflip=vflip)
-        for index, array in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(format=pix_fmt)
-            if times is not None:
-                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 def decoded(path: Path, decoder: Decoder) -> np.ndarray:
@@ -187,20 +146,6 @@ def test_what_the_header_says_is_read_but_not_believed(tmp_path, decoder):
     assert info.claimed_frames == 50_000
     assert (info.num_packets, info.codec, info.fps, info.size_hw) == (20, "mpeg4", 25.0, (32, 48))
     assert len(decoded(path, decoder)) == 20
-
-
-def audio_only(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.float32), "fltp", "mono")
-        silence.sample_rate = 8000
-        container.mux(stream.encode(silence))
-        container.mux(stream.encode(None))
-
-
-def cut(path: Path, share: float) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
 
 
 def hls_playlist(path: Path) -> None:
