@@ -169,7 +169,7 @@ def frames_of(
     if not num_frames:
         raise ValueError(
             f"no feature 0/image_{camera}/encoded among its {len(example)}: "
-            f"{', '.join(sorted(example)[:4])}"
+            f"{', '.join(ascii(name[:40])[1:-1] for name in sorted(example)[:4])}"
         )
     images = [_image(example, f"{t}/image_{camera}/encoded") for t in range(num_frames)]
     if len({image.shape for image in images}) != 1:

@@ -119,6 +119,7 @@ def test_any_write_of_the_parent_may_fail(
     raw, reference, unsealed, tmp_path, capsys, monkeypatch, call
 ):
     real = getattr(files, call)
+    failing = 0
     for failing in range(60):
         left = [failing]
 

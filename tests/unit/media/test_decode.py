@@ -297,3 +297,12 @@ def test_a_missing_decord_is_named_before_any_work(monkeypatch, decoder):
     require_decoder("pyav")
     with pytest.raises(InputError, match=r"published for Linux on x86-64 only.*--decoder pyav"):
         require_decoder("decord")
+
+
+def test_a_codec_that_nobody_knows_is_refused(tmp_path, decoder):
+    path = encode(tmp_path / "a.webm", scene(3, 32, 48), "libvpx")
+    data = path.read_bytes()
+    assert data.count(b"V_VP8") == 1
+    path.write_bytes(data.replace(b"V_VP8", b"V_XX8"))
+    with pytest.raises(UnreadableVideoError, match="is of a codec that FFmpeg does not know"):
+        decoded(path, decoder)
