@@ -35,10 +35,11 @@ RAR_MAGICS = (b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00")
 # No file, no core, 2 GiB of memory: then the program takes the shell's place.
 CONFINED = 'ulimit -f 0 && ulimit -c 0 && ulimit -v 2097152 && exec "$0" "$@"'
 SILENCE_SECONDS = 600.0  # a solid archive is unpacked in silence up to what is wanted
+END_BYTES = 64
 MAX_LISTING_BYTES = 512 << 20
 INSTALL = (
     "is a rar archive, and none of the programs that read them is installed. Install one "
-    "(`apt-get install unar`, or unrar), or unpack it elsewhere and name the folder"
+    "(unrar, or `apt-get install unar`), or unpack it elsewhere and name the folder"
 )
 
 
@@ -48,6 +49,7 @@ def rar_members(path: Path) -> tuple[Member, ...]:
     Raises:
         ArchiveError: no program is there, it cannot read the archive, or see `Entries`.
     """
+    _require_end(path)
     return {"unar": _list_by_lsar, "unrar": _list_by_unrar}[_program(path)](path)
 
 
@@ -69,9 +71,44 @@ def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
             raise ArchiveError(path, f"{program} gives more bytes than it told")
 
 
+def _require_end(path: Path) -> None:
+    """Refuse an archive without its last block: the programs take a cut between files for its end.
+
+    Raises:
+        ArchiveError: the last bytes hold no end block (RARLAB's technotes of RAR 4 and 5).
+    """
+    with open_archive(path) as file:
+        is_rar5 = file.read(len(RAR_MAGICS[1])) == RAR_MAGICS[1]
+        file.seek(-min(END_BYTES, path.stat().st_size), os.SEEK_END)
+        tail = file.read(END_BYTES)
+    is_end = _is_end_of_rar5 if is_rar5 else _is_end_of_rar4
+    if not any(is_end(tail[at:]) for at in range(len(tail))):
+        raise ArchiveError(
+            path,
+            "has no end: it is cut off, or a part of several. Fetch it again; or unpack it, and "
+            "name the folder",
+        )
+
+
+def _is_end_of_rar4(block: bytes) -> bool:
+    size = int.from_bytes(block[5:7], "little")
+    crc = int.from_bytes(block[:2], "little")
+    return block[2:3] == b"\x7b" and size >= 7 and crc == zlib.crc32(block[2:size]) & 0xFFFF
+
+
+def _is_end_of_rar5(block: bytes) -> bool:
+    size = block[4] if len(block) > 5 else 0
+    crc = int.from_bytes(block[:4], "little")
+    return size > 0 and block[5] == 5 and crc == zlib.crc32(block[4 : 5 + size])
+
+
 def _checked(path: Path, stream: Readable, member: Member) -> Iterator[bytes]:
     crc = 0
-    damaged = ArchiveError(path, f"{member.name!a} in it is damaged")
+    damaged = ArchiveError(
+        path,
+        f"{member.name!a} in it is damaged, or too new for the program that reads it (unrar knows "
+        "more than unar)",
+    )
     for piece in pieces_of(stream, member.num_bytes, damaged):
         crc = zlib.crc32(piece, crc)
         yield piece
@@ -80,10 +117,10 @@ def _checked(path: Path, stream: Readable, member: Member) -> Iterator[bytes]:
 
 
 def _program(path: Path) -> str:
-    if shutil.which("unar") and shutil.which("lsar"):
-        return "unar"
     if shutil.which("unrar") and _is_real_unrar():
         return "unrar"
+    if shutil.which("unar") and shutil.which("lsar"):
+        return "unar"
     raise ArchiveError(path, INSTALL)
 
 
@@ -226,5 +263,7 @@ def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
             process.wait()
     if code:
         raise ArchiveError(
-            path, f"cannot be read by {command[0]} (exit {code}); it is damaged or encrypted"
+            path,
+            f"cannot be read by {command[0]} (exit {code}): it is damaged, encrypted, or too new "
+            "for that program",
         )

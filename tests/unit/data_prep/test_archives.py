@@ -345,6 +345,24 @@ def test_a_program_that_misbehaves_does_no_harm(tmp_path, monkeypatch, trouble):
     assert not list(tmp_path.rglob("loot"))
 
 
+LSAR_OF_ONE = 'print(\'{"lsarContents": [{"XADFileName": "a.avi", "XADFileSize": 1}]}\')'
+END_OF_RAR5 = bytes.fromhex("1d77565103050400")
+
+
+def test_a_rar_that_is_cut_between_two_files_is_refused_before_any_program_runs(
+    tmp_path, monkeypatch
+):
+    fake(tmp_path / "bin", lsar=LSAR_OF_ONE, unar="print('x', end='')")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin")
+    rar4 = rar_of({"a.avi": b"abc" * 100, "b.avi": b"123" * 100})
+    rar5 = b"Rar!\x1a\x07\x01\x00" + bytes(99) + END_OF_RAR5
+    for data in (rar4, rar5):
+        for size in range(20, len(data), 3):
+            with pytest.raises(ArchiveError, match="has no end: it is cut off"):
+                read_archive(written(tmp_path / "a.rar", data[:size]))
+        assert len(read_archive(written(tmp_path / "a.rar", data)).members) == 1
+
+
 def test_without_any_program_a_rar_says_what_to_install(tmp_path, monkeypatch):
     fake(tmp_path / "bin", unrar="print('another program of this name')")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
