@@ -57,13 +57,23 @@ def _parser() -> argparse.ArgumentParser:
 def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "folder",
-        help="prepare any folder of videos",
-        description="Prepare any tree of videos. The first folder below VIDEOS is the label; "
-        "a hash of the group decides the split.",
+        help="prepare any folder or table of videos",
+        description="Prepare any tree of videos: the first folder below VIDEOS is the label; "
+        "a hash of the group decides the split. Or a CSV of them, whose first line names its "
+        "columns: path, and if wanted label, split, group and actions (a .npy or .csv with one "
+        "row of numbers for each frame).",
         allow_abbrev=False,
     )
-    parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos")
+    parser.add_argument(
+        "videos", type=Path, metavar="VIDEOS", help="folder of videos, or a .csv that names them"
+    )
     _add_out(parser)
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="that the paths of the CSV begin in (default: the CSV's own)",
+    )
     _add_size(parser, "64")
     _add_shares(parser, val=0.1)
     parser.add_argument(
@@ -89,25 +99,30 @@ def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="endings to take, for example mp4,avi (default: all usual ones)",
     )
     _add_rate(parser)
-    _add_run(parser, max_skipped=0.5)
+    _add_run(parser, max_skipped=0.01)
     parser.set_defaults(run=_run_folder)
 
 
 def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "ucf101",
-        help="prepare UCF-101 in its official layout, unpacked",
-        description="Prepare UCF-101: ROOT holds UCF-101/<class>/*.avi and ucfTrainTestlist/. "
-        "val is carved from the official train side, by groups; test is the official test side.",
+        help="prepare UCF-101, packed or unpacked",
+        description="Prepare UCF-101: ROOT is UCF101.rar (read by unar or unrar), a zip or "
+        "tar of it, or a folder that holds it or UCF-101/<class>/*.avi. The split lists lie beside "
+        "it, as the official zip or unpacked. val is carved from the official train side, by "
+        "groups; test is the official test side.",
         allow_abbrev=False,
     )
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the unpacked archives")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="archive or folder of UCF-101")
     _add_out(parser)
     parser.add_argument(
         "--split", type=int, choices=(1, 2, 3), default=1, help="official split (default: 1)"
     )
     parser.add_argument(
-        "--lists", type=Path, metavar="FOLDER", help="of classInd.txt and the lists, if elsewhere"
+        "--lists",
+        type=Path,
+        metavar="PLACE",
+        help="folder or zip of classInd.txt and the lists, if elsewhere",
     )
     _add_size(parser, "128")
     _add_shares(parser, val=0.1)
@@ -119,13 +134,14 @@ def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _add_bair(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "bair",
-        help="prepare BAIR robot pushing in its official layout, unpacked",
-        description="Prepare BAIR robot pushing: ROOT holds softmotion30_44k/{train,test}/"
+        help="prepare BAIR robot pushing, its tar or unpacked",
+        description="Prepare BAIR robot pushing: ROOT is bair_robot_pushing_dataset_v0.tar, which "
+        "is read where it lies, or a folder that holds it or softmotion30_44k/{train,test}/"
         "*.tfrecords. Actions and end-effector positions are kept with the frames. val is carved "
         "from the official train side; test is the official test side.",
         allow_abbrev=False,
     )
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the unpacked archive")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the tar, or the unpacked folder")
     _add_out(parser)
     parser.add_argument(
         "--camera",
@@ -216,8 +232,8 @@ def _add_run(parser: argparse.ArgumentParser, max_skipped: float) -> None:
         type=_share,
         default=max_skipped,
         metavar="SHARE",
-        help="fail when more of the videos cannot be used; those left out are listed in "
-        f"skipped.jsonl with the reason (default: {max_skipped})",
+        help="fail when more of the videos, and more than one, cannot be used; those left out are "
+        f"listed in skipped.jsonl with the reason (default: {max_skipped}; 0 allows none)",
     )
     parser.add_argument(
         "--cpu-limit",
@@ -239,6 +255,7 @@ def _add_run(parser: argparse.ArgumentParser, max_skipped: float) -> None:
 
 def _run_folder(arguments: argparse.Namespace) -> None:
     from data_prep.sources.folder import FolderSettings, list_folder
+    from data_prep.sources.table import list_table
     from video_vq.media.suffixes import VIDEO_SUFFIXES
 
     by_regex = arguments.group_regex is not None
@@ -249,7 +266,13 @@ def _run_folder(arguments: argparse.Namespace) -> None:
         group_regex=arguments.group_regex,
         extensions=arguments.extensions or VIDEO_SUFFIXES,
     )
-    _prepare(arguments, list_folder(arguments.videos, settings))
+    videos: Path = arguments.videos
+    if videos.suffix.lower() == ".csv" and not videos.is_dir():
+        _prepare(arguments, list_table(videos, arguments.root or videos.parent, settings))
+    elif arguments.root is not None:
+        raise InputError(f"{videos}: --root is for a .csv of videos; name the folder alone")
+    else:
+        _prepare(arguments, list_folder(videos, settings))
 
 
 def _run_ucf101(arguments: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from video_vq.errors import InputError
 COMMAND = (sys.executable, "-c", "from data_prep.worker import main; main()")
 CHECK_SECONDS = 2.0
 STALL_SECONDS = 300.0  # without using the processor at all
+BLAMELESS_STATES = "DTt"  # of a process that waits for storage, or was stopped from outside
 MAX_DEATHS_OUTSIDE_VIDEOS = 3
 
 
@@ -52,6 +53,7 @@ class _Worker:
     stage: str = "done"
     cpu_limit: float = 0.0
     stalled: bool = False
+    blameless: bool = False
     cpu_seconds: float = 0.0
     last_progress: float = field(default_factory=time.monotonic)
 
@@ -221,6 +223,8 @@ class Pool:
         _close(worker)
         self._workers.remove(worker)
         reason = _cause(worker, code)
+        if worker.stalled and (worker.blameless or worker.stage == "read"):
+            raise _no_progress(worker, self._stall_seconds)
         if worker.trial is not None:
             item = worker.trial
             if code == -signal.SIGKILL and not worker.stalled:
@@ -240,11 +244,6 @@ class Pool:
                     f"({reason}); its last words:\n{last_words or '(none)'}"
                 )
             self._pending.appendleft(task)
-        elif worker.stalled and worker.stage == "read":
-            raise InputError(
-                f"{item.path}: reading it made no progress for {self._stall_seconds:.0f} s; "
-                "see to the storage, then run the command again, it goes on where it stopped"
-            )
         elif item.id in self._suspects:
             if code == -signal.SIGKILL and not worker.stalled:
                 raise _out_of_memory(item.name)
@@ -266,6 +265,7 @@ class Pool:
                 worker.cpu_seconds, worker.last_progress = used or 0.0, now
             elif now - worker.last_progress > self._stall_seconds:
                 worker.stalled = True
+                worker.blameless = _state(worker.process.pid) in BLAMELESS_STATES
                 worker.process.kill()
 
     def _stop(self) -> None:
@@ -294,6 +294,17 @@ def _failure(report: dict[str, Any]) -> Exception:
     )
 
 
+def _no_progress(worker: _Worker, seconds: float) -> InputError:
+    item = worker.trial
+    if item is None and worker.task is not None:
+        item = next((item for item in worker.task.items if item.id == worker.video), None)
+    return InputError(
+        f"{item.path if item is not None else 'a worker'}: reading it made no progress for "
+        f"{seconds:.0f} s; see to the storage and the machine, then run the command again, it goes "
+        "on where it stopped"
+    )
+
+
 def _out_of_memory(name: str) -> InputError:
     return InputError(
         f"{name}: the system killed the worker that decoded it, twice, probably for its memory; "
@@ -314,8 +325,18 @@ def _cause(worker: _Worker, code: int) -> str:
 
 def _cpu_seconds(pid: int) -> float | None:
     """Return the processor time of a process, None where the system does not tell."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else None
+
+
+def _state(pid: int) -> str:
+    """Return the letter of a process's state (proc(5)), "?" where the system does not tell."""
+    fields = _stat(pid)
+    return fields[0] if fields else "?"
+
+
+def _stat(pid: int) -> list[str]:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return []

@@ -8,11 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from data_prep.archives import Archive, unpack, unpacked_path
 from data_prep.pool import COMMAND, Pool, ShardTask
 from data_prep.shard import Recipe
 from data_prep.sources import Listing, SourceName
@@ -20,11 +21,12 @@ from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
 from video_vq.progress import progress
 from video_vq.stores.clips import SKIPPED, SPLITS, ClipStore, ClipStoreWriter
-from video_vq.stores.files import read_json, sha256_json, write_json
+from video_vq.stores.files import read_json, sha256_file, sha256_json, write_json
 from video_vq.stores.shards import plan_of
 from video_vq.stores.videos import commonest_fps
 
 PROVENANCE = "provenance.json"
+UNPACKED = "unpacked"  # in parts/, and gone with it
 # About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
 USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
 LOCK_SECONDS = 10.0
@@ -63,6 +65,7 @@ def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[s
     """Return what decides every byte of the store: neither decoder nor workers nor the machine."""
     entries = [
         [item.id, item.label, item.split, item.group, item.name, item.num_bytes, item.offset]
+        + ([] if item.actions is None else [sha256_file(Path(item.actions))])
         for item in listing.items
     ]
     return {
@@ -107,7 +110,7 @@ def prepare(
     plan = make_plan(listing, recipe, per_shard)
     num_shards = math.ceil(len(listing.items) / per_shard)
     limit = listing.max_skipped if max_skipped is None else max_skipped
-    with _locked(out) as lock:
+    with _locked(out) as lock, _writing(out):
         _require_same_list(out, plan_of(out), plan)
         writer = ClipStoreWriter(out, recipe.size_hw, plan, listing.arrays)
         if writer.is_complete:
@@ -115,6 +118,8 @@ def prepare(
             return Outcome(store, time.monotonic() - start, 0, (), ())
         _note_provenance(writer, recipe)
         missing, tally = _remaining(writer, listing, per_shard, limit)
+        if listing.archive is not None:
+            missing = _unpacked(listing.archive, missing, writer.folder.parts / UNPACKED)
         pool = Pool(
             out,
             plan,
@@ -166,6 +171,24 @@ def _remaining(
     return missing, tally
 
 
+def _unpacked(archive: Archive, tasks: list[ShardTask], folder: Path) -> list[ShardTask]:
+    """Unpack what the missing shards need, and return them with the paths of files."""
+    wanted = {item.path for task in tasks for item in task.items}
+    members = [member for member in archive.members if member.name in wanted]
+    with progress(f"unpacking {archive.path.name}", len(members), "file") as bar:
+        unpack(archive, members, folder, on_file=bar.update)
+    return [
+        replace(
+            task,
+            items=tuple(
+                replace(item, path=os.path.abspath(unpacked_path(folder, item.path)))
+                for item in task.items
+            ),
+        )
+        for task in tasks
+    ]
+
+
 class _Tally:
     """Counts the videos that were left out, and stops a run that loses too many."""
 
@@ -183,8 +206,8 @@ class _Tally:
         self.check()
 
     def check(self) -> None:
-        """Raise when more videos are unusable than the limit allows."""
-        if len(self._skipped) > self._limit * self._total:
+        """Raise when more videos are unusable than the limit allows: a share, or a single one."""
+        if len(self._skipped) > max(self._limit * self._total, self._limit > 0):
             raise InputError(
                 f"{len(self._skipped)} of {self._total} videos cannot be used, more than the "
                 f"allowed share of {self._limit:g}:\n{reasons(self._skipped)}\n"
@@ -225,6 +248,19 @@ def _locked(out: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn what the system says of a full or broken disk into an error that can be put right."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or out}: cannot be read or written ({error.strerror or error}). "
+            "Nothing is lost: put it right (make room), then the same command goes on where it "
+            "stopped"
+        ) from None
 
 
 def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:

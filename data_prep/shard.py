@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
+from data_prep.actions import read_actions
 from data_prep.sources import Item, SourceName
 from data_prep.sources.bair import Camera, frames_of
 from data_prep.tfrecord import RecordError, read_record
@@ -157,11 +158,13 @@ def _open_file(
         chosen = None if recipe.fps is None else frames_at_rate(info, recipe.fps, recipe.limits)
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
+    actions, its_hash = _actions(item)
     height, width = recipe.size_hw
     frames = info.num_packets if chosen is None else len(chosen)
     watch(item.id, "decode", recipe.cpu_limit(info.decoded_bytes + frames * height * width * 3))
     stream = FrameStream(info, decoder, recipe.limits)
-    kept = islice(stream, 0, None, recipe.stride) if chosen is None else keep(stream, chosen)
+    decoded = iter(stream)
+    kept = islice(decoded, 0, None, recipe.stride) if chosen is None else keep(decoded, chosen)
     return PreparedVideo(
         Video(
             id=item.id,
@@ -169,11 +172,36 @@ def _open_file(
             split=item.split,
             group=item.group,
             fps=_rate(info, recipe),
-            origin={"name": item.name, "sha256": sha256, "packets": info.num_packets},
+            origin={
+                "name": item.name,
+                "sha256": sha256,
+                "packets": info.num_packets,
+                **its_hash,
+            },
         ),
-        _finished(item, stream, kept, recipe, notes),
-        {},
+        _finished(item, stream, decoded, kept, recipe, notes, actions),
+        {} if actions is None else {"actions": _rows(actions, chosen, recipe.stride)},
     )
+
+
+def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, str]]:
+    """Return the numbers of a video's frames, and what its origin says of them."""
+    if item.actions is None:
+        return None, {}
+    try:
+        rows = read_actions(Path(item.actions))
+    except ValueError as error:
+        raise UnusableVideoError(f"its actions {Path(item.actions).name}: {error}") from None
+    return rows, {"actions_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
+
+
+def _rows(
+    actions: Float32[np.ndarray, "t n"], chosen: Sequence[int] | None, stride: int
+) -> Float32[np.ndarray, "s n"]:
+    """Return the rows of the frames that are kept; a frame that is repeated repeats its row."""
+    if chosen is None:
+        return actions[::stride]
+    return actions[[index for index in chosen if index < len(actions)]]
 
 
 def _rate(info: VideoInfo, recipe: Recipe) -> float | None:
@@ -185,16 +213,31 @@ def _rate(info: VideoInfo, recipe: Recipe) -> float | None:
 def _finished(
     item: Item,
     stream: FrameStream,
+    decoded: Iterator[UInt8[np.ndarray, "h w 3"]],
     kept: Iterable[UInt8[np.ndarray, "h w 3"]],
     recipe: Recipe,
     notes: list[dict[str, str]],
+    actions: Float32[np.ndarray, "t n"] | None,
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-    """Yield the frames at the store's size; at the end note what was odd."""
+    """Yield the frames at the store's size; at the end check their number, note what was odd."""
     try:
         for frame in kept:
             yield resize(frame[None], recipe.size_hw)
+        for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
+            pass
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
+    if actions is not None and len(actions) != stream.num_frames:
+        raise UnusableVideoError(
+            f"its actions have {len(actions):,} rows, its file {stream.num_frames:,} frames"
+        )
+    if stream.num_frames != stream.info.num_packets:
+        notes.append(
+            {
+                "id": item.id,
+                "note": f"{stream.num_frames} frames of {stream.info.num_packets} packets",
+            }
+        )
     if stream.handed_over is not None:
         notes.append({"id": item.id, "note": f"PyAV took over from decord: {stream.handed_over}"})
     if stream.num_damaged:
@@ -205,11 +248,11 @@ def _finished(
 
 def _open_record(item: Item, recipe: Recipe, watch: Watch) -> PreparedVideo:
     try:
-        data = read_record(Path(item.path), item.offset)
+        data = read_record(Path(item.path), item.offset, item.base)
         watch(item.id, "decode", recipe.cpu_limit(item.num_bytes))
         frames, arrays = frames_of(data, recipe.camera)
     except RecordError as error:
-        raise UnusableVideoError(str(error).removeprefix(f"{item.path}: ")) from None
+        raise UnusableVideoError(error.reason) from None
     except ValueError as error:
         raise UnusableVideoError(f"byte {item.offset:,}: the record: {error}") from None
     except OSError as error:

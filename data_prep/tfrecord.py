@@ -30,7 +30,8 @@ class RecordError(InputError):
     """A TFRecord file is damaged; the message names the file and the byte."""
 
     def __init__(self, path: Path, offset: int, problem: str):
-        super().__init__(f"{path}: byte {offset:,}: {problem}")
+        self.reason = f"byte {offset:,}: {problem}"
+        super().__init__(f"{path}: {self.reason}")
 
 
 def masked_crc32c(data: bytes | memoryview) -> int:
@@ -49,18 +50,28 @@ def write_records(path: Path, records: Iterable[bytes]) -> None:
             write(file, struct.pack("<I", masked_crc32c(data)))
 
 
-def record_offsets(path: Path) -> list[tuple[int, int]]:
+def record_offsets(
+    path: Path, base: int = 0, num_bytes: int | None = None
+) -> list[tuple[int, int]]:
     """Return byte offset and data length of each record, reading the frames between them only.
+
+    Args:
+        path: a TFRecord file, or a tar file that holds one.
+        base: byte at which the TFRecord file begins.
+        num_bytes: its size; None for all up to the end.
+
+    Returns:
+        Offsets from `base`.
 
     Raises:
         RecordError: a length is damaged or too large, or the file ends inside a record.
     """
     found = []
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+        size = os.fstat(file.fileno()).st_size - base if num_bytes is None else num_bytes
         offset = 0
         while offset < size:
-            file.seek(offset)
+            file.seek(base + offset)
             length = _read_length(path, file, offset)
             end = offset + HEADER + length + FOOTER
             if end > size:
@@ -74,14 +85,14 @@ def record_offsets(path: Path) -> list[tuple[int, int]]:
     return found
 
 
-def read_record(path: Path, offset: int) -> bytes:
-    """Return the data of the record at a byte offset; both checksums are checked.
+def read_record(path: Path, offset: int, base: int = 0) -> bytes:
+    """Return the data of the record at a byte offset from `base`; both checksums are checked.
 
     Raises:
         RecordError: a checksum differs, or the file ends inside the record.
     """
     with open(path, "rb") as file:
-        file.seek(offset)
+        file.seek(base + offset)
         length = _read_length(path, file, offset)
         data = file.read(length)
         footer = file.read(FOOTER)

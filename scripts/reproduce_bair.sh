@@ -7,7 +7,7 @@
 # The costs below are computed for one H100 from the model's FLOPs at 40 % of peak; they are not
 # measured on a GPU.
 set -euo pipefail
-DATA=${1:?the folder that holds softmotion30_44k}
+DATA=${1:?the tar of BAIR, or the folder that holds softmotion30_44k}
 OUT=${2:?a folder for stores and runs}
 NPROC=${NPROC:-1}
 SMOKE=${SMOKE:-}

@@ -7,7 +7,7 @@
 # The costs below are computed for one H100 from the model's FLOPs at 40 % of peak; they are not
 # measured on a GPU.
 set -euo pipefail
-DATA=${1:?the folder that holds UCF-101/ and ucfTrainTestlist/}
+DATA=${1:?the folder of UCF-101 and its lists, packed or unpacked}
 OUT=${2:?a folder for stores and runs}
 NPROC=${NPROC:-1}
 SMOKE=${SMOKE:-}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.archives import Archive
 from video_vq.errors import InputError
 from video_vq.stores.clips import Skipped
 
@@ -22,9 +23,12 @@ class Item:
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
         name: the file, relative to the source's folder; what the store remembers.
-        path: the file on this machine; the store never holds it.
+        path: the file on this machine; the store never holds it. Where the listing has an archive
+            to unpack, its member's name, until `prepare` has unpacked it.
         num_bytes: size of the file (or of the record).
         offset: byte at which the video's record begins, 0 where a file is one video.
+        base: byte of `path` at which the source's file begins (inside a tar), else 0.
+        actions: file of one row of numbers per frame of the video's file, None without.
     """
 
     id: str
@@ -35,6 +39,8 @@ class Item:
     path: str
     num_bytes: int
     offset: int = 0
+    base: int = 0
+    actions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Listing:
         arrays: per-frame arrays of each video: name -> shape of one frame's row.
         notes: what the user should hear of the listing.
         max_skipped: the share of videos that may be unusable, unless the user says otherwise.
+        archive: that holds the items and has to be unpacked, None where their paths are files.
     """
 
     source: SourceName
@@ -60,6 +67,7 @@ class Listing:
     skipped: tuple[Skipped, ...] = ()
     arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    archive: Archive | None = None
 
 
 def require_folder(root: Path, what: str) -> None:

@@ -1,20 +1,26 @@
-"""BAIR robot pushing in its official layout, unpacked: {train,test}/*.tfrecords, two cameras."""
+"""BAIR robot pushing, its tar or unpacked: {train,test}/*.tfrecords, two cameras.
+
+A tar is read where it lies: its files are stored as they are, so a record is a range of its bytes.
+"""
 
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from data_prep.archives import read_archive
 from data_prep.sources import Item, Listing, require_folder, split_groups
-from data_prep.tfrecord import Example, parse_example, record_offsets
+from data_prep.tfrecord import Example, RecordError, parse_example, record_offsets
 from video_vq.errors import InputError
 
 MAX_SKIPPED = 0.01
 ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44k")
+SIDES = ("train", "test")
+TAR = "bair_robot_pushing_dataset_v0.tar"
 ARRAYS: dict[str, tuple[int, ...]] = {"actions": (4,), "endeffector_pos": (3,)}
 FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
 
@@ -34,49 +40,49 @@ class BairSettings:
     val: float = 0.05
 
 
+class _File(NamedTuple):
+    """One TFRecord file: `path` itself, or the bytes of it from `base` on."""
+
+    side: str
+    name: str
+    path: Path
+    base: int
+    num_bytes: int
+
+
 def list_bair(root: Path, settings: BairSettings) -> Listing:
     """List the records of all files, in the order of their trajectories.
 
+    Args:
+        root: the official tar, a folder that holds it, or the unpacked folder.
+        settings: which camera and split.
+
     Raises:
-        InputError: no such files, or one that is no TFRecord or ends inside a record.
+        InputError: no such files, or one that is no TFRecord or ends inside a record; or the tar
+            is damaged or hostile.
     """
-    require_folder(root, "BAIR robot pushing, unpacked")
-    base = next(
-        (
-            root / name
-            for name in ROOTS
-            if any((root / name / side).is_dir() for side in ("train", "test"))
-        ),
-        None,
-    )
-    if base is None:
-        raise InputError(
-            f"{root}: no softmotion30_44k/train there; unpack bair_robot_pushing_dataset_v0.tar "
-            "into this folder"
-        )
-    records: list[tuple[str, str, str, Path, int, int]] = []
-    for side in ("train", "test"):
-        paths = sorted((base / side).glob("*.tfrecords"), key=_trajectory)
-        for path in paths:
-            name = f"{side}/{path.name}"
-            for number, (offset, length) in enumerate(record_offsets(path)):
-                video = f"{side}/{path.stem}/{number:04d}"
-                records.append((video, side, name, path, offset, length))
+    records: list[tuple[str, _File, int, int]] = []
+    for file in sorted(_files(root), key=_trajectory):
+        for number, (offset, length) in enumerate(_records(root, file)):
+            video = f"{file.side}/{PurePosixPath(file.name).stem}/{number:04d}"
+            records.append((video, file, offset, length))
     if not records:
-        raise InputError(f"{base}: no record in train/*.tfrecords or test/*.tfrecords")
-    splits = split_groups((r[0] for r in records if r[1] == "train"), settings.val, 0.0)
+        raise InputError(f"{root}: no record in train/*.tfrecords or test/*.tfrecords")
+    train = (video for video, file, _, _ in records if file.side == "train")
+    splits = split_groups(train, settings.val, 0.0)
     items = tuple(
         Item(
             id=video,
             label=None,
-            split="test" if side == "test" else splits[video],
+            split="test" if file.side == "test" else splits[video],
             group=video,
-            name=name,
-            path=os.path.abspath(path),
+            name=file.name,
+            path=os.path.abspath(file.path),
             num_bytes=length,
             offset=offset,
+            base=file.base,
         )
-        for video, side, name, path, offset, length in records
+        for video, file, offset, length in records
     )
     return Listing(
         source="bair",
@@ -88,10 +94,64 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
     )
 
 
-def _trajectory(path: Path) -> tuple[int, str]:
-    """Sort traj_512_to_767 after traj_0_to_255."""
-    digits = path.stem.split("_")[1:2]
-    return (int(digits[0]) if digits and digits[0].isdecimal() else 0, path.name)
+def _files(root: Path) -> list[_File]:
+    """Return the TFRecord files of a tar or of a folder."""
+    if root.is_file():
+        return _files_in_tar(root)
+    require_folder(root, "BAIR robot pushing: its tar, or the folder that it unpacks to")
+    for base in (root / name for name in ROOTS):
+        if any((base / side).is_dir() for side in SIDES):
+            return [
+                _File(side, f"{side}/{path.name}", path, 0, path.stat().st_size)
+                for side in SIDES
+                for path in (base / side).glob("*.tfrecords")
+                if path.is_file()
+            ]
+    if (root / TAR).is_file():
+        return _files_in_tar(root / TAR)
+    raise InputError(
+        f"{root}: no softmotion30_44k/train there, and no {TAR}; name the tar, or unpack it into "
+        "this folder"
+    )
+
+
+def _files_in_tar(path: Path) -> list[_File]:
+    archive = read_archive(path)
+    if archive.kind != "tar":
+        raise InputError(f"{path}: BAIR comes as {TAR}, this is a {archive.kind}; unpack it")
+    files = {member.name: member for member in archive.members}
+    for base in (str(PurePosixPath(name)) for name in ROOTS):
+        found = []
+        for name, member in files.items():
+            folder, _, last = name.removeprefix(f"{base}/").rpartition("/")
+            if folder in SIDES and last.endswith(".tfrecords"):
+                size = member.num_bytes
+                found.append(_File(folder, f"{folder}/{last}", path, member.position, size))
+        if found:
+            return found
+    raise InputError(
+        f"{path}: holds no softmotion30_44k/train/*.tfrecords; the first file is "
+        f"{archive.members[0].name!r}. Expected {TAR}"
+    )
+
+
+def _records(root: Path, file: _File) -> list[tuple[int, int]]:
+    try:
+        return record_offsets(file.path, file.base, file.num_bytes)
+    except RecordError as error:
+        raise InputError(
+            f"{root}: {file.name}: {error.reason}. Nothing behind it in this file can be found: "
+            "fetch it again, or take it away"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{file.path}: cannot be read ({error.strerror})") from None
+
+
+def _trajectory(file: _File) -> tuple[bool, int, str]:
+    """Sort the test side last, and traj_512_to_767 after traj_0_to_255."""
+    digits = PurePosixPath(file.name).stem.split("_")[1:2]
+    number = int(digits[0]) if digits and digits[0].isdecimal() else 0
+    return (file.side == "test", number, file.name)
 
 
 def frames_of(
@@ -109,7 +169,7 @@ def frames_of(
     if not num_frames:
         raise ValueError(
             f"no feature 0/image_{camera}/encoded among its {len(example)}: "
-            f"{', '.join(sorted(example)[:4])}"
+            f"{', '.join(ascii(name[:40])[1:-1] for name in sorted(example)[:4])}"
         )
     images = [_image(example, f"{t}/image_{camera}/encoded") for t in range(num_frames)]
     if len({image.shape for image in images}) != 1:

@@ -13,8 +13,7 @@ from video_vq.errors import InputError
 from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.stores.clips import Skipped
 
-# A folder of one's own may be small: one broken file of three must not stop it.
-MAX_SKIPPED = 0.5
+MAX_SKIPPED = 0.01
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
         InputError: no folder, no video in it, or a bad setting.
     """
     require_folder(root, "a folder of videos")
-    group_of = _grouping(settings)
+    group_of = grouping(settings)
     found, skipped = _find(root, settings.extensions)
     if not found:
         raise InputError(
@@ -139,8 +138,12 @@ def _problem(path: Path, name: str, real_root: Path) -> str | None:
     return None if stat.S_ISREG(mode) else "is no regular file"
 
 
-def _grouping(settings: FolderSettings) -> Callable[[str], str]:
-    """Return the function from a video's id to its group."""
+def grouping(settings: FolderSettings) -> Callable[[str], str]:
+    """Return the function from a video's id to its group.
+
+    Raises:
+        InputError: the pattern is none; or, by the function, it does not match.
+    """
     if settings.group_by == "video":
         return lambda name: name
     if settings.group_by == "folder":

@@ -39,6 +39,8 @@ class Limits:
     Attributes:
         max_pixels: of one frame.
         max_frames: of one video.
+        max_duration_seconds: between its first and last time stamp; of a header's word for it
+            nothing is believed, as AVI headers over-report.
         max_decoded_bytes: a video that decodes to less is never refused for its expansion.
         max_expansion: decoded bytes per byte of the file. Real footage reaches about 2,000
             (a still gym at 1080p); a file that is made to fill a disk, 10,000 and more.
@@ -46,6 +48,7 @@ class Limits:
 
     max_pixels: int = 8192 * 4320
     max_frames: int = 1_000_000
+    max_duration_seconds: int = 86_400
     max_decoded_bytes: int = 4 << 30
     max_expansion: int = 5_000
 
@@ -179,6 +182,14 @@ class CountedPackets:
 
 
 def _check_size(info: VideoInfo, limits: Limits) -> None:
+    stamps = info.timestamps or (0,)
+    seconds = (stamps[-1] - stamps[0]) * info.time_base
+    if seconds > limits.max_duration_seconds:
+        raise UnreadableVideoError(
+            info.path,
+            f"lasts {float(seconds):,.0f} s by its time stamps, more than "
+            f"{limits.max_duration_seconds:,}; cut it into pieces",
+        )
     if info.decoded_bytes > limits.allowed_bytes(info.file_bytes):
         height, width = info.size_hw
         raise UnreadableVideoError(
@@ -218,6 +229,8 @@ def opened(
                 or stream.disposition & stream.disposition.attached_pic
             ):
                 raise UnreadableVideoError(path, "holds no video track")
+            if stream.codec_context is None:  # against PyAV's stubs
+                raise UnreadableVideoError(path, "is of a codec that FFmpeg does not know")
             stream.codec_context.thread_type = "NONE"
             stream.codec_context.thread_count = 1
             if stream.width * stream.height > limits.max_pixels:

@@ -43,6 +43,8 @@ def open_video(item, recipe, decoder, watch, notes):
             os._exit(3)
         if kind == "hang":
             time.sleep(600)
+        if kind == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if kind == "damaged":
             raise UnusableVideoError("frame 1 is damaged")
         if kind == "full":
@@ -156,6 +158,11 @@ def test_storage_that_does_not_answer_is_an_error_and_no_skip(tmp_path, monkeypa
     monkeypatch.setattr(pool_module, "CHECK_SECONDS", 0.2)
     with pytest.raises(InputError, match="reading it made no progress for 2 s; see to the storage"):
         run(tmp_path, ["fine-0", "stuckread-1"], stall_seconds=2.5)
+
+
+def test_a_process_that_is_stopped_from_outside_costs_no_video(tmp_path):
+    with pytest.raises(InputError, match="made no progress for 2 s; see to the storage and the"):
+        run(tmp_path, ["fine-0", "stopped-1"], stall_seconds=2.5)
 
 
 @pytest.mark.parametrize(

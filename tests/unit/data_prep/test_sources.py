@@ -228,9 +228,9 @@ def test_listed_videos_that_are_missing_are_counted_and_unlisted_ones_noted(tmp_
     listing = list_ucf101(root, Ucf101Settings())
     assert len(listing.items) == 99
     assert [(entry.id, entry.reason) for entry in listing.skipped] == [
-        ("archery/v_archery_g03_c01.avi", "listed, but not on the disk")
+        ("archery/v_archery_g03_c01.avi", "listed, but not there")
     ]
-    assert listing.notes == ("1 videos on the disk are in no list of the split",)
+    assert listing.notes == ("1 of the videos are in no list of the split",)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_damaged_lists_are_refused_with_the_line(tmp_path, name, text, problem):
 
 
 def test_what_is_not_ucf101_says_what_to_unpack_where(tmp_path):
-    with pytest.raises(InputError, match=r"no folder with classInd\.txt.*Unpack"):
+    with pytest.raises(InputError, match=r"no folder with classInd\.txt.*Put that there"):
         list_ucf101(touch(tmp_path / "a", "x.avi"), Ucf101Settings())
     root = ucf_root(tmp_path / "b", videos="elsewhere/deep/down")
     with pytest.raises(InputError, match=r"no folder of UCF-101's classes .*UCF101\.rar"):
@@ -346,7 +346,9 @@ def test_a_record_of_another_schema_is_refused(change, problem):
 
 
 def test_what_is_not_bair_is_refused_with_file_and_byte(tmp_path):
-    with pytest.raises(InputError, match="no softmotion30_44k/train there; unpack"):
+    with pytest.raises(
+        InputError, match=r"no softmotion30_44k/train there, and no bair.*name the tar"
+    ):
         list_bair(touch(tmp_path / "a", "x"), BairSettings())
     (tmp_path / "b/train").mkdir(parents=True)
     with pytest.raises(InputError, match="no record in"):

@@ -2,14 +2,12 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from av.video.stream import VideoStream
+from made_videos import audio_only, cut, encode, scene
 
 from video_vq.errors import InputError
 from video_vq.media import decode
@@ -22,45 +20,6 @@ DECODERS = [
     pytest.param("decord", marks=pytest.mark.skipif(not HAS_DECORD, reason="no wheel here")),
 ]
 pytestmark = pytest.mark.parametrize("decoder", DECODERS)
-
-
-def scene(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Blobs that drift right, 3 pixels a frame: all unlike until they are round once."""
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-    still = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
-    ramp = np.linspace(0, 120, width)[:, None]
-    moving = [np.roll(still, 3 * t, axis=1) // 2 + ramp for t in range(num_frames)]
-    return np.stack(moving).astype(np.uint8)
-
-
-def encode(
-    path: Path,
-    frames: Sequence[np.ndarray] | np.ndarray,
-    codec: str = "mpeg4",
-    pix_fmt: str = "yuv420p",
-    options: dict[str, str] | None = None,
-    rotation: tuple[int, bool, bool] | None = None,
-    times: Sequence[int] | None = None,
-) -> Path:
-    """Write a video; `times` are in milliseconds, else 25 frames a second."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
-        assert isinstance(stream, VideoStream)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = pix_fmt
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation is not None:
-            degrees, hflip, vflip = rotation
-            stream.set_display_rotation(degrees, hflip=hflip, vflip=vflip)
-        for index, array in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(format=pix_fmt)
-            if times is not None:
-                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 def decoded(path: Path, decoder: Decoder) -> np.ndarray:
@@ -189,20 +148,6 @@ def test_what_the_header_says_is_read_but_not_believed(tmp_path, decoder):
     assert len(decoded(path, decoder)) == 20
 
 
-def audio_only(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.float32), "fltp", "mono")
-        silence.sample_rate = 8000
-        container.mux(stream.encode(silence))
-        container.mux(stream.encode(None))
-
-
-def cut(path: Path, share: float) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-
-
 def hls_playlist(path: Path) -> None:
     part = encode(path.with_name("part.ts"), scene(3, 32, 32), "mpeg2video")
     path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{part}\n#EXT-X-ENDLIST\n")
@@ -271,6 +216,13 @@ def test_limits_refuse_a_video_before_it_is_decoded(tmp_path, decoder):
         probe(path, Limits(max_decoded_bytes=1 << 20, max_expansion=1000))
     assert probe(path, Limits(max_decoded_bytes=50 << 20)).decoded_bytes == 47_185_920
     assert len(decoded(path, decoder)) == 60
+
+
+def test_a_video_that_lasts_for_ever_is_refused_by_its_time_stamps(tmp_path, decoder):
+    path = encode(tmp_path / "a.mkv", scene(3, 32, 48), "ffv1", "bgr0", times=[0, 40, 90_000_000])
+    with pytest.raises(UnreadableVideoError, match="lasts 90,000 s by its time stamps, more than"):
+        decoded(path, decoder)
+    assert len(list(FrameStream(probe(path, Limits(max_duration_seconds=90_001))))) == 3
 
 
 def test_the_cap_on_decoded_bytes_holds_while_decoding_too(tmp_path, decoder):
@@ -345,3 +297,12 @@ def test_a_missing_decord_is_named_before_any_work(monkeypatch, decoder):
     require_decoder("pyav")
     with pytest.raises(InputError, match=r"published for Linux on x86-64 only.*--decoder pyav"):
         require_decoder("decord")
+
+
+def test_a_codec_that_nobody_knows_is_refused(tmp_path, decoder):
+    path = encode(tmp_path / "a.webm", scene(3, 32, 48), "libvpx")
+    data = path.read_bytes()
+    assert data.count(b"V_VP8") == 1
+    path.write_bytes(data.replace(b"V_VP8", b"V_XX8"))
+    with pytest.raises(UnreadableVideoError, match="is of a codec that FFmpeg does not know"):
+        decoded(path, decoder)

@@ -1,0 +1,85 @@
+"""Reads the numbers that go with a video's frames, one row a frame, from .npy or .csv files."""
+
+import csv
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+MAX_BYTES = 256 << 20
+SUFFIXES = (".npy", ".csv")
+
+
+def read_actions(path: Path) -> Float32[np.ndarray, "t n"]:
+    """Read one row of numbers per frame.
+
+    A .npy array has one axis (one number a frame) or two; a .csv has a row a frame, commas between
+    numbers, and may begin with a line of names.
+
+    Raises:
+        ValueError: the file is no such table, or holds what is no finite float32; the message
+            names the row, but not the file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is no regular file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+        data = file.read(MAX_BYTES)
+    if path.suffix.lower() == ".npy":
+        rows = _from_npy(path)
+    elif path.suffix.lower() == ".csv":
+        rows = _from_csv(data)
+    else:
+        raise ValueError(f"expected a name ending in {' or '.join(SUFFIXES)}")
+    with np.errstate(over="ignore"):
+        rows = rows.astype(np.float32)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"row {int(finite.argmin())} (from 0) holds a number that is not finite")
+    return rows
+
+
+def _from_npy(path: Path) -> np.ndarray:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError) as error:
+        raise ValueError(f"is no array of numbers ({error})") from None
+    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
+        raise ValueError(
+            f"expected numbers of shape (frames, n), found {array.dtype} of shape {array.shape}"
+        )
+    return array.reshape(len(array), -1)
+
+
+def _from_csv(data: bytes) -> np.ndarray:
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    rows: list[list[float]] = []
+    try:
+        for number, cells in enumerate(csv.reader(lines, strict=True), 1):
+            if not any(cell.strip() for cell in cells):
+                continue
+            try:
+                row = [float(cell) for cell in cells]
+            except ValueError:
+                if number == 1:
+                    continue  # the names of the columns
+                raise ValueError(f"line {number}: expected numbers, found {cells!r:.80}") from None
+            if rows and len(row) != len(rows[0]):
+                raise ValueError(f"line {number}: {len(row)} numbers, {len(rows[0])} before")
+            rows.append(row)
+    except csv.Error as error:
+        raise ValueError(f"is no CSV ({error})") from None
+    if not rows:
+        raise ValueError("holds no numbers")
+    return np.array(rows, np.float64)

@@ -1,0 +1,128 @@
+"""Archives of videos, read as hostile: regular files only, by number and never by name, capped.
+
+Nothing is unpacked by a library or a tool: tools may only print to a pipe, and what is kept is
+written under names of our own. An archive that holds a link, a device, a name that leads out of
+its folder, or more than the caps allow is refused as a whole.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_prep.archives.members import ArchiveError, Contents, Member, open_archive
+from data_prep.archives.rar import RAR_MAGICS, rar_contents, rar_members
+from data_prep.archives.tar import looks_like_tar, tar_contents, tar_members
+from data_prep.archives.zip import ZIP_MAGICS, zip_contents, zip_members
+from video_vq.stores.files import write, written_aside
+
+Kind = Literal["tar", "zip", "rar"]
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+HEAD_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What an archive holds, checked; nothing of it is unpacked.
+
+    Attributes:
+        path: of the archive.
+        kind: by its first bytes, whatever its name.
+        members: its regular files, in its order.
+    """
+
+    path: Path
+    kind: Kind
+    members: tuple[Member, ...]
+
+    def contents(self, wanted: Collection[Member]) -> Contents:
+        """Yield wanted members with their bytes in pieces, each to be taken before the next.
+
+        Raises:
+            ArchiveError: the archive is damaged, or holds more or less than it announces.
+        """
+        read = {"tar": tar_contents, "zip": zip_contents, "rar": rar_contents}[self.kind]
+        return read(self.path, self.members, frozenset(wanted))
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path is a file that begins like an archive."""
+    return path.is_file() and (_kind(path) is not None or _compression(path) is not None)
+
+
+def read_archive(path: Path) -> Archive:
+    """List an archive's regular files.
+
+    Raises:
+        ArchiveError: it is none, is hostile or damaged, or no tool here reads it.
+    """
+    kind = _kind(path)
+    if kind is None:
+        compression = _compression(path)
+        if compression is not None:
+            raise ArchiveError(path, f"is compressed with {compression}; uncompress it first")
+        raise ArchiveError(path, "is no tar, zip or rar archive")
+    members = {"tar": tar_members, "zip": zip_members, "rar": rar_members}[kind](path)
+    return Archive(path, kind, members)
+
+
+def _kind(path: Path) -> Kind | None:
+    head = _head(path)
+    if head.startswith(ZIP_MAGICS):
+        return "zip"
+    if head.startswith(RAR_MAGICS):
+        return "rar"
+    return "tar" if looks_like_tar(head) else None
+
+
+def _compression(path: Path) -> str | None:
+    head = _head(path)
+    return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), None)
+
+
+def _head(path: Path) -> bytes:
+    with open_archive(path) as file:
+        return file.read(HEAD_BYTES)
+
+
+def unpack(
+    archive: Archive, wanted: Collection[Member], folder: Path, on_file: Callable[[], object]
+) -> None:
+    """Write members into a folder under names of our own (see `unpacked_path`).
+
+    Each file appears whole, after fsync, and those there stay: a second start goes on.
+
+    Args:
+        archive: to read.
+        wanted: members.
+        folder: made when missing.
+        on_file: called for each member that is there.
+
+    Raises:
+        ArchiveError: the archive is damaged.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = []
+    for member in wanted:
+        if unpacked_path(folder, member.name).exists():
+            on_file()
+        else:
+            missing.append(member)
+    if not missing:
+        return
+    with closing(archive.contents(missing)) as contents:
+        for member, pieces in contents:
+            with written_aside(unpacked_path(folder, member.name)) as file:
+                for piece in pieces:
+                    write(file, piece)
+            on_file()
+
+
+def unpacked_path(folder: Path, name: str) -> Path:
+    """Return where `unpack` puts a member: of its name only a plain ending stays."""
+    suffix = Path(name).suffix.lower()
+    plain = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8 else ""
+    return folder / (hashlib.sha256(name.encode()).hexdigest() + plain)

@@ -1,0 +1,193 @@
+"""What all kinds of archives share: members, checks of their names, caps, errors."""
+
+import os
+import stat
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol, runtime_checkable
+
+from video_vq.errors import InputError
+
+MAX_MEMBERS = 200_000
+MAX_NAME_BYTES, MAX_PART_BYTES, MAX_PARTS = 1024, 255, 16
+# Videos are compressed already: an archive of them is about as large as they are.
+MAX_CONTENT_BYTES, MAX_EXPANSION = 4 << 30, 20
+PIECE_BYTES = 1 << 20
+
+
+class ArchiveError(InputError):
+    """An archive cannot be used."""
+
+    def __init__(self, path: Path, problem: str):
+        super().__init__(f"{path}: {problem}")
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What an archive is read from: a file, or what a program prints."""
+
+    def read(self, num_bytes: int, /) -> bytes:
+        """Return so many bytes, fewer at the end only."""
+        ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """One regular file of an archive.
+
+    Attributes:
+        number: its place among the archive's entries.
+        name: relative, with / between its parts, and nothing that leads out of the folder.
+        num_bytes: of the file.
+        position: byte of the archive at which the file (tar) or its local header (zip) begins.
+        crc32: of the file, None where the archive tells none that we check ourselves.
+        packed_bytes: that it takes in the archive.
+        is_deflated: how they are packed (zip).
+    """
+
+    number: int
+    name: str
+    num_bytes: int
+    position: int = 0
+    crc32: int | None = None
+    packed_bytes: int = 0
+    is_deflated: bool = False
+
+
+Contents = Generator[tuple[Member, Iterator[bytes]], None, None]
+"""Members with their bytes in pieces; each is to be taken before the next, and all to be closed."""
+
+
+def open_archive(path: Path) -> BinaryIO:
+    """Open an archive for reading; never a pipe or a device, which could wait for ever.
+
+    Raises:
+        ArchiveError: it is no file that can be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise ArchiveError(path, f"cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ArchiveError(path, "is no regular file")
+    return open(descriptor, "rb")
+
+
+def clean_name(path: Path, name: str | bytes) -> str:
+    """Return a member's name in its plain form, or refuse the archive.
+
+    Raises:
+        ArchiveError: the name is empty or too long, is no UTF-8, holds what cannot be printed, or
+            leads out of the folder.
+    """
+    raw = name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
+    shown = ascii(raw[:80].decode(errors="replace"))
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise ArchiveError(path, f"the name {shown} in it is not UTF-8") from None
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if text.startswith("/") or ".." in parts or (parts and parts[0][1:2] == ":"):
+        raise ArchiveError(path, f"the name {shown} in it leads out of its folder")
+    if not parts or not text.isprintable() or "\\" in text:
+        raise ArchiveError(path, f"{shown} in it is no name of a file")
+    longest = max(len(part.encode()) for part in parts)
+    if len(raw) > MAX_NAME_BYTES or longest > MAX_PART_BYTES or len(parts) > MAX_PARTS:
+        raise ArchiveError(path, f"the name {shown}... in it is too long or too deep")
+    return "/".join(parts)
+
+
+class Entries:
+    """Collects an archive's members while it is read, and stops at the caps.
+
+    Args:
+        path: of the archive.
+        archive_bytes: its size.
+    """
+
+    def __init__(self, path: Path, archive_bytes: int):
+        self._path = path
+        self._allowed = max(MAX_CONTENT_BYTES, MAX_EXPANSION * archive_bytes)
+        self._count = 0
+        self._bytes = 0
+        self._members: dict[str, Member] = {}
+        self._folders: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        """How many entries were added, folders among them."""
+        return self._count
+
+    def add_folder(self, name: str | bytes) -> None:
+        """Add a folder: it must be named rightly, and is not needed."""
+        self._next()
+        if name not in (".", "./", b".", b"./"):
+            self._note_folder(clean_name(self._path, name))
+
+    def add(self, member: Member) -> None:
+        """Add a regular file.
+
+        Raises:
+            ArchiveError: its name is there already, or a cap is passed.
+        """
+        self._next()
+        self._bytes += member.num_bytes
+        if member.num_bytes < 0 or self._bytes > self._allowed:
+            raise ArchiveError(
+                self._path, f"would unpack to more than {self._allowed:,} bytes; it is refused"
+            )
+        if member.name in self._members or member.name in self._folders:
+            raise ArchiveError(self._path, f"holds {member.name!a} twice")
+        self._note_folder(str(PurePosixPath(member.name).parent))
+        self._members[member.name] = member
+
+    def refuse(self, name: str | bytes, kind: str) -> ArchiveError:
+        """Return the error for an entry that is neither file nor folder."""
+        shown = ascii(name if isinstance(name, str) else name.decode(errors="replace"))
+        return ArchiveError(
+            self._path,
+            f"holds {shown[:200]}, {kind}; only regular files are taken. Unpack what you trust of "
+            "it, and name the folder",
+        )
+
+    def done(self) -> tuple[Member, ...]:
+        """Return all members."""
+        if not self._members:
+            raise ArchiveError(self._path, "holds no file")
+        return tuple(self._members.values())
+
+    def _next(self) -> None:
+        self._count += 1
+        if self._count > MAX_MEMBERS:
+            raise ArchiveError(self._path, f"holds more than {MAX_MEMBERS:,} entries")
+
+    def _note_folder(self, name: str) -> None:
+        while name != "." and name not in self._folders:
+            if name in self._members:
+                raise ArchiveError(self._path, f"holds {name!a} as a file and as a folder")
+            self._folders.add(name)
+            if len(self._folders) > MAX_MEMBERS:
+                raise ArchiveError(self._path, f"holds more than {MAX_MEMBERS:,} folders")
+            name = str(PurePosixPath(name).parent)
+
+
+def pieces_of(file: Readable, num_bytes: int, cut_off: ArchiveError) -> Iterator[bytes]:
+    """Yield the next bytes of a file in pieces.
+
+    Raises:
+        ArchiveError: `cut_off`, when the file ends before.
+    """
+    while num_bytes:
+        piece = file.read(min(num_bytes, PIECE_BYTES))
+        if not piece:
+            raise cut_off
+        num_bytes -= len(piece)
+        yield piece
+
+
+def exhaust(pieces: Iterable[bytes]) -> None:
+    """Read to the end what nobody wanted."""
+    for _ in pieces:
+        pass

@@ -1,0 +1,273 @@
+"""A CSV that names videos: path, and if wanted label, split, group and a file of actions."""
+
+import csv
+import difflib
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_prep.actions import SUFFIXES, read_actions
+from data_prep.sources import Item, Listing, split_groups
+from data_prep.sources.folder import MAX_SKIPPED, FolderSettings, grouping
+from video_vq.errors import InputError
+from video_vq.stores.clips import SPLITS
+
+COLUMNS = ("path", "label", "split", "group", "actions")
+MAX_BYTES, MAX_ROWS = 256 << 20, 1_000_000
+MAX_TEXT = 200
+MAX_TOLD = 200
+Row = dict[str, str]
+
+
+@dataclass
+class _Mistakes:
+    """All that is wrong with a table, each with its line."""
+
+    path: Path
+    found: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, line: int, problem: str) -> None:
+        self.found.append((line, f"line {line}: {problem}"))
+
+    def check(self) -> None:
+        """Raise when there are any."""
+        if not self.found:
+            return
+        ordered = [text for _, text in sorted(self.found, key=lambda mistake: mistake[0])]
+        shown = ordered[:MAX_TOLD]
+        if len(ordered) > MAX_TOLD:
+            shown.append(f"and {len(ordered) - MAX_TOLD:,} more")
+        listed = "\n  ".join(shown)
+        count = f"{len(ordered):,} mistake{'s' if len(ordered) > 1 else ''}"
+        raise InputError(f"{self.path}: {count}:\n  {listed}\nMend the table and run this again.")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A row without mistakes."""
+
+    line: int
+    name: str
+    path: str
+    num_bytes: int
+    label: str | None
+    split: str | None
+    group: str
+    actions: str | None
+
+
+def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
+    """List the videos of a CSV in its order.
+
+    Its first line names the columns; `path` must be there, `label`, `split`, `group` and `actions`
+    may be. Paths are relative to `root` and stay inside it, links followed. With a column `split`
+    every row has one, and a group has one split; without, a hash of the group decides, and without
+    a column `group` the settings say what a group is. With a column `actions` every row names a
+    .npy or .csv of one row of numbers per frame of the file.
+
+    Args:
+        table: the CSV.
+        root: folder that the paths begin in.
+        settings: shares of the splits, and how videos are grouped.
+
+    Raises:
+        InputError: names every mistake with its line.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: expected the folder that the table's paths begin in")
+    mistakes = _Mistakes(table)
+    columns, rows = _read(table, mistakes)
+    if "path" not in columns:
+        mistakes.check()
+    group_of = grouping(settings)
+    entries = []
+    for line, row in rows:
+        entry = _entry(root, line, row, group_of, mistakes)
+        if entry is not None:
+            entries.append(entry)
+    _check_together(entries, mistakes)
+    width = _check_actions(entries, mistakes) if "actions" in columns else None
+    mistakes.check()
+    shares = split_groups((entry.group for entry in entries), settings.val, settings.test)
+    items = tuple(
+        Item(
+            id=entry.name,
+            label=entry.label,
+            split=entry.split or shares[entry.group],
+            group=entry.group,
+            name=entry.name,
+            path=entry.path,
+            num_bytes=entry.num_bytes,
+            actions=entry.actions,
+        )
+        for entry in entries
+    )
+    return Listing(
+        source="folder",
+        settings={
+            "columns": sorted(columns),
+            "val": None if "split" in columns else settings.val,
+            "test": None if "split" in columns else settings.test,
+            "group_by": None if "group" in columns else settings.group_by,
+            "group_regex": None if "group" in columns else settings.group_regex,
+        },
+        items=items,
+        classes=tuple(sorted({item.label for item in items if item.label is not None})),
+        arrays={} if width is None else {"actions": (width,)},
+        max_skipped=MAX_SKIPPED,
+    )
+
+
+def _read(table: Path, mistakes: _Mistakes) -> tuple[list[str], list[tuple[int, Row]]]:
+    """Return the columns, and the rows with the lines at which they end."""
+    try:
+        if not stat.S_ISREG(table.stat().st_mode) or table.stat().st_size > MAX_BYTES:
+            raise InputError(f"{table}: expected a CSV file of at most {MAX_BYTES:,} bytes")
+        text = table.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{table}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{table}: byte {error.start:,} is not UTF-8; save it as UTF-8") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[int, Row]] = []
+    columns: list[str] = []
+    try:
+        columns = [name.strip().lower() for name in next(reader, [])]
+        _check_columns(columns, mistakes)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(columns):
+                mistakes.add(
+                    reader.line_num, f"has {len(cells)} fields, the first line {len(columns)}"
+                )
+                continue
+            texts = (cell.strip() for cell in cells)
+            rows.append((reader.line_num, dict(zip(columns, texts, strict=True))))
+            if len(rows) > MAX_ROWS:
+                raise InputError(f"{table}: has more than {MAX_ROWS:,} rows; cut it into pieces")
+    except csv.Error as error:
+        mistakes.add(reader.line_num, f"is no CSV from here on ({error})")
+    if not rows and not mistakes.found:
+        mistakes.add(1, "no row follows; expected a video a line")
+    return columns, rows
+
+
+def _check_columns(columns: list[str], mistakes: _Mistakes) -> None:
+    for name in columns:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(COLUMNS)}"
+            mistakes.add(1, f"no such column: {name!r:.80}{hint}")
+    if len(set(columns)) != len(columns):
+        mistakes.add(1, "names a column twice")
+    if "path" not in columns:
+        mistakes.add(1, "expected the names of the columns, `path` among them")
+
+
+def _entry(
+    root: Path, line: int, row: Row, group_of: Callable[[str], str], mistakes: _Mistakes
+) -> _Entry | None:
+    """Check one row; None when it has mistakes."""
+    before = len(mistakes.found)
+    problems = list(_problems(row))
+    found = _file(root, row["path"]) if row["path"] else "no path"
+    if isinstance(found, str):
+        problems.append(found)
+    actions = None
+    if "actions" in row:
+        if Path(row["actions"]).suffix.lower() not in SUFFIXES:
+            problems.append(f"actions: expected a .npy or .csv file, found {row['actions']!r:.80}")
+        else:
+            actions = _file(root, row["actions"])
+            if isinstance(actions, str):
+                problems.append(f"actions: {actions}")
+    name = Path(os.path.normpath(row["path"])).as_posix()
+    group = row.get("group")
+    if group is None and not problems:
+        try:
+            group = group_of(name)
+        except InputError as error:
+            problems.append(str(error))
+    for problem in problems:
+        mistakes.add(line, problem)
+    if len(mistakes.found) > before or isinstance(found, str) or isinstance(actions, str):
+        return None
+    return _Entry(
+        line,
+        name,
+        str(found[0]),
+        found[1],
+        row.get("label") or None,
+        row.get("split"),
+        group or "",
+        None if actions is None else str(actions[0]),
+    )
+
+
+def _problems(row: Row) -> Iterator[str]:
+    for name in ("label", "group"):
+        text = row.get(name, "")
+        if len(text) > MAX_TEXT or not text.isprintable():
+            yield f"{name}: expected at most {MAX_TEXT} printable characters, found {text!r:.80}"
+    if row.get("group") == "":
+        yield "no group; with a column `group` every row has one"
+    if "split" in row and row["split"] not in SPLITS:
+        yield f"split: expected {', '.join(SPLITS)}, found {row['split']!r:.80}"
+
+
+def _file(root: Path, text: str) -> tuple[Path, int] | str:
+    """Return a file inside `root` and its size, or what is wrong with it."""
+    if not text.isprintable() or len(text) > 4096:
+        return f"{text!r:.80} is no path"
+    if os.path.isabs(text) or ".." in Path(text).parts:
+        return f"{text!r:.80} leads out of {root}; paths are relative to it (--root names another)"
+    path = root / text
+    try:
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(root.resolve()):
+            return f"{text!r:.80} is a link that leads out of {root}"
+        status = real.stat()
+    except (OSError, RuntimeError, ValueError):
+        return f"{text!r:.80}: no such file in {root}"
+    if not stat.S_ISREG(status.st_mode):
+        return f"{text!r:.80} is no regular file"
+    return Path(os.path.abspath(path)), status.st_size
+
+
+def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
+    """Find videos that are there twice, and groups that lie in two splits."""
+    names: dict[str, int] = {}
+    splits: dict[str, _Entry] = {}
+    for entry in entries:
+        first = names.setdefault(entry.name, entry.line)
+        if first != entry.line:
+            mistakes.add(entry.line, f"{entry.name!r:.80} is in line {first} already")
+        other = splits.setdefault(entry.group, entry)
+        if other.split != entry.split:
+            mistakes.add(
+                entry.line,
+                f"group {entry.group!r:.80} is in {entry.split} here and in {other.split} in line "
+                f"{other.line}; near-duplicates share a split",
+            )
+
+
+def _check_actions(entries: list[_Entry], mistakes: _Mistakes) -> int | None:
+    """Read every file of actions, and return how many numbers each row has."""
+    first: tuple[int, int] | None = None
+    for entry in entries:
+        assert entry.actions is not None
+        try:
+            width = read_actions(Path(entry.actions)).shape[1]
+        except ValueError as error:
+            mistakes.add(entry.line, f"actions: {entry.actions}: {error}")
+            continue
+        first = first or (width, entry.line)
+        if width != first[0]:
+            mistakes.add(
+                entry.line, f"actions: {width} numbers a frame, {first[0]} in line {first[1]}"
+            )
+    return first[0] if first is not None else None

@@ -1,0 +1,82 @@
+"""Videos that tests make: every usual kind, and those that want to do harm."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+
+def scene(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Blobs that drift right, 3 pixels a frame: all unlike until they are round once."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
+    still = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
+    ramp = np.linspace(0, 120, width)[:, None]
+    moving = [np.roll(still, 3 * t, axis=1) // 2 + ramp for t in range(num_frames)]
+    return np.stack(moving).astype(np.uint8)
+
+
+def encode(
+    path: Path,
+    frames: Sequence[np.ndarray] | np.ndarray,
+    codec: str = "mpeg4",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    rotation: tuple[int, bool, bool] | None = None,
+    times: Sequence[int] | None = None,
+) -> Path:
+    """Write a video; `times` are in milliseconds, else 25 frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            degrees, hflip, vflip = rotation
+            stream.set_display_rotation(degrees, hflip=hflip, vflip=vflip)
+        for index, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(format=pix_fmt)
+            if times is not None:
+                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def audio_only(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.float32), "fltp", "mono")
+        silence.sample_rate = 8000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+
+
+def cut(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def bomb(path: Path, num_frames: int, size_hw: tuple[int, int]) -> Path:
+    """Write a black key frame of H.264 over and over: about 1 kB for 28 MB of pixels."""
+    height, width = size_hw
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "1"})
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        frame = av.VideoFrame(width, height, "yuv420p")
+        for plane, level in zip(frame.planes, (16, 128, 128), strict=True):
+            plane.update(bytes([level]) * plane.buffer_size)
+        (packet, *_) = [*stream.encode(frame), *stream.encode(None)]
+        data, time_base = bytes(packet), Fraction(1, 25)
+        for number in range(num_frames):
+            copy = av.Packet(data)
+            copy.stream, copy.time_base, copy.pts, copy.dts = stream, time_base, number, number
+            copy.is_keyframe = True
+            container.mux(copy)
+    return path
