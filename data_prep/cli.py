@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.simulated.cli import add_simulate_parser
 from data_prep.synthetic_cli import add_synthetic_parser
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_folder(commands)
     _add_ucf101(commands)
     _add_bair(commands)
+    add_simulate_parser(commands)
     add_synthetic_parser(commands)
     _add_verify(commands)
     return parser
@@ -277,6 +279,7 @@ def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
         fps=getattr(arguments, "fps", None),
         stride=arguments.stride,
         camera=getattr(arguments, "camera", "aux1"),
+        simulated=listing.simulated,
         limits=Limits(max_expansion=arguments.max_expansion),
         cpu_seconds=arguments.cpu_limit,
         decoder=getattr(arguments, "decoder", "pyav"),
@@ -285,14 +288,15 @@ def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
         listing,
         arguments.out,
         recipe,
-        workers=arguments.workers or _num_cores(),
+        workers=arguments.workers or num_cores(),
         videos_per_shard=arguments.videos_per_shard,
         max_skipped=arguments.max_skipped,
     )
     print(_printable(summarize(outcome, listing)))
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Return how many processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -48,6 +48,7 @@ class Recipe:
         fps: rate to bring videos to, None to keep theirs.
         stride: keep every n-th frame.
         camera: of BAIR.
+        simulated: the label that every record of BAIR's schema must carry, None for none.
         limits: on what a video may ask for.
         cpu_seconds: processor time that any video may take, before its size is counted.
         decoder: which one is tried first; it does not decide the frames.
@@ -58,6 +59,7 @@ class Recipe:
     fps: float | None = None
     stride: int = 1
     camera: Camera = "aux1"
+    simulated: str | None = None
     limits: Limits = DEFAULT_LIMITS
     cpu_seconds: float = 60.0
     decoder: Decoder = "pyav"
@@ -66,6 +68,8 @@ class Recipe:
         """Return what decides the bytes, as JSON."""
         plan = {**asdict(self), "size_hw": list(self.size_hw)}
         del plan["decoder"], plan["camera"]
+        if self.simulated is None:
+            del plan["simulated"]
         return {**plan, "resize": METHOD, "frames_version": FRAMES_VERSION}
 
     def to_json(self) -> dict[str, Any]:
@@ -207,7 +211,7 @@ def _open_record(item: Item, recipe: Recipe, watch: Watch) -> PreparedVideo:
     try:
         data = read_record(Path(item.path), item.offset)
         watch(item.id, "decode", recipe.cpu_limit(item.num_bytes))
-        frames, arrays = frames_of(data, recipe.camera)
+        frames, arrays = frames_of(data, recipe.camera, recipe.simulated)
     except RecordError as error:
         raise UnusableVideoError(str(error).removeprefix(f"{item.path}: ")) from None
     except ValueError as error:

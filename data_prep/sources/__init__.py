@@ -49,6 +49,7 @@ class Listing:
         skipped: what cannot be used, as far as it shows without decoding.
         arrays: per-frame arrays of each video: name -> shape of one frame's row.
         notes: what the user should hear of the listing.
+        simulated: what simulated the episodes, None when they were recorded.
         max_skipped: the share of videos that may be unusable, unless the user says otherwise.
     """
 
@@ -60,6 +61,7 @@ class Listing:
     skipped: tuple[Skipped, ...] = ()
     arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    simulated: str | None = None
 
 
 def require_folder(root: Path, what: str) -> None:

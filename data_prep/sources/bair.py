@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,13 +11,18 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.sources import Item, Listing, require_folder, split_groups
-from data_prep.tfrecord import Example, parse_example, record_offsets
+from data_prep.tfrecord import Example, RecordError, parse_example, read_record, record_offsets
 from video_vq.errors import InputError
 
 MAX_SKIPPED = 0.01
 ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44k")
 ARRAYS: dict[str, tuple[int, ...]] = {"actions": (4,), "endeffector_pos": (3,)}
+SIMULATED = "simulated"  # a feature of our simulator's records; a robot's have none of this name
 FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
+SIMULATED_NOTE = (
+    "these episodes are simulated, and the store says so; no score on them compares with one on "
+    "BAIR's"
+)
 
 Camera = Literal["aux1", "main"]
 
@@ -37,8 +43,11 @@ class BairSettings:
 def list_bair(root: Path, settings: BairSettings) -> Listing:
     """List the records of all files, in the order of their trajectories.
 
+    Simulated episodes are told by the feature that labels their records.
+
     Raises:
-        InputError: no such files, or one that is no TFRecord or ends inside a record.
+        InputError: no such files, one that is no TFRecord or ends inside a record, or files of
+            simulated episodes among others.
     """
     require_folder(root, "BAIR robot pushing, unpacked")
     base = next(
@@ -64,6 +73,7 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
                 records.append((video, side, name, path, offset, length))
     if not records:
         raise InputError(f"{base}: no record in train/*.tfrecords or test/*.tfrecords")
+    simulated = _label(base, records)
     splits = split_groups((r[0] for r in records if r[1] == "train"), settings.val, 0.0)
     items = tuple(
         Item(
@@ -84,8 +94,42 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
         items=items,
         classes=(),
         arrays=ARRAYS,
+        simulated=simulated,
+        notes=(SIMULATED_NOTE,) if simulated is not None else (),
         max_skipped=MAX_SKIPPED,
     )
+
+
+def _label(base: Path, records: list[tuple[str, str, str, Path, int, int]]) -> str | None:
+    """Return what the first readable record of every file says of its simulator, None if nothing.
+
+    Raises:
+        InputError: the files differ in it.
+    """
+    labels: dict[str, str | None] = {}
+    for _, _, name, path, offset, _ in records:
+        if name not in labels:
+            # A record that cannot be read is left out later, with its reason.
+            with suppress(RecordError, ValueError, OSError):
+                labels[name] = _simulated(parse_example(read_record(path, offset)))
+    found = set(labels.values())
+    if len(found) > 1:
+        told = ", ".join(sorted(label or "none" for label in found))
+        raise InputError(
+            f"{base}: its files are labelled differently as simulated ({told}); "
+            "keep simulated episodes and others in folders of their own"
+        )
+    return found.pop() if found else None
+
+
+def _simulated(example: Example) -> str | None:
+    """Return the label of a simulated record, None without one."""
+    value = example.get(SIMULATED)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 1 or len(value[0]) > 200:
+        raise ValueError(f"{SIMULATED}: expected one short text")
+    return value[0].decode(errors="replace")
 
 
 def _trajectory(path: Path) -> tuple[int, str]:
@@ -95,14 +139,24 @@ def _trajectory(path: Path) -> tuple[int, str]:
 
 
 def frames_of(
-    data: bytes, camera: Camera
+    data: bytes, camera: Camera, simulated: str | None = None
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], dict[str, Float32[np.ndarray, "t _"]]]:
     """Return the frames of one camera, and `actions` and `endeffector_pos`, of one record.
 
+    Args:
+        data: of the record.
+        camera: whose frames.
+        simulated: the label that the record must carry, None for none.
+
     Raises:
-        ValueError: the record is not of BAIR's schema.
+        ValueError: the record is not of BAIR's schema, or is labelled otherwise.
     """
     example = parse_example(data)
+    if (label := _simulated(example)) != simulated:
+        raise ValueError(
+            f"is labelled as simulated by {label or 'nothing'}, the others by "
+            f"{simulated or 'nothing'}"
+        )
     num_frames = 0
     while f"{num_frames}/image_{camera}/encoded" in example:
         num_frames += 1
