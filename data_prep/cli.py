@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.lerobot_cli import lerobot_parser
 from data_prep.simulated.cli import add_simulate_parser
 from data_prep.synthetic_cli import add_synthetic_parser
 from video_vq.arguments import Parser
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_folder(commands)
     _add_ucf101(commands)
     _add_bair(commands)
+    _add_lerobot(commands)
     add_simulate_parser(commands)
     add_synthetic_parser(commands)
     _add_verify(commands)
@@ -140,6 +142,16 @@ def _add_bair(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_stride(parser)
     _add_run(parser, max_skipped=0.01)
     parser.set_defaults(run=_run_bair)
+
+
+def _add_lerobot(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = lerobot_parser(commands)
+    _add_out(parser)
+    _add_size(parser, "64")
+    _add_shares(parser, val=0.1)
+    _add_stride(parser)
+    _add_run(parser, max_skipped=0.01)
+    parser.set_defaults(run=_run_lerobot)
 
 
 def _add_verify(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -266,6 +278,13 @@ def _run_bair(arguments: argparse.Namespace) -> None:
 
     settings = BairSettings(camera=arguments.camera, val=arguments.val)
     _prepare(arguments, list_bair(arguments.root, settings))
+
+
+def _run_lerobot(arguments: argparse.Namespace) -> None:
+    from data_prep.sources.lerobot import LerobotSettings, list_lerobot
+
+    settings = LerobotSettings(arguments.lerobot_camera, arguments.val, arguments.test)
+    _prepare(arguments, list_lerobot(arguments.root, settings))
 
 
 def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:

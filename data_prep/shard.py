@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from data_prep.episodes import begin_shard, open_episode
 from data_prep.sources import Item, SourceName
 from data_prep.sources.bair import Camera, frames_of
 from data_prep.tfrecord import RecordError, read_record
@@ -120,6 +121,7 @@ def prepare_shard(
     Raises:
         OSError: the store cannot be written.
     """
+    begin_shard()
     left_out = list(skipped)
     notes: list[dict[str, str]] = []
 
@@ -148,6 +150,12 @@ def open_video(
     watch(item.id, "read", recipe.cpu_limit(item.num_bytes))
     if recipe.source == "bair":
         return _open_record(item, recipe, watch)
+    if recipe.source == "lerobot":
+
+        def decoding(num_bytes: int) -> None:
+            watch(item.id, "decode", recipe.cpu_limit(num_bytes))
+
+        return open_episode(item, recipe.size_hw, recipe.stride, recipe.limits, decoding, notes)
     return _open_file(item, recipe, decoder, watch, notes)
 
 

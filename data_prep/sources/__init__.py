@@ -9,7 +9,7 @@ from typing import Any, Literal
 from video_vq.errors import InputError
 from video_vq.stores.clips import Skipped
 
-SourceName = Literal["folder", "ucf101", "bair"]
+SourceName = Literal["folder", "ucf101", "bair", "lerobot"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Item:
         path: the file on this machine; the store never holds it.
         num_bytes: size of the file (or of the record).
         offset: byte at which the video's record begins, 0 where a file is one video.
+        table: the file on this machine that holds its per-frame rows, if it is not `path`.
+        place: where in the files it lies, as its source says it (JSON).
     """
 
     id: str
@@ -35,6 +37,8 @@ class Item:
     path: str
     num_bytes: int
     offset: int = 0
+    table: str = ""
+    place: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
