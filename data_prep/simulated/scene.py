@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+Numbers = tuple[int | float, ...]
 Kind = Literal["box", "can", "ball", "bar", "mug", "corner", "duck"]
 KINDS: tuple[Kind, ...] = ("box", "can", "ball", "bar", "mug", "corner", "duck")
 
@@ -70,9 +71,8 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     bodies: list[Body] = []
     for number in range(int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
         half = float(rng.uniform(0.026, 0.039))
-        place = _free_place(rng, bodies, half, hand)
-        if place is None:
-            continue
+        while (place := _free_place(rng, bodies, half, hand)) is None:
+            half *= 0.85  # the bin is full
         colour = colorsys.hsv_to_rgb(hues[number], rng.uniform(0.75, 1.0), rng.uniform(0.7, 1.0))
         angle = float(rng.uniform(-np.pi, np.pi))
         bodies.append(Body(KINDS[rng.integers(len(KINDS))], half, colour, place, angle))
@@ -86,7 +86,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 def _free_place(
     rng: np.random.Generator, bodies: list[Body], half: float, hand: tuple[float, ...]
 ) -> tuple[float, float] | None:
-    """Draw a place where an object touches nothing; None where the bin is too full."""
+    """Draw a place where an object touches nothing; None where the bin is full."""
     reach = BIN_HALF - 1.7 * half
     for _ in range(200):
         x, y = (float(value) for value in rng.uniform(-reach, reach, size=2))
@@ -144,7 +144,7 @@ def mjcf(scene: Scene, pixels: int) -> str:
 """
 
 
-def _text(*values: float) -> str:
+def _text(*values: int | float) -> str:
     return " ".join(f"{value:.6g}" for value in values)
 
 
@@ -155,9 +155,7 @@ def _camera(name: str, eye: tuple[float, ...], target: tuple[float, ...]) -> str
     return f'<camera name="{name}" pos="{_text(*eye)}" xyaxes="{_text(*right, *up)}" fovy="43"/>'
 
 
-def _geom(
-    shape: str, size: tuple[float, ...], rgb: tuple[float, ...], extra: str, at: tuple = (0, 0, 0)
-) -> str:
+def _geom(shape: str, size: Numbers, rgb: Numbers, extra: str, at: Numbers = (0, 0, 0)) -> str:
     colour = _text(*(min(max(value, 0.0), 1.0) for value in rgb), 1)
     return (
         f'<geom type="{shape}" size="{_text(*size)}" pos="{_text(*at)}" rgba="{colour}" {extra}/>'

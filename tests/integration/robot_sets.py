@@ -81,13 +81,14 @@ def concatenate(videos: list[bytes], fps: int = FPS) -> bytes:
     with av.open(buffer, "w", format="mp4") as output:
         target, begin = None, 0
         for data in videos:
-            with av.open(io.BytesIO(data)) as source:
+            with av.open(io.BytesIO(data), "r") as source:
                 stream = source.streams.video[0]
                 target = target or output.add_stream_from_template(stream)
+                assert stream.time_base is not None
                 ticks = round(1 / (fps * stream.time_base))
                 count = 0
                 for packet in source.demux(stream):
-                    if packet.dts is None:
+                    if packet.dts is None or packet.pts is None:
                         continue
                     packet.pts += begin
                     packet.dts += begin
