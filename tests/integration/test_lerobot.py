@@ -330,3 +330,15 @@ def test_without_pyarrow_the_message_says_what_to_install(robot_set, tmp_path, c
         importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name)
     )
     assert "pip install 'video-vq[lerobot]'" in refusal(robot_set, tmp_path / "store", capsys)
+
+
+def test_a_video_of_an_unknown_codec_is_left_out(tmp_path):
+    made = write_robot_set(tmp_path / "set")
+    path = made.video(TOP, (1, 0))
+    sound = path.read_bytes()
+    assert sound.count(b"avc1") >= 2  # the file's brand and its track's coding
+    path.write_bytes(sound.replace(b"avc1", b"zzzz"))
+    assert prepare(made, tmp_path / "store", "--workers", "1", "--max-skipped", "1") == 0
+    found = reasons(tmp_path / "store")
+    assert found.keys() == {"episode_000004", "episode_000005"}
+    assert all("is of a codec that FFmpeg does not know" in text for text in found.values())

@@ -218,6 +218,8 @@ def opened(
                 or stream.disposition & stream.disposition.attached_pic
             ):
                 raise UnreadableVideoError(path, "holds no video track")
+            if stream.codec_context is None:  # against PyAV's stubs
+                raise UnreadableVideoError(path, "is of a codec that FFmpeg does not know")
             stream.codec_context.thread_type = "NONE"
             stream.codec_context.thread_count = 1
             if stream.width * stream.height > limits.max_pixels:

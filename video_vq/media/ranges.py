@@ -123,9 +123,14 @@ class FrameRanges:
         return UnreadableVideoError(self.info.path, reason)
 
     def _to_rgb(self, frame: "av.VideoFrame") -> np.ndarray:
-        if self._convert is None or not self._convert.takes(frame):
-            self._convert = ToRgb(frame, self.info.upright, self.info.time_base)
-        return self._convert(frame)
+        from av.error import FFmpegError
+
+        try:
+            if self._convert is None or not self._convert.takes(frame):
+                self._convert = ToRgb(frame, self.info.upright, self.info.time_base)
+            return self._convert(frame)
+        except (FFmpegError, ValueError, RuntimeError, MemoryError) as error:
+            raise self._unreadable(f"a frame cannot be converted to RGB ({error})") from None
 
     def _decode(self, first: int) -> "Generator[tuple[int, av.VideoFrame]]":
         """Yield place and frame of all frames after a seek to place `first`."""
