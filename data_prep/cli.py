@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.lerobot_cli import lerobot_parser
+from data_prep.simulated.cli import add_simulate_parser
 from data_prep.synthetic_cli import add_synthetic_parser
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
@@ -49,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_folder(commands)
     _add_ucf101(commands)
     _add_bair(commands)
+    _add_lerobot(commands)
+    add_simulate_parser(commands)
     add_synthetic_parser(commands)
     _add_verify(commands)
     return parser
@@ -154,6 +158,16 @@ def _add_bair(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_stride(parser)
     _add_run(parser, max_skipped=0.01)
     parser.set_defaults(run=_run_bair)
+
+
+def _add_lerobot(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = lerobot_parser(commands)
+    _add_out(parser)
+    _add_size(parser, "64")
+    _add_shares(parser, val=0.1)
+    _add_stride(parser)
+    _add_run(parser, max_skipped=0.01)
+    parser.set_defaults(run=_run_lerobot)
 
 
 def _add_verify(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -289,6 +303,13 @@ def _run_bair(arguments: argparse.Namespace) -> None:
     _prepare(arguments, list_bair(arguments.root, settings))
 
 
+def _run_lerobot(arguments: argparse.Namespace) -> None:
+    from data_prep.sources.lerobot import LerobotSettings, list_lerobot
+
+    settings = LerobotSettings(arguments.lerobot_camera, arguments.val, arguments.test)
+    _prepare(arguments, list_lerobot(arguments.root, settings))
+
+
 def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
     from data_prep.run import prepare, summarize
     from data_prep.shard import Recipe
@@ -300,6 +321,7 @@ def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
         fps=getattr(arguments, "fps", None),
         stride=arguments.stride,
         camera=getattr(arguments, "camera", "aux1"),
+        simulated=listing.simulated,
         limits=Limits(max_expansion=arguments.max_expansion),
         cpu_seconds=arguments.cpu_limit,
         decoder=getattr(arguments, "decoder", "pyav"),
@@ -308,14 +330,15 @@ def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
         listing,
         arguments.out,
         recipe,
-        workers=arguments.workers or _num_cores(),
+        workers=arguments.workers or num_cores(),
         videos_per_shard=arguments.videos_per_shard,
         max_skipped=arguments.max_skipped,
     )
     print(_printable(summarize(outcome, listing)))
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Return how many processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

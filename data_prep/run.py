@@ -33,7 +33,12 @@ LOCK_SECONDS = 10.0
 # What follows from the list of videos alone.
 LIST_SETTINGS = {"list_sha256", "num_videos", "videos_per_shard"}
 MAX_RATES = 4  # that are named
-CONFIGS: dict[SourceName, str] = {"folder": "video64", "ucf101": "ucf101", "bair": "bair"}
+CONFIGS: dict[SourceName, str] = {
+    "folder": "video64",
+    "ucf101": "ucf101",
+    "bair": "bair",
+    "lerobot": "video64",
+}
 CONFIG_SIZES = {"video64": (64, 64), "ucf101": (128, 128), "bair": (64, 64)}
 
 
@@ -64,8 +69,11 @@ def usual_videos_per_shard(num_videos: int) -> int:
 def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[str, Any]:
     """Return what decides every byte of the store: neither decoder nor workers nor the machine."""
     entries = [
-        [item.id, item.label, item.split, item.group, item.name, item.num_bytes, item.offset]
-        + ([] if item.actions is None else [sha256_file(Path(item.actions))])
+        [
+            *(item.id, item.label, item.split, item.group, item.name, item.num_bytes, item.offset),
+            *([] if item.actions is None else [sha256_file(Path(item.actions))]),
+            *([] if item.place is None else [item.place]),
+        ]
         for item in listing.items
     ]
     return {

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.actions import read_actions
+from data_prep.episodes import begin_shard, open_episode
 from data_prep.sources import Item, SourceName
 from data_prep.sources.bair import Camera, frames_of
 from data_prep.tfrecord import RecordError, read_record
@@ -49,6 +50,7 @@ class Recipe:
         fps: rate to bring videos to, None to keep theirs.
         stride: keep every n-th frame.
         camera: of BAIR.
+        simulated: the label that every record of BAIR's schema must carry, None for none.
         limits: on what a video may ask for.
         cpu_seconds: processor time that any video may take, before its size is counted.
         decoder: which one is tried first; it does not decide the frames.
@@ -59,6 +61,7 @@ class Recipe:
     fps: float | None = None
     stride: int = 1
     camera: Camera = "aux1"
+    simulated: str | None = None
     limits: Limits = DEFAULT_LIMITS
     cpu_seconds: float = 60.0
     decoder: Decoder = "pyav"
@@ -67,6 +70,8 @@ class Recipe:
         """Return what decides the bytes, as JSON."""
         plan = {**asdict(self), "size_hw": list(self.size_hw)}
         del plan["decoder"], plan["camera"]
+        if self.simulated is None:
+            del plan["simulated"]
         return {**plan, "resize": METHOD, "frames_version": FRAMES_VERSION}
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +122,7 @@ def prepare_shard(
     Raises:
         OSError: the store cannot be written.
     """
+    begin_shard()
     left_out = list(skipped)
     notes: list[dict[str, str]] = []
 
@@ -145,6 +151,12 @@ def open_video(
     watch(item.id, "read", recipe.cpu_limit(item.num_bytes))
     if recipe.source == "bair":
         return _open_record(item, recipe, watch)
+    if recipe.source == "lerobot":
+
+        def decoding(num_bytes: int) -> None:
+            watch(item.id, "decode", recipe.cpu_limit(num_bytes))
+
+        return open_episode(item, recipe.size_hw, recipe.stride, recipe.limits, decoding, notes)
     return _open_file(item, recipe, decoder, watch, notes)
 
 
@@ -250,7 +262,7 @@ def _open_record(item: Item, recipe: Recipe, watch: Watch) -> PreparedVideo:
     try:
         data = read_record(Path(item.path), item.offset, item.base)
         watch(item.id, "decode", recipe.cpu_limit(item.num_bytes))
-        frames, arrays = frames_of(data, recipe.camera)
+        frames, arrays = frames_of(data, recipe.camera, recipe.simulated)
     except RecordError as error:
         raise UnusableVideoError(error.reason) from None
     except ValueError as error:

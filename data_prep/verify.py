@@ -52,6 +52,8 @@ def describe(store: ClipStore) -> str:
         "fps       " + ", ".join(f"{fps} ({n:,} videos)" for fps, n in rates.most_common(5)),
         f"bytes     {sum(lengths) * height * width * 3:,} of pixels in {len(store.shards)} shards",
     ]
+    if store.plan.get("simulated") is not None:
+        lines.append(f"simulated {store.plan['simulated']}: compares with no published number")
     if store.arrays:
         shapes = (f"{name} {list(shape)}" for name, shape in store.arrays.items())
         lines.append(f"arrays    {', '.join(shapes)} per frame")

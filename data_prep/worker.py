@@ -25,7 +25,7 @@ Report = Callable[[dict[str, Any]], None]
 
 def main() -> None:
     """Work until stdin ends."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -95,7 +95,7 @@ def run_job(job: dict[str, Any], report: Report) -> None:
     report({"report": "shard", "shard": job["shard"]})
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel end this process when its parent dies (Linux; elsewhere stdin's end does)."""
     if sys.platform == "linux":
         parent = os.getppid()

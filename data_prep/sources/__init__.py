@@ -10,7 +10,7 @@ from data_prep.archives import Archive
 from video_vq.errors import InputError
 from video_vq.stores.clips import Skipped
 
-SourceName = Literal["folder", "ucf101", "bair"]
+SourceName = Literal["folder", "ucf101", "bair", "lerobot"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Item:
         offset: byte at which the video's record begins, 0 where a file is one video.
         base: byte of `path` at which the source's file begins (inside a tar), else 0.
         actions: file of one row of numbers per frame of the video's file, None without.
+        table: the file on this machine that holds its per-frame rows, if it is not `path`.
+        place: where in the files it lies, as its source says it (JSON).
     """
 
     id: str
@@ -41,6 +43,8 @@ class Item:
     offset: int = 0
     base: int = 0
     actions: str | None = None
+    table: str = ""
+    place: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Listing:
         skipped: what cannot be used, as far as it shows without decoding.
         arrays: per-frame arrays of each video: name -> shape of one frame's row.
         notes: what the user should hear of the listing.
+        simulated: what simulated the episodes, None when they were recorded.
         max_skipped: the share of videos that may be unusable, unless the user says otherwise.
         archive: that holds the items and has to be unpacked, None where their paths are files.
     """
@@ -68,6 +73,7 @@ class Listing:
     arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     archive: Archive | None = None
+    simulated: str | None = None
 
 
 def require_folder(root: Path, what: str) -> None:

@@ -5,6 +5,7 @@ A tar is read where it lies: its files are stored as they are, so a record is a 
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -14,7 +15,7 @@ from jaxtyping import Float32, UInt8
 
 from data_prep.archives import read_archive
 from data_prep.sources import Item, Listing, require_folder, split_groups
-from data_prep.tfrecord import Example, RecordError, parse_example, record_offsets
+from data_prep.tfrecord import Example, RecordError, parse_example, read_record, record_offsets
 from video_vq.errors import InputError
 
 MAX_SKIPPED = 0.01
@@ -22,7 +23,12 @@ ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44
 SIDES = ("train", "test")
 TAR = "bair_robot_pushing_dataset_v0.tar"
 ARRAYS: dict[str, tuple[int, ...]] = {"actions": (4,), "endeffector_pos": (3,)}
+SIMULATED = "simulated"  # a feature of our simulator's records; a robot's have none of this name
 FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
+SIMULATED_NOTE = (
+    "these episodes are simulated, and the store says so; no score on them compares with one on "
+    "BAIR's"
+)
 
 Camera = Literal["aux1", "main"]
 
@@ -53,13 +59,15 @@ class _File(NamedTuple):
 def list_bair(root: Path, settings: BairSettings) -> Listing:
     """List the records of all files, in the order of their trajectories.
 
+    Simulated episodes are told by the feature that labels their records.
+
     Args:
         root: the official tar, a folder that holds it, or the unpacked folder.
         settings: which camera and split.
 
     Raises:
-        InputError: no such files, or one that is no TFRecord or ends inside a record; or the tar
-            is damaged or hostile.
+        InputError: no such files, or one that is no TFRecord or ends inside a record; the tar is
+            damaged or hostile; or files of simulated episodes lie among others.
     """
     records: list[tuple[str, _File, int, int]] = []
     for file in sorted(_files(root), key=_trajectory):
@@ -68,6 +76,7 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
             records.append((video, file, offset, length))
     if not records:
         raise InputError(f"{root}: no record in train/*.tfrecords or test/*.tfrecords")
+    simulated = _label(root, records)
     train = (video for video, file, _, _ in records if file.side == "train")
     splits = split_groups(train, settings.val, 0.0)
     items = tuple(
@@ -90,6 +99,8 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
         items=items,
         classes=(),
         arrays=ARRAYS,
+        simulated=simulated,
+        notes=(SIMULATED_NOTE,) if simulated is not None else (),
         max_skipped=MAX_SKIPPED,
     )
 
@@ -154,15 +165,58 @@ def _trajectory(file: _File) -> tuple[bool, int, str]:
     return (file.side == "test", number, file.name)
 
 
+def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None:
+    """Return what the first readable record of every file says of its simulator, None if nothing.
+
+    Raises:
+        InputError: the files differ in it.
+    """
+    labels: dict[str, str | None] = {}
+    for _, file, offset, _ in records:
+        if file.name not in labels:
+            # A record that cannot be read is left out later, with its reason.
+            with suppress(RecordError, ValueError, OSError):
+                data = read_record(file.path, offset, file.base)
+                labels[file.name] = _simulated(parse_example(data))
+    found = set(labels.values())
+    if len(found) > 1:
+        told = ", ".join(sorted(label or "none" for label in found))
+        raise InputError(
+            f"{root}: its files are labelled differently as simulated ({told}); "
+            "keep simulated episodes and others in folders of their own"
+        )
+    return found.pop() if found else None
+
+
+def _simulated(example: Example) -> str | None:
+    """Return the label of a simulated record, None without one."""
+    value = example.get(SIMULATED)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 1 or len(value[0]) > 200:
+        raise ValueError(f"{SIMULATED}: expected one short text")
+    return value[0].decode(errors="replace")
+
+
 def frames_of(
-    data: bytes, camera: Camera
+    data: bytes, camera: Camera, simulated: str | None = None
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], dict[str, Float32[np.ndarray, "t _"]]]:
     """Return the frames of one camera, and `actions` and `endeffector_pos`, of one record.
 
+    Args:
+        data: of the record.
+        camera: whose frames.
+        simulated: the label that the record must carry, None for none.
+
     Raises:
-        ValueError: the record is not of BAIR's schema.
+        ValueError: the record is not of BAIR's schema, or is labelled otherwise.
     """
     example = parse_example(data)
+    if (label := _simulated(example)) != simulated:
+        raise ValueError(
+            f"is labelled as simulated by {label or 'nothing'}, the others by "
+            f"{simulated or 'nothing'}"
+        )
     num_frames = 0
     while f"{num_frames}/image_{camera}/encoded" in example:
         num_frames += 1

@@ -84,6 +84,16 @@ def test_the_page_begins_with_what_was_trained_on_what_and_how_long():
     assert "Tokenizer: 512 codes, 600 steps of 8 clips, 15 min of training on cpu." in page
 
 
+def test_the_page_says_that_its_videos_are_simulated():
+    parts = known_run()
+    assert "simulated" not in render(parts)
+    parts.evaluations[0].scores["made_by"]["data"]["simulated"] = "a <toy> world"
+    assert (
+        "The videos are simulated (a &lt;toy&gt; world): no score compares with a published one."
+        in render(parts)
+    )
+
+
 def test_the_commands_of_the_whole_pipeline_are_in_order_and_can_be_pasted():
     page = html.unescape(render(known_run()))
     found = re.search(r"<h2>Commands</h2>.*?<code>(.*?)</code>", page, re.DOTALL)

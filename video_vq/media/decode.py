@@ -112,10 +112,10 @@ class FrameStream:
     def _pyav_frames(self) -> Iterator[np.ndarray]:
         self.num_damaged = 0
         with opened(self.info.path, self.limits) as (container, stream):
-            convert: _ToRgb | None = None
+            convert: ToRgb | None = None
             for frame in container.decode(stream):
                 if convert is None or not convert.takes(frame):
-                    convert = _ToRgb(frame, self.info.upright, stream.time_base)
+                    convert = ToRgb(frame, self.info.upright, stream.time_base)
                 self.num_damaged += frame.is_corrupt
                 yield convert(frame)
 
@@ -181,13 +181,13 @@ class FirstFrames:
             passing = iter(packets)
             frames = (frame for packet in passing for frame in stream.decode(packet))
             first: av.VideoFrame | None = None
-            convert: _ToRgb | None = None
+            convert: ToRgb | None = None
             shape: tuple[int, ...] | None = None
             for number, frame in enumerate(islice(frames, self.count)):
                 first = first or frame
                 if convert is None or not convert.takes(frame):
                     upright = upright_filters(self.path, first)
-                    convert = _ToRgb(frame, upright, stream.time_base)
+                    convert = ToRgb(frame, upright, stream.time_base)
                 pixels = convert(frame)
                 shape = shape or pixels.shape
                 if pixels.shape != shape:
@@ -208,7 +208,7 @@ def _changed_size(
     )
 
 
-class _ToRgb:
+class ToRgb:
     """An FFmpeg filter graph for frames of one size and pixel format: upright, then RGB.
 
     The filter graph and not `VideoFrame.to_ndarray`: only it places the chroma samples of odd

@@ -22,6 +22,8 @@ OPTIONAL = {
     "wandb": "the same, on wandb",
     "trackio": "the same, on trackio",
     "huggingface_hub": "from_pretrained and push_to_hub",
+    "pyarrow": "data-prep lerobot",
+    "mujoco": "data-prep simulate",
 }
 MIN_FREE_GB = 5
 

@@ -58,7 +58,7 @@ def test_required_packages_are_asked_for_and_optional_ones_never(monkeypatch):
     checks = {check.name: check for check in checkup.packages()}
     assert checks["torch"] == Check("torch", "not installed", "pip install torch")
     assert checks["decord"] == Check("decord", "not installed", "")
-    for name in ("tensorboard", "wandb", "trackio", "huggingface_hub"):
+    for name in ("tensorboard", "wandb", "trackio", "huggingface_hub", "pyarrow", "mujoco"):
         assert checks[name].found.startswith("not installed (optional: ")
         assert not checks[name].advice
     assert checkup.decoders() == []

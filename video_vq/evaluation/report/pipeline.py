@@ -30,6 +30,10 @@ def lead(parts: Parts) -> str:
         if isinstance(videos, int) and isinstance(size, list) and isinstance(source, str):
             sides = " x ".join(str(side) for side in size)
             told.append(f"Data: {videos:,} videos, prepared from {source} at {sides} pixels.")
+        if isinstance(label := _at(plan, "simulated"), str):
+            told.append(
+                f"The videos are simulated ({label}): no score compares with a published one."
+            )
     told += [sentence for run in parts.runs if (sentence := _told(run))]
     return " ".join(told)
 

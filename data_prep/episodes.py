@@ -1,0 +1,223 @@
+"""Opens one episode of a LeRobot v3 data set: its frames out of a long video, its rows of a table.
+
+Neither side is trusted: the frames are counted and their times compared with the index, the rows
+with the frames.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from data_prep.parquet import Kind, TableError, read_columns
+from data_prep.sources import Item
+from data_prep.sources.lerobot_index import TOLERANCE
+from video_vq.media.probe import Limits, UnreadableVideoError
+from video_vq.media.ranges import FrameRanges
+from video_vq.media.resize import resize
+from video_vq.stores.clips import PreparedVideo, UnusableVideoError, Video
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an episode lies; see data_prep.sources.lerobot.
+
+    Attributes:
+        episode: its number.
+        num_frames: how many frames and rows it has.
+        first_row: its first row, counted over the whole data set.
+        from_seconds: when its first frame is shown.
+        fps: of the data set.
+        arrays: our name -> its column and the numbers in a row.
+    """
+
+    episode: int
+    num_frames: int
+    first_row: int
+    from_seconds: float
+    fps: float
+    arrays: dict[str, list[Any]]
+
+
+class _OpenVideo:
+    """The video that the last episode came from: the next one mostly goes on in it."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._ranges: FrameRanges | None = None
+        self._sha256 = ""
+
+    def get(self, path: str, limits: Limits) -> tuple[FrameRanges, str]:
+        """Return a video's frames and the sha256 of its file."""
+        status = os.stat(path)
+        key = (path, status.st_size, status.st_mtime_ns, limits)
+        if self._key != key or self._ranges is None:
+            self.close()
+            with open(path, "rb") as file:
+                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self._ranges, self._key = FrameRanges(path, limits), key
+        return self._ranges, self._sha256
+
+    def rewind(self) -> None:
+        """Let the next episode begin with a seek."""
+        if self._ranges is not None:
+            self._ranges.close()
+
+    def close(self) -> None:
+        """Forget the video."""
+        self.rewind()
+        self._key = self._ranges = None
+
+
+_video = _OpenVideo()
+
+
+def begin_shard() -> None:
+    """Forget where the last shard stood: a shard's bytes depend on the shard alone."""
+    _video.rewind()
+
+
+def open_episode(
+    item: Item,
+    size_hw: tuple[int, int],
+    stride: int,
+    limits: Limits,
+    watch: Callable[[int], None],
+    notes: list[dict[str, str]],
+) -> PreparedVideo:
+    """Open one episode; its frames are decoded as they are taken.
+
+    Args:
+        item: of the listing.
+        size_hw: of the frames to return.
+        stride: keep every n-th frame and row.
+        limits: on the video file.
+        watch: told, before decoding, how many bytes that gives at most.
+        notes: what is odd with the episode is added.
+
+    Raises:
+        UnusableVideoError: now or while the frames are taken.
+    """
+    assert item.place is not None
+    place = Place(**item.place)
+    arrays = _rows(item, place)
+    try:
+        ranges, sha256 = _video.get(item.path, limits)
+        first = _first_frame(ranges, place)
+    except UnreadableVideoError as error:
+        raise UnusableVideoError(error.reason) from None
+    except OSError as error:
+        raise UnusableVideoError(f"cannot be read ({error.strerror})") from None
+    height, width = ranges.info.size_hw
+    # A video without keyframes is decoded from its beginning.
+    watch((first + place.num_frames) * height * width * 3)
+    video = Video(
+        id=item.id,
+        label=item.label,
+        split=item.split,
+        group=item.group,
+        fps=place.fps / stride,
+        origin={
+            "name": item.name,
+            "sha256": sha256,
+            "first_frame": first,
+            "packets": place.num_frames,
+        },
+    )
+    frames = _frames(item, ranges, first, place.num_frames, stride, size_hw, notes)
+    return PreparedVideo(video, frames, {name: rows[::stride] for name, rows in arrays.items()})
+
+
+def _first_frame(ranges: FrameRanges, place: Place) -> int:
+    """Return the place of an episode's first frame in its video.
+
+    Raises:
+        UnusableVideoError: the frames' times are not those of the index.
+    """
+    total = ranges.info.num_packets
+    first = ranges.nearest(place.from_seconds)
+    if first + place.num_frames > total:
+        raise UnusableVideoError(
+            f"its {place.num_frames} frames begin at frame {first} of a video of {total}: it is "
+            "shorter than the index says"
+        )
+    for number in range(place.num_frames):
+        wanted = place.from_seconds + number / place.fps
+        found = ranges.seconds(first + number)
+        if abs(found - wanted) * place.fps > TOLERANCE:
+            raise UnusableVideoError(
+                f"its frame {number} should be shown at {wanted:.4f} s; the video's frame "
+                f"{first + number} is shown at {found:.4f} s"
+            )
+    return first
+
+
+def _frames(
+    item: Item,
+    ranges: FrameRanges,
+    first: int,
+    count: int,
+    stride: int,
+    size_hw: tuple[int, int],
+    notes: list[dict[str, str]],
+) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
+    try:
+        for number, frame in enumerate(ranges.frames(first, count)):
+            if number % stride == 0:
+                yield resize(frame[None], size_hw)
+    except UnreadableVideoError as error:
+        raise UnusableVideoError(error.reason) from None
+    if ranges.num_damaged:
+        note = f"damaged frames that were mended: {ranges.num_damaged}"
+        notes.append({"id": item.id, "note": note})
+
+
+def _rows(item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
+    """Return an episode's rows of each array.
+
+    Raises:
+        UnusableVideoError: there are not as many as frames, or they are others.
+    """
+    wanted: dict[str, tuple[Kind, int]] = {
+        "index": ("integer", 1),
+        "episode_index": ("integer", 1),
+        "frame_index": ("integer", 1),
+        "timestamp": ("number", 1),
+        **{str(column): ("vector", int(width)) for column, width in place.arrays.values()},
+    }
+    try:
+        status = os.stat(item.table)
+        table = _table(item.table, status.st_mtime_ns, tuple(wanted.items()))
+    except TableError as error:
+        raise UnusableVideoError(f"its table {error.reason}") from None
+    except OSError as error:
+        raise UnusableVideoError(f"its table cannot be read ({error.strerror})") from None
+    found = np.flatnonzero(table["episode_index"] == place.episode)
+    numbers = np.arange(place.num_frames)
+    if len(found) != len(numbers):
+        raise UnusableVideoError(f"its table has {len(found)} rows for {len(numbers)} frames")
+    if not (
+        np.array_equal(table["frame_index"][found], numbers)
+        and np.array_equal(table["index"][found], place.first_row + numbers)
+        and (np.abs(table["timestamp"][found] * place.fps - numbers) <= TOLERANCE).all()
+    ):
+        raise UnusableVideoError("the rows of its table are not numbered like its frames")
+    arrays = {ours: table[str(column)][found] for ours, (column, _) in place.arrays.items()}
+    for ours, rows in arrays.items():
+        if not np.isfinite(rows).all():
+            raise UnusableVideoError(f"{ours}: a number is not finite")
+    return arrays
+
+
+@lru_cache(maxsize=1)  # a table holds many episodes
+def _table(
+    path: str, _mtime: int, wanted: tuple[tuple[str, tuple[Kind, int]], ...]
+) -> dict[str, np.ndarray]:
+    columns = read_columns(Path(path), dict(wanted))
+    return {name: np.asarray(column) for name, column in columns.items()}

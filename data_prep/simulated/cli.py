@@ -1,0 +1,61 @@
+"""`data-prep simulate`: from arguments to one call."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.arguments import Parser
+from video_vq.errors import InputError
+
+TEST_SHARE, MOST_TEST = 10, 256  # a tenth, at most as many as BAIR has
+
+
+def add_simulate_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `simulate`."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="simulate an arm that pushes objects in a bin, as BAIR's TFRecords",
+        description=(
+            "Simulate a robot arm that pushes random objects in a bin by random actions (MuJoCo, "
+            "extra [sim]), 30 frames of 64x64 from two cameras, and write BAIR's schema and "
+            "layout, every record labelled simulated. The same settings give the same bytes on "
+            "one machine; a killed run goes on when started again."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    parser.add_argument(
+        "--episodes", type=int, default=1000, metavar="N", help="in all (default: 1000)"
+    )
+    parser.add_argument(
+        "--test-episodes",
+        type=int,
+        metavar="N",
+        help="how many of them are the test side (default: a tenth, at most 256)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per processor core)"
+    )
+    parser.set_defaults(run=run_simulate)
+
+
+def run_simulate(arguments: argparse.Namespace) -> None:
+    """Write the episodes that the arguments describe, and say how much was pushed."""
+    from data_prep.cli import num_cores
+    from data_prep.simulated.layout import SimulationSettings, write_simulated
+
+    total, test = arguments.episodes, arguments.test_episodes
+    if test is None:
+        test = min(total // TEST_SHARE, MOST_TEST)
+    if not 0 <= test < total:
+        raise InputError(
+            f"--episodes {total} with {test} for test: at least one must be left for training"
+        )
+    settings = SimulationSettings(num_train=total - test, num_test=test, seed=arguments.seed)
+    pushed = write_simulated(arguments.out, settings, arguments.workers or num_cores())
+    print(
+        f"{arguments.out}: {pushed.episodes:,} simulated episodes ({total - test:,} train, "
+        f"{test:,} test); objects were pushed in {pushed.touched / pushed.episodes:.0%} of them, "
+        f"{pushed.moved:,} of {pushed.objects:,} objects\n"
+        f"next: data-prep bair {arguments.out} --out STORE"
+    )

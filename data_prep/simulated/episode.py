@@ -1,0 +1,205 @@
+"""One simulated pushing episode: random actions with persistence, physics, two cameras."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from data_prep.simulated.graphics import bindings
+from data_prep.simulated.scene import (
+    BIN_HALF,
+    LINK_LENGTH,
+    SHOULDER,
+    TIMESTEP,
+    WRIST_HEIGHT,
+    draw_scene,
+    mjcf,
+)
+
+SIMULATOR_VERSION = 1  # grows with every change that moves a pixel or an action
+NUM_FRAMES, SIZE = 30, 64
+FRAME_SECONDS = 0.16
+SETTLE_SECONDS = 0.6  # in which the objects come to rest, before the first frame
+OVERSAMPLING = 2  # pictures are rendered larger and averaged: no multisampling is needed
+CAMERAS = ("main", "aux1")
+
+# The hand's commands stay in this box, in metres; the bin's walls are outside.
+REACH = BIN_HALF - 0.045
+LOW, HIGH = 0.006, 0.11
+MAX_STEP = 0.034  # of x and y per frame, in metres
+MAX_TURN = 0.30  # per frame, in radians
+KEEP_FRAMES = (3, 8)  # a random command is kept for so many frames
+LIFTED = 0.2  # share of the commands that raise the hand
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What is recorded of one episode.
+
+    Attributes:
+        frames: camera -> uint8 RGB.
+        actions: from each frame to the next, the commanded change of x, y, z in metres and of
+            the turn about the vertical in radians.
+        positions: x, y, z between the fingers' tips at each frame, in metres.
+        moved: how far each object's centre lies from where it was at the first frame at most,
+            in metres.
+    """
+
+    frames: dict[str, UInt8[np.ndarray, "t h w 3"]]
+    actions: Float32[np.ndarray, "t 4"]
+    positions: Float32[np.ndarray, "t 3"]
+    moved: Float64[np.ndarray, " n"]
+
+
+def draw_actions(
+    rng: np.random.Generator, start: tuple[float, float, float, float], num_frames: int
+) -> Float64[np.ndarray, "t 4"]:
+    """Draw a random walk of the hand: a velocity is kept for some frames, then drawn anew.
+
+    A command that would leave the bin is cut at its border, and a new one drawn.
+
+    Args:
+        rng: of the episode.
+        start: x, y, z and turn of the hand.
+        num_frames: how many commands.
+    """
+    place, actions = np.array(start), np.empty((num_frames, 4))
+    lowest, highest = np.array([-REACH, -REACH, LOW]), np.array([REACH, REACH, HIGH])
+    velocity, level, left = np.zeros(4), LOW, 0
+    for frame in range(num_frames):
+        if left == 0:
+            heading, speed = rng.uniform(-math.pi, math.pi), MAX_STEP * rng.uniform(0.45, 1.0)
+            # Away from a border that is near, so that the middle, where the objects are, is not
+            # left for long.
+            inward = -place[:2] / REACH
+            towards = np.array([math.cos(heading), math.sin(heading)]) + inward * rng.uniform(0, 1)
+            level = rng.uniform(0.06, HIGH) if rng.random() < LIFTED else LOW
+            left = int(rng.integers(*KEEP_FRAMES))
+            velocity[:2] = speed * towards / max(float(np.hypot(*towards)), 1e-6)
+            velocity[2] = (level - place[2]) / 2
+            velocity[3] = rng.uniform(-MAX_TURN, MAX_TURN)
+        wanted = place + velocity
+        wanted[2] = level if abs(level - place[2]) < abs(velocity[2]) else wanted[2]
+        reached = wanted.copy()
+        reached[:3] = wanted[:3].clip(lowest, highest)
+        left = 0 if (reached[:2] != wanted[:2]).any() else left - 1
+        actions[frame] = reached - place
+        place = reached
+    return actions
+
+
+class Renderer:
+    """Pictures of one model after another, from one OpenGL context of this process."""
+
+    def __init__(self, pixels: int):
+        mujoco = bindings()
+        self._pixels = pixels
+        self._context: Any = mujoco.GLContext(pixels, pixels)
+        self._context.make_current()
+        self._option = mujoco.MjvOption()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+
+    def open(self, model: Any) -> None:
+        """Load a model's pictures; `draw` shows this model from now on."""
+        mujoco = bindings()
+        self._model = model
+        self._scene = mujoco.MjvScene(model, maxgeom=200)
+        self._loaded = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._loaded)
+
+    def draw(self, data: Any, camera: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return what a camera of the model sees."""
+        mujoco = bindings()
+        side = self._pixels
+        self._camera.fixedcamid = camera
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._camera, everything, self._scene
+        )
+        view, picture = mujoco.MjrRect(0, 0, side, side), np.empty((side, side, 3), np.uint8)
+        mujoco.mjr_render(view, self._scene, self._loaded)
+        mujoco.mjr_readPixels(picture, None, view, self._loaded)
+        return picture[::-1]
+
+    def close(self) -> None:
+        """Free the context; the process may open another."""
+        self._loaded.free()
+        self._context.free()
+
+
+def simulate(renderer: Renderer, seed: int, side: int, index: int) -> Episode:
+    """Simulate and render one episode: a pure function of its numbers on one machine.
+
+    Args:
+        renderer: of this process.
+        seed: of the whole set.
+        side: 0 for train, 1 for test.
+        index: of the episode in its side.
+    """
+    mujoco = bindings()
+    rng = np.random.default_rng([seed, side, index])
+    scene = draw_scene(rng)
+    actions = draw_actions(rng, scene.hand, NUM_FRAMES)
+    model = mujoco.MjModel.from_xml_string(mjcf(scene, OVERSAMPLING * SIZE))
+    data = mujoco.MjData(model)
+    renderer.open(model)
+    target = np.array(scene.hand)
+    _settle(model, data, target)
+    places = np.array([model.body(f"object{n}").id for n in range(len(scene.bodies))], int)
+    start, moved = data.xpos[places].copy(), np.zeros(len(places))
+    frames = {name: np.empty((NUM_FRAMES, SIZE, SIZE, 3), np.uint8) for name in CAMERAS}
+    positions = np.empty((NUM_FRAMES, 3), np.float32)
+    for frame in range(NUM_FRAMES):
+        _pose_arm(model, data)
+        for number, name in enumerate(CAMERAS):
+            frames[name][frame] = _shrunk(renderer.draw(data, number))
+        positions[frame] = data.qpos[:3]
+        moved = np.maximum(moved, np.linalg.norm(data.xpos[places] - start, axis=1))
+        _advance(model, data, target, target + actions[frame])
+        target = target + actions[frame]
+    return Episode(frames, actions.astype(np.float32), positions, moved)
+
+
+def _settle(model: Any, data: Any, hand: np.ndarray) -> None:
+    """Put the hand at its place and let the objects come to rest."""
+    mujoco = bindings()
+    data.qpos[:4] = data.ctrl[:4] = hand
+    for _ in range(round(SETTLE_SECONDS / TIMESTEP)):
+        mujoco.mj_step(model, data)
+
+
+def _advance(model: Any, data: Any, before: np.ndarray, after: np.ndarray) -> None:
+    """Step to the next frame, the command moving evenly from one place to the next."""
+    mujoco = bindings()
+    steps = round(FRAME_SECONDS / TIMESTEP)
+    for step in range(1, steps + 1):
+        data.ctrl[:4] = before + (after - before) * (step / steps)
+        mujoco.mj_step(model, data)
+
+
+def _pose_arm(model: Any, data: Any) -> None:
+    """Place the arm's two links between shoulder and wrist, the elbow up (two-link kinematics)."""
+    mujoco = bindings()
+    wrist = data.qpos[:3] + np.array((0.0, 0.0, WRIST_HEIGHT))
+    shoulder = np.array(SHOULDER)
+    reach = wrist - shoulder
+    length = float(np.linalg.norm(reach))
+    half = min(length / 2, 0.999 * LINK_LENGTH)
+    side = np.cross(reach, (0.0, 0.0, 1.0))
+    bend = np.cross(side, reach)
+    rise = math.sqrt(LINK_LENGTH**2 - half**2)
+    elbow = shoulder + 0.5 * reach + bend * (rise / max(float(np.linalg.norm(bend)), 1e-9))
+    for name, foot, head in (("upper_arm", shoulder, elbow), ("forearm", elbow, wrist)):
+        mocap = model.body(name).mocapid[0]
+        data.mocap_pos[mocap] = foot
+        mujoco.mju_quatZ2Vec(data.mocap_quat[mocap], head - foot)
+    mujoco.mj_kinematics(model, data)
+
+
+def _shrunk(picture: UInt8[np.ndarray, "a b 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Average squares of OVERSAMPLING pixels."""
+    squares = picture.reshape(SIZE, OVERSAMPLING, SIZE, OVERSAMPLING, 3)
+    return (squares.mean(axis=(1, 3)) + 0.5).astype(np.uint8)

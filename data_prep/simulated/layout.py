@@ -1,0 +1,244 @@
+"""Writes simulated episodes as TFRecords of BAIR's schema and layout, each labelled simulated."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_prep.simulated.episode import (
+    NUM_FRAMES,
+    OVERSAMPLING,
+    SIMULATOR_VERSION,
+    SIZE,
+    Episode,
+    Renderer,
+    simulate,
+)
+from data_prep.simulated.graphics import Graphics, find_graphics
+from data_prep.sources.bair import SIMULATED
+from data_prep.tfrecord import Feature, encode_example, write_records
+from data_prep.worker import die_with_parent
+from video_vq.errors import InputError
+from video_vq.progress import progress
+from video_vq.stores.files import difference, read_json, write_bytes, write_json
+
+MARKER = "simulated.json"
+README = "README.txt"
+LABEL = f"video-vq pushing, version {SIMULATOR_VERSION}"
+PER_FILE = 256
+SIDES = ("train", "test")
+TOUCHED = 0.01  # metres that an object must move to count
+README_TEXT = f"""SIMULATED DATA ({LABEL}).
+
+Nothing here was recorded by a robot. The files have the schema and the layout of BAIR robot
+pushing (softmotion30_44k), so that what reads those reads these. No score on this data compares
+with a published one on BAIR. Every record carries the feature `{SIMULATED}`; keep it.
+"""
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """What decides every byte, besides the versions of MuJoCo and of OpenGL.
+
+    Attributes:
+        num_train, num_test: episodes of each side.
+        seed: of the whole set. An episode depends on seed, side and its number there: a longer
+            set begins like a shorter one.
+    """
+
+    num_train: int = 900
+    num_test: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """How often things were pushed.
+
+    Attributes:
+        episodes: how many there are.
+        touched: in how many at least one object was moved by more than TOUCHED metres.
+        objects: how many objects there are in all.
+        moved: how many of them were moved so far.
+    """
+
+    episodes: int
+    touched: int
+    objects: int
+    moved: int
+
+
+def write_simulated(out: Path, settings: SimulationSettings, workers: int = 1) -> Pushed:
+    """Simulate all episodes and write them under `out`; does nothing when they are all there.
+
+    A killed run is continued by the same call, at a loss of at most one file of 256 episodes. The
+    bytes do not depend on the number of workers.
+
+    Args:
+        out: the folder; the records go to `softmotion30_44k/{train,test}/`.
+        settings: decide the bytes.
+        workers: processes that simulate.
+
+    Raises:
+        InputError: a setting out of range, `out` holds other files, was made otherwise or cannot
+            be written, or MuJoCo or OpenGL is missing.
+    """
+    _check(settings, workers)
+    graphics = find_graphics()
+    plan = {
+        **asdict(settings),
+        "label": LABEL,
+        "mujoco": graphics.mujoco,
+        "opengl": graphics.renderer,
+    }
+    try:
+        if not _open_folder(out, plan):
+            _write_all(out, settings, graphics, workers)
+            write_json(out / MARKER, {"plan": plan, "complete": True})
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror or error}); nothing is lost: "
+            "run the command again, it goes on where it stopped"
+        ) from None
+    tallies = [read_json(path, "a file's tally") for path in sorted(out.glob("pushed/*.json"))]
+    counts = {name: sum(int(tally[name]) for tally in tallies) for name in Pushed.__annotations__}
+    return Pushed(**counts)
+
+
+def _check(settings: SimulationSettings, workers: int) -> None:
+    ranges = {
+        "episodes for training": (settings.num_train, 1, 10_000_000),
+        "episodes for test": (settings.num_test, 0, 1_000_000),
+        "seed": (settings.seed, 0, 2**63 - 1),
+        "workers": (workers, 1, 1024),
+    }
+    problems = [
+        f"{name} must lie in {lowest}..{highest}, found {value}"
+        for name, (value, lowest, highest) in ranges.items()
+        if not lowest <= value <= highest
+    ]
+    if problems:
+        raise InputError("simulated episodes: " + "; ".join(problems))
+
+
+def _open_folder(out: Path, plan: dict[str, Any]) -> bool:
+    """Claim the folder for this plan; return whether it is complete already."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a folder for the simulated episodes")
+    marker = out / MARKER
+    if marker.exists():
+        found = read_json(marker, "the record of simulated episodes")
+        lines = difference(found.get("plan"), plan)
+        if lines:
+            shown = "\n  ".join(lines)
+            raise InputError(
+                f"{out}: was made otherwise (was -> now):\n  {shown}\n"
+                "Name another folder, repeat what was, or delete this one."
+            )
+        return found.get("complete") is True
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out}: holds other files and no {MARKER}; name an empty or a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(marker, {"plan": plan, "complete": False})
+    return False
+
+
+@dataclass(frozen=True)
+class _Made:
+    record: bytes
+    objects: int
+    moved: int
+
+
+Run = Callable[[Callable[[int], _Made], Iterable[int]], Iterator[_Made]]
+
+
+def _write_all(out: Path, settings: SimulationSettings, graphics: Graphics, workers: int) -> None:
+    write_bytes(out / README, README_TEXT.encode())
+    (out / "pushed").mkdir(exist_ok=True)
+    counts = (settings.num_train, settings.num_test)
+    with _mapper(graphics, workers) as run, progress("simulating", sum(counts), "episode") as bar:
+        for side, count in enumerate(counts):
+            (out / "softmotion30_44k" / SIDES[side]).mkdir(parents=True, exist_ok=True)
+            for first in range(0, count, PER_FILE):
+                numbers = range(first, min(first + PER_FILE, count))
+                name = f"traj_{first}_to_{numbers[-1]}"
+                path = out / "softmotion30_44k" / SIDES[side] / f"{name}.tfrecords"
+                tally = out / "pushed" / f"{SIDES[side]}_{name}.json"
+                if path.exists() and tally.exists():
+                    bar.update(len(numbers))
+                else:
+                    made = run(partial(_make, settings.seed, side), numbers)
+                    _write_file(path, tally, made, bar.update)
+
+
+def _write_file(
+    path: Path, tally: Path, episodes: Iterator[_Made], update: Callable[[], Any]
+) -> None:
+    """Write one file of records, then what was pushed in it."""
+    moved: list[int] = []
+    objects = 0
+
+    def records() -> Iterator[bytes]:
+        nonlocal objects
+        for episode in episodes:
+            moved.append(episode.moved)
+            objects += episode.objects
+            yield episode.record
+            update()
+
+    write_records(path, records())
+    pushed = Pushed(len(moved), sum(count > 0 for count in moved), objects, sum(moved))
+    write_json(tally, asdict(pushed))
+
+
+@contextmanager
+def _mapper(graphics: Graphics, workers: int) -> Iterator[Run]:
+    """Yield a `map` that keeps the order, over processes that render."""
+    context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
+    pool = ProcessPoolExecutor(workers, context, _prepare_process, (graphics.environment,))
+    try:
+        yield partial(pool.map, chunksize=2)
+    except BrokenProcessPool:
+        raise InputError(
+            "a process that simulates ended without a word, perhaps for lack of memory; "
+            "run the command again, it goes on where it stopped"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_renderer: Renderer | None = None
+
+
+def _prepare_process(environment: dict[str, str]) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ.update(environment)  # before MuJoCo is imported
+
+
+def _make(seed: int, side: int, index: int) -> _Made:
+    """Simulate one episode in a process of the pool."""
+    global _renderer
+    if _renderer is None:
+        _renderer = Renderer(OVERSAMPLING * SIZE)
+    episode = simulate(_renderer, seed, side, index)
+    return _Made(encode(episode), len(episode.moved), int((episode.moved > TOUCHED).sum()))
+
+
+def encode(episode: Episode) -> bytes:
+    """Encode an episode as a record of BAIR's schema, with the feature that labels it."""
+    features: dict[str, Feature] = {SIMULATED: [LABEL.encode()]}
+    for frame in range(NUM_FRAMES):
+        for name, frames in episode.frames.items():
+            features[f"{frame}/image_{name}/encoded"] = [frames[frame].tobytes()]
+        features[f"{frame}/action"] = episode.actions[frame]
+        features[f"{frame}/endeffector_pos"] = episode.positions[frame]
+    return encode_example(features)

@@ -1,0 +1,342 @@
+"""A LeRobot v3 data set: episodes that lie end to end in mp4 files, cut by its Parquet index.
+
+Format: huggingface.co/docs/lerobot, LeRobotDataset v3.0: meta/info.json names features, cameras
+and path templates; meta/episodes/*/*.parquet holds a row per episode with its tasks, its rows in
+data/*/*.parquet, and for every camera the mp4 file and the seconds from which and to which it lies
+there.
+"""
+
+import math
+import os
+import re
+import stat
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from data_prep.parquet import require_pyarrow
+from data_prep.sources import Item, Listing, require_folder, split_groups
+from data_prep.sources.lerobot_index import TOLERANCE, IndexRow, read_index
+from video_vq.errors import InputError
+from video_vq.stores.clips import Skipped
+from video_vq.stores.files import read_json
+
+MAX_SKIPPED = 0.01
+VERSION = re.compile(r"v?3\.\d+(\.\d+)?")
+# Our names for the per-frame arrays, and the features they are.
+ARRAYS = {"actions": "action", "states": "observation.state"}
+MAX_WIDTH = 4096
+MAX_CLASSES = 1000
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "eval": "test",
+}
+CAMERA = re.compile(r"\w[\w.-]{0,199}")
+FIELD = re.compile(r"\{(video_key|chunk_index|file_index)(?::0(\d)d)?\}")
+
+
+@dataclass(frozen=True)
+class LerobotSettings:
+    """Which camera, and how the episodes are split.
+
+    Attributes:
+        camera: a video feature, or the end of its name; None where there is one only.
+        val, test: shares of the episodes, for the sides that info.json does not name.
+    """
+
+    camera: str | None = None
+    val: float = 0.1
+    test: float = 0.1
+
+
+@dataclass(frozen=True)
+class Info:
+    """What info.json says, checked.
+
+    Attributes:
+        fps: frames per second.
+        camera: the feature that is taken.
+        arrays: our name -> its feature and the numbers in a row.
+        data_path, video_path: templates.
+        splits: train, val or test -> first episode and the one after the last.
+    """
+
+    fps: float
+    camera: str
+    arrays: dict[str, tuple[str, int]]
+    data_path: str
+    video_path: str
+    splits: dict[str, tuple[int, int]]
+
+
+def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
+    """List the episodes of one camera, in the order of the index.
+
+    An episode's label is its task, if every episode has one and the tasks are shared.
+
+    Raises:
+        InputError: no LeRobot v3 data set, pyarrow is missing, a path that leaves the folder, or
+            an index that contradicts itself.
+    """
+    require_folder(root, "a LeRobot v3 data set")
+    require_pyarrow()
+    info = read_info(root, settings.camera)
+    rows = read_index(root, info.camera)
+    splits = _splits(root, info, rows, settings)
+    labels = _labels(rows)
+    files = _Files(root)
+    items, skipped = [], []
+    for row in rows:
+        video = f"episode_{row.episode:06d}"
+        name = fill(info.video_path, info.camera, *row.video_file)
+        table = fill(info.data_path, info.camera, *row.data_file)
+        problem = files.problem(name) or files.problem(table) or _contradiction(row, info.fps)
+        if problem is not None:
+            skipped.append(Skipped(video, name, problem))
+            continue
+        items.append(
+            Item(
+                id=video,
+                label=labels.get(row.episode),
+                split=splits[row.episode],
+                group=video,
+                name=name,
+                path=os.path.abspath(root / name),
+                num_bytes=files.size(name),
+                table=os.path.abspath(root / table),
+                place={
+                    "episode": row.episode,
+                    "num_frames": row.length,
+                    "first_row": row.first_row,
+                    "from_seconds": row.from_seconds,
+                    "fps": info.fps,
+                    "arrays": {ours: list(of) for ours, of in info.arrays.items()},
+                },
+            )
+        )
+    return Listing(
+        source="lerobot",
+        settings={"camera": info.camera, "val": settings.val, "test": settings.test},
+        items=tuple(items),
+        classes=tuple(sorted(set(labels.values()))),
+        skipped=tuple(skipped),
+        arrays={ours: (width,) for ours, (_, width) in info.arrays.items()},
+        max_skipped=MAX_SKIPPED,
+    )
+
+
+def read_info(root: Path, camera: str | None) -> Info:
+    """Read and check meta/info.json.
+
+    Raises:
+        InputError: what is wrong with it, or which cameras there are to choose from.
+    """
+    path = root / "meta" / "info.json"
+    info = read_json(path, "the description of a LeRobot v3 data set")
+    version = info.get("codebase_version")
+    if not isinstance(version, str) or not VERSION.fullmatch(version):
+        raise InputError(
+            f"{path}: codebase_version is {version!r}, expected v3.0; convert the data set with "
+            "LeRobot's own script for v3.0"
+        )
+    fps = info.get("fps")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:
+        raise InputError(f"{path}: fps is {fps!r}, expected a number from 0 to 1000")
+    features = info.get("features")
+    if not isinstance(features, dict) or not all(isinstance(f, dict) for f in features.values()):
+        raise InputError(f"{path}: features is no table of features")
+    templates = [info.get(name) for name in ("data_path", "video_path")]
+    if not all(isinstance(template, str) for template in templates):
+        raise InputError(
+            f"{path}: data_path or video_path is no text; a data set whose cameras are pictures "
+            "in its tables cannot be read, only one with videos"
+        )
+    data_path, video_path = (str(template) for template in templates)
+    return Info(
+        fps=float(fps),
+        camera=_camera(path, features, camera),
+        arrays=_arrays(path, features),
+        data_path=_checked(path, data_path),
+        video_path=_checked(path, video_path),
+        splits=_named_splits(path, info.get("splits")),
+    )
+
+
+def _camera(path: Path, features: dict[str, Any], wanted: str | None) -> str:
+    """Return the video feature that is meant."""
+    cameras = sorted(str(name) for name, of in features.items() if of.get("dtype") == "video")
+    if odd := [name for name in cameras if not CAMERA.fullmatch(name)]:
+        raise InputError(f"{path}: a camera is called {odd[0]!r}, which cannot be a folder's name")
+    if not cameras:
+        raise InputError(f"{path}: no feature is a video")
+    known = ", ".join(cameras)
+    if wanted is None:
+        if len(cameras) > 1:
+            raise InputError(f"{path}: has the cameras {known}; choose one with --camera")
+        return cameras[0]
+    if wanted in cameras:
+        return wanted
+    found = [name for name in cameras if name.endswith(f".{wanted}")]
+    if len(found) != 1:
+        raise InputError(f"{path}: has no camera {wanted!r}; it has {known}")
+    return found[0]
+
+
+def _arrays(path: Path, features: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Return the features that are kept frame by frame, with the numbers in a row."""
+    found = {}
+    for ours, name in ARRAYS.items():
+        if name in features:
+            shape = features[name].get("shape")
+            if not isinstance(shape, list) or len(shape) != 1 or not _is_count(shape[0], MAX_WIDTH):
+                raise InputError(f"{path}: {name} has the shape {shape!r}, expected [N]")
+            found[ours] = (name, int(shape[0]))
+    return found
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _checked(path: Path, template: str) -> str:
+    """Return a path template that holds nothing but our fields and stays below the folder."""
+    plain = FIELD.sub("x", template)
+    parts = plain.split("/")
+    if "{" in plain or "}" in plain or "\\" in plain or not plain.isprintable():
+        raise InputError(
+            f"{path}: the path {template!r} holds more than {{video_key}}, {{chunk_index:03d}} "
+            "and {file_index:03d}"
+        )
+    if plain.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise InputError(f"{path}: the path {template!r} leads out of the data set")
+    return template
+
+
+def fill(template: str, camera: str, chunk: int, file: int) -> str:
+    """Return a template's path; nothing but its three fields is replaced."""
+    values = {"chunk_index": chunk, "file_index": file}
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] == "video_key":
+            return camera
+        return f"{values[match[1]]:0{match[2] or 1}d}"
+
+    return FIELD.sub(value, template)
+
+
+def _named_splits(path: Path, splits: Any) -> dict[str, tuple[int, int]]:
+    """Return the ranges of episodes that info.json names; names we do not know are an error."""
+    if splits is None:
+        return {}
+    found: dict[str, tuple[int, int]] = {}
+    for name, text in splits.items() if isinstance(splits, dict) else [("splits", splits)]:
+        match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text) if isinstance(text, str) else None
+        side = SPLIT_NAMES.get(name)
+        if match is None or side is None or side in found or int(match[1]) > int(match[2]):
+            raise InputError(
+                f"{path}: the split {name!r} is {text!r}, expected train, val or test and a range "
+                "of episodes like '0:100'"
+            )
+        found[side] = (int(match[1]), int(match[2]))
+    ranges = sorted(found.values())
+    if any(after[0] < before[1] for before, after in pairwise(ranges)):
+        raise InputError(f"{path}: two splits share episodes: {splits}")
+    return found
+
+
+def _splits(
+    root: Path, info: Info, rows: list[IndexRow], settings: LerobotSettings
+) -> dict[int, str]:
+    """Return each episode's split: info.json's, and shares of its train side for what it lacks."""
+    sides = {
+        row.episode: side
+        for row in rows
+        for side, (first, end) in (info.splits or {"train": (0, 10**9)}).items()
+        if first <= row.episode < end
+    }
+    outside = [row.episode for row in rows if row.episode not in sides]
+    if outside:
+        raise InputError(
+            f"{root / 'meta' / 'info.json'}: {len(outside)} episodes are in none of its splits, "
+            f"the first is {outside[0]}"
+        )
+    names = {
+        f"episode_{episode:06d}": episode for episode, side in sides.items() if side == "train"
+    }
+    carved = split_groups(
+        names,
+        0.0 if "val" in info.splits else settings.val,
+        0.0 if "test" in info.splits else settings.test,
+    )
+    return {**sides, **{names[name]: side for name, side in carved.items()}}
+
+
+def _labels(rows: list[IndexRow]) -> dict[int, str]:
+    """Return each episode's task as its label; none where tasks are not classes.
+
+    They are where every episode has exactly one, and there are at least two tasks with at least
+    two episodes each on average.
+    """
+    tasks = Counter(task for row in rows for task in row.tasks)
+    shared = 2 <= len(tasks) <= min(len(rows) // 2, MAX_CLASSES)
+    if not shared or any(len(row.tasks) != 1 for row in rows):
+        return {}
+    return {row.episode: row.tasks[0] for row in rows}
+
+
+def _contradiction(row: IndexRow, fps: float) -> str | None:
+    """Return how an episode's seconds contradict its rows, None if they do not."""
+    seconds = row.to_seconds - row.from_seconds
+    if (
+        not math.isfinite(seconds)
+        or row.from_seconds < 0
+        or abs(seconds * fps - row.length) > TOLERANCE
+    ):
+        return (
+            f"lies at {row.from_seconds:g} to {row.to_seconds:g} s of the video, "
+            f"{seconds * fps:.1f} frames; its table has {row.length} rows"
+        )
+    return None
+
+
+class _Files:
+    """What is known of the files below a folder; each is looked at once."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._real_root = root.resolve()
+        self._known: dict[str, tuple[str | None, int]] = {}
+
+    def problem(self, name: str) -> str | None:
+        """Return why a file cannot be used, None if it can."""
+        return self._look(name)[0]
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file."""
+        return self._look(name)[1]
+
+    def _look(self, name: str) -> tuple[str | None, int]:
+        if name not in self._known:
+            self._known[name] = self._seen(self._root / name)
+        return self._known[name]
+
+    def _seen(self, path: Path) -> tuple[str | None, int]:
+        shown = path.relative_to(self._root).as_posix()
+        try:
+            real = path.resolve(strict=True)
+            if not real.is_relative_to(self._real_root):
+                return f"{shown} is a link that leads out of the data set; copy the files", 0
+            status = real.stat()
+        except RuntimeError:  # until Python 3.12
+            return f"{shown} is a loop of links", 0
+        except OSError as error:
+            return f"{shown} cannot be read ({error.strerror})", 0
+        if not stat.S_ISREG(status.st_mode):
+            return f"{shown} is no regular file", 0
+        return None, status.st_size

@@ -1,0 +1,188 @@
+"""Reads the index of a LeRobot v3 data set, a row per episode, in a process that may die."""
+
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from data_prep.parquet import Kind, TableError, read_columns
+from video_vq.errors import InputError
+
+# How far times may lie from where they should, in frames: sums of rounded lengths drift. Less than
+# this on all sides, and no frame belongs to two episodes.
+TOLERANCE = 0.25
+OVERLAP_SECONDS = 1e-3
+MAX_EPISODES = 1_000_000
+MAX_NUMBER = 1_000_000  # of a chunk or a file
+MAX_TASK_LENGTH = 300
+CPU_SECONDS, WALL_SECONDS = 300, 1800
+MEMORY_BYTES = 8 << 30
+COMMAND = "from data_prep.sources.lerobot_index import main; main()"
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One episode.
+
+    Attributes:
+        episode: its number.
+        length: its rows, one for each frame.
+        first_row: its first row, counted over the whole data set.
+        tasks: what it shows, in words.
+        data_file, video_file: chunk and file number of its table and of the camera's video.
+        from_seconds, to_seconds: where it lies in the video.
+    """
+
+    episode: int
+    length: int
+    first_row: int
+    tasks: tuple[str, ...]
+    data_file: tuple[int, int]
+    video_file: tuple[int, int]
+    from_seconds: float
+    to_seconds: float
+
+
+def read_index(root: Path, camera: str) -> list[IndexRow]:
+    """Return all episodes in the order of their numbers.
+
+    The tables are read in a process of their own, with a limit on its memory and its time: the
+    reader of Parquet is a large native library, and a table may be made to break it.
+
+    Raises:
+        InputError: a table is damaged or too large, or the index contradicts itself.
+    """
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND],
+            input=json.dumps({"root": str(root), "camera": camera}).encode(),
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": paths},
+            timeout=WALL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{root}: reading its index took over {WALL_SECONDS} s") from None
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise InputError(
+            f"{root}: its index in meta/episodes breaks the reader of Parquet "
+            f"(exit code {done.returncode}{': ' if last else ''}{last[:200]}); "
+            "fetch the data set again"
+        )
+    answer = json.loads(done.stdout)
+    if "problem" in answer:
+        raise InputError(answer["problem"])
+    return [
+        IndexRow(
+            **{
+                **row,
+                "tasks": tuple(row["tasks"]),
+                "data_file": tuple(row["data_file"]),
+                "video_file": tuple(row["video_file"]),
+            }
+        )
+        for row in answer["rows"]
+    ]
+
+
+def main() -> None:
+    """Read the index that stdin names and write it to stdout as JSON."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    request = json.load(sys.stdin)
+    try:
+        rows = _read(Path(request["root"]), request["camera"])
+        answer = {"rows": [asdict(row) for row in rows]}
+    except InputError as error:
+        answer = {"problem": str(error)}
+    json.dump(answer, sys.stdout)
+    sys.stdout.flush()
+    os._exit(0)  # native threads need no orderly end
+
+
+def _read(root: Path, camera: str) -> list[IndexRow]:
+    folder = root / "meta" / "episodes"
+    paths = sorted(folder.glob("*/*.parquet"))
+    if not paths:
+        raise InputError(f"{folder}: no chunk-*/file-*.parquet there; fetch the data set again")
+    rows: list[IndexRow] = []
+    for path in paths:
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise TableError(path, "is a link that leads out of the data set; copy the files")
+        rows += _read_table(path, camera)
+        if len(rows) > MAX_EPISODES:
+            raise TableError(path, f"more than {MAX_EPISODES:,} episodes")
+    rows.sort(key=lambda row: row.episode)
+    _check(folder, rows)
+    return rows
+
+
+def _read_table(path: Path, camera: str) -> list[IndexRow]:
+    video = f"videos/{camera}"
+    kinds: dict[str, tuple[Kind, int]] = {
+        **dict.fromkeys(
+            (
+                "episode_index",
+                "length",
+                "dataset_from_index",
+                "data/chunk_index",
+                "data/file_index",
+                f"{video}/chunk_index",
+                f"{video}/file_index",
+            ),
+            ("integer", 1),
+        ),
+        f"{video}/from_timestamp": ("number", 1),
+        f"{video}/to_timestamp": ("number", 1),
+        "tasks": ("texts", 1),
+    }
+    columns = read_columns(path, kinds)
+    return [
+        IndexRow(episode, length, first, tuple(tasks), (a, b), (c, d), begin, end)
+        for episode, length, first, a, b, c, d, begin, end, tasks in zip(
+            *(
+                column.tolist() if not isinstance(column, list) else column
+                for column in (columns[name] for name in kinds)
+            ),
+            strict=True,
+        )
+    ]
+
+
+def _check(folder: Path, rows: list[IndexRow]) -> None:
+    """Refuse an index that contradicts itself."""
+    row_end = 0
+    for before, row in zip([None, *rows], rows, strict=False):
+        numbers = (*row.data_file, *row.video_file)
+        problem = None
+        if before is not None and before.episode == row.episode:
+            problem = "is listed twice"
+        elif row.episode < 0 or not 0 < row.length <= MAX_NUMBER:
+            problem = f"has {row.length} frames"
+        elif not all(0 <= number <= MAX_NUMBER for number in numbers):
+            problem = f"lies in chunk and file {numbers}"
+        elif row.first_row < row_end:
+            problem = f"begins at row {row.first_row}, where another episode lies"
+        elif any(len(task) > MAX_TASK_LENGTH or not task.isprintable() for task in row.tasks):
+            problem = "has a task of unprintable characters or of too many"
+        if problem is not None:
+            raise InputError(f"{folder}: episode {row.episode} {problem}; fetch the data set again")
+        row_end = row.first_row + row.length
+    # Where times are no numbers the episode is left out later, with its reason.
+    timed = [row for row in rows if math.isfinite(row.from_seconds + row.to_seconds)]
+    timed.sort(key=lambda row: (row.video_file, row.from_seconds))
+    for before, row in pairwise(timed):
+        same = before.video_file == row.video_file
+        if same and row.from_seconds < before.to_seconds - OVERLAP_SECONDS:
+            raise InputError(
+                f"{folder}: episode {row.episode} begins at {row.from_seconds:g} s of its video, "
+                f"inside episode {before.episode}; fetch the data set again"
+            )

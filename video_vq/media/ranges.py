@@ -1,0 +1,147 @@
+"""Decodes ranges of a long video's frames, forward, without decoding the file once for each."""
+
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_vq.media.decode import ToRgb
+from video_vq.media.probe import (
+    DEFAULT_LIMITS,
+    Limits,
+    UnreadableVideoError,
+    VideoInfo,
+    opened,
+    probe,
+)
+
+if TYPE_CHECKING:
+    import av
+
+
+class FrameRanges:
+    """Ranges of one video's frames; the next begins where the last ended, or at a seek.
+
+    A frame is known by its time: the times of all packets are read first, and every decoded frame
+    must have the next of them. So a seek that lands elsewhere, a lost frame and one that comes
+    twice are found; after a bad seek the file is decoded from its beginning.
+
+    Attributes:
+        info: what `probe` says.
+        num_damaged: frames of the last range that FFmpeg says it had to mend.
+        num_decoded: frames that were decoded so far, those that were passed over too.
+
+    Raises:
+        UnreadableVideoError: see `probe`; or the frames have no times of their own.
+    """
+
+    def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS):
+        self.info: VideoInfo = probe(path, limits)
+        self.limits = limits
+        self.num_damaged = 0
+        self.num_decoded = 0
+        times = self.info.timestamps
+        if times is None or any(after <= before for before, after in pairwise(times)):
+            raise UnreadableVideoError(self.info.path, "its frames have no times of their own")
+        self._times = times
+        self._places = {time: place for place, time in enumerate(times)}
+        self._decoder: Generator[tuple[int, av.VideoFrame]] | None = None
+        self._head: tuple[int, av.VideoFrame] | None = None  # decoded, not yet given out
+        self._next = 0  # the place of the frame to be given out next
+        self._convert: ToRgb | None = None
+
+    def seconds(self, place: int) -> float:
+        """Return when a frame is shown."""
+        return float(self._times[place] * self.info.time_base)
+
+    def nearest(self, seconds: float) -> int:
+        """Return the place of the frame that is shown nearest to a moment."""
+        times = np.asarray(self._times, np.float64) * float(self.info.time_base)
+        return int(np.abs(times - seconds).argmin())
+
+    def frames(self, first: int, count: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """Yield `count` frames from place `first` on.
+
+        Raises:
+            UnreadableVideoError: a frame cannot be decoded, is lost, or changes its size.
+        """
+        self.num_damaged = 0
+        if self._decoder is None or self._next != first:
+            self._seek(first)
+        for place in range(first, first + count):
+            frame = self._take(place)
+            pixels = self._to_rgb(frame)
+            if pixels.shape != (*self.info.size_hw, 3):
+                raise self._unreadable(f"changes its size at frame {place}")
+            self.num_damaged += frame.is_corrupt
+            self._next = place + 1
+            yield pixels
+
+    def close(self) -> None:
+        """Close the file; the next range opens it again, with a seek."""
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder = self._head = self._convert = None
+
+    def _seek(self, first: int) -> None:
+        """Have the decoder begin at place `first` or before it: at the file's beginning if need be.
+
+        A keyframe is not always where a file says; then the first frame comes too late, or none.
+        """
+        self.close()
+        if first:
+            self._decoder = self._decode(first)
+            with suppress(UnreadableVideoError):
+                self._head = next(self._decoder, None)
+            if self._head is not None and self._head[0] <= first:
+                return
+            self.close()
+        self._decoder = self._decode(0)
+
+    def _take(self, wanted: int) -> "av.VideoFrame":
+        """Return the frame at a place, passing over those before it."""
+        assert self._decoder is not None
+        before = -1
+        while True:
+            found = self._head or next(self._decoder, None)
+            self._head = None
+            if found is None:
+                raise self._unreadable(f"ends before frame {wanted}")
+            place, frame = found
+            if place == wanted:
+                return frame
+            if place > wanted or place <= before:
+                raise self._unreadable(f"frame {wanted} is lost: frame {place} comes in its place")
+            before = place
+
+    def _unreadable(self, reason: str) -> UnreadableVideoError:
+        self.close()
+        return UnreadableVideoError(self.info.path, reason)
+
+    def _to_rgb(self, frame: "av.VideoFrame") -> np.ndarray:
+        from av.error import FFmpegError
+
+        try:
+            if self._convert is None or not self._convert.takes(frame):
+                self._convert = ToRgb(frame, self.info.upright, self.info.time_base)
+            return self._convert(frame)
+        except (FFmpegError, ValueError, RuntimeError, MemoryError) as error:
+            raise self._unreadable(f"a frame cannot be converted to RGB ({error})") from None
+
+    def _decode(self, first: int) -> "Generator[tuple[int, av.VideoFrame]]":
+        """Yield place and frame of all frames after a seek to place `first`."""
+        with opened(self.info.path, self.limits) as (container, stream):
+            if first:
+                container.seek(self._times[first], stream=stream, backward=True)
+            for frame in container.decode(stream):
+                place = self._places.get(frame.pts) if frame.pts is not None else None
+                if place is None:
+                    raise UnreadableVideoError(
+                        self.info.path, f"a frame has the time {frame.pts}, which no packet has"
+                    )
+                self.num_decoded += 1
+                yield place, frame
