@@ -4,7 +4,8 @@ Shard k of the tokens holds the clips of the videos of shard k of the store. Raw
 the shards that the store made of them has, so both ways batch the same clips.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from video_vq.errors import InputError
-from video_vq.media.isolated import FileDecoders, FileToDecode
+from video_vq.media.isolated import DecodedFile, FileDecoders, FileToDecode
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json
 from video_vq.stores.raw_videos import FORMAT as RAW_FORMAT
-from video_vq.stores.raw_videos import RawVideos, read_raw_videos
+from video_vq.stores.raw_videos import RawVideo, RawVideos, read_raw_videos
 from video_vq.stores.shards import MANIFEST
 from video_vq.stores.tokens import usual_rate
 from video_vq.stores.videos import Skipped, Video
@@ -91,6 +92,9 @@ class StoredClips:
         """Return how many videos a shard has."""
         return len(self._members[shard])
 
+    def expect(self, shards: Sequence[int]) -> None:
+        """Say which shards will be asked for, in their order: nothing is read ahead here."""
+
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
     ) -> Iterator[PlacedClip]:
@@ -137,10 +141,25 @@ class RawClips:
         self.num_listed = len(self._raw.videos) + len(self._raw.skipped)
         self.max_skipped = self._raw.max_skipped
         self._decoders = FileDecoders(self._recipe, num_workers)
+        self._expected: deque[int] = deque()
+        self._decoded: Iterator[DecodedFile | UnreadableVideoError] = iter(())
 
     def num_videos(self, shard: int) -> int:
         """Return how many videos a shard has."""
         return len(self._raw.shard(shard))
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Say which shards will be asked for, in their order; they are decoded ahead."""
+        self._expected = deque(shards)
+        files = (
+            FileToDecode(self._raw.path_of(video), video.num_bytes)
+            for shard in shards
+            for video in self._videos_of(shard)
+        )
+        self._decoded = self._decoders.decode(files)
+
+    def _videos_of(self, shard: int) -> list[RawVideo]:
+        return [self._raw.videos[position] for position in self._raw.shard(shard)]
 
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
@@ -154,11 +173,12 @@ class RawClips:
         span = (num_frames - 1) * stride + 1
         if shard == 0:
             findings.skipped += self._raw.skipped
-        positions = self._raw.shard(shard)
-        videos = [self._raw.videos[position] for position in positions]
-        files = (FileToDecode(self._raw.path_of(video), video.num_bytes) for video in videos)
-        decoded = self._decoders.decode(files)
-        for position, video, found in zip(positions, videos, decoded, strict=True):
+        if not self._expected or self._expected[0] != shard:
+            self.expect([shard])
+        self._expected.popleft()
+        videos = self._videos_of(shard)
+        for position, video in zip(self._raw.shard(shard), videos, strict=True):
+            found = next(self._decoded)
             if isinstance(found, UnreadableVideoError):
                 findings.skipped.append(Skipped(video.id, video.name, found.reason))
             else:

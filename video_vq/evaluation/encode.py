@@ -1,6 +1,6 @@
 """Clips to tokens and back: sharded over ranks, a shard is the unit that is committed."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -111,6 +111,10 @@ class Encoder:
         with self._writer.folder.locked(shard):
             yield
 
+    def expect(self, shards: Sequence[int]) -> None:
+        """Say which shards `encode` will be called for, in order: raw ones are decoded ahead."""
+        self._clips.expect(shards)
+
     def encode(self, shard: int, on_video: Callable[[], object]) -> None:
         """Make and commit one shard; its bytes depend on the job alone, not on who makes it.
 
@@ -196,6 +200,7 @@ def encode_clips(accelerator: Accelerator, job: EncodeJob) -> TokenStore:
     try:
         todo = encoder.missing(_mine(accelerator, encoder.num_shards))
         encoder.require_few_skipped(range(encoder.num_shards))
+        encoder.expect(todo)
         with progress("encoding", encoder.num_videos(todo), "video") as bar:
             for shard in todo:
                 encoder.encode(shard, bar.update)
