@@ -50,7 +50,8 @@ def run_on_ray(
     """Run a task for each shard; all that is given to it is passed to another process.
 
     RAY_ADDRESS names a running cluster; without it Ray is started on this machine, and stopped in
-    the end. A task whose process or machine dies is run again, at most MAX_RETRIES times.
+    the end. A process that runs Ray already keeps its own. A task whose process or machine dies is
+    run again, at most MAX_RETRIES times.
 
     Args:
         task: a function of a module, so that another process finds it by its name.
@@ -72,8 +73,11 @@ def run_on_ray(
     os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
     import ray
 
-    _connect(num_cpus, needs_gpu)
+    ours = not ray.is_initialized()
+    if ours:
+        _connect()
     try:
+        _require_room(num_cpus, needs_gpu)
         run = ray.remote(
             num_cpus=num_cpus, num_gpus=int(needs_gpu), max_retries=MAX_RETRIES, max_calls=0
         )(_outcome_of)
@@ -90,10 +94,11 @@ def run_on_ray(
                 _take(done, shard)
                 on_done(shard)
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
-def _connect(num_cpus: int, needs_gpu: bool) -> None:
+def _connect() -> None:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
@@ -114,9 +119,13 @@ def _connect(num_cpus: int, needs_gpu: bool) -> None:
             f"--engine ray: Ray cannot be reached at {where} ({_first_line(error)}); start a "
             "cluster with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
         ) from None
+
+
+def _require_room(num_cpus: int, needs_gpu: bool) -> None:
+    import ray
+
     found = ray.cluster_resources()
     if found.get("CPU", 0) < num_cpus or found.get("GPU", 0) < int(needs_gpu):
-        ray.shutdown()
         raise InputError(
             f"--engine ray: a task needs {num_cpus} cores and {int(needs_gpu)} GPU, the cluster "
             f"has {found.get('CPU', 0):g} and {found.get('GPU', 0):g}; lower --workers or add "
