@@ -150,11 +150,11 @@ def test_what_is_decoded_in_a_child_is_what_is_decoded_here(tmp_path):
     assert isinstance(found, DecodedFile)
     assert found.fps == 5
     assert np.array_equal(found.frames, here)
-    assert "when it was listed; something writes to it" in value(changed)
+    assert "when it was listed; something writes to it" in str(value(changed))
 
 
 def test_a_reader_that_gives_up_waits_for_no_decoder(tmp_path, spool):
-    recipe = FrameRecipe((4, 4), cpu_seconds=500)
+    recipe = FrameRecipe((4, 4), cpu_seconds=500.0)
     files = [FileToDecode(str(tmp_path / f"{kind}-1"), 0) for kind in ("fine", "hang", "hang")]
     with FileDecoders(recipe, 2, (sys.executable, "-c", STUB)) as decoders:
         for found in decoders.decode(files):
