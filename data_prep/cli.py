@@ -1,7 +1,6 @@
 """`data-prep`: from the command line to one call; heavy imports wait for right arguments."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,10 @@ from data_prep.simulated.cli import add_simulate_parser
 from data_prep.synthetic_cli import add_synthetic_parser
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
+from video_vq.machine import num_cores
 
 if TYPE_CHECKING:
+    from data_prep.shard import Recipe
     from data_prep.sources import Listing
 
 MAX_SIDE = 4096
@@ -103,6 +104,7 @@ def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="endings to take, for example mp4,avi (default: all usual ones)",
     )
     _add_rate(parser)
+    _add_list_only(parser)
     _add_run(parser, max_skipped=0.01)
     parser.set_defaults(run=_run_folder)
 
@@ -131,6 +133,7 @@ def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_size(parser, "128")
     _add_shares(parser, val=0.1)
     _add_rate(parser)
+    _add_list_only(parser)
     _add_run(parser, max_skipped=0.01)
     parser.set_defaults(run=_run_ucf101)
 
@@ -225,6 +228,15 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_list_only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--list-only",
+        action="store_true",
+        help="write a list of the videos and no pixels; `video-vq encode STORE` then goes from the "
+        "videos straight to tokens, the same as those of the clip store",
+    )
+
+
 def _add_stride(parser: "argparse._ActionsContainer") -> None:
     parser.add_argument(
         "--stride", type=_count, default=1, metavar="N", help="keep every N-th frame (default: 1)"
@@ -234,6 +246,13 @@ def _add_stride(parser: "argparse._ActionsContainer") -> None:
 def _add_run(parser: argparse.ArgumentParser, max_skipped: float) -> None:
     parser.add_argument(
         "--workers", type=_count, metavar="N", help="processes (default: one per processor core)"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: processes of this machine; ray: the cluster at RAY_ADDRESS, or a Ray of this "
+        "machine; the same bytes (default: local)",
     )
     parser.add_argument(
         "--videos-per-shard",
@@ -326,22 +345,36 @@ def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
         cpu_seconds=arguments.cpu_limit,
         decoder=getattr(arguments, "decoder", "pyav"),
     )
+    if getattr(arguments, "list_only", False):
+        _write_list(arguments, listing, recipe)
+        return
     outcome = prepare(
         listing,
         arguments.out,
         recipe,
         workers=arguments.workers or num_cores(),
+        engine=arguments.engine,
         videos_per_shard=arguments.videos_per_shard,
         max_skipped=arguments.max_skipped,
     )
     print(_printable(summarize(outcome, listing)))
 
 
-def num_cores() -> int:
-    """Return how many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Recipe") -> None:
+    from data_prep.raw_list import write_list
+
+    raw = write_list(
+        listing, arguments.out, recipe, arguments.videos_per_shard, arguments.max_skipped
+    )
+    total = sum(video.num_bytes for video in raw.videos)
+    left_out = f"; {len(raw.skipped):,} left out" if raw.skipped else ""
+    print(
+        _printable(
+            f"{arguments.out}: a list of {len(raw.videos):,} videos, {total / 1e6:,.0f} MB, in "
+            f"{raw.num_shards:,} shards{left_out}; nothing was decoded\n"
+            f"next: video-vq encode {arguments.out} --tokenizer DIR --out TOKENS"
+        )
+    )
 
 
 def _run_verify(arguments: argparse.Namespace) -> None:

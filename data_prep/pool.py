@@ -5,7 +5,6 @@ that dies too the video is left out, with the reason; else the shard is done aga
 """
 
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 from data_prep.shard import Recipe, Verdict
 from data_prep.sources import Item
 from video_vq.errors import InputError
+from video_vq.media.child import cause_of_death, child_environment, cpu_seconds_of, state_of
 
 COMMAND = (sys.executable, "-c", "from data_prep.worker import main; main()")
 CHECK_SECONDS = 2.0
@@ -193,13 +193,12 @@ class Pool:
 
     def _start(self) -> _Worker:
         errors = tempfile.TemporaryFile()  # noqa: SIM115
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=child_environment(),
             pass_fds=self._keep_open,
         )
         worker = _Worker(process, errors)
@@ -222,7 +221,7 @@ class Pool:
         last_words = worker.errors.read()[-2000:].decode(errors="replace").strip()
         _close(worker)
         self._workers.remove(worker)
-        reason = _cause(worker, code)
+        reason = cause_of_death(code, worker.cpu_limit, worker.stalled)
         if worker.stalled and (worker.blameless or worker.stage == "read"):
             raise _no_progress(worker, self._stall_seconds)
         if worker.trial is not None:
@@ -260,12 +259,12 @@ class Pool:
         """Kill workers that are busy and have not used the processor for long."""
         now = time.monotonic()
         for worker in self._workers:
-            used = _cpu_seconds(worker.process.pid)
+            used = cpu_seconds_of(worker.process.pid)
             if worker.idle or used is None or used > worker.cpu_seconds + 0.02:
                 worker.cpu_seconds, worker.last_progress = used or 0.0, now
             elif now - worker.last_progress > self._stall_seconds:
                 worker.stalled = True
-                worker.blameless = _state(worker.process.pid) in BLAMELESS_STATES
+                worker.blameless = state_of(worker.process.pid) in BLAMELESS_STATES
                 worker.process.kill()
 
     def _stop(self) -> None:
@@ -310,33 +309,3 @@ def _out_of_memory(name: str) -> InputError:
         f"{name}: the system killed the worker that decoded it, twice, probably for its memory; "
         "run the command again with fewer workers, or take this video away"
     )
-
-
-def _cause(worker: _Worker, code: int) -> str:
-    """Say in a few words why a worker ended."""
-    if worker.stalled:
-        return "hangs the decoder"
-    if code == -signal.SIGPROF:
-        return f"takes more than {worker.cpu_limit:,.0f} s of processor time"
-    if code < 0:
-        return f"ends the decoder with {signal.Signals(-code).name}"
-    return f"ends the decoder with exit code {code}"
-
-
-def _cpu_seconds(pid: int) -> float | None:
-    """Return the processor time of a process, None where the system does not tell."""
-    fields = _stat(pid)
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else None
-
-
-def _state(pid: int) -> str:
-    """Return the letter of a process's state (proc(5)), "?" where the system does not tell."""
-    fields = _stat(pid)
-    return fields[0] if fields else "?"
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []

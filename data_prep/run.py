@@ -6,25 +6,28 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_prep.archives import Archive, unpack, unpacked_path
 from data_prep.pool import COMMAND, Pool, ShardTask
+from data_prep.ray_pool import RayPool
 from data_prep.shard import Recipe
 from data_prep.sources import Listing, SourceName
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
 from video_vq.progress import progress
+from video_vq.ray_tasks import require_ray
 from video_vq.stores.clips import SKIPPED, SPLITS, ClipStore, ClipStoreWriter
 from video_vq.stores.files import read_json, sha256_file, sha256_json, write_json
 from video_vq.stores.shards import plan_of
-from video_vq.stores.videos import commonest_fps
+from video_vq.stores.videos import commonest_fps, reasons, require_few_skipped
 
+Engine = Literal["local", "ray"]
 PROVENANCE = "provenance.json"
 UNPACKED = "unpacked"  # in parts/, and gone with it
 # About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
@@ -93,6 +96,7 @@ def prepare(
     videos_per_shard: int | None = None,
     max_skipped: float | None = None,
     command: tuple[str, ...] = COMMAND,
+    engine: Engine = "local",
 ) -> Outcome:
     """Decode all videos of a listing into a clip store.
 
@@ -107,12 +111,15 @@ def prepare(
         videos_per_shard: None for the usual.
         max_skipped: share of the videos that may be unusable; None for the source's own.
         command: starts a worker.
+        engine: "local" uses `workers` processes of this machine, "ray" a cluster's.
 
     Raises:
         InputError: another run fills the store, it was made otherwise, too many videos are
             unusable, or it cannot be written.
     """
     require_decoder(recipe.decoder)
+    if engine == "ray":
+        require_ray()
     start = time.monotonic()
     per_shard = videos_per_shard or usual_videos_per_shard(len(listing.items))
     plan = make_plan(listing, recipe, per_shard)
@@ -128,15 +135,13 @@ def prepare(
         missing, tally = _remaining(writer, listing, per_shard, limit)
         if listing.archive is not None:
             missing = _unpacked(listing.archive, missing, writer.folder.parts / UNPACKED)
-        pool = Pool(
-            out,
-            plan,
-            listing.arrays,
-            recipe,
-            num_workers=max(1, min(workers, len(missing))),
-            keep_open=(lock,),
-            command=command,
-        )
+        making = (out, plan, listing.arrays, recipe)
+        pool: Pool | RayPool
+        if engine == "ray":
+            pool = RayPool(*making)
+        else:
+            num_workers = max(1, min(workers, len(missing)))
+            pool = Pool(*making, num_workers, keep_open=(lock,), command=command)
         new_videos = sum(len(task.items) for task in missing)
         done = len(listing.items) - new_videos
         with progress("preparing", len(listing.items), "video", initial=done) as bar:
@@ -215,21 +220,7 @@ class _Tally:
 
     def check(self) -> None:
         """Raise when more videos are unusable than the limit allows: a share, or a single one."""
-        if len(self._skipped) > max(self._limit * self._total, self._limit > 0):
-            raise InputError(
-                f"{len(self._skipped)} of {self._total} videos cannot be used, more than the "
-                f"allowed share of {self._limit:g}:\n{reasons(self._skipped)}\n"
-                "Mend or remove them; or allow a larger share with --max-skipped and run the "
-                "command again, it goes on where it stopped."
-            )
-
-
-def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
-    """Return the first few of the videos that were left out, a line each."""
-    lines = [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:most]]
-    if len(skipped) > most:
-        lines.append(f"  and {len(skipped) - most} more")
-    return "\n".join(lines)
+        require_few_skipped(self._skipped, self._total, self._limit)
 
 
 @contextmanager

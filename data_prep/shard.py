@@ -1,9 +1,8 @@
 """From raw videos to one shard of a clip store: a pure function, the unit of work of every run."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,9 @@ from data_prep.episodes import begin_shard, open_episode
 from data_prep.sources import Item, SourceName
 from data_prep.sources.bair import Camera, frames_of
 from data_prep.tfrecord import RecordError, read_record
-from video_vq.media.decode import Decoder, FrameStream
-from video_vq.media.probe import (
-    DEFAULT_LIMITS,
-    Limits,
-    UnreadableVideoError,
-    VideoInfo,
-    probe,
-)
-from video_vq.media.resample import frames_at_rate, keep
+from video_vq.media.decode import Decoder
+from video_vq.media.prepared import FRAMES_VERSION, FrameRecipe, OpenedFile, cpu_limit, open_file
+from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError
 from video_vq.media.resize import METHOD, resize
 from video_vq.stores.clips import (
     ClipStoreWriter,
@@ -32,12 +25,6 @@ from video_vq.stores.clips import (
     UnusableVideoError,
     Video,
 )
-
-# Raise when the same source and recipe begin to give other bytes.
-FRAMES_VERSION = 1
-# A slow core decodes and scales at ten times this rate.
-BYTES_PER_CPU_SECOND = 50_000_000
-READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +73,13 @@ class Recipe:
 
     def cpu_limit(self, decoded_bytes: int) -> float:
         """Return the processor seconds that a video of so many bytes may take."""
-        return self.cpu_seconds + decoded_bytes / BYTES_PER_CPU_SECOND
+        return cpu_limit(self.cpu_seconds, decoded_bytes)
+
+    def of_files(self) -> FrameRecipe:
+        """Return the part that says how a video file's frames are made."""
+        return FrameRecipe(
+            self.size_hw, self.fps, self.stride, self.limits, self.cpu_seconds, self.decoder
+        )
 
 
 @dataclass(frozen=True)
@@ -163,36 +156,29 @@ def open_video(
 def _open_file(
     item: Item, recipe: Recipe, decoder: Decoder, watch: Watch, notes: list[dict[str, str]]
 ) -> PreparedVideo:
-    sha256 = _sha256(item)
-    watch(item.id, "decode", recipe.cpu_seconds)
     try:
-        info = probe(item.path, recipe.limits)
-        chosen = None if recipe.fps is None else frames_at_rate(info, recipe.fps, recipe.limits)
+        opened = open_file(
+            item.path,
+            item.num_bytes,
+            recipe.of_files(),
+            decoder,
+            lambda stage, cpu_seconds: watch(item.id, stage, cpu_seconds),
+        )
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
     actions, its_hash = _actions(item)
-    height, width = recipe.size_hw
-    frames = info.num_packets if chosen is None else len(chosen)
-    watch(item.id, "decode", recipe.cpu_limit(info.decoded_bytes + frames * height * width * 3))
-    stream = FrameStream(info, decoder, recipe.limits)
-    decoded = iter(stream)
-    kept = islice(decoded, 0, None, recipe.stride) if chosen is None else keep(decoded, chosen)
+    packets = opened.info.num_packets
     return PreparedVideo(
         Video(
             id=item.id,
             label=item.label,
             split=item.split,
             group=item.group,
-            fps=_rate(info, recipe),
-            origin={
-                "name": item.name,
-                "sha256": sha256,
-                "packets": info.num_packets,
-                **its_hash,
-            },
+            fps=opened.fps,
+            origin={"name": item.name, "sha256": opened.sha256, "packets": packets, **its_hash},
         ),
-        _finished(item, stream, decoded, kept, recipe, notes, actions),
-        {} if actions is None else {"actions": _rows(actions, chosen, recipe.stride)},
+        _finished(item, opened, actions, notes),
+        {} if actions is None else {"actions": _rows(actions, opened.chosen, recipe.stride)},
     )
 
 
@@ -216,46 +202,23 @@ def _rows(
     return actions[[index for index in chosen if index < len(actions)]]
 
 
-def _rate(info: VideoInfo, recipe: Recipe) -> float | None:
-    if recipe.fps is not None:
-        return recipe.fps
-    return None if info.fps is None else info.fps / recipe.stride
-
-
 def _finished(
     item: Item,
-    stream: FrameStream,
-    decoded: Iterator[UInt8[np.ndarray, "h w 3"]],
-    kept: Iterable[UInt8[np.ndarray, "h w 3"]],
-    recipe: Recipe,
-    notes: list[dict[str, str]],
+    opened: OpenedFile,
     actions: Float32[np.ndarray, "t n"] | None,
+    notes: list[dict[str, str]],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-    """Yield the frames at the store's size; at the end check their number, note what was odd."""
+    """Yield the frames; at the end check their number and note what was odd."""
     try:
-        for frame in kept:
-            yield resize(frame[None], recipe.size_hw)
-        for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
-            pass
+        yield from opened.frames
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
-    if actions is not None and len(actions) != stream.num_frames:
+    num_frames = opened.stream.num_frames
+    if actions is not None and len(actions) != num_frames:
         raise UnusableVideoError(
-            f"its actions have {len(actions):,} rows, its file {stream.num_frames:,} frames"
+            f"its actions have {len(actions):,} rows, its file {num_frames:,} frames"
         )
-    if stream.num_frames != stream.info.num_packets:
-        notes.append(
-            {
-                "id": item.id,
-                "note": f"{stream.num_frames} frames of {stream.info.num_packets} packets",
-            }
-        )
-    if stream.handed_over is not None:
-        notes.append({"id": item.id, "note": f"PyAV took over from decord: {stream.handed_over}"})
-    if stream.num_damaged:
-        notes.append(
-            {"id": item.id, "note": f"damaged frames that were mended: {stream.num_damaged}"}
-        )
+    notes += [{"id": item.id, "note": note} for note in opened.oddities()]
 
 
 def _open_record(item: Item, recipe: Recipe, watch: Watch) -> PreparedVideo:
@@ -284,20 +247,3 @@ def _open_record(item: Item, recipe: Recipe, watch: Watch) -> PreparedVideo:
         [resize(frames[:: recipe.stride], recipe.size_hw)],
         {name: array[:: recipe.stride] for name, array in arrays.items()},
     )
-
-
-def _sha256(item: Item) -> str:
-    """Hash the file; it must still be the one that was listed."""
-    digest, size = hashlib.sha256(), 0
-    try:
-        with open(item.path, "rb") as file:
-            while chunk := file.read(READ_BYTES):
-                digest.update(chunk)
-                size += len(chunk)
-    except OSError as error:
-        raise UnusableVideoError(f"cannot be read ({error.strerror})") from None
-    if size != item.num_bytes:
-        raise UnusableVideoError(
-            f"has {size:,} bytes, {item.num_bytes:,} when it was listed; something writes to it"
-        )
-    return digest.hexdigest()

@@ -4,38 +4,21 @@ One JSON object a line. Jobs: {"job": "shard", ...} prepares a shard, {"job": "t
 one video and throws it away. Reports: {"report": "video" | "shard" | "tried" | "failed"}.
 """
 
-import ctypes
 import json
-import os
-import resource
-import signal
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from data_prep.shard import Recipe, Verdict, open_video, prepare_shard
 from data_prep.sources import Item
 from video_vq.errors import InputError
+from video_vq.media.child import Report, become_child, limit_processor_time
 from video_vq.stores.clips import ClipStoreWriter, Skipped, UnusableVideoError
-
-PR_SET_PDEATHSIG = 1
-Report = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
     """Work until stdin ends."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Libraries may print: stdout is ours, they get stderr.
-    reports = os.fdopen(os.dup(1), "w", buffering=1, encoding="ascii")
-    os.dup2(2, 1)
-
-    def report(message: dict[str, Any]) -> None:
-        reports.write(json.dumps(message) + "\n")
-
+    report = become_child()
     for line in sys.stdin:
         job = json.loads(line)
         try:
@@ -59,9 +42,7 @@ def run_job(job: dict[str, Any], report: Report) -> None:
     recipe = Recipe.from_json(job["recipe"])
 
     def watch(video: str, stage: str, cpu_seconds: float) -> None:
-        # The kernel ends a process that outlives this timer, even one that hangs in a decoder
-        # and never comes back to Python. It counts processor time: a busy machine costs no video.
-        signal.setitimer(signal.ITIMER_PROF, 0.0 if stage == "done" else cpu_seconds)
+        limit_processor_time(0.0 if stage == "done" else cpu_seconds)
         report({"report": "video", "id": video, "stage": stage, "cpu_seconds": cpu_seconds})
 
     if job["job"] == "try":
@@ -93,12 +74,3 @@ def run_job(job: dict[str, Any], report: Report) -> None:
         watch,
     )
     report({"report": "shard", "shard": job["shard"]})
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent dies (Linux; elsewhere stdin's end does)."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)

@@ -41,8 +41,8 @@ def add_simulate_parser(subparsers: "argparse._SubParsersAction[Parser]") -> Non
 
 def run_simulate(arguments: argparse.Namespace) -> None:
     """Write the episodes that the arguments describe, and say how much was pushed."""
-    from data_prep.cli import num_cores
     from data_prep.simulated.layout import SimulationSettings, write_simulated
+    from video_vq.machine import num_cores
 
     total, test = arguments.episodes, arguments.test_episodes
     if test is None:

@@ -24,8 +24,8 @@ from data_prep.simulated.episode import (
 from data_prep.simulated.graphics import Graphics, find_graphics
 from data_prep.sources.bair import SIMULATED
 from data_prep.tfrecord import Feature, encode_example, write_records
-from data_prep.worker import die_with_parent
 from video_vq.errors import InputError
+from video_vq.media.child import die_with_parent
 from video_vq.progress import progress
 from video_vq.stores.files import difference, read_json, write_bytes, write_json
 

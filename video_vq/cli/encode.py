@@ -1,4 +1,4 @@
-"""`video-vq encode`: clip store to token store."""
+"""`video-vq encode`: a clip store, or raw videos, to a token store."""
 
 import argparse
 from pathlib import Path
@@ -8,8 +8,16 @@ from video_vq.cli import options
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("encode", help="turn a clip store into a token store")
-    parser.add_argument("data", type=Path, metavar="STORE", help="a clip store (data-prep)")
+    parser = verbs.add_parser(
+        "encode",
+        help="turn a clip store, or raw videos, into a token store",
+        description="Turn clips into tokens. DATA is a clip store, or a list of raw videos (made "
+        "by `data-prep folder VIDEOS --out LIST --list-only`), which are then decoded on the way "
+        "and whose pixels are not kept. The tokens are the same.",
+    )
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="a clip store or a list of raw videos (data-prep)"
+    )
     options.add_tokenizer(parser)
     options.add_out(parser, "the token store; the same command again goes on")
     parser.add_argument(
@@ -19,25 +27,68 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="frames from one clip's start to the next in a video (default: no overlap)",
     )
     options.add_batch_size(parser)
+    parser.add_argument(
+        "--workers",
+        type=options.positive,
+        metavar="N",
+        help="processes of each rank that decode raw videos (default: the cores, shared among the "
+        "ranks of a machine; with --engine ray 1)",
+    )
+    parser.add_argument(
+        "--max-skipped",
+        type=options.share,
+        metavar="SHARE",
+        help="fail when more of the raw videos cannot be used; those left out are listed in "
+        "skipped.jsonl with the reason (default: what the list was made with)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: this process and the ranks beside it; ray: the cluster at RAY_ADDRESS, or a "
+        "Ray of this machine (default: local)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode."""
-    from video_vq.stores.clips import ClipStore
+    from video_vq.evaluation.clip_sources import require_data
 
-    ClipStore(arguments.data)  # a wrong path is said before torch is loaded
-    from video_vq.evaluation.encode import encode_store
+    require_data(arguments.data)  # a wrong path is said before torch is loaded
+    if arguments.engine == "ray":
+        from video_vq.ray_tasks import require_ray
+
+        require_ray()
+    from video_vq.evaluation.encode import EncodeJob, encode_clips
+    from video_vq.evaluation.encode_on_ray import encode_on_ray
     from video_vq.training.distributed import make_accelerator
 
-    store = encode_store(
-        make_accelerator(),
-        arguments.data,
-        arguments.tokenizer,
-        arguments.out,
-        arguments.hop,
-        arguments.batch_size,
+    on_ray = arguments.engine == "ray"
+    job = EncodeJob(
+        data=arguments.data,
+        tokenizer=arguments.tokenizer,
+        out=arguments.out,
+        hop=arguments.hop,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers or (1 if on_ray else _workers_of_a_rank()),
+        max_skipped=arguments.max_skipped,
+    )
+    store = (
+        encode_on_ray(make_accelerator, job) if on_ray else encode_clips(make_accelerator(), job)
     )
     grid = "x".join(str(side) for side in store.header.grid_thw)
     print(f"{len(store)} clips of {grid} tokens: {arguments.out}")
+    if store.num_skipped:
+        print(f"left out {store.num_skipped} videos, see {arguments.out / 'skipped.jsonl'}")
+    if store.notes:
+        print(f"odd with {len(store.notes)} videos, see the notes in {arguments.out}/manifest.json")
     return 0
+
+
+def _workers_of_a_rank() -> int:
+    import os
+
+    from video_vq.machine import num_cores
+
+    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

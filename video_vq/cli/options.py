@@ -101,3 +101,11 @@ def rate(text: str) -> float:
     if not 0 < number <= 1000:
         raise argparse.ArgumentTypeError(f"must lie in (0, 1000], found {number}")
     return number
+
+
+def share(text: str) -> float:
+    """Parse a number in [0, 1]."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1], found {number}")
+    return number

@@ -1,99 +1,219 @@
-"""Clip store to token store and back: sharded over ranks, a shard is the unit that is committed."""
+"""Clips to tokens and back: sharded over ranks, a shard is the unit that is committed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from video_vq.data.loader import read_windows
-from video_vq.data.windows import Window, every_window
 from video_vq.errors import InputError
+from video_vq.evaluation.clip_sources import Cut, Findings, RawClips, StoredClips, is_raw
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
-from video_vq.stores.videos import commonest_fps
+from video_vq.stores.videos import require_few_skipped
 
 CLIPS_PER_SHARD = 1024
 
 
-def encode_store(
-    accelerator: Accelerator,
-    data: Path,
-    tokenizer_path: Path,
-    out: Path,
-    hop: int | None = None,
-    batch_size: int = 16,
-) -> TokenStore:
-    """Turn every clip of a store into tokens; the same call again goes on where it stopped.
+@dataclass(frozen=True)
+class EncodeJob:
+    """What to encode, by what and to where: all that a process needs to do its part.
+
+    Attributes:
+        data: a clip store or a list of raw videos.
+        tokenizer: a tokenizer's folder, or the run folder it is in.
+        out: the token store.
+        hop: frames from one clip's start to the next in the same video; None for clips that follow
+            each other without overlap.
+        batch_size: clips at a time.
+        workers: processes of each rank that decode raw videos.
+        max_skipped: share of raw videos that may be unusable; None for the list's own.
+    """
+
+    data: Path
+    tokenizer: Path
+    out: Path
+    hop: int | None = None
+    batch_size: int = 16
+    workers: int = 1
+    max_skipped: float | None = None
+
+
+class Encoder:
+    """One process's part in turning clips into tokens, shard by shard; close it in the end.
+
+    Args:
+        job: the same in all processes.
+        accelerator: says where and how precisely it computes; its ranks are not asked.
+        owner: True in the process that opens the token store first (see ShardFolder).
+
+    Attributes:
+        num_shards: of the job.
+
+    Raises:
+        InputError: data or tokenizer are missing or damaged, or the sizes do not fit.
+    """
+
+    def __init__(self, job: EncodeJob, accelerator: Accelerator, owner: bool):
+        self._job, self._accelerator = job, accelerator
+        self._tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
+        facts = self._tokenizer.facts
+        hop = job.hop or facts.num_frames * facts.stride
+        cut = Cut(facts.num_frames, facts.stride, hop)
+        self._clips: StoredClips | RawClips
+        if is_raw(job.data):
+            self._clips = RawClips(job.data, cut, job.workers)
+        else:
+            self._clips = StoredClips(ClipStore(job.data), cut)
+        self.num_shards = self._clips.num_shards
+        height, width = self._clips.frame_size_hw
+        header = TokenHeader(
+            tokenizer_hash=self._tokenizer.hash,
+            codebook_size=self._tokenizer.config.quantizer.codebook_size,
+            grid_thw=self._tokenizer.config.backbone.grid_thw((cut.num_frames, height, width)),
+            num_frames=cut.num_frames,
+            frame_size_hw=self._clips.frame_size_hw,
+            fps=self._clips.fps,
+            classes=self._clips.classes,
+            data_hash=self._clips.data_hash,
+            made_by={
+                "hop": hop,
+                "shards": self.num_shards,
+                "batch_size": job.batch_size,
+                "precision": accelerator.mixed_precision,
+            },
+        )
+        self._writer = TokenStoreWriter(job.out, header, owner=owner)
+        self._skipped: dict[int, list[dict[str, str]]] = {}
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        self._clips.close()
+
+    def missing(self, shards: Iterable[int]) -> list[int]:
+        """Return those of some shards that are still to be made."""
+        return [shard for shard in shards if not self._writer.is_committed(shard)]
+
+    def num_videos(self, shards: Iterable[int]) -> int:
+        """Return how many videos some shards have."""
+        return sum(self._clips.num_videos(shard) for shard in shards)
+
+    @contextmanager
+    def locked(self, shard: int) -> Iterator[None]:
+        """Hold one shard, where another machine may still be at it."""
+        with self._writer.folder.locked(shard):
+            yield
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Say which shards `encode` will be called for, in order: raw ones are decoded ahead."""
+        self._clips.expect(shards)
+
+    def encode(self, shard: int, on_video: Callable[[], object]) -> None:
+        """Make and commit one shard; its bytes depend on the job alone, not on who makes it.
+
+        Batches never reach over the end of a shard.
+        """
+        grids = [np.empty((0, *self._writer.header.grid_thw), np.int64)]
+        rows: list[tuple[int, int, int]] = []
+        findings = Findings()
+        clips = self._clips.clips(shard, findings, on_video)
+        while batch := list(islice(clips, self._job.batch_size)):
+            video = torch.from_numpy(np.stack([clip.frames for clip in batch]))
+            with self._accelerator.autocast():
+                codes = self._tokenizer.encode(video.to(self._accelerator.device))
+            grids.append(codes.cpu().numpy())
+            rows += [clip.row for clip in batch]
+        self._writer.write_shard(
+            shard,
+            np.concatenate(grids),
+            np.array(rows, np.int64).reshape(-1, 3),
+            findings.skipped,
+            findings.rates,
+            findings.notes,
+        )
+
+    def require_few_skipped(self, shards: Iterable[int]) -> None:
+        """Stop when some shards, and those that were looked at before, lost too many videos.
+
+        Args:
+            shards: those that are not committed yet are passed over.
+
+        Raises:
+            InputError: names the first, and why.
+        """
+        for shard in shards:
+            known = shard in self._skipped or self._writer.is_complete
+            if not known and self._writer.is_committed(shard):
+                self._skipped[shard] = self._writer.skipped(shard)
+        limit = self._job.max_skipped
+        require_few_skipped(
+            [entry for entries in self._skipped.values() for entry in entries],
+            self._clips.num_listed,
+            self._clips.max_skipped if limit is None else limit,
+        )
+
+    def require_clips(self) -> None:
+        """Refuse data whose videos are all too short, when all shards are made.
+
+        Raises:
+            InputError: there is no clip.
+        """
+        facts = self._tokenizer.facts
+        if not self._writer.is_complete and not self._writer.num_grids(self.num_shards):
+            raise InputError(
+                f"{self._job.data}: no video is as long as a clip of this tokenizer "
+                f"({facts.num_frames} frames at stride {facts.stride}); prepare longer videos"
+            )
+
+    def finish(self) -> TokenStore:
+        """Seal the token store."""
+        if self._writer.is_complete:
+            return TokenStore(self._job.out)
+        rates = self._writer.rates(self.num_shards)
+        videos = [
+            replace(video, fps=rates.get(position, video.fps))
+            for position, video in enumerate(self._clips.videos)
+        ]
+        return self._writer.finish(self.num_shards, videos)
+
+
+def encode_clips(accelerator: Accelerator, job: EncodeJob) -> TokenStore:
+    """Turn clips into tokens; the same call again goes on where it stopped.
 
     Args:
         accelerator: shares the shards among its ranks.
-        data: a clip store.
-        tokenizer_path: a tokenizer's folder, or the run folder it is in.
-        out: the token store.
-        hop: frames from one clip's start to the next in the same video; None for clips that
-            follow each other without overlap.
-        batch_size: clips at a time.
+        job: what to encode.
 
     Raises:
-        InputError: a store or the tokenizer is missing or damaged, or the sizes do not fit.
+        InputError: data or tokenizer are missing or damaged, the sizes do not fit, or too many raw
+            videos cannot be used.
     """
-    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
-    store = ClipStore(data)
-    num_frames, stride = tokenizer.facts.num_frames, tokenizer.facts.stride
-    grid_thw = tokenizer.config.backbone.grid_thw((num_frames, *store.frame_size_hw))
-    hop = hop or num_frames * stride
-    windows = [
-        window
-        for split in sorted({video.split for video in store.videos})
-        for window in _windows_of(store, split, num_frames, stride, hop)
-    ]
-    if not windows:
-        raise InputError(
-            f"{data}: no video is as long as a clip of this tokenizer ({num_frames} frames at "
-            f"stride {stride}); prepare longer videos"
-        )
-    header = TokenHeader(
-        tokenizer_hash=tokenizer.hash,
-        codebook_size=tokenizer.config.quantizer.codebook_size,
-        grid_thw=grid_thw,
-        num_frames=num_frames,
-        frame_size_hw=store.frame_size_hw,
-        fps=_common_fps(store, stride),
-        classes=store.classes,
-        data_hash=store.content_hash,
-        made_by={
-            "hop": hop,
-            "clips_per_shard": CLIPS_PER_SHARD,
-            "windows": len(windows),
-            "precision": accelerator.mixed_precision,
-        },
-    )
     with accelerator.main_process_first():
-        writer = TokenStoreWriter(out, header, owner=accelerator.is_main_process)
-    num_shards = -(-len(windows) // CLIPS_PER_SHARD)
-    todo = [shard for shard in _mine(accelerator, num_shards) if not writer.is_committed(shard)]
-    bar = progress("encoding", sum(len(_part(windows, shard)) for shard in todo), "clip")
-    for shard in todo:
-        part = _part(windows, shard)
-        grids = []
-        for start in range(0, len(part), batch_size):
-            clips = read_windows(store, part[start : start + batch_size]).to(accelerator.device)
-            with accelerator.autocast():
-                grids.append(tokenizer.encode(clips).cpu().numpy())
-            bar.update(len(clips))
-        rows = np.array([(window.video, window.start, window.stride) for window in part])
-        writer.write_shard(shard, np.concatenate(grids), rows)
-    bar.close()
+        encoder = Encoder(job, accelerator, owner=accelerator.is_main_process)
+    try:
+        todo = encoder.missing(_mine(accelerator, encoder.num_shards))
+        encoder.require_few_skipped(range(encoder.num_shards))
+        encoder.expect(todo)
+        with progress("encoding", encoder.num_videos(todo), "video") as bar:
+            for shard in todo:
+                encoder.encode(shard, bar.update)
+                encoder.require_few_skipped([shard])
+        accelerator.wait_for_everyone()
+        encoder.require_few_skipped(range(encoder.num_shards))
+        encoder.require_clips()
+        if accelerator.is_main_process:
+            encoder.finish()
+    finally:
+        encoder.close()
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        writer.finish(num_shards, store.videos)
-    accelerator.wait_for_everyone()
-    return TokenStore(out)
+    return TokenStore(job.out)
 
 
 def decode_store(
@@ -231,22 +351,6 @@ def require_fit(
                 f"the prior was trained on classes and grid {ours}, {tokens.path} has {theirs}; "
                 "train a prior on these tokens"
             )
-
-
-def _windows_of(
-    store: ClipStore, split: str, num_frames: int, stride: int, hop: int
-) -> list[Window]:
-    span = (num_frames - 1) * stride + 1
-    if all(store.videos[index].num_frames < span for index in store.indices(split)):
-        return []
-    return every_window(store, split, num_frames, stride, hop)
-
-
-def _common_fps(store: ClipStore, stride: int) -> float | None:
-    # Of the train split where there is one: a prior samples what it is trained on.
-    train = [video for video in store.videos if video.split == "train"]
-    rate = commonest_fps(train or store.videos)
-    return None if rate is None else rate / stride
 
 
 def _mine(accelerator: Accelerator, num_shards: int) -> range:

@@ -4,7 +4,11 @@ While it grows: `plan.json` (what will be written) and `shard-00000.json` (one p
 under `parts/`. When the manifest stands, the store is complete and `parts/` is gone.
 """
 
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +94,19 @@ class ShardFolder:
     def is_committed(self, shard: int) -> bool:
         """Whether a shard's files and its record are on the disk."""
         return self.is_complete or self.record_path(shard).exists()
+
+    @contextmanager
+    def locked(self, shard: int) -> Iterator[int]:
+        """Hold one shard while it is made, where another machine may still be at it.
+
+        Gives a file descriptor: the lock ends with its last holder, so a child may inherit it.
+        """
+        lock = os.open(self.parts / f"shard-{shard:05d}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock
+        finally:
+            os.close(lock)
 
     def commit(self, shard: int, record: dict[str, Any]) -> None:
         """Record a shard as done; its files must already be in place."""

@@ -1,20 +1,23 @@
 """The token store: grids of codes as .npy shards, tied to the tokenizer that made them.
 
 A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), beside `rows-00000.npy`, int64 (n, 3):
-video (its position in the manifest), first frame, stride.
+video (its position in the manifest), first frame, stride. `skipped.jsonl` says which videos were
+left out, where raw ones were encoded.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from video_vq.errors import InputError
-from video_vq.stores.clips import Video
-from video_vq.stores.files import open_array, sha256_json, write_array
+from video_vq.stores.clips import SKIPPED
+from video_vq.stores.files import canonical_json, open_array, sha256_json, write_array, write_bytes
 from video_vq.stores.shards import ShardFolder, read_manifest
+from video_vq.stores.videos import Skipped, Video, commonest_fps
 
 FORMAT = "video-vq tokens"
 VERSION = 1
@@ -32,9 +35,11 @@ class TokenHeader:
         grid_thw: shape of a grid.
         num_frames, frame_size_hw: of the clips that were encoded.
         fps: frames per second of these clips, the commonest where they are mixed, None when
-            unknown.
+            unknown. Of raw videos at their own rates it is known when all are decoded: a writer's
+            header has None, a reader's the rate.
         classes: ordered class names.
-        data_hash: content hash of the clip store that was encoded, None for samples of a prior.
+        data_hash: content hash of the clip store or list of raw videos that was encoded, None for
+            samples of a prior.
         made_by: the settings that made the store.
     """
 
@@ -78,8 +83,26 @@ class TokenStoreWriter:
         """Whether a shard is on the disk already."""
         return self.folder.is_committed(shard)
 
-    def write_shard(self, shard: int, tokens: np.ndarray, rows: np.ndarray) -> None:
-        """Write and commit one shard: integer grids n t h w and int64 rows (n, 3)."""
+    def write_shard(
+        self,
+        shard: int,
+        tokens: np.ndarray,
+        rows: np.ndarray,
+        skipped: Sequence[Skipped] = (),
+        rates: Mapping[int, float | None] | None = None,
+        notes: Sequence[dict[str, str]] = (),
+    ) -> None:
+        """Write and commit one shard.
+
+        Args:
+            shard: its number.
+            tokens: integer grids n t h w.
+            rows: int64 (n, 3).
+            skipped: videos that could not be used.
+            rates: frames per second by position of video, where only decoding shows them; see
+                `rates`.
+            notes: what was odd with which video (id, note).
+        """
         if tokens.shape[1:] != self.header.grid_thw or rows.shape != (len(tokens), ROW):
             raise ValueError(
                 f"grids of {tokens.shape[1:]} with rows {rows.shape} do not fit "
@@ -93,7 +116,28 @@ class TokenStoreWriter:
             ),
             "rows": write_array(self.path / f"rows-{shard:05d}.npy", rows.astype(np.int64)),
         }
-        self.folder.commit(shard, {"count": len(tokens), "sha256": hashes})
+        record = {
+            "count": len(tokens),
+            "sha256": hashes,
+            "skipped": [asdict(entry) for entry in skipped],
+            "rates": {str(position): fps for position, fps in (rates or {}).items()},
+            "notes": list(notes),
+        }
+        self.folder.commit(shard, record)
+
+    def skipped(self, shard: int) -> list[dict[str, str]]:
+        """Return the videos that a committed shard left out (id, path, reason)."""
+        return self.folder.record(shard)["skipped"]
+
+    def num_grids(self, num_shards: int) -> int:
+        """Return how many grids the committed shards hold."""
+        shards = (shard for shard in range(num_shards) if self.is_committed(shard))
+        return sum(int(self.folder.record(shard)["count"]) for shard in shards)
+
+    def rates(self, num_shards: int) -> dict[int, float | None]:
+        """Return what decoding showed of frame rates, by position of video."""
+        records = (self.folder.record(shard)["rates"] for shard in range(num_shards))
+        return {int(position): fps for rates in records for position, fps in rates.items()}
 
     def finish(self, num_shards: int, videos: Sequence[Video]) -> "TokenStore":
         """Seal the store.
@@ -103,12 +147,18 @@ class TokenStoreWriter:
             videos: what the first column of the rows points into.
         """
         if not self.is_complete:
+            records = [self.folder.record(shard) for shard in range(num_shards)]
+            skipped = [entry for record in records for entry in record["skipped"]]
+            lines = b"".join(canonical_json(entry) + b"\n" for entry in skipped)
+            write_bytes(self.path / SKIPPED, lines)
             self.folder.seal(
                 {
                     "format": FORMAT,
                     "version": VERSION,
                     "plan": self.header.to_json(),
-                    "shards": [self.folder.record(shard) for shard in range(num_shards)],
+                    "shards": [
+                        {"count": record["count"], "sha256": record["sha256"]} for record in records
+                    ],
                     "videos": [
                         {
                             "id": video.id,
@@ -119,6 +169,9 @@ class TokenStoreWriter:
                         }
                         for video in videos
                     ],
+                    "notes": [note for record in records for note in record["notes"]],
+                    "num_skipped": len(skipped),
+                    "skipped_sha256": hashlib.sha256(lines).hexdigest(),
                 }
             )
         return TokenStore(self.path)
@@ -130,6 +183,8 @@ class TokenStore:
     Attributes:
         header: what the grids have in common.
         videos: id, label, split, group and rate of each video that rows point to.
+        num_skipped: how many raw videos were left out (`skipped.jsonl`).
+        notes: what was odd with which raw video (id, note).
 
     Raises:
         InputError: the store is missing, unfinished, of another kind, or inconsistent.
@@ -145,6 +200,8 @@ class TokenStore:
             self.header = TokenHeader(**plan)
             self.shards = [(int(shard["count"]), shard["sha256"]) for shard in manifest["shards"]]
             self.videos = tuple(Video(**video) for video in manifest["videos"])
+            self.num_skipped = int(manifest.get("num_skipped", 0))
+            self.notes = tuple(dict(note) for note in manifest.get("notes", ()))
             bad = [v.label for v in self.videos if v.label not in (None, *self.header.classes)]
             if bad:
                 raise ValueError(f"unknown class {bad[0]!r}")
@@ -172,6 +229,10 @@ class TokenStore:
             0 <= self._rows[:, 0].min() <= self._rows[:, 0].max() < len(self.videos)
         ):
             raise InputError(f"{self.path}: rows point to videos that are not there; encode again")
+
+        if self.header.fps is None and len(self._rows):
+            rate = usual_rate(self.videos, int(self._rows[0, 2]))
+            self.header = replace(self.header, fps=rate)
 
     def _open(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
         return open_array(self.path / name, shape, dtype)
@@ -235,3 +296,17 @@ class TokenStore:
         """Return the class index of a row, −1 when it has none."""
         label = self.video_of(row).label
         return -1 if label is None else self.header.classes.index(label)
+
+
+def usual_rate(videos: Sequence[Video], stride: int) -> float | None:
+    """Return the commonest frame rate of clips, None when unknown.
+
+    Of the train split where there is one: a prior samples what it is trained on.
+
+    Args:
+        videos: that the clips are cut from.
+        stride: every how many frames of them a clip has one.
+    """
+    train = [video for video in videos if video.split == "train"]
+    rate = commonest_fps(train or videos)
+    return None if rate is None else rate / stride

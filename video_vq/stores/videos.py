@@ -1,7 +1,7 @@
 """What a clip store says about a video, and about one that was left out."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,34 @@ def commonest_fps(videos: Iterable[Video]) -> float | None:
 def skipped_entry(video: Video, reason: str) -> Skipped:
     """Return the line of `skipped.jsonl` that says why a video was left out."""
     return Skipped(video.id, str((video.origin or {}).get("name", video.id)), reason)
+
+
+def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
+    """Return the first few of the videos that were left out, a line each."""
+    lines = [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:most]]
+    if len(skipped) > most:
+        lines.append(f"  and {len(skipped) - most} more")
+    return "\n".join(lines)
+
+
+def require_few_skipped(skipped: Sequence[dict[str, str]], total: int, limit: float) -> None:
+    """Stop a run that loses too many videos.
+
+    Args:
+        skipped: the videos that were left out so far (path, reason).
+        total: how many videos there are in all.
+        limit: the share of them that may be left out; above 0 a single one always may.
+
+    Raises:
+        InputError: more are, and why.
+    """
+    if len(skipped) > max(limit * total, limit > 0):
+        raise InputError(
+            f"{len(skipped)} of {total} videos cannot be used, more than the "
+            f"allowed share of {limit:g}:\n{reasons(skipped)}\n"
+            "Mend or remove them; or allow a larger share with --max-skipped and run the "
+            "command again, it goes on where it stopped."
+        )
 
 
 def video_from_json(entry: dict[str, Any]) -> Video:

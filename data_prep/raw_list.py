@@ -1,0 +1,62 @@
+"""From a listing to a list of raw videos: what `video-vq encode` decodes without keeping pixels."""
+
+from pathlib import Path
+
+from data_prep.run import make_plan, usual_videos_per_shard
+from data_prep.shard import Recipe
+from data_prep.sources import Listing
+from video_vq.errors import InputError
+from video_vq.media.decode import require_decoder
+from video_vq.stores.raw_videos import RawVideo, RawVideos, write_raw_videos
+
+
+def write_list(
+    listing: Listing,
+    out: Path,
+    recipe: Recipe,
+    videos_per_shard: int | None,
+    max_skipped: float,
+) -> RawVideos:
+    """Write the list of a source's videos; nothing is decoded.
+
+    Args:
+        listing: of a source whose videos are files.
+        out: the list's folder.
+        recipe: how each video's frames are to be made.
+        videos_per_shard: None for the usual.
+        max_skipped: share of the videos that may be unusable.
+
+    Raises:
+        InputError: the videos are no files under one folder, or `out` holds something else.
+    """
+    require_decoder(recipe.decoder)
+    per_shard = videos_per_shard or usual_videos_per_shard(len(listing.items))
+    root = _root(listing)
+    return write_raw_videos(
+        out,
+        RawVideos(
+            root=root,
+            recipe=recipe.of_files().to_json(),
+            plan=make_plan(listing, recipe, per_shard),
+            classes=listing.classes,
+            videos=tuple(
+                RawVideo(item.id, item.label, item.split, item.group, item.name, item.num_bytes)
+                for item in listing.items
+            ),
+            skipped=listing.skipped,
+            videos_per_shard=per_shard,
+            max_skipped=max_skipped,
+        ),
+    )
+
+
+def _root(listing: Listing) -> str:
+    """Return the one folder that the names of all files begin at."""
+    roots = {item.path.removesuffix(f"/{item.name}") for item in listing.items}
+    root = roots.pop()
+    if roots or any(item.path == root for item in listing.items):
+        raise InputError(
+            "--list-only: the videos are no files under one folder (they lie in an archive, or "
+            "here and there); unpack or link them into one, or prepare a store without --list-only"
+        )
+    return root

@@ -1,0 +1,84 @@
+"""Clips to tokens on a Ray cluster: a task for each shard, the same bytes as on one machine."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+
+from video_vq.errors import InputError
+from video_vq.evaluation.encode import EncodeJob, Encoder
+from video_vq.progress import progress
+from video_vq.ray_tasks import not_shared, run_on_ray
+from video_vq.stores.shards import plan_of
+from video_vq.stores.tokens import TokenStore
+
+
+def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -> TokenStore:
+    """Turn clips into tokens on a Ray cluster: one task for each shard, the same bytes.
+
+    Args:
+        make_accelerator: called here, and by every process of the cluster that computes.
+        job: what to encode; all its paths are seen from every machine.
+
+    Raises:
+        InputError: see `encode_clips`; or Ray is missing, or its workers die again and again.
+    """
+    accelerator = make_accelerator()
+    if accelerator.num_processes > 1:
+        raise InputError(
+            "--engine ray shares the work by itself; start it once, without accelerate launch"
+        )
+    job = replace(
+        job, **{name: getattr(job, name).absolute() for name in ("data", "tokenizer", "out")}
+    )
+    encoder = Encoder(job, accelerator, owner=True)
+    try:
+        todo = encoder.missing(range(encoder.num_shards))
+        encoder.require_few_skipped(range(encoder.num_shards))
+        how = _Computing(make_accelerator, accelerator.mixed_precision, torch.get_num_threads())
+
+        def on_done(shard: int) -> None:
+            bar.update(encoder.num_videos([shard]))
+            encoder.require_few_skipped([shard])
+
+        with progress("encoding", encoder.num_videos(todo), "video") as bar:
+            run_on_ray(
+                _encode_on_ray,
+                {shard: (job, how, shard) for shard in todo},
+                on_done,
+                num_cpus=max(how.num_threads, job.workers),
+                needs_gpu=accelerator.device.type == "cuda",
+            )
+        encoder.require_clips()
+        return encoder.finish()
+    finally:
+        encoder.close()
+
+
+class _Computing(NamedTuple):
+    """How a process of the cluster computes, so that it computes what this one would."""
+
+    make_accelerator: Callable[[], Accelerator]
+    precision: str
+    num_threads: int
+
+
+def _encode_on_ray(job: EncodeJob, how: _Computing, shard: int) -> None:
+    """Encode one shard in a process of a cluster."""
+    if plan_of(job.out) is None:
+        raise InputError(not_shared(job.out))
+    encoder = _encoder_of_process(job, how)
+    with encoder.locked(shard):
+        if encoder.missing([shard]):
+            encoder.encode(shard, lambda: None)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder_of_process(job: EncodeJob, how: _Computing) -> Encoder:
+    os.environ["ACCELERATE_MIXED_PRECISION"] = how.precision
+    torch.set_num_threads(how.num_threads)
+    return Encoder(job, how.make_accelerator(), owner=False)

@@ -1,0 +1,171 @@
+"""From a video file to its frames at the wanted rate and size, the same wherever they go."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_vq.media.decode import Decoder, FrameStream
+from video_vq.media.probe import (
+    DEFAULT_LIMITS,
+    Limits,
+    UnreadableVideoError,
+    VideoInfo,
+    probe,
+)
+from video_vq.media.resample import frames_at_rate, keep
+from video_vq.media.resize import METHOD, resize
+
+# Raise when the same file and recipe begin to give other bytes.
+FRAMES_VERSION = 1
+# A slow core decodes and scales at ten times this rate.
+BYTES_PER_CPU_SECOND = 50_000_000
+READ_BYTES = 1 << 20
+
+Stage = Literal["read", "decode"]
+Watch = Callable[[Stage, float], None]
+"""Told at each stage of a file: what begins, and the processor seconds that the file has for it."""
+
+
+@dataclass(frozen=True)
+class FrameRecipe:
+    """How the frames of every file are made.
+
+    Attributes:
+        size_hw: height and width of the frames, in pixels.
+        fps: rate to bring videos to, None to keep theirs.
+        stride: keep every n-th frame.
+        limits: on what a video may ask for.
+        cpu_seconds: processor time that any video may take, before its size is counted.
+        decoder: which one is tried first; it does not decide the frames.
+    """
+
+    size_hw: tuple[int, int]
+    fps: float | None = None
+    stride: int = 1
+    limits: Limits = DEFAULT_LIMITS
+    cpu_seconds: float = 60.0
+    decoder: Decoder = "pyav"
+
+    def plan(self) -> dict[str, Any]:
+        """Return what decides the bytes, as JSON."""
+        plan = {**asdict(self), "size_hw": list(self.size_hw)}
+        del plan["decoder"]
+        return {**plan, "resize": METHOD, "frames_version": FRAMES_VERSION}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as JSON; see `from_json`."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "FrameRecipe":
+        """Return the recipe that `to_json` gave."""
+        height, width = value["size_hw"]
+        limits = Limits(**value["limits"])
+        return FrameRecipe(**{**value, "size_hw": (height, width), "limits": limits})
+
+
+def cpu_limit(cpu_seconds: float, decoded_bytes: int) -> float:
+    """Return the processor seconds that a video of so many bytes may take."""
+    return cpu_seconds + decoded_bytes / BYTES_PER_CPU_SECOND
+
+
+class OpenedFile(NamedTuple):
+    """A video file whose frames are decoded as they are taken.
+
+    Attributes:
+        info: of the file.
+        sha256: of its bytes.
+        fps: frames per second of the frames that are kept, None when unknown.
+        chosen: numbers of the frames that are kept, None for each `stride`-th.
+        stream: of all its frames; knows at the end what was odd.
+        frames: those that are kept, at the recipe's size. They raise UnreadableVideoError.
+    """
+
+    info: VideoInfo
+    sha256: str
+    fps: float | None
+    chosen: Sequence[int] | None
+    stream: FrameStream
+    frames: Iterator[UInt8[np.ndarray, "1 h w 3"]]
+
+    def oddities(self) -> list[str]:
+        """Return what was odd, after the last frame."""
+        found = []
+        if self.stream.num_frames != self.info.num_packets:
+            found.append(f"{self.stream.num_frames} frames of {self.info.num_packets} packets")
+        if self.stream.handed_over is not None:
+            found.append(f"PyAV took over from decord: {self.stream.handed_over}")
+        if self.stream.num_damaged:
+            found.append(f"damaged frames that were mended: {self.stream.num_damaged}")
+        return found
+
+
+def open_file(
+    path: str | Path, num_bytes: int, recipe: FrameRecipe, decoder: Decoder, watch: Watch
+) -> OpenedFile:
+    """Open one video file.
+
+    Args:
+        path: of the file.
+        num_bytes: the size that it had when it was listed.
+        recipe: of its frames.
+        decoder: the one to use now.
+        watch: told at each stage.
+
+    Raises:
+        UnreadableVideoError: now or while the frames are taken.
+    """
+    path = os.fspath(path)
+    sha256 = _sha256(path, num_bytes)
+    watch("decode", recipe.cpu_seconds)
+    info = probe(path, recipe.limits)
+    chosen = None if recipe.fps is None else frames_at_rate(info, recipe.fps, recipe.limits)
+    height, width = recipe.size_hw
+    frames = info.num_packets if chosen is None else len(chosen)
+    decoded_bytes = info.decoded_bytes + frames * height * width * 3
+    watch("decode", cpu_limit(recipe.cpu_seconds, decoded_bytes))
+    stream = FrameStream(info, decoder, recipe.limits)
+    frames = _kept(iter(stream), chosen, recipe)
+    return OpenedFile(info, sha256, _rate(info, recipe), chosen, stream, frames)
+
+
+def _kept(
+    decoded: Iterator[UInt8[np.ndarray, "h w 3"]],
+    chosen: Sequence[int] | None,
+    recipe: FrameRecipe,
+) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
+    kept = islice(decoded, 0, None, recipe.stride) if chosen is None else keep(decoded, chosen)
+    for frame in kept:
+        yield resize(frame[None], recipe.size_hw)
+    for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
+        pass
+
+
+def _rate(info: VideoInfo, recipe: FrameRecipe) -> float | None:
+    if recipe.fps is not None:
+        return recipe.fps
+    return None if info.fps is None else info.fps / recipe.stride
+
+
+def _sha256(path: str, num_bytes: int) -> str:
+    """Hash the file; it must still be the one that was listed."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(READ_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        raise UnreadableVideoError(path, f"cannot be read ({error.strerror})") from None
+    if size != num_bytes:
+        raise UnreadableVideoError(
+            path, f"has {size:,} bytes, {num_bytes:,} when it was listed; something writes to it"
+        )
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""Runs one task for each output shard on a Ray cluster, or on this machine's cores where none is.
+
+Ray's core alone: tasks, no data sets and no actors. A task is a function of JSON-like arguments
+that commits its shard by itself, so that a task that is lost is simply run again.
+"""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from video_vq.errors import InputError
+
+MAX_RETRIES = 3  # of one shard whose worker, or its machine, died
+OBJECT_STORE_BYTES = 128 << 20  # results are on the disk; Ray would take a third of the memory
+AHEAD = 4  # tasks that wait for each core, so that a million shards do not fill the driver
+
+
+def require_ray() -> None:
+    """Raise unless Ray is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            "--engine ray: Ray is not installed; install it with `pip install 'video-vq[ray]'`, "
+            "or leave --engine away to use the cores of this machine"
+        )
+
+
+def not_shared(path: Path) -> str:
+    """Return what is wrong when a machine of the cluster does not see a folder."""
+    return (
+        f"{path}: is not seen from {os.uname().nodename}; with --engine ray the output, the data "
+        "and the models must lie on a file system that all machines of the cluster share"
+    )
+
+
+def run_on_ray(
+    task: Callable[..., None],
+    shards: Mapping[int, tuple[Any, ...]],
+    on_done: Callable[[int], object],
+    num_cpus: int = 1,
+    needs_gpu: bool = False,
+) -> None:
+    """Run a task for each shard; all that is given to it is passed to another process.
+
+    RAY_ADDRESS names a running cluster; without it Ray is started on this machine, and stopped in
+    the end. A process that runs Ray already keeps its own. A task whose process or machine dies is
+    run again, at most MAX_RETRIES times.
+
+    Args:
+        task: a function of a module, so that another process finds it by its name.
+        shards: number -> the task's arguments.
+        on_done: called with a shard that is done, in any order; what it raises ends the run.
+        num_cpus: processor cores that one task keeps busy.
+        needs_gpu: whether a task computes on a GPU.
+
+    Raises:
+        InputError: Ray is missing, the cluster cannot be reached or has too few cores, a task
+            raised one, or its process died too often.
+    """
+    require_ray()
+    if not shards:
+        return
+    # Read by Ray when it is imported or started.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        _connect()
+    try:
+        _require_room(num_cpus, needs_gpu)
+        run = ray.remote(
+            num_cpus=num_cpus, num_gpus=int(needs_gpu), max_retries=MAX_RETRIES, max_calls=0
+        )(_outcome_of)
+        most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // num_cpus)
+        rest = iter(shards.items())
+        running: dict[Any, int] = {}
+        while True:
+            for shard, arguments in islice(rest, most - len(running)):
+                running[run.remote(task, arguments)] = shard
+            if not running:
+                return
+            for done in ray.wait(list(running), num_returns=1)[0]:
+                shard = running.pop(done)
+                _take(done, shard)
+                on_done(shard)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect() -> None:
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                address="local",
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"RAY_ADDRESS={address}" if address else "this machine"
+        raise InputError(
+            f"--engine ray: Ray cannot be reached at {where} ({_first_line(error)}); start a "
+            "cluster with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
+        ) from None
+
+
+def _require_room(num_cpus: int, needs_gpu: bool) -> None:
+    import ray
+
+    found = ray.cluster_resources()
+    if found.get("CPU", 0) < num_cpus or found.get("GPU", 0) < int(needs_gpu):
+        raise InputError(
+            f"--engine ray: a task needs {num_cpus} cores and {int(needs_gpu)} GPU, the cluster "
+            f"has {found.get('CPU', 0):g} and {found.get('GPU', 0):g}; lower --workers or add "
+            "machines"
+        )
+
+
+def _outcome_of(task: Callable[..., None], arguments: tuple[Any, ...]) -> str | None:
+    """Run a task; return what the user can put right, None when it is done."""
+    try:
+        task(*arguments)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return (
+            f"{error.filename or 'the disk'}: cannot be read or written "
+            f"({error.strerror or error}) on {os.uname().nodename}. Nothing is lost: put it right, "
+            "then the same command goes on where it stopped"
+        )
+    return None
+
+
+def _take(done: Any, shard: int) -> None:
+    """Raise what a task ended with, if that is not success."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        problem = ray.get(done)
+    except RayTaskError:
+        raise  # a mistake of ours: shown whole
+    except RayError as error:
+        raise InputError(
+            f"shard {shard}: its process died {MAX_RETRIES + 1} times, Ray says: "
+            f"{_first_line(error)}. Nothing is lost: the same command goes on where it stopped; "
+            "if it was for the memory, give Ray fewer cores"
+        ) from None
+    if problem is not None:
+        raise InputError(problem)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

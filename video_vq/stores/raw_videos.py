@@ -1,0 +1,152 @@
+"""The list of raw videos: which file is which video, and how its frames are to be made; no pixels.
+
+A folder with a manifest like that of the stores. `data-prep … --list-only` writes it, and
+`video-vq encode` decodes what it lists, where the pixels are too many to keep.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from video_vq.errors import InputError
+from video_vq.stores.files import sha256_json
+from video_vq.stores.shards import ShardFolder, read_manifest
+from video_vq.stores.videos import Skipped
+
+FORMAT = "video-vq raw videos"
+VERSION = 1
+HOW_TO_MAKE = "list videos with `data-prep folder VIDEOS --out LIST --list-only`"
+
+
+@dataclass(frozen=True)
+class RawVideo:
+    """One file of a list.
+
+    Attributes:
+        id, label, split, group: see `Video`.
+        name: of the file, relative to the list's root.
+        num_bytes: its size.
+    """
+
+    id: str
+    label: str | None
+    split: str
+    group: str
+    name: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class RawVideos:
+    """A list of raw videos.
+
+    Attributes:
+        root: the folder of the files, on this machine.
+        recipe: how their frames are made (the fields of media's FrameRecipe, as JSON).
+        plan: the settings that decide list and frames; equal to those of the clip store that the
+            same command makes without `--list-only`.
+        classes: ordered class names.
+        videos: in the order of the store.
+        skipped: what cannot be used, as far as it shows without decoding.
+        videos_per_shard: how many of them make a shard.
+        max_skipped: share of the videos that may be unusable.
+    """
+
+    root: str
+    recipe: dict[str, Any]
+    plan: dict[str, Any]
+    classes: tuple[str, ...]
+    videos: tuple[RawVideo, ...]
+    skipped: tuple[Skipped, ...]
+    videos_per_shard: int
+    max_skipped: float
+
+    @property
+    def content_hash(self) -> str:
+        """Return the sha256 that names the data, wherever on whatever machine they lie."""
+        return sha256_json({"plan": self.plan, "classes": self.classes})
+
+    @property
+    def num_shards(self) -> int:
+        """Return how many shards the videos make."""
+        return -(-len(self.videos) // self.videos_per_shard)
+
+    def shard(self, number: int) -> range:
+        """Return the positions of a shard's videos."""
+        first = number * self.videos_per_shard
+        return range(first, min(first + self.videos_per_shard, len(self.videos)))
+
+    def path_of(self, video: RawVideo) -> str:
+        """Return the file of a video."""
+        return os.path.join(self.root, video.name)
+
+
+def write_raw_videos(path: Path, videos: RawVideos) -> RawVideos:
+    """Write a list; the same list again changes nothing.
+
+    Raises:
+        InputError: the folder holds something else, or another list.
+    """
+    plan = {**videos.plan, "kind": "raw videos", "root": videos.root}
+    folder = ShardFolder(path, plan)
+    if not folder.is_complete:
+        folder.seal(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "plan": plan,
+                **{key: value for key, value in asdict(videos).items() if key != "plan"},
+            }
+        )
+    return read_raw_videos(path)
+
+
+def read_raw_videos(path: Path) -> RawVideos:
+    """Read a list.
+
+    Raises:
+        InputError: it is missing, of another kind, or not as it was written.
+    """
+    manifest = read_manifest(path, FORMAT, VERSION, HOW_TO_MAKE)
+    try:
+        plan = dict(manifest["plan"])
+        del plan["kind"], plan["root"]
+        read = RawVideos(
+            root=str(manifest["root"]),
+            recipe=dict(manifest["recipe"]),
+            plan=plan,
+            classes=_texts(manifest["classes"]),
+            videos=tuple(RawVideo(**entry) for entry in manifest["videos"]),
+            skipped=tuple(Skipped(**entry) for entry in manifest["skipped"]),
+            videos_per_shard=int(manifest["videos_per_shard"]),
+            max_skipped=float(manifest["max_skipped"]),
+        )
+        _check(read)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path}: the list is damaged ({type(error).__name__}: {error}); list the videos again"
+        ) from None
+    return read
+
+
+def _texts(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(value) for value in values)
+
+
+def _check(read: RawVideos) -> None:
+    """Raise a ValueError or TypeError for what no writer wrote."""
+    if read.videos_per_shard < 1 or not read.videos:
+        raise ValueError("it has no shards")
+    if len({video.id for video in read.videos}) != len(read.videos):
+        raise ValueError("two videos have one id")
+    for video in read.videos:
+        texts = (video.id, video.split, video.group, video.name)
+        if not all(isinstance(text, str) for text in texts) or type(video.num_bytes) is not int:
+            raise TypeError(f"video {str(video.id)[:80]!r} has a field of the wrong type")
+        if video.label is not None and video.label not in read.classes:
+            raise ValueError(f"video {video.id!r} has the unknown class {video.label!r}")
+        inside = os.path.normpath(os.path.join("/", video.name)) == "/" + video.name
+        if not inside:
+            raise ValueError(f"the name {video.name!r} leads out of the folder")
