@@ -143,12 +143,12 @@ def _add_bair(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _add_verify(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "verify",
-        help="check every byte of a clip store, count it, and make a contact sheet",
-        description="Hash every file of a clip store and print its counts; exit 1 and name the "
-        "files if one is damaged.",
+        help="check every byte of a store, count it, and make a contact sheet",
+        description="Hash every file of a store of clips or tokens and print its counts; exit 1 "
+        "and name the files if one is damaged.",
         allow_abbrev=False,
     )
-    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the clip store")
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
     parser.add_argument(
         "--sheet",
         type=Path,
@@ -299,14 +299,19 @@ def _num_cores() -> int:
 
 
 def _run_verify(arguments: argparse.Namespace) -> None:
-    from data_prep.verify import describe, verify, write_sheet
-    from video_vq.stores.clips import ClipStore
+    from data_prep.verify import describe, open_store, verify, write_sheet
+    from video_vq.stores.tokens import TokenStore
 
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
         raise InputError(f"{arguments.sheet}: the contact sheet's name must end in .png")
-    store = ClipStore(arguments.store)
-    verify(store)
-    print(_printable(f"{store.path}: every byte is as it was written\n{describe(store)}"))
+    store = open_store(arguments.store)
+    strangers = verify(store)
+    print(_printable(f"{store.path}: every byte is as it was written"))
+    if strangers:
+        print(_printable(f"no part of the store: {', '.join(strangers)}"))
+    if isinstance(store, TokenStore):
+        return
+    print(_printable(describe(store)))
     if arguments.sheet is not None:
         write_sheet(store, arguments.sheet)
         print(_printable(f"contact sheet: {arguments.sheet}"))
