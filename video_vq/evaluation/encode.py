@@ -1,14 +1,17 @@
 """Clip store to token store and back: sharded over ranks, a shard is the unit that is committed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from video_vq.data.clip_config import ClipConfig
 from video_vq.data.loader import read_windows
-from video_vq.data.windows import Window, every_window
+from video_vq.data.windows import EpochClips, Window
 from video_vq.errors import InputError
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
@@ -25,7 +28,7 @@ def encode_store(
     data: Path,
     tokenizer_path: Path,
     out: Path,
-    hop: int | None = None,
+    chosen: ClipConfig | None = None,
     batch_size: int = 16,
 ) -> TokenStore:
     """Turn every clip of a store into tokens; the same call again goes on where it stopped.
@@ -35,8 +38,8 @@ def encode_store(
         data: a clip store.
         tokenizer_path: a tokenizer's folder, or the run folder it is in.
         out: the token store.
-        hop: frames from one clip's start to the next in the same video; None for clips that
-            follow each other without overlap.
+        chosen: which clips of each video, the first epoch of them; None for all that follow each
+            other without overlap. Their length and stride are the tokenizer's.
         batch_size: clips at a time.
 
     Raises:
@@ -46,16 +49,16 @@ def encode_store(
     store = ClipStore(data)
     num_frames, stride = tokenizer.facts.num_frames, tokenizer.facts.stride
     grid_thw = tokenizer.config.backbone.grid_thw((num_frames, *store.frame_size_hw))
-    hop = hop or num_frames * stride
+    chosen = replace(chosen or ClipConfig(windows="all"), num_frames=num_frames, stride=stride)
     windows = [
         window
         for split in sorted({video.split for video in store.videos})
-        for window in _windows_of(store, split, num_frames, stride, hop)
+        for window in _windows_of(store, split, chosen)
     ]
     if not windows:
         raise InputError(
             f"{data}: no video is as long as a clip of this tokenizer ({num_frames} frames at "
-            f"stride {stride}); prepare longer videos"
+            f"stride {stride}); prepare longer videos, or fill up short ones (--short-videos)"
         )
     header = TokenHeader(
         tokenizer_hash=tokenizer.hash,
@@ -67,7 +70,7 @@ def encode_store(
         classes=store.classes,
         data_hash=store.content_hash,
         made_by={
-            "hop": hop,
+            **_settings(chosen),
             "clips_per_shard": CLIPS_PER_SHARD,
             "windows": len(windows),
             "precision": accelerator.mixed_precision,
@@ -233,13 +236,22 @@ def require_fit(
             )
 
 
-def _windows_of(
-    store: ClipStore, split: str, num_frames: int, stride: int, hop: int
-) -> list[Window]:
-    span = (num_frames - 1) * stride + 1
-    if all(store.videos[index].num_frames < span for index in store.indices(split)):
+def _windows_of(store: ClipStore, split: str, clips: ClipConfig) -> list[Window]:
+    longest = max(store.videos[index].num_frames for index in store.indices(split))
+    if clips.short_videos == "leave_out" and longest < clips.span:
         return []
-    return every_window(store, split, num_frames, stride, hop)
+    # A random window may be drawn twice; a grid has its name from its window.
+    return list(dict.fromkeys(EpochClips(store, split, clips, seed=0).all()))
+
+
+def _settings(clips: ClipConfig) -> dict[str, Any]:
+    """Return what chose the windows, as JSON; the length of a clip stands elsewhere."""
+    chosen: dict[str, Any] = {"hop": clips.hop or clips.num_frames * clips.stride}
+    if clips.windows != "all":
+        chosen = {"windows_rule": clips.windows, "clips_per_video": clips.clips_per_video}
+    if clips.short_videos != "leave_out":
+        chosen["short_videos"] = clips.short_videos
+    return chosen
 
 
 def _common_fps(store: ClipStore, stride: int) -> float | None:
