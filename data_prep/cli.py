@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.stats_cli import add_stats_parser
 from data_prep.synthetic_cli import add_synthetic_parser
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bair(commands)
     add_synthetic_parser(commands)
     _add_verify(commands)
+    add_stats_parser(commands, _printable)
     return parser
 
 
