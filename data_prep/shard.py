@@ -32,7 +32,7 @@ from video_vq.stores.clips import (
 )
 
 # Raise when the same source and recipe begin to give other bytes.
-FRAMES_VERSION = 1
+FRAMES_VERSION = 2
 # A slow core decodes and scales at ten times this rate.
 BYTES_PER_CPU_SECOND = 50_000_000
 READ_BYTES = 1 << 20
@@ -192,7 +192,7 @@ def _finished(
     """Yield the frames at the store's size; at the end note what was odd."""
     try:
         for frame in kept:
-            yield resize(frame[None], recipe.size_hw)
+            yield resize(frame[None], recipe.size_hw, stream.info.pixel_aspect)
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
     if stream.handed_over is not None:
