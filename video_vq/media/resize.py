@@ -5,6 +5,7 @@ point, so that neither processor nor decoder shows in the result. Reductions of 
 first take the mean of whole blocks of pixels, so that the filter still reduces 3 times or more.
 """
 
+import functools
 from fractions import Fraction
 
 import numpy as np
@@ -14,6 +15,7 @@ METHOD = "cover as shown, centre crop, Pillow bicubic, reducing gap 3"
 REDUCING_GAP = 3.0
 
 
+@functools.lru_cache(maxsize=64)  # all frames of a video ask the same
 def crop_box(
     size_hw: tuple[int, int], target_hw: tuple[int, int], pixel_aspect: Fraction | int = 1
 ) -> tuple[float, float, float, float]:
