@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.lerobot_cli import lerobot_parser
 from data_prep.simulated.cli import add_simulate_parser
+from data_prep.stats_cli import add_stats_parser
 from data_prep.synthetic_cli import add_synthetic_parser
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate_parser(commands)
     add_synthetic_parser(commands)
     _add_verify(commands)
+    add_stats_parser(commands, _printable)
     return parser
 
 
@@ -176,12 +178,12 @@ def _add_lerobot(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _add_verify(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "verify",
-        help="check every byte of a clip store, count it, and make a contact sheet",
-        description="Hash every file of a clip store and print its counts; exit 1 and name the "
-        "files if one is damaged.",
+        help="check every byte of a store, count it, and make a contact sheet",
+        description="Hash every file of a store of clips or tokens and print its counts; exit 1 "
+        "and name the files if one is damaged.",
         allow_abbrev=False,
     )
-    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the clip store")
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
     parser.add_argument(
         "--sheet",
         type=Path,
@@ -378,14 +380,19 @@ def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Reci
 
 
 def _run_verify(arguments: argparse.Namespace) -> None:
-    from data_prep.verify import describe, verify, write_sheet
-    from video_vq.stores.clips import ClipStore
+    from data_prep.verify import describe, open_store, verify, write_sheet
+    from video_vq.stores.tokens import TokenStore
 
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
         raise InputError(f"{arguments.sheet}: the contact sheet's name must end in .png")
-    store = ClipStore(arguments.store)
-    verify(store)
-    print(_printable(f"{store.path}: every byte is as it was written\n{describe(store)}"))
+    store = open_store(arguments.store)
+    strangers = verify(store)
+    print(_printable(f"{store.path}: every byte is as it was written"))
+    if strangers:
+        print(_printable(f"no part of the store: {', '.join(strangers)}"))
+    if isinstance(store, TokenStore):
+        return
+    print(_printable(describe(store)))
     if arguments.sheet is not None:
         write_sheet(store, arguments.sheet)
         print(_printable(f"contact sheet: {arguments.sheet}"))

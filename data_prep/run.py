@@ -22,13 +22,12 @@ from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
 from video_vq.progress import progress
 from video_vq.ray_tasks import require_ray
-from video_vq.stores.clips import SKIPPED, SPLITS, ClipStore, ClipStoreWriter
+from video_vq.stores.clips import PROVENANCE, SKIPPED, SPLITS, ClipStore, ClipStoreWriter
 from video_vq.stores.files import read_json, sha256_file, sha256_json, write_json
-from video_vq.stores.shards import plan_of
+from video_vq.stores.shards import plan_of, write_sealed
 from video_vq.stores.videos import commonest_fps, reasons, require_few_skipped
 
 Engine = Literal["local", "ray"]
-PROVENANCE = "provenance.json"
 UNPACKED = "unpacked"  # in parts/, and gone with it
 # About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
 USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
@@ -149,7 +148,7 @@ def prepare(
         records = list(writer.committed(num_shards))
         notes = [note for record in records for note in record["notes"]]
         skipped = [entry for record in records for entry in record["skipped"]]
-        write_json(out / PROVENANCE, {**_read_provenance(writer), "notes": notes})
+        write_sealed(out / PROVENANCE, {**_read_provenance(writer), "notes": notes})
         store = writer.finish(num_shards, listing.classes)
     return Outcome(store, time.monotonic() - start, new_videos, tuple(notes), tuple(skipped))
 

@@ -1,4 +1,4 @@
-"""Checks a clip store byte by byte, counts it, and lays some of its frames out to be looked at."""
+"""Checks a store byte by byte; counts clip stores, and lays some of their frames out to look at."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,27 +10,53 @@ from jaxtyping import UInt8
 from video_vq.errors import InputError
 from video_vq.media.encode import tile, write_png
 from video_vq.progress import progress
-from video_vq.stores.clips import SPLITS, ClipStore
+from video_vq.stores.clips import PROVENANCE, SPLITS, ClipStore
+from video_vq.stores.files import damage, read_json
+from video_vq.stores.shards import MANIFEST, sealed_damage
+from video_vq.stores.tokens import FORMAT as TOKENS
+from video_vq.stores.tokens import TokenStore
 
 SHEET_VIDEOS, SHEET_COLUMNS = 24, 4
 SHOWN_CLASSES = 20
 
 
-def verify(store: ClipStore) -> None:
+def open_store(path: Path) -> ClipStore | TokenStore:
+    """Open a store of clips or of tokens.
+
+    Raises:
+        InputError: it is neither, or cannot be used.
+    """
+    manifest = path / MANIFEST
+    if manifest.exists() and read_json(manifest, "a store's manifest").get("format") == TOKENS:
+        return TokenStore(path)
+    return ClipStore(path)
+
+
+def verify(store: ClipStore | TokenStore) -> list[str]:
     """Hash every file of a store.
+
+    Returns:
+        What lies in the folder and is no part of the store.
 
     Raises:
         InputError: a file is missing or not as it was written; all such files are named.
     """
-    total = len(store.shards) * (1 + len(store.arrays)) + 1
-    with progress("hashing", total, "file") as bar:
-        problems = list(store.damaged_files(on_file=bar.update))
+    hashed = store.files()
+    sealed = [name for name in (MANIFEST, PROVENANCE) if (store.path / name).exists()]
+    problems: list[str] = []
+    with progress("hashing", len(hashed) + len(sealed), "file") as bar:
+        for name in (*sealed, *hashed):
+            path = store.path / name
+            found = damage(path, hashed[name]) if name in hashed else sealed_damage(path)
+            problems += [] if found is None else [found]
+            bar.update()
     if problems:
         listed = "\n  ".join(problems)
         raise InputError(
-            f"{store.path}: {len(problems)} of {total} files are damaged:\n  {listed}\n"
-            "Delete the folder and prepare the store again."
+            f"{store.path}: {len(problems)} of {len(hashed) + len(sealed)} files are damaged:\n"
+            f"  {listed}\nDelete the folder and make the store again, or fetch these files again."
         )
+    return sorted(path.name for path in store.path.iterdir() if path.name not in {*hashed, *sealed})
 
 
 def describe(store: ClipStore) -> str:

@@ -21,11 +21,22 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     options.add_tokenizer(parser)
     options.add_out(parser, "the token store; the same command again goes on")
     parser.add_argument(
+        "--windows",
+        choices=("all", "uniform", "random"),
+        default="all",
+        help="which clips of each video: all, or --clips-per-video of them, evenly spaced or drawn "
+        "(default: all)",
+    )
+    parser.add_argument(
+        "--clips-per-video", type=options.positive, metavar="N", help="of uniform and random"
+    )
+    parser.add_argument(
         "--hop",
         type=options.positive,
         metavar="FRAMES",
-        help="frames from one clip's start to the next in a video (default: no overlap)",
+        help="of all: frames from one clip's start to the next in a video (default: no overlap)",
     )
+    options.add_short_videos(parser)
     options.add_batch_size(parser)
     parser.add_argument(
         "--workers",
@@ -53,8 +64,18 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode."""
+    from video_vq.config import check_config
+    from video_vq.data.clip_config import ClipConfig
     from video_vq.evaluation.clip_sources import require_data
 
+    settings = {
+        "windows": arguments.windows,
+        "clips_per_video": arguments.clips_per_video,
+        "hop": arguments.hop,
+        "short_videos": arguments.short_videos,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    clips = check_config(ClipConfig, given, "encode")
     require_data(arguments.data)  # a wrong path is said before torch is loaded
     if arguments.engine == "ray":
         from video_vq.ray_tasks import require_ray
@@ -69,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         data=arguments.data,
         tokenizer=arguments.tokenizer,
         out=arguments.out,
-        hop=arguments.hop,
+        clips=clips,
         batch_size=arguments.batch_size,
         workers=arguments.workers or (1 if on_ray else _workers_of_a_rank()),
         max_skipped=arguments.max_skipped,

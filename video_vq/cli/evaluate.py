@@ -29,6 +29,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--st-lpips", action="store_true", help="add ST-LPIPS (weights: doctor --st-lpips)"
     )
+    options.add_short_videos(parser)
     parser.set_defaults(run=run)
 
 
@@ -64,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.controls,
         None if name is None else generation_protocol(name),
         load_st_lpips("alex").to(accelerator.device) if arguments.st_lpips else None,
+        arguments.short_videos,
     )
     if accelerator.is_main_process:
         print(summary(scores))

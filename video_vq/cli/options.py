@@ -79,6 +79,17 @@ def add_batch_size(parser: argparse.ArgumentParser, default: int = 16) -> None:
     )
 
 
+def add_short_videos(parser: argparse.ArgumentParser) -> None:
+    """Add `--short-videos`."""
+    parser.add_argument(
+        "--short-videos",
+        choices=("leave_out", "repeat_last", "loop"),
+        default="leave_out",
+        help="videos shorter than a clip are left out; or their last frame stands still, or they "
+        "begin again, until the clip is full (default: leave_out)",
+    )
+
+
 def positive(text: str) -> int:
     """Parse an integer of at least 1."""
     number = int(text)

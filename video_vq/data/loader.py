@@ -10,8 +10,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from video_vq.data.clip_config import ClipConfig
 from video_vq.data.order import EpochOrder, rank_positions
-from video_vq.data.windows import Window, random_window, usable_videos
+from video_vq.data.windows import EpochClips, Window, read_window
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
 
@@ -31,22 +32,20 @@ class TokenBatch(NamedTuple):
 
 
 class ClipDataset(Dataset[tuple[np.ndarray, int]]):
-    """Position -> a random clip of one split, drawn by (seed, position)."""
+    """Position -> a clip of one split, as the config says; a random one by (seed, position)."""
 
-    def __init__(self, store: ClipStore, split: str, num_frames: int, stride: int, seed: int):
-        self.store, self.num_frames, self.stride, self.seed = store, num_frames, stride, seed
-        self.usable = usable_videos(store, split, num_frames, stride)
-        self.order = EpochOrder(len(self.usable), seed)
+    def __init__(self, store: ClipStore, split: str, config: ClipConfig, seed: int):
+        self.store = store
+        self.clips = EpochClips(store, split, config, seed)
+        self.order = EpochOrder(len(self.clips), seed)
 
     def window(self, position: int) -> Window:
         """Return the clip that stands at a position."""
-        video = self.usable[self.order(position).item]
-        return random_window(self.store, video, self.num_frames, self.stride, self.seed, position)
+        return self.clips(self.order(position).item, position)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
         window = self.window(position)
-        frames = self.store.read(window.video, window.start, window.num_frames, window.stride)
-        return frames, window.video
+        return read_window(self.store, window), window.video
 
 
 class TokenDataset(Dataset[tuple[np.ndarray, int]]):
@@ -127,5 +126,4 @@ def training_batches(
 
 def read_windows(store: ClipStore, windows: list[Window]) -> UInt8[Tensor, "b t h w 3"]:
     """Read clips into one batch."""
-    clips = [store.read(video, start, count, stride) for video, start, count, stride in windows]
-    return torch.from_numpy(np.stack(clips))
+    return torch.from_numpy(np.stack([read_window(store, window) for window in windows]))

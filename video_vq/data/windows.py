@@ -3,46 +3,170 @@
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
+from video_vq.data.clip_config import ClipConfig, ShortVideos
 from video_vq.errors import InputError
 from video_vq.stores.clips import ClipStore
 
 
 class Window(NamedTuple):
-    """A clip: video (its position in the store), first frame, number of frames and stride."""
+    """A clip: video (its position in the store), first frame, number of frames and stride.
+
+    `short_videos` says how it goes on where the video ends before it does.
+    """
 
     video: int
     start: int
     num_frames: int
     stride: int
+    short_videos: ShortVideos = "leave_out"
 
 
-def usable_videos(store: ClipStore, split: str | None, num_frames: int, stride: int) -> list[int]:
-    """Return the videos of a split that are at least one clip long.
+def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"]:
+    """Return the frames of a clip.
 
     Raises:
-        InputError: none is.
+        ValueError: the video ends before the clip, and no rule says how it goes on.
+    """
+    video, start, num_frames, stride, short_videos = window
+    available = store.videos[video].num_frames
+    if short_videos == "leave_out" or start + (num_frames - 1) * stride < available:
+        return store.read(video, start, num_frames, stride)
+    return store.read(video)[frame_numbers(window, available)]
+
+
+def frame_numbers(window: Window, available: int) -> Int[np.ndarray, " t"]:
+    """Return which frames of a video that has so many a clip is made of."""
+    _, start, num_frames, stride, short_videos = window
+    wanted = np.arange(start, start + num_frames * stride, stride)
+    return wanted % available if short_videos == "loop" else wanted.clip(max=available - 1)
+
+
+def usable_videos(
+    store: ClipStore,
+    split: str | None,
+    num_frames: int,
+    stride: int,
+    short_videos: ShortVideos = "leave_out",
+) -> list[int]:
+    """Return the videos of a split that give a clip.
+
+    Raises:
+        InputError: none does.
     """
     span = (num_frames - 1) * stride + 1
     indices = store.indices(split)
+    if short_videos != "leave_out":
+        return indices
     usable = [index for index in indices if store.videos[index].num_frames >= span]
     if not usable:
         longest = max(store.videos[index].num_frames for index in indices)
         raise InputError(
             f"{store.path}: no video of split {split!r} has the {span} frames of a clip "
             f"({num_frames} at stride {stride}); the longest has {longest}; lower data.num_frames "
-            "or data.stride, or prepare longer videos"
+            "or data.stride, fill up short videos (data.short_videos=repeat_last or loop), or "
+            "prepare longer ones"
         )
     return usable
 
 
-def random_window(
-    store: ClipStore, video: int, num_frames: int, stride: int, seed: int, position: int
-) -> Window:
-    """Draw a window of a video by (seed, position); every start is equally likely."""
-    last = store.videos[video].num_frames - ((num_frames - 1) * stride + 1)
-    start = int(np.random.default_rng([seed, position, 0x317D]).integers(last + 1))
-    return Window(video, start, num_frames, stride)
+class EpochClips:
+    """The clips of an epoch, numbered: item -> window; nothing is listed but the videos.
+
+    Args:
+        store: of the videos.
+        split: None for all.
+        config: which clips.
+        seed: of random windows.
+
+    Attributes:
+        videos: those that give clips, in the store's order.
+
+    Raises:
+        InputError: no video gives a clip.
+    """
+
+    def __init__(self, store: ClipStore, split: str | None, config: ClipConfig, seed: int):
+        self.store, self.config, self.seed = store, config, seed
+        self.videos = usable_videos(
+            store, split, config.num_frames, config.stride, config.short_videos
+        )
+        # How many places a clip can start at; a short video that is filled up has one.
+        lengths = np.array([store.videos[video].num_frames for video in self.videos])
+        self._starts = (lengths - config.span + 1).clip(min=1)
+        self._hop = config.hop or config.num_frames * config.stride
+        if config.windows == "all":
+            counts = -(-self._starts // self._hop)
+        elif config.windows == "uniform":
+            counts = self._starts.clip(max=config.clips_per_video)
+        else:
+            counts = np.full(len(self.videos), config.clips_per_video)
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __call__(self, item: int, position: int) -> Window:
+        """Return the clip of an item; a random one is drawn by (seed, position).
+
+        Args:
+            item: 0 … len − 1; the clips of a video follow each other.
+            position: in the endless sequence of epochs.
+        """
+        place = int(np.searchsorted(self._first, item, side="right")) - 1
+        number, starts = item - int(self._first[place]), int(self._starts[place])
+        match self.config.windows:
+            case "random":
+                start = int(np.random.default_rng([self.seed, position, 0x317D]).integers(starts))
+            case "uniform":
+                start = _evenly_spaced(number, min(self.config.clips_per_video, starts), starts)
+            case "all":
+                start = number * self._hop
+        return Window(
+            self.videos[place],
+            start,
+            self.config.num_frames,
+            self.config.stride,
+            self.config.short_videos,
+        )
+
+    def all(self) -> list[Window]:
+        """Return every clip of the first epoch, in the order of their numbers."""
+        return [self(item, item) for item in range(len(self))]
+
+
+def _evenly_spaced(number: int, count: int, starts: int) -> int:
+    """Return the number-th of `count` places between 0 and starts − 1, both included; halves up."""
+    if count == 1:
+        return (starts - 1) // 2
+    return (2 * number * (starts - 1) + count - 1) // (2 * (count - 1))
+
+
+def windows_of_video(config: ClipConfig, video: int, num_frames: int) -> list[Window]:
+    """Return the clips of one video that is looked at alone, whatever videos are beside it.
+
+    Args:
+        config: which clips; random ones are drawn by the video's position, each once.
+        video: its position in the store.
+        num_frames: that it has.
+    """
+    starts = num_frames - config.span + 1
+    if starts < 1 and config.short_videos == "leave_out":
+        return []
+    starts = max(starts, 1)
+    match config.windows:
+        case "random":
+            random = np.random.default_rng([video, 0x0E7C0DE])
+            chosen = random.integers(starts, size=config.clips_per_video).tolist()
+        case "uniform":
+            count = min(config.clips_per_video, starts)
+            chosen = [_evenly_spaced(number, count, starts) for number in range(count)]
+        case "all":
+            chosen = list(range(0, starts, config.hop or config.num_frames * config.stride))
+    rest = (config.num_frames, config.stride, config.short_videos)
+    # A start may be drawn twice; a grid has its name from its window.
+    return [Window(video, start, *rest) for start in dict.fromkeys(chosen)]
 
 
 def every_window(
@@ -64,6 +188,7 @@ def scoring_windows(
     stride: int,
     count: int | None,
     seed: int,
+    short_videos: ShortVideos = "leave_out",
 ) -> list[Window]:
     """Return the windows of a score: no two overlap, and each video gives one before any gives two.
 
@@ -73,30 +198,38 @@ def scoring_windows(
     Args:
         split: None for all splits.
         count: no more than this many; None for all that there are.
+        short_videos: of those shorter than a clip; one that is filled up gives one.
 
     Raises:
         InputError: no video is long enough.
     """
     span = (num_frames - 1) * stride + 1
-    videos = usable_videos(store, split, num_frames, stride)
+    videos = usable_videos(store, split, num_frames, stride, short_videos)
     random = np.random.default_rng([seed, 0xF7D])
     order = [videos[place] for place in random.permutation(len(videos))]
     rounds: list[list[Window]] = []
     for video in order:
-        clips, slack = divmod(store.videos[video].num_frames, span)
+        clips, slack = divmod(max(store.videos[video].num_frames, span), span)
         first = int(random.integers(slack + 1))
         for number in range(clips):
             if number == len(rounds):
                 rounds.append([])
-            rounds[number].append(Window(video, first + number * span, num_frames, stride))
+            start = first + number * span
+            rounds[number].append(Window(video, start, num_frames, stride, short_videos))
     return [window for one_round in rounds for window in one_round][:count]
 
 
-def first_windows(store: ClipStore, split: str, num_frames: int, stride: int) -> list[Window]:
+def first_windows(
+    store: ClipStore,
+    split: str | None,
+    num_frames: int,
+    stride: int,
+    short_videos: ShortVideos = "leave_out",
+) -> list[Window]:
     """Return the first frames of each video, in the store's order.
 
     Raises:
         InputError: no video is long enough.
     """
-    videos = usable_videos(store, split, num_frames, stride)
-    return [Window(video, 0, num_frames, stride) for video in videos]
+    videos = usable_videos(store, split, num_frames, stride, short_videos)
+    return [Window(video, 0, num_frames, stride, short_videos) for video in videos]

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from video_vq.data.clip_config import ClipConfig
+from video_vq.data.windows import frame_numbers, read_window, windows_of_video
 from video_vq.errors import InputError
 from video_vq.media.isolated import DecodedFile, FileDecoders, FileToDecode
 from video_vq.media.prepared import FrameRecipe
@@ -25,19 +27,6 @@ from video_vq.stores.raw_videos import RawVideo, RawVideos, read_raw_videos
 from video_vq.stores.shards import MANIFEST
 from video_vq.stores.tokens import usual_rate
 from video_vq.stores.videos import Skipped, Video
-
-
-class Cut(NamedTuple):
-    """How clips are cut out of a video: frames, every how many of the video's, first to first."""
-
-    num_frames: int
-    stride: int
-    hop: int
-
-    def starts(self, num_frames: int) -> range:
-        """Return the first frames of the clips of a video that has so many."""
-        span = (self.num_frames - 1) * self.stride + 1
-        return range(0, num_frames - span + 1, self.hop)
 
 
 class PlacedClip(NamedTuple):
@@ -77,10 +66,10 @@ class StoredClips:
 
     max_skipped = 0.0
 
-    def __init__(self, store: ClipStore, cut: Cut):
-        self._store, self._cut = store, cut
+    def __init__(self, store: ClipStore, chosen: ClipConfig):
+        self._store, self._chosen = store, chosen
         self.frame_size_hw, self.classes = store.frame_size_hw, store.classes
-        self.fps = usual_rate(store.videos, cut.stride)
+        self.fps = usual_rate(store.videos, chosen.stride)
         self.data_hash = store.content_hash
         self.videos = store.videos
         self.num_shards, self.num_listed = len(store.shards), len(store.videos)
@@ -105,11 +94,11 @@ class StoredClips:
             findings: filled while the clips are taken.
             on_video: called after each video.
         """
-        num_frames, stride, _ = self._cut
         for position in self._members[shard]:
-            for start in self._cut.starts(self._store.videos[position].num_frames):
-                frames = self._store.read(position, start, num_frames, stride)
-                yield PlacedClip((position, start, stride), frames)
+            length = self._store.videos[position].num_frames
+            for window in windows_of_video(self._chosen, position, length):
+                frames = read_window(self._store, window)
+                yield PlacedClip((position, window.start, window.stride), frames)
             on_video()
 
     def close(self) -> None:
@@ -121,18 +110,18 @@ class RawClips:
 
     Args:
         path: of the list.
-        cut: of the clips.
+        chosen: which clips of each video.
         num_workers: processes that decode, some videos ahead.
 
     Raises:
         InputError: the list is damaged, or was made by a program that makes other frames.
     """
 
-    def __init__(self, path: Path, cut: Cut, num_workers: int):
-        self._raw, self._cut = read_raw_videos(path), cut
+    def __init__(self, path: Path, chosen: ClipConfig, num_workers: int):
+        self._raw, self._chosen = read_raw_videos(path), chosen
         self._recipe = _recipe_of(path, self._raw)
         self.frame_size_hw, self.classes = self._recipe.size_hw, self._raw.classes
-        self.fps = None if self._recipe.fps is None else self._recipe.fps / cut.stride
+        self.fps = None if self._recipe.fps is None else self._recipe.fps / chosen.stride
         self.data_hash = self._raw.content_hash
         self.videos = tuple(
             Video(video.id, video.label, video.split, video.group) for video in self._raw.videos
@@ -169,8 +158,6 @@ class RawClips:
         Raises:
             InputError: something ends the decoding that is no fault of a video.
         """
-        num_frames, stride, _ = self._cut
-        span = (num_frames - 1) * stride + 1
         if shard == 0:
             findings.skipped += self._raw.skipped
         if not self._expected or self._expected[0] != shard:
@@ -184,9 +171,9 @@ class RawClips:
             else:
                 findings.rates[position] = found.fps
                 findings.notes += [{"id": video.id, "note": note} for note in found.oddities]
-                for start in self._cut.starts(len(found.frames)):
-                    frames = np.array(found.frames[start : start + span : stride])
-                    yield PlacedClip((position, start, stride), frames)
+                for window in windows_of_video(self._chosen, position, len(found.frames)):
+                    frames = found.frames[frame_numbers(window, len(found.frames))]
+                    yield PlacedClip((position, window.start, window.stride), np.array(frames))
             on_video()
 
     def close(self) -> None:

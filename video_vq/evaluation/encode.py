@@ -5,13 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
-from video_vq.evaluation.clip_sources import Cut, Findings, RawClips, StoredClips, is_raw
+from video_vq.evaluation.clip_sources import Findings, RawClips, StoredClips, is_raw
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
@@ -20,6 +22,7 @@ from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 from video_vq.stores.videos import require_few_skipped
 
 CLIPS_PER_SHARD = 1024
+ALL_CLIPS = ClipConfig(windows="all")  # that follow each other without overlap
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,7 @@ class EncodeJob:
         data: a clip store or a list of raw videos.
         tokenizer: a tokenizer's folder, or the run folder it is in.
         out: the token store.
-        hop: frames from one clip's start to the next in the same video; None for clips that follow
-            each other without overlap.
+        clips: which clips of each video; their length and stride are the tokenizer's.
         batch_size: clips at a time.
         workers: processes of each rank that decode raw videos.
         max_skipped: share of raw videos that may be unusable; None for the list's own.
@@ -40,7 +42,7 @@ class EncodeJob:
     data: Path
     tokenizer: Path
     out: Path
-    hop: int | None = None
+    clips: ClipConfig = ALL_CLIPS
     batch_size: int = 16
     workers: int = 1
     max_skipped: float | None = None
@@ -65,26 +67,25 @@ class Encoder:
         self._job, self._accelerator = job, accelerator
         self._tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
         facts = self._tokenizer.facts
-        hop = job.hop or facts.num_frames * facts.stride
-        cut = Cut(facts.num_frames, facts.stride, hop)
+        chosen = replace(job.clips, num_frames=facts.num_frames, stride=facts.stride)
         self._clips: StoredClips | RawClips
         if is_raw(job.data):
-            self._clips = RawClips(job.data, cut, job.workers)
+            self._clips = RawClips(job.data, chosen, job.workers)
         else:
-            self._clips = StoredClips(ClipStore(job.data), cut)
+            self._clips = StoredClips(ClipStore(job.data), chosen)
         self.num_shards = self._clips.num_shards
         height, width = self._clips.frame_size_hw
         header = TokenHeader(
             tokenizer_hash=self._tokenizer.hash,
             codebook_size=self._tokenizer.config.quantizer.codebook_size,
-            grid_thw=self._tokenizer.config.backbone.grid_thw((cut.num_frames, height, width)),
-            num_frames=cut.num_frames,
+            grid_thw=self._tokenizer.config.backbone.grid_thw((facts.num_frames, height, width)),
+            num_frames=facts.num_frames,
             frame_size_hw=self._clips.frame_size_hw,
             fps=self._clips.fps,
             classes=self._clips.classes,
             data_hash=self._clips.data_hash,
             made_by={
-                "hop": hop,
+                **_settings(chosen),
                 "shards": self.num_shards,
                 "batch_size": job.batch_size,
                 "precision": accelerator.mixed_precision,
@@ -169,7 +170,8 @@ class Encoder:
         if not self._writer.is_complete and not self._writer.num_grids(self.num_shards):
             raise InputError(
                 f"{self._job.data}: no video is as long as a clip of this tokenizer "
-                f"({facts.num_frames} frames at stride {facts.stride}); prepare longer videos"
+                f"({facts.num_frames} frames at stride {facts.stride}); prepare longer videos, "
+                "or fill up short ones (--short-videos)"
             )
 
     def finish(self) -> TokenStore:
@@ -351,6 +353,16 @@ def require_fit(
                 f"the prior was trained on classes and grid {ours}, {tokens.path} has {theirs}; "
                 "train a prior on these tokens"
             )
+
+
+def _settings(clips: ClipConfig) -> dict[str, Any]:
+    """Return what chose the windows, as JSON; the length of a clip stands elsewhere."""
+    chosen: dict[str, Any] = {"hop": clips.hop or clips.num_frames * clips.stride}
+    if clips.windows != "all":
+        chosen = {"windows_rule": clips.windows, "clips_per_video": clips.clips_per_video}
+    if clips.short_videos != "leave_out":
+        chosen["short_videos"] = clips.short_videos
+    return chosen
 
 
 def _mine(accelerator: Accelerator, num_shards: int) -> range:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from video_vq.data.clip_config import ShortVideos
 from video_vq.data.loader import read_windows
-from video_vq.data.windows import Window, first_windows, scoring_windows
+from video_vq.data.windows import Window, first_windows, read_window, scoring_windows
 from video_vq.environment import environment
 from video_vq.evaluation import controls
 from video_vq.evaluation.compare import compare
@@ -67,6 +68,7 @@ class Evaluation:
         protocol: of FVD.
         samples: a clip store of samples.
         generation: the published protocol that the samples must follow.
+        short_videos: what becomes of those shorter than a clip.
 
     Raises:
         InputError: something is missing, the sizes do not fit, or the samples are not what the
@@ -84,6 +86,7 @@ class Evaluation:
         samples: Path | None = None,
         generation: GenerationProtocol | None = None,
         seed: int = 0,
+        short_videos: ShortVideos = "leave_out",
     ):
         self.accelerator, self.protocol, self.split, self.seed = accelerator, protocol, split, seed
         self.tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
@@ -93,11 +96,11 @@ class Evaluation:
         size_thw = (self.num_frames, *self.store.frame_size_hw)
         self.grid_thw = self.tokenizer.config.backbone.grid_thw(size_thw)
         if generation is not None and generation.given_frames > 0:
-            found = first_windows(self.store, split, self.num_frames, self.stride)
+            found = first_windows(self.store, split, self.num_frames, self.stride, short_videos)
             self.windows = found[:num_clips]
         else:
             self.windows = scoring_windows(
-                self.store, split, self.num_frames, self.stride, num_clips, seed
+                self.store, split, self.num_frames, self.stride, num_clips, seed, short_videos
             )
         self.generation_protocol = generation
         self.samples = None if samples is None else ClipStore(samples)
@@ -254,7 +257,7 @@ class Evaluation:
             )
 
     def _read(self, window: Window) -> Clip:
-        return self.store.read(window.video, window.start, window.num_frames, window.stride)
+        return read_window(self.store, window)
 
     def generation_controls(self, tokens: TokenStore) -> dict[str, float]:
         """Return the FVD of frozen first frames, and of tokens drawn position by position."""
@@ -316,6 +319,7 @@ def evaluate(
     with_controls: bool = False,
     generation: GenerationProtocol | None = None,
     st_lpips: StLpips | None = None,
+    short_videos: ShortVideos = "leave_out",
 ) -> dict[str, Any]:
     """Score a tokenizer, and a prior when its samples or its tokens are named.
 
@@ -327,6 +331,7 @@ def evaluate(
         generation: a published protocol that the samples must follow; it decides the split and
             the number of clips.
         st_lpips: the perceptual network, None to leave its score out.
+        short_videos: what becomes of those shorter than a clip.
 
     Raises:
         InputError: see `Evaluation`.
@@ -347,6 +352,8 @@ def evaluate(
         "st_lpips": None if st_lpips is None else st_lpips.trunk,
         "precision": accelerator.mixed_precision,
     }
+    if short_videos != "leave_out":
+        identity["short_videos"] = short_videos
     if (out / "scores.json").exists():
         before = read_json(out / "scores.json", "scores")
         if before.get("identity") == identity:
@@ -357,7 +364,15 @@ def evaluate(
         prior = Prior.from_pretrained(prior_path, device=accelerator.device)
     require_fit(ClipStore(data), samples, tokens, prior)
     run = Evaluation(
-        accelerator, data, tokenizer_path, split, num_clips, protocol, samples, generation
+        accelerator,
+        data,
+        tokenizer_path,
+        split,
+        num_clips,
+        protocol,
+        samples,
+        generation,
+        short_videos=short_videos,
     )
     scores: dict[str, Any] = {
         "identity": identity,

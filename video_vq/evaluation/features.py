@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from einops import rearrange
 from jaxtyping import Float, Float32
 
-from video_vq.data.windows import Window, scoring_windows
+from video_vq.data.windows import Window, read_window, scoring_windows
 from video_vq.errors import InputError
 from video_vq.evaluation.feature_cache import FeatureCache
 from video_vq.evaluation.feature_network import FeatureNetwork
@@ -217,7 +217,7 @@ def store_features(
 
     def open_clip(place: int) -> SourceClip:
         window = windows[place]
-        clip = store.read(window.video, window.start, window.num_frames, window.stride)
+        clip = read_window(store, window)
         fps = store.videos[window.video].fps
         return clip_at_hand(transform(clip), None if fps is None else fps / window.stride)
 

@@ -23,7 +23,7 @@ from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import METHOD, resize
 
 # Raise when the same file and recipe begin to give other bytes.
-FRAMES_VERSION = 1
+FRAMES_VERSION = 2
 # A slow core decodes and scales at ten times this rate.
 BYTES_PER_CPU_SECOND = 50_000_000
 READ_BYTES = 1 << 20
@@ -132,18 +132,17 @@ def open_file(
     decoded_bytes = info.decoded_bytes + frames * height * width * 3
     watch("decode", cpu_limit(recipe.cpu_seconds, decoded_bytes))
     stream = FrameStream(info, decoder, recipe.limits)
-    frames = _kept(iter(stream), chosen, recipe)
+    frames = _kept(stream, chosen, recipe)
     return OpenedFile(info, sha256, _rate(info, recipe), chosen, stream, frames)
 
 
 def _kept(
-    decoded: Iterator[UInt8[np.ndarray, "h w 3"]],
-    chosen: Sequence[int] | None,
-    recipe: FrameRecipe,
+    stream: FrameStream, chosen: Sequence[int] | None, recipe: FrameRecipe
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
+    decoded = iter(stream)
     kept = islice(decoded, 0, None, recipe.stride) if chosen is None else keep(decoded, chosen)
     for frame in kept:
-        yield resize(frame[None], recipe.size_hw)
+        yield resize(frame[None], recipe.size_hw, stream.info.pixel_aspect)
     for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
         pass
 

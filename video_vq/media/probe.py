@@ -22,6 +22,7 @@ CONTAINERS = (
     "ivf,nut,mxf,rm,dv,yuv4mpegpipe,obu,av1,gif"
 )
 MICROSECONDS = 1_000_000
+MAX_PIXEL_ASPECT = 4  # of discs and tapes at most 16/9 x 3/2
 
 
 class UnreadableVideoError(InputError):
@@ -73,6 +74,8 @@ class VideoInfo:
         num_packets: compressed frames in the file. A healthy video decodes to as many frames.
         claimed_frames: what the header says (AVI headers over-report), None when it does not.
         duration_seconds: what the header says, None when it does not.
+        pixel_aspect: width over height of a pixel as it is shown, after the rotation; 1 where the
+            file does not say.
         upright: FFmpeg filters that turn the stored picture upright, (name, argument) each.
         timestamps: of the frames in the order they are shown, in units of `time_base`;
             None when the file has none.
@@ -88,6 +91,7 @@ class VideoInfo:
     num_packets: int
     claimed_frames: int | None
     duration_seconds: float | None
+    pixel_aspect: Fraction
     upright: tuple[tuple[str, str], ...]
     timestamps: tuple[int, ...] | None = field(repr=False)
     time_base: Fraction
@@ -173,6 +177,7 @@ class CountedPackets:
             num_packets=len(timestamps),
             claimed_frames=stream.frames or None,
             duration_seconds=_duration(self._container, stream),
+            pixel_aspect=_pixel_aspect(stream, turned),
             upright=upright,
             timestamps=tuple(sorted(known)) if len(known) == len(timestamps) else None,
             time_base=stream.time_base or Fraction(1, MICROSECONDS),
@@ -198,6 +203,14 @@ def _check_size(info: VideoInfo, limits: Limits) -> None:
             f"({info.num_packets:,} frames of {width}x{height}), more than "
             f"{limits.max_expansion:,} times its size",
         )
+
+
+def _pixel_aspect(stream: "av.VideoStream", turned: bool) -> Fraction:
+    """Return how wide a pixel is shown; a header that asks for a ribbon is not believed."""
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+        return Fraction(1)
+    return 1 / aspect if turned else aspect
 
 
 def _duration(container: "av.container.InputContainer", stream: "av.VideoStream") -> float | None:

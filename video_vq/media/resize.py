@@ -5,44 +5,56 @@ point, so that neither processor nor decoder shows in the result. Reductions of 
 first take the mean of whole blocks of pixels, so that the filter still reduces 3 times or more.
 """
 
+import functools
+from fractions import Fraction
+
 import numpy as np
 from jaxtyping import UInt8
 
-METHOD = "cover, centre crop, Pillow bicubic, reducing gap 3"
+METHOD = "cover as shown, centre crop, Pillow bicubic, reducing gap 3"
 REDUCING_GAP = 3.0
 
 
+@functools.lru_cache(maxsize=64)  # all frames of a video ask the same
 def crop_box(
-    size_hw: tuple[int, int], target_hw: tuple[int, int]
+    size_hw: tuple[int, int], target_hw: tuple[int, int], pixel_aspect: Fraction | int = 1
 ) -> tuple[float, float, float, float]:
     """Return the largest centred box (left, top, right, bottom) with the target's proportions.
 
     Edges may lie between pixels.
+
+    Args:
+        pixel_aspect: width over height of a pixel as it is shown: 32/27 in PAL's 16:9, for example.
     """
     height, width = size_hw
     target_height, target_width = target_hw
-    scale = max(target_height / height, target_width / width)
-    box_height, box_width = min(height, target_height / scale), min(width, target_width / scale)
+    shown = float(width * pixel_aspect)
+    scale = max(target_height / height, target_width / shown)
+    box_height = min(height, target_height / scale)
+    box_width = min(width, target_width / scale / float(pixel_aspect))
     left, top = (width - box_width) / 2, (height - box_height) / 2
     return left, top, left + box_width, top + box_height
 
 
 def resize(
-    frames: UInt8[np.ndarray, "t h w 3"], target_hw: tuple[int, int]
+    frames: UInt8[np.ndarray, "t h w 3"],
+    target_hw: tuple[int, int],
+    pixel_aspect: Fraction | int = 1,
 ) -> UInt8[np.ndarray, "t th tw 3"]:
     """Scale each frame until it just covers the target, and crop the centre.
 
     Args:
         frames: RGB.
-        target_hw: height and width to have, in pixels. Frames that have them are returned as
-            they are.
+        target_hw: height and width to have, in pixels, which count as square. Frames that have
+            them and square pixels are returned as they are.
+        pixel_aspect: see `crop_box`.
     """
-    if frames.shape[1:3] == tuple(target_hw):
+    if frames.shape[1:3] == tuple(target_hw) and pixel_aspect == 1:
         return frames
     from PIL import Image
 
     height, width = target_hw
-    box = crop_box((frames.shape[1], frames.shape[2]), target_hw)
+    box = crop_box((frames.shape[1], frames.shape[2]), target_hw, pixel_aspect)
     resized = np.empty((len(frames), height, width, 3), np.uint8)
     for index, frame in enumerate(frames):
         image = Image.fromarray(np.ascontiguousarray(frame))

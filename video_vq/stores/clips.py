@@ -4,7 +4,7 @@ Layout and fields: docs/clip_format.md.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from video_vq.stores.files import (
     ArrayFile,
     canonical_json,
     open_array,
-    sha256_file,
     sha256_json,
     write_bytes,
 )
@@ -36,6 +35,7 @@ VERSION = 1
 HOW_TO_MAKE = "make a clip store with `data-prep folder VIDEOS --out STORE`"
 SPLITS = ("train", "val", "test")
 SKIPPED = "skipped.jsonl"
+PROVENANCE = "provenance.json"  # sealed, and outside of the manifest: it may name the decoder
 
 
 class ClipStoreWriter:
@@ -341,20 +341,10 @@ class ClipStore:
         # Workers started by spawn map the files anew instead of copying them.
         return {**self.__dict__, "_maps": {}}
 
-    def damaged_files(self, on_file: Callable[[], object] = lambda: None) -> Iterator[str]:
-        """Yield a line for each file whose bytes are not those of the manifest.
-
-        Args:
-            on_file: called after each file.
-        """
-        expected = {SKIPPED: self._skipped_sha256}
+    def files(self) -> dict[str, str]:
+        """Return name -> sha256 of every file that the manifest vouches for."""
+        hashed = {SKIPPED: self._skipped_sha256}
         for shard, (_, hashes) in enumerate(self.shards):
             for name in ("frames", *self.arrays):
-                expected[f"{name}-{shard:05d}.npy"] = str(hashes.get(name))
-        for file_name, sha256 in expected.items():
-            path = self.path / file_name
-            if not path.exists():
-                yield f"{path}: missing"
-            elif sha256_file(path) != sha256:
-                yield f"{path}: its bytes are not those that were written (sha256 differs)"
-            on_file()
+                hashed[f"{name}-{shard:05d}.npy"] = str(hashes.get(name))
+        return hashed

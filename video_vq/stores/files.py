@@ -113,6 +113,23 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
+def damage(path: Path, sha256: str) -> str | None:
+    """Return a line that says what is wrong with a file, None where it is as it was written.
+
+    Args:
+        sha256: of the file that was written.
+    """
+    try:
+        found = sha256_file(path)
+    except FileNotFoundError:
+        return f"{path}: missing"
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror or error})"
+    if found != sha256:
+        return f"{path}: its bytes are not those that were written (sha256 differs)"
+    return None
+
+
 def write_array(path: Path, array: np.ndarray) -> str:
     """Write one .npy array atomically and return the file's sha256."""
     with ArrayFile(path, array.shape[1:], array.dtype) as file:
@@ -198,7 +215,7 @@ def open_array(path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type) -
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the store is incomplete") from None
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError) as error:
+    except Exception as error:  # NumPy reads the header by Python's own parser, which raises a lot
         raise InputError(f"{path}: not a readable .npy array: {error}") from None
     same_rows = array.ndim == 1 + len(row_shape) and array.shape[1:] == tuple(row_shape)
     if not same_rows or array.dtype != np.dtype(dtype):

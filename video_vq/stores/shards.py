@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from video_vq.errors import InputError
-from video_vq.stores.files import PARTIAL, difference, read_json, sha256_json, write_json
+from video_vq.stores.files import (
+    PARTIAL,
+    difference,
+    read_json,
+    readable_json,
+    sha256_json,
+    write_json,
+)
 
 MANIFEST = "manifest.json"
-HASH = "sha256"  # of the manifest's other fields, in canonical JSON
+HASH = "sha256"  # of a file's other fields, in canonical JSON
 PARTS = "parts"
 
 
@@ -30,6 +37,34 @@ def plan_of(path: Path) -> Any:
         return read_json(path / MANIFEST, "a store's manifest").get("plan")
     plan_file = path / PARTS / "plan.json"
     return read_json(plan_file, "an unfinished store's plan") if plan_file.exists() else None
+
+
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object together with its own sha256, atomically."""
+    write_json(path, {**value, HASH: sha256_json(value)})
+
+
+def is_sealed(value: dict[str, Any]) -> bool:
+    """Whether a JSON object is the one that `write_sealed` wrote."""
+    try:
+        return value.get(HASH) == sha256_json({k: v for k, v in value.items() if k != HASH})
+    except (ValueError, RecursionError):  # NaN, half a surrogate pair: never written
+        return False
+
+
+def sealed_damage(path: Path) -> str | None:
+    """Return a line if any byte of a sealed file differs from what was written, else None.
+
+    The hash covers the values; white space and the like are compared with how they are written.
+    """
+    try:
+        value = read_json(path, "sealed JSON")
+        intact = is_sealed(value) and path.read_bytes() == readable_json(value)
+    except InputError as error:
+        return str(error)
+    if not intact:
+        return f"{path}: its bytes are not those that were written (its own sha256 differs)"
+    return None
 
 
 class ShardFolder:
@@ -118,7 +153,7 @@ class ShardFolder:
 
     def seal(self, manifest: dict[str, Any]) -> None:
         """Write the manifest with its own sha256: from here on the store is complete."""
-        write_json(self.path / MANIFEST, {**manifest, HASH: sha256_json(manifest)})
+        write_sealed(self.path / MANIFEST, manifest)
         shutil.rmtree(self.parts)
 
 
@@ -149,14 +184,10 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
             f"{path}: has format version {manifest.get('version')!r}, this program reads "
             f"{version}; {how_to_make}"
         )
-    written = manifest.pop(HASH, None)
-    try:
-        intact = written == sha256_json(manifest)
-    except (ValueError, RecursionError):  # NaN, half a surrogate pair: never written by seal
-        intact = False
-    if not intact:
+    if not is_sealed(manifest):
         raise InputError(
             f"{path / MANIFEST}: is not as it was written (its sha256 differs); "
             f"delete the folder and {how_to_make}"
         )
+    del manifest[HASH]
     return manifest

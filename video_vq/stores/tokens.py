@@ -251,6 +251,14 @@ class TokenStore:
             }
         )
 
+    def files(self) -> dict[str, str]:
+        """Return name -> sha256 of every file that the manifest vouches for."""
+        return {
+            f"{name}-{shard:05d}.npy": str(hashes.get(name))
+            for shard, (_, hashes) in enumerate(self.shards)
+            for name in ("tokens", "rows")
+        }
+
     def rows(self, split: str | None) -> np.ndarray:
         """Return the row numbers of one split, or of all.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_vq.config import to_json
-from video_vq.data.windows import usable_videos
+from video_vq.data.windows import EpochClips
 from video_vq.errors import InputError
 from video_vq.models.prior import Prior, prior_loss
 from video_vq.models.prior_config import PriorConfig
@@ -38,7 +38,7 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
     store = ClipStore(data)
     size_thw = (config.data.num_frames, *store.frame_size_hw)
     grid_thw = config.model.backbone.grid_thw(size_thw)
-    videos = usable_videos(store, "train", config.data.num_frames, config.data.stride)
+    clips = EpochClips(store, "train", config.data, config.run.seed)
     per_process = micro_batch(config.optim)
     with FakeTensorMode():
         tokenizer = VideoTokenizer(config.model)
@@ -54,8 +54,9 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
         f"tokens          {_times(grid_thw)} = {tokens:,} a clip, {bits:g} bits each",
         f"compression     {raw / (tokens * bits):.1f} x ({raw / 8e3:,.1f} kB of pixels to "
         f"{tokens * bits / 8e3:,.2f} kB){_bit_rate(store, config, tokens * bits)}",
-        f"data            {len(videos):,} train videos of {data}",
-        *_steps(config.optim, len(videos), "clips", "videos"),
+        f"data            {len(clips.videos):,} train videos of {data}, {len(clips):,} clips "
+        f"an epoch ({config.data.windows})",
+        *_steps(config.optim, len(clips), "clips", "clips of an epoch"),
         *_memory(tokenizer, activations, per_process),
     ]
     return _with_config(config, lines)

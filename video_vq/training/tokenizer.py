@@ -80,7 +80,7 @@ def train_tokenizer(
     size_thw = (config.data.num_frames, *store.frame_size_hw)
     grid_thw = config.model.backbone.grid_thw(size_thw)
     optim, seed = config.optim, config.run.seed
-    dataset = ClipDataset(store, "train", config.data.num_frames, config.data.stride, seed)
+    dataset = ClipDataset(store, "train", config.data, seed)
     validation = validation_windows(store, config)
     facts = {
         "data": store.content_hash,
@@ -276,6 +276,7 @@ def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> lis
         config.data.stride,
         config.run.validation_clips,
         config.run.seed,
+        config.data.short_videos,
     )
 
 

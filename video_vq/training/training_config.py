@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
+from video_vq.data.clip_config import ClipConfig
 from video_vq.models.prior_config import TransformerConfig
 from video_vq.models.tokenizer_config import TokenizerConfig
 
@@ -73,14 +74,6 @@ class RunConfig:
     compile: bool = False
     audit_every: Annotated[int, Field(ge=0)] = 0
     checkpoint_activations: bool = False
-
-
-@dataclass(frozen=True, config=STRICT)
-class ClipConfig:
-    """Which clips are cut out of the videos: frames and the distance between them."""
-
-    num_frames: Annotated[int, Field(ge=1, le=4096)] = 16
-    stride: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 @dataclass(frozen=True, config=STRICT)

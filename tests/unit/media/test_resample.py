@@ -22,6 +22,7 @@ INFO = VideoInfo(
     num_packets=0,
     claimed_frames=None,
     duration_seconds=None,
+    pixel_aspect=Fraction(1),
     upright=(),
     timestamps=None,
     time_base=Fraction(1, 1000),

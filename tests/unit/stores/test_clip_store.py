@@ -16,7 +16,7 @@ from video_vq.stores.clips import (
     UnusableVideoError,
     Video,
 )
-from video_vq.stores.files import sha256_json
+from video_vq.stores.files import damage, sha256_json
 
 SIZE = (6, 4)
 
@@ -131,16 +131,22 @@ def test_two_videos_of_one_id_are_refused(tmp_path):
 
 def test_every_damaged_or_missing_file_is_named(tmp_path):
     store = make(tmp_path / "store")
-    assert list(store.damaged_files()) == []
+
+    def damaged_files() -> list[str]:
+        found = [damage(store.path / name, sha256) for name, sha256 in store.files().items()]
+        return [line for line in found if line is not None]
+
+    assert damaged_files() == []
+    assert len(store.files()) == 5
     for name in ("frames-00001.npy", "actions-00000.npy", "skipped.jsonl"):
         path = tmp_path / "store" / name
         intact = path.read_bytes()
         damaged = bytearray(intact) or bytearray(b"x")
         damaged[-1] ^= 0x10
         path.write_bytes(damaged)
-        assert [line.split(":")[0] for line in store.damaged_files()] == [str(path)]
+        assert [line.split(":")[0] for line in damaged_files()] == [str(path)]
         path.unlink()
-        assert list(store.damaged_files()) == [f"{path}: missing"]
+        assert damaged_files() == [f"{path}: missing"]
         path.write_bytes(intact)
 
 

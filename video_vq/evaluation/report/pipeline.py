@@ -8,10 +8,14 @@ from typing import Any
 from video_vq.evaluation.report.parts import Evaluation, Parts, Run
 
 LINE = 88  # characters of a command, before it goes on in the next line
-# Flags of data-prep and sample for what their stores say.
+# Flags of data-prep, encode and sample for what their stores say.
 PREPARE = {
     "split": "--split", "camera": "--camera", "val": "--val", "test": "--test",
     "group_by": "--group-by", "group_regex": "--group-regex",
+}  # fmt: skip
+ENCODE = {
+    "hop": "--hop", "windows_rule": "--windows", "clips_per_video": "--clips-per-video",
+    "short_videos": "--short-videos",
 }  # fmt: skip
 SAMPLE = {
     "temperature": "--temperature", "top_k": "--top-k", "top_p": "--top-p", "guidance": "--guidance"
@@ -122,9 +126,7 @@ def _encoded(evaluation: Evaluation) -> str:
     if made_by is None or data is None or tokenizer is None or out is None:
         return ""
     words = ["encode", data, "--tokenizer", tokenizer, "--out", out]
-    return _joined(
-        _launcher(1, _at(made_by, "precision")), [*words, *_flags(made_by, {"hop": "--hop"})]
-    )
+    return _joined(_launcher(1, _at(made_by, "precision")), [*words, *_flags(made_by, ENCODE)])
 
 
 def _sampled(evaluation: Evaluation) -> str:

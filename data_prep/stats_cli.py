@@ -1,0 +1,70 @@
+"""`data-prep stats`: the numbers of a clip store, for people, as JSON, and as a picture."""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from video_vq.errors import InputError
+
+if TYPE_CHECKING:
+    from video_vq.arguments import Parser
+
+
+def add_stats_parser(
+    commands: "argparse._SubParsersAction[Parser]", printable: Callable[[str], str]
+) -> None:
+    """Add the command.
+
+    Args:
+        printable: escapes what a name could do to a terminal.
+    """
+    parser = commands.add_parser(
+        "stats",
+        help="count a clip store: lengths, classes, groups, pixels, arrays",
+        description="Print counts, lengths, class balance and groups of each split, mean and "
+        "deviation of every pixel of each channel (exact, over all frames), and the ranges of the "
+        "per-frame arrays.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the clip store")
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON instead")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="PNG",
+        help="write first, middle and last frames of some videos of every class",
+    )
+    parser.set_defaults(run=partial(run_stats, printable))
+
+
+def run_stats(printable: Callable[[str], str], arguments: argparse.Namespace) -> None:
+    """Count, print, and draw the sheet.
+
+    Raises:
+        InputError: the store cannot be used, or the sheet not be written.
+    """
+    from data_prep.stats import require_some, statistics_of, table
+    from data_prep.verify import write_sheet
+    from video_vq.progress import progress
+    from video_vq.stores.clips import ClipStore
+
+    sheet: Path | None = arguments.sheet
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise InputError(f"{sheet}: the contact sheet's name must end in .png")
+    if sheet is not None and not sheet.parent.is_dir():
+        raise InputError(f"{sheet}: there is no folder {sheet.parent}; make it first")
+    store = ClipStore(arguments.store)
+    require_some(store)
+    with progress("counting", len(store.videos), "video") as bar:
+        found = statistics_of(store, on_video=bar.update)
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        print(printable(f"{store.path}\n{table(found)}"))
+    if sheet is not None:
+        write_sheet(store, sheet)
+        if not arguments.json:
+            print(printable(f"contact sheet: {sheet}"))

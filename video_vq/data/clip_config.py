@@ -1,0 +1,54 @@
+"""What can be set about the clips that are cut out of videos; imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from video_vq.config import STRICT
+
+Windows = Literal["random", "uniform", "all"]
+ShortVideos = Literal["leave_out", "repeat_last", "loop"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClipConfig:
+    """Which clips are cut out of the videos.
+
+    Attributes:
+        num_frames: of a clip.
+        stride: distance between its frames.
+        windows: which clips of a video come in an epoch: "random", as many as `clips_per_video`,
+            drawn anew each time, every start equally likely; "uniform", as many as
+            `clips_per_video` or as there are starts, evenly spaced from its beginning to its end
+            (one: the middle); "all", those that start at frames 0, hop, 2·hop, …
+        clips_per_video: of "random" and "uniform".
+        hop: of "all", frames from one clip's start to the next; null for clips that follow each
+            other without overlap.
+        short_videos: what becomes of a video that is shorter than a clip: "leave_out";
+            "repeat_last", its last frame stands still until the clip is full; "loop", it begins
+            again.
+    """
+
+    num_frames: Annotated[int, Field(ge=1, le=4096)] = 16
+    stride: Annotated[int, Field(ge=1, le=64)] = 1
+    windows: Windows = "random"
+    clips_per_video: Annotated[int, Field(ge=1, le=4096)] = 1
+    hop: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    short_videos: ShortVideos = "leave_out"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ClipConfig":
+        if self.hop is not None and self.windows != "all":
+            raise ValueError(f"hop ({self.hop}) is for windows: all, found windows: {self.windows}")
+        if self.clips_per_video != 1 and self.windows == "all":
+            raise ValueError(
+                f"clips_per_video ({self.clips_per_video}) is for windows: random or uniform, "
+                "found windows: all"
+            )
+        return self
+
+    @property
+    def span(self) -> int:
+        """Frames of the video from a clip's first to its last."""
+        return (self.num_frames - 1) * self.stride + 1
