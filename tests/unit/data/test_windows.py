@@ -21,6 +21,7 @@ from video_vq.data.windows import (
     read_window,
     scoring_windows,
     usable_videos,
+    windows_of_video,
 )
 from video_vq.errors import ConfigError, InputError
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
@@ -132,6 +133,25 @@ def test_an_epoch_holds_the_clips_that_a_list_of_them_holds(store, config, split
         hop = config.hop or config.num_frames * config.stride
         listed = every_window(store, split, config.num_frames, config.stride, hop)
         assert listed == dataset.clips.all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(clip_configs(), st.sampled_from(["train", "val"]))
+def test_a_video_alone_gives_the_clips_that_an_epoch_takes_from_it(store, config, split):
+    members = [video for video in range(len(LENGTHS)) if SPLITS[video % 3] == split]
+    alone = [
+        (window.video, window.start)
+        for video in members
+        for window in windows_of_video(config, video, LENGTHS[video])
+    ]
+    epoch = written_out(config, split, 0, 0)
+    if config.windows != "random":
+        assert alone == epoch
+        return
+    assert len(set(alone)) == len(alone) <= len(epoch)
+    assert {video for video, _ in alone} == {video for video, _ in epoch}
+    for video, start in alone:
+        assert 0 <= start <= max(0, LENGTHS[video] - config.span)
 
 
 @settings(max_examples=300, deadline=None)
