@@ -17,12 +17,7 @@ import numpy as np
 
 from video_vq.config import check_config
 from video_vq.errors import InputError
-from video_vq.models.model_folder import (
-    CONFIG,
-    TENSORS,
-    read_model_config,
-    read_tensor_headers,
-)
+from video_vq.models.model_folder import CONFIG, TENSORS, read_model_config, read_tensor_headers
 from video_vq.models.prior_config import PriorConfig, PriorFacts
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 from video_vq.stores import clips, raw_videos, tokens
@@ -31,9 +26,9 @@ from video_vq.stores.shards import MANIFEST, PARTS
 
 RUN, METRICS, SCORES, STATE = "run.json", "metrics.jsonl", "scores.json", "state.json"
 KNOWN = (
-    "a clip or token store, finished or not; a list of raw videos; a tokenizer's or a prior's "
-    "folder; a run folder, its state folder or a checkpoint in it (state/step_…); an evaluation "
-    "(scores.json); or a single file of these (.json, .jsonl, .npy, .safetensors)"
+    "a clip store or a token store, finished or not; a list of raw videos; a tokenizer's or a "
+    "prior's folder; a run folder, its state folder or a checkpoint in it (state/step_…); an "
+    "evaluation (scores.json); or a file of these (.json, .jsonl, .npy, .safetensors)"
 )
 MAX_LINE = 160  # characters
 TAIL_BYTES = 1 << 16  # of metrics.jsonl: its last lines
