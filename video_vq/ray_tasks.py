@@ -7,6 +7,7 @@ that commits its shard by itself, so that a task that is lost is simply run agai
 import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from video_vq.errors import InputError
 
 MAX_RETRIES = 3  # of one shard whose worker, or its machine, died
 OBJECT_STORE_BYTES = 128 << 20  # results are on the disk; Ray would take a third of the memory
+KNOCK_SECONDS = 10.0
 AHEAD = 4  # tasks that wait for each core, so that a million shards do not fill the driver
 
 
@@ -104,6 +106,7 @@ def _connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
@@ -119,6 +122,13 @@ def _connect() -> None:
             f"--engine ray: Ray cannot be reached at {where} ({_first_line(error)}); start a "
             "cluster with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise OSError when nobody answers at host:port, for which Ray would wait minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def _require_room(num_cpus: int, needs_gpu: bool) -> None:

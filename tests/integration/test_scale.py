@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import psutil
@@ -209,6 +211,18 @@ def test_without_ray_its_engine_says_how_to_get_it(made, tmp_path, capsys, monke
     assert "pip install 'video-vq[ray]'" in capsys.readouterr().err
 
 
+def test_a_cluster_that_does_not_answer_is_named(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    fake = ModuleType("ray")  # the true one is never reached
+    fake.__spec__ = ModuleSpec("ray", None)
+    monkeypatch.setattr(fake, "is_initialized", lambda: False, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    assert prepare(made, tmp_path / "store", "--engine", "ray") == 1
+    error = capsys.readouterr().err
+    assert "Ray cannot be reached at RAY_ADDRESS=127.0.0.1:1" in error
+    assert "or unset RAY_ADDRESS" in error
+
+
 # One local Ray for both commands: each start of it takes seconds.
 ON_RAY = """
 import logging, os, sys
@@ -290,3 +304,10 @@ def found(started: Run, kind: str) -> list[int]:
 
     wait_for(look, f"a {kind} to kill")
     return pids
+
+
+def test_info_says_what_a_list_is(made, capsys):
+    assert video_vq.cli.main(["info", str(made / "list")]) == 0
+    shown = capsys.readouterr().out
+    assert "a list of raw videos" in shown
+    assert str(made / "raw") in shown

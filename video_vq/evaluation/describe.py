@@ -17,23 +17,18 @@ import numpy as np
 
 from video_vq.config import check_config
 from video_vq.errors import InputError
-from video_vq.models.model_folder import (
-    CONFIG,
-    TENSORS,
-    read_model_config,
-    read_tensor_headers,
-)
+from video_vq.models.model_folder import CONFIG, TENSORS, read_model_config, read_tensor_headers
 from video_vq.models.prior_config import PriorConfig, PriorFacts
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
-from video_vq.stores import clips, tokens
+from video_vq.stores import clips, raw_videos, tokens
 from video_vq.stores.files import read_json
 from video_vq.stores.shards import MANIFEST, PARTS
 
 RUN, METRICS, SCORES, STATE = "run.json", "metrics.jsonl", "scores.json", "state.json"
 KNOWN = (
-    "a clip store or a token store, finished or not; a tokenizer's or a prior's folder; a run "
-    "folder, its state folder or a checkpoint in it (state/step_…); an evaluation (scores.json); "
-    "or a single file of these (.json, .jsonl, .npy, .safetensors)"
+    "a clip store or a token store, finished or not; a list of raw videos; a tokenizer's or a "
+    "prior's folder; a run folder, its state folder or a checkpoint in it (state/step_…); an "
+    "evaluation (scores.json); or a file of these (.json, .jsonl, .npy, .safetensors)"
 )
 MAX_LINE = 160  # characters
 TAIL_BYTES = 1 << 16  # of metrics.jsonl: its last lines
@@ -149,6 +144,10 @@ def _sealed(path: Path) -> Found | None:
         return "a finished clip store", _clip_store(clips.ClipStore(path))
     if manifest.get("format") == tokens.FORMAT:
         return "a finished token store", _token_store(tokens.TokenStore(path))
+    if manifest.get("format") == raw_videos.FORMAT:
+        raw = raw_videos.read_raw_videos(path)
+        splits = _per_split(video.split for video in raw.videos)
+        return "a list of raw videos", {"videos": splits, "below": raw.root}
     if "step" in manifest and (path / STATE).is_file():
         return "a checkpoint to resume from", _checkpoint(path, manifest)
     return None
