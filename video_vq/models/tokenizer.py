@@ -31,7 +31,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     Args:
         config: see `TokenizerConfig`.
-        checkpoint_activations: recompute each layer in the backward pass: about a third more time
+        checkpoint_activations: recompute each layer in the backward pass: up to a third more time
             for much less memory. Changes no result.
     """
 

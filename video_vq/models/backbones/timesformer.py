@@ -70,7 +70,7 @@ class TimeSformerDecoder(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw weights and positions from N(0, 0.02²), cut at two deviations, as ViTs do.
+    """Draw weights and positions from N(0, 0.02²), biases zero.
 
     As in the TimeSformer's code the projection after the attention along time is zero in all
     blocks but the first: they begin as blocks of a transformer of frames.
@@ -79,7 +79,7 @@ def initialise(module: nn.Module) -> None:
         if "norm" in name:
             continue
         if value.ndim > 1:
-            nn.init.trunc_normal_(value, std=0.02, a=-0.04, b=0.04)
+            nn.init.normal_(value, std=0.02)
         else:
             nn.init.zeros_(value)
     for part in module.modules():
