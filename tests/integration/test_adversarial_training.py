@@ -79,8 +79,8 @@ def test_two_ranks_train_200_steps_against_one_discriminator(config_file, clip_s
         "discriminator_optimizer_sha256",
     }
     for first, second in zip(*ranks, strict=True):
-        assert first["videos"] != second["videos"] or first["step"] > 1
         assert [first[name] for name in hashes] == [second[name] for name in hashes]
+    assert sum(one["videos"] != other["videos"] for one, other in zip(*ranks, strict=True)) > 100
     assert len({line["model_sha256"] for line in ranks[0]}) == 200
     # Before its start the discriminator stands still; from then on it moves at each step.
     assert len({line["discriminator_sha256"] for line in ranks[0]}) == 1 + 180

@@ -148,7 +148,7 @@ class TimeSformerConfig:
             raise InputError(
                 f"this TimeSformer has learned positions for clips of t h w = {expected}, found "
                 f"{found}; set data.num_frames={num_frames} and prepare frames of {height} x "
-                f"{width} with `data-prep`, or train one with "
+                f"{width} (`data-prep folder --size {height}`), or train one with "
                 f"model.backbone.size_thw={list(size_thw)}"
             )
         t, h, w = (s // p for s, p in zip(self.size_thw, self.patch_thw, strict=True))

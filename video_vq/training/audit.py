@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -36,18 +37,19 @@ class Audit:
         if self.every:
             self.seen += videos.tolist()
 
-    def write(self, step: int, held: dict[str, dict[str, Tensor]]) -> None:
+    def write(self, step: int, held: Callable[[], dict[str, dict[str, Tensor]]]) -> None:
         """Write this step's line, if it is one to be audited.
 
         Args:
-            held: name to tensors; each name's sha256 goes into the line.
+            held: returns name to tensors; each name's sha256 goes into the line. Not called
+                otherwise: an optimizer's are copied.
         """
         if self.every and step % self.every == 0:
             line = {
                 "step": step,
                 **self._facts,
                 "videos": self.seen,
-                **{f"{name}_sha256": _sha256(tensors) for name, tensors in held.items()},
+                **{f"{name}_sha256": _sha256(tensors) for name, tensors in held().items()},
             }
             with open(self._file, "a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -252,14 +252,7 @@ def train_tokenizer(
                 update = codebook.update(merge(statistics), seed)
                 restarted = len(update.restarted)
                 state.averages.update(tokenizer, {_CODES: update.restarted} if restarted else None)
-        audit.write(
-            state.step,
-            {
-                "codebook": codebook.state_dict(),
-                "model": tokenizer.state_dict(),
-                **({} if adversary is None else adversary.tensors()),
-            },
-        )
+        audit.write(state.step, lambda: held_tensors(tokenizer, adversary))
 
         timer.end_step()
         if state.step % config.run.log_every == 0:
@@ -310,6 +303,17 @@ def train_tokenizer(
 
 
 _CODES = "quantizer.codebook.codes"
+
+
+def held_tensors(
+    tokenizer: VideoTokenizer, adversary: Adversary | None
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what all ranks must hold alike, for the audit."""
+    return {
+        "codebook": tokenizer.quantizer.codebook.state_dict(),
+        "model": tokenizer.state_dict(),
+        **({} if adversary is None else adversary.tensors()),
+    }
 
 
 def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:
