@@ -92,6 +92,8 @@ def test_two_ranks_train_200_steps_against_one_discriminator(config_file, clip_s
     assert [line["step"] for line in played] == list(range(30, 201, 10))
     assert all(0 <= line["discriminator/accuracy"] <= 1 for line in played)
     assert all("loss/adversarial" in line for line in played)
+    weights = [line["weight/adversarial"] for line in played]
+    assert weights == pytest.approx([0.1 * min(1, step / 30) for step in range(10, 181, 10)])
     VideoTokenizer.from_pretrained(tmp_path / "two")
 
     # One rank sees the same global batches: the same figures until rounding has grown.

@@ -273,6 +273,7 @@ def train_tokenizer(
                 figures = {
                     **means,
                     **use,
+                    **{f"weight/{name}": weights[name] for name in losses},
                     **({} if opponent is None else opponent.numbers()),
                     "codebook/restarted": restarted,
                     **(watched_step(accelerator, tokenizer, *watched[-1]) if healthy else {}),
