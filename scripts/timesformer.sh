@@ -20,6 +20,6 @@ for ARM in straight_through_raw straight_through_l2 rotation_l2; do
     optim.steps="$STEPS" optim.batch_size=8 optim.lr=1e-3 optim.warmup_steps=$((STEPS / 10)) \
     run.log_every=10 run.validate_every="$STEPS" run.checkpoint_every=100 \
     run.validation_clips=28 run.num_workers=0 run.average_decay=0.98
-  video-vq evaluate --data "$OUT/clips" --tokenizer "$OUT/$ARM" --num 64 \
+  video-vq evaluate --data "$OUT/clips" --tokenizer "$OUT/$ARM" --num 24 \
     --out "$OUT/$ARM-scores"
 done
