@@ -95,7 +95,10 @@ def find_config(name: str, kind: str) -> Path:
     for candidate in (folder / kind / f"{name}.yaml", folder / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
-    names = sorted(path.stem for path in (folder / kind).glob("*.yaml"))
+    names = [
+        str(path.relative_to(folder / kind).with_suffix(""))
+        for path in sorted((folder / kind).rglob("*.yaml"))
+    ]
     names += [
         str(path.relative_to(folder).with_suffix(""))
         for path in sorted(folder.glob(f"*/{kind}*.yaml"))

@@ -14,7 +14,7 @@ from video_vq.cli import main
 from video_vq.config import check_config
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import TokenizerConfig
-from video_vq.training.plan import saved_bytes
+from video_vq.training.costs import saved_bytes
 
 
 @pytest.fixture

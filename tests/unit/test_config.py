@@ -71,7 +71,7 @@ def test_bad_overrides_and_names_are_refused():
     ("kind", "settings"), [("tokenizer", TokenizerTrainingConfig), ("prior", PriorTrainingConfig)]
 )
 def test_every_shipped_config_is_valid_and_survives_json(kind, settings):
-    paths = [*(shipped_configs() / kind).glob("*.yaml")]
+    paths = [*(shipped_configs() / kind).rglob("*.yaml")]
     paths += shipped_configs().glob(f"*/{kind}*.yaml")
     assert paths
     for path in paths:

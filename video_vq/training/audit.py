@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -13,8 +14,8 @@ class Audit:
     """Writes `audit-rank0.jsonl`, one line per audited step, on every rank.
 
     A line holds the number of processes, whether buffers are broadcast, the clips of this rank's
-    batches, and the sha256 of the codebook right after its update, before any rank could repair
-    another's.
+    batches, and the sha256 of the codebook, of the whole model and of the discriminator right after
+    the step, before any rank could repair another's.
 
     Args:
         every: audit each n-th step; 0 for none.
@@ -36,18 +37,27 @@ class Audit:
         if self.every:
             self.seen += videos.tolist()
 
-    def write(self, step: int, codebook: dict[str, Tensor]) -> None:
-        """Write this step's line, if it is one to be audited."""
+    def write(self, step: int, held: Callable[[], dict[str, dict[str, Tensor]]]) -> None:
+        """Write this step's line, if it is one to be audited.
+
+        Args:
+            held: returns name to tensors; each name's sha256 goes into the line. Not called
+                otherwise: an optimizer's are copied.
+        """
         if self.every and step % self.every == 0:
-            digest = hashlib.sha256()
-            for name in sorted(codebook):
-                digest.update(codebook[name].detach().cpu().contiguous().numpy().tobytes())
             line = {
                 "step": step,
                 **self._facts,
                 "videos": self.seen,
-                "codebook_sha256": digest.hexdigest(),
+                **{f"{name}_sha256": _sha256(tensors) for name, tensors in held().items()},
             }
             with open(self._file, "a") as file:
                 file.write(json.dumps(line) + "\n")
         self.seen = []
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -2,31 +2,29 @@
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_vq.config import to_json
 from video_vq.data.windows import EpochClips
 from video_vq.errors import InputError
+from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.prior import Prior, prior_loss
 from video_vq.models.prior_config import PriorConfig
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
+from video_vq.training.costs import BYTES_PER_PARAMETER, saved_bytes, through
 from video_vq.training.training_config import (
     OptimizerConfig,
     PriorTrainingConfig,
     TokenizerTrainingConfig,
 )
-
-# Weights, gradients, two moments of AdamW and the averaged weights, all float32.
-BYTES_PER_PARAMETER = 4 + 4 + 8 + 4
 
 
 def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
@@ -41,15 +39,16 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
     clips = EpochClips(store, "train", config.data, config.run.seed)
     per_process = micro_batch(config.optim)
     with FakeTensorMode():
-        tokenizer = VideoTokenizer(config.model)
+        tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations)
         video = torch.zeros(per_process, 3, *size_thw)
-        activations = saved_bytes(tokenizer, lambda: _through(tokenizer, video))
+        activations = saved_bytes(tokenizer, lambda: through(tokenizer, video), _precision())
     bits = math.log2(config.model.quantizer.codebook_size)
     tokens = math.prod(grid_thw)
     raw = math.prod(size_thw) * 24
     lines = [
         f"parameters      {_count(tokenizer)} (encoder {_count(tokenizer.encoder)}, "
         f"decoder {_count(tokenizer.decoder)}, quantizer {_count(tokenizer.quantizer)})",
+        *_other_networks(config),
         f"clip            {_times(size_thw)} pixels, stride {config.data.stride}",
         f"tokens          {_times(grid_thw)} = {tokens:,} a clip, {bits:g} bits each",
         f"compression     {raw / (tokens * bits):.1f} x ({raw / 8e3:,.1f} kB of pixels to "
@@ -79,7 +78,9 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path) -> str:
         prior = Prior(model_config, config.run.checkpoint_activations)
         flat = torch.zeros(per_process, count, dtype=torch.int64)
         labels = torch.zeros(per_process, dtype=torch.int64) if header.classes else None
-        activations = saved_bytes(prior, lambda: prior_loss(prior(flat, labels), flat).nats)
+        activations = saved_bytes(
+            prior, lambda: prior_loss(prior(flat, labels), flat).nats, _precision()
+        )
     lines = [
         f"parameters      {_count(prior)} (blocks {_count(prior.blocks)})",
         f"tokens          {_times(header.grid_thw)} = {count:,} a clip, of {header.codebook_size:,}"
@@ -108,34 +109,27 @@ def micro_batch(optim: OptimizerConfig) -> int:
     return share
 
 
-def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Return how many bytes a forward pass keeps for its backward pass, weights left out.
-
-    Run on fake tensors it computes nothing and needs no memory.
-    """
-    weights = {value.untyped_storage()._cdata for value in model.parameters()}
-    storages: dict[int, Any] = {}
-
-    def keep(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        storages[storage._cdata] = storage
-        return value
-
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
-        torch.autocast("cpu", dtype, enabled=dtype is not None),
-    ):
-        output = forward()
-    assert output.requires_grad
-    return sum(kept.nbytes() for key, kept in storages.items() if key not in weights)
+def _other_networks(config: TokenizerTrainingConfig) -> list[str]:
+    """Return a line for each network that serves a loss alone."""
+    perceptual, adversarial = config.loss.perceptual, config.loss.adversarial
+    lines = []
+    if perceptual.weight:
+        lines.append(
+            f"perceptual      ST-LPIPS on {perceptual.trunk}, {perceptual.num_frames} frames of "
+            "each clip; its memory comes on top"
+        )
+    if adversarial.weight:
+        with FakeTensorMode():
+            network = PatchDiscriminator(adversarial.channels, adversarial.levels)
+        lines.append(
+            f"discriminator   {_count(network)} parameters from step {adversarial.start + 1} on; "
+            "its memory comes on top"
+        )
+    return lines
 
 
-def _through(tokenizer: VideoTokenizer, video: Tensor) -> Tensor:
-    """Run encoder and decoder; the quantizer between them keeps little and depends on values."""
-    features = tokenizer.encoder(video)
-    return tokenizer.decoder(features).float().square().mean()
+def _precision() -> str:
+    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
 def _count(module: nn.Module) -> str:
@@ -166,11 +160,10 @@ def _steps(optim: OptimizerConfig, items: int, what: str, pool: str) -> list[str
 
 def _memory(model: nn.Module, activations: int, per_process: int) -> list[str]:
     weights = BYTES_PER_PARAMETER * sum(value.numel() for value in model.parameters())
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     return [
         f"memory          about {(weights + activations) / 1e9:.2f} GB on each process: "
         f"{weights / 1e9:.2f} weights and optimizer, {activations / 1e9:.2f} activations of "
-        f"{per_process} clips (precision {precision}); workspace and the framework come on top",
+        f"{per_process} clips (precision {_precision()}); workspace and the framework come on top",
     ]
 
 

@@ -13,6 +13,7 @@ from video_vq.config import STRICT, check_config, to_json
 from video_vq.errors import InputError
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.pretrained import check_tensors
+from video_vq.training.adversarial import Adversary
 from video_vq.training.averaging import Averages
 from video_vq.training.background import BackgroundJob, Snapshot
 from video_vq.training.checkpoint import (
@@ -51,6 +52,7 @@ class TrainingState:
         model: not wrapped.
         average_decay: of the averaged weights.
         usage: code usage since the last logged step, None for a prior.
+        adversary: the discriminator, if there is one; not prepared.
 
     Attributes:
         step: optimizer steps done.
@@ -68,10 +70,12 @@ class TrainingState:
         model: nn.Module,
         average_decay: float,
         usage: CodeUsage | None = None,
+        adversary: Adversary | None = None,
     ):
         self.accelerator = accelerator
         self.model = model
         self.usage = usage
+        self.adversary = adversary
         self.epoch_usage = None if usage is None else CodeUsage(usage.codebook_size)
         if self.epoch_usage is not None:
             self.epoch_usage.to(accelerator.device)
@@ -123,6 +127,7 @@ class TrainingState:
                 "optimizer": optimizer_tensors(optimizer),
                 "random": random,
                 "usage": usage,
+                **({} if self.adversary is None else self.adversary.tensors()),
             }
         )
         scaler = self.accelerator.scaler
@@ -272,8 +277,14 @@ class TrainingState:
         tensors: dict[str, dict[str, Tensor]],
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        if unknown := tensors.keys() - {"model", "averages", "optimizer", "random", "usage"}:
-            raise InputError(f"holds tensors of {', '.join(sorted(unknown))}")
+        expected = {"model", "averages", "optimizer", "random", "usage"}
+        if self.adversary is not None:
+            expected |= self.adversary.tensors().keys()
+        if odd := tensors.keys() ^ expected:
+            raise InputError(
+                f"has or lacks tensors of {', '.join(sorted(odd))}, other than this run; a "
+                "discriminator comes or goes in a new run alone, with init_from"
+            )
         for name in ("model", "averages"):
             check_tensors(self.model.state_dict(), tensors[name], name)
         if name := not_finite(tensors):
@@ -281,6 +292,8 @@ class TrainingState:
         self.model.load_state_dict(tensors["model"])
         self.averages.load(tensors["averages"], state.average_updates)
         load_optimizer(optimizer, tensors["optimizer"])
+        if self.adversary is not None:
+            self.adversary.load(tensors)
         self.step = self.saved_step = state.step
         self._restore_random_state(tensors["random"], state.world_size)
         self._restore_usage(tensors["usage"])

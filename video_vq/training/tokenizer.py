@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from video_vq.config import to_json
 from video_vq.data.loader import ClipBatch, ClipDataset, read_windows, training_batches
+from video_vq.data.order import rank_positions
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.media.encode import tile
 from video_vq.metrics.codebook import CodeUsage
@@ -20,6 +21,7 @@ from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
 from video_vq.quantizers.rows import CodebookStatistics
 from video_vq.stores.clips import ClipStore
+from video_vq.training.adversarial import Adversary, check_adversarial
 from video_vq.training.audit import Audit
 from video_vq.training.distributed import (
     StopFlag,
@@ -31,7 +33,15 @@ from video_vq.training.distributed import (
     rank_batches,
     require_even_batch,
 )
-from video_vq.training.losses import reconstruction_loss
+from video_vq.training.initial import initial_tensors
+from video_vq.training.losses import (
+    draw_frames,
+    load_perceptual,
+    loss_weights,
+    perceptual_loss,
+    reconstruction_loss,
+    reconstruction_weight,
+)
 from video_vq.training.mechanism import watched_step
 from video_vq.training.run_folder import RunFolder, diverged
 from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -89,6 +99,10 @@ def train_tokenizer(
         "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
     }
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
+    perceptual = load_perceptual(config.loss.perceptual, size_thw, accelerator.device)
+    check_adversarial(config.loss.adversarial, accelerator.mixed_precision, store.frame_size_hw)
+    initial = initial_tensors(config, out, accelerator.print)
+    pixel_weight = reconstruction_weight(store, config)
     with main_process_first(accelerator):
         run = RunFolder(
             out,
@@ -104,26 +118,37 @@ def train_tokenizer(
         return finished
 
     torch.manual_seed(seed)
-    tokenizer = VideoTokenizer(config.model).to(accelerator.device)
-    optimizer = make_optimizer(tokenizer, optim)
+    tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations)
+    if initial is not None:
+        tokenizer.load_state_dict(initial)
+    optimizer = make_optimizer(tokenizer.to(accelerator.device), optim)
+    adversary = None
+    if config.loss.adversarial.weight:
+        adversary = Adversary(accelerator, config.loss.adversarial, optim)
     usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
-    state = TrainingState(accelerator, tokenizer, config.run.average_decay, usage)
+    state = TrainingState(accelerator, tokenizer, config.run.average_decay, usage, adversary)
     torch.manual_seed(seed + 1 + accelerator.process_index)
     state.resume(run, optimizer, optim.steps)
     run.track(trackers, state.step)
     model, optimizer = accelerator.prepare(tokenizer, optimizer)
+    if adversary is not None:
+        adversary.prepare()
     if config.run.compile:
         model.compile()
     codebook = tokenizer.quantizer.codebook
+    share = {
+        "batch_size": optim.batch_size,
+        "accumulation": optim.accumulation,
+        "world_size": accelerator.num_processes,
+    }
+    rank = accelerator.process_index
     loader = training_batches(
         dataset,
         first_step=state.step,
         last_step=optim.steps,
-        rank=accelerator.process_index,
-        batch_size=optim.batch_size,
-        accumulation=optim.accumulation,
-        world_size=accelerator.num_processes,
+        rank=rank,
         num_workers=config.run.num_workers,
+        **share,
     )
     batches = iter(loader)
     timer, audit = StepTimer(), Audit(accelerator, model, out, config.run.audit_every)
@@ -160,7 +185,10 @@ def train_tokenizer(
             break
 
         model.train()
-        set_learning_rate(optimizer, learning_rate(optim, state.step))
+        lr = learning_rate(optim, state.step)
+        set_learning_rate(optimizer, lr)
+        weights = loss_weights(config.loss, pixel_weight, state.step)
+        opponent = adversary if adversary is not None and adversary.plays(state.step) else None
         statistics: list[CodebookStatistics] = []
         watched: list[tuple[torch.Tensor, TokenizerOutput]] = []
         losses: dict[str, torch.Tensor] = {}
@@ -188,13 +216,22 @@ def train_tokenizer(
                         "commitment": output.commitment,
                         "codebook": output.codebook_loss,
                     }
-                    loss = (
-                        config.loss.reconstruction_weight * parts["reconstruction"]
-                        + config.loss.commitment * parts["commitment"]
-                        + config.loss.codebook * parts["codebook"]
-                    )
+                    if perceptual is not None:
+                        positions = rank_positions(state.step, micro_batch, rank, **share)
+                        parts["perceptual"] = perceptual_loss(
+                            perceptual,
+                            output.video,
+                            video,
+                            draw_frames(len(video[0, 0]), config.loss.perceptual, positions, seed),
+                        )
+                    if opponent is not None:
+                        parts["adversarial"] = opponent.fooling_loss(output.video)
+                    loss = torch.stack([weights[name] * parts[name] for name in parts]).sum()
                 with timer("backward"):
                     accelerator.backward(loss / optim.accumulation)
+            if opponent is not None:
+                with timer("discriminator"):
+                    opponent.learn(video, output.video, optim.accumulation, last)
             statistics.append(output.statistics)
             usage.update(output.codes)
             for name, value in parts.items():
@@ -203,10 +240,13 @@ def train_tokenizer(
         with timer("step"):
             norm = clip_gradients(accelerator, model, optim.clip_norm)
             total = torch.stack(list(losses.values())).sum()
-            healthy = all_finite(accelerator, total, norm)
+            norms = [norm] if opponent is None else [norm, opponent.clip()]
+            healthy = all_finite(accelerator, total, *norms)
             if healthy or accelerator.scaler is not None:
                 optimizer.step()
             optimizer.zero_grad()
+            if opponent is not None:
+                opponent.step(healthy, lr)
         state.end_step(healthy, config.run, optim.steps)
         if state.bad_in_a_row >= optim.max_bad_steps:
             state.wait_for_save()
@@ -217,7 +257,7 @@ def train_tokenizer(
                 update = codebook.update(merge(statistics), seed)
                 restarted = len(update.restarted)
                 state.averages.update(tokenizer, {_CODES: update.restarted} if restarted else None)
-        audit.write(state.step, codebook.state_dict())
+        audit.write(state.step, lambda: held_tensors(tokenizer, adversary))
 
         timer.end_step()
         if state.step % config.run.log_every == 0:
@@ -232,14 +272,18 @@ def train_tokenizer(
                 )
                 use = state.count_codes(ended)
                 possible = 1 - (1 - 1 / usage.codebook_size) ** (window * math.prod(grid_thw))
-                warnings = state.health.look(sum(means.values()), use["codebook/usage"], possible)
+                # The adversarial loss has no floor: it would hide a jump, or look like one.
+                told = sum(value for name, value in means.items() if name != "loss/adversarial")
+                warnings = state.health.look(told, use["codebook/usage"], possible)
                 figures = {
                     **means,
                     **use,
+                    **{f"weight/{name}": weights[name] for name in losses},
+                    **({} if opponent is None else opponent.numbers()),
                     "codebook/restarted": restarted,
                     **(watched_step(accelerator, tokenizer, *watched[-1]) if healthy else {}),
                     "optim/grad_norm": norm.item(),
-                    "optim/lr": learning_rate(optim, state.step - 1),
+                    "optim/lr": lr,
                     "optim/skipped_steps": state.skipped_steps,
                     **state.health.numbers(),
                 }
@@ -265,6 +309,17 @@ def train_tokenizer(
 
 
 _CODES = "quantizer.codebook.codes"
+
+
+def held_tensors(
+    tokenizer: VideoTokenizer, adversary: Adversary | None
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what all ranks must hold alike, for the audit."""
+    return {
+        "codebook": tokenizer.quantizer.codebook.state_dict(),
+        "model": tokenizer.state_dict(),
+        **({} if adversary is None else adversary.tensors()),
+    }
 
 
 def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:

@@ -61,7 +61,7 @@ class RunConfig:
         num_workers: processes per rank that read data ahead.
         compile: run the model through torch.compile.
         audit_every: write down each n-th step what every rank saw and holds; 0 never.
-        checkpoint_activations: recompute activations in the backward pass to save memory (prior).
+        checkpoint_activations: recompute activations in the backward pass to save memory.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -77,31 +77,84 @@ class RunConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PerceptualConfig:
+    """ST-LPIPS (Ghildyal and Liu 2022) of some frames and their originals, off by default.
+
+    Attributes:
+        weight: of the mean distance; 0 leaves it out, the rotation trick's paper has 0.1.
+        num_frames: of each clip, drawn anew at each step.
+        trunk: "vgg", the usual one for losses, or "alex", about four times faster.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    num_frames: Annotated[int, Field(ge=1)] = 2
+    trunk: Literal["vgg", "alex"] = "vgg"
+
+
+@dataclass(frozen=True, config=STRICT)
+class AdversarialConfig:
+    """A 3D patch discriminator with hinge losses, off by default.
+
+    Attributes:
+        weight: of the tokenizer's loss, fixed; 0 leaves the discriminator out, the rotation
+            trick's paper has 0.1.
+        start: the step from which the discriminator learns; before it costs nothing.
+        warmup_steps: over which the weight then grows from 0, so that a discriminator that knows
+            nothing yet says little.
+        lecam: weight of the regulariser (Tseng et al. 2021, eq. 4).
+        lr_ratio: the discriminator's learning rate over the tokenizer's.
+        betas: of its AdamW.
+        channels: base width, doubled at each level up to eight times.
+        levels: halvings of t, h and w; a patch is judged by one logit.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    start: Annotated[int, Field(ge=0)] = 10_000
+    warmup_steps: Annotated[int, Field(ge=0)] = 5000
+    lecam: Annotated[float, Field(ge=0)] = 0.001
+    lr_ratio: Annotated[float, Field(gt=0)] = 1.0
+    betas: tuple[Beta, Beta] = (0.5, 0.9)
+    channels: Annotated[int, Field(ge=8, le=1024)] = 64
+    levels: Annotated[int, Field(ge=1, le=6)] = 3
+
+
+@dataclass(frozen=True, config=STRICT)
 class TokenizerLossConfig:
     """Weights of the tokenizer's losses.
 
     Attributes:
         reconstruction: "l1", or "mse", of pixels in [-1, 1].
-        reconstruction_weight: for "mse" about one over the variance of the pixels.
-        commitment: weight of mean (e − sg(q))²; the paper's and VQ-VAE's 0.25.
+        reconstruction_weight: "data" is one over what guessing the mean of all training pixels
+            would cost: their variance for "mse" (VQ-VAE), their mean deviation for "l1".
+        commitment: weight of mean (e − sg(q))²; VQ-VAE's 0.25.
         codebook: weight of mean (q − sg(e))², used when the codebook learns by gradient.
+        perceptual, adversarial: see there.
     """
 
     reconstruction: Literal["l1", "mse"] = "mse"
-    reconstruction_weight: Annotated[float, Field(gt=0)] = 4.0
+    reconstruction_weight: Annotated[float, Field(gt=0)] | Literal["data"] = 4.0
     commitment: Annotated[float, Field(ge=0)] = 0.25
     codebook: Annotated[float, Field(ge=0)] = 1.0
+    perceptual: PerceptualConfig = PerceptualConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
 
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerTrainingConfig:
-    """A tokenizer's training: the whole of configs/tokenizer/*.yaml."""
+    """A tokenizer's training: the whole of configs/tokenizer/*.yaml.
+
+    Attributes:
+        init_from: a finished tokenizer to go on from (fine-tuning): its folder, its run folder, or
+            "org/name" on the Hugging Face Hub. Its tensors, codes included, must fit `model`; the
+            optimizer, the steps and the averages begin anew.
+    """
 
     data: ClipConfig = ClipConfig()
     model: TokenizerConfig = TokenizerConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
     optim: OptimizerConfig = OptimizerConfig()
     run: RunConfig = RunConfig()
+    init_from: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

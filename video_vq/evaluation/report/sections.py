@@ -33,6 +33,9 @@ WALL_CLOCK = ("time/clips_per_second",)  # of all the times, the one worth a cur
 GROUPS = {
     "validation": "The averaged weights on fixed clips of the val split: a run is judged by these.",
     "loss": "What training lowers, each part before it is weighed, on the clips of the moment.",
+    "weight": "What each part of the loss is multiplied by.",
+    "discriminator": "How well the discriminator tells clips from reconstructions: the share of "
+    "patches it is right about (0.5: it guesses; 1: it has won), its losses and mean logits.",
     "codebook": "How the codes are used: the share of them that occurs, how many equally frequent "
     "ones would carry as much (perplexity), and how many unused ones were started anew.",
     "quantizer": "Encoder outputs against their codes: the angle in degrees, the ratio of lengths "
@@ -43,7 +46,12 @@ GROUPS = {
     "time": "How fast training went.",
     "warnings": "How often the run warned of itself.",
 }
-SHARES = ("codebook/usage", "codebook/batch_usage", "validation/code_usage")
+SHARES = (
+    "codebook/usage",
+    "codebook/batch_usage",
+    "validation/code_usage",
+    "discriminator/accuracy",
+)
 
 
 def scores(parts: Parts, films: Films) -> list[Section]:

@@ -1,0 +1,98 @@
+"""Write docs/configs.md's table: what the shipped tokenizer configs hold, give and cost.
+
+    python scripts/config_table.py           # prints it
+    python scripts/config_table.py --write   # puts it into docs/configs.md
+
+Nothing is measured: everything is counted on tensors without data (video_vq/training/costs.py).
+"""
+
+import sys
+from pathlib import Path
+
+from video_vq.config import find_config, load_config
+from video_vq.training.costs import TokenizerCosts, tokenizer_costs
+from video_vq.training.training_config import TokenizerTrainingConfig
+
+PAGE = Path(__file__).parents[1] / "docs" / "configs.md"
+BEGIN, END = "<!-- table: python scripts/config_table.py --write -->", "<!-- end of table -->"
+
+# Shipped configs and the side of the square frames that they are for; `…` stands for the arms.
+CONFIGS = {
+    "demo/tokenizer": 32,
+    "video64": 64,
+    "bair_small": 64,
+    "bair": 64,
+    "ucf101_small": 128,
+    "ucf101": 128,
+    "ucf101_gan": 128,
+    "video256": 256,
+    "timesformer/bair_…": 64,
+    "timesformer/ucf101_…": 128,
+}
+ARM = "rotation_l2"  # the arms differ in the gradient alone
+FLOPS_PER_SECOND = 300e12  # what is left of an H100's 990e12 in bf16 where all goes well
+MEMORY = 80e9
+
+
+def costs_of(name: str, side: int) -> tuple[TokenizerTrainingConfig, TokenizerCosts]:
+    """Return a config and its costs in bf16."""
+    path = find_config(name.replace("…", ARM), "tokenizer")
+    config = load_config(TokenizerTrainingConfig, path)
+    return config, tokenizer_costs(config, (config.data.num_frames, side, side), "bf16")
+
+
+def row(name: str, side: int) -> str:
+    """Return a config's line of the table."""
+    config, costs = costs_of(name, side)
+    clip = f"{config.data.num_frames}x{side}x{side}"
+    grid = config.model.backbone.grid_thw((config.data.num_frames, side, side))
+    tokens = f"{'x'.join(map(str, grid))} = {costs.num_tokens:,}"
+    fit = int((MEMORY - costs.weight_bytes) / costs.clip_bytes)
+    flops = config.optim.steps * config.optim.batch_size * costs.step_flops
+    hours = flops / FLOPS_PER_SECOND / 3600
+    cells = [
+        f"`{name}`",
+        clip,
+        tokens,
+        f"{config.model.quantizer.codebook_size:,}",
+        f"{costs.num_parameters / 1e6:.1f} M",
+        f"{costs.forward_flops / 1e9:,.3g}",
+        f"{costs.weight_bytes / 1e9:.2f}",
+        f"{costs.clip_bytes / 1e9:.3g}",
+        f"{fit:,}",
+        f"{config.optim.steps:,} x {config.optim.batch_size}",
+        f"{hours:.1f}" if hours > 0.05 else "< 0.1",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table() -> str:
+    """Return the whole table."""
+    heads = [
+        "config",
+        "clip",
+        "tokens",
+        "codes",
+        "parameters",
+        "GFLOP, forward",
+        "GB, weights",
+        "GB, each clip",
+        "clips in 80 GB",
+        "steps x batch",
+        "hours at 300 TFLOP/s",
+    ]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    return "\n".join([*lines, *(row(name, side) for name, side in CONFIGS.items())])
+
+
+def with_table(page: str, text: str) -> str:
+    """Return the page with this table in place of its own."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(with_table(PAGE.read_text(), table()))
+    else:
+        print(table())

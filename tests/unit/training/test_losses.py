@@ -1,0 +1,135 @@
+"""Losses of the tokenizer against their formulas, and what they refuse."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from runs import make_clip_store
+
+from video_vq.data.order import rank_positions
+from video_vq.errors import InputError
+from video_vq.metrics.perceptual import StLpips
+from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.training.losses import (
+    draw_frames,
+    load_perceptual,
+    loss_weights,
+    perceptual_loss,
+    reconstruction_weight,
+)
+from video_vq.training.training_config import (
+    AdversarialConfig,
+    ClipConfig,
+    PerceptualConfig,
+    TokenizerLossConfig,
+    TokenizerTrainingConfig,
+)
+
+
+def measured(store: ClipStore, kind: Literal["l1", "mse"]) -> float:
+    loss = TokenizerLossConfig(reconstruction=kind, reconstruction_weight="data")
+    config = TokenizerTrainingConfig(data=ClipConfig(num_frames=9), loss=loss)
+    return reconstruction_weight(store, config)
+
+
+def test_the_measured_weight_is_one_over_the_variance_or_mean_deviation_of_training_pixels(
+    tmp_path,
+):
+    store = make_clip_store(tmp_path / "clips")  # videos are as long as the clips
+    pixels = np.stack([store.read(video, 0, 9, 1) for video in store.indices("train")])
+    pixels = pixels.astype(np.float64) / 127.5 - 1
+    assert measured(store, "mse") == pytest.approx(1 / pixels.var(), rel=1e-12)
+    deviation = np.abs(pixels - pixels.mean()).mean()
+    assert measured(store, "l1") == pytest.approx(1 / deviation, rel=1e-12)
+    fixed = TokenizerTrainingConfig(loss=TokenizerLossConfig(reconstruction_weight=7.0))
+    assert reconstruction_weight(store, fixed) == 7.0
+
+
+def test_data_without_variance_is_refused(tmp_path):
+    store = grey_store(tmp_path / "clips", size=16)
+    with pytest.raises(InputError, match="all pixels of 1 training clips are alike"):
+        measured(store, "mse")
+
+
+def grey_store(path: Path, size: int) -> ClipStore:
+    writer = ClipStoreWriter(path, (size, size), {"kind": "grey"})
+    frames = np.full((9, size, size, 3), 90, dtype=np.uint8)
+    about = Video("grey", "grey", "train", "grey", fps=10.0, origin={"made": "by a test"})
+    writer.write_shard(0, iter([PreparedVideo(about, [frames], {})]))
+    return writer.finish(1, ["grey"])
+
+
+def test_frames_are_drawn_by_position_alone_and_all_frames_are_as_likely():
+    config = PerceptualConfig(num_frames=3)
+    one = draw_frames(8, config, range(600), seed=5)
+    shares = [
+        rank_positions(0, micro_batch, rank, batch_size=600, accumulation=2, world_size=3)
+        for micro_batch in range(2)
+        for rank in range(3)
+    ]
+    parts = torch.cat([draw_frames(8, config, share, seed=5) for share in shares])
+    assert torch.equal(one, parts)
+    assert all(len(set(row.tolist())) == 3 for row in one)
+    counts = torch.bincount(one.flatten(), minlength=8)
+    # 600 · 3/8 = 225 of each frame, with a deviation of 11.9.
+    assert (counts - 225).abs().max() < 5 * 11.9
+    assert not torch.equal(one, draw_frames(8, config, range(600), seed=6))
+
+
+def random_st_lpips() -> StLpips:
+    torch.manual_seed(0)
+    network = StLpips("vgg")
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight"):
+            torch.nn.init.kaiming_normal_(parameter)
+        elif name.startswith("heads"):
+            torch.nn.init.uniform_(parameter)
+    return network
+
+
+def test_the_perceptual_loss_is_the_mean_distance_of_the_drawn_frames_and_moves_them_alone():
+    network = random_st_lpips()
+    target = torch.rand(2, 3, 4, 18, 20) * 2 - 1
+    output = (target + 0.1 * torch.randn_like(target)).requires_grad_()
+    frames = torch.tensor([[3, 0], [1, 2]])
+    loss = perceptual_loss(network, output, target, frames)
+    pairs = [(0, 3), (0, 0), (1, 1), (1, 2)]
+    expected = [network(output[b, :, t][None], target[b, :, t][None])[0] for b, t in pairs]
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    loss.backward()
+    assert output.grad is not None
+    moved = output.grad.abs().amax((1, 3, 4)) > 0
+    assert moved.nonzero().tolist() == sorted(map(list, pairs))
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert perceptual_loss(network, target, target, frames) == 0
+
+
+def test_what_the_perceptual_loss_cannot_take_is_refused(monkeypatch, tmp_path):
+    device = torch.device("cpu")
+    assert load_perceptual(PerceptualConfig(), (1, 8, 8), device) is None
+    on = PerceptualConfig(weight=0.1, num_frames=3)
+    with pytest.raises(InputError, match="at least 18 x 18 pixels, found 16 x 32"):
+        load_perceptual(on, (16, 16, 32), device)
+    with pytest.raises(InputError, match="num_frames = 3 is more than the 2 frames of a clip"):
+        load_perceptual(on, (2, 32, 32), device)
+    monkeypatch.setenv("VIDEO_VQ_STLPIPS", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere"):
+        load_perceptual(on, (16, 32, 32), device)
+
+
+def test_the_adversarial_weight_grows_from_its_start():
+    adversarial = AdversarialConfig(weight=0.2, start=10, warmup_steps=4)
+    config = TokenizerLossConfig(adversarial=adversarial, commitment=0.5)
+    weights = [loss_weights(config, 3.0, step) for step in range(20)]
+    assert weights[0]["reconstruction"] == 3.0
+    assert weights[0]["commitment"] == 0.5
+    found = [weight["adversarial"] for weight in weights]
+    assert found[:10] == [0.0] * 10
+    assert found[10:14] == pytest.approx([0.05, 0.1, 0.15, 0.2])
+    assert found[14:] == [0.2] * 6
+    at_once = dataclasses.replace(adversarial, warmup_steps=0)
+    config = dataclasses.replace(config, adversarial=at_once)
+    assert [loss_weights(config, 1.0, step)["adversarial"] for step in (9, 10)] == [0.0, 0.2]

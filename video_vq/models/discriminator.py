@@ -1,0 +1,39 @@
+"""A 3D patch discriminator: how real each patch of a video looks."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+GROUPS = 8  # of channels that are normalised together, or as many as divide the width
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN (Isola et al. 2017) over t h w: strided convolutions to a grid of logits.
+
+    Group norm (Wu and He 2018) in place of batch norm: a clip's logits depend on that clip alone,
+    so that several ranks need no synchronised statistics.
+
+    Args:
+        channels: base width, doubled at each level up to eight times.
+        levels: halvings of t, h and w; what is left of time at one frame stays.
+    """
+
+    def __init__(self, channels: int, levels: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 3
+        for level in range(levels):
+            out = channels * min(2**level, 8)
+            # The frame's kernel is twice its stride, so that all pixels count alike.
+            layers.append(nn.Conv3d(width, out, (3, 4, 4), stride=2, padding=1))
+            if level > 0:
+                layers.append(nn.GroupNorm(math.gcd(out, GROUPS), out))
+            layers.append(nn.LeakyReLU(0.2))
+            width = out
+        layers.append(nn.Conv3d(width, 1, 3, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b t2 h2 w2"]:
+        """Return a logit per patch, higher for what looks real."""
+        return self.layers(video)[:, 0]

@@ -1,0 +1,104 @@
+"""What a training will cost: arithmetic and memory, counted on tensors without data."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from video_vq.models.discriminator import PatchDiscriminator
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.training.training_config import TokenizerTrainingConfig
+
+# Weights, gradients, two moments of AdamW and the averaged weights, all float32.
+BYTES_PER_PARAMETER = 4 + 4 + 8 + 4
+BYTES_PER_DISCRIMINATOR_PARAMETER = 4 + 4 + 8
+
+DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TokenizerCosts(NamedTuple):
+    """Of one config; see `tokenizer_costs`."""
+
+    num_parameters: int
+    num_tokens: int  # of one clip
+    forward_flops: int  # of encoder and decoder for one clip, a multiply-add being two
+    step_flops: int  # the same with the backward pass, and what is recomputed in it
+    weight_bytes: int  # with gradients, optimizer, averages, and those of the discriminator
+    clip_bytes: int  # what one clip keeps for the backward pass
+
+
+def tokenizer_costs(
+    config: TokenizerTrainingConfig, size_thw: tuple[int, int, int], precision: str
+) -> TokenizerCosts:
+    """Return what one clip costs in training.
+
+    Left out: the quantizer, whose share is under a percent, and the passes of the perceptual
+    network and the discriminator.
+
+    Args:
+        config: of the training.
+        size_thw: of the clips.
+        precision: Accelerate's: "no", "bf16" or "fp16".
+
+    Raises:
+        InputError: the clips do not fit the model.
+    """
+    grid_thw = config.model.backbone.grid_thw(size_thw)
+    recompute, adversarial = config.run.checkpoint_activations, config.loss.adversarial
+    with FakeTensorMode():
+        tokenizer = VideoTokenizer(config.model, recompute)
+        video = torch.zeros(1, 3, *size_thw)
+        clip_bytes = saved_bytes(tokenizer, lambda: through(tokenizer, video), precision)
+        # The other attention kernels have no count on a CPU.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            loss = through(tokenizer, video)
+            forward_flops = counter.get_total_flops()
+            loss.backward()
+        of_discriminator = 0
+        if adversarial.weight:
+            discriminator = PatchDiscriminator(adversarial.channels, adversarial.levels)
+            of_discriminator = sum(value.numel() for value in discriminator.parameters())
+    num_parameters = sum(value.numel() for value in tokenizer.parameters())
+    return TokenizerCosts(
+        num_parameters=num_parameters,
+        num_tokens=math.prod(grid_thw),
+        forward_flops=forward_flops,
+        step_flops=counter.get_total_flops(),
+        weight_bytes=BYTES_PER_PARAMETER * num_parameters
+        + BYTES_PER_DISCRIMINATOR_PARAMETER * of_discriminator,
+        clip_bytes=clip_bytes,
+    )
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str = "no") -> int:
+    """Return how many bytes a forward pass keeps for its backward pass, weights left out.
+
+    Run on fake tensors it computes nothing and needs no memory.
+    """
+    weights = {value.untyped_storage()._cdata for value in model.parameters()}
+    storages: dict[int, Any] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        storages[storage._cdata] = storage
+        return value
+
+    dtype = DTYPES.get(precision)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+        torch.autocast("cpu", dtype, enabled=dtype is not None),
+    ):
+        output = forward()
+    assert output.requires_grad
+    return sum(kept.nbytes() for key, kept in storages.items() if key not in weights)
+
+
+def through(tokenizer: VideoTokenizer, video: Tensor) -> Tensor:
+    """Run encoder and decoder; the quantizer between them keeps little and depends on values."""
+    features = tokenizer.encoder(video)
+    return tokenizer.decoder(features).float().square().mean()

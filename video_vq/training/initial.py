@@ -1,0 +1,41 @@
+"""The weights that a fine-tuning begins with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from video_vq.config import to_json
+from video_vq.models.pretrained import check_tensors
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stores.files import difference
+from video_vq.training.checkpoint import CheckpointFolder
+from video_vq.training.training_config import TokenizerTrainingConfig
+
+
+def initial_tensors(
+    config: TokenizerTrainingConfig, out: Path, say: Callable[[str], None]
+) -> dict[str, Tensor] | None:
+    """Return the tensors of `init_from`; None without one, or where a run only goes on.
+
+    Settings may differ where the tensors fit, such as the gradient estimator; it is said how.
+
+    Args:
+        config: of the run.
+        out: its folder.
+        say: prints a line.
+
+    Raises:
+        InputError: there is no such tokenizer, or its tensors do not fit the config's model.
+    """
+    if config.init_from is None or CheckpointFolder(out / "state").steps():
+        return None
+    source = VideoTokenizer.from_pretrained(config.init_from)
+    with torch.device("meta"):
+        expected = VideoTokenizer(config.model).state_dict()
+    found = source.state_dict()
+    check_tensors(expected, found, f"init_from: {config.init_from}")
+    changes = difference(to_json(source.config), to_json(config.model))
+    say("\n  ".join([f"starting from {config.init_from}, hash {source.hash}", *changes]))
+    return found
