@@ -121,7 +121,7 @@ def measure_encoding(tokenizer: VideoTokenizer, shape: tuple[int, ...], rounds: 
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     codebook = tokenizer.quantizer.codebook
     if not codebook.is_initialized:
-        codebook.initialize(tokenizer.latents(to_pixels(clips)), 0)
+        codebook.initialize((tokenizer.latents(to_pixels(clips)),), 0)
     with FlopCounterMode(display=False) as counter:
         tokenizer.encode(clips)
     seconds = []
