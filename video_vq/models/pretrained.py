@@ -105,7 +105,8 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         with torch.device("meta"):
             expected = cls(config).state_dict()
         check_tensors(expected, tensors, str(file))
-        if hash_of(config, tensors) != found.hash:
+        # Of the settings as the file holds them: what is added later, with a default, changes none.
+        if hash_of(found.model, tensors) != found.hash:
             raise InputError(
                 f"{file}: its tensors are not those that {CONFIG} names (the hash differs); "
                 "copy both files of the folder again"
@@ -178,12 +179,13 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         tensors = {
             key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()
         }
-        self._hash = hash_of(self.config, tensors)
+        settings = to_json(self.config)
+        self._hash = hash_of(settings, tensors)
         config = {
             "format": FORMAT,
             "version": VERSION,
             "kind": self.kind,
-            "model": to_json(self.config),
+            "model": settings,
             "hash": self._hash,
             "facts": facts,
         }
@@ -196,9 +198,9 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         }
 
 
-def hash_of(config: Any, tensors: dict[str, torch.Tensor]) -> str:
+def hash_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
     """Return the sha256 over the model config and all tensors (names, dtypes, shapes, bytes)."""
-    digest = hashlib.sha256(canonical_json(to_json(config)))
+    digest = hashlib.sha256(canonical_json(settings))
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(canonical_json([name, str(value.dtype), list(value.shape)]))
