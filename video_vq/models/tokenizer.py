@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
+from video_vq.models.backbones.build import build_decoder, build_encoder
 from video_vq.models.pretrained import Pretrained
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 from video_vq.quantizers.build import build_quantizer
@@ -27,21 +27,23 @@ class TokenizerOutput(NamedTuple):
 
 
 class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
-    """A 3D VQ-VAE: encoder, quantizer, decoder.
+    """A VQ-VAE of video: encoder, quantizer, decoder.
 
     Args:
         config: see `TokenizerConfig`.
+        checkpoint_activations: recompute each layer in the backward pass: about a third more time
+            for much less memory. Changes no result.
     """
 
     kind = "tokenizer"
     config_type = TokenizerConfig
     facts_type = TokenizerFacts
 
-    def __init__(self, config: TokenizerConfig):
+    def __init__(self, config: TokenizerConfig, checkpoint_activations: bool = False):
         super().__init__(config)
-        self.encoder = ConvEncoder(config.backbone)
+        self.encoder = build_encoder(config.backbone, checkpoint_activations)
         self.quantizer = build_quantizer(self.encoder.out_channels, config.quantizer)
-        self.decoder = ConvDecoder(config.backbone)
+        self.decoder = build_decoder(config.backbone, checkpoint_activations)
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> TokenizerOutput:
         """Reconstruct a video in [-1, 1] for training.

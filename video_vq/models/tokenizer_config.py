@@ -1,9 +1,9 @@
 """What can be set about a tokenizer; imports no torch."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
@@ -12,6 +12,7 @@ from video_vq.quantizers.quantizer_config import AnyQuantizerConfig, QuantizerCo
 
 Stride = Annotated[int, Field(ge=1, le=8)]
 StrideTHW = tuple[Stride, Stride, Stride]
+MAX_TOKENS = 1 << 20  # of one clip with learned positions; a config that asks for more is a mistake
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,6 +30,7 @@ class ConvBackboneConfig:
         causal: no frame sees a later one; clips then have 1 + n·(stride in t) frames.
     """
 
+    kind: Literal["conv"] = "conv"
     patch_thw: StrideTHW = (1, 2, 2)
     stem_kernel: Literal[1, 3] = 3
     strides_thw: tuple[StrideTHW, ...] = ((2, 2, 2), (2, 2, 2))
@@ -85,10 +87,97 @@ class ConvBackboneConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TimeSformerConfig:
+    """A transformer of divided space-time attention (Bertasius et al. 2021), and its mirror image.
+
+    The defaults are the backbone of the rotation trick's paper on BAIR (Fifty et al. 2025, table
+    11): no compression in time, 16 x 32 x 32 tokens a clip.
+
+    Attributes:
+        size_thw: frames, rows and columns of the clips; positions are learned, so it takes no
+            others.
+        patch_thw: the box of pixels that becomes one token.
+        width: channels of a token.
+        depth: blocks of the encoder, and again of the decoder.
+        heads: attention heads; they divide the width.
+        mlp_width: hidden channels of the MLPs.
+    """
+
+    kind: Literal["timesformer"] = "timesformer"
+    size_thw: tuple[PositiveInt, PositiveInt, PositiveInt] = (16, 64, 64)
+    patch_thw: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
+    width: Annotated[int, Field(ge=8, le=4096)] = 256
+    depth: Annotated[int, Field(ge=1, le=64)] = 8
+    heads: Annotated[int, Field(ge=1, le=64)] = 4
+    mlp_width: Annotated[int, Field(ge=8, le=16384)] = 768
+
+    @model_validator(mode="after")
+    def _divides(self) -> "TimeSformerConfig":
+        if any(size % patch for size, patch in zip(self.size_thw, self.patch_thw, strict=True)):
+            raise ValueError(
+                f"size_thw {self.size_thw} does not divide by patch_thw {self.patch_thw}"
+            )
+        if math.prod(self.size_thw) // math.prod(self.patch_thw) > MAX_TOKENS:
+            raise ValueError(
+                f"clips of size_thw {self.size_thw} in patches of {self.patch_thw} have more than "
+                f"{MAX_TOKENS} tokens; take larger patches"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by heads {self.heads}")
+        return self
+
+    @property
+    def causal(self) -> bool:
+        """Return False: each frame sees all."""
+        return False
+
+    @property
+    def total_stride_thw(self) -> tuple[int, int, int]:
+        """Return how many frames, rows and columns one latent stands for."""
+        return self.patch_thw
+
+    def grid_thw(self, size_thw: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the token grid of a clip.
+
+        Raises:
+            InputError: the clip has another size than the positions.
+        """
+        if size_thw != self.size_thw:
+            found, expected = (" x ".join(map(str, size)) for size in (size_thw, self.size_thw))
+            num_frames, height, width = self.size_thw
+            raise InputError(
+                f"this TimeSformer has learned positions for clips of t h w = {expected}, found "
+                f"{found}; set data.num_frames={num_frames} and prepare frames of {height} x "
+                f"{width} with `data-prep`, or train one with "
+                f"model.backbone.size_thw={list(size_thw)}"
+            )
+        t, h, w = (s // p for s, p in zip(self.size_thw, self.patch_thw, strict=True))
+        return t, h, w
+
+
+def _backbone_tag(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"[{value.get('kind', 'conv')}]"
+    return f"[{getattr(value, 'kind', None)}]"
+
+
+# Tags in brackets do not show in the names of settings that the config loader prints.
+AnyBackboneConfig = Annotated[
+    Annotated[ConvBackboneConfig, Tag("[conv]")]
+    | Annotated[TimeSformerConfig, Tag("[timesformer]")],
+    Discriminator(
+        _backbone_tag,
+        custom_error_type="backbone_kind",
+        custom_error_message="kind must be conv or timesformer",
+    ),
+]
+
+
+@dataclass(frozen=True, config=STRICT)
 class TokenizerConfig:
     """A tokenizer: backbone and quantizer."""
 
-    backbone: ConvBackboneConfig = ConvBackboneConfig()
+    backbone: AnyBackboneConfig = ConvBackboneConfig()
     quantizer: AnyQuantizerConfig = QuantizerConfig()
 
 

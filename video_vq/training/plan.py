@@ -41,7 +41,7 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
     videos = usable_videos(store, "train", config.data.num_frames, config.data.stride)
     per_process = micro_batch(config.optim)
     with FakeTensorMode():
-        tokenizer = VideoTokenizer(config.model)
+        tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations)
         video = torch.zeros(per_process, 3, *size_thw)
         activations = saved_bytes(tokenizer, lambda: _through(tokenizer, video))
     bits = math.log2(config.model.quantizer.codebook_size)

@@ -104,7 +104,8 @@ def train_tokenizer(
         return finished
 
     torch.manual_seed(seed)
-    tokenizer = VideoTokenizer(config.model).to(accelerator.device)
+    tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations)
+    tokenizer.to(accelerator.device)
     optimizer = make_optimizer(tokenizer, optim)
     usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
     state = TrainingState(accelerator, tokenizer, config.run.average_decay, usage)

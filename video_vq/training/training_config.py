@@ -60,7 +60,7 @@ class RunConfig:
         num_workers: processes per rank that read data ahead.
         compile: run the model through torch.compile.
         audit_every: write down each n-th step what every rank saw and holds; 0 never.
-        checkpoint_activations: recompute activations in the backward pass to save memory (prior).
+        checkpoint_activations: recompute activations in the backward pass to save memory.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0

@@ -12,6 +12,7 @@ import torch
 from trained import trained_prior, trained_tokenizer
 
 from video_vq.errors import InputError
+from video_vq.models.pretrained import hash_of
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
 
@@ -177,3 +178,20 @@ def test_the_package_alone_loads_neither_torch_nor_av():
         "assert Prior.kind == 'prior' and VideoTokenizer.kind == 'tokenizer'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_saved_before_a_setting_was_there_still_loads(tmp_path):
+    tokenizer = trained_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model"]["backbone"].pop("kind") == "conv"
+    tensors = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes())
+    config["hash"] = hash_of(config["model"], tensors)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = VideoTokenizer.from_pretrained(tmp_path)
+    assert loaded.config == tokenizer.config
+    assert loaded.hash == config["hash"]
+    config["model"]["backbone"]["causal"] = True
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="the hash differs"):
+        VideoTokenizer.from_pretrained(tmp_path)

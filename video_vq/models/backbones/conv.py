@@ -8,13 +8,14 @@ from torch.nn import functional as F
 
 from video_vq.models.tokenizer_config import ConvBackboneConfig
 from video_vq.nn.blocks import PositionNorm, ResidualBlock
+from video_vq.nn.checkpointing import Layers
 from video_vq.nn.conv3d import Conv3d, Upsample, depth_to_space, space_to_depth
 
 
 class ConvEncoder(nn.Module):
     """Video to features: space-to-depth, levels of residual blocks, strided convolutions."""
 
-    def __init__(self, config: ConvBackboneConfig):
+    def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
         super().__init__()
         self.patch_thw = config.patch_thw
         widths = [config.channels * multiplier for multiplier in config.multipliers]
@@ -31,7 +32,7 @@ class ConvEncoder(nn.Module):
             if level < len(config.strides_thw):
                 stride = config.strides_thw[level]
                 layers.append(Conv3d(width, width, 3, stride, config.causal))
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(layers, checkpoint_activations)
         self.norm = PositionNorm(width)
         self.out = Conv3d(width, width, 1)
         self.out_channels = width
@@ -45,7 +46,7 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Features to video: the encoder mirrored."""
 
-    def __init__(self, config: ConvBackboneConfig):
+    def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
         super().__init__()
         self.patch_thw = config.patch_thw
         widths = [config.channels * multiplier for multiplier in config.multipliers][::-1]
@@ -59,7 +60,7 @@ class ConvDecoder(nn.Module):
             layers.extend(
                 ResidualBlock(width, width, config.causal) for _ in range(config.num_blocks)
             )
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(layers, checkpoint_activations)
         self.norm = PositionNorm(width)
         self.out = Conv3d(
             width, 3 * math.prod(config.patch_thw), config.stem_kernel, causal=config.causal

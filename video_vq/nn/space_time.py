@@ -1,0 +1,60 @@
+"""Divided space-time attention: each token looks along time, then over its own frame."""
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Tokens = Float[Tensor, "b t h w d"]
+NORM_EPS = 1e-6
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of every slot to every slot (Vaswani et al. 2017, §3.2)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Let each slot read all."""
+        query, key, value = rearrange(
+            self.query_key_value(x),
+            "b n (three heads c) -> three b heads n c",
+            three=3,
+            heads=self.heads,
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.output(rearrange(mixed, "b heads n c -> b n (heads c)"))
+
+
+class DividedBlock(nn.Module):
+    """Attention along time, attention within the frame, MLP (Bertasius et al. 2021, eq. 11).
+
+    Pre-norm; the attention along time has a projection of its own before its sum, as in the
+    authors' code. There is no class token: nothing here is classified.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_width: int):
+        super().__init__()
+        self.norm_time = nn.LayerNorm(width, NORM_EPS)
+        self.time = SelfAttention(width, heads)
+        self.project_time = nn.Linear(width, width)
+        self.norm_space = nn.LayerNorm(width, NORM_EPS)
+        self.space = SelfAttention(width, heads)
+        self.norm_mlp = nn.LayerNorm(width, NORM_EPS)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, mlp_width), nn.GELU(), nn.Linear(mlp_width, width)
+        )
+
+    def forward(self, x: Tokens) -> Tokens:
+        """Add what each token read, then its MLP's change."""
+        batch, frames, rows, _, _ = x.shape
+        along_time = rearrange(self.norm_time(x), "b t h w d -> (b h w) t d")
+        read = self.project_time(self.time(along_time))
+        x = x + rearrange(read, "(b h w) t d -> b t h w d", b=batch, h=rows)
+        in_frame = rearrange(self.norm_space(x), "b t h w d -> (b t) (h w) d")
+        x = x + rearrange(self.space(in_frame), "(b t) (h w) d -> b t h w d", t=frames, h=rows)
+        return x + self.mlp(self.norm_mlp(x))
