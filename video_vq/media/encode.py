@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -184,7 +184,7 @@ def _encode(
 
 
 def _mux(
-    target: BinaryIO,
+    target: io.BytesIO | io.BufferedWriter,
     frames: Iterable[UInt8[np.ndarray, "_ _ 3"]],
     rate: Fraction,
     container: str,

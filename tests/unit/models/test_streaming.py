@@ -1,6 +1,7 @@
 """Long and large video: pieces and tiles give what the whole gives, and nothing of the future."""
 
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -119,12 +120,10 @@ def test_a_stream_gives_what_the_training_forward_gives(strides):
 def in_pieces(tokenizer: VideoTokenizer, video: torch.Tensor) -> torch.Tensor:
     """Return the encoder's features as `encode` computes them."""
     seen = []
-    stream = tokenizer.quantizer.encode
-    tokenizer.quantizer.encode = lambda features: seen.append(features) or stream(features)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        encode = tokenizer.quantizer.encode
+        patch.setattr(tokenizer.quantizer, "encode", lambda x: seen.append(x) or encode(x))
         tokenizer.encode(video)
-    finally:
-        del tokenizer.quantizer.encode
     return torch.cat(seen, 2)
 
 
@@ -209,18 +208,25 @@ def test_tiles_give_what_whole_frames_give_so_there_is_no_seam(monkeypatch, caus
     config = backbone(causal=causal, **changes)
     tokenizer = make(config)
     stride_t, stride_h, stride_w = config.total_stride_thw
-    size_thw = int(causal) + 4 * stride_t, 35 * stride_h, 33 * stride_w
-    video = noise(*size_thw)
+    # Two tiles along each axis, for the encoder and for the decoder.
+    encoder, decoder = tokenizer.encoder, tokenizer.decoder
+    assert isinstance(encoder, ConvEncoder)
+    assert isinstance(decoder, ConvDecoder)
+    networks = encoder, decoder
+    rows, columns = (
+        2 * max(network.margin_hw[axis] for network in networks) + 5 for axis in (0, 1)
+    )
+    video = noise(int(causal) + stride_t, rows * stride_h, columns * stride_w)
     features, codes = in_pieces(tokenizer, video), tokenizer.encode(video)
     decoded = tokenizer.decode(codes)
-    monkeypatch.setattr(streaming, "TILE_PIXELS", 4)
-    tiled = tokenizer._stream(tokenizer.encoder, features.shape[3:], reads_pixels=True)
-    assert len(tiled.tiles) > 4
+    monkeypatch.setattr(streaming, "TILE_PIXELS", 8)
+    for network in networks:
+        assert len(tokenizer._stream(network, (rows, columns), reads_pixels=False).tiles) >= 4
     torch.testing.assert_close(in_pieces(tokenizer, video), features, rtol=0, atol=1e-5)
     torch.testing.assert_close(tokenizer.decode(codes), decoded, rtol=0, atol=1e-5)
     # The same without margins does show seams.
     bare = TiledStream(
-        tokenizer.decoder, codes.shape[2:], (0, 0), (stride_h, stride_w), False, causal
+        tokenizer.decoder, (rows, columns), (0, 0), (stride_h, stride_w), False, causal
     )
     with torch.no_grad():
         seams = bare(tokenizer.quantizer.decode(codes)).clamp(-1, 1)
@@ -274,8 +280,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_kibibytes(num_frames: int) -> int:
+    # With a low threshold the C library gives back what is freed: the peak is what is in use.
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(num_frames)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEMORY, str(num_frames)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
     )
     return int(done.stdout)
 
@@ -284,7 +295,7 @@ def peak_kibibytes(num_frames: int) -> int:
 def test_memory_does_not_grow_with_the_length(times):
     once, longer = peak_kibibytes(33), peak_kibibytes(32 * times + 1)
     # In one piece 96 more frames would take 18 MiB as pixels and over 250 MiB as activations.
-    assert longer - once < 30_000
+    assert longer - once < 10_000
 
 
 def test_a_length_that_does_not_divide_is_said_with_the_next_ones_at_the_end_of_the_stream():
@@ -314,7 +325,10 @@ def test_chunks_that_differ_in_more_than_length_are_refused():
 
 
 def test_backbones_that_see_later_frames_say_what_they_can_do():
-    for config in (backbone(causal=False), TimeSformerConfig((4, 16, 16), (1, 8, 8), 16, 1, 2, 16)):
+    timesformer = TimeSformerConfig(
+        size_thw=(4, 16, 16), patch_thw=(1, 8, 8), width=16, depth=1, heads=2, mlp_width=16
+    )
+    for config in (backbone(causal=False), timesformer):
         tokenizer = make(config)
         with pytest.raises(InputError, match=r"encode_stream needs a causal tokenizer.*clips"):
             tokenizer.encode_stream([])
@@ -380,7 +394,7 @@ def test_a_new_decoder_shows_no_checkerboard(causal, changes):
     _, stride_h, stride_w = config.total_stride_thw
     margin = decoder.margin_hw
     size_hw = 2 * margin[0] + 4, 2 * margin[1] + 4
-    constant = torch.randn(1, decoder.layers[0].conv.in_channels, 1, 1, 1)
+    constant = torch.randn(1, config.channels * config.multipliers[-1], 1, 1, 1)
     with torch.no_grad():
         video = decoder(constant.expand(-1, -1, 5, *size_hw))
     inner = video[
@@ -407,7 +421,8 @@ def test_a_network_sees_no_pixel_beyond_its_margin():
         config = backbone(**changes)
         _, stride, _ = config.total_stride_thw
         encoder, decoder = ConvEncoder(config), ConvDecoder(config)
-        lively(encoder), lively(decoder)
+        lively(encoder)
+        lively(decoder)
         middle = encoder.margin_hw[0] + 2
         pixels = noise(1, (2 * middle + 1) * stride, 32)
         inside = slice((middle - encoder.margin_hw[0]) * stride, None)
