@@ -6,8 +6,9 @@ Every file appears whole or not at all, and the same frames give the same bytes.
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +58,70 @@ def write_video(
             or quality out of range.
     """
     path = Path(path)
+    container, codec, quality = _format(path, codec, quality)
+    _require_frames(frames)
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise InputError(
+            f"{path}: a video needs an even height and width, found {height}x{width}; "
+            "crop the frames, or write an animation (.webp, .gif)"
+        )
+    _write_whole(path, _encode(frames, _rate(path, fps), container, codec, quality))
+
+
+def write_frames(
+    path: str | Path, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], fps: int | float
+) -> int:
+    """Write RGB frames as a video file while they come; return how many there were.
+
+    Memory does not grow with their number. A file that is there is replaced at the end.
+
+    Args:
+        path: see `write_video`; the container's own codec and quality are taken.
+        frames: at least one, all of one size; an odd last row or column is repeated once.
+        fps: frames per second.
+
+    Raises:
+        InputError: unknown suffix, a frame rate out of range, or the file cannot be written.
+    """
+    path = Path(path)
+    container, codec, quality = _format(path, None, None)
+    rate = _rate(path, fps)
+    frames = iter(frames)
+    first = next(frames)
+    _require_frames(first[None])
+    odd = first.shape[0] % 2, first.shape[1] % 2
+    even = (
+        np.pad(frame, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else frame
+        for frame in chain([first], frames)
+    )
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            number = _mux(file, even, rate, container, codec, quality)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return number
+
+
+def require_video_name(path: str | Path) -> None:
+    """Refuse a file name that `write_video` would refuse.
+
+    Raises:
+        InputError: names the suffixes that there are.
+    """
+    _format(Path(path), None, None)
+
+
+def _format(path: Path, codec: Codec | None, quality: int | None) -> tuple[str, Codec, int]:
+    """Return container, codec and quality for a file name and what is asked for."""
     if path.suffix.lower() not in _CONTAINERS:
         raise InputError(
             f"{path}: a video ends in {', '.join(_CONTAINERS)}, found {path.suffix!r}; "
@@ -69,18 +134,11 @@ def write_video(
             f"{path}: {path.suffix} holds {' or '.join(allowed)}, found codec {codec!r}; "
             "choose another codec or suffix"
         )
-    _require_frames(frames)
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2:
-        raise InputError(
-            f"{path}: a video needs an even height and width, found {height}x{width}; "
-            "crop the frames, or write an animation (.webp, .gif)"
-        )
     lowest, usual, highest = _QUALITY[codec]
     quality = usual if quality is None else quality
     if not lowest <= quality <= highest:
         raise InputError(f"{path}: {codec} takes a quality of {lowest}..{highest}, found {quality}")
-    _write_whole(path, _encode(frames, _rate(path, fps), container, codec, quality))
+    return container, codec, quality
 
 
 def encode_mp4(frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: int = 18) -> bytes:
@@ -120,6 +178,20 @@ def _encode(
     codec: Codec,
     quality: int,
 ) -> bytes:
+    buffer = io.BytesIO()
+    _mux(buffer, frames, rate, container, codec, quality)
+    return buffer.getvalue()
+
+
+def _mux(
+    target: io.BytesIO | io.BufferedWriter,
+    frames: Iterable[UInt8[np.ndarray, "_ _ 3"]],
+    rate: Fraction,
+    container: str,
+    codec: Codec,
+    quality: int,
+) -> int:
+    """Encode at least one frame into a file that can seek; return how many there were."""
     import av
     from av.video.stream import VideoStream
 
@@ -134,21 +206,24 @@ def _encode(
         options |= {"bf": "0"}
     if codec == "vp9":
         options |= {"b": "0", "cpu-used": "2", "row-mt": "0"}
-    buffer = io.BytesIO()
+    frames = iter(frames)
+    first = next(frames)
+    number = 0
     with av.open(
-        buffer, "w", format=container, container_options={"fflags": "+bitexact"}
+        target, "w", format=container, container_options={"fflags": "+bitexact"}
     ) as output:
         stream = output.add_stream(_ENCODERS[codec], rate=rate, options=options)
         assert isinstance(stream, VideoStream)
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         if codec == "mpeg4":
             stream.codec_context.codec_tag = "XVID" if container == "avi" else "mp4v"
-        for array in frames:
+        for array in chain([first], frames):
+            number += 1
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))
-    return buffer.getvalue()
+    return number
 
 
 def write_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:

@@ -1,15 +1,20 @@
 """The tokenizer: video to codes and back."""
 
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor, nn
 
 from video_vq.errors import InputError
 from video_vq.models.backbones.build import build_decoder, build_encoder
+from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
 from video_vq.models.pretrained import Pretrained
+from video_vq.models.streaming import TiledStream, piece_latents, recut
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.rows import CodebookStatistics, QuantizedRows
@@ -65,6 +70,11 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
             rows=quantized.rows,
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Return where the model is; `encode` and `decode` bring their input there."""
+        return next(self.parameters()).device
+
     def latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "n d"]:
         """Return the rows that would be quantized: what the first codes are drawn from."""
         return self.quantizer.latents(self.encoder(video))
@@ -75,30 +85,172 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     ) -> Int[Tensor, "b lt lh lw"]:
         """Return the codes of a video.
 
+        Causal tokenizers take it piece by piece (`encode_stream`), convolutional ones take large
+        frames tile by tile; codes are those of the whole at once but for ties within rounding.
+
         Args:
-            video: float b c t h w in [-1, 1], or uint8 b t h w c RGB.
+            video: float b c t h w in [-1, 1], or uint8 b t h w c RGB. An image is a video of one
+                frame, for causal tokenizers.
 
         Raises:
-            InputError: values outside the range, NaN, or a size that the strides do not divide.
+            InputError: values outside the range, NaN, another shape, or a size that the strides do
+                not divide.
         """
-        pixels = _checked(video)
-        self.config.backbone.grid_thw((pixels.shape[2], pixels.shape[3], pixels.shape[4]))
-        return self.quantizer.encode(self.encoder(pixels))
+        self.config.backbone.grid_thw(video_size(video))
+        return torch.cat(list(self._encoded([video])), dim=1)
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
-        """Return the video that codes stand for, float in [-1, 1].
+        """Return the video that codes stand for, float in [-1, 1]; see `encode`.
 
         Raises:
-            InputError: a code lies outside the codebook.
+            InputError: a code lies outside the codebook, or the codes are no grid of this model.
         """
-        return self.decoder(self.quantizer.decode(codes)).float().clamp(-1, 1)
+        size_thw = self._size_thw(codes)
+        video: Tensor | None = None
+        end = 0
+        for part in self._decoded([codes]):
+            start, end = end, end + part.shape[2]
+            if end == size_thw[0] and video is None:
+                return part
+            if video is None:
+                video = part.new_empty(len(part), 3, *size_thw)
+            video[:, :, start:end] = part
+        assert video is not None
+        return video
 
     def reconstruct(
         self, video: Float[Tensor, "b 3 t h w"] | UInt8[Tensor, "b t h w 3"]
     ) -> Float[Tensor, "b 3 t h w"]:
         """Return `decode(encode(video))`."""
         return self.decode(self.encode(video))
+
+    def encode_stream(
+        self, chunks: Iterable[Float[Tensor, "_ 3 _ _ _"] | UInt8[Tensor, "_ _ _ _ 3"]]
+    ) -> Iterator[Int[Tensor, "_ _ _ _"]]:
+        """Yield the codes of a video that comes in chunks, in memory that its length does not show.
+
+        The codes are bit for bit those of `encode` for the whole, however it is cut: chunks are
+        cut anew into pieces of about 16 frames (fewer where frames are large).
+
+        Args:
+            chunks: of any lengths, in all 1 + a multiple of the stride in time.
+
+        Raises:
+            InputError: at once where the tokenizer is not causal; in its turn a chunk that
+                `encode` would refuse or that differs from the first in more than its length; at
+                the end a length that the stride does not divide, after the codes of what came
+                before.
+        """
+        self._require_causal("encode_stream", "encode")
+        return self._encoded(chunks)
+
+    def decode_stream(
+        self, chunks: Iterable[Int[Tensor, "_ _ _ _"]]
+    ) -> Iterator[Float[Tensor, "_ 3 _ _ _"]]:
+        """Yield the video of codes that come in chunks; see `encode_stream`.
+
+        Raises:
+            InputError: at once where the tokenizer is not causal; in its turn a chunk that `decode`
+                would refuse or that differs from the first in more than its length.
+        """
+        self._require_causal("decode_stream", "decode")
+        return self._decoded(chunks)
+
+    def _encoded(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        backbone = self.config.backbone
+        chunks = _alike(chunks, video_size)
+        first = next(chunks, None)
+        if first is None:
+            raise InputError("the stream holds no frame; a video has one at least")
+        num_frames, *size_hw = video_size(first)
+        stride_t = backbone.total_stride_thw[0]
+        lead, size = num_frames, 1
+        if backbone.causal:
+            size = stride_t * piece_latents(stride_t, (size_hw[0], size_hw[1]))
+            lead = 1 + size
+        _, *grid_hw = backbone.grid_thw((lead, size_hw[0], size_hw[1]))
+        run = self._stream(self.encoder, (grid_hw[0], grid_hw[1]), reads_pixels=True)
+        num_frames = 0
+        axis = 1 if first.dtype == torch.uint8 else 2
+        for piece in recut(chain([first], chunks), axis, lead, size):
+            num_frames += piece.shape[axis]
+            if piece.shape[axis] not in (lead, size):  # only the last may end where it must not
+                backbone.grid_thw((num_frames, size_hw[0], size_hw[1]))
+            yield self._encode_piece(run, piece)
+
+    def _decoded(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        stride_t, *stride_hw = self.config.backbone.total_stride_thw
+        chunks = _alike(chunks, self._size_thw)
+        first = next(chunks, None)
+        if first is None:
+            raise InputError("the stream holds no codes; a video has one latent frame at least")
+        lead, size = first.shape[1], 1
+        if self.config.backbone.causal:
+            size_hw = first.shape[2] * stride_hw[0], first.shape[3] * stride_hw[1]
+            size = piece_latents(stride_t, size_hw)
+            lead = 1 + size
+        run = self._stream(self.decoder, (first.shape[2], first.shape[3]), reads_pixels=False)
+        for piece in recut(chain([first], chunks), 1, lead, size):
+            yield self._decode_piece(run, piece)
+
+    @torch.no_grad()
+    def _encode_piece(self, run: TiledStream, piece: Tensor) -> Tensor:
+        piece = piece.to(self.device)
+        if piece.dtype == torch.uint8:
+            pixels = to_pixels(piece)
+        else:
+            check_range(piece)
+            pixels = piece.float()
+        # One layout in memory, whatever the caller's: kernels round by it.
+        return self.quantizer.encode(run(pixels.clone(memory_format=torch.contiguous_format)))
+
+    @torch.no_grad()
+    def _decode_piece(self, run: TiledStream, piece: Tensor) -> Tensor:
+        features = self.quantizer.decode(piece.to(self.device))
+        return run(features).float().clamp(-1, 1)
+
+    def _stream(
+        self, network: nn.Module, grid_hw: tuple[int, int], reads_pixels: bool
+    ) -> TiledStream:
+        _, stride_h, stride_w = self.config.backbone.total_stride_thw
+        is_conv = isinstance(network, ConvEncoder | ConvDecoder)
+        return TiledStream(
+            network,
+            grid_hw,
+            network.margin_hw if is_conv else None,
+            (stride_h, stride_w),
+            reads_pixels,
+            self.config.backbone.causal,
+        )
+
+    def _size_thw(self, codes: Tensor) -> tuple[int, int, int]:
+        """Return the size of the video that a grid of codes stands for.
+
+        Raises:
+            InputError: it is no grid of this tokenizer.
+        """
+        if codes.ndim != 4 or not codes.numel():
+            raise InputError(
+                f"codes are a grid b t h w of at least one, found the shape {tuple(codes.shape)}"
+            )
+        backbone = self.config.backbone
+        lead = int(backbone.causal)
+        t, h, w = backbone.total_stride_thw
+        size_thw = (codes.shape[1] - lead) * t + lead, codes.shape[2] * h, codes.shape[3] * w
+        backbone.grid_thw(size_thw)
+        return size_thw
+
+    def _require_causal(self, asked: str, instead: str) -> None:
+        if self.config.backbone.causal:
+            return
+        clip = "clips"
+        if self._facts is not None:
+            clip = f"clips of {self._facts.num_frames} frames, as it was trained on,"
+        raise InputError(
+            f"{asked} needs a causal tokenizer, in this one each frame sees later ones: pass "
+            f"{clip} to {instead}, each on its own, or train one with model.backbone.causal=true"
+        )
 
 
 def to_pixels(clips: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
@@ -112,15 +264,54 @@ def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
     return rearrange(levels, "b c t h w -> b t h w c").contiguous()
 
 
-def _checked(video: Tensor) -> Tensor:
-    if video.dtype == torch.uint8:
-        return to_pixels(video)
-    if not torch.isfinite(video).all():
+def video_size(video: Shaped[Tensor, "..."]) -> tuple[int, int, int]:
+    """Return t h w of a video, float b c t h w or uint8 b t h w c.
+
+    Raises:
+        InputError: another shape or type, or no frame.
+    """
+    channels_last = video.dtype == torch.uint8
+    if not (channels_last or video.is_floating_point()):
+        raise InputError(f"a video is uint8 b t h w c or float b c t h w, found {video.dtype}")
+    if video.ndim != 5 or video.shape[4 if channels_last else 1] != 3 or not video.numel():
+        form = "a uint8 video is b t h w 3" if channels_last else "a float video is b 3 t h w"
+        raise InputError(
+            f"{form} with at least one frame, found the shape {tuple(video.shape)}; "
+            "an image is a video of one frame"
+        )
+    if channels_last:
+        return video.shape[1], video.shape[2], video.shape[3]
+    return video.shape[2], video.shape[3], video.shape[4]
+
+
+def check_range(video: Float[Tensor, "..."]) -> None:
+    """Refuse values outside [-1, 1] and NaN.
+
+    Raises:
+        InputError: says what was found.
+    """
+    low, high = (float(edge) for edge in video.aminmax())
+    if not math.isfinite(low + high):
         raise InputError("the video holds NaN or infinite values")
-    low, high = float(video.min()), float(video.max())
     if low < -1.001 or high > 1.001:
         raise InputError(
             f"a float video lies in [-1, 1], found {low:.3g}..{high:.3g}; "
             "pass uint8 b t h w c, or x / 127.5 - 1"
         )
-    return video
+
+
+def _alike(
+    chunks: Iterable[Tensor], size_of: Callable[[Tensor], tuple[int, int, int]]
+) -> Iterator[Tensor]:
+    """Pass chunks on that are right in themselves and differ in their length alone."""
+    expected: tuple[object, ...] | None = None
+    for number, chunk in enumerate(chunks):
+        found = chunk.dtype, len(chunk), *size_of(chunk)[1:]
+        expected = expected or found
+        if found != expected:
+            of = "type, batch, height, width"
+            raise InputError(
+                f"chunk {number} of the stream has {of} {found}, the first {expected}; "
+                "chunks of a stream differ in their length alone"
+            )
+        yield chunk

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_vq.nn.conv3d import Conv3d, Video
+from video_vq.nn.conv3d import Conv3d, Past, Video
 
 
 class PositionNorm(nn.Module):
@@ -41,10 +41,10 @@ class ResidualBlock(nn.Module):
         # The block begins as the identity, so depth costs nothing at the start.
         nn.init.zeros_(self.conv2.conv.weight)
 
-    def forward(self, x: Video) -> Float[Tensor, "b d t h w"]:
-        """Add the block's change to its input."""
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
+    def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t h w"]:
+        """Add the block's change to its input; with a `past`, the next piece of a stream."""
+        y = self.conv1(F.silu(self.norm1(x)), past)
+        y = self.conv2(F.silu(self.norm2(y)), past)
         return self.shortcut(x) + y
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from video_vq.nn.conv3d import Past
+
 
 class Layers(nn.Sequential):
     """Layers that are run in turn.
@@ -20,10 +22,12 @@ class Layers(nn.Sequential):
         super().__init__(*layers)
         self.recompute = recompute
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Run all layers."""
+    def forward(self, input: Tensor, past: Past | None = None) -> Tensor:
+        """Run all layers; with a `past`, which they must take, on the next piece of a stream."""
         for layer in self:
-            if self.recompute and self.training and input.requires_grad:
+            if past is not None:
+                input = layer(input, past)
+            elif self.recompute and self.training and input.requires_grad:
                 input = checkpoint(layer, input, use_reentrant=False, preserve_rng_state=False)
             else:
                 input = layer(input)

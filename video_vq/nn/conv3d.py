@@ -1,5 +1,7 @@
 """3D convolutions, down- and upsampling, causal in time or not."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -7,6 +9,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Video = Float[Tensor, "b c t h w"]
+
+
+class Past:
+    """What causal layers remember of the frames before: the state of a stream, empty at first.
+
+    A stream is given to a network in pieces of time, each with the same `Past`; the outputs are
+    those of the whole in one piece.
+    """
+
+    def __init__(self) -> None:
+        self._frames: dict[nn.Module, Tensor] = {}
+
+    def recall(self, layer: nn.Module) -> Video | None:
+        """Return what a layer kept of the pieces before; None at the start of the stream."""
+        return self._frames.get(layer)
+
+    def keep(self, layer: nn.Module, frames: Video) -> None:
+        """Keep frames for a layer's next piece: a copy, so that the piece itself can be freed."""
+        self._frames[layer] = frames.clone()
 
 
 class Conv3d(nn.Module):
@@ -26,7 +47,10 @@ class Conv3d(nn.Module):
     ):
         super().__init__()
         side = kernel // 2
-        self.front = kernel - 1 if causal else 0
+        self.causal = causal
+        self.front = kernel - 1
+        # Frames that an output and the one before it both see; below 0, that neither sees.
+        self.overlap = kernel - stride_thw[0]
         self.conv = nn.Conv3d(
             in_channels,
             out_channels,
@@ -35,11 +59,25 @@ class Conv3d(nn.Module):
             padding=(0 if causal else side, side, side),
         )
 
-    def forward(self, x: Video) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Convolve."""
-        if self.front:
-            x = torch.cat([x[:, :, :1].expand(-1, -1, self.front, -1, -1), x], dim=2)
-        return self.conv(x)
+    def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
+        """Convolve; with a `past`, the next piece of a stream (causal layers only).
+
+        The first piece has 1 + n·stride frames, a later one n·stride.
+        """
+        return self.conv(self._after(x, past) if self.causal else x)
+
+    def _after(self, x: Video, past: Past | None) -> Float[Tensor, "b c t2 h w"]:
+        """Put the frames before x in front of it."""
+        before = None if past is None else past.recall(self)
+        if before is None:
+            before = x[:, :, :1].expand(-1, -1, self.front, -1, -1)
+        elif self.overlap < 0:
+            x = x[:, :, -self.overlap :]
+        if before.shape[2]:
+            x = torch.cat([before, x], dim=2)
+        if past is not None:
+            past.keep(self, x[:, :, x.shape[2] - max(self.overlap, 0) :])
+        return x
 
 
 class Upsample(nn.Module):
@@ -61,10 +99,11 @@ class Upsample(nn.Module):
         self.drop = stride_thw[0] - 1 if causal else 0
         self.conv = Conv3d(in_channels, out_channels, causal=causal)
 
-    def forward(self, x: Video) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Upsample."""
+    def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
+        """Upsample; with a `past`, the next piece of a stream."""
+        is_start = past is None or past.recall(self.conv) is None
         x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
-        return self.conv(x[:, :, self.drop :])
+        return self.conv(x[:, :, self.drop if is_start else 0 :], past)
 
 
 def space_to_depth(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
@@ -77,3 +116,17 @@ def depth_to_space(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "
     """Unfold channels into boxes of pixels: the inverse of `space_to_depth`."""
     t, h, w = patch_thw
     return rearrange(x, "b (c z y x) t h w -> b c (t z) (h y) (w x)", z=t, y=h, x=w)
+
+
+@torch.no_grad()
+def repeat_over_patch(conv: nn.Conv3d, patch_thw: tuple[int, int, int]) -> None:
+    """Give all pixels of a box that `depth_to_space` unfolds the weights of its first pixel.
+
+    So the network starts as nearest upsampling and not with a pattern of the boxes (ICNR, Aitken
+    et al. 2017).
+    """
+    boxes = math.prod(patch_thw)
+    for parameter in (conv.weight, conv.bias):
+        if parameter is not None:
+            each = parameter.view(-1, boxes, *parameter.shape[1:])
+            each.copy_(each[:, :1].clone().expand_as(each))

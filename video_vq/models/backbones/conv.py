@@ -9,15 +9,27 @@ from torch.nn import functional as F
 from video_vq.models.tokenizer_config import ConvBackboneConfig
 from video_vq.nn.blocks import PositionNorm, ResidualBlock
 from video_vq.nn.checkpointing import Layers
-from video_vq.nn.conv3d import Conv3d, Upsample, depth_to_space, space_to_depth
+from video_vq.nn.conv3d import (
+    Conv3d,
+    Past,
+    Upsample,
+    depth_to_space,
+    repeat_over_patch,
+    space_to_depth,
+)
 
 
 class ConvEncoder(nn.Module):
-    """Video to features: space-to-depth, levels of residual blocks, strided convolutions."""
+    """Video to features: space-to-depth, levels of residual blocks, strided convolutions.
+
+    Attributes:
+        margin_hw: latents around a latent whose pixels it sees.
+    """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
         super().__init__()
         self.patch_thw = config.patch_thw
+        self.margin_hw = _encoder_margin(config, 1), _encoder_margin(config, 2)
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         layers: list[nn.Module] = [
             Conv3d(
@@ -37,18 +49,25 @@ class ConvEncoder(nn.Module):
         self.out = Conv3d(width, width, 1)
         self.out_channels = width
 
-    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c lt lh lw"]:
-        """Encode a video in [-1, 1]."""
-        x = self.layers(space_to_depth(video, self.patch_thw))
+    def forward(
+        self, video: Float[Tensor, "b 3 t h w"], past: Past | None = None
+    ) -> Float[Tensor, "b c lt lh lw"]:
+        """Encode a video in [-1, 1]; with a `past`, the next piece of a stream."""
+        x = self.layers(space_to_depth(video, self.patch_thw), past)
         return self.out(F.silu(self.norm(x)))
 
 
 class ConvDecoder(nn.Module):
-    """Features to video: the encoder mirrored."""
+    """Features to video: the encoder mirrored.
+
+    Attributes:
+        margin_hw: latents around a latent that its pixels come from.
+    """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
         super().__init__()
         self.patch_thw = config.patch_thw
+        self.margin_hw = _decoder_margin(config, 1), _decoder_margin(config, 2)
         widths = [config.channels * multiplier for multiplier in config.multipliers][::-1]
         strides = config.strides_thw[::-1]
         layers: list[nn.Module] = [Conv3d(widths[0], widths[0], causal=config.causal)]
@@ -65,8 +84,32 @@ class ConvDecoder(nn.Module):
         self.out = Conv3d(
             width, 3 * math.prod(config.patch_thw), config.stem_kernel, causal=config.causal
         )
+        repeat_over_patch(self.out.conv, config.patch_thw)
 
-    def forward(self, features: Float[Tensor, "b c lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
-        """Decode to a video; values are not clamped."""
-        x = self.out(F.silu(self.norm(self.layers(features))))
+    def forward(
+        self, features: Float[Tensor, "b c lt lh lw"], past: Past | None = None
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """Decode to a video, not clamped; with a `past`, the next piece of a stream."""
+        x = self.out(F.silu(self.norm(self.layers(features, past))), past)
         return depth_to_space(x, self.patch_thw)
+
+
+def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
+    """Walk from a latent to its pixels; count the positions beyond its own box, in latents."""
+    reach = 0
+    for stride in (*config.strides_thw[::-1], None):
+        reach += 2 * config.num_blocks  # two convolutions of size 3 in each block
+        if stride is not None:
+            reach = reach * stride[axis] + 1
+    pixels = (reach + config.stem_kernel // 2) * config.patch_thw[axis]
+    return math.ceil(pixels / config.total_stride_thw[axis])
+
+
+def _decoder_margin(config: ConvBackboneConfig, axis: int) -> int:
+    """Walk from the pixels of a latent to the latents they come from; count those beyond it."""
+    reach = config.stem_kernel // 2
+    for stride in (*config.strides_thw, None):
+        reach += 2 * config.num_blocks + 1  # the blocks, and the convolution before them
+        if stride is not None:
+            reach = math.ceil(reach / stride[axis])
+    return reach

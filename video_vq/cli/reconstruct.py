@@ -1,0 +1,84 @@
+"""`video-vq reconstruct`: a video file beside what a tokenizer makes of it."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.cli import options
+from video_vq.errors import InputError
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "reconstruct", help="show a video file beside its reconstruction from tokens"
+    )
+    parser.add_argument(
+        "video", type=Path, metavar="IN", help="a video file of any size and length"
+    )
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="the video to write: .mp4, .mkv, .avi or .webm"
+    )
+    options.add_tokenizer(parser)
+    parser.add_argument(
+        "--size",
+        type=options.positive,
+        metavar="PIXELS",
+        help="scale the shorter side of the frames to this (default: their own size)",
+    )
+    parser.add_argument(
+        "--num-frames",
+        type=options.positive,
+        metavar="N",
+        help="the first N frames (default: all)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=options.rate,
+        metavar="RATE",
+        help="frames per second of OUT (default: the mean rate of IN)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reconstruct."""
+    from video_vq.media.encode import require_video_name
+    from video_vq.media.probe import probe
+
+    info = probe(arguments.video)
+    require_video_name(arguments.out)
+    if arguments.out.exists():
+        raise InputError(f"{arguments.out}: is there already; remove it, or name another file")
+    if not arguments.out.parent.is_dir():
+        raise InputError(
+            f"{arguments.out}: there is no folder {arguments.out.parent}; make it, or name another"
+        )
+    from video_vq.evaluation.reconstruct_file import reconstruct_file
+    from video_vq.models.tokenizer import VideoTokenizer
+    from video_vq.training.distributed import make_accelerator
+
+    accelerator = make_accelerator()
+    if accelerator.num_processes > 1:
+        raise InputError(
+            f"reconstruct runs in one process, found {accelerator.num_processes}; "
+            "start it with `accelerate launch --num_processes 1`, or without accelerate"
+        )
+    tokenizer = VideoTokenizer.from_pretrained(arguments.tokenizer, device=accelerator.device)
+    made = reconstruct_file(
+        accelerator,
+        tokenizer,
+        info,
+        arguments.out,
+        arguments.size,
+        arguments.num_frames,
+        arguments.fps,
+    )
+    height, width = made.size_hw
+    print(
+        f"{made.num_frames} frames of {width}x{height}, original left, reconstruction from "
+        f"{made.num_tokens:,} tokens right ({made.bits_per_pixel:.3g} bits per pixel, PSNR "
+        f"{made.psnr:.2f} dB): {arguments.out}"
+    )
+    if made.num_damaged:
+        print(f"note: the decoder had to mend {made.num_damaged} frames of {arguments.video}")
+    return 0

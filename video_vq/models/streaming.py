@@ -1,0 +1,140 @@
+"""Long and large video: pieces of time that remember, tiles of space with a margin."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from video_vq.nn.conv3d import Past
+
+PIECE_FRAMES = 16  # frames that a causal network takes at once, if they are not too large
+PIECE_PIXELS = 1 << 20  # of all its frames; but at least one latent frame's
+TILE_PIXELS = 512  # height and width of what a tile gives, about
+
+
+class Window(NamedTuple):
+    """A tile along one axis, in latents: it reads start … end and gives first … last of these."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+
+
+def windows(size: int, core: int, margin: int) -> list[Window]:
+    """Cover an axis with windows of one length, each of which sees `margin` around what it gives.
+
+    What they give joins without gap or overlap. With the reach of a network as margin, each gives
+    what the network gives for the whole, so that there is no seam to blend.
+
+    Args:
+        size: of the axis, in latents.
+        core: what a window gives, at most; a size up to core + 2·margin is one window.
+        margin: the network's reach, in latents.
+    """
+    length = core + 2 * margin
+    if size <= length:
+        return [Window(0, size, 0, size)]
+    number = -(-(size - 2 * margin) // core)
+    starts = [place * (size - length) // (number - 1) for place in range(number)]
+    # Neighbours overlap by two margins at least; each gives up to the middle of the overlap.
+    edges = [0, *((start + before + length) // 2 for before, start in pairwise(starts))]
+    edges.append(size)
+    return [
+        Window(start, start + length, first, last)
+        for start, (first, last) in zip(starts, pairwise(edges), strict=True)
+    ]
+
+
+class TiledStream:
+    """A network's way through one video: piece by piece in time, tile by tile in space.
+
+    Args:
+        network: encoder or decoder.
+        grid_hw: latents of a frame.
+        margin_hw: the network's reach in latents; None for one that takes whole frames alone.
+        stride_hw: pixels of a latent.
+        reads_pixels: whether the network goes from pixels to latents, or back.
+        causal: whether later pieces follow; the network then takes a `Past`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        grid_hw: tuple[int, int],
+        margin_hw: tuple[int, int] | None,
+        stride_hw: tuple[int, int],
+        reads_pixels: bool,
+        causal: bool,
+    ):
+        self.network = network
+        self.out_hw = grid_hw if reads_pixels else _times(grid_hw, stride_hw)
+        self.scale_in, self.scale_out = (stride_hw, (1, 1)) if reads_pixels else ((1, 1), stride_hw)
+        rows, columns = (
+            [Window(0, size, 0, size)]
+            if margin_hw is None
+            else windows(size, max(1, TILE_PIXELS // stride_hw[axis]), margin_hw[axis])
+            for axis, size in enumerate(grid_hw)
+        )
+        self.tiles = [(row, column) for row in rows for column in columns]
+        self.pasts = [Past() if causal else None for _ in self.tiles]
+
+    def __call__(self, piece: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
+        """Run the network on the next piece."""
+        if len(self.tiles) == 1:
+            return self._run(piece, self.pasts[0])
+        whole: Tensor | None = None
+        for tile, past in zip(self.tiles, self.pasts, strict=True):
+            read = _box([(window.start, window.end) for window in tile], self.scale_in)
+            part = self._run(piece[..., *read], past)
+            if whole is None:
+                whole = part.new_empty(*part.shape[:3], *self.out_hw)
+            kept = [(window.first - window.start, window.last - window.start) for window in tile]
+            place = _box([(window.first, window.last) for window in tile], self.scale_out)
+            whole[..., *place] = part[..., *_box(kept, self.scale_out)]
+        assert whole is not None
+        return whole
+
+    def _run(self, piece: Tensor, past: Past | None) -> Tensor:
+        return self.network(piece) if past is None else self.network(piece, past)
+
+
+def piece_latents(stride_t: int, size_hw: tuple[int, int]) -> int:
+    """Return how many latent frames a causal network takes at once: fixed for a frame size."""
+    pixels = stride_t * min(size_hw[0] * size_hw[1], PIECE_PIXELS)
+    return max(1, min(PIECE_FRAMES // stride_t, PIECE_PIXELS // pixels))
+
+
+def recut(
+    chunks: Iterable[Shaped[Tensor, "..."]], axis: int, first: int, size: int
+) -> Iterator[Shaped[Tensor, "..."]]:
+    """Cut a stream anew: one piece of `first` frames, then of `size`; the last may be shorter.
+
+    What waits for more is a copy: callers may fill the same buffer again and again.
+    """
+    held: list[Tensor] = []
+    missing = first
+    for chunk in chunks:
+        rest = chunk
+        while rest.shape[axis]:
+            part = rest.narrow(axis, 0, min(missing, rest.shape[axis]))
+            rest = rest.narrow(axis, part.shape[axis], rest.shape[axis] - part.shape[axis])
+            missing -= part.shape[axis]
+            if missing:
+                held.append(part.clone())
+            else:
+                yield torch.cat([*held, part], axis) if held else part
+                held, missing = [], size
+    if held:
+        yield torch.cat(held, axis)
+
+
+def _times(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
+    return size[0] * scale[0], size[1] * scale[1]
+
+
+def _box(ranges: Sequence[tuple[int, int]], scale: tuple[int, int]) -> list[slice]:
+    return [slice(start * by, end * by) for (start, end), by in zip(ranges, scale, strict=True)]
