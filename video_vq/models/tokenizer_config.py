@@ -69,7 +69,7 @@ class ConvBackboneConfig:
         lead = 1 if self.causal else 0
         if (
             (num_frames - lead) % stride_t
-            or num_frames < 1
+            or min(size_thw) < 1
             or height % stride_h
             or width % stride_w
         ):
@@ -79,9 +79,10 @@ class ConvBackboneConfig:
             raise InputError(
                 f"a clip of t h w = {num_frames} x {height} x {width} does not divide by the "
                 f"tokenizer's strides {stride_t} x {stride_h} x {stride_w}: frames must be {rule} "
-                f"(near: {near}), height and width multiples of {stride_h} and {stride_w}; set "
-                "data.num_frames, or prepare frames of such a size with "
-                "`data-prep folder --size N`"
+                f"(near: {near}), height and width multiples of {stride_h} and {stride_w} (next: "
+                f"{max(1, -(-height // stride_h)) * stride_h} x "
+                f"{max(1, -(-width // stride_w)) * stride_w}); set data.num_frames, or prepare "
+                "frames of such a size with `data-prep folder --size N`"
             )
         return (num_frames - lead) // stride_t + lead, height // stride_h, width // stride_w
 

@@ -17,6 +17,7 @@ from video_vq.models.streaming import TiledStream, piece_latents, recut, windows
 from video_vq.models.tokenizer import VideoTokenizer, check_range, to_pixels, video_size
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TimeSformerConfig, TokenizerConfig
 from video_vq.quantizers.quantizer_config import QuantizerConfig
+from video_vq.quantizers.vector import VectorQuantizer
 
 SIZE = 16
 
@@ -110,6 +111,7 @@ def test_a_stream_gives_what_the_training_forward_gives(strides):
     )
     codes = tokenizer.encode(video)
     # Codes differ at ties alone: where both codes are equally near within rounding.
+    assert isinstance(tokenizer.quantizer, VectorQuantizer)
     rows, vectors = tokenizer.latents(video), tokenizer.quantizer.codebook.vectors()
     distance = torch.cdist(rows, vectors)
     one, other = (distance.gather(1, each.flatten()[:, None]) for each in (codes, output.codes))
