@@ -227,6 +227,8 @@ def _finished(
             pass
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
+    except MemoryError:
+        raise UnusableVideoError("asks for more memory than a video may have") from None
     if actions is not None and len(actions) != stream.num_frames:
         raise UnusableVideoError(
             f"its actions have {len(actions):,} rows, its file {stream.num_frames:,} frames"
