@@ -141,10 +141,14 @@ def _kept(
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
     decoded = iter(stream)
     kept = islice(decoded, 0, None, recipe.stride) if chosen is None else keep(decoded, chosen)
-    for frame in kept:
-        yield resize(frame[None], recipe.size_hw, stream.info.pixel_aspect)
-    for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
-        pass
+    try:
+        for frame in kept:
+            yield resize(frame[None], recipe.size_hw, stream.info.pixel_aspect)
+        for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
+            pass
+    except MemoryError:
+        reason = "asks for more memory than a video may have"
+        raise UnreadableVideoError(stream.info.path, reason) from None
 
 
 def _rate(info: VideoInfo, recipe: FrameRecipe) -> float | None:

@@ -51,6 +51,11 @@ def open_video(item, recipe, decoder, watch, notes):
             raise OSError(28, "No space left on device")
         if kind == "bug":
             raise KeyError("a mistake of ours")
+        if kind == "greedy":
+            try:
+                np.ones(7 << 30, np.uint8)
+            except MemoryError:
+                raise UnusableVideoError("asks for more memory than a video may have")
         while kind == "spin":
             pass
         yield np.full((2, 4, 4, 3), int(number), np.uint8)
@@ -158,6 +163,12 @@ def test_storage_that_does_not_answer_is_an_error_and_no_skip(tmp_path, monkeypa
     monkeypatch.setattr(pool_module, "CHECK_SECONDS", 0.2)
     with pytest.raises(InputError, match="reading it made no progress for 2 s; see to the storage"):
         run(tmp_path, ["fine-0", "stuckread-1"], stall_seconds=2.5)
+
+
+def test_a_video_may_not_take_all_the_memory(tmp_path):
+    store, _ = run(tmp_path, ["fine-0", "greedy-1", "fine-2"])
+    assert [video.id for video in store.videos] == ["fine-0", "fine-2"]
+    assert "asks for more memory than a video may have" in left_out(store)
 
 
 def test_a_process_that_is_stopped_from_outside_costs_no_video(tmp_path):
