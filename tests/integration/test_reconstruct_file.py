@@ -39,7 +39,7 @@ def tokenizers(tmp_path_factory) -> dict[str, Path]:
         torch.manual_seed(0)
         model = VideoTokenizer(TokenizerConfig(backbone, QuantizerConfig(codebook_size=32)))
         clips = torch.rand(4, 3, num_frames, 16, 16) * 2 - 1
-        model.quantizer.codebook.initialize(model.latents(clips), 0)
+        model.quantizer.codebook.initialize((model.latents(clips),), 0)
         grid = backbone.grid_thw((num_frames, 16, 16))
         model.facts = TokenizerFacts(num_frames, 1, (16, 16), grid, "hash of the clips", 6)
         models[name] = model.eval()
