@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 
+from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_of
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window, every_window
 from video_vq.errors import InputError
@@ -72,6 +74,9 @@ def encode_store(
             "windows": len(windows),
             "precision": accelerator.mixed_precision,
         },
+        num_action_dims=num_action_dims(
+            row_dims_of(store), stride, tokenizer.config.backbone.total_stride_thw[0]
+        ),
     )
     with accelerator.main_process_first():
         writer = TokenStoreWriter(out, header, owner=accelerator.is_main_process)
@@ -87,13 +92,29 @@ def encode_store(
                 grids.append(tokenizer.encode(clips).cpu().numpy())
             bar.update(len(clips))
         rows = np.array([(window.video, window.start, window.stride) for window in part])
-        writer.write_shard(shard, np.concatenate(grids), rows)
+        actions = actions_of_rows(store, tokenizer, rows) if header.num_action_dims else None
+        writer.write_shard(shard, np.concatenate(grids), rows, actions)
     bar.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         writer.finish(num_shards, store.videos)
     accelerator.wait_for_everyone()
     return TokenStore(out)
+
+
+def actions_of_rows(
+    store: ClipStore, tokenizer: VideoTokenizer, rows: np.ndarray
+) -> Float[np.ndarray, "n t a"]:
+    """Return the actions of clips of this tokenizer, each a row of video, first frame, stride."""
+    facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
+    return np.stack(
+        [
+            actions_of_window(
+                store, video, start, facts.num_frames, stride, strides[0], facts.grid_thw[0]
+            )
+            for video, start, stride in rows.tolist()
+        ]
+    )
 
 
 def decode_store(

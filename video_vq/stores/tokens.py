@@ -1,7 +1,8 @@
 """The token store: grids of codes as .npy shards, tied to the tokenizer that made them.
 
 A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), beside `rows-00000.npy`, int64 (n, 3):
-video (its position in the manifest), first frame, stride.
+video (its position in the manifest), first frame, stride. Where the videos have actions, there is
+`actions-00000.npy`, float32 (n, t, a): what is done on the way to each latent frame.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ class TokenHeader:
         classes: ordered class names.
         data_hash: content hash of the clip store that was encoded, None for samples of a prior.
         made_by: the settings that made the store.
+        num_action_dims: a, the numbers per latent frame that say what was done; 0 without actions.
     """
 
     tokenizer_hash: str
@@ -47,6 +49,7 @@ class TokenHeader:
     classes: tuple[str, ...]
     data_hash: str | None
     made_by: dict[str, Any]
+    num_action_dims: int = 0
 
     @property
     def dtype(self) -> np.dtype:
@@ -54,11 +57,17 @@ class TokenHeader:
         return np.dtype(np.uint16 if self.codebook_size <= 1 << 16 else np.uint32)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the header as JSON values."""
+        """Return the header as JSON values; stores without actions do not speak of them."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
+            if key != "num_action_dims" or value
         }
+
+    @property
+    def actions_shape(self) -> tuple[int, int]:
+        """Return the shape t a of one clip's actions."""
+        return self.grid_thw[0], self.num_action_dims
 
 
 class TokenStoreWriter:
@@ -78,8 +87,14 @@ class TokenStoreWriter:
         """Whether a shard is on the disk already."""
         return self.folder.is_committed(shard)
 
-    def write_shard(self, shard: int, tokens: np.ndarray, rows: np.ndarray) -> None:
-        """Write and commit one shard: integer grids n t h w and int64 rows (n, 3)."""
+    def write_shard(
+        self,
+        shard: int,
+        tokens: np.ndarray,
+        rows: np.ndarray,
+        actions: np.ndarray | None = None,
+    ) -> None:
+        """Write and commit one shard: integer grids n t h w, int64 rows (n, 3), actions n t a."""
         if tokens.shape[1:] != self.header.grid_thw or rows.shape != (len(tokens), ROW):
             raise ValueError(
                 f"grids of {tokens.shape[1:]} with rows {rows.shape} do not fit "
@@ -87,12 +102,18 @@ class TokenStoreWriter:
             )
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.header.codebook_size:
             raise ValueError(f"tokens lie outside 0..{self.header.codebook_size - 1}")
+        expected = (len(tokens), *self.header.actions_shape) if self.header.num_action_dims else None
+        if (None if actions is None else actions.shape) != expected:
+            raise ValueError(f"actions do not have the shape {expected} of the header")
         hashes = {
             "tokens": write_array(
                 self.path / f"tokens-{shard:05d}.npy", tokens.astype(self.header.dtype)
             ),
             "rows": write_array(self.path / f"rows-{shard:05d}.npy", rows.astype(np.int64)),
         }
+        if actions is not None:
+            file = self.path / f"actions-{shard:05d}.npy"
+            hashes["actions"] = write_array(file, actions.astype(np.float32))
         self.folder.commit(shard, {"count": len(tokens), "sha256": hashes})
 
     def finish(self, num_shards: int, videos: Sequence[Video]) -> "TokenStore":
@@ -157,6 +178,11 @@ class TokenStore:
                 np.array(self._open(f"rows-{shard:05d}.npy", (ROW,), np.int64))
                 for shard in range(len(self.shards))
             ]
+            self._actions = [
+                self._open(f"actions-{shard:05d}.npy", self.header.actions_shape, np.float32)
+                for shard in range(len(self.shards))
+                if self.header.num_action_dims
+            ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -166,6 +192,8 @@ class TokenStore:
             ) from None
         self._rows = np.concatenate([*parts, np.empty((0, ROW), np.int64)])
         counts = [len(tokens) for tokens in self._tokens]
+        if self._actions and counts != [len(actions) for actions in self._actions]:
+            raise InputError(f"{self.path}: not every grid has actions; encode again")
         if counts != [count for count, _ in self.shards] or len(self._rows) != self._first[-1]:
             raise InputError(f"{self.path}: shards and manifest disagree on lengths; encode again")
         if len(self._rows) and not (
@@ -218,9 +246,26 @@ class TokenStore:
             )
         return grid
 
-    def read_rows(self, rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return several grids as one int64 array n t h w."""
         return np.stack([self.read(int(row)) for row in rows]).astype(np.int64)
+
+    def read_actions(self, row: int) -> np.ndarray | None:
+        """Return what is done on the way to each latent frame, float32 t a; None without actions.
+
+        Raises:
+            InputError: a number is not finite.
+        """
+        if not self._actions:
+            return None
+        shard = int(np.searchsorted(self._first, row, side="right")) - 1
+        actions = np.array(self._actions[shard][row - self._first[shard]])
+        if not np.isfinite(actions).all():
+            raise InputError(
+                f"{self.path}: an action of row {row} is not finite; encode again from data that "
+                "are sound"
+            )
+        return actions
 
     def window_of(self, row: int) -> tuple[int, int, int]:
         """Return video, first frame and stride of a row."""
