@@ -245,12 +245,13 @@ def require_fit(
             f"run `video-vq encode {store.path} --tokenizer … --out …` first"
         )
     if prior is not None and tokens is not None:
-        ours = (prior.facts.classes, prior.config.grid_thw)
-        theirs = (tokens.header.classes, tokens.header.grid_thw)
+        ours = (prior.facts.classes, prior.config.grid_thw, prior.config.num_action_dims)
+        header = tokens.header
+        theirs = (header.classes, header.grid_thw, header.num_action_dims)
         if ours != theirs:
             raise InputError(
-                f"the prior was trained on classes and grid {ours}, {tokens.path} has {theirs}; "
-                "train a prior on these tokens"
+                f"the prior was trained on classes, grid and numbers of actions {ours}, "
+                f"{tokens.path} has {theirs}; train a prior on these tokens"
             )
 
 

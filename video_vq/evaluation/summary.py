@@ -27,7 +27,7 @@ def summary(scores: dict[str, Any]) -> str:
         lines += ["", f"prior on {prior['num_grids']} clips of split {prior['split']}"]
         lines += [_line("bits per token", prior["bits_per_token"], "lower is better")]
         lines += [
-            _line(f"  control: {name.replace('_', ' ')}", value, "")
+            _line(f"  control: {name.replace('_', ' ')}", value, _gain(value, prior))
             for name, value in sorted(prior["predictors"].items())
         ]
     if "generation" in scores:
@@ -90,6 +90,11 @@ def _line(name: str, value: float | None, remark: str) -> str:
     if value is None:
         return f"  {name:<34}{'exact':>10}  {remark}".rstrip()
     return f"  {name:<34}{value:>10.3f}  {remark}".rstrip()
+
+
+def _gain(control: float, prior: dict[str, Any]) -> str:
+    bits = control - prior["bits_per_token"]
+    return f"the prior saves {bits:.3f}" if bits > 0 else "the prior is NOT better"
 
 
 def _beside(reconstruction: dict[str, Any]) -> list[str]:

@@ -102,7 +102,9 @@ class TokenStoreWriter:
             )
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.header.codebook_size:
             raise ValueError(f"tokens lie outside 0..{self.header.codebook_size - 1}")
-        expected = (len(tokens), *self.header.actions_shape) if self.header.num_action_dims else None
+        expected = (
+            (len(tokens), *self.header.actions_shape) if self.header.num_action_dims else None
+        )
         if (None if actions is None else actions.shape) != expected:
             raise ValueError(f"actions do not have the shape {expected} of the header")
         hashes = {
