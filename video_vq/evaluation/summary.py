@@ -117,6 +117,13 @@ def _of_samples(generation: dict[str, Any]) -> list[str]:
             _line("distance to training clips", copied["samples_median"], "grey levels, median"),
             _line("  the same of held-out clips", copied["held_out_median"], ""),
         ]
+    if (found := generation.get("classes")) is not None:  # none without classes
+        real, made = found["accuracy_real"], found["accuracy_samples"]
+        share = f"{100 * made / real:.0f} % of real clips'" if real else "of no use: real clips'"
+        lines += [
+            _line("class accuracy of samples", made, f"{share}; a small classifier tells them"),
+            _line("  the same of held-out clips", real, f"chance {1 / found['num_classes']:.3f}"),
+        ]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Actions of frames, laid out by latent frame: which row stands where, for both kinds of tokenizer."""
+"""Actions of frames, laid out by latent frame: which row stands where."""
 
 import numpy as np
 import pytest
