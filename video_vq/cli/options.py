@@ -82,9 +82,9 @@ def add_prior(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
     """Add how tokens are drawn, which class, and from which seed."""
-    parser.add_argument("--class", dest="label", help="a class name (default: all in turn)")
+    parser.add_argument("--class", dest="label", help=classes)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=positive, help="draw among the k likeliest tokens")
     parser.add_argument(

@@ -52,7 +52,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="what is done, for a prior that takes actions: of a clip store's videos (their split: "
         "--given-split), a .npy or a .csv with a row per frame (default: the given videos' own)",
     )
-    options.add_sampling(parser)
+    options.add_sampling(parser, "a class name (default: all in turn)")
     options.add_batch_size(parser)
     parser.set_defaults(run=run)
 

@@ -78,7 +78,7 @@ def sample_store(
     prior = Prior.from_pretrained(prior_path, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
-    _require_same_grid(prior, tokenizer, prior_path)
+    require_same_grid(prior, tokenizer, prior_path)
     prompts = None
     if request.given is not None:
         prompts = Prompts(request.given, request.samples_per_clip, tokenizer)
@@ -145,7 +145,12 @@ def sample_store(
     return ClipStore(out)
 
 
-def _require_same_grid(prior: Prior, tokenizer: VideoTokenizer, path: Path) -> None:
+def require_same_grid(prior: Prior, tokenizer: VideoTokenizer, path: Path) -> None:
+    """Refuse a prior of other grids than the tokenizer makes of its clips.
+
+    Raises:
+        InputError: names both.
+    """
     if prior.config.grid_thw != tokenizer.facts.grid_thw:
         raise InputError(
             f"{path}: models tokens of t h w = {prior.config.grid_thw}, the tokenizer makes "

@@ -50,6 +50,7 @@ def read_steering(
     Raises:
         InputError: the prior takes no actions, or these do not fit it.
     """
+    _require_actions(str(path), prior)
     if path.is_dir():
         store, facts = ClipStore(path), tokenizer.facts
         videos = usable_videos(store, split, facts.num_frames, facts.stride)
@@ -146,12 +147,16 @@ def _numbers(path: Path) -> np.ndarray:
 
 
 def _require_dims(what: str, row_dims: int, prior: Prior, tokenizer: VideoTokenizer) -> None:
+    _require_actions(what, prior)
     dims = prior.config.num_action_dims
-    if not dims:
-        raise InputError(f"{what}: this prior was trained without actions; leave --actions out")
     wanted = dims // (tokenizer.facts.stride * tokenizer.config.backbone.total_stride_thw[0])
     if row_dims != wanted:
         raise InputError(
             f"{what}: holds {row_dims} numbers of actions per frame, the prior was trained with "
             f"{wanted}; take those of the data it was trained on"
         )
+
+
+def _require_actions(what: str, prior: Prior) -> None:
+    if not prior.config.num_action_dims:
+        raise InputError(f"{what}: this prior was trained without actions; leave --actions out")
