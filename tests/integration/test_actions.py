@@ -90,7 +90,9 @@ def test_a_token_store_holds_what_is_done_on_the_way_to_each_latent_frame(made):
 def test_the_prior_takes_them_standardised_by_the_training_actions(made):
     prior, tokens = Prior.from_pretrained(made / "p"), TokenStore(made / "tokens")
     assert prior.config.num_action_dims == DIMS
-    train = np.stack([tokens.read_actions(int(row)) for row in tokens.rows("train")])
+    train = read_grids(tokens, tokens.rows("train").tolist()).actions
+    assert train is not None
+    train = train.numpy()
     assert prior.action_mean.numpy() == pytest.approx(train[:, 1].mean(0), abs=1e-5)
     assert prior.action_std.numpy() == pytest.approx(train[:, 1].std(0), rel=1e-5)
 
@@ -98,9 +100,8 @@ def test_the_prior_takes_them_standardised_by_the_training_actions(made):
 def test_the_rate_is_that_of_the_clips_with_their_own_actions(made):
     prior, tokens = Prior.from_pretrained(made / "p"), TokenStore(made / "tokens")
     scores = score_prior(Accelerator(), prior, tokens, "test")
-    rows = tokens.rows("test")
-    flat = torch.from_numpy(tokens.read_rows(rows)).flatten(1)
-    actions = torch.from_numpy(np.stack([tokens.read_actions(int(row)) for row in rows]))
+    rows = tokens.rows("test").tolist()
+    flat, _, actions = read_grids(tokens, rows).flat(torch.device("cpu"))
     with torch.no_grad():
         logits = prior(flat, None, actions)
     expected = -logits.log_softmax(-1).gather(-1, flat[..., None]).squeeze(-1) / np.log(2)
@@ -135,6 +136,7 @@ def test_a_prior_learns_what_actions_do(tmp_path):
     assert last < 0.2
     # With the actions of another clip every token is a surprise, but for its first in the frame.
     batch = read_grids(tokens, tokens.rows("val").tolist()).flat(torch.device("cpu"))
+    assert batch.actions is not None
     with torch.no_grad():
         logits = prior(batch.tokens, None, batch.actions.roll(1, 0))
     assert token_nats(logits, batch.tokens)[:, 4].mean() > 3

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs import launcher, video_vq
 from survival import Run, wait_for
 from trained import trained_prior, trained_tokenizer
 
+from video_vq.cli import main
 from video_vq.models.prior import Prior
+from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 
 BATCH = 4
@@ -21,9 +24,10 @@ BATCH = 4
 def models(tmp_path_factory) -> Path:
     """Return a folder with a tokenizer and a prior that belong together."""
     folder = tmp_path_factory.mktemp("models")
-    tokenizer, prior = trained_tokenizer(), trained_prior()
-    tokenizer.save_pretrained(folder / "t")
-    prior.facts = replace(prior.facts, tokenizer_hash=tokenizer.hash)
+    trained_tokenizer().save_pretrained(folder / "t")
+    prior = trained_prior()
+    tokenizer_hash = VideoTokenizer.from_pretrained(folder / "t").hash
+    prior.facts = replace(prior.facts, tokenizer_hash=tokenizer_hash)
     prior.save_pretrained(folder / "p")
     return folder
 
@@ -84,30 +88,45 @@ def test_512_samples_killed_again_and_again_on_two_ranks_lose_and_double_nothing
     check_that_kills_change_nothing(models, tmp_path, num=512, kills=4)
 
 
-def test_samples_of_other_settings_or_threads_are_not_mixed_in(models, tmp_path):
-    video_vq(*command(models, tmp_path / "out", 4))
-    for more, changes, told in (
-        (["--seed", "1"], {}, "seed: 0 -> 1"),
-        (["--dtype", "bfloat16"], {}, "dtype: 'float32' -> 'bfloat16'"),
-        ([], {"OMP_NUM_THREADS": "2"}, "threads: 1 -> 2"),
+def sample(*arguments, expect: int) -> None:
+    assert main([str(argument) for argument in arguments]) == expect
+
+
+def test_samples_of_other_settings_or_threads_are_not_mixed_in(models, tmp_path, capsys):
+    sample(*command(models, tmp_path / "out", 4), expect=0)
+    for more, told in (
+        (["--seed", "1"], "seed: 0 -> 1"),
+        (["--dtype", "bfloat16"], "dtype: 'float32' -> 'bfloat16'"),
+        (["--guidance", "2"], "settings.guidance: 1.0 -> 2.0"),
     ):
-        answer = video_vq(*command(models, tmp_path / "out", 4), *more, expect=1, **changes)
-        assert "was made with other settings (was -> now)" in answer.stderr
-        assert told in answer.stderr
+        sample(*command(models, tmp_path / "out", 4), *more, expect=1)
+        said = capsys.readouterr().err
+        assert "was made with other settings (was -> now)" in said
+        assert told in said
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    sample(*command(models, tmp_path / "out", 4), expect=1)
+    torch.set_num_threads(threads)
+    assert f"threads: {threads} -> {threads + 1}" in capsys.readouterr().err
 
 
-def test_a_prior_of_other_grids_or_another_tokenizer_is_refused(models, tmp_path):
-    tokenizer = trained_tokenizer()
+def test_a_prior_of_other_grids_or_another_tokenizer_is_refused(models, tmp_path, capsys):
     odd = trained_prior()
     grid = Prior(replace(odd.config, grid_thw=(1, 4, 4)))
-    grid.facts = replace(odd.facts, tokenizer_hash=tokenizer.hash)
+    tokenizer_hash = VideoTokenizer.from_pretrained(models / "t").hash
+    grid.facts = replace(odd.facts, tokenizer_hash=tokenizer_hash)
     grid.save_pretrained(tmp_path / "grid")
     odd.save_pretrained(tmp_path / "other")
     common = ["--tokenizer", models / "t", "--out", tmp_path / "out"]
-    answer = video_vq("sample", "--prior", tmp_path / "grid", *common, expect=1)
-    assert "models tokens of t h w = (1, 4, 4), the tokenizer makes (2, 4, 4)" in answer.stderr
-    answer = video_vq("sample", "--prior", tmp_path / "other", *common, expect=1)
-    assert "belongs to the tokenizer 000000000000…, this one is" in answer.stderr
-    answer = video_vq("sample", "--prior", models / "p", *common, "--class", "up", expect=1)
-    assert "--class 'up': the prior knows left, right" in answer.stderr
+    for prior, more, told in (
+        (
+            tmp_path / "grid",
+            [],
+            "models tokens of t h w = (1, 4, 4), the tokenizer makes (2, 4, 4)",
+        ),
+        (tmp_path / "other", [], "belongs to the tokenizer 000000000000…, this one is"),
+        (models / "p", ["--class", "up"], "--class 'up': the prior knows left, right"),
+    ):
+        sample("sample", "--prior", prior, *common, *more, expect=1)
+        assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

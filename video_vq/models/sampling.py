@@ -124,7 +124,7 @@ class TokenSampler:
         class_labels: Int[Tensor, " n"] | None = None,
         given: Int[Tensor, "n p"] | None = None,
         actions: Float[Tensor, "n t a"] | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Int[Tensor, "n t h w"]:
         """Draw one clip's tokens per seed.
 
@@ -185,7 +185,7 @@ def sample_tokens(
     actions: Float[Tensor, "n t a"] | None = None,
     settings: SamplingSettings | None = None,
     batch_size: int = 16,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Int[Tensor, "n t h w"]:
     """Draw one clip's tokens per seed, once; see `TokenSampler` and its `draw`."""
@@ -260,7 +260,7 @@ def sample_batch(
     given: Int[Tensor, "b p"] | None,
     noise: Float[Tensor, "b n"],
     settings: SamplingSettings,
-    progress: Callable[[], None] | None,
+    progress: Callable[[], object] | None,
 ) -> Int[Tensor, "b n"]:
     """Draw one padded batch; `progress` is called after each position.
 
