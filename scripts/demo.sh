@@ -45,7 +45,7 @@ step "5/8 train the prior (about 3 minutes)"
 finished "$OUT/prior/prior"
 step "6/8 sample"
 video-vq sample --prior "$OUT/prior" --tokenizer "$OUT/tokenizer" --out "$OUT/samples" \
-  --num "$SAMPLES" --temperature 0.95 --top-p 0.95
+  --num "$SAMPLES" --temperature 0.95 --top-p 0.95 --guidance 2
 
 step "7/8 evaluate, beside controls (about 3 minutes)"
 video-vq evaluate --data "$OUT/clips" --tokenizer "$OUT/tokenizer" --samples "$OUT/samples" \

@@ -128,7 +128,7 @@ def floor_seconds(prior: Prior, batch: int) -> float:
     return steps * max(by_reading, by_products)
 
 
-def compare(num_tokens: int, batch: int, rounds: int) -> None:
+def compare(num_tokens: int, batch: int, rounds: int, eager: bool) -> None:
     """Print one case."""
     torch.manual_seed(0)
     config = PriorConfig(CODEBOOK_SIZE, GRIDS[num_tokens], transformer=SIZES)
@@ -137,8 +137,9 @@ def compare(num_tokens: int, batch: int, rounds: int) -> None:
     print(f"{num_tokens} tokens, batch {batch}")
     contenders: dict[str, Callable[[], object]] = {
         "sample_tokens": lambda: sample_tokens(prior, range(batch), batch_size=batch),
-        "eager loop": lambda: eager_loop(prior, batch),
     }
+    if eager:
+        contenders["eager loop"] = lambda: eager_loop(prior, batch)
     generate = hugging_face(num_tokens, batch)
     if generate is not None:
         contenders["Hugging Face"] = generate
@@ -154,7 +155,8 @@ def compare(num_tokens: int, batch: int, rounds: int) -> None:
             f"  {name:14s} {batch / median:8.3f} clips/s"
             f" {batch * num_tokens / median:8.1f} tokens/s {1e3 * median / num_tokens:7.1f} ms/step"
             f" {100 * floor / median:4.0f} % of the floor's speed"
-            f" {median / ours:5.2f} x the time of sample_tokens",
+            f" {median / ours:5.2f} x the time of sample_tokens"
+            f" ({min(times):.1f} to {max(times):.1f} s)",
             flush=True,
         )
 
@@ -164,6 +166,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024], choices=GRIDS)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-eager", action="store_true", help="leave the eager loop out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     parameters = Prior(PriorConfig(CODEBOOK_SIZE, GRIDS[256], transformer=SIZES)).parameters()
@@ -172,7 +175,7 @@ def main() -> None:
         print("Hugging Face is left out: transformers is not installed")
     for num_tokens in arguments.tokens:
         for batch in arguments.batches:
-            compare(num_tokens, batch, arguments.rounds)
+            compare(num_tokens, batch, arguments.rounds, not arguments.no_eager)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 
 from video_vq.cli import main
+from video_vq.evaluation.continuation import ContinueRequest, continue_video
+from video_vq.evaluation.encode import decode_grids
+from video_vq.evaluation.prompts import given_tokens
+from video_vq.media.decode import FrameStream
+from video_vq.media.encode import write_video
+from video_vq.media.probe import probe
+from video_vq.models.prior import Prior
+from video_vq.models.prior_config import NO_CLASS
+from video_vq.models.sampling import sample_tokens
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.stores.clips import ClipStore
 
@@ -127,3 +137,85 @@ def test_a_tokenizer_that_sees_the_future_cannot_be_given_frames(
         expect=1,
     )
     assert "this tokenizer is not causal" in capsys.readouterr().err
+
+
+def write_file(path, frames: np.ndarray, fps: float = 10.0):
+    write_video(path, frames, fps, quality=0)
+    return path
+
+
+def frames_of(path) -> np.ndarray:
+    return np.stack(list(FrameStream(probe(path))))
+
+
+def continue_(made, video, out, *more, expect: int = 0) -> None:
+    run(
+        *("continue", video, "--prior", made / "p", "--tokenizer", made / "t", "--out", out, *more),
+        expect=expect,
+    )
+
+
+def test_a_users_video_of_any_size_and_rate_is_continued_from_its_end(made, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    colours = random.integers(40, 220, (24, 1, 1, 3)).astype(np.uint8)
+    frames = np.broadcast_to(colours, (24, 36, 48, 3)).copy()
+    video = write_file(tmp_path / "in.mp4", frames, fps=20)  # the prior's clips have 10
+    continue_(made, video, tmp_path / "new" / "out.mp4", "--given-frames", "3")
+    found = frames_of(tmp_path / "new" / "out.mp4").astype(int)
+    assert found.shape == (FRAMES, 18, 16, 3)
+    given, bar = found[:, 2:], found[:, :2]
+    expected = frames_of(video)[[18, 20, 22], :1, :1]
+    assert np.abs(given[:3] - expected).max() <= 12  # through two lossy codecs
+    assert bar[:3].max() < 40
+    assert (bar[3:, ..., 0] > 120).all()
+    assert "the last 3 frames" in capsys.readouterr().out
+    assert probe(tmp_path / "new" / "out.mp4").fps == 10
+
+
+def test_a_continuation_is_the_sample_that_the_same_frames_in_a_store_give(made, tmp_path):
+    tokenizer, accelerator = VideoTokenizer.from_pretrained(made / "t"), Accelerator()
+    clip = ClipStore(made / "clips").read(0)
+    video = write_file(tmp_path / "in.mp4", clip)
+    request = ContinueRequest(given_frames=3, num=2, seed=5)
+    result = continue_video(
+        accelerator, video, made / "p", made / "t", tmp_path / "out.mp4", request
+    )
+    frames = frames_of(video)[-3:]
+    assert np.array_equal(result.clips[:, :3], np.stack([frames, frames]))
+    given = given_tokens(accelerator, tokenizer, frames[None], 1).expand(2, -1)
+    prior = Prior.from_pretrained(made / "p")
+    labels = torch.full((2,), NO_CLASS)
+    grids = sample_tokens(prior, [5, 6], labels, given, batch_size=2)
+    expected = decode_grids(accelerator, tokenizer, grids, 2)
+    assert np.array_equal(result.clips[:, 3:], expected[:, 3:])
+    assert not np.array_equal(result.clips[0], result.clips[1])
+    assert frames_of(tmp_path / "out.mp4").shape[0] == FRAMES
+
+
+def test_a_video_that_cannot_be_continued_is_refused(made, tmp_path, capsys):
+    video = write_file(tmp_path / "in.mp4", np.zeros((2, 16, 16, 3), np.uint8))
+
+    def refused(message: str, *more, of=video, expect: int = 1) -> None:
+        capsys.readouterr()
+        continue_(made, of, tmp_path / "out.mp4", *more, expect=expect)
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out.mp4").exists()
+
+    refused(
+        "has 2 frames at 10 frames per second, the prior's rate; 3 are to be given",
+        "--given-frames",
+        "3",
+    )
+    refused("frames must be 1 + a multiple of 2", "--given-frames", "2")
+    refused("the clips have 5 frames in all", "--given-frames", "7")
+    refused("--class 'up': the prior knows left, right", "--class", "up")
+    refused("this prior was trained without actions", "--actions", "x.csv")
+    refused("none.mp4", of=tmp_path / "none.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    refused("text.mp4", of=tmp_path / "text.mp4")
+    capsys.readouterr()
+    continue_(made, video, tmp_path / "out.gif", expect=2)
+    continue_(made, video, video, expect=2)
+    said = capsys.readouterr().err
+    assert "name a file that ends in .mp4" in said
+    assert "is the video itself" in said

@@ -103,4 +103,5 @@ def test_the_readme_names_files_that_are_there():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (REPOSITORY / link).exists(), link
     for verb in set(re.findall(r"video-vq ([a-z-]+)", README)):
-        assert (REPOSITORY / "video_vq" / "cli" / f"{verb.replace('-', '_')}.py").exists(), verb
+        name = {"continue": "continue_video"}.get(verb, verb.replace("-", "_"))
+        assert (REPOSITORY / "video_vq" / "cli" / f"{name}.py").exists(), verb

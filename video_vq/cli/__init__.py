@@ -12,6 +12,7 @@ import video_vq
 from video_vq.arguments import Parser
 from video_vq.cli import (
     compare,
+    continue_video,
     decode,
     doctor,
     encode,
@@ -33,6 +34,7 @@ VERBS = (
     reconstruct,
     train_prior,
     sample,
+    continue_video,
     evaluate,
     compare,
     report,

@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from video_vq.config import check_config
+from video_vq.models.prior_config import SamplingSettings
+
 
 def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add `--config` and the overrides."""
@@ -65,6 +68,53 @@ def add_tokenizer(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="a trained tokenizer: its folder, or the run folder that it is in",
+    )
+
+
+def add_prior(parser: argparse.ArgumentParser) -> None:
+    """Add `--prior`."""
+    parser.add_argument(
+        "--prior",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="a trained prior: its folder, or the run folder that it is in",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
+    """Add how tokens are drawn, which class, and from which seed."""
+    parser.add_argument("--class", dest="label", help=classes)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-k", type=positive, help="draw among the k likeliest tokens")
+    parser.add_argument(
+        "--top-p", type=fraction, default=1.0, help="draw among the likeliest, to this mass"
+    )
+    parser.add_argument("--guidance", type=float, default=1.0, help="1: none")
+    parser.add_argument("--seed", type=int, default=0, help="sample i is drawn with seed + i")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the prior's weights, cache and products (default: float32)",
+    )
+
+
+def sampling_settings(arguments: argparse.Namespace) -> SamplingSettings:
+    """Return the settings that `add_sampling` took.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    return check_config(
+        SamplingSettings,
+        {
+            "temperature": arguments.temperature,
+            "top_k": arguments.top_k,
+            "top_p": arguments.top_p,
+            "guidance": arguments.guidance,
+        },
+        "sampling",
     )
 
 

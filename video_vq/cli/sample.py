@@ -9,13 +9,7 @@ from video_vq.cli import options
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser("sample", help="sample clips from a prior")
-    parser.add_argument(
-        "--prior",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="a trained prior: its folder, or the run folder that it is in",
-    )
+    options.add_prior(parser)
     options.add_tokenizer(parser)
     options.add_out(parser, "a clip store and mp4s; the same command again goes on")
     parser.add_argument(
@@ -51,61 +45,44 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="N",
         help="samples for each given video (default: 1)",
     )
-    parser.add_argument("--class", dest="label", help="a class name (default: all in turn)")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=options.positive, help="draw among the k likeliest tokens")
     parser.add_argument(
-        "--top-p", type=options.fraction, default=1.0, help="draw among the likeliest, to this mass"
+        "--actions",
+        type=Path,
+        metavar="STORE|FILE",
+        help="what is done, for a prior that takes actions: of a clip store's videos (their split: "
+        "--given-split), a .npy or a .csv with a row per frame (default: the given videos' own)",
     )
-    parser.add_argument("--guidance", type=float, default=1.0, help="1: none")
-    parser.add_argument("--seed", type=int, default=0, help="sample i is drawn with seed + i")
+    options.add_sampling(parser, "a class name (default: all in turn)")
     options.add_batch_size(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample."""
-    from video_vq.config import check_config
-    from video_vq.models.prior_config import SamplingSettings
-
-    settings = check_config(
-        SamplingSettings,
-        {
-            "temperature": arguments.temperature,
-            "top_k": arguments.top_k,
-            "top_p": arguments.top_p,
-            "guidance": arguments.guidance,
-        },
-        "sampling",
-    )
-    from video_vq.evaluation.generate import sample_store, write_videos
-    from video_vq.evaluation.prompts import Prompts
-    from video_vq.models.tokenizer import VideoTokenizer
+    settings = options.sampling_settings(arguments)
+    from video_vq.evaluation.generate import SampleRequest, sample_store, write_videos
+    from video_vq.evaluation.prompts import PromptRequest
     from video_vq.training.distributed import make_accelerator
 
-    def prompts(tokenizer: VideoTokenizer) -> Prompts:
-        return Prompts(
-            arguments.given,
-            arguments.given_split,
-            arguments.given_frames,
-            arguments.samples_per_clip,
-            arguments.given_as,
-            tokenizer,
+    given = None
+    if arguments.given is not None:
+        given = PromptRequest(
+            arguments.given, arguments.given_split, arguments.given_frames, arguments.given_as
         )
-
-    accelerator = make_accelerator()
-    store = sample_store(
-        accelerator,
-        arguments.prior,
-        arguments.tokenizer,
-        arguments.out,
-        arguments.num,
-        settings,
-        arguments.label,
-        arguments.seed,
-        arguments.batch_size,
-        None if arguments.given is None else prompts,
+    request = SampleRequest(
+        num_samples=arguments.num,
+        settings=settings,
+        label=arguments.label,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        dtype=arguments.dtype,
+        given=given,
+        actions=arguments.actions,
+        actions_split=arguments.given_split,
+        samples_per_clip=arguments.samples_per_clip,
     )
+    accelerator = make_accelerator()
+    store = sample_store(accelerator, arguments.prior, arguments.tokenizer, arguments.out, request)
     if accelerator.is_main_process:
         write_videos(store, arguments.out / "videos")
         print(f"{len(store.videos)} samples: {arguments.out} (mp4s in videos/)")

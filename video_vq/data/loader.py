@@ -1,12 +1,14 @@
 """Batches for training: positions in, tensors out, the same on any number of ranks and workers."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -25,10 +27,27 @@ class ClipBatch(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """Token grids with their classes (−1: none)."""
+    """Token grids with what steers them, where the store has it (class −1: none)."""
 
     tokens: Int[Tensor, "b t h w"]
-    classes: Int[Tensor, " b"]
+    classes: Int[Tensor, " b"] | None
+    actions: Float[Tensor, "b t a"] | None
+
+    def flat(self, device: torch.device) -> "FlatTokens":
+        """Return what a prior takes, on a device."""
+        return FlatTokens(
+            rearrange(self.tokens, "b t h w -> b (t h w)").to(device, non_blocking=True),
+            None if self.classes is None else self.classes.to(device, non_blocking=True),
+            None if self.actions is None else self.actions.to(device, non_blocking=True),
+        )
+
+
+class FlatTokens(NamedTuple):
+    """The arguments of a prior: tokens in the order t h w, classes, actions."""
+
+    tokens: Int[Tensor, "b n"]
+    classes: Int[Tensor, " b"] | None
+    actions: Float[Tensor, "b t a"] | None
 
 
 class ClipDataset(Dataset[tuple[np.ndarray, int]]):
@@ -48,17 +67,16 @@ class ClipDataset(Dataset[tuple[np.ndarray, int]]):
         return read_window(self.store, window), window.video
 
 
-class TokenDataset(Dataset[tuple[np.ndarray, int]]):
-    """Position -> a token grid of one split and its class."""
+class TokenDataset(Dataset[int]):
+    """Position -> the row of a token grid of one split."""
 
     def __init__(self, store: TokenStore, split: str, seed: int):
         self.store = store
         self.rows = store.rows(split)
         self.order = EpochOrder(len(self.rows), seed)
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
-        row = int(self.rows[self.order(position).item])
-        return self.store.read(row).astype(np.int64), self.store.class_of(row)
+    def __getitem__(self, position: int) -> int:
+        return int(self.rows[self.order(position).item])
 
 
 class _RankSampler(Sampler[list[int]]):
@@ -79,11 +97,6 @@ class _RankSampler(Sampler[list[int]]):
 def _collate_clips(items: list[tuple[np.ndarray, int]]) -> ClipBatch:
     clips, videos = zip(*items, strict=True)
     return ClipBatch(torch.from_numpy(np.stack(clips)), torch.tensor(videos))
-
-
-def _collate_tokens(items: list[tuple[np.ndarray, int]]) -> TokenBatch:
-    tokens, classes = zip(*items, strict=True)
-    return TokenBatch(torch.from_numpy(np.stack(tokens)), torch.tensor(classes))
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:
@@ -111,16 +124,28 @@ def training_batches(
         num_workers: processes that read ahead; 0 reads in the training process.
     """
     shape = {"batch_size": batch_size, "accumulation": accumulation, "world_size": world_size}
+    clips = isinstance(dataset, ClipDataset)
     return DataLoader(
         dataset,
         batch_sampler=_RankSampler(first_step, last_step, rank, shape),
-        collate_fn=_collate_clips if isinstance(dataset, ClipDataset) else _collate_tokens,
+        collate_fn=_collate_clips if clips else partial(read_grids, dataset.store),
         num_workers=num_workers,
         worker_init_fn=_leave_stopping_to_the_trainer,
         # A loader draws a seed for its workers; from the global generator, that would change the
         # dropout of a resumed run.
         generator=torch.Generator().manual_seed(0),
         pin_memory=torch.cuda.is_available(),
+    )
+
+
+def read_grids(store: TokenStore, rows: Sequence[int]) -> TokenBatch:
+    """Read rows of a token store into one batch."""
+    classes = torch.tensor([store.class_of(row) for row in rows]) if store.header.classes else None
+    actions = [found for row in rows if (found := store.read_actions(row)) is not None]
+    return TokenBatch(
+        torch.from_numpy(store.read_rows(rows)),
+        classes,
+        torch.from_numpy(np.stack(actions)) if actions else None,
     )
 
 

@@ -55,6 +55,7 @@ class StoredClips:
     """The clips of a clip store.
 
     Attributes:
+        store: itself.
         frame_size_hw, classes: of the data.
         fps: of the clips, None when unknown.
         data_hash: names the data.
@@ -67,7 +68,7 @@ class StoredClips:
     max_skipped = 0.0
 
     def __init__(self, store: ClipStore, chosen: ClipConfig):
-        self._store, self._chosen = store, chosen
+        self.store, self._chosen = store, chosen
         self.frame_size_hw, self.classes = store.frame_size_hw, store.classes
         self.fps = usual_rate(store.videos, chosen.stride)
         self.data_hash = store.content_hash
@@ -95,9 +96,9 @@ class StoredClips:
             on_video: called after each video.
         """
         for position in self._members[shard]:
-            length = self._store.videos[position].num_frames
+            length = self.store.videos[position].num_frames
             for window in windows_of_video(self._chosen, position, length):
-                frames = read_window(self._store, window)
+                frames = read_window(self.store, window)
                 yield PlacedClip((position, window.start, window.stride), frames)
             on_video()
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 
+from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_of
 from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
 from video_vq.evaluation.clip_sources import Findings, RawClips, StoredClips, is_raw
@@ -90,9 +92,17 @@ class Encoder:
                 "batch_size": job.batch_size,
                 "precision": accelerator.mixed_precision,
             },
+            num_action_dims=self._num_action_dims(),
         )
         self._writer = TokenStoreWriter(job.out, header, owner=owner)
         self._skipped: dict[int, list[dict[str, str]]] = {}
+
+    def _num_action_dims(self) -> int:
+        if not isinstance(self._clips, StoredClips):
+            return 0
+        facts, config = self._tokenizer.facts, self._tokenizer.config.backbone
+        row_dims = row_dims_of(self._clips.store)
+        return num_action_dims(row_dims, facts.stride, config.total_stride_thw[0])
 
     def close(self) -> None:
         """End the processes that decode."""
@@ -131,13 +141,18 @@ class Encoder:
                 codes = self._tokenizer.encode(video.to(self._accelerator.device))
             grids.append(codes.cpu().numpy())
             rows += [clip.row for clip in batch]
+        placed = np.array(rows, np.int64).reshape(-1, 3)
+        actions = None
+        if self._writer.header.num_action_dims and isinstance(self._clips, StoredClips):
+            actions = actions_of_rows(self._clips.store, self._tokenizer, placed)
         self._writer.write_shard(
             shard,
             np.concatenate(grids),
-            np.array(rows, np.int64).reshape(-1, 3),
-            findings.skipped,
-            findings.rates,
-            findings.notes,
+            placed,
+            actions,
+            skipped=findings.skipped,
+            rates=findings.rates,
+            notes=findings.notes,
         )
 
     def require_few_skipped(self, shards: Iterable[int]) -> None:
@@ -216,6 +231,21 @@ def encode_clips(accelerator: Accelerator, job: EncodeJob) -> TokenStore:
         encoder.close()
     accelerator.wait_for_everyone()
     return TokenStore(job.out)
+
+
+def actions_of_rows(
+    store: ClipStore, tokenizer: VideoTokenizer, rows: np.ndarray
+) -> Float[np.ndarray, "n t a"]:
+    """Return the actions of clips of this tokenizer, each a row of video, first frame, stride."""
+    facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
+    shape = facts.grid_thw[0], num_action_dims(row_dims_of(store), facts.stride, strides[0])
+    found = [
+        actions_of_window(
+            store, video, start, facts.num_frames, stride, strides[0], facts.grid_thw[0]
+        )
+        for video, start, stride in rows.tolist()
+    ]
+    return np.stack([*found, np.zeros(shape, np.float32)])[:-1]
 
 
 def decode_store(
@@ -346,12 +376,13 @@ def require_fit(
             f"run `video-vq encode {store.path} --tokenizer … --out …` first"
         )
     if prior is not None and tokens is not None:
-        ours = (prior.facts.classes, prior.config.grid_thw)
-        theirs = (tokens.header.classes, tokens.header.grid_thw)
+        ours = (prior.facts.classes, prior.config.grid_thw, prior.config.num_action_dims)
+        header = tokens.header
+        theirs = (header.classes, header.grid_thw, header.num_action_dims)
         if ours != theirs:
             raise InputError(
-                f"the prior was trained on classes and grid {ours}, {tokens.path} has {theirs}; "
-                "train a prior on these tokens"
+                f"the prior was trained on classes, grid and numbers of actions {ours}, "
+                f"{tokens.path} has {theirs}; train a prior on these tokens"
             )
 
 

@@ -13,6 +13,7 @@ from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window, first_windows, read_window, scoring_windows
 from video_vq.environment import environment
 from video_vq.evaluation import controls
+from video_vq.evaluation.classes import class_accuracy
 from video_vq.evaluation.compare import compare
 from video_vq.evaluation.encode import decode_grids, require_fit, require_same_tokenizer
 from video_vq.evaluation.feature_file import write_features
@@ -229,6 +230,9 @@ class Evaluation:
             "diversity": diversity(self.real.of(self.protocol), fake.of(self.protocol)),
             "num_samples": num_samples,
             "samples": store.plan,
+            "classes": class_accuracy(
+                self.store, held_out, store, windows, self.accelerator.device, self.seed
+            ),
         }
         if self.split != "train" and any(video.split == "train" for video in self.store.videos):
             scores, neighbours, train = memorisation(

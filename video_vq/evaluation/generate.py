@@ -1,9 +1,9 @@
 """Samples of a prior as a clip store: sharded over ranks, resumable, one seed per sample."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,14 +11,48 @@ from accelerate import Accelerator
 
 from video_vq.errors import InputError
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
-from video_vq.evaluation.prompts import Prompts
+from video_vq.evaluation.prompts import PromptRequest, Prompts
+from video_vq.evaluation.steering import SampleActions, read_steering, steering_of_videos
 from video_vq.media.encode import write_video
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
-from video_vq.models.sampling import sample_tokens
+from video_vq.models.sampling import TokenSampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What is to be sampled.
+
+    Attributes:
+        num_samples: how many clips; None for 64, or for as many as there are given clips or
+            sequences of actions.
+        settings: temperature, top-k, top-p, guidance.
+        label: a class name; None for all in turn, or the given videos'.
+        seed: sample i is drawn with seed + i.
+        batch_size: samples decoded in step.
+        dtype: of the prior's weights, cache and products.
+        given: whose first frames the samples continue; None for samples from nothing.
+        actions: a clip store or a file with what is done; None for the given videos' own.
+        actions_split: of that store.
+        samples_per_clip: samples for each given video, and for each sequence of a store's actions.
+    """
+
+    num_samples: int | None = None
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
+    label: str | None = None
+    seed: int = 0
+    batch_size: int = 16
+    dtype: Dtype = "float32"
+    given: PromptRequest | None = None
+    actions: Path | None = None
+    actions_split: str = "test"
+    samples_per_clip: int = 1
 
 
 def sample_store(
@@ -26,35 +60,32 @@ def sample_store(
     prior_path: Path,
     tokenizer_path: Path,
     out: Path,
-    num_samples: int | None,
-    settings: SamplingSettings,
-    label: str | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    make_prompts: Callable[[VideoTokenizer], Prompts] | None = None,
+    request: SampleRequest,
 ) -> ClipStore:
     """Sample clips and write them as a clip store; the same call again goes on.
 
-    Classes take turns unless one is named; with prompts a sample has its video's class. A sample
-    depends on its number, the seed, the settings, its prompt and `batch_size` alone.
+    A sample depends on its number, the seed, the settings, its prompt and actions, batch size,
+    dtype and, on a CPU, the number of threads alone: all of them are in the store's plan.
 
     Args:
         accelerator: shares the shards (one batch each) among its ranks.
-        num_samples: how many clips; None for 64, or for as many as there are prompts.
-        label: a class name; None for all in turn.
-        seed: sample i is drawn with seed + i.
-        make_prompts: returns what the samples continue; None for samples from nothing.
+        request: what is to be sampled.
 
     Raises:
         InputError: prior and tokenizer do not belong together, there is no such class, or prompts
-            do not fit.
+            or actions do not fit.
     """
     prior = Prior.from_pretrained(prior_path, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
-    prompts = None if make_prompts is None else make_prompts(tokenizer)
-    num_samples = _number(num_samples, prompts)
+    require_same_grid(prior, tokenizer, prior_path)
+    prompts = None
+    if request.given is not None:
+        prompts = Prompts(request.given, request.samples_per_clip, tokenizer)
+    actions = _actions(request, prompts, prior, tokenizer)
+    num_samples = _number(request.num_samples, prompts, actions)
     classes = list(prior.facts.classes)
+    label, batch_size, seed = request.label, request.batch_size, request.seed
     if label is not None and label not in classes:
         known = ", ".join(classes) or "none: this prior has no classes"
         raise InputError(f"--class {label!r}: the prior knows {known}")
@@ -62,13 +93,16 @@ def sample_store(
         "kind": "samples",
         "prior": prior.hash,
         "tokenizer": tokenizer.hash,
-        "settings": asdict(settings),
+        "settings": asdict(request.settings),
         "class": label,
         "num_samples": num_samples,
         "seed": seed,
         "batch_size": batch_size,
+        "dtype": request.dtype,
         "precision": accelerator.mixed_precision,
+        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
         **({} if prompts is None else prompts.plan()),
+        **({} if actions is None else actions.plan),
     }
     with accelerator.main_process_first():
         writer = ClipStoreWriter(
@@ -77,27 +111,32 @@ def sample_store(
     num_shards = -(-num_samples // batch_size)
     mine = range(accelerator.process_index, num_shards, accelerator.num_processes)
     todo = [shard for shard in mine if not writer.is_committed(shard)]
-    num_tokens = prior.config.num_tokens
-    bar = progress("sampling", len(todo) * batch_size * num_tokens, "token")
+    num_clips = sum(min(batch_size, num_samples - shard * batch_size) for shard in todo)
+    bar = progress("sampling", num_clips, "clip")
+    _, rows, columns = prior.config.grid_thw
+    num_given = 0 if prompts is None else prompts.num_latents * rows * columns
+    drawn = 0  # tokens, in all
 
-    def tick(drawn: int) -> None:
-        bar.update(drawn)
+    def tick(count: int) -> None:
+        nonlocal drawn
+        drawn += count
+        bar.update(drawn // (prior.config.num_tokens - num_given) - bar.n)
 
+    sampler = TokenSampler(prior, request.settings, batch_size, DTYPES[request.dtype])
     for shard in todo:
         numbers = range(shard * batch_size, min(num_samples, (shard + 1) * batch_size))
         labels = [_label(classes, label, number, prompts) for number in numbers]
         indices = [NO_CLASS if name is None else classes.index(name) for name in labels]
-        grids = sample_tokens(
-            prior,
+        grids = sampler.draw(
             [seed + number for number in numbers],
             torch.tensor(indices) if classes else None,
             None if prompts is None else prompts.tokens(accelerator, numbers, batch_size),
-            settings=settings,
-            batch_size=batch_size,
+            None if actions is None else actions.of(numbers),
             progress=tick,
         )
         clips = decode_grids(accelerator, tokenizer, grids, batch_size)
-        writer.write_shard(shard, _videos(numbers, labels, clips, seed, prior.facts.fps, prompts))
+        videos = _videos(numbers, labels, clips, seed, prior.facts.fps, prompts, actions)
+        writer.write_shard(shard, videos)
     bar.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -106,15 +145,52 @@ def sample_store(
     return ClipStore(out)
 
 
-def _number(asked: int | None, prompts: Prompts | None) -> int:
-    if prompts is None:
-        return DEFAULT_NUMBER if asked is None else asked
-    if asked is not None and asked > prompts.num_samples:
+def require_same_grid(prior: Prior, tokenizer: VideoTokenizer, path: Path) -> None:
+    """Refuse a prior of other grids than the tokenizer makes of its clips.
+
+    Raises:
+        InputError: names both.
+    """
+    if prior.config.grid_thw != tokenizer.facts.grid_thw:
         raise InputError(
-            f"--num {asked}: there are {prompts.num_samples} given clips, {len(prompts.videos)} "
-            f"videos x {prompts.per_clip}; raise --samples-per-clip"
+            f"{path}: models tokens of t h w = {prior.config.grid_thw}, the tokenizer makes "
+            f"{tokenizer.facts.grid_thw} of its clips; train a prior on tokens of "
+            f"`video-vq encode` with this tokenizer"
         )
-    return prompts.num_samples if asked is None else asked
+
+
+def _actions(
+    request: SampleRequest, prompts: Prompts | None, prior: Prior, tokenizer: VideoTokenizer
+) -> SampleActions | None:
+    per_clip = request.samples_per_clip
+    if request.actions is not None:
+        return read_steering(request.actions, request.actions_split, per_clip, prior, tokenizer)
+    if not prior.config.num_action_dims or request.settings.guidance == 0:
+        return None
+    if prompts is None:
+        raise InputError(
+            "this prior needs actions: name them with --actions (a clip store, .npy or .csv), "
+            "continue videos that have them (--given), or sample without any condition "
+            "(--guidance 0)"
+        )
+    return steering_of_videos(prompts.store, prompts.videos, per_clip, prior, tokenizer)
+
+
+def _number(asked: int | None, prompts: Prompts | None, actions: SampleActions | None) -> int:
+    limits = []
+    if prompts is not None:
+        what = f"given clips, {len(prompts.videos)} videos x {prompts.per_clip}"
+        limits.append((prompts.num_samples, what))
+    if actions is not None and actions.num_samples is not None:
+        limits.append((actions.num_samples, "sequences of actions"))
+    if not limits:
+        return DEFAULT_NUMBER if asked is None else asked
+    most, what = min(limits)
+    if asked is not None and asked > most:
+        raise InputError(
+            f"--num {asked}: there are {most} {what}; raise --samples-per-clip, or lower --num"
+        )
+    return most if asked is None else asked
 
 
 def _label(
@@ -135,10 +211,13 @@ def _videos(
     seed: int,
     fps: float | None,
     prompts: Prompts | None,
+    actions: SampleActions | None,
 ) -> Iterator[PreparedVideo]:
     for number, name, clip in zip(numbers, labels, clips, strict=True):
         own = group = f"sample-{number:06d}"
         origin: dict[str, Any] = {"seed": seed + number}
+        if actions is not None:
+            origin["actions"] = actions.origin(number)
         if prompts is not None:
             given = prompts.store.videos[prompts.video(number)]
             # Samples of one video are no independent ones: errors are over source videos.

@@ -1,14 +1,16 @@
 """The rate of a prior on held-out tokens, beside predictors that need no network."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from einops import rearrange
 
-from video_vq.metrics.predictors import score_predictors
+from video_vq.data.loader import read_grids
+from video_vq.metrics.predictors import score_predictors, token_entropy
 from video_vq.models.prior import Prior, token_nats
 from video_vq.progress import progress
 from video_vq.stores.tokens import TokenStore
@@ -16,6 +18,14 @@ from video_vq.stores.tokens import TokenStore
 LN2 = math.log(2)
 BATCH = 16
 PREDICTOR_GRIDS = 16384  # what the predictors are fitted on, at most
+
+
+class _Rate(NamedTuple):
+    """One clip's place among the rows, its source's group, and its bits per token by frame."""
+
+    place: int
+    group: str
+    by_frame: list[float]
 
 
 def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
@@ -26,57 +36,70 @@ def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng([0, 0x9D]).choice(rows, count, replace=False))
 
 
-@torch.no_grad()
 def score_prior(
     accelerator: Accelerator, prior: Prior, tokens: TokenStore, split: str
 ) -> dict[str, Any]:
-    """Return bits per token of a prior on one split, in all and per latent frame.
+    """Return bits per token of a prior on one split, in all and per latent frame; collective.
 
-    The predictors (metrics/predictors.py) are fitted on the train split.
+    A rate: of these tokens, never comparable with likelihoods of pixels. The predictors
+    (metrics/predictors.py) are fitted on the train split; `gain` is what the prior saves over each,
+    in bits per token.
     """
-    rows = [int(row) for row in tokens.rows(split)]
-    per_frame = np.zeros(tokens.header.grid_thw[0])
-    per_clip: list[dict[str, Any]] = []
-    with progress("rate", len(rows), "clip") as bar:
-        for start in range(0, len(rows), BATCH):
-            chosen = rows[start : start + BATCH]
-            grids = np.stack([tokens.read(row) for row in chosen]).astype(np.int64)
-            flat = torch.from_numpy(grids.reshape(len(grids), -1)).to(accelerator.device)
-            labels = torch.tensor([tokens.class_of(row) for row in chosen])
-            with accelerator.autocast():
-                logits = prior(
-                    flat,
-                    labels.to(accelerator.device) if tokens.header.classes else None,
-                )
-            nats = token_nats(logits, flat).double().cpu().numpy()
-            frames = rearrange(nats, "b (t n) -> b t n", t=len(per_frame))
-            per_frame += frames.mean(2).sum(0)
-            per_clip += [
-                {"group": tokens.video_of(row).group, "bits_per_token": float(clip.mean() / LN2)}
-                for row, clip in zip(chosen, frames, strict=True)
-            ]
-            bar.update(len(chosen))
-    per_frame /= len(rows) * LN2
+    rows = tokens.rows(split)
+    rates = _rates(accelerator, prior, tokens, rows)
+    by_frame = np.array([rate.by_frame for rate in rates])
+    bits = float(by_frame.mean())
     train = draw_rows(tokens, "train", PREDICTOR_GRIDS)
-    videos = [tokens.window_of(int(row))[0] for row in train]
-    rates = score_predictors(
-        tokens.read_rows(train),
-        tokens.read_rows(tokens.rows(split)),
-        tokens.header.codebook_size,
-        np.array(videos),
-    )
+    held_out = tokens.read_rows(rows)
+    videos = np.array([tokens.window_of(int(row))[0] for row in train])
+    codebook_size = tokens.header.codebook_size
+    scores = score_predictors(tokens.read_rows(train), held_out, codebook_size, videos)
+    predictors = {
+        "token_frequencies": (scores.unigram, scores.unigram_curve),
+        "frequencies_per_position": (scores.per_position, scores.per_position_curve),
+        "copy_previous_frame": (scores.copy_previous, scores.copy_previous_curve),
+    }
     return {
         "split": split,
         "num_grids": len(rows),
-        "bits_per_token": float(per_frame.mean()),
-        "bits_per_token_by_latent_frame": [float(value) for value in per_frame],
-        "clips": per_clip,
-        "bits_per_clip": float(per_frame.mean()) * math.prod(tokens.header.grid_thw),
-        "predictors": {
-            "token_frequencies": rates.unigram,
-            "frequencies_per_position": rates.per_position,
-            "copy_previous_frame": rates.copy_previous,
+        "bits_per_token": bits,
+        "bits_per_token_by_latent_frame": by_frame.mean(0).tolist(),
+        "clips": [
+            {"group": rate.group, "bits_per_token": float(np.mean(rate.by_frame))} for rate in rates
+        ],
+        "bits_per_clip": bits * math.prod(tokens.header.grid_thw),
+        "token_entropy": token_entropy(held_out, codebook_size),
+        "predictors": {name: rate for name, (rate, _) in predictors.items()},
+        "predictors_by_latent_frame": {
+            name: curve.tolist() for name, (_, curve) in predictors.items()
         },
-        "copy_error_rate": rates.copy_error_rate,
+        "gain": {name: rate - bits for name, (rate, _) in predictors.items()},
+        "copy_error_rate": scores.copy_error_rate,
         "num_grids_of_predictors": len(train),
     }
+
+
+@torch.no_grad()
+def _rates(
+    accelerator: Accelerator, prior: Prior, tokens: TokenStore, rows: np.ndarray
+) -> list[_Rate]:
+    """Return every clip's rate on every rank; whole batches are shared, so ranks change no bit."""
+    starts = range(0, len(rows), BATCH)
+    mine = starts[accelerator.process_index :: accelerator.num_processes]
+    found: list[_Rate] = []
+    with progress("rate", len(mine) * BATCH, "clip") as bar:
+        for start in mine:
+            chosen = rows[start : start + BATCH].tolist()
+            batch = read_grids(tokens, chosen).flat(accelerator.device)
+            with accelerator.autocast():
+                logits = prior(*batch)
+            nats = token_nats(logits, batch.tokens).double().cpu().numpy()
+            by_frame = rearrange(nats, "b (t n) -> b t n", t=tokens.header.grid_thw[0]).mean(2)
+            found += [
+                _Rate(start + place, tokens.video_of(row).group, (by_frame[place] / LN2).tolist())
+                for place, row in enumerate(chosen)
+            ]
+            bar.update(len(chosen))
+    if accelerator.num_processes > 1:
+        found = gather_object(found)
+    return sorted(found)

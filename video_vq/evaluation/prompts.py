@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,49 +19,46 @@ from video_vq.stores.clips import ClipStore
 Shown = Literal["true", "reconstruction"]
 
 
+class PromptRequest(NamedTuple):
+    """Which frames are given.
+
+    Attributes:
+        path: a clip store.
+        split: of it.
+        num_frames: given frames: 1 + a multiple of the tokenizer's stride in time.
+        shown: whether a sample's given frames are the true ones or their reconstruction.
+    """
+
+    path: Path
+    split: str
+    num_frames: int
+    shown: Shown
+
+
 class Prompts:
     """The beginnings of a store's videos, as the first latent frames of a causal tokenizer.
 
     Sample i continues video i // per_clip of the split, from that video's first frame on.
 
     Args:
-        path: a clip store.
-        split: of it.
-        num_frames: given frames: 1 + a multiple of the tokenizer's stride in time.
+        request: which frames are given.
         per_clip: samples for each video.
-        shown: whether a sample's given frames are the true ones or their reconstruction.
         tokenizer: causal, so that the given tokens know nothing of later frames.
 
     Raises:
         InputError: the tokenizer is not causal, or store, split or number of frames do not fit.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        split: str,
-        num_frames: int,
-        per_clip: int,
-        shown: Shown,
-        tokenizer: VideoTokenizer,
-    ):
-        backbone, facts = tokenizer.config.backbone, tokenizer.facts
-        if not backbone.causal:
-            raise InputError(
-                "--given: this tokenizer is not causal, so tokens of the first frames hold later "
-                "ones; train one with model.backbone.causal=true (configs/tokenizer/bair.yaml)"
-            )
-        if num_frames >= facts.num_frames:
-            raise InputError(
-                f"--given-frames {num_frames}: the clips have {facts.num_frames} frames in all"
-            )
+    def __init__(self, request: PromptRequest, per_clip: int, tokenizer: VideoTokenizer):
+        path, split, num_frames, shown = request
+        facts = tokenizer.facts
+        self.num_latents = given_latents(tokenizer, num_frames)
         self.store = ClipStore(path)
         if self.store.frame_size_hw != facts.frame_size_hw:
             raise InputError(
                 f"{path}: frames of {self.store.frame_size_hw}, the tokenizer's are of "
                 f"{facts.frame_size_hw}; prepare them at that size"
             )
-        self.num_latents = backbone.grid_thw((num_frames, *facts.frame_size_hw))[0]
         self.split, self.num_frames, self.per_clip, self.shown = split, num_frames, per_clip, shown
         self.tokenizer, self.stride = tokenizer, facts.stride
         self.videos = usable_videos(self.store, split, num_frames, facts.stride)
@@ -89,19 +86,50 @@ class Prompts:
         """Return a sample's given frames."""
         return self.store.read(self.video(number), 0, self.num_frames, self.stride)
 
-    @torch.no_grad()
     def tokens(
         self, accelerator: Accelerator, numbers: Sequence[int], batch_size: int
     ) -> Int[Tensor, "n p"]:
-        """Return the given tokens of some samples, encoded at one batch shape.
+        """Return the given tokens of some samples, encoded at one batch shape."""
+        frames = np.stack([self.frames(number) for number in numbers])
+        return given_tokens(accelerator, self.tokenizer, frames, batch_size)
 
-        The clip is filled up with its last given frame: no later frame is read.
-        """
-        total = self.tokenizer.facts.num_frames
-        index = np.minimum(np.arange(total), self.num_frames - 1)
-        clips = np.stack([self.frames(number)[index] for number in numbers])
-        padded = clips[np.minimum(np.arange(batch_size), len(clips) - 1)]
-        with accelerator.autocast():
-            codes = self.tokenizer.encode(torch.from_numpy(padded).to(accelerator.device))
-        given = codes[: len(numbers), : self.num_latents].long().cpu()
-        return rearrange(given, "n t h w -> n (t h w)")
+
+def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:
+    """Return the latent frames of so many given frames.
+
+    Raises:
+        InputError: the tokenizer is not causal, or the frames fill no whole latent frames or leave
+            nothing to continue.
+    """
+    backbone, facts = tokenizer.config.backbone, tokenizer.facts
+    if not backbone.causal:
+        raise InputError(
+            "frames cannot be given: this tokenizer is not causal, so tokens of the first frames "
+            "hold later ones; train one with model.backbone.causal=true "
+            "(configs/tokenizer/bair.yaml)"
+        )
+    if num_frames >= facts.num_frames:
+        raise InputError(
+            f"--given-frames {num_frames}: the clips have {facts.num_frames} frames in all"
+        )
+    return backbone.grid_thw((num_frames, *facts.frame_size_hw))[0]
+
+
+@torch.no_grad()
+def given_tokens(
+    accelerator: Accelerator,
+    tokenizer: VideoTokenizer,
+    frames: UInt8[np.ndarray, "n g h w 3"],
+    batch_size: int,
+) -> Int[Tensor, "n p"]:
+    """Return the tokens of the first frames of clips, encoded at one batch shape.
+
+    A clip is filled up with its last given frame: no later frame is read.
+    """
+    index = np.minimum(np.arange(tokenizer.facts.num_frames), frames.shape[1] - 1)
+    rows = np.minimum(np.arange(batch_size), len(frames) - 1)
+    padded = torch.from_numpy(frames[rows][:, index])
+    with accelerator.autocast():
+        codes = tokenizer.encode(padded.to(accelerator.device))
+    given = codes[: len(frames), : given_latents(tokenizer, frames.shape[1])].long().cpu()
+    return rearrange(given, "n t h w -> n (t h w)")

@@ -27,7 +27,7 @@ def summary(scores: dict[str, Any]) -> str:
         lines += ["", f"prior on {prior['num_grids']} clips of split {prior['split']}"]
         lines += [_line("bits per token", prior["bits_per_token"], "lower is better")]
         lines += [
-            _line(f"  control: {name.replace('_', ' ')}", value, "")
+            _line(f"  control: {name.replace('_', ' ')}", value, _gain(value, prior))
             for name, value in sorted(prior["predictors"].items())
         ]
     if "generation" in scores:
@@ -92,6 +92,11 @@ def _line(name: str, value: float | None, remark: str) -> str:
     return f"  {name:<34}{value:>10.3f}  {remark}".rstrip()
 
 
+def _gain(control: float, prior: dict[str, Any]) -> str:
+    bits = control - prior["bits_per_token"]
+    return f"the prior saves {bits:.3f}" if bits > 0 else "the prior is NOT better"
+
+
 def _beside(reconstruction: dict[str, Any]) -> list[str]:
     remarks = {
         "st_lpips": "lower is better",
@@ -111,6 +116,13 @@ def _of_samples(generation: dict[str, Any]) -> list[str]:
         lines += [
             _line("distance to training clips", copied["samples_median"], "grey levels, median"),
             _line("  the same of held-out clips", copied["held_out_median"], ""),
+        ]
+    if (found := generation.get("classes")) is not None:  # none without classes
+        real, made = found["accuracy_real"], found["accuracy_samples"]
+        share = f"{100 * made / real:.0f} % of real clips'" if real else "of no use: real clips'"
+        lines += [
+            _line("class accuracy of samples", made, f"{share}; a small classifier tells them"),
+            _line("  the same of held-out clips", real, f"chance {1 / found['num_classes']:.3f}"),
         ]
     return lines
 

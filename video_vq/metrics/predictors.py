@@ -126,6 +126,17 @@ def score_predictors(
     )
 
 
+def token_entropy(grids: Integer[np.ndarray, "n t h w"], codebook_size: int) -> float:
+    """Return the entropy of the tokens' own frequencies, wherever they are, in bits per token.
+
+    What the best code that knows these frequencies beforehand takes: below `unigram`, whose
+    frequencies are of other clips.
+    """
+    counts = np.bincount(grids.ravel(), minlength=codebook_size)
+    shares = counts[counts > 0] / grids.size
+    return float(-(shares * np.log2(shares)).sum())
+
+
 def _check(
     train: np.ndarray, held_out: np.ndarray, codebook_size: int, groups: np.ndarray | None
 ) -> None:

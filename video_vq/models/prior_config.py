@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
+from video_vq.stores.tokens import TokenHeader
 
 NO_CLASS = -1  # the label of a clip without a class; the prior reads it as its null class
 MAX_TOKENS = 65536  # positions of one clip; a config that asks for more is a mistake
@@ -91,6 +92,17 @@ class PriorConfig:
     def num_tokens(self) -> int:
         """Return the tokens of one clip."""
         return prod(self.grid_thw)
+
+
+def config_for(header: TokenHeader, sizes: TransformerConfig) -> PriorConfig:
+    """Return the config of a prior of these sizes over the tokens of a store."""
+    return PriorConfig(
+        codebook_size=header.codebook_size,
+        grid_thw=header.grid_thw,
+        num_classes=len(header.classes),
+        num_action_dims=header.num_action_dims,
+        transformer=sizes,
+    )
 
 
 @dataclass(frozen=True, config=STRICT)

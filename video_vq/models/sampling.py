@@ -93,6 +93,90 @@ class Conditions(NamedTuple):
         return Conditions(*(None if all_ is None else all_[index].to(device) for all_ in self))
 
 
+class TokenSampler:
+    """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
+
+    Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
+    position alone. So for one batch_size, dtype, machine and thread count, a sample's tokens do
+    not depend, bit by bit, on the other samples, their order, or how full the batch is.
+
+    Args:
+        prior: on any device; its training mode does not matter.
+        settings: guidance, temperature, top-k, top-p; None for plain sampling.
+        batch_size: samples decoded in step; record it with the samples.
+        dtype: of weights, cache and products.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        settings: SamplingSettings | None = None,
+        batch_size: int = 16,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.prior, self.settings = prior, settings or SamplingSettings()
+        self.batch_size, self.dtype = batch_size, dtype
+        self._decoders: dict[int, Decoder] = {}
+
+    def draw(
+        self,
+        seeds: Sequence[int],
+        class_labels: Int[Tensor, " n"] | None = None,
+        given: Int[Tensor, "n p"] | None = None,
+        actions: Float[Tensor, "n t a"] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Int[Tensor, "n t h w"]:
+        """Draw one clip's tokens per seed.
+
+        Args:
+            seeds: one per sample, 0 … 2^63 - 1.
+            class_labels: 0 … num_classes - 1, or NO_CLASS.
+            given: the first p tokens of each clip, kept as they are.
+            actions: numbers per latent frame, in the data's units.
+            progress: called after each position with the number of tokens just drawn.
+
+        Returns:
+            int64 tokens on the CPU.
+
+        Raises:
+            InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives
+                no distribution to draw from, or this machine cannot keep rows apart.
+        """
+        prior, settings = self.prior, self.settings
+        conditions = Conditions(class_labels, given, actions)
+        check_sampling(prior, seeds, conditions, settings, self.batch_size)
+        num_tokens = prior.config.num_tokens
+        tokens = torch.empty(len(seeds), num_tokens, dtype=torch.int64)
+        device = prior.head.weight.device
+        with torch.inference_mode(), exact_float32(device):
+            decoder = self._decoder(conditions.num_given)
+            num_rows = decoder.num_rows // len(hidden_per_pass(settings))
+            for start in range(0, len(seeds), self.batch_size):
+                end = min(start + self.batch_size, len(seeds))
+                # A short batch is filled up with copies of its last sample, thrown away later.
+                index = torch.arange(start, start + num_rows).clamp(max=end - 1)
+                noise = np.stack([uniform_noise(seeds[row], num_tokens) for row in index.tolist()])
+                drawn = sample_batch(
+                    decoder,
+                    embedded(prior, conditions.rows(index, device), settings, num_rows),
+                    None if given is None else given[index].to(device),
+                    torch.from_numpy(noise).to(device),
+                    settings,
+                    None if progress is None else partial(progress, end - start),
+                )
+                tokens[start:end] = drawn[: end - start].cpu()
+        _, rows, columns = prior.config.grid_thw
+        return rearrange(tokens, "n (t h w) -> n t h w", h=rows, w=columns)
+
+    def _decoder(self, num_given: int) -> Decoder:
+        if num_given not in self._decoders:
+            self._decoders.clear()  # a cache is as large as the weights or larger: one is held
+            self._decoders[num_given] = prepared_decoder(
+                self.prior, self.settings, self.batch_size, num_given, self.dtype
+            )
+        return self._decoders[num_given]
+
+
 def sample_tokens(
     prior: Prior,
     seeds: Sequence[int],
@@ -101,58 +185,12 @@ def sample_tokens(
     actions: Float[Tensor, "n t a"] | None = None,
     settings: SamplingSettings | None = None,
     batch_size: int = 16,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Int[Tensor, "n t h w"]:
-    """Draw one clip's tokens per seed.
-
-    Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
-    position alone. So for one batch_size, dtype, machine and thread count, a sample's tokens do
-    not depend, bit by bit, on the other samples, their order, or how full the batch is.
-
-    Args:
-        prior: on any device; its training mode does not matter.
-        seeds: one per sample, 0 … 2^63 - 1.
-        class_labels: 0 … num_classes - 1, or NO_CLASS.
-        given: the first p tokens of each clip, kept as they are.
-        actions: numbers per latent frame, in the data's units.
-        settings: guidance, temperature, top-k, top-p; None for plain sampling.
-        batch_size: samples decoded in step; record it with the samples.
-        progress: called after each position with the number of tokens just drawn.
-        dtype: of weights, cache and products.
-
-    Returns:
-        int64 tokens on the CPU.
-
-    Raises:
-        InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives no
-            distribution to draw from, or this machine cannot keep rows apart from each other.
-    """
-    settings = settings or SamplingSettings()
-    conditions = Conditions(class_labels, given, actions)
-    check_sampling(prior, seeds, conditions, settings, batch_size)
-    num_tokens = prior.config.num_tokens
-    tokens = torch.empty(len(seeds), num_tokens, dtype=torch.int64)
-    device = prior.head.weight.device
-    with torch.inference_mode(), exact_float32(device):
-        decoder = prepared_decoder(prior, settings, batch_size, conditions.num_given, dtype)
-        num_rows = decoder.num_rows // len(hidden_per_pass(settings))
-        for start in range(0, len(seeds), batch_size):
-            end = min(start + batch_size, len(seeds))
-            # A short batch is filled up with copies of its last sample, which are thrown away.
-            index = torch.arange(start, start + num_rows).clamp(max=end - 1)
-            noise = np.stack([uniform_noise(seeds[row], num_tokens) for row in index.tolist()])
-            drawn = sample_batch(
-                decoder,
-                embedded(prior, conditions.rows(index, device), settings, num_rows),
-                None if given is None else given[index].to(device),
-                torch.from_numpy(noise).to(device),
-                settings,
-                None if progress is None else partial(progress, end - start),
-            )
-            tokens[start:end] = drawn[: end - start].cpu()
-    _, rows, columns = prior.config.grid_thw
-    return rearrange(tokens, "n (t h w) -> n t h w", h=rows, w=columns)
+    """Draw one clip's tokens per seed, once; see `TokenSampler` and its `draw`."""
+    sampler = TokenSampler(prior, settings, batch_size, dtype)
+    return sampler.draw(seeds, class_labels, given, actions, progress)
 
 
 def hidden_per_pass(settings: SamplingSettings) -> tuple[bool, ...]:
@@ -222,7 +260,7 @@ def sample_batch(
     given: Int[Tensor, "b p"] | None,
     noise: Float[Tensor, "b n"],
     settings: SamplingSettings,
-    progress: Callable[[], None] | None,
+    progress: Callable[[], object] | None,
 ) -> Int[Tensor, "b n"]:
     """Draw one padded batch; `progress` is called after each position.
 
@@ -266,7 +304,7 @@ def check_sampling(
     """Refuse what does not fit the prior.
 
     Raises:
-        InputError: see `sample_tokens`.
+        InputError: see `TokenSampler.draw`.
     """
     config = prior.config
     if not seeds:

@@ -1,8 +1,9 @@
 """The token store: grids of codes as .npy shards, tied to the tokenizer that made them.
 
 A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), beside `rows-00000.npy`, int64 (n, 3):
-video (its position in the manifest), first frame, stride. `skipped.jsonl` says which videos were
-left out, where raw ones were encoded.
+video (its position in the manifest), first frame, stride. Where the videos have actions, there is
+`actions-00000.npy`, float32 (n, t, a): what is done on the way to each latent frame.
+`skipped.jsonl` says which videos were left out, where raw ones were encoded.
 """
 
 import hashlib
@@ -41,6 +42,7 @@ class TokenHeader:
         data_hash: content hash of the clip store or list of raw videos that was encoded, None for
             samples of a prior.
         made_by: the settings that made the store.
+        num_action_dims: a, the numbers per latent frame that say what was done; 0 without actions.
     """
 
     tokenizer_hash: str
@@ -52,6 +54,7 @@ class TokenHeader:
     classes: tuple[str, ...]
     data_hash: str | None
     made_by: dict[str, Any]
+    num_action_dims: int = 0
 
     @property
     def dtype(self) -> np.dtype:
@@ -59,11 +62,17 @@ class TokenHeader:
         return np.dtype(np.uint16 if self.codebook_size <= 1 << 16 else np.uint32)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the header as JSON values."""
+        """Return the header as JSON values; stores without actions do not speak of them."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
+            if key != "num_action_dims" or value
         }
+
+    @property
+    def actions_shape(self) -> tuple[int, int]:
+        """Return the shape t a of one clip's actions."""
+        return self.grid_thw[0], self.num_action_dims
 
 
 class TokenStoreWriter:
@@ -88,6 +97,7 @@ class TokenStoreWriter:
         shard: int,
         tokens: np.ndarray,
         rows: np.ndarray,
+        actions: np.ndarray | None = None,
         skipped: Sequence[Skipped] = (),
         rates: Mapping[int, float | None] | None = None,
         notes: Sequence[dict[str, str]] = (),
@@ -98,6 +108,7 @@ class TokenStoreWriter:
             shard: its number.
             tokens: integer grids n t h w.
             rows: int64 (n, 3).
+            actions: n t a, where the header has some.
             skipped: videos that could not be used.
             rates: frames per second by position of video, where only decoding shows them; see
                 `rates`.
@@ -110,12 +121,20 @@ class TokenStoreWriter:
             )
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.header.codebook_size:
             raise ValueError(f"tokens lie outside 0..{self.header.codebook_size - 1}")
+        expected = (
+            (len(tokens), *self.header.actions_shape) if self.header.num_action_dims else None
+        )
+        if (None if actions is None else actions.shape) != expected:
+            raise ValueError(f"actions do not have the shape {expected} of the header")
         hashes = {
             "tokens": write_array(
                 self.path / f"tokens-{shard:05d}.npy", tokens.astype(self.header.dtype)
             ),
             "rows": write_array(self.path / f"rows-{shard:05d}.npy", rows.astype(np.int64)),
         }
+        if actions is not None:
+            file = self.path / f"actions-{shard:05d}.npy"
+            hashes["actions"] = write_array(file, actions.astype(np.float32))
         record = {
             "count": len(tokens),
             "sha256": hashes,
@@ -201,6 +220,7 @@ class TokenStore:
             self.shards = [(int(shard["count"]), shard["sha256"]) for shard in manifest["shards"]]
             self.videos = tuple(Video(**video) for video in manifest["videos"])
             self.num_skipped = int(manifest.get("num_skipped", 0))
+            self._skipped: str | None = manifest.get("skipped_sha256")
             self.notes = tuple(dict(note) for note in manifest.get("notes", ()))
             bad = [v.label for v in self.videos if v.label not in (None, *self.header.classes)]
             if bad:
@@ -214,6 +234,11 @@ class TokenStore:
                 np.array(self._open(f"rows-{shard:05d}.npy", (ROW,), np.int64))
                 for shard in range(len(self.shards))
             ]
+            self._actions = [
+                self._open(f"actions-{shard:05d}.npy", self.header.actions_shape, np.float32)
+                for shard in range(len(self.shards))
+                if self.header.num_action_dims
+            ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -223,6 +248,8 @@ class TokenStore:
             ) from None
         self._rows = np.concatenate([*parts, np.empty((0, ROW), np.int64)])
         counts = [len(tokens) for tokens in self._tokens]
+        if self._actions and counts != [len(actions) for actions in self._actions]:
+            raise InputError(f"{self.path}: not every grid has actions; encode again")
         if counts != [count for count, _ in self.shards] or len(self._rows) != self._first[-1]:
             raise InputError(f"{self.path}: shards and manifest disagree on lengths; encode again")
         if len(self._rows) and not (
@@ -253,11 +280,13 @@ class TokenStore:
 
     def files(self) -> dict[str, str]:
         """Return name -> sha256 of every file that the manifest vouches for."""
-        return {
+        arrays = ("tokens", "rows", *(("actions",) if self.header.num_action_dims else ()))
+        files = {
             f"{name}-{shard:05d}.npy": str(hashes.get(name))
             for shard, (_, hashes) in enumerate(self.shards)
-            for name in ("tokens", "rows")
+            for name in arrays
         }
+        return files if self._skipped is None else {**files, SKIPPED: self._skipped}
 
     def rows(self, split: str | None) -> np.ndarray:
         """Return the row numbers of one split, or of all.
@@ -287,9 +316,26 @@ class TokenStore:
             )
         return grid
 
-    def read_rows(self, rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return several grids as one int64 array n t h w."""
         return np.stack([self.read(int(row)) for row in rows]).astype(np.int64)
+
+    def read_actions(self, row: int) -> np.ndarray | None:
+        """Return what is done on the way to each latent frame, float32 t a; None without actions.
+
+        Raises:
+            InputError: a number is not finite.
+        """
+        if not self._actions:
+            return None
+        shard = int(np.searchsorted(self._first, row, side="right")) - 1
+        actions = np.array(self._actions[shard][row - self._first[shard]])
+        if not np.isfinite(actions).all():
+            raise InputError(
+                f"{self.path}: an action of row {row} is not finite; encode again from data that "
+                "are sound"
+            )
+        return actions
 
     def window_of(self, row: int) -> tuple[int, int, int]:
         """Return video, first frame and stride of a row."""

@@ -15,7 +15,7 @@ from video_vq.data.windows import EpochClips
 from video_vq.errors import InputError
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.prior import Prior, prior_loss
-from video_vq.models.prior_config import PriorConfig
+from video_vq.models.prior_config import config_for
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
@@ -66,26 +66,24 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path) -> str:
     store = TokenStore(tokens)
     header = store.header
     grids = len(store.rows("train"))
-    model_config = PriorConfig(
-        codebook_size=header.codebook_size,
-        grid_thw=header.grid_thw,
-        num_classes=len(header.classes),
-        transformer=config.model,
-    )
+    model_config = config_for(header, config.model)
     per_process = micro_batch(config.optim)
     count = math.prod(header.grid_thw)
     with FakeTensorMode():
         prior = Prior(model_config, config.run.checkpoint_activations)
         flat = torch.zeros(per_process, count, dtype=torch.int64)
         labels = torch.zeros(per_process, dtype=torch.int64) if header.classes else None
+        shape = (per_process, *header.actions_shape)
+        actions = torch.zeros(shape) if header.num_action_dims else None
         activations = saved_bytes(
-            prior, lambda: prior_loss(prior(flat, labels), flat).nats, _precision()
+            prior, lambda: prior_loss(prior(flat, labels, actions), flat).nats, _precision()
         )
     lines = [
         f"parameters      {_count(prior)} (blocks {_count(prior.blocks)})",
         f"tokens          {_times(header.grid_thw)} = {count:,} a clip, of {header.codebook_size:,}"
         f" codes; a uniform guess costs {math.log2(header.codebook_size):g} bits per token",
         f"classes         {len(header.classes)}",
+        f"actions         {header.num_action_dims} numbers per latent frame",
         f"data            {grids:,} train grids of {tokens}",
         *_steps(config.optim, grids, "grids", "train grids"),
         *_memory(prior, activations, per_process),

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
 from torch.func import functional_call
 
 from video_vq.config import to_json
-from video_vq.data.loader import TokenDataset, training_batches
+from video_vq.data.loader import TokenDataset, read_grids, training_batches
 from video_vq.models.prior import Prior, prior_loss, token_nats
-from video_vq.models.prior_config import PriorConfig, PriorFacts
+from video_vq.models.prior_config import PriorFacts, config_for
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.distributed import (
     StopFlag,
@@ -67,12 +68,7 @@ def train_prior(
     validation = np.random.default_rng([seed, 0x7A1]).permutation(store.rows("val"))
     validation = validation[: config.run.validation_clips]
     header = store.header
-    model_config = PriorConfig(
-        codebook_size=header.codebook_size,
-        grid_thw=header.grid_thw,
-        num_classes=len(header.classes),
-        transformer=config.model,
-    )
+    model_config = config_for(header, config.model)
     facts = {
         "data": store.content_hash,
         "precision": accelerator.mixed_precision,
@@ -90,7 +86,10 @@ def train_prior(
         return finished
 
     torch.manual_seed(seed)
-    prior = Prior(model_config, config.run.checkpoint_activations).to(accelerator.device)
+    prior = Prior(model_config, config.run.checkpoint_activations)
+    if header.num_action_dims:
+        prior.set_action_statistics(*action_statistics(store))
+    prior.to(accelerator.device)
     optimizer = make_optimizer(prior, optim)
     state = TrainingState(accelerator, prior, config.run.average_decay)
     torch.manual_seed(seed + 1 + accelerator.process_index)
@@ -142,14 +141,11 @@ def train_prior(
         nats = torch.zeros((), device=accelerator.device)
         for micro_batch in range(optim.accumulation):
             with timer("data"):
-                batch = next(batches)
-                grids = batch.tokens.to(accelerator.device, non_blocking=True)
-                labels = batch.classes.to(accelerator.device) if header.classes else None
+                batch = next(batches).flat(accelerator.device)
             last = micro_batch == optim.accumulation - 1
             with accelerator.no_sync(model) if not last else timer.nothing():
                 with timer("forward"):
-                    flat = rearrange(grids, "b t h w -> b (t h w)")
-                    loss = prior_loss(model(flat, labels), flat).nats
+                    loss = prior_loss(model(*batch), batch.tokens).nats
                 with timer("backward"):
                     accelerator.backward(loss / optim.accumulation)
             nats += loss.detach() / optim.accumulation
@@ -201,6 +197,31 @@ def train_prior(
     return out / "prior"
 
 
+def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
+    """Return mean and deviation of the train split's actions, summed in float64.
+
+    The first latent frame has places that stand for no action (`data/actions.py`) and is left out
+    where there are others. A constant number gets the deviation 1.
+    """
+    first = min(1, store.header.grid_thw[0] - 1)
+    size = store.header.num_action_dims
+    shift, sums, squares, count = np.zeros(size), np.zeros(size), np.zeros(size), 0
+    for row in store.rows("train"):
+        actions = store.read_actions(int(row))
+        assert actions is not None
+        values = actions[first:].astype(np.float64)
+        if not count:
+            shift = values[0]  # near the mean: squares around it lose no digits
+        sums += (values - shift).sum(0)
+        squares += np.square(values - shift).sum(0)
+        count += len(values)
+    variance = np.maximum(squares / count - np.square(sums / count), 0)
+    mean = (shift + sums / count).astype(np.float32)
+    std = np.sqrt(variance).astype(np.float32)
+    std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-30)] = 1
+    return torch.from_numpy(mean), torch.from_numpy(std)
+
+
 @torch.no_grad()
 def validate(
     accelerator: Accelerator,
@@ -223,15 +244,11 @@ def validate(
             return None
         if not chosen:
             continue
-        grids = torch.stack([torch.from_numpy(store.read(row).astype("int64")) for row in chosen])
-        flat = rearrange(grids.to(accelerator.device), "b t h w -> b (t h w)")
-        labels = torch.tensor([store.class_of(row) for row in chosen], device=accelerator.device)
+        batch = read_grids(store, chosen).flat(accelerator.device)
         with accelerator.autocast():
-            logits = functional_call(
-                prior, state.averages.tensors, (flat, labels if store.header.classes else None)
-            )
-        total[0] += token_nats(logits, flat).double().sum()
-        total[1] += flat.numel()
+            logits = functional_call(prior, state.averages.tensors, tuple(batch))
+        total[0] += token_nats(logits, batch.tokens).double().sum()
+        total[1] += batch.tokens.numel()
     total = over_ranks(accelerator, total, "sum")
     accelerator.print(f"validated on {len(rows)} grids in {time.monotonic() - started:.1f} s")
     return float(total[0] / total[1]) / math.log(2)

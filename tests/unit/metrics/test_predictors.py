@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from video_vq.errors import InputError
-from video_vq.metrics.predictors import score_predictors
+from video_vq.metrics.predictors import score_predictors, token_entropy
 
 GRID = (3, 2, 2)
 
@@ -55,6 +55,14 @@ def test_frequencies_are_coded_at_their_entropy():
     assert scores.per_position == pytest.approx(1.75, rel=0.01)
     assert scores.unigram_curve.shape == (3,)
     assert scores.unigram_curve.mean() == pytest.approx(scores.unigram)
+
+
+def test_entropy_is_that_of_the_frequencies_found():
+    grids = np.repeat([0, 1, 5, 7], [16, 8, 4, 4]).reshape(2, 2, 2, 4)
+    assert token_entropy(grids, 8) == pytest.approx(1.75)
+    assert token_entropy(np.zeros((2, *GRID), int), 8) == 0
+    scores = score_predictors(copying_source(50, 9, 0.5, 0), copying_source(50, 9, 0.5, 1), 9)
+    assert token_entropy(copying_source(50, 9, 0.5, 1), 9) < scores.unigram
 
 
 def literal_probabilities(

@@ -1,6 +1,8 @@
 """The prior: shapes, causality, conditions, initial loss, precision, checkpointing, bad input."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -167,6 +169,35 @@ def test_checkpointed_activations_change_neither_loss_nor_gradients():
         gradients.append([parameter.grad for parameter in prior.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+COMPILED = """
+import torch
+from video_vq.models.prior import Prior, prior_loss
+from video_vq.models.prior_config import PriorConfig, TransformerConfig
+
+config = PriorConfig(11, (3, 2, 4), 3, 5, TransformerConfig(width=32, depth=2, heads=2, dropout=0))
+tokens = torch.randint(0, 11, (2, 24), generator=torch.Generator().manual_seed(1))
+inputs = (tokens, torch.tensor([0, 1]), torch.ones(2, 3, 5), torch.tensor([True, False]))
+for checkpoint_activations in (False, True):
+    torch.manual_seed(0)
+    prior = Prior(config, checkpoint_activations).train()
+    torch.nn.init.normal_(prior.head.weight, std=0.3)
+    results = []
+    for compiled in (False, True):
+        if compiled:
+            prior.compile(backend="aot_eager")
+        prior.zero_grad()
+        loss = prior_loss(prior(*inputs), tokens).nats
+        loss.backward()
+        results.append([loss, *(weight.grad.clone() for weight in prior.parameters())])
+    torch.testing.assert_close(*results)
+"""
+
+
+def test_a_compiled_prior_has_the_same_loss_and_gradients():
+    """In a process of its own: there the types are not checked, which cannot be compiled."""
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
 def test_every_parameter_gets_a_gradient():

@@ -16,7 +16,13 @@ from video_vq.models.prior_config import (
     SamplingSettings,
     TransformerConfig,
 )
-from video_vq.models.sampling import Conditions, embedded, guided_logits, sample_tokens
+from video_vq.models.sampling import (
+    Conditions,
+    TokenSampler,
+    embedded,
+    guided_logits,
+    sample_tokens,
+)
 
 GRID = (3, 2, 4)
 NUM_TOKENS = 24
@@ -255,6 +261,29 @@ def test_without_conditions_an_unconditional_prior_samples_and_a_conditional_one
 def test_top_k_1_gives_every_seed_the_same_clip():
     tokens = sample_tokens(make_prior(), [1, 2, 3], settings=SamplingSettings(top_k=1))
     assert torch.equal(tokens, tokens[:1].expand_as(tokens))
+
+
+def test_a_sampler_packs_its_weights_once_and_draws_what_single_calls_draw(monkeypatch):
+    packed: list[int] = []
+    prepared = sampling.prepared_decoder
+
+    def counted(*arguments):
+        packed.append(arguments[3])
+        return prepared(*arguments)
+
+    monkeypatch.setattr(sampling, "prepared_decoder", counted)
+    prior = make_prior(3)
+    labels, given = torch.tensor([0, 1, 2]), random_tokens(3, 8)
+    sampler = TokenSampler(prior, SamplingSettings(top_k=5), batch_size=2)
+    first = sampler.draw([1, 2, 3], labels)
+    assert torch.equal(sampler.draw([3, 1], labels[[2, 0]]), first[[2, 0]])
+    assert packed == [0]
+    continued = sampler.draw([1, 2, 3], labels, given)
+    assert packed == [0, 8]
+    settings = SamplingSettings(top_k=5)
+    assert torch.equal(
+        continued, sample_tokens(prior, [1, 2, 3], labels, given, None, settings, batch_size=2)
+    )
 
 
 def test_progress_counts_every_drawn_token_once():

@@ -4,6 +4,7 @@ import math
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from video_vq.models.prior_config import SamplingSettings
@@ -57,6 +58,29 @@ def test_top_k_and_top_p_are_those_of_hugging_face_on_1000_random_distributions(
         row = logits[0].tolist()
         assert keep_top_k(logits, k)[0].tolist() == reference_top_k(row, k)
         assert keep_top_p(logits, p)[0].tolist() == reference_top_p(row, p)
+
+
+def test_the_references_are_hugging_faces_where_it_is_installed():
+    """The same, by transformers' own processors; it is no dependency.
+
+    Of equal logits at the edge of top-p it keeps whichever its unstable sort puts last.
+    """
+    processors = pytest.importorskip("transformers.generation.logits_process")
+    ids = torch.zeros(1, 1, dtype=torch.long)
+
+    def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        assert torch.equal(ours.sort().values, theirs.sort().values)
+        if len(logits.unique()) == logits.shape[1]:
+            assert torch.equal(ours, theirs)
+
+    for logits, k, p in random_distributions():
+        expected = processors.TopKLogitsWarper(k)(ids, logits)
+        assert torch.equal(keep_top_k(logits, k), expected)
+        same(keep_top_p(logits, p), processors.TopPLogitsWarper(p)(ids, logits))
+        settings = SamplingSettings(temperature=0.3 + p, top_k=k, top_p=p)
+        both = processors.TemperatureLogitsWarper(0.3 + p)(ids, logits)
+        both = processors.TopPLogitsWarper(p)(ids, processors.TopKLogitsWarper(k)(ids, both))
+        same(adjusted_logits(logits, settings), both)
 
 
 def test_temperature_comes_first_then_top_k_then_top_p():

@@ -1,0 +1,84 @@
+"""`video-vq continue`: the last frames of a video file, and what a prior thinks comes next."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.cli import options
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("continue", help="continue a video file with a prior")
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="any video file")
+    options.add_prior(parser)
+    options.add_tokenizer(parser)
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE.mp4",
+        help="given and continued frames; a red bar lies above those that the model made",
+    )
+    parser.add_argument(
+        "--given-frames",
+        type=options.positive,
+        metavar="N",
+        help="how many of the video's last frames are given: 1 + a multiple of the tokenizer's "
+        "stride in time (default: about half of a clip)",
+    )
+    parser.add_argument(
+        "--num",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="continuations, side by side (default: 1)",
+    )
+    parser.add_argument(
+        "--actions",
+        type=Path,
+        metavar="FILE",
+        help="what is done in the whole clip, for a prior that takes actions: .npy or .csv, a row "
+        "per frame",
+    )
+    options.add_sampling(parser, "a class name (default: none)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Continue."""
+    from video_vq.errors import ConfigError
+
+    settings = options.sampling_settings(arguments)
+    if arguments.out.suffix.lower() != ".mp4":
+        raise ConfigError(f"--out {arguments.out}: name a file that ends in .mp4")
+    if arguments.out.resolve() == arguments.video.resolve():
+        raise ConfigError(f"--out {arguments.out}: is the video itself; name another file")
+    from video_vq.evaluation.continuation import ContinueRequest, continue_video
+    from video_vq.training.distributed import make_accelerator
+
+    request = ContinueRequest(
+        given_frames=arguments.given_frames,
+        num=arguments.num,
+        settings=settings,
+        label=arguments.label,
+        seed=arguments.seed,
+        dtype=arguments.dtype,
+        actions=arguments.actions,
+    )
+    accelerator = make_accelerator()
+    made = continue_video(
+        accelerator,
+        arguments.video,
+        arguments.prior,
+        arguments.tokenizer,
+        arguments.out,
+        request,
+    )
+    if accelerator.is_main_process:
+        count = made.clips.shape[1]
+        print(
+            f"{arguments.out}: the last {made.num_given} frames of {arguments.video} at "
+            f"{made.fps:g} frames per second, then {count - made.num_given} continued ones "
+            "(red bar)"
+        )
+    return 0

@@ -1,0 +1,86 @@
+"""Actions per frame of a video to actions per latent frame of a clip, which is what steers a prior.
+
+Row f of a store's `actions` is what is done on the way from frame f of a video to the next one.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from video_vq.errors import InputError
+from video_vq.stores.clips import ClipStore
+
+ARRAY = "actions"  # of a clip store
+
+
+def num_actions(num_frames: int, stride: int) -> int:
+    """Return how many rows of actions lie between a clip's first frame and its last."""
+    return (num_frames - 1) * stride
+
+
+def num_action_dims(row_dims: int, stride: int, frames_per_latent: int) -> int:
+    """Return the numbers that steer one latent frame: all rows on the way through its frames."""
+    return row_dims * stride * frames_per_latent
+
+
+def latent_actions(
+    rows: Float[np.ndarray, "r d"], stride: int, frames_per_latent: int, latent_frames: int
+) -> Float[np.ndarray, "t a"]:
+    """Return, for each latent frame, the actions on the way to its frames, one after the other.
+
+    A latent frame stands for `frames_per_latent` frames, and `stride` rows lead to each of them.
+    What leads to the clip's first frame is unknown, and a causal tokenizer's first latent frame
+    holds that frame alone: these places are 0.
+
+    Args:
+        rows: those between the clip's first frame and its last, `num_actions` of them.
+        stride: frames of the video from one frame of the clip to the next.
+        frames_per_latent: the tokenizer's stride in time.
+        latent_frames: t.
+
+    Returns:
+        float32, a = `num_action_dims`.
+    """
+    places = latent_frames * frames_per_latent * stride
+    padded = np.zeros((places, rows.shape[1]), np.float32)
+    padded[places - len(rows) :] = rows
+    return padded.reshape(latent_frames, -1)
+
+
+def actions_of_window(
+    store: ClipStore,
+    video: int,
+    start: int,
+    num_frames: int,
+    stride: int,
+    frames_per_latent: int,
+    latent_frames: int,
+) -> Float[np.ndarray, "t a"]:
+    """Return the latent actions of one clip of a store.
+
+    Raises:
+        InputError: the store has no actions, or a number is not finite.
+    """
+    row_dims = row_dims_of(store)
+    if not row_dims:
+        raise InputError(
+            f"{store.path}: holds no actions; prepare data that have them "
+            "(`data-prep bair`), or give a file of actions"
+        )
+    count = num_actions(num_frames, stride)
+    rows = np.zeros((0, row_dims), np.float32)
+    # Where a short video is filled up nothing is known of what was done.
+    known = min(count, store.videos[video].num_frames - start)
+    if known:
+        rows = store.read_array(ARRAY, video, start, known).reshape(known, row_dims)
+    if not np.isfinite(rows).all():
+        raise InputError(
+            f"{store.path}: an action of video {store.videos[video].id!r} is not finite; "
+            "prepare the data again"
+        )
+    rows = np.concatenate([rows, np.zeros((count - known, row_dims), np.float32)])
+    return latent_actions(rows, stride, frames_per_latent, latent_frames)
+
+
+def row_dims_of(store: ClipStore) -> int:
+    """Return the numbers of one row of a store's actions; 0 for a store without any."""
+    return int(np.prod(store.arrays[ARRAY])) if ARRAY in store.arrays else 0

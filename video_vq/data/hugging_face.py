@@ -1,0 +1,71 @@
+"""A token store as a Hugging Face Dataset, for others' transformers; needs `video-vq[datasets]`."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from video_vq.errors import InputError
+from video_vq.stores.tokens import TokenStore
+
+
+def token_dataset(path: str | Path, split: str | None = None, cache_dir: str | None = None) -> Any:
+    """Return a token store as a `datasets.Dataset`, one row per clip.
+
+    Columns: `tokens` t h w, `label` (a ClassLabel, -1 for none; where there are classes), `actions`
+    t a (where there are any), `video`, `first_frame`, `stride`.
+
+    Args:
+        path: the token store.
+        split: train, val or test; None for all.
+        cache_dir: where `datasets` keeps its copy; None for its own place. The copy is named by
+            the store's hash, so a store that was made anew is read anew.
+
+    Raises:
+        InputError: `datasets` is not installed, or the store is missing or damaged.
+    """
+    store = TokenStore(path)
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise InputError(
+            'the package datasets is not installed; pip install "video-vq[datasets]", or read the '
+            "arrays with numpy (docs/token_format.md)"
+        ) from None
+    header = store.header
+    columns: dict[str, Any] = {
+        "tokens": datasets.Array3D(header.grid_thw, header.dtype.name),
+        "video": datasets.Value("string"),
+        "first_frame": datasets.Value("int64"),
+        "stride": datasets.Value("int64"),
+    }
+    if header.classes:
+        columns["label"] = datasets.ClassLabel(names=list(header.classes))
+    if header.num_action_dims:
+        columns["actions"] = datasets.Array2D(header.actions_shape, "float32")
+    store.rows(split)  # an unknown split is said before anything is written
+    made = datasets.Dataset.from_generator(
+        _rows,
+        features=datasets.Features(columns),
+        cache_dir=cache_dir,
+        gen_kwargs={"path": str(path), "split": split, "content_hash": store.content_hash},
+    )
+    return made.with_format("numpy")
+
+
+def _rows(path: str, split: str | None, content_hash: str) -> Iterator[dict[str, Any]]:
+    store = TokenStore(path)
+    assert store.content_hash == content_hash
+    for row in store.rows(split).tolist():
+        _, first_frame, stride = store.window_of(row)
+        values: dict[str, Any] = {
+            "tokens": store.read(row),
+            "video": store.video_of(row).id,
+            "first_frame": first_frame,
+            "stride": stride,
+        }
+        if store.header.classes:
+            values["label"] = store.class_of(row)
+        if (actions := store.read_actions(row)) is not None:
+            values["actions"] = actions
+        yield values

@@ -1,0 +1,93 @@
+"""Whether samples show the class they were asked for, as real clips of that class do."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from video_vq.data.windows import Window, read_window, usable_videos
+from video_vq.metrics.class_accuracy import (
+    BATCH,
+    STEPS,
+    predicted_classes,
+    train_classifier,
+)
+from video_vq.stores.clips import ClipStore
+
+
+def class_accuracy(
+    store: ClipStore,
+    held_out: Sequence[Window],
+    samples: ClipStore,
+    sampled: Sequence[Window],
+    device: torch.device,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Train a small classifier on the train split, and score held-out clips and samples by it.
+
+    The accuracy on real held-out clips says what the classifier is worth: samples are to be held
+    against it, not against 1.
+
+    Args:
+        store: of real clips.
+        held_out: real clips, cut as the samples are.
+        sampled: clips of the samples.
+
+    Returns:
+        None where there is nothing to tell apart: fewer than two classes in the train split or
+        among the samples, or clips of one frame.
+    """
+    num_frames = min(window.num_frames for window in (*held_out, *sampled))
+    real = [window for window in held_out if store.videos[window.video].label is not None]
+    made = [w for w in sampled if samples.videos[w.video].label in store.classes]
+    trained = [video for video in store.videos if video.split == "train"]
+    asked = {samples.videos[window.video].label for window in made}
+    if num_frames < 2 or not real or len(asked) < 2 or len({v.label for v in trained} - {None}) < 2:
+        return None
+    stride = held_out[0].stride
+    classes = store.classes
+    classifier = train_classifier(
+        _batches(store, num_frames, stride, seed), len(classes), device, seed
+    )
+
+    def scored(of: ClipStore, windows: Sequence[Window]) -> tuple[float, dict[str, float]]:
+        clips = [read_window(of, w._replace(num_frames=num_frames)) for w in windows]
+        labels = np.array([classes.index(of.videos[w.video].label or "") for w in windows])
+        right = predicted_classes(classifier, clips) == labels
+        by_class = {classes[k]: float(right[labels == k].mean()) for k in np.unique(labels)}
+        return float(right.mean()), by_class
+
+    accuracy_real, by_class_real = scored(store, real)
+    accuracy_samples, by_class_samples = scored(samples, made)
+    return {
+        "accuracy_real": accuracy_real,
+        "accuracy_samples": accuracy_samples,
+        "num_real": len(real),
+        "num_samples": len(made),
+        "num_classes": len(classes),
+        "by_class_real": by_class_real,
+        "by_class_samples": by_class_samples,
+    }
+
+
+def _batches(
+    store: ClipStore, num_frames: int, stride: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield random clips of random labelled training videos, all drawn by the seed."""
+    random = np.random.default_rng([seed, 0xC1A])
+    videos = [
+        video
+        for video in usable_videos(store, "train", num_frames, stride)
+        if store.videos[video].label is not None
+    ]
+    span = (num_frames - 1) * stride + 1
+    for _ in range(STEPS):
+        picked = [videos[pick] for pick in random.integers(len(videos), size=BATCH)]
+        starts = [random.integers(store.videos[video].num_frames - span + 1) for video in picked]
+        clips = [
+            store.read(video, int(start), num_frames, stride)
+            for video, start in zip(picked, starts, strict=True)
+        ]
+        labels = [store.classes.index(store.videos[video].label or "") for video in picked]
+        yield np.stack(clips), np.array(labels)

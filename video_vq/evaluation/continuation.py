@@ -1,0 +1,169 @@
+"""A user's video, continued: its last frames are given, a prior and a decoder make what follows."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from jaxtyping import UInt8
+
+from video_vq.errors import InputError
+from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.evaluation.generate import DEFAULT_FPS, DTYPES, Dtype, require_same_grid
+from video_vq.evaluation.prompts import given_latents, given_tokens
+from video_vq.evaluation.steering import read_steering
+from video_vq.media.decode import FrameStream
+from video_vq.media.encode import tile, write_video
+from video_vq.media.probe import probe
+from video_vq.media.resample import frames_at_rate, keep
+from video_vq.media.resize import resize
+from video_vq.models.prior import Prior
+from video_vq.models.prior_config import NO_CLASS, SamplingSettings
+from video_vq.models.sampling import sample_tokens
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.progress import progress
+
+MARK = (230, 30, 30)  # colour of the bar above frames that the model made
+
+
+@dataclass(frozen=True)
+class ContinueRequest:
+    """How a video is to be continued.
+
+    Attributes:
+        given_frames: its last frames that are given, 1 + a multiple of the tokenizer's stride in
+            time; None for the most that leave half of the clip to the model.
+        num: continuations, side by side in one file.
+        settings: temperature, top-k, top-p, guidance.
+        label: a class name; None for no class.
+        seed: continuation i is drawn with seed + i.
+        dtype: of the prior's weights, cache and products.
+        actions: a file with what is done in the whole clip, for a prior that takes actions.
+    """
+
+    given_frames: int | None = None
+    num: int = 1
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
+    label: str | None = None
+    seed: int = 0
+    dtype: Dtype = "float32"
+    actions: Path | None = None
+
+
+class Continuation(NamedTuple):
+    """Clips that begin with given frames, and how many of them are given."""
+
+    clips: UInt8[np.ndarray, "n t h w 3"]
+    num_given: int
+    fps: float
+
+
+def continue_video(
+    accelerator: Accelerator,
+    video: Path,
+    prior_path: Path,
+    tokenizer_path: Path,
+    out: Path,
+    request: ContinueRequest,
+) -> Continuation:
+    """Continue a video file, and write given and continued frames as another.
+
+    The video is brought to the clips' frame rate and size, scaled until it covers it and cropped.
+    A red bar lies above each frame that the model made.
+
+    Raises:
+        InputError: the video is unreadable or too short, models and video do not fit, or the
+            tokenizer is not causal.
+    """
+    prior = Prior.from_pretrained(prior_path, device=accelerator.device)
+    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
+    require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
+    require_same_grid(prior, tokenizer, prior_path)
+    num_given = request.given_frames or default_given_frames(tokenizer)
+    given_latents(tokenizer, num_given)
+    label = _label(prior, request)
+    actions = None
+    if request.actions is not None:
+        steering = read_steering(request.actions, "test", 1, prior, tokenizer)
+        actions = steering.of([0] * request.num)
+    frames = last_frames(video, num_given, prior.facts.fps, prior.facts.frame_size_hw)
+    given = given_tokens(accelerator, tokenizer, frames[None], 1)
+    num_drawn = prior.config.num_tokens - given.shape[1]
+    with progress("continuing", num_drawn * request.num, "token") as bar:
+        grids = sample_tokens(
+            prior,
+            [request.seed + number for number in range(request.num)],
+            None if label is None else torch.full((request.num,), label),
+            given.expand(request.num, -1),
+            actions,
+            request.settings,
+            batch_size=request.num,
+            progress=bar.update,
+            dtype=DTYPES[request.dtype],
+        )
+    clips = decode_grids(accelerator, tokenizer, grids, request.num)
+    clips[:, :num_given] = frames
+    made = Continuation(clips, num_given, prior.facts.fps or DEFAULT_FPS)
+    if accelerator.is_main_process:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_video(out, marked(made), made.fps)
+    return made
+
+
+def default_given_frames(tokenizer: VideoTokenizer) -> int:
+    """Return the most frames that can be given and leave half of the clip's to the model."""
+    stride = tokenizer.config.backbone.total_stride_thw[0]
+    return 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
+
+
+def last_frames(
+    video: Path, count: int, fps: float | None, size_hw: tuple[int, int]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """Return the last frames of a video file at a rate (None: its own) and a size.
+
+    Raises:
+        InputError: it cannot be read, or is too short.
+    """
+    info = probe(video)
+    stream = FrameStream(info)
+    indices = range(info.num_packets) if fps is None else frames_at_rate(info, fps)
+    kept: list[np.ndarray] = []
+    for frame in keep(stream, indices):
+        kept.append(resize(frame[None], size_hw)[0])
+        del kept[:-count]
+    if len(kept) < count:
+        rate = "" if fps is None else f" at {fps:g} frames per second, the prior's rate"
+        raise InputError(
+            f"{video}: has {len(kept)} frames{rate}; {count} are to be given; "
+            "lower --given-frames, or take a longer video"
+        )
+    return np.stack(kept)
+
+
+def marked(made: Continuation) -> UInt8[np.ndarray, "t h w 3"]:
+    """Return the clips side by side, with a bar above the frames that were made; sides are even."""
+    height = made.clips.shape[2]
+    bar = max(2, height // 16 // 2 * 2)
+    clips = np.pad(made.clips, ((0, 0), (0, 0), (bar, 0), (0, 0), (0, 0)))
+    clips[:, made.num_given :, :bar] = MARK
+    if len(clips) == 1:
+        (clip,) = clips
+        return np.pad(clip, ((0, 0), (0, clip.shape[1] % 2), (0, clip.shape[2] % 2), (0, 0)))
+    return tile(list(clips), columns=math.ceil(math.sqrt(len(clips))))
+
+
+def _label(prior: Prior, request: ContinueRequest) -> int | None:
+    classes = prior.facts.classes
+    if request.label is not None and request.label not in classes:
+        known = ", ".join(classes) or "none: this prior has no classes"
+        raise InputError(f"--class {request.label!r}: the prior knows {known}")
+    if prior.config.num_action_dims and request.actions is None and request.settings.guidance:
+        raise InputError("this prior needs actions: name a .npy or .csv with --actions")
+    if not classes:
+        return None
+    if request.label is None and not prior.config.transformer.condition_dropout:
+        raise InputError(f"this prior needs a class: name one with --class ({', '.join(classes)})")
+    return NO_CLASS if request.label is None else classes.index(request.label)

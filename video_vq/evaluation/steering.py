@@ -1,0 +1,162 @@
+"""The actions that steer samples: those of a store's videos, or a sequence from a file."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from video_vq.data.actions import actions_of_window, latent_actions, num_actions, row_dims_of
+from video_vq.data.windows import usable_videos
+from video_vq.errors import InputError
+from video_vq.models.prior import Prior
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stores.clips import ClipStore
+
+Rows = Float[np.ndarray, "r d"]
+
+
+@dataclass(frozen=True)
+class SampleActions:
+    """What is done in each sample.
+
+    Attributes:
+        plan: what decides it, for the samples' plan.
+        num_samples: how many samples there are actions for; None for any number.
+        one: the latent actions t a of sample i.
+        origin: where they come from, for sample i's entry in the manifest.
+    """
+
+    plan: dict[str, Any]
+    num_samples: int | None
+    one: Callable[[int], Float[np.ndarray, "t a"]]
+    origin: Callable[[int], str]
+
+    def of(self, numbers: Sequence[int]) -> Float[Tensor, "n t a"]:
+        """Return the actions of some samples."""
+        return torch.from_numpy(np.stack([self.one(number) for number in numbers]))
+
+
+def read_steering(
+    path: Path, split: str, per_clip: int, prior: Prior, tokenizer: VideoTokenizer
+) -> SampleActions:
+    """Read actions from a clip store (a folder) or a file (.npy or .csv).
+
+    Raises:
+        InputError: the prior takes no actions, or these do not fit it.
+    """
+    _require_actions(str(path), prior)
+    if path.is_dir():
+        store, facts = ClipStore(path), tokenizer.facts
+        videos = usable_videos(store, split, facts.num_frames, facts.stride)
+        return steering_of_videos(store, videos, per_clip, prior, tokenizer)
+    return _of_file(path, prior, tokenizer)
+
+
+def steering_of_videos(
+    store: ClipStore, videos: Sequence[int], per_clip: int, prior: Prior, tokenizer: VideoTokenizer
+) -> SampleActions:
+    """Return the actions from the first frame of each video on; sample i has video i // per_clip's.
+
+    Raises:
+        InputError: the store has none, they do not fit the prior, or a video is too short.
+    """
+    facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
+    _require_dims(str(store.path), row_dims_of(store), prior, tokenizer)
+    span = num_actions(facts.num_frames, facts.stride) + 1
+    for video in videos:
+        if store.videos[video].num_frames < span:
+            raise InputError(
+                f"{store.path}: video {store.videos[video].id!r} has "
+                f"{store.videos[video].num_frames} frames, a clip and its actions have {span}; "
+                "give the actions in a file (--actions)"
+            )
+    return SampleActions(
+        {
+            "actions": store.content_hash,
+            "actions_of": [store.videos[video].id for video in videos],
+            "samples_per_clip": per_clip,
+        },
+        len(videos) * per_clip,
+        lambda number: actions_of_window(
+            store,
+            videos[number // per_clip],
+            0,
+            facts.num_frames,
+            facts.stride,
+            strides[0],
+            facts.grid_thw[0],
+        ),
+        lambda number: store.videos[videos[number // per_clip]].id,
+    )
+
+
+def _of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> SampleActions:
+    """Read one sequence for all samples, r d, or one for each, n r d."""
+    facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
+    found = _numbers(path)
+    sequences = found[None] if found.ndim == 2 else found
+    if sequences.ndim != 3 or not sequences.size:
+        raise InputError(
+            f"{path}: expected one row of numbers per frame, r d, or n r d for n samples; "
+            f"found the shape {found.shape}"
+        )
+    _require_dims(str(path), sequences.shape[2], prior, tokenizer)
+    count = num_actions(facts.num_frames, facts.stride)
+    if sequences.shape[1] < count:
+        raise InputError(
+            f"{path}: holds {sequences.shape[1]} rows of actions, {count} lead from the first "
+            f"frame of a clip to its last ({facts.num_frames} frames at stride {facts.stride})"
+        )
+    if not np.isfinite(sequences).all():
+        raise InputError(f"{path}: a number is not finite")
+    rows = sequences[:, :count].astype(np.float32)
+    return SampleActions(
+        {"actions": hashlib.sha256(rows.tobytes()).hexdigest(), "actions_of": list(rows.shape)},
+        None if len(rows) == 1 else len(rows),
+        lambda number: latent_actions(
+            rows[number % len(rows)], facts.stride, strides[0], facts.grid_thw[0]
+        ),
+        lambda number: f"{path.name}[{number % len(rows)}]",
+    )
+
+
+def _numbers(path: Path) -> np.ndarray:
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+        elif path.suffix == ".csv":
+            found = np.loadtxt(path, delimiter=",", ndmin=2)
+        else:
+            raise InputError(
+                f"{path}: expected a clip store (a folder), a .npy file, or a .csv file with one "
+                "line per frame"
+            )
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: actions cannot be read ({error})") from None
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+        raise InputError(f"{path}: expected an array of numbers")
+    return found.astype(np.float64)
+
+
+def _require_dims(what: str, row_dims: int, prior: Prior, tokenizer: VideoTokenizer) -> None:
+    _require_actions(what, prior)
+    dims = prior.config.num_action_dims
+    wanted = dims // (tokenizer.facts.stride * tokenizer.config.backbone.total_stride_thw[0])
+    if row_dims != wanted:
+        raise InputError(
+            f"{what}: holds {row_dims} numbers of actions per frame, the prior was trained with "
+            f"{wanted}; take those of the data it was trained on"
+        )
+
+
+def _require_actions(what: str, prior: Prior) -> None:
+    if not prior.config.num_action_dims:
+        raise InputError(f"{what}: this prior was trained without actions; leave --actions out")
