@@ -13,11 +13,12 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from arms import ARMS, CODEBOOK_SIZE, PIXELS_THW, Ours, VideoGPTLike
+from arms import ARMS, CODEBOOK_SIZE, PIXELS_THW, SMALL, Ours, VideoGPTLike
 from jaxtyping import UInt8
 from measure import DTYPES, counted_operations
 from quality_report import markdown, picture
@@ -126,6 +127,24 @@ def reconstruct(
     return torch.cat(copies), usage
 
 
+class FrechetToTest:
+    """rFVD against the test clips, whose features are computed once."""
+
+    def __init__(self, network: I3D, clips: Clips):
+        self.network = network
+        self.clips = clips
+
+    @cached_property
+    def real(self) -> Moments:
+        """Return the statistics of the test clips."""
+        return Moments.of(clip_features(self.clips, self.network).numpy())
+
+    def __call__(self, copies: Clips) -> float:
+        """Return the distance of reconstructions, under the default protocol."""
+        fake = Moments.of(clip_features(copies, self.network).numpy())
+        return frechet_distance(self.real, fake, DEFAULT_PROTOCOL.ddof)
+
+
 def similarity(copies: Clips, clips: Clips) -> dict[str, float]:
     """Return means over the clips."""
     return {
@@ -141,9 +160,9 @@ def run_arm(
     settings: Settings,
     seconds: float,
     lr: float,
-    network: I3D | None,
+    frechet: FrechetToTest | None,
 ) -> dict[str, Any]:
-    """Train and score one arm; rFVD where a network is given."""
+    """Train and score one arm; with rFVD where it is given."""
     torch.manual_seed(settings.seed)
     model = ARMS[name].make()
     did = train(model, store, settings, seconds, lr)
@@ -153,11 +172,8 @@ def run_arm(
     if int(usage.counts.sum()):
         use = usage.compute()
         scores |= {"code_usage": use.code_usage, "perplexity": use.perplexity}
-    if network is not None:
-        real, fake = (
-            Moments.of(clip_features(each, network).numpy()) for each in (scored.test, copies)
-        )
-        scores["rfvd"] = frechet_distance(real, fake, DEFAULT_PROTOCOL.ddof)
+    if frechet is not None:
+        scores["rfvd"] = frechet(copies)
     video = to_pixels(scored.test[:1])
     with torch.no_grad():
         operations = counted_operations(lambda: model(video))
@@ -229,12 +245,18 @@ def compare(
     arms: Sequence[str],
     network: I3D | None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Run what is missing; return all results in the folder, and the controls."""
+    """Run what is missing; return all results in the folder, and the controls.
+
+    Raises:
+        InputError: the clips do not divide into tokens, or the folder is another comparison's.
+    """
+    SMALL.grid_thw((NUM_FRAMES, *store.frame_size_hw))
     require_same_plan(
         out / "plan.json",
         {**settings._asdict(), "data": store.content_hash, "frame_size": list(store.frame_size_hw)},
     )
     scored = read_scored(store, settings)
+    frechet = None if network is None else FrechetToTest(network, scored.test)
     if not (out / "controls.json").exists():
         write_json(out / "controls.json", score_controls(store, scored, settings))
     for seconds in sorted(budgets):
@@ -245,7 +267,7 @@ def compare(
                     continue
                 is_last = seconds == max(budgets)
                 found = run_arm(
-                    name, store, scored, settings, seconds, lr, network if is_last else None
+                    name, store, scored, settings, seconds, lr, frechet if is_last else None
                 )
                 write_json(path, found)
                 print(
@@ -255,6 +277,21 @@ def compare(
                 )
     results = [json.loads(path.read_text()) for path in sorted((out / "runs").glob("*.json"))]
     return results, json.loads((out / "controls.json").read_text())
+
+
+def require_positive(arguments: argparse.Namespace) -> None:
+    """Refuse budgets and numbers that leave nothing to do.
+
+    Raises:
+        InputError: one of them is.
+    """
+    if not all(0 < seconds < float("inf") for seconds in arguments.seconds):
+        raise InputError(f"--seconds must be positive, found {arguments.seconds}")
+    if arguments.batch_size < 1 or arguments.num < 2 or arguments.seed < 0:
+        raise InputError(
+            "--batch-size must be at least 1, --num 2 and --seed 0, found "
+            f"{arguments.batch_size}, {arguments.num} and {arguments.seed}"
+        )
 
 
 def main() -> None:
@@ -275,6 +312,7 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = Settings(arguments.batch_size, arguments.precision, arguments.num, arguments.seed)
     try:
+        require_positive(arguments)
         network = None if arguments.no_fvd else load_i3d()
         results, controls = compare(
             ClipStore(arguments.clips),

@@ -11,7 +11,7 @@ Result = dict[str, Any]
 WIDTH, HEIGHT = 900, 360
 LEFT, RIGHT, TOP, BOTTOM = 52, 470, 40, 316  # of the axes of PSNR
 BARS, BARS_END = 690, 840  # of rFVD
-COLOURS = ("#1e60be", "#d6601e", "#2a8a57", "#555555", "#a3a3a3", "#7a4fb5", "#c02a4e")
+COLOURS = ("#b8860b", "#d6601e", "#2a8a57", "#333333", "#1e60be", "#7a4fb5", "#c02a4e")
 LABEL_HEIGHT = 15.0
 
 
