@@ -8,14 +8,11 @@ Example: `OMP_NUM_THREADS=1 python scripts/bench/quantizer.py --rounds 7`
 import argparse
 import importlib.metadata
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import vector_quantize_pytorch
+from measure import milliseconds, number_from_fresh_process, peak_mebibytes, shown
 from torch import nn
 
 from video_vq.quantizers.compat import VectorQuantize
@@ -57,20 +54,6 @@ def make_step(contender: str, size: tuple[int, int, int], device: str) -> Callab
     return step
 
 
-def milliseconds(work: Callable[[], object], device: str) -> float:
-    """Return the CPU time that `work` takes, or its time on the GPU."""
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end)
-    started = time.process_time()
-    work()
-    return 1000 * (time.process_time() - started)
-
-
 def floor_milliseconds(size: tuple[int, int, int], device: str) -> float:
     """Return the time of the distances' operations at the rate of a large product."""
     side = 1024 if device == "cpu" else 8192
@@ -97,35 +80,16 @@ def compare(size: tuple[int, int, int], rounds: int, device: str) -> dict[str, l
     return times
 
 
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-def peak_mebibytes(contender: str, size: tuple[int, int, int], device: str) -> float:
-    """Return the peak memory of a step over what was there before; call it in a fresh process."""
+def peak_of_step(contender: str, size: tuple[int, int, int], device: str) -> float:
+    """Return the peak memory of a step; call it in a fresh process."""
     make_step(contender, (256, size[1], 64), device)()
-    step = make_step(contender, size, device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
-    before = _status("VmRSS")
-    step()
-    return (_status("VmHWM") - before) / 2**10
+    return peak_mebibytes(make_step(contender, size, device), device)
 
 
 def in_fresh_process(contender: str, size: tuple[int, int, int], device: str) -> float:
-    """Return `peak_mebibytes` from a process of its own."""
+    """Return `peak_of_step` from a process of its own."""
     sizes = [str(number) for number in size]
-    command = [sys.executable, __file__, "--device", device, "--peak", contender, *sizes]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def shown(values: list[float]) -> str:
-    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+    return number_from_fresh_process(__file__, ["--device", device, "--peak", contender, *sizes])
 
 
 def report(size: tuple[int, int, int], times: dict[str, list[float]], peaks: dict[str, float]):
@@ -155,7 +119,7 @@ def main() -> None:
     if arguments.peak:
         contender, num_rows, dim, codes = arguments.peak
         size = (int(num_rows), int(dim), int(codes))
-        print(peak_mebibytes(contender, size, arguments.device))
+        print(peak_of_step(contender, size, arguments.device))
         return
     print(WHAT.format(vqp=importlib.metadata.version("vector-quantize-pytorch")))
     where = "GPU, CUDA events" if arguments.device == "cuda" else "CPU, one thread, CPU time"

@@ -1,0 +1,167 @@
+"""The arms of the comparison of quality per compute: 4x4x4 pixels a token and 512 codes in all."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from vector_quantize_pytorch import VectorQuantize
+from videogpt import VideoGPTTokenizer
+
+from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
+from video_vq.models.tokenizer_config import ConvBackboneConfig
+from video_vq.quantizers.build import build_quantizer
+from video_vq.quantizers.quantizer_config import FiniteConfig, QuantizerConfig
+from video_vq.quantizers.rows import CodebookStatistics
+from video_vq.quantizers.vector import VectorQuantizer
+
+CODEBOOK_SIZE, CODEBOOK_DIM = 512, 32
+PIXELS_THW = (4, 4, 4)  # that one token stands for
+# The demo's backbone, and one of about the operations per clip of the VideoGPT-like VQ-VAE.
+SMALL = ConvBackboneConfig(
+    patch_thw=(2, 2, 2), stem_kernel=1, strides_thw=((2, 2, 2),), multipliers=(1, 2), num_blocks=1
+)
+WIDE = ConvBackboneConfig(
+    patch_thw=(2, 4, 4), strides_thw=((2, 1, 1),), multipliers=(1, 4), channels=96, num_blocks=1
+)
+
+
+class Reconstruction(NamedTuple):
+    """What an arm makes of a video; `codes` is None without a quantizer."""
+
+    video: Float[Tensor, "b 3 t h w"]
+    codes: Int[Tensor, "b lt lh lw"] | None
+    commitment: Float[Tensor, ""]
+
+
+class Peer(nn.Module):
+    """vector-quantize-pytorch between the same linear maps as our quantizer's."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.project_in = nn.Linear(dim, CODEBOOK_DIM)
+        self.project_out = nn.Linear(CODEBOOK_DIM, dim)
+        self.quantizer = VectorQuantize(
+            CODEBOOK_DIM,
+            CODEBOOK_SIZE,
+            decay=0.99,
+            commitment_weight=1.0,
+            kmeans_init=True,
+            threshold_ema_dead_code=2,
+            rotation_trick=True,
+        )
+
+    def forward(
+        self, features: Float[Tensor, "b c t h w"]
+    ) -> tuple[Float[Tensor, "b c t h w"], Int[Tensor, "b t h w"], Float[Tensor, ""]]:
+        """Return quantized features, codes and commitment, in float32; training moves the codes."""
+        with torch.autocast(features.device.type, enabled=False):
+            rows = rearrange(features.float(), "b c t h w -> b t h w c")
+            flat = rearrange(self.project_in(rows), "b t h w d -> b (t h w) d")
+            quantized, indices, commitment = self.quantizer(flat)
+            rows = self.project_out(quantized).view(rows.shape)
+        codes = indices.view(rows.shape[:-1])
+        return rearrange(rows, "b t h w c -> b c t h w"), codes, commitment.sum()
+
+
+class Bottleneck(nn.Module):
+    """The linear maps alone: as many channels as a code has, and nothing is rounded."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.maps = nn.Sequential(nn.Linear(dim, CODEBOOK_DIM), nn.Linear(CODEBOOK_DIM, dim))
+
+    def forward(self, features: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        """Return the features through the bottleneck, in float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            rows = self.maps(rearrange(features.float(), "b c t h w -> b t h w c"))
+            return rearrange(rows, "b t h w c -> b c t h w")
+
+
+class Ours(nn.Module):
+    """Our backbone around any of the quantizers."""
+
+    def __init__(
+        self, backbone: ConvBackboneConfig, quantizer: QuantizerConfig | FiniteConfig | type
+    ):
+        super().__init__()
+        self.encoder = ConvEncoder(backbone)
+        self.decoder = ConvDecoder(backbone)
+        dim = self.encoder.out_channels
+        is_ours = isinstance(quantizer, QuantizerConfig | FiniteConfig)
+        self.quantizer = build_quantizer(dim, quantizer) if is_ours else quantizer(dim)
+        self._statistics: CodebookStatistics | None = None
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Reconstruction:
+        """Reconstruct a video in [-1, 1]."""
+        features = self.encoder(video)
+        if isinstance(self.quantizer, Peer):
+            quantized, codes, commitment = self.quantizer(features)
+            return Reconstruction(self.decoder(quantized).float(), codes, commitment)
+        if isinstance(self.quantizer, Bottleneck):
+            video = self.decoder(self.quantizer(features)).float()
+            return Reconstruction(video, None, features.new_zeros(()))
+        output = self.quantizer(features)
+        self._statistics = output.statistics
+        video = self.decoder(output.quantized).float()
+        return Reconstruction(video, output.codes, output.commitment)
+
+    def begin(self, video: Float[Tensor, "b 3 t h w"]) -> None:
+        """Draw our first codes from the first batch; the others do so in their first forward."""
+        if isinstance(self.quantizer, VectorQuantizer):
+            with torch.no_grad():
+                latents = self.quantizer.latents(self.encoder(video))
+            self.quantizer.codebook.initialize((latents,), seed=0)
+
+    def end_step(self) -> None:
+        """Move our codebook after an optimizer step; the others have moved in their forward."""
+        if isinstance(self.quantizer, VectorQuantizer) and self._statistics is not None:
+            self.quantizer.codebook.update(self._statistics, seed=0)
+
+
+class VideoGPTLike(nn.Module):
+    """The baseline with as many codes as the others have."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = VideoGPTTokenizer(codebook_size=CODEBOOK_SIZE)
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Reconstruction:
+        """Reconstruct a video in [-1, 1]."""
+        return Reconstruction(*self.model(video))
+
+    def begin(self, video: Float[Tensor, "b 3 t h w"]) -> None:
+        """Do nothing: the first forward draws the first codes."""
+
+    def end_step(self) -> None:
+        """Do nothing: the forward moved the codebook."""
+
+
+class Arm(NamedTuple):
+    """One way to make a tokenizer.
+
+    Attributes:
+        make: the model with fresh weights.
+        learning_rates: that are tried; the one that is best on the val split is shown.
+    """
+
+    make: Callable[[], Ours | VideoGPTLike]
+    learning_rates: tuple[float, ...]
+
+
+LEARNED = QuantizerConfig(codebook_size=CODEBOOK_SIZE, codebook_dim=CODEBOOK_DIM)
+FROZEN = replace(LEARNED, learning="frozen")
+
+
+ARMS = {
+    "ours": Arm(lambda: Ours(SMALL, LEARNED), (2e-3,)),
+    "vector-quantize-pytorch": Arm(lambda: Ours(SMALL, Peer), (2e-3,)),
+    "FSQ": Arm(lambda: Ours(SMALL, FiniteConfig(levels=(8, 8, 8))), (2e-3,)),
+    "no quantizer": Arm(lambda: Ours(SMALL, Bottleneck), (2e-3,)),
+    "frozen random codes": Arm(lambda: Ours(SMALL, FROZEN), (2e-3,)),
+    "ours, wide": Arm(lambda: Ours(WIDE, LEARNED), (1e-3, 2e-3)),
+    "VideoGPT-like": Arm(VideoGPTLike, (3e-4, 1e-3)),
+}

@@ -1,0 +1,333 @@
+"""Compare reconstructions at equal data, bits and CPU time: quality per compute.
+
+Every arm, CPU budget and learning rate is a training of its own, whose rate falls along a cosine to
+the end of its budget. All see the same clips in the same order, with AdamW and one loss. Started
+again, it skips what is finished; what was killed begins anew. Example:
+
+  data-prep synthetic raw --videos 800 && data-prep ucf101 raw --out clips --size 32 --split 1
+  OMP_NUM_THREADS=1 python scripts/bench/quality.py clips --out runs/quality --seconds 60 120 240
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from arms import ARMS, CODEBOOK_SIZE, PIXELS_THW, SMALL, Ours, VideoGPTLike
+from jaxtyping import UInt8
+from measure import DTYPES, counted_operations
+from quality_report import markdown, picture
+from torch import Tensor, nn
+
+from video_vq.data.loader import ClipDataset, read_windows, training_batches
+from video_vq.data.windows import scoring_windows
+from video_vq.errors import InputError
+from video_vq.evaluation.controls import PatchCodebook, clip_mean, first_frame
+from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.frechet import Moments, frechet_distance
+from video_vq.metrics.fvd import DEFAULT_PROTOCOL, clip_features
+from video_vq.metrics.i3d import I3D, load_i3d
+from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
+from video_vq.models.tokenizer import to_pixels, to_uint8
+from video_vq.nn.blocks import num_parameters
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.files import written_aside
+from video_vq.training.losses import reconstruction_loss
+from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
+from video_vq.training.training_config import OptimizerConfig
+
+NUM_FRAMES = 16
+SCHEDULE = 1000  # the whole budget in the schedule's steps
+COMMITMENT, RECONSTRUCTION = 0.25, 4.0
+KMEANS_CLIPS = 256
+
+Clips = UInt8[Tensor, "b t h w 3"]
+
+
+class Settings(NamedTuple):
+    """What all trainings of a comparison share."""
+
+    batch_size: int
+    precision: str
+    num_clips: int  # that are scored
+    seed: int
+
+
+class Scored(NamedTuple):
+    """Held-out clips."""
+
+    val: Clips
+    test: Clips
+
+
+def autocast(settings: Settings) -> torch.autocast:
+    """Return the arithmetic of trainings and scores."""
+    return torch.autocast("cpu", DTYPES[settings.precision], settings.precision != "fp32")
+
+
+def train(
+    model: Ours | VideoGPTLike, store: ClipStore, settings: Settings, seconds: float, lr: float
+) -> dict[str, float]:
+    """Train for a budget of CPU seconds, at least one step; return what it did."""
+    config = OptimizerConfig(steps=SCHEDULE, warmup_steps=SCHEDULE // 20, lr=lr)
+    optimizer = make_optimizer(model, config)
+    dataset = ClipDataset(store, "train", NUM_FRAMES, 1, settings.seed)
+    batches = training_batches(
+        dataset,
+        first_step=0,
+        last_step=10**9,
+        rank=0,
+        batch_size=settings.batch_size,
+        accumulation=1,
+        world_size=1,
+        num_workers=0,
+    )
+    model.train()
+    started, steps, spent = time.process_time(), 0, 0.0
+    for batch in batches:
+        video = to_pixels(batch.clips)
+        set_learning_rate(optimizer, learning_rate(config, int(SCHEDULE * spent / seconds)))
+        with autocast(settings):
+            if steps == 0:
+                model.begin(video)
+            output = model(video)
+            reconstruction = reconstruction_loss(output.video, video, "mse")
+            loss = RECONSTRUCTION * reconstruction + COMMITMENT * output.commitment
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        model.end_step()
+        steps += 1
+        spent = time.process_time() - started
+        if spent >= seconds:
+            break
+    return {"steps": steps, "clips_per_second": steps * settings.batch_size / spent}
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Ours | VideoGPTLike, clips: Clips, settings: Settings
+) -> tuple[Clips, CodeUsage]:
+    """Return reconstructions and the codes' use."""
+    model.eval()
+    usage = CodeUsage(CODEBOOK_SIZE)
+    copies = []
+    for part in clips.split(settings.batch_size):
+        with autocast(settings):
+            output = model(to_pixels(part))
+        copies.append(to_uint8(output.video))
+        if output.codes is not None:
+            usage.update(output.codes)
+    return torch.cat(copies), usage
+
+
+class FrechetToTest:
+    """rFVD against the test clips, whose features are computed once."""
+
+    def __init__(self, network: I3D, clips: Clips):
+        self.network = network
+        self.clips = clips
+
+    @cached_property
+    def real(self) -> Moments:
+        """Return the statistics of the test clips."""
+        return Moments.of(clip_features(self.clips, self.network).numpy())
+
+    def __call__(self, copies: Clips) -> float:
+        """Return the distance of reconstructions, under the default protocol."""
+        fake = Moments.of(clip_features(copies, self.network).numpy())
+        return frechet_distance(self.real, fake, DEFAULT_PROTOCOL.ddof)
+
+
+def similarity(copies: Clips, clips: Clips) -> dict[str, float]:
+    """Return means over the clips."""
+    return {
+        "psnr": float(psnr_per_clip(copies, clips).mean()),
+        "ssim": float(ssim_per_clip(copies, clips).mean()),
+    }
+
+
+def run_arm(
+    name: str,
+    store: ClipStore,
+    scored: Scored,
+    settings: Settings,
+    seconds: float,
+    lr: float,
+    frechet: FrechetToTest | None,
+) -> dict[str, Any]:
+    """Train and score one arm; with rFVD where it is given."""
+    torch.manual_seed(settings.seed)
+    model = ARMS[name].make()
+    did = train(model, store, settings, seconds, lr)
+    val, _ = reconstruct(model, scored.val, settings)
+    copies, usage = reconstruct(model, scored.test, settings)
+    scores: dict[str, Any] = similarity(copies, scored.test)
+    if int(usage.counts.sum()):
+        use = usage.compute()
+        scores |= {"code_usage": use.code_usage, "perplexity": use.perplexity}
+    if frechet is not None:
+        scores["rfvd"] = frechet(copies)
+    video = to_pixels(scored.test[:1])
+    with torch.no_grad():
+        operations = counted_operations(lambda: model(video))
+    return {
+        "arm": name,
+        "seconds": seconds,
+        "lr": lr,
+        "parameters": num_parameters(model),
+        "gflop_forward": operations / 1e9,
+        **did,
+        "val_psnr": similarity(val, scored.val)["psnr"],
+        **scores,
+    }
+
+
+def score_controls(store: ClipStore, scored: Scored, settings: Settings) -> dict[str, Any]:
+    """Score what needs no training: still pictures, and k-means on raw patches at equal bits."""
+    windows = scoring_windows(store, "train", NUM_FRAMES, 1, KMEANS_CLIPS, settings.seed)
+    patches = PatchCodebook(read_windows(store, windows), PIXELS_THW, CODEBOOK_SIZE, settings.seed)
+    return {
+        "clip mean": similarity(clip_mean(scored.test), scored.test),
+        "first frame": similarity(first_frame(scored.test), scored.test),
+        "k-means on raw patches": similarity(patches.reconstruct(scored.test), scored.test),
+    }
+
+
+def read_scored(store: ClipStore, settings: Settings) -> Scored:
+    """Return the clips of val, which choose the learning rate, and of test, which are reported."""
+    found = (
+        scoring_windows(store, split, NUM_FRAMES, 1, settings.num_clips, settings.seed)
+        for split in ("val", "test")
+    )
+    return Scored(*(read_windows(store, windows) for windows in found))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as file:
+        file.write((json.dumps(value) + "\n").encode())
+
+
+def require_same_plan(path: Path, plan: dict[str, Any]) -> None:
+    """Note what the results of a folder share.
+
+    Raises:
+        InputError: the folder holds results of other data or settings.
+    """
+    if not path.exists():
+        write_json(path, plan)
+        return
+    known = json.loads(path.read_text())
+    changed = [key for key in plan if known.get(key) != plan[key]]
+    if changed:
+        differences = "; ".join(
+            f"{key}: {known.get(key)} there, {plan[key]} now" for key in changed
+        )
+        raise InputError(
+            f"{path.parent} holds results of another comparison ({differences}); "
+            "give another --out, or the settings of that one"
+        )
+
+
+def compare(
+    store: ClipStore,
+    out: Path,
+    settings: Settings,
+    budgets: Sequence[float],
+    arms: Sequence[str],
+    network: I3D | None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run what is missing; return all results in the folder, and the controls.
+
+    Raises:
+        InputError: the clips do not divide into tokens, or the folder is another comparison's.
+    """
+    SMALL.grid_thw((NUM_FRAMES, *store.frame_size_hw))
+    require_same_plan(
+        out / "plan.json",
+        {**settings._asdict(), "data": store.content_hash, "frame_size": list(store.frame_size_hw)},
+    )
+    scored = read_scored(store, settings)
+    frechet = None if network is None else FrechetToTest(network, scored.test)
+    if not (out / "controls.json").exists():
+        write_json(out / "controls.json", score_controls(store, scored, settings))
+    for seconds in sorted(budgets):
+        for name in arms:
+            for lr in ARMS[name].learning_rates:
+                path = out / "runs" / f"{name.replace(' ', '_')}-{seconds:g}s-{lr:g}.json"
+                if path.exists():
+                    continue
+                is_last = seconds == max(budgets)
+                found = run_arm(
+                    name, store, scored, settings, seconds, lr, frechet if is_last else None
+                )
+                write_json(path, found)
+                print(
+                    f"{name}, {seconds:g} s, lr {lr:g}: {found['steps']} steps, "
+                    f"{found['psnr']:.2f} dB",
+                    file=sys.stderr,
+                )
+    results = [json.loads(path.read_text()) for path in sorted((out / "runs").glob("*.json"))]
+    return results, json.loads((out / "controls.json").read_text())
+
+
+def require_positive(arguments: argparse.Namespace) -> None:
+    """Refuse budgets and numbers that leave nothing to do.
+
+    Raises:
+        InputError: one of them is.
+    """
+    if not all(0 < seconds < float("inf") for seconds in arguments.seconds):
+        raise InputError(f"--seconds must be positive, found {arguments.seconds}")
+    if arguments.batch_size < 1 or arguments.num < 2 or arguments.seed < 0:
+        raise InputError(
+            "--batch-size must be at least 1, --num 2 and --seed 0, found "
+            f"{arguments.batch_size}, {arguments.num} and {arguments.seed}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("clips", type=Path, help="a clip store with splits train, val and test")
+    parser.add_argument("--out", type=Path, required=True, help="folder of results")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[60.0, 120.0, 240.0])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
+    parser.add_argument("--num", type=int, default=64, help="held-out clips to score")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-fvd", action="store_true", help="leave rFVD out (of the last budget)")
+    parser.add_argument("--picture", type=Path, help="an SVG file to draw")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = Settings(arguments.batch_size, arguments.precision, arguments.num, arguments.seed)
+    try:
+        require_positive(arguments)
+        network = None if arguments.no_fvd else load_i3d()
+        results, controls = compare(
+            ClipStore(arguments.clips),
+            arguments.out,
+            settings,
+            arguments.seconds,
+            arguments.arms,
+            network,
+        )
+    except InputError as error:
+        sys.exit(f"quality.py: {error}")
+    print(markdown(results, controls))
+    if arguments.picture:
+        arguments.picture.write_text(picture(results, controls))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The table and the picture of a comparison of quality per compute."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+Result = dict[str, Any]
+
+WIDTH, HEIGHT = 900, 360
+LEFT, RIGHT, TOP, BOTTOM = 52, 470, 40, 316  # of the axes of PSNR
+BARS, BARS_END = 690, 840  # of rFVD
+COLOURS = ("#b8860b", "#d6601e", "#2a8a57", "#333333", "#1e60be", "#7a4fb5", "#c02a4e")
+LABEL_HEIGHT = 15.0
+
+
+def best(results: Sequence[Result]) -> list[Result]:
+    """Return for each arm and budget the run whose learning rate is best on the val split."""
+    found: dict[tuple[str, float], Result] = {}
+    for result in results:
+        key = result["arm"], result["seconds"]
+        if key not in found or result["val_psnr"] > found[key]["val_psnr"]:
+            found[key] = result
+    return sorted(found.values(), key=lambda result: (result["arm"], result["seconds"]))
+
+
+def budgets_of(results: Sequence[Result]) -> list[float]:
+    """Return the budgets, smallest first."""
+    return sorted({result["seconds"] for result in results})
+
+
+def by_arm(results: Sequence[Result]) -> dict[str, dict[float, Result]]:
+    """Return the best runs by arm and budget, the arm with the highest PSNR first."""
+    found: dict[str, dict[float, Result]] = {}
+    for result in best(results):
+        found.setdefault(result["arm"], {})[result["seconds"]] = result
+    return dict(sorted(found.items(), key=lambda item: -item[1][max(item[1])]["psnr"]))
+
+
+def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -> str:
+    """Return the table: PSNR at every budget, the rest at the largest."""
+    budgets = budgets_of(results)
+    heads = [f"PSNR, dB, {seconds:g} s" for seconds in budgets]
+    rest = ["SSIM", "rFVD", "code usage", "lr", "clips/CPU-s", "GFLOP a clip", "parameters"]
+    lines = [f"| arm | {' | '.join(heads + rest)} |", "|---" * (1 + len(heads) + len(rest)) + "|"]
+    for arm, runs in by_arm(results).items():
+        last = runs[max(runs)]
+        psnr = [f"{runs[each]['psnr']:.2f}" if each in runs else "" for each in budgets]
+        cells = [
+            f"{last['ssim']:.3f}",
+            f"{last['rfvd']:.0f}" if "rfvd" in last else "",
+            f"{last['code_usage']:.2f}" if "code_usage" in last else "",
+            f"{last['lr']:g}",
+            f"{last['clips_per_second']:.1f}",
+            f"{last['gflop_forward']:.1f}",
+            f"{last['parameters'] / 1e6:.1f}M",
+        ]
+        lines.append(f"| {arm} | {' | '.join(psnr + cells)} |")
+    for name, scores in controls.items():
+        blank = [""] * (len(budgets) - 1)
+        cells = [*blank, f"{scores['psnr']:.2f}", f"{scores['ssim']:.3f}", *[""] * (len(rest) - 1)]
+        lines.append(f"| {name} (no training) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(places: Sequence[float], distance: float) -> list[float]:
+    """Return places, in the order given, moved down as far as keeps them `distance` apart."""
+    moved = list(places)
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    for above, below in itertools.pairwise(order):
+        moved[below] = max(moved[below], moved[above] + distance)
+    return moved
+
+
+def text(x: float, y: float, content: str, anchor: str = "start", colour: str = "#333") -> str:
+    """Return a piece of text."""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">'
+        f"{escape(content)}</text>"
+    )
+
+
+def line(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str = "") -> str:
+    """Return a line."""
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
+        f'stroke-dasharray="{dashes}"/>'
+    )
+
+
+def picture(results: Sequence[Result], controls: dict[str, dict[str, float]]) -> str:
+    """Return an SVG: PSNR over the CPU time of training, and rFVD at the end of the longest."""
+    arms = by_arm(results)
+    colours: dict[str, str] = dict(zip(sorted(arms), COLOURS, strict=False))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        *psnr_lines(arms, controls, budgets_of(results), colours),
+        *rfvd_bars(arms, colours),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def psnr_lines(
+    arms: dict[str, dict[float, Result]],
+    controls: dict[str, dict[str, float]],
+    budgets: Sequence[float],
+    colours: dict[str, str],
+) -> list[str]:
+    """Return the left half."""
+    values = [run["psnr"] for runs in arms.values() for run in runs.values()]
+    dashed = {name: scores["psnr"] for name, scores in controls.items()}
+    low = math.floor(min([*values, *dashed.values()]))
+    high = math.ceil(max([*values, *dashed.values()]))
+    span = math.log(budgets[-1] / budgets[0]) or 1.0
+
+    def across(seconds: float) -> float:
+        return LEFT + 20 + (RIGHT - LEFT - 40) * math.log(seconds / budgets[0]) / span
+
+    def down(psnr: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * (psnr - low) / max(1, high - low)
+
+    parts = [text(LEFT, 20, "PSNR of held-out clips, dB, over CPU seconds of training")]
+    for tick in range(low, high + 1, max(1, (high - low) // 6)):
+        parts += [line(LEFT, down(tick), RIGHT, down(tick), "#e5e5e5")]
+        parts += [text(LEFT - 8, down(tick) + 4, str(tick), "end")]
+    parts += [text(across(each), BOTTOM + 18, f"{each:g} s", "middle") for each in budgets]
+    labels = [(name, down(runs[max(runs)]["psnr"]), colours[name]) for name, runs in arms.items()]
+    for name, psnr in dashed.items():
+        parts.append(line(LEFT, down(psnr), RIGHT, down(psnr), "#888", "4 3"))
+        labels.append((name, down(psnr), "#888"))
+    for name, runs in arms.items():
+        points = [(across(each), down(run["psnr"])) for each, run in sorted(runs.items())]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>'
+        )
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colours[name]}"/>' for x, y in points
+        ]
+    places = spread([place for _, place, _ in labels], LABEL_HEIGHT)
+    for (name, _, colour), place in zip(labels, places, strict=True):
+        parts.append(text(RIGHT + 6, place + 4, name, colour=colour))
+    return parts
+
+
+def rfvd_bars(arms: dict[str, dict[float, Result]], colours: dict[str, str]) -> list[str]:
+    """Return the right half; nothing where no rFVD was computed."""
+    last = {name: runs[max(runs)] for name, runs in arms.items()}
+    found = {name: run for name, run in last.items() if "rfvd" in run}
+    if not found:
+        return []
+    seconds = max(run["seconds"] for run in found.values())
+    parts = [text(BARS, 20, f"rFVD after {seconds:g} s")]
+    longest = max(run["rfvd"] for run in found.values())
+    ordered = sorted(found.items(), key=lambda item: item[1]["rfvd"])
+    for row, (name, run) in enumerate(ordered):
+        top = TOP + 36 * row
+        length = max(1.0, (BARS_END - BARS) * run["rfvd"] / longest)
+        parts += [
+            text(BARS, top + 10, name, colour=colours[name]),
+            f'<rect x="{BARS}" y="{top + 14}" width="{length:.1f}" height="10" '
+            f'fill="{colours[name]}"/>',
+            text(BARS + length + 6, top + 24, f"{run['rfvd']:,.0f}"),
+        ]
+    return parts

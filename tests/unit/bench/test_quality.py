@@ -1,0 +1,129 @@
+"""The comparison of quality per compute: equal terms, resumable, a table and a picture."""
+
+import xml.etree.ElementTree as ElementTree
+
+import arms
+import numpy as np
+import pytest
+import quality
+import quality_report
+import torch
+
+from video_vq.errors import InputError
+from video_vq.quantizers.vector import VectorQuantizer
+from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+
+SETTINGS = quality.Settings(batch_size=2, precision="fp32", num_clips=2, seed=0)
+CHEAP = ["ours", "no quantizer"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> ClipStore:
+    path = tmp_path_factory.mktemp("quality") / "clips"
+    random = np.random.default_rng(0)
+    writer = ClipStoreWriter(path, (16, 16), {"kind": "noise"})
+    splits = ["train", "train", "val", "val", "test", "test"]
+
+    def videos():
+        for index, split in enumerate(splits):
+            frames = random.integers(0, 256, (18, 16, 16, 3), dtype=np.uint8)
+            name = f"video-{index}"
+            video = Video(name, "noise", split, name, fps=10.0, origin={"made": "by a test"})
+            yield PreparedVideo(video, [frames], {})
+
+    writer.write_shard(0, videos())
+    writer.finish(1, ["noise"])
+    return ClipStore(path)
+
+
+@pytest.mark.parametrize("name", arms.ARMS)
+def test_every_arm_learns_and_spends_at_most_the_same_bits(name):
+    torch.manual_seed(0)
+    model = arms.ARMS[name].make().train()
+    video = torch.rand(1, 3, 8, 16, 16) * 2 - 1
+    model.begin(video)
+    output = model(video)
+    assert output.video.shape == video.shape
+    assert output.commitment.shape == ()
+    assert (output.codes is None) == (name == "no quantizer")
+    if output.codes is not None:
+        assert output.codes.shape == (1, 2, 4, 4)
+        assert int(output.codes.max()) < arms.CODEBOOK_SIZE
+    (output.video.square().mean() + output.commitment).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.end_step()
+
+
+def test_codes_are_learned_by_ours_and_stay_where_they_are_frozen():
+    video = torch.rand(1, 3, 8, 16, 16) * 2 - 1
+    moved = {}
+    for name in ("ours", "frozen random codes"):
+        torch.manual_seed(0)
+        model = arms.ARMS[name].make().train()
+        model.begin(video)
+        assert isinstance(model, arms.Ours)
+        assert isinstance(model.quantizer, VectorQuantizer)
+        codebook = model.quantizer.codebook
+        before = codebook.vectors().clone()
+        model(-video)
+        model.end_step()
+        moved[name] = not torch.equal(codebook.vectors(), before)
+    assert moved == {"ours": True, "frozen random codes": False}
+
+
+def test_a_second_start_skips_what_is_finished_and_adds_what_is_not(store, tmp_path):
+    first, controls = quality.compare(store, tmp_path, SETTINGS, [0.01], CHEAP[:1], None)
+    both, _ = quality.compare(store, tmp_path, SETTINGS, [0.01], CHEAP, None)
+    assert [run for run in both if run["arm"] == "ours"] == first
+    assert {run["arm"] for run in both} == set(CHEAP)
+    assert all(run["steps"] >= 1 and run["psnr"] > 0 for run in both)
+    assert set(controls) == {"clip mean", "first frame", "k-means on raw patches"}
+    # The best still picture is at least as near as any one frame.
+    assert controls["clip mean"]["psnr"] > controls["first frame"]["psnr"]
+
+
+def test_results_of_other_settings_are_refused_with_the_difference(store, tmp_path):
+    quality.require_same_plan(tmp_path / "plan.json", {"batch_size": 2, "data": "a"})
+    with pytest.raises(InputError, match="batch_size: 2 there, 4 now"):
+        quality.require_same_plan(tmp_path / "plan.json", {"batch_size": 4, "data": "a"})
+
+
+def result(arm: str, seconds: float, psnr: float, val: float, lr: float = 1e-3) -> dict:
+    scores = {"psnr": psnr, "val_psnr": val, "ssim": 0.5, "rfvd": 10 * psnr}
+    rest = {"steps": 1, "clips_per_second": 2.0, "parameters": 10**6, "gflop_forward": 3.0}
+    return {"arm": arm, "seconds": seconds, "lr": lr, **scores, **rest}
+
+
+RESULTS = [
+    result("a <b>", 1.0, 20.0, 20.0),
+    result("a <b>", 2.0, 22.0, 21.0, lr=1e-3),
+    result("a <b>", 2.0, 21.5, 23.0, lr=2e-3),
+    result("c", 2.0, 25.0, 25.0),
+]
+CONTROLS = {"clip mean": {"psnr": 18.0, "ssim": 0.4}}
+
+
+def test_the_table_takes_the_learning_rate_that_is_best_on_val():
+    rows = quality_report.markdown(RESULTS, CONTROLS).splitlines()
+    assert len({row.count("|") for row in rows}) == 1
+    assert rows[2].startswith("| c |  | 25.00 |")
+    assert rows[3].startswith("| a <b> | 20.00 | 21.50 | 0.500 | 215 |")
+    assert "| 0.002 |" in rows[3]
+    assert rows[4].startswith("| clip mean (no training) |  | 18.00 | 0.400 |")
+
+
+def test_the_picture_is_an_svg_with_a_line_per_arm_and_higher_is_better():
+    root = ElementTree.fromstring(quality_report.picture(RESULTS, CONTROLS))
+    lines = [
+        [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+        for line in root.iter("{http://www.w3.org/2000/svg}polyline")
+    ]
+    assert [len(points) for points in lines] == [1, 2]
+    assert lines[1][0][0] < lines[1][1][0]  # later is to the right
+    assert lines[1][0][1] > lines[1][1][1] > lines[0][0][1]  # 20, 21.5 and 25 dB
+    words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("a <b>") == 2
+
+
+def test_labels_keep_their_order_and_their_distance():
+    assert quality_report.spread([10.0, 0.0, 1.0, 30.0], 5.0) == [10.0, 0.0, 5.0, 30.0]
