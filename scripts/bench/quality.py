@@ -24,6 +24,7 @@ from measure import DTYPES, counted_operations
 from quality_report import markdown, picture
 from torch import Tensor, nn
 
+from video_vq.data.clip_config import ClipConfig
 from video_vq.data.loader import ClipDataset, read_windows, training_batches
 from video_vq.data.windows import scoring_windows
 from video_vq.errors import InputError
@@ -76,7 +77,7 @@ def train(
     """Train for a budget of CPU seconds, at least one step; return what it did."""
     config = OptimizerConfig(steps=SCHEDULE, warmup_steps=SCHEDULE // 20, lr=lr)
     optimizer = make_optimizer(model, config)
-    dataset = ClipDataset(store, "train", NUM_FRAMES, 1, settings.seed)
+    dataset = ClipDataset(store, "train", ClipConfig(NUM_FRAMES), settings.seed)
     batches = training_batches(
         dataset,
         first_step=0,

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from videogpt import VideoGPTTokenizer
 
-from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
+from video_vq.models.backbones.build import build_decoder, build_encoder
 
 
 def backbone_operations(contender: str) -> int:
@@ -15,7 +15,7 @@ def backbone_operations(contender: str) -> int:
         video = torch.zeros(1, 3, *bench.CLIP)
         if contender in bench.OUR_MODELS:
             config = bench.OUR_MODELS[contender].backbone
-            encoder, decoder = ConvEncoder(config), ConvDecoder(config)
+            encoder, decoder = build_encoder(config), build_decoder(config)
         else:
             model = VideoGPTTokenizer()
             encoder, decoder = model.encoder, model.decoder
