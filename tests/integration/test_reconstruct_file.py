@@ -10,7 +10,7 @@ from trained import trained_tokenizer
 
 from video_vq.cli import main
 from video_vq.media.decode import FrameStream
-from video_vq.media.encode import write_frames
+from video_vq.media.encode import write_animation, write_frames
 from video_vq.media.probe import probe
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.models.tokenizer_config import (
@@ -19,6 +19,7 @@ from video_vq.models.tokenizer_config import (
     TokenizerConfig,
     TokenizerFacts,
 )
+from video_vq.quantizers.codebook import Codebook
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 
 GAP = 4
@@ -39,7 +40,10 @@ def tokenizers(tmp_path_factory) -> dict[str, Path]:
         torch.manual_seed(0)
         model = VideoTokenizer(TokenizerConfig(backbone, QuantizerConfig(codebook_size=32)))
         clips = torch.rand(4, 3, num_frames, 16, 16) * 2 - 1
-        model.quantizer.codebook.initialize((model.latents(clips),), 0)
+        codebook = model.quantizer.codebook
+        assert isinstance(codebook, Codebook)
+        with torch.no_grad():
+            codebook.codes.copy_(model.latents(clips)[:32])
         grid = backbone.grid_thw((num_frames, 16, 16))
         model.facts = TokenizerFacts(num_frames, 1, (16, 16), grid, "hash of the clips", 6)
         models[name] = model.eval()
@@ -123,8 +127,6 @@ def test_a_turned_file_is_shown_upright_and_an_odd_one_whole(tmp_path, tokenizer
     assert left.shape == (5, 48, 32, 3)
     assert np.abs(left.astype(int) - frames_of(source)).mean() < 4
     odd = tmp_path / "odd.gif"
-    from video_vq.media.encode import write_animation
-
     write_animation(odd, picture(7, 33, 21), 10)
     out = tmp_path / "odd.mp4"
     main(["reconstruct", str(odd), str(out), "--tokenizer", str(tokenizers["causal"])])

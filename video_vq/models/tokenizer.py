@@ -201,9 +201,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
             pixels = to_pixels(piece)
         else:
             check_range(piece)
-            pixels = piece.float()
-        # One layout in memory, whatever the caller's: kernels round by it.
-        return self.quantizer.encode(run(pixels.clone(memory_format=torch.contiguous_format)))
+            pixels = in_order(piece.float())
+        return self.quantizer.encode(run(pixels))
 
     @torch.no_grad()
     def _decode_piece(self, run: TiledStream, piece: Tensor) -> Tensor:
@@ -255,7 +254,13 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
 def to_pixels(clips: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
     """Turn uint8 clips into network input in [-1, 1]: the one place where this is done."""
-    return rearrange(clips, "b t h w c -> b c t h w").float().div_(127.5).sub_(1)
+    channels_first = rearrange(clips, "b t h w c -> b c t h w")
+    return in_order(channels_first).float().div_(127.5).sub_(1)
+
+
+def in_order(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Return a copy whose layout in memory follows its shape alone: kernels round by it."""
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:

@@ -16,6 +16,7 @@ from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
 from video_vq.models.streaming import TiledStream, piece_latents, recut, windows
 from video_vq.models.tokenizer import VideoTokenizer, check_range, to_pixels, video_size
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TimeSformerConfig, TokenizerConfig
+from video_vq.quantizers.codebook import Codebook
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.vector import VectorQuantizer
 
@@ -43,6 +44,14 @@ def backbone(**changes) -> ConvBackboneConfig:
     return ConvBackboneConfig(**{**settings, **changes})
 
 
+def place_codes(tokenizer: VideoTokenizer, video: torch.Tensor) -> None:
+    codebook = tokenizer.quantizer.codebook
+    assert isinstance(codebook, Codebook)
+    with torch.no_grad():
+        latents = tokenizer.latents(video)
+        codebook.codes.copy_(latents[torch.arange(32) * len(latents) // 32])
+
+
 def make(config: ConvBackboneConfig | TimeSformerConfig) -> VideoTokenizer:
     quantizer = QuantizerConfig(codebook_size=32, codebook_dim=8)
     tokenizer = VideoTokenizer(TokenizerConfig(config, quantizer))
@@ -51,7 +60,7 @@ def make(config: ConvBackboneConfig | TimeSformerConfig) -> VideoTokenizer:
     t, h, w = config.total_stride_thw
     size_thw = getattr(config, "size_thw", (lead + 4 * t, 4 * h, 4 * w))
     video = noise(*size_thw)
-    tokenizer.quantizer.codebook.initialize((tokenizer.latents(video),), 0)
+    place_codes(tokenizer, video)
     return tokenizer
 
 
