@@ -234,7 +234,7 @@ def _add_list_only(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list-only",
         action="store_true",
-        help="write a list of the videos and no pixels; `video-vq encode STORE` then goes from the "
+        help="write a list of the videos and no pixels; `video-vq encode LIST` then goes from the "
         "videos straight to tokens, the same as those of the clip store",
     )
 

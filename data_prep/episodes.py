@@ -53,9 +53,18 @@ class _OpenVideo:
         self._ranges: FrameRanges | None = None
         self._sha256 = ""
 
-    def get(self, path: str, limits: Limits) -> tuple[FrameRanges, str]:
-        """Return a video's frames and the sha256 of its file."""
+    def get(self, path: str, num_bytes: int, limits: Limits) -> tuple[FrameRanges, str]:
+        """Return the frames of a video that has so many bytes, and the sha256 of its file.
+
+        Raises:
+            UnusableVideoError: it has others now.
+        """
         status = os.stat(path)
+        if status.st_size != num_bytes:
+            raise UnusableVideoError(
+                f"its video has {status.st_size:,} bytes, {num_bytes:,} when it was listed; "
+                "something writes to it"
+            )
         key = (path, status.st_size, status.st_mtime_ns, limits)
         if self._key != key or self._ranges is None:
             self.close()
@@ -108,7 +117,7 @@ def open_episode(
     place = Place(**item.place)
     arrays = _rows(item, place)
     try:
-        ranges, sha256 = _video.get(item.path, limits)
+        ranges, sha256 = _video.get(item.path, item.num_bytes, limits)
         first = _first_frame(ranges, place)
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
@@ -170,7 +179,7 @@ def _frames(
     try:
         for number, frame in enumerate(ranges.frames(first, count)):
             if number % stride == 0:
-                yield resize(frame[None], size_hw)
+                yield resize(frame[None], size_hw, ranges.info.pixel_aspect)
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
     if ranges.num_damaged:

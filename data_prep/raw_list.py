@@ -27,8 +27,14 @@ def write_list(
         max_skipped: share of the videos that may be unusable.
 
     Raises:
-        InputError: the videos are no files under one folder, or `out` holds something else.
+        InputError: the videos are no files under one folder, or have actions; or `out` holds
+            something else.
     """
+    if listing.arrays:
+        raise InputError(
+            f"--list-only: a list keeps no {', '.join(sorted(listing.arrays))}; prepare a store "
+            "without --list-only, or take the column out of the table"
+        )
     require_decoder(recipe.decoder)
     per_shard = videos_per_shard or usual_videos_per_shard(len(listing.items))
     root = _root(listing)
@@ -54,7 +60,7 @@ def _root(listing: Listing) -> str:
     """Return the one folder that the names of all files begin at."""
     roots = {item.path.removesuffix(f"/{item.name}") for item in listing.items}
     root = roots.pop()
-    if roots or any(item.path == root for item in listing.items):
+    if listing.archive is not None or roots or any(item.path == root for item in listing.items):
         raise InputError(
             "--list-only: the videos are no files under one folder (they lie in an archive, or "
             "here and there); unpack or link them into one, or prepare a store without --list-only"

@@ -115,7 +115,7 @@ class Statistics:
 
 
 def statistics_of(store: ClipStore, on_video: Callable[[], object] = lambda: None) -> Statistics:
-    """Count a store; every frame is read once, in constant memory.
+    """Count a store; every frame is read once, in constant memory; an array is held whole.
 
     Args:
         on_video: called after each video's pixels.

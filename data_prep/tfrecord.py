@@ -24,6 +24,7 @@ HEADER, FOOTER = 12, 4  # bytes around a record's data
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 Feature = list[bytes] | np.ndarray  # bytes, float32 or int64 values
 Example = dict[str, Feature]
+MAX_LISTS = 1000  # of one feature; writers make one
 
 
 class RecordError(InputError):
@@ -148,8 +149,11 @@ def _feature(data: memoryview, base: int) -> Feature:
             continue
         if wire != BYTES:
             raise ValueError(f"byte {at}: a list has wire type {wire}")
-        lists = [*(lists if number == kind else []), (value, at)]
-        kind = number
+        if number != kind:
+            lists, kind = [], number
+        if len(lists) == MAX_LISTS:
+            raise ValueError(f"byte {at}: a feature of more than {MAX_LISTS:,} lists")
+        lists.append((value, at))
     if kind == 2:
         return np.concatenate([_floats(*item) for item in lists])
     if kind == 3:

@@ -47,11 +47,6 @@ class Archive:
         return read(self.path, self.members, frozenset(wanted))
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a path is a file that begins like an archive."""
-    return path.is_file() and (_kind(path) is not None or _compression(path) is not None)
-
-
 def read_archive(path: Path) -> Archive:
     """List an archive's regular files.
 

@@ -25,7 +25,7 @@ class Item:
         name: the file, relative to the source's folder; what the store remembers.
         path: the file on this machine; the store never holds it. Where the listing has an archive
             to unpack, its member's name, until `prepare` has unpacked it.
-        num_bytes: size of the file (or of the record).
+        num_bytes: size of the file (of the record; of the whole mp4 that holds an episode).
         offset: byte at which the video's record begins, 0 where a file is one video.
         base: byte of `path` at which the source's file begins (inside a tar), else 0.
         actions: file of one row of numbers per frame of the video's file, None without.

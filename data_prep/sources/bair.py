@@ -25,6 +25,7 @@ TAR = "bair_robot_pushing_dataset_v0.tar"
 ARRAYS: dict[str, tuple[int, ...]] = {"actions": (4,), "endeffector_pos": (3,)}
 SIMULATED = "simulated"  # a feature of our simulator's records; a robot's have none of this name
 FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
+MAX_LABELLED_BYTES = 8 << 20  # a record has 0.7 MB; it is looked at where nothing limits it
 SIMULATED_NOTE = (
     "these episodes are simulated, and the store says so; no score on them compares with one on "
     "BAIR's"
@@ -172,8 +173,8 @@ def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None
         InputError: the files differ in it.
     """
     labels: dict[str, str | None] = {}
-    for _, file, offset, _ in records:
-        if file.name not in labels:
+    for _, file, offset, length in records:
+        if file.name not in labels and length <= MAX_LABELLED_BYTES:
             # A record that cannot be read is left out later, with its reason.
             with suppress(RecordError, ValueError, OSError):
                 data = read_record(file.path, offset, file.base)

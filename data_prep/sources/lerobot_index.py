@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data_prep.parquet import Kind, TableError, read_columns
 from video_vq.errors import InputError
+from video_vq.media.child import child_environment
 
 # How far times may lie from where they should, in frames: sums of rounded lengths drift. Less than
 # this on all sides, and no frame belongs to two episodes.
@@ -57,13 +58,12 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
     Raises:
         InputError: a table is damaged or too large, or the index contradicts itself.
     """
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     try:
         done = subprocess.run(
             [sys.executable, "-c", COMMAND],
             input=json.dumps({"root": str(root), "camera": camera}).encode(),
             capture_output=True,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=child_environment(),
             timeout=WALL_SECONDS,
             check=False,
         )
@@ -92,11 +92,18 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
     ]
 
 
+def _lower(kind: int, most: int) -> None:
+    """Lower a limit, never above one that is set already."""
+    soft, hard = resource.getrlimit(kind)
+    allowed = min([most, *(limit for limit in (soft, hard) if limit >= 0)])
+    resource.setrlimit(kind, (allowed, hard))
+
+
 def main() -> None:
     """Read the index that stdin names and write it to stdout as JSON."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    _lower(resource.RLIMIT_CPU, CPU_SECONDS)
+    _lower(resource.RLIMIT_AS, MEMORY_BYTES)
     request = json.load(sys.stdin)
     try:
         rows = _read(Path(request["root"]), request["camera"])

@@ -206,3 +206,19 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path):
     with pytest.raises(ValueError, match="is no regular file"):
         read_actions(Path("/dev/zero"))
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "(" * 5000,
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1" + "0" * 18 + ",), }",
+        "\x00'",
+    ],
+)
+def test_a_header_that_breaks_numpys_parser_is_a_reason_and_no_crash(tmp_path, header):
+    data = header.encode() + b"\n"
+    start = b"\x93NUMPY\x02\x00" + len(data).to_bytes(4, "little")
+    (tmp_path / "a.npy").write_bytes(start + data)
+    with pytest.raises(ValueError, match="is no array of numbers"):
+        read_actions(tmp_path / "a.npy")

@@ -231,3 +231,9 @@ def test_a_failed_write_leaves_no_file(tmp_path):
         write_records(tmp_path / "a.tfrecords", records())
     assert list(tmp_path.iterdir()) == []
     assert tfrecord.MAX_RECORD_BYTES >= 10 * 30 * 2 * 12_288
+
+
+def test_a_feature_of_very_many_lists_is_refused_at_once():
+    feature = message(1, b"") * 100_000  # to join them one by one would take a minute
+    with pytest.raises(ValueError, match="a feature of more than 1,000 lists"):
+        tfrecord._feature(memoryview(feature), 0)
