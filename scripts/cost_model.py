@@ -9,6 +9,7 @@ Example: `OMP_NUM_THREADS=1 python scripts/cost_model.py LIST --config video64`
 
 import argparse
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from video_vq.config import find_config, load_config
+from video_vq.errors import InputError
 from video_vq.media.prepared import FrameRecipe, open_file
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels
 from video_vq.stores.raw_videos import RawVideos, read_raw_videos
@@ -190,4 +192,7 @@ def costs(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"cost_model: {error}")
