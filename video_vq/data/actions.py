@@ -69,7 +69,7 @@ def actions_of_window(
     count = num_actions(num_frames, stride)
     rows = np.zeros((0, row_dims), np.float32)
     # Where a short video is filled up nothing is known of what was done.
-    known = min(count, store.videos[video].num_frames - start)
+    known = min(count, store.videos[video].num_frames - 1 - start)
     if known:
         rows = store.read_array(ARRAY, video, start, known).reshape(known, row_dims)
     if not np.isfinite(rows).all():

@@ -1,5 +1,6 @@
 """Clips cut out of videos: which window of which video, as a pure function."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -143,12 +144,13 @@ def _evenly_spaced(number: int, count: int, starts: int) -> int:
     return (2 * number * (starts - 1) + count - 1) // (2 * (count - 1))
 
 
-def windows_of_video(config: ClipConfig, video: int, num_frames: int) -> list[Window]:
+def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int) -> list[Window]:
     """Return the clips of one video that is looked at alone, whatever videos are beside it.
 
     Args:
-        config: which clips; random ones are drawn by the video's position, each once.
+        config: which clips; random ones are drawn by the video's name, each once.
         video: its position in the store.
+        name: its id, the same wherever it stands.
         num_frames: that it has.
     """
     starts = num_frames - config.span + 1
@@ -157,7 +159,8 @@ def windows_of_video(config: ClipConfig, video: int, num_frames: int) -> list[Wi
     starts = max(starts, 1)
     match config.windows:
         case "random":
-            random = np.random.default_rng([video, 0x0E7C0DE])
+            digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+            random = np.random.default_rng([int.from_bytes(digest[:8], "big"), 0x0E7C0DE])
             chosen = random.integers(starts, size=config.clips_per_video).tolist()
         case "uniform":
             count = min(config.clips_per_video, starts)
@@ -170,14 +173,19 @@ def windows_of_video(config: ClipConfig, video: int, num_frames: int) -> list[Wi
 
 
 def every_window(
-    store: ClipStore, split: str, num_frames: int, stride: int, hop: int
+    store: ClipStore,
+    split: str,
+    num_frames: int,
+    stride: int,
+    hop: int,
+    short_videos: ShortVideos = "leave_out",
 ) -> list[Window]:
     """Return the windows that start at frames 0, hop, 2·hop, … of each usable video."""
     span = (num_frames - 1) * stride + 1
     return [
-        Window(video, start, num_frames, stride)
-        for video in usable_videos(store, split, num_frames, stride)
-        for start in range(0, store.videos[video].num_frames - span + 1, hop)
+        Window(video, start, num_frames, stride, short_videos)
+        for video in usable_videos(store, split, num_frames, stride, short_videos)
+        for start in range(0, max(store.videos[video].num_frames - span, 0) + 1, hop)
     ]
 
 

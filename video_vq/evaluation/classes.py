@@ -41,14 +41,19 @@ def class_accuracy(
     num_frames = min(window.num_frames for window in (*held_out, *sampled))
     real = [window for window in held_out if store.videos[window.video].label is not None]
     made = [w for w in sampled if samples.videos[w.video].label in store.classes]
-    trained = [video for video in store.videos if video.split == "train"]
+    stride, rule = held_out[0].stride, held_out[0].short_videos
+    span = (num_frames - 1) * stride + 1
+    trained = [
+        video
+        for video in store.videos
+        if video.split == "train" and (rule != "leave_out" or video.num_frames >= span)
+    ]
     asked = {samples.videos[window.video].label for window in made}
     if num_frames < 2 or not real or len(asked) < 2 or len({v.label for v in trained} - {None}) < 2:
         return None
-    stride = held_out[0].stride
     classes = store.classes
     classifier = train_classifier(
-        _batches(store, num_frames, stride, seed), len(classes), device, seed
+        _batches(store, Window(0, 0, num_frames, stride, rule), seed), len(classes), device, seed
     )
 
     def scored(of: ClipStore, windows: Sequence[Window]) -> tuple[float, dict[str, float]]:
@@ -71,23 +76,26 @@ def class_accuracy(
     }
 
 
-def _batches(
-    store: ClipStore, num_frames: int, stride: int, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield random clips of random labelled training videos, all drawn by the seed."""
+def _batches(store: ClipStore, like: Window, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield random clips of random labelled training videos, all drawn by the seed.
+
+    Args:
+        like: how they are cut, but for video and start.
+    """
+    _, _, num_frames, stride, rule = like
     random = np.random.default_rng([seed, 0xC1A])
     videos = [
         video
-        for video in usable_videos(store, "train", num_frames, stride)
+        for video in usable_videos(store, "train", num_frames, stride, rule)
         if store.videos[video].label is not None
     ]
     span = (num_frames - 1) * stride + 1
     for _ in range(STEPS):
         picked = [videos[pick] for pick in random.integers(len(videos), size=BATCH)]
-        starts = [random.integers(store.videos[video].num_frames - span + 1) for video in picked]
+        starts = [max(1, store.videos[video].num_frames - span + 1) for video in picked]
         clips = [
-            store.read(video, int(start), num_frames, stride)
-            for video, start in zip(picked, starts, strict=True)
+            read_window(store, like._replace(video=video, start=int(random.integers(number))))
+            for video, number in zip(picked, starts, strict=True)
         ]
         labels = [store.classes.index(store.videos[video].label or "") for video in picked]
         yield np.stack(clips), np.array(labels)

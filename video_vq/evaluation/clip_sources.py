@@ -96,8 +96,8 @@ class StoredClips:
             on_video: called after each video.
         """
         for position in self._members[shard]:
-            length = self.store.videos[position].num_frames
-            for window in windows_of_video(self._chosen, position, length):
+            source = self.store.videos[position]
+            for window in windows_of_video(self._chosen, position, source.id, source.num_frames):
                 frames = read_window(self.store, window)
                 yield PlacedClip((position, window.start, window.stride), frames)
             on_video()
@@ -172,7 +172,7 @@ class RawClips:
             else:
                 findings.rates[position] = found.fps
                 findings.notes += [{"id": video.id, "note": note} for note in found.oddities]
-                for window in windows_of_video(self._chosen, position, len(found.frames)):
+                for window in windows_of_video(self._chosen, position, video.id, len(found.frames)):
                     frames = found.frames[frame_numbers(window, len(found.frames))]
                     yield PlacedClip((position, window.start, window.stride), np.array(frames))
             on_video()

@@ -132,7 +132,7 @@ def last_frames(
     indices = range(info.num_packets) if fps is None else frames_at_rate(info, fps)
     kept: list[np.ndarray] = []
     for frame in keep(stream, indices):
-        kept.append(resize(frame[None], size_hw)[0])
+        kept.append(resize(frame[None], size_hw, info.pixel_aspect)[0])
         del kept[:-count]
     if len(kept) < count:
         rate = "" if fps is None else f" at {fps:g} frames per second, the prior's rate"

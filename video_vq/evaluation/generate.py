@@ -164,6 +164,10 @@ def _actions(
 ) -> SampleActions | None:
     per_clip = request.samples_per_clip
     if request.actions is not None:
+        if prompts is not None and request.actions.is_dir():
+            store = ClipStore(request.actions)
+            if store.content_hash == prompts.store.content_hash:
+                return steering_of_videos(store, prompts.videos, per_clip, prior, tokenizer)
         return read_steering(request.actions, request.actions_split, per_clip, prior, tokenizer)
     if not prior.config.num_action_dims or request.settings.guidance == 0:
         return None

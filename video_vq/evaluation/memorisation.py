@@ -68,7 +68,7 @@ def memorisation(
     """
     # Half a clip apart, so that every moment of a training video is near the start of some clip.
     hop = max(1, num_frames * stride // 2)
-    train = every_window(store, "train", num_frames, stride, hop)
+    train = every_window(store, "train", num_frames, stride, hop, held_out[0].short_videos)
     if len(train) > MAX_TRAIN_CLIPS:
         chosen = np.random.default_rng([0, 0x3E3]).choice(
             len(train), MAX_TRAIN_CLIPS, replace=False

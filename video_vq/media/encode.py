@@ -88,7 +88,9 @@ def write_frames(
     container, codec, quality = _format(path, None, None)
     rate = _rate(path, fps)
     frames = iter(frames)
-    first = next(frames)
+    first = next(frames, None)
+    if first is None:
+        raise InputError(f"{path}: there is no frame to write; a video has one at least")
     _require_frames(first[None])
     odd = first.shape[0] % 2, first.shape[1] % 2
     even = (

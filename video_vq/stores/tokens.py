@@ -18,7 +18,7 @@ from video_vq.errors import InputError
 from video_vq.stores.clips import SKIPPED
 from video_vq.stores.files import canonical_json, open_array, sha256_json, write_array, write_bytes
 from video_vq.stores.shards import ShardFolder, read_manifest
-from video_vq.stores.videos import Skipped, Video, commonest_fps
+from video_vq.stores.videos import Skipped, Video, commonest_fps, video_from_json
 
 FORMAT = "video-vq tokens"
 VERSION = 1
@@ -217,8 +217,10 @@ class TokenStore:
             for key in ("grid_thw", "frame_size_hw", "classes"):
                 plan[key] = tuple(plan[key])
             self.header = TokenHeader(**plan)
-            self.shards = [(int(shard["count"]), shard["sha256"]) for shard in manifest["shards"]]
-            self.videos = tuple(Video(**video) for video in manifest["videos"])
+            self.shards = [
+                (int(shard["count"]), dict(shard["sha256"])) for shard in manifest["shards"]
+            ]
+            self.videos = tuple(video_from_json(entry) for entry in manifest["videos"])
             self.num_skipped = int(manifest.get("num_skipped", 0))
             self._skipped: str | None = manifest.get("skipped_sha256")
             self.notes = tuple(dict(note) for note in manifest.get("notes", ()))

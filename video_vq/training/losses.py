@@ -85,7 +85,8 @@ def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> 
         return config.loss.reconstruction_weight
     clip = config.data
     windows = scoring_windows(
-        store, "train", clip.num_frames, clip.stride, MEASURED_CLIPS, config.run.seed
+        *(store, "train", clip.num_frames, clip.stride, MEASURED_CLIPS, config.run.seed),
+        clip.short_videos,
     )
     levels = torch.zeros(256, dtype=torch.float64)
     for window in windows:

@@ -279,7 +279,7 @@ def train_tokenizer(
                     **means,
                     **use,
                     **{f"weight/{name}": weights[name] for name in losses},
-                    **({} if opponent is None else opponent.numbers()),
+                    **({} if opponent is None or not healthy else opponent.numbers()),
                     "codebook/restarted": restarted,
                     **(watched_step(accelerator, tokenizer, *watched[-1]) if healthy else {}),
                     "optim/grad_norm": norm.item(),

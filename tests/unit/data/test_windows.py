@@ -142,7 +142,7 @@ def test_a_video_alone_gives_the_clips_that_an_epoch_takes_from_it(store, config
     alone = [
         (window.video, window.start)
         for video in members
-        for window in windows_of_video(config, video, LENGTHS[video])
+        for window in windows_of_video(config, video, f"v{video}", LENGTHS[video])
     ]
     epoch = written_out(config, split, 0, 0)
     if config.windows != "random":

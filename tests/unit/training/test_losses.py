@@ -48,6 +48,16 @@ def test_the_measured_weight_is_one_over_the_variance_or_mean_deviation_of_train
     assert reconstruction_weight(store, fixed) == 7.0
 
 
+def test_short_videos_that_are_filled_up_count_as_the_config_says(tmp_path):
+    store = make_clip_store(tmp_path / "clips")
+    loss = TokenizerLossConfig(reconstruction_weight="data")
+    clip = ClipConfig(num_frames=12, short_videos="loop")  # all videos are shorter
+    config = TokenizerTrainingConfig(data=clip, loss=loss)
+    pixels = np.stack([store.read(video) for video in store.indices("train")])
+    pixels = pixels[:, np.arange(12) % pixels.shape[1]].astype(np.float64) / 127.5 - 1
+    assert reconstruction_weight(store, config) == pytest.approx(1 / pixels.var(), rel=1e-12)
+
+
 def test_data_without_variance_is_refused(tmp_path):
     store = grey_store(tmp_path / "clips", size=16)
     with pytest.raises(InputError, match="all pixels of 1 training clips are alike"):

@@ -17,6 +17,10 @@ ENCODE = {
     "hop": "--hop", "windows_rule": "--windows", "clips_per_video": "--clips-per-video",
     "short_videos": "--short-videos",
 }  # fmt: skip
+GIVEN = {
+    "given_split": "--given-split", "given_frames": "--given-frames", "given_shown": "--given-as",
+    "samples_per_clip": "--samples-per-clip",
+}  # fmt: skip
 SAMPLE = {
     "temperature": "--temperature", "top_k": "--top-k", "top_p": "--top-p", "guidance": "--guidance"
 }  # fmt: skip
@@ -138,8 +142,11 @@ def _sampled(evaluation: Evaluation) -> str:
         return ""
     words = ["sample", "--prior", prior or "PRIOR", "--tokenizer", tokenizer, "--out", out]
     words += _flags(plan, {"num_samples": "--num", "class": "--class"})
+    words += ["--given", "STORE"] if _at(plan, "given_data") else []
+    words += _flags(plan, GIVEN)
+    words += ["--actions", "STORE|FILE"] if _at(plan, "actions") else []
     words += _flags(_at(plan, "settings"), SAMPLE)
-    words += _flags(plan, {"seed": "--seed", "batch_size": "--batch-size"})
+    words += _flags(plan, {"seed": "--seed", "batch_size": "--batch-size", "dtype": "--dtype"})
     return _joined(_launcher(1, _at(plan, "precision")), words)
 
 
