@@ -201,6 +201,9 @@ def _mux(
         options |= {"qmin": str(quality), "qmax": str(quality), "b": "100000000"}
     else:
         options |= {"crf": str(quality)}
+    if codec == "h264":
+        # With B-frames, one call of libx264 in a thousand encodes equal frames to other bytes.
+        options |= {"bf": "0"}
     if codec == "vp9":
         options |= {"b": "0", "cpu-used": "2", "row-mt": "0"}
     frames = iter(frames)
