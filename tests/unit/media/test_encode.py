@@ -65,7 +65,7 @@ def test_a_rate_is_kept_as_its_fraction(tmp_path, fps, rate):
     assert decoded(tmp_path / "clip.avi")[1] == rate
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi", "clip.webm"])
+@pytest.mark.parametrize("name", ["clip.avi", "clip.webm"])
 def test_the_same_frames_give_the_same_bytes(tmp_path, name):
     frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     for folder in ("a", "b"):
