@@ -55,13 +55,13 @@ def encode(store: Path, tokenizer: Path, out: Path, *options: str) -> list[tuple
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", [(4, 0), (1, 0), (1, 4), (3, 0), (3, 4), (3, 8)]),
-        ("--hop 5", [(4, 0), (1, 0), (1, 5), (3, 0), (3, 5)]),
-        ("--windows uniform", [(4, 0), (1, 2), (3, 4)]),
-        ("--windows uniform --clips-per-video 2", [(4, 0), (1, 0), (1, 5), (3, 0), (3, 8)]),
+        ("", [(1, 0), (1, 4), (3, 0), (3, 4), (3, 8), (4, 0)]),
+        ("--hop 5", [(1, 0), (1, 5), (3, 0), (3, 5), (4, 0)]),
+        ("--windows uniform", [(1, 2), (3, 4), (4, 0)]),
+        ("--windows uniform --clips-per-video 2", [(1, 0), (1, 5), (3, 0), (3, 8), (4, 0)]),
         (
             "--windows uniform --short-videos loop",
-            [(0, 0), (2, 0), (4, 0), (1, 2), (3, 4), (5, 0)],
+            [(0, 0), (1, 2), (2, 0), (3, 4), (4, 0), (5, 0)],
         ),
     ],
 )  # fmt: skip

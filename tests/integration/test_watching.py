@@ -38,7 +38,7 @@ def test_a_dry_run_of_the_tokenizer_tells_its_sizes_and_writes_nothing(clip_stor
     assert f"compression     {4 * 16 * 16 * 24 / 160:.1f} x" in text
     assert "0.4 kbit per second of video" in text
     assert "data            6 train videos" in text
-    assert "steps           6 of 4 clips: 24 clips, 4.0 times the videos" in text
+    assert "steps           6 of 4 clips: 24 clips, 4.0 times the clips of an epoch" in text
     assert "dry run: nothing was written" in text
     assert not out.exists()
     parameters = sum(value.numel() for value in small_tokenizer().parameters())
