@@ -70,7 +70,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
     np.save(tmp_path / "2.npy", np.zeros((4, 2)))
     np.save(tmp_path / "3.npy", np.zeros((4, 3)))
     np.save(tmp_path / "nan.npy", np.full((4, 2), np.nan))
-    root = tmp_path / "root"
+    root = tmp_path / "videos"
     path = table(root, "")
     for name in ("2", "3", "nan"):
         (tmp_path / f"{name}.npy").rename(root / f"{name}.npy")
@@ -80,7 +80,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
         "a.avi,x,train,g1,2.npy\n"
         "b.avi,x,test,g1,2.npy\n"
         "a.avi,x,train,g1,2.npy\n"
-        "../root/a.avi,x,train,g2,2.npy\n"
+        "../videos/a.avi,x,train,g2,2.npy\n"
         "/etc/passwd,x,train,g3,2.npy\n"
         "none.avi,x,train,g4,2.npy\n"
         "c/d.avi,x,dev,g5,2.npy\n"
@@ -97,7 +97,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
     for line, problem in (
         (3, "group 'g1' is in test here and in train in line 2"),
         (4, "'a.avi' is in line 2 already"),
-        (5, "'../root/a.avi' leads out of"),
+        (5, "'../videos/a.avi' leads out of"),
         (6, "'/etc/passwd' leads out of"),
         (7, "'none.avi': no such file in"),
         (8, "split: expected train, val, test, found 'dev'"),
