@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.made_folder import claim_folder
 from data_prep.synthetic import FPS, RENDERER_VERSION, render_clip
 from data_prep.synthetic_world import CLASSES, NUM_GROUPS, clip_class_and_group
 from data_prep.tfrecord import Feature, encode_example, write_records
 from video_vq.errors import InputError
 from video_vq.media.encode import write_video
 from video_vq.progress import progress
-from video_vq.stores.files import difference, read_json, write_bytes, write_json
+from video_vq.stores.files import write_bytes, write_json
 
 MARKER = "synthetic.json"
 # Test groups of the official splits 01, 02, 03.
@@ -78,7 +79,7 @@ def write_synthetic(out: Path, settings: SyntheticSettings, workers: int = 1) ->
     """
     _check(settings, workers)
     plan = {"renderer": RENDERER_VERSION, **asdict(settings)}
-    if _open_folder(out, plan):
+    if claim_folder(out, MARKER, plan, "synthetic videos"):
         return
     places = [_place(index) for index in range(settings.num_videos)]
     with _mapper(workers) as run:
@@ -114,28 +115,6 @@ def _check(settings: SyntheticSettings, workers: int) -> None:
         )
     if problems:
         raise InputError("synthetic videos: " + "; ".join(problems))
-
-
-def _open_folder(out: Path, plan: dict[str, Any]) -> bool:
-    """Claim the folder for this plan; return whether it is complete already."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; name a folder for the synthetic videos")
-    marker = out / MARKER
-    if marker.exists():
-        found = read_json(marker, "the record of synthetic videos")
-        lines = difference(found.get("plan"), plan)
-        if lines:
-            shown = "\n  ".join(lines)
-            raise InputError(
-                f"{out}: was made with other settings (was -> now):\n  {shown}\n"
-                "Name another folder, repeat the old settings, or delete this one."
-            )
-        return found.get("complete") is True
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: holds other files and no {MARKER}; name an empty or a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(marker, {"plan": plan, "complete": False})
-    return False
 
 
 def _place(index: int) -> _Place:

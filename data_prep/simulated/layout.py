@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_prep.made_folder import claim_folder
 from data_prep.simulated.episode import (
     NUM_FRAMES,
     OVERSAMPLING,
@@ -27,7 +28,7 @@ from data_prep.tfrecord import Feature, encode_example, write_records
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.progress import progress
-from video_vq.stores.files import difference, read_json, write_bytes, write_json
+from video_vq.stores.files import read_json, write_bytes, write_json
 
 MARKER = "simulated.json"
 README = "README.txt"
@@ -99,7 +100,7 @@ def write_simulated(out: Path, settings: SimulationSettings, workers: int = 1) -
         "opengl": graphics.renderer,
     }
     try:
-        if not _open_folder(out, plan):
+        if not claim_folder(out, MARKER, plan, "simulated episodes"):
             _write_all(out, settings, graphics, workers)
             write_json(out / MARKER, {"plan": plan, "complete": True})
     except OSError as error:
@@ -126,28 +127,6 @@ def _check(settings: SimulationSettings, workers: int) -> None:
     ]
     if problems:
         raise InputError("simulated episodes: " + "; ".join(problems))
-
-
-def _open_folder(out: Path, plan: dict[str, Any]) -> bool:
-    """Claim the folder for this plan; return whether it is complete already."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; name a folder for the simulated episodes")
-    marker = out / MARKER
-    if marker.exists():
-        found = read_json(marker, "the record of simulated episodes")
-        lines = difference(found.get("plan"), plan)
-        if lines:
-            shown = "\n  ".join(lines)
-            raise InputError(
-                f"{out}: was made otherwise (was -> now):\n  {shown}\n"
-                "Name another folder, repeat what was, or delete this one."
-            )
-        return found.get("complete") is True
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: holds other files and no {MARKER}; name an empty or a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(marker, {"plan": plan, "complete": False})
-    return False
 
 
 @dataclass(frozen=True)
