@@ -37,8 +37,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--actions",
         type=Path,
         metavar="FILE",
-        help="what is done in the whole clip, for a prior that takes actions: .npy or .csv, a row "
-        "per frame",
+        help="what is done from the first given frame on, for a prior that takes actions: .npy or "
+        ".csv, a row per frame; or n r d, a sequence of rows for each of --num",
     )
     options.add_sampling(parser, "a class name (default: none)")
     parser.set_defaults(run=run)

@@ -12,7 +12,12 @@ from accelerate import Accelerator
 from video_vq.errors import InputError
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
 from video_vq.evaluation.prompts import PromptRequest, Prompts
-from video_vq.evaluation.steering import SampleActions, read_steering, steering_of_videos
+from video_vq.evaluation.steering import (
+    SampleActions,
+    read_steering,
+    rows_wanted,
+    steering_of_videos,
+)
 from video_vq.media.encode import write_video
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
@@ -173,7 +178,8 @@ def _actions(
         return None
     if prompts is None:
         raise InputError(
-            "this prior needs actions: name them with --actions (a clip store, .npy or .csv), "
+            "this prior needs actions: name them with --actions (a clip store, or a .npy or .csv "
+            f"of {rows_wanted(prior, tokenizer)}), "
             "continue videos that have them (--given), or sample without any condition "
             "(--guidance 0)"
         )

@@ -105,8 +105,8 @@ def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:
     if not backbone.causal:
         raise InputError(
             "frames cannot be given: this tokenizer is not causal, so tokens of the first frames "
-            "hold later ones; train one with model.backbone.causal=true "
-            "(configs/tokenizer/bair.yaml)"
+            "hold later ones; train one that is (`train-tokenizer --config bair` or bair_small, "
+            "for any clips of 64 px; in a config of your own model.backbone.causal=true)"
         )
     if num_frames >= facts.num_frames:
         raise InputError(
