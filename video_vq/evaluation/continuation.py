@@ -13,7 +13,13 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
-from video_vq.evaluation.generate import DEFAULT_FPS, DTYPES, Dtype, require_same_grid
+from video_vq.evaluation.generate import (
+    DEFAULT_FPS,
+    DTYPES,
+    Dtype,
+    require_class,
+    require_same_grid,
+)
 from video_vq.evaluation.prompts import given_latents, given_tokens
 from video_vq.evaluation.steering import rows_wanted, steering_of_file
 from video_vq.media.decode import FrameStream
@@ -174,10 +180,8 @@ def _actions(
 
 
 def _label(prior: Prior, request: ContinueRequest) -> int | None:
+    require_class(prior, request.label)
     classes = prior.facts.classes
-    if request.label is not None and request.label not in classes:
-        known = ", ".join(classes) or "none: this prior has no classes"
-        raise InputError(f"--class {request.label!r}: the prior knows {known}")
     if not classes:
         return None
     if request.label is None and not prior.config.transformer.condition_dropout:

@@ -1,5 +1,6 @@
 """Samples of a prior as a clip store: sharded over ranks, resumable, one seed per sample."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -91,9 +92,7 @@ def sample_store(
     num_samples = _number(request.num_samples, prompts, actions)
     classes = list(prior.facts.classes)
     label, batch_size, seed = request.label, request.batch_size, request.seed
-    if label is not None and label not in classes:
-        known = ", ".join(classes) or "none: this prior has no classes"
-        raise InputError(f"--class {label!r}: the prior knows {known}")
+    require_class(prior, label)
     plan = {
         "kind": "samples",
         "prior": prior.hash,
@@ -162,6 +161,28 @@ def require_same_grid(prior: Prior, tokenizer: VideoTokenizer, path: Path) -> No
             f"{tokenizer.facts.grid_thw} of its clips; train a prior on tokens of "
             f"`video-vq encode` with this tokenizer"
         )
+
+
+def require_class(prior: Prior, label: str | None) -> None:
+    """Refuse a class that a prior does not know.
+
+    Raises:
+        InputError: names the nearest, or all that there are.
+    """
+    classes = prior.facts.classes
+    if label is None or label in classes:
+        return
+    if not classes:
+        raise InputError(
+            f"--class {label!r}: this prior has no classes, its clips had no labels; leave "
+            "--class out"
+        )
+    close = difflib.get_close_matches(label, classes, 1)
+    hint = f"did you mean {close[0]!r}? It knows" if close else "it knows"
+    raise InputError(
+        f"--class {label!r}: is none of the prior's {len(classes)} classes; {hint} "
+        f"{', '.join(classes)}"
+    )
 
 
 def _actions(
