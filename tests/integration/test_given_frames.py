@@ -231,8 +231,10 @@ def test_a_video_that_cannot_be_continued_is_refused(made, tmp_path, capsys):
         *("--prior", tmp_path / "steered"),
     )
     capsys.readouterr()
-    continue_(made, video, tmp_path / "out.gif", expect=2)
-    continue_(made, video, video, expect=2)
+    continue_(made, video, tmp_path / "out.gif", expect=1)
+    before = video.read_bytes()
+    continue_(made, video, video, expect=1)
+    assert video.read_bytes() == before
     said = capsys.readouterr().err
-    assert "name a file that ends in .mp4" in said
-    assert "is the video itself" in said
+    assert "a video ends in .mp4" in said
+    assert "in.mp4: is there already; remove it, or name another file" in said
