@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train the demo's tokenizer for 100 steps with every config of configs/ablations: a smoke test of
 # the estimators, about a minute of one core each. Prints the last line of each run's log.
-# loss_perceptual needs weights: video-vq doctor --fetch-weights --st-lpips.
+# loss_perceptual needs weights: video-vq doctor --st-lpips.
 set -euo pipefail
 OUT=${1:-runs/ablations}
 CONFIGS=$(cd "$(dirname "$0")/../configs/ablations" && pwd)

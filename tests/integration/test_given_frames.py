@@ -1,5 +1,7 @@
 """Samples that continue given frames: by a causal tokenizer, from the given video alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -115,8 +117,11 @@ def test_what_follows_does_not_hang_on_the_frames_that_follow_in_the_given_video
     ("more", "message"),
     [
         (("--num", "99"), "there are 6 given clips, 6 videos x 1; raise --samples-per-clip"),
-        (("--given-frames", "2"), "frames must be 1 + a multiple of 2 (near: 1 or 3)"),
-        (("--given-frames", "5"), "--given-frames 5: the clips have 5 frames in all"),
+        (
+            ("--given-frames", "2"),
+            "--given-frames 2: expected 1 + a multiple of 2, the tokenizer's stride",
+        ),
+        (("--given-frames", "5"), "at most 3: its clips have 5 frames in all"),
         (("--given-split", "nowhere"), "nowhere"),
     ],
 )
@@ -206,16 +211,30 @@ def test_a_video_that_cannot_be_continued_is_refused(made, tmp_path, capsys):
         "--given-frames",
         "3",
     )
-    refused("frames must be 1 + a multiple of 2", "--given-frames", "2")
-    refused("the clips have 5 frames in all", "--given-frames", "7")
-    refused("--class 'up': the prior knows left, right", "--class", "up")
+    refused("--given-frames 2: expected 1 + a multiple of 2", "--given-frames", "2")
+    refused("at most 3: its clips have 5 frames in all", "--given-frames", "7")
+    refused("--class 'up': is none of the prior's 2 classes; it knows left, right", "--class", "up")
+    refused("did you mean 'left'?", "--class", "lift")
     refused("this prior was trained without actions", "--actions", "x.csv")
     refused("none.mp4", of=tmp_path / "none.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     refused("text.mp4", of=tmp_path / "text.mp4")
     capsys.readouterr()
-    continue_(made, video, tmp_path / "out.gif", expect=2)
-    continue_(made, video, video, expect=2)
+    prior = Prior.from_pretrained(made / "p")
+    sizes = replace(prior.config.transformer, condition_dropout=0.0)
+    steered = Prior(replace(prior.config, transformer=sizes))
+    steered.facts = prior.facts
+    steered.save_pretrained(tmp_path / "steered")
+    # Of an option given twice the last counts.
+    refused(
+        "this prior needs a class: name one with --class (left, right)",
+        *("--prior", tmp_path / "steered"),
+    )
+    capsys.readouterr()
+    continue_(made, video, tmp_path / "out.gif", expect=1)
+    before = video.read_bytes()
+    continue_(made, video, video, expect=1)
+    assert video.read_bytes() == before
     said = capsys.readouterr().err
-    assert "name a file that ends in .mp4" in said
-    assert "is the video itself" in said
+    assert "a video ends in .mp4" in said
+    assert "in.mp4: is there already; remove it, or name another file" in said

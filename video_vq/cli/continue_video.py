@@ -16,8 +16,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--out",
         required=True,
         type=Path,
-        metavar="FILE.mp4",
-        help="given and continued frames; a red bar lies above those that the model made",
+        metavar="FILE",
+        help="given and continued frames, as .mp4, .mkv, .avi or .webm; a red bar lies above those "
+        "that the model made",
     )
     parser.add_argument(
         "--given-frames",
@@ -37,8 +38,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--actions",
         type=Path,
         metavar="FILE",
-        help="what is done in the whole clip, for a prior that takes actions: .npy or .csv, a row "
-        "per frame",
+        help="what is done from the first given frame on, for a prior that takes actions: .npy or "
+        ".csv, a row per frame; or n r d, a sequence of rows for each of --num",
     )
     options.add_sampling(parser, "a class name (default: none)")
     parser.set_defaults(run=run)
@@ -46,13 +47,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue."""
-    from video_vq.errors import ConfigError
-
     settings = options.sampling_settings(arguments)
-    if arguments.out.suffix.lower() != ".mp4":
-        raise ConfigError(f"--out {arguments.out}: name a file that ends in .mp4")
-    if arguments.out.resolve() == arguments.video.resolve():
-        raise ConfigError(f"--out {arguments.out}: is the video itself; name another file")
+    options.require_new_video(arguments.out)
     from video_vq.evaluation.continuation import ContinueRequest, continue_video
     from video_vq.training.distributed import make_accelerator
 
@@ -76,8 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if accelerator.is_main_process:
         count = made.clips.shape[1]
+        given = "the last frame" if made.num_given == 1 else f"the last {made.num_given} frames"
         print(
-            f"{arguments.out}: the last {made.num_given} frames of {arguments.video} at "
+            f"{arguments.out}: {given} of {arguments.video} at "
             f"{made.fps:g} frames per second, then {count - made.num_given} continued ones "
             "(red bar)"
         )

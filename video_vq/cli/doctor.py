@@ -11,7 +11,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--fetch-weights", action="store_true", help="download the I3D weights for FVD (47 MB)"
     )
     parser.add_argument(
-        "--st-lpips", action="store_true", help="download the ST-LPIPS weights too (64 MB)"
+        "--st-lpips", action="store_true", help="download the ST-LPIPS weights (64 MB)"
     )
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
     parser.set_defaults(run=run)

@@ -99,7 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
         encode_on_ray(make_accelerator, job) if on_ray else encode_clips(make_accelerator(), job)
     )
     grid = "x".join(str(side) for side in store.header.grid_thw)
-    print(f"{len(store)} clips of {grid} tokens: {arguments.out}")
+    numbers = store.header.num_action_dims
+    steered = f", {numbers} numbers of actions for each latent frame" if numbers else ""
+    print(f"{len(store)} clips of {grid} tokens{steered}: {arguments.out}")
     if store.num_skipped:
         print(f"left out {store.num_skipped} videos, see {arguments.out / 'skipped.jsonl'}")
     if store.notes:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.config import check_config
+from video_vq.errors import InputError
 from video_vq.models.prior_config import SamplingSettings
 
 
@@ -138,6 +139,19 @@ def add_short_videos(parser: argparse.ArgumentParser) -> None:
         help="videos shorter than a clip are left out; or their last frame stands still, or they "
         "begin again, until the clip is full (default: leave_out)",
     )
+
+
+def require_new_video(path: Path) -> None:
+    """Refuse, before anything is computed, a video that cannot be written or is there already.
+
+    Raises:
+        InputError: the name's ending is unknown, or the file exists.
+    """
+    from video_vq.media.encode import require_video_name
+
+    require_video_name(path)
+    if path.exists():
+        raise InputError(f"{path}: is there already; remove it, or name another file")
 
 
 def positive(text: str) -> int:

@@ -42,17 +42,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Reconstruct."""
-    from video_vq.media.encode import require_video_name
     from video_vq.media.probe import probe
 
     info = probe(arguments.video)
-    require_video_name(arguments.out)
-    if arguments.out.exists():
-        raise InputError(f"{arguments.out}: is there already; remove it, or name another file")
-    if not arguments.out.parent.is_dir():
-        raise InputError(
-            f"{arguments.out}: there is no folder {arguments.out.parent}; make it, or name another"
-        )
+    options.require_new_video(arguments.out)
     from video_vq.evaluation.reconstruct_file import reconstruct_file
     from video_vq.models.tokenizer import VideoTokenizer
     from video_vq.training.distributed import make_accelerator
@@ -79,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"{made.num_tokens:,} tokens right ({made.bits_per_pixel:.3g} bits per pixel, PSNR "
         f"{made.psnr:.2f} dB): {arguments.out}"
     )
+    if info.pixel_aspect != 1:
+        print(f"note: pixels of {arguments.video} are not square; they were made so")
     if made.num_damaged:
         print(f"note: the decoder had to mend {made.num_damaged} frames of {arguments.video}")
     return 0

@@ -8,13 +8,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
-from video_vq.evaluation.generate import DEFAULT_FPS, DTYPES, Dtype, require_same_grid
+from video_vq.evaluation.generate import (
+    DEFAULT_FPS,
+    DTYPES,
+    Dtype,
+    require_class,
+    require_same_grid,
+)
 from video_vq.evaluation.prompts import given_latents, given_tokens
-from video_vq.evaluation.steering import read_steering
+from video_vq.evaluation.steering import rows_wanted, steering_of_file
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import tile, write_video
 from video_vq.media.probe import probe
@@ -41,7 +48,8 @@ class ContinueRequest:
         label: a class name; None for no class.
         seed: continuation i is drawn with seed + i.
         dtype: of the prior's weights, cache and products.
-        actions: a file with what is done in the whole clip, for a prior that takes actions.
+        actions: a file with what is done from the first given frame on, for a prior that takes
+            actions: a row per frame, or a sequence of rows for each continuation.
     """
 
     given_frames: int | None = None
@@ -85,10 +93,7 @@ def continue_video(
     num_given = request.given_frames or default_given_frames(tokenizer)
     given_latents(tokenizer, num_given)
     label = _label(prior, request)
-    actions = None
-    if request.actions is not None:
-        steering = read_steering(request.actions, "test", 1, prior, tokenizer)
-        actions = steering.of([0] * request.num)
+    actions = _actions(prior, tokenizer, request)
     frames = last_frames(video, num_given, prior.facts.fps, prior.facts.frame_size_hw)
     given = given_tokens(accelerator, tokenizer, frames[None], 1)
     num_drawn = prior.config.num_tokens - given.shape[1]
@@ -155,13 +160,28 @@ def marked(made: Continuation) -> UInt8[np.ndarray, "t h w 3"]:
     return tile(list(clips), columns=math.ceil(math.sqrt(len(clips))))
 
 
+def _actions(
+    prior: Prior, tokenizer: VideoTokenizer, request: ContinueRequest
+) -> Float[Tensor, "n t a"] | None:
+    if request.actions is None:
+        if prior.config.num_action_dims and request.settings.guidance:
+            raise InputError(
+                "this prior needs actions: name a .npy or .csv with --actions, "
+                f"{rows_wanted(prior, tokenizer)}, or continue without any (--guidance 0)"
+            )
+        return None
+    steering = steering_of_file(request.actions, prior, tokenizer)
+    if steering.num_samples is not None and steering.num_samples < request.num:
+        raise InputError(
+            f"--num {request.num}: {request.actions} holds {steering.num_samples} sequences of "
+            "actions; lower --num, or give one sequence for all"
+        )
+    return steering.of(range(request.num))
+
+
 def _label(prior: Prior, request: ContinueRequest) -> int | None:
+    require_class(prior, request.label)
     classes = prior.facts.classes
-    if request.label is not None and request.label not in classes:
-        known = ", ".join(classes) or "none: this prior has no classes"
-        raise InputError(f"--class {request.label!r}: the prior knows {known}")
-    if prior.config.num_action_dims and request.actions is None and request.settings.guidance:
-        raise InputError("this prior needs actions: name a .npy or .csv with --actions")
     if not classes:
         return None
     if request.label is None and not prior.config.transformer.condition_dropout:

@@ -117,8 +117,8 @@ def _file(path: Path) -> Found | None:
     """Describe an array or a tensor file by its header, any other by the folder it belongs to."""
     if path.suffix == ".npy":
         array = np.lib.format.open_memmap(path, mode="r")
-        facts = {"shape": _times(array.shape), "dtype": str(array.dtype)}
-        return "an array of a store", {**facts, "bytes": path.stat().st_size, **_inside(path)}
+        size = {"dtype": str(array.dtype), "bytes": path.stat().st_size}
+        return "an array of a store", {"shape": _times(array.shape), **size, **_inside(path)}
     if path.suffix == ".safetensors":
         return "tensors", {**_tensor_facts(path), **_inside(path)}
     if path.suffix not in (".json", ".jsonl"):
@@ -186,6 +186,7 @@ def _token_store(store: tokens.TokenStore) -> dict[str, Any]:
         "tokens": f"{_times(header.grid_thw)} of {header.codebook_size:,} for each clip",
         "each clip": f"{header.num_frames} frames of {height} x {width} at {rate}",
         "classes": _classes(header.classes),
+        **_actions(header.num_action_dims),
         "tokenizer": header.tokenizer_hash,
         "made from": header.data_hash or "samples of a prior",
         "files": _sizes([store.path / f"tokens-{shard:05d}.npy" for shard in shards]),
@@ -234,6 +235,7 @@ def _model(path: Path) -> Found | None:
         "tokens": f"{_times(prior.grid_thw)} of {prior.codebook_size:,} for each clip",
         "transformer": f"width {sizes.width}, depth {sizes.depth}, {sizes.heads} heads",
         "classes": _classes(known.classes),
+        **_actions(prior.num_action_dims),
         "tokenizer": known.tokenizer_hash,
         "trained": f"{known.steps:,} steps on the tokens {known.trained_on}",
         **common,
@@ -250,7 +252,6 @@ def _tensor_facts(file: Path) -> dict[str, Any]:
 
 def _checkpoint(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     state = read_json(path / STATE, "a checkpoint's state")
-    files = dict(manifest["sha256"])
     best = state.get("best")
     return {
         "step": int(manifest["step"]),
@@ -259,7 +260,7 @@ def _checkpoint(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         if best is None
         else f"{_best(float(best[0]))} at step {int(best[1])}",
         **_tensor_facts(path / TENSORS),
-        "files": _sizes([path / name for name in files]),
+        "files": _sizes([path / name for name in dict(manifest["sha256"])]),
     }
 
 
@@ -278,12 +279,11 @@ def _run(path: Path) -> Found | None:
     exported = (path / kind / CONFIG).is_file()
     saved = _checkpoint_steps(path / "state")
     done = steps if exported else max([_last_step(path / METRICS), *saved])
-    words = [str(word) for word in environment.get("command") or []]
     return f"the run folder of a {kind}", {
         "progress": f"{'finished:' if exported else 'at'} step {done:,} of {steps:,}",
         "checkpoints at step": saved or "none",
         "model": kind if exported else "not yet: the same command goes on with training",
-        "command": " ".join(words),
+        "command": " ".join(str(word) for word in environment.get("command") or []),
         "run with": _plain({key: value for key, value in identity.items() if key != "kind"}),
         "started": str(environment.get("started")),
         "code": f"video-vq {environment.get('video_vq')}, git {environment.get('git')}",
@@ -304,9 +304,8 @@ def _last_step(file: Path) -> int:
 
 
 def _checkpoint_steps(folder: Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    found = [re.fullmatch(r"step_(\d{7,12})", entry.name) for entry in folder.iterdir()]
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = [re.fullmatch(r"step_(\d{7,12})", entry.name) for entry in entries]
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -331,8 +330,7 @@ def _evaluation(path: Path) -> Found | None:
         if floor is None
         else f"{_score(floor['distance'])} at N = {int(floor['num_clips'])}"
     )
-    protocol = scores["protocol"]
-    facts["FVD protocol"] = str(protocol["name"])
+    facts["FVD protocol"] = str(scores["protocol"]["name"])
     facts["data"] = str(scores["data"])
     return "an evaluation", facts
 
@@ -358,6 +356,10 @@ def _per_split(splits: Iterable[str]) -> dict[str, int]:
 
 def _classes(names: Iterable[str]) -> list[str] | str:
     return [str(name) for name in names] or "none"
+
+
+def _actions(numbers: int) -> dict[str, str]:
+    return {"actions": f"{numbers} numbers for each latent frame"} if numbers else {}
 
 
 def _range(lengths: list[int]) -> str:

@@ -1,5 +1,6 @@
 """Samples of a prior as a clip store: sharded over ranks, resumable, one seed per sample."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,12 @@ from accelerate import Accelerator
 from video_vq.errors import InputError
 from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
 from video_vq.evaluation.prompts import PromptRequest, Prompts
-from video_vq.evaluation.steering import SampleActions, read_steering, steering_of_videos
+from video_vq.evaluation.steering import (
+    SampleActions,
+    read_steering,
+    rows_wanted,
+    steering_of_videos,
+)
 from video_vq.media.encode import write_video
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
@@ -86,9 +92,7 @@ def sample_store(
     num_samples = _number(request.num_samples, prompts, actions)
     classes = list(prior.facts.classes)
     label, batch_size, seed = request.label, request.batch_size, request.seed
-    if label is not None and label not in classes:
-        known = ", ".join(classes) or "none: this prior has no classes"
-        raise InputError(f"--class {label!r}: the prior knows {known}")
+    require_class(prior, label)
     plan = {
         "kind": "samples",
         "prior": prior.hash,
@@ -159,6 +163,28 @@ def require_same_grid(prior: Prior, tokenizer: VideoTokenizer, path: Path) -> No
         )
 
 
+def require_class(prior: Prior, label: str | None) -> None:
+    """Refuse a class that a prior does not know.
+
+    Raises:
+        InputError: names the nearest, or all that there are.
+    """
+    classes = prior.facts.classes
+    if label is None or label in classes:
+        return
+    if not classes:
+        raise InputError(
+            f"--class {label!r}: this prior has no classes, its clips had no labels; leave "
+            "--class out"
+        )
+    close = difflib.get_close_matches(label, classes, 1)
+    hint = f"did you mean {close[0]!r}? It knows" if close else "it knows"
+    raise InputError(
+        f"--class {label!r}: is none of the prior's {len(classes)} classes; {hint} "
+        f"{', '.join(classes)}"
+    )
+
+
 def _actions(
     request: SampleRequest, prompts: Prompts | None, prior: Prior, tokenizer: VideoTokenizer
 ) -> SampleActions | None:
@@ -173,7 +199,8 @@ def _actions(
         return None
     if prompts is None:
         raise InputError(
-            "this prior needs actions: name them with --actions (a clip store, .npy or .csv), "
+            "this prior needs actions: name them with --actions (a clip store, or a .npy or .csv "
+            f"of {rows_wanted(prior, tokenizer)}), "
             "continue videos that have them (--given), or sample without any condition "
             "(--guidance 0)"
         )

@@ -105,12 +105,15 @@ def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:
     if not backbone.causal:
         raise InputError(
             "frames cannot be given: this tokenizer is not causal, so tokens of the first frames "
-            "hold later ones; train one with model.backbone.causal=true "
-            "(configs/tokenizer/bair.yaml)"
+            "hold later ones; train one that is (`train-tokenizer --config bair` or bair_small, "
+            "for any clips of 64 px; in a config of your own model.backbone.causal=true)"
         )
-    if num_frames >= facts.num_frames:
+    stride = backbone.total_stride_thw[0]
+    if num_frames >= facts.num_frames or (num_frames - 1) % stride:
+        most = facts.num_frames - stride
         raise InputError(
-            f"--given-frames {num_frames}: the clips have {facts.num_frames} frames in all"
+            f"--given-frames {num_frames}: expected 1 + a multiple of {stride}, the tokenizer's "
+            f"stride in time, and at most {most}: its clips have {facts.num_frames} frames in all"
         )
     return backbone.grid_thw((num_frames, *facts.frame_size_hw))[0]
 

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -56,17 +57,18 @@ def reconstruct_file(
 ) -> FileReconstruction:
     """Write a video that shows a file's frames on the left and their reconstruction on the right.
 
-    Causal tokenizers take the video as a stream; others take clips of the length that they were
-    trained on, each on its own. What a clip or a frame lacks to a size that the tokenizer takes is
-    filled with its last frame, row or column, and cut off again. Memory does not grow with the
-    length.
+    Pixels that are not square are made so first, as a player shows them. Causal tokenizers take the
+    video as a stream; others take clips of the length that they were trained on, each on its own.
+    What a clip or a frame lacks to a size that the tokenizer takes is filled with its last frame,
+    row or column, and cut off again. Memory does not grow with the length.
 
     Args:
         accelerator: its device and precision; one process.
         info: of the file.
-        out: the video to write, replaced if it is there.
+        out: the video to write, replaced if it is there; its folder is made.
         short_side: scale frames to this height or width, whichever is smaller, about; None keeps
-            their size. A TimeSformer takes one size alone: frames are scaled and cropped to it.
+            their size, with square pixels. A TimeSformer takes one size alone: frames are scaled
+            and cropped to it.
         num_frames: stop after so many; None takes all.
         fps: of what is written; None for the file's mean rate.
 
@@ -76,9 +78,10 @@ def reconstruct_file(
     fps = fps or info.fps
     if fps is None:
         raise InputError(f"{info.path}: says no frame rate; name one with --fps")
-    size_hw = _target_size(tokenizer, info.size_hw, short_side)
+    size_hw = _target_size(tokenizer, square_size(info.size_hw, info.pixel_aspect), short_side)
     stream = FrameStream(info)
-    shown = _Shown(tokenizer, size_hw)
+    shown = _Shown(tokenizer, size_hw, info.pixel_aspect)
+    out.parent.mkdir(parents=True, exist_ok=True)
     total = min(info.num_packets, num_frames or info.num_packets)
     with progress("reconstructing", total, "frame") as bar, accelerator.autocast():
         written = write_frames(out, shown.pairs(islice(stream, num_frames), bar.update), fps)
@@ -100,11 +103,12 @@ class _Shown:
 
     Args:
         size_hw: of the frames that are shown.
+        pixel_aspect: of the file's, width over height.
     """
 
-    def __init__(self, tokenizer: VideoTokenizer, size_hw: tuple[int, int]):
+    def __init__(self, tokenizer: VideoTokenizer, size_hw: tuple[int, int], pixel_aspect: Fraction):
         self.tokenizer = tokenizer
-        self.size_hw = size_hw
+        self.size_hw, self.pixel_aspect = size_hw, pixel_aspect
         _, *stride_hw = tokenizer.config.backbone.total_stride_thw
         self.fill = [(0, -side % by) for side, by in zip(size_hw, stride_hw, strict=True)]
         self.waiting: deque[Frame] = deque()  # frames whose reconstruction is to come
@@ -132,7 +136,7 @@ class _Shown:
         chunk = None
         for frame in frames:
             number += 1
-            shown = resize(frame[None], self.size_hw)[0]
+            shown = resize(frame[None], self.size_hw, self.pixel_aspect)[0]
             self.waiting.append(shown)
             chunk = torch.from_numpy(np.pad(shown, (*self.fill, (0, 0)), mode="edge"))[None, None]
             yield chunk
@@ -157,6 +161,18 @@ class _Shown:
     @property
     def _causal(self) -> bool:
         return self.tokenizer.config.backbone.causal
+
+
+def square_size(size_hw: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, int]:
+    """Return the size at which frames look right with square pixels; neither side shrinks.
+
+    Args:
+        pixel_aspect: width over height of a pixel as it is shown.
+    """
+    height, width = size_hw
+    if pixel_aspect >= 1:
+        return height, round(width * pixel_aspect)
+    return round(height / pixel_aspect), width
 
 
 def _target_size(

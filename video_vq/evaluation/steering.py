@@ -55,7 +55,7 @@ def read_steering(
         store, facts = ClipStore(path), tokenizer.facts
         videos = usable_videos(store, split, facts.num_frames, facts.stride)
         return steering_of_videos(store, videos, per_clip, prior, tokenizer)
-    return _of_file(path, prior, tokenizer)
+    return steering_of_file(path, prior, tokenizer)
 
 
 def steering_of_videos(
@@ -96,9 +96,22 @@ def steering_of_videos(
     )
 
 
-def _of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> SampleActions:
-    """Read one sequence for all samples, r d, or one for each, n r d."""
+def steering_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> SampleActions:
+    """Read one sequence of actions for all samples, r d, or one for each, n r d.
+
+    Args:
+        path: a .npy or a .csv file.
+
+    Raises:
+        InputError: the prior takes no actions, or these do not fit it.
+    """
+    _require_actions(str(path), prior)
     facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
+    if path.is_dir():
+        raise InputError(
+            f"{path}: is a folder, expected a .npy or .csv file of "
+            f"{rows_wanted(prior, tokenizer)}; `video-vq sample --actions` takes a clip store's"
+        )
     found = _numbers(path)
     sequences = found[None] if found.ndim == 2 else found
     if sequences.ndim != 3 or not sequences.size:
@@ -111,7 +124,8 @@ def _of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> SampleActio
     if sequences.shape[1] < count:
         raise InputError(
             f"{path}: holds {sequences.shape[1]} rows of actions, {count} lead from the first "
-            f"frame of a clip to its last ({facts.num_frames} frames at stride {facts.stride})"
+            f"frame of a clip to its last ({facts.num_frames} frames at stride {facts.stride}); "
+            f"give {rows_wanted(prior, tokenizer)}"
         )
     if not np.isfinite(sequences).all():
         raise InputError(f"{path}: a number is not finite")
@@ -148,13 +162,23 @@ def _numbers(path: Path) -> np.ndarray:
 
 def _require_dims(what: str, row_dims: int, prior: Prior, tokenizer: VideoTokenizer) -> None:
     _require_actions(what, prior)
-    dims = prior.config.num_action_dims
-    wanted = dims // (tokenizer.facts.stride * tokenizer.config.backbone.total_stride_thw[0])
+    wanted = _row_dims(prior, tokenizer)
     if row_dims != wanted:
         raise InputError(
             f"{what}: holds {row_dims} numbers of actions per frame, the prior was trained with "
             f"{wanted}; take those of the data it was trained on"
         )
+
+
+def rows_wanted(prior: Prior, tokenizer: VideoTokenizer) -> str:
+    """Say in words how many rows of how many numbers steer one clip."""
+    count = num_actions(tokenizer.facts.num_frames, tokenizer.facts.stride)
+    return f"{count} rows of {_row_dims(prior, tokenizer)} numbers, from the first frame on"
+
+
+def _row_dims(prior: Prior, tokenizer: VideoTokenizer) -> int:
+    rows_per_latent = tokenizer.facts.stride * tokenizer.config.backbone.total_stride_thw[0]
+    return prior.config.num_action_dims // rows_per_latent
 
 
 def _require_actions(what: str, prior: Prior) -> None:

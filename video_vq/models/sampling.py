@@ -288,8 +288,10 @@ def sample_batch(
             progress()
     if not bool(usable.all()):
         raise InputError(
-            "the prior's probabilities are not a distribution (not finite, or all masked); "
-            "its weights are damaged, or the temperature is too small for float32"
+            "the prior's probabilities are not a distribution (not finite, or all masked) at "
+            f"temperature {settings.temperature:g} and guidance {settings.guidance:g}; take a "
+            "temperature nearer to 1; if that does not help its weights are damaged: restore its "
+            "folder, or train it again"
         )
     return tokens
 

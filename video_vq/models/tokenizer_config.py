@@ -48,7 +48,10 @@ class ConvBackboneConfig:
                 f"found {len(self.multipliers)}"
             )
         if self.causal and self.patch_thw[0] > 1:
-            raise ValueError(f"a causal model needs patch_thw with t = 1, found {self.patch_thw}")
+            raise ValueError(
+                f"a causal model needs patch_thw with t = 1, found {self.patch_thw}; "
+                "begin with a causal config (`base: bair_small.yaml`), or change patch_thw"
+            )
         return self
 
     @property

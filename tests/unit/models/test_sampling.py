@@ -305,6 +305,10 @@ def test_sampling_leaves_prior_and_global_noise_as_they_were():
         assert torch.equal(old, new)
 
 
+def draw_at(settings: SamplingSettings) -> Tensor:
+    return sample_tokens(make_prior(), [1, 2], settings=settings, batch_size=2)
+
+
 def refused(message: str, call: Callable[[], object]) -> None:
     with pytest.raises(InputError, match=message):
         call()
@@ -356,3 +360,13 @@ def test_a_prior_that_gives_no_distribution_is_refused():
     with torch.no_grad():
         prior.head.weight[3] = torch.nan
     refused("not a distribution", lambda: sample_tokens(prior, [1, 2], batch_size=2))
+
+
+def test_a_temperature_too_small_for_its_numbers_is_refused_and_named():
+    cold = SamplingSettings(temperature=1e-44)
+    refused("at temperature 1e-44 .* nearer to 1", lambda: draw_at(cold))
+
+
+def test_probabilities_that_are_all_masked_are_refused(monkeypatch):
+    monkeypatch.setattr(sampling, "keep_top_p", lambda logits, p: logits.clone().fill_(-torch.inf))
+    refused("all masked", lambda: draw_at(SamplingSettings(top_p=0.5)))

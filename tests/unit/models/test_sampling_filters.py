@@ -1,11 +1,15 @@
-"""Top-k, top-p and drawing against plain Python; noise streams against their definition."""
+"""Top-k, top-p and drawing against Hugging Face and plain Python; noise against its definition."""
 
 import math
 import random
 
 import numpy as np
-import pytest
 import torch
+from transformers.generation.logits_process import (
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from video_vq.models.prior_config import SamplingSettings
 from video_vq.models.sampling import (
@@ -53,20 +57,16 @@ def random_distributions():
         yield torch.tensor([logits]), k, generator.uniform(0.01, 0.999)
 
 
-def test_top_k_and_top_p_are_those_of_hugging_face_on_1000_random_distributions():
+def test_top_k_and_top_p_agree_with_their_definition_on_1000_random_distributions():
     for logits, k, p in random_distributions():
         row = logits[0].tolist()
         assert keep_top_k(logits, k)[0].tolist() == reference_top_k(row, k)
         assert keep_top_p(logits, p)[0].tolist() == reference_top_p(row, p)
 
 
-def test_the_references_are_hugging_faces_where_it_is_installed():
-    """The same, by transformers' own processors; it is no dependency.
-
-    Of equal logits at the edge of top-p it keeps whichever its unstable sort puts last.
-    """
-    processors = pytest.importorskip("transformers.generation.logits_process")
-    ids = torch.zeros(1, 1, dtype=torch.long)
+def test_top_k_and_top_p_agree_with_hugging_face_on_1000_random_distributions():
+    """Of equal logits at the edge of top-p it keeps whichever its unstable sort puts last."""
+    ids = torch.LongTensor([[0]])
 
     def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
         assert torch.equal(ours.sort().values, theirs.sort().values)
@@ -74,12 +74,11 @@ def test_the_references_are_hugging_faces_where_it_is_installed():
             assert torch.equal(ours, theirs)
 
     for logits, k, p in random_distributions():
-        expected = processors.TopKLogitsWarper(k)(ids, logits)
-        assert torch.equal(keep_top_k(logits, k), expected)
-        same(keep_top_p(logits, p), processors.TopPLogitsWarper(p)(ids, logits))
+        assert torch.equal(keep_top_k(logits, k), TopKLogitsWarper(k)(ids, logits))
+        same(keep_top_p(logits, p), TopPLogitsWarper(p)(ids, logits))
         settings = SamplingSettings(temperature=0.3 + p, top_k=k, top_p=p)
-        both = processors.TemperatureLogitsWarper(0.3 + p)(ids, logits)
-        both = processors.TopPLogitsWarper(p)(ids, processors.TopKLogitsWarper(k)(ids, both))
+        scaled = TemperatureLogitsWarper(0.3 + p)(ids, logits)
+        both = TopPLogitsWarper(p)(ids, TopKLogitsWarper(k)(ids, scaled))
         same(adjusted_logits(logits, settings), both)
 
 
