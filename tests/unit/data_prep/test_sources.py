@@ -353,11 +353,42 @@ def test_what_is_not_bair_is_refused_with_file_and_byte(tmp_path):
     (tmp_path / "b/train").mkdir(parents=True)
     with pytest.raises(InputError, match="no record in"):
         list_bair(tmp_path / "b", BairSettings())
-    root = bair_root(tmp_path / "c")
+    path = tmp_path / "b/train/traj_0_to_1.tfrecords"
+    path.write_bytes(b"<html>404</html>")
+    with pytest.raises(InputError, match=r"no record .* be read:\n  train/traj.*: byte 0: no TF"):
+        list_bair(tmp_path / "b", BairSettings())
+
+
+def test_a_damaged_length_leaves_out_one_record_and_names_it(tmp_path):
+    root = bair_root(tmp_path)
+    path = root / "softmotion30_44k/train/traj_256_to_258.tfrecords"
+    path.with_name("traj_256_to_511.tfrecords").rename(path)
+    before = list_bair(root, BairSettings())
+    lost = next(item for item in before.items if item.id == "train/traj_256_to_258/0001")
+    data = bytearray(path.read_bytes())
+    data[lost.offset] ^= 0x10
+    path.write_bytes(data)
+    listing = list_bair(root, BairSettings())
+    kept = [(item.id, item.offset) for item in before.items if item.id != lost.id]
+    assert [(item.id, item.offset) for item in listing.items] == kept
+    (skipped,) = listing.skipped
+    assert (skipped.id, skipped.path) == (lost.id, "train/traj_256_to_258.tfrecords")
+    assert skipped.reason.startswith(f"byte {lost.offset:,}: no TFRecord, or its length is damaged")
+    assert "; the next record begins at byte" in skipped.reason
+
+
+def test_a_file_that_is_cut_off_has_lost_all_records_that_its_name_tells(tmp_path):
+    root = bair_root(tmp_path)
     path = root / "softmotion30_44k/train/traj_256_to_511.tfrecords"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"traj_256_to_511\.tfrecords: byte [\d,]+: the file ends"):
-        list_bair(root, BairSettings())
+    listing = list_bair(root, BairSettings())
+    assert [entry.id for entry in listing.skipped] == [
+        f"train/traj_256_to_511/{number:04d}" for number in range(2, 256)
+    ]
+    assert "the file ends inside a record (1 bytes are missing)" in listing.skipped[0].reason
+    assert sum(item.name == "train/traj_256_to_511.tfrecords" for item in listing.items) == 2
+    path.rename(path.with_name("pushing.tfrecords"))  # tells nothing: one that is known
+    assert [entry.id for entry in list_bair(root, BairSettings()).skipped] == ["train/pushing/0002"]
 
 
 def test_a_folder_is_taken_for_the_same_videos_to_prepare_and_to_score(tmp_path):
