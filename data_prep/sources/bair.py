@@ -128,7 +128,7 @@ def _files(root: Path) -> list[_File]:
                 _File(side, f"{side}/{path.name}", path, 0, path.stat().st_size)
                 for side in SIDES
                 for path in (base / side).glob("*.tfrecords")
-                if path.is_file()
+                if _is_records(path.name) and path.is_file()
             ]
     if (root / TAR).is_file():
         return _files_in_tar(root / TAR)
@@ -142,20 +142,29 @@ def _files_in_tar(path: Path) -> list[_File]:
     archive = read_archive(path)
     if archive.kind != "tar":
         raise InputError(f"{path}: BAIR comes as {TAR}, this is a {archive.kind}; unpack it")
-    files = {member.name: member for member in archive.members}
-    for base in (str(PurePosixPath(name)) for name in ROOTS):
-        found = []
-        for name, member in files.items():
-            folder, _, last = name.removeprefix(f"{base}/").rpartition("/")
-            if folder in SIDES and last.endswith(".tfrecords"):
-                size = member.num_bytes
-                found.append(_File(folder, f"{folder}/{last}", path, member.position, size))
-        if found:
-            return found
-    raise InputError(
-        f"{path}: holds no softmotion30_44k/train/*.tfrecords; the first file is "
-        f"{archive.members[0].name!r}. Expected {TAR}"
-    )
+    found: dict[str, list[_File]] = {}
+    for member in archive.members:
+        *above, folder, name = ("", *member.name.split("/"))
+        if folder in SIDES and _is_records(name):
+            file = _File(folder, f"{folder}/{name}", path, member.position, member.num_bytes)
+            found.setdefault("/".join(above[1:]) or ".", []).append(file)
+    if not found:
+        raise InputError(
+            f"{path}: holds no softmotion30_44k/train/*.tfrecords; the first file is "
+            f"{archive.members[0].name!r}. Expected {TAR}"
+        )
+    if len(found) > 1:
+        first, second, *_ = sorted(found)
+        raise InputError(
+            f"{path}: holds train/*.tfrecords or test/*.tfrecords in {first!r} and in {second!r}; "
+            "unpack it, and name the folder that you mean"
+        )
+    return found.popitem()[1]
+
+
+def _is_records(name: str) -> bool:
+    """Whether a file is to be read; ._traj_0_to_255.tfrecords is what macOS lays beside one."""
+    return name.endswith(".tfrecords") and not name.startswith(".")
 
 
 def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]]]:

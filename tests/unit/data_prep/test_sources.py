@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packed import tar_entry
 
 from data_prep.sources import Listing, split_groups
 from data_prep.sources.bair import BairSettings, frames_of, list_bair
@@ -357,6 +358,41 @@ def test_what_is_not_bair_is_refused_with_file_and_byte(tmp_path):
     path.write_bytes(b"<html>404</html>")
     with pytest.raises(InputError, match=r"no record .* be read:\n  train/traj.*: byte 0: no TF"):
         list_bair(tmp_path / "b", BairSettings())
+
+
+@pytest.mark.parametrize("top", ["softmotion30_44k/", "./", "", "any name/softmotion30_44k/", "b/"])
+def test_a_tar_may_have_any_folder_on_top_and_what_macos_adds(tmp_path, top):
+    root = bair_root(tmp_path, "softmotion30_44k")
+    files = {
+        path.relative_to(root / "softmotion30_44k").as_posix(): path
+        for path in sorted(root.rglob("*.tfrecords"))
+    }
+    packed = b"".join(
+        tar_entry(f"{top}{folder}/._{path.name}", b"\0\5\x16\7") + tar_entry(f"{top}{name}", data)
+        for name, path in files.items()
+        for folder, data in [(name.partition("/")[0], path.read_bytes())]
+    )
+    extra = tar_entry(f"__MACOSX/{top.removeprefix('./')}train/._traj_0_to_255.tfrecords", b"\0\5")
+    (tmp_path / "bair.tar").write_bytes(packed + extra + bytes(1024))
+    for path in files.values():
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    unpacked, tar = (
+        list_bair(root, BairSettings()),
+        list_bair(tmp_path / "bair.tar", BairSettings()),
+    )
+    assert [item.id for item in tar.items] == [item.id for item in unpacked.items]
+    assert tar.skipped == unpacked.skipped == ()
+    for item, other in ((tar.items[k], unpacked.items[k]) for k in (0, 31, 38)):
+        data = read_record(Path(item.path), item.offset, item.base)
+        assert data == read_record(Path(other.path), other.offset)
+
+
+def test_a_tar_of_two_sets_is_refused_by_their_names(tmp_path):
+    path = tmp_path / "both.tar"
+    names = ("old/train/traj_0_to_1.tfrecords", "new/test/traj_0_to_1.tfrecords")
+    path.write_bytes(b"".join(tar_entry(name, b"x") for name in names) + bytes(1024))
+    with pytest.raises(InputError, match="in 'new' and in 'old'; unpack it, and name the folder"):
+        list_bair(path, BairSettings())
 
 
 def test_a_damaged_length_leaves_out_one_record_and_names_it(tmp_path):
