@@ -8,20 +8,22 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from data_prep.parquet import Kind, TableError, read_columns
+from data_prep.parquet import Kind, RowReader, TableError
 from data_prep.sources import Item
 from data_prep.sources.lerobot_index import TOLERANCE
 from video_vq.media.probe import Limits, UnreadableVideoError
 from video_vq.media.ranges import FrameRanges
 from video_vq.media.resize import resize
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError, Video
+
+MAX_EPISODE_VALUES = 1 << 26  # of all its arrays together: 256 MB
+MAX_STRETCHES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,75 @@ class _OpenVideo:
         self._key = self._ranges = None
 
 
+class _OpenTable:
+    """The table that the last episode came from, and where each of its episodes lies."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._reader: RowReader | None = None
+        self._stretches: dict[int, list[tuple[int, int]]] = {}
+
+    def rows(
+        self, path: str, place: Place, wanted: dict[str, tuple[Kind, int]]
+    ) -> dict[str, np.ndarray]:
+        """Return an episode's rows; the others of the table are not held.
+
+        Raises:
+            UnusableVideoError: they are not as many as the index says, or lie apart.
+            TableError: the table cannot be read.
+            OSError: it is gone.
+        """
+        status = os.stat(path)
+        key = (path, status.st_size, status.st_mtime_ns, tuple(wanted.items()))
+        if self._key != key or self._reader is None:
+            self.close()
+            self._reader = RowReader(Path(path), wanted)
+            self._stretches = _stretches(Path(path), self._reader.integers("episode_index"))
+            self._key = key
+        found = self._stretches.get(place.episode, [])
+        total = sum(count for _, count in found)
+        if total != place.num_frames:
+            raise UnusableVideoError(f"its table has {total:,} rows for {place.num_frames} frames")
+        if len(found) > 1:
+            raise UnusableVideoError("its rows do not follow one another in their table")
+        if total * sum(width for _, width in wanted.values()) > MAX_EPISODE_VALUES:
+            raise UnusableVideoError(f"its rows hold more than {MAX_EPISODE_VALUES:,} numbers")
+        return self._reader.read(*found[0])
+
+    def close(self) -> None:
+        """Forget the table."""
+        if self._reader is not None:
+            self._reader.close()
+        self._key = self._reader = None
+
+
+def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
+    """Return first row and number of rows of each stretch of rows of each episode.
+
+    Raises:
+        TableError: there are more than any data set has episodes.
+    """
+    found: list[tuple[int, int, int]] = []  # episode, first row, rows
+    row = 0
+    for piece in pieces:
+        starts = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist()] if len(piece) else []
+        for start, end in zip(starts, [*starts[1:], len(piece)], strict=True):
+            episode = int(piece[start])
+            if start == 0 and found and found[-1][0] == episode:
+                found[-1] = (episode, found[-1][1], found[-1][2] + end)
+            else:
+                found.append((episode, row + start, end - start))
+        row += len(piece)
+        if len(found) > MAX_STRETCHES:
+            raise TableError(path, f"holds over {MAX_STRETCHES:,} episodes, or mixes their rows")
+    by_episode: dict[int, list[tuple[int, int]]] = {}
+    for episode, first, count in found:
+        by_episode.setdefault(episode, []).append((first, count))
+    return by_episode
+
+
 _video = _OpenVideo()
+_table = _OpenTable()
 
 
 def begin_shard() -> None:
@@ -201,32 +271,26 @@ def _rows(item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
         **{str(column): ("vector", int(width)) for column, width in place.arrays.values()},
     }
     try:
-        status = os.stat(item.table)
-        table = _table(item.table, status.st_mtime_ns, tuple(wanted.items()))
+        table = _table.rows(item.table, place, wanted)
     except TableError as error:
         raise UnusableVideoError(f"its table {error.reason}") from None
     except OSError as error:
         raise UnusableVideoError(f"its table cannot be read ({error.strerror})") from None
-    found = np.flatnonzero(table["episode_index"] == place.episode)
     numbers = np.arange(place.num_frames)
-    if len(found) != len(numbers):
-        raise UnusableVideoError(f"its table has {len(found)} rows for {len(numbers)} frames")
     if not (
-        np.array_equal(table["frame_index"][found], numbers)
-        and np.array_equal(table["index"][found], place.first_row + numbers)
-        and (np.abs(table["timestamp"][found] * place.fps - numbers) <= TOLERANCE).all()
+        np.array_equal(table["frame_index"], numbers)
+        and np.array_equal(table["index"], place.first_row + numbers)
     ):
         raise UnusableVideoError("the rows of its table are not numbered like its frames")
-    arrays = {ours: table[str(column)][found] for ours, (column, _) in place.arrays.items()}
+    on_time = np.abs(table["timestamp"] * place.fps - numbers) <= TOLERANCE
+    if not on_time.all():
+        row = int(np.argmin(on_time))
+        raise UnusableVideoError(
+            f"row {row} of its table is of {table['timestamp'][row]:.4f} s; at {place.fps:g} "
+            f"frames a second it should be of {row / place.fps:.4f} s"
+        )
+    arrays = {ours: table[str(column)] for ours, (column, _) in place.arrays.items()}
     for ours, rows in arrays.items():
         if not np.isfinite(rows).all():
             raise UnusableVideoError(f"{ours}: a number is not finite")
     return arrays
-
-
-@lru_cache(maxsize=1)  # a table holds many episodes
-def _table(
-    path: str, _mtime: int, wanted: tuple[tuple[str, tuple[Kind, int]], ...]
-) -> dict[str, np.ndarray]:
-    columns = read_columns(Path(path), dict(wanted))
-    return {name: np.asarray(column) for name, column in columns.items()}

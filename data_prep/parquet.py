@@ -1,7 +1,10 @@
 """Reads columns of Parquet files without trusting them; the only file that knows pyarrow."""
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +16,8 @@ MAX_FILE_BYTES = 2 << 30
 MAX_VALUES = 1 << 28  # of one column
 MAX_TEXT_BYTES = 1 << 28  # of one column, decoded
 MAX_HEADER_BYTES = 1 << 28  # of any text in the file's own description
+BUFFER_BYTES = 1 << 20  # of a column that are read at a time
+BATCH_VALUES, COLUMN_ROWS = 1 << 20, 1 << 18  # that a RowReader holds
 
 Kind = Literal["integer", "number", "vector", "texts"]
 Column = np.ndarray | list[list[str]]
@@ -51,18 +56,8 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
     Raises:
         TableError: the file is no Parquet file, is too large, lacks a column or holds it otherwise.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise TableError(path, f"is larger than {MAX_FILE_BYTES:,} bytes")
-        with parquet.ParquetFile(
-            path, thrift_string_size_limit=MAX_HEADER_BYTES, pre_buffer=False
-        ) as file:
-            missing = sorted(set(wanted) - set(file.schema_arrow.names))
-            if missing:
-                raise TableError(path, f"has no column {', '.join(missing)}")
+    with _reading(path):
+        with _opened(path, wanted) as file:
             _check_sizes(path, file.metadata, wanted)
             table = file.read(columns=list(wanted), use_threads=False)
         table.validate(full=True)
@@ -70,12 +65,133 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
             name: _convert(path, name, table.column(name).combine_chunks(), *kind_and_width)
             for name, kind_and_width in wanted.items()
         }
+
+
+class RowReader:
+    """Reads stretches of the rows of a Parquet file, and holds one batch of rows besides them.
+
+    A stretch that begins where the last one ended goes on there. Batches begin where row groups
+    do, so what a damaged page costs does not depend on what was read before.
+
+    Args:
+        path: of the file.
+        wanted: see `read_columns`; no texts.
+
+    Raises:
+        TableError: see `read_columns`.
+    """
+
+    def __init__(self, path: Path, wanted: Mapping[str, tuple[Kind, int]]):
+        self._path = path
+        self._wanted = dict(wanted)
+        self._batch_rows = max(BATCH_VALUES // sum(width for _, width in wanted.values()), 1)
+        with _reading(path):
+            self._file = _opened(path, wanted)
+            metadata = self._file.metadata
+            sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        if any(size < 0 for size in sizes):
+            raise TableError(path, "tells a number of rows below 0")
+        self._firsts = [0, *accumulate(sizes)]
+        self._group = -1
+        self._batches: Iterator[Any] = iter(())
+        self._batch: dict[str, np.ndarray] = {}
+        self._batch_first = self._batch_end = 0
+
+    def integers(self, name: str) -> Iterator[np.ndarray]:
+        """Yield a column of whole numbers in pieces.
+
+        Raises:
+            TableError: as they are read.
+        """
+        with _reading(self._path):
+            for batch in self._file.iter_batches(COLUMN_ROWS, columns=[name], use_threads=False):
+                batch.validate(full=True)
+                yield np.asarray(_convert(self._path, name, batch.column(name), "integer", 1))
+
+    def read(self, first: int, count: int) -> dict[str, np.ndarray]:
+        """Return all wanted columns of some rows.
+
+        Args:
+            first: row of the file.
+            count: how many, at least one.
+
+        Raises:
+            TableError: the file has no such rows, or they are damaged.
+        """
+        parts: list[dict[str, np.ndarray]] = []
+        row, end = first, first + count
+        while row < end:
+            self._seek(row)
+            begin = row - self._batch_first
+            parts.append(
+                {name: column[begin : begin + end - row] for name, column in self._batch.items()}
+            )
+            row = self._batch_end
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._wanted}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._batches, self._batch = iter(()), {}
+        self._file.close()
+
+    def _seek(self, row: int) -> None:
+        """Make the batch that holds a row the current one."""
+        if not 0 <= row < self._firsts[-1]:
+            raise TableError(self._path, f"has no row {row:,}")
+        group = bisect_right(self._firsts, row) - 1
+        if group != self._group or row < self._batch_first:
+            self._batches = self._file.iter_batches(
+                self._batch_rows, [group], list(self._wanted), use_threads=False
+            )
+            self._batch_first = self._batch_end = self._firsts[group]
+        while row >= self._batch_end:
+            self._group = -1  # what fails begins anew
+            with _reading(self._path):
+                batch = next(self._batches, None)
+                if batch is None:
+                    raise TableError(self._path, "holds fewer rows than it tells")
+                batch.validate(full=True)
+                self._batch = {
+                    name: np.asarray(_convert(self._path, name, batch.column(name), *kind))
+                    for name, kind in self._wanted.items()
+                }
+            self._batch_first, self._batch_end = self._batch_end, self._batch_end + batch.num_rows
+            self._group = group
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises of a file into a TableError."""
+    import pyarrow as pa
+
+    try:
+        yield
     except TableError:
         raise
     except OSError as error:
         raise TableError(path, f"cannot be read ({_short(error)})") from None
     except (pa.ArrowException, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise TableError(path, f"is no Parquet file that can be read ({_short(error)})") from None
+
+
+def _opened(path: Path, wanted: Iterable[str]) -> Any:
+    """Open a file that has these columns; what it raises is for `_reading`."""
+    from pyarrow import parquet
+
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise TableError(path, f"is larger than {MAX_FILE_BYTES:,} bytes")
+    file = parquet.ParquetFile(
+        path,
+        thrift_string_size_limit=MAX_HEADER_BYTES,
+        pre_buffer=False,
+        buffer_size=BUFFER_BYTES,
+        page_checksum_verification=True,
+    )
+    missing = sorted(set(wanted) - set(file.schema_arrow.names))
+    if missing:
+        file.close()
+        raise TableError(path, f"has no column {', '.join(missing)}")
+    return file
 
 
 def _short(error: Exception) -> str:

@@ -17,7 +17,7 @@ from data_prep.archives import Archive, unpack, unpacked_path
 from data_prep.pool import COMMAND, Pool, ShardTask
 from data_prep.ray_pool import RayPool
 from data_prep.shard import Recipe
-from data_prep.sources import Listing, SourceName
+from data_prep.sources import Item, Listing, SourceName
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
 from video_vq.progress import progress
@@ -69,11 +69,15 @@ def usual_videos_per_shard(num_videos: int) -> int:
 
 
 def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[str, Any]:
-    """Return what decides every byte of the store: neither decoder nor workers nor the machine."""
+    """Return what decides every byte of the store: neither decoder nor workers nor the machine.
+
+    Raises:
+        InputError: a file of actions cannot be read any more.
+    """
     entries = [
         [
             *(item.id, item.label, item.split, item.group, item.name, item.num_bytes, item.offset),
-            *([] if item.actions is None else [sha256_file(Path(item.actions))]),
+            *([] if item.actions is None else [_sha256_of_actions(item)]),
             *([] if item.place is None else [item.place]),
         ]
         for item in listing.items
@@ -85,6 +89,18 @@ def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[s
         "videos_per_shard": videos_per_shard,
         "list_sha256": sha256_json([entries, [asdict(entry) for entry in listing.skipped]]),
     }
+
+
+def _sha256_of_actions(item: Item) -> str:
+    assert item.actions is not None
+    try:
+        return sha256_file(Path(item.actions))
+    except OSError as error:
+        raise InputError(
+            f"{item.actions}: the actions of {item.name} were there when the videos were listed, "
+            f"and cannot be read now ({error.strerror or error}); put them back, then run the "
+            "command again"
+        ) from None
 
 
 def prepare(

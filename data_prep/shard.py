@@ -125,12 +125,30 @@ def prepare_shard(
             try:
                 if verdict.skip is not None:
                     raise UnusableVideoError(verdict.skip)
-                yield open_video(item, recipe, verdict.decoder or recipe.decoder, watch, notes)
+                decoder = verdict.decoder or recipe.decoder
+                prepared = open_video(item, recipe, decoder, watch, notes)
+                _require_widths(prepared, writer.arrays)
+                yield prepared
             except UnusableVideoError as reason:
                 left_out.append(Skipped(item.id, item.name, str(reason)))
             watch(item.id, "done", 0.0)
 
     writer.write_shard(shard, videos(), left_out, notes)
+
+
+def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise unless every row has as many numbers as when the source was listed.
+
+    Raises:
+        UnusableVideoError: a file was changed since.
+    """
+    for name, shape in arrays.items():
+        found = np.shape(prepared.arrays[name])[1:]
+        if found != shape:
+            raise UnusableVideoError(
+                f"its {name} have rows of {' x '.join(map(str, found))} numbers, "
+                f"{' x '.join(map(str, shape))} when they were listed; something writes to them"
+            )
 
 
 def open_video(

@@ -2,25 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_vq.errors import InputError
+from data_prep.options import add_sheet, printable, require_sheet
 
 if TYPE_CHECKING:
     from video_vq.arguments import Parser
 
 
-def add_stats_parser(
-    commands: "argparse._SubParsersAction[Parser]", printable: Callable[[str], str]
-) -> None:
-    """Add the command.
-
-    Args:
-        printable: escapes what a name could do to a terminal.
-    """
+def add_stats_parser(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "stats",
         help="count a clip store: lengths, classes, groups, pixels, arrays",
@@ -31,16 +23,11 @@ def add_stats_parser(
     )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the clip store")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON instead")
-    parser.add_argument(
-        "--sheet",
-        type=Path,
-        metavar="PNG",
-        help="write first, middle and last frames of some videos of every class",
-    )
-    parser.set_defaults(run=partial(run_stats, printable))
+    add_sheet(parser)
+    parser.set_defaults(run=run_stats)
 
 
-def run_stats(printable: Callable[[str], str], arguments: argparse.Namespace) -> None:
+def run_stats(arguments: argparse.Namespace) -> None:
     """Count, print, and draw the sheet.
 
     Raises:
@@ -52,10 +39,7 @@ def run_stats(printable: Callable[[str], str], arguments: argparse.Namespace) ->
     from video_vq.stores.clips import ClipStore
 
     sheet: Path | None = arguments.sheet
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise InputError(f"{sheet}: the contact sheet's name must end in .png")
-    if sheet is not None and not sheet.parent.is_dir():
-        raise InputError(f"{sheet}: there is no folder {sheet.parent}; make it first")
+    require_sheet(sheet)
     store = ClipStore(arguments.store)
     require_some(store)
     with progress("counting", len(store.videos), "video") as bar:

@@ -10,8 +10,9 @@ its values in field 1. Files are read as hostile input: every length is checked 
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -21,6 +22,7 @@ from video_vq.stores.files import write, written_aside
 
 MAX_RECORD_BYTES = 64 << 20
 HEADER, FOOTER = 12, 4  # bytes around a record's data
+PIECE_BYTES = 1 << 20  # that are searched at a time
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 Feature = list[bytes] | np.ndarray  # bytes, float32 or int64 values
 Example = dict[str, Feature]
@@ -51,10 +53,32 @@ def write_records(path: Path, records: Iterable[bytes]) -> None:
             write(file, struct.pack("<I", masked_crc32c(data)))
 
 
-def record_offsets(
-    path: Path, base: int = 0, num_bytes: int | None = None
-) -> list[tuple[int, int]]:
-    """Return byte offset and data length of each record, reading the frames between them only.
+class Gap(NamedTuple):
+    """A stretch of a file in which no record can be found.
+
+    Attributes:
+        place: how many records were found before it.
+        error: what is wrong at its first byte.
+        end: byte after it: where the next record begins, or the file's end.
+    """
+
+    place: int
+    error: RecordError
+    end: int
+
+
+class Scan(NamedTuple):
+    """Where the records of a file lie: byte offset and data length of each, and what is lost."""
+
+    records: list[tuple[int, int]]
+    gaps: list[Gap]
+
+
+def scan_records(path: Path, base: int = 0, num_bytes: int | None = None) -> Scan:
+    """Find the records of a file, reading the frames between them only.
+
+    Where a length is damaged, or the file ends inside a record, the next place is sought whose
+    bytes are a length with its checksum: a damaged byte does not cost all records behind it.
 
     Args:
         path: a TFRecord file, or a tar file that holds one.
@@ -63,27 +87,50 @@ def record_offsets(
 
     Returns:
         Offsets from `base`.
-
-    Raises:
-        RecordError: a length is damaged or too large, or the file ends inside a record.
     """
-    found = []
+    scan = Scan([], [])
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size - base if num_bytes is None else num_bytes
         offset = 0
         while offset < size:
             file.seek(base + offset)
-            length = _read_length(path, file, offset)
-            end = offset + HEADER + length + FOOTER
-            if end > size:
-                raise RecordError(
-                    path,
-                    offset,
-                    f"the file ends inside a record ({end - size:,} bytes are missing)",
-                )
-            found.append((offset, length))
-            offset = end
-    return found
+            try:
+                length = _read_length(path, file, offset, size)
+            except RecordError as error:
+                end = _next_record(path, file, offset + 1, base, size)
+                scan.gaps.append(Gap(len(scan.records), error, end))
+                offset = end
+                continue
+            scan.records.append((offset, length))
+            offset += HEADER + length + FOOTER
+    return scan
+
+
+def _next_record(path: Path, file: BinaryIO, offset: int, base: int, size: int) -> int:
+    """Return the first offset from this one on at which a record of some bytes begins, or size."""
+    while offset + HEADER + FOOTER <= size:
+        file.seek(base + offset)
+        piece = file.read(min(PIECE_BYTES, size - offset))
+        bytes_ = np.frombuffer(piece, np.uint8)
+        starts = len(bytes_) - HEADER + 1
+        if starts <= 0:
+            break
+        # Few places of a file hold what a length is: four bytes that are not all 0 (stretches of
+        # zeros are what a failing disk leaves) and are below the cap, then four zeros.
+        column = [bytes_[at : at + starts] for at in range(8)]
+        small = (column[3] <= MAX_RECORD_BYTES >> 24) & (
+            (column[0] | column[1] | column[2] | column[3]) > 0
+        )
+        small &= (column[4] | column[5] | column[6] | column[7]) == 0
+        for start in np.flatnonzero(small).tolist():
+            header = piece[start : start + HEADER]
+            if masked_crc32c(header[:8]) == int.from_bytes(header[8:], "little"):
+                file.seek(base + offset + start)
+                with suppress(RecordError):
+                    _read_length(path, file, offset + start, size)
+                    return offset + start
+        offset += starts
+    return size
 
 
 def read_record(path: Path, offset: int, base: int = 0) -> bytes:
@@ -94,7 +141,7 @@ def read_record(path: Path, offset: int, base: int = 0) -> bytes:
     """
     with open(path, "rb") as file:
         file.seek(base + offset)
-        length = _read_length(path, file, offset)
+        length = _read_length(path, file, offset, None)
         data = file.read(length)
         footer = file.read(FOOTER)
     if len(data) != length or len(footer) != FOOTER:
@@ -104,15 +151,21 @@ def read_record(path: Path, offset: int, base: int = 0) -> bytes:
     return data
 
 
-def _read_length(path: Path, file: BinaryIO, offset: int) -> int:
+def _read_length(path: Path, file: BinaryIO, offset: int, size: int | None) -> int:
+    """Read the length of the record that begins here; with a size, the record must fit into it."""
     header = file.read(HEADER)
-    if len(header) != HEADER:
+    if len(header) != HEADER or (size is not None and offset + HEADER > size):
         raise RecordError(path, offset, "the file ends inside a record's length")
     length, crc = struct.unpack("<QI", header)
     if crc != masked_crc32c(header[:8]):
         raise RecordError(path, offset, "no TFRecord, or its length is damaged (crc32c differs)")
     if length > MAX_RECORD_BYTES:
         raise RecordError(path, offset, f"a record of {length:,} bytes, over {MAX_RECORD_BYTES:,}")
+    if size is not None and offset + HEADER + length + FOOTER > size:
+        missing = offset + HEADER + length + FOOTER - size
+        raise RecordError(
+            path, offset, f"the file ends inside a record ({missing:,} bytes are missing)"
+        )
     return length
 
 

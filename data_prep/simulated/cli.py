@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from data_prep.options import add_workers, count
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
 
@@ -24,7 +25,7 @@ def add_simulate_parser(subparsers: "argparse._SubParsersAction[Parser]") -> Non
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument(
-        "--episodes", type=int, default=1000, metavar="N", help="in all (default: 1000)"
+        "--episodes", type=count, default=1000, metavar="N", help="in all (default: 1000)"
     )
     parser.add_argument(
         "--test-episodes",
@@ -33,9 +34,7 @@ def add_simulate_parser(subparsers: "argparse._SubParsersAction[Parser]") -> Non
         help="how many of them are the test side (default: a tenth, at most 256)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one per processor core)"
-    )
+    add_workers(parser)
     parser.set_defaults(run=run_simulate)
 
 

@@ -5,8 +5,9 @@ A tar is read where it lies: its files are stored as they are, so a record is a 
 
 import math
 import os
+import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -15,8 +16,10 @@ from jaxtyping import Float32, UInt8
 
 from data_prep.archives import read_archive
 from data_prep.sources import Item, Listing, require_folder, split_groups
-from data_prep.tfrecord import Example, RecordError, parse_example, read_record, record_offsets
+from data_prep.tfrecord import Example, RecordError, parse_example, read_record, scan_records
 from video_vq.errors import InputError
+from video_vq.stores.clips import Skipped
+from video_vq.stores.videos import reasons
 
 MAX_SKIPPED = 0.01
 ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44k")
@@ -25,6 +28,7 @@ TAR = "bair_robot_pushing_dataset_v0.tar"
 ARRAYS: dict[str, tuple[int, ...]] = {"actions": (4,), "endeffector_pos": (3,)}
 SIMULATED = "simulated"  # a feature of our simulator's records; a robot's have none of this name
 FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
+MAX_TOLD = 10_000  # records of one file, by its name; BAIR's have 256
 MAX_LABELLED_BYTES = 8 << 20  # a record has 0.7 MB; it is looked at where nothing limits it
 SIMULATED_NOTE = (
     "these episodes are simulated, and the store says so; no score on them compares with one on "
@@ -60,23 +64,29 @@ class _File(NamedTuple):
 def list_bair(root: Path, settings: BairSettings) -> Listing:
     """List the records of all files, in the order of their trajectories.
 
-    Simulated episodes are told by the feature that labels their records.
+    Simulated episodes are told by the feature that labels their records. Records that cannot be
+    found, since a length is damaged or a file ends too early, are listed as skipped, each of them.
 
     Args:
         root: the official tar, a folder that holds it, or the unpacked folder.
         settings: which camera and split.
 
     Raises:
-        InputError: no such files, or one that is no TFRecord or ends inside a record; the tar is
-            damaged or hostile; or files of simulated episodes lie among others.
+        InputError: no such files, or no record in them; one cannot be read; the tar is damaged or
+            hostile; or files of simulated episodes lie among others.
     """
     records: list[tuple[str, _File, int, int]] = []
+    lost: list[Skipped] = []
     for file in sorted(_files(root), key=_trajectory):
-        for number, (offset, length) in enumerate(_records(root, file)):
-            video = f"{file.side}/{PurePosixPath(file.name).stem}/{number:04d}"
-            records.append((video, file, offset, length))
+        found, missing = _records(file)
+        stem = f"{file.side}/{PurePosixPath(file.name).stem}"
+        records += [
+            (f"{stem}/{number:04d}", file, offset, length) for number, offset, length in found
+        ]
+        lost += [Skipped(f"{stem}/{number:04d}", file.name, reason) for number, reason in missing]
     if not records:
-        raise InputError(f"{root}: no record in train/*.tfrecords or test/*.tfrecords")
+        why = f" that can be read:\n{reasons([asdict(entry) for entry in lost])}" if lost else ""
+        raise InputError(f"{root}: no record in train/*.tfrecords or test/*.tfrecords{why}")
     simulated = _label(root, records)
     train = (video for video, file, _, _ in records if file.side == "train")
     splits = split_groups(train, settings.val, 0.0)
@@ -102,6 +112,7 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
         arrays=ARRAYS,
         simulated=simulated,
         notes=(SIMULATED_NOTE,) if simulated is not None else (),
+        skipped=tuple(lost),
         max_skipped=MAX_SKIPPED,
     )
 
@@ -117,7 +128,7 @@ def _files(root: Path) -> list[_File]:
                 _File(side, f"{side}/{path.name}", path, 0, path.stat().st_size)
                 for side in SIDES
                 for path in (base / side).glob("*.tfrecords")
-                if path.is_file()
+                if _is_records(path.name) and path.is_file()
             ]
     if (root / TAR).is_file():
         return _files_in_tar(root / TAR)
@@ -131,32 +142,66 @@ def _files_in_tar(path: Path) -> list[_File]:
     archive = read_archive(path)
     if archive.kind != "tar":
         raise InputError(f"{path}: BAIR comes as {TAR}, this is a {archive.kind}; unpack it")
-    files = {member.name: member for member in archive.members}
-    for base in (str(PurePosixPath(name)) for name in ROOTS):
-        found = []
-        for name, member in files.items():
-            folder, _, last = name.removeprefix(f"{base}/").rpartition("/")
-            if folder in SIDES and last.endswith(".tfrecords"):
-                size = member.num_bytes
-                found.append(_File(folder, f"{folder}/{last}", path, member.position, size))
-        if found:
-            return found
-    raise InputError(
-        f"{path}: holds no softmotion30_44k/train/*.tfrecords; the first file is "
-        f"{archive.members[0].name!r}. Expected {TAR}"
-    )
-
-
-def _records(root: Path, file: _File) -> list[tuple[int, int]]:
-    try:
-        return record_offsets(file.path, file.base, file.num_bytes)
-    except RecordError as error:
+    found: dict[str, list[_File]] = {}
+    for member in archive.members:
+        *above, folder, name = ("", *member.name.split("/"))
+        if folder in SIDES and _is_records(name):
+            file = _File(folder, f"{folder}/{name}", path, member.position, member.num_bytes)
+            found.setdefault("/".join(above[1:]) or ".", []).append(file)
+    if not found:
         raise InputError(
-            f"{root}: {file.name}: {error.reason}. Nothing behind it in this file can be found: "
-            "fetch it again, or take it away"
-        ) from None
+            f"{path}: holds no softmotion30_44k/train/*.tfrecords; the first file is "
+            f"{archive.members[0].name!r}. Expected {TAR}"
+        )
+    if len(found) > 1:
+        first, second, *_ = sorted(found)
+        raise InputError(
+            f"{path}: holds train/*.tfrecords or test/*.tfrecords in {first!r} and in {second!r}; "
+            "unpack it, and name the folder that you mean"
+        )
+    return found.popitem()[1]
+
+
+def _is_records(name: str) -> bool:
+    """Whether a file is to be read; ._traj_0_to_255.tfrecords is what macOS lays beside one."""
+    return name.endswith(".tfrecords") and not name.startswith(".")
+
+
+def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]]]:
+    """Return number, offset and length of each record, and number and reason of each that is lost.
+
+    A stretch without a record has lost one at least. A file that tells by its name how many it
+    holds, as BAIR's do, has lost all that are missing; the last stretch is taken to be theirs.
+    """
+    try:
+        scan = scan_records(file.path, file.base, file.num_bytes)
     except OSError as error:
         raise InputError(f"{file.path}: cannot be read ({error.strerror})") from None
+    unseen = max(_told(file) - len(scan.records) - len(scan.gaps), 0)
+    gaps = {gap.place: gap for gap in scan.gaps}
+    found: list[tuple[int, int, int]] = []
+    lost: list[tuple[int, str]] = []
+    number = 0
+    for place in range(len(scan.records) + 1):
+        gap = gaps.get(place)
+        if gap is not None:
+            behind = f"the next record begins at byte {gap.end:,}"
+            if gap.end >= file.num_bytes:
+                behind = "no record can be found behind it"
+            end = number + 1 + (unseen if gap is scan.gaps[-1] else 0)
+            lost += [(n, f"{gap.error.reason}; {behind}") for n in range(number, end)]
+            number = end
+        if place < len(scan.records):
+            found.append((number, *scan.records[place]))
+            number += 1
+    return found, lost
+
+
+def _told(file: _File) -> int:
+    """Return how many records a name like traj_512_to_767 tells, 0 where it tells none."""
+    match = re.fullmatch(r"traj_(\d{1,9})_to_(\d{1,9})", PurePosixPath(file.name).stem)
+    told = int(match[2]) - int(match[1]) + 1 if match is not None else 0
+    return told if told <= MAX_TOLD else 0
 
 
 def _trajectory(file: _File) -> tuple[bool, int, str]:

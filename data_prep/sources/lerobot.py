@@ -27,6 +27,7 @@ MAX_SKIPPED = 0.01
 VERSION = re.compile(r"v?3\.\d+(\.\d+)?")
 # Our names for the per-frame arrays, and the features they are.
 ARRAYS = {"actions": "action", "states": "observation.state"}
+TOTALS = ("total_episodes", "total_frames")
 MAX_WIDTH = 4096
 MAX_CLASSES = 1000
 SPLIT_NAMES = {
@@ -65,6 +66,7 @@ class Info:
         arrays: our name -> its feature and the numbers in a row.
         data_path, video_path: templates.
         splits: train, val or test -> first episode and the one after the last.
+        totals: total_episodes and total_frames, as far as it tells them.
     """
 
     fps: float
@@ -73,6 +75,7 @@ class Info:
     data_path: str
     video_path: str
     splits: dict[str, tuple[int, int]]
+    totals: dict[str, int]
 
 
 def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
@@ -88,6 +91,7 @@ def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
     require_pyarrow()
     info = read_info(root, settings.camera)
     rows = read_index(root, info.camera)
+    _require_all(root, info, rows)
     splits = _splits(root, info, rows, settings)
     labels = _labels(rows)
     files = _Files(root)
@@ -165,6 +169,7 @@ def read_info(root: Path, camera: str | None) -> Info:
         data_path=_checked(path, data_path),
         video_path=_checked(path, video_path),
         splits=_named_splits(path, info.get("splits")),
+        totals=_totals(path, info),
     )
 
 
@@ -228,6 +233,29 @@ def fill(template: str, camera: str, chunk: int, file: int) -> str:
         return f"{values[match[1]]:0{match[2] or 1}d}"
 
     return FIELD.sub(value, template)
+
+
+def _totals(path: Path, info: dict[str, Any]) -> dict[str, int]:
+    found = {name: info[name] for name in TOTALS if info.get(name) is not None}
+    for name, value in found.items():
+        if not _is_count(value, 10**12):
+            raise InputError(f"{path}: {name} is {value!r}, expected a whole number from 1 on")
+    return found
+
+
+def _require_all(root: Path, info: Info, rows: list[IndexRow]) -> None:
+    """Refuse an index that lacks episodes: a file of it that is missing shows by nothing else."""
+    held: dict[str, int] = {
+        "total_episodes": len(rows),
+        "total_frames": sum(row.length for row in rows),
+    }
+    for name, told in info.totals.items():
+        if held[name] != told:
+            raise InputError(
+                f"{root / 'meta' / 'info.json'}: {name} is {told:,}, but the index in "
+                f"meta/episodes holds {held[name]:,}; a file is missing or left over there: fetch "
+                "the data set again"
+            )
 
 
 def _named_splits(path: Path, splits: Any) -> dict[str, tuple[int, int]]:

@@ -1,14 +1,15 @@
 """Reads the index of a LeRobot v3 data set, a row per episode, in a process that may die."""
 
+import io
 import json
 import math
 import os
 import resource
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from data_prep.parquet import Kind, TableError, read_columns
 from video_vq.errors import InputError
@@ -26,8 +27,7 @@ MEMORY_BYTES = 8 << 30
 COMMAND = "from data_prep.sources.lerobot_index import main; main()"
 
 
-@dataclass(frozen=True)
-class IndexRow:
+class IndexRow(NamedTuple):
     """One episode.
 
     Attributes:
@@ -76,19 +76,20 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
             f"(exit code {done.returncode}{': ' if last else ''}{last[:200]}); "
             "fetch the data set again"
         )
-    answer = json.loads(done.stdout)
+    lines = io.BytesIO(done.stdout)  # a row each: a million of them at once would take 2 GB
+    answer = json.loads(next(lines))
     if "problem" in answer:
         raise InputError(answer["problem"])
+    known: dict[str, str] = {}  # tasks: few, each of many episodes
     return [
         IndexRow(
-            **{
-                **row,
-                "tasks": tuple(row["tasks"]),
-                "data_file": tuple(row["data_file"]),
-                "video_file": tuple(row["video_file"]),
-            }
+            *(episode, length, first),
+            tuple(known.setdefault(task, task) for task in tasks),
+            *(tuple(data_file), tuple(video_file), begin, end),
         )
-        for row in answer["rows"]
+        for episode, length, first, tasks, data_file, video_file, begin, end in map(
+            json.loads, lines
+        )
     ]
 
 
@@ -100,17 +101,18 @@ def _lower(kind: int, most: int) -> None:
 
 
 def main() -> None:
-    """Read the index that stdin names and write it to stdout as JSON."""
+    """Read the index that stdin names and write it to stdout as lines of JSON."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_CPU, CPU_SECONDS)
     _lower(resource.RLIMIT_AS, MEMORY_BYTES)
     request = json.load(sys.stdin)
     try:
         rows = _read(Path(request["root"]), request["camera"])
-        answer = {"rows": [asdict(row) for row in rows]}
+        print(json.dumps({"rows": len(rows)}))
+        for row in rows:
+            print(json.dumps(row))
     except InputError as error:
-        answer = {"problem": str(error)}
-    json.dump(answer, sys.stdout)
+        print(json.dumps({"problem": str(error)}))
     sys.stdout.flush()
     os._exit(0)  # native threads need no orderly end
 

@@ -1,5 +1,7 @@
-"""A small clip store that all integration tests share."""
+"""What several integration tests share: a clip store, a hostile run, a disk that fills up."""
 
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,22 @@ def clip_store(tmp_path_factory) -> Path:
 def hostile_run(tmp_path) -> Path:
     """Return a run whose every name is an attack."""
     return make_hostile_run(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
+    """Return a function that makes a file system of so many MiB, once; only root can."""
+    path = tmp_path / "disk"
+
+    def mount(megabytes: int) -> Path:
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"cannot mount a small file system: {error}")
+        return path
+
+    yield mount
+    if path.is_mount():
+        subprocess.run(["umount", str(path)], check=True, timeout=120)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,27 +83,14 @@ def test_training_goes_on_when_no_file_can_grow_and_resumes_when_it_can(folder):
     assert logged(path) == list(range(1, 61))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return a file system of 4 MiB; only root can make one."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"cannot mount a small file system: {error}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True, timeout=120)
-
-
 def test_training_goes_on_on_a_full_disk_and_resumes_when_there_is_room(folder, small_disk, capfd):
-    path, ballast = small_disk / "run", small_disk / "ballast"
+    disk = small_disk(4)
+    path, ballast = disk / "run", disk / "ballast"
     train("prior", folder, path, CHANGES, AfterStep(5))
     before = saved(path)
     with pytest.raises(OSError, match="No space left"):
         ballast.write_bytes(bytes(4 << 20))
-    assert os.statvfs(small_disk).f_bavail == 0
+    assert os.statvfs(disk).f_bavail == 0
     capfd.readouterr()
     with pytest.raises(InputError, match="the finished model could not be written") as refusal:
         train("prior", folder, path, CHANGES)

@@ -185,7 +185,17 @@ def test_a_video_that_is_too_short_leaves_out_its_last_episode_only(tmp_path):
             {"episode_index": lambda rows: [9 if e == 1 else e for e in rows]},
             "0 rows for 12 frames",
         ),
-        ({"timestamp": lambda rows: np.asarray(rows) * 2.0}, "not numbered like its frames"),
+        (
+            {"timestamp": lambda rows: np.asarray(rows) * 2.0},
+            "row 1 of its table is of 0.2000 s; at 10 frames a second it should be of 0.1000 s",
+        ),
+        ({"timestamp": lambda rows: [math.nan] * len(rows)}, "row 0 of its table is of nan s"),
+        ({"index": lambda rows: np.asarray(rows) + 1}, "not numbered like its frames"),
+        ({"episode_index": lambda rows: [0] * 6 + [1] * 13}, "6 rows for 7 frames"),
+        (
+            {"episode_index": lambda rows: [0] * 6 + [1, 0] + [1] * 11},
+            "do not follow one another",
+        ),
         (
             {"action": lambda rows: [[math.nan if a < -1 else a for a in row] for row in rows]},
             "actions: a number is not finite",
@@ -205,7 +215,7 @@ def test_rows_that_do_not_fit_leave_their_episodes_out(tmp_path, columns, reason
     assert prepare(made, tmp_path / "store", "--workers", "1", "--max-skipped", "1") == 0
     found = reasons(tmp_path / "store")
     assert found
-    assert found.keys() <= {"episode_000000", "episode_000001"}
+    assert found.keys() <= {"episode_000000", "episode_000001"}  # of this table
     assert any(reason in text for text in found.values())
 
 
@@ -242,6 +252,9 @@ def test_a_path_template_cannot_leave_the_data_set(tmp_path, capsys, template):
         ({"splits": {"train": "0:3"}}, "3 episodes are in none of its splits"),
         ({"splits": {"train": "0:999999999999"}}, "a range"),
         ({"splits": "all"}, "a range"),
+        ({"total_episodes": 7}, "total_episodes is 7, but the index in meta/episodes holds 6"),
+        ({"total_frames": 17}, "total_frames is 17, but the index in meta/episodes holds 18"),
+        ({"total_frames": "18"}, "total_frames is '18', expected a whole number"),
     ],
 )
 def test_a_description_that_makes_no_sense_is_refused(tmp_path, capsys, changes, message):

@@ -16,6 +16,7 @@ import pytest
 from data_prep import cli, run
 from data_prep.cli import main
 from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
+from data_prep.tfrecord import scan_records
 from video_vq.media.encode import write_video
 from video_vq.media.resize import resize
 from video_vq.stores.clips import ClipStore
@@ -280,19 +281,29 @@ def test_bairs_layout_keeps_pixels_actions_and_positions(official, tmp_path):
     assert [v.split for v in aux1.videos] == [v.split for v in other.videos]
 
 
-def test_a_damaged_record_costs_one_video_and_is_named_by_its_byte(official, tmp_path):
+@pytest.mark.parametrize("part", ["data", "length"])
+def test_a_damaged_record_costs_one_video_and_is_named_by_its_byte(
+    official, tmp_path, capsys, part
+):
     root = tmp_path / "root/softmotion30_44k/train"
     root.mkdir(parents=True)
     source = next((official / "softmotion30_44k/train").glob("*.tfrecords"))
+    offset, _ = scan_records(source).records[7]
     data = bytearray(source.read_bytes())
-    data[len(data) * 2 // 5] ^= 0x04
+    data[offset + (0 if part == "length" else 1000)] ^= 0x04
     (root / source.name).write_bytes(data)
     out = tmp_path / "store"
-    assert main(["bair", str(tmp_path / "root"), "--out", str(out), "--max-skipped", "0.1"]) == 0
+    options = [str(tmp_path / "root"), "--out", str(out), "--max-skipped"]
+    assert main(["bair", *options, "0"]) == 1
+    refusal = capsys.readouterr().err
+    assert main(["bair", *options, "0.1"]) == 0
     (line,) = (out / "skipped.jsonl").read_text().splitlines()
-    reason = json.loads(line)["reason"]
-    assert reason.startswith("byte ")
-    assert reason.endswith("the record is damaged (its crc32c differs)")
+    entry = json.loads(line)
+    assert entry["id"] == f"train/{source.stem}/0007"
+    assert entry["reason"].startswith(f"byte {offset:,}: ")
+    assert "is damaged (its crc32c differs)" in entry["reason"] or part == "length"
+    assert f"  train/{source.name}: {entry['reason']}" in refusal
+    assert len(ClipStore(out).videos) == len(scan_records(source).records) - 1
 
 
 def test_verify_names_every_damaged_file_and_draws_a_sheet(reference, tmp_path, capsys):

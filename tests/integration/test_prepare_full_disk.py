@@ -69,24 +69,11 @@ def test_files_that_cannot_grow_stop_the_run_and_it_resumes(raw, reference, tmp_
     assert tree(out) == tree(reference)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return a file system of 2 MiB; only root can make one."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"cannot mount a small file system: {error}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True, timeout=120)
-
-
 def test_a_full_disk_keeps_the_shards_that_are_done_and_resumes_when_there_is_room(
     raw, reference, small_disk, tmp_path, capsys
 ):
-    out = small_disk / "store"
+    disk = small_disk(2)
+    out = disk / "store"
     assert main(arguments(raw, out)) == 1
     error = capsys.readouterr().err
     assert_clear(error)
@@ -94,7 +81,7 @@ def test_a_full_disk_keeps_the_shards_that_are_done_and_resumes_when_there_is_ro
     done = sorted(path.name for path in (out / "parts").glob("shard-*.json"))
     assert done == ["shard-00000.json", "shard-00001.json"]
     written = (out / "frames-00000.npy").stat().st_mtime_ns
-    subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True, timeout=120)
+    subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True, timeout=120)
     assert main(arguments(raw, out)) == 0
     assert (out / "frames-00000.npy").stat().st_mtime_ns == written
     assert tree(out) == tree(reference)

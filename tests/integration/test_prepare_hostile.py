@@ -14,6 +14,7 @@ from made_videos import audio_only, bomb, cut, encode, scene
 from test_prepare import PACKAGE, tree
 
 from data_prep.cli import main
+from data_prep.sources import table
 from video_vq.media.resize import resize
 from video_vq.stores.clips import ClipStore
 
@@ -106,8 +107,8 @@ def test_actions_of_a_table_go_with_the_frames_that_are_kept(tmp_path, capsys):
         # The last tells of another number of frames than there are.
         np.save(tmp_path / f"{index}.npy", (rows + 100 * index)[: 11 if index == 3 else 12])
         lines.append(f"{index}.avi,{split},{index}.npy")
-    table = tmp_path / "videos.csv"
-    table.write_text("\n".join(lines))
+    listed = tmp_path / "videos.csv"
+    listed.write_text("\n".join(lines))
     for name, options, kept in (
         ("all", [], list(range(12))),
         ("stride", ["--stride", "5"], [0, 5, 10]),
@@ -115,7 +116,7 @@ def test_actions_of_a_table_go_with_the_frames_that_are_kept(tmp_path, capsys):
         ("fast", ["--fps", "50"], [index // 2 for index in range(24)]),
     ):
         out = tmp_path / name
-        arguments = ["folder", str(table), "--out", str(out), "--size", "16", *options]
+        arguments = ["folder", str(listed), "--out", str(out), "--size", "16", *options]
         assert main([*arguments, "--workers", "1"]) == 0
         store = ClipStore(out)
         assert store.arrays == {"actions": (2,)}
@@ -133,8 +134,52 @@ def test_actions_of_a_table_go_with_the_frames_that_are_kept(tmp_path, capsys):
         assert entry["reason"] == "its actions have 11 rows, its file 12 frames"
     capsys.readouterr()
     np.save(tmp_path / "0.npy", rows + 1)
-    assert main(["folder", str(table), "--out", str(tmp_path / "all"), "--size", "16"]) == 1
+    assert main(["folder", str(listed), "--out", str(tmp_path / "all"), "--size", "16"]) == 1
     assert "still holds 4 videos, but not the same ones as" in capsys.readouterr().err
+
+
+def prepare_after(change, tmp_path, capsys, monkeypatch) -> tuple[int, str]:
+    """Prepare four videos with actions, of which some change once they are listed."""
+    lines = ["path,split,actions"]
+    for index, split in enumerate(("train", "val", "test", "train")):
+        encode(tmp_path / f"{index}.avi", scene(4, 48, 64, index))
+        np.save(tmp_path / f"{index}.npy", np.zeros((4, 2), np.float32))
+        lines.append(f"{index}.avi,{split},{index}.npy")
+    (tmp_path / "videos.csv").write_text("\n".join(lines))
+    real = table.list_table
+
+    def list_and_change(*arguments):
+        listing = real(*arguments)
+        change()
+        return listing
+
+    monkeypatch.setattr(table, "list_table", list_and_change)
+    options = ["--out", str(tmp_path / "store"), "--size", "16", "--workers", "1"]
+    code = main(["folder", str(tmp_path / "videos.csv"), *options])
+    return code, capsys.readouterr().err
+
+
+def test_actions_that_vanish_once_they_are_listed_are_told_by_name(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "2.npy"
+    code, error = prepare_after(path.unlink, tmp_path, capsys, monkeypatch)
+    assert code == 1
+    assert error.startswith(f"data-prep: {path}: the actions of 2.avi were there when")
+    assert "(No such file or directory); put them back" in error
+    assert error.count("\n") == 1
+
+
+def test_actions_that_become_wider_once_they_are_listed_cost_their_video(
+    tmp_path, capsys, monkeypatch
+):
+    def widen():
+        np.save(tmp_path / "3.npy", np.zeros((4, 3), np.float32))
+
+    code, _ = prepare_after(widen, tmp_path, capsys, monkeypatch)
+    assert code == 0
+    (line,) = (tmp_path / "store/skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == "3.avi"
+    assert "its actions have rows of 3 numbers, 2 when they were listed" in line
+    assert len(ClipStore(tmp_path / "store").videos) == 3
 
 
 def test_lost_frames_are_counted(tmp_path):

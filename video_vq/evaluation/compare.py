@@ -31,6 +31,7 @@ from video_vq.metrics.uncertainty import (
     fvd_at_infinity,
     jackknife_error,
 )
+from video_vq.stores.clips import ClipStore
 from video_vq.stores.shards import MANIFEST
 
 SMALL = 256
@@ -139,7 +140,7 @@ class Comparison:
         self.network, self.protocols, self.cut = network, protocols, cut
         self.max_clips, self.accelerator = max_clips, accelerator
         self.extractor = Extractor(network, protocols, cache)
-        self._previews: list[str] = []
+        self._remarks: list[str] = []
 
     def read(self, path: Path, split: str | None = None) -> FeatureSet:
         """Return the features of a clip store, a folder of videos, or a file of features.
@@ -152,8 +153,13 @@ class Comparison:
             wanted = {protocol.preparation for protocol in self.protocols}
             require_preparations(path, found.rows, wanted)
             return found
+        if (path / MANIFEST).exists() and (label := ClipStore(path).simulated) is not None:
+            self._remarks.append(
+                f"{path.name} holds simulated videos ({label}): no score compares with a "
+                "published one"
+            )
         if (path.parent / MANIFEST).exists():
-            self._previews.append(
+            self._remarks.append(
                 f"{path} holds videos to look at, lossy MP4s of the clip store above them; score "
                 f"{path.parent} itself"
             )
@@ -176,7 +182,7 @@ class Comparison:
             "fps": self.cut.fps,
             "protocols": [self._under(real, candidates, protocol) for protocol in self.protocols],
             "warnings": sorted(
-                {w for fake in candidates for w in warnings_of(real, fake)} | set(self._previews)
+                {w for fake in candidates for w in warnings_of(real, fake)} | set(self._remarks)
             ),
         }
 

@@ -13,6 +13,7 @@ from video_vq.evaluation.feature_file import read_features
 from video_vq.evaluation.feature_network import named_i3d
 from video_vq.evaluation.features import FeatureSet
 from video_vq.evaluation.source_clip import Cut
+from video_vq.evaluation.summary import simulation
 from video_vq.metrics.protocol import FVDProtocol, fvd_protocol
 from video_vq.stores.files import difference, read_json
 
@@ -271,13 +272,15 @@ def _fvd_cells(
 def _methods(scores: Sequence[dict[str, Any]], protocol: FVDProtocol, cut: Cut) -> str:
     num = int(scores[0]["num_clips"])
     counts = (num, num)
-    told = protocol.describe(counts, cut.num_frames, cut.stride)
+    cited = protocol.describe(counts, cut.num_frames, cut.stride)
+    simulated = simulation(scores[0])
     return (
         f"{num} clips of split {scores[0]['split']}, one after another without overlap, of data "
-        f"{str(scores[0]['identity']['data'])[:12]}. {told}; network "
+        f"{str(scores[0]['identity']['data'])[:12]}. {cited}; network "
         f"{str(scores[0]['network_sha256'])[:12]}. In brackets the 95 % interval of the difference "
         "to the first column: over source videos, by Student's t for scores of clips, from split "
         "halves for FVD at this N; bold where it leaves zero out."
+        + ("" if simulated is None else f" {simulated}")
     )
 
 

@@ -169,7 +169,7 @@ def _clip_store(store: clips.ClipStore) -> dict[str, Any]:
         "classes": _classes(store.classes),
         "arrays": {name: list(shape) for name, shape in store.arrays.items()},
         "left out": f"{store.num_skipped} (skipped.jsonl)" if store.num_skipped else "nothing",
-        **({"simulated": str(store.plan["simulated"])} if "simulated" in store.plan else {}),
+        **({} if store.simulated is None else {"simulated": store.simulated}),
         "made by": _made_by(store.plan),
         "files": _sizes(files),
         "hash": store.content_hash,

@@ -1,6 +1,6 @@
 """The protocols under which generated videos of UCF-101 and BAIR are published."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from video_vq.errors import InputError
 from video_vq.metrics.protocol import named_entry
@@ -60,6 +60,19 @@ def generation_protocol(name: str) -> GenerationProtocol:
         InputError: there is none.
     """
     return named_entry(GENERATION_PROTOCOLS, name, "generation protocol")
+
+
+def as_scored(protocol: GenerationProtocol, simulated: str | None) -> dict[str, Any]:
+    """Return a protocol as scores tell it: on simulated videos it is not the published one.
+
+    Args:
+        simulated: what simulated the real clips, None where they were recorded.
+    """
+    told = protocol._asdict()
+    if simulated is not None:
+        told["simulated"] = simulated
+        told["note"] = f"on simulated videos, not on {protocol.name}'s; {protocol.note}"
+    return told
 
 
 def require_protocol(

@@ -29,6 +29,7 @@ from video_vq.evaluation.features import (
 from video_vq.evaluation.gallery import SHOWN, Gallery, Pair, places_to_show
 from video_vq.evaluation.generation_protocols import (
     GenerationProtocol,
+    as_scored,
     require_protocol,
     require_same_clips,
 )
@@ -224,7 +225,7 @@ class Evaluation:
         held_out = [window._replace(num_frames=self.scored_frames) for window in self.windows]
         found: dict[str, Any] = {
             "gfvd": self._fvd(fake),
-            "protocol": None if protocol is None else protocol._asdict(),
+            "protocol": None if protocol is None else as_scored(protocol, self.store.simulated),
             "diversity": diversity(self.real.of(self.protocol), fake.of(self.protocol)),
             "num_samples": num_samples,
             "samples": store.plan,

@@ -49,6 +49,7 @@ def remarks(scores: dict[str, Any]) -> list[str]:
     fake = scores.get("generation", {}).get("gfvd", {}).get("num_fake", scores["num_clips"])
     counts = (scores["num_clips"], fake)
     lines = [fvd_protocol(scores["protocol"]["name"]).describe(counts)]
+    lines += [] if (told := simulation(scores)) is None else [told]
     lines += _counts(scores)
     if scores["split"] == "train":
         lines.append("the reference is the training split: these scores flatter the model")
@@ -58,6 +59,23 @@ def remarks(scores: dict[str, Any]) -> list[str]:
             "larger than most differences"
         )
     return lines
+
+
+def simulation(scores: dict[str, Any]) -> str | None:
+    """Return the sentence that the videos are simulated, None where nothing says so."""
+    label = at(scores, "made_by", "data", "simulated")
+    if not isinstance(label, str):
+        return None
+    name = at(scores, "generation", "protocol", "name")
+    under = f"; {name} says how clips and samples were taken, not which videos" if name else ""
+    return f"The videos are simulated ({label}): no score compares with a published one{under}."
+
+
+def at(value: Any, *keys: str) -> Any:
+    """Return what stands at a place in JSON, None where there is no such place."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _counts(scores: dict[str, Any]) -> list[str]:

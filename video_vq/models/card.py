@@ -241,6 +241,13 @@ def _warnings(scores: dict[str, Any], kind: str) -> list[str]:
         said += warnings
     if scores.get("split") == "train":
         said.append("the clips are of the training split: these scores flatter the model")
+    made_by = scores.get("made_by")
+    data = made_by.get("data") if isinstance(made_by, dict) else None
+    if isinstance(data, dict) and data.get("simulated") is not None:
+        said.append(
+            f"the videos are simulated ({data['simulated']}): no score compares with a published "
+            "one"
+        )
     return [f"**Beware:** {escaped(warning)}." for warning in dict.fromkeys(map(str, said))]
 
 

@@ -258,6 +258,12 @@ class ClipStore:
                 )
 
     @property
+    def simulated(self) -> str | None:
+        """Return what simulated its videos; None where they were recorded, as far as it tells."""
+        label = self.plan.get("simulated")
+        return None if label is None else str(label)
+
+    @property
     def content_hash(self) -> str:
         """Return the sha256 that names the data: frames, order, labels and splits."""
         return sha256_json(

@@ -3,16 +3,13 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.sources import Listing, split_groups
-from data_prep.sources.bair import BairSettings, frames_of, list_bair
 from data_prep.sources.folder import FolderSettings, list_folder
 from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
-from data_prep.tfrecord import encode_example, read_record, write_records
 from video_vq.errors import InputError
 from video_vq.media.suffixes import VIDEO_SUFFIXES
 
@@ -260,104 +257,6 @@ def test_what_is_not_ucf101_says_what_to_unpack_where(tmp_path):
         list_ucf101(root, Ucf101Settings())
     with pytest.raises(InputError, match="has the splits 1, 2 and 3, found 4"):
         list_ucf101(root, Ucf101Settings(split=4))
-
-
-def bair_example(seed: int, num_frames: int = 4, side: int = 8) -> dict:
-    rng = np.random.default_rng(seed)
-    example = {}
-    for t in range(num_frames):
-        example[f"{t}/image_main/encoded"] = [rng.bytes(side * side * 3)]
-        example[f"{t}/image_aux1/encoded"] = [rng.bytes(side * side * 3)]
-        example[f"{t}/action"] = rng.normal(size=4).astype(np.float32)
-        example[f"{t}/endeffector_pos"] = rng.normal(size=3).astype(np.float32)
-    return example
-
-
-def bair_root(root: Path, folder: str = "softmotion30_44k") -> Path:
-    for side, first, count in (
-        ("train", 0, 30),
-        ("train", 256, 3),
-        ("train", 1024, 2),
-        ("test", 0, 4),
-    ):
-        path = root / folder / side / f"traj_{first}_to_{first + 255}.tfrecords"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_records(path, [encode_example(bair_example(first + k)) for k in range(count)])
-    return root
-
-
-@pytest.mark.parametrize("folder", ["softmotion30_44k", "."])
-def test_bair_is_listed_in_the_order_of_its_trajectories(tmp_path, folder):
-    listing = list_bair(bair_root(tmp_path, folder), BairSettings(val=0.2))
-    ids = [item.id for item in listing.items]
-    assert ids[29:33] == [
-        "train/traj_0_to_255/0029", "train/traj_256_to_511/0000",
-        "train/traj_256_to_511/0001", "train/traj_256_to_511/0002",
-    ]  # fmt: skip
-    assert ids[-4:] == [f"test/traj_0_to_255/{k:04d}" for k in range(4)]
-    splits = splits_of(listing)
-    assert all((splits[name] == "test") == name.startswith("test/") for name in ids)
-    assert list(splits.values()).count("val") == 7
-    assert listing.arrays == {"actions": (4,), "endeffector_pos": (3,)}
-    assert listing.classes == ()
-
-
-@pytest.mark.parametrize("camera", ["aux1", "main"])
-def test_frames_actions_and_positions_of_a_camera_come_back_exactly(tmp_path, camera):
-    listing = list_bair(bair_root(tmp_path), BairSettings(camera=camera))
-    for item, seed in ((listing.items[2], 2), (listing.items[31], 257)):
-        frames, arrays = frames_of(read_record(Path(item.path), item.offset), camera)
-        expected = bair_example(seed)
-        assert frames.shape == (4, 8, 8, 3)
-        for t in range(4):
-            assert frames[t].tobytes() == expected[f"{t}/image_{camera}/encoded"][0]
-            assert np.array_equal(arrays["actions"][t], expected[f"{t}/action"])
-            assert np.array_equal(arrays["endeffector_pos"][t], expected[f"{t}/endeffector_pos"])
-
-
-def drop(name):
-    return lambda example: example.pop(name)
-
-
-def put(name, value):
-    return lambda example: example.update({name: value})
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (drop("0/image_aux1/encoded"), "no feature 0/image_aux1/encoded among its 15"),
-        (drop("2/action"), "2/action: expected 4 floats"),
-        (put("1/action", np.zeros(3, np.float32)), "1/action: expected 4 floats"),
-        (put("1/action", np.zeros(4, np.int64)), "1/action: expected 4 floats"),
-        (put("1/action", np.full(4, np.nan, np.float32)), "not finite"),
-        (put("1/image_aux1/encoded", [b"\xff\xd8\xff"]), "its frames differ in size"),
-        (put("1/image_aux1/encoded", [b"1234"]), "4 bytes are no raw RGB square"),
-        (put("1/image_aux1/encoded", [bytes(27)]), "its frames differ in size"),
-        (put("1/image_aux1/encoded", []), "expected one value"),
-        (put("1/image_aux1/encoded", np.zeros(4, np.float32)), "expected one value"),
-    ],
-)
-def test_a_record_of_another_schema_is_refused(change, problem):
-    example = bair_example(0)
-    change(example)
-    with pytest.raises(ValueError, match=problem):
-        frames_of(encode_example(example), "aux1")
-
-
-def test_what_is_not_bair_is_refused_with_file_and_byte(tmp_path):
-    with pytest.raises(
-        InputError, match=r"no softmotion30_44k/train there, and no bair.*name the tar"
-    ):
-        list_bair(touch(tmp_path / "a", "x"), BairSettings())
-    (tmp_path / "b/train").mkdir(parents=True)
-    with pytest.raises(InputError, match="no record in"):
-        list_bair(tmp_path / "b", BairSettings())
-    root = bair_root(tmp_path / "c")
-    path = root / "softmotion30_44k/train/traj_256_to_511.tfrecords"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"traj_256_to_511\.tfrecords: byte [\d,]+: the file ends"):
-        list_bair(root, BairSettings())
 
 
 def test_a_folder_is_taken_for_the_same_videos_to_prepare_and_to_score(tmp_path):

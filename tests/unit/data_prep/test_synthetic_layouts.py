@@ -11,7 +11,7 @@ from data_prep.synthetic import render_clip
 from data_prep.synthetic_cli import add_synthetic_parser
 from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
 from data_prep.synthetic_world import CLASSES
-from data_prep.tfrecord import parse_example, read_record, record_offsets
+from data_prep.tfrecord import parse_example, read_record, scan_records
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
 
@@ -105,7 +105,7 @@ def test_bair_records_hold_both_cameras_actions_and_positions(bair):
         "train/traj_0_to_3.tfrecords",
     ]
     path = root / "train" / "traj_0_to_3.tfrecords"
-    offsets = record_offsets(path)
+    offsets = scan_records(path).records
     assert len(offsets) == 4
     example = parse_example(read_record(path, offsets[2][0]))
     assert len(example) == 30 * 4

@@ -1,6 +1,7 @@
 """TFRecords and Examples are read as TensorFlow writes them, and every damaged byte is found."""
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,17 @@ from data_prep.tfrecord import (
     masked_crc32c,
     parse_example,
     read_record,
-    record_offsets,
+    scan_records,
     write_records,
 )
 
 
 def read_all(path: Path) -> list[bytes]:
-    return [read_record(path, offset) for offset, _ in record_offsets(path)]
+    """Read a file that must be sound."""
+    scan = scan_records(path)
+    for gap in scan.gaps:
+        raise gap.error
+    return [read_record(path, offset) for offset, _ in scan.records]
 
 
 def test_the_checksum_is_the_masked_castagnoli_crc():
@@ -50,7 +55,7 @@ def test_records_come_back_in_order(tmp_path):
     path = tmp_path / "a.tfrecords"
     write_records(path, records)
     assert read_all(path) == records
-    assert [length for _, length in record_offsets(path)] == [0, 1, 700, 12_345]
+    assert [length for _, length in scan_records(path).records] == [0, 1, 700, 12_345]
     write_records(path, [])
     assert read_all(path) == []
 
@@ -87,7 +92,61 @@ def test_a_record_longer_than_the_cap_is_refused_before_it_is_read(tmp_path, mon
     length = struct.pack("<Q", 1 << 60)
     path.write_bytes(length + struct.pack("<I", masked_crc32c(length)) + bytes(50))
     with pytest.raises(RecordError, match="byte 0: a record of 1,152,921,504,606,846,976 bytes"):
-        record_offsets(path)
+        read_all(path)
+
+
+@pytest.mark.parametrize("piece_bytes", [16, 64, 1 << 20])
+def test_a_damaged_length_costs_its_record_and_no_other(tmp_path, monkeypatch, piece_bytes):
+    monkeypatch.setattr(tfrecord, "PIECE_BYTES", piece_bytes)
+    rng = np.random.default_rng(0)
+    records = [rng.bytes(size) for size in (300, 256, 1, 700, 512)]
+    path = tmp_path / "a.tfrecords"
+    write_records(path, records)
+    intact, whole = path.read_bytes(), scan_records(path).records
+    for number, (offset, length) in enumerate(whole):
+        for position in range(offset, offset + tfrecord.HEADER):
+            damaged = bytearray(intact)
+            damaged[position] ^= 1 << rng.integers(8)
+            path.write_bytes(damaged)
+            scan = scan_records(path)
+            assert scan.records == whole[:number] + whole[number + 1 :]
+            end = offset + length + tfrecord.HEADER + tfrecord.FOOTER
+            assert [(gap.place, gap.end) for gap in scan.gaps] == [(number, end)]
+            assert f"byte {offset:,}: " in str(scan.gaps[0].error)
+
+
+@pytest.mark.parametrize("filling", ["zeros", "noise", "nothing"])
+def test_a_destroyed_stretch_costs_the_records_that_it_touches(tmp_path, filling):
+    rng = np.random.default_rng(1)
+    records = [rng.bytes(400) for _ in range(20)]
+    path = tmp_path / "a.tfrecords"
+    write_records(path, records)
+    intact = path.read_bytes()
+    for _ in range(50):
+        start, end = sorted(int(place) for place in rng.integers(len(intact), size=2))
+        between = {"zeros": bytes(end - start), "noise": rng.bytes(end - start), "nothing": b""}
+        path.write_bytes(intact[:start] + between[filling] + intact[end:])
+        found = []
+        for offset, _ in scan_records(path).records:
+            with suppress(RecordError):
+                found.append(read_record(path, offset))
+        # 416 bytes each; where nothing is left between, the record that goes on may hide the next.
+        hidden = 2 if filling == "nothing" else 1
+        assert found[: start // 416] == records[: start // 416]
+        kept = records[-(-end // 416) + hidden - 1 :]
+        assert not kept or found[-len(kept) :] == kept
+        assert set(found) <= set(records)
+
+
+def test_records_of_the_next_file_in_an_archive_are_not_found(tmp_path):
+    path = tmp_path / "a.tfrecords"
+    write_records(path, [b"first", b"second"])
+    data = path.read_bytes()
+    path.write_bytes(b"head" + bytes([data[0] ^ 1]) + data[1:] * 2)
+    scan = scan_records(path, 4, len(data))
+    assert scan.records == [(21, 6)]
+    assert scan_records(path, 4, 21).records == []
+    assert scan_records(path, 4, 30).records == []
 
 
 # Written by hand from feature.proto: {"a": floats 1.0, -2.5}, {"b": "xy"}, {"c": ints 1, -1, 300}.

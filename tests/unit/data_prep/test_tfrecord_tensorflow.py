@@ -14,7 +14,7 @@ from data_prep.tfrecord import (
     encode_example,
     parse_example,
     read_record,
-    record_offsets,
+    scan_records,
     write_records,
 )
 
@@ -64,7 +64,7 @@ def test_what_tensorflow_wrote_is_read_bit_for_bit(tf, tmp_path):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for seed in range(50):
             writer.write(to_tensorflow(tf, features_of(seed)))
-    offsets = record_offsets(path)
+    offsets = scan_records(path).records
     assert len(offsets) == 50
     for seed, (offset, _) in enumerate(offsets):
         assert_equal(parse_example(read_record(path, offset)), features_of(seed))

@@ -31,6 +31,7 @@ from video_vq.evaluation.memorisation import diversity, nearest, thumbnails
 from video_vq.evaluation.source_clip import Cut
 from video_vq.media.encode import write_video
 from video_vq.metrics.protocol import PROTOCOLS, fvd_protocols
+from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Video
 
 CUT = Cut(16)
 STYLEGANV = PROTOCOLS["styleganv"]
@@ -266,6 +267,23 @@ def test_several_candidates_have_their_differences_told(tmp_path):
     assert json.loads(json.dumps(found)) == found
     same = comparison.scores(real, [near, near._replace(name="twin")])["protocols"][0]
     assert "cannot be told apart" in same["differences"][0]["sentence"]
+
+
+@pytest.mark.parametrize("label", ["a toy world", None])
+def test_a_store_of_simulated_videos_is_said_to_be_one(tmp_path, label):
+    plan = {"source": "bair"} if label is None else {"source": "bair", "simulated": label}
+    writer = ClipStoreWriter(tmp_path / "real", (24, 24), plan)
+    videos = (Video(f"v{n}", None, "test", f"v{n}", fps=5.0) for n in range(4))
+    clips = (
+        PreparedVideo(video, [clip], {}) for video, clip in zip(videos, clips_of(4), strict=True)
+    )
+    writer.write_shard(0, clips)
+    writer.finish(1, [])
+    comparison = Comparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
+    real = comparison.read(tmp_path / "real")
+    warnings = "\n".join(comparison.scores(real, [real])["warnings"])
+    said = "real holds simulated videos (a toy world): no score compares with a published one"
+    assert (said in warnings) == (label is not None)
 
 
 def test_a_sample_that_copies_a_training_clip_is_found():

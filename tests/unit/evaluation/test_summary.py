@@ -2,7 +2,8 @@
 
 from trained import scores_of
 
-from video_vq.evaluation.summary import remarks
+from video_vq.evaluation.generation_protocols import as_scored, generation_protocol
+from video_vq.evaluation.summary import remarks, simulation
 
 
 def told(num_clips: int, asked: int, num_fake: int, found: int, split: str = "test") -> str:
@@ -25,6 +26,21 @@ def test_samples_that_were_left_out_are_said():
     assert "of 16 samples the first 6 were scored, as many as there are real clips" in lines
     assert "real clips were scored, not" not in lines
     assert "against" not in lines.split("\n", 1)[1]
+
+
+def test_simulated_videos_are_said_beside_the_scores_and_their_protocol():
+    scores = scores_of("tokenizer")
+    assert simulation(scores) is None
+    scores["made_by"] = {"data": {"source": "bair", "simulated": "a toy world"}}
+    beyond = "The videos are simulated (a toy world): no score compares with a published one"
+    assert f"{beyond}." in remarks(scores)
+    told = as_scored(generation_protocol("bair-256"), "a toy world")
+    assert told["simulated"] == "a toy world"
+    assert told["note"].startswith("on simulated videos, not on bair-256's; frames 0-15")
+    scores["generation"]["protocol"] = told
+    under = "bair-256 says how clips and samples were taken, not which videos"
+    assert f"{beyond}; {under}." in remarks(scores)
+    assert "simulated" not in as_scored(generation_protocol("bair-256"), None)
 
 
 def test_equal_numbers_need_no_words():

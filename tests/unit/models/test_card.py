@@ -55,10 +55,13 @@ def test_a_card_says_what_speaks_against_its_scores(tmp_path):
     scores = scores_of(tokenizer.save_pretrained(tmp_path))
     scores["split"] = "train"
     scores["reconstruction"]["rfvd"]["warnings"] = ["N = 64 is <b>small</b>"]
+    scores["made_by"] = {"data": {"simulated": "a <b>toy</b> world"}}
     tokenizer.save_pretrained(tmp_path, scores=scores)
     card = (tmp_path / "README.md").read_text()
     assert "**Beware:** N \\= 64 is &lt;b&gt;small&lt;\\/b&gt;." in card
     assert "these scores flatter the model" in card
+    assert "**Beware:** the videos are simulated" in card
+    assert "a &lt;b&gt;toy&lt;\\/b&gt; world" in card
 
 
 def test_the_code_of_a_card_runs(tmp_path):

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from video_vq.evaluation.report.parts import Evaluation, Parts, Run
+from video_vq.evaluation.summary import at, simulation
 
 LINE = 88  # characters of a command, before it goes on in the next line
 # Flags of data-prep, encode and sample for what their stores say.
@@ -33,15 +34,13 @@ def lead(parts: Parts) -> str:
     """
     told = []
     for evaluation in parts.evaluations[:1]:
-        plan = _at(evaluation.scores, "made_by", "data")
-        videos, size, source = (_at(plan, key) for key in ("num_videos", "size_hw", "source"))
+        plan = at(evaluation.scores, "made_by", "data")
+        videos, size, source = (at(plan, key) for key in ("num_videos", "size_hw", "source"))
         if isinstance(videos, int) and isinstance(size, list) and isinstance(source, str):
             sides = " x ".join(str(side) for side in size)
             told.append(f"Data: {videos:,} videos, prepared from {source} at {sides} pixels.")
-        if isinstance(label := _at(plan, "simulated"), str):
-            told.append(
-                f"The videos are simulated ({label}): no score compares with a published one."
-            )
+        if (sentence := simulation(evaluation.scores)) is not None:
+            told.append(sentence)
     told += [sentence for run in parts.runs if (sentence := _told(run))]
     return " ".join(told)
 
@@ -52,11 +51,11 @@ def _told(run: Run) -> str:
         "tokenizer": (("quantizer", "codebook_size"), "{} codes"),
         "prior": (("depth",), "{} layers"),
     }.get(str(kind))
-    steps, batch = (_at(run.identity, "config", "optim", key) for key in ("steps", "batch_size"))
+    steps, batch = (at(run.identity, "config", "optim", key) for key in ("steps", "batch_size"))
     if model is None or not isinstance(steps, int) or not isinstance(batch, int):
         return ""
     place, words = model
-    size = _at(run.identity, "config", "model", *place)
+    size = at(run.identity, "config", "model", *place)
     shown = [words.format(f"{size:,}")] if isinstance(size, int) else []
     done = int(max((points[-1][0] for points in run.curves.values()), default=0))
     share = f"{steps:,}" if done >= steps else f"{done:,} of {steps:,}"
@@ -104,50 +103,50 @@ def known_commands(parts: Parts) -> list[str]:
 
 def _given(environment: Any) -> list[str]:
     """Return the arguments that a command was started with."""
-    arguments = _at(environment, "command")
+    arguments = at(environment, "command")
     return [str(word) for word in arguments] if isinstance(arguments, list) else []
 
 
 def _prepared(evaluation: Evaluation) -> str:
-    plan, out = _at(evaluation.scores, "made_by", "data"), _flag(evaluation, "--data")
-    source, size, settings = (_at(plan, key) for key in ("source", "size_hw", "source_settings"))
+    plan, out = at(evaluation.scores, "made_by", "data"), _flag(evaluation, "--data")
+    source, size, settings = (at(plan, key) for key in ("source", "size_hw", "source_settings"))
     if out is None or not isinstance(source, str) or not isinstance(size, list):
         return ""
     words = [source, "RAW", "--out", out, "--size", "x".join(str(side) for side in size)]
-    if _at(settings, "group_by") == "regex":  # it has a flag of its own
+    if at(settings, "group_by") == "regex":  # it has a flag of its own
         settings = {name: value for name, value in settings.items() if name != "group_by"}
     words += _flags(settings, PREPARE)
     words += _flags(plan, {"fps": "--fps"})
-    words += _flags(plan, {"stride": "--stride"}) if _at(plan, "stride") != 1 else []
+    words += _flags(plan, {"stride": "--stride"}) if at(plan, "stride") != 1 else []
     return _joined(["data-prep"], words)
 
 
 def _encoded(evaluation: Evaluation) -> str:
-    made_by = _at(evaluation.scores, "made_by", "tokens")
+    made_by = at(evaluation.scores, "made_by", "tokens")
     data, tokenizer, out = (
         _flag(evaluation, f"--{name}") for name in ("data", "tokenizer", "tokens")
     )
     if made_by is None or data is None or tokenizer is None or out is None:
         return ""
     words = ["encode", data, "--tokenizer", tokenizer, "--out", out]
-    return _joined(_launcher(1, _at(made_by, "precision")), [*words, *_flags(made_by, ENCODE)])
+    return _joined(_launcher(1, at(made_by, "precision")), [*words, *_flags(made_by, ENCODE)])
 
 
 def _sampled(evaluation: Evaluation) -> str:
-    plan = _at(evaluation.scores, "generation", "samples")
+    plan = at(evaluation.scores, "generation", "samples")
     prior, tokenizer, out = (
         _flag(evaluation, f"--{name}") for name in ("prior", "tokenizer", "samples")
     )
-    if _at(plan, "kind") != "samples" or tokenizer is None or out is None:
+    if at(plan, "kind") != "samples" or tokenizer is None or out is None:
         return ""
     words = ["sample", "--prior", prior or "PRIOR", "--tokenizer", tokenizer, "--out", out]
     words += _flags(plan, {"num_samples": "--num", "class": "--class"})
-    words += ["--given", "STORE"] if _at(plan, "given_data") else []
+    words += ["--given", "STORE"] if at(plan, "given_data") else []
     words += _flags(plan, GIVEN)
-    words += ["--actions", "STORE|FILE"] if _at(plan, "actions") else []
-    words += _flags(_at(plan, "settings"), SAMPLE)
+    words += ["--actions", "STORE|FILE"] if at(plan, "actions") else []
+    words += _flags(at(plan, "settings"), SAMPLE)
     words += _flags(plan, {"seed": "--seed", "batch_size": "--batch-size", "dtype": "--dtype"})
-    return _joined(_launcher(1, _at(plan, "precision")), words)
+    return _joined(_launcher(1, at(plan, "precision")), words)
 
 
 def _launched(run: Run) -> str:
@@ -175,7 +174,7 @@ def _flag(evaluation: Evaluation, flag: str) -> str | None:
 
 def _flags(values: Any, names: dict[str, str]) -> list[str]:
     """Return flags with their values, for those that have one."""
-    found = [(flag, _at(values, name)) for name, flag in names.items()]
+    found = [(flag, at(values, name)) for name, flag in names.items()]
     return [word for flag, value in found if value is not None for word in (flag, str(value))]
 
 
@@ -203,10 +202,3 @@ def _parts(words: Sequence[str]) -> Iterator[str]:
             part = []
         part.append(word)
     yield shlex.join(part)
-
-
-def _at(value: Any, *keys: str) -> Any:
-    """Return what stands at a place in JSON, None where there is no such place."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value

@@ -1,0 +1,131 @@
+"""From the checked arguments of a command to one call; heavy imports wait until then."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.options import printable, require_sheet
+from video_vq.errors import InputError
+from video_vq.machine import num_cores
+
+if TYPE_CHECKING:
+    from data_prep.shard import Recipe
+    from data_prep.sources import Listing
+
+
+def run_folder(arguments: argparse.Namespace) -> None:
+    """Prepare a folder or a table of videos."""
+    from data_prep.sources.folder import FolderSettings, list_folder
+    from data_prep.sources.table import list_table
+    from video_vq.media.suffixes import VIDEO_SUFFIXES
+
+    by_regex = arguments.group_regex is not None
+    settings = FolderSettings(
+        val=arguments.val,
+        test=arguments.test,
+        group_by="regex" if by_regex else arguments.group_by,
+        group_regex=arguments.group_regex,
+        extensions=arguments.extensions or VIDEO_SUFFIXES,
+    )
+    videos: Path = arguments.videos
+    if videos.suffix.lower() == ".csv" and not videos.is_dir():
+        _prepare(arguments, list_table(videos, arguments.root or videos.parent, settings))
+    elif arguments.root is not None:
+        raise InputError(f"{videos}: --root is for a .csv of videos; name the folder alone")
+    else:
+        _prepare(arguments, list_folder(videos, settings))
+
+
+def run_ucf101(arguments: argparse.Namespace) -> None:
+    """Prepare UCF-101."""
+    from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
+
+    settings = Ucf101Settings(split=arguments.split, val=arguments.val, lists=arguments.lists)
+    _prepare(arguments, list_ucf101(arguments.root, settings))
+
+
+def run_bair(arguments: argparse.Namespace) -> None:
+    """Prepare BAIR robot pushing."""
+    from data_prep.sources.bair import BairSettings, list_bair
+
+    settings = BairSettings(camera=arguments.camera, val=arguments.val)
+    _prepare(arguments, list_bair(arguments.root, settings))
+
+
+def run_lerobot(arguments: argparse.Namespace) -> None:
+    """Prepare a LeRobot data set."""
+    from data_prep.sources.lerobot import LerobotSettings, list_lerobot
+
+    settings = LerobotSettings(arguments.lerobot_camera, arguments.val, arguments.test)
+    _prepare(arguments, list_lerobot(arguments.root, settings))
+
+
+def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
+    from data_prep.run import prepare, summarize
+    from data_prep.shard import Recipe
+    from video_vq.media.probe import Limits
+
+    recipe = Recipe(
+        source=listing.source,
+        size_hw=arguments.size,
+        fps=getattr(arguments, "fps", None),
+        stride=arguments.stride,
+        camera=getattr(arguments, "camera", "aux1"),
+        simulated=listing.simulated,
+        limits=Limits(max_expansion=arguments.max_expansion),
+        cpu_seconds=arguments.cpu_limit,
+        decoder=getattr(arguments, "decoder", "pyav"),
+    )
+    if getattr(arguments, "list_only", False):
+        _write_list(arguments, listing, recipe)
+        return
+    outcome = prepare(
+        listing,
+        arguments.out,
+        recipe,
+        workers=arguments.workers or num_cores(),
+        engine=arguments.engine,
+        videos_per_shard=arguments.videos_per_shard,
+        max_skipped=arguments.max_skipped,
+    )
+    print(printable(summarize(outcome, listing)))
+
+
+def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Recipe") -> None:
+    from data_prep.raw_list import write_list
+
+    raw = write_list(
+        listing, arguments.out, recipe, arguments.videos_per_shard, arguments.max_skipped
+    )
+    total = sum(video.num_bytes for video in raw.videos)
+    left_out = f"; {len(raw.skipped):,} left out" if raw.skipped else ""
+    print(
+        printable(
+            f"{arguments.out}: a list of {len(raw.videos):,} videos, {total / 1e6:,.0f} MB, in "
+            f"{raw.num_shards:,} shards{left_out}; nothing was decoded\n"
+            f"next: video-vq encode {arguments.out} --tokenizer DIR --out TOKENS"
+        )
+    )
+
+
+def run_verify(arguments: argparse.Namespace) -> None:
+    """Hash every file of a store, count it, and draw the sheet.
+
+    Raises:
+        InputError: a file is damaged, or the sheet cannot be written.
+    """
+    from data_prep.verify import describe, open_store, verify, write_sheet
+    from video_vq.stores.tokens import TokenStore
+
+    require_sheet(arguments.sheet)
+    store = open_store(arguments.store)
+    strangers = verify(store)
+    print(printable(f"{store.path}: every byte is as it was written"))
+    if strangers:
+        print(printable(f"no part of the store: {', '.join(strangers)}"))
+    if isinstance(store, TokenStore):
+        return
+    print(printable(describe(store)))
+    if arguments.sheet is not None:
+        write_sheet(store, arguments.sheet)
+        print(printable(f"contact sheet: {arguments.sheet}"))

@@ -1,0 +1,209 @@
+"""Options that several commands of `data-prep` share, and the kinds of values they take."""
+
+import argparse
+from pathlib import Path
+
+from video_vq.errors import InputError
+
+MAX_SIDE = 4096
+MAX_SKIPPED = 0.01
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Add --out."""
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="STORE", help="folder of the clip store"
+    )
+
+
+def add_size(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --size."""
+    parser.add_argument(
+        "--size",
+        type=_size,
+        default=_size(default),
+        metavar="SIZE",
+        help="pixels of the square frames, or HEIGHTxWIDTH: a video is scaled until it covers "
+        f"them, and its centre is kept (default: {default})",
+    )
+
+
+def add_shares(
+    parser: argparse.ArgumentParser, val: float, test: float | None = None, of: str = "groups"
+) -> None:
+    """Add --val, and --test where the source names no test side of its own.
+
+    Args:
+        parser: of a command.
+        val, test: the defaults.
+        of: what they are shares of.
+    """
+    shares = {"--val": val} if test is None else {"--val": val, "--test": test}
+    for flag, default in shares.items():
+        parser.add_argument(
+            flag,
+            type=share,
+            default=default,
+            metavar="SHARE",
+            help=f"of the {of} (default: {default})",
+        )
+
+
+def add_rate(parser: argparse.ArgumentParser) -> None:
+    """Add --fps or --stride, and --decoder: for sources that are files of video."""
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--fps", type=_positive, metavar="FPS", help="bring all to one rate (default: their own)"
+    )
+    add_stride(rate)
+    parser.add_argument(
+        "--decoder",
+        choices=("pyav", "decord"),
+        default="pyav",
+        help="both give the same frames (default: pyav)",
+    )
+
+
+def add_list_only(parser: argparse.ArgumentParser) -> None:
+    """Add --list-only."""
+    parser.add_argument(
+        "--list-only",
+        action="store_true",
+        help="write a list of the videos and no pixels; `video-vq encode LIST` then goes from the "
+        "videos straight to tokens, the same as those of the clip store",
+    )
+
+
+def add_stride(parser: "argparse._ActionsContainer") -> None:
+    """Add --stride."""
+    parser.add_argument(
+        "--stride", type=count, default=1, metavar="N", help="keep every N-th frame (default: 1)"
+    )
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add --workers."""
+    parser.add_argument(
+        "--workers", type=count, metavar="N", help="processes (default: one per processor core)"
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add how the preparation runs, and what it may lose."""
+    add_workers(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: processes of this machine; ray: the cluster at RAY_ADDRESS, or a Ray of this "
+        "machine; the same bytes (default: local)",
+    )
+    parser.add_argument(
+        "--videos-per-shard",
+        type=count,
+        metavar="N",
+        help="a shard is what an interruption can cost (default: a 64th of all, at most 128)",
+    )
+    parser.add_argument(
+        "--max-skipped",
+        type=share,
+        default=MAX_SKIPPED,
+        metavar="SHARE",
+        help="fail when more of the videos, and more than one, cannot be used; those left out are "
+        f"listed in skipped.jsonl with the reason (default: {MAX_SKIPPED}; 0 allows none)",
+    )
+    parser.add_argument(
+        "--cpu-limit",
+        type=_positive,
+        default=60.0,
+        metavar="SECONDS",
+        help="processor time a video may take, besides 1 s for each 50 MB of its decoded frames "
+        "(default: 60)",
+    )
+    parser.add_argument(
+        "--max-expansion",
+        type=count,
+        default=5000,
+        metavar="TIMES",
+        help="refuse a video that decodes to over 4 GiB and over so many times its file's size "
+        "(default: 5000)",
+    )
+
+
+def add_sheet(parser: argparse.ArgumentParser) -> None:
+    """Add --sheet."""
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="PNG",
+        help="write first, middle and last frames of some videos of every class",
+    )
+
+
+def require_sheet(sheet: Path | None) -> None:
+    """Raise unless a contact sheet can have this name; None is no sheet.
+
+    Raises:
+        InputError: it does not end in .png, or its folder is missing.
+    """
+    if sheet is None:
+        return
+    if sheet.suffix.lower() != ".png":
+        raise InputError(f"{sheet}: the contact sheet's name must end in .png")
+    if not sheet.parent.is_dir():
+        raise InputError(f"{sheet}: there is no folder {sheet.parent}; make it first")
+
+
+def printable(text: str) -> str:
+    """Escape what a file name could do to a terminal."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) not in (1, 2) or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"expected PIXELS or HEIGHTxWIDTH, found {text!r}")
+    height, width = int(sides[0]), int(sides[-1])
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise argparse.ArgumentTypeError(f"a side has 1 to {MAX_SIDE} pixels, found {text!r}")
+    return height, width
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}") from None
+
+
+def share(text: str) -> float:
+    """Read a share from 0 to 1."""
+    value = _number(text, "a share from 0 to 1")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, found {text!r}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _number(text, "a number above 0")
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """Read a whole number from 1 on."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
+
+
+def extensions(text: str) -> tuple[str, ...]:
+    """Read endings of file names, with commas between them."""
+    endings = tuple(f".{part.strip().lower().lstrip('.')}" for part in text.split(",") if part)
+    if not endings or "." in endings:
+        raise argparse.ArgumentTypeError(f"expected endings like mp4,avi, found {text!r}")
+    return endings
