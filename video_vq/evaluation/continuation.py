@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 
 from video_vq.errors import InputError
-from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.evaluation.decode import decode_grids
+from video_vq.evaluation.fit import require_same_tokenizer
 from video_vq.evaluation.generate import DEFAULT_FPS, DTYPES, Dtype, require_same_grid
 from video_vq.evaluation.prompts import given_latents, given_tokens
 from video_vq.evaluation.steering import read_steering

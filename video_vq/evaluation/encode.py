@@ -1,4 +1,4 @@
-"""Clips to tokens and back: sharded over ranks, a shard is the unit that is committed."""
+"""Clips to tokens: sharded over ranks, a shard is the unit that is committed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +16,12 @@ from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_o
 from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
 from video_vq.evaluation.clip_sources import Findings, RawClips, StoredClips, is_raw
-from video_vq.models.prior import Prior
-from video_vq.models.tokenizer import VideoTokenizer, to_uint8
+from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
-from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 from video_vq.stores.videos import require_few_skipped
 
-CLIPS_PER_SHARD = 1024
 ALL_CLIPS = ClipConfig(windows="all")  # that follow each other without overlap
 
 
@@ -248,144 +246,6 @@ def actions_of_rows(
     return np.stack([*found, np.zeros(shape, np.float32)])[:-1]
 
 
-def decode_store(
-    accelerator: Accelerator,
-    tokens: Path,
-    tokenizer_path: Path,
-    out: Path,
-    split: str | None = None,
-    batch_size: int = 16,
-) -> ClipStore:
-    """Turn every grid of a token store into a clip; see `encode_store`.
-
-    Args:
-        tokens: a token store, of real clips or of a prior's samples.
-        split: decode this split alone; None for all.
-
-    Raises:
-        InputError: the tokens were made by another tokenizer.
-    """
-    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
-    store = TokenStore(tokens)
-    require_same_tokenizer(tokenizer, store.header.tokenizer_hash, str(tokens))
-    rows = [int(row) for row in store.rows(split)]
-    plan = {
-        "kind": "decoded tokens",
-        "tokens": store.content_hash,
-        "tokenizer": tokenizer.hash,
-        "split": split,
-        "batch_size": batch_size,
-        "precision": accelerator.mixed_precision,
-    }
-    with accelerator.main_process_first():
-        writer = ClipStoreWriter(
-            out, store.header.frame_size_hw, plan, owner=accelerator.is_main_process
-        )
-    num_shards = -(-len(rows) // CLIPS_PER_SHARD)
-    todo = [shard for shard in _mine(accelerator, num_shards) if not writer.is_committed(shard)]
-    bar = progress("decoding", sum(len(_part(rows, shard)) for shard in todo), "clip")
-    for shard in todo:
-        part = _part(rows, shard)
-        writer.write_shard(
-            shard,
-            _decoded_videos(accelerator, tokenizer, store, part, batch_size, bar.update),
-        )
-    bar.close()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        writer.finish(num_shards, store.header.classes)
-    accelerator.wait_for_everyone()
-    return ClipStore(out)
-
-
-def _decoded_videos(
-    accelerator: Accelerator, tokenizer: VideoTokenizer, store: TokenStore, rows, batch_size, tick
-) -> Iterator[PreparedVideo]:
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
-        grids = np.stack([store.read(row) for row in chosen]).astype(np.int64)
-        clips = decode_grids(accelerator, tokenizer, torch.from_numpy(grids), batch_size)
-        for row, clip in zip(chosen, clips, strict=True):
-            source = store.video_of(row)
-            _, first, stride = store.window_of(row)
-            fps = store.header.fps if source.fps is None else source.fps / stride
-            name = f"{source.id}@{first}+{stride}"
-            origin = {"video": source.id, "first_frame": first, "stride": stride}
-            yield PreparedVideo(
-                Video(
-                    name,
-                    source.label,
-                    source.split,
-                    source.group,
-                    fps=fps,
-                    origin=origin,
-                ),
-                [clip],
-                {},
-            )
-        tick(len(chosen))
-
-
-def decode_grids(
-    accelerator: Accelerator, tokenizer: VideoTokenizer, grids: torch.Tensor, batch_size: int
-) -> np.ndarray:
-    """Decode integer grids n t h w to uint8 clips n t h w 3, always `batch_size` at a time.
-
-    A short batch is filled up, so that a clip's bytes do not depend on how full its batch was.
-    """
-    decoded = []
-    for start in range(0, len(grids), batch_size):
-        part = grids[start : start + batch_size]
-        index = torch.arange(batch_size).clamp(max=len(part) - 1)
-        with accelerator.autocast():
-            video = tokenizer.decode(part[index].to(accelerator.device))
-        decoded.append(to_uint8(video)[: len(part)].cpu().numpy())
-    return np.concatenate(decoded)
-
-
-def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what: str) -> None:
-    """Refuse tokens, or a prior, of another tokenizer.
-
-    Raises:
-        InputError: the hashes differ.
-    """
-    if tokenizer.hash != tokenizer_hash:
-        raise InputError(
-            f"{what}: belongs to the tokenizer {tokenizer_hash[:12]}…, "
-            f"this one is {tokenizer.hash[:12]}…; name the tokenizer it was made with, or make it "
-            "again with `video-vq encode` and `video-vq train-prior`"
-        )
-
-
-def require_fit(
-    store: ClipStore, samples: Path | None, tokens: TokenStore | None, prior: Prior | None
-) -> None:
-    """Refuse samples, tokens and a prior of other data before anything is computed.
-
-    Raises:
-        InputError: names what does not belong together.
-    """
-    if samples is not None and ClipStore(samples).frame_size_hw != store.frame_size_hw:
-        raise InputError(
-            f"{samples}: frames of {ClipStore(samples).frame_size_hw}, the data's are "
-            f"{store.frame_size_hw}; score samples of a model trained on this data"
-        )
-    if tokens is not None and tokens.header.data_hash != store.content_hash:
-        raise InputError(
-            f"{tokens.path}: was not encoded from {store.path}; "
-            f"run `video-vq encode {store.path} --tokenizer … --out …` first"
-        )
-    if prior is not None and tokens is not None:
-        ours = (prior.facts.classes, prior.config.grid_thw, prior.config.num_action_dims)
-        header = tokens.header
-        theirs = (header.classes, header.grid_thw, header.num_action_dims)
-        if ours != theirs:
-            raise InputError(
-                f"the prior was trained on classes, grid and numbers of actions {ours}, "
-                f"{tokens.path} has {theirs}; train a prior on these tokens"
-            )
-
-
 def _settings(clips: ClipConfig) -> dict[str, Any]:
     """Return what chose the windows, as JSON; the length of a clip stands elsewhere."""
     chosen: dict[str, Any] = {"hop": clips.hop or clips.num_frames * clips.stride}
@@ -398,7 +258,3 @@ def _settings(clips: ClipConfig) -> dict[str, Any]:
 
 def _mine(accelerator: Accelerator, num_shards: int) -> range:
     return range(accelerator.process_index, num_shards, accelerator.num_processes)
-
-
-def _part(items: list, shard: int) -> list:
-    return items[shard * CLIPS_PER_SHARD : (shard + 1) * CLIPS_PER_SHARD]

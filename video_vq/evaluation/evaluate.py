@@ -15,7 +15,7 @@ from video_vq.environment import environment
 from video_vq.evaluation import controls
 from video_vq.evaluation.classes import class_accuracy
 from video_vq.evaluation.compare import compare
-from video_vq.evaluation.encode import decode_grids, require_fit, require_same_tokenizer
+from video_vq.evaluation.decode import decode_grids
 from video_vq.evaluation.feature_file import write_features
 from video_vq.evaluation.feature_network import load_feature_network
 from video_vq.evaluation.features import (
@@ -27,6 +27,7 @@ from video_vq.evaluation.features import (
     clip_features_of,
     store_features,
 )
+from video_vq.evaluation.fit import require_fit, require_same_tokenizer
 from video_vq.evaluation.gallery import SHOWN, Gallery, Pair, places_to_show
 from video_vq.evaluation.generation_protocols import (
     GenerationProtocol,
