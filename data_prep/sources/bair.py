@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.archives import read_archive
-from data_prep.sources import Item, Listing, require_folder, split_groups
+from data_prep.sources import Item, Listing, require_folder
 from data_prep.tfrecord import Example, RecordError, parse_example, read_record, record_offsets
 from video_vq.errors import InputError
+from video_vq.media.folder import split_groups
 
 MAX_SKIPPED = 0.01
 ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44k")

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.sources import Listing, split_groups
+from data_prep.sources import Listing
 from data_prep.sources.bair import BairSettings, frames_of, list_bair
-from data_prep.sources.folder import FolderSettings, list_folder
+from data_prep.sources.folder import list_folder
 from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
 from data_prep.tfrecord import encode_example, read_record, write_records
 from video_vq.errors import InputError
+from video_vq.media.folder import FolderSettings, split_groups
 from video_vq.media.suffixes import VIDEO_SUFFIXES
 
 TEST_GROUPS = ["g11", "g21", "g26", "g36", "g38", "g6", "g8", "g9"]
