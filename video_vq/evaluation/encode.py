@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,18 @@ from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_o
 from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
 from video_vq.evaluation.clip_sources import Findings, RawClips, StoredClips, is_raw
+from video_vq.evaluation.raw_folder import (
+    FolderOptions,
+    is_folder_of_files,
+    keep_list,
+    kept_list,
+    list_folder,
+    require_same_list,
+)
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
+from video_vq.stores.raw_videos import RawVideos, read_raw_videos
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 from video_vq.stores.videos import require_few_skipped
 
@@ -30,13 +39,14 @@ class EncodeJob:
     """What to encode, by what and to where: all that a process needs to do its part.
 
     Attributes:
-        data: a clip store or a list of raw videos.
+        data: a clip store, a list of raw videos, or a folder of videos.
         tokenizer: a tokenizer's folder, or the run folder it is in.
         out: the token store.
         clips: which clips of each video; their length and stride are the tokenizer's.
         batch_size: clips at a time.
         workers: processes of each rank that decode raw videos.
         max_skipped: share of raw videos that may be unusable; None for the list's own.
+        folder: how a folder of videos becomes clips.
     """
 
     data: Path
@@ -46,6 +56,7 @@ class EncodeJob:
     batch_size: int = 16
     workers: int = 1
     max_skipped: float | None = None
+    folder: FolderOptions = field(default_factory=FolderOptions)
 
 
 class Encoder:
@@ -68,11 +79,13 @@ class Encoder:
         self._tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
         facts = self._tokenizer.facts
         chosen = replace(job.clips, num_frames=facts.num_frames, stride=facts.stride)
+        listed = None if not is_folder_of_files(job.data) else self._listed(owner)
         self._clips: StoredClips | RawClips
-        if is_raw(job.data):
-            self._clips = RawClips(job.data, chosen, job.workers)
-        else:
+        if listed is None and not is_raw(job.data):
             self._clips = StoredClips(ClipStore(job.data), chosen)
+        else:
+            raw = listed or read_raw_videos(job.data)
+            self._clips = RawClips(job.data, raw, chosen, job.workers)
         self.num_shards = self._clips.num_shards
         height, width = self._clips.frame_size_hw
         header = TokenHeader(
@@ -93,7 +106,20 @@ class Encoder:
             num_action_dims=self._num_action_dims(),
         )
         self._writer = TokenStoreWriter(job.out, header, owner=owner)
+        if owner and listed is not None:
+            keep_list(job.out, listed)
         self._skipped: dict[int, list[dict[str, str]]] = {}
+
+    def _listed(self, owner: bool) -> RawVideos:
+        """Return the list of a folder: the owner's, who has looked at the files, for all others."""
+        kept = None if owner else kept_list(self._job.out)
+        if kept is not None:
+            return kept
+        job = self._job
+        found = list_folder(job.data, job.folder, self._tokenizer.facts.frame_size_hw)
+        if owner:
+            require_same_list(job.out, found)
+        return found
 
     def _num_action_dims(self) -> int:
         if not isinstance(self._clips, StoredClips):

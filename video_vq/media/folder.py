@@ -112,9 +112,9 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
     return VideoFolder(videos, tuple(sorted(left_out)), tuple(classes))
 
 
-def holds_video(root: Path) -> bool:
-    """Whether a tree holds a file with the name of a video; looks no further than the first."""
-    return any(path.suffix.lower() in VIDEO_SUFFIXES for path in _walk(root))
+def holds_video(root: Path, extensions: tuple[str, ...]) -> bool:
+    """Whether a tree holds a name with one of these endings; looks no further than the first."""
+    return any(path.suffix.lower() in extensions for path in _walk(root))
 
 
 def _find(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str, int]], list[LeftOut]]:
