@@ -213,14 +213,27 @@ def test_a_cluster_that_does_not_answer_is_named(made, tmp_path, capsys, monkeyp
     assert "or unset RAY_ADDRESS" in error
 
 
-# One local Ray for both commands: each start of it takes seconds.
-ON_RAY = """
-import logging, os, sys
+RAY = """
+import logging, os, signal, sys
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 import ray
 import data_prep.cli, video_vq.cli
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20)
+"""
+# The driver dies when it hears of the first shard; the tasks of the others have begun or wait.
+KILLED_ON_RAY = """
+from video_vq.evaluation import encode_on_ray
+run_on_ray = encode_on_ray.run_on_ray
+
+def killed(task, shards, on_done, num_cpus, needs_gpu):
+    run_on_ray(task, shards, lambda _: os.kill(os.getpid(), signal.SIGKILL), num_cpus, needs_gpu)
+
+encode_on_ray.run_on_ray = killed
+video_vq.cli.main(sys.argv[1:])
+"""
+# One local Ray for both commands: each start of it takes seconds.
+ON_RAY = """
 split = sys.argv.index("then")
 assert data_prep.cli.main(sys.argv[1:split]) == 0
 assert video_vq.cli.main(sys.argv[split + 1 :]) == 0
@@ -229,14 +242,20 @@ ray.shutdown()
 
 
 @needs_ray
-def test_ray_prepares_and_encodes_the_same_bytes(made, tmp_path):
+def test_ray_prepares_and_encodes_the_same_bytes_though_its_driver_is_killed(made, tmp_path):
     folder = ["folder", str(made / "raw"), "--out", str(tmp_path / "store"), "--size", "16"]
-    on_ray = ("--engine", "ray")
-    tokens = encode_command(made, "list", tmp_path / "tokens", *on_ray)
-    program = [sys.executable, "-c", ON_RAY, *folder, "--videos-per-shard", "3", *on_ray]
+    by_three, on_ray = ("--videos-per-shard", "3"), ("--engine", "ray")
+    out = tmp_path / "tokens"
+    tokens = encode_command(made, "raw", out, *by_three, *on_ray)
+    with Run(tmp_path, [sys.executable, "-c", RAY + KILLED_ON_RAY, *tokens], {}) as started:
+        started.wait_until_gone()  # Ray's own processes, too
+        assert started.leader.returncode == -signal.SIGKILL, started.text("stderr")
+    assert list((out / "parts").glob("shard-*.json"))
+    assert not (out / "manifest.json").exists()
+    program = [sys.executable, "-c", RAY + ON_RAY, *folder, *by_three, *on_ray]
     run([*program, "then", *tokens])
     assert hashes(tmp_path / "store") == hashes(made / "store")
-    assert hashes(tmp_path / "tokens") == hashes(made / "of list")
+    assert hashes(out) == hashes(made / "of list")
 
 
 def test_a_machine_that_does_not_see_the_store_says_so(tmp_path):
@@ -284,11 +303,16 @@ def test_five_kills_under_ray_leave_what_an_uninterrupted_run_leaves(tmp_path):
 def found(started: Run, kind: str) -> list[int]:
     """Return the processes of Ray that run a task, or their children that decode."""
     pids: list[int] = []
-    mark = {"worker": "ray::_outcome_of", "decoder": "data_prep.worker"}[kind]
+    marks = {
+        "worker": ("ray::_outcome_of",),
+        "decoder": ("data_prep.worker", "media.isolated_worker"),
+    }[kind]
 
     def look() -> list[int]:
         pids[:] = [
-            process.pid for process in started.processes() if mark in " ".join(process.cmdline())
+            process.pid
+            for process in started.processes()
+            if any(mark in " ".join(process.cmdline()) for mark in marks)
         ]
         return pids
 
