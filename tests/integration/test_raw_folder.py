@@ -74,7 +74,11 @@ def test_the_folder_is_listed_once_and_the_list_goes_when_the_tokens_are_whole(
     made, tmp_path, monkeypatch
 ):
     job = EncodeJob(made / "raw", made / "t", tmp_path / "tokens", folder=FolderOptions())
+    kept = tmp_path / "tokens" / "parts" / LIST
     owner = Encoder(job, Accelerator(cpu=True), owner=True)
+    written = (kept / "manifest.json").stat().st_ino
+    Encoder(job, Accelerator(cpu=True), owner=True).close()  # another start
+    assert (kept / "manifest.json").stat().st_ino == written
     monkeypatch.setattr(raw_folder, "list_videos", lambda *_: pytest.fail("listed again"))
     other = Encoder(job, Accelerator(cpu=True), owner=False)  # a rank, or a task of a cluster
     assert owner.num_shards == other.num_shards == 9
