@@ -1,7 +1,8 @@
 """The list of raw videos: which file is which video, and how its frames are to be made; no pixels.
 
-A folder with a manifest like that of the stores. `data-prep … --list-only` writes it, and
-`video-vq encode` decodes what it lists, where the pixels are too many to keep.
+A folder with a manifest like that of the stores. `data-prep … --list-only` writes it, or `video-vq
+encode` itself for a plain folder of videos; `encode` decodes what it lists, where the pixels are too
+many to keep.
 """
 
 import math
