@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from data_prep.options import printable, require_sheet
 from video_vq.errors import InputError
 from video_vq.machine import num_cores
+from video_vq.media.folder import FolderSettings
 
 if TYPE_CHECKING:
     from data_prep.shard import Recipe
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def run_folder(arguments: argparse.Namespace) -> None:
     """Prepare a folder or a table of videos."""
-    from data_prep.sources.folder import FolderSettings, list_folder
+    from data_prep.sources.folder import list_folder
     from data_prep.sources.table import list_table
     from video_vq.media.suffixes import VIDEO_SUFFIXES
 

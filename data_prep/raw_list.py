@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
-from data_prep.run import make_plan, usual_videos_per_shard
+from data_prep.run import make_plan
 from data_prep.shard import Recipe
 from data_prep.sources import Listing
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
-from video_vq.stores.raw_videos import RawVideo, RawVideos, write_raw_videos
+from video_vq.stores.raw_videos import (
+    RawVideo,
+    RawVideos,
+    usual_videos_per_shard,
+    write_raw_videos,
+)
 
 
 def write_list(

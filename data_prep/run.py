@@ -23,17 +23,14 @@ from video_vq.media.decode import require_decoder
 from video_vq.progress import progress
 from video_vq.ray_tasks import require_ray
 from video_vq.stores.clips import PROVENANCE, SKIPPED, SPLITS, ClipStore, ClipStoreWriter
-from video_vq.stores.files import read_json, sha256_file, sha256_json, write_json
+from video_vq.stores.files import read_json, sha256_file, write_json
+from video_vq.stores.raw_videos import LIST_SETTINGS, plan_of_videos, usual_videos_per_shard
 from video_vq.stores.shards import plan_of, write_sealed
 from video_vq.stores.videos import commonest_fps, reasons, require_few_skipped
 
 Engine = Literal["local", "ray"]
 UNPACKED = "unpacked"  # in parts/, and gone with it
-# About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
-USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
 LOCK_SECONDS = 10.0
-# What follows from the list of videos alone.
-LIST_SETTINGS = {"list_sha256", "num_videos", "videos_per_shard"}
 MAX_RATES = 4  # that are named
 CONFIGS: dict[SourceName, str] = {
     "folder": "video64",
@@ -63,11 +60,6 @@ class Outcome:
     skipped: tuple[dict[str, str], ...]
 
 
-def usual_videos_per_shard(num_videos: int) -> int:
-    """Return how many videos a shard holds unless the user says otherwise."""
-    return min(max(math.ceil(num_videos / USUAL_SHARDS), 1), MAX_VIDEOS_PER_SHARD)
-
-
 def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[str, Any]:
     """Return what decides every byte of the store: neither decoder nor workers nor the machine.
 
@@ -82,13 +74,9 @@ def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[s
         ]
         for item in listing.items
     ]
-    return {
-        **recipe.plan(),
-        "source_settings": listing.settings,
-        "num_videos": len(entries),
-        "videos_per_shard": videos_per_shard,
-        "list_sha256": sha256_json([entries, [asdict(entry) for entry in listing.skipped]]),
-    }
+    return plan_of_videos(
+        recipe.plan(), listing.settings, entries, listing.skipped, videos_per_shard
+    )
 
 
 def _sha256_of_actions(item: Item) -> str:

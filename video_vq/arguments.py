@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+MAX_SIDE = 4096  # of a frame, in pixels
 SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
 
@@ -47,3 +48,22 @@ class Parser(argparse.ArgumentParser):
             behind = list(args)[list(args).index(flag) + 1 :][:1]
             value = behind[0] if behind and not behind[0].startswith("--") else "VALUE"
         return f"{name}={value}"
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """Parse PIXELS or HEIGHTxWIDTH."""
+    sides = text.lower().split("x")
+    if len(sides) not in (1, 2) or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"expected PIXELS or HEIGHTxWIDTH, found {text!r}")
+    height, width = int(sides[0]), int(sides[-1])
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise argparse.ArgumentTypeError(f"a side has 1 to {MAX_SIDE} pixels, found {text!r}")
+    return height, width
+
+
+def file_endings(text: str) -> tuple[str, ...]:
+    """Parse endings of file names, like mp4,avi; they come back small and with the dot."""
+    endings = tuple(f".{part.strip().lower().lstrip('.')}" for part in text.split(",") if part)
+    if not endings or "." in endings:
+        raise argparse.ArgumentTypeError(f"expected endings like mp4,avi, found {text!r}")
+    return endings

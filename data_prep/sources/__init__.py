@@ -1,7 +1,5 @@
 """What every source of raw videos gives: a list of videos to decode, without decoding them."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -85,31 +83,3 @@ def require_folder(root: Path, what: str) -> None:
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise InputError(f"{root}: expected {what}, found {found} there")
-
-
-def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str, str]:
-    """Assign each group to train, val or test by its hash.
-
-    The groups are ordered by their sha256; the first are test, the next val, the rest train, each
-    share met to within one group. No split that was asked for stays empty as long as there are
-    groups: train has the first, test the second, val the third.
-
-    Args:
-        groups: their names; repeats are allowed.
-        val: share of the groups for val, 0 for none.
-        test: share of the groups for test, 0 for none.
-
-    Raises:
-        InputError: a share is negative, or nothing is left for train.
-    """
-    if min(val, test) < 0 or not val + test < 1:
-        raise InputError(
-            f"shares of val {val} and test {test}: each must be 0 or more, together below 1"
-        )
-    ordered = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
-    left = max(len(ordered) - 1, 0)  # train has one
-    num_test = min(max(round(test * len(ordered)), test > 0), left)
-    num_val = min(max(round(val * len(ordered)), val > 0), left - num_test)
-    names = ["test"] * num_test + ["val"] * num_val
-    names += ["train"] * (len(ordered) - len(names))
-    return dict(zip(ordered, names, strict=True))

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.archives import read_archive
-from data_prep.sources import Item, Listing, require_folder, split_groups
+from data_prep.sources import Item, Listing, require_folder
 from data_prep.tfrecord import Example, RecordError, parse_example, read_record, scan_records
 from video_vq.errors import InputError
+from video_vq.media.folder import split_groups
 from video_vq.stores.clips import Skipped
 from video_vq.stores.videos import reasons
 

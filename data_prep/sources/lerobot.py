@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.parquet import require_pyarrow
-from data_prep.sources import Item, Listing, require_folder, split_groups
+from data_prep.sources import Item, Listing, require_folder
 from data_prep.sources.lerobot_index import TOLERANCE, IndexRow, read_index
 from video_vq.errors import InputError
+from video_vq.media.folder import split_groups
 from video_vq.stores.clips import Skipped
 from video_vq.stores.files import read_json
 

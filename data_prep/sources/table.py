@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.actions import SUFFIXES, read_actions
-from data_prep.sources import Item, Listing, split_groups
-from data_prep.sources.folder import MAX_SKIPPED, FolderSettings, grouping
+from data_prep.sources import Item, Listing
 from video_vq.errors import InputError
+from video_vq.media.folder import MAX_SKIPPED, FolderSettings, grouping, split_groups
 from video_vq.stores.clips import SPLITS
 
 COLUMNS = ("path", "label", "split", "group", "actions")

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_prep.archives import Archive, read_archive
-from data_prep.sources import Item, Listing, require_folder, split_groups
+from data_prep.sources import Item, Listing, require_folder
 from video_vq.errors import InputError
+from video_vq.media.folder import split_groups
 from video_vq.stores.clips import Skipped
 
 MAX_SKIPPED = 0.01

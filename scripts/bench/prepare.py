@@ -21,9 +21,10 @@ from PIL import Image
 
 from data_prep.shard import Recipe, prepare_shard
 from data_prep.sources import Item
-from data_prep.sources.folder import FolderSettings, list_folder
+from data_prep.sources.folder import list_folder
 from video_vq.media.decode import Decoder
 from video_vq.media.encode import write_video
+from video_vq.media.folder import FolderSettings
 from video_vq.media.resize import REDUCING_GAP, crop_box
 from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.stores.clips import ClipStoreWriter

@@ -10,7 +10,7 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 
 from video_vq.cli import main
 from video_vq.evaluation.continuation import ContinueRequest, continue_video
-from video_vq.evaluation.encode import decode_grids
+from video_vq.evaluation.decode import decode_grids
 from video_vq.evaluation.prompts import given_tokens
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import write_video

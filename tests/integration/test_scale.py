@@ -15,8 +15,9 @@ from types import ModuleType
 import numpy as np
 import psutil
 import pytest
-from runs import SMALL_TOKENIZER, launch, make_clip_store, run
+from runs import launch, run
 from survival import Run, wait_for
+from trained import trained_tokenizer
 
 import data_prep.cli
 import video_vq.cli
@@ -65,11 +66,7 @@ def made(tmp_path_factory) -> Path:
     (root / "raw" / "walk" / "04-notes.mp4").write_text("not a video\n")
     assert prepare(root, "store") == 0
     assert prepare(root, "list", "--list-only") == 0
-    make_clip_store(root / "clips")
-    (root / "tokenizer.yaml").write_text(SMALL_TOKENIZER)
-    config = ("--config", str(root / "tokenizer.yaml"), "--data", str(root / "clips"))
-    training = ("train-tokenizer", *config, "--out", str(root / "t"), "--tracker", "none")
-    assert video_vq.cli.main(training) == 0
+    trained_tokenizer().save_pretrained(root / "t")
     for data in ("store", "list"):
         assert encode(root, data, root / f"of {data}") == 0
     return root
@@ -113,7 +110,8 @@ def test_raw_videos_give_the_tokens_that_their_store_gives(made):
 
 
 def test_two_ranks_and_a_fixed_rate_give_the_same_tokens_again(made, tmp_path):
-    launch(2, *encode_command(made, "list", tmp_path / "two"))
+    # Of the plain folder: the other rank reads the list that the first has made.
+    launch(2, *encode_command(made, "raw", tmp_path / "two", "--videos-per-shard", "3"))
     assert hashes(tmp_path / "two") == hashes(made / "of list")
     assert prepare(made, tmp_path / "store", "--fps", "12.5") == 0
     assert prepare(made, tmp_path / "list", "--fps", "12.5", "--list-only") == 0
@@ -166,14 +164,6 @@ def test_videos_that_are_all_too_short_are_an_error(made, tmp_path, capsys):
     assert "no video is as long as a clip of this tokenizer (4 frames" in capsys.readouterr().err
 
 
-def test_what_is_no_list_and_no_store_is_said_with_the_next_command(made, tmp_path, capsys):
-    assert encode(made, "raw", tmp_path / "tokens") == 1
-    error = capsys.readouterr().err
-    assert f"`data-prep folder {made / 'raw'} --out LIST --list-only`" in error
-    assert encode(made, "nowhere", tmp_path / "tokens") == 1
-    assert "no such folder" in capsys.readouterr().err
-
-
 def test_a_list_says_nothing_but_names_and_is_checked_when_it_is_read(made, tmp_path, capsys):
     raw = read_raw_videos(made / "list")
     assert raw.num_shards == 4
@@ -223,14 +213,27 @@ def test_a_cluster_that_does_not_answer_is_named(made, tmp_path, capsys, monkeyp
     assert "or unset RAY_ADDRESS" in error
 
 
-# One local Ray for both commands: each start of it takes seconds.
-ON_RAY = """
-import logging, os, sys
+RAY = """
+import logging, os, signal, sys
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 import ray
 import data_prep.cli, video_vq.cli
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20)
+"""
+# The driver dies when it hears of the first shard; the tasks of the others have begun or wait.
+KILLED_ON_RAY = """
+from video_vq.evaluation import encode_on_ray
+run_on_ray = encode_on_ray.run_on_ray
+
+def killed(task, shards, on_done, num_cpus, needs_gpu):
+    run_on_ray(task, shards, lambda _: os.kill(os.getpid(), signal.SIGKILL), num_cpus, needs_gpu)
+
+encode_on_ray.run_on_ray = killed
+video_vq.cli.main(sys.argv[1:])
+"""
+# One local Ray for both commands: each start of it takes seconds.
+ON_RAY = """
 split = sys.argv.index("then")
 assert data_prep.cli.main(sys.argv[1:split]) == 0
 assert video_vq.cli.main(sys.argv[split + 1 :]) == 0
@@ -239,14 +242,20 @@ ray.shutdown()
 
 
 @needs_ray
-def test_ray_prepares_and_encodes_the_same_bytes(made, tmp_path):
+def test_ray_prepares_and_encodes_the_same_bytes_though_its_driver_is_killed(made, tmp_path):
     folder = ["folder", str(made / "raw"), "--out", str(tmp_path / "store"), "--size", "16"]
-    on_ray = ("--engine", "ray")
-    tokens = encode_command(made, "list", tmp_path / "tokens", *on_ray)
-    program = [sys.executable, "-c", ON_RAY, *folder, "--videos-per-shard", "3", *on_ray]
+    by_three, on_ray = ("--videos-per-shard", "3"), ("--engine", "ray")
+    out = tmp_path / "tokens"
+    tokens = encode_command(made, "raw", out, *by_three, *on_ray)
+    with Run(tmp_path, [sys.executable, "-c", RAY + KILLED_ON_RAY, *tokens], {}) as started:
+        started.wait_until_gone()  # Ray's own processes, too
+        assert started.leader.returncode == -signal.SIGKILL, started.text("stderr")
+    assert list((out / "parts").glob("shard-*.json"))
+    assert not (out / "manifest.json").exists()
+    program = [sys.executable, "-c", RAY + ON_RAY, *folder, *by_three, *on_ray]
     run([*program, "then", *tokens])
     assert hashes(tmp_path / "store") == hashes(made / "store")
-    assert hashes(tmp_path / "tokens") == hashes(made / "of list")
+    assert hashes(out) == hashes(made / "of list")
 
 
 def test_a_machine_that_does_not_see_the_store_says_so(tmp_path):
@@ -294,11 +303,16 @@ def test_five_kills_under_ray_leave_what_an_uninterrupted_run_leaves(tmp_path):
 def found(started: Run, kind: str) -> list[int]:
     """Return the processes of Ray that run a task, or their children that decode."""
     pids: list[int] = []
-    mark = {"worker": "ray::_outcome_of", "decoder": "data_prep.worker"}[kind]
+    marks = {
+        "worker": ("ray::_outcome_of",),
+        "decoder": ("data_prep.worker", "media.isolated_worker"),
+    }[kind]
 
     def look() -> list[int]:
         pids[:] = [
-            process.pid for process in started.processes() if mark in " ".join(process.cmdline())
+            process.pid
+            for process in started.processes()
+            if any(mark in " ".join(process.cmdline()) for mark in marks)
         ]
         return pids
 

@@ -19,7 +19,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode."""
-    from video_vq.evaluation.encode import decode_store
+    from video_vq.evaluation.decode import decode_store
     from video_vq.training.distributed import make_accelerator
 
     store = decode_store(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import folder_options, options
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -11,12 +11,15 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "encode",
         help="turn a clip store, or raw videos, into a token store",
-        description="Turn clips into tokens. DATA is a clip store, or a list of raw videos (made "
-        "by `data-prep folder VIDEOS --out LIST --list-only`), which are then decoded on the way "
-        "and whose pixels are not kept. The tokens are the same.",
+        description="Turn clips into tokens. DATA is a clip store, or a folder of videos, or a "
+        "list of raw videos (`data-prep … --list-only`): these are decoded on the way and their "
+        "pixels are not kept. The tokens are the same.",
     )
     parser.add_argument(
-        "data", type=Path, metavar="DATA", help="a clip store or a list of raw videos (data-prep)"
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="a clip store, a folder of videos, or a list of raw videos",
     )
     options.add_tokenizer(parser)
     options.add_out(parser, "the token store; the same command again goes on")
@@ -49,8 +52,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--max-skipped",
         type=options.share,
         metavar="SHARE",
-        help="fail when more of the raw videos cannot be used; those left out are listed in "
-        "skipped.jsonl with the reason (default: what the list was made with)",
+        help="fail when more of the raw videos, and more than one, cannot be used; those left out "
+        "are listed in skipped.jsonl with the reason (default: what the list was made with; 0.01 "
+        "of a folder)",
     )
     parser.add_argument(
         "--engine",
@@ -59,6 +63,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="local: this process and the ranks beside it; ray: the cluster at RAY_ADDRESS, or a "
         "Ray of this machine (default: local)",
     )
+    folder_options.add(parser)
     parser.set_defaults(run=run)
 
 
@@ -76,7 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     }
     given = {name: value for name, value in settings.items() if value is not None}
     clips = check_config(ClipConfig, given, "encode")
-    require_data(arguments.data)  # a wrong path is said before torch is loaded
+    folder = folder_options.read(arguments)
+    # A wrong path is said before torch is loaded.
+    require_data(arguments.data, folder.listing.extensions)
     if arguments.engine == "ray":
         from video_vq.ray_tasks import require_ray
 
@@ -94,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         workers=arguments.workers or (1 if on_ray else _workers_of_a_rank()),
         max_skipped=arguments.max_skipped,
+        folder=folder,
     )
     store = (
         encode_on_ray(make_accelerator, job) if on_ray else encode_clips(make_accelerator(), job)

@@ -17,9 +17,12 @@ from jaxtyping import UInt8
 from video_vq.data.clip_config import ClipConfig
 from video_vq.data.windows import frame_numbers, read_window, windows_of_video
 from video_vq.errors import InputError
+from video_vq.evaluation.raw_folder import is_folder_of_files
+from video_vq.media.folder import holds_video
 from video_vq.media.isolated import DecodedFile, FileDecoders, FileToDecode
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
+from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json
 from video_vq.stores.raw_videos import FORMAT as RAW_FORMAT
@@ -110,7 +113,8 @@ class RawClips:
     """The clips of raw videos, decoded when they are taken; see `StoredClips`.
 
     Args:
-        path: of the list.
+        path: of the list, or of the folder that was listed.
+        raw: the list.
         chosen: which clips of each video.
         num_workers: processes that decode, some videos ahead.
 
@@ -118,9 +122,9 @@ class RawClips:
         InputError: the list is damaged, or was made by a program that makes other frames.
     """
 
-    def __init__(self, path: Path, chosen: ClipConfig, num_workers: int):
-        self._raw, self._chosen = read_raw_videos(path), chosen
-        self._recipe = _recipe_of(path, self._raw)
+    def __init__(self, path: Path, raw: RawVideos, chosen: ClipConfig, num_workers: int):
+        self._raw, self._chosen = raw, chosen
+        self._recipe = _recipe_of(path, raw)
         self.frame_size_hw, self.classes = self._recipe.size_hw, self._raw.classes
         self.fps = None if self._recipe.fps is None else self._recipe.fps / chosen.stride
         self.data_hash = self._raw.content_hash
@@ -211,8 +215,12 @@ def is_raw(path: Path) -> bool:
     return False
 
 
-def require_data(path: Path) -> None:
-    """Refuse what is neither a clip store nor a list of raw videos, before torch is loaded.
+def require_data(path: Path, extensions: tuple[str, ...] = VIDEO_SUFFIXES) -> None:
+    """Refuse what is no clip store, list or folder of raw videos, before torch is loaded.
+
+    Args:
+        path: what is to be encoded.
+        extensions: what the names of videos end in.
 
     Raises:
         InputError: says what it is, and what to do.
@@ -220,11 +228,16 @@ def require_data(path: Path) -> None:
     if is_raw(path):
         read_raw_videos(path)
         return
-    if path.is_dir() and not (path / MANIFEST).exists() and not (path / "parts").exists():
+    if path.is_file():
         raise InputError(
-            f"{path}: expected a clip store or a list of raw videos, found a folder without a "
-            f"{MANIFEST}. For a folder of videos: `data-prep folder {path} --out LIST --list-only` "
-            "and encode LIST, which keeps no pixels; or `data-prep folder` without --list-only for "
-            "a clip store"
+            f"{path}: is a file; expected a clip store, a list of raw videos, or a folder of "
+            "videos. Name the folder that it is in; for an archive or a table of videos "
+            "make a list with `data-prep … --list-only`"
         )
-    ClipStore(path)
+    if not is_folder_of_files(path):
+        ClipStore(path)
+    elif not holds_video(path, extensions):
+        raise InputError(
+            f"{path}: expected a clip store, a list of raw videos, or a folder of videos; found a "
+            f"folder without a {MANIFEST}, and no name in it ends in {', '.join(extensions)}"
+        )

@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.evaluation.decode import decode_grids
+from video_vq.evaluation.fit import require_same_tokenizer
 from video_vq.evaluation.generate import (
     DEFAULT_FPS,
     DTYPES,

@@ -1,8 +1,8 @@
-"""Clips to tokens and back: sharded over ranks, a shard is the unit that is committed."""
+"""Clips to tokens: sharded over ranks, a shard is the unit that is committed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,21 @@ from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_o
 from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
 from video_vq.evaluation.clip_sources import Findings, RawClips, StoredClips, is_raw
-from video_vq.models.prior import Prior
-from video_vq.models.tokenizer import VideoTokenizer, to_uint8
+from video_vq.evaluation.raw_folder import (
+    FolderOptions,
+    is_folder_of_files,
+    keep_list,
+    kept_list,
+    list_folder,
+    require_same_list,
+)
+from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
-from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.raw_videos import RawVideos, read_raw_videos
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 from video_vq.stores.videos import require_few_skipped
 
-CLIPS_PER_SHARD = 1024
 ALL_CLIPS = ClipConfig(windows="all")  # that follow each other without overlap
 
 
@@ -32,13 +39,14 @@ class EncodeJob:
     """What to encode, by what and to where: all that a process needs to do its part.
 
     Attributes:
-        data: a clip store or a list of raw videos.
+        data: a clip store, a list of raw videos, or a folder of videos.
         tokenizer: a tokenizer's folder, or the run folder it is in.
         out: the token store.
         clips: which clips of each video; their length and stride are the tokenizer's.
         batch_size: clips at a time.
         workers: processes of each rank that decode raw videos.
         max_skipped: share of raw videos that may be unusable; None for the list's own.
+        folder: how a folder of videos becomes clips.
     """
 
     data: Path
@@ -48,6 +56,7 @@ class EncodeJob:
     batch_size: int = 16
     workers: int = 1
     max_skipped: float | None = None
+    folder: FolderOptions = field(default_factory=FolderOptions)
 
 
 class Encoder:
@@ -70,11 +79,13 @@ class Encoder:
         self._tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
         facts = self._tokenizer.facts
         chosen = replace(job.clips, num_frames=facts.num_frames, stride=facts.stride)
+        listed = None if not is_folder_of_files(job.data) else self._listed(owner)
         self._clips: StoredClips | RawClips
-        if is_raw(job.data):
-            self._clips = RawClips(job.data, chosen, job.workers)
-        else:
+        if listed is None and not is_raw(job.data):
             self._clips = StoredClips(ClipStore(job.data), chosen)
+        else:
+            raw = listed or read_raw_videos(job.data)
+            self._clips = RawClips(job.data, raw, chosen, job.workers)
         self.num_shards = self._clips.num_shards
         height, width = self._clips.frame_size_hw
         header = TokenHeader(
@@ -95,7 +106,20 @@ class Encoder:
             num_action_dims=self._num_action_dims(),
         )
         self._writer = TokenStoreWriter(job.out, header, owner=owner)
+        if owner and listed is not None:
+            keep_list(job.out, listed)
         self._skipped: dict[int, list[dict[str, str]]] = {}
+
+    def _listed(self, owner: bool) -> RawVideos:
+        """Return the list of a folder: the owner's, who has looked at the files, for all others."""
+        kept = None if owner else kept_list(self._job.out)
+        if kept is not None:
+            return kept
+        job = self._job
+        found = list_folder(job.data, job.folder, self._tokenizer.facts.frame_size_hw)
+        if owner:
+            require_same_list(job.out, found)
+        return found
 
     def _num_action_dims(self) -> int:
         if not isinstance(self._clips, StoredClips):
@@ -248,144 +272,6 @@ def actions_of_rows(
     return np.stack([*found, np.zeros(shape, np.float32)])[:-1]
 
 
-def decode_store(
-    accelerator: Accelerator,
-    tokens: Path,
-    tokenizer_path: Path,
-    out: Path,
-    split: str | None = None,
-    batch_size: int = 16,
-) -> ClipStore:
-    """Turn every grid of a token store into a clip; see `encode_store`.
-
-    Args:
-        tokens: a token store, of real clips or of a prior's samples.
-        split: decode this split alone; None for all.
-
-    Raises:
-        InputError: the tokens were made by another tokenizer.
-    """
-    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
-    store = TokenStore(tokens)
-    require_same_tokenizer(tokenizer, store.header.tokenizer_hash, str(tokens))
-    rows = [int(row) for row in store.rows(split)]
-    plan = {
-        "kind": "decoded tokens",
-        "tokens": store.content_hash,
-        "tokenizer": tokenizer.hash,
-        "split": split,
-        "batch_size": batch_size,
-        "precision": accelerator.mixed_precision,
-    }
-    with accelerator.main_process_first():
-        writer = ClipStoreWriter(
-            out, store.header.frame_size_hw, plan, owner=accelerator.is_main_process
-        )
-    num_shards = -(-len(rows) // CLIPS_PER_SHARD)
-    todo = [shard for shard in _mine(accelerator, num_shards) if not writer.is_committed(shard)]
-    bar = progress("decoding", sum(len(_part(rows, shard)) for shard in todo), "clip")
-    for shard in todo:
-        part = _part(rows, shard)
-        writer.write_shard(
-            shard,
-            _decoded_videos(accelerator, tokenizer, store, part, batch_size, bar.update),
-        )
-    bar.close()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        writer.finish(num_shards, store.header.classes)
-    accelerator.wait_for_everyone()
-    return ClipStore(out)
-
-
-def _decoded_videos(
-    accelerator: Accelerator, tokenizer: VideoTokenizer, store: TokenStore, rows, batch_size, tick
-) -> Iterator[PreparedVideo]:
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
-        grids = np.stack([store.read(row) for row in chosen]).astype(np.int64)
-        clips = decode_grids(accelerator, tokenizer, torch.from_numpy(grids), batch_size)
-        for row, clip in zip(chosen, clips, strict=True):
-            source = store.video_of(row)
-            _, first, stride = store.window_of(row)
-            fps = store.header.fps if source.fps is None else source.fps / stride
-            name = f"{source.id}@{first}+{stride}"
-            origin = {"video": source.id, "first_frame": first, "stride": stride}
-            yield PreparedVideo(
-                Video(
-                    name,
-                    source.label,
-                    source.split,
-                    source.group,
-                    fps=fps,
-                    origin=origin,
-                ),
-                [clip],
-                {},
-            )
-        tick(len(chosen))
-
-
-def decode_grids(
-    accelerator: Accelerator, tokenizer: VideoTokenizer, grids: torch.Tensor, batch_size: int
-) -> np.ndarray:
-    """Decode integer grids n t h w to uint8 clips n t h w 3, always `batch_size` at a time.
-
-    A short batch is filled up, so that a clip's bytes do not depend on how full its batch was.
-    """
-    decoded = []
-    for start in range(0, len(grids), batch_size):
-        part = grids[start : start + batch_size]
-        index = torch.arange(batch_size).clamp(max=len(part) - 1)
-        with accelerator.autocast():
-            video = tokenizer.decode(part[index].to(accelerator.device))
-        decoded.append(to_uint8(video)[: len(part)].cpu().numpy())
-    return np.concatenate(decoded)
-
-
-def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what: str) -> None:
-    """Refuse tokens, or a prior, of another tokenizer.
-
-    Raises:
-        InputError: the hashes differ.
-    """
-    if tokenizer.hash != tokenizer_hash:
-        raise InputError(
-            f"{what}: belongs to the tokenizer {tokenizer_hash[:12]}…, "
-            f"this one is {tokenizer.hash[:12]}…; name the tokenizer it was made with, or make it "
-            "again with `video-vq encode` and `video-vq train-prior`"
-        )
-
-
-def require_fit(
-    store: ClipStore, samples: Path | None, tokens: TokenStore | None, prior: Prior | None
-) -> None:
-    """Refuse samples, tokens and a prior of other data before anything is computed.
-
-    Raises:
-        InputError: names what does not belong together.
-    """
-    if samples is not None and ClipStore(samples).frame_size_hw != store.frame_size_hw:
-        raise InputError(
-            f"{samples}: frames of {ClipStore(samples).frame_size_hw}, the data's are "
-            f"{store.frame_size_hw}; score samples of a model trained on this data"
-        )
-    if tokens is not None and tokens.header.data_hash != store.content_hash:
-        raise InputError(
-            f"{tokens.path}: was not encoded from {store.path}; "
-            f"run `video-vq encode {store.path} --tokenizer … --out …` first"
-        )
-    if prior is not None and tokens is not None:
-        ours = (prior.facts.classes, prior.config.grid_thw, prior.config.num_action_dims)
-        header = tokens.header
-        theirs = (header.classes, header.grid_thw, header.num_action_dims)
-        if ours != theirs:
-            raise InputError(
-                f"the prior was trained on classes, grid and numbers of actions {ours}, "
-                f"{tokens.path} has {theirs}; train a prior on these tokens"
-            )
-
-
 def _settings(clips: ClipConfig) -> dict[str, Any]:
     """Return what chose the windows, as JSON; the length of a clip stands elsewhere."""
     chosen: dict[str, Any] = {"hop": clips.hop or clips.num_frames * clips.stride}
@@ -398,7 +284,3 @@ def _settings(clips: ClipConfig) -> dict[str, Any]:
 
 def _mine(accelerator: Accelerator, num_shards: int) -> range:
     return range(accelerator.process_index, num_shards, accelerator.num_processes)
-
-
-def _part(items: list, shard: int) -> list:
-    return items[shard * CLIPS_PER_SHARD : (shard + 1) * CLIPS_PER_SHARD]

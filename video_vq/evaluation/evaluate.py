@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from video_vq.data.clip_config import ShortVideos
 from video_vq.environment import environment
-from video_vq.evaluation.encode import require_fit, require_same_tokenizer
+from video_vq.evaluation.fit import require_fit, require_same_tokenizer
 from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.evaluation.likelihood import score_prior
 from video_vq.evaluation.scoring import Evaluation

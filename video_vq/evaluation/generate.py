@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from video_vq.errors import InputError
-from video_vq.evaluation.encode import decode_grids, require_same_tokenizer
+from video_vq.evaluation.decode import decode_grids
+from video_vq.evaluation.fit import require_same_tokenizer
 from video_vq.evaluation.prompts import PromptRequest, Prompts
 from video_vq.evaluation.steering import (
     SampleActions,

@@ -14,7 +14,7 @@ from video_vq.data.windows import Window, first_windows, read_window, scoring_wi
 from video_vq.evaluation import controls
 from video_vq.evaluation.classes import class_accuracy
 from video_vq.evaluation.compare import compare
-from video_vq.evaluation.encode import decode_grids
+from video_vq.evaluation.decode import decode_grids
 from video_vq.evaluation.feature_file import write_features
 from video_vq.evaluation.feature_network import load_feature_network
 from video_vq.evaluation.features import (

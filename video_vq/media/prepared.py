@@ -61,7 +61,7 @@ class FrameRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON; see `from_json`."""
-        return asdict(self)
+        return {**asdict(self), "size_hw": list(self.size_hw)}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "FrameRecipe":

@@ -1,9 +1,11 @@
 """The list of raw videos: which file is which video, and how its frames are to be made; no pixels.
 
-A folder with a manifest like that of the stores. `data-prep … --list-only` writes it, and
-`video-vq encode` decodes what it lists, where the pixels are too many to keep.
+A folder with a manifest like that of the stores. `data-prep … --list-only` writes it, or
+`video-vq encode` itself for a plain folder of videos; `encode` decodes what it lists, where the
+pixels are too many to keep.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +17,10 @@ from video_vq.stores.files import sha256_json
 from video_vq.stores.shards import ShardFolder, read_manifest
 from video_vq.stores.videos import Skipped
 
+# About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
+USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
+# What follows from the list of videos alone, of a plan.
+LIST_SETTINGS = {"list_sha256", "num_videos", "videos_per_shard"}
 FORMAT = "video-vq raw videos"
 VERSION = 1
 HOW_TO_MAKE = "list videos with `data-prep folder VIDEOS --out LIST --list-only`"
@@ -81,6 +87,36 @@ class RawVideos:
     def path_of(self, video: RawVideo) -> str:
         """Return the file of a video."""
         return os.path.join(self.root, video.name)
+
+
+def usual_videos_per_shard(num_videos: int) -> int:
+    """Return how many videos a shard holds unless the user says otherwise."""
+    return min(max(math.ceil(num_videos / USUAL_SHARDS), 1), MAX_VIDEOS_PER_SHARD)
+
+
+def plan_of_videos(
+    recipe: dict[str, Any],
+    settings: dict[str, Any],
+    entries: Sequence[list[Any]],
+    skipped: Sequence[Skipped],
+    videos_per_shard: int,
+) -> dict[str, Any]:
+    """Return what decides every byte of a store of videos, and names a list of them.
+
+    Args:
+        recipe: how the frames are made.
+        settings: of the listing.
+        entries: all that the listing says of each video, in the order of the store.
+        skipped: what cannot be used, as far as it shows without decoding.
+        videos_per_shard: how many of them make a shard.
+    """
+    return {
+        **recipe,
+        "source_settings": settings,
+        "num_videos": len(entries),
+        "videos_per_shard": videos_per_shard,
+        "list_sha256": sha256_json([entries, [asdict(entry) for entry in skipped]]),
+    }
 
 
 def write_raw_videos(path: Path, videos: RawVideos) -> RawVideos:

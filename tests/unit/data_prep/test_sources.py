@@ -1,16 +1,18 @@
 """Sources list what is there, once, with its class and split, and never leave their folder."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.sources import Listing, split_groups
-from data_prep.sources.folder import FolderSettings, list_folder
+from data_prep.sources import Listing
+from data_prep.sources.folder import list_folder
 from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
 from video_vq.errors import InputError
+from video_vq.media.folder import FolderSettings, split_groups
 from video_vq.media.suffixes import VIDEO_SUFFIXES
 
 TEST_GROUPS = ["g11", "g21", "g26", "g36", "g38", "g6", "g8", "g9"]
@@ -97,6 +99,23 @@ def test_links_and_pipes_never_lead_anywhere_else(tmp_path):
         "linked": "a link to a folder is not followed",
         "loop": "a link to a folder is not followed",
     }
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_an_error_and_not_fewer_videos(
+    tmp_path, monkeypatch
+):
+    root = touch(tmp_path, "a/1.mp4", "b/2.mp4")
+    walk = os.walk
+
+    def walked(top, onerror):
+        for place in walk(top, onerror=onerror):
+            if (root / "b").exists():
+                shutil.rmtree(root / "b")
+            yield place
+
+    monkeypatch.setattr(os, "walk", walked)
+    with pytest.raises(InputError, match="b: cannot be listed"):
+        list_folder(root, FolderSettings())
 
 
 def test_a_name_that_is_not_utf8_is_left_out_and_written_down_readably(tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data_prep.actions import read_actions
-from data_prep.sources.folder import FolderSettings
 from data_prep.sources.table import list_table
 from video_vq.errors import InputError
+from video_vq.media.folder import FolderSettings
 
 EVEN = FolderSettings(val=0.25, test=0.25)
 

@@ -1,0 +1,178 @@
+"""A folder of videos to tokens by one command: the bytes of its list and of its store."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+from test_scale import encode, hashes, prepare, write_videos
+from trained import trained_tokenizer
+
+from video_vq.evaluation import raw_folder
+from video_vq.evaluation.encode import EncodeJob, Encoder
+from video_vq.evaluation.raw_folder import LIST, FolderOptions
+from video_vq.stores.raw_videos import read_raw_videos
+from video_vq.stores.tokens import TokenStore
+
+PER_SHARD = ("--videos-per-shard", "3")
+MANY = (
+    *("--fps", "12.5", "--size", "32x16", "--val", "0.4", "--test", "0"),
+    *("--group-by", "folder", "--extensions", "avi,mp4"),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Eight raw videos, a file that is none, a tokenizer for 16 pixels, tokens of the folder."""
+    root = tmp_path_factory.mktemp("folder")
+    write_videos(root / "raw", 8)
+    (root / "raw" / "walk" / "04-notes.mp4").write_text("not a video\n")
+    trained_tokenizer().save_pretrained(root / "t")
+    assert encode(root, "raw", root / "of folder", *PER_SHARD) == 0
+    return root
+
+
+def copied(made: Path, root: Path) -> Path:
+    """Return a place with the same videos and tokenizer, to be changed."""
+    shutil.copytree(made / "raw", root / "raw")
+    shutil.copytree(made / "t", root / "t")
+    return root
+
+
+def stop_at_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop an encoding like Ctrl-C when it begins its second shard."""
+    usual = Encoder.encode
+
+    def stopped(self, shard, on_video):
+        if shard == 1:
+            raise KeyboardInterrupt
+        usual(self, shard, on_video)
+
+    monkeypatch.setattr(Encoder, "encode", stopped)
+
+
+@pytest.mark.parametrize("options", [(), MANY], ids=["usual", "many options"])
+def test_a_folder_gives_the_tokens_of_its_list_and_of_its_store(made, tmp_path, options):
+    root = copied(made, tmp_path)
+    assert prepare(root, "store", *options) == 0
+    assert prepare(root, "list", *options, "--list-only") == 0
+    for data in ("store", "list"):
+        assert encode(root, data, root / f"of {data}") == 0
+    if options:
+        assert encode(root, "raw", root / "of raw", *PER_SHARD, *options) == 0
+    else:
+        shutil.copytree(made / "of folder", root / "of raw")
+    assert hashes(root / "of raw") == hashes(root / "of list")  # the manifest, too
+    shards = sorted((root / "of store").glob("tokens-*.npy"))
+    assert len(shards) == 2 if options else 3
+    for path in shards:
+        assert path.read_bytes() == (root / "of raw" / path.name).read_bytes()
+    assert len(TokenStore(root / "of raw")) > 5
+
+
+def test_the_folder_is_listed_once_and_the_list_goes_when_the_tokens_are_whole(
+    made, tmp_path, monkeypatch
+):
+    job = EncodeJob(made / "raw", made / "t", tmp_path / "tokens", folder=FolderOptions())
+    kept = tmp_path / "tokens" / "parts" / LIST
+    owner = Encoder(job, Accelerator(cpu=True), owner=True)
+    written = (kept / "manifest.json").stat().st_ino
+    Encoder(job, Accelerator(cpu=True), owner=True).close()  # another start
+    assert (kept / "manifest.json").stat().st_ino == written
+    monkeypatch.setattr(raw_folder, "list_videos", lambda *_: pytest.fail("listed again"))
+    other = Encoder(job, Accelerator(cpu=True), owner=False)  # a rank, or a task of a cluster
+    assert owner.num_shards == other.num_shards == 9
+    for encoder in (owner, other):
+        encoder.close()
+    kept = tmp_path / "tokens" / "parts" / LIST
+    assert [video.name for video in read_raw_videos(kept).videos][:2] == [
+        "run/00.avi",
+        "run/02.mp4",
+    ]
+    assert not (made / "of folder" / "parts").exists()
+
+
+def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(made, tmp_path, monkeypatch):
+    out = tmp_path / "tokens"
+    with monkeypatch.context() as patch:
+        stop_at_the_second(patch)
+        with pytest.raises(KeyboardInterrupt):
+            encode(made, "raw", out, *PER_SHARD)
+    assert len(list((out / "parts").glob("shard-*.json"))) == 1
+    asked = []
+    usual = Encoder.encode
+
+    def counted(self, shard, on_video):
+        asked.append(shard)
+        usual(self, shard, on_video)
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    for _ in range(2):
+        assert encode(made, "raw", out, *PER_SHARD) == 0
+        assert hashes(out) == hashes(made / "of folder")
+    assert asked == [1, 2]
+
+
+def test_a_folder_that_changed_between_two_starts_is_refused_in_words(
+    made, tmp_path, monkeypatch, capsys
+):
+    root = copied(made, tmp_path / "here")
+    out, other = root / "tokens", root / "raw" / "walk" / "new.avi"
+
+    def refusal(*options: str) -> str:
+        capsys.readouterr()
+        assert encode(root, "raw", out, *PER_SHARD, *options) == 1
+        return capsys.readouterr().err
+
+    with monkeypatch.context() as patch:
+        stop_at_the_second(patch)
+        with pytest.raises(KeyboardInterrupt):
+            encode(root, "raw", out, *PER_SHARD)
+    shutil.copy(root / "raw" / "run" / "00.avi", other)
+    (root / "raw" / "walk" / "04-notes.mp4").write_text("still not a video\n")
+    (root / "raw" / "run" / "02.mp4").rename(root / "away.mp4")
+    error = refusal()
+    assert f"{root / 'raw'}: is not what it was when {out} was begun" in error
+    assert "1 video came (the first: walk/new.avi)" in error
+    assert "1 video went (the first: run/02.mp4)" in error
+    assert "1 video changed in size (the first: walk/04-notes.mp4)" in error
+    assert "or name another --out, or delete" in error
+    (root / "away.mp4").rename(root / "raw" / "run" / "02.mp4")
+    (root / "raw" / "walk" / "04-notes.mp4").write_text("not a video\n")
+    other.unlink()
+    assert "setting fps: None -> 5.0" in refusal("--fps", "5")
+    assert "setting source_settings.val: 0.1 -> 0.5" in refusal("--val", "0.5")
+    root = root.rename(tmp_path / "there")  # the same files elsewhere
+    out, other = root / "tokens", root / "raw" / "walk" / "new.avi"
+    assert encode(root, "raw", out, *PER_SHARD) == 0
+    shutil.copy(root / "raw" / "run" / "00.avi", other)
+    assert "1 video came (the first: walk/new.avi)" in refusal()  # of a whole store, too
+    other.unlink()
+    assert "or other settings were given" in refusal("--fps", "5")
+    assert hashes(out) == hashes(made / "of folder")
+
+
+def test_what_is_neither_store_nor_list_nor_folder_of_videos_is_said(made, tmp_path, capsys):
+    def refusal(data: Path, *options: str) -> str:
+        assert encode(made, str(data), tmp_path / "tokens", *options) == 1
+        return capsys.readouterr().err
+
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("a")
+    assert "or a folder of videos; found a folder without a manifest.json" in refusal(
+        tmp_path / "notes"
+    )
+    assert "is a file; expected a clip store" in refusal(made / "raw" / "run" / "00.avi")
+    assert "no such folder" in refusal(tmp_path / "nowhere")
+    assert "--fps, --group-by: only for a folder of videos" in refusal(
+        made / "of folder", "--fps", "5", "--group-by", "folder"
+    )
+    assert "no name in it ends in .xyz" in refusal(made / "raw", "--extensions", "xyz")
+    assert "each must be 0 or more, together below 1" in refusal(
+        made / "raw", "--val", "0.6", "--test", "0.6"
+    )
+    assert not (tmp_path / "tokens").exists()
+    for option, value in (("--size", "0"), ("--fps", "nan"), ("--extensions", ".")):
+        with pytest.raises(SystemExit):
+            encode(made, "raw", tmp_path / "tokens", option, value)
+        assert f"argument {option}: " in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""How `video-vq encode` takes a plain folder of videos; a store or a list has all this settled."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from video_vq.arguments import file_endings, frame_size
+from video_vq.cli import options
+from video_vq.errors import InputError
+
+if TYPE_CHECKING:
+    from video_vq.evaluation.raw_folder import FolderOptions
+
+NAMES = ("size", "fps", "val", "test", "group_by", "extensions", "videos_per_shard")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    group = parser.add_argument_group(
+        "a folder of videos",
+        "as in `data-prep folder`, which knows more: a table of videos, groups by a pattern; "
+        "with --list-only it makes a list to encode",
+    )
+    group.add_argument(
+        "--size",
+        type=frame_size,
+        metavar="SIZE",
+        help="pixels of the square frames, or HEIGHTxWIDTH: a video is scaled until it covers "
+        "them, and its centre is kept (default: those the tokenizer was trained on)",
+    )
+    group.add_argument(
+        "--fps", type=options.rate, metavar="FPS", help="bring all to one rate (default: their own)"
+    )
+    for name in ("val", "test"):
+        group.add_argument(
+            f"--{name}", type=options.share, metavar="SHARE", help="of the groups (default: 0.1)"
+        )
+    group.add_argument(
+        "--group-by",
+        choices=("video", "folder"),
+        help="near-duplicates share a group, and a group a split: each video is its own group, or "
+        "those of one folder are one (default: video)",
+    )
+    group.add_argument(
+        "--extensions",
+        type=file_endings,
+        metavar="LIST",
+        help="endings to take, for example mp4,avi (default: all usual ones)",
+    )
+    group.add_argument(
+        "--videos-per-shard",
+        type=options.positive,
+        metavar="N",
+        help="a shard is what an interruption can cost (default: a 64th of all, at most 128)",
+    )
+
+
+def read(arguments: argparse.Namespace) -> "FolderOptions":
+    """Return what `add` took.
+
+    Raises:
+        InputError: it is given for what is no folder of videos.
+    """
+    from video_vq.evaluation.raw_folder import FolderOptions, is_folder_of_files
+    from video_vq.media.folder import FolderSettings
+
+    given = {
+        name: getattr(arguments, name) for name in NAMES if getattr(arguments, name) is not None
+    }
+    data: Path = arguments.data
+    if given and not is_folder_of_files(data):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(
+            f"{flags}: only for a folder of videos, which {data} is not: a store and a list have "
+            "settings of their own. Leave it away, or make another with data-prep"
+        )
+    of_listing = ("val", "test", "group_by", "extensions")
+    listing = {name: given[name] for name in of_listing if name in given}
+    return FolderOptions(
+        size_hw=arguments.size,
+        fps=arguments.fps,
+        listing=FolderSettings(**listing),
+        videos_per_shard=arguments.videos_per_shard,
+    )

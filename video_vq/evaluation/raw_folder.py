@@ -1,0 +1,160 @@
+"""A folder of videos as a list of raw videos: it is listed at every start, and must be the same.
+
+The list lies in the token store's `parts/` while the tokens are made. The other ranks and the tasks
+of a cluster read it there, so that one process alone looks at the files; and a second start finds
+there which videos came or went.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from video_vq.errors import InputError
+from video_vq.media.folder import MAX_SKIPPED, FolderSettings, list_videos
+from video_vq.media.prepared import FrameRecipe
+from video_vq.stores.files import difference
+from video_vq.stores.raw_videos import (
+    LIST_SETTINGS,
+    RawVideo,
+    RawVideos,
+    plan_of_videos,
+    read_raw_videos,
+    usual_videos_per_shard,
+    write_raw_videos,
+)
+from video_vq.stores.shards import MANIFEST, PARTS, plan_of
+from video_vq.stores.tokens import TokenStore
+from video_vq.stores.videos import Skipped
+
+LIST = "list"  # in parts/, and gone with it
+SOURCE = "folder"  # data-prep's name for it: both make one list
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How a folder of videos becomes clips.
+
+    Attributes:
+        size_hw: height and width of the frames in pixels; None for those the tokenizer was trained
+            on.
+        fps: rate to bring videos to, None to keep theirs.
+        listing: which files, and how they are split.
+        videos_per_shard: None for the usual.
+    """
+
+    size_hw: tuple[int, int] | None = None
+    fps: float | None = None
+    listing: FolderSettings = field(default_factory=FolderSettings)
+    videos_per_shard: int | None = None
+
+
+def is_folder_of_files(path: Path) -> bool:
+    """Whether a folder is neither a store nor a list, finished or not."""
+    return path.is_dir() and not (path / MANIFEST).exists() and plan_of(path) is None
+
+
+def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) -> RawVideos:
+    """List a folder: the list is the one that `data-prep folder --list-only` writes.
+
+    Args:
+        root: the folder.
+        options: how it becomes clips.
+        size_hw: of the frames, where the options do not say it.
+
+    Raises:
+        InputError: it holds no video, or a setting is wrong.
+    """
+    found = list_videos(root, options.listing)
+    recipe = FrameRecipe(options.size_hw or size_hw, options.fps)
+    per_shard = options.videos_per_shard or usual_videos_per_shard(len(found.videos))
+    skipped = tuple(Skipped(name, name, reason) for name, reason in found.left_out)
+    entries = [
+        # 0: where it begins in its file
+        [video.name, video.label, video.split, video.group, video.name, video.num_bytes, 0]
+        for video in found.videos
+    ]
+    return RawVideos(
+        root=os.path.abspath(root),
+        recipe=recipe.to_json(),
+        plan=plan_of_videos(
+            {"source": SOURCE, **recipe.plan()},
+            options.listing.to_json(),
+            entries,
+            skipped,
+            per_shard,
+        ),
+        classes=found.classes,
+        videos=tuple(
+            RawVideo(video.name, video.label, video.split, video.group, video.name, video.num_bytes)
+            for video in found.videos
+        ),
+        skipped=skipped,
+        videos_per_shard=per_shard,
+        max_skipped=MAX_SKIPPED,
+    )
+
+
+def kept_list(out: Path) -> RawVideos | None:
+    """Return the list that the tokens in `out` are made of; None where there is none."""
+    with suppress(InputError):
+        return read_raw_videos(out / PARTS / LIST)
+    return None
+
+
+def keep_list(out: Path, videos: RawVideos) -> None:
+    """Keep the list in a token store that is being filled; the same again changes nothing."""
+    if (out / MANIFEST).exists() or kept_list(out) == videos:
+        return
+    # Half a list, or one of the same files from when the folder lay elsewhere.
+    shutil.rmtree(out / PARTS / LIST, ignore_errors=True)
+    write_raw_videos(out / PARTS / LIST, videos)
+
+
+def require_same_list(out: Path, videos: RawVideos) -> None:
+    """Refuse a folder that is not as it was when its tokens were begun; or other settings for it.
+
+    Raises:
+        InputError: says what came and went, and what to do.
+    """
+    plan = plan_of(out)
+    if not isinstance(plan, dict) or plan.get("data_hash") in (None, videos.content_hash):
+        return
+    before = kept_list(out)
+    if before is not None:
+        found = _changes(
+            {video.name: video.num_bytes for video in before.videos},
+            {video.name: video.num_bytes for video in videos.videos},
+        )
+        lines = difference(before.plan, videos.plan)
+        settings = [line for line in lines if line.split(":")[0] not in LIST_SETTINGS]
+        if before.videos_per_shard != videos.videos_per_shard and not found:
+            settings.append(
+                f"videos_per_shard: {before.videos_per_shard} -> {videos.videos_per_shard}"
+            )
+    else:
+        names: dict[str, int] = {}
+        with suppress(InputError):
+            names = dict.fromkeys((video.id for video in TokenStore(out).videos), 0)
+        found = _changes(names, dict.fromkeys((video.name for video in videos.videos), 0))
+        settings = []
+    told = "; ".join([*found, *(f"setting {line}" for line in settings)])
+    raise InputError(
+        f"{videos.root}: is not what it was when {out} was begun: "
+        f"{told or 'files of the same names have other sizes, or other settings were given'}. "
+        "Tokens are made of one list of videos: with the folder and the settings as they were, the "
+        f"same command goes on; or name another --out, or delete {out}"
+    )
+
+
+def _changes(before: dict[str, int], now: dict[str, int]) -> list[str]:
+    """Say which files (name -> size) came, went and changed."""
+    came = sorted(now.keys() - before.keys())
+    went = sorted(before.keys() - now.keys())
+    changed = sorted(name for name in now.keys() & before.keys() if now[name] != before[name])
+    return [
+        f"{len(names):,} video{'s' if len(names) > 1 else ''} {what} (the first: {names[0]})"
+        for names, what in ((came, "came"), (went, "went"), (changed, "changed in size"))
+        if names
+    ]
