@@ -18,11 +18,10 @@ from data_prep.archives import read_archive
 from data_prep.sources import Item, Listing, require_folder
 from data_prep.tfrecord import Example, RecordError, parse_example, read_record, scan_records
 from video_vq.errors import InputError
-from video_vq.media.folder import split_groups
+from video_vq.media.folder import MAX_SKIPPED, split_groups
 from video_vq.stores.clips import Skipped
 from video_vq.stores.videos import reasons
 
-MAX_SKIPPED = 0.01
 ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44k")
 SIDES = ("train", "test")
 TAR = "bair_robot_pushing_dataset_v0.tar"
@@ -171,14 +170,16 @@ def _is_records(name: str) -> bool:
 def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]]]:
     """Return number, offset and length of each record, and number and reason of each that is lost.
 
-    A stretch without a record has lost one at least. A file that tells by its name how many it
-    holds, as BAIR's do, has lost all that are missing; the last stretch is taken to be theirs.
+    A file that tells by its name how many it holds, as BAIR's do, has lost all that are missing:
+    one in each stretch without a record, the others in the last stretch or at the end. Of a file
+    that tells nothing each such stretch has lost one.
     """
     try:
         scan = scan_records(file.path, file.base, file.num_bytes)
     except OSError as error:
         raise InputError(f"{file.path}: cannot be read ({error.strerror})") from None
-    unseen = max(_told(file) - len(scan.records) - len(scan.gaps), 0)
+    told = _told(file)
+    missing = max(told - len(scan.records), 0) if told else len(scan.gaps)
     gaps = {gap.place: gap for gap in scan.gaps}
     found: list[tuple[int, int, int]] = []
     lost: list[tuple[int, str]] = []
@@ -189,13 +190,14 @@ def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, s
             behind = f"the next record begins at byte {gap.end:,}"
             if gap.end >= file.num_bytes:
                 behind = "no record can be found behind it"
-            end = number + 1 + (unseen if gap is scan.gaps[-1] else 0)
-            lost += [(n, f"{gap.error.reason}; {behind}") for n in range(number, end)]
-            number = end
+            here = missing if gap is scan.gaps[-1] else min(missing, 1)
+            lost += [(number + n, f"{gap.error.reason}; {behind}") for n in range(here)]
+            number, missing = number + here, missing - here
         if place < len(scan.records):
             found.append((number, *scan.records[place]))
             number += 1
-    return found, lost
+    reason = f"the file ends after {number} of the {told} records that its name tells"
+    return found, lost + [(number + n, reason) for n in range(missing)]
 
 
 def _told(file: _File) -> int:

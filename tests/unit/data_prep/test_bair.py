@@ -29,7 +29,7 @@ def bair_root(root: Path, folder: str = "softmotion30_44k") -> Path:
         ("train", 1024, 2),
         ("test", 0, 4),
     ):
-        path = root / folder / side / f"traj_{first}_to_{first + 255}.tfrecords"
+        path = root / folder / side / f"traj_{first}_to_{first + count - 1}.tfrecords"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_records(path, [encode_example(bair_example(first + k)) for k in range(count)])
     return root
@@ -40,10 +40,10 @@ def test_bair_is_listed_in_the_order_of_its_trajectories(tmp_path, folder):
     listing = list_bair(bair_root(tmp_path, folder), BairSettings(val=0.2))
     ids = [item.id for item in listing.items]
     assert ids[29:33] == [
-        "train/traj_0_to_255/0029", "train/traj_256_to_511/0000",
-        "train/traj_256_to_511/0001", "train/traj_256_to_511/0002",
+        "train/traj_0_to_29/0029", "train/traj_256_to_258/0000",
+        "train/traj_256_to_258/0001", "train/traj_256_to_258/0002",
     ]  # fmt: skip
-    assert ids[-4:] == [f"test/traj_0_to_255/{k:04d}" for k in range(4)]
+    assert ids[-4:] == [f"test/traj_0_to_3/{k:04d}" for k in range(4)]
     splits = {item.id: item.split for item in listing.items}
     assert all((splits[name] == "test") == name.startswith("test/") for name in ids)
     assert list(splits.values()).count("val") == 7
@@ -122,7 +122,7 @@ def test_a_tar_may_have_any_folder_on_top_and_what_macos_adds(tmp_path, top):
         for name, path in files.items()
         for folder, data in [(name.partition("/")[0], path.read_bytes())]
     )
-    extra = tar_entry(f"__MACOSX/{top.removeprefix('./')}train/._traj_0_to_255.tfrecords", b"\0\5")
+    extra = tar_entry(f"__MACOSX/{top.removeprefix('./')}train/._traj_0_to_29.tfrecords", b"\0\5")
     (tmp_path / "bair.tar").write_bytes(packed + extra + bytes(1024))
     for path in files.values():
         path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
@@ -148,7 +148,6 @@ def test_a_tar_of_two_sets_is_refused_by_their_names(tmp_path):
 def test_a_damaged_length_leaves_out_one_record_and_names_it(tmp_path):
     root = bair_root(tmp_path)
     path = root / "softmotion30_44k/train/traj_256_to_258.tfrecords"
-    path.with_name("traj_256_to_511.tfrecords").rename(path)
     before = list_bair(root, BairSettings())
     lost = next(item for item in before.items if item.id == "train/traj_256_to_258/0001")
     data = bytearray(path.read_bytes())
@@ -163,15 +162,45 @@ def test_a_damaged_length_leaves_out_one_record_and_names_it(tmp_path):
     assert "; the next record begins at byte" in skipped.reason
 
 
-def test_a_file_that_is_cut_off_has_lost_all_records_that_its_name_tells(tmp_path):
+@pytest.mark.parametrize(
+    ("ends", "reason"),
+    [
+        ("inside its last record", "the file ends inside a record (1 bytes are missing)"),
+        ("between two records", "the file ends after 2 of the 256 records that its name tells"),
+        ("before its first record", "the file ends after 0 of the 256 records that its name tells"),
+    ],
+)
+def test_a_file_that_is_cut_off_has_lost_all_records_that_its_name_tells(tmp_path, ends, reason):
     root = bair_root(tmp_path)
-    path = root / "softmotion30_44k/train/traj_256_to_511.tfrecords"
-    path.write_bytes(path.read_bytes()[:-1])
+    path = root / "softmotion30_44k/train/traj_256_to_258.tfrecords"
+    first = list_bair(root, BairSettings())
+    last = next(item for item in first.items if item.id == "train/traj_256_to_258/0002")
+    size = {"inside its last record": path.stat().st_size - 1, "between two records": last.offset}
+    data = path.read_bytes()[: size.get(ends, 0)]
+    path.unlink()
+    path = path.with_name("traj_256_to_511.tfrecords")
+    path.write_bytes(data)
     listing = list_bair(root, BairSettings())
+    kept = 2 if data else 0
     assert [entry.id for entry in listing.skipped] == [
-        f"train/traj_256_to_511/{number:04d}" for number in range(2, 256)
+        f"train/traj_256_to_511/{number:04d}" for number in range(kept, 256)
     ]
-    assert "the file ends inside a record (1 bytes are missing)" in listing.skipped[0].reason
-    assert sum(item.name == "train/traj_256_to_511.tfrecords" for item in listing.items) == 2
-    path.rename(path.with_name("pushing.tfrecords"))  # tells nothing: one that is known
+    assert {reason in entry.reason for entry in listing.skipped} == {True}
+    assert sum(item.name == "train/traj_256_to_511.tfrecords" for item in listing.items) == kept
+
+
+def test_a_file_whose_name_tells_nothing_has_lost_one_record_in_each_gap(tmp_path):
+    root = bair_root(tmp_path)
+    path = root / "softmotion30_44k/train/traj_256_to_258.tfrecords"
+    path.write_bytes(path.read_bytes()[:-1])
+    path.rename(path.with_name("pushing.tfrecords"))
     assert [entry.id for entry in list_bair(root, BairSettings()).skipped] == ["train/pushing/0002"]
+
+
+def test_junk_behind_the_last_record_that_a_name_tells_costs_nothing(tmp_path):
+    root = bair_root(tmp_path)
+    before = list_bair(root, BairSettings())
+    with open(root / "softmotion30_44k/train/traj_256_to_258.tfrecords", "ab") as file:
+        file.write(b"junk")
+    after = list_bair(root, BairSettings())
+    assert (after.items, after.skipped) == (before.items, ())
