@@ -31,7 +31,6 @@ from video_vq.metrics.uncertainty import (
     fvd_at_infinity,
     jackknife_error,
 )
-from video_vq.stores.clips import ClipStore
 from video_vq.stores.shards import MANIFEST
 
 SMALL = 256
@@ -97,6 +96,11 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
             "size first (`data-prep folder VIDEOS --size N` makes a store to score)"
         )
     for features in (real, fake):
+        if features.simulated is not None:
+            warnings.append(
+                f"{Path(features.name).name} holds simulated videos ({features.simulated}): no "
+                "score compares with a published one"
+            )
         if len(features.kinds) > 1:
             told = ", ".join(f"{count} of {kind}" for kind, count in features.kinds.items())
             warnings.append(f"{features.name} is mixed: {told}; each clip is resized by itself")
@@ -153,11 +157,6 @@ class Comparison:
             wanted = {protocol.preparation for protocol in self.protocols}
             require_preparations(path, found.rows, wanted)
             return found
-        if (path / MANIFEST).exists() and (label := ClipStore(path).simulated) is not None:
-            self._remarks.append(
-                f"{path.name} holds simulated videos ({label}): no score compares with a "
-                "published one"
-            )
         if (path.parent / MANIFEST).exists():
             self._remarks.append(
                 f"{path} holds videos to look at, lossy MP4s of the clip store above them; score "

@@ -41,6 +41,7 @@ def write_features(path: Path, features: FeatureSet, network: FeatureNetwork, cu
         "data": features.data_hash,
         "split": features.split,
         "kinds": features.kinds,
+        "simulated": features.simulated,
     }
     metadata = {"format": FORMAT, "version": VERSION, "described": json.dumps(described)}
     tensors = {name: np.ascontiguousarray(rows) for name, rows in features.rows.items()}
@@ -64,6 +65,7 @@ def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
             str(described["data"]),
             None if described["split"] is None else str(described["split"]),
             {str(name): int(count) for name, count in described["kinds"].items()},
+            None if (label := described.get("simulated")) is None else str(label),
         )
         made_by = (described["network"], described["network_name"], list(described["cut"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

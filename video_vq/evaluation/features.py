@@ -54,6 +54,7 @@ class FeatureSet(NamedTuple):
         data_hash: sha256 over the contents of the clips that were scored (`SourceClip.data_hash`).
         split: which split, None for a plain folder.
         kinds: how many clips there are of each frame size and rate.
+        simulated: what simulated the videos; None where nothing says that they are.
     """
 
     name: str
@@ -63,6 +64,7 @@ class FeatureSet(NamedTuple):
     data_hash: str
     split: str | None
     kinds: dict[str, int]
+    simulated: str | None = None
 
     def of(self, protocol: FVDProtocol) -> Float32[np.ndarray, "n d"]:
         """Return the features under one protocol."""
@@ -222,7 +224,8 @@ def store_features(
         return clip_at_hand(transform(clip), None if fps is None else fps / window.stride)
 
     groups = tuple(store.videos[window.video].group for window in windows)
-    return _score(_Source(name, split, groups, open_clip), extractor, None, accelerator)
+    found = _score(_Source(name, split, groups, open_clip), extractor, None, accelerator)
+    return found._replace(simulated=store.simulated)
 
 
 def clip_features_of(

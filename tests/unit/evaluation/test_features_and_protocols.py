@@ -284,6 +284,11 @@ def test_a_store_of_simulated_videos_is_said_to_be_one(tmp_path, label):
     warnings = "\n".join(comparison.scores(real, [real])["warnings"])
     said = "real holds simulated videos (a toy world): no score compares with a published one"
     assert (said in warnings) == (label is not None)
+    comparison.save(tmp_path / "real.safetensors", real)
+    kept = comparison.read(tmp_path / "real.safetensors")
+    warnings = "\n".join(comparison.scores(kept, [kept])["warnings"])
+    said = said.replace("real ", "real.safetensors ")
+    assert (said in warnings) == (label is not None)
 
 
 def test_a_sample_that_copies_a_training_clip_is_found():
