@@ -6,6 +6,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -87,8 +88,7 @@ class Run:
         end = time.monotonic() + seconds
         while left := self.processes():
             self.leader.poll()
-            names = [f"{process.pid} {' '.join(process.cmdline()[:5])}" for process in left]
-            assert time.monotonic() < end, f"left: {names}\n{self.text('stderr')}"
+            assert time.monotonic() < end, f"left: {told(left)}\n{self.text('stderr')}"
             time.sleep(0.05)
         self.leader.wait()
 
@@ -103,6 +103,17 @@ class Run:
                 except psutil.NoSuchProcess:
                     continue
         self.leader.wait()
+
+
+def told(processes: list[psutil.Process]) -> list[str]:
+    """Return number and command of processes; of one that ends meanwhile its number alone."""
+    found = []
+    for process in processes:
+        command: list[str] = []
+        with suppress(psutil.Error):
+            command = process.cmdline()[:5]
+        found.append(" ".join([str(process.pid), *command]))
+    return found
 
 
 def last_step(run: Path, since: float) -> int:
