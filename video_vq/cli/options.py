@@ -142,16 +142,22 @@ def add_short_videos(parser: argparse.ArgumentParser) -> None:
 
 
 def require_new_video(path: Path) -> None:
-    """Refuse, before anything is computed, a video that cannot be written or is there already.
+    """Refuse, before anything is computed, a video that is there already; make its folder.
 
     Raises:
-        InputError: the name's ending is unknown, or the file exists.
+        InputError: the name's ending is unknown, the file exists, or its folder cannot be made.
     """
     from video_vq.media.encode import require_video_name
 
     require_video_name(path)
     if path.exists():
         raise InputError(f"{path}: is there already; remove it, or name another file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: its folder cannot be made ({error.strerror}); name another file"
+        ) from None
 
 
 def positive(text: str) -> int:

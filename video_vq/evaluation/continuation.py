@@ -114,7 +114,6 @@ def continue_video(
     clips[:, :num_given] = frames
     made = Continuation(clips, num_given, prior.facts.fps or DEFAULT_FPS)
     if accelerator.is_main_process:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_video(out, marked(made), made.fps)
     return made
 

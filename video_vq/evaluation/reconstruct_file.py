@@ -65,7 +65,7 @@ def reconstruct_file(
     Args:
         accelerator: its device and precision; one process.
         info: of the file.
-        out: the video to write, replaced if it is there; its folder is made.
+        out: the video to write, replaced if it is there.
         short_side: scale frames to this height or width, whichever is smaller, about; None keeps
             their size, with square pixels. A TimeSformer takes one size alone: frames are scaled
             and cropped to it.
@@ -81,7 +81,6 @@ def reconstruct_file(
     size_hw = _target_size(tokenizer, square_size(info.size_hw, info.pixel_aspect), short_side)
     stream = FrameStream(info)
     shown = _Shown(tokenizer, size_hw, info.pixel_aspect)
-    out.parent.mkdir(parents=True, exist_ok=True)
     total = min(info.num_packets, num_frames or info.num_packets)
     with progress("reconstructing", total, "frame") as bar, accelerator.autocast():
         written = write_frames(out, shown.pairs(islice(stream, num_frames), bar.update), fps)
