@@ -76,9 +76,9 @@ def test_the_folder_is_listed_once_and_the_list_goes_when_the_tokens_are_whole(
     job = EncodeJob(made / "raw", made / "t", tmp_path / "tokens", folder=FolderOptions())
     kept = tmp_path / "tokens" / "parts" / LIST
     owner = Encoder(job, Accelerator(cpu=True), owner=True)
-    written = (kept / "manifest.json").stat().st_ino
-    Encoder(job, Accelerator(cpu=True), owner=True).close()  # another start
-    assert (kept / "manifest.json").stat().st_ino == written
+    with monkeypatch.context() as patch:
+        patch.setattr(raw_folder, "write_raw_videos", lambda *_: pytest.fail("written again"))
+        Encoder(job, Accelerator(cpu=True), owner=True).close()  # another start
     monkeypatch.setattr(raw_folder, "list_videos", lambda *_: pytest.fail("listed again"))
     other = Encoder(job, Accelerator(cpu=True), owner=False)  # a rank, or a task of a cluster
     assert owner.num_shards == other.num_shards == 9
@@ -132,7 +132,7 @@ def test_a_folder_that_changed_between_two_starts_is_refused_in_words(
     (root / "raw" / "walk" / "04-notes.mp4").write_text("still not a video\n")
     (root / "raw" / "run" / "02.mp4").rename(root / "away.mp4")
     error = refusal()
-    assert f"{root / 'raw'}: is not what it was when {out} was begun" in error
+    assert f"{root / 'raw'}: is not what {out} was begun with: 1 video came" in error
     assert "1 video came (the first: walk/new.avi)" in error
     assert "1 video went (the first: run/02.mp4)" in error
     assert "1 video changed in size (the first: walk/04-notes.mp4)" in error
@@ -140,7 +140,11 @@ def test_a_folder_that_changed_between_two_starts_is_refused_in_words(
     (root / "away.mp4").rename(root / "raw" / "run" / "02.mp4")
     (root / "raw" / "walk" / "04-notes.mp4").write_text("not a video\n")
     other.unlink()
-    assert "setting fps: None -> 5.0" in refusal("--fps", "5")
+    link = root / "raw" / "link.mp4"
+    link.symlink_to("nowhere")
+    assert "with: other files, or for other reasons, cannot be used. Tokens" in refusal()
+    link.unlink()
+    assert "with: setting fps: None -> 5.0. Tokens" in refusal("--fps", "5")
     assert "setting source_settings.val: 0.1 -> 0.5" in refusal("--val", "0.5")
     root = root.rename(tmp_path / "there")  # the same files elsewhere
     out, other = root / "tokens", root / "raw" / "walk" / "new.avi"
@@ -148,8 +152,28 @@ def test_a_folder_that_changed_between_two_starts_is_refused_in_words(
     shutil.copy(root / "raw" / "run" / "00.avi", other)
     assert "1 video came (the first: walk/new.avi)" in refusal()  # of a whole store, too
     other.unlink()
-    assert "or other settings were given" in refusal("--fps", "5")
+    assert "other settings were given, or it was made from a store or a list" in refusal(
+        "--fps", "5"
+    )
     assert hashes(out) == hashes(made / "of folder")
+
+
+def test_tokens_whose_list_is_not_there_are_refused_without_a_guess(made, tmp_path, capsys):
+    root = copied(made, tmp_path)
+    usual = raw_folder.write_raw_videos
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raw_folder, "write_raw_videos", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            encode(root, "raw", root / "tokens", *PER_SHARD)
+    assert raw_folder.write_raw_videos is usual
+    assert encode(root, "raw", root / "tokens", *PER_SHARD, "--fps", "5") == 1
+    assert "with: it was begun with a store, or with a list that is not" in capsys.readouterr().err
+    assert encode(root, "raw", root / "tokens", *PER_SHARD) == 0
+    assert hashes(root / "tokens") == hashes(made / "of folder")
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_is_neither_store_nor_list_nor_folder_of_videos_is_said(made, tmp_path, capsys):
@@ -163,7 +187,10 @@ def test_what_is_neither_store_nor_list_nor_folder_of_videos_is_said(made, tmp_p
         tmp_path / "notes"
     )
     assert "is a file; expected a clip store" in refusal(made / "raw" / "run" / "00.avi")
-    assert "no such folder" in refusal(tmp_path / "nowhere")
+    for options in ((), ("--size", "16")):
+        assert "no such folder" in refusal(tmp_path / "nowhere", *options)
+    (tmp_path / "begun" / "parts").mkdir(parents=True)
+    assert "begun: this store is unfinished" in refusal(tmp_path / "begun")
     assert "--fps, --group-by: only for a folder of videos" in refusal(
         made / "of folder", "--fps", "5", "--group-by", "folder"
     )

@@ -151,7 +151,7 @@ def test_a_chart_places_its_points_in_order_and_inside():
         (lambda run: (run / "scores" / "scores.json").write_text("["), "cannot be read"),
         (lambda run: (run / "tokenizer" / "run.json").write_text("{}"), "no identity"),
         (lambda run: (run / "tokenizer" / "metrics.jsonl").write_text("[]\n"), "line 1 is not"),
-        (lambda run: (run / "scores/gallery/manifest.json").write_text("{}"), "is a None store"),
+        (lambda run: (run / "scores/gallery/manifest.json").write_text("{}"), "is no manifest"),
     ],
 )  # fmt: skip
 def test_damage_is_named(hostile_run, damage, message):

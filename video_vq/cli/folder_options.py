@@ -68,7 +68,7 @@ def read(arguments: argparse.Namespace) -> "FolderOptions":
         name: getattr(arguments, name) for name in NAMES if getattr(arguments, name) is not None
     }
     data: Path = arguments.data
-    if given and not is_folder_of_files(data):
+    if given and data.is_dir() and not is_folder_of_files(data):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
             f"{flags}: only for a folder of videos, which {data} is not: a store and a list have "

@@ -9,6 +9,7 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from video_vq.errors import InputError
@@ -51,8 +52,10 @@ class FolderOptions:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether a folder is neither a store nor a list, finished or not."""
-    return path.is_dir() and not (path / MANIFEST).exists() and plan_of(path) is None
+    """Whether a folder is neither a store nor a list, finished or only just begun."""
+    if not path.is_dir() or (path / MANIFEST).exists() or plan_of(path) is not None:
+        return False
+    return [entry.name for entry in islice(path.iterdir(), 2)] != [PARTS]
 
 
 def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) -> RawVideos:
@@ -121,31 +124,39 @@ def require_same_list(out: Path, videos: RawVideos) -> None:
     plan = plan_of(out)
     if not isinstance(plan, dict) or plan.get("data_hash") in (None, videos.content_hash):
         return
+    raise InputError(
+        f"{videos.root}: is not what {out} was begun with: {'; '.join(_differences(out, videos))}. "
+        "Tokens are made of one list of videos: with the folder and the settings as they were, the "
+        f"same command goes on; or name another --out, or delete {out}"
+    )
+
+
+def _differences(out: Path, videos: RawVideos) -> list[str]:
+    """Say in what a list differs from the one that the tokens in `out` were begun with."""
     before = kept_list(out)
     if before is not None:
         found = _changes(
             {video.name: video.num_bytes for video in before.videos},
             {video.name: video.num_bytes for video in videos.videos},
         )
+        reasons = [{entry.id: entry.reason for entry in side.skipped} for side in (before, videos)]
+        if reasons[0] != reasons[1]:
+            found.append("other files, or for other reasons, cannot be used")
         lines = difference(before.plan, videos.plan)
         settings = [line for line in lines if line.split(":")[0] not in LIST_SETTINGS]
         if before.videos_per_shard != videos.videos_per_shard and not found:
             settings.append(
                 f"videos_per_shard: {before.videos_per_shard} -> {videos.videos_per_shard}"
             )
-    else:
-        names: dict[str, int] = {}
-        with suppress(InputError):
-            names = dict.fromkeys((video.id for video in TokenStore(out).videos), 0)
-        found = _changes(names, dict.fromkeys((video.name for video in videos.videos), 0))
-        settings = []
-    told = "; ".join([*found, *(f"setting {line}" for line in settings)])
-    raise InputError(
-        f"{videos.root}: is not what it was when {out} was begun: "
-        f"{told or 'files of the same names have other sizes, or other settings were given'}. "
-        "Tokens are made of one list of videos: with the folder and the settings as they were, the "
-        f"same command goes on; or name another --out, or delete {out}"
-    )
+        return [*found, *(f"setting {line}" for line in settings)] or ["another list of videos"]
+    if not (out / MANIFEST).exists():
+        return ["it was begun with a store, or with a list that is not there to compare"]
+    names = [video.id for video in TokenStore(out).videos]
+    found = _changes(dict.fromkeys(names, 0), {video.name: 0 for video in videos.videos})
+    return found or [
+        "files of the same names have other sizes, other files cannot be used, other settings were "
+        "given, or it was made from a store or a list"
+    ]
 
 
 def _changes(before: dict[str, int], now: dict[str, int]) -> list[str]:

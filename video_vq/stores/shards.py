@@ -174,6 +174,11 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
             )
         raise InputError(f"{path}: holds no {MANIFEST}; {how_to_make}")
     manifest = read_json(path / MANIFEST, "a store's manifest")
+    if "format" not in manifest:
+        raise InputError(
+            f"{path / MANIFEST}: is no manifest of a store, it names no format; if it belongs to a "
+            f"folder of videos give it another name, else {how_to_make}"
+        )
     if manifest.get("format") != format_name:
         raise InputError(
             f"{path}: is a {manifest.get('format')!r} store, expected {format_name!r}; "
