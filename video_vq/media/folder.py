@@ -123,7 +123,7 @@ def _find(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str, int]
     found: list[tuple[str, int]] = []
     left_out: list[LeftOut] = []
     for path in _walk(root):
-        if not path.is_symlink() and path.is_dir():
+        if os.path.isdir(path) and not os.path.islink(path):
             continue
         if path.suffix.lower() not in extensions and not _is_linked_folder(path):
             continue
@@ -154,7 +154,8 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_linked_folder(path: Path) -> bool:
-    return path.is_symlink() and path.is_dir()
+    # Unlike Path's own, these do not raise where the rights are missing.
+    return os.path.islink(path) and os.path.isdir(path)
 
 
 def _size_or_problem(path: Path, name: str, real_root: Path) -> int | str:
