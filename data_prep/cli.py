@@ -14,13 +14,12 @@ from data_prep.options import (
     add_sheet,
     add_size,
     add_stride,
-    extensions,
     printable,
 )
 from data_prep.simulated.cli import add_simulate_parser
 from data_prep.stats_cli import add_stats_parser
 from data_prep.synthetic_cli import add_synthetic_parser
-from video_vq.arguments import Parser
+from video_vq.arguments import Parser, file_endings
 from video_vq.errors import InputError
 
 
@@ -94,7 +93,7 @@ def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument(
         "--extensions",
-        type=extensions,
+        type=file_endings,
         metavar="LIST",
         help="endings to take, for example mp4,avi (default: all usual ones)",
     )

@@ -137,7 +137,9 @@ def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple
     found: list[tuple[int, int, int]] = []  # episode, first row, rows
     row = 0
     for piece in pieces:
-        starts = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist()] if len(piece) else []
+        if not len(piece):
+            continue
+        starts = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist()]
         for start, end in zip(starts, [*starts[1:], len(piece)], strict=True):
             episode = int(piece[start])
             if start == 0 and found and found[-1][0] == episode:

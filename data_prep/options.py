@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
+from video_vq.arguments import frame_size
 from video_vq.errors import InputError
-
-MAX_SIDE = 4096
-MAX_SKIPPED = 0.01
+from video_vq.media.folder import MAX_SKIPPED
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +19,8 @@ def add_size(parser: argparse.ArgumentParser, default: str) -> None:
     """Add --size."""
     parser.add_argument(
         "--size",
-        type=_size,
-        default=_size(default),
+        type=frame_size,
+        default=frame_size(default),
         metavar="SIZE",
         help="pixels of the square frames, or HEIGHTxWIDTH: a video is scaled until it covers "
         f"them, and its centre is kept (default: {default})",
@@ -107,7 +106,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-skipped",
         type=share,
-        default=MAX_SKIPPED,
         metavar="SHARE",
         help="fail when more of the videos, and more than one, cannot be used; those left out are "
         f"listed in skipped.jsonl with the reason (default: {MAX_SKIPPED}; 0 allows none)",
@@ -162,16 +160,6 @@ def printable(text: str) -> str:
     )
 
 
-def _size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) not in (1, 2) or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"expected PIXELS or HEIGHTxWIDTH, found {text!r}")
-    height, width = int(sides[0]), int(sides[-1])
-    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-        raise argparse.ArgumentTypeError(f"a side has 1 to {MAX_SIDE} pixels, found {text!r}")
-    return height, width
-
-
 def _number(text: str, what: str) -> float:
     try:
         return float(text)
@@ -199,11 +187,3 @@ def count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
     return int(text)
-
-
-def extensions(text: str) -> tuple[str, ...]:
-    """Read endings of file names, with commas between them."""
-    endings = tuple(f".{part.strip().lower().lstrip('.')}" for part in text.split(",") if part)
-    if not endings or "." in endings:
-        raise argparse.ArgumentTypeError(f"expected endings like mp4,avi, found {text!r}")
-    return endings

@@ -20,7 +20,7 @@ def write_list(
     out: Path,
     recipe: Recipe,
     videos_per_shard: int | None,
-    max_skipped: float,
+    max_skipped: float | None,
 ) -> RawVideos:
     """Write the list of a source's videos; nothing is decoded.
 
@@ -29,7 +29,7 @@ def write_list(
         out: the list's folder.
         recipe: how each video's frames are to be made.
         videos_per_shard: None for the usual.
-        max_skipped: share of the videos that may be unusable.
+        max_skipped: share of the videos that may be unusable; None for the source's own.
 
     Raises:
         InputError: the videos are no files under one folder, or have actions; or `out` holds
@@ -56,7 +56,7 @@ def write_list(
             ),
             skipped=listing.skipped,
             videos_per_shard=per_shard,
-            max_skipped=max_skipped,
+            max_skipped=listing.max_skipped if max_skipped is None else max_skipped,
         ),
     )
 

@@ -20,11 +20,10 @@ from data_prep.parquet import require_pyarrow
 from data_prep.sources import Item, Listing, require_folder
 from data_prep.sources.lerobot_index import TOLERANCE, IndexRow, read_index
 from video_vq.errors import InputError
-from video_vq.media.folder import split_groups
+from video_vq.media.folder import MAX_SKIPPED, split_groups
 from video_vq.stores.clips import Skipped
 from video_vq.stores.files import read_json
 
-MAX_SKIPPED = 0.01
 VERSION = re.compile(r"v?3\.\d+(\.\d+)?")
 # Our names for the per-frame arrays, and the features they are.
 ARRAYS = {"actions": "action", "states": "observation.state"}

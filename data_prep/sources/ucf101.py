@@ -11,10 +11,9 @@ from typing import NamedTuple
 from data_prep.archives import Archive, read_archive
 from data_prep.sources import Item, Listing, require_folder
 from video_vq.errors import InputError
-from video_vq.media.folder import split_groups
+from video_vq.media.folder import MAX_SKIPPED, split_groups
 from video_vq.stores.clips import Skipped
 
-MAX_SKIPPED = 0.01
 # Where the archives and their mirrors put the videos and the lists, from the root.
 VIDEO_FOLDERS = ("UCF-101", "UCF101", ".", "UCF-101/UCF-101", "UCF101/UCF-101", "videos")
 LIST_FOLDERS = (
