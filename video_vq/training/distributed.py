@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from video_vq.errors import InputError
-from video_vq.training.stop_request import StopRequest
+from video_vq.training.stop_request import StopRequest, is_launched
 
 T = TypeVar("T")
 
@@ -59,8 +59,8 @@ def require_all_processes(environment: Mapping[str, str]) -> None:
     Raises:
         InputError: several processes were asked for, and this is the only one.
     """
-    launched = "ACCELERATE_MIXED_PRECISION" in environment
-    if launched and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
+    alone = "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
+    if alone and is_launched(environment):
         raise InputError(
             "accelerate launch was asked for several processes and started one, as it does with "
             "--cpu; use `accelerate launch --multi_gpu --num_processes N -m video_vq …`, which "

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -19,11 +20,19 @@ WATCH_SECONDS = 0.5
 # What a rank may take to save once its launcher is gone; its peers may be gone as well.
 GRACE_SECONDS = 120.0
 FIRST_PROCESS = Path("/proc/1/cmdline")
+# What launchers tell their processes; precision is no sign, as people set it by hand.
+LAUNCHER_SIGNS = ("ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID")
+
+
+def is_launched(environment: Mapping[str, str]) -> bool:
+    """Say whether accelerate or torchrun started this process."""
+    return any(sign in environment for sign in LAUNCHER_SIGNS)
 
 
 class StopRequest:
     """Listens while it is entered; `reason` is empty until somebody asks the process to stop.
 
+    What a process was told to ignore when it was started, as nohup does with SIGHUP, stays ignored.
     A further signal, more than 5 seconds after the first, ends the process at once. Under a
     launcher (accelerate, torchrun) its death is a request, too; where saving then takes over two
     minutes, because other ranks are gone, the process ends itself, so that none is left behind.
@@ -36,8 +45,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         main = threading.current_thread() is threading.main_thread()  # no other can catch signals
-        self._before = {number: signal.signal(number, self._catch) for number in SIGNALS if main}
-        if {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._catch) for number in heard if main}
+        if is_launched(os.environ):
             watch = threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True)
             watch.start()
         return self

@@ -15,6 +15,7 @@ from video_vq.training.distributed import (
     require_all_processes,
 )
 from video_vq.training.state import TrainingState
+from video_vq.training.stop_request import LAUNCHER_SIGNS
 from video_vq.training.training_config import RunConfig
 
 
@@ -28,9 +29,9 @@ def fake(**attributes: Any) -> Any:
     [
         ({}, False),
         ({"MASTER_ADDR": "127.0.0.1"}, False),
-        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, True),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "h", "WORLD_SIZE": "2"}, False),
+        ({LAUNCHER_SIGNS[0]: "default"}, False),
+        ({LAUNCHER_SIGNS[0]: "default", "MASTER_ADDR": "127.0.0.1"}, True),
+        ({LAUNCHER_SIGNS[0]: "default", "MASTER_ADDR": "h", "WORLD_SIZE": "2"}, False),
     ],
 )
 def test_a_launch_of_several_that_starts_one_is_refused(environment, is_refused):

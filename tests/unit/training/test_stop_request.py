@@ -9,12 +9,12 @@ import threading
 import pytest
 
 from video_vq.training import stop_request
-from video_vq.training.stop_request import SIGNALS, StopRequest
+from video_vq.training.stop_request import LAUNCHER_SIGNS, SIGNALS, StopRequest
 
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"):
+    for name in LAUNCHER_SIGNS:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -33,6 +33,28 @@ def test_a_signal_is_the_reason_and_its_echo_is_ignored(number, capfd):
         f"{signal.Signals(number).name}: finishing this step, then saving; "
         "a second signal ends it at once"
     ]
+
+
+def test_what_was_ignored_from_the_start_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.reason == ""
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request.reason == "SIGTERM"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_precision_set_by_hand_is_no_launcher(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(StopRequest, "_watch", lambda *_: pytest.fail("watched"))
+    before = threading.active_count()
+    with StopRequest():
+        assert threading.active_count() == before
 
 
 def test_handlers_come_back_after_an_error():
@@ -107,7 +129,7 @@ def test_a_launcher_that_died_before_anybody_listened_is_noticed(
         (tmp_path / "cmdline").write_bytes(command)
     monkeypatch.setattr(stop_request, "FIRST_PROCESS", tmp_path / "cmdline")
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv(LAUNCHER_SIGNS[0], "default")
     monkeypatch.setattr(stop_request, "WATCH_SECONDS", 0.01)
     asked = threading.Event()
     monkeypatch.setattr(StopRequest, "_ask", lambda self, reason: asked.set())
