@@ -61,11 +61,14 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
-    0 done, or training stopped as asked and saved; 1 failed; 2 wrong arguments or config.
+    0 done, or training stopped as asked and saved; 1 failed; 2 wrong arguments or config; 130
+    stopped by Ctrl-C.
     """
     parsed = make_parser().parse_args(arguments)
     try:
         return parsed.run(parsed)
+    except KeyboardInterrupt:
+        return _complain("stopped; what was finished is kept, the same command goes on", 130)
     except ConfigError as error:
         return _complain(str(error), 2)
     except InputError as error:
