@@ -73,10 +73,14 @@ def skipped_entry(video: Video, reason: str) -> Skipped:
 
 
 def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
-    """Return the first few of the videos that were left out, a line each."""
-    lines = [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:most]]
-    if len(skipped) > most:
-        lines.append(f"  and {len(skipped) - most} more")
+    """Return what was left out: a line for each file and reason, the first few of them."""
+    counts = Counter(f"  {entry['path']}: {entry['reason']}" for entry in skipped)
+    lines = [
+        line if count == 1 else f"{line} ({count:,} videos)"
+        for line, count in list(counts.items())[:most]
+    ]
+    if len(counts) > most:
+        lines.append(f"  and {sum(list(counts.values())[most:])} more")
     return "\n".join(lines)
 
 
@@ -95,8 +99,10 @@ def require_few_skipped(skipped: Sequence[dict[str, str]], total: int, limit: fl
         raise InputError(
             f"{len(skipped)} of {total} videos cannot be used, more than the "
             f"allowed share of {limit:g}:\n{reasons(skipped)}\n"
-            "Mend or remove them; or allow a larger share with --max-skipped and run the "
-            "command again, it goes on where it stopped."
+            "There may be more among those not looked at yet. Allow a larger share with "
+            "--max-skipped, and the same command goes on where it stopped, leaves them out, and "
+            "lists all in skipped.jsonl. To mend or remove them instead, delete what was begun, "
+            "as a store is made of one list of videos."
         )
 
 
