@@ -127,11 +127,11 @@ def test_out_of_memory_says_what_to_lower(clip_store, tmp_path):
     assert "Traceback" not in answer.stderr
 
 
-def test_without_weights_and_network_the_message_says_both_ways_out(tmp_path):
+def test_without_weights_and_network_the_message_says_both_ways_out(clip_store, tmp_path):
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
     nowhere |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "VIDEO_VQ_I3D": ""}
     nowhere |= {"VIDEO_VQ_STLPIPS": ""}
-    answer = video_vq("fvd", tmp_path, tmp_path, expect=1, **nowhere)
+    answer = video_vq("fvd", clip_store, clip_store, expect=1, **nowhere)
     assert "video-vq doctor --fetch-weights" in answer.stderr
     assert "VIDEO_VQ_I3D" in answer.stderr
     answer = video_vq("doctor", "--fetch-weights", "--st-lpips", expect=1, **nowhere)
@@ -139,6 +139,25 @@ def test_without_weights_and_network_the_message_says_both_ways_out(tmp_path):
     assert "VIDEO_VQ_I3D" in answer.stdout
     assert "todo  ST-LPIPS weights" in answer.stdout
     assert "VIDEO_VQ_STLPIPS" in answer.stdout
+
+
+def test_fvd_refuses_before_it_loads_a_network(clip_store, tmp_path, monkeypatch, capsys):
+    from video_vq.evaluation import feature_network
+
+    monkeypatch.setattr(feature_network, "load_feature_network", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "real.safetensors").write_bytes(b"kept")
+
+    def refusal(*arguments: object) -> str:
+        assert main(["fvd", *map(str, arguments)]) == 1
+        return capsys.readouterr().err
+
+    assert "empty: holds no videos" in refusal(clip_store, tmp_path / "empty")
+    assert "nowhere: neither a clip store" in refusal(clip_store, tmp_path / "nowhere")
+    assert "keeps its frame rate; prepare it" in refusal(clip_store, clip_store, "--fps", "7")
+    saved = ("--save-real", tmp_path / "real.safetensors")
+    assert "is there already; remove it" in refusal(clip_store, clip_store, *saved)
+    assert (tmp_path / "real.safetensors").read_bytes() == b"kept"
 
 
 def damaged(tokenizer: Path, copy: Path, change: dict) -> Path:

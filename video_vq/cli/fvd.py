@@ -58,17 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
-    for path in (arguments.real, *arguments.fake):
-        if not path.exists():
-            raise InputError(f"{path}: neither a clip store, nor a folder of videos, nor features")
-    from video_vq.evaluation.compare import Comparison
+    if arguments.save_real is not None and arguments.save_real.exists():
+        raise InputError(
+            f"{arguments.save_real}: is there already; remove it, or name another file"
+        )
+    from video_vq.evaluation.compare import Comparison, require_scorable
     from video_vq.evaluation.feature_network import load_feature_network
     from video_vq.evaluation.source_clip import Cut
     from video_vq.training.distributed import make_accelerator
 
+    cut = Cut(arguments.frames, arguments.stride, arguments.fps)
+    for path in (arguments.real, *arguments.fake):
+        require_scorable(path, cut)
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
-    cut = Cut(arguments.frames, arguments.stride, arguments.fps)
     comparison = Comparison(network, protocols, cut, arguments.max_clips, accelerator)
     real = comparison.read(arguments.real, arguments.split)
     fakes = [comparison.read(path) for path in arguments.fake]

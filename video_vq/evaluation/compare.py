@@ -16,7 +16,7 @@ from video_vq.evaluation.feature_file import (
     write_features,
 )
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.evaluation.features import Extractor, FeatureSet, features_of
+from video_vq.evaluation.features import Extractor, FeatureSet, features_of, require_source
 from video_vq.evaluation.source_clip import Cut
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
@@ -87,7 +87,8 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
     if _rates(real) and _rates(fake) and _rates(real) != _rates(fake):
         warnings.append(
             f"frame rates differ: {', '.join(sorted(_rates(real)))} against "
-            f"{', '.join(sorted(_rates(fake)))}; motion counts in FVD, --fps makes them equal"
+            f"{', '.join(sorted(_rates(fake)))}; motion counts in FVD. --fps brings "
+            "folders of videos to one rate, and `data-prep … --fps` a store"
         )
     if _sizes(real) and _sizes(fake) and _sizes(real) != _sizes(fake):
         warnings.append(
@@ -118,6 +119,23 @@ def _sizes(features: FeatureSet) -> set[str]:
 def _some(names: set[str]) -> str:
     shown = sorted(names)
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+def require_scorable(path: Path, cut: Cut) -> None:
+    """Refuse, before anything is computed, what cannot be scored; of a file of features, nothing.
+
+    Raises:
+        InputError: it is missing, or holds no videos of the rate that was asked for.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: neither a clip store, nor a folder of videos, nor features")
+    if not is_saved(path):
+        require_source(path, cut)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a path is a file of features."""
+    return path.suffix == SUFFIX and not path.is_dir()
 
 
 class Comparison:
@@ -152,7 +170,7 @@ class Comparison:
         Raises:
             InputError: there is nothing to score, or the file is of another network or cut.
         """
-        if path.suffix == SUFFIX and not path.is_dir():
+        if is_saved(path):
             found = read_features(path, self.network, self.cut)
             wanted = {protocol.preparation for protocol in self.protocols}
             require_preparations(path, found.rows, wanted)

@@ -187,19 +187,36 @@ def features_of(
     Raises:
         InputError: there is nothing to score.
     """
-    if (path / MANIFEST).exists() or (path / PARTS).exists():
-        store = ClipStore(path)
+    store = _store(path, cut)
+    if store is not None:
         if split is None and any(video.split == "test" for video in store.videos):
             split = "test"
-        if cut.fps is not None and any(video.fps != cut.fps for video in store.videos):
-            raise InputError(
-                f"{path}: a clip store keeps its frame rate; prepare it with `--fps {cut.fps:g}`, "
-                "or score the folder of videos"
-            )
         windows = scoring_windows(store, split, cut.num_frames, cut.stride, max_clips, seed)
         return store_features(store, windows, extractor, str(path), split, accelerator)
     source = _folder_source(path, cut, None if max_clips is None else seed)
     return _score(source, extractor, max_clips, accelerator)
+
+
+def require_source(path: Path, cut: Cut) -> None:
+    """Refuse, before anything is computed, what `features_of` cannot read.
+
+    Raises:
+        InputError: it is no clip store of the rate that was asked for, and no folder of videos.
+    """
+    if _store(path, cut) is None:
+        _folder_source(path, cut, None)
+
+
+def _store(path: Path, cut: Cut) -> ClipStore | None:
+    if not (path / MANIFEST).exists() and not (path / PARTS).exists():
+        return None
+    store = ClipStore(path)
+    if cut.fps is not None and any(video.fps != cut.fps for video in store.videos):
+        raise InputError(
+            f"{path}: a clip store keeps its frame rate; prepare it with `--fps {cut.fps:g}`, "
+            "or score the folder of videos"
+        )
+    return store
 
 
 def store_features(
