@@ -196,8 +196,9 @@ def test_actions_that_do_not_fit_a_continuation_are_refused(made, tmp_path, caps
     short = refused("--actions", tmp_path / "short.npy")
     assert f"holds {CLIP - 2} rows of actions" in short
     assert f"give {wanted}" in short
-    many = refused("--actions", tmp_path / "three.npy", "--num", 4)
-    assert "holds 3 sequences of actions; lower --num" in many
+    for num in (2, 4):
+        many = refused("--actions", tmp_path / "three.npy", "--num", num)
+        assert "holds 3 sequences of actions; give --num as many" in many
 
 
 PLACES, MOVES = 8, (-1, 0, 1)

@@ -73,9 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         count = made.clips.shape[1]
         given = "the last frame" if made.num_given == 1 else f"the last {made.num_given} frames"
+        assumed = "" if made.fps_known else " (assumed: the prior's clips do not say theirs)"
         print(
             f"{arguments.out}: {given} of {arguments.video} at "
-            f"{made.fps:g} frames per second, then {count - made.num_given} continued ones "
-            "(red bar)"
+            f"{made.fps:g} frames per second{assumed}, then {count - made.num_given} continued "
+            "ones (red bar)"
         )
     return 0

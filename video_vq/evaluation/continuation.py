@@ -63,11 +63,12 @@ class ContinueRequest:
 
 
 class Continuation(NamedTuple):
-    """Clips that begin with given frames, and how many of them are given."""
+    """Clips that begin with given frames, how many are given; `fps_known`: or only assumed."""
 
     clips: UInt8[np.ndarray, "n t h w 3"]
     num_given: int
     fps: float
+    fps_known: bool
 
 
 def continue_video(
@@ -80,7 +81,8 @@ def continue_video(
 ) -> Continuation:
     """Continue a video file, and write given and continued frames as another.
 
-    The video is brought to the clips' frame rate and size, scaled until it covers it and cropped.
+    The video is brought to the clips' frame rate, if that is known, and size, scaled until it
+    covers it and cropped.
     A red bar lies above each frame that the model made.
 
     Raises:
@@ -112,7 +114,8 @@ def continue_video(
         )
     clips = decode_grids(accelerator, tokenizer, grids, request.num)
     clips[:, :num_given] = frames
-    made = Continuation(clips, num_given, prior.facts.fps or DEFAULT_FPS)
+    fps = prior.facts.fps
+    made = Continuation(clips, num_given, fps or DEFAULT_FPS, fps is not None)
     if accelerator.is_main_process:
         write_video(out, marked(made), made.fps)
     return made
@@ -171,10 +174,10 @@ def _actions(
             )
         return None
     steering = steering_of_file(request.actions, prior, tokenizer)
-    if steering.num_samples is not None and steering.num_samples < request.num:
+    if steering.num_samples not in (None, request.num):
         raise InputError(
             f"--num {request.num}: {request.actions} holds {steering.num_samples} sequences of "
-            "actions; lower --num, or give one sequence for all"
+            "actions; give --num as many, or one sequence for all"
         )
     return steering.of(range(request.num))
 

@@ -128,7 +128,11 @@ def steering_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> Sam
             f"give {rows_wanted(prior, tokenizer)}"
         )
     if not np.isfinite(sequences).all():
-        raise InputError(f"{path}: a number is not finite")
+        sequence, row, _ = np.argwhere(~np.isfinite(sequences))[0]
+        raise InputError(
+            f"{path}: row {row} of sequence {sequence} holds a number that is not finite; give "
+            "numbers alone (0 where an action is unknown)"
+        )
     rows = sequences[:, :count].astype(np.float32)
     return SampleActions(
         {"actions": hashlib.sha256(rows.tobytes()).hexdigest(), "actions_of": list(rows.shape)},
@@ -154,7 +158,10 @@ def _numbers(path: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: actions cannot be read ({error})") from None
+        raise InputError(
+            f"{path}: actions cannot be read ({error}); expected an array of numbers, as "
+            "numpy.save, or numpy.savetxt with commas, writes it"
+        ) from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
         raise InputError(f"{path}: expected an array of numbers")
     return found.astype(np.float64)
