@@ -25,6 +25,7 @@ from data_prep import ray_pool
 from data_prep.pool import ShardTask
 from data_prep.shard import Recipe
 from video_vq.errors import InputError
+from video_vq.evaluation.describe import describe
 from video_vq.evaluation.encode import Encoder
 from video_vq.media.encode import write_video
 from video_vq.stores.files import sha256_json, write_json
@@ -105,6 +106,7 @@ def test_raw_videos_give_the_tokens_that_their_store_gives(made):
     assert stored.header.fps == raw.header.fps is not None
     (line,) = (made / "of list" / "skipped.jsonl").read_text().splitlines()
     assert json.loads(line) == json.loads((made / "store" / "skipped.jsonl").read_text())
+    assert "fps, mostly (rates are mixed)" in str(describe(made / "of list").facts["each clip"])
     assert raw.num_skipped == 1
     assert stored.num_skipped == 0
 
@@ -124,7 +126,9 @@ def test_two_ranks_and_a_fixed_rate_give_the_same_tokens_again(made, tmp_path):
     assert TokenStore(tmp_path / "of list").header.fps == 12.5
 
 
-def test_an_encoding_that_is_stopped_goes_on_with_the_next_shard(made, tmp_path, monkeypatch):
+def test_an_encoding_that_is_stopped_goes_on_with_the_next_shard(
+    made, tmp_path, monkeypatch, capsys
+):
     out = tmp_path / "tokens"
     usual, asked = Encoder.encode, []
 
@@ -135,8 +139,8 @@ def test_an_encoding_that_is_stopped_goes_on_with_the_next_shard(made, tmp_path,
         usual(self, shard, on_video)
 
     monkeypatch.setattr(Encoder, "encode", stop_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        encode(made, "list", out)
+    assert encode(made, "list", out) == 130
+    assert "stopped; what was finished is kept" in capsys.readouterr().err
     assert len(list((out / "parts").glob("shard-*.json"))) == 2
     assert encode(made, "list", out) == 0
     assert asked == [0, 1, 2, 2, 3]

@@ -28,7 +28,8 @@ RUN, METRICS, SCORES, STATE = "run.json", "metrics.jsonl", "scores.json", "state
 KNOWN = (
     "a clip store or a token store, finished or not; a list of raw videos; a tokenizer's or a "
     "prior's folder; a run folder, its state folder or a checkpoint in it (state/step_…); an "
-    "evaluation (scores.json); or a file of these (.json, .jsonl, .npy, .safetensors)"
+    "evaluation (scores.json); or a file of these (.json, .jsonl, .npy, .safetensors); of "
+    "videos make a store by `data-prep folder`"
 )
 MAX_LINE = 160  # characters
 TAIL_BYTES = 1 << 16  # of metrics.jsonl: its last lines
@@ -180,11 +181,12 @@ def _token_store(store: tokens.TokenStore) -> dict[str, Any]:
     header = store.header
     height, width = header.frame_size_hw
     rate = "an unknown rate" if header.fps is None else f"{header.fps:g} fps"
+    mixed = ", mostly (rates are mixed)" if len({video.fps for video in store.videos}) > 1 else ""
     shards = range(len(store.shards))
     return {
         "clips": _per_split(store.video_of(row).split for row in range(len(store))),
         "tokens": f"{_times(header.grid_thw)} of {header.codebook_size:,} for each clip",
-        "each clip": f"{header.num_frames} frames of {height} x {width} at {rate}",
+        "each clip": f"{header.num_frames} frames of {height} x {width} at {rate}{mixed}",
         "classes": _classes(header.classes),
         **_actions(header.num_action_dims),
         "tokenizer": header.tokenizer_hash,
