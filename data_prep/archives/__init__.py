@@ -58,7 +58,12 @@ def read_archive(path: Path) -> Archive:
         compression = _compression(path)
         if compression is not None:
             raise ArchiveError(path, f"is compressed with {compression}; uncompress it first")
-        raise ArchiveError(path, "is no tar, zip or rar archive")
+        if path.is_file() and not path.stat().st_size:
+            raise ArchiveError(path, "is empty: 0 bytes; fetch it again")
+        raise ArchiveError(
+            path,
+            "is no tar, zip or rar archive; name one, or the folder that holds the files",
+        )
     members = {"tar": tar_members, "zip": zip_members, "rar": rar_members}[kind](path)
     return Archive(path, kind, members)
 

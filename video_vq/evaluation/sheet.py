@@ -1,5 +1,6 @@
 """A sheet of clips: a row for each kind, as an animation and as a picture."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def write_sheet(
     clips = [clip for row in rows.values() for clip in row[:columns]]
     labels = [name if column == 0 else "" for name in rows for column in range(columns)]
     # Small frames are shown larger: their labels would not fit.
-    scale = max(1, SHEET_WIDTH // clips[0].shape[2])
+    scale = math.ceil(SHEET_WIDTH / clips[0].shape[2])
     sheet = tile(clips, columns, scale=scale, labels=labels)
     write_animation(out / "sheet.webp", sheet, fps=fps or DEFAULT_FPS)
     quarters = list(sheet[:: max(1, len(sheet) // 4)])

@@ -91,9 +91,14 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
     if not found:
         raise InputError(
             f"{root}: no video file there; looked for names ending in "
-            f"{', '.join(settings.extensions)} ({len(left_out)} left out"
-            + (f", the first: {left_out[0].name}: {left_out[0].reason}" if left_out else "")
-            + "); name another folder, or other endings with --extensions"
+            f"{', '.join(settings.extensions)}"
+            + (
+                f" ({len(left_out)} that cannot be read, the first: {left_out[0].name}: "
+                f"{left_out[0].reason})"
+                if left_out
+                else ""
+            )
+            + "; name another folder, or other endings with --extensions"
         )
     found.sort()
     groups = {name: group_of(name) for name, _ in found}
