@@ -13,16 +13,20 @@ from video_vq.models.tokenizer_config import (
     TokenizerConfig,
     TokenizerFacts,
 )
-from video_vq.quantizers.quantizer_config import QuantizerConfig
+from video_vq.quantizers.quantizer_config import FiniteConfig, QuantizerConfig, SimVQConfig
 
 
-def trained_tokenizer() -> VideoTokenizer:
+def trained_tokenizer(
+    quantizer: QuantizerConfig | SimVQConfig | FiniteConfig | None = None,
+) -> VideoTokenizer:
     """Return a tokenizer of 4 frames of 16 x 16 with random weights and codes."""
     torch.manual_seed(0)
     backbone = ConvBackboneConfig(
         channels=8, num_blocks=1, multipliers=(1, 2), strides_thw=((2, 2, 2),)
     )
-    model = VideoTokenizer(TokenizerConfig(backbone, QuantizerConfig(codebook_size=32)))
+    model = VideoTokenizer(
+        TokenizerConfig(backbone, quantizer or QuantizerConfig(codebook_size=32))
+    )
     latents = model.latents(torch.rand(4, 3, 4, 16, 16) * 2 - 1)
     model.quantizer.codebook.initialize((latents,), 0)
     model.facts = TokenizerFacts(4, 1, (16, 16), (2, 4, 4), "hash of the clips", 6)

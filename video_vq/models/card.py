@@ -131,7 +131,9 @@ def _heading(config: dict[str, Any]) -> str:
     facts = config["facts"]
     size = f"{facts['num_frames']} x {_times(facts['frame_size_hw'])}"
     if config["kind"] == "tokenizer":
-        size_k = config["model"]["quantizer"]["codebook_size"]
+        quantizer = config["model"]["quantizer"]
+        # Finite scalar quantization has levels for each channel instead.
+        size_k = quantizer.get("codebook_size") or math.prod(quantizer["levels"])
         return (
             "# Video tokenizer\n\n"
             f"Clips of {size} (frames x height x width) to {_times(facts['grid_thw'])} tokens "

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from video_vq.errors import InputError
 from video_vq.models.pretrained import hash_of
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.quantizers.quantizer_config import FiniteConfig, SimVQConfig
 
 
 @pytest.fixture
@@ -23,7 +25,16 @@ def folder(tmp_path) -> Path:
     return tmp_path / "t"
 
 
-@pytest.mark.parametrize("make", [trained_tokenizer, trained_prior])
+@pytest.mark.parametrize(
+    "make",
+    [
+        trained_tokenizer,
+        trained_prior,
+        partial(trained_tokenizer, FiniteConfig(levels=(4, 8))),
+        partial(trained_tokenizer, SimVQConfig(codebook_size=32)),
+    ],
+    ids=["codebook", "prior", "finite", "simvq"],
+)
 def test_a_model_comes_back_bit_for_bit_with_its_facts_and_hash(make, tmp_path):
     model = make()
     saved = model.save_pretrained(tmp_path / "run" / model.kind)
