@@ -182,7 +182,6 @@ def _token_store(store: tokens.TokenStore) -> dict[str, Any]:
     height, width = header.frame_size_hw
     rate = "an unknown rate" if header.fps is None else f"{header.fps:g} fps"
     mixed = ", mostly (rates are mixed)" if len({video.fps for video in store.videos}) > 1 else ""
-    shards = range(len(store.shards))
     return {
         "clips": _per_split(store.video_of(row).split for row in range(len(store))),
         "tokens": f"{_times(header.grid_thw)} of {header.codebook_size:,} for each clip",
@@ -191,7 +190,7 @@ def _token_store(store: tokens.TokenStore) -> dict[str, Any]:
         **_actions(header.num_action_dims),
         "tokenizer": header.tokenizer_hash,
         "made from": header.data_hash or "samples of a prior",
-        "files": _sizes([store.path / f"tokens-{shard:05d}.npy" for shard in shards]),
+        "files": _sizes([store.path / f"tokens-{n:05d}.npy" for n in range(len(store.shards))]),
         "hash": store.content_hash,
     }
 
