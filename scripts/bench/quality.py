@@ -44,6 +44,7 @@ from video_vq.training.training_config import OptimizerConfig
 
 NUM_FRAMES = 16
 SCHEDULE = 1000  # the whole budget in the schedule's steps
+WARMUP = SCHEDULE // 5  # long in budgets, as they are few steps: less throws models into a plateau
 COMMITMENT, RECONSTRUCTION = 0.25, 4.0
 KMEANS_CLIPS = 256
 
@@ -75,7 +76,7 @@ def train(
     model: Ours | VideoGPTLike, store: ClipStore, settings: Settings, seconds: float, lr: float
 ) -> dict[str, float]:
     """Train for a budget of CPU seconds, at least one step; return what it did."""
-    config = OptimizerConfig(steps=SCHEDULE, warmup_steps=SCHEDULE // 20, lr=lr)
+    config = OptimizerConfig(steps=SCHEDULE, warmup_steps=WARMUP, lr=lr)
     optimizer = make_optimizer(model, config)
     dataset = ClipDataset(store, "train", ClipConfig(NUM_FRAMES), settings.seed)
     batches = training_batches(
@@ -254,7 +255,12 @@ def compare(
     SMALL.grid_thw((NUM_FRAMES, *store.frame_size_hw))
     require_same_plan(
         out / "plan.json",
-        {**settings._asdict(), "data": store.content_hash, "frame_size": list(store.frame_size_hw)},
+        {
+            **settings._asdict(),
+            "warmup": WARMUP,
+            "data": store.content_hash,
+            "frame_size": list(store.frame_size_hw),
+        },
     )
     scored = read_scored(store, settings)
     frechet = None if network is None else FrechetToTest(network, scored.test)
@@ -303,7 +309,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of results")
     parser.add_argument("--seconds", type=float, nargs="+", default=[60.0, 120.0, 240.0])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
     parser.add_argument("--num", type=int, default=64, help="held-out clips to score")
     parser.add_argument("--seed", type=int, default=0)
