@@ -1,5 +1,6 @@
 """Divided space-time attention: each token looks along time, then over its own frame."""
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -7,6 +8,8 @@ from torch import Tensor, nn
 
 Tokens = Float[Tensor, "b t h w d"]
 NORM_EPS = 1e-6
+# CUDA's kernels refuse more sequences in one call (pytorch/pytorch#142228).
+MAX_SEQUENCES = 65_535
 
 
 class SelfAttention(nn.Module):
@@ -20,13 +23,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Let each slot read all."""
-        query, key, value = rearrange(
+        query_key_value = rearrange(
             self.query_key_value(x),
             "b n (three heads c) -> three b heads n c",
             three=3,
             heads=self.heads,
         )
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        parts = [
+            F.scaled_dot_product_attention(query, key, value)
+            for query, key, value in query_key_value.split(MAX_SEQUENCES, dim=1)
+        ]
+        mixed = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.output(rearrange(mixed, "b heads n c -> b n (heads c)"))
 
 

@@ -19,6 +19,7 @@ from video_vq.models.tokenizer_config import (
     TokenizerConfig,
     TokenizerFacts,
 )
+from video_vq.nn import space_time
 from video_vq.nn.blocks import num_parameters
 from video_vq.nn.space_time import DividedBlock, SelfAttention
 from video_vq.quantizers.quantizer_config import QuantizerConfig
@@ -65,6 +66,24 @@ def test_divided_attention_is_attention_to_the_same_place_and_then_to_the_same_f
     y = y + block.mlp(norm)
     expected = rearrange(y, "b (t h w) d -> b t h w d", t=3, h=2)
     torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_more_sequences_than_a_gpu_takes_at_once_are_given_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    attention, x = SelfAttention(16, 2).double(), torch.randn(10, 3, 16, dtype=torch.float64)
+    (whole,) = torch.autograd.grad(attention(x).square().sum(), attention.query_key_value.weight)
+    given: list[int] = []
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        given.append(len(query))
+        return real(query, key, value)
+
+    real = F.scaled_dot_product_attention
+    monkeypatch.setattr(space_time, "MAX_SEQUENCES", 4)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    (parts,) = torch.autograd.grad(attention(x).square().sum(), attention.query_key_value.weight)
+    assert given == [4, 4, 2]
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
 
 
 def test_codes_have_the_grid_and_decode_to_the_clip():
