@@ -21,7 +21,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--num", type=options.positive, default=2048, help="clips at most")
     parser.add_argument("--protocol", default="styleganv", help="FVD's convention")
     parser.add_argument(
-        "--controls", action="store_true", help="compute what the scores must beat, too"
+        "--controls",
+        action="store_true",
+        help="compute what the scores must beat, too; takes about twice the time",
     )
     parser.add_argument(
         "--generation", metavar="NAME", help="a published protocol: ucf101-2048-test, bair-256, …"
