@@ -1,6 +1,7 @@
 """3D convolutions, down- and upsampling, causal in time or not."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -30,6 +31,32 @@ class Past:
         self._frames[layer] = frames.clone()
 
 
+class PlainConv3d(nn.Conv3d):
+    """`nn.Conv3d` with right gradients in bf16 on a CPU.
+
+    oneDNN's kernel for the weights' gradient in bf16 (torch 2.13, AVX512) gives wrong numbers, and
+    writes past its memory, where two frames are padded and not strided, or where a strided height
+    or width comes down to 1. These few convolutions run in float32.
+    """
+
+    def forward(self, input: Video) -> Float[Tensor, "b d t2 h2 w2"]:
+        """Convolve."""
+        is_low = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if is_low and self._is_miscounted(input.shape[2:]):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(input.float()).to(torch.get_autocast_dtype("cpu"))
+        return super().forward(input)
+
+    def _is_miscounted(self, size_thw: Sequence[int]) -> bool:
+        two_frames = size_thw[0] == 2 and self.stride[0] == 1 and self.padding[0] != 0
+        axes = zip(size_thw, self.padding, self.kernel_size, self.stride, strict=True)
+        to_one = [
+            stride > 1 and (size + 2 * int(side) - kernel) // stride == 0
+            for size, side, kernel, stride in axes
+        ]
+        return two_frames or any(to_one[1:])
+
+
 class Conv3d(nn.Module):
     """A convolution of size k that keeps t h w up to its stride.
 
@@ -51,7 +78,7 @@ class Conv3d(nn.Module):
         self.front = kernel - 1
         # Frames that an output and the one before it both see; below 0, that neither sees.
         self.overlap = kernel - stride_thw[0]
-        self.conv = nn.Conv3d(
+        self.conv = PlainConv3d(
             in_channels,
             out_channels,
             kernel,
