@@ -1,12 +1,13 @@
 """Training from the command line: to the end, stopped and resumed, changed, on two ranks."""
 
 import json
+import sys
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL_PRIOR, SMALL_TOKENIZER, AfterStep, launch, video_vq
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, AfterStep, launch, run, video_vq
 
 from video_vq.config import load_config
 from video_vq.models.prior import Prior
@@ -93,6 +94,39 @@ def test_a_run_in_two_parts_is_bit_equal_to_a_run_in_one(
     assert without_clock(part / "metrics.jsonl") == without_clock(whole / "metrics.jsonl")
     hashes = [json.loads((run / kind / "config.json").read_text())["hash"] for run in (whole, part)]
     assert hashes[0] == hashes[1]
+
+
+COMPILED = """
+import sys
+from torch import nn
+from video_vq.cli import main
+real = nn.Module.compile
+def compile(module):
+    return real(module, backend="aot_eager")  # no C++ compiler needed
+nn.Module.compile = compile
+status = main()
+from torch._dynamo.utils import counters
+assert counters["stats"]["unique_graphs"] >= 1, counters
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "prior"])
+def test_a_compiled_training_is_the_one_as_written(kind, trained, configs, clip_store, tmp_path):
+    data = ("--data", clip_store) if kind == "tokenizer" else ("--tokens", trained / "tokens")
+    answer = run(
+        [
+            *(sys.executable, "-c", COMPILED, f"train-{kind}"),
+            *("--config", configs / f"{kind}.yaml", *data, "--out", tmp_path / "run"),
+            "run.compile=true",
+        ]
+    )
+    assert "Warning" not in answer.stderr
+    expected = without_clock(trained / kind[0] / "metrics.jsonl")
+    found = without_clock(tmp_path / "run" / "metrics.jsonl")
+    assert [line.keys() for line in found] == [line.keys() for line in expected]
+    for line, other in zip(found, expected, strict=True):
+        assert line == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
 def test_a_finished_training_says_so_and_changes_nothing(trained, configs, clip_store):

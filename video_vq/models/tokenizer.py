@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, Integer, Shaped, UInt8
 from torch import Tensor, nn
 
 from video_vq.errors import InputError
@@ -100,7 +100,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return torch.cat(list(self._encoded([video])), dim=1)
 
     @torch.no_grad()
-    def decode(self, codes: Int[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
+    def decode(self, codes: Integer[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         """Return the video that codes stand for, float in [-1, 1]; see `encode`.
 
         Raises:
@@ -146,7 +146,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return self._encoded(chunks)
 
     def decode_stream(
-        self, chunks: Iterable[Int[Tensor, "_ _ _ _"]]
+        self, chunks: Iterable[Integer[Tensor, "_ _ _ _"]]
     ) -> Iterator[Float[Tensor, "_ 3 _ _ _"]]:
         """Yield the video of codes that come in chunks; see `encode_stream`.
 

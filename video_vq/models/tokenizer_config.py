@@ -25,7 +25,8 @@ class ConvBackboneConfig:
         stem_kernel: size of the first and the last convolution, 3, or 1 for large patches.
         strides_thw: one entry per downsampling, in t h w order.
         multipliers: channels of each level over `channels`; one more than there are strides.
-        channels: base width.
+        channels: base width; multiples of 32 are what processors work well with, and what all
+            shipped configs have.
         num_blocks: residual blocks per level.
         causal: no frame sees a later one; clips then have 1 + n·(stride in t) frames.
     """
@@ -70,22 +71,27 @@ class ConvBackboneConfig:
         stride_t, stride_h, stride_w = self.total_stride_thw
         num_frames, height, width = size_thw
         lead = 1 if self.causal else 0
-        if (
-            (num_frames - lead) % stride_t
-            or min(size_thw) < 1
-            or height % stride_h
-            or width % stride_w
-        ):
+        wrong: list[str] = []
+        if num_frames < 1 or (num_frames - lead) % stride_t:
             below = max(lead + (num_frames - lead) // stride_t * stride_t, lead or stride_t)
-            near = f"{below} or {below + stride_t}"
             rule = f"1 + a multiple of {stride_t}" if lead else f"a multiple of {stride_t}"
+            wrong.append(
+                f"frames must be {rule} (near: {below} or {below + stride_t}): set data.num_frames"
+            )
+        if min(height, width) < 1 or height % stride_h or width % stride_w:
+            next_hw = (
+                max(1, -(-size // stride)) * stride
+                for size, stride in ((height, stride_h), (width, stride_w))
+            )
+            wrong.append(
+                f"height and width must be multiples of {stride_h} and {stride_w} (next: "
+                f"{' x '.join(map(str, next_hw))}): prepare frames of such a size with "
+                "`data-prep folder --size N`"
+            )
+        if wrong:
             raise InputError(
                 f"a clip of t h w = {num_frames} x {height} x {width} does not divide by the "
-                f"tokenizer's strides {stride_t} x {stride_h} x {stride_w}: frames must be {rule} "
-                f"(near: {near}), height and width multiples of {stride_h} and {stride_w} (next: "
-                f"{max(1, -(-height // stride_h)) * stride_h} x "
-                f"{max(1, -(-width // stride_w)) * stride_w}); set data.num_frames, or prepare "
-                "frames of such a size with `data-prep folder --size N`"
+                f"tokenizer's strides {stride_t} x {stride_h} x {stride_w}; {'; '.join(wrong)}"
             )
         return (num_frames - lead) // stride_t + lead, height // stride_h, width // stride_w
 

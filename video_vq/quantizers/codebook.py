@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -196,7 +196,7 @@ class Codebook(nn.Module):
         return sum_over_ranks(drawn)
 
     @torch.no_grad()
-    def lookup(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
+    def lookup(self, indices: Integer[Tensor, "..."]) -> Float[Tensor, "... d"]:
         """Return the vectors of codes.
 
         Raises:

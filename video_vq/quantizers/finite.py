@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor, nn
 
 from video_vq.quantizers import gradient
@@ -49,7 +49,7 @@ class FiniteCodebook(nn.Module):
         """Return the codes of rounded latents."""
         return ((rounded.long() + self.levels // 2) * self.strides).sum(1)
 
-    def lookup(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
+    def lookup(self, indices: Integer[Tensor, "n"]) -> Float[Tensor, "n d"]:
         """Return the grid points of codes, in [-1, 1].
 
         Raises:

@@ -120,8 +120,10 @@ def check_codes(codes: Shaped[Tensor, "..."], codebook_size: int) -> None:
     Raises:
         InputError: says what was found.
     """
-    if codes.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16):
-        raise InputError(f"codes must be integers, found {codes.dtype}")
+    kind = codes.dtype
+    if kind.is_floating_point or kind.is_complex or kind == torch.bool:
+        raise InputError(f"codes must be integers, found {kind}")
+    codes = codes.long()  # torch has no minimum of uint16, which token stores hold
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < codebook_size:
         raise InputError(
             f"codes must lie in 0..{codebook_size - 1}, found {int(codes.min())}.."

@@ -1,7 +1,7 @@
 """SimVQ's codebook: fixed random codes behind one learned linear map."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,7 +55,7 @@ class SimVQCodebook(nn.Module):
         return update_of_fixed(statistics)
 
     @torch.no_grad()
-    def lookup(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
+    def lookup(self, indices: Integer[Tensor, "..."]) -> Float[Tensor, "... d"]:
         """Return the vectors of codes.
 
         Raises:

@@ -27,7 +27,7 @@ def watched_step(
         tokenizer: after the step, not wrapped.
         video: the last micro-batch.
         output: of that batch before the step, with the gradient of `rows.passed` retained; a
-            compiled model keeps none, and then `rotated_cosine` is missing.
+            compiled model may keep none, and then `rotated_cosine` is missing.
     """
     with accelerator.autocast():
         after = tokenizer.quantizer(tokenizer.encoder(video), check=False).codes

@@ -17,6 +17,7 @@ from video_vq.data.loader import TokenDataset, read_grids, training_batches
 from video_vq.models.prior import Prior, prior_loss, token_nats
 from video_vq.models.prior_config import PriorFacts, config_for
 from video_vq.stores.tokens import TokenStore
+from video_vq.training.compiled import uncompiled
 from video_vq.training.distributed import (
     StopFlag,
     all_finite,
@@ -119,7 +120,10 @@ def train_prior(
     )
     while True:
         if state.validation_is_due:
-            bits = validate(accelerator, prior, state, store, validation, optim.batch_size, stop)
+            with uncompiled(config.run.compile):
+                bits = validate(
+                    accelerator, prior, state, store, validation, optim.batch_size, stop
+                )
             if bits is not None:
                 state.note_validation(bits)
                 run.log(state.step, {"validation/bits_per_token": bits})

@@ -23,6 +23,7 @@ from video_vq.quantizers.rows import CodebookStatistics
 from video_vq.stores.clips import ClipStore
 from video_vq.training.adversarial import Adversary, check_adversarial
 from video_vq.training.audit import Audit
+from video_vq.training.compiled import uncompiled
 from video_vq.training.distributed import (
     StopFlag,
     all_finite,
@@ -133,8 +134,9 @@ def train_tokenizer(
     model, optimizer = accelerator.prepare(tokenizer, optimizer)
     if adversary is not None:
         adversary.prepare()
-    if config.run.compile:
-        model.compile()
+    if config.run.compile:  # not the quantizer between them: its lookup walks through memory
+        tokenizer.encoder.compile()
+        tokenizer.decoder.compile()
     codebook = tokenizer.quantizer.codebook
     share = {
         "batch_size": optim.batch_size,
@@ -163,14 +165,16 @@ def train_tokenizer(
     )
     while True:
         if state.validation_is_due:
-            scores = validate(
-                accelerator, tokenizer, state, store, validation, optim.batch_size, stop
-            )
+            with uncompiled(config.run.compile):
+                scores = validate(
+                    accelerator, tokenizer, state, store, validation, optim.batch_size, stop
+                )
+                if scores is not None:
+                    show_validation(accelerator, tokenizer, state, store, validation, run)
             if scores is not None:
                 state.note_validation(-scores.psnr)
                 figures = {f"validation/{name}": value for name, value in scores._asdict().items()}
                 run.log(state.step, figures)
-                show_validation(accelerator, tokenizer, state, store, validation, run)
             timer.restart()
         finished, stopping = state.step == optim.steps, stop.is_set()
         if state.save_is_due(config.run.checkpoint_every, finished or stopping):
