@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from trained import trained_tokenizer
 
 from video_vq.errors import InputError
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
@@ -83,8 +84,18 @@ def test_sizes_that_do_not_divide_are_refused_with_the_next_valid_one():
         small().backbone.grid_thw((15, 16, 16))
     with pytest.raises(InputError, match=r"1 \+ a multiple of 4 \(near: 13 or 17\)"):
         small(causal=True).backbone.grid_thw((16, 16, 16))
-    with pytest.raises(InputError, match=r"multiples of 4 and 4 \(next: 20 x 16\)"):
+    with pytest.raises(InputError, match=r"multiples of 4 and 4 \(next: 20 x 16\)") as refused:
         VideoTokenizer(small())(torch.zeros(1, 3, 16, 18, 16))
+    assert "frames must be" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.int32])
+def test_codes_decode_from_every_type_of_integer(dtype):
+    tokenizer = trained_tokenizer()
+    codes = torch.arange(32).view(1, 2, 4, 4)
+    assert torch.equal(tokenizer.decode(codes.to(dtype)), tokenizer.decode(codes))
+    with pytest.raises(InputError, match=r"found 0\.\.32; they belong"):
+        tokenizer.decode((codes + (codes == 31).long()).to(dtype))
 
 
 def test_uint8_and_float_input_mean_the_same():
