@@ -29,18 +29,23 @@ run: {log_every: 2, validate_every: 4, checkpoint_every: 2, validation_clips: 3,
 
 
 def make_clip_store(
-    path: Path, num_videos: int = 18, num_frames: int = 9, rates: Sequence[float] = (10.0,)
+    path: Path,
+    num_videos: int = 18,
+    num_frames: int = 9,
+    rates: Sequence[float] = (10.0,),
+    size: int = 16,
 ) -> ClipStore:
     """Write moving blobs of two classes, a third of them each for train, val and test.
 
     The videos of each split have the frame rates in turn.
     """
-    writer = ClipStoreWriter(path, (16, 16), {"kind": "blobs"})
+    writer = ClipStoreWriter(path, (size, size), {"kind": "blobs"})
 
     def videos():
         for index in range(num_videos):
             random = np.random.default_rng(index)
-            frames = np.full((num_frames, 16, 16, 3), random.integers(60, 200, 3), dtype=np.uint8)
+            colour = random.integers(60, 200, 3)
+            frames = np.full((num_frames, size, size, 3), colour, dtype=np.uint8)
             row, column = random.integers(0, 12, 2)
             for t in range(num_frames):
                 shift = (column + t) % 12 if index % 2 else (column - t) % 12

@@ -3,15 +3,19 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL_TOKENIZER, AfterStep, launch
+from runs import SMALL_TOKENIZER, AfterStep, launch, make_clip_store
+from safetensors.torch import load_file
 
 from video_vq.config import load_config
 from video_vq.errors import InputError
+from video_vq.metrics.perceptual import StLpips
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.training import tokenizer as training
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 
@@ -105,6 +109,44 @@ def test_two_ranks_train_200_steps_against_one_discriminator(config_file, clip_s
         assert {name: mine[name] for name in names} == pytest.approx(
             {name: theirs[name] for name in names}, rel=1e-2, abs=1e-3
         )
+
+
+TIMESFORMER = (
+    "{kind: timesformer, size_thw: [4, 24, 24], patch_thw: [1, 6, 6], width: 16, depth: 2, "
+    "heads: 2, mlp_width: 32}"
+)
+
+
+def test_all_losses_at_once_move_every_weight_of_a_timesformer(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = StLpips("alex").requires_grad_(False)  # trained weights are a download
+    for weight in network.parameters():
+        torch.nn.init.uniform_(weight, 0, 0.05)
+    monkeypatch.setattr(training, "load_perceptual", lambda *_: network)
+    store = make_clip_store(tmp_path / "clips", size=24)
+    path = tmp_path / "config.yaml"
+    path.write_text(re.sub(r"backbone: \{[^}]*\}", f"backbone: {TIMESFORMER}", SMALL_TOKENIZER))
+    changes = (
+        *(*ADVERSARIAL, "loss.adversarial.start=1", "loss.adversarial.warmup_steps=0"),
+        *("loss.reconstruction=l1", "loss.reconstruction_weight=data"),
+        *("loss.perceptual.weight=0.5", "run.log_every=1", "run.checkpoint_every=1"),
+        *("optim.steps=4", "optim.weight_decay=0", "run.validate_every=4"),
+    )
+    train(path, store.path, tmp_path / "run", *changes)
+    logged = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if "optim/lr" in line]
+    losses = {"reconstruction", "commitment", "codebook", "perceptual", "adversarial"}
+    assert {name for name in logged[-1] if name.startswith("loss/")} == {
+        f"loss/{name}" for name in losses
+    }
+    assert all(math.isfinite(value) for line in logged for value in line.values())
+    assert all(line["loss/perceptual"] > 0 for line in logged)
+    assert logged[-1]["optim/skipped_steps"] == 0
+    first, last = (
+        load_file(tmp_path / "run" / "state" / f"step_{step:07d}" / "model.safetensors")
+        for step in (3, 4)
+    )
+    still = [name for name in first if torch.equal(first[name], last[name])]
+    assert not [name for name in still if name.startswith(("encoder", "decoder"))]
 
 
 def test_a_stop_between_two_adversarial_steps_changes_nothing(config_file, clip_store, tmp_path):

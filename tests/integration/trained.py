@@ -17,19 +17,20 @@ from video_vq.quantizers.quantizer_config import FiniteConfig, QuantizerConfig, 
 
 
 def trained_tokenizer(
-    quantizer: QuantizerConfig | SimVQConfig | FiniteConfig | None = None,
+    quantizer: QuantizerConfig | SimVQConfig | FiniteConfig | None = None, causal: bool = False
 ) -> VideoTokenizer:
-    """Return a tokenizer of 4 frames of 16 x 16 with random weights and codes."""
+    """Return a tokenizer of 4 frames of 16 x 16 with random weights and codes; causal, of 3."""
     torch.manual_seed(0)
     backbone = ConvBackboneConfig(
-        channels=8, num_blocks=1, multipliers=(1, 2), strides_thw=((2, 2, 2),)
+        channels=8, num_blocks=1, multipliers=(1, 2), strides_thw=((2, 2, 2),), causal=causal
     )
     model = VideoTokenizer(
         TokenizerConfig(backbone, quantizer or QuantizerConfig(codebook_size=32))
     )
-    latents = model.latents(torch.rand(4, 3, 4, 16, 16) * 2 - 1)
+    num_frames = 3 if causal else 4
+    latents = model.latents(torch.rand(4, 3, num_frames, 16, 16) * 2 - 1)
     model.quantizer.codebook.initialize((latents,), 0)
-    model.facts = TokenizerFacts(4, 1, (16, 16), (2, 4, 4), "hash of the clips", 6)
+    model.facts = TokenizerFacts(num_frames, 1, (16, 16), (2, 4, 4), "hash of the clips", 6)
     return model.eval()
 
 

@@ -176,12 +176,12 @@ sys.stdout.buffer.write(tokenizer.decode(codes).numpy().tobytes())
 """
 
 
-@pytest.mark.parametrize("backbone", ["conv", "timesformer"])
+@pytest.mark.parametrize("backbone", ["conv", "causal conv", "timesformer"])
 def test_a_saved_model_decodes_bit_equally_in_a_fresh_process(backbone, tmp_path):
     if backbone == "timesformer":
         tokenizer, grid = small(), (2, 4, 6)
     else:
-        tokenizer, grid = trained_tokenizer(), (2, 4, 4)
+        tokenizer, grid = trained_tokenizer(causal=backbone == "causal conv"), (2, 4, 4)
     tokenizer.facts = TokenizerFacts(
         num_frames=4,
         stride=1,

@@ -101,4 +101,12 @@ def test_every_ablation_changes_a_config_in_at_most_five_lines():
     for path in (shipped_configs() / "ablations").glob("*.yaml"):
         load_config(TokenizerTrainingConfig, path)
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-        assert len(lines) <= 5 or path.stem == "finite"
+        assert len(lines) <= 5, path
+
+
+def test_shipped_tokenizers_have_channels_in_multiples_of_32():
+    for path in shipped_configs().rglob("*.yaml"):
+        if "prior" in path.stem or path.parent.name == "prior":
+            continue
+        backbone = load_config(TokenizerTrainingConfig, path).model.backbone
+        assert (backbone.channels if backbone.kind == "conv" else backbone.width) % 32 == 0, path
