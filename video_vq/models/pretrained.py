@@ -22,6 +22,7 @@ from video_vq.models.model_folder import (
     Kind,
     read_model_config,
 )
+from video_vq.nn.blocks import num_parameters
 from video_vq.stores.files import canonical_json, readable_json, write_bytes
 
 Config = TypeVar("Config")
@@ -189,8 +190,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
             "hash": self._hash,
             "facts": facts,
         }
-        num_parameters = sum(value.numel() for value in self.parameters())
-        card = model_card(name, config, num_parameters, scores, license)
+        card = model_card(name, config, num_parameters(self), scores, license)
         return {
             TENSORS: safetensors.torch.save(tensors),
             CARD: card.encode(),

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.nn.blocks import num_parameters
 from video_vq.training.training_config import TokenizerTrainingConfig
 
 # Weights, gradients, two moments of AdamW and the averaged weights, all float32.
@@ -62,14 +63,14 @@ def tokenizer_costs(
         of_discriminator = 0
         if adversarial.weight:
             discriminator = PatchDiscriminator(adversarial.channels, adversarial.levels)
-            of_discriminator = sum(value.numel() for value in discriminator.parameters())
-    num_parameters = sum(value.numel() for value in tokenizer.parameters())
+            of_discriminator = num_parameters(discriminator)
+    parameters = num_parameters(tokenizer)
     return TokenizerCosts(
-        num_parameters=num_parameters,
+        num_parameters=parameters,
         num_tokens=math.prod(grid_thw),
         forward_flops=forward_flops,
         step_flops=counter.get_total_flops(),
-        weight_bytes=BYTES_PER_PARAMETER * num_parameters
+        weight_bytes=BYTES_PER_PARAMETER * parameters
         + BYTES_PER_DISCRIMINATOR_PARAMETER * of_discriminator,
         clip_bytes=clip_bytes,
     )

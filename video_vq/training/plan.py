@@ -17,6 +17,7 @@ from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.prior import Prior, prior_loss
 from video_vq.models.prior_config import config_for
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.nn.blocks import num_parameters
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.costs import BYTES_PER_PARAMETER, saved_bytes, through
@@ -131,7 +132,7 @@ def _precision() -> str:
 
 
 def _count(module: nn.Module) -> str:
-    number = sum(value.numel() for value in module.parameters())
+    number = num_parameters(module)
     return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}"
 
 
@@ -157,7 +158,7 @@ def _steps(optim: OptimizerConfig, items: int, what: str, pool: str) -> list[str
 
 
 def _memory(model: nn.Module, activations: int, per_process: int) -> list[str]:
-    weights = BYTES_PER_PARAMETER * sum(value.numel() for value in model.parameters())
+    weights = BYTES_PER_PARAMETER * num_parameters(model)
     return [
         f"memory          about {(weights + activations) / 1e9:.2f} GB on each process: "
         f"{weights / 1e9:.2f} weights and optimizer, {activations / 1e9:.2f} activations of "
