@@ -8,9 +8,12 @@ from typing import Any
 
 Result = dict[str, Any]
 
-WIDTH, HEIGHT = 900, 360
-LEFT, RIGHT, TOP, BOTTOM = 52, 470, 40, 316  # of the axes of PSNR
+WIDTH, HEIGHT = 900, 705
+LEFT, RIGHT = 52, 470  # of the axes of PSNR and, below it, SSIM
+TOP, BELOW = 40, 385
+PANEL_HEIGHT = 276
 BARS, BARS_END = 690, 840  # of rFVD
+TICKS = (0.05, 0.1, 0.2, 1, 2, 5, 10)  # steps to choose from
 COLOURS = ("#b8860b", "#d6601e", "#2a8a57", "#333333", "#1e60be", "#7a4fb5", "#c02a4e")
 LABEL_HEIGHT = 15.0
 
@@ -90,50 +93,57 @@ def line(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str = 
 
 
 def picture(results: Sequence[Result], controls: dict[str, dict[str, float]]) -> str:
-    """Return an SVG: PSNR over the CPU time of training, and rFVD at the end of the longest."""
+    """Return an SVG: PSNR and SSIM over the CPU time of training, and rFVD after the longest."""
     arms = by_arm(results)
     colours: dict[str, str] = dict(zip(sorted(arms), COLOURS, strict=False))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        *psnr_lines(arms, controls, budgets_of(results), colours),
+        *lines("psnr", "PSNR of held-out clips, dB", TOP, arms, controls, colours),
+        *lines("ssim", "SSIM of held-out clips", BELOW, arms, controls, colours),
         *rfvd_bars(arms, colours),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def psnr_lines(
+def lines(
+    score: str,
+    title: str,
+    top: float,
     arms: dict[str, dict[float, Result]],
     controls: dict[str, dict[str, float]],
-    budgets: Sequence[float],
     colours: dict[str, str],
 ) -> list[str]:
-    """Return the left half."""
-    values = [run["psnr"] for runs in arms.values() for run in runs.values()]
-    dashed = {name: scores["psnr"] for name, scores in controls.items()}
-    low = math.floor(min([*values, *dashed.values()]))
-    high = math.ceil(max([*values, *dashed.values()]))
+    """Return a panel on the left: a score over the CPU time of training."""
+    values = [run[score] for runs in arms.values() for run in runs.values()]
+    dashed = {name: scores[score] for name, scores in controls.items()}
+    extent = max([*values, *dashed.values()]) - min([*values, *dashed.values()])
+    step = next((step for step in TICKS if extent / step <= 7), TICKS[-1])
+    low = math.floor(min([*values, *dashed.values()]) / step)
+    high = math.ceil(max([*values, *dashed.values()]) / step)
+    budgets = sorted({seconds for runs in arms.values() for seconds in runs})
     span = math.log(budgets[-1] / budgets[0]) or 1.0
+    bottom = top + PANEL_HEIGHT
 
     def across(seconds: float) -> float:
         return LEFT + 20 + (RIGHT - LEFT - 40) * math.log(seconds / budgets[0]) / span
 
-    def down(psnr: float) -> float:
-        return BOTTOM - (BOTTOM - TOP) * (psnr - low) / max(1, high - low)
+    def down(value: float) -> float:
+        return bottom - PANEL_HEIGHT * (value / step - low) / max(1, high - low)
 
-    parts = [text(LEFT, 20, "PSNR of held-out clips, dB, over CPU seconds of training")]
-    for tick in range(low, high + 1, max(1, (high - low) // 6)):
+    parts = [text(LEFT, top - 20, f"{title}, over CPU seconds of training")]
+    for tick in (index * step for index in range(low, high + 1)):
         parts += [line(LEFT, down(tick), RIGHT, down(tick), "#e5e5e5")]
-        parts += [text(LEFT - 8, down(tick) + 4, str(tick), "end")]
-    parts += [text(across(each), BOTTOM + 18, f"{each:g} s", "middle") for each in budgets]
-    labels = [(name, down(runs[max(runs)]["psnr"]), colours[name]) for name, runs in arms.items()]
-    for name, psnr in dashed.items():
-        parts.append(line(LEFT, down(psnr), RIGHT, down(psnr), "#888", "4 3"))
-        labels.append((name, down(psnr), "#888"))
+        parts += [text(LEFT - 8, down(tick) + 4, f"{tick:g}", "end")]
+    parts += [text(across(each), bottom + 18, f"{each:g} s", "middle") for each in budgets]
+    labels = [(name, down(runs[max(runs)][score]), colours[name]) for name, runs in arms.items()]
+    for name, value in dashed.items():
+        parts.append(line(LEFT, down(value), RIGHT, down(value), "#888", "4 3"))
+        labels.append((name, down(value), "#888"))
     for name, runs in arms.items():
-        points = [(across(each), down(run["psnr"])) for each, run in sorted(runs.items())]
+        points = [(across(each), down(run[score])) for each, run in sorted(runs.items())]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(
             f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>'
