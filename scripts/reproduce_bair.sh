@@ -4,8 +4,8 @@
 #   NPROC=8 bash scripts/reproduce_bair.sh …      on eight GPUs
 #   SMOKE=1 bash scripts/reproduce_bair.sh …      the same chain on synthetic records in BAIR's
 #                                                 layout, 20 steps a stage: proves that it runs
-# The costs below are computed for one H100 from the model's FLOPs at 40 % of peak; they are not
-# measured on a GPU.
+# Hours of trainings are the models' FLOPs at 300 TFLOP/s, as in docs/configs.md: nothing was measured
+# on a GPU, and convolutions of few channels reach less.
 set -euo pipefail
 DATA=${1:?the tar of BAIR, or the folder that holds softmotion30_44k}
 OUT=${2:?a folder for stores and runs}
@@ -34,7 +34,7 @@ finished() { [ -e "$1/config.json" ] || { echo "stopped; run this again to go on
 data-prep bair "$DATA" --out "$OUT/clips" --camera aux1
 data-prep verify "$OUT/clips" --sheet "$OUT/clips.png"
 
-# 2. The tokenizer: causal, 17 frames -> 5x16x16 tokens. About a day on one H100.
+# 2. The tokenizer: causal, 17 frames -> 5x16x16 tokens. 1.8 hours at 300 TFLOP/s.
 "${LAUNCH[@]}" train-tokenizer --config bair --data "$OUT/clips" --out "$OUT/tokenizer" \
   "${TOKENIZER[@]}"
 
@@ -43,7 +43,7 @@ finished "$OUT/tokenizer/tokenizer"
 # 3. Every window of every video as tokens: 14 a video. An hour.
 "${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 1
 
-# 4. The prior. About a day on one H100.
+# 4. The prior. 4 hours at 300 TFLOP/s.
 "${LAUNCH[@]}" train-prior --config bair --tokens "$OUT/tokens" --out "$OUT/prior" "${PRIOR[@]}"
 
 finished "$OUT/prior/prior"

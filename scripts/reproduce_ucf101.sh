@@ -4,8 +4,8 @@
 #   NPROC=8 bash scripts/reproduce_ucf101.sh …    on eight GPUs
 #   SMOKE=1 bash scripts/reproduce_ucf101.sh …    the same chain on synthetic videos in UCF-101's
 #                                                 layout, 20 steps a stage: proves that it runs
-# The costs below are computed for one H100 from the model's FLOPs at 40 % of peak; they are not
-# measured on a GPU.
+# Hours of trainings are the models' FLOPs at 300 TFLOP/s, as in docs/configs.md: nothing was measured
+# on a GPU, and convolutions of few channels reach less.
 set -euo pipefail
 DATA=${1:?the folder of UCF-101 and its lists, packed or unpacked}
 OUT=${2:?a folder for stores and runs}
@@ -34,7 +34,7 @@ finished() { [ -e "$1/config.json" ] || { echo "stopped; run this again to go on
 data-prep ucf101 "$DATA" --out "$OUT/clips" --split 1 --size "$SIZE"
 data-prep verify "$OUT/clips" --sheet "$OUT/clips.png"
 
-# 2. The tokenizer: 16 frames -> 4x16x16 tokens. About five days on one H100.
+# 2. The tokenizer: 16 frames -> 4x16x16 tokens. 6.7 hours at 300 TFLOP/s.
 "${LAUNCH[@]}" train-tokenizer --config ucf101 --data "$OUT/clips" --out "$OUT/tokenizer" \
   "${TOKENIZER[@]}"
 
@@ -43,7 +43,7 @@ finished "$OUT/tokenizer/tokenizer"
 # 3. Clips as tokens, a window every 8 frames. Hours.
 "${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 8
 
-# 4. The class-conditional prior. About two days on one H100.
+# 4. The class-conditional prior. 9 hours at 300 TFLOP/s.
 "${LAUNCH[@]}" train-prior --config ucf101 --tokens "$OUT/tokens" --out "$OUT/prior" "${PRIOR[@]}"
 
 finished "$OUT/prior/prior"
