@@ -118,11 +118,12 @@ def test_the_picture_is_an_svg_with_a_line_per_arm_and_higher_is_better():
         [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
         for line in root.iter("{http://www.w3.org/2000/svg}polyline")
     ]
-    assert [len(points) for points in lines] == [1, 2]
+    assert [len(points) for points in lines] == [1, 2, 1, 2]  # PSNR, and SSIM below it
+    assert min(y for x, y in lines[2] + lines[3]) > max(y for x, y in lines[0] + lines[1])
     assert lines[1][0][0] < lines[1][1][0]  # later is to the right
     assert lines[1][0][1] > lines[1][1][1] > lines[0][0][1]  # 20, 21.5 and 25 dB
     words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert words.count("a <b>") == 2
+    assert words.count("a <b>") == 3  # at the lines of both panels, and at its bar
 
 
 def test_labels_keep_their_order_and_their_distance():

@@ -13,6 +13,18 @@ from video_vq.training.stop_request import LAUNCHER_SIGNS, SIGNALS, StopRequest
 
 
 @pytest.fixture(autouse=True)
+def nothing_ignored():
+    """The tests themselves may run behind nohup, or in a script's background without SIGINT."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        if before[number] == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in SIGNALS:
+        signal.signal(number, before[number])
+
+
+@pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
     for name in LAUNCHER_SIGNS:
         monkeypatch.delenv(name, raising=False)
