@@ -153,11 +153,13 @@ class Arm(NamedTuple):
 
 
 LEARNED = QuantizerConfig(codebook_size=CODEBOOK_SIZE, codebook_dim=CODEBOOK_DIM)
+STRAIGHT_THROUGH = replace(LEARNED, estimator="straight_through")
 FROZEN = replace(LEARNED, learning="frozen")
 
 
 ARMS = {
     "ours": Arm(lambda: Ours(SMALL, LEARNED), (2e-3,)),
+    "ours, straight-through": Arm(lambda: Ours(SMALL, STRAIGHT_THROUGH), (2e-3,)),
     "vector-quantize-pytorch": Arm(lambda: Ours(SMALL, Peer), (2e-3,)),
     "FSQ": Arm(lambda: Ours(SMALL, FiniteConfig(levels=(8, 8, 8))), (2e-3,)),
     "no quantizer": Arm(lambda: Ours(SMALL, Bottleneck), (2e-3,)),

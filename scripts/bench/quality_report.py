@@ -14,7 +14,7 @@ TOP, BELOW = 40, 385
 PANEL_HEIGHT = 276
 BARS, BARS_END = 690, 840  # of rFVD
 TICKS = (0.05, 0.1, 0.2, 1, 2, 5, 10)  # steps to choose from
-COLOURS = ("#b8860b", "#d6601e", "#2a8a57", "#333333", "#1e60be", "#7a4fb5", "#c02a4e")
+COLOURS = ("#b8860b", "#d6601e", "#2a8a57", "#333333", "#1e60be", "#7a4fb5", "#c02a4e", "#0d8f9e")
 LABEL_HEIGHT = 15.0
 
 

@@ -126,5 +126,9 @@ def test_the_picture_is_an_svg_with_a_line_per_arm_and_higher_is_better():
     assert words.count("a <b>") == 3  # at the lines of both panels, and at its bar
 
 
+def test_every_arm_has_a_colour_of_its_own():
+    assert len(set(quality_report.COLOURS)) >= len(arms.ARMS)
+
+
 def test_labels_keep_their_order_and_their_distance():
     assert quality_report.spread([10.0, 0.0, 1.0, 30.0], 5.0) == [10.0, 0.0, 5.0, 30.0]
