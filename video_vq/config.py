@@ -137,14 +137,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another: mappings merge, everything else is replaced."""
+    """Lay one mapping over another: mappings merge, everything else is replaced.
+
+    A mapping that names another `kind` than the one below has other settings: it replaces it.
+    """
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
+        if isinstance(old, dict) and isinstance(value, dict) and not _is_other_kind(old, value):
             value = merge(old, value)
         result[key] = value
     return result
+
+
+def _is_other_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
+    return "kind" in below and "kind" in above and below["kind"] != above["kind"]
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

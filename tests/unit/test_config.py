@@ -36,6 +36,20 @@ def test_a_config_lies_over_its_base_and_overrides_lie_over_both(tmp_path):
     assert config.optim.betas == (0.5, 0.6)
 
 
+def test_another_kind_begins_anew_and_the_same_kind_goes_on(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "model: {backbone: {kind: conv, channels: 32}, quantizer: {kind: vector, decay: 0.5}}\n"
+    )
+    (tmp_path / "child.yaml").write_text(
+        "base: base.yaml\nmodel: {quantizer: {kind: finite, levels: [5, 5]}}\n"
+    )
+    model = load_config(TokenizerTrainingConfig, tmp_path / "child.yaml").model
+    assert (model.backbone.channels, model.quantizer.levels) == (32, (5, 5))
+    again = ["model.quantizer.kind=vector", "model.backbone.kind=conv"]
+    model = load_config(TokenizerTrainingConfig, tmp_path / "base.yaml", again).model
+    assert (model.backbone.channels, model.quantizer.decay) == (32, 0.5)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
