@@ -19,6 +19,7 @@ from video_vq.models.prior import Prior
 from video_vq.models.prior_config import PriorConfig, TransformerConfig
 from video_vq.models.sampling import sample_tokens
 from video_vq.nn.attention import CausalAttention, SwiGLU, TransformerBlock
+from video_vq.nn.blocks import num_parameters
 from video_vq.nn.rotary import rotate
 
 CODEBOOK_SIZE = 1024
@@ -116,8 +117,7 @@ def floor_seconds(prior: Prior, batch: int) -> float:
     product = statistics.median(cpu_seconds(lambda: square @ square) for _ in range(5))
     bytes_per_second, flops = 4 * array.numel() / read, 2 * 1024**3 / product
     steps = prior.config.num_tokens
-    weights = sum(parameter.numel() for parameter in prior.blocks.parameters())
-    weights += prior.head.weight.numel()
+    weights = num_parameters(prior.blocks) + prior.head.weight.numel()
     cache = SIZES.depth * 2 * batch * SIZES.width * steps / 2
     by_reading = 4 * (weights + cache) / bytes_per_second
     by_products = 2 * batch * weights / flops
@@ -169,8 +169,8 @@ def main() -> None:
     parser.add_argument("--no-eager", action="store_true", help="leave the eager loop out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    parameters = Prior(PriorConfig(CODEBOOK_SIZE, GRIDS[256], transformer=SIZES)).parameters()
-    print(f"{sum(weight.numel() for weight in parameters) / 1e6:.1f}M parameters, {SIZES}")
+    prior = Prior(PriorConfig(CODEBOOK_SIZE, GRIDS[256], transformer=SIZES))
+    print(f"{num_parameters(prior) / 1e6:.1f}M parameters, {SIZES}")
     if importlib.util.find_spec("transformers") is None:
         print("Hugging Face is left out: transformers is not installed")
     for num_tokens in arguments.tokens:

@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from video_vq.nn.conv3d import PlainConv3d
+from video_vq.nn.conv3d import Bf16SafeConv3d
 
 GROUPS = 8  # of channels that are normalised together, or as many as divide the width
 
@@ -28,12 +28,12 @@ class PatchDiscriminator(nn.Module):
         for level in range(levels):
             out = channels * min(2**level, 8)
             # The frame's kernel is twice its stride, so that all pixels count alike.
-            layers.append(PlainConv3d(width, out, (3, 4, 4), stride=2, padding=1))
+            layers.append(Bf16SafeConv3d(width, out, (3, 4, 4), stride=2, padding=1))
             if level > 0:
                 layers.append(nn.GroupNorm(math.gcd(out, GROUPS), out))
             layers.append(nn.LeakyReLU(0.2))
             width = out
-        layers.append(PlainConv3d(width, 1, 3, padding=1))
+        layers.append(Bf16SafeConv3d(width, 1, 3, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b t2 h2 w2"]:

@@ -49,5 +49,5 @@ class ResidualBlock(nn.Module):
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Count the trained numbers."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    """Count the numbers in all parameters; a codebook of moving averages is none."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -31,30 +31,35 @@ class Past:
         self._frames[layer] = frames.clone()
 
 
-class PlainConv3d(nn.Conv3d):
-    """`nn.Conv3d` with right gradients in bf16 on a CPU.
+class Bf16SafeConv3d(nn.Conv3d):
+    """`nn.Conv3d` with correct results in bf16 on a CPU.
 
-    oneDNN's kernel for the weights' gradient in bf16 (torch 2.13, AVX512) gives wrong numbers, and
-    writes past its memory, where two frames are padded and not strided, or where a strided height
-    or width comes down to 1. These few convolutions run in float32.
+    oneDNN's bf16 kernels (torch 2.13, AVX512) give wrong weight gradients, and write past their
+    memory, where two frames are padded and not strided, or where a strided height or width comes
+    down to 1 (docs/log.md); for the width, outputs are known to be wrong, too, on some machines:
+    https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, until
+    `tests/unit/nn/test_conv3d.py` passes without it.
     """
 
     def forward(self, input: Video) -> Float[Tensor, "b d t2 h2 w2"]:
         """Convolve."""
-        is_low = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-        if is_low and self._is_miscounted(input.shape[2:]):
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(input.float()).to(torch.get_autocast_dtype("cpu"))
-        return super().forward(input)
+        autocasts = torch.is_autocast_enabled(input.device.type)
+        dtype = torch.get_autocast_dtype(input.device.type) if autocasts else input.dtype
+        is_low = input.device.type == "cpu" and dtype == torch.bfloat16
+        if not is_low or not self._is_wrong_in_bf16(input.shape[2:]):
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast("cpu", enabled=False):
+            y = F.conv3d(input.float(), self.weight.float(), bias, self.stride, self.padding)
+        return y.to(dtype)
 
-    def _is_miscounted(self, size_thw: Sequence[int]) -> bool:
+    def _is_wrong_in_bf16(self, size_thw: Sequence[int]) -> bool:
         two_frames = size_thw[0] == 2 and self.stride[0] == 1 and self.padding[0] != 0
         axes = zip(size_thw, self.padding, self.kernel_size, self.stride, strict=True)
-        to_one = [
+        return two_frames or any(
             stride > 1 and (size + 2 * int(side) - kernel) // stride == 0
-            for size, side, kernel, stride in axes
-        ]
-        return two_frames or any(to_one[1:])
+            for size, side, kernel, stride in list(axes)[1:]
+        )
 
 
 class Conv3d(nn.Module):
@@ -78,7 +83,7 @@ class Conv3d(nn.Module):
         self.front = kernel - 1
         # Frames that an output and the one before it both see; below 0, that neither sees.
         self.overlap = kernel - stride_thw[0]
-        self.conv = PlainConv3d(
+        self.conv = Bf16SafeConv3d(
             in_channels,
             out_channels,
             kernel,

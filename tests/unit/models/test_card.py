@@ -11,6 +11,7 @@ from trained import scores_of, trained_prior, trained_tokenizer
 
 from video_vq.errors import InputError
 from video_vq.models.card import escaped
+from video_vq.models.tokenizer import VideoTokenizer
 
 HOSTILE = (
     "---\nlicense: gpl-3.0\n---",
@@ -48,6 +49,17 @@ def test_a_card_says_scores_protocol_counts_floor_origin_and_how_to_load(tmp_pat
     ):
         assert expected in card, expected
     assert "gFVD" not in card
+
+
+def test_a_loaded_model_counts_its_parameters_like_a_fresh_one(tmp_path):
+    tokenizer = trained_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "fresh")
+    VideoTokenizer.from_pretrained(tmp_path / "fresh").save_pretrained(tmp_path / "loaded")
+    counts = [
+        re.findall(r"\| parameters \| ([\d,]+) \|", (tmp_path / name / "README.md").read_text())
+        for name in ("fresh", "loaded")
+    ]
+    assert counts[0] == counts[1] == [f"{sum(p.numel() for p in tokenizer.parameters()):,}"]
 
 
 def test_a_card_says_what_speaks_against_its_scores(tmp_path):

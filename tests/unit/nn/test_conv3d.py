@@ -37,6 +37,18 @@ def test_gradients_in_bf16_are_those_of_float32_at_every_small_size(stride_thw, 
         assert_near(layer, torch.randn(2, 16, frames, height, width))
 
 
+@pytest.mark.parametrize("size_thw", [(2, 8, 8), (4, 1, 8), (4, 8, 1)])
+@pytest.mark.parametrize("stride_thw", [(1, 1, 1), (2, 2, 2)])
+def test_a_model_in_bf16_itself_has_the_gradients_of_float32(stride_thw, size_thw):
+    torch.manual_seed(0)
+    layer, x = Conv3d(16, 32, stride_thw=stride_thw), torch.randn(2, 16, *size_thw)
+    expected = gradients(layer, x, bf16=False)
+    found = gradients(layer.bfloat16(), x.bfloat16(), bf16=False)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert torch.linalg.norm(one.float() - other) < 0.02 * torch.linalg.norm(other)
+
+
 @pytest.mark.parametrize("size_thw", [(16, 16, 16), (8, 8, 32), (4, 32, 16)])
 def test_gradients_of_a_discriminator_in_bf16_are_those_of_float32(size_thw):
     torch.manual_seed(0)
