@@ -29,8 +29,8 @@ class TokenizerCosts(NamedTuple):
     num_tokens: int  # of one clip
     forward_flops: int  # of encoder and decoder for one clip, a multiply-add being two
     step_flops: int  # the same with the backward pass, and what is recomputed in it
-    weight_bytes: int  # with gradients, optimizer, averages, and those of the discriminator
-    clip_bytes: int  # what one clip keeps for the backward pass
+    weight_bytes: int  # with gradients, optimizer, averages, copies in bf16 and the discriminator
+    clip_bytes: int  # what each clip keeps for the backward pass
 
 
 def tokenizer_costs(
@@ -53,8 +53,9 @@ def tokenizer_costs(
     recompute, adversarial = config.run.checkpoint_activations, config.loss.adversarial
     with FakeTensorMode():
         tokenizer = VideoTokenizer(config.model, recompute)
-        video = torch.zeros(1, 3, *size_thw)
-        clip_bytes = saved_bytes(tokenizer, lambda: through(tokenizer, video), precision)
+        video, two = torch.zeros(1, 3, *size_thw), torch.zeros(2, 3, *size_thw)
+        of_one = saved_bytes(tokenizer, lambda: through(tokenizer, video), precision)
+        of_two = saved_bytes(tokenizer, lambda: through(tokenizer, two), precision)
         # The other attention kernels have no count on a CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             loss = through(tokenizer, video)
@@ -65,14 +66,16 @@ def tokenizer_costs(
             discriminator = PatchDiscriminator(adversarial.channels, adversarial.levels)
             of_discriminator = num_parameters(discriminator)
     parameters = num_parameters(tokenizer)
+    copies = 2 * of_one - of_two  # what does not grow with the clips
     return TokenizerCosts(
         num_parameters=parameters,
         num_tokens=math.prod(grid_thw),
         forward_flops=forward_flops,
         step_flops=counter.get_total_flops(),
         weight_bytes=BYTES_PER_PARAMETER * parameters
+        + copies
         + BYTES_PER_DISCRIMINATOR_PARAMETER * of_discriminator,
-        clip_bytes=clip_bytes,
+        clip_bytes=of_two - of_one,
     )
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from video_vq.config import find_config, load_config, shipped_configs, to_json
+from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import (
     ConvBackboneConfig,
     TimeSformerConfig,
     TokenizerConfig,
 )
 from video_vq.stores.files import difference
-from video_vq.training.costs import tokenizer_costs
+from video_vq.training.costs import BYTES_PER_PARAMETER, tokenizer_costs
 from video_vq.training.training_config import RunConfig, TokenizerTrainingConfig
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +65,24 @@ def test_the_flops_of_convolutions_are_those_of_their_kernels_and_recomputing_ad
     blocks = 2 * cells * 27 * (8 * 8 + 8 * 8)
     assert again.step_flops == costs.step_flops + blocks
     assert again.clip_bytes < costs.clip_bytes
+
+
+def test_copies_of_weights_in_bf16_are_counted_once_and_not_with_each_clip():
+    backbone = ConvBackboneConfig(
+        patch_thw=(1, 1, 1), strides_thw=(), multipliers=(1,), channels=8, num_blocks=1
+    )
+    config = TokenizerTrainingConfig(model=TokenizerConfig(backbone))
+    exact, low = (tokenizer_costs(config, (4, 8, 8), precision) for precision in ("no", "bf16"))
+    tokenizer = VideoTokenizer(config.model)
+    weights = [
+        parameter.numel()
+        for part in (tokenizer.encoder, tokenizer.decoder)
+        for name, parameter in part.named_parameters()
+        if not name.endswith("bias")  # a backward pass needs no bias
+    ]
+    assert low.weight_bytes - exact.weight_bytes == 2 * sum(weights)
+    assert exact.weight_bytes == BYTES_PER_PARAMETER * exact.num_parameters
+    assert 0.4 * exact.clip_bytes < low.clip_bytes < exact.clip_bytes
 
 
 def test_the_table_of_the_configs_is_what_its_script_prints(script):
