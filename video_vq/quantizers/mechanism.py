@@ -12,7 +12,7 @@ QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 
 @torch.no_grad()
-def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"] | None) -> dict[str, float]:
+def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, float]:
     """Return figures of one batch of one rank.
 
     `angle_…` between e and q in degrees; `ratio_…` quantiles of λ = |q|/|e|; `latent_norm_…` of the
@@ -21,16 +21,14 @@ def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"] | None) -> dic
 
     Args:
         rows: of a forward pass.
-        gradient: g = dL/dq̃, the gradient of `rows.passed`; None leaves `rotated_cosine` out.
+        gradient: g = dL/dq̃, the gradient of `rows.passed`.
     """
     step = max(1, -(-len(rows.e) // MAX_ROWS))
     latents, e, q = (value.detach()[::step].float() for value in (rows.latents, rows.e, rows.q))
     cosine = torch.cosine_similarity(e, q, dim=1, eps=1e-12).clamp(-1, 1)
-    figures: dict[str, Tensor] = {}
-    if gradient is not None:
-        g = gradient[::step].float()
-        rotated = rotate_back(e, q, g, torch.ones(1, 1, device=g.device))
-        figures["rotated_cosine"] = torch.cosine_similarity(g, rotated, dim=1, eps=1e-30).mean()
+    g = gradient[::step].float()
+    rotated = rotate_back(e, q, g, torch.ones(1, 1, device=g.device))
+    figures = {"rotated_cosine": torch.cosine_similarity(g, rotated, dim=1, eps=1e-30).mean()}
     quantities = {
         "angle": torch.rad2deg(torch.acos(cosine)),
         "ratio": norm_ratio(e, q).squeeze(1),

@@ -26,12 +26,13 @@ def watched_step(
         accelerator: of the run.
         tokenizer: after the step, not wrapped.
         video: the last micro-batch.
-        output: of that batch before the step, with the gradient of `rows.passed` retained; a
-            compiled model may keep none, and then `rotated_cosine` is missing.
+        output: of that batch before the step, with the gradient of `rows.passed` retained.
     """
     with accelerator.autocast():
         after = tokenizer.quantizer(tokenizer.encoder(video), check=False).codes
-    figures = mechanism(output.rows, output.rows.passed.grad)
+    gradient = output.rows.passed.grad
+    assert gradient is not None
+    figures = mechanism(output.rows, gradient)
     figures["changed_codes"] = changed_share(output.codes, after)
     values = torch.tensor(list(figures.values()), dtype=torch.float64, device=accelerator.device)
     means = over_ranks(accelerator, values, "mean").tolist()

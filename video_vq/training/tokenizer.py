@@ -106,12 +106,7 @@ def train_tokenizer(
     pixel_weight = reconstruction_weight(store, config)
     with main_process_first(accelerator):
         run = RunFolder(
-            out,
-            "tokenizer",
-            to_json(config),
-            facts,
-            accelerator.is_main_process,
-            allowed_changes,
+            out, "tokenizer", to_json(config), facts, accelerator.is_main_process, allowed_changes
         )
 
     if (finished := run.finished_model(optim.steps)) is not None:

@@ -59,7 +59,7 @@ class RunConfig:
         validation_clips: how many fixed clips (or token grids) of the val split are scored.
         average_decay: of the averaged weights; 0 turns averaging off.
         num_workers: processes per rank that read data ahead.
-        compile: run the model through torch.compile.
+        compile: run encoder and decoder, or the prior, through torch.compile in training steps.
         audit_every: write down each n-th step what every rank saw and holds; 0 never.
         checkpoint_activations: recompute activations in the backward pass to save memory.
     """
