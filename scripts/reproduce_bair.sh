@@ -4,8 +4,8 @@
 #   NPROC=8 bash scripts/reproduce_bair.sh …      on eight GPUs
 #   SMOKE=1 bash scripts/reproduce_bair.sh …      the same chain on synthetic records in BAIR's
 #                                                 layout, 20 steps a stage: proves that it runs
-# Hours of trainings are the models' FLOPs at 300 TFLOP/s, as in docs/configs.md: nothing was measured
-# on a GPU, and convolutions of few channels reach less.
+# Hours of trainings are the models' FLOPs (docs/configs.md, docs/prior.md; a backward pass is two
+# forward ones) at 300 TFLOP/s: nothing was measured on a GPU, and convolutions of few channels reach less.
 set -euo pipefail
 DATA=${1:?the tar of BAIR, or the folder that holds softmotion30_44k}
 OUT=${2:?a folder for stores and runs}
@@ -40,7 +40,7 @@ data-prep verify "$OUT/clips" --sheet "$OUT/clips.png"
 
 finished "$OUT/tokenizer/tokenizer"
 
-# 3. Every window of every video as tokens: 14 a video. An hour.
+# 3. Every window of every video as tokens: 14 a video.
 "${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 1
 
 # 4. The prior. 4 hours at 300 TFLOP/s.

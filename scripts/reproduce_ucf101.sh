@@ -4,8 +4,8 @@
 #   NPROC=8 bash scripts/reproduce_ucf101.sh …    on eight GPUs
 #   SMOKE=1 bash scripts/reproduce_ucf101.sh …    the same chain on synthetic videos in UCF-101's
 #                                                 layout, 20 steps a stage: proves that it runs
-# Hours of trainings are the models' FLOPs at 300 TFLOP/s, as in docs/configs.md: nothing was measured
-# on a GPU, and convolutions of few channels reach less.
+# Hours of trainings are the models' FLOPs (docs/configs.md, docs/prior.md; a backward pass is two
+# forward ones) at 300 TFLOP/s: nothing was measured on a GPU, and convolutions of few channels reach less.
 set -euo pipefail
 DATA=${1:?the folder of UCF-101 and its lists, packed or unpacked}
 OUT=${2:?a folder for stores and runs}
@@ -40,7 +40,7 @@ data-prep verify "$OUT/clips" --sheet "$OUT/clips.png"
 
 finished "$OUT/tokenizer/tokenizer"
 
-# 3. Clips as tokens, a window every 8 frames. Hours.
+# 3. Clips as tokens, a window every 8 frames.
 "${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 8
 
 # 4. The class-conditional prior. 9 hours at 300 TFLOP/s.

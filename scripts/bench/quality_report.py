@@ -13,7 +13,7 @@ LEFT, RIGHT = 52, 470  # of the axes of PSNR and, below it, SSIM
 TOP, BELOW = 40, 385
 PANEL_HEIGHT = 276
 BARS, BARS_END = 690, 840  # of rFVD
-TICKS = (0.05, 0.1, 0.2, 1, 2, 5, 10)  # steps to choose from
+TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # steps to choose from
 COLOURS = ("#b8860b", "#d6601e", "#2a8a57", "#333333", "#1e60be", "#7a4fb5", "#c02a4e", "#0d8f9e")
 LABEL_HEIGHT = 15.0
 
@@ -46,7 +46,7 @@ def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -
     budgets = budgets_of(results)
     heads = [f"PSNR, dB, {seconds:g} s" for seconds in budgets]
     rest = ["SSIM", "rFVD", "code usage", "lr", "clips/CPU-s", "GFLOP a clip", "parameters"]
-    lines = [f"| arm | {' | '.join(heads + rest)} |", "|---" * (1 + len(heads) + len(rest)) + "|"]
+    rows = [f"| arm | {' | '.join(heads + rest)} |", "|---" * (1 + len(heads) + len(rest)) + "|"]
     for arm, runs in by_arm(results).items():
         last = runs[max(runs)]
         psnr = [f"{runs[each]['psnr']:.2f}" if each in runs else "" for each in budgets]
@@ -59,12 +59,12 @@ def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -
             f"{last['gflop_forward']:.1f}",
             f"{last['parameters'] / 1e6:.1f}M",
         ]
-        lines.append(f"| {arm} | {' | '.join(psnr + cells)} |")
+        rows.append(f"| {arm} | {' | '.join(psnr + cells)} |")
     for name, scores in controls.items():
         blank = [""] * (len(budgets) - 1)
         cells = [*blank, f"{scores['psnr']:.2f}", f"{scores['ssim']:.3f}", *[""] * (len(rest) - 1)]
-        lines.append(f"| {name} (no training) | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(f"| {name} (no training) | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def spread(places: Sequence[float], distance: float) -> list[float]:
@@ -100,15 +100,15 @@ def picture(results: Sequence[Result], controls: dict[str, dict[str, float]]) ->
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        *lines("psnr", "PSNR of held-out clips, dB", TOP, arms, controls, colours),
-        *lines("ssim", "SSIM of held-out clips", BELOW, arms, controls, colours),
+        *score_panel("psnr", "PSNR of held-out clips, dB", TOP, arms, controls, colours),
+        *score_panel("ssim", "SSIM of held-out clips", BELOW, arms, controls, colours),
         *rfvd_bars(arms, colours),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def lines(
+def score_panel(
     score: str,
     title: str,
     top: float,
@@ -116,14 +116,14 @@ def lines(
     controls: dict[str, dict[str, float]],
     colours: dict[str, str],
 ) -> list[str]:
-    """Return a panel on the left: a score over the CPU time of training."""
+    """Return axes and lines of a panel on the left: a score over the CPU time of training."""
     values = [run[score] for runs in arms.values() for run in runs.values()]
     dashed = {name: scores[score] for name, scores in controls.items()}
     extent = max([*values, *dashed.values()]) - min([*values, *dashed.values()])
     step = next((step for step in TICKS if extent / step <= 7), TICKS[-1])
     low = math.floor(min([*values, *dashed.values()]) / step)
     high = math.ceil(max([*values, *dashed.values()]) / step)
-    budgets = sorted({seconds for runs in arms.values() for seconds in runs})
+    budgets = budgets_of([run for runs in arms.values() for run in runs.values()])
     span = math.log(budgets[-1] / budgets[0]) or 1.0
     bottom = top + PANEL_HEIGHT
 
