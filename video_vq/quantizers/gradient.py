@@ -132,7 +132,7 @@ def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
 def _rotate_everywhere(
     e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
 ) -> Tensor:
-    """Return γ Rᵀ g without branches, for a compiler to fuse: on a GPU, or in a graph of a user's."""
+    """Return γ Rᵀ g without branches, for a compiler to fuse: on a GPU, or in a user's graph."""
     result = torch.empty_like(g)
     near = _combine(e, q, g, weight, limit, result)
     return torch.where(near, _s_form(e, q, g, weight, limit), result)
