@@ -43,11 +43,12 @@ def test_another_kind_begins_anew_and_the_same_kind_goes_on(tmp_path):
     (tmp_path / "child.yaml").write_text(
         "base: base.yaml\nmodel: {quantizer: {kind: finite, levels: [5, 5]}}\n"
     )
-    model = load_config(TokenizerTrainingConfig, tmp_path / "child.yaml").model
-    assert (model.backbone.channels, model.quantizer.levels) == (32, (5, 5))
+    model = to_json(load_config(TokenizerTrainingConfig, tmp_path / "child.yaml"))["model"]
+    assert model["backbone"]["channels"] == 32
+    assert model["quantizer"] == {"kind": "finite", "levels": [5, 5]}
     again = ["model.quantizer.kind=vector", "model.backbone.kind=conv"]
-    model = load_config(TokenizerTrainingConfig, tmp_path / "base.yaml", again).model
-    assert (model.backbone.channels, model.quantizer.decay) == (32, 0.5)
+    model = to_json(load_config(TokenizerTrainingConfig, tmp_path / "base.yaml", again))["model"]
+    assert (model["backbone"]["channels"], model["quantizer"]["decay"]) == (32, 0.5)
 
 
 @pytest.mark.parametrize(
