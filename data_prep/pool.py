@@ -192,7 +192,7 @@ class Pool:
             worker.process.stdin.flush()
 
     def _start(self) -> _Worker:
-        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

@@ -212,7 +212,7 @@ class _Child:
     """The parent's side of one process."""
 
     def __init__(self, command: tuple[str, ...], stall_seconds: float):
-        self._errors: Any = tempfile.TemporaryFile()  # noqa: SIM115
+        self._errors: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._stall_seconds = stall_seconds
         self._buffer = b""
         self._process = subprocess.Popen(
