@@ -44,6 +44,14 @@ PARITY = (
     "run.checkpoint_every=30 run.audit_every=1"
 )
 NO_DROPOUT = "model.dropout=0.0 model.condition_dropout=0.0"
+# Every part of a step: micro-batches, dropout, restarts, a discriminator that joins later.
+RECORDED_OF_BOTH = ("optim.accumulation=2", "optim.batch_size=8")
+RECORDED = {
+    "tokenizer": "loss.adversarial.weight=0.1 loss.adversarial.channels=8 "
+    "loss.adversarial.levels=2 loss.adversarial.start=2 loss.adversarial.warmup_steps=3 "
+    "model.quantizer.restart_threshold=0.9",
+    "prior": "model.dropout=0.1 model.condition_dropout=0.3",
+}
 BAD_STEPS = {3: torch.nan, 5: torch.inf, 6: -torch.inf}
 
 
@@ -123,6 +131,18 @@ def parity(folder: Path, out: Path) -> None:
         for accumulation in ACCUMULATIONS:
             changes = settings(kind, PARITY, f"optim.accumulation={accumulation}")
             train(kind, folder, out / f"{kind}-{accumulation}", changes)
+
+
+def recorded_config(kind: Kind, folder: Path) -> TokenizerTrainingConfig | PriorTrainingConfig:
+    """Return the config of six recorded steps."""
+    of = TokenizerTrainingConfig if kind == "tokenizer" else PriorTrainingConfig
+    return load_config(of, given(folder, kind), [*RECORDED_OF_BOTH, *RECORDED[kind].split()])
+
+
+def recorded(folder: Path, out: Path) -> None:
+    """Train six steps of everything."""
+    for kind in KINDS:
+        train(kind, folder, out / f"{kind}-recorded", [*RECORDED_OF_BOTH, *RECORDED[kind].split()])
 
 
 def validation(folder: Path, out: Path) -> None:

@@ -1,0 +1,115 @@
+"""Six recorded steps of both trainings on one and two ranks; `python recorded.py` records anew.
+
+`recorded.json` holds, by machine, the sha256 of all that a run leaves. A machine is known by what
+its kernels make of a small fixed computation, as other kernels round otherwise: the recorded
+digests hold where that agrees. Names of tensors and settings of a checkpoint hold everywhere.
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ranks
+import safetensors.torch
+import torch
+from ranks import KINDS, make_data
+from runs import run
+from survival import log_without_times
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FILE = Path(__file__).with_name("recorded.json")
+LAST = "step_0000006"
+
+
+def make_runs(folder: Path) -> None:
+    """Train both kinds on one rank here, then on two."""
+    make_data(folder)
+    for number in (1, 2):
+        (folder / str(number)).mkdir()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ranks.recorded(folder, folder / "1")
+    run([sys.executable, ranks.__file__, "2", folder, "recorded"])
+    torch.set_num_threads(threads)
+
+
+def tensors(run: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a run's last checkpoint, by file."""
+    files = sorted((run / "state" / LAST).glob("*.safetensors"))
+    return {file.stem: safetensors.torch.load(file.read_bytes()) for file in files}
+
+
+def saved_state(run: Path) -> dict[str, Any]:
+    """Return what the last checkpoint says beside its tensors."""
+    state = json.loads((run / "state" / LAST / "state.json").read_text())
+    del state["log_position"]  # times have more or fewer digits
+    return state
+
+
+def digests(run: Path) -> dict[str, str]:
+    """Return the sha256 of all that a run left, clocks apart."""
+    found = {name: sha256(values) for name, values in tensors(run).items()}
+    for name, value in (("state", saved_state(run)), ("metrics", log_without_times(run))):
+        text = json.dumps(value, sort_keys=True)
+        found[name] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def sha256(values: dict[str, Tensor]) -> str:
+    """Return the sha256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(values.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def names(run: Path) -> dict[str, Any]:
+    """Return what a checkpoint of this run must hold to be resumed: names, types and shapes."""
+    shapes = {
+        file: {name: f"{value.dtype} {list(value.shape)}" for name, value in values.items()}
+        for file, values in tensors(run).items()
+    }
+    state = saved_state(run)
+    return {**shapes, "state.json": sorted(state), "health": sorted(state["health"])}
+
+
+def machine() -> str:
+    """Return a name for this machine's kernels and version of torch."""
+    torch.manual_seed(0)
+    conv = nn.Conv3d(8, 16, 3, padding=1)
+    linear = nn.Linear(16, 48)
+    video = torch.randn(2, 8, 4, 8, 8)
+    rows = linear(F.silu(conv(video)).flatten(2).mT)
+    values = torch.softmax(rows @ rows.mT / 7, dim=-1) @ F.gelu(rows)
+    loss = F.cross_entropy(values.flatten(0, 1), torch.arange(512) % 48) + values.std().log()
+    loss.backward()
+    parameters = [*conv.parameters(), *linear.parameters()]
+    nn.utils.clip_grad_norm_(parameters, 1e-3)
+    torch.optim.AdamW(parameters).step()
+    found = {str(index): value for index, value in enumerate([values, *parameters])}
+    return f"torch {torch.__version__}, kernels {sha256(found)[:16]}"
+
+
+def record() -> None:
+    """Write recorded.json: the names, and the digests of this machine beside the others'."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        make_runs(folder)
+        known = json.loads(FILE.read_text()) if FILE.exists() else {"digests": {}}
+        known["digests"][machine()] = {
+            f"{kind} on {world}": digests(folder / world / f"{kind}-recorded")
+            for kind in KINDS
+            for world in "12"
+        }
+        known["names"] = {kind: names(folder / "2" / f"{kind}-recorded") for kind in KINDS}
+    FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    record()
