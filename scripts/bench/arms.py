@@ -107,7 +107,8 @@ class Ours(nn.Module):
         output = self.quantizer(features)
         self._statistics = output.statistics
         video = self.decoder(output.quantized).float()
-        return Reconstruction(video, output.codes, output.commitment)
+        commitment = output.losses.get("commitment", features.new_zeros(()))  # FSQ has none
+        return Reconstruction(video, output.codes, commitment)
 
     def begin(self, video: Float[Tensor, "b 3 t h w"]) -> None:
         """Draw our first codes from the first batch; the others do so in their first forward."""

@@ -25,7 +25,7 @@ from measure import (
 from torch import Tensor, nn
 from videogpt import VideoGPTTokenizer
 
-from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.models.tokenizer import TokenizerOutput, VideoTokenizer
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig
 from video_vq.nn.blocks import num_parameters
 from video_vq.quantizers.quantizer_config import QuantizerConfig
@@ -97,13 +97,15 @@ def training_step(
 ) -> None:
     """Do one optimizer step as training does, inside the caller's autocast."""
     output = model(video)
-    loss = 4 * reconstruction_loss(output.video, video, "mse") + 0.25 * output.commitment
+    is_ours = isinstance(output, TokenizerOutput)
+    commitment = output.quantized.losses["commitment"] if is_ours else output.commitment
+    loss = 4 * reconstruction_loss(output.video, video, "mse") + 0.25 * commitment
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
     if isinstance(model, VideoTokenizer):
-        model.quantizer.codebook.update(output.statistics, seed=0)
+        model.quantizer.codebook.update(output.quantized.statistics, seed=0)
 
 
 def make_works(contender: str, batch: int, device: str) -> dict[str, Callable[[], object]]:

@@ -159,8 +159,8 @@ def tokenizer_steps(config: TokenizerTrainingConfig, store: ClipStore, world: in
                 output = tokenizer(video)
                 found = {
                     "reconstruction": F.mse_loss(output.video, video),
-                    "commitment": output.commitment,
-                    "codebook": output.codebook_loss,
+                    "commitment": output.quantized.losses["commitment"],
+                    "codebook": output.quantized.losses["codebook"],
                 }
                 total = loss.reconstruction_weight * found["reconstruction"]
                 total = total + loss.commitment * found["commitment"]
@@ -180,7 +180,7 @@ def tokenizer_steps(config: TokenizerTrainingConfig, store: ClipStore, world: in
                     ).square().mean()
                     ((hinge + adversarial.lecam * lecam) / optim.accumulation).backward()
                     its_parts.append(torch.stack([real.mean(), fake.mean()]).detach())
-                of_rank.append(output.statistics)
+                of_rank.append(output.quantized.statistics)
                 for name, value in found.items():
                     parts[name] = parts.get(name, 0) + value.detach() / optim.accumulation
             gradients.append(taken_gradients(tokenizer))

@@ -17,18 +17,14 @@ from video_vq.models.pretrained import Pretrained
 from video_vq.models.streaming import TiledStream, piece_latents, recut
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 from video_vq.quantizers.build import build_quantizer
-from video_vq.quantizers.rows import CodebookStatistics, QuantizedRows
+from video_vq.quantizers.rows import QuantizerOutput
 
 
 class TokenizerOutput(NamedTuple):
-    """A reconstruction, its codes, the quantizer's unweighted losses, statistics and rows."""
+    """A reconstruction, and all that the quantizer gave: codes, losses, statistics, rows."""
 
     video: Float[Tensor, "b 3 t h w"]
-    codes: Int[Tensor, "b lt lh lw"]
-    commitment: Float[Tensor, ""]
-    codebook_loss: Float[Tensor, ""]
-    statistics: CodebookStatistics
-    rows: QuantizedRows
+    quantized: QuantizerOutput
 
 
 class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
@@ -61,14 +57,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """
         self.config.backbone.grid_thw((video.shape[2], video.shape[3], video.shape[4]))
         quantized = self.quantizer(self.encoder(video), check=not self.training)
-        return TokenizerOutput(
-            video=self.decoder(quantized.quantized).float(),
-            codes=quantized.codes,
-            commitment=quantized.commitment,
-            codebook_loss=quantized.codebook_loss,
-            statistics=quantized.statistics,
-            rows=quantized.rows,
-        )
+        return TokenizerOutput(self.decoder(quantized.quantized).float(), quantized)
 
     @property
     def device(self) -> torch.device:

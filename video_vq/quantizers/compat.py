@@ -158,9 +158,10 @@ class VectorQuantize(nn.Module):
             output = self.quantizer.quantize(latents)
             quantized = self.quantizer.project_out(output.quantized)
         frozen = self.freeze_codebook if freeze_codebook is None else freeze_codebook
-        loss = output.commitment
+        loss = output.losses["commitment"]
         if self._book.config.learning == "gradient" and not frozen:
-            loss = loss + output.codebook_loss - output.codebook_loss.detach()
+            codebook_loss = output.losses["codebook"]
+            loss = loss + codebook_loss - codebook_loss.detach()
         if self.training and not frozen:
             self._book.update(output.statistics, self.seed, float(self.threshold_ema_dead_code))
         loss = self.commitment_weight * loss if self.training else torch.zeros_like(loss)

@@ -104,12 +104,10 @@ class FiniteQuantizer(nn.Module):
             passed = gradient.straight_through(e, q)
             # A training loop sees latents that are not finite in its loss, not as a wild index.
             indices = self.codebook.numbers(rounded.nan_to_num(0.0))
-            nothing = latents.new_zeros(())
             return QuantizerOutput(
                 quantized=to_grid(self.project_out(passed), batch, grid),
                 codes=indices.view(batch, *grid),
-                commitment=nothing,
-                codebook_loss=nothing,
+                losses={},
                 statistics=counts_only(indices, self.config.codebook_size),
                 rows=QuantizedRows(latents, e, q, passed),
             )

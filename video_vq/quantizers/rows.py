@@ -37,12 +37,20 @@ class QuantizedRows(NamedTuple):
 
 
 class QuantizerOutput(NamedTuple):
-    """Losses are unweighted means over latents and dimensions, in float32."""
+    """What a quantizer makes of a grid of features.
+
+    Attributes:
+        quantized: the features that the codes stand for.
+        codes: one per cell of the grid.
+        losses: by name, unweighted, in float32; a training weighs each by the setting of the same
+            name in its `loss` section.
+        statistics: for `codebook.update`, once per optimizer step.
+        rows: for the mechanism logs.
+    """
 
     quantized: Float[Tensor, "b c *grid"]
     codes: Int[Tensor, "b *grid"]
-    commitment: Float[Tensor, ""]  # mean (e − sg(q))²
-    codebook_loss: Float[Tensor, ""]  # mean (q − sg(e))²; without a gradient for fixed codes
+    losses: dict[str, Float[Tensor, ""]]
     statistics: CodebookStatistics
     rows: QuantizedRows
 

@@ -86,13 +86,13 @@ class VectorQuantizer(nn.Module):
         indices = nearest_codes(compared, vectors, self.implementation)
         q = F.embedding(indices, vectors)
         rows = self._estimate(latents, compared, q.detach(), indices)
-        commitment = mean_square(compared, q.detach())
+        commitment = mean_square(compared, q.detach())  # mean (e − sg(q))²
         learns = q.requires_grad
+        codebook = F.mse_loss(q, compared.detach()) if learns else commitment.detach()
         return QuantizerOutput(
             quantized=rows.passed,
             codes=indices,
-            commitment=commitment,
-            codebook_loss=F.mse_loss(q, compared.detach()) if learns else commitment.detach(),
+            losses={"commitment": commitment, "codebook": codebook},
             statistics=self.codebook.statistics(compared, indices),
             rows=rows,
         )

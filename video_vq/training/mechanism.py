@@ -5,8 +5,9 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
-from video_vq.models.tokenizer import TokenizerOutput, VideoTokenizer
+from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.quantizers.mechanism import changed_share, mechanism
+from video_vq.quantizers.rows import QuantizerOutput
 from video_vq.training.distributed import over_ranks
 
 
@@ -15,7 +16,7 @@ def watched_step(
     accelerator: Accelerator,
     tokenizer: VideoTokenizer,
     video: Float[Tensor, "b 3 t h w"],
-    output: TokenizerOutput,
+    quantized: QuantizerOutput,
 ) -> dict[str, float]:
     """Return `quantizer/…` after a step, means over the ranks; collective.
 
@@ -26,14 +27,14 @@ def watched_step(
         accelerator: of the run.
         tokenizer: after the step, not wrapped.
         video: the last micro-batch.
-        output: of that batch before the step, with the gradient of `rows.passed` retained.
+        quantized: of that batch before the step, with the gradient of `rows.passed` retained.
     """
     with accelerator.autocast():
         after = tokenizer.quantizer(tokenizer.encoder(video), check=False).codes
-    gradient = output.rows.passed.grad
+    gradient = quantized.rows.passed.grad
     assert gradient is not None
-    figures = mechanism(output.rows, gradient)
-    figures["changed_codes"] = changed_share(output.codes, after)
+    figures = mechanism(quantized.rows, gradient)
+    figures["changed_codes"] = changed_share(quantized.codes, after)
     values = torch.tensor(list(figures.values()), dtype=torch.float64, device=accelerator.device)
     means = over_ranks(accelerator, values, "mean").tolist()
     return {f"quantizer/{name}": value for name, value in zip(figures, means, strict=True)}

@@ -16,10 +16,10 @@ from video_vq.data.order import rank_positions
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.media.encode import tile
 from video_vq.metrics.codebook import CodeUsage
-from video_vq.models.tokenizer import TokenizerOutput, VideoTokenizer, to_pixels, to_uint8
+from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
-from video_vq.quantizers.rows import CodebookStatistics
+from video_vq.quantizers.rows import CodebookStatistics, QuantizerOutput
 from video_vq.stores.clips import ClipStore
 from video_vq.training.adversarial import Adversary, check_adversarial
 from video_vq.training.audit import Audit
@@ -189,7 +189,7 @@ def train_tokenizer(
         weights = loss_weights(config.loss, pixel_weight, state.step)
         opponent = adversary if adversary is not None and adversary.plays(state.step) else None
         statistics: list[CodebookStatistics] = []
-        watched: list[tuple[torch.Tensor, TokenizerOutput]] = []
+        watched: list[tuple[torch.Tensor, QuantizerOutput]] = []
         losses: dict[str, torch.Tensor] = {}
         with timer("data"):
             micro_batches = [next(batches) for _ in range(optim.accumulation)]
@@ -206,14 +206,13 @@ def train_tokenizer(
                 with timer("forward"):
                     output = model(video)
                     if last and (state.step + 1) % config.run.log_every == 0:
-                        output.rows.passed.retain_grad()
-                        watched.append((video, output))
+                        output.quantized.rows.passed.retain_grad()
+                        watched.append((video, output.quantized))
                     parts = {
                         "reconstruction": reconstruction_loss(
                             output.video, video, config.loss.reconstruction
                         ),
-                        "commitment": output.commitment,
-                        "codebook": output.codebook_loss,
+                        **output.quantized.losses,
                     }
                     if perceptual is not None:
                         positions = rank_positions(state.step, micro_batch, rank, **share)
@@ -231,8 +230,8 @@ def train_tokenizer(
             if opponent is not None:
                 with timer("discriminator"):
                     opponent.learn(video, output.video, optim.accumulation, last)
-            statistics.append(output.statistics)
-            usage.update(output.codes)
+            statistics.append(output.quantized.statistics)
+            usage.update(output.quantized.codes)
             for name, value in parts.items():
                 losses[name] = losses.get(name, 0) + value.detach() / optim.accumulation
 
@@ -366,7 +365,7 @@ def validate(
         error = (output.video.clamp(-1, 1) - video).double().square().flatten(1).mean(1)
         total[0] += (10 * torch.log10(4 / error.clamp(min=1e-10))).sum()
         total[1] += len(mine)
-        usage.update(output.codes)
+        usage.update(output.quantized.codes)
     total = over_ranks(accelerator, total, "sum")
     accelerator.print(f"validated on {int(total[1])} clips in {time.monotonic() - started:.1f} s")
     use = usage.compute()

@@ -116,16 +116,18 @@ def test_a_stream_gives_what_the_training_forward_gives(strides):
     features = tokenizer.encoder(video)
     torch.testing.assert_close(in_pieces(tokenizer, video), features, rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        tokenizer.decode(output.codes), output.video.clamp(-1, 1), rtol=0, atol=1e-5
+        tokenizer.decode(output.quantized.codes), output.video.clamp(-1, 1), rtol=0, atol=1e-5
     )
     codes = tokenizer.encode(video)
     # Codes differ at ties alone: where both codes are equally near within rounding.
     assert isinstance(tokenizer.quantizer, VectorQuantizer)
     rows, vectors = tokenizer.latents(video), tokenizer.quantizer.codebook.vectors()
     distance = torch.cdist(rows, vectors)
-    one, other = (distance.gather(1, each.flatten()[:, None]) for each in (codes, output.codes))
+    one, other = (
+        distance.gather(1, each.flatten()[:, None]) for each in (codes, output.quantized.codes)
+    )
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
-    assert (codes != output.codes).float().mean() < 0.01
+    assert (codes != output.quantized.codes).float().mean() < 0.01
 
 
 def in_pieces(tokenizer: VideoTokenizer, video: torch.Tensor) -> torch.Tensor:
@@ -382,9 +384,11 @@ def test_under_bfloat16_autocast_quantizer_losses_and_video_stay_float32():
         codes = tokenizer.encode(video)
         parts = list(tokenizer.encode_stream(cut(video, 2, 0)))
     assert features.dtype == torch.bfloat16
-    for value in (output.video, output.commitment, output.rows.e, output.rows.q):
+    rows, losses = output.quantized.rows, output.quantized.losses
+    assert losses.keys() == {"commitment", "codebook"}
+    for value in (output.video, *losses.values(), rows.e, rows.q):
         assert value.dtype == torch.float32
     # In bfloat16 the features are rounded; from them on all is float32.
-    assert torch.equal(tokenizer.quantizer.encode(features.float()), output.codes)
-    assert torch.equal(codes, output.codes)
+    assert torch.equal(tokenizer.quantizer.encode(features.float()), output.quantized.codes)
+    assert torch.equal(codes, output.quantized.codes)
     assert torch.equal(torch.cat(parts, 1), codes)

@@ -91,9 +91,9 @@ def test_codes_have_the_grid_and_decode_to_the_clip():
     video = torch.rand(2, 3, 4, 16, 24) * 2 - 1
     output = tokenizer(video)
     assert output.video.shape == video.shape
-    assert tuple(output.codes.shape) == (2, 2, 4, 6) == (2, *SMALL.grid_thw((4, 16, 24)))
+    assert tuple(output.quantized.codes.shape) == (2, 2, 4, 6) == (2, *SMALL.grid_thw((4, 16, 24)))
     codes = tokenizer.eval().encode(video)
-    assert torch.equal(codes, output.codes)
+    assert torch.equal(codes, output.quantized.codes)
     torch.testing.assert_close(tokenizer.decode(codes), output.video.clamp(-1, 1))
 
 

@@ -46,7 +46,7 @@ def test_shapes_and_round_trip(causal, num_frames, grid):
     assert tuple(codes.shape) == (2, *grid)
     assert tokenizer.config.backbone.grid_thw((num_frames, 16, 16)) == grid
     output = tokenizer(video)
-    assert torch.equal(output.codes, codes)
+    assert torch.equal(output.quantized.codes, codes)
     assert torch.equal(tokenizer.decode(codes), output.video.clamp(-1, 1))
     assert torch.equal(tokenizer.reconstruct(video), tokenizer.decode(codes))
 

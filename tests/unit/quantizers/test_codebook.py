@@ -165,7 +165,7 @@ def test_gradient_learning_moves_codes_by_the_codebook_loss_alone():
     output = quantizer(torch.randn(2, 4, 1, 2, 2))
     output.quantized.sum().backward(retain_graph=True)
     assert quantizer.codebook.codes.grad is None
-    output.codebook_loss.backward()
+    output.losses["codebook"].backward()
     assert quantizer.codebook.codes.grad is not None
 
 

@@ -99,7 +99,7 @@ def test_simvq_agrees_with_the_peer():
     found = ours(b)
     torch.testing.assert_close(found.quantized.mT, expected)
     assert torch.equal(found.codes, indices)
-    our_loss = found.codebook_loss + 0.25 * found.commitment
+    our_loss = found.losses["codebook"] + 0.25 * found.losses["commitment"]
     torch.testing.assert_close(our_loss, loss)
     weights = torch.linspace(-1, 1, x.numel()).view(x.shape)
     ((expected * weights).sum() + loss).backward()
@@ -121,8 +121,9 @@ def test_bad_input_gets_a_clear_error(config):
         for call in (quantizer, quantizer.encode):
             with pytest.raises(InputError, match="1 of 36 latents hold NaN or infinite values"):
                 call(broken)
-        assert not torch.isfinite(quantizer(broken, check=False).quantized).all() or not (
-            torch.isfinite(quantizer(broken, check=False).commitment)
+        output = quantizer(broken, check=False)
+        assert not torch.isfinite(output.quantized).all() or not (
+            torch.isfinite(output.losses["commitment"])
         )
     with pytest.raises(InputError, match=r"codes must lie in 0\.\.59, found 0\.\.60; they belong"):
         quantizer.decode(torch.tensor([[[[0, 60]]]]))

@@ -1,0 +1,65 @@
+"""What every quantizer and every codebook has: all that a tokenizer and its training rely on."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int, Integer, Shaped
+from torch import Tensor
+
+from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, QuantizerOutput
+
+
+@runtime_checkable
+class CodebookInterface(Protocol):
+    """The K codes of a quantizer, and how they are started and moved."""
+
+    @property
+    def is_initialized(self) -> Tensor | bool:
+        """Whether the codes can be used; if not, a training calls `initialize` first."""
+        ...
+
+    def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
+        """Place the first codes on latents of the global batch; collective."""
+        ...
+
+    def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
+        """Move the codes, once per optimizer step, alike on all ranks; collective."""
+        ...
+
+    def lookup(self, indices: Integer[Tensor, "n"]) -> Float[Tensor, "n d"]:
+        """Return the vectors of codes; an index that is no code is an InputError."""
+        ...
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """A module between encoder and decoder. Its forward changes nothing, neither codes nor counts.
+
+    Everything inside is float32, whatever the autocast outside. Features of another width, latents
+    that are not finite and codes that do not exist are an InputError.
+
+    Attributes:
+        dim: channels of the features that come in and go out.
+    """
+
+    dim: int
+
+    @property
+    def codebook(self) -> CodebookInterface:
+        """Return the codes."""
+        ...
+
+    def __call__(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
+        """Quantize for training; `check=False` lets latents that are not finite through."""
+        ...
+
+    def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
+        """Return the rows that are compared with the codes."""
+        ...
+
+    def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid"]:
+        """Return the codes of features."""
+        ...
+
+    def decode(self, codes: Shaped[Tensor, "b *grid"]) -> Float[Tensor, "b c *grid"]:
+        """Return the features that codes stand for, bit for bit those of a call."""
+        ...
