@@ -39,7 +39,8 @@ from video_vq.nn.blocks import num_parameters
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import written_aside
 from video_vq.training.losses import reconstruction_loss
-from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
+from video_vq.training.optimizer import make_optimizer, set_learning_rate
+from video_vq.training.schedule import learning_rate
 from video_vq.training.training_config import OptimizerConfig
 
 NUM_FRAMES = 16

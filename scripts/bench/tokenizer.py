@@ -30,7 +30,7 @@ from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig
 from video_vq.nn.blocks import num_parameters
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.training.losses import reconstruction_loss
-from video_vq.training.schedule import make_optimizer
+from video_vq.training.optimizer import make_optimizer
 from video_vq.training.training_config import OptimizerConfig
 
 CLIP = (16, 64, 64)

@@ -16,6 +16,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from observed import observing
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 
 from video_vq.cli import main
@@ -27,6 +28,7 @@ from video_vq.models.prior_config import PriorConfig
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
+from video_vq.training import losses as losses_module
 from video_vq.training import prior as prior_module
 from video_vq.training import tokenizer as tokenizer_module
 from video_vq.training.distributed import StopFlag, make_accelerator
@@ -41,7 +43,7 @@ SIZES = (1, 2, 3, 7, 10, 13, 101)
 # Adam divides a gradient by its size: where it is mere rounding, so would be a step; hence eps.
 PARITY = (
     "optim.eps=1e-6 optim.steps=30 optim.batch_size=8 run.log_every=5 run.validate_every=15 "
-    "run.checkpoint_every=30 run.audit_every=1"
+    "run.checkpoint_every=30"
 )
 NO_DROPOUT = "model.dropout=0.0 model.condition_dropout=0.0"
 # Every part of a step: micro-batches, dropout, restarts, a discriminator that joins later.
@@ -107,7 +109,7 @@ def train(
     changes: Sequence[str],
     request: StopRequest | None = None,
 ) -> TrainingState:
-    """Train in this process; return the state at the end."""
+    """Train in this process, observed; return the state at the end."""
     states: list[TrainingState] = []
 
     class Kept(TrainingState):
@@ -115,7 +117,7 @@ def train(
             super().__init__(*values)
             states.append(self)
 
-    with mock.patch(f"video_vq.training.{kind}.TrainingState", Kept):
+    with mock.patch("video_vq.training.loop.TrainingState", Kept), observing():
         if kind == "tokenizer":
             config = load_config(TokenizerTrainingConfig, given(folder, kind), changes)
             tokenizer_module.train_tokenizer(config, folder / "given/clips", out, request=request)
@@ -163,13 +165,15 @@ def validation(folder: Path, out: Path) -> None:
     for number in SIZES:
         assert len(windows) >= number
         assert len(rows) >= number
-        state = TrainingState(accelerator, tokenizer, 0.9, CodeUsage(32))
         stop = StopFlag(accelerator, out, None)
-        scores = tokenizer_module.validate(
-            accelerator, tokenizer, state, clips, windows[:number], 4, stop
+        averages = TrainingState(accelerator, tokenizer, 0.9, CodeUsage(32)).averages.tensors
+        scores = tokenizer_module.score(
+            accelerator, tokenizer, averages, clips, windows[:number], 4, stop
         )
-        state = TrainingState(accelerator, prior, 0.9)
-        bits = prior_module.validate(accelerator, prior, state, tokens, rows[:number], 4, stop)
+        averages = TrainingState(accelerator, prior, 0.9).averages.tensors
+        bits = prior_module.score(
+            accelerator, prior, averages, tokens, rows[:number].tolist(), 4, stop
+        )
         assert scores is not None
         assert bits is not None
         found[number] = {**scores._asdict(), "bits_per_token": bits}
@@ -193,7 +197,7 @@ def poisoned(bad: dict[int, float] | range) -> Callable[..., Any]:
         value = bad[calls[kind]]
         return loss * value if value != value else loss + value
 
-    reconstruction, nats = tokenizer_module.reconstruction_loss, prior_module.prior_loss
+    reconstruction, nats = losses_module.reconstruction_loss, prior_module.prior_loss
 
     def reconstruction_loss(*values: Any) -> torch.Tensor:
         return spoil("tokenizer", reconstruction(*values))
@@ -204,7 +208,7 @@ def poisoned(bad: dict[int, float] | range) -> Callable[..., Any]:
 
     def patch(kind: Kind) -> Any:
         if kind == "tokenizer":
-            return patches(tokenizer_module, reconstruction_loss=reconstruction_loss)
+            return patches(losses_module, reconstruction_loss=reconstruction_loss)
         return patches(prior_module, prior_loss=prior_loss)
 
     return patch
@@ -229,10 +233,11 @@ def poison(folder: Path, out: Path) -> None:
 def more_ranks(folder: Path, out: Path) -> None:
     """Go on with runs that one rank began; refused first, then allowed."""
     for kind in KINDS:
-        changes = settings(kind, "run.audit_every=1")
+        changes = settings(kind)
         command = arguments(kind, folder, out / f"{kind}-begun")
         assert main([*command, *changes]) == 1
-        assert main([*command, "--allow-change", "world_size", *changes]) == 0
+        with observing():
+            assert main([*command, "--allow-change", "world_size", *changes]) == 0
 
 
 def diverge(folder: Path, out: Path) -> int:

@@ -6,16 +6,17 @@ import os
 import re
 from pathlib import Path
 
+import observed
 import pytest
 import torch
-from runs import SMALL_TOKENIZER, AfterStep, launch, make_clip_store
+from runs import SMALL_TOKENIZER, AfterStep, launch_program, make_clip_store
 from safetensors.torch import load_file
 
 from video_vq.config import load_config
 from video_vq.errors import InputError
 from video_vq.metrics.perceptual import StLpips
 from video_vq.models.tokenizer import VideoTokenizer
-from video_vq.training import tokenizer as training
+from video_vq.training import losses
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 
@@ -63,17 +64,16 @@ def test_two_ranks_train_200_steps_against_one_discriminator(config_file, clip_s
         "loss.adversarial.warmup_steps=30",
         "optim.steps=200",
         "optim.accumulation=2",
-        "run.audit_every=1",
         "run.log_every=10",
         "run.validate_every=200",
         "run.checkpoint_every=200",
     )
-    launch(
-        2,
+    launch_program(
+        *(2, observed.__file__),
         *("train-tokenizer", "--config", config_file, "--data", clip_store),
         *("--out", tmp_path / "two", *settings),
     )
-    ranks = [lines(tmp_path / "two" / f"audit-rank{rank}.jsonl") for rank in range(2)]
+    ranks = [lines(tmp_path / "two" / f"observed-rank{rank}.jsonl") for rank in range(2)]
     assert [len(rank) for rank in ranks] == [200, 200]
     hashes = [name for name in ranks[0][0] if name.endswith("_sha256")]
     assert set(hashes) == {
@@ -122,7 +122,7 @@ def test_all_losses_at_once_move_every_tensor_and_position_of_a_timesformer(tmp_
     network = StLpips("alex").requires_grad_(False)  # trained weights are a download
     for weight in network.parameters():
         torch.nn.init.uniform_(weight, 0, 0.05)
-    monkeypatch.setattr(training, "load_perceptual", lambda *_: network)
+    monkeypatch.setattr(losses, "load_perceptual", lambda *_: network)
     store = make_clip_store(tmp_path / "clips", size=24)
     path = tmp_path / "config.yaml"
     path.write_text(re.sub(r"backbone: \{[^}]*\}", f"backbone: {TIMESFORMER}", SMALL_TOKENIZER))
@@ -134,9 +134,9 @@ def test_all_losses_at_once_move_every_tensor_and_position_of_a_timesformer(tmp_
     )
     train(path, store.path, tmp_path / "run", *changes)
     logged = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if "optim/lr" in line]
-    losses = {"reconstruction", "commitment", "codebook", "perceptual", "adversarial"}
+    names = {"reconstruction", "commitment", "codebook", "perceptual", "adversarial"}
     assert {name for name in logged[-1] if name.startswith("loss/")} == {
-        f"loss/{name}" for name in losses
+        f"loss/{name}" for name in names
     }
     assert all(math.isfinite(value) for line in logged for value in line.values())
     assert all(line["loss/perceptual"] > 0 for line in logged)

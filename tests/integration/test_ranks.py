@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     for case in (ranks.parity, ranks.validation, ranks.poison):
         case(folder, folder / "1")
     for kind in KINDS:
-        changes = settings(kind, "run.audit_every=1")
+        changes = settings(kind)
         train(kind, folder, folder / "1" / f"{kind}-whole", changes)
         train(kind, folder, folder / "1" / f"{kind}-begun", changes, AfterStep(3))
         shutil.copytree(folder / "1" / f"{kind}-begun", folder / "2" / f"{kind}-begun")
@@ -82,8 +82,8 @@ def test_two_ranks_train_like_one(folder, two, kind, accumulation):
     assert rates[0] == rates[1]
     assert [step for step, _ in rates[0]] == [5, 10, 15, 20, 25, 30]
     if kind == "tokenizer":
-        alone = lines(one / "audit-rank0.jsonl")
-        both = zip(*(lines(other / f"audit-rank{rank}.jsonl") for rank in (0, 1)), strict=True)
+        alone = lines(one / "observed-rank0.jsonl")
+        both = zip(*(lines(other / f"observed-rank{rank}.jsonl") for rank in (0, 1)), strict=True)
         for line, shares in zip(alone, both, strict=True):
             size = 4 // accumulation  # of a rank's micro-batch
             parts = [share["videos"] for share in shares]
@@ -156,7 +156,7 @@ def test_more_ranks_go_on_with_a_run_where_that_is_allowed(folder, two, kind):
     assert described["changes"] == [{"after_step": 3, "was -> now": ["world_size: 1 -> 2"]}]
     assert distance(tensors(begun, 6, "model"), tensors(whole, 6, "model")) < 1e-5
     if kind == "tokenizer":
-        assert [line["step"] for line in lines(begun / "audit-rank1.jsonl")] == [4, 5, 6]
+        assert [line["step"] for line in lines(begun / "observed-rank1.jsonl")] == [4, 5, 6]
 
 
 def test_the_one_process_that_launch_cpu_starts_in_silence_is_refused(folder):

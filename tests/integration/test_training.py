@@ -6,9 +6,10 @@ import sys
 from itertools import chain
 from pathlib import Path
 
+import observed
 import pytest
 import torch
-from runs import SMALL_PRIOR, SMALL_TOKENIZER, AfterStep, launch, run, video_vq
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, AfterStep, launch, launch_program, run, video_vq
 
 from video_vq.config import load_config
 from video_vq.models.prior import Prior
@@ -198,13 +199,13 @@ def test_a_finished_run_goes_on_where_more_steps_are_allowed(configs, clip_store
 
 
 def test_two_ranks_hold_one_codebook_and_see_different_clips(configs, clip_store, tmp_path):
-    settings = ("optim.steps=50", "run.audit_every=1", "model.quantizer.restart_threshold=0.9")
-    launch(
-        2,
+    settings = ("optim.steps=50", "model.quantizer.restart_threshold=0.9")
+    launch_program(
+        *(2, observed.__file__),
         *("train-tokenizer", "--config", configs / "tokenizer.yaml", "--data", clip_store),
         *("--out", tmp_path / "two", *settings),
     )
-    ranks = [lines(tmp_path / "two" / f"audit-rank{rank}.jsonl") for rank in range(2)]
+    ranks = [lines(tmp_path / "two" / f"observed-rank{rank}.jsonl") for rank in range(2)]
     assert [len(rank) for rank in ranks] == [50, 50]
     seen: list[list[int]] = []
     for step, (first, second) in enumerate(zip(*ranks, strict=True), start=1):

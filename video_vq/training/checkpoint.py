@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.models.pretrained import check_tensors, read_tensors
+from video_vq.models.pretrained import read_tensors
 from video_vq.stores import files
 from video_vq.stores.files import read_json, sha256_file
 
@@ -222,37 +222,6 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         if len(flat):
             yield flat.numpy().data
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimizer's state to named tensors: `index.name`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach().cpu()
-        for index, values in state.items()
-        for name, value in values.items()
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave of an AdamW.
-
-    Raises:
-        InputError: the tensors are not those of this optimizer.
-    """
-    current = optimizer.state_dict()
-    trained = [value for group in optimizer.param_groups for value in group["params"]]
-    expected: dict[str, Tensor] = {}
-    if tensors:  # none before the first step that was not skipped
-        for index, value in enumerate(trained):
-            expected |= {f"{index}.step": torch.zeros(())}
-            expected |= {f"{index}.exp_avg": value, f"{index}.exp_avg_sq": value}
-    check_tensors(expected, tensors, "the optimizer")
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
 
 
 def random_state() -> dict[str, Tensor]:

@@ -13,11 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.nn.blocks import num_parameters
-from video_vq.training.training_config import TokenizerTrainingConfig
-
-# Weights, gradients, two moments of AdamW and the averaged weights, all float32.
-BYTES_PER_PARAMETER = 4 + 4 + 8 + 4
-BYTES_PER_DISCRIMINATOR_PARAMETER = 4 + 4 + 8
+from video_vq.training.optimizer import trained_bytes
+from video_vq.training.training_config import OptimizerConfig, TokenizerTrainingConfig
 
 DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,19 +61,22 @@ def tokenizer_costs(
         of_discriminator = 0
         if adversarial.weight:
             discriminator = PatchDiscriminator(adversarial.channels, adversarial.levels)
-            of_discriminator = num_parameters(discriminator)
-    parameters = num_parameters(tokenizer)
+            of_discriminator = trained_bytes(discriminator, config.optim)
+        of_tokenizer = averaged_bytes(tokenizer, config.optim)
     copies = 2 * of_one - of_two  # what does not grow with the clips
     return TokenizerCosts(
-        num_parameters=parameters,
+        num_parameters=num_parameters(tokenizer),
         num_tokens=math.prod(grid_thw),
         forward_flops=forward_flops,
         step_flops=counter.get_total_flops(),
-        weight_bytes=BYTES_PER_PARAMETER * parameters
-        + copies
-        + BYTES_PER_DISCRIMINATOR_PARAMETER * of_discriminator,
+        weight_bytes=of_tokenizer + copies + of_discriminator,
         clip_bytes=of_two - of_one,
     )
+
+
+def averaged_bytes(model: nn.Module, optim: OptimizerConfig) -> int:
+    """Return the bytes of weights, gradients, optimizer state and averaged weights."""
+    return trained_bytes(model, optim) + sum(value.nbytes for value in model.parameters())
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str = "no") -> int:

@@ -1,4 +1,4 @@
-"""The weights that a fine-tuning begins with."""
+"""The weights that a training begins with."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,24 @@ from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.files import difference
 from video_vq.training.checkpoint import CheckpointFolder
 from video_vq.training.training_config import TokenizerTrainingConfig
+
+
+def starting_tokenizer(
+    config: TokenizerTrainingConfig, out: Path, say: Callable[[str], None]
+) -> VideoTokenizer:
+    """Return a tokenizer with weights drawn by `run.seed`, or with those of `init_from`.
+
+    What is drawn next from torch's generator, such as a discriminator, depends on the seed alone.
+
+    Raises:
+        InputError: see `initial_tensors`.
+    """
+    initial = initial_tensors(config, out, say)
+    torch.manual_seed(config.run.seed)
+    tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations)
+    if initial is not None:
+        tokenizer.load_state_dict(initial)
+    return tokenizer
 
 
 def initial_tensors(

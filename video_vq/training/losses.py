@@ -1,29 +1,118 @@
-"""Losses of the tokenizer: unweighted, float32, and what they are weighed with."""
+"""Every loss of a tokenizer by name: unweighted, float32, and what each is weighed with."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from video_vq.data.loader import read_windows
+from video_vq.data.order import rank_positions
 from video_vq.data.windows import scoring_windows
 from video_vq.errors import InputError
 from video_vq.metrics.perceptual import TRUNKS, StLpips, load_st_lpips
+from video_vq.models.tokenizer import TokenizerOutput
 from video_vq.stores.clips import ClipStore
+from video_vq.training.discriminator import Discriminator, check_adversarial
 from video_vq.training.training_config import (
+    AdversarialConfig,
     PerceptualConfig,
-    TokenizerLossConfig,
     TokenizerTrainingConfig,
 )
 
 Video = Float[Tensor, "b 3 t h w"]
 
 MEASURED_CLIPS = 256  # of the training data; their pixels tell its variance to a few percent
+
+
+class TokenizerLosses:
+    """All losses of a tokenizer by name, with the networks that they need.
+
+    `reconstruction`, `perceptual` and `adversarial` are computed here; those of the quantizer
+    (`commitment`, `codebook`, …) come with its output. What has no weight costs nothing.
+
+    Args:
+        accelerator: of the run.
+        config: of the training.
+        store: that is trained on; the weight of the reconstruction may be measured on it.
+
+    Attributes:
+        discriminator: of the adversarial loss, if it has a weight.
+
+    Raises:
+        InputError: a network cannot take these clips, or this precision, or its weights are not
+            here; see `load_perceptual` and `check_adversarial`.
+    """
+
+    def __init__(self, accelerator: Accelerator, config: TokenizerTrainingConfig, store: ClipStore):
+        self._accelerator, self._config = accelerator, config
+        self.discriminator: Discriminator | None = None
+        adversarial, size_hw = config.loss.adversarial, store.frame_size_hw
+        check_adversarial(adversarial, accelerator.mixed_precision, size_hw)
+        if adversarial.weight:
+            self.discriminator = Discriminator(accelerator, adversarial, config.optim)
+        self._perceptual = load_perceptual(
+            config.loss.perceptual, (config.data.num_frames, *size_hw), accelerator.device
+        )
+        self._reconstruction_weight = reconstruction_weight(store, config)
+
+    def __call__(
+        self, output: TokenizerOutput, video: Video, step: int, micro_batch: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the losses of a micro-batch by name, unweighted.
+
+        Args:
+            output: of the tokenizer.
+            video: that it reconstructs.
+            step: optimizer steps done before this one.
+            micro_batch: which one of the step.
+        """
+        config, optim = self._config.loss, self._config.optim
+        losses = {
+            "reconstruction": reconstruction_loss(output.video, video, config.reconstruction),
+            **output.quantized.losses,
+        }
+        if self._perceptual is not None:
+            positions = rank_positions(
+                step,
+                micro_batch,
+                self._accelerator.process_index,
+                batch_size=optim.batch_size,
+                accumulation=optim.accumulation,
+                world_size=self._accelerator.num_processes,
+            )
+            frames = draw_frames(
+                video.shape[2], config.perceptual, positions, self._config.run.seed
+            )
+            losses["perceptual"] = perceptual_loss(self._perceptual, output.video, video, frames)
+        if (discriminator := self.discriminator_at(step)) is not None:
+            losses["adversarial"] = discriminator.fooling_loss(output.video)
+        return losses
+
+    def discriminator_at(self, step: int) -> Discriminator | None:
+        """Return the discriminator if it takes part in a step."""
+        has_begun = step >= self._config.loss.adversarial.start
+        return self.discriminator if has_begun else None
+
+    def weight(self, name: str, step: int) -> float:
+        """Return what a loss is weighed with at a step.
+
+        A loss of the quantizer has the number of the same name in the config's `loss` section.
+        """
+        config = self._config.loss
+        match name:
+            case "reconstruction":
+                return self._reconstruction_weight
+            case "perceptual":
+                return config.perceptual.weight
+            case "adversarial":
+                return adversarial_weight(config.adversarial, step)
+        return getattr(config, name)
 
 
 def reconstruction_loss(
@@ -128,16 +217,7 @@ def load_perceptual(
     return load_st_lpips(config.trunk).to(device)
 
 
-def loss_weights(
-    config: TokenizerLossConfig, reconstruction_weight: float, step: int
-) -> dict[str, float]:
-    """Return what each loss is weighed with at a step; the adversarial one grows from zero."""
-    adversarial = config.adversarial
-    grown = (step + 1 - adversarial.start) / max(1, adversarial.warmup_steps)
-    return {
-        "reconstruction": reconstruction_weight,
-        "commitment": config.commitment,
-        "codebook": config.codebook,
-        "perceptual": config.perceptual.weight,
-        "adversarial": adversarial.weight * min(1.0, max(0.0, grown)),
-    }
+def adversarial_weight(config: AdversarialConfig, step: int) -> float:
+    """Return the weight of the adversarial loss at a step: it grows from zero."""
+    grown = (step + 1 - config.start) / max(1, config.warmup_steps)
+    return config.weight * min(1.0, max(0.0, grown))

@@ -20,7 +20,7 @@ from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.nn.blocks import num_parameters
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
-from video_vq.training.costs import BYTES_PER_PARAMETER, saved_bytes, through
+from video_vq.training.costs import averaged_bytes, saved_bytes, through
 from video_vq.training.training_config import (
     OptimizerConfig,
     PriorTrainingConfig,
@@ -57,7 +57,7 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
         f"data            {len(clips.videos):,} train videos of {data}, {len(clips):,} clips "
         f"an epoch ({config.data.windows})",
         *_steps(config.optim, len(clips), "clips", "clips of an epoch"),
-        *_memory(tokenizer, activations, per_process),
+        *_memory(tokenizer, config.optim, activations, per_process),
     ]
     return _with_config(config, lines)
 
@@ -87,7 +87,7 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path) -> str:
         f"actions         {header.num_action_dims} numbers per latent frame",
         f"data            {grids:,} train grids of {tokens}",
         *_steps(config.optim, grids, "grids", "train grids"),
-        *_memory(prior, activations, per_process),
+        *_memory(prior, config.optim, activations, per_process),
     ]
     return _with_config(config, lines)
 
@@ -157,8 +157,10 @@ def _steps(optim: OptimizerConfig, items: int, what: str, pool: str) -> list[str
     ]
 
 
-def _memory(model: nn.Module, activations: int, per_process: int) -> list[str]:
-    weights = BYTES_PER_PARAMETER * num_parameters(model)
+def _memory(
+    model: nn.Module, optim: OptimizerConfig, activations: int, per_process: int
+) -> list[str]:
+    weights = averaged_bytes(model, optim)
     return [
         f"memory          about {(weights + activations) / 1e9:.2f} GB on each process: "
         f"{weights / 1e9:.2f} weights and optimizer, {activations / 1e9:.2f} activations of "

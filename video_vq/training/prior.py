@@ -1,4 +1,4 @@
-"""Training a prior on a token store, never on pixels: one function, the loop visible."""
+"""Training a prior on a token store, never on pixels: one function, top to bottom."""
 
 import math
 import time
@@ -12,27 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 
-from video_vq.config import to_json
-from video_vq.data.loader import TokenDataset, read_grids, training_batches
+from video_vq.data.loader import TokenDataset, read_grids
 from video_vq.models.prior import Prior, prior_loss, token_nats
 from video_vq.models.prior_config import PriorFacts, config_for
 from video_vq.stores.tokens import TokenStore
-from video_vq.training.compiled import uncompiled
 from video_vq.training.distributed import (
     StopFlag,
-    all_finite,
-    clip_gradients,
-    main_process_first,
     make_accelerator,
     over_ranks,
     rank_batches,
     require_even_batch,
 )
-from video_vq.training.run_folder import RunFolder, diverged
-from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
-from video_vq.training.state import TrainingState
+from video_vq.training.loop import Training, open_run
+from video_vq.training.progress_line import ProgressLine
 from video_vq.training.stop_request import StopRequest
-from video_vq.training.timer import StepTimer
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import PriorTrainingConfig
 
@@ -63,142 +56,68 @@ def train_prior(
             were not finite.
     """
     accelerator = make_accelerator()
-    store = TokenStore(tokens)
-    optim, seed = config.optim, config.run.seed
-    dataset = TokenDataset(store, "train", seed)
-    validation = np.random.default_rng([seed, 0x7A1]).permutation(store.rows("val"))
-    validation = validation[: config.run.validation_clips]
-    header = store.header
-    model_config = config_for(header, config.model)
-    facts = {
-        "data": store.content_hash,
-        "precision": accelerator.mixed_precision,
-        "world_size": accelerator.num_processes,
-        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
-    }
+    store, optim = TokenStore(tokens), config.optim
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
-    with main_process_first(accelerator):
-        run = RunFolder(
-            out, "prior", to_json(config), facts, accelerator.is_main_process, allowed_changes
-        )
-
+    dataset = TokenDataset(store, "train", config.run.seed)
+    validation = validation_rows(store, config)
+    model_config = config_for(store.header, config.model)
+    run = open_run(accelerator, out, "prior", config, store.content_hash, allowed_changes)
     if (finished := run.finished_model(optim.steps)) is not None:
         accelerator.print(f"already finished: {finished}")
         return finished
 
-    torch.manual_seed(seed)
+    torch.manual_seed(config.run.seed)
     prior = Prior(model_config, config.run.checkpoint_activations)
-    if header.num_action_dims:
+    if store.header.num_action_dims:
         prior.set_action_statistics(*action_statistics(store))
-    prior.to(accelerator.device)
-    optimizer = make_optimizer(prior, optim)
-    state = TrainingState(accelerator, prior, config.run.average_decay)
-    torch.manual_seed(seed + 1 + accelerator.process_index)
-    state.resume(run, optimizer, optim.steps)
-    run.track(trackers, state.step)
-    model, optimizer = accelerator.prepare(prior, optimizer)
+    training = Training(accelerator, run, config, prior, "grids", trackers, request)
     if config.run.compile:
-        model.compile()
-    batches = iter(
-        training_batches(
-            dataset,
-            first_step=state.step,
-            last_step=optim.steps,
-            rank=accelerator.process_index,
-            batch_size=optim.batch_size,
-            accumulation=optim.accumulation,
-            world_size=accelerator.num_processes,
-            num_workers=config.run.num_workers,
-        )
-    )
-    timer = StepTimer()
-    stop = StopFlag(accelerator, out, request)
+        training.model.compile()
+    timer, batches = training.timer, training.batches(dataset)
 
-    accelerator.print(
-        f"training steps {state.step + 1} to {optim.steps}, {optim.batch_size} grids each; "
-        f"a line every {config.run.log_every} steps"
-    )
-    while True:
-        if state.validation_is_due:
-            with uncompiled(config.run.compile):
-                bits = validate(
-                    accelerator, prior, state, store, validation, optim.batch_size, stop
-                )
-            if bits is not None:
-                state.note_validation(bits)
-                run.log(state.step, {"validation/bits_per_token": bits})
-            timer.restart()
-        finished, stopping = state.step == optim.steps, stop.is_set()
-        if state.save_is_due(config.run.checkpoint_every, finished or stopping):
-            state.save(run, optimizer)
-            timer.restart()
-        if stopping and (state.validation_is_due or not finished):
-            run.close()
-            stop.clear(state.step, optim.steps, state.wait_for_save())
-            return None
-        if finished:
-            state.wait_for_save()
-            break
+    for turn in training.turns():
+        if turn == "validate":
+            validate(training, prior, store, validation)
+            continue
 
-        model.train()
-        set_learning_rate(optimizer, learning_rate(optim, state.step))
+        # Gradients add up over this rank's micro-batches of the global batch.
         nats = torch.zeros((), device=accelerator.device)
-        for micro_batch in range(optim.accumulation):
+        for number in range(optim.accumulation):
             with timer("data"):
                 batch = next(batches).flat(accelerator.device)
-            last = micro_batch == optim.accumulation - 1
-            with accelerator.no_sync(model) if not last else timer.nothing():
+            with training.summing(is_last=number == optim.accumulation - 1):
                 with timer("forward"):
-                    loss = prior_loss(model(*batch), batch.tokens).nats
+                    loss = prior_loss(training.model(*batch), batch.tokens).nats
                 with timer("backward"):
-                    accelerator.backward(loss / optim.accumulation)
+                    training.backward(loss)
             nats += loss.detach() / optim.accumulation
 
-        with timer("step"):
-            norm = clip_gradients(accelerator, model, optim.clip_norm)
-            healthy = all_finite(accelerator, nats, norm)
-            if healthy or accelerator.scaler is not None:
-                optimizer.step()
-            optimizer.zero_grad()
-            if healthy:
-                state.averages.update(prior)
-        state.end_step(healthy, config.run, optim.steps)
-        if state.bad_in_a_row >= optim.max_bad_steps:
-            state.wait_for_save()
-            raise diverged(run, state.step, state.bad_in_a_row)
+        if training.update(nats):
+            training.state.averages.update(prior)
 
-        timer.end_step()
-        if state.step % config.run.log_every == 0:
+        if training.log_is_due:
             with timer("logging"):
                 bits = float(over_ranks(accelerator, nats, "mean")) / math.log(2)
-                warnings = state.health.look(bits)
-                figures = {
-                    "loss/bits_per_token": bits,
-                    "optim/grad_norm": norm.item(),
-                    "optim/lr": learning_rate(optim, state.step - 1),
-                    "optim/skipped_steps": state.skipped_steps,
-                    "warnings/loss_spikes": state.health.loss_spikes,
-                }
-            figures |= timer.numbers(optim.batch_size, optim.steps - state.step)
-            with timer("logging"):
-                run.log(state.step, figures, warnings)
+                health = training.state.health
+                warnings = health.look(bits)
+            figures = {"loss/bits_per_token": bits, "warnings/loss_spikes": health.loss_spikes}
+            training.log(figures, warnings)
 
-    if accelerator.is_main_process:
-        prior.load_state_dict(state.averages.tensors)
-        prior.facts = PriorFacts(
-            tokenizer_hash=header.tokenizer_hash,
-            classes=header.classes,
-            num_frames=header.num_frames,
-            frame_size_hw=header.frame_size_hw,
-            fps=header.fps,
-            trained_on=store.content_hash,
-            steps=state.step,
-        )
-        with run.exporting(out / "prior"):
-            prior.save_pretrained(out / "prior")
-    run.close()
-    accelerator.wait_for_everyone()
-    return out / "prior"
+    return training.export(facts_of(config, store)) if training.is_finished else None
+
+
+def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
+    """Return what the finished prior will say of its training."""
+    header = store.header
+    return PriorFacts(
+        tokenizer_hash=header.tokenizer_hash,
+        classes=header.classes,
+        num_frames=header.num_frames,
+        frame_size_hw=header.frame_size_hw,
+        fps=header.fps,
+        trained_on=store.content_hash,
+        steps=config.optim.steps,
+    )
 
 
 def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
@@ -226,33 +145,56 @@ def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Ten
     return torch.from_numpy(mean), torch.from_numpy(std)
 
 
+def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]:
+    """Return the rows of the val split that are scored, the same all through a run."""
+    shuffled = np.random.default_rng([config.run.seed, 0x7A1]).permutation(store.rows("val"))
+    return [int(row) for row in shuffled[: config.run.validation_clips]]
+
+
+def validate(training: Training, prior: Prior, store: TokenStore, rows: list[int]) -> None:
+    """Score and log the averaged weights; collective.
+
+    Nothing is logged where the run was asked to stop in the meantime: it is done again then.
+    """
+    averages, batch_size = training.state.averages.tensors, training.optim.batch_size
+    bits = score(training.accelerator, prior, averages, store, rows, batch_size, training.stop)
+    if bits is not None:
+        training.note_validation({"validation/bits_per_token": bits}, bits)
+
+
 @torch.no_grad()
-def validate(
+def score(
     accelerator: Accelerator,
     prior: Prior,
-    state: TrainingState,
+    weights: dict[str, Tensor],
     store: TokenStore,
-    rows: np.ndarray,
+    rows: Sequence[int],
     batch_size: int,
     stop: StopFlag,
 ) -> float | None:
-    """Return bits per token of the averaged weights on fixed grids; collective.
+    """Return bits per token of weights on fixed grids, shared among the ranks; collective.
 
-    None when the run was asked to stop in the meantime.
+    Returns:
+        None when the run was asked to stop in the meantime.
     """
     started = time.monotonic()
     prior.eval()
-    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-    for chosen in rank_batches(accelerator, [int(row) for row in rows], batch_size):
+    total, done = torch.zeros(2, dtype=torch.float64, device=accelerator.device), 0
+    progress = ProgressLine(
+        "validating: grid", len(rows), rate="grids", is_shown=accelerator.is_main_process
+    )
+    for mine in rank_batches(accelerator, rows, batch_size):
         if stop.is_set():
             return None
-        if not chosen:
+        if not mine:
             continue
-        batch = read_grids(store, chosen).flat(accelerator.device)
+        batch = read_grids(store, mine).flat(accelerator.device)
         with accelerator.autocast():
-            logits = functional_call(prior, state.averages.tensors, tuple(batch))
+            logits = functional_call(prior, weights, tuple(batch))
         total[0] += token_nats(logits, batch.tokens).double().sum()
         total[1] += batch.tokens.numel()
+        done += len(mine) * accelerator.num_processes
+        progress.look(min(done, len(rows)))
     total = over_ranks(accelerator, total, "sum")
     accelerator.print(f"validated on {len(rows)} grids in {time.monotonic() - started:.1f} s")
     return float(total[0] / total[1]) / math.log(2)

@@ -13,17 +13,13 @@ from video_vq.config import STRICT, check_config, to_json
 from video_vq.errors import InputError
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.pretrained import check_tensors
-from video_vq.training.adversarial import Adversary
 from video_vq.training.averaging import Averages
 from video_vq.training.background import BackgroundJob, Snapshot
-from video_vq.training.checkpoint import (
-    load_optimizer,
-    optimizer_tensors,
-    random_state,
-    set_random_state,
-)
+from video_vq.training.checkpoint import random_state, set_random_state
+from video_vq.training.discriminator import Discriminator
 from video_vq.training.distributed import over_ranks
 from video_vq.training.health import Health
+from video_vq.training.optimizer import load_optimizer, optimizer_tensors
 from video_vq.training.run_folder import RunFolder
 from video_vq.training.training_config import RunConfig
 
@@ -52,7 +48,7 @@ class TrainingState:
         model: not wrapped.
         average_decay: of the averaged weights.
         usage: code usage since the last logged step, None for a prior.
-        adversary: the discriminator, if there is one; not prepared.
+        discriminator: the discriminator, if there is one; not prepared.
 
     Attributes:
         step: optimizer steps done.
@@ -70,12 +66,12 @@ class TrainingState:
         model: nn.Module,
         average_decay: float,
         usage: CodeUsage | None = None,
-        adversary: Adversary | None = None,
+        discriminator: Discriminator | None = None,
     ):
         self.accelerator = accelerator
         self.model = model
         self.usage = usage
-        self.adversary = adversary
+        self.discriminator = discriminator
         self.epoch_usage = None if usage is None else CodeUsage(usage.codebook_size)
         if self.epoch_usage is not None:
             self.epoch_usage.to(accelerator.device)
@@ -127,7 +123,7 @@ class TrainingState:
                 "optimizer": optimizer_tensors(optimizer),
                 "random": random,
                 "usage": usage,
-                **({} if self.adversary is None else self.adversary.tensors()),
+                **({} if self.discriminator is None else self.discriminator.tensors()),
             }
         )
         scaler = self.accelerator.scaler
@@ -278,8 +274,8 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
     ) -> None:
         expected = {"model", "averages", "optimizer", "random", "usage"}
-        if self.adversary is not None:
-            expected |= self.adversary.tensors().keys()
+        if self.discriminator is not None:
+            expected |= self.discriminator.tensors().keys()
         if odd := tensors.keys() ^ expected:
             raise InputError(
                 f"has or lacks tensors of {', '.join(sorted(odd))}, other than this run; a "
@@ -292,8 +288,8 @@ class TrainingState:
         self.model.load_state_dict(tensors["model"])
         self.averages.load(tensors["averages"], state.average_updates)
         load_optimizer(optimizer, tensors["optimizer"])
-        if self.adversary is not None:
-            self.adversary.load(tensors)
+        if self.discriminator is not None:
+            self.discriminator.load(tensors)
         self.step = self.saved_step = state.step
         self._restore_random_state(tensors["random"], state.world_size)
         self._restore_usage(tensors["usage"])

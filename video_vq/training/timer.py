@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 
 class StepTimer:
@@ -22,11 +22,6 @@ class StepTimer:
             yield
         finally:
             self._phases[phase] += time.perf_counter() - started
-
-    @staticmethod
-    def nothing() -> nullcontext[None]:
-        """Return a context that does nothing."""
-        return nullcontext()
 
     def end_step(self) -> None:
         """Count one step."""

@@ -1,4 +1,4 @@
-"""Training a tokenizer: one function, the loop visible."""
+"""Training a tokenizer: one function, top to bottom."""
 
 import math
 import time
@@ -6,51 +6,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import UInt8
+from torch import Tensor
 from torch.func import functional_call
 
-from video_vq.config import to_json
-from video_vq.data.loader import ClipBatch, ClipDataset, read_windows, training_batches
-from video_vq.data.order import rank_positions
+from video_vq.data.loader import ClipBatch, ClipDataset, read_windows
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.media.encode import tile
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
-from video_vq.quantizers.rows import CodebookStatistics, QuantizerOutput
 from video_vq.stores.clips import ClipStore
-from video_vq.training.adversarial import Adversary, check_adversarial
-from video_vq.training.audit import Audit
-from video_vq.training.compiled import uncompiled
 from video_vq.training.distributed import (
     StopFlag,
-    all_finite,
-    clip_gradients,
-    main_process_first,
     make_accelerator,
     over_ranks,
     rank_batches,
     require_even_batch,
 )
-from video_vq.training.initial import initial_tensors
-from video_vq.training.losses import (
-    draw_frames,
-    load_perceptual,
-    loss_weights,
-    perceptual_loss,
-    reconstruction_loss,
-    reconstruction_weight,
-)
+from video_vq.training.initial import starting_tokenizer
+from video_vq.training.loop import Training, open_run
+from video_vq.training.losses import TokenizerLosses
 from video_vq.training.mechanism import watched_step
-from video_vq.training.run_folder import RunFolder, diverged
-from video_vq.training.schedule import learning_rate, make_optimizer, set_learning_rate
-from video_vq.training.state import TrainingState
+from video_vq.training.progress_line import ProgressLine
 from video_vq.training.stop_request import StopRequest
-from video_vq.training.timer import StepTimer
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
+
+CODES = "quantizer.codebook.codes"  # of a tokenizer's tensors
+SHOWN_CLIPS = 4
 
 
 class Validation(NamedTuple):
@@ -87,237 +75,147 @@ def train_tokenizer(
             row were not finite.
     """
     accelerator = make_accelerator()
-    store = ClipStore(data)
-    size_thw = (config.data.num_frames, *store.frame_size_hw)
-    grid_thw = config.model.backbone.grid_thw(size_thw)
-    optim, seed = config.optim, config.run.seed
+    store, optim, seed = ClipStore(data), config.optim, config.run.seed
+    require_even_batch(accelerator, optim.batch_size, optim.accumulation)
     dataset = ClipDataset(store, "train", config.data, seed)
     validation = validation_windows(store, config)
-    facts = {
-        "data": store.content_hash,
-        "precision": accelerator.mixed_precision,
-        "world_size": accelerator.num_processes,
-        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
-    }
-    require_even_batch(accelerator, optim.batch_size, optim.accumulation)
-    perceptual = load_perceptual(config.loss.perceptual, size_thw, accelerator.device)
-    check_adversarial(config.loss.adversarial, accelerator.mixed_precision, store.frame_size_hw)
-    initial = initial_tensors(config, out, accelerator.print)
-    pixel_weight = reconstruction_weight(store, config)
-    with main_process_first(accelerator):
-        run = RunFolder(
-            out, "tokenizer", to_json(config), facts, accelerator.is_main_process, allowed_changes
-        )
+    facts = facts_of(config, store)
 
+    # Everything that can be refused comes before the run folder is made.
+    tokenizer = starting_tokenizer(config, out, accelerator.print)
+    losses = TokenizerLosses(accelerator, config, store)
+    run = open_run(accelerator, out, "tokenizer", config, store.content_hash, allowed_changes)
     if (finished := run.finished_model(optim.steps)) is not None:
         accelerator.print(f"already finished: {finished}")
         return finished
 
-    torch.manual_seed(seed)
-    tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations)
-    if initial is not None:
-        tokenizer.load_state_dict(initial)
-    optimizer = make_optimizer(tokenizer.to(accelerator.device), optim)
-    adversary = None
-    if config.loss.adversarial.weight:
-        adversary = Adversary(accelerator, config.loss.adversarial, optim)
     usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
-    state = TrainingState(accelerator, tokenizer, config.run.average_decay, usage, adversary)
-    torch.manual_seed(seed + 1 + accelerator.process_index)
-    state.resume(run, optimizer, optim.steps)
-    run.track(trackers, state.step)
-    model, optimizer = accelerator.prepare(tokenizer, optimizer)
-    if adversary is not None:
-        adversary.prepare()
+    training = Training(
+        *(accelerator, run, config, tokenizer, "clips", trackers, request),
+        *(usage, losses.discriminator),
+    )
     if config.run.compile:  # not the quantizer between them: its lookup walks through memory
         tokenizer.encoder.compile()
         tokenizer.decoder.compile()
-    codebook = tokenizer.quantizer.codebook
-    share = {
-        "batch_size": optim.batch_size,
-        "accumulation": optim.accumulation,
-        "world_size": accelerator.num_processes,
-    }
-    rank = accelerator.process_index
-    loader = training_batches(
-        dataset,
-        first_step=state.step,
-        last_step=optim.steps,
-        rank=rank,
-        num_workers=config.run.num_workers,
-        **share,
+    codebook, timer, batches = (
+        tokenizer.quantizer.codebook,
+        training.timer,
+        training.batches(dataset),
     )
-    batches = iter(loader)
-    timer, audit = StepTimer(), Audit(accelerator, model, out, config.run.audit_every)
-    stop = StopFlag(accelerator, out, request)
 
-    def on_device(batch: ClipBatch) -> torch.Tensor:
+    def on_device(batch: ClipBatch) -> Tensor:
         return to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
 
-    accelerator.print(
-        f"training steps {state.step + 1} to {optim.steps}, {optim.batch_size} clips each; "
-        f"a line every {config.run.log_every} steps"
-    )
-    while True:
-        if state.validation_is_due:
-            with uncompiled(config.run.compile):
-                scores = validate(
-                    accelerator, tokenizer, state, store, validation, optim.batch_size, stop
-                )
-                if scores is not None:
-                    show_validation(accelerator, tokenizer, state, store, validation, run)
-            if scores is not None:
-                state.note_validation(-scores.psnr)
-                figures = {f"validation/{name}": value for name, value in scores._asdict().items()}
-                run.log(state.step, figures)
-            timer.restart()
-        finished, stopping = state.step == optim.steps, stop.is_set()
-        if state.save_is_due(config.run.checkpoint_every, finished or stopping):
-            state.save(run, optimizer)
-            timer.restart()
-        if stopping and (state.validation_is_due or not finished):
-            run.close()
-            stop.clear(state.step, optim.steps, state.wait_for_save())
-            return None
-        if finished:
-            state.wait_for_save()
-            break
+    for turn in training.turns():
+        if turn == "validate":
+            validate(training, tokenizer, store, validation)
+            continue
 
-        model.train()
-        lr = learning_rate(optim, state.step)
-        set_learning_rate(optimizer, lr)
-        weights = loss_weights(config.loss, pixel_weight, state.step)
-        opponent = adversary if adversary is not None and adversary.plays(state.step) else None
-        statistics: list[CodebookStatistics] = []
-        watched: list[tuple[torch.Tensor, QuantizerOutput]] = []
-        losses: dict[str, torch.Tensor] = {}
+        # This rank's share of the global batch, in micro-batches.
+        step = training.state.step  # steps done before this one
         with timer("data"):
-            micro_batches = [next(batches) for _ in range(optim.accumulation)]
+            micro_batches: list[ClipBatch] = [next(batches) for _ in range(optim.accumulation)]
         if not codebook.is_initialized:
             with torch.no_grad(), accelerator.autocast():
-                latents = (tokenizer.latents(on_device(batch)) for batch in micro_batches)
+                latents = [tokenizer.latents(on_device(batch)) for batch in micro_batches]
                 codebook.initialize(tuple(latents), seed)
-        for micro_batch, batch in enumerate(micro_batches):
+
+        # Gradients of tokenizer and discriminator add up over the micro-batches.
+        discriminator = losses.discriminator_at(step)
+        statistics, weights, means = [], {}, {}
+        for number, batch in enumerate(micro_batches):
+            is_last = number == optim.accumulation - 1
             with timer("data"):
                 video = on_device(batch)
-                audit.note(batch.videos)
-            last = micro_batch == optim.accumulation - 1
-            with accelerator.no_sync(model) if not last else timer.nothing():
+            with training.summing(is_last):
                 with timer("forward"):
-                    output = model(video)
-                    if last and (state.step + 1) % config.run.log_every == 0:
+                    output = training.model(video)
+                    if is_last and training.log_is_due:
                         output.quantized.rows.passed.retain_grad()
-                        watched.append((video, output.quantized))
-                    parts = {
-                        "reconstruction": reconstruction_loss(
-                            output.video, video, config.loss.reconstruction
-                        ),
-                        **output.quantized.losses,
-                    }
-                    if perceptual is not None:
-                        positions = rank_positions(state.step, micro_batch, rank, **share)
-                        parts["perceptual"] = perceptual_loss(
-                            perceptual,
-                            output.video,
-                            video,
-                            draw_frames(len(video[0, 0]), config.loss.perceptual, positions, seed),
-                        )
-                    if opponent is not None:
-                        parts["adversarial"] = opponent.fooling_loss(output.video)
+                    parts = losses(output, video, step, number)
+                    weights = {name: losses.weight(name, step) for name in parts}
                     loss = torch.stack([weights[name] * parts[name] for name in parts]).sum()
                 with timer("backward"):
-                    accelerator.backward(loss / optim.accumulation)
-            if opponent is not None:
+                    training.backward(loss)
+            if discriminator is not None:
                 with timer("discriminator"):
-                    opponent.learn(video, output.video, optim.accumulation, last)
+                    discriminator.learn(video, output.video, optim.accumulation, is_last)
             statistics.append(output.quantized.statistics)
             usage.update(output.quantized.codes)
             for name, value in parts.items():
-                losses[name] = losses.get(name, 0) + value.detach() / optim.accumulation
+                means[name] = means.get(name, 0) + value.detach() / optim.accumulation
 
-        with timer("step"):
-            norm = clip_gradients(accelerator, model, optim.clip_norm)
-            total = torch.stack(list(losses.values())).sum()
-            norms = [norm] if opponent is None else [norm, opponent.clip()]
-            healthy = all_finite(accelerator, total, *norms)
-            if healthy or accelerator.scaler is not None:
-                optimizer.step()
-            optimizer.zero_grad()
-            if opponent is not None:
-                opponent.step(healthy, lr)
-        state.end_step(healthy, config.run, optim.steps)
-        if state.bad_in_a_row >= optim.max_bad_steps:
-            state.wait_for_save()
-            raise diverged(run, state.step, state.bad_in_a_row)
+        # The step, or none on all ranks; then the codebook's own, and the averaged weights.
+        was_made = training.update(torch.stack(list(means.values())).sum(), discriminator)
         restarted = 0
-        if healthy:
+        if was_made:
             with timer("codebook"):
                 update = codebook.update(merge(statistics), seed)
                 restarted = len(update.restarted)
-                state.averages.update(tokenizer, {_CODES: update.restarted} if restarted else None)
-        audit.write(state.step, lambda: held_tensors(tokenizer, adversary))
+                copied = {CODES: update.restarted} if restarted else {}
+                training.state.averages.update(tokenizer, copied)
 
-        timer.end_step()
-        if state.step % config.run.log_every == 0:
+        if training.log_is_due:
             with timer("logging"):
-                means = {
-                    f"loss/{name}": float(over_ranks(accelerator, value, "mean"))
-                    for name, value in losses.items()
-                }
-                window = config.run.log_every * optim.batch_size
-                ended = dataset.order.ends_between(
-                    state.step * optim.batch_size - window, state.step * optim.batch_size
-                )
-                use = state.count_codes(ended)
-                possible = 1 - (1 - 1 / usage.codebook_size) ** (window * math.prod(grid_thw))
-                # The adversarial loss has no floor: it would hide a jump, or look like one.
-                told = sum(value for name, value in means.items() if name != "loss/adversarial")
-                warnings = state.health.look(told, use["codebook/usage"], possible)
-                figures = {
-                    **means,
-                    **use,
-                    **{f"weight/{name}": weights[name] for name in losses},
-                    **({} if opponent is None or not healthy else opponent.numbers()),
-                    "codebook/restarted": restarted,
-                    **(watched_step(accelerator, tokenizer, *watched[-1]) if healthy else {}),
-                    "optim/grad_norm": norm.item(),
-                    "optim/lr": lr,
-                    "optim/skipped_steps": state.skipped_steps,
-                    **state.health.numbers(),
-                }
-            figures |= timer.numbers(optim.batch_size, optim.steps - state.step)
-            with timer("logging"):
-                run.log(state.step, figures, warnings)
+                figures, warnings = figures_of(training, dataset, means, math.prod(facts.grid_thw))
+                figures |= {f"weight/{name}": weight for name, weight in weights.items()}
+                figures["codebook/restarted"] = restarted
+                if was_made:
+                    figures |= {} if discriminator is None else discriminator.numbers()
+                    figures |= watched_step(accelerator, tokenizer, video, output.quantized)
+            training.log(figures, warnings)
 
-    if accelerator.is_main_process:
-        tokenizer.load_state_dict(state.averages.tensors)
-        tokenizer.facts = TokenizerFacts(
-            num_frames=config.data.num_frames,
-            stride=config.data.stride,
-            frame_size_hw=store.frame_size_hw,
-            grid_thw=grid_thw,
-            trained_on=store.content_hash,
-            steps=state.step,
-        )
-        with run.exporting(out / "tokenizer"):
-            tokenizer.save_pretrained(out / "tokenizer")
-    run.close()
-    accelerator.wait_for_everyone()
-    return out / "tokenizer"
+    return training.export(facts) if training.is_finished else None
 
 
-_CODES = "quantizer.codebook.codes"
+def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFacts:
+    """Return what the finished tokenizer will say of its training.
+
+    Raises:
+        InputError: the clips do not fit the model.
+    """
+    return TokenizerFacts(
+        num_frames=config.data.num_frames,
+        stride=config.data.stride,
+        frame_size_hw=store.frame_size_hw,
+        grid_thw=config.model.backbone.grid_thw((config.data.num_frames, *store.frame_size_hw)),
+        trained_on=store.content_hash,
+        steps=config.optim.steps,
+    )
 
 
-def held_tensors(
-    tokenizer: VideoTokenizer, adversary: Adversary | None
-) -> dict[str, dict[str, torch.Tensor]]:
-    """Return what all ranks must hold alike, for the audit."""
-    return {
-        "codebook": tokenizer.quantizer.codebook.state_dict(),
-        "model": tokenizer.state_dict(),
-        **({} if adversary is None else adversary.tensors()),
+def figures_of(
+    training: Training, dataset: ClipDataset, means: dict[str, Tensor], tokens_per_clip: int
+) -> tuple[dict[str, float], list[str]]:
+    """Return a step's losses over all ranks and the codes' use since the last line; collective.
+
+    Args:
+        training: after the step.
+        dataset: knows where its epochs end.
+        means: losses of the step on this rank.
+        tokens_per_clip: how many codes a clip has.
+
+    Returns:
+        Numbers by path, and warnings that they give rise to.
+    """
+    state, optim = training.state, training.optim
+    losses = {
+        f"loss/{name}": float(over_ranks(training.accelerator, value, "mean"))
+        for name, value in means.items()
     }
+    clips_done, clips_since = (
+        state.step * optim.batch_size,
+        training.rhythm.log_every * optim.batch_size,
+    )
+    epoch_ended = dataset.order.ends_between(clips_done - clips_since, clips_done)
+    use = state.count_codes(epoch_ended)
+    # The fraction of the codes that so many tokens would use if all codes were as likely.
+    assert state.usage is not None
+    possible = 1 - (1 - 1 / state.usage.codebook_size) ** (clips_since * tokens_per_clip)
+    # The adversarial loss has no floor: it would hide a jump, or look like one.
+    told = sum(value for name, value in losses.items() if name != "loss/adversarial")
+    warnings = state.health.look(told, use["codebook/usage"], possible)
+    return {**losses, **use, **state.health.numbers()}, warnings
 
 
 def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:
@@ -333,17 +231,37 @@ def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> lis
     )
 
 
-@torch.no_grad()
 def validate(
+    training: Training, tokenizer: VideoTokenizer, store: ClipStore, windows: list[Window]
+) -> None:
+    """Score, show and log the averaged weights; collective.
+
+    Nothing is logged where the run was asked to stop in the meantime: it is done again then.
+    """
+    accelerator, averages = training.accelerator, training.state.averages.tensors
+    batch_size = training.optim.batch_size
+    scores = score(accelerator, tokenizer, averages, store, windows, batch_size, training.stop)
+    if scores is None:
+        return
+    if training.run.trackers is not None:
+        clips = read_windows(store, windows[:SHOWN_CLIPS])
+        sheet = originals_and_reconstructions(accelerator, tokenizer, averages, clips)
+        training.run.trackers.log_clip(training.state.step, "validation/clips", sheet)
+    figures = {f"validation/{name}": value for name, value in scores._asdict().items()}
+    training.note_validation(figures, -scores.psnr)
+
+
+@torch.no_grad()
+def score(
     accelerator: Accelerator,
     tokenizer: VideoTokenizer,
-    state: TrainingState,
+    weights: dict[str, Tensor],
     store: ClipStore,
     windows: list[Window],
     batch_size: int,
     stop: StopFlag,
 ) -> Validation | None:
-    """Score the averaged weights on fixed clips, shared among the ranks; collective.
+    """Score weights on fixed clips, shared among the ranks; collective.
 
     Returns:
         None when the run was asked to stop in the meantime.
@@ -351,7 +269,10 @@ def validate(
     started = time.monotonic()
     model = tokenizer.eval()
     usage = CodeUsage(model.config.quantizer.codebook_size).to(accelerator.device)
-    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    total, done = torch.zeros(2, dtype=torch.float64, device=accelerator.device), 0
+    progress = ProgressLine(
+        "validating: clip", len(windows), rate="clips", is_shown=accelerator.is_main_process
+    )
     for mine in rank_batches(accelerator, windows, batch_size):
         if stop.is_set():
             return None
@@ -360,38 +281,31 @@ def validate(
             continue
         video = to_pixels(read_windows(store, list(mine)).to(accelerator.device))
         with accelerator.autocast():
-            output = functional_call(model, state.averages.tensors, (video,))
+            output = functional_call(model, weights, (video,))
         # Pixels lie in [-1, 1]: the peak-to-peak range is 2.
         error = (output.video.clamp(-1, 1) - video).double().square().flatten(1).mean(1)
         total[0] += (10 * torch.log10(4 / error.clamp(min=1e-10))).sum()
         total[1] += len(mine)
         usage.update(output.quantized.codes)
+        done += len(mine) * accelerator.num_processes
+        progress.look(min(done, len(windows)))
     total = over_ranks(accelerator, total, "sum")
     accelerator.print(f"validated on {int(total[1])} clips in {time.monotonic() - started:.1f} s")
     use = usage.compute()
     return Validation(float(total[0] / total[1]), use.code_usage, use.perplexity)
 
 
-SHOWN_CLIPS = 4
-
-
 @torch.no_grad()
-def show_validation(
+def originals_and_reconstructions(
     accelerator: Accelerator,
     tokenizer: VideoTokenizer,
-    state: TrainingState,
-    store: ClipStore,
-    windows: list[Window],
-    run: RunFolder,
-) -> None:
-    """Send the first validation clips, originals above reconstructions, to the run's trackers."""
-    if run.trackers is None:
-        return
-    clips = read_windows(store, windows[:SHOWN_CLIPS])
+    weights: dict[str, Tensor],
+    clips: UInt8[Tensor, "b t h w 3"],
+) -> UInt8[np.ndarray, "t h2 w2 3"]:
+    """Return a playing sheet: clips above their reconstructions by these weights."""
     model = tokenizer.eval()
     with accelerator.autocast():
         video = to_pixels(clips.to(accelerator.device))
-        output = functional_call(model, state.averages.tensors, (video,))
+        output = functional_call(model, weights, (video,))
     rows = [*clips.numpy(), *to_uint8(output.video).cpu().numpy()]
-    sheet = tile(rows, columns=len(clips), scale=max(1, 96 // rows[0].shape[1]))
-    run.trackers.log_clip(state.step, "validation/clips", sheet)
+    return tile(rows, columns=len(clips), scale=max(1, 96 // rows[0].shape[1]))

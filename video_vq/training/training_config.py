@@ -60,7 +60,6 @@ class RunConfig:
         average_decay: of the averaged weights; 0 turns averaging off.
         num_workers: processes per rank that read data ahead.
         compile: run encoder and decoder, or the prior, through torch.compile in training steps.
-        audit_every: write down each n-th step what every rank saw and holds; 0 never.
         checkpoint_activations: recompute activations in the backward pass to save memory.
     """
 
@@ -72,7 +71,6 @@ class RunConfig:
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     num_workers: Annotated[int, Field(ge=0, le=64)] = 2
     compile: bool = False
-    audit_every: Annotated[int, Field(ge=0)] = 0
     checkpoint_activations: bool = False
 
 

@@ -17,14 +17,7 @@ import torch
 from video_vq.errors import InputError
 from video_vq.stores import files
 from video_vq.training.averaging import Averages
-from video_vq.training.checkpoint import (
-    CheckpointFolder,
-    _safetensors,
-    load_optimizer,
-    optimizer_tensors,
-)
-from video_vq.training.schedule import learning_rate, make_optimizer
-from video_vq.training.training_config import OptimizerConfig
+from video_vq.training.checkpoint import CheckpointFolder, _safetensors
 
 
 def save(folder: CheckpointFolder, step: int, **more) -> None:
@@ -259,41 +252,6 @@ def test_a_save_that_lost_bytes_does_not_verify_and_costs_no_older_one(
     found = folder.newest()
     assert found is not None
     assert found[0] == 20
-
-
-def test_an_optimizer_comes_back_and_a_wrong_one_is_refused():
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(4, 4)
-    config = OptimizerConfig(steps=10, batch_size=4)
-    optimizer = make_optimizer(layer, config)
-    layer(torch.randn(2, 4)).sum().backward()
-    optimizer.step()
-    tensors = optimizer_tensors(optimizer)
-    other = make_optimizer(layer, config)
-    load_optimizer(other, tensors)
-    for name, value in optimizer_tensors(other).items():
-        assert torch.equal(value, tensors[name])
-    with pytest.raises(InputError, match=r"missing: 1\.exp_avg"):
-        load_optimizer(other, {k: v for k, v in tensors.items() if k.startswith("0.")})
-    with pytest.raises(InputError, match="not part of the model: evil"):
-        load_optimizer(other, tensors | {"evil": torch.zeros(1)})
-    with pytest.raises(InputError, match=r"0\.exp_avg: expected \(4, 4\) .* found \(4,\)"):
-        load_optimizer(other, tensors | {"0.exp_avg": torch.zeros(4)})
-
-
-def test_only_matrices_are_decayed():
-    layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
-    groups = make_optimizer(layer, OptimizerConfig(weight_decay=0.1)).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    assert [len(group["params"]) for group in groups] == [1, 3]
-
-
-def test_the_rate_warms_up_and_follows_a_cosine():
-    config = OptimizerConfig(steps=110, warmup_steps=10, lr=1.0, final_lr=0.1)
-    assert learning_rate(config, 0) == pytest.approx(0.1)
-    assert learning_rate(config, 9) == pytest.approx(1.0)
-    assert learning_rate(config, 60) == pytest.approx(0.55)
-    assert learning_rate(config, 110) == pytest.approx(0.1)
 
 
 def test_averages_follow_the_closed_form_and_copy_rows_that_jumped():

@@ -24,8 +24,8 @@ from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.stores.files import sha256_file
 from video_vq.training.checkpoint import CheckpointFolder
 from video_vq.training.distributed import make_accelerator
+from video_vq.training.optimizer import make_optimizer
 from video_vq.training.run_folder import RunFolder
-from video_vq.training.schedule import make_optimizer
 from video_vq.training.state import TrainingState
 from video_vq.training.training_config import OptimizerConfig
 
@@ -56,12 +56,12 @@ class Run:
             assert state.wait_for_save()
         self.steps = {step: read(self.folder.checkpoints.folder(step)) for step in STEPS}
 
-    def start(self) -> tuple[TrainingState, torch.optim.AdamW]:
+    def start(self) -> tuple[TrainingState, torch.optim.Optimizer]:
         """Return what a process has before it resumes."""
         state = TrainingState(self.accelerator, self.model, 0.9, CodeUsage(4))
         return state, make_optimizer(self.model, OptimizerConfig(steps=100, batch_size=4))
 
-    def train(self, optimizer: torch.optim.AdamW) -> None:
+    def train(self, optimizer: torch.optim.Optimizer) -> None:
         """Take one step with made-up gradients."""
         for value in self.model.parameters():
             value.grad = torch.randn_like(value)
@@ -77,7 +77,7 @@ class Run:
             for name, data in found.items():
                 (self.folder.checkpoints.folder(step) / name).write_bytes(data)
 
-    def resume(self) -> tuple[TrainingState, torch.optim.AdamW]:
+    def resume(self) -> tuple[TrainingState, torch.optim.Optimizer]:
         """Resume as training does."""
         state, optimizer = self.start()
         assert state.resume(self.folder, optimizer, 100)
@@ -115,7 +115,7 @@ def bounded(seconds: int, more_bytes: int) -> Iterator[None]:
 
 def resume_or_refuse(
     run: Run,
-) -> tuple[tuple[TrainingState, torch.optim.AdamW] | None, str]:
+) -> tuple[tuple[TrainingState, torch.optim.Optimizer] | None, str]:
     """Resume; return the state, or None and the reason."""
     try:
         with bounded(60, 1 << 30):
@@ -124,7 +124,7 @@ def resume_or_refuse(
         return None, str(error)
 
 
-def assert_holds(run: Run, state: TrainingState, optimizer: torch.optim.AdamW) -> int:
+def assert_holds(run: Run, state: TrainingState, optimizer: torch.optim.Optimizer) -> int:
     """Check that the state is what its checkpoint holds, finite, and can go on; return its step."""
     found = read(run.folder.checkpoints.folder(state.step))
     for name, tensors in (

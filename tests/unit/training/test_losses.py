@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,11 +12,14 @@ from runs import make_clip_store
 from video_vq.data.order import rank_positions
 from video_vq.errors import InputError
 from video_vq.metrics.perceptual import StLpips
+from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.training.distributed import make_accelerator
 from video_vq.training.losses import (
+    TokenizerLosses,
+    adversarial_weight,
     draw_frames,
     load_perceptual,
-    loss_weights,
     perceptual_loss,
     reconstruction_weight,
 )
@@ -132,14 +135,45 @@ def test_what_the_perceptual_loss_cannot_take_is_refused(monkeypatch, tmp_path):
 
 def test_the_adversarial_weight_grows_from_its_start():
     adversarial = AdversarialConfig(weight=0.2, start=10, warmup_steps=4)
-    config = TokenizerLossConfig(adversarial=adversarial, commitment=0.5)
-    weights = [loss_weights(config, 3.0, step) for step in range(20)]
-    assert weights[0]["reconstruction"] == 3.0
-    assert weights[0]["commitment"] == 0.5
-    found = [weight["adversarial"] for weight in weights]
+    found = [adversarial_weight(adversarial, step) for step in range(20)]
     assert found[:10] == [0.0] * 10
     assert found[10:14] == pytest.approx([0.05, 0.1, 0.15, 0.2])
     assert found[14:] == [0.2] * 6
     at_once = dataclasses.replace(adversarial, warmup_steps=0)
-    config = dataclasses.replace(config, adversarial=at_once)
-    assert [loss_weights(config, 1.0, step)["adversarial"] for step in (9, 10)] == [0.0, 0.2]
+    assert [adversarial_weight(at_once, step) for step in (9, 10)] == [0.0, 0.2]
+
+
+def made_losses(path: Path, **changes: Any) -> tuple[TokenizerLosses, TokenizerTrainingConfig]:
+    """Return the losses of a training on small clips, and its config."""
+    config = TokenizerTrainingConfig(
+        data=ClipConfig(num_frames=4), loss=TokenizerLossConfig(**changes)
+    )
+    return TokenizerLosses(make_accelerator(), config, make_clip_store(path / "clips")), config
+
+
+def test_each_loss_is_weighed_by_the_setting_of_its_name(tmp_path):
+    adversarial = AdversarialConfig(weight=0.2, start=3, warmup_steps=4, levels=2)
+    losses, _ = made_losses(
+        tmp_path,
+        reconstruction_weight=3.0,
+        commitment=0.5,
+        codebook=0.7,
+        adversarial=adversarial,
+    )
+    names = ("reconstruction", "commitment", "codebook", "perceptual", "adversarial")
+    weights = [losses.weight(name, step=4) for name in names]
+    assert weights == [3.0, 0.5, 0.7, 0.0, pytest.approx(0.1)]
+    assert [losses.discriminator_at(step) for step in (2, 3)] == [None, losses.discriminator]
+    assert losses.discriminator is not None
+
+
+def test_the_losses_are_the_reconstructions_and_the_quantizers_own(tmp_path):
+    losses, config = made_losses(tmp_path, reconstruction="l1")
+    assert losses.discriminator is None
+    tokenizer = VideoTokenizer(config.model)
+    video = torch.rand(2, 3, 4, 16, 16) * 2 - 1
+    output = tokenizer(video)
+    found = losses(output, video, step=0, micro_batch=0)
+    assert list(found) == ["reconstruction", "commitment", "codebook"]
+    torch.testing.assert_close(found["reconstruction"], (output.video - video).abs().mean())
+    assert found["commitment"] is output.quantized.losses["commitment"]

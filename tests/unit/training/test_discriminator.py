@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from video_vq.errors import InputError
 from video_vq.models.discriminator import PatchDiscriminator
-from video_vq.training.adversarial import Adversary, check_adversarial
+from video_vq.training.discriminator import Discriminator, check_adversarial
 from video_vq.training.distributed import make_accelerator
 from video_vq.training.training_config import AdversarialConfig, OptimizerConfig
 
@@ -14,11 +14,11 @@ CONFIG = AdversarialConfig(weight=0.1, start=0, lecam=0.5, channels=8, levels=2)
 OPTIM = OptimizerConfig(weight_decay=0.0, clip_norm=1e9)
 
 
-def make() -> Adversary:
+def make() -> Discriminator:
     torch.manual_seed(0)
-    adversary = Adversary(make_accelerator(), CONFIG, OPTIM)
-    adversary.prepare()
-    return adversary
+    discriminator = Discriminator(make_accelerator(), CONFIG, OPTIM)
+    discriminator.prepare()
+    return discriminator
 
 
 def clips(seed: int, number: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,8 +28,8 @@ def clips(seed: int, number: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return video, video.mean(2, keepdim=True).expand_as(video)
 
 
-def gradients(adversary: Adversary) -> list[torch.Tensor]:
-    found = [parameter.grad for parameter in adversary.discriminator.parameters()]
+def gradients(discriminator: Discriminator) -> list[torch.Tensor]:
+    found = [parameter.grad for parameter in discriminator.network.parameters()]
     assert all(gradient is not None for gradient in found)
     return [gradient.clone() for gradient in found if gradient is not None]
 
@@ -46,13 +46,13 @@ def test_a_clips_logits_are_a_grid_and_depend_on_that_clip_alone(num_frames):
 
 
 def test_the_tokenizers_side_is_minus_the_mean_logit_and_leaves_no_gradient_behind():
-    adversary = make()
+    discriminator = make()
     video = clips(1)[0].requires_grad_()
-    adversary.fooling_loss(video).backward()
+    discriminator.fooling_loss(video).backward()
     found = video.grad
-    assert all(parameter.grad is None for parameter in adversary.discriminator.parameters())
+    assert all(parameter.grad is None for parameter in discriminator.network.parameters())
     direct = video.detach().clone().requires_grad_()
-    (-adversary.discriminator(direct).mean()).backward()
+    (-discriminator.network(direct).mean()).backward()
     assert found is not None
     assert direct.grad is not None
     torch.testing.assert_close(found, direct.grad)
@@ -60,29 +60,29 @@ def test_the_tokenizers_side_is_minus_the_mean_logit_and_leaves_no_gradient_behi
 
 
 def test_the_discriminators_side_is_hinge_plus_lecam():
-    adversary = make()
-    adversary.anchors.copy_(torch.tensor([0.7, -0.4]))
+    discriminator = make()
+    discriminator.anchors.copy_(torch.tensor([0.7, -0.4]))
     video, reconstruction = clips(1)
     reconstruction = reconstruction.clone().requires_grad_()
-    adversary.learn(video, reconstruction, accumulation=1, last=True)
-    found = gradients(adversary)
+    discriminator.learn(video, reconstruction, accumulation=1, last=True)
+    found = gradients(discriminator)
     assert reconstruction.grad is None
-    adversary.discriminator.zero_grad()
-    real, fake = adversary.discriminator(video), adversary.discriminator(reconstruction.detach())
+    discriminator.network.zero_grad()
+    real, fake = discriminator.network(video), discriminator.network(reconstruction.detach())
     hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     lecam = ((real + 0.4) ** 2).mean() + ((fake - 0.7) ** 2).mean()
     (hinge + 0.5 * lecam).backward()
-    torch.testing.assert_close(found, gradients(adversary))
-    assert adversary.numbers() == {}
-    adversary.step(healthy=True, lr=1e-3)
-    numbers = adversary.numbers()
+    torch.testing.assert_close(found, gradients(discriminator))
+    assert discriminator.numbers() == {}
+    discriminator.step(healthy=True, lr=1e-3)
+    numbers = discriminator.numbers()
     assert numbers["discriminator/loss"] == pytest.approx(hinge.item(), rel=1e-5)
     assert numbers["discriminator/lecam"] == pytest.approx(lecam.item(), rel=1e-5)
     accuracy = ((real > 0).float().mean() + (fake < 0).float().mean()).item() / 2
     assert numbers["discriminator/accuracy"] == pytest.approx(accuracy)
     # The first decay is (1 + 0) / (10 + 0).
     expected = 0.1 * torch.tensor([0.7, -0.4]) + 0.9 * torch.stack([real.mean(), fake.mean()])
-    torch.testing.assert_close(adversary.anchors, expected.detach())
+    torch.testing.assert_close(discriminator.anchors, expected.detach())
 
 
 def test_micro_batches_add_up_to_the_batch():
@@ -94,31 +94,33 @@ def test_micro_batches_add_up_to_the_batch():
     ):
         parts.learn(real, fake, accumulation=2, last=number == 1)
     torch.testing.assert_close(gradients(whole), gradients(parts))
-    for adversary in (whole, parts):
-        adversary.step(healthy=True, lr=1e-3)
+    for discriminator in (whole, parts):
+        discriminator.step(healthy=True, lr=1e-3)
     assert whole.numbers() == pytest.approx(parts.numbers(), rel=1e-4)
 
 
 def test_a_step_that_is_not_healthy_changes_nothing_and_leaves_nothing():
-    adversary = make()
-    before = {name: value.clone() for name, value in adversary.tensors()["discriminator"].items()}
+    discriminator = make()
+    before = {
+        name: value.clone() for name, value in discriminator.tensors()["discriminator"].items()
+    }
     video, reconstruction = clips(1)
-    adversary.learn(video * torch.nan, reconstruction, accumulation=1, last=True)
-    assert not torch.isfinite(adversary.clip())
-    adversary.step(healthy=False, lr=1e-3)
-    after = adversary.tensors()["discriminator"]
+    discriminator.learn(video * torch.nan, reconstruction, accumulation=1, last=True)
+    assert not torch.isfinite(discriminator.clip())
+    discriminator.step(healthy=False, lr=1e-3)
+    after = discriminator.tensors()["discriminator"]
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    adversary.learn(video, reconstruction, accumulation=1, last=True)
-    assert all(torch.isfinite(gradient).all() for gradient in gradients(adversary))
+    discriminator.learn(video, reconstruction, accumulation=1, last=True)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(discriminator))
 
 
 def test_it_learns_to_tell_clips_from_what_is_smoothed_in_time():
-    adversary = make()
+    discriminator = make()
     for step in range(60):
-        adversary.learn(*clips(step), accumulation=1, last=True)
-        adversary.step(healthy=True, lr=1e-3)
-    assert adversary.numbers()["discriminator/accuracy"] > 0.95
-    real, fake = (adversary.discriminator(video).mean() for video in clips(1000))
+        discriminator.learn(*clips(step), accumulation=1, last=True)
+        discriminator.step(healthy=True, lr=1e-3)
+    assert discriminator.numbers()["discriminator/accuracy"] > 0.95
+    real, fake = (discriminator.network(video).mean() for video in clips(1000))
     assert real > 0 > fake
 
 
@@ -128,16 +130,16 @@ def test_its_state_comes_back_and_goes_on_bit_for_bit():
         first.learn(*clips(step), accumulation=1, last=True)
         first.step(healthy=True, lr=1e-3)
     torch.manual_seed(1)
-    second = Adversary(make_accelerator(), CONFIG, OPTIM)
+    second = Discriminator(make_accelerator(), CONFIG, OPTIM)
     saved = {
         file: {name: value.clone() for name, value in values.items()}
         for file, values in first.tensors().items()
     }
     second.load(saved)
     second.prepare()
-    for adversary in (first, second):
-        adversary.learn(*clips(3), accumulation=1, last=True)
-        adversary.step(healthy=True, lr=1e-3)
+    for discriminator in (first, second):
+        discriminator.learn(*clips(3), accumulation=1, last=True)
+        discriminator.step(healthy=True, lr=1e-3)
     for file, values in first.tensors().items():
         other = second.tensors()[file]
         assert values.keys() == other.keys()

@@ -1,4 +1,4 @@
-"""The adversarial loss: a discriminator beside the tokenizer, with an optimizer of its own."""
+"""The discriminator beside a tokenizer: its losses, its optimizer, its part in a checkpoint."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,9 +13,13 @@ from torch.nn import functional as F
 from video_vq.errors import InputError
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.pretrained import check_tensors
-from video_vq.training.checkpoint import load_optimizer, optimizer_tensors
 from video_vq.training.distributed import clip_gradients, over_ranks
-from video_vq.training.schedule import make_optimizer, set_learning_rate
+from video_vq.training.optimizer import (
+    load_optimizer,
+    make_optimizer,
+    optimizer_tensors,
+    set_learning_rate,
+)
 from video_vq.training.training_config import AdversarialConfig, OptimizerConfig
 
 Video = Float[Tensor, "b 3 t h w"]
@@ -54,8 +58,8 @@ class DiscriminatorFigures(NamedTuple):
     fake_logit: Tensor
 
 
-class Adversary:
-    """A discriminator that learns to tell clips from reconstructions: hinge losses and LeCam.
+class Discriminator:
+    """A network that learns to tell clips from reconstructions: hinge losses and LeCam.
 
     The weight of the tokenizer's side is fixed: VQGAN's adaptive one needs the gradients of the
     last layer inside the forward pass, which DDP does not support, and follows their noise. Under
@@ -71,31 +75,27 @@ class Adversary:
 
     def __init__(self, accelerator: Accelerator, config: AdversarialConfig, optim: OptimizerConfig):
         self.accelerator, self.config, self.optim = accelerator, config, optim
-        self.discriminator = PatchDiscriminator(config.channels, config.levels)
-        self.discriminator.to(accelerator.device)
+        self.network = PatchDiscriminator(config.channels, config.levels)
+        self.network.to(accelerator.device)
         self.optimizer: Any = make_optimizer(
-            self.discriminator, dataclasses.replace(optim, betas=config.betas)
+            self.network, dataclasses.replace(optim, betas=config.betas)
         )
         self.anchors = torch.zeros(2, device=accelerator.device)  # averaged logits: real, fake
         self.num_updates = torch.zeros((), dtype=torch.int64)
-        self._wrapped: torch.nn.Module = self.discriminator
+        self._wrapped: torch.nn.Module = self.network
         self._parts: list[DiscriminatorFigures] = []
         self._figures: DiscriminatorFigures | None = None
         self._norm = torch.zeros(())
 
     def prepare(self) -> None:
         """Put discriminator and optimizer under Accelerate, after a checkpoint was put back."""
-        self._wrapped, self.optimizer = self.accelerator.prepare(self.discriminator, self.optimizer)
-
-    def plays(self, step: int) -> bool:
-        """Whether the discriminator takes part in a step."""
-        return step >= self.config.start
+        self._wrapped, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
 
     def fooling_loss(self, reconstruction: Video) -> Float[Tensor, ""]:
         """Return the tokenizer's loss, -mean D(reconstruction) (Lim and Ye 2017, eq. 6)."""
-        constants = dict(self.discriminator.state_dict())  # detached
+        constants = dict(self.network.state_dict())  # detached
         with self.accelerator.autocast():
-            logits = functional_call(self.discriminator, constants, (reconstruction,))
+            logits = functional_call(self.network, constants, (reconstruction,))
         return -logits.float().mean()
 
     def learn(self, video: Video, reconstruction: Video, accumulation: int, last: bool) -> None:
@@ -165,7 +165,7 @@ class Adversary:
         """Return what a checkpoint holds of it: file name to tensors."""
         return {
             "discriminator": {
-                **self.discriminator.state_dict(),
+                **self.network.state_dict(),
                 "lecam.anchors": self.anchors,
                 "lecam.num_updates": self.num_updates,
             },
@@ -182,5 +182,5 @@ class Adversary:
         check_tensors(self.tensors()["discriminator"], found, "discriminator")
         self.anchors.copy_(found.pop("lecam.anchors"))
         self.num_updates.copy_(found.pop("lecam.num_updates"))
-        self.discriminator.load_state_dict(found)
+        self.network.load_state_dict(found)
         load_optimizer(self.optimizer, tensors["discriminator_optimizer"])

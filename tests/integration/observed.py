@@ -1,0 +1,83 @@
+"""A run with a record of what each rank saw and holds after every step.
+
+`observed.py train-tokenizer …` is the command itself; `observing()` does the same to trainings of
+this process. The run folder gets `observed-rank0.jsonl` from each rank, a line per step: the
+videos of its batches, whether DDP broadcasts buffers, and the sha256 of codebook, model,
+discriminator and its optimizer, before any rank could repair another's.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from video_vq.cli import main
+from video_vq.models.tokenizer import VideoTokenizer
+
+
+@contextmanager
+def observing() -> Iterator[None]:
+    """Observe the trainings of tokenizers while it is entered."""
+    from video_vq.training.loop import Training
+
+    real_batches, real_turns = Training.batches, Training.turns
+    seen: list[int] = []
+
+    def note(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            seen.extend(getattr(batch, "videos", Tensor()).tolist())
+            yield batch
+
+    def batches(training: Training, dataset: Any) -> Iterator[Any]:
+        return note(real_batches(training, dataset))
+
+    def turns(training: Training) -> Iterator[Any]:
+        for turn in real_turns(training):
+            yield turn
+            if turn == "train" and isinstance(training.bare_model, VideoTokenizer):
+                write(training, seen)
+            if turn == "train":
+                seen.clear()
+
+    with mock.patch.multiple(Training, batches=batches, turns=turns):
+        yield
+
+
+def write(training: Any, seen: list[int]) -> None:
+    """Append the line of the step that was just done."""
+    model, tokenizer = training.model, training.bare_model
+    rank, discriminator = training.accelerator.process_index, training.state.discriminator
+    held = {
+        "codebook": tokenizer.quantizer.codebook.state_dict(),
+        "model": tokenizer.state_dict(),
+        **({} if discriminator is None else discriminator.tensors()),
+    }
+    line = {
+        "step": training.state.step,
+        "rank": rank,
+        "num_processes": training.accelerator.num_processes,
+        "broadcast_buffers": isinstance(model, DistributedDataParallel) and model.broadcast_buffers,
+        "videos": seen,
+        **{f"{name}_sha256": sha256(tensors) for name, tensors in held.items()},
+    }
+    with open(training.run.path / f"observed-rank{rank}.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def sha256(tensors: dict[str, Tensor]) -> str:
+    """Return the sha256 of the bytes of tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    with observing():
+        sys.exit(main(sys.argv[1:]))

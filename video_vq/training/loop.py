@@ -1,0 +1,305 @@
+"""The rhythm of a run, the same for all models; a step itself stands in the model's own file."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from video_vq.config import to_json
+from video_vq.data.loader import ClipDataset, TokenDataset, training_batches
+from video_vq.metrics.codebook import CodeUsage
+from video_vq.models.model_folder import Kind
+from video_vq.models.pretrained import Pretrained
+from video_vq.training.compiled import uncompiled
+from video_vq.training.discriminator import Discriminator
+from video_vq.training.distributed import (
+    StopFlag,
+    all_finite,
+    clip_gradients,
+    main_process_first,
+)
+from video_vq.training.optimizer import make_optimizer, set_learning_rate
+from video_vq.training.progress_line import ProgressLine
+from video_vq.training.run_folder import RunFolder, diverged
+from video_vq.training.schedule import learning_rate
+from video_vq.training.state import TrainingState
+from video_vq.training.stop_request import StopRequest
+from video_vq.training.timer import StepTimer
+from video_vq.training.trackers import TrackerName
+from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
+
+Turn = Literal["validate", "train"]
+
+
+def open_run(
+    accelerator: Accelerator,
+    out: Path,
+    kind: Kind,
+    config: TokenizerTrainingConfig | PriorTrainingConfig,
+    data: str,
+    allowed_changes: Sequence[str],
+) -> RunFolder:
+    """Open a run folder on all ranks, on rank 0 first, which makes it; see `RunFolder`.
+
+    Args:
+        accelerator: of the run.
+        out: the folder.
+        kind: of the model.
+        config: of the training.
+        data: content hash of the store that is trained on.
+        allowed_changes: settings that a resume may change.
+
+    Raises:
+        InputError: the folder holds something else, or a run with other settings.
+    """
+    facts = {
+        "data": data,
+        "precision": accelerator.mixed_precision,
+        "world_size": accelerator.num_processes,
+        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
+    }
+    with main_process_first(accelerator):
+        return RunFolder(
+            out, kind, to_json(config), facts, accelerator.is_main_process, allowed_changes
+        )
+
+
+class Training:
+    """One start of a run: from the newest checkpoint to the last step, or to a stop.
+
+    It owns what all trainings share: optimizer, averaged weights, checkpoints, the log, when to
+    validate, save and stop, and that a step is made or skipped on all ranks alike. How a batch
+    becomes a loss is written in the model's file, top to bottom (`train_tokenizer`, `train_prior`):
+
+        training = Training(accelerator, run, config, model, "clips", trackers, request)
+        batches = training.batches(dataset)
+        for turn in training.turns():
+            if turn == "validate":
+                training.note_validation(...)
+                continue
+            ...                             # forward, training.backward(loss): the model's own
+            if training.update(loss):       # clips, steps; False where the step was skipped
+                training.state.averages.update(model)
+            if training.log_is_due:
+                training.log({...}, warnings)
+        return training.export(facts) if training.is_finished else None
+
+    Between two turns a step is whole on all ranks. That is where tests look at a run: they wrap
+    `batches` for what a rank sees and `turns` for what it holds (tests/integration/observed.py).
+
+    Args:
+        accelerator: of the run.
+        run: its folder.
+        config: of the training.
+        model: with its first weights; it is moved to the device.
+        unit: what a batch holds, in the plural, for people.
+        trackers: that show the run beside metrics.jsonl.
+        request: that may ask the run to stop; a file `stop` in its folder does so, too.
+        usage: counts the codes of a tokenizer between two lines of the log.
+        discriminator: that is trained beside the model, if there is one.
+
+    Attributes:
+        model: wrapped for the forward pass in training, by DDP where there are several ranks.
+        bare_model: the same, not wrapped.
+        state: steps done, averages, counters: what a checkpoint holds.
+        timer: where the time goes; `with training.timer("forward"): …`.
+        stop: whether to stop; a long validation looks at it.
+        log_is_due: whether the step in work writes a line of the log.
+        lr: the rate of the step in work.
+        grad_norm: of the last step, before it was clipped.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        run: RunFolder,
+        config: TokenizerTrainingConfig | PriorTrainingConfig,
+        model: Pretrained,
+        unit: str,
+        trackers: Sequence[TrackerName] = (),
+        request: StopRequest | None = None,
+        usage: CodeUsage | None = None,
+        discriminator: Discriminator | None = None,
+    ):
+        self.accelerator, self.run = accelerator, run
+        self.optim, self.rhythm = config.optim, config.run
+        self.bare_model = model.to(accelerator.device)
+        optimizer = make_optimizer(model, self.optim)
+        self.state = TrainingState(
+            accelerator, model, self.rhythm.average_decay, usage, discriminator
+        )
+        torch.manual_seed(self.rhythm.seed + 1 + accelerator.process_index)
+        self.state.resume(run, optimizer, self.optim.steps)
+        run.track(trackers, self.state.step)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if discriminator is not None:
+            discriminator.prepare()
+        self.timer = StepTimer()
+        self._unit = unit
+        self._progress = ProgressLine(
+            *("step", self.optim.steps, self.state.step),
+            rate=unit,
+            per_part=self.optim.batch_size,
+            is_shown=accelerator.is_main_process,
+        )
+        self.stop = StopFlag(accelerator, run.path, request)
+        self.log_is_due = False
+        self.lr = 0.0
+        self.grad_norm = torch.zeros(())
+
+    def batches(self, dataset: ClipDataset | TokenDataset) -> Iterator[Any]:
+        """Return this rank's micro-batches of all steps that are left, in order."""
+        loader = training_batches(
+            dataset,
+            first_step=self.state.step,
+            last_step=self.optim.steps,
+            rank=self.accelerator.process_index,
+            batch_size=self.optim.batch_size,
+            accumulation=self.optim.accumulation,
+            world_size=self.accelerator.num_processes,
+            num_workers=self.rhythm.num_workers,
+        )
+        return iter(loader)
+
+    def turns(self) -> Iterator[Turn]:
+        """Yield what is to be done next, until the last step is done or the run is to stop.
+
+        "validate" asks for scores of the averaged weights, given to `note_validation`; "train" for
+        one optimizer step, made by `update`. Checkpoints are written in between.
+        """
+        state, last_step = self.state, self.optim.steps
+        self.accelerator.print(
+            f"training steps {state.step + 1} to {last_step}, {self.optim.batch_size} "
+            f"{self._unit} each; a line every {self.rhythm.log_every} steps"
+        )
+        self._restart_clocks()
+        is_first = True
+        while True:
+            if state.validation_is_due:
+                with uncompiled(self.rhythm.compile):
+                    yield "validate"
+                self._restart_clocks()
+            is_last, stopping = state.step == last_step, self.stop.is_set()
+            if state.save_is_due(self.rhythm.checkpoint_every, is_last or stopping):
+                state.save(self.run, self.optimizer)
+                self._restart_clocks()
+            if stopping and not self.is_finished:
+                self.run.close()
+                self.stop.clear(state.step, last_step, state.wait_for_save())
+                return
+            if is_last:
+                state.wait_for_save()
+                return
+            self.model.train()
+            self.lr = learning_rate(self.optim, state.step)
+            set_learning_rate(self.optimizer, self.lr)
+            self.log_is_due = (state.step + 1) % self.rhythm.log_every == 0
+            yield "train"
+            if not self.log_is_due:  # else its line was written just now
+                self._progress.look(state.step, at_once=is_first)
+            is_first = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done and the last weights validated."""
+        return self.state.step == self.optim.steps and not self.state.validation_is_due
+
+    def _restart_clocks(self) -> None:
+        """Leave out of the rates what is no part of a step."""
+        self.timer.restart()
+        self._progress.restart(self.state.step)
+
+    def summing(self, is_last: bool) -> AbstractContextManager[Any]:
+        """Return a context for one micro-batch, whose gradients are added to those before it.
+
+        Args:
+            is_last: of the step: in its backward pass the ranks average their gradients.
+        """
+        return nullcontext() if is_last else self.accelerator.no_sync(self.model)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch's loss to the step's."""
+        self.accelerator.backward(loss / self.optim.accumulation)
+
+    def update(self, loss: Tensor, discriminator: Discriminator | None = None) -> bool:
+        """Make the optimizer step, or skip it on all ranks alike; collective.
+
+        Args:
+            loss: of the step on this rank; like the norms it must be finite on every rank.
+            discriminator: if it takes part in the step: it is stepped, or skipped, with the model.
+
+        Returns:
+            Whether the step was made.
+
+        Raises:
+            InputError: too many steps in a row were skipped.
+        """
+        state = self.state
+        with self.timer("step"):
+            self.grad_norm = clip_gradients(self.accelerator, self.model, self.optim.clip_norm)
+            norms = (
+                [self.grad_norm]
+                if discriminator is None
+                else [self.grad_norm, discriminator.clip()]
+            )
+            healthy = all_finite(self.accelerator, loss, *norms)
+            if healthy or self.accelerator.scaler is not None:  # fp16's scaler skips by itself
+                self.optimizer.step()
+            self.optimizer.zero_grad()
+            if discriminator is not None:
+                discriminator.step(healthy, self.lr)
+        self.timer.end_step()
+        state.end_step(healthy, self.rhythm, self.optim.steps)
+        if state.bad_in_a_row >= self.optim.max_bad_steps:
+            state.wait_for_save()
+            raise diverged(self.run, state.step, state.bad_in_a_row)
+        return healthy
+
+    def log(self, figures: dict[str, Any], warnings: Sequence[str]) -> None:
+        """Write the step's line: the model's figures, the optimizer's, and where the time went.
+
+        Args:
+            figures: numbers by path (`loss/…`), alike on all ranks.
+            warnings: said on the screen.
+        """
+        with self.timer("logging"):
+            line = {
+                **figures,
+                "optim/grad_norm": self.grad_norm.item(),
+                "optim/lr": self.lr,
+                "optim/skipped_steps": self.state.skipped_steps,
+            }
+        line |= self.timer.numbers(self.optim.batch_size, self.optim.steps - self.state.step)
+        with self.timer("logging"):
+            self.run.log(self.state.step, line, warnings)
+        self._progress.restart(self.state.step)
+
+    def note_validation(self, figures: dict[str, float], value: float) -> None:
+        """Write the scores of a validation, and remember the weights if they are the best so far.
+
+        Args:
+            figures: numbers by path (`validation/…`).
+            value: by which checkpoints are compared; smaller is better.
+        """
+        self.state.note_validation(value)
+        self.run.log(self.state.step, figures)
+
+    def export(self, facts: Any) -> Path:
+        """Write the averaged weights as a finished model, close the run, return the model's folder.
+
+        Args:
+            facts: what the model was trained on.
+        """
+        folder = self.run.path / self.bare_model.kind
+        if self.accelerator.is_main_process:
+            self.bare_model.load_state_dict(self.state.averages.tensors)
+            self.bare_model.facts = facts
+            with self.run.exporting(folder):
+                self.bare_model.save_pretrained(folder)
+        self.run.close()
+        self.accelerator.wait_for_everyone()
+        return folder

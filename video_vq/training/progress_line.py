@@ -1,0 +1,66 @@
+"""A line on stderr that says how far something long is, at least every 30 seconds."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+SILENCE_SECONDS = 30.0
+
+
+class ProgressLine:
+    """Says how far a training or a validation is, where nothing else has been said for a while.
+
+    Args:
+        name: of what is done, as the line begins: "step", or "validating clip".
+        total: of it.
+        done: of it at the start.
+        rate: what the rate counts, in the plural: "clips".
+        per_part: how many of those are in one of what is done.
+        is_shown: whether to say anything; rank 0 alone does.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        done: int = 0,
+        *,
+        rate: str,
+        per_part: int = 1,
+        is_shown: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.name, self.total, self.rate, self.per_part = name, total, rate, per_part
+        self._done, self._is_shown, self._clock = done, is_shown, clock
+        self.restart(done)
+
+    def restart(self, done: int) -> None:
+        """Measure anew: something else was said just now, or took the time."""
+        self._done, self._said_at = done, self._clock()
+        self._looked_at = self._said_at
+
+    def look(self, done: int, at_once: bool = False) -> None:
+        """Say how far it is, where the next look would be too late.
+
+        Args:
+            done: so far.
+            at_once: say it in any case.
+        """
+        now = self._clock()
+        last_part, self._looked_at = now - self._looked_at, now
+        silence = now - self._said_at
+        if not at_once and silence + last_part <= SILENCE_SECONDS:
+            return
+        if self._is_shown:
+            seconds = silence / max(1, done - self._done)
+            left = tqdm.format_interval(seconds * (self.total - done))
+            print(
+                f"{self.name} {done} of {self.total}  "
+                f"{self.per_part / max(seconds, 1e-9):.3g} {self.rate} per second  {left} left",
+                file=sys.stderr,
+                flush=True,
+            )
+        self.restart(done)
