@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -11,10 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_vq.cli import main
-from video_vq.config import check_config
+from video_vq.config import check_config, load_config
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import TokenizerConfig
+from video_vq.training import progress_line
 from video_vq.training.costs import saved_bytes
+from video_vq.training.tokenizer import train_tokenizer
+from video_vq.training.training_config import TokenizerTrainingConfig
 
 
 @pytest.fixture
@@ -95,6 +99,33 @@ def test_a_dry_run_counts_the_processes_of_the_launcher(clip_store, configs):
     answer = launch(2, "train-tokenizer", "--config", config, *common)
     assert "activations of 2 clips" in answer.stdout
     assert answer.stdout.count("dry run: nothing was written") == 1
+
+
+PROGRESS = r"(?:step|validating: clip) \d+ of \d+(?=  [\d.,]+ clips per second  \d\d:\d\d left$)"
+
+
+def said(text: str) -> list[str]:
+    """Return how lines of progress and of the log begin."""
+    return re.findall(rf"^(?:{PROGRESS}|step \d+(?=  ))", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("seconds", [30.0, -1.0])
+def test_a_training_speaks_at_its_first_step_and_then_before_it_is_silent_for_long(
+    seconds, clip_store, configs, monkeypatch, capfd
+):
+    monkeypatch.setattr(progress_line, "SILENCE_SECONDS", seconds)
+    config = load_config(TokenizerTrainingConfig, configs / "tokenizer.yaml", ["run.log_every=3"])
+    train_tokenizer(config, clip_store, configs / "run")
+    first = ["step 1 of 6"]
+    if seconds > 0:  # all is over before
+        expected = [*first, "step 3", "step 4", "step 6", "step 6"]
+    else:
+        validation = ["validating: clip 3 of 3"]
+        of_log = ["step 3", *("step 4 of 6", *validation, "step 4"), "step 5 of 6"]
+        expected = [*first, "step 2 of 6", *of_log, "step 6", *validation, "step 6"]
+    assert said(capfd.readouterr().err) == expected
+    lines = (configs / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 4, 6, 6]
 
 
 def assert_tensorboard_holds_the_metrics(run) -> EventAccumulator:

@@ -34,7 +34,7 @@ class ProgressLine:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.name, self.total, self.rate, self.per_part = name, total, rate, per_part
-        self._done, self._is_shown, self._clock = done, is_shown, clock
+        self._is_shown, self._clock = is_shown, clock
         self.restart(done)
 
     def restart(self, done: int) -> None:
@@ -55,12 +55,9 @@ class ProgressLine:
         if not at_once and silence + last_part <= SILENCE_SECONDS:
             return
         if self._is_shown:
-            seconds = silence / max(1, done - self._done)
+            seconds = max(silence, 1e-9) / max(1, done - self._done)  # for one part
             left = tqdm.format_interval(seconds * (self.total - done))
-            print(
-                f"{self.name} {done} of {self.total}  "
-                f"{self.per_part / max(seconds, 1e-9):.3g} {self.rate} per second  {left} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            rate = f"{self.per_part / seconds:,.2f} {self.rate} per second"
+            text = f"{self.name} {done} of {self.total}  {rate}  {left} left"
+            print(text, file=sys.stderr, flush=True)
         self.restart(done)

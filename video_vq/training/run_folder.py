@@ -27,6 +27,8 @@ SHOWN = (
     "time/clips_per_second",
     "time/left_minutes",
 )
+# Settings of earlier versions that are gone and decided nothing about a run.
+RETIRED = ("config.run.audit_every",)
 # All that a run leaves which is killed before it has described itself.
 _KILLED_AT_ITS_START = f"run.json{PARTIAL}"
 
@@ -178,7 +180,8 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
     refused = [
         (name, line)
         for name, line in zip(names, changes, strict=True)
-        if not any(name == one or name.startswith(f"{one}.") for one in allowed) or _is_fixed(name)
+        if not any(name == one or name.startswith(f"{one}.") for one in (*allowed, *RETIRED))
+        or _is_fixed(name)
     ]
     if not refused:
         return

@@ -46,6 +46,7 @@ def test_more_ranks_are_refused_with_the_difference_and_the_flag(tmp_path):
         (["config.optim.lr: 1 -> 2"], ("config.optim.lr",)),
         (["config.optim.lr: 1 -> 2", "config.optim.steps: 1 -> 2"], ("config.optim",)),
         (["world_size: 1 -> 2", "data: 'a' -> 'b'"], ("world_size", "data")),
+        (["config.run.audit_every: 0 -> (absent)"], ()),  # a setting of earlier versions
     ],
 )
 def test_a_change_is_allowed_by_its_name_or_its_sections(changes, allowed):
