@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
+from video_vq.config import check_config
 from video_vq.errors import InputError
+from video_vq.models.tokenizer_config import TokenizerConfig
 from video_vq.stores.files import read_json
 
 LIBRARY = "video-vq"
@@ -131,13 +133,11 @@ def _heading(config: dict[str, Any]) -> str:
     facts = config["facts"]
     size = f"{facts['num_frames']} x {_times(facts['frame_size_hw'])}"
     if config["kind"] == "tokenizer":
-        quantizer = config["model"]["quantizer"]
-        # Finite scalar quantization has levels for each channel instead.
-        size_k = quantizer.get("codebook_size") or math.prod(quantizer["levels"])
+        quantizer = check_config(TokenizerConfig, config["model"], "the model's config").quantizer
         return (
             "# Video tokenizer\n\n"
             f"Clips of {size} (frames x height x width) to {_times(facts['grid_thw'])} tokens "
-            f"of a codebook of {size_k}, and back."
+            f"of a codebook of {quantizer.codebook_size}, and back."
         )
     return (
         "# Prior over video tokens\n\n"
