@@ -22,7 +22,6 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 from video_vq.cli import main
 from video_vq.config import load_config
 from video_vq.data.windows import every_window
-from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import PriorConfig
 from video_vq.models.tokenizer import VideoTokenizer
@@ -31,10 +30,15 @@ from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 from video_vq.training import losses as losses_module
 from video_vq.training import prior as prior_module
 from video_vq.training import tokenizer as tokenizer_module
+from video_vq.training.averaging import Averages
 from video_vq.training.distributed import StopFlag, make_accelerator
 from video_vq.training.state import TrainingState
 from video_vq.training.stop_request import StopRequest
-from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
+from video_vq.training.training_config import (
+    PriorTrainingConfig,
+    RunConfig,
+    TokenizerTrainingConfig,
+)
 
 Kind = Literal["tokenizer", "prior"]
 KINDS: tuple[Kind, ...] = ("tokenizer", "prior")
@@ -166,11 +170,13 @@ def validation(folder: Path, out: Path) -> None:
         assert len(windows) >= number
         assert len(rows) >= number
         stop = StopFlag(accelerator, out, None)
-        averages = TrainingState(accelerator, tokenizer, 0.9, CodeUsage(32)).averages.tensors
+        averages = TrainingState(
+            accelerator, tokenizer, RunConfig(), CodeUsage(32)
+        ).averages.tensors
         scores = tokenizer_module.score(
             accelerator, tokenizer, averages, clips, windows[:number], 4, stop
         )
-        averages = TrainingState(accelerator, prior, 0.9).averages.tensors
+        averages = Averages(prior, RunConfig()).tensors
         bits = prior_module.score(
             accelerator, prior, averages, tokens, rows[:number].tolist(), 4, stop
         )

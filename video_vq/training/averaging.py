@@ -3,15 +3,21 @@
 import torch
 from torch import Tensor, nn
 
+from video_vq.training.training_config import RunConfig
+
 
 class Averages:
     """A float32 average of every floating-point tensor of a model; other tensors are copied.
 
     The decay at update t is min(decay, (1 + t)/(10 + t)), so the average forgets the first steps.
+
+    Args:
+        model: with its first weights.
+        config: has the decay.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
+    def __init__(self, model: nn.Module, config: RunConfig):
+        self.decay = config.average_decay
         self.num_updates = 0
         self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
 

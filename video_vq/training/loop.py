@@ -129,9 +129,7 @@ class Training:
         self.optim, self.rhythm = config.optim, config.run
         self.bare_model = model.to(accelerator.device)
         optimizer = make_optimizer(model, self.optim)
-        self.state = TrainingState(
-            accelerator, model, self.rhythm.average_decay, usage, discriminator
-        )
+        self.state = TrainingState(accelerator, model, self.rhythm, usage, discriminator)
         torch.manual_seed(self.rhythm.seed + 1 + accelerator.process_index)
         self.state.resume(run, optimizer, self.optim.steps)
         run.track(trackers, self.state.step)

@@ -46,7 +46,7 @@ class TrainingState:
     Args:
         accelerator: of this run.
         model: not wrapped.
-        average_decay: of the averaged weights.
+        rhythm: of the run; it has the decay of the averaged weights.
         usage: code usage since the last logged step, None for a prior.
         discriminator: the discriminator, if there is one; not prepared.
 
@@ -64,7 +64,7 @@ class TrainingState:
         self,
         accelerator: Accelerator,
         model: nn.Module,
-        average_decay: float,
+        rhythm: RunConfig,
         usage: CodeUsage | None = None,
         discriminator: Discriminator | None = None,
     ):
@@ -77,7 +77,7 @@ class TrainingState:
             self.epoch_usage.to(accelerator.device)
         self.health = Health.at_start()
         self._snapshot, self._saving = Snapshot(), BackgroundJob()
-        self.averages = Averages(model, average_decay)
+        self.averages = Averages(model, rhythm)
         self.step = 0
         self.saved_step = 0
         self.validation_is_due = False

@@ -20,6 +20,7 @@ from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
+from video_vq.quantizers.rows import CodebookStatistics
 from video_vq.stores.clips import ClipStore
 from video_vq.training.distributed import (
     StopFlag,
@@ -81,7 +82,7 @@ def train_tokenizer(
     validation = validation_windows(store, config)
     facts = facts_of(config, store)
 
-    # Everything that can be refused comes before the run folder is made.
+    # All that can be refused is refused before the run folder is made.
     tokenizer = starting_tokenizer(config, out, accelerator.print)
     losses = TokenizerLosses(accelerator, config, store)
     run = open_run(accelerator, out, "tokenizer", config, store.content_hash, allowed_changes)
@@ -91,17 +92,13 @@ def train_tokenizer(
 
     usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
     training = Training(
-        *(accelerator, run, config, tokenizer, "clips", trackers, request),
-        *(usage, losses.discriminator),
+        accelerator, run, config, tokenizer, "clips", trackers, request, usage, losses.discriminator
     )
     if config.run.compile:  # not the quantizer between them: its lookup walks through memory
         tokenizer.encoder.compile()
         tokenizer.decoder.compile()
-    codebook, timer, batches = (
-        tokenizer.quantizer.codebook,
-        training.timer,
-        training.batches(dataset),
-    )
+    timer, batches = training.timer, training.batches(dataset)
+    codebook = tokenizer.quantizer.codebook
 
     def on_device(batch: ClipBatch) -> Tensor:
         return to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
@@ -111,18 +108,20 @@ def train_tokenizer(
             validate(training, tokenizer, store, validation)
             continue
 
-        # This rank's share of the global batch, in micro-batches.
+        # Read this rank's share of the global batch; the very first one gives the first codes.
         step = training.state.step  # steps done before this one
         with timer("data"):
             micro_batches: list[ClipBatch] = [next(batches) for _ in range(optim.accumulation)]
         if not codebook.is_initialized:
             with torch.no_grad(), accelerator.autocast():
-                latents = [tokenizer.latents(on_device(batch)) for batch in micro_batches]
+                latents = (tokenizer.latents(on_device(batch)) for batch in micro_batches)
                 codebook.initialize(tuple(latents), seed)
 
-        # Gradients of tokenizer and discriminator add up over the micro-batches.
+        # Add up the gradients of the micro-batches, of the tokenizer and of the discriminator.
         discriminator = losses.discriminator_at(step)
-        statistics, weights, means = [], {}, {}
+        statistics: list[CodebookStatistics] = []
+        weights: dict[str, float] = {}
+        means: dict[str, Tensor] = {}  # of each loss over the micro-batches, unweighted
         for number, batch in enumerate(micro_batches):
             is_last = number == optim.accumulation - 1
             with timer("data"):
@@ -131,7 +130,7 @@ def train_tokenizer(
                 with timer("forward"):
                     output = training.model(video)
                     if is_last and training.log_is_due:
-                        output.quantized.rows.passed.retain_grad()
+                        output.quantized.rows.passed.retain_grad()  # for `watched_step` below
                     parts = losses(output, video, step, number)
                     weights = {name: losses.weight(name, step) for name in parts}
                     loss = torch.stack([weights[name] * parts[name] for name in parts]).sum()
@@ -145,15 +144,15 @@ def train_tokenizer(
             for name, value in parts.items():
                 means[name] = means.get(name, 0) + value.detach() / optim.accumulation
 
-        # The step, or none on all ranks; then the codebook's own, and the averaged weights.
+        # Make the step, or none on all ranks; then move the codes and the averaged weights.
         was_made = training.update(torch.stack(list(means.values())).sum(), discriminator)
         restarted = 0
         if was_made:
             with timer("codebook"):
                 update = codebook.update(merge(statistics), seed)
                 restarted = len(update.restarted)
-                copied = {CODES: update.restarted} if restarted else {}
-                training.state.averages.update(tokenizer, copied)
+                jumped = {CODES: update.restarted} if restarted else {}  # copied, not averaged
+                training.state.averages.update(tokenizer, jumped)
 
         if training.log_is_due:
             with timer("logging"):

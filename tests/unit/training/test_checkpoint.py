@@ -18,6 +18,7 @@ from video_vq.errors import InputError
 from video_vq.stores import files
 from video_vq.training.averaging import Averages
 from video_vq.training.checkpoint import CheckpointFolder, _safetensors
+from video_vq.training.training_config import RunConfig
 
 
 def save(folder: CheckpointFolder, step: int, **more) -> None:
@@ -258,7 +259,7 @@ def test_averages_follow_the_closed_form_and_copy_rows_that_jumped():
     layer = torch.nn.Linear(2, 3, bias=False)
     with torch.no_grad():
         layer.weight.fill_(0.0)
-    averages = Averages(layer, decay=0.5)
+    averages = Averages(layer, RunConfig(average_decay=0.5))
     with torch.no_grad():
         layer.weight.fill_(1.0)
     averages.update(layer)  # decay 0.1

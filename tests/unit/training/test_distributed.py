@@ -77,7 +77,7 @@ def test_nobody_waits_for_a_main_process_that_failed(is_main):
 
 
 def test_saving_and_validation_are_due_at_their_steps_and_at_the_end():
-    state = TrainingState(make_accelerator(), torch.nn.Linear(1, 1), 0.9)
+    state = TrainingState(make_accelerator(), torch.nn.Linear(1, 1), RunConfig())
     run = RunConfig(validate_every=4, checkpoint_every=3)
     due: dict[str, list[int]] = {"validation": [], "save": []}
     for _ in range(10):
@@ -96,7 +96,7 @@ def test_saving_and_validation_are_due_at_their_steps_and_at_the_end():
 
 
 def test_nothing_is_saved_before_the_first_step_and_bad_steps_are_counted():
-    state = TrainingState(make_accelerator(), torch.nn.Linear(1, 1), 0.9)
+    state = TrainingState(make_accelerator(), torch.nn.Linear(1, 1), RunConfig())
     assert not state.save_is_due(1, ending=True)
     for healthy in (True, False, False, True, False):
         state.end_step(healthy, RunConfig(), last_step=100)

@@ -27,7 +27,7 @@ from video_vq.training.distributed import make_accelerator
 from video_vq.training.optimizer import make_optimizer
 from video_vq.training.run_folder import RunFolder
 from video_vq.training.state import TrainingState
-from video_vq.training.training_config import OptimizerConfig
+from video_vq.training.training_config import OptimizerConfig, RunConfig
 
 STEPS = (10, 20)
 
@@ -58,7 +58,9 @@ class Run:
 
     def start(self) -> tuple[TrainingState, torch.optim.Optimizer]:
         """Return what a process has before it resumes."""
-        state = TrainingState(self.accelerator, self.model, 0.9, CodeUsage(4))
+        state = TrainingState(
+            self.accelerator, self.model, RunConfig(average_decay=0.9), CodeUsage(4)
+        )
         return state, make_optimizer(self.model, OptimizerConfig(steps=100, batch_size=4))
 
     def train(self, optimizer: torch.optim.Optimizer) -> None:
