@@ -146,3 +146,13 @@ def test_the_rate_warms_up_and_follows_a_cosine():
     assert learning_rate(config, 9) == pytest.approx(1.0)
     assert learning_rate(config, 60) == pytest.approx(0.55)
     assert learning_rate(config, 110) == pytest.approx(0.1)
+
+
+def test_the_rate_peaks_right_after_the_warm_up_and_stays_at_its_end():
+    config = OptimizerConfig(steps=110, warmup_steps=10, lr=1.0, final_lr=0.1)
+    assert learning_rate(config, 10) == 1.0
+    assert learning_rate(config, 300) == pytest.approx(0.1)
+    short = OptimizerConfig(steps=11, warmup_steps=10, lr=1.0, final_lr=0.1)
+    assert [learning_rate(short, step) for step in (9, 10, 11)] == pytest.approx([1.0, 1.0, 0.1])
+    warm = OptimizerConfig(steps=10, warmup_steps=10, lr=1.0, final_lr=0.1)
+    assert learning_rate(warm, 10) == 1.0  # no step is left to decay over
