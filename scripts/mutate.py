@@ -133,7 +133,7 @@ class Finder(ast.NodeVisitor):
             self._replace(node, self._text(node.operand))
         elif isinstance(node, ast.Constant):
             self._constant(node)
-        elif isinstance(node, ast.Call) and len(node.args) >= 2:
+        elif isinstance(node, ast.Call) and len(node.args) >= 2 and not is_symmetric(node):
             self._swapped(node.args[0], node.args[1])
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "decorator_list"):
@@ -192,6 +192,11 @@ class Finder(ast.NodeVisitor):
             dropped = True
         if dropped:
             self._replace(node, "pass")
+
+
+def is_symmetric(call: ast.Call) -> bool:
+    """Whether the order of the arguments means nothing."""
+    return isinstance(call.func, ast.Name) and call.func.id in ("min", "max")
 
 
 def find_mutants(files: Sequence[str]) -> list[Mutant]:

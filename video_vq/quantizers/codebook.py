@@ -39,9 +39,10 @@ class Codebook(nn.Module):
     moved by `update` once per optimizer step; with `learning: gradient` they are a parameter, and
     `update` only restarts dead ones; with `learning: frozen` it only counts.
 
-    All ranks must call `initialize` and `update` together, with equal numbers of latents; the
-    results are bit-equal on all. Sums are float64, so that they hardly depend on how the latents
-    are spread over ranks and micro-batches.
+    All ranks must call `initialize`, `refine` and `update` together, with equal numbers of
+    micro-batches; the numbers of latents may differ, and a rank may have none. The results are
+    bit-equal on all. Sums are float64, so that they hardly depend on how the latents are spread
+    over ranks and micro-batches.
     """
 
     codes: Tensor
@@ -85,17 +86,18 @@ class Codebook(nn.Module):
         return CodebookStatistics(counts, sums, (latents,))
 
     @torch.no_grad()
-    def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
+    def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
         """Place the first codes on latents drawn from the global batch (init: data).
 
         Args:
             latents: of this rank's whole step, one entry per accumulated micro-batch. Where they
-                hold NaN or infinite values, the codebook may stay as it is, to be placed later.
+                hold NaN or infinite values, the codebook may stay as it is, to be placed later;
+                where no rank has any, it does.
             seed: decides which are drawn.
         """
         size = self.config.codebook_size
         drawn = self._draw(latents, size, seed)
-        if not torch.isfinite(drawn).all():
+        if len(drawn) == 0 or not torch.isfinite(drawn).all():
             return
         self.codes.copy_(drawn)
         self._reset(torch.arange(size, device=drawn.device), drawn, 1.0)
@@ -169,6 +171,7 @@ class Codebook(nn.Module):
         rows = (self.average_count < restart_below).nonzero().squeeze(1)
         if len(rows):
             drawn = self._draw(latents, len(rows), seed)
+            rows = rows[: len(drawn)]
             self.codes.data[rows] = drawn
             self._reset(rows, drawn, mean_count)
         return rows
@@ -181,14 +184,21 @@ class Codebook(nn.Module):
     def _draw(self, latents: tuple[Tensor, ...], number: int, seed: int) -> Float[Tensor, "m d"]:
         """Draw latents from the global batch, alike on all ranks and for any number of ranks.
 
-        The global batch is ordered by micro-batch, then rank, then position.
+        The global batch is ordered by micro-batch, then rank, then position. Where it is empty,
+        nothing is drawn.
         """
         rank, world = rank_and_world()
-        per_part = len(latents[0])
-        total = per_part * len(latents) * world
+        lengths = torch.zeros(len(latents), world, dtype=torch.int64)
+        lengths[:, rank] = torch.tensor([len(rows) for rows in latents])
+        lengths = sum_over_ranks(lengths.to(latents[0].device)).cpu().flatten()
+        ends = lengths.cumsum(0)
+        total = int(ends[-1])
+        if total == 0:
+            return latents[0].new_zeros(0, self.config.codebook_dim)
         random = np.random.default_rng([seed, int(self.num_updates), 0x0C0DE])
         positions = torch.from_numpy(random.choice(total, number, replace=number > total))
-        part, inside = positions // per_part, positions % per_part
+        part = torch.searchsorted(ends, positions, right=True)
+        inside = positions - (ends - lengths)[part]
         drawn = torch.zeros(number, self.config.codebook_dim, device=latents[0].device)
         for index, rows in enumerate(latents):
             mine = (part == index * world + rank).nonzero().squeeze(1)

@@ -10,7 +10,10 @@ ROWS_BYTES = 1 << 20
 
 
 def mean_square(e: Float[Tensor, "n d"], q: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Return mean (e − sg(q))², summed in float64 over blocks that stay in the cache."""
+    """Return mean (e − sg(q))², summed in float64 over blocks that stay in the cache.
+
+    The mean of no rows is 0: a rank may have none.
+    """
     return _MeanSquare.apply(e, q)
 
 
@@ -21,9 +24,9 @@ class _MeanSquare(torch.autograd.Function):
         rows = max(1, ROWS_BYTES // (e.element_size() * e.shape[1]))
         step = rows if e.device.type == "cpu" else len(e)
         sums = [(a - b).square_().sum() for a, b in zip(e.split(step), q.split(step), strict=True)]
-        return (torch.stack(sums).double().sum() / e.numel()).to(e.dtype)
+        return (torch.stack(sums).double().sum() / max(1, e.numel())).to(e.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
         e, q = ctx.saved_tensors
-        return torch.sub(e, q).mul_(grads[0] * (2 / e.numel())), None
+        return torch.sub(e, q).mul_(grads[0] * (2 / max(1, e.numel()))), None

@@ -60,7 +60,7 @@ class FiniteCodebook(nn.Module):
         half_width = self.levels // 2
         return (level - half_width).float() / half_width
 
-    def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
+    def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
         """Do nothing: the grid is fixed."""
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:

@@ -17,7 +17,7 @@ class CodebookStatistics(NamedTuple):
 
     counts: Int[Tensor, "k"]
     sums: Float[Tensor, "k d"]  # float64; k x 0 for a codebook that does not follow its latents
-    latents: tuple[Float[Tensor, "n d"], ...]  # one entry per accumulated micro-batch
+    latents: tuple[Float[Tensor, "_ d"], ...]  # one entry per accumulated micro-batch
 
 
 class CodebookUpdate(NamedTuple):
@@ -62,7 +62,7 @@ def flatten_grid(features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n c"]:
 
 def to_grid(rows: Float[Tensor, "n c"], batch: int, grid: list[int]) -> Float[Tensor, "b c *grid"]:
     """Turn rows back into a channels-first grid."""
-    return rows.view(batch, *grid, -1).movedim(-1, 1).contiguous()
+    return rows.view(batch, *grid, rows.shape[1]).movedim(-1, 1).contiguous()
 
 
 def decode_grid(

@@ -47,7 +47,7 @@ class SimVQCodebook(nn.Module):
         """Count the codes."""
         return counts_only(indices, self.config.codebook_size)
 
-    def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
+    def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
         """Do nothing: the codes are random from the start."""
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:

@@ -88,7 +88,7 @@ class VectorQuantizer(nn.Module):
         rows = self._estimate(latents, compared, q.detach(), indices)
         commitment = mean_square(compared, q.detach())  # mean (e − sg(q))²
         learns = q.requires_grad
-        codebook = F.mse_loss(q, compared.detach()) if learns else commitment.detach()
+        codebook = mean_square(q, compared.detach()) if learns else commitment.detach()
         return QuantizerOutput(
             quantized=rows.passed,
             codes=indices,
