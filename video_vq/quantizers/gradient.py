@@ -125,7 +125,7 @@ def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
     s = e_hat + q_hat
     s_s = _dot(s, s)
     unique = s_s > 16 * torch.finfo(s.dtype).eps ** 2
-    s_term = torch.where(unique, s * (_dot(s, g) / s_s.clamp(min=TINY_NORM)), 0)
+    s_term = torch.where(unique, s * (_dot(s, g) / s_s), 0)
     return gamma * (g - 2 * s_term + 2 * e_hat * _dot(q_hat, g))
 
 
@@ -200,5 +200,5 @@ class _Reflect(torch.autograd.Function):
         d = e / _norm(e).clamp(min=TINY_NORM) - q / _norm(q).clamp(min=TINY_NORM)
         d_d = _dot(d, d)
         differ = d_d > 16 * torch.finfo(d.dtype).eps ** 2
-        reflected = g - torch.where(differ, 2 * d * (_dot(d, g) / d_d.clamp(min=TINY_NORM)), 0)
+        reflected = g - torch.where(differ, 2 * d * (_dot(d, g) / d_d), 0)
         return (reflected * gamma).to(ctx.saved_tensors[0].dtype), None, None

@@ -248,6 +248,68 @@ def test_blocks_of_rows_do_not_show(monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+def test_rows_near_their_opposite_keep_their_own_weights():
+    e, q, g = pair(10, n=40)
+    with torch.no_grad():
+        near = torch.arange(40) % 3 == 1
+        q[near] = -2 * e[near] + 1e-3 * q[near]
+    weight = torch.linspace(0.1, 1.0, 40, dtype=torch.float64)[:, None]
+    found = gradient.rotate_back(e, q, g, weight)
+    for row in range(40):
+        expected = weight[row] * rotation_matrix(e[row].detach(), q[row]).T @ g[row]
+        assert (found[row] - expected).norm() < 1e-8 * g[row].norm()
+    limited = gradient.rotate_back(e, q, g, limit=1.5)
+    ratio = gradient.norm_ratio(e, q).clamp(max=1.5)
+    assert bool((ratio[near] == 1.5).all())
+    torch.testing.assert_close(limited, ratio * found / weight, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("apart", "has_a_plane"), [(3.9, False), (4.1, True)])
+def test_vectors_within_four_roundings_of_their_opposite_have_no_plane(dtype, apart, has_a_plane):
+    side = apart * torch.finfo(dtype).eps
+    e = torch.tensor([[1.0, 0.0]], dtype=dtype)
+    q = torch.tensor([[-1.0, side]], dtype=dtype)
+    g = torch.tensor([[0.0, 1.0]], dtype=dtype)
+    found = gradient.rotate_back(e, q, g)
+    torch.testing.assert_close(found, -g if has_a_plane else g, rtol=0, atol=1e-5)
+    # The reflection has none where e is nearly q.
+    found = gradient_of(gradient.reflection, e.requires_grad_(), -q, g)
+    torch.testing.assert_close(found, -g if has_a_plane else g, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "code_length", "ratio"),
+    [
+        (2.0, 6.0, 3.0),
+        (0.0, 5.0, 1.0),
+        (0.0, 0.0, 1.0),
+        (4.0, 0.0, 0.0),
+        (0.9e-30, 5.0, 1.0),
+        (1.1e-30, 0.11, 1e29),
+        (1e-10, 1e25, 1e30),
+        (1e-20, 1e9, 1e29),
+    ],
+)
+def test_the_ratio_of_norms_is_one_at_zero_and_bounded(length, code_length, ratio):
+    e = torch.tensor([[0.6, 0.8]], dtype=torch.float64) * length
+    q = torch.tensor([[0.0, 1.0]], dtype=torch.float64) * code_length
+    expected = torch.tensor([[ratio]], dtype=torch.float64)
+    torch.testing.assert_close(gradient.norm_ratio(e, q), expected)
+    g = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    torch.testing.assert_close(gradient_of(gradient.scaled, e.requires_grad_(), q, g), ratio * g)
+
+
+def test_the_weight_of_a_fit_is_the_smallest_distance_over_the_rows_own():
+    found = gradient.fit_weight(
+        torch.tensor([4.0, 1.0, 0.0, 1e-13, 2.0]), torch.tensor([1.0, 1.0, 0.0, 1e-14, 3.0])
+    )
+    torch.testing.assert_close(found, torch.tensor([[0.25], [1.0], [1.0], [1.0], [1.0]]))
+    torch.testing.assert_close(
+        gradient.fit_weight(torch.tensor([4e-12]), torch.tensor([0.0])), torch.tensor([[0.25]])
+    )
+
+
 @pytest.mark.parametrize("angle", [2.0, 1e-1, 1e-2])
 def test_the_branchless_form_for_a_gpu_agrees_with_the_blocks(angle):
     e, q, g = pair(9, n=200)

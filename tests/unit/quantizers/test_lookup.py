@@ -1,9 +1,12 @@
 """The lookup against a float64 argmin."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from video_vq.errors import InputError
+from video_vq.quantizers import lookup
 from video_vq.quantizers.lookup import nearest_codes
 
 
@@ -90,6 +93,65 @@ def test_every_number_of_rows_and_codes_works(n, k):
     wide = nearest_codes(x.double(), codes.double())
     assert torch.equal(wide, torch.cdist(x.double(), codes.double()).argmin(1))
     assert float((nearest_codes(x, codes) != wide).sum()) <= 1
+
+
+def test_products_see_no_coarse_setting_whatever_the_machine_could_do(monkeypatch):
+    # Not every CPU computes otherwise under these settings, so what the products see is asked for.
+    seen = []
+    in_tiles = lookup._in_tiles
+
+    def watched(*values):
+        backends: Any = torch.backends
+        seen.append(
+            (
+                torch.get_float32_matmul_precision(),
+                torch.is_autocast_enabled("cpu"),
+                backends.mkldnn.matmul.fp32_precision,
+                backends.cuda.matmul.fp32_precision,
+            )
+        )
+        return in_tiles(*values)
+
+    monkeypatch.setattr(lookup, "_in_tiles", watched)
+    x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            nearest_codes(x, x)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == [("highest", False, "ieee", "ieee")]
+
+
+@pytest.fixture
+def uninitialised_memory_is_nan():
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("uninitialised_memory_is_nan")
+@pytest.mark.parametrize("k", [1, 31, 33, 2047, 2049, 2100])
+def test_nothing_is_read_from_beyond_the_last_code(k):
+    assert torch.empty(3).isnan().all()
+    generator = torch.Generator().manual_seed(k)
+    x, codes = torch.randn(300, 3, generator=generator), torch.randn(k, 3, generator=generator)
+    codes *= 3  # far away: what lies beyond them would win
+    found = nearest_codes(x, codes)
+    assert int(found.max()) < k
+    best = torch.cdist(x.double(), codes.double()).argmin(1)
+    assert int((found != best).sum()) <= 1
+
+
+def test_float64_latents_are_compared_in_float64_and_narrow_ones_in_float32():
+    codes = torch.tensor([[1.0], [1.0 + 1e-9]], dtype=torch.float64)
+    assert nearest_codes(torch.tensor([[2.0]], dtype=torch.float64), codes).tolist() == [1]
+    assert nearest_codes(torch.tensor([[2.0]]), codes).tolist() == [0]
+    for dtype in (torch.bfloat16, torch.float16):
+        x = torch.tensor([[1.0, 1.0]], dtype=dtype)
+        near = torch.tensor([[1.0002, 1.0], [1.0001, 1.0]])
+        assert nearest_codes(x, near).tolist() == [1]
 
 
 def test_codes_that_fit_no_latent_are_refused():

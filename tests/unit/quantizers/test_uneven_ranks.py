@@ -87,7 +87,10 @@ def micro_batched(case: Case, lengths: tuple[int, ...], rank: int | None) -> dic
         if step == 2:
             spoil(book)
         parts = [book.statistics(rows, nearest_codes(rows, book.codes)) for rows in mine]
-        update = book.update(merge(parts), seed=3)
+        whole = merge(parts)
+        kept = [value.clone() for value in whole[:2]]
+        update = book.update(whole, seed=3)
+        assert all(torch.equal(*pair) for pair in zip(kept, whole[:2], strict=True))
         results[f"{step}.counts"] = update.counts
         results[f"{step}.restarted"] = update.restarted
         results |= {f"{step}.{name}": value.clone() for name, value in book.state_dict().items()}
