@@ -4,9 +4,10 @@
     python scripts/mutate.py --files video_vq/stores/files.py:70-80 --tests tests/unit/stores
 
 A mutant is a copy with one changed line: another comparison or operator, a constant off by one, a
-flipped condition, a dropped statement, two swapped arguments. It is killed when a test fails or the
-time is up; a survivor is a line that no test watches, or a change that changes nothing. Texts of
-errors, annotations and assertions are left alone. The same seed draws the same mutants.
+flipped condition, a dropped statement or call, two swapped arguments. It is killed when a test
+fails or the time is up; a survivor is a line that no test watches, or a change that changes
+nothing. Texts of errors, annotations and assertions are left alone. The same seed draws the same
+mutants.
 
 The tests run in a child forked after PyTorch was imported, cheap ones and those named after the
 changed file first, and stop at the first failure. The working tree is never touched.
@@ -113,7 +114,10 @@ class Finder(ast.NodeVisitor):
         self.path = path
         self.lines = source.splitlines(keepends=True)
         self.mutants: list[Mutant] = []
-        self.visit(ast.parse(source))
+        tree = ast.parse(source)
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        self.names = {name.asname or name.name for node in imports for name in node.names}
+        self.visit(tree)
 
     def visit(self, node: ast.AST) -> None:
         """Find the mutants of a node and of what is below it."""
@@ -133,8 +137,8 @@ class Finder(ast.NodeVisitor):
             self._replace(node, self._text(node.operand))
         elif isinstance(node, ast.Constant):
             self._constant(node)
-        elif isinstance(node, ast.Call) and len(node.args) >= 2 and not is_symmetric(node):
-            self._swapped(node.args[0], node.args[1])
+        elif isinstance(node, ast.Call):
+            self._call(node)
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "decorator_list"):
                 continue
@@ -168,6 +172,17 @@ class Finder(ast.NodeVisitor):
         elif isinstance(node.value, int | float):
             for change in (1, -1):
                 self._replace(node, repr(node.value + change))
+
+    def _call(self, node: ast.Call) -> None:
+        """Swap the first two arguments; put x in the place of f(x) and of x.method(…)."""
+        function = node.func
+        if len(node.args) >= 2 and not is_symmetric(node):
+            self._swapped(node.args[0], node.args[1])
+        of_module = isinstance(function, ast.Attribute) and self._text(function.value) in self.names
+        if isinstance(function, ast.Attribute) and not of_module:
+            self._replace(node, f"({self._text(function.value)})")
+        elif len(node.args) == 1 and not isinstance(node.args[0], ast.Starred | ast.GeneratorExp):
+            self._replace(node, f"({self._text(node.args[0])})")
 
     def _swapped(self, first: Any, second: Any) -> None:
         starred = isinstance(first, ast.Starred) or isinstance(second, ast.Starred)
