@@ -292,6 +292,7 @@ def run_in_child(folder: Path, mutated: str, tests: Sequence[str], durations: di
     status = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(folder)
         log = os.open(folder.parent / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
@@ -371,8 +372,10 @@ def verdicts(
         (folder / mutant.path).write_bytes(changed)
         status, seen = run_tests(folder, mutant.path, chosen, measured[key], limit)
         (folder / mutant.path).write_bytes(source)
-        if status == 71:
-            raise SystemExit("mutate: the tests did not import the copy; see sys.path")
+        if status in (70, 71):
+            log = (folder.parent / "log.txt").read_text(errors="replace")
+            reason = "could not start" if status == 70 else "did not import the copy"
+            raise SystemExit(f"mutate: the tests {reason}\n{log[-4000:]}")
         if status is None:
             yield mutant, before, after, f"killed (no end after {limit:.0f} s)"
         elif status == 0:
@@ -394,6 +397,7 @@ def main() -> None:
     drawn = random.Random(arguments.seed).sample(mutants, min(arguments.num, len(mutants)))
     drawn.sort(key=lambda mutant: (mutant.path, mutant.line, mutant.first, mutant.new))
     print(f"{len(drawn)} of {len(mutants)} possible mutants", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("mutate: stopped"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in PRELOADED:
         importlib.import_module(name)
