@@ -51,7 +51,8 @@ def test_many_latents_and_codes_are_worked_on_in_pieces_that_do_not_show():
 @pytest.mark.parametrize("step", [0, 1, 5, 80, 890, 892, 10_000])
 @pytest.mark.parametrize("warmup", [True, False])
 def test_the_decay_rises_to_its_end_value(step, warmup):
-    book = book_of(2, 1, restart_threshold=0.0, decay=0.99, decay_warmup=warmup)
+    plain = {} if warmup else {"decay_warmup": False}  # it warms up unless told not to
+    book = book_of(2, 1, restart_threshold=0.0, decay=0.99, **plain)
     book.num_updates.fill_(step)
     book.average_count.fill_(1.0)
     book.average_sum.fill_(-3.0)

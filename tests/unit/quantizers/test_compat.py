@@ -91,6 +91,21 @@ def test_first_codes_by_kmeans_fit_as_well_as_the_peers():
     assert float(loss.detach()) < 1.3 * float(their_loss.detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_what_comes_out_has_the_dtype_of_what_goes_in(dtype):
+    x = torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    module = VectorQuantize(8, 16)
+    leaf = x.clone().requires_grad_()
+    quantized, indices, loss = module(leaf)
+    assert (quantized.dtype, indices.dtype, loss.dtype) == (dtype, torch.int64, torch.float32)
+    (quantized.float().sum() + loss).backward()
+    assert leaf.grad is not None
+    assert leaf.grad.dtype == dtype
+    wide = VectorQuantize(8, 16)
+    wide.load_state_dict(module.state_dict())
+    assert torch.equal(wide.eval()(x.float()).indices, module.eval()(x).indices)
+
+
 def test_dead_codes_are_placed_on_latents():
     ours: Any = VectorQuantize(4, 64, kmeans_init=True, threshold_ema_dead_code=2)
     x = torch.randn(1, 640, 4)

@@ -1,6 +1,7 @@
 """The estimators against explicit matrices, against vector-quantize-pytorch, and at the edges."""
 
 import ast
+import importlib.util
 import math
 import shutil
 import subprocess
@@ -319,6 +320,14 @@ def test_the_branchless_form_for_a_gpu_agrees_with_the_blocks(angle):
         expected = gradient.rotate_back(e, q, g, weight, 2.0)
         found = gradient._rotate_everywhere(e.detach(), q.detach(), g, weight, 2.0)
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("has_triton", [True, False])
+def test_without_a_compiler_a_gpu_gets_the_plain_form(monkeypatch, has_triton):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "found" if has_triton else None)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: (function, dynamic))
+    plain = gradient._rotate_everywhere
+    assert gradient._compiled.__wrapped__() == ((plain, True) if has_triton else plain)
 
 
 # In a process of its own: TorchDynamo cannot trace the shape checks of the tests.

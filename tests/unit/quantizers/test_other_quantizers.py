@@ -131,6 +131,18 @@ def test_bad_input_gets_a_clear_error(config):
         quantizer.decode(torch.zeros(1, 1, 1, 1))
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32, torch.int64])
+def test_codes_of_any_integer_type_are_looked_up(config, dtype):
+    quantizer = started(config, torch.randn(2, 8, 2, 3, 3))
+    codes = torch.arange(60).view(1, 4, 3, 5)
+    vectors = quantizer.codebook.lookup(codes.flatten())
+    assert vectors.shape == (60, quantizer.codebook.lookup(codes.flatten()[:1]).shape[1])
+    assert len(vectors.unique(dim=0)) > 20  # of 36 latents
+    assert torch.equal(quantizer.codebook.lookup(codes.flatten().to(dtype)), vectors)
+    assert torch.equal(quantizer.decode(codes.to(dtype)), quantizer.decode(codes))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

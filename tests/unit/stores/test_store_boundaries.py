@@ -18,6 +18,7 @@ from video_vq.stores.files import ArrayFile, damage, open_array, sha256_file, wr
 from video_vq.stores.shards import ShardFolder, plan_of, sealed_damage, write_sealed
 from video_vq.stores.videos import (
     PreparedVideo,
+    Skipped,
     Video,
     commonest_fps,
     reasons,
@@ -160,6 +161,15 @@ def test_committed_records_come_in_order_and_unwritten_ones_are_left_out(tmp_pat
         writer.write_shard(shard, [PreparedVideo(replace(video, id=f"v{shard}"), frames, {})])
     assert [record["frames"] for record in writer.committed(4)] == [1, 3]
     assert [record["frames"] for record in writer.committed(3)] == [1]
+
+
+def test_where_nothing_is_usable_the_first_ten_reasons_are_told(tmp_path):
+    writer = ClipStoreWriter(tmp_path / "store", (2, 2), {})
+    writer.write_shard(0, [], [Skipped(f"v{n}", f"v{n}.avi", "is empty") for n in range(12)])
+    with pytest.raises(InputError, match="no usable video; 12 skipped") as caught:
+        writer.finish(1, [])
+    lines = str(caught.value).splitlines()[1:]
+    assert lines == [f"  v{n}.avi: is empty" for n in range(10)]
 
 
 def test_the_plan_is_found_in_a_finished_and_in_an_unfinished_store(tmp_path):

@@ -220,6 +220,8 @@ def edit(function: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
         (edit(lambda m: m["plan"].update(classes=["up", "right"])), "unknown class 'left'"),
         (edit(lambda m: m["plan"].update(grid_thw=None)), "the manifest is damaged .TypeError"),
         (edit(lambda m: m["shards"][0].update(count=1)), "shards and manifest disagree on lengths"),
+        (edit(lambda m: m["shards"][0].update(sha256="x")), "the manifest is damaged .ValueError"),
+        (rewrite("rows-00000.npy", ROWS[:2] - [-3, 0, 0]), "rows point to videos that are not"),
         (edit(lambda m: m["videos"].pop()), "rows point to videos that are not there"),
         (rewrite("rows-00000.npy", ROWS[:1]), "shards and manifest disagree on lengths"),
         (rewrite("rows-00000.npy", ROWS[:2] - [1, 0, 0]), "rows point to videos that are not"),
