@@ -32,7 +32,8 @@ class VectorQuantize(nn.Module):
 
     What differs: averages are plain (no Laplace smoothing, which pulls codes by 1e-5 of a count),
     `kmeans_init` and restarts draw from the global batch, alike on all ranks and by `seed`, and a
-    restarted code starts with a mean code's count instead of the threshold.
+    restarted code starts with a mean code's count instead of the threshold. The ranks' batches may
+    differ in length, as the last ones of an epoch do; a rank without latents has a loss of 0.
 
     Args:
         dim: channels of what comes in.
