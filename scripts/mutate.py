@@ -9,8 +9,9 @@ fails or the time is up; a survivor is a line that no test watches, or a change 
 nothing. Texts of errors, annotations and assertions are left alone. The same seed draws the same
 mutants.
 
-The tests run in a child forked after PyTorch was imported, cheap ones and those named after the
-changed file first, and stop at the first failure. The working tree is never touched.
+Of the tests those files run that import the changed one, or all where none does, in a child forked
+after PyTorch was imported, cheap ones first, up to the first failure. The working tree is never
+touched.
 """
 
 import argparse
@@ -242,6 +243,18 @@ def tests_of(path: str) -> list[str]:
     return TESTS[max(entries, key=len)]
 
 
+def near(tests: Sequence[str], path: str) -> list[str]:
+    """Return the test files that import a source file; all where none does."""
+    wholes = [ROOT / name for name in tests]
+    found = [file for one in wholes for file in (sorted(one.rglob("test_*.py")) or [one])]
+    parent, _, name = path.removesuffix(".py").replace("/", ".").rpartition(".")
+    imports = re.compile(
+        rf"import {parent}\.{name}\b|from {parent}(\.{name} | import .*\b{name}\b)"
+    )
+    close = [file for file in found if imports.search(file.read_text())]
+    return [str(file.relative_to(ROOT)) for file in close or found]
+
+
 def copy_repository(to: Path) -> None:
     """Copy what git knows or would take up, as it stands."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -363,7 +376,7 @@ def verdicts(
     """Yield each mutant, its line before and after, and what became of it."""
     measured: dict[str, dict[str, float]] = {}
     for mutant in mutants:
-        chosen = list(tests or tests_of(mutant.path))
+        chosen = near(tests or tests_of(mutant.path), mutant.path)
         key = " ".join(chosen)
         if key not in measured:
             measured[key] = measure(folder, chosen, 10 * limit)
@@ -388,7 +401,7 @@ def main() -> None:
     """Draw mutants, try them, print one line each and the rate."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--files", nargs="+", required=True, help="FILE, FOLDER or FILE:FIRST-LAST")
-    parser.add_argument("--tests", nargs="+", help="test files or folders; else those in TESTS")
+    parser.add_argument("--tests", nargs="+", help="files or folders; else those in TESTS")
     parser.add_argument("--num", type=int, default=25, help="how many to draw (default 25)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=180, help="seconds for a mutant's tests")
