@@ -109,7 +109,7 @@ def run_rank(rank: int, folder: str) -> None:
         found = {}
         where = f"file://{folder}/store{world}"
         dist.init_process_group(
-            "gloo", init_method=where, rank=rank, world_size=world, timeout=timedelta(minutes=5)
+            "gloo", init_method=where, rank=rank, world_size=world, timeout=timedelta(minutes=2)
         )
         try:
             for lengths in LENGTHS[world]:
