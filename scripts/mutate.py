@@ -9,9 +9,8 @@ fails or the time is up; a survivor is a line that no test watches, or a change 
 nothing. Texts of errors, annotations and assertions are left alone. The same seed draws the same
 mutants.
 
-Of the tests those files run that import the changed one, or all where none does, in a child forked
-after PyTorch was imported, cheap ones first, up to the first failure. The working tree is never
-touched.
+The tests run in a child forked after PyTorch was imported, up to the first failure: dear ones last,
+before them those whose file imports the changed one. The working tree is never touched.
 """
 
 import argparse
@@ -45,45 +44,18 @@ TESTS = {
     ],
 }
 # Slow to import, and the same for every mutant; none of them imports this package.
-PRELOADED = (
-    "torch",
-    "numpy",
-    "scipy.linalg",
-    "einops",
-    "torchmetrics",
-    "accelerate",
-    "vector_quantize_pytorch",
-)
+PRELOADED = ("torch", "scipy.linalg", "torchmetrics", "accelerate", "vector_quantize_pytorch")
 PYTEST = (
     *("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--no-header"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # of plugins that PRELOADED brings in
 )
 DEAR_SECONDS = 2.0
 SWAPS: dict[type, str] = {
-    ast.Lt: "<=",
-    ast.LtE: "<",
-    ast.Gt: ">=",
-    ast.GtE: ">",
-    ast.Eq: "!=",
-    ast.NotEq: "==",
-    ast.Is: "is not",
-    ast.IsNot: "is",
-    ast.In: "not in",
-    ast.NotIn: "in",
-    ast.Add: "-",
-    ast.Sub: "+",
-    ast.Mult: "/",
-    ast.Div: "*",
-    ast.FloorDiv: "*",
-    ast.Mod: "*",
-    ast.Pow: "*",
-    ast.BitAnd: "|",
-    ast.BitOr: "&",
-    ast.LShift: ">>",
-    ast.RShift: "<<",
-    ast.And: "or",
-    ast.Or: "and",
-}
+    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
+    ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.And: "or",
+    ast.Or: "and", ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*",
+    ast.Mod: "*", ast.Pow: "*", ast.BitAnd: "|", ast.BitOr: "&", ast.LShift: ">>", ast.RShift: "<<",
+}  # fmt: skip
 OPERATOR = re.compile(
     rb"<=|>=|==|!=|<<|>>|//|\*\*|\bnot\s+in\b|\bis\s+not\b|\b(?:is|in|and|or)\b|[-+*/%&|<>]"
 )
@@ -177,7 +149,7 @@ class Finder(ast.NodeVisitor):
     def _call(self, node: ast.Call) -> None:
         """Swap the first two arguments; put x in the place of f(x) and of x.method(…)."""
         function = node.func
-        if len(node.args) >= 2 and not is_symmetric(node):
+        if len(node.args) >= 2 and self._text(function) not in ("min", "max"):
             self._swapped(node.args[0], node.args[1])
         of_module = isinstance(function, ast.Attribute) and self._text(function.value) in self.names
         if isinstance(function, ast.Attribute) and not of_module:
@@ -210,11 +182,6 @@ class Finder(ast.NodeVisitor):
             self._replace(node, "pass")
 
 
-def is_symmetric(call: ast.Call) -> bool:
-    """Whether the order of the arguments means nothing."""
-    return isinstance(call.func, ast.Name) and call.func.id in ("min", "max")
-
-
 def find_mutants(files: Sequence[str]) -> list[Mutant]:
     """Return all mutants of files and folders; `FILE:FIRST-LAST` keeps some lines."""
     found = []
@@ -238,19 +205,19 @@ def find_mutants(files: Sequence[str]) -> list[Mutant]:
 def tests_of(path: str) -> list[str]:
     """Return the tests of a source file, of the longest entry in TESTS that it lies under."""
     entries = [entry for entry in TESTS if path == entry or path.startswith(f"{entry}/")]
-    if not entries:
-        raise SystemExit(f"mutate: name the tests of {path} with --tests, or in TESTS")
-    return TESTS[max(entries, key=len)]
+    if entries:
+        return TESTS[max(entries, key=len)]
+    raise SystemExit(f"mutate: name the tests of {path} with --tests, or in TESTS")
 
 
 def near(tests: Sequence[str], path: str) -> list[str]:
     """Return the test files that import a source file; all where none does."""
-    wholes = [ROOT / name for name in tests]
-    found = [file for one in wholes for file in (sorted(one.rglob("test_*.py")) or [one])]
     parent, _, name = path.removesuffix(".py").replace("/", ".").rpartition(".")
     imports = re.compile(
         rf"import {parent}\.{name}\b|from {parent}(\.{name} | import .*\b{name}\b)"
     )
+    wholes = [ROOT / name for name in tests]
+    found = [file for one in wholes for file in (sorted(one.rglob("test_*.py")) or [one])]
     close = [file for file in found if imports.search(file.read_text())]
     return [str(file.relative_to(ROOT)) for file in close or found]
 
@@ -268,11 +235,11 @@ def copy_repository(to: Path) -> None:
 class Recorder:
     """A pytest plugin: puts cheap tests first, writes down durations and the first failure."""
 
-    def __init__(self, mutated: str, durations: dict[str, float]):
+    def __init__(self, close: Sequence[str], durations: dict[str, float]):
         self.durations = durations
         self.seen: dict[str, float] = {}
         self.failed = ""
-        self._stem = Path(mutated).stem
+        self._close = close
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Put dear tests last, then files by what they cost, so that fixtures are made once."""
@@ -283,8 +250,8 @@ class Recorder:
 
         def key(item: Any) -> tuple[bool, bool, float, str, float]:
             file, duration = item.nodeid.split("::")[0], self.durations.get(item.nodeid, 0.0)
-            other = self._stem not in Path(file).stem
-            return duration > DEAR_SECONDS, other, files[file], file, duration
+            far = file not in self._close
+            return duration > DEAR_SECONDS, far, files[file], file, duration
 
         items.sort(key=key)
 
@@ -300,7 +267,7 @@ class Recorder:
             self.failed = report.nodeid or "collection"
 
 
-def run_in_child(folder: Path, mutated: str, tests: Sequence[str], durations: dict) -> None:
+def run_in_child(folder: Path, tests: Sequence[str], recorder: Recorder) -> None:
     """Run the tests of the copy in this process and write result.json beside it; never returns."""
     status = 70
     try:
@@ -315,8 +282,8 @@ def run_in_child(folder: Path, mutated: str, tests: Sequence[str], durations: di
         sys.dont_write_bytecode = True
         import pytest
 
-        recorder = Recorder(mutated, durations)
-        status = int(pytest.main([*PYTEST, *tests], plugins=[recorder]))
+        own = f"--basetemp={folder.parent / 'tmp'}"
+        status = int(pytest.main([*PYTEST, own, *tests], plugins=[recorder]))
         package = sys.modules.get("video_vq")
         if package is not None and not str(package.__file__).startswith(str(folder)):
             status = 71  # the copy was not what ran
@@ -331,14 +298,14 @@ def run_in_child(folder: Path, mutated: str, tests: Sequence[str], durations: di
 
 
 def run_tests(
-    folder: Path, mutated: str, tests: Sequence[str], durations: dict, limit: float
+    folder: Path, tests: Sequence[str], recorder: Recorder, limit: float
 ) -> tuple[int | None, dict[str, Any]]:
     """Return pytest's exit status, None where the time was up, and what the recorder saw."""
     result = folder.parent / "result.json"
     result.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
-        run_in_child(folder, mutated, tests, durations)
+        run_in_child(folder, tests, recorder)
     end = time.monotonic() + limit
     try:
         while time.monotonic() < end:
@@ -355,40 +322,43 @@ def run_tests(
             os.killpg(child, signal.SIGKILL)
 
 
-def measure(folder: Path, tests: Sequence[str], limit: float) -> dict[str, float]:
-    """Run the tests of the unchanged copy; return their durations.
+def log_of(folder: Path) -> str:
+    return (folder.parent / "log.txt").read_text(errors="replace")[-4000:]
 
-    Raises:
-        SystemExit: they fail.
-    """
-    status, seen = run_tests(folder, "", tests, {}, limit)
+
+def measure(folder: Path, tests: Sequence[str], limit: float) -> dict[str, float]:
+    """Run the tests of the unchanged copy, which must pass; return their durations."""
+    status, seen = run_tests(folder, tests, Recorder([], {}), limit)
     if status != 0:
-        log = (folder.parent / "log.txt").read_text(errors="replace")
         raise SystemExit(
-            f"mutate: the tests fail without a change (status {status})\n{log[-4000:]}"
+            f"mutate: the tests fail without a change (status {status})\n{log_of(folder)}"
         )
     return seen["durations"]
 
 
 def verdicts(
-    folder: Path, mutants: Sequence[Mutant], tests: Sequence[str] | None, limit: float
+    folder: Path,
+    mutants: Sequence[Mutant],
+    tests: Sequence[str] | None,
+    only_near: bool,
+    limit: float,
 ) -> Iterator[tuple[Mutant, str, str, str]]:
-    """Yield each mutant, its line before and after, and what became of it."""
+    """Yield mutants, their line before and after, and what became of each."""
     measured: dict[str, dict[str, float]] = {}
     for mutant in mutants:
-        chosen = near(tests or tests_of(mutant.path), mutant.path)
+        chosen = list(tests or tests_of(mutant.path))
+        close = near(chosen, mutant.path)
+        chosen = close if only_near else chosen
         key = " ".join(chosen)
         if key not in measured:
             measured[key] = measure(folder, chosen, 10 * limit)
         source = (ROOT / mutant.path).read_bytes()
         changed, before, after = mutant.apply(source)
         (folder / mutant.path).write_bytes(changed)
-        status, seen = run_tests(folder, mutant.path, chosen, measured[key], limit)
+        status, seen = run_tests(folder, chosen, Recorder(close, measured[key]), limit)
         (folder / mutant.path).write_bytes(source)
         if status in (70, 71):
-            log = (folder.parent / "log.txt").read_text(errors="replace")
-            reason = "could not start" if status == 70 else "did not import the copy"
-            raise SystemExit(f"mutate: the tests {reason}\n{log[-4000:]}")
+            raise SystemExit(f"mutate: the tests did not run on the copy\n{log_of(folder)}")
         if status is None:
             yield mutant, before, after, f"killed (no end after {limit:.0f} s)"
         elif status == 0:
@@ -405,6 +375,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=25, help="how many to draw (default 25)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=180, help="seconds for a mutant's tests")
+    parser.add_argument("--near", action="store_true", help="only tests that import the file")
     arguments = parser.parse_args()
     mutants = find_mutants(arguments.files)
     drawn = random.Random(arguments.seed).sample(mutants, min(arguments.num, len(mutants)))
@@ -420,12 +391,11 @@ def main() -> None:
         folder.mkdir()
         copy_repository(folder)
         for mutant, before, after, verdict in verdicts(
-            folder, drawn, arguments.tests, arguments.limit
+            folder, drawn, arguments.tests, arguments.near, arguments.limit
         ):
             killed += verdict != "survived"
             print(f"{mutant.path}:{mutant.line}: {before} → {after}: {verdict}", flush=True)
-    rate = killed / max(1, len(drawn))
-    print(f"{killed} of {len(drawn)} killed ({rate:.0%})")
+    print(f"{killed} of {len(drawn)} killed ({killed / max(1, len(drawn)):.0%})")
 
 
 if __name__ == "__main__":
