@@ -163,6 +163,7 @@ def _facts(config: dict[str, Any], num_parameters: int) -> str:
     facts = config["facts"]
     rows: list[tuple[str, str]] = [
         ("parameters", f"{num_parameters:,}"),
+        ("of dtype", config.get("dtype", "float32")),
         ("hash of config and tensors", f"`{config['hash']}`"),
         ("optimizer steps", f"{facts['steps']:,}"),
         ("trained on (content hash of the store)", escaped(facts["trained_on"])),

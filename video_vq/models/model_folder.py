@@ -15,19 +15,25 @@ VERSION = 1
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
 CARD = "README.md"
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # that a model can be saved in
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 Kind = Literal["tokenizer", "prior"]
 
 
 class ModelConfig(NamedTuple):
-    """What config.json holds; `model` and `facts` are still unchecked JSON objects."""
+    """What config.json holds; `model` and `facts` are still unchecked JSON objects.
+
+    Attributes:
+        dtype: of the weights but for a tokenizer's quantizer, which is always float32.
+    """
 
     folder: Path
     kind: Kind
     model: dict[str, Any]
     facts: dict[str, Any]
     hash: str
+    dtype: str
 
 
 class TensorHeader(NamedTuple):
@@ -78,7 +84,13 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
         raise InputError(f"{path / CONFIG}: holds no model settings; export the model again")
     if not isinstance(model_hash, str):
         raise InputError(f"{path / CONFIG}: names no hash; export the model again")
-    return ModelConfig(path, kind, model, facts, model_hash)
+    dtype = config.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise InputError(
+            f"{path / CONFIG}: its dtype is {dtype!r}, expected one of {', '.join(DTYPES)}; "
+            "export the model again"
+        )
+    return ModelConfig(path, kind, model, facts, model_hash, dtype)
 
 
 def read_tensor_headers(file: Path) -> list[TensorHeader]:

@@ -16,6 +16,7 @@ from video_vq.models.hub import check_repository, find_model_folder, upload_mode
 from video_vq.models.model_folder import (
     CARD,
     CONFIG,
+    DTYPES,
     FORMAT,
     TENSORS,
     VERSION,
@@ -85,7 +86,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         revision: str | None = None,
         device: str | torch.device = "cpu",
     ) -> Model:
-        """Load a model for use, in eval mode and without gradients.
+        """Load a model for use, in eval mode, without gradients, and in the dtype it was saved in.
 
         Args:
             name: its folder, or the run folder that it is in; a str that is no folder here may
@@ -103,16 +104,15 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         facts = check_config(cls.facts_type, found.facts, source)
         tensors = read_tensors(file)
         # On meta first: a config that asks for far more than the file holds costs no memory.
-        with torch.device("meta"):
-            expected = cls(config).state_dict()
-        check_tensors(expected, tensors, str(file))
+        dtype = getattr(torch, found.dtype)
+        check_tensors(_blank(cls, config, dtype), tensors, str(file))
         # Of the settings as the file holds them: what is added later, with a default, changes none.
         if hash_of(found.model, tensors) != found.hash:
             raise InputError(
                 f"{file}: its tensors are not those that {CONFIG} names (the hash differs); "
                 "copy both files of the folder again"
             )
-        model = cls(config)
+        model = cls(config).to(dtype)
         model.load_state_dict(tensors)
         model._facts, model._hash = facts, found.hash
         return model.eval().requires_grad_(False).to(device)
@@ -125,6 +125,9 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
     ) -> str:
         """Write a model folder; return the hash of its tensors and config.
 
+        The tensors are written in their dtype, from whatever device they are on. Of a model in a
+        wrapper such as DistributedDataParallel, save what is inside: `wrapper.module`.
+
         Args:
             path: the folder; made when missing. config.json is written last, so a folder with one
                 is complete.
@@ -134,8 +137,10 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
                 names none.
 
         Raises:
-            InputError: the scores are another model's, nothing is known of the training, or the
-                folder holds a README.md of something else.
+            InputError: the scores are another model's, nothing is known of the training, the
+                folder holds a README.md of something else, or the tensors are not those that
+                loading takes: without values (on the meta device), of several dtypes, or changed
+                in name or shape.
         """
         folder = Path(path)
         if not is_our_card(folder / CARD):
@@ -177,15 +182,14 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
     ) -> dict[str, bytes]:
         """Return the files of a model folder in the order in which they are to be written."""
         facts = to_json(self.facts)
-        tensors = {
-            key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()
-        }
+        tensors, dtype = self._tensors()
         settings = to_json(self.config)
         self._hash = hash_of(settings, tensors)
         config = {
             "format": FORMAT,
             "version": VERSION,
             "kind": self.kind,
+            **({} if dtype == "float32" else {"dtype": dtype}),
             "model": settings,
             "hash": self._hash,
             "facts": facts,
@@ -196,6 +200,35 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
             CARD: card.encode(),
             CONFIG: readable_json(config),
         }
+
+    def _tensors(self) -> tuple[dict[str, torch.Tensor], str]:
+        """Return the tensors to be written, and the dtype that config.json names.
+
+        Raises:
+            InputError: `from_pretrained` would refuse them.
+        """
+        # torch.compile of a part of the model puts its wrapper's name into the names.
+        state = {key.replace("_orig_mod.", ""): value for key, value in self.state_dict().items()}
+        if any(value.is_meta for value in state.values()):
+            raise InputError(
+                f"this {self.kind} is on the meta device, where tensors have no values to save; "
+                "load it with from_pretrained"
+            )
+        dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise InputError(
+                f"this {self.kind} is in {dtype}; bring it to one of {', '.join(DTYPES)}, for "
+                f"example {self.kind}.float()"
+            )
+        source = f"this {self.kind} cannot be saved as a model in {dtype}: its state_dict"
+        check_tensors(_blank(type(self), self.config, getattr(torch, dtype)), state, source)
+        return {key: value.detach().cpu().contiguous() for key, value in state.items()}, dtype
+
+
+def _blank(cls: type[Pretrained], config: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model of a config, without their values."""
+    with torch.device("meta"):
+        return cls(config).to(dtype).state_dict()
 
 
 def hash_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:

@@ -1,6 +1,7 @@
 """The prior: a causal transformer that predicts a clip's tokens, one after the other."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from video_vq.errors import InputError
 from video_vq.models.pretrained import Pretrained
 from video_vq.models.prior_config import PriorConfig, PriorFacts
 from video_vq.nn.attention import ChannelRMSNorm, TransformerBlock
+from video_vq.nn.inputs import as_integers, as_tensor
+from video_vq.nn.precision import keeping_dtype
 from video_vq.nn.rotary import RotaryTables, rotary_tables
 
 
@@ -79,6 +82,15 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
         ):
             self.register_buffer(f"rotary_{name}", table, persistent=False)
         self._initialise()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Prior":
+        """Keep angles and action statistics float32 under half(), bfloat16() and double()."""
+        buffers = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in buffers.items():
+            assert buffer is not None
+            self._buffers[name] = keeping_dtype(fn)(buffer)
+        return self
 
     def _initialise(self) -> None:
         """Draw the weights from torch's global generator (GPT-2's scales; head zero)."""
@@ -173,7 +185,8 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
                         f"actions: expected b t a = {expected} (numbers per latent frame), "
                         f"found {tuple(actions.shape)}"
                     )
-                embedded = self.action_embedding((actions - self.action_mean) / self.action_std)
+                standard = (actions - self.action_mean) / self.action_std
+                embedded = self.action_embedding(standard.to(self.no_action.dtype))
                 per_frame = torch.where(dropped[:, None, None], per_frame, embedded)
         return Condition(self.class_embedding(label), per_frame)
 

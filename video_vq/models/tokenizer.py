@@ -1,10 +1,10 @@
 """The tokenizer: video to codes and back."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Integer, Shaped, UInt8
@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 from video_vq.errors import InputError
 from video_vq.models.backbones.build import build_decoder, build_encoder
-from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
 from video_vq.models.pretrained import Pretrained
 from video_vq.models.streaming import TiledStream, piece_latents, recut
-from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
+from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig, TokenizerFacts
+from video_vq.nn.inputs import as_tensor, check_unit_range
 from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.rows import QuantizerOutput
+
+VideoArray = Float[np.ndarray, "b 3 t h w"] | UInt8[np.ndarray, "b t h w 3"]
+VideoLike = Float[Tensor, "b 3 t h w"] | UInt8[Tensor, "b t h w 3"] | VideoArray
+CodesLike = Integer[Tensor, "b lt lh lw"] | Integer[np.ndarray, "b lt lh lw"]
 
 
 class TokenizerOutput(NamedTuple):
@@ -29,6 +33,10 @@ class TokenizerOutput(NamedTuple):
 
 class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     """A VQ-VAE of video: encoder, quantizer, decoder.
+
+    half(), bfloat16() and double() change the encoder and the decoder, and what they are given;
+    the quantizer stays float32. With a convolutional backbone the codes and the video are bit for
+    bit those of the float32 model under autocast.
 
     Args:
         config: see `TokenizerConfig`.
@@ -45,56 +53,75 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         self.encoder = build_encoder(config.backbone, checkpoint_activations)
         self.quantizer = build_quantizer(self.encoder.out_channels, config.quantizer)
         self.decoder = build_decoder(config.backbone, checkpoint_activations)
+        self._has_trained = False
 
-    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> TokenizerOutput:
-        """Reconstruct a video in [-1, 1] for training.
+    def forward(self, video: VideoLike) -> TokenizerOutput:
+        """Reconstruct a video for training.
 
         In training mode latents that are not finite make a loss that is not finite, which the loop
-        skips and counts; in eval mode they are an error.
+        skips and counts; in eval mode they are an error. The range of the pixels is looked at in
+        eval mode, and of the first video alone in training mode, where a GPU must not wait for it.
+
+        Args:
+            video: as for `encode`.
 
         Raises:
-            InputError: the clip does not divide by the strides.
+            InputError: the clip does not divide by the strides, or `encode` would refuse it.
         """
-        self.config.backbone.grid_thw((video.shape[2], video.shape[3], video.shape[4]))
-        quantized = self.quantizer(self.encoder(video), check=not self.training)
-        return TokenizerOutput(self.decoder(quantized.quantized).float(), quantized)
+        quantized = self.quantizer(self._features(video), check=not self.training)
+        return TokenizerOutput(self.decoder(quantized.quantized.to(self.dtype)).float(), quantized)
 
     @property
     def device(self) -> torch.device:
-        """Return where the model is; `encode` and `decode` bring their input there."""
+        """Return where the model is; videos and codes are brought there."""
         return next(self.parameters()).device
 
-    def latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "n d"]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return that of encoder and decoder; videos are brought to it."""
+        return next(self.encoder.parameters()).dtype
+
+    def latents(self, video: VideoLike) -> Float[Tensor, "n d"]:
         """Return the rows that would be quantized: what the first codes are drawn from."""
-        return self.quantizer.latents(self.encoder(video))
+        return self.quantizer.latents(self._features(video))
+
+    def _features(self, video: VideoLike) -> Float[Tensor, "b c lt lh lw"]:
+        pixels = as_tensor(video, "a video").to(self.device)
+        self.config.backbone.grid_thw(video_size(pixels))
+        if pixels.dtype == torch.uint8:
+            pixels = to_pixels(pixels)
+        elif not (self.training and self._has_trained):
+            check_unit_range(pixels)
+        self._has_trained |= self.training
+        return self.encoder(pixels.to(self.dtype))
 
     @torch.no_grad()
-    def encode(
-        self, video: Float[Tensor, "b 3 t h w"] | UInt8[Tensor, "b t h w 3"]
-    ) -> Int[Tensor, "b lt lh lw"]:
+    def encode(self, video: VideoLike) -> Int[Tensor, "b lt lh lw"]:
         """Return the codes of a video.
 
         Causal tokenizers take it piece by piece (`encode_stream`), convolutional ones take large
         frames tile by tile; codes are those of the whole at once but for ties within rounding.
 
         Args:
-            video: float b c t h w in [-1, 1], or uint8 b t h w c RGB. An image is a video of one
-                frame, for causal tokenizers.
+            video: float b c t h w in [-1, 1], or uint8 b t h w c RGB; a tensor or a NumPy array.
+                An image is a video of one frame, for causal tokenizers.
 
         Raises:
-            InputError: values outside the range, NaN, another shape, or a size that the strides do
-                not divide.
+            InputError: values outside the range or in [0, 1], NaN, another shape, or a size that
+                the strides do not divide.
         """
+        video = as_tensor(video, "a video")
         self.config.backbone.grid_thw(video_size(video))
         return torch.cat(list(self._encoded([video])), dim=1)
 
     @torch.no_grad()
-    def decode(self, codes: Integer[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
-        """Return the video that codes stand for, float in [-1, 1]; see `encode`.
+    def decode(self, codes: CodesLike) -> Float[Tensor, "b 3 t h w"]:
+        """Return the video that codes stand for, float32 in [-1, 1]; see `encode`.
 
         Raises:
             InputError: a code lies outside the codebook, or the codes are no grid of this model.
         """
+        codes = as_tensor(codes, "a grid of codes")
         size_thw = self._size_thw(codes)
         video: Tensor | None = None
         end = 0
@@ -108,14 +135,12 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         assert video is not None
         return video
 
-    def reconstruct(
-        self, video: Float[Tensor, "b 3 t h w"] | UInt8[Tensor, "b t h w 3"]
-    ) -> Float[Tensor, "b 3 t h w"]:
+    def reconstruct(self, video: VideoLike) -> Float[Tensor, "b 3 t h w"]:
         """Return `decode(encode(video))`."""
         return self.decode(self.encode(video))
 
     def encode_stream(
-        self, chunks: Iterable[Float[Tensor, "_ 3 _ _ _"] | UInt8[Tensor, "_ _ _ _ 3"]]
+        self, chunks: Iterable[Float[Tensor, "_ 3 _ _ _"] | UInt8[Tensor, "_ _ _ _ 3"] | np.ndarray]
     ) -> Iterator[Int[Tensor, "_ _ _ _"]]:
         """Yield the codes of a video that comes in chunks, in memory that its length does not show.
 
@@ -135,7 +160,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return self._encoded(chunks)
 
     def decode_stream(
-        self, chunks: Iterable[Integer[Tensor, "_ _ _ _"]]
+        self, chunks: Iterable[Integer[Tensor, "_ _ _ _"] | np.ndarray]
     ) -> Iterator[Float[Tensor, "_ 3 _ _ _"]]:
         """Yield the video of codes that come in chunks; see `encode_stream`.
 
@@ -146,12 +171,14 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         self._require_causal("decode_stream", "decode")
         return self._decoded(chunks)
 
-    def _encoded(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _encoded(self, chunks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
         backbone = self.config.backbone
-        chunks = _alike(chunks, video_size)
+        chunks = _alike(chunks, "a video", video_size)
         first = next(chunks, None)
         if first is None:
             raise InputError("the stream holds no frame; a video has one at least")
+        if first.dtype != torch.uint8:
+            check_unit_range(first)
         num_frames, *size_hw = video_size(first)
         stride_t = backbone.total_stride_thw[0]
         lead, size = num_frames, 1
@@ -168,9 +195,9 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
                 backbone.grid_thw((num_frames, size_hw[0], size_hw[1]))
             yield self._encode_piece(run, piece)
 
-    def _decoded(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _decoded(self, chunks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
         stride_t, *stride_hw = self.config.backbone.total_stride_thw
-        chunks = _alike(chunks, self._size_thw)
+        chunks = _alike(chunks, "a grid of codes", self._size_thw)
         first = next(chunks, None)
         if first is None:
             raise InputError("the stream holds no codes; a video has one latent frame at least")
@@ -189,20 +216,20 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         if piece.dtype == torch.uint8:
             pixels = to_pixels(piece)
         else:
-            check_range(piece)
+            check_unit_range(piece, unsure=False)  # a later piece may be a fade to white
             pixels = in_order(piece.float())
-        return self.quantizer.encode(run(pixels))
+        return self.quantizer.encode(run(pixels.to(self.dtype)))
 
     @torch.no_grad()
     def _decode_piece(self, run: TiledStream, piece: Tensor) -> Tensor:
         features = self.quantizer.decode(piece.to(self.device))
-        return run(features).float().clamp(-1, 1)
+        return run(features.to(self.dtype)).float().clamp(-1, 1)
 
     def _stream(
         self, network: nn.Module, grid_hw: tuple[int, int], reads_pixels: bool
     ) -> TiledStream:
         _, stride_h, stride_w = self.config.backbone.total_stride_thw
-        is_conv = isinstance(network, ConvEncoder | ConvDecoder)
+        is_conv = isinstance(self.config.backbone, ConvBackboneConfig)
         return TiledStream(
             network,
             grid_hw,
@@ -243,6 +270,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
 def to_pixels(clips: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
     """Turn uint8 clips into network input in [-1, 1]: the one place where this is done."""
+    if clips.dtype != torch.uint8:
+        raise InputError(f"to_pixels takes uint8 clips in 0..255, found {clips.dtype}")
     channels_first = rearrange(clips, "b t h w c -> b c t h w")
     return in_order(channels_first).float().div_(127.5).sub_(1)
 
@@ -253,7 +282,13 @@ def in_order(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
 
 
 def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
-    """Turn network output into uint8 clips, rounded to the nearest level and clamped."""
+    """Turn network output into uint8 clips, rounded to the nearest level and clamped.
+
+    Raises:
+        InputError: it is not float: clips of 0…255 are no network output.
+    """
+    if not video.is_floating_point():
+        raise InputError(f"to_uint8 takes floats in [-1, 1], found {video.dtype}")
     levels = video.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return rearrange(levels, "b c t h w -> b t h w c").contiguous()
 
@@ -269,38 +304,31 @@ def video_size(video: Shaped[Tensor, "..."]) -> tuple[int, int, int]:
         raise InputError(f"a video is uint8 b t h w c or float b c t h w, found {video.dtype}")
     if video.ndim != 5 or video.shape[4 if channels_last else 1] != 3 or not video.numel():
         form = "a uint8 video is b t h w 3" if channels_last else "a float video is b 3 t h w"
+        to_do = "an image is a video of one frame"
+        if video.ndim == 4:
+            to_do = "give it the batch axis: video[None]"
+        elif video.ndim == 5 and video.shape[1 if channels_last else 4] == 3:
+            order = "0, 2, 3, 4, 1" if channels_last else "0, 4, 1, 2, 3"
+            to_do = f"bring the axes in order: torch.permute(video, ({order}))"
         raise InputError(
-            f"{form} with at least one frame, found the shape {tuple(video.shape)}; "
-            "an image is a video of one frame"
+            f"{form} with at least one frame, found the shape {tuple(video.shape)}; {to_do}"
         )
     if channels_last:
         return video.shape[1], video.shape[2], video.shape[3]
     return video.shape[2], video.shape[3], video.shape[4]
 
 
-def check_range(video: Float[Tensor, "..."]) -> None:
-    """Refuse values outside [-1, 1] and NaN.
-
-    Raises:
-        InputError: says what was found.
-    """
-    low, high = (float(edge) for edge in video.aminmax())
-    if not math.isfinite(low + high):
-        raise InputError("the video holds NaN or infinite values")
-    if low < -1.001 or high > 1.001:
-        raise InputError(
-            f"a float video lies in [-1, 1], found {low:.3g}..{high:.3g}; "
-            "pass uint8 b t h w c, or x / 127.5 - 1"
-        )
-
-
 def _alike(
-    chunks: Iterable[Tensor], size_of: Callable[[Tensor], tuple[int, int, int]]
+    chunks: Iterable[Tensor | np.ndarray],
+    what: str,
+    size_of: Callable[[Tensor], tuple[int, int, int]],
 ) -> Iterator[Tensor]:
     """Pass chunks on that are right in themselves and differ in their length alone."""
     expected: tuple[object, ...] | None = None
-    for number, chunk in enumerate(chunks):
-        found = chunk.dtype, len(chunk), *size_of(chunk)[1:]
+    for number, given in enumerate(chunks):
+        chunk = as_tensor(given, what)
+        _, *size_hw = size_of(chunk)
+        found = chunk.dtype, len(chunk), *size_hw
         expected = expected or found
         if found != expected:
             of = "type, batch, height, width"

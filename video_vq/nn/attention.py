@@ -23,7 +23,7 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Normalise; the result has the dtype of x."""
-        return F.rms_norm(x.float(), self.gain.shape, self.gain, NORM_EPS).to(x.dtype)
+        return F.rms_norm(x.float(), self.gain.shape, self.gain.float(), NORM_EPS).to(x.dtype)
 
 
 class CausalAttention(nn.Module):

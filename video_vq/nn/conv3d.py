@@ -48,9 +48,11 @@ class Bf16SafeConv3d(nn.Conv3d):
         is_low = input.device.type == "cpu" and dtype == torch.bfloat16
         if not is_low or not self._is_wrong_in_bf16(input.shape[2:]):
             return super().forward(input)
-        bias = None if self.bias is None else self.bias.float()
+        bias = None if self.bias is None else self.bias.to(dtype).float()
+        # Of operands rounded as autocast rounds them, so that a model in bf16 gives the same.
+        x, weight = input.to(dtype).float(), self.weight.to(dtype).float()
         with torch.autocast("cpu", enabled=False):
-            y = F.conv3d(input.float(), self.weight.float(), bias, self.stride, self.padding)
+            y = F.conv3d(x, weight, bias, self.stride, self.padding)
         return y.to(dtype)
 
     def _is_wrong_in_bf16(self, size_thw: Sequence[int]) -> bool:

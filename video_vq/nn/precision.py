@@ -1,10 +1,11 @@
-"""Plain float32 arithmetic inside a block, whatever autocast and TF32 settings are on outside."""
+"""float32 where it must be: arithmetic inside a block, and tensors of a model of another dtype."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 # PyTorch adds the settings below these modules at run time, unseen by a type checker.
 _CUDA: Any = torch.backends.cuda
@@ -40,3 +41,23 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             backend.fp32_precision = "none"
             if backend.fp32_precision != precision:
                 backend.fp32_precision = precision
+
+
+def keeping_dtype(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a change of tensors that follows another to a device, but not to a dtype."""
+
+    def moved(value: Tensor) -> Tensor:
+        changed = change(value)
+        return changed if changed.dtype == value.dtype else value.to(changed.device)
+
+    return moved
+
+
+class Float32Module(nn.Module):
+    """A module whose parameters and buffers stay float32 under half(), bfloat16() and double().
+
+    It still moves between devices.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Float32Module":
+        return super()._apply(keeping_dtype(fn), recurse)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor, nn
 
+from video_vq.nn.precision import Float32Module
 from video_vq.quantizers import gradient
 from video_vq.quantizers.quantizer_config import FiniteConfig
 from video_vq.quantizers.rows import (
@@ -68,7 +69,7 @@ class FiniteCodebook(nn.Module):
         return update_of_fixed(statistics)
 
 
-class FiniteQuantizer(nn.Module):
+class FiniteQuantizer(Float32Module):
     """Finite scalar quantization (Mentzer et al. 2023) behind the interface of `VectorQuantizer`.
 
     The gradient is copied past the rounding; there is no commitment and no codebook loss.

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from video_vq.nn.precision import Float32Module
 from video_vq.quantizers import gradient
 from video_vq.quantizers.codebook import Codebook
 from video_vq.quantizers.commitment import mean_square
@@ -23,11 +24,12 @@ from video_vq.quantizers.rows import (
 from video_vq.quantizers.simvq import SimVQCodebook
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(Float32Module):
     """Vector quantization with a choice of gradient estimators (quantizers/gradient.py).
 
     `forward` changes nothing; call `codebook.update(output.statistics, seed)` once per optimizer
-    step. Everything inside is float32, whatever the autocast outside.
+    step. Everything inside is float32, whatever the autocast outside; half(), bfloat16() and
+    double() leave it so.
 
     Args:
         dim: channels of the latents that come in and of the vectors that go out.

@@ -52,7 +52,7 @@ def initial_tensors(
     source = VideoTokenizer.from_pretrained(config.init_from)
     with torch.device("meta"):
         expected = VideoTokenizer(config.model).state_dict()
-    found = source.state_dict()
+    found = source.float().state_dict()
     check_tensors(expected, found, f"init_from: {config.init_from}")
     changes = difference(to_json(source.config), to_json(config.model))
     say("\n  ".join([f"starting from {config.init_from}, hash {source.hash}", *changes]))

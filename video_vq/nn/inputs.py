@@ -1,0 +1,131 @@
+"""What callers pass: arrays as tensors, and pixels in the range that is asked for."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Num, Shaped
+from torch import Tensor
+
+from video_vq.errors import InputError
+
+Clips = Num[Tensor, "b t h w c"] | Num[np.ndarray, "b t h w c"]
+
+RANGE_SLACK = 1e-3  # of values in [-1, 1], for what rounding adds
+SPREAD = 0.5  # values of [0, 1] that lie further apart are those of pixels, not of a bright [-1, 1]
+
+
+def as_tensor(value: object, what: str) -> Shaped[Tensor, "..."]:
+    """Return a tensor as it is, and a NumPy array as a tensor (of the same memory, if it can be).
+
+    Args:
+        value: what the caller passed.
+        what: what it stands for, as the message calls it: "a video".
+
+    Raises:
+        InputError: it is neither, or an array of no numbers; says how to make it one.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        native = value.astype(value.dtype.newbyteorder("="), copy=False)
+        in_order = np.ascontiguousarray(native).reshape(value.shape)
+        return torch.from_numpy(in_order if in_order.flags.writeable else in_order.copy())
+    raise InputError(f"{what} is a tensor or a NumPy array, found {_described(value)}")
+
+
+def as_array(value: object, what: str) -> Shaped[np.ndarray, "..."]:
+    """Return a NumPy array as it is, and a tensor as an array on the CPU; see `as_tensor`."""
+    if isinstance(value, np.ndarray):
+        return value
+    return as_tensor(value, what).detach().cpu().numpy()
+
+
+def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
+    """Return whole numbers as a tensor; a plain list of them will do.
+
+    Raises:
+        InputError: they are not integers.
+    """
+    if isinstance(value, Sequence) and all(isinstance(item, int | np.integer) for item in value):
+        value = np.array(value, dtype=np.int64)
+    found = as_tensor(value, what)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise InputError(f"{what} must be integers, found {found.dtype}")
+    return found
+
+
+def _described(value: object) -> str:
+    if isinstance(value, str | os.PathLike):
+        return (
+            f"the path {str(value)!r}; read what it holds first, or use the `video-vq` command "
+            "of the same name, which takes files and folders"
+        )
+    if isinstance(value, list | tuple):
+        kind = type(value[0]).__name__ if value else "nothing"
+        joined = "torch.stack(them)"
+        if not (value and isinstance(value[0], Tensor)):
+            joined = "np.stack([np.asarray(one) for one in them])"
+        return f"a {type(value).__name__} of {kind}; join them first: {joined}"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}; give numbers"
+    hint = "; np.asarray(it) makes a picture one" if hasattr(value, "__array_interface__") else ""
+    return f"{type(value).__name__}{hint}"
+
+
+def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
+    """Refuse pixels outside [-1, 1], NaN, and pixels that are those of [0, 1].
+
+    Values of which none is below 0, and which lie further apart than half of [0, 1], are taken
+    for pixels in [0, 1]: the other reading is a clip without a pixel darker than middle grey.
+
+    Args:
+        video: floats.
+        unsure: whether to refuse pixels of [0, 1] too.
+
+    Raises:
+        InputError: says what was found and what to do.
+    """
+    low, high = (float(edge) for edge in video.detach().aminmax())
+    if not np.isfinite(low + high):
+        raise InputError("the video holds NaN or infinite values")
+    if low < -1 - RANGE_SLACK or high > 1 + RANGE_SLACK:
+        raise InputError(
+            f"a float video lies in [-1, 1], found {low:.3g}..{high:.3g}; "
+            "pass uint8 b t h w c, or x / 127.5 - 1"
+        )
+    if unsure and low >= 0 and high - low > SPREAD:
+        raise InputError(
+            f"a float video lies in [-1, 1], found {low:.3g}..{high:.3g}, as pixels in [0, 1] do; "
+            "pass 2 * x - 1 (a clip that is as bright as that in [-1, 1]: pass it as uint8)"
+        )
+
+
+def check_levels(clips: Num[Tensor, "..."], what: str = "float clips are") -> None:
+    """Refuse pixels outside 0…255, NaN, and floats that are those of [0, 1] or [-1, 1].
+
+    uint8 is right as it is. Floats that are all 0 are black in either range.
+
+    Args:
+        clips: RGB.
+        what: the subject of the message, with its verb.
+
+    Raises:
+        InputError: says what was found, and the factor where one is missing.
+    """
+    if clips.dtype == torch.uint8:
+        return
+    if clips.dtype == torch.bool or clips.is_complex():
+        raise InputError(f"{what} RGB in 0..255, uint8 or float, found {clips.dtype}")
+    low, high = (float(edge) for edge in clips.detach().aminmax())
+    found = f"{what} RGB in 0..255, found values from {low:g} to {high:g}"
+    if -1 - RANGE_SLACK <= low < 0 and high <= 1 + RANGE_SLACK:
+        raise InputError(f"{found}; if they lie in [-1, 1], pass (x + 1) * 127.5")
+    if not (low >= 0 and high <= 255):  # NaN fails both
+        raise InputError(f"{found}; clamp them, or round them to uint8")
+    if clips.is_floating_point() and 0 < high <= 1:
+        raise InputError(
+            f"{found}, as pixels in [0, 1] do; multiply them by 255 (clips that are as dark as "
+            "that: round them to uint8)"
+        )
