@@ -2,12 +2,14 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Integer
 from torch import Tensor
 from torchmetrics import Metric
 
 from video_vq.errors import InputError
+from video_vq.nn.inputs import as_integers
 
 
 class CodebookUse(NamedTuple):
@@ -51,13 +53,13 @@ class CodeUsage(Metric):
         self.add_state("batch_usage", torch.zeros((), dtype=torch.float64), "sum")
         self.add_state("num_batches", torch.zeros((), dtype=torch.int64), "sum")
 
-    def update(self, codes: Int[Tensor, "..."]) -> None:
+    def update(self, codes: Integer[Tensor, "..."] | Integer[np.ndarray, "..."]) -> None:
         """Count one batch of codes, of any shape.
 
         Raises:
             InputError: a code lies outside 0..K-1.
         """
-        flat = codes.reshape(-1).long()
+        flat = as_integers(codes, "codes").to(self.counts.device).reshape(-1).long()
         if flat.numel() == 0:
             return
         low, high = (int(value) for value in flat.aminmax())

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from video_vq.errors import InputError
+from video_vq.nn.arrays import as_array
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Moments:
         Raises:
             InputError: there is no row, or a value is not finite.
         """
+        features = as_array(features, "features")
         if features.ndim != 2 or len(features) == 0:
             raise InputError(
                 f"statistics need at least one feature vector, found an array of {features.shape}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -14,7 +14,8 @@ from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.i3d import NUM_LOGITS, load_i3d
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL, FVDProtocol
-from video_vq.metrics.resize import network_input
+from video_vq.metrics.resize import checked_clips, resized
+from video_vq.nn.inputs import Clips, as_tensor
 from video_vq.nn.precision import exact_float32
 
 # About 130 MB a clip at 16 x 224 x 224; on a CPU larger batches fall out of the caches.
@@ -22,7 +23,7 @@ CPU_BATCH_SIZE, GPU_BATCH_SIZE = 2, 16
 
 
 def clip_features(
-    clips: Num[Tensor, "n t h w c"],
+    clips: Clips,
     network: nn.Module,
     protocol: FVDProtocol = DEFAULT_PROTOCOL,
     batch_size: int | None = None,
@@ -33,7 +34,7 @@ def clip_features(
     is put into eval mode and stays there.
 
     Args:
-        clips: RGB in 0..255, see `network_input`.
+        clips: RGB in 0..255, see `network_input`; all of them at once are looked at.
         network: maps b 3 t 224 224 in [-1, 1] to b d; `load_i3d()` for FVD.
         protocol: how clips are resized and scaled.
         batch_size: clips per forward, None for the device's usual; decides memory and time, not
@@ -43,12 +44,15 @@ def clip_features(
         InputError: clips that the protocol or the network does not take, or a network that does
             not return one finite vector per clip.
     """
+    if not len(clips):
+        raise InputError("FVD needs at least one clip, found none")
+    checked = checked_clips(clips, protocol)
     device = device_of(network)
     step = batch_size or usual_batch_size(device)
     return input_features(
         (
-            network_input(clips[start : start + step].to(device), protocol)
-            for start in range(0, len(clips), step)
+            resized(checked[start : start + step].to(device), protocol)
+            for start in range(0, len(checked), step)
         ),
         network,
     )
@@ -148,7 +152,7 @@ class FrechetVideoDistance(Metric):
             self.add_state(f"{side}_sum", zeros, "sum")
             self.add_state(f"{side}_outer", torch.outer(zeros, zeros), "sum")
 
-    def update(self, clips: Num[Tensor, "n t h w c"], real: bool) -> None:
+    def update(self, clips: Clips, real: bool) -> None:
         """Add clips to one side.
 
         Args:
@@ -163,6 +167,7 @@ class FrechetVideoDistance(Metric):
 
     def update_features(self, features: Float[Tensor, "n d"], real: bool) -> None:
         """Add clips by their features, from `clip_features` under the same protocol."""
+        features = as_tensor(features, "features")
         if features.shape[-1] != self.num_features:
             raise InputError(
                 f"the metric was made for {self.num_features} features, found "

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from video_vq.errors import InputError
 from video_vq.metrics.weights import I3D_WEIGHTS
+from video_vq.nn.inputs import check_unit_range
 from video_vq.nn.precision import exact_float32
 
 MIN_FRAMES = 9  # fewer leave one frame before the average pool, which takes two
@@ -61,7 +62,8 @@ class I3D(nn.Module):
         """Return the 400 logits, averaged over time, of RGB clips of t 224 224 in [-1, 1].
 
         Raises:
-            InputError: fewer than 9 frames, another size than 224 x 224, or not float32.
+            InputError: fewer than 9 frames, another size than 224 x 224, not float32, or values
+                outside [-1, 1].
         """
         self._check(video)
         with exact_float32(video.device):
@@ -81,11 +83,17 @@ class I3D(nn.Module):
                 f"I3D, and so FVD, takes clips of at least {MIN_FRAMES} frames, found "
                 f"{video.shape[2]}; score longer clips (16 frames are usual)"
             )
+        if not video.is_floating_point():
+            raise InputError(
+                f"I3D takes floats in [-1, 1], found {video.dtype}; "
+                "use video_vq.metrics.resize.network_input on uint8 clips"
+            )
         if video.dtype != torch.float32 or self.logits.weight.dtype != torch.float32:
             raise InputError(
                 f"I3D works in float32, found clips of {video.dtype} and weights of "
                 f"{self.logits.weight.dtype}; do not convert the metric or its input"
             )
+        check_unit_range(video, unsure=False)
 
 
 class Unit(nn.Module):

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from video_vq.errors import InputError
+from video_vq.nn.arrays import as_array
 
 CHUNK = 1024
 MIN_CLIPS = 3  # the jackknife leaves one out, and a distance needs two on either side
@@ -30,6 +31,7 @@ def kernel_distance(
     Raises:
         InputError: fewer than 3 clips on a side, or different numbers of features.
     """
+    real, fake = as_array(real, "real features"), as_array(fake, "fake features")
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise InputError(
             f"KVD compares features of one network, found {real.shape} and {fake.shape}"

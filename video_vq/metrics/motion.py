@@ -10,12 +10,11 @@ from jaxtyping import Float64, Num
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.metrics.pairs import require_equal_shapes
+from video_vq.metrics.pairs import Pair, comparable
+from video_vq.nn.inputs import Clips
 
 
-def motion_energy_ratio_per_clip(
-    clips: Num[Tensor, "b t h w c"], reference: Num[Tensor, "b t h w c"]
-) -> Float64[Tensor, "b"]:
+def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     """Return the mean of (Δ copy)² over the mean of (Δ original)².
 
     1 is right, 0 is a frozen copy; below 1 motion is lost or blurred, above 1 it is exaggerated or
@@ -23,13 +22,13 @@ def motion_energy_ratio_per_clip(
     for an original that stands still, and NaN there: average the rest and count these.
 
     Args:
-        clips: uint8, or float in 0..255.
+        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
         reference: the clips that they should be, likewise.
 
     Raises:
-        InputError: the shapes differ, or there is one frame alone.
+        InputError: the shapes differ, the values are no RGB in 0..255, or there is one frame alone.
     """
-    _require_motion(clips, reference)
+    clips, reference = _moving(clips, reference)
     ratios = []
     for clip, truth in zip(clips, reference, strict=True):
         energy, true_energy = (_steps(frames).square().mean() for frames in (clip, truth))
@@ -37,9 +36,7 @@ def motion_energy_ratio_per_clip(
     return torch.stack(ratios)
 
 
-def flicker_per_clip(
-    clips: Num[Tensor, "b t h w c"], reference: Num[Tensor, "b t h w c"]
-) -> Float64[Tensor, "b"]:
+def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     """Return the change that a copy adds: the mean of max(0, |Δ copy| − |Δ original|), grey levels.
 
     0 for a perfect copy, and for one that is wrong in the same way in all frames, frozen or
@@ -48,13 +45,13 @@ def flicker_per_clip(
     under noise of standard deviation σ that is drawn anew in each frame.
 
     Args:
-        clips: uint8, or float in 0..255.
+        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
         reference: the clips that they should be, likewise.
 
     Raises:
-        InputError: the shapes differ, or there is one frame alone.
+        InputError: the shapes differ, the values are no RGB in 0..255, or there is one frame alone.
     """
-    _require_motion(clips, reference)
+    clips, reference = _moving(clips, reference)
     added = [
         (_steps(clip).abs_() - _steps(truth).abs_()).clamp_(min=0).mean()
         for clip, truth in zip(clips, reference, strict=True)
@@ -66,9 +63,10 @@ def _steps(clip: Num[Tensor, "t h w c"]) -> Float64[Tensor, "t-1 h w c"]:
     return clip.to(torch.float64).diff(dim=0)
 
 
-def _require_motion(clips: Tensor, reference: Tensor) -> None:
-    require_equal_shapes(clips, reference)
+def _moving(clips: Clips, reference: Clips) -> Pair:
+    clips, reference = comparable(clips, reference)
     if clips.shape[1] < 2:
         raise InputError(
             f"motion needs at least 2 frames in each clip, found clips of {tuple(clips.shape)}"
         )
+    return clips, reference

@@ -1,14 +1,27 @@
 """What every score of copies beside their originals asks of the two."""
 
+from jaxtyping import Num
 from torch import Tensor
 
 from video_vq.errors import InputError
+from video_vq.nn.inputs import Clips, as_tensor, check_levels
+
+Pair = tuple[Num[Tensor, "b t h w c"], Num[Tensor, "b t h w c"]]
 
 
-def require_equal_shapes(clips: Tensor, reference: Tensor) -> None:
-    """Raise an InputError unless both are clips b t h w c of the same shape, and none is empty."""
+def comparable(copies: Clips, originals: Clips) -> Pair:
+    """Return copies and originals as tensors.
+
+    Raises:
+        InputError: they are not clips b t h w c of the same shape, one is empty, or its values
+            are no RGB in 0…255.
+    """
+    clips, reference = as_tensor(copies, "clips"), as_tensor(originals, "reference")
     if clips.shape != reference.shape or clips.ndim != 5 or 0 in clips.shape:
         raise InputError(
             f"clips of {tuple(clips.shape)} cannot be compared with {tuple(reference.shape)}; "
             "expected equal shapes b t h w c"
         )
+    check_levels(clips, "the clips are")
+    check_levels(reference, "the reference clips are")
+    return clips, reference

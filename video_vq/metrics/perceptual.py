@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_vq.errors import InputError
-from video_vq.metrics.pairs import require_equal_shapes
+from video_vq.metrics.pairs import comparable
 from video_vq.metrics.weights import ST_LPIPS_WEIGHTS
+from video_vq.nn.inputs import Clips, check_unit_range
 from video_vq.nn.precision import exact_float32
 
 Trunk = Literal["alex", "vgg"]
@@ -67,7 +68,8 @@ class StLpips(nn.Module):
         """Return the distance of each RGB picture in [-1, 1] from its reference; 0 for equal ones.
 
         Raises:
-            InputError: pictures of unequal sizes, smaller than the trunk takes, or not float32.
+            InputError: pictures of unequal sizes, smaller than the trunk takes, not float32, or
+                (where no gradient is asked for) outside [-1, 1].
         """
         self._check(frames, reference)
         with exact_float32(frames.device):
@@ -94,6 +96,11 @@ class StLpips(nn.Module):
                 f"pixels, found {frames.shape[2]} x {frames.shape[3]}; score larger clips, or "
                 "leave ST-LPIPS out"
             )
+        if not frames.is_floating_point() and not reference.is_floating_point():
+            raise InputError(
+                f"ST-LPIPS takes pictures in [-1, 1] in float32, found {frames.dtype}; use "
+                "st_lpips_per_clip on clips b t h w c in 0..255, or pass x / 127.5 - 1"
+            )
         dtypes = {frames.dtype, reference.dtype, self.heads[0].dtype}
         if dtypes != {torch.float32}:
             raise InputError(
@@ -101,6 +108,9 @@ class StLpips(nn.Module):
                 f"{reference.dtype} and weights of {self.heads[0].dtype}; do not convert the "
                 "metric or its input"
             )
+        if not frames.requires_grad:  # as a loss: what a network makes may lie outside
+            check_unit_range(frames, unsure=False)
+            check_unit_range(reference, unsure=False)
 
 
 class Blur(nn.Module):
@@ -153,22 +163,21 @@ def _unit_length(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + NORM_EPS)
 
 
-def st_lpips_per_clip(
-    clips: Num[Tensor, "b t h w c"], reference: Num[Tensor, "b t h w c"], network: StLpips
-) -> Float64[Tensor, "b"]:
+def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float64[Tensor, "b"]:
     """Return ST-LPIPS, averaged over the frames of each clip in float64; 0 for equal clips.
 
     A clip's score does not depend on its batch. The network may be on another device.
 
     Args:
-        clips: uint8, or float in 0..255.
+        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
         reference: the clips that they should be, likewise.
         network: from `load_st_lpips`; scores of different trunks are not comparable.
 
     Raises:
-        InputError: the shapes differ, or frames are smaller than the trunk takes.
+        InputError: the shapes differ, the values are no RGB in 0..255, or frames
+            are smaller than the trunk takes.
     """
-    require_equal_shapes(clips, reference)
+    clips, reference = comparable(clips, reference)
     distances = []
     with torch.inference_mode():
         for clip, truth in zip(clips, reference, strict=True):

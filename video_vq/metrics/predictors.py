@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer
 from scipy.optimize import minimize_scalar
 
 from video_vq.errors import InputError
+from video_vq.nn.arrays import as_array
 
 # Smoothing is looked for between these numbers of imagined observations.
 SMOOTHING_RANGE = (1e-3, 1e6)
@@ -83,6 +84,7 @@ def score_predictors(
     Raises:
         InputError: fewer than two groups, grids that differ in size, or tokens out of range.
     """
+    train, held_out = as_array(train, "training grids"), as_array(held_out, "held-out grids")
     _check(train, held_out, codebook_size, train_groups)
     groups = np.arange(len(train)) if train_groups is None else train_groups
     groups = np.unique(groups, return_inverse=True)[1]
@@ -132,6 +134,7 @@ def token_entropy(grids: Integer[np.ndarray, "n t h w"], codebook_size: int) -> 
     What the best code that knows these frequencies beforehand takes: below `unigram`, whose
     frequencies are of other clips.
     """
+    grids = as_array(grids, "token grids")
     counts = np.bincount(grids.ravel(), minlength=codebook_size)
     shares = counts[counts > 0] / grids.size
     return float(-(shares * np.log2(shares)).sum())

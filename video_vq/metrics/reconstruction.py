@@ -6,27 +6,26 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from video_vq.errors import InputError
-from video_vq.metrics.pairs import require_equal_shapes
+from video_vq.metrics.pairs import comparable
+from video_vq.nn.inputs import Clips
 
 DATA_RANGE = 255.0
 SSIM_WINDOW = 11  # pixels, Gaussian with sigma 1.5
 
 
-def psnr_per_clip(
-    clips: Num[Tensor, "b t h w c"], reference: Num[Tensor, "b t h w c"]
-) -> Float64[Tensor, "b"]:
+def psnr_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     """Return 10·log10(255² / MSE) in dB, the mean square error taken over the whole clip.
 
     Identical clips give infinity: average the rest and count these, or take quantiles.
 
     Args:
-        clips: uint8, or float in 0..255.
+        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
         reference: the clips that they should be, likewise.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: the shapes differ, or the values are no RGB in 0..255.
     """
-    require_equal_shapes(clips, reference)
+    clips, reference = comparable(clips, reference)
     errors = [
         (clip.to(torch.float64) - truth.to(torch.float64)).square_().mean()
         for clip, truth in zip(clips, reference, strict=True)
@@ -34,22 +33,21 @@ def psnr_per_clip(
     return 10.0 * torch.log10(DATA_RANGE**2 / torch.stack(errors))
 
 
-def ssim_per_clip(
-    clips: Num[Tensor, "b t h w c"], reference: Num[Tensor, "b t h w c"]
-) -> Float64[Tensor, "b"]:
+def ssim_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     """Return the structural similarity, averaged over the frames of each clip.
 
     Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5, K1 = 0.01, K2 = 0.03, per channel,
     over the windows that lie inside the frame; in float64.
 
     Args:
-        clips: uint8, or float in 0..255.
+        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
         reference: the clips that they should be, likewise.
 
     Raises:
-        InputError: the shapes differ, or frames are smaller than the window.
+        InputError: the shapes differ, the values are no RGB in 0..255, or frames
+            are smaller than the window.
     """
-    require_equal_shapes(clips, reference)
+    clips, reference = comparable(clips, reference)
     if min(clips.shape[2:4]) < SSIM_WINDOW:
         raise InputError(
             f"SSIM needs frames of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, found "

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from video_vq.errors import InputError
 from video_vq.metrics.protocol import FVDProtocol
+from video_vq.nn.inputs import Clips, as_tensor, check_levels
 
 NETWORK_SIZE = 224
 # Of frames in float32 at a time: 12 MB, but at least one frame.
@@ -20,20 +21,25 @@ CHUNK_PIXELS = 1 << 20
 POSITION_ERROR = 2.0**-21
 
 
-def network_input(
-    clips: Num[Tensor, "b t h w c"], protocol: FVDProtocol
-) -> Float[Tensor, "b c t 224 224"]:
+def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t 224 224"]:
     """Bring clips into the form that a convention feeds to the network, in float32.
 
     Args:
-        clips: RGB in 0..255, uint8; or float, where the convention scores unrounded clips.
+        clips: RGB in 0..255, uint8; or float, where the convention scores unrounded clips. A
+            tensor or a NumPy array.
         protocol: decides resize, crop and range.
 
     Raises:
         InputError: not RGB, no pixel, another number of frames than the protocol's, or float
-            clips under a protocol of uint8 pixels or outside 0..255.
+            clips under a protocol of uint8 pixels, outside 0..255, or in [0, 1].
     """
-    _check(clips, protocol)
+    return resized(checked_clips(clips, protocol), protocol)
+
+
+def resized(
+    clips: Num[Tensor, "b t h w c"], protocol: FVDProtocol
+) -> Float[Tensor, "b c t 224 224"]:
+    """Bring clips that `checked_clips` returned into the form of `network_input`."""
     num_frames, height, width = clips.shape[1:4]
     frames = rearrange(clips, "b t h w c -> (b t) h w c")
     step = min(len(frames), max(1, CHUNK_PIXELS // (height * width)))
@@ -96,20 +102,27 @@ def check_length(num_frames: int, protocol: FVDProtocol) -> None:
         )
 
 
-def _check(clips: Tensor, protocol: FVDProtocol) -> None:
+def checked_clips(given: Clips, protocol: FVDProtocol) -> Num[Tensor, "b t h w c"]:
+    """Return clips as a tensor; see `network_input`.
+
+    Whether floats are those of [0, 1] is decided by all clips together: one may be dark.
+
+    Raises:
+        InputError: as `network_input` does.
+    """
+    clips = as_tensor(given, "clips")
     if clips.ndim != 5 or clips.shape[-1] != 3 or 0 in clips.shape:
         raise InputError(f"FVD takes RGB clips of b t h w 3, found {tuple(clips.shape)}")
     check_length(clips.shape[1], protocol)
     if clips.dtype == torch.uint8:
-        return
+        return clips
     if not clips.is_floating_point() or protocol.pixels == "uint8":
         raise InputError(
             f"FVD protocol {protocol.name!r} scores {protocol.pixels} clips, found {clips.dtype}; "
             "round them to uint8 in 0..255"
         )
-    low, high = (float(value) for value in clips.aminmax())
-    if not (low >= 0.0 and high <= 255.0):  # NaN fails both
-        raise InputError(f"float clips are RGB in 0..255, found values from {low:g} to {high:g}")
+    check_levels(clips)
+    return clips
 
 
 def _resized_size(size_hw: tuple[int, int], protocol: FVDProtocol) -> tuple[int, int]:

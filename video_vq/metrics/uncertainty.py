@@ -17,6 +17,7 @@ from scipy.special import stdtrit
 
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
+from video_vq.nn.arrays import as_array
 
 CONFIDENCE = 0.95
 MIN_VIDEOS = 8  # fewer have under 35 different cuts into halves
@@ -215,7 +216,7 @@ def half_sample_distances(
     sets = (real, *candidates)
     names, codes = _name_codes(sets, MIN_VIDEOS)
     strata = _strata(len(names), codes)
-    features = [one.features.astype(np.float64) for one in sets]
+    features = [as_array(one.features, "features").astype(np.float64) for one in sets]
     random = np.random.default_rng([seed, 0x5917])
     distances = np.empty((num_splits, 2, len(candidates)))
     for split in range(num_splits):
@@ -346,7 +347,7 @@ def fvd_at_infinity(
     names, codes = _name_codes((real, fake), 2 * NUM_BLOCKS)
     order = np.random.default_rng([seed, 0x1F1D]).permutation(len(names))
     places = [_places(order[code]) for code in codes]
-    features = [one.features.astype(np.float64) for one in (real, fake)]
+    features = [as_array(one.features, "features").astype(np.float64) for one in (real, fake)]
     value, bias = _fit(features, places, ddof)
     left_out = []
     for block in range(NUM_BLOCKS):

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +18,9 @@ from video_vq.nn.attention import ChannelRMSNorm, TransformerBlock
 from video_vq.nn.inputs import as_integers, as_tensor
 from video_vq.nn.precision import keeping_dtype
 from video_vq.nn.rotary import RotaryTables, rotary_tables
+
+Labels = Integer[Tensor, " b"] | Integer[np.ndarray, " b"]
+Actions = Float[Tensor, "b t a"] | Float[np.ndarray, "b t a"]
 
 
 class Condition(NamedTuple):
@@ -150,8 +154,8 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
     def condition(
         self,
         batch: int,
-        class_label: Int[Tensor, " b"] | None,
-        actions: Float[Tensor, "b t a"] | None,
+        class_label: Labels | None,
+        actions: Actions | None,
         dropped: Bool[Tensor, " b"] | None,
     ) -> Condition:
         """Embed what steers the clips.
@@ -166,19 +170,27 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
             InputError: a condition is missing (unless every clip's is dropped), given to a prior
                 without it, or has another shape.
         """
+        device = self.head.weight.device
         if dropped is None:
-            dropped = torch.zeros(batch, dtype=torch.bool, device=self.head.weight.device)
+            dropped = torch.zeros(batch, dtype=torch.bool, device=device)
         num_classes = self.config.num_classes
         label = torch.full_like(dropped, num_classes, dtype=torch.long)
         self._require("class labels", class_label is not None, num_classes > 0, dropped)
         if class_label is not None:
-            label = torch.where(dropped | (class_label < 0), label, class_label.long())
+            given = as_integers(class_label, "class labels").to(device).long()
+            if given.shape != (batch,):
+                raise InputError(
+                    f"class labels: expected one for each of {batch} clips, found the shape "
+                    f"{tuple(given.shape)}"
+                )
+            label = torch.where(dropped | (given < 0), label, given)
         self._require("actions", actions is not None, self.config.num_action_dims > 0, dropped)
         per_frame = None
         if self.config.num_action_dims:
             frames = self.config.grid_thw[0]
             per_frame = self.no_action.expand(batch, frames, -1)
             if actions is not None:
+                actions = as_tensor(actions, "actions").to(device, torch.float32)
                 expected = (batch, frames, self.config.num_action_dims)
                 if tuple(actions.shape) != expected:
                     raise InputError(
@@ -200,9 +212,9 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
 
     def forward(
         self,
-        tokens: Int[Tensor, "b n"],
-        class_label: Int[Tensor, " b"] | None = None,
-        actions: Float[Tensor, "b t a"] | None = None,
+        tokens: Integer[Tensor, "b n"] | Integer[np.ndarray, "b n"],
+        class_label: Labels | None = None,
+        actions: Actions | None = None,
         dropped: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Return float32 logits: position i predicts token i from the tokens before it.
@@ -218,6 +230,12 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
         Raises:
             InputError: a condition is missing, superfluous or misshapen, or n is too long.
         """
+        tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
+        if tokens.ndim != 2:
+            raise InputError(
+                f"tokens: expected b n, found the shape {tuple(tokens.shape)}; "
+                "of a grid of codes pass grid.flatten(1)"
+            )
         batch, num_slots = tokens.shape
         if not 1 <= num_slots <= self.config.num_tokens:
             raise InputError(

@@ -1,22 +1,28 @@
 """Tokens drawn from the prior: guidance, temperature, top-k, top-p, one noise stream per sample."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from video_vq.errors import InputError
+from video_vq.models.conditions import (
+    Conditions,
+    Integers,
+    as_conditions,
+    as_seeds,
+    check_sampling,
+)
 from video_vq.models.decoding import Decoder
 from video_vq.models.prior import Condition, Prior
-from video_vq.models.prior_config import NO_CLASS, SamplingSettings
+from video_vq.models.prior_config import SamplingSettings
 from video_vq.nn.precision import exact_float32
 
-MAX_SEED = (1 << 63) - 1
 PADDINGS = (1, 8, 16, 32)  # batches are rounded up to a multiple of these, until rows agree
 
 
@@ -76,23 +82,6 @@ def invert(
     return tokens.clamp(max=logits.shape[-1] - 1), usable
 
 
-class Conditions(NamedTuple):
-    """What steers a number of clips, before it is embedded."""
-
-    class_labels: Int[Tensor, " n"] | None
-    given: Int[Tensor, "n p"] | None
-    actions: Float[Tensor, "n t a"] | None
-
-    @property
-    def num_given(self) -> int:
-        """Return how many tokens of each clip are given."""
-        return 0 if self.given is None else self.given.shape[1]
-
-    def rows(self, index: Int[Tensor, " r"], device: torch.device) -> "Conditions":
-        """Return some clips' conditions, on a device."""
-        return Conditions(*(None if all_ is None else all_[index].to(device) for all_ in self))
-
-
 class TokenSampler:
     """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
 
@@ -101,7 +90,8 @@ class TokenSampler:
     not depend, bit by bit, on the other samples, their order, or how full the batch is.
 
     Args:
-        prior: on any device; its training mode does not matter.
+        prior: on any device; its training mode does not matter, and one in bf16, fp16 or float64
+            samples as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
         batch_size: samples decoded in step; record it with the samples.
         dtype: of weights, cache and products.
@@ -114,24 +104,27 @@ class TokenSampler:
         batch_size: int = 16,
         dtype: torch.dtype = torch.float32,
     ):
+        if prior.head.weight.dtype != torch.float32:
+            prior = copy.deepcopy(prior).float()
         self.prior, self.settings = prior, settings or SamplingSettings()
         self.batch_size, self.dtype = batch_size, dtype
         self._decoders: dict[int, Decoder] = {}
 
     def draw(
         self,
-        seeds: Sequence[int],
-        class_labels: Int[Tensor, " n"] | None = None,
-        given: Int[Tensor, "n p"] | None = None,
-        actions: Float[Tensor, "n t a"] | None = None,
+        seeds: Integers,
+        class_labels: Integers | None = None,
+        given: Integer[Tensor, "n p"] | Integer[np.ndarray, "n p"] | None = None,
+        actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Int[Tensor, "n t h w"]:
         """Draw one clip's tokens per seed.
 
         Args:
-            seeds: one per sample, 0 … 2^63 - 1.
+            seeds: one per sample, 0 … 2^63 - 1; integers of any kind, as are labels and tokens.
             class_labels: 0 … num_classes - 1, or NO_CLASS.
-            given: the first p tokens of each clip, kept as they are.
+            given: the first p tokens of each clip, kept as they are; from a grid t h w of codes,
+                flattened in this order.
             actions: numbers per latent frame, in the data's units.
             progress: called after each position with the number of tokens just drawn.
 
@@ -143,7 +136,9 @@ class TokenSampler:
                 no distribution to draw from, or this machine cannot keep rows apart.
         """
         prior, settings = self.prior, self.settings
-        conditions = Conditions(class_labels, given, actions)
+        seeds = as_seeds(seeds)
+        conditions = as_conditions(class_labels, given, actions)
+        given = conditions.given
         check_sampling(prior, seeds, conditions, settings, self.batch_size)
         num_tokens = prior.config.num_tokens
         tokens = torch.empty(len(seeds), num_tokens, dtype=torch.int64)
@@ -179,10 +174,10 @@ class TokenSampler:
 
 def sample_tokens(
     prior: Prior,
-    seeds: Sequence[int],
-    class_labels: Int[Tensor, " n"] | None = None,
-    given: Int[Tensor, "n p"] | None = None,
-    actions: Float[Tensor, "n t a"] | None = None,
+    seeds: Integers,
+    class_labels: Integers | None = None,
+    given: Integer[Tensor, "n p"] | Integer[np.ndarray, "n p"] | None = None,
+    actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
     settings: SamplingSettings | None = None,
     batch_size: int = 16,
     progress: Callable[[int], object] | None = None,
@@ -294,66 +289,3 @@ def sample_batch(
             "folder, or train it again"
         )
     return tokens
-
-
-def check_sampling(
-    prior: Prior,
-    seeds: Sequence[int],
-    conditions: Conditions,
-    settings: SamplingSettings,
-    batch_size: int,
-) -> None:
-    """Refuse what does not fit the prior.
-
-    Raises:
-        InputError: see `TokenSampler.draw`.
-    """
-    config = prior.config
-    if not seeds:
-        raise InputError("no seeds were given; give one per sample")
-    if batch_size < 1:
-        raise InputError(f"batch size {batch_size}: expected at least 1")
-    for seed in seeds:
-        if not 0 <= seed <= MAX_SEED:
-            raise InputError(f"seed {seed}: expected 0 to {MAX_SEED}")
-    if settings.top_k is not None and settings.top_k > config.codebook_size:
-        raise InputError(
-            f"top_k {settings.top_k} for a codebook of {config.codebook_size} codes; "
-            "leave top_k out to draw among all of them"
-        )
-    steered = bool(config.num_classes or config.num_action_dims)
-    if settings.guidance != 1 and not (steered and config.transformer.condition_dropout > 0):
-        reason = "without condition dropout" if steered else "without any condition"
-        raise InputError(
-            f"guidance {settings.guidance:g}: this prior was trained {reason}, so it knows no "
-            "difference to amplify; use guidance 1"
-        )
-    for name, values in conditions._asdict().items():
-        if values is not None and values.shape[0] != len(seeds):
-            raise InputError(f"{name}: {values.shape[0]} rows for {len(seeds)} seeds")
-    _check_values(prior, conditions)
-
-
-def _check_values(prior: Prior, conditions: Conditions) -> None:
-    config = prior.config
-    labels, given, actions = conditions
-    if labels is not None and config.num_classes:
-        wrong = labels[(labels < NO_CLASS) | (labels >= config.num_classes)]
-        if len(wrong):
-            raise InputError(
-                f"class {int(wrong[0])}: this prior has {config.num_classes} classes, "
-                f"0 to {config.num_classes - 1} ({NO_CLASS} for none)"
-            )
-    if given is not None:
-        if not 1 <= given.shape[1] < config.num_tokens:
-            raise InputError(
-                f"{given.shape[1]} given tokens: this prior has {config.num_tokens} positions "
-                f"(t h w = {config.grid_thw}), so 1 to {config.num_tokens - 1} can be given"
-            )
-        if bool(((given < 0) | (given >= config.codebook_size)).any()):
-            raise InputError(
-                f"given tokens lie in {int(given.min())} to {int(given.max())}, the prior's in "
-                f"0 to {config.codebook_size - 1}; are they of another tokenizer?"
-            )
-    if actions is not None and not bool(actions.isfinite().all()):
-        raise InputError("actions: a number is not finite; prepare the data again")

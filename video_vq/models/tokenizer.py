@@ -86,7 +86,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return self.quantizer.latents(self._features(video))
 
     def _features(self, video: VideoLike) -> Float[Tensor, "b c lt lh lw"]:
-        pixels = as_tensor(video, "a video").to(self.device)
+        pixels = as_tensor(video, "video").to(self.device)
         self.config.backbone.grid_thw(video_size(pixels))
         if pixels.dtype == torch.uint8:
             pixels = to_pixels(pixels)
@@ -110,7 +110,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
             InputError: values outside the range or in [0, 1], NaN, another shape, or a size that
                 the strides do not divide.
         """
-        video = as_tensor(video, "a video")
+        video = as_tensor(video, "video")
         self.config.backbone.grid_thw(video_size(video))
         return torch.cat(list(self._encoded([video])), dim=1)
 
@@ -121,7 +121,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         Raises:
             InputError: a code lies outside the codebook, or the codes are no grid of this model.
         """
-        codes = as_tensor(codes, "a grid of codes")
+        codes = as_tensor(codes, "codes")
         size_thw = self._size_thw(codes)
         video: Tensor | None = None
         end = 0
@@ -173,7 +173,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     def _encoded(self, chunks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
         backbone = self.config.backbone
-        chunks = _alike(chunks, "a video", video_size)
+        chunks = _alike(chunks, "video", video_size)
         first = next(chunks, None)
         if first is None:
             raise InputError("the stream holds no frame; a video has one at least")
@@ -197,7 +197,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     def _decoded(self, chunks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
         stride_t, *stride_hw = self.config.backbone.total_stride_thw
-        chunks = _alike(chunks, "a grid of codes", self._size_thw)
+        chunks = _alike(chunks, "codes", self._size_thw)
         first = next(chunks, None)
         if first is None:
             raise InputError("the stream holds no codes; a video has one latent frame at least")

@@ -1,6 +1,5 @@
 """What callers pass: arrays as tensors, and pixels in the range that is asked for."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import Num, Shaped
 from torch import Tensor
 
 from video_vq.errors import InputError
+from video_vq.nn.arrays import as_array
 
 Clips = Num[Tensor, "b t h w c"] | Num[np.ndarray, "b t h w c"]
 
@@ -19,27 +19,15 @@ SPREAD = 0.5  # values of [0, 1] that lie further apart are those of pixels, not
 def as_tensor(value: object, what: str) -> Shaped[Tensor, "..."]:
     """Return a tensor as it is, and a NumPy array as a tensor (of the same memory, if it can be).
 
-    Args:
-        value: what the caller passed.
-        what: what it stands for, as the message calls it: "a video".
-
     Raises:
-        InputError: it is neither, or an array of no numbers; says how to make it one.
+        InputError: it is neither; see `as_array`.
     """
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        native = value.astype(value.dtype.newbyteorder("="), copy=False)
-        in_order = np.ascontiguousarray(native).reshape(value.shape)
-        return torch.from_numpy(in_order if in_order.flags.writeable else in_order.copy())
-    raise InputError(f"{what} is a tensor or a NumPy array, found {_described(value)}")
-
-
-def as_array(value: object, what: str) -> Shaped[np.ndarray, "..."]:
-    """Return a NumPy array as it is, and a tensor as an array on the CPU; see `as_tensor`."""
-    if isinstance(value, np.ndarray):
-        return value
-    return as_tensor(value, what).detach().cpu().numpy()
+    found = as_array(value, what)
+    native = found.astype(found.dtype.newbyteorder("="), copy=False)
+    in_order = np.ascontiguousarray(native).reshape(found.shape)
+    return torch.from_numpy(in_order if in_order.flags.writeable else in_order.copy())
 
 
 def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
@@ -52,26 +40,8 @@ def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
         value = np.array(value, dtype=np.int64)
     found = as_tensor(value, what)
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise InputError(f"{what} must be integers, found {found.dtype}")
+        raise InputError(f"{what}: expected integers, found {found.dtype}")
     return found
-
-
-def _described(value: object) -> str:
-    if isinstance(value, str | os.PathLike):
-        return (
-            f"the path {str(value)!r}; read what it holds first, or use the `video-vq` command "
-            "of the same name, which takes files and folders"
-        )
-    if isinstance(value, list | tuple):
-        kind = type(value[0]).__name__ if value else "nothing"
-        joined = "torch.stack(them)"
-        if not (value and isinstance(value[0], Tensor)):
-            joined = "np.stack([np.asarray(one) for one in them])"
-        return f"a {type(value).__name__} of {kind}; join them first: {joined}"
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype}; give numbers"
-    hint = "; np.asarray(it) makes a picture one" if hasattr(value, "__array_interface__") else ""
-    return f"{type(value).__name__}{hint}"
 
 
 def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:

@@ -14,8 +14,9 @@ from video_vq.errors import InputError
 from video_vq.models import streaming
 from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
 from video_vq.models.streaming import TiledStream, piece_latents, recut, windows
-from video_vq.models.tokenizer import VideoTokenizer, check_range, to_pixels, video_size
+from video_vq.models.tokenizer import VideoTokenizer, to_pixels, video_size
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TimeSformerConfig, TokenizerConfig
+from video_vq.nn.inputs import check_unit_range
 from video_vq.quantizers.codebook import Codebook
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.vector import VectorQuantizer
@@ -364,7 +365,7 @@ def test_what_is_no_video_is_refused():
     with pytest.raises(InputError, match=r"found torch\.int64"):
         video_size(clip.long())
     with pytest.raises(InputError, match="NaN"):
-        check_range(torch.tensor([0.0, float("nan"), 1.0]))
+        check_unit_range(torch.tensor([0.0, float("nan"), 1.0]))
 
 
 def test_other_float_types_mean_the_same():

@@ -1,0 +1,132 @@
+"""What a sampling is asked for: seeds, conditions, and whether they fit the prior."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Integer
+from torch import Tensor
+
+from video_vq.errors import InputError
+from video_vq.models.prior import Prior
+from video_vq.models.prior_config import NO_CLASS, SamplingSettings
+from video_vq.nn.inputs import as_integers, as_tensor
+
+Integers = Sequence[int] | Integer[Tensor, " n"] | Integer[np.ndarray, " n"]
+
+MAX_SEED = (1 << 63) - 1
+
+
+class Conditions(NamedTuple):
+    """What steers a number of clips, before it is embedded."""
+
+    class_labels: Int[Tensor, " n"] | None
+    given: Int[Tensor, "n p"] | None
+    actions: Float[Tensor, "n t a"] | None
+
+    @property
+    def num_given(self) -> int:
+        """Return how many tokens of each clip are given."""
+        return 0 if self.given is None else self.given.shape[1]
+
+    def rows(self, index: Int[Tensor, " r"], device: torch.device) -> "Conditions":
+        """Return some clips' conditions, on a device."""
+        return Conditions(*(None if all_ is None else all_[index].to(device) for all_ in self))
+
+
+def as_seeds(seeds: object) -> list[int]:
+    """Return seeds, of any size, from a list, a tensor or an array.
+
+    Raises:
+        InputError: they are none of these, or no integers.
+    """
+    if isinstance(seeds, Sequence) and all(isinstance(seed, int) for seed in seeds):
+        return list(seeds)
+    return as_integers(seeds, "seeds").flatten().tolist()
+
+
+def as_conditions(class_labels: object, given: object, actions: object) -> Conditions:
+    """Return conditions as tensors of the right kind and number of axes.
+
+    Raises:
+        InputError: one is no array of numbers, or has another number of axes.
+    """
+    labels = None if class_labels is None else as_integers(class_labels, "class labels")
+    tokens = None if given is None else as_integers(given, "given tokens")
+    numbers = None if actions is None else as_tensor(actions, "actions").float()
+    for name, values, axes in (
+        ("class labels", labels, "n"),
+        ("given tokens", tokens, "n p"),
+        ("actions", numbers, "n t a"),
+    ):
+        if values is not None and values.ndim != len(axes.split()):
+            raise InputError(
+                f"{name}: expected the axes {axes}, found the shape {tuple(values.shape)}"
+                + ("; of a grid of codes pass grid.flatten(1)" if name == "given tokens" else "")
+            )
+    labels, tokens = (None if one is None else one.long() for one in (labels, tokens))
+    return Conditions(labels, tokens, numbers)
+
+
+def check_sampling(
+    prior: Prior,
+    seeds: Sequence[int],
+    conditions: Conditions,
+    settings: SamplingSettings,
+    batch_size: int,
+) -> None:
+    """Refuse what does not fit the prior.
+
+    Raises:
+        InputError: see `TokenSampler.draw`.
+    """
+    config = prior.config
+    if not seeds:
+        raise InputError("no seeds were given; give one per sample")
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size}: expected at least 1")
+    for seed in seeds:
+        if not 0 <= seed <= MAX_SEED:
+            raise InputError(f"seed {seed}: expected 0 to {MAX_SEED}")
+    if settings.top_k is not None and settings.top_k > config.codebook_size:
+        raise InputError(
+            f"top_k {settings.top_k} for a codebook of {config.codebook_size} codes; "
+            "leave top_k out to draw among all of them"
+        )
+    steered = bool(config.num_classes or config.num_action_dims)
+    if settings.guidance != 1 and not (steered and config.transformer.condition_dropout > 0):
+        reason = "without condition dropout" if steered else "without any condition"
+        raise InputError(
+            f"guidance {settings.guidance:g}: this prior was trained {reason}, so it knows no "
+            "difference to amplify; use guidance 1"
+        )
+    for name, values in conditions._asdict().items():
+        if values is not None and values.shape[0] != len(seeds):
+            raise InputError(f"{name}: {values.shape[0]} rows for {len(seeds)} seeds")
+    _check_values(prior, conditions)
+
+
+def _check_values(prior: Prior, conditions: Conditions) -> None:
+    config = prior.config
+    labels, given, actions = conditions
+    if labels is not None and config.num_classes:
+        wrong = labels[(labels < NO_CLASS) | (labels >= config.num_classes)]
+        if len(wrong):
+            raise InputError(
+                f"class {int(wrong[0])}: this prior has {config.num_classes} classes, "
+                f"0 to {config.num_classes - 1} ({NO_CLASS} for none)"
+            )
+    if given is not None:
+        if not 1 <= given.shape[1] < config.num_tokens:
+            raise InputError(
+                f"{given.shape[1]} given tokens: this prior has {config.num_tokens} positions "
+                f"(t h w = {config.grid_thw}), so 1 to {config.num_tokens - 1} can be given"
+            )
+        if bool(((given < 0) | (given >= config.codebook_size)).any()):
+            raise InputError(
+                f"given tokens lie in {int(given.min())} to {int(given.max())}, the prior's in "
+                f"0 to {config.codebook_size - 1}; are they of another tokenizer?"
+            )
+    if actions is not None and not bool(actions.isfinite().all()):
+        raise InputError("actions: a number is not finite; prepare the data again")

@@ -1,0 +1,44 @@
+"""What callers pass as an array. Imports no torch: scores are compared without it."""
+
+import os
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from video_vq.errors import InputError
+
+
+def as_array(value: Any, what: str) -> Shaped[np.ndarray, "..."]:
+    """Return a NumPy array as it is, and a tensor as an array on the CPU.
+
+    Args:
+        value: what the caller passed.
+        what: what it stands for, as the message calls it: "features".
+
+    Raises:
+        InputError: it is neither; says how to make it one.
+    """
+    if hasattr(value, "detach"):
+        return value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return value
+    raise InputError(f"{what}: expected a tensor or a NumPy array, found {_described(value)}")
+
+
+def _described(value: object) -> str:
+    if isinstance(value, str | os.PathLike):
+        return (
+            f"the path {str(value)!r}; read what it holds first, or use the `video-vq` command "
+            "for it, which takes files and folders"
+        )
+    if isinstance(value, list | tuple):
+        kind = type(value[0]).__name__ if value else "nothing"
+        joined = "np.stack([np.asarray(one) for one in them])"
+        if value and hasattr(value[0], "detach"):
+            joined = "torch.stack(them)"
+        return f"a {type(value).__name__} of {kind}; join them first: {joined}"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}; give numbers"
+    hint = "; np.asarray(it) makes it one" if hasattr(value, "__array_interface__") else ""
+    return f"{type(value).__name__}{hint}"
