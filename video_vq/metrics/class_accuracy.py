@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from video_vq.errors import InputError
+
 SIDE = 32  # pixels that the classifier looks at; larger frames are averaged down
 WIDTH = 16
 STEPS = 120
@@ -36,7 +38,13 @@ class ClipClassifier(nn.Module):
         self.head = nn.Linear(4 * WIDTH, num_classes)
 
     def forward(self, clips: Clips) -> Float[Tensor, "b classes"]:
-        """Return logits; clips have at least two frames."""
+        """Return logits; clips have at least two frames.
+
+        Raises:
+            InputError: the clips are not uint8: brightness is taken out, but not another range's.
+        """
+        if clips.dtype != torch.uint8:
+            raise InputError(f"the classifier takes uint8 clips b t h w 3, found {clips.dtype}")
         features = self.features(_frames_and_changes(clips)).mean((2, 3, 4))
         return self.head(self.dropout(features))
 

@@ -41,8 +41,8 @@ def as_seeds(seeds: object) -> list[int]:
     Raises:
         InputError: they are none of these, or no integers.
     """
-    if isinstance(seeds, Sequence) and all(isinstance(seed, int) for seed in seeds):
-        return list(seeds)
+    if isinstance(seeds, Sequence) and all(isinstance(seed, int | np.integer) for seed in seeds):
+        return [int(seed) for seed in seeds]
     return as_integers(seeds, "seeds").flatten().tolist()
 
 

@@ -75,9 +75,9 @@ def invert(
     """
     cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)
     total = cumulative[:, -1:]
-    # Strictly below the total, so that the first value above the target has mass of its own.
-    target = torch.minimum(noise[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    # Below the total even where noise is 1 - 2^-53, its largest value, and the product is rounded:
+    # so the first value above it has mass of its own.
+    tokens = torch.searchsorted(cumulative, noise[:, None] * total, right=True).squeeze(1)
     usable = (total.squeeze(1) > 0) & total.squeeze(1).isfinite()
     return tokens.clamp(max=logits.shape[-1] - 1), usable
 

@@ -306,7 +306,7 @@ def video_size(video: Shaped[Tensor, "..."]) -> tuple[int, int, int]:
         form = "a uint8 video is b t h w 3" if channels_last else "a float video is b 3 t h w"
         to_do = "an image is a video of one frame"
         if video.ndim == 4:
-            to_do = "give it the batch axis: video[None]"
+            to_do = "an image is a video of one frame, a video alone a batch of one: video[None]"
         elif video.ndim == 5 and video.shape[1 if channels_last else 4] == 3:
             order = "0, 2, 3, 4, 1" if channels_last else "0, 4, 1, 2, 3"
             to_do = f"bring the axes in order: torch.permute(video, ({order}))"

@@ -107,7 +107,7 @@ def test_uint8_and_float_input_mean_the_same():
 
 
 def test_pixels_out_of_range_are_refused():
-    tokenizer = started(small(), torch.rand(1, 3, 16, 16, 16))
+    tokenizer = started(small(), torch.rand(1, 3, 16, 16, 16) * 2 - 1)
     with pytest.raises(InputError, match=r"lies in \[-1, 1\], found"):
         tokenizer.encode(torch.rand(1, 3, 16, 16, 16) * 255)
     with pytest.raises(InputError, match="NaN"):
