@@ -183,3 +183,16 @@ def test_floor_of_one_video_is_an_error():
     values, _ = groups_of_clips(4)
     with pytest.raises(InputError, match="two source videos"):
         real_floor(values, ["one"] * 4, ddof=1)
+
+
+def test_the_mode_is_followed_by_all_but_the_network(pooled_pixels):
+    """torchmetrics' own children follow their parent too."""
+    fvd = metric(pooled_pixels)
+    fvd.beside = nn.Dropout()
+    for mode in (False, True, False):
+        assert fvd.train(mode) is fvd
+        assert fvd.training is mode
+        assert fvd.beside.training is mode
+        assert not any(part.training for part in fvd.network.modules())
+    assert fvd.train().training
+    assert not fvd.eval().training

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
@@ -305,3 +306,45 @@ def test_what_cannot_be_compared_is_refused():
         jackknife_error(real, grouped(a.features[:, :5], "a"), 0)
     with pytest.raises(ValueError, match="3 groups for 40 clips"):
         jackknife_error(real, GroupedFeatures(a.features, ["x", "y", "z"]), 0)
+
+
+def test_sets_may_differ_by_one_clip_in_a_hundred_and_no_more():
+    random = np.random.default_rng(0)
+    sets = {count: grouped(random.normal(size=(count, 2)), "set") for count in (98, 99, 100, 101)}
+    for a, b in ((100, 99), (99, 100), (100, 100)):  # 1 % of the larger one, exactly
+        difference_interval(sets[101], sets[a], sets[b], 1, num_splits=2)
+    for a, b in ((100, 98), (98, 100), (99, 101)):
+        with pytest.raises(InputError, match=f"found {a} and {b}; score {min(a, b)} of both"):
+            difference_interval(sets[101], sets[a], sets[b], 1, num_splits=2)
+
+
+@pytest.mark.parametrize("smallest", [0, 1, 2])
+def test_the_limit_is_known_from_more_than_twice_as_many_clips_as_features(smallest):
+    random = np.random.default_rng(0)
+    dimension = 60
+    for count, known in ((2 * dimension, False), (2 * dimension + 1, True)):
+        sizes = [2 * dimension + 1] * 3
+        sizes[smallest] = count
+        sets = [
+            grouped(random.normal(size=(size, dimension)), f"set {number}")
+            for number, size in enumerate(sizes)
+        ]
+        found = difference_interval(*sets, ddof=1, num_splits=2)
+        assert (found.population is not None) == known
+        assert found.num_clips == count
+
+
+@pytest.mark.parametrize("mirror", [1, -1])
+@pytest.mark.parametrize("values", [[0.0, 1.0, 0.0, 0.0, 9.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+def test_an_interval_is_stretched_to_the_side_of_the_skew_and_never_shortened(mirror, values):
+    halves = mirror * np.array(values).reshape(-1, 2)
+    estimate, error, low, high = interval_at_n(mirror * 2.5, halves)
+    reach = stats.t.ppf(0.975, len(halves))
+    stretch = stats.skew(halves, axis=None) * (reach**2 + 1) / 6
+    assert estimate == mirror * 2.5
+    assert error == pytest.approx(np.sqrt(np.square(np.diff(halves)).mean() / 4))
+    towards_low, towards_high = max(-stretch, 0), max(stretch, 0)
+    assert estimate - low == pytest.approx(error * (reach + towards_low))
+    assert high - estimate == pytest.approx(error * (reach + towards_high))
+    is_skewed = values[-1] == 1.0
+    assert (max(towards_low, towards_high) > 1) == is_skewed

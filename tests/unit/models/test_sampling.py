@@ -370,3 +370,54 @@ def test_a_temperature_too_small_for_its_numbers_is_refused_and_named():
 def test_probabilities_that_are_all_masked_are_refused(monkeypatch):
     monkeypatch.setattr(sampling, "keep_top_p", lambda logits, p: logits.clone().fill_(-torch.inf))
     refused("all masked", lambda: draw_at(SamplingSettings(top_p=0.5)))
+
+
+def test_one_position_without_a_distribution_is_enough_to_be_refused(monkeypatch):
+    inverted = sampling.invert
+    for wrong in (0, NUM_TOKENS // 2, NUM_TOKENS - 1):
+        positions = iter(range(NUM_TOKENS))
+
+        def invert(logits: Tensor, noise: Tensor, positions=positions, wrong=wrong):
+            tokens, usable = inverted(logits, noise)
+            usable[1] = next(positions) != wrong  # of the second row alone
+            return tokens, usable
+
+        monkeypatch.setattr(sampling, "invert", invert)
+        refused("not a distribution", lambda: sample_tokens(make_prior(), [1, 2], batch_size=2))
+
+
+def test_a_short_batch_is_filled_with_copies_of_its_last_sample(monkeypatch):
+    rows: list[list[int]] = []
+    batch = sampling.embedded
+
+    def embedded(prior: Prior, conditions: Conditions, *rest) -> sampling.Condition:
+        assert conditions.class_labels is not None
+        rows.append(conditions.class_labels.tolist())
+        return batch(prior, conditions, *rest)
+
+    monkeypatch.setattr(sampling, "embedded", embedded)
+    monkeypatch.setattr(Decoder, "rows_agree", lambda self, _: self.num_rows % 8 == 0)
+    sample_tokens(make_prior(9), range(7), torch.arange(7), batch_size=3)
+    assert rows == [[0, 1, *[2] * 6], [3, 4, *[5] * 6], [6] * 8]
+
+
+@torch.inference_mode()
+def test_a_decoder_that_begins_anew_remembers_nothing_of_the_clip_before():
+    prior = make_prior(3, 5)
+
+    def logits(decoder: Decoder, seed: int, num_given: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, 3, (2,), generator=generator)
+        actions = torch.randn(2, GRID[0], 5, generator=generator)
+        condition = prior.condition(2, labels, actions, None)
+        return decoded_logits(decoder, condition, random_tokens(2, seed=seed), num_given)
+
+    used = Decoder(prior, 2)
+    used.keys.fill_(7.0)  # whatever memory held
+    used.values.fill_(7.0)
+    logits(used, 1, 5)
+    used.begin(prior.condition(2, torch.tensor([0, 0]), torch.zeros(2, GRID[0], 5), None), None)
+    for seed, num_given in ((2, 0), (3, 8), (4, 3)):
+        assert torch.equal(
+            logits(used, seed, num_given), logits(Decoder(prior, 2), seed, num_given)
+        )

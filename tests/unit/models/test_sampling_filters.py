@@ -4,6 +4,7 @@ import math
 import random
 
 import numpy as np
+import pytest
 import torch
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
@@ -138,3 +139,27 @@ def test_noise_is_a_function_of_seed_and_position_alone():
         0.24154919656271812,
         0.11142585551493822,
     ]
+
+
+@pytest.mark.parametrize(("p", "kept"), [(0.25, 1), (0.5, 2), (0.75, 3), (0.76, 4), (1 - 1e-9, 4)])
+def test_a_tail_of_exactly_1_minus_p_is_cut(p, kept):
+    found = keep_top_p(torch.zeros(1, 4), p)  # four quarters, which floats add up exactly
+    assert found[0].tolist() == [-math.inf] * (4 - kept) + [0.0] * kept
+
+
+def test_the_likeliest_token_stays_where_p_is_lost_in_rounding():
+    # 1 - 1e-9 is 1 in float32: the whole distribution would be the tail.
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 1.0, 2.0]])
+    kept = keep_top_p(logits, 1e-9)
+    assert kept.tolist() == [[-math.inf, 3.0, -math.inf], [5.0, -math.inf, -math.inf]]
+
+
+def test_no_noise_draws_a_masked_token_from_any_of_1000_distributions():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1000, 50, generator=generator) * 5
+    logits[:, :3] = logits[:, -3:] = -torch.inf
+    for noise in (0.0, 2**-53, 0.5, 1 - 2**-52, 1 - 2**-53):  # the last is the largest there is
+        tokens, usable = invert(logits, torch.full((1000,), noise, dtype=torch.float64))
+        assert usable.all()
+        assert ((tokens >= 3) & (tokens < 47)).all()
+    assert uniform_noise(0, 1).dtype == np.float64

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from video_vq.models.discriminator import PatchDiscriminator
-from video_vq.nn.conv3d import Conv3d
+from video_vq.nn.conv3d import Conv3d, Past
 
 
 def gradients(module: nn.Module, x: Tensor, bf16: bool) -> list[Tensor]:
@@ -55,3 +55,46 @@ def test_gradients_of_a_discriminator_in_bf16_are_those_of_float32(size_thw):
     # No norm and no kink between, whose bf16 rounding alone would move the first layers' gradients.
     layers = [layer for layer in PatchDiscriminator(16, 3).layers if isinstance(layer, nn.Conv3d)]
     assert_near(nn.Sequential(*layers), torch.randn(1, 3, *size_thw))
+
+
+@pytest.mark.parametrize(("kernel", "stride_t"), [(1, 1), (3, 1), (3, 2), (3, 4), (5, 1), (5, 2)])
+@torch.no_grad()
+def test_a_causal_convolution_sees_copies_of_the_first_frame_before_it(kernel, stride_t):
+    torch.manual_seed(0)
+    layer = Conv3d(2, 3, kernel, (stride_t, 1, 1), causal=True)
+    x = torch.randn(2, 2, 1 + 2 * stride_t, 4, 4)
+    before = [x[:, :, :1]] * (kernel - 1)
+    side = kernel // 2
+    expected = nn.functional.conv3d(
+        torch.cat([*before, x], 2),
+        layer.conv.weight,
+        layer.conv.bias,
+        (stride_t, 1, 1),
+        (0, side, side),
+    )
+    torch.testing.assert_close(layer(x), expected)
+    past = Past()
+    pieces = [layer(piece, past) for piece in (x[:, :, :1], x[:, :, 1:])]
+    torch.testing.assert_close(torch.cat(pieces, 2), expected)
+
+
+@torch.no_grad()
+def test_a_past_keeps_copies_and_not_the_piece_they_were_cut_from():
+    torch.manual_seed(0)
+    layer, past = Conv3d(2, 2, causal=True), Past()
+    assert past.recall(layer) is None
+    piece = torch.randn(1, 2, 9, 4, 4)
+    expected = piece[:, :, -2:].clone()
+    layer(piece, past)
+    piece.zero_()
+    kept = past.recall(layer)
+    assert kept is not None
+    assert torch.equal(kept, expected)
+    assert kept.untyped_storage().nbytes() == expected.untyped_storage().nbytes()
+    assert past.recall(Conv3d(2, 2, causal=True)) is None  # each layer has its own
+    frames = torch.randn(1, 2, 1, 4, 4)
+    past.keep(layer, frames)
+    frames.zero_()
+    kept = past.recall(layer)
+    assert kept is not None
+    assert kept.abs().sum() > 0  # even where they are the whole piece
