@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from video_vq.metrics.grouped import GroupedFeatures
 from video_vq.metrics.kernel import kernel_distance
 from video_vq.metrics.uncertainty import (
-    GroupedFeatures,
     fvd_at_infinity,
     half_sample_distances,
     interval_at_n,

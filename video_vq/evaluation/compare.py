@@ -20,12 +20,12 @@ from video_vq.evaluation.features import Extractor, FeatureSet, features_of, req
 from video_vq.evaluation.source_clip import Cut
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
+from video_vq.metrics.grouped import GroupedFeatures
 from video_vq.metrics.kernel import MIN_CLIPS, kernel_distance
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.uncertainty import (
     MIN_VIDEOS,
     DifferenceInterval,
-    GroupedFeatures,
     describe_difference,
     difference_interval,
     fvd_at_infinity,

@@ -44,9 +44,10 @@ def clip_features(
         InputError: clips that the protocol or the network does not take, or a network that does
             not return one finite vector per clip.
     """
-    if not len(clips):
+    given = as_tensor(clips, "clips")
+    if given.shape[:1] == (0,):
         raise InputError("FVD needs at least one clip, found none")
-    checked = checked_clips(clips, protocol)
+    checked = checked_clips(given, protocol)
     device = device_of(network)
     step = batch_size or usual_batch_size(device)
     return input_features(

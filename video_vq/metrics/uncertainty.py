@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
-from video_vq.nn.arrays import as_array
+from video_vq.metrics.grouped import GroupedFeatures
 
 CONFIDENCE = 0.95
 MIN_VIDEOS = 8  # fewer have under 35 different cuts into halves
@@ -29,17 +29,6 @@ CLEARANCE = 1.1
 NUM_SIZES = 4
 NUM_WINDOWS = 4
 NUM_BLOCKS = 10
-
-
-class GroupedFeatures(NamedTuple):
-    """Feature vectors, one per clip, and the source video (group) of each clip.
-
-    Clips of one video are not independent, so whole videos are resampled. Sets that name the same
-    videos (reconstructions of the same clips) are resampled together, by these names.
-    """
-
-    features: Float[np.ndarray, "n d"]
-    groups: Sequence[str]
 
 
 class Interval(NamedTuple):
@@ -216,7 +205,7 @@ def half_sample_distances(
     sets = (real, *candidates)
     names, codes = _name_codes(sets, MIN_VIDEOS)
     strata = _strata(len(names), codes)
-    features = [as_array(one.features, "features").astype(np.float64) for one in sets]
+    features = [one.features.astype(np.float64) for one in sets]
     random = np.random.default_rng([seed, 0x5917])
     distances = np.empty((num_splits, 2, len(candidates)))
     for split in range(num_splits):
@@ -347,7 +336,7 @@ def fvd_at_infinity(
     names, codes = _name_codes((real, fake), 2 * NUM_BLOCKS)
     order = np.random.default_rng([seed, 0x1F1D]).permutation(len(names))
     places = [_places(order[code]) for code in codes]
-    features = [as_array(one.features, "features").astype(np.float64) for one in (real, fake)]
+    features = [one.features.astype(np.float64) for one in (real, fake)]
     value, bias = _fit(features, places, ddof)
     left_out = []
     for block in range(NUM_BLOCKS):

@@ -68,7 +68,9 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         Raises:
             InputError: the clip does not divide by the strides, or `encode` would refuse it.
         """
-        quantized = self.quantizer(self._features(video), check=not self.training)
+        features = self._features(video, check=not (self.training and self._has_trained))
+        self._has_trained |= self.training
+        quantized = self.quantizer(features, check=not self.training)
         return TokenizerOutput(self.decoder(quantized.quantized.to(self.dtype)).float(), quantized)
 
     @property
@@ -85,14 +87,13 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """Return the rows that would be quantized: what the first codes are drawn from."""
         return self.quantizer.latents(self._features(video))
 
-    def _features(self, video: VideoLike) -> Float[Tensor, "b c lt lh lw"]:
+    def _features(self, video: VideoLike, check: bool = True) -> Float[Tensor, "b c lt lh lw"]:
         pixels = as_tensor(video, "video").to(self.device)
         self.config.backbone.grid_thw(video_size(pixels))
         if pixels.dtype == torch.uint8:
             pixels = to_pixels(pixels)
-        elif not (self.training and self._has_trained):
+        elif check:
             check_unit_range(pixels)
-        self._has_trained |= self.training
         return self.encoder(pixels.to(self.dtype))
 
     @torch.no_grad()

@@ -6,9 +6,9 @@ from scipy import stats
 
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
+from video_vq.metrics.grouped import GroupedFeatures
 from video_vq.metrics.uncertainty import (
     DifferenceInterval,
-    GroupedFeatures,
     Interval,
     describe_difference,
     difference_interval,
