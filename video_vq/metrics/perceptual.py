@@ -67,9 +67,11 @@ class StLpips(nn.Module):
     ) -> Float[Tensor, "n"]:
         """Return the distance of each RGB picture in [-1, 1] from its reference; 0 for equal ones.
 
+        What a network makes may lie outside of the range, its reference may not.
+
         Raises:
             InputError: pictures of unequal sizes, smaller than the trunk takes, not float32, or
-                (where no gradient is asked for) outside [-1, 1].
+                (where no gradient is asked for) a reference outside [-1, 1].
         """
         self._check(frames, reference)
         with exact_float32(frames.device):
@@ -108,8 +110,7 @@ class StLpips(nn.Module):
                 f"{reference.dtype} and weights of {self.heads[0].dtype}; do not convert the "
                 "metric or its input"
             )
-        if not frames.requires_grad:  # as a loss: what a network makes may lie outside
-            check_unit_range(frames, unsure=False)
+        if not frames.requires_grad:  # as a loss: a GPU must not wait for it in every step
             check_unit_range(reference, unsure=False)
 
 

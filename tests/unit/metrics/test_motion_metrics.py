@@ -84,7 +84,7 @@ def test_noise_on_a_still_original_flickers_by_its_closed_form():
 
 def test_noise_adds_twice_its_variance_to_the_motion_energy():
     sigma = 5.0
-    original = torch.zeros(1, 9, 64, 64, 3, dtype=torch.float64)
+    original = torch.full((1, 9, 64, 64, 3), 80.0, dtype=torch.float64)
     original += 10.0 * torch.arange(9.0).view(9, 1, 1, 1)  # Δ is 10 everywhere
     noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(6)).double()
     ratio = motion_energy_ratio_per_clip(original + sigma * noise, original).item()
