@@ -8,6 +8,7 @@ from data_prep.options import printable, require_sheet
 from video_vq.errors import InputError
 from video_vq.machine import num_cores
 from video_vq.media.folder import FolderSettings
+from video_vq.stores.lock import require_free
 
 if TYPE_CHECKING:
     from data_prep.shard import Recipe
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 def run_folder(arguments: argparse.Namespace) -> None:
     """Prepare a folder or a table of videos."""
+    require_free(arguments.out)  # before the videos are listed, which may take long
     from data_prep.sources.folder import list_folder
     from data_prep.sources.table import list_table
     from video_vq.media.suffixes import VIDEO_SUFFIXES
@@ -39,6 +41,7 @@ def run_folder(arguments: argparse.Namespace) -> None:
 
 def run_ucf101(arguments: argparse.Namespace) -> None:
     """Prepare UCF-101."""
+    require_free(arguments.out)
     from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
 
     settings = Ucf101Settings(split=arguments.split, val=arguments.val, lists=arguments.lists)
@@ -47,6 +50,7 @@ def run_ucf101(arguments: argparse.Namespace) -> None:
 
 def run_bair(arguments: argparse.Namespace) -> None:
     """Prepare BAIR robot pushing."""
+    require_free(arguments.out)
     from data_prep.sources.bair import BairSettings, list_bair
 
     settings = BairSettings(camera=arguments.camera, val=arguments.val)
@@ -55,6 +59,7 @@ def run_bair(arguments: argparse.Namespace) -> None:
 
 def run_lerobot(arguments: argparse.Namespace) -> None:
     """Prepare a LeRobot data set."""
+    require_free(arguments.out)
     from data_prep.sources.lerobot import LerobotSettings, list_lerobot
 
     settings = LerobotSettings(arguments.lerobot_camera, arguments.val, arguments.test)

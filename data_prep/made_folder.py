@@ -5,6 +5,7 @@ from typing import Any
 
 from video_vq.errors import InputError
 from video_vq.stores.files import difference, read_json, write_json
+from video_vq.stores.lock import LOCK
 
 
 def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> bool:
@@ -32,7 +33,7 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
                 "Name another folder, repeat the old settings, or delete this one."
             )
         return found.get("complete") is True
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(entry.name != LOCK for entry in out.iterdir()):
         raise InputError(f"{out}: holds other files and no {marker}; name an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, {"plan": plan, "complete": False})

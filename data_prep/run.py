@@ -1,6 +1,5 @@
 """From a listing of raw videos to a finished clip store, through any number of interruptions."""
 
-import fcntl
 import math
 import os
 import platform
@@ -24,13 +23,13 @@ from video_vq.progress import progress
 from video_vq.ray_tasks import require_ray
 from video_vq.stores.clips import PROVENANCE, SKIPPED, SPLITS, ClipStore, ClipStoreWriter
 from video_vq.stores.files import read_json, sha256_file, write_json
+from video_vq.stores.lock import held
 from video_vq.stores.raw_videos import LIST_SETTINGS, plan_of_videos, usual_videos_per_shard
 from video_vq.stores.shards import plan_of, write_sealed
 from video_vq.stores.videos import commonest_fps, reasons, require_few_skipped
 
 Engine = Literal["local", "ray"]
 UNPACKED = "unpacked"  # in parts/, and gone with it
-LOCK_SECONDS = 10.0
 MAX_RATES = 4  # that are named
 CONFIGS: dict[SourceName, str] = {
     "folder": "video64",
@@ -128,7 +127,7 @@ def prepare(
     plan = make_plan(listing, recipe, per_shard)
     num_shards = math.ceil(len(listing.items) / per_shard)
     limit = listing.max_skipped if max_skipped is None else max_skipped
-    with _locked(out) as lock, _writing(out):
+    with held(out) as lock, _writing(out):
         _require_same_list(out, plan_of(out), plan)
         writer = ClipStoreWriter(out, recipe.size_hw, plan, listing.arrays)
         if writer.is_complete:
@@ -144,7 +143,9 @@ def prepare(
             pool = RayPool(*making)
         else:
             num_workers = max(1, min(workers, len(missing)))
-            pool = Pool(*making, num_workers, keep_open=(lock,), command=command)
+            # The workers write, too: a second start waits for those of a run that was killed.
+            keep_open = () if lock.descriptor is None else (lock.descriptor,)
+            pool = Pool(*making, num_workers, keep_open=keep_open, command=command)
         new_videos = sum(len(task.items) for task in missing)
         done = len(listing.items) - new_videos
         with progress("preparing", len(listing.items), "video", initial=done) as bar:
@@ -224,32 +225,6 @@ class _Tally:
     def check(self) -> None:
         """Raise when more videos are unusable than the limit allows: a share, or a single one."""
         require_few_skipped(self._skipped, self._total, self._limit)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[int]:
-    """Hold the store's folder for this process and its workers; the kernel lets go when all end."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise InputError(f"{out}: is no folder that can be written ({error.strerror})") from None
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                # The workers of a run that was just killed hold it for a moment longer.
-                if time.monotonic() > deadline:
-                    raise InputError(
-                        f"{out}: another run is filling this store; wait for it, or end it"
-                    ) from None
-                time.sleep(0.05)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

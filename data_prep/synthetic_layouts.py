@@ -17,9 +17,11 @@ from data_prep.synthetic import FPS, RENDERER_VERSION, render_clip
 from data_prep.synthetic_world import CLASSES, NUM_GROUPS, clip_class_and_group
 from data_prep.tfrecord import Feature, encode_example, write_records
 from video_vq.errors import InputError
+from video_vq.media.child import die_with_parent
 from video_vq.media.encode import write_video
 from video_vq.progress import progress
 from video_vq.stores.files import write_bytes, write_json
+from video_vq.stores.lock import held
 
 MARKER = "synthetic.json"
 # Test groups of the official splits 01, 02, 03.
@@ -75,19 +77,21 @@ def write_synthetic(out: Path, settings: SyntheticSettings, workers: int = 1) ->
         workers: processes that render.
 
     Raises:
-        InputError: a setting out of range, or `out` holds other files or was made otherwise.
+        InputError: a setting out of range, or `out` holds other files, was made otherwise or is
+            being written by another process.
     """
     _check(settings, workers)
     plan = {"renderer": RENDERER_VERSION, **asdict(settings)}
-    if claim_folder(out, MARKER, plan, "synthetic videos"):
-        return
-    places = [_place(index) for index in range(settings.num_videos)]
-    with _mapper(workers) as run:
-        if settings.layout in ("ucf101", "both"):
-            _write_ucf101(out, settings, places, run)
-        if settings.layout in ("bair", "both"):
-            _write_bair(out, settings, places, run)
-    write_json(out / MARKER, {"plan": plan, "complete": True})
+    with held(out):
+        if claim_folder(out, MARKER, plan, "synthetic videos"):
+            return
+        places = [_place(index) for index in range(settings.num_videos)]
+        with _mapper(workers) as run:
+            if settings.layout in ("ucf101", "both"):
+                _write_ucf101(out, settings, places, run)
+            if settings.layout in ("bair", "both"):
+                _write_bair(out, settings, places, run)
+        write_json(out / MARKER, {"plan": plan, "complete": True})
 
 
 def _check(settings: SyntheticSettings, workers: int) -> None:
@@ -132,7 +136,8 @@ def _mapper(workers: int) -> Iterator[Run]:
         yield map
         return
     context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # They write the videos themselves: none may outlive a run that was killed.
+    with ProcessPoolExecutor(workers, context, die_with_parent) as pool:
         yield partial(pool.map, chunksize=4)
 
 

@@ -12,6 +12,7 @@ from video_vq.media.encode import tile, write_png
 from video_vq.progress import progress
 from video_vq.stores.clips import PROVENANCE, SPLITS, ClipStore
 from video_vq.stores.files import damage, read_json
+from video_vq.stores.lock import LOCK, held
 from video_vq.stores.shards import MANIFEST, sealed_damage
 from video_vq.stores.tokens import FORMAT as TOKENS
 from video_vq.stores.tokens import TokenStore
@@ -56,7 +57,8 @@ def verify(store: ClipStore | TokenStore) -> list[str]:
             f"{store.path}: {len(problems)} of {len(hashed) + len(sealed)} files are damaged:\n"
             f"  {listed}\nDelete the folder and make the store again, or fetch these files again."
         )
-    return sorted(path.name for path in store.path.iterdir() if path.name not in {*hashed, *sealed})
+    known = {*hashed, *sealed, LOCK}
+    return sorted(path.name for path in store.path.iterdir() if path.name not in known)
 
 
 def describe(store: ClipStore) -> str:
@@ -144,6 +146,7 @@ def write_sheet(store: ClipStore, path: Path) -> None:
     """Write the contact sheet as PNG.
 
     Raises:
-        InputError: the name does not end in .png.
+        InputError: the name does not end in .png, or another process is writing the file.
     """
-    write_png(path, contact_sheet(store))
+    with held(path, single_file=True):
+        write_png(path, contact_sheet(store))

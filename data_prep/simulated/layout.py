@@ -29,6 +29,7 @@ from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.progress import progress
 from video_vq.stores.files import read_json, write_bytes, write_json
+from video_vq.stores.lock import held, require_free
 
 MARKER = "simulated.json"
 README = "README.txt"
@@ -88,10 +89,11 @@ def write_simulated(out: Path, settings: SimulationSettings, workers: int = 1) -
         workers: processes that simulate.
 
     Raises:
-        InputError: a setting out of range, `out` holds other files, was made otherwise or cannot
-            be written, or MuJoCo or OpenGL is missing.
+        InputError: a setting out of range, `out` holds other files, was made otherwise, cannot
+            be written or is being written by another process, or MuJoCo or OpenGL is missing.
     """
     _check(settings, workers)
+    require_free(out)
     graphics = find_graphics()
     plan = {
         **asdict(settings),
@@ -100,9 +102,10 @@ def write_simulated(out: Path, settings: SimulationSettings, workers: int = 1) -
         "opengl": graphics.renderer,
     }
     try:
-        if not claim_folder(out, MARKER, plan, "simulated episodes"):
-            _write_all(out, settings, graphics, workers)
-            write_json(out / MARKER, {"plan": plan, "complete": True})
+        with held(out):
+            if not claim_folder(out, MARKER, plan, "simulated episodes"):
+                _write_all(out, settings, graphics, workers)
+                write_json(out / MARKER, {"plan": plan, "complete": True})
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror or error}); nothing is lost: "

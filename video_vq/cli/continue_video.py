@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import options
+from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -49,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Continue."""
     settings = options.sampling_settings(arguments)
     options.require_new_video(arguments.out)
+    require_free(arguments.out, single_file=True)
     from video_vq.evaluation.continuation import ContinueRequest, continue_video
-    from video_vq.training.distributed import make_accelerator
+    from video_vq.training.distributed import holding, make_accelerator
 
     request = ContinueRequest(
         given_frames=arguments.given_frames,
@@ -62,14 +64,15 @@ def run(arguments: argparse.Namespace) -> int:
         actions=arguments.actions,
     )
     accelerator = make_accelerator()
-    made = continue_video(
-        accelerator,
-        arguments.video,
-        arguments.prior,
-        arguments.tokenizer,
-        arguments.out,
-        request,
-    )
+    with holding(accelerator, arguments.out, single_file=True):
+        made = continue_video(
+            accelerator,
+            arguments.video,
+            arguments.prior,
+            arguments.tokenizer,
+            arguments.out,
+            request,
+        )
     if accelerator.is_main_process:
         count = made.clips.shape[1]
         given = "the last frame" if made.num_given == 1 else f"the last {made.num_given} frames"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import options
+from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -19,16 +20,19 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode."""
+    require_free(arguments.out)
     from video_vq.evaluation.decode import decode_store
-    from video_vq.training.distributed import make_accelerator
+    from video_vq.training.distributed import holding, make_accelerator
 
-    store = decode_store(
-        make_accelerator(),
-        arguments.tokens,
-        arguments.tokenizer,
-        arguments.out,
-        arguments.split,
-        arguments.batch_size,
-    )
+    accelerator = make_accelerator()
+    with holding(accelerator, arguments.out):
+        store = decode_store(
+            accelerator,
+            arguments.tokens,
+            arguments.tokenizer,
+            arguments.out,
+            arguments.split,
+            arguments.batch_size,
+        )
     print(f"{len(store.videos)} clips: {arguments.out}")
     return 0

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import folder_options, options
+from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -84,13 +85,14 @@ def run(arguments: argparse.Namespace) -> int:
     folder = folder_options.read(arguments)
     # A wrong path is said before torch is loaded.
     require_data(arguments.data, folder.listing.extensions)
+    require_free(arguments.out)
     if arguments.engine == "ray":
         from video_vq.ray_tasks import require_ray
 
         require_ray()
     from video_vq.evaluation.encode import EncodeJob, encode_clips
     from video_vq.evaluation.encode_on_ray import encode_on_ray
-    from video_vq.training.distributed import make_accelerator
+    from video_vq.training.distributed import holding, make_accelerator
 
     on_ray = arguments.engine == "ray"
     job = EncodeJob(
@@ -103,9 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
         max_skipped=arguments.max_skipped,
         folder=folder,
     )
-    store = (
-        encode_on_ray(make_accelerator, job) if on_ray else encode_clips(make_accelerator(), job)
-    )
+    accelerator = make_accelerator()
+    with holding(accelerator, arguments.out):
+        store = encode_on_ray(make_accelerator, job) if on_ray else encode_clips(accelerator, job)
     grid = "x".join(str(side) for side in store.header.grid_thw)
     numbers = store.header.num_action_dims
     steered = f", {numbers} numbers of actions for each latent frame" if numbers else ""

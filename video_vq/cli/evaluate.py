@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import options
+from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -45,30 +46,32 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.generation is not None and arguments.samples is None:
         raise ConfigError("--generation needs --samples, a clip store of samples")
     protocol = fvd_protocol(arguments.protocol)
+    require_free(arguments.out)
     from video_vq.evaluation.evaluate import evaluate
     from video_vq.evaluation.generation_protocols import generation_protocol
     from video_vq.evaluation.summary import summary
     from video_vq.metrics.perceptual import load_st_lpips
-    from video_vq.training.distributed import make_accelerator
+    from video_vq.training.distributed import holding, make_accelerator
 
     accelerator = make_accelerator()
     name = arguments.generation
-    scores = evaluate(
-        accelerator,
-        arguments.data,
-        arguments.tokenizer,
-        arguments.out,
-        protocol,
-        arguments.split,
-        arguments.num,
-        arguments.samples,
-        arguments.prior,
-        arguments.tokens,
-        arguments.controls,
-        None if name is None else generation_protocol(name),
-        load_st_lpips("alex").to(accelerator.device) if arguments.st_lpips else None,
-        arguments.short_videos,
-    )
+    with holding(accelerator, arguments.out):
+        scores = evaluate(
+            accelerator,
+            arguments.data,
+            arguments.tokenizer,
+            arguments.out,
+            protocol,
+            arguments.split,
+            arguments.num,
+            arguments.samples,
+            arguments.prior,
+            arguments.tokens,
+            arguments.controls,
+            None if name is None else generation_protocol(name),
+            load_st_lpips("alex").to(accelerator.device) if arguments.st_lpips else None,
+            arguments.short_videos,
+        )
     if accelerator.is_main_process:
         print(summary(scores))
         print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")

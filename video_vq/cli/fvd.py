@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from video_vq.cli import options
+from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -62,10 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{arguments.save_real}: is there already; remove it, or name another file"
         )
+    if arguments.save_real is not None:
+        require_free(arguments.save_real, single_file=True)
     from video_vq.evaluation.compare import Comparison, require_scorable
     from video_vq.evaluation.feature_network import load_feature_network
     from video_vq.evaluation.source_clip import Cut
-    from video_vq.training.distributed import make_accelerator
+    from video_vq.training.distributed import holding, make_accelerator
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
     for path in (arguments.real, *arguments.fake):
@@ -73,12 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
     comparison = Comparison(network, protocols, cut, arguments.max_clips, accelerator)
-    real = comparison.read(arguments.real, arguments.split)
-    fakes = [comparison.read(path) for path in arguments.fake]
-    if not accelerator.is_main_process:
-        return 0
-    if arguments.save_real is not None:
-        comparison.save(arguments.save_real, real)
+    with holding(accelerator, arguments.save_real, single_file=True):
+        real = comparison.read(arguments.real, arguments.split)
+        fakes = [comparison.read(path) for path in arguments.fake]
+        if not accelerator.is_main_process:
+            return 0
+        if arguments.save_real is not None:
+            comparison.save(arguments.save_real, real)
     result = comparison.scores(real, fakes)
     if arguments.json:
         print(json.dumps(result, indent=1))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from video_vq.cli import options
 from video_vq.errors import InputError
+from video_vq.stores.lock import held, require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     info = probe(arguments.video)
     options.require_new_video(arguments.out)
+    require_free(arguments.out, single_file=True)
     from video_vq.evaluation.reconstruct_file import reconstruct_file
     from video_vq.models.tokenizer import VideoTokenizer
     from video_vq.training.distributed import make_accelerator
@@ -56,16 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
             f"reconstruct runs in one process, found {accelerator.num_processes}; "
             "start it with `accelerate launch --num_processes 1`, or without accelerate"
         )
-    tokenizer = VideoTokenizer.from_pretrained(arguments.tokenizer, device=accelerator.device)
-    made = reconstruct_file(
-        accelerator,
-        tokenizer,
-        info,
-        arguments.out,
-        arguments.size,
-        arguments.num_frames,
-        arguments.fps,
-    )
+    with held(arguments.out, single_file=True):
+        tokenizer = VideoTokenizer.from_pretrained(arguments.tokenizer, device=accelerator.device)
+        made = reconstruct_file(
+            accelerator,
+            tokenizer,
+            info,
+            arguments.out,
+            arguments.size,
+            arguments.num_frames,
+            arguments.fps,
+        )
     height, width = made.size_hw
     print(
         f"{made.num_frames} frames of {width}x{height}, original left, reconstruction from "

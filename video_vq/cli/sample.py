@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import options
+from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -60,9 +61,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Sample."""
     settings = options.sampling_settings(arguments)
+    require_free(arguments.out)
     from video_vq.evaluation.generate import SampleRequest, sample_store, write_videos
     from video_vq.evaluation.prompts import PromptRequest
-    from video_vq.training.distributed import make_accelerator
+    from video_vq.training.distributed import holding, make_accelerator
 
     given = None
     if arguments.given is not None:
@@ -82,8 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
         samples_per_clip=arguments.samples_per_clip,
     )
     accelerator = make_accelerator()
-    store = sample_store(accelerator, arguments.prior, arguments.tokenizer, arguments.out, request)
-    if accelerator.is_main_process:
-        write_videos(store, arguments.out / "videos")
-        print(f"{len(store.videos)} samples: {arguments.out} (mp4s in videos/)")
+    with holding(accelerator, arguments.out):
+        store = sample_store(
+            accelerator, arguments.prior, arguments.tokenizer, arguments.out, request
+        )
+        if accelerator.is_main_process:
+            write_videos(store, arguments.out / "videos")
+            print(f"{len(store.videos)} samples: {arguments.out} (mp4s in videos/)")
     return 0

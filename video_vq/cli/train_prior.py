@@ -6,6 +6,7 @@ from pathlib import Path
 
 from video_vq.cli import options
 from video_vq.config import find_config, load_config
+from video_vq.stores.lock import require_free
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.screen import lasting_screen
 from video_vq.training.stop_request import StopRequest
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(text)
         return 0
+    require_free(arguments.out)
     with StopRequest() as request, lasting_screen():  # before torch is loaded, which takes seconds
         from video_vq.training.prior import train_prior
         from video_vq.training.trackers import chosen_trackers

@@ -1,11 +1,14 @@
 """Features that were computed once: kept on the disk under a name of the clip's pixels.
 
 A log of records of fixed size, each with its checksum, one file per process that wrote: a killed
-process leaves at most one torn record behind, which is passed over.
+process leaves at most one torn record behind, which is passed over. So evaluations side by side may
+share a cache, and it has no lock: no process writes to another's file, at worst two compute the
+same.
 """
 
 import hashlib
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from video_vq.errors import InputError
-from video_vq.stores.files import read_json, sha256_json, write_json
+from video_vq.stores.files import fsync_folder, read_json, rename, sha256_json, write_json
 
 KEY_BYTES = 32  # a sha256
 CHECK_BYTES = 4  # a CRC32C over key and values
@@ -55,11 +58,12 @@ class FeatureCache:
             self.path.mkdir(parents=True, exist_ok=True)
             described = self.path / "settings.json"
             if not described.exists():
-                try:
-                    write_json(described, {**settings, "num_features": num_features})
-                except FileNotFoundError:  # another rank was faster, with the same bytes
-                    if not described.exists():
-                        raise
+                # A folder of its own for each process: two must not write one partial file.
+                with tempfile.TemporaryDirectory(dir=self.path, prefix="settings-") as own:
+                    written = Path(own, described.name)
+                    write_json(written, {**settings, "num_features": num_features})
+                    rename(written, described)
+                    fsync_folder(self.path)
         except OSError as error:
             raise InputError(
                 f"{self.path}: the cache of features cannot be written ({error.strerror}); set "

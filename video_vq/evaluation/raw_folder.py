@@ -16,6 +16,7 @@ from video_vq.errors import InputError
 from video_vq.media.folder import MAX_SKIPPED, FolderSettings, list_videos
 from video_vq.media.prepared import FrameRecipe
 from video_vq.stores.files import difference
+from video_vq.stores.lock import LOCK
 from video_vq.stores.raw_videos import (
     LIST_SETTINGS,
     RawVideo,
@@ -55,7 +56,7 @@ def is_folder_of_files(path: Path) -> bool:
     """Whether a folder is neither a store nor a list, finished or only just begun."""
     if not path.is_dir() or (path / MANIFEST).exists() or plan_of(path) is not None:
         return False
-    return [entry.name for entry in islice(path.iterdir(), 2)] != [PARTS]
+    return {entry.name for entry in islice(path.iterdir(), 3)} - {LOCK} != {PARTS}
 
 
 def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) -> RawVideos:

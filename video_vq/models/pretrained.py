@@ -25,6 +25,7 @@ from video_vq.models.model_folder import (
 )
 from video_vq.nn.blocks import num_parameters
 from video_vq.stores.files import canonical_json, readable_json, write_bytes
+from video_vq.stores.lock import held
 
 Config = TypeVar("Config")
 Facts = TypeVar("Facts")
@@ -138,9 +139,9 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
         Raises:
             InputError: the scores are another model's, nothing is known of the training, the
-                folder holds a README.md of something else, or the tensors are not those that
-                loading takes: without values (on the meta device), of several dtypes, or changed
-                in name or shape.
+                folder holds a README.md of something else, another process writes there, or the
+                tensors are not those that loading takes: without values (on the meta device), of
+                several dtypes, or changed in name or shape.
         """
         folder = Path(path)
         if not is_our_card(folder / CARD):
@@ -149,9 +150,10 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
                 "name another folder"
             )
         files = self._files("path/to/this/folder", scores, license)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_bytes(folder / name, data)
+        with held(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, data in files.items():
+                write_bytes(folder / name, data)
         return self.hash
 
     def push_to_hub(

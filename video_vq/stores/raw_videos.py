@@ -14,6 +14,7 @@ from typing import Any
 
 from video_vq.errors import InputError
 from video_vq.stores.files import sha256_json
+from video_vq.stores.lock import held
 from video_vq.stores.shards import ShardFolder, read_manifest
 from video_vq.stores.videos import Skipped
 
@@ -123,19 +124,21 @@ def write_raw_videos(path: Path, videos: RawVideos) -> RawVideos:
     """Write a list; the same list again changes nothing.
 
     Raises:
-        InputError: the folder holds something else, or another list.
+        InputError: the folder holds something else, or another list, or another process writes
+            there.
     """
     plan = {**videos.plan, "kind": "raw videos", "root": videos.root}
-    folder = ShardFolder(path, plan)
-    if not folder.is_complete:
-        folder.seal(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "plan": plan,
-                **{key: value for key, value in asdict(videos).items() if key != "plan"},
-            }
-        )
+    with held(path):
+        folder = ShardFolder(path, plan)
+        if not folder.is_complete:
+            folder.seal(
+                {
+                    "format": FORMAT,
+                    "version": VERSION,
+                    "plan": plan,
+                    **{key: value for key, value in asdict(videos).items() if key != "plan"},
+                }
+            )
     return read_raw_videos(path)
 
 

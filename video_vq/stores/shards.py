@@ -21,6 +21,7 @@ from video_vq.stores.files import (
     sha256_json,
     write_json,
 )
+from video_vq.stores.lock import LOCK
 
 MANIFEST = "manifest.json"
 HASH = "sha256"  # of a file's other fields, in canonical JSON
@@ -92,13 +93,12 @@ class ShardFolder:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the store")
         plan_file = self.parts / "plan.json"
-        if path.exists() and any(path.iterdir()) and not plan_file.exists():
-            leftovers = {entry.name for entry in path.iterdir()}
-            if leftovers != {PARTS}:
-                raise InputError(
-                    f"{path}: holds other files and no {MANIFEST}; "
-                    "name an empty or a new folder for the store"
-                )
+        strangers = {entry.name for entry in path.iterdir()} if path.exists() else set()
+        if strangers - {PARTS, LOCK} and not plan_file.exists():
+            raise InputError(
+                f"{path}: holds other files and no {MANIFEST}; "
+                "name an empty or a new folder for the store"
+            )
         self.parts.mkdir(parents=True, exist_ok=True)
         if plan_file.exists():
             self._require_same(plan_of(path), plan)

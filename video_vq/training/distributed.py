@@ -3,13 +3,15 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from video_vq.errors import InputError
+from video_vq.stores.lock import held
 from video_vq.training.stop_request import StopRequest, is_launched
 
 T = TypeVar("T")
@@ -72,15 +74,46 @@ def require_all_processes(environment: Mapping[str, str]) -> None:
 def main_process_first(accelerator: Accelerator) -> Iterator[None]:
     """Let rank 0 do something before the others do the same.
 
-    Unlike Accelerate's, it lets them go on where rank 0 fails: to the same error, not to a wait.
+    Unlike Accelerate's, it ends them where rank 0 fails, instead of letting them wait.
+
+    Raises:
+        InputError: rank 0 failed, on all others.
     """
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
+    if not accelerator.is_main_process and _main_failed(accelerator, False):
+        raise InputError("rank 0 cannot go on, and says why")
+    failed = True
     try:
         yield
+        failed = False
     finally:
         if accelerator.is_main_process:
-            accelerator.wait_for_everyone()
+            _main_failed(accelerator, failed)
+
+
+def _main_failed(accelerator: Accelerator, failed: bool) -> bool:
+    """Whether rank 0 says that it failed; collective."""
+    flag = torch.tensor(float(failed), device=accelerator.device)
+    return bool(over_ranks(accelerator, flag, "sum") > 0)
+
+
+@contextmanager
+def holding(
+    accelerator: Accelerator, path: Path | None, single_file: bool = False
+) -> Iterator[None]:
+    """Hold what the ranks are about to write for the length of a block; rank 0 takes the lock.
+
+    Args:
+        path: a folder, or a file if `single_file`; None for nothing.
+
+    Raises:
+        InputError: another process writes there (see `video_vq.stores.lock`); on all ranks.
+    """
+    with ExitStack() as stack:
+        if path is not None:
+            with main_process_first(accelerator):
+                if accelerator.is_main_process:
+                    stack.enter_context(held(path, single_file))
+        yield
 
 
 class StopFlag:

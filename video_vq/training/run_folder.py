@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from video_vq.errors import InputError
 from video_vq.models.model_folder import CONFIG, TENSORS, Kind, read_model_config
 from video_vq.stores import files
 from video_vq.stores.files import PARTIAL, difference, read_json, write_json
+from video_vq.stores.lock import LOCK, acquire
 from video_vq.training.checkpoint import CheckpointFolder
 from video_vq.training.trackers import TrackerName, Trackers
 
@@ -30,11 +32,14 @@ SHOWN = (
 # Settings of earlier versions that are gone and decided nothing about a run.
 RETIRED = ("config.run.audit_every",)
 # All that a run leaves which is killed before it has described itself.
-_KILLED_AT_ITS_START = f"run.json{PARTIAL}"
+_NO_RUN_YET = {f"run.json{PARTIAL}", LOCK}
 
 
 class RunFolder:
     """One training run on the disk; every rank opens it, only rank 0 writes.
+
+    Rank 0 locks it for as long as this object is there, which may be longer than the training's
+    launcher.
 
     Args:
         path: the folder; made when missing.
@@ -45,7 +50,8 @@ class RunFolder:
         allowed: settings that a resume may change, as the error names them, or their beginnings.
 
     Raises:
-        InputError: the folder holds another kind of run, or one with another configuration.
+        InputError: the folder holds another kind of run, or one with another configuration, or
+            another process trains there.
     """
 
     def __init__(
@@ -63,7 +69,23 @@ class RunFolder:
         self._kind: Kind = kind
         self._config = config
         self.checkpoints = CheckpointFolder(path / "state")
-        identity = {"kind": kind, "config": config, **facts}
+        self._metrics = path / "metrics.jsonl"
+        self._lines_lost = 0
+        lock = acquire(path) if is_main else None
+        try:
+            self._open({"kind": kind, "config": config, **facts}, allowed)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        if lock is not None:
+            # Not by `close`: a checkpoint may still be on its way to the disk then, and its thread
+            # keeps this object.
+            weakref.finalize(self, lock.release)
+
+    def _open(self, identity: dict[str, Any], allowed: Sequence[str]) -> None:
+        """Compare the run with what the folder holds, and describe it there."""
+        path, is_main = self.path, self.is_main
         run_file = path / "run.json"
         if run_file.exists():
             described = read_json(run_file, "a run's description")
@@ -76,13 +98,11 @@ class RunFolder:
                 write_json(run_file, {**described, "identity": identity})
         elif path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the run")
-        elif path.exists() and {entry.name for entry in path.iterdir()} - {_KILLED_AT_ITS_START}:
+        elif path.exists() and {entry.name for entry in path.iterdir()} - _NO_RUN_YET:
             raise InputError(f"{path}: holds other files and no run.json; name another folder")
         elif is_main:
             path.mkdir(parents=True, exist_ok=True)
             write_json(run_file, {"identity": identity, "environment": environment()})
-        self._metrics = path / "metrics.jsonl"
-        self._lines_lost = 0
 
     def finished_model(self, steps: int) -> Path | None:
         """Return the folder of the model that this run made, None while there is work left.

@@ -13,6 +13,7 @@ from video_vq.evaluation.report.parts import Parts, find_parts
 from video_vq.evaluation.report.pipeline import lead
 from video_vq.evaluation.report.sections import SECTIONS
 from video_vq.stores.files import write_bytes
+from video_vq.stores.lock import held
 
 MAX_BYTES = 20_000_000
 QUALITIES = (18, 26, 34)  # of H.264: the first at which the page is small enough
@@ -29,9 +30,16 @@ def write_report(path: Path, out: Path | None = None) -> Path:
         The page's path.
 
     Raises:
-        InputError: there is nothing to report, or something in it is damaged.
+        InputError: there is nothing to report, something in it is damaged, or another process is
+            writing the page.
     """
+    out = path / "report.html" if out is None else out
     parts = find_parts(path)
+    with held(out, single_file=True):
+        return _write_page(parts, path, out)
+
+
+def _write_page(parts: Parts, path: Path, out: Path) -> Path:
     page = b""
     for quality in QUALITIES:
         page = _render_checked(parts, path, quality)
@@ -42,8 +50,6 @@ def write_report(path: Path, out: Path | None = None) -> Path:
             f"{path}: the report would have {len(page) / 1e6:.0f} MB, more than "
             f"{MAX_BYTES / 1e6:.0f}; report its folders one by one"
         )
-    out = path / "report.html" if out is None else out
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, page)
     return out
 

@@ -1,0 +1,64 @@
+"""Another process that holds a folder or a file, as a second start meets it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HOLD = """
+import sys
+from pathlib import Path
+from video_vq.stores.lock import acquire
+lock = acquire(Path(sys.argv[1]), sys.argv[2] == "file")
+{more}
+print("held", flush=True)
+sys.stdin.read()
+lock.release()
+"""
+
+
+class Holder:
+    """Holds a path until it is killed or leaves; use as a context manager.
+
+    Args:
+        single_file: whether the path is a file that is to be written.
+        more: lines of Python that it runs once it holds the lock.
+    """
+
+    def __init__(self, path: Path, single_file: bool = False, more: str = ""):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLD.format(more=more), str(path), "file" * single_file],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.said = self.process.stdout.readline()
+
+    @property
+    def holds(self) -> bool:
+        """Whether it got the lock."""
+        return self.said == "held\n"
+
+    @property
+    def name(self) -> str:
+        """Return how a refusal calls it."""
+        return f"process {self.process.pid} on {os.uname().nodename}, since 20"
+
+    def leave(self) -> None:
+        """Let it end in peace."""
+        self.process.communicate()
+
+    def kill(self) -> None:
+        """End it without a last word, and do not wait for it: it stays as a zombie."""
+        self.process.kill()
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+
+    def __enter__(self) -> "Holder":
+        assert self.holds, self.process.communicate()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate()

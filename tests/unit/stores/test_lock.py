@@ -1,0 +1,350 @@
+"""A lock ends with its process, however that ends; and who meets it learns who holds it."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from holder import HOLD, Holder
+
+from video_vq.errors import InputError
+from video_vq.stores import lock
+from video_vq.stores.lock import LOCK, acquire, held, require_free
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_held_or_told(monkeypatch):
+    monkeypatch.setattr(lock, "_told", set())
+    yield
+    assert lock._held == {}
+
+
+def is_free_for_others(path: Path, single_file: bool = False) -> bool:
+    holder = Holder(path, single_file)
+    try:
+        return holder.holds
+    finally:
+        holder.leave()
+
+
+@pytest.mark.parametrize("single_file", [False, True])
+def test_a_second_start_is_refused_with_the_holder_until_it_is_killed(tmp_path, single_file):
+    path = tmp_path / "new" / "out"
+    with Holder(path, single_file) as holder:
+        for refused in (acquire, require_free):
+            with pytest.raises(InputError) as refusal:
+                refused(path, single_file)
+            assert str(refusal.value).startswith(f"{path}: is being written by {holder.name}")
+            assert str(refusal.value).endswith("or end it, then run this again")
+        holder.kill()  # -9
+        require_free(path, single_file)
+        with held(path, single_file):
+            assert not is_free_for_others(path, single_file)
+    assert not list(tmp_path.rglob("*lock"))
+
+
+def test_a_lock_that_is_let_go_leaves_nothing_and_keeps_what_was_there(tmp_path):
+    with held(tmp_path / "made"):
+        assert [entry.name for entry in (tmp_path / "made").iterdir()] == [LOCK]
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "there").mkdir()
+    with held(tmp_path / "there"):
+        pass
+    with held(tmp_path / "filled"):
+        (tmp_path / "filled" / "x").touch()
+    with held(tmp_path / "sheet.png", single_file=True):
+        assert (tmp_path / ".sheet.png.lock").exists()
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == [
+        "filled", "filled/x", "there",
+    ]  # fmt: skip
+
+
+def test_a_folder_and_a_file_in_it_are_two_things(tmp_path):
+    with held(tmp_path), held(tmp_path / "a.html", True), Holder(tmp_path / "b.html", True):
+        pass
+
+
+def test_a_process_may_take_its_own_lock_again_and_the_last_to_let_go_frees_it(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    outer = acquire(tmp_path)
+    with held(link):
+        require_free(tmp_path)
+    assert not is_free_for_others(tmp_path)
+    outer.release()
+    outer.release()  # once is all it takes
+    assert is_free_for_others(tmp_path)
+
+
+FORK = """
+import os, time
+if os.fork() == 0:
+    lock.release()  # of a child, it is nothing
+    os.close(0), os.close(1)
+    os.read({pipe}, 1)
+    os._exit(0)
+"""
+MULTIPROCESSING = """
+import multiprocessing
+multiprocessing.get_context("fork").Process(target=os.read, args=({pipe}, 1)).start()
+"""
+EXEC = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import os; os.read({pipe}, 1)"], pass_fds=[{pipe}])
+"""
+
+
+@pytest.fixture
+def pipe(monkeypatch) -> Iterator[tuple[int, int]]:
+    """Return a pipe that holders inherit: their children live until its second end is closed."""
+    reading, writing = os.pipe()
+    whole = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **named: whole(*a, **named, pass_fds=[reading])
+    )
+    yield reading, writing
+    os.close(reading)
+
+
+@pytest.mark.parametrize("child", [FORK, MULTIPROCESSING, EXEC])
+def test_children_that_outlive_a_killed_holder_do_not_keep_its_lock(tmp_path, pipe, child):
+    with Holder(tmp_path, more="import os\n" + child.format(pipe=pipe[0])) as holder:
+        try:
+            with pytest.raises(InputError, match="is being written by process"):
+                acquire(tmp_path)
+            holder.kill()
+            with held(tmp_path):
+                # The child lives on, and a new holder is not freed by what it does.
+                assert not is_free_for_others(tmp_path)
+        finally:
+            os.close(pipe[1])
+
+
+KEEPING = """
+import subprocess, sys
+subprocess.Popen(
+    [sys.executable, "-c", "import os; os.read({pipe}, 1)"], pass_fds=[{pipe}, lock.descriptor]
+)
+"""
+
+
+def test_children_that_were_handed_the_lock_are_waited_for(tmp_path, monkeypatch, pipe):
+    with Holder(tmp_path, more=KEEPING.format(pipe=pipe[0])) as holder:
+        holder.kill()
+        monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
+        with pytest.raises(InputError, match=f"by what is left of {holder.name}"):
+            acquire(tmp_path)
+        monkeypatch.setattr(lock, "PATIENCE_SECONDS", 60.0)
+        slept, whole = [], time.sleep
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 3:
+                os.close(pipe[1])
+            whole(seconds)
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        with held(tmp_path):
+            assert len(slept) >= 3
+
+
+def test_a_run_whose_launcher_has_returned_holds_its_folder_until_it_ends(tmp_path):
+    launcher = (
+        "import subprocess, sys\n"
+        "run = subprocess.Popen(sys.argv[1:], stdin=0, stdout=1)\n"
+        "print(run.pid, flush=True)\n"
+    )
+    run = [sys.executable, "-c", HOLD.format(more="")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", launcher, *run, str(tmp_path), ""],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    said = {process.stdout.readline().strip() for _ in range(2)}
+    (pid,) = said - {"held"}
+    process.wait()
+    with pytest.raises(InputError, match=f"by process {pid} on .* after its launcher"):
+        require_free(tmp_path)
+    process.stdin.close()
+    process.stdout.read()  # until it has ended
+    process.stdout.close()
+    require_free(tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF])
+def test_a_drive_without_locks_is_said_once_and_work_goes_on(tmp_path, monkeypatch, capsys, code):
+    def without(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(lock, "flock", without)
+    for _ in range(2):
+        require_free(tmp_path)
+        with held(tmp_path) as got:
+            assert got.descriptor is None
+    said = capsys.readouterr().err
+    assert said == (
+        f"warning: {tmp_path}: cannot be locked here ({os.strerror(code)}); going on without a "
+        "lock: see to it that nothing else writes there\n"
+    )
+    assert len(os.listdir("/proc/self/fd")) < 200
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_lock_that_cannot_be_made_is_said_and_work_goes_on(tmp_path, monkeypatch, capsys, code):
+    def failing(*_):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing)
+        require_free(tmp_path)
+        with held(tmp_path):
+            pass
+    assert f"cannot be locked here ({os.strerror(code)})" in capsys.readouterr().err
+
+
+def test_a_full_disk_costs_the_holders_name_and_not_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
+    full = "import os; os.ftruncate(lock.descriptor, 0)"
+    with (
+        Holder(tmp_path, more=full),
+        pytest.raises(InputError, match="by another process, which has not said who it is"),
+    ):
+        acquire(tmp_path)
+
+    def failing(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    with held(tmp_path), open(tmp_path / LOCK) as other, pytest.raises(BlockingIOError):
+        lock.flock(other.fileno(), lock.fcntl.LOCK_SH)
+
+
+def hostile_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def hostile_link(path: Path) -> None:
+    path.symlink_to(path.parent / "precious")
+
+
+HOSTILE = {
+    "binary": lambda path: path.write_bytes(b"\xff\x00" * 9000),
+    "deep": lambda path: path.write_text("[" * 4000),
+    "a list": lambda path: path.write_text("[1]"),
+    "no number": lambda path: path.write_text('{"host": "h", "pid": "1e9", "since": ""}'),
+    "escapes": lambda path: path.write_text('{"host": "\\u001b[2J", "pid": 1, "since": "x"}'),
+    "fifo": hostile_fifo,
+    "link": hostile_link,
+    "folder": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_whatever_lies_in_the_place_of_a_lock_harms_nothing(tmp_path, capsys, kind):
+    (tmp_path / "precious").write_text("kept")
+    HOSTILE[kind](tmp_path / LOCK)
+    require_free(tmp_path)
+    with held(tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert ("cannot be locked" in capsys.readouterr().err) == (kind in ("link", "folder"))
+
+
+def test_a_holder_that_would_paint_the_terminal_is_not_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
+    named = json.dumps({"host": "\x1b[2J", "pid": 1, "since": "x"})
+    paint = f"import os; os.pwrite(lock.descriptor, {named!r}.encode() + b' ' * 200, 0)"
+    with (
+        Holder(tmp_path, more=paint),
+        pytest.raises(InputError, match="by another process, which has not said who it is"),
+    ):
+        acquire(tmp_path)
+
+
+def test_a_holder_on_another_machine_is_believed_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 1e9)
+    named = json.dumps({"host": "far-away", "pid": 2**22 + 1, "since": "2026-11-29 12:00:00+00:00"})
+    far = f"import os; os.pwrite(lock.descriptor, {named!r}.encode() + b' ' * 200, 0)"
+    with (
+        Holder(tmp_path, more=far),
+        pytest.raises(InputError, match="by process 4194305 on far-away, since 2026-11-29"),
+    ):
+        acquire(tmp_path)
+
+
+def test_of_many_starts_at_once_exactly_one_holds_the_folder(tmp_path):
+    with ExitStack() as stack:
+        starts = [
+            subprocess.Popen(
+                [sys.executable, "-c", "input()\n" + HOLD.format(more=""), tmp_path / "new", ""],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for _ in range(6)
+        ]  # fmt: skip
+        for start in starts:
+            stack.callback(start.communicate)
+            assert start.stdin is not None
+            start.stdin.write("\n")
+            start.stdin.flush()
+        said = [start.stdout.readline() for start in starts if start.stdout is not None]
+    assert sorted(said) == [""] * 5 + ["held\n"]
+
+
+def test_a_name_that_its_holder_took_away_in_the_meantime_is_locked_anew(tmp_path, monkeypatch):
+    """Two could else hold the folder: one by the old file, one by the new."""
+    whole, calls = lock.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not calls:
+            os.unlink(tmp_path / LOCK)
+        calls.append(operation)
+        whole(descriptor, operation)
+
+    monkeypatch.setattr(lock, "flock", late)
+    with held(tmp_path):
+        assert len(calls) == 2
+        assert not is_free_for_others(tmp_path)
+
+
+def test_who_merely_looks_disturbs_neither_others_that_look_nor_a_start(tmp_path):
+    (tmp_path / LOCK).touch()  # of a killed run
+    looking = os.open(tmp_path / LOCK, os.O_RDONLY)
+    lock.flock(looking, lock.fcntl.LOCK_SH)
+    require_free(tmp_path)
+    whole_sleep, slept = time.sleep, []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        os.close(looking)
+        whole_sleep(0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", sleep)
+        with held(tmp_path):
+            assert len(slept) == 1
+
+
+def test_a_file_in_the_folders_place_is_left_to_the_caller(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with held(tmp_path / "file") as got:
+        assert got.descriptor is None
+    with pytest.raises(InputError, match="is no folder that can be written"):
+        acquire(tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_lock_needs_neither_torch_nor_numpy():
+    code = (
+        "import sys, video_vq.stores.lock\n"
+        "assert not {'torch', 'numpy', 'av'} & set(sys.modules), 'heavy'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

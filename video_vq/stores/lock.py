@@ -1,0 +1,257 @@
+"""Locks on what is being written: a second start that would write the same is refused.
+
+A lock is `flock` on a small file that says who holds it: `.lock` in a folder, `.NAME.lock` beside a
+single file. It ends with the process that holds it, however that ends; the file may stay behind and
+means nothing then. A process may take its own lock again, so that one step may stand inside
+another. Imports no torch and no numpy.
+
+Not the locks of POSIX (`fcntl.lockf`), though no forked child shares those: they end as soon as
+their process closes any descriptor of the file, so that reading who holds one would drop it.
+`flock` belongs to the open file, which a forked child shares and would keep locked after its
+parent was killed; so a child closes it as it is forked. Children that write into the folder
+themselves, as data-prep's workers, are handed the descriptor and keep the lock until they end.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from video_vq.errors import InputError
+
+LOCK = ".lock"
+# What is left of a killed process, such as its workers, may take until it notices.
+PATIENCE_SECONDS = 10.0
+RETRY_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class _Holder:
+    host: str
+    pid: int
+    since: str
+
+
+@dataclass
+class _Held:
+    """A lock of this process: how often it was taken, and whether its folder was made for it."""
+
+    descriptor: int
+    made_folder: bool
+    count: int = 0
+
+
+_held: dict[str, _Held] = {}  # by the lock's file
+_told: set[str] = set()  # of which it was said that they cannot be locked
+
+
+def flock(descriptor: int, operation: int) -> None:
+    """Lock an open file without waiting; one function, so that a test can make it fail."""
+    fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+
+
+class Lock:
+    """What `acquire` returns; it holds nothing where there was nothing to lock."""
+
+    def __init__(self, file: str | None):
+        self._file = file
+
+    @property
+    def descriptor(self) -> int | None:
+        """Return the open file that carries the lock, for children that are to keep it."""
+        return None if self._file is None else _held[self._file].descriptor
+
+    def release(self) -> None:
+        """Let go; a folder that was made for the lock and stayed empty goes, too."""
+        file, self._file = self._file, None
+        own = None if file is None else _held.get(file)  # none in a forked child
+        if file is None or own is None:
+            return
+        own.count -= 1
+        if own.count:
+            return
+        del _held[file]
+        with suppress(OSError):
+            os.unlink(file)
+        os.close(own.descriptor)
+        if own.made_folder:
+            with suppress(OSError):
+                os.rmdir(os.path.dirname(file))
+
+
+def acquire(path: Path, single_file: bool = False) -> Lock:
+    """Lock a folder, or a file, that this process is about to write.
+
+    Where the file system has no locks, or the lock's file cannot be made, this is said once on
+    stderr and the work goes on without.
+
+    Args:
+        path: a folder, made when missing; a file in its place is left to the caller to refuse.
+        single_file: whether `path` is a file to be written; its folder is made when missing.
+
+    Raises:
+        InputError: another process holds it; names host, process and time. Or the folder cannot
+            be made.
+    """
+    if not single_file and path.exists() and not path.is_dir():
+        return Lock(None)
+    file = _file_of(path, single_file)
+    if file not in _held:
+        made = not os.path.exists(os.path.dirname(file))
+        try:
+            descriptor = _locked(file, path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+        except OSError as error:
+            if file not in _told:
+                print(
+                    f"warning: {path}: cannot be locked here ({error.strerror or error}); going "
+                    "on without a lock: see to it that nothing else writes there",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            _told.add(file)
+            return Lock(None)
+        _held[file] = _Held(descriptor, made)
+        _sign(descriptor)
+    _held[file].count += 1
+    return Lock(file)
+
+
+@contextmanager
+def held(path: Path, single_file: bool = False) -> Iterator[Lock]:
+    """Hold what `acquire` locks for the length of a block."""
+    lock = acquire(path, single_file)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def require_free(path: Path, single_file: bool = False) -> None:
+    """Refuse what another process holds, before anything expensive is done; takes no lock.
+
+    Several ranks may ask at once.
+
+    Raises:
+        InputError: another process holds it; names host, process and time.
+    """
+    file = _file_of(path, single_file)
+    if file in _held:
+        return
+    with suppress(OSError):  # nothing there; `acquire` says what else is wrong
+        os.close(_locked(file, path, os.O_RDONLY, fcntl.LOCK_SH))
+
+
+def _file_of(path: Path, single_file: bool) -> str:
+    folder = os.path.realpath(path.parent if single_file else path)
+    return os.path.join(folder, f".{path.name}{LOCK}" if single_file else LOCK)
+
+
+def _locked(file: str, path: Path, flags: int, operation: int) -> int:
+    """Return the descriptor of a file that is locked now, and that is still the one of its name.
+
+    Raises:
+        InputError: another process holds it, or its folder cannot be made.
+        OSError: it cannot be opened or locked.
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    is_second_try = False
+    while True:
+        if flags & os.O_CREAT:
+            _make_folder(os.path.dirname(file), path)
+        try:
+            descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except FileNotFoundError:
+            if flags & os.O_CREAT and time.monotonic() < end:
+                continue  # the folder had been made for a lock that was released just now
+            raise
+        try:
+            flock(descriptor, operation)
+            if _is_named(descriptor, file):
+                return descriptor
+            os.close(descriptor)  # its holder released it, and took the name away
+            continue
+        except BlockingIOError:
+            holder = _read_holder(descriptor)
+            os.close(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # Twice, as somebody may just be looking whether it is free.
+        if (is_second_try and _is_alive(holder)) or time.monotonic() > end:
+            raise InputError(_refusal(path, holder))
+        is_second_try = True
+        time.sleep(RETRY_SECONDS)
+
+
+def _make_folder(folder: str, path: Path) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: is no folder that can be written ({error.strerror}); name another"
+        ) from None
+
+
+def _is_named(descriptor: int, file: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    """Write down who holds the lock; a full disk costs the name, not the lock."""
+    since = datetime.now().astimezone().isoformat(" ", "seconds")
+    holder = _Holder(os.uname().nodename, os.getpid(), since)
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+
+
+def _read_holder(descriptor: int) -> _Holder | None:
+    try:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+        holder = _Holder(str(found["host"]), int(found["pid"]), str(found["since"]))
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return holder if (holder.host + holder.since).isprintable() else None
+
+
+def _is_alive(holder: _Holder | None) -> bool:
+    """Whether the process that took a lock still runs; of another machine's: yes, if it is held."""
+    if holder is None:
+        return False
+    if holder.host != os.uname().nodename:
+        return True
+    try:
+        with open(f"/proc/{holder.pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def _refusal(path: Path, holder: _Holder | None) -> str:
+    who = "another process, which has not said who it is"
+    if holder is not None:
+        who = f"process {holder.pid} on {holder.host}, since {holder.since}"
+        if not _is_alive(holder):
+            who = f"what is left of {who}"
+    return (
+        f"{path}: is being written by {who}; wait until it ends (a training does so some time "
+        "after its launcher), or end it, then run this again"
+    )
+
+
+def _close_in_child() -> None:
+    for own in _held.values():
+        os.close(own.descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
