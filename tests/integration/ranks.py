@@ -22,16 +22,19 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 from video_vq.cli import main
 from video_vq.config import load_config
 from video_vq.data.windows import every_window
+from video_vq.errors import InputError
+from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import PriorConfig
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
+from video_vq.stores.lock import LOCK
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 from video_vq.training import losses as losses_module
 from video_vq.training import prior as prior_module
 from video_vq.training import tokenizer as tokenizer_module
 from video_vq.training.averaging import Averages
-from video_vq.training.distributed import StopFlag, make_accelerator
+from video_vq.training.distributed import StopFlag, holding, make_accelerator
 from video_vq.training.state import TrainingState
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.training_config import (
@@ -244,6 +247,26 @@ def more_ranks(folder: Path, out: Path) -> None:
         assert main([*command, *changes]) == 1
         with observing():
             assert main([*command, "--allow-change", "world_size", *changes]) == 0
+
+
+def second_start(folder: Path, out: Path) -> None:
+    """Start where another process writes: all ranks are refused, and still understand each other.
+
+    Before torch is loaded; and, had both been started at once, when rank 0 takes the lock.
+    """
+    accelerator = make_accelerator()
+    command = arguments("prior", folder, out / "held", *settings("prior"))
+    assert main(command) == 1
+    with mock.patch("video_vq.cli.train_prior.require_free"):
+        assert main(command) == 1
+    refusal = ""
+    try:
+        with holding(accelerator, out / "held"):
+            pass
+    except InputError as error:
+        refusal = str(error)
+    (out / f"refusal-rank{accelerator.process_index}").write_text(refusal)
+    assert {entry.name for entry in (out / "held").iterdir()} == {LOCK}
 
 
 def diverge(folder: Path, out: Path) -> int:

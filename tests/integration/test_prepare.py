@@ -1,6 +1,5 @@
 """`data-prep` from raw files to a store: the same bytes through every decoder, pool and kill."""
 
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from holder import Holder
 
-from data_prep import cli, run
+from data_prep import cli
 from data_prep.cli import main
 from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
 from data_prep.tfrecord import scan_records
@@ -191,15 +191,11 @@ def test_another_list_of_files_is_another_plan(raw, tmp_path, capsys):
     assert "with the folder as it was, the same command goes on" in error
 
 
-def test_two_runs_do_not_fill_one_store(raw, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run, "LOCK_SECONDS", 0.1)
+def test_two_runs_do_not_fill_one_store(raw, tmp_path, capsys):
     out = tmp_path / "store"
-    out.mkdir()
-    descriptor = os.open(out, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert folder(raw, out) == 1
-    assert "another run is filling this store" in capsys.readouterr().err
-    os.close(descriptor)
+    with Holder(out) as holder:
+        assert folder(raw, out) == 1
+        assert f"{out}: is being written by {holder.name}" in capsys.readouterr().err
 
 
 def test_too_many_unusable_videos_stop_the_run_until_more_are_allowed(tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import ranks
 import safetensors.torch
 import torch
+from holder import Holder
 from ranks import ACCUMULATIONS, BAD_STEPS, KINDS, SIZES, make_data, settings, train
 from runs import AfterStep, launch_program, run
 
@@ -40,8 +41,10 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def two(folder):
     """Return what two ranks printed, who did all cases and diverged in the last."""
-    cases = ("parity", "validation", "poison", "more_ranks", "diverge")
-    return launch_program(2, SCRIPT, folder, *cases, expect=1)
+    cases = ("parity", "validation", "poison", "more_ranks", "second_start", "diverge")
+    with Holder(folder / "2" / "held") as holder:
+        (folder / "2" / "holder").write_text(holder.name)
+        return launch_program(2, SCRIPT, folder, *cases, expect=1)
 
 
 def lines(path: Path) -> list[dict]:
@@ -145,6 +148,17 @@ def test_ten_such_steps_in_a_row_end_the_run_and_name_a_finite_checkpoint(folder
     assert described["bad_in_a_row"] == 8
     for found in values.values():
         assert all(torch.isfinite(value).all() for value in found.values())
+
+
+def test_all_ranks_end_where_another_process_writes(folder, two):
+    holder = (folder / "2" / "holder").read_text()
+    first, second = ((folder / "2" / f"refusal-rank{rank}").read_text() for rank in (0, 1))
+    assert f"held: is being written by {holder}" in first
+    assert second == "rank 0 cannot go on, and says why"
+    # Each rank looks for itself before torch is loaded; later rank 0 looks for all.
+    refusal = f"held: is being written by {holder}"
+    assert two.stderr.count(refusal) == 3
+    assert two.stderr.count("video-vq [rank 1]: rank 0 cannot go on, and says why") >= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,6 +36,57 @@ def test_a_failed_write_leaves_the_old_file_and_no_partial(tmp_path, monkeypatch
     assert os.listdir(tmp_path) == ["file"]
 
 
+WRITERS = {
+    "bytes": lambda path: write_bytes(path, b"[1]"),
+    "json": lambda path: write_json(path, [1]),
+    "array": lambda path: files.write_array(path, np.arange(3)),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_bytes_are_on_the_disk_before_they_take_the_name_and_the_name_before_it_is_said(
+    tmp_path, monkeypatch, kind
+):
+    events: list[tuple[str, str, bool]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        size = os.fstat(descriptor).st_size
+        events.append(("fsync", os.path.relpath(path, tmp_path), size == whole_size))
+        fsync(descriptor)
+
+    def noted_replace(source, target) -> None:
+        events.append(("rename", os.path.relpath(source, tmp_path), True))
+        replace(source, target)
+
+    (tmp_path / "in").mkdir()
+    WRITERS[kind](tmp_path / "elsewhere")
+    whole_size = (tmp_path / "elsewhere").stat().st_size
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    WRITERS[kind](tmp_path / "in" / "file")
+    (in_file, renamed, in_folder) = events
+    assert in_file == ("fsync", "in/file.partial", True)
+    assert renamed == ("rename", "in/file.partial", True)
+    assert in_folder[:2] == ("fsync", "in")
+
+
+def test_a_name_that_may_not_last_is_an_error(tmp_path, monkeypatch):
+    calls, opened = [], len(os.listdir("/proc/self/fd"))
+
+    def fail(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        write_bytes(tmp_path / "file", b"new")
+    assert os.listdir(tmp_path) == ["file"]
+    assert len(os.listdir("/proc/self/fd")) == opened
+
+
 @pytest.mark.parametrize("failing", ["write", "fsync", "rename"])
 def test_a_failed_array_leaves_nothing(tmp_path, monkeypatch, failing):
     def fail(*_):

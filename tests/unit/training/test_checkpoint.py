@@ -288,3 +288,29 @@ def test_the_files_are_read_by_the_library_as_they_were():
     for name, value in tensors.items():
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value)
+
+
+@pytest.mark.parametrize("length", range(1, 18))
+def test_every_tensor_of_a_file_begins_at_a_multiple_of_its_own_size(length):
+    """So that it can be mapped into memory as it lies; the header may have any length."""
+    dtypes = [torch.float16, torch.float64, torch.int8, torch.float32, torch.bool, torch.int64]
+    tensors = {"n" * length + str(k): torch.ones(3, dtype=d) for k, d in enumerate(dtypes)}
+    data = b"".join(bytes(part) for part in _safetensors(tensors))
+    size = int.from_bytes(data[:8], "little")
+    text = data[8 : 8 + size]
+    assert size % 8 == 0
+    assert size - len(text.rstrip(b" ")) < 8
+    header = json.loads(text)
+    for name, value in tensors.items():
+        start, end = header[name]["data_offsets"]
+        assert (8 + size + start) % value.itemsize == 0
+        assert end - start == value.nbytes
+    assert sorted(entry["data_offsets"] for entry in header.values())[-1][1] == len(data) - 8 - size
+    assert safetensors.torch.load(data).keys() == tensors.keys()
+
+
+def test_equal_tensors_give_equal_bytes_in_whatever_order_they_come():
+    tensors = {name: torch.full((2,), float(k)) for k, name in enumerate("badc")}
+    swapped = dict(reversed(tensors.items()))
+    first, second = (b"".join(map(bytes, _safetensors(one))) for one in (tensors, swapped))
+    assert first == second
