@@ -11,6 +11,7 @@ from trained import trained_tokenizer
 from video_vq.evaluation import raw_folder
 from video_vq.evaluation.encode import EncodeJob, Encoder
 from video_vq.evaluation.raw_folder import LIST, FolderOptions
+from video_vq.stores.lock import LOCK
 from video_vq.stores.raw_videos import read_raw_videos
 from video_vq.stores.tokens import TokenStore
 
@@ -187,6 +188,7 @@ def test_what_is_neither_store_nor_list_nor_folder_of_videos_is_said(made, tmp_p
     for options in ((), ("--size", "16")):
         assert "no such folder" in refusal(tmp_path / "nowhere", *options)
     (tmp_path / "begun" / "parts").mkdir(parents=True)
+    (tmp_path / "begun" / LOCK).touch()
     assert "begun: this store is unfinished" in refusal(tmp_path / "begun")
     assert "--fps, --group-by: only for a folder of videos" in refusal(
         made / "of folder", "--fps", "5", "--group-by", "folder"

@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,13 @@ class ShardFolder:
     def locked(self, shard: int) -> Iterator[int]:
         """Hold one shard while it is made, where another machine may still be at it.
 
-        Gives a file descriptor: the lock ends with its last holder, so a child may inherit it.
+        Gives a file descriptor: the lock ends with its last holder, so a child may inherit it. On a
+        drive without locks nothing is held, as was said when the folder could not be locked.
         """
         lock = os.open(self.parts / f"shard-{shard:05d}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield lock
         finally:
             os.close(lock)

@@ -14,6 +14,7 @@ from data_prep.synthetic_world import CLASSES
 from data_prep.tfrecord import parse_example, read_record, scan_records
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
+from video_vq.stores.lock import LOCK
 
 SMALL = SyntheticSettings(layout="ucf101", num_videos=12, num_frames=5, size=32, seed=3)
 BAIR = SyntheticSettings(layout="bair", num_videos=8, num_frames=30, size=64, seed=3)
@@ -152,6 +153,12 @@ def test_several_processes_write_the_same_bytes_as_one(ucf, tmp_path):
 def test_other_settings_for_the_same_folder_are_refused_with_the_difference(ucf):
     with pytest.raises(InputError, match="num_frames: 5 -> 6"):
         write_synthetic(ucf, SyntheticSettings("ucf101", 12, 6, 32, 3))
+
+
+def test_a_lock_that_a_killed_run_left_behind_is_in_nobodys_way(ucf, tmp_path):
+    (tmp_path / LOCK).touch()
+    write_synthetic(tmp_path, SMALL)
+    assert tree(tmp_path) == tree(ucf)
 
 
 def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):

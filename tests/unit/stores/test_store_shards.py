@@ -1,10 +1,14 @@
 """A folder of shards survives any stop, and its manifest proves itself."""
 
+import errno
+import fcntl
 import json
+import os
 
 import pytest
 
 from video_vq.errors import InputError
+from video_vq.stores.lock import LOCK, held
 from video_vq.stores.shards import ShardFolder, read_manifest
 
 HOW = "make one"
@@ -102,3 +106,32 @@ def test_every_refusal_to_open_says_what_to_do(tmp_path):
         read_manifest(folder.path, "g", 1, HOW)
     with pytest.raises(InputError, match="has format version 1, this program reads 2"):
         read_manifest(folder.path, "f", 2, HOW)
+
+
+def test_a_shard_on_a_drive_without_locks_is_made_all_the_same(tmp_path, monkeypatch):
+    folder = ShardFolder(tmp_path / "store", {})
+
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with folder.locked(0) as descriptor:
+        assert os.fstat(descriptor).st_size == 0
+        folder.commit(0, {})
+    assert folder.is_committed(0)
+
+
+def test_a_lock_in_the_folder_is_neither_a_strangers_file_nor_part_of_the_store(tmp_path):
+    with held(tmp_path / "store"):
+        folder = ShardFolder(tmp_path / "store", {"a": 1})
+        assert (tmp_path / "store" / LOCK).exists()
+        folder.seal({"plan": {"a": 1}})
+    assert [entry.name for entry in (tmp_path / "store").iterdir()] == ["manifest.json"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / LOCK).touch()  # left behind by a killed run
+    ShardFolder(tmp_path / "other", {})
+    (tmp_path / "strange").mkdir()
+    for name in (LOCK, "thesis.tex"):
+        (tmp_path / "strange" / name).touch()
+    with pytest.raises(InputError, match="holds other files"):
+        ShardFolder(tmp_path / "strange", {})

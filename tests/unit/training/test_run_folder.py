@@ -2,18 +2,26 @@
 
 import errno
 import json
+import threading
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from accelerate.tracking import WandBTracker
+from holder import Holder
 
 from video_vq.errors import InputError
 from video_vq.stores import files
+from video_vq.stores.lock import LOCK
+from video_vq.training.distributed import make_accelerator
 from video_vq.training.run_folder import RunFolder, refuse_changes
+from video_vq.training.schedule import make_optimizer
+from video_vq.training.state import TrainingState
 from video_vq.training.trackers import Trackers
+from video_vq.training.training_config import OptimizerConfig
 
 CONFIG = {"model": {"width": 8}, "optim": {"lr": 0.1, "steps": 9}, "run": {"seed": 0}}
 
@@ -86,6 +94,53 @@ def test_another_model_seed_or_kind_is_another_run_even_if_allowed(fixed, is_all
     assert (changes[1] in message) == (not is_allowed)
     assert "With another model or seed it would be another run" in message
     assert "--allow-change" not in message
+
+
+def is_held(path: Path) -> bool:
+    holder = Holder(path)
+    holder.leave()
+    return not holder.holds
+
+
+def test_a_run_holds_its_folder_until_its_last_checkpoint_is_written(tmp_path, monkeypatch):
+    """Its launcher and its loop may have ended by then."""
+    path, may_go_on, whole = tmp_path / "run", threading.Event(), files.write
+    run = open_run(path)
+    layer = torch.nn.Linear(1, 1)
+    state = TrainingState(make_accelerator(), layer, 0.9)
+    state.step = 1
+
+    def slow(file, data):
+        assert may_go_on.wait(60)
+        whole(file, data)
+
+    monkeypatch.setattr(files, "write", slow)
+    state.save(run, make_optimizer(layer, OptimizerConfig()))
+    run.close()
+    del run
+    assert is_held(path)
+    may_go_on.set()
+    assert state.wait_for_save()
+    assert not is_held(path)
+    assert sorted(entry.name for entry in path.iterdir()) == ["run.json", "state"]
+
+
+def test_a_run_that_is_refused_or_not_rank_0_holds_nothing(tmp_path):
+    path = tmp_path / "run"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / LOCK).touch()  # left behind by a killed run
+    first = open_run(tmp_path / "empty")
+    with pytest.raises(InputError) as refusal:
+        open_run(tmp_path / "empty", world_size=2)
+    assert is_held(tmp_path / "empty")
+    del first
+    assert refusal.traceback  # keeps the second, which was never a run
+    assert not is_held(tmp_path / "empty")
+    with Holder(path) as holder:
+        with pytest.raises(InputError, match=f"run: is being written by {holder.name}"):
+            open_run(path)
+        assert {entry.name for entry in path.iterdir()} == {LOCK}
+        RunFolder(path, "prior", CONFIG, {}, is_main=False)
 
 
 def lines(path: Path) -> list[int]:
