@@ -243,8 +243,8 @@ def _refusal(path: Path, holder: _Holder | None) -> str:
         if not _is_alive(holder):
             who = f"what is left of {who}"
     return (
-        f"{path}: is being written by {who}; wait until it ends (a training does so some time "
-        "after its launcher), or end it, then run this again"
+        f"{path}: is being written by {who}; wait until it ends (it may outlive what launched it), "
+        "or end it, then run this again"
     )
 
 

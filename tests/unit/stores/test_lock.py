@@ -172,7 +172,7 @@ def test_a_run_whose_launcher_has_returned_holds_its_folder_until_it_ends(tmp_pa
     said = {process.stdout.readline().strip() for _ in range(2)}
     (pid,) = said - {"held"}
     process.wait()
-    with pytest.raises(InputError, match=f"by process {pid} on .* after its launcher"):
+    with pytest.raises(InputError, match=f"by process {pid} on .* it may outlive what launched it"):
         require_free(tmp_path)
     process.stdin.close()
     process.stdout.read()  # until it has ended
