@@ -161,22 +161,21 @@ def test_a_run_whose_launcher_has_returned_holds_its_folder_until_it_ends(tmp_pa
         "print(run.pid, flush=True)\n"
     )
     run = [sys.executable, "-c", HOLD.format(more="")]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", launcher, *run, str(tmp_path), ""],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    said = {process.stdout.readline().strip() for _ in range(2)}
-    (pid,) = said - {"held"}
-    process.wait()
-    with pytest.raises(InputError, match=f"by process {pid} on .* it may outlive what launched it"):
-        require_free(tmp_path)
-    process.stdin.close()
-    process.stdout.read()  # until it has ended
-    process.stdout.close()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        said = {process.stdout.readline().strip() for _ in range(2)}
+        (pid,) = said - {"held"}
+        process.wait()
+        with pytest.raises(InputError, match=f"by process {pid} on .*it may outlive what launched"):
+            require_free(tmp_path)
+        process.stdin.close()
+        assert process.stdout.read() == ""  # it has ended
     require_free(tmp_path)
 
 
