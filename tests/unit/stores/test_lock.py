@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -100,30 +100,41 @@ subprocess.Popen([sys.executable, "-c", "import os; os.read({pipe}, 1)"], pass_f
 """
 
 
+class Pipe:
+    """A pipe that holders inherit: their children live until it is closed."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        self._is_open = True
+
+    def close(self) -> None:
+        """Let the children end; once is all it takes."""
+        if self._is_open:
+            os.close(self.writing)
+            os.close(self.reading)
+        self._is_open = False
+
+
 @pytest.fixture
-def pipe(monkeypatch) -> Iterator[tuple[int, int]]:
-    """Return a pipe that holders inherit: their children live until its second end is closed."""
-    reading, writing = os.pipe()
-    whole = subprocess.Popen
+def pipe(monkeypatch) -> Iterator[Pipe]:
+    made, whole = Pipe(), subprocess.Popen
     monkeypatch.setattr(
-        subprocess, "Popen", lambda *a, **named: whole(*a, **named, pass_fds=[reading])
+        subprocess, "Popen", lambda *a, **named: whole(*a, **named, pass_fds=[made.reading])
     )
-    yield reading, writing
-    os.close(reading)
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("child", [FORK, MULTIPROCESSING, EXEC])
 def test_children_that_outlive_a_killed_holder_do_not_keep_its_lock(tmp_path, pipe, child):
-    with Holder(tmp_path, more="import os\n" + child.format(pipe=pipe[0])) as holder:
-        try:
-            with pytest.raises(InputError, match="is being written by process"):
-                acquire(tmp_path)
-            holder.kill()
-            with held(tmp_path):
-                # The child lives on, and a new holder is not freed by what it does.
-                assert not is_free_for_others(tmp_path)
-        finally:
-            os.close(pipe[1])
+    more = "import os\n" + child.format(pipe=pipe.reading)
+    with Holder(tmp_path, more=more) as holder, closing(pipe):
+        with pytest.raises(InputError, match="is being written by process"):
+            acquire(tmp_path)
+        holder.kill()
+        with held(tmp_path):
+            # The child lives on, and a new holder is not freed by what it does.
+            assert not is_free_for_others(tmp_path)
 
 
 KEEPING = """
@@ -135,7 +146,7 @@ subprocess.Popen(
 
 
 def test_children_that_were_handed_the_lock_are_waited_for(tmp_path, monkeypatch, pipe):
-    with Holder(tmp_path, more=KEEPING.format(pipe=pipe[0])) as holder:
+    with Holder(tmp_path, more=KEEPING.format(pipe=pipe.reading)) as holder, closing(pipe):
         holder.kill()
         monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
         with pytest.raises(InputError, match=f"by what is left of {holder.name}"):
@@ -146,7 +157,7 @@ def test_children_that_were_handed_the_lock_are_waited_for(tmp_path, monkeypatch
         def sleep(seconds: float) -> None:
             slept.append(seconds)
             if len(slept) == 3:
-                os.close(pipe[1])
+                pipe.close()
             whole(seconds)
 
         monkeypatch.setattr(time, "sleep", sleep)
@@ -315,7 +326,9 @@ def test_a_name_that_its_holder_took_away_in_the_meantime_is_locked_anew(tmp_pat
 
 
 def test_who_merely_looks_disturbs_neither_others_that_look_nor_a_start(tmp_path):
-    (tmp_path / LOCK).touch()  # of a killed run
+    # Of a killed run, whose number another process has by now.
+    named = {"host": os.uname().nodename, "pid": os.getpid(), "since": "x"}
+    (tmp_path / LOCK).write_text(json.dumps(named))
     looking = os.open(tmp_path / LOCK, os.O_RDONLY)
     lock.flock(looking, lock.fcntl.LOCK_SH)
     require_free(tmp_path)
