@@ -62,5 +62,8 @@ class BackgroundJob:
         if self._thread is not None:
             self._thread.join()
         self._thread, error, self._error = None, self._error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # it would keep this frame, and so all that the job held, among it a lock

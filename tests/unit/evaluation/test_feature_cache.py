@@ -26,7 +26,9 @@ def test_what_several_processes_add_at_once_is_known_to_the_next(tmp_path, monke
     found = FeatureCache(SETTINGS, 6, tmp_path)
     assert (len(found), found.num_torn) == (6, 0)
     for number in (11, 12, 13, 20, 21, 22):
-        assert np.array_equal(found.get(bytes([number]) * 32), rows(number)[0])
+        features = found.get(bytes([number]) * 32)
+        assert features is not None
+        assert np.array_equal(features, rows(number)[0])
 
 
 def test_two_that_open_a_new_cache_at_once_both_read_whole_settings(tmp_path, monkeypatch):
