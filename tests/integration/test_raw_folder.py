@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from accelerate import Accelerator
 from test_scale import encode, hashes, prepare, write_videos
@@ -11,6 +12,7 @@ from trained import trained_tokenizer
 from video_vq.evaluation import raw_folder
 from video_vq.evaluation.encode import EncodeJob, Encoder
 from video_vq.evaluation.raw_folder import LIST, FolderOptions
+from video_vq.media.encode import write_video
 from video_vq.stores.lock import LOCK
 from video_vq.stores.raw_videos import read_raw_videos
 from video_vq.stores.tokens import TokenStore
@@ -69,6 +71,23 @@ def test_a_folder_gives_the_tokens_of_its_list_and_of_its_store(made, tmp_path, 
     for path in shards:
         assert path.read_bytes() == (root / "of raw" / path.name).read_bytes()
     assert len(TokenStore(root / "of raw")) > 5
+
+
+def test_videos_that_have_the_asked_size_already_are_encoded_at_a_width_that_decoders_pad(
+    made, tmp_path
+):
+    rng = np.random.default_rng(0)
+    (tmp_path / "raw").mkdir()
+    for number in range(3):
+        frames = rng.integers(0, 256, (9, 16, 48, 3), np.uint8)
+        write_video(tmp_path / "raw" / f"{number}.avi", frames, 25)
+    shutil.copytree(made / "t", tmp_path / "t")
+    assert prepare(tmp_path, "store", "--size", "16x48") == 0
+    assert encode(tmp_path, "store", tmp_path / "of store") == 0
+    assert encode(tmp_path, "raw", tmp_path / "of raw", "--size", "16x48", *PER_SHARD) == 0
+    (shard,) = (tmp_path / "of store").glob("tokens-*.npy")
+    assert shard.read_bytes() == (tmp_path / "of raw" / shard.name).read_bytes()
+    assert len(TokenStore(tmp_path / "of raw")) > 3
 
 
 def test_the_folder_is_listed_once_and_the_list_goes_when_the_tokens_are_whole(

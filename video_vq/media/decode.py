@@ -1,7 +1,8 @@
 """Decodes a video's frames one after another: the same frames from PyAV and from decord.
 
 A frame is what the ffmpeg program writes with its default scaler flags: the stored picture turned
-upright by its display matrix, then converted to RGB at native size.
+upright by its display matrix, then converted to RGB at native size. Decoders pad their rows; every
+array that leaves this module is contiguous, without the padding.
 """
 
 import importlib.util
@@ -142,7 +143,7 @@ class FrameStream:
             return
         for index in range(self.info.num_packets):
             try:
-                frame = reader.next().asnumpy()
+                frame = np.ascontiguousarray(reader.next().asnumpy())
             except StopIteration:
                 self.handed_over = "it gave fewer frames than there are packets"
                 return
@@ -247,6 +248,6 @@ class ToRgb:
         return self._key_of(frame) == self._key
 
     def __call__(self, frame: "av.VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
-        """Return a frame as RGB."""
+        """Return a frame as RGB, contiguous: FFmpeg's own rows are padded to some widths."""
         self._graph.vpush(frame)
-        return self._graph.vpull().to_ndarray()
+        return np.ascontiguousarray(self._graph.vpull().to_ndarray())
