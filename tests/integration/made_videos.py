@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -27,8 +28,9 @@ def encode(
     options: dict[str, str] | None = None,
     rotation: tuple[int, bool, bool] | None = None,
     times: Sequence[int] | None = None,
+    start: int = 0,
 ) -> Path:
-    """Write a video; `times` are in milliseconds, else 25 frames a second."""
+    """Write a video; `times` are in milliseconds, else 25 frames a second, the first `start`."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         assert isinstance(stream, VideoStream)
@@ -43,8 +45,21 @@ def encode(
             frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(format=pix_fmt)
             if times is not None:
                 frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+            else:
+                frame.pts, frame.time_base = start + index, Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def joined(path: Path, parts: Sequence[tuple[np.ndarray, int]], *settings: Any) -> Path:
+    """Write videos as `cat` joins them: frames, and at which number its time stamps begin."""
+    data = b""
+    for number, (frames, start) in enumerate(parts):
+        part = path.with_name(f"part{number}{path.suffix}")
+        data += encode(part, frames, *settings, start=start).read_bytes()
+        part.unlink()
+    path.write_bytes(data)
     return path
 
 

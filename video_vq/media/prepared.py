@@ -100,6 +100,9 @@ class OpenedFile(NamedTuple):
         found = []
         if self.stream.num_frames != self.info.num_packets:
             found.append(f"{self.stream.num_frames} frames of {self.info.num_packets} packets")
+        if (breaks := self.info.num_parts - 1) > 0:
+            times = f"{breaks} times" if breaks > 1 else "once"
+            found.append(f"its time stamps restart or leap {times}; its parts follow each other")
         if self.stream.handed_over is not None:
             found.append(f"PyAV took over from decord: {self.stream.handed_over}")
         if self.stream.num_damaged:

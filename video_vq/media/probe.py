@@ -23,6 +23,11 @@ CONTAINERS = (
 )
 MICROSECONDS = 1_000_000
 MAX_PIXEL_ASPECT = 4  # of discs and tapes at most 16/9 x 3/2
+# FFmpeg's flag of containers that may hold a broadcast (transport and program streams of MPEG), and
+# the ffmpeg program's limits there (fftools, ts_discontinuity_detect): decoding times may step back
+# by so much, where a muxer left them out, and ahead by so much.
+AVFMT_TS_DISCONT = 0x200
+MAX_BACK_SECONDS, MAX_AHEAD_SECONDS = Fraction(1, 10), 10
 
 
 class UnreadableVideoError(InputError):
@@ -77,9 +82,11 @@ class VideoInfo:
         pixel_aspect: width over height of a pixel as it is shown, after the rotation; 1 where the
             file does not say.
         upright: FFmpeg filters that turn the stored picture upright, (name, argument) each.
-        timestamps: of the frames in the order they are shown, in units of `time_base`;
-            None when the file has none.
+        timestamps: of the frames in the order they are shown, in units of `time_base`; None when
+            the file has none. Where they restart or leap, as in joined recordings, each part
+            follows the one before it at the distance of that part's frames.
         time_base: seconds per unit.
+        num_parts: 1, and 1 more for each restart or leap of the file's own time stamps.
     """
 
     path: Path
@@ -95,6 +102,7 @@ class VideoInfo:
     upright: tuple[tuple[str, str], ...]
     timestamps: tuple[int, ...] | None = field(repr=False)
     time_base: Fraction
+    num_parts: int = 1
 
     @property
     def decoded_bytes(self) -> int:
@@ -134,7 +142,11 @@ class CountedPackets:
         limits: Limits,
     ):
         self._path, self._container, self._stream, self._limits = path, container, stream, limits
-        self._timestamps: list[int | None] = []
+        # When each packet is shown and decoded, part by part.
+        self._parts: list[list[tuple[int | None, int | None]]] = [[]]
+        self._num_packets = 0
+        self._decoding_time: int | None = None  # the last that was known
+        self._is_broadcast = bool(container.format.flags & AVFMT_TS_DISCONT)
 
     def __iter__(self) -> "Iterator[av.Packet]":
         for packet in self._container.demux(self._stream):
@@ -144,14 +156,71 @@ class CountedPackets:
             if packet.is_corrupt and self._container.format.name != "mpegts":
                 raise UnreadableVideoError(
                     self._path,
-                    f"is cut off or damaged: packet {len(self._timestamps)} is incomplete",
+                    f"is cut off or damaged: packet {self._num_packets} is incomplete",
                 )
-            self._timestamps.append(packet.pts)
-            if len(self._timestamps) > self._limits.max_frames:
+            if self._begins_part(packet):
+                self._parts.append([])
+            self._parts[-1].append((packet.pts, packet.dts))
+            self._num_packets += 1
+            if self._num_packets > self._limits.max_frames:
                 raise UnreadableVideoError(
                     self._path,
                     f"has more than {self._limits.max_frames:,} frames; cut it into pieces",
                 )
+
+    def _begins_part(self, packet: "av.Packet") -> bool:
+        """Whether a packet's decoding time does not go on from that of the one before it.
+
+        A keyframe is decoded after all that comes before it, in every container. Other packets may
+        step back a little, where a muxer left decoding times out. Broadcasts restart at any packet,
+        and leap ahead; in other containers a long still is one.
+        """
+        before, now = self._decoding_time, packet.dts
+        self._decoding_time = before if now is None else now
+        if before is None or now is None:
+            return False
+        if now <= before and packet.is_keyframe:
+            return True
+        seconds = (now - before) * self._time_base
+        return self._is_broadcast and not -MAX_BACK_SECONDS <= seconds <= MAX_AHEAD_SECONDS
+
+    @property
+    def _time_base(self) -> Fraction:
+        return self._stream.time_base or Fraction(1, MICROSECONDS)
+
+    def _timestamps(self, rate: Fraction | None) -> tuple[int, ...] | None:
+        """Return when each frame is shown, part after part; None where a packet has no time.
+
+        Args:
+            rate: frames per second, for what follows a single frame.
+        """
+        distance = max(1, round(1 / (rate * self._time_base))) if rate else 1
+        by_decoding = self._is_broadcast and (len(self._parts) > 1 or self._shown_far_off())
+        joined: list[int] = []
+        for part in self._parts:
+            all_times = [decoded if by_decoding else shown for shown, decoded in part]
+            times = sorted(time for time in all_times if time is not None)
+            if len(times) < len(part):
+                return None
+            later = joined[-1] + distance - times[0] if joined else 0
+            joined += [time + later for time in times]
+            if len(times) > 1:
+                distance = max(1, round((times[-1] - times[0]) / (len(times) - 1)))
+        return tuple(joined)
+
+    def _shown_far_off(self) -> bool:
+        """Whether a frame is shown long after it is decoded, or before.
+
+        At a leap FFmpeg gives the last picture of a part the time of the next part. Decoding times
+        are right there, and lie as far apart.
+        """
+        most = MAX_AHEAD_SECONDS / self._time_base
+        return any(
+            abs(shown - decoded) > most
+            for part in self._parts
+            for shown, decoded in part
+            if shown is not None and decoded is not None
+        )
 
     def info(self, first: "av.VideoFrame | None") -> VideoInfo:
         """Return what is known after all packets have passed.
@@ -164,9 +233,8 @@ class CountedPackets:
         upright = upright_filters(self._path, first)
         turned = any(name == "transpose" for name, _ in upright)
         height, width = (first.width, first.height) if turned else (first.height, first.width)
-        stream, timestamps = self._stream, self._timestamps
+        stream = self._stream
         rate = stream.average_rate or stream.guessed_rate
-        known = [pts for pts in timestamps if pts is not None]
         info = VideoInfo(
             path=self._path,
             file_bytes=self._path.stat().st_size,
@@ -174,13 +242,14 @@ class CountedPackets:
             codec=stream.codec_context.name,
             size_hw=(height, width),
             fps=float(rate) if rate else None,
-            num_packets=len(timestamps),
+            num_packets=self._num_packets,
             claimed_frames=stream.frames or None,
             duration_seconds=_duration(self._container, stream),
             pixel_aspect=_pixel_aspect(stream, turned),
             upright=upright,
-            timestamps=tuple(sorted(known)) if len(known) == len(timestamps) else None,
-            time_base=stream.time_base or Fraction(1, MICROSECONDS),
+            timestamps=self._timestamps(rate),
+            time_base=self._time_base,
+            num_parts=len(self._parts),
         )
         _check_size(info, self._limits)
         return info

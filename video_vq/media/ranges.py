@@ -36,7 +36,8 @@ class FrameRanges:
         num_decoded: frames that were decoded so far, those that were passed over too.
 
     Raises:
-        UnreadableVideoError: see `probe`; or the frames have no times of their own.
+        UnreadableVideoError: see `probe`; or the frames have no times of their own, or times that
+            restart or leap.
     """
 
     def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS):
@@ -45,6 +46,8 @@ class FrameRanges:
         self.num_damaged = 0
         self.num_decoded = 0
         times = self.info.timestamps
+        if self.info.num_parts > 1:
+            raise UnreadableVideoError(self.info.path, "its time stamps restart or leap")
         if times is None or any(after <= before for before, after in pairwise(times)):
             raise UnreadableVideoError(self.info.path, "its frames have no times of their own")
         self._times = times
