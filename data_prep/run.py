@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from data_prep.archives import Archive, unpack, unpacked_path
 from data_prep.pool import COMMAND, Pool, ShardTask
+from data_prep.rates import mixed_rates, repeated_frames
 from data_prep.ray_pool import RayPool
 from data_prep.shard import Recipe
 from data_prep.sources import Item, Listing, SourceName
@@ -26,11 +27,10 @@ from video_vq.stores.files import read_json, sha256_file, write_json
 from video_vq.stores.lock import held
 from video_vq.stores.raw_videos import LIST_SETTINGS, plan_of_videos, usual_videos_per_shard
 from video_vq.stores.shards import plan_of, write_sealed
-from video_vq.stores.videos import commonest_fps, reasons, require_few_skipped
+from video_vq.stores.videos import reasons, require_few_skipped
 
 Engine = Literal["local", "ray"]
 UNPACKED = "unpacked"  # in parts/, and gone with it
-MAX_RATES = 4  # that are named
 CONFIGS: dict[SourceName, str] = {
     "folder": "video64",
     "ucf101": "ucf101",
@@ -312,7 +312,8 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
     if outcome.notes:
         lines.append(f"odd with {len(outcome.notes):,} videos, see {store.path / PROVENANCE}")
         lines += [f"  {note['id']}: {note['note']}" for note in outcome.notes[:3]]
-    lines += [f"note: {note}" for note in (*listing.notes, *_mixed_rates(store))]
+    lines += [f"note: {note}" for note in (*listing.notes, *mixed_rates(store.videos))]
+    lines += repeated_frames(store.videos, store.plan.get("fps"))
     lines += [
         f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)",
     ]
@@ -329,19 +330,3 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
             "need test; add videos"
         )
     return "\n".join(lines)
-
-
-def _mixed_rates(store: ClipStore) -> list[str]:
-    """Return a note when the videos were recorded at several frame rates."""
-    rates = Counter(
-        "unknown" if video.fps is None else f"{video.fps:.5g} fps" for video in store.videos
-    )
-    common = commonest_fps(store.videos)
-    if len(rates) == 1 or common is None:
-        return []
-    told = ", ".join(f"{count:,} of {rate}" for rate, count in rates.most_common(MAX_RATES))
-    more = f" and {len(rates) - MAX_RATES} others" if len(rates) > MAX_RATES else ""
-    return [
-        f"mixed frame rates: {told}{more}; the same motion takes more frames in some. "
-        f"`--fps {common:g}`, with another --out, brings all to one rate"
-    ]

@@ -25,6 +25,7 @@ from video_vq.stores.clips import (
     UnusableVideoError,
     Video,
 )
+from video_vq.stores.videos import REPEATED
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def _open_file(
         raise UnusableVideoError(error.reason) from None
     actions, its_hash = _actions(item)
     packets = opened.info.num_packets
+    origin = {"name": item.name, "sha256": opened.sha256, "packets": packets, **its_hash}
     return PreparedVideo(
         Video(
             id=item.id,
@@ -193,9 +195,9 @@ def _open_file(
             split=item.split,
             group=item.group,
             fps=opened.fps,
-            origin={"name": item.name, "sha256": opened.sha256, "packets": packets, **its_hash},
+            origin=origin,
         ),
-        _finished(item, opened, actions, notes),
+        _finished(item, opened, actions, notes, origin),
         {} if actions is None else {"actions": _rows(actions, opened.chosen, recipe.stride)},
     )
 
@@ -225,8 +227,9 @@ def _finished(
     opened: OpenedFile,
     actions: Float32[np.ndarray, "t n"] | None,
     notes: list[dict[str, str]],
+    origin: dict[str, Any],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-    """Yield the frames; at the end check their number and note what was odd."""
+    """Yield the frames; at the end check their number, and note what was odd and what repeated."""
     try:
         yield from opened.frames
     except UnreadableVideoError as error:
@@ -237,6 +240,9 @@ def _finished(
             f"its actions have {len(actions):,} rows, its file {num_frames:,} frames"
         )
     notes += [{"id": item.id, "note": note} for note in opened.oddities()]
+    repeated = opened.num_repeated()
+    if repeated is not None:
+        origin[REPEATED] = repeated
 
 
 def _open_record(item: Item, recipe: Recipe, watch: Watch) -> PreparedVideo:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 
 from video_vq.errors import InputError
 from video_vq.stores.clips import SPLITS, ClipStore
-from video_vq.stores.videos import Video
+from video_vq.stores.videos import Video, num_repeated
 
 CHUNK_FRAMES = 256
 SHOWN_CLASSES, SHOWN_RATES = 20, 5
@@ -35,6 +35,8 @@ class SplitCounts:
 
     Attributes:
         largest_group: how many of its videos share a group at most.
+        upsampled: frames that repeat the one before because a fixed rate asked for more than the
+            video has; None where the store does not say.
     """
 
     videos: int
@@ -42,6 +44,7 @@ class SplitCounts:
     groups: int
     largest_group: int
     lengths: Lengths
+    upsampled: int | None
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,10 @@ def statistics_of(store: ClipStore, on_video: Callable[[], object] = lambda: Non
         skipped=store.num_skipped,
         pixel_bytes=sum(video.num_frames for video in store.videos) * height * width * 3,
         fps=dict(rates.most_common()),
-        splits={name: _split([store.videos[i] for i in members[name]]) for name in ordered},
+        splits={
+            name: _split([store.videos[i] for i in members[name]], store.plan.get("fps"))
+            for name in ordered
+        },
         classes=_classes(store, ordered),
         balance=_balance(store.videos),
         groups_in_two_splits=tuple(sorted(group for group in homes if len(homes[group]) > 1)),
@@ -147,9 +153,11 @@ def statistics_of(store: ClipStore, on_video: Callable[[], object] = lambda: Non
     )
 
 
-def _split(videos: Sequence[Video]) -> SplitCounts:
+def _split(videos: Sequence[Video], fixed_fps: float | None) -> SplitCounts:
     lengths = [video.num_frames for video in videos]
     groups = Counter(video.group for video in videos)
+    repeats = [num_repeated(video) if fixed_fps else 0 for video in videos]
+    known = [count for count in repeats if count is not None]
     return SplitCounts(
         videos=len(videos),
         frames=sum(lengths),
@@ -158,6 +166,7 @@ def _split(videos: Sequence[Video]) -> SplitCounts:
         lengths=Lengths(
             min(lengths), float(median(lengths)), sum(lengths) / len(lengths), max(lengths)
         ),
+        upsampled=sum(known) if len(known) == len(repeats) else None,
     )
 
 
@@ -249,6 +258,7 @@ def table(found: Statistics) -> str:
     lines = [
         f"frames    {height}x{width} (height x width), {found.pixel_bytes / 1e6:,.1f} MB of pixels",
         f"fps       {told}{more}",
+        *_upsampling_lines(found),
         f"left out  {found.skipped:,} sources",
         "",
         "split      videos    frames  groups  largest   shortest  median    mean  longest",
@@ -279,6 +289,17 @@ def table(found: Statistics) -> str:
     for group in found.groups_in_two_splits[:3]:
         lines.append(f"warning: group {group!r} is in more than one split")
     return "\n".join(lines)
+
+
+def _upsampling_lines(found: Statistics) -> list[str]:
+    """Return what a fixed rate repeated, split by split; nothing where it repeated nothing."""
+    shares = {
+        name: "unknown" if split.upsampled is None else f"{split.upsampled / split.frames:.1%}"
+        for name, split in found.splits.items()
+        if split.upsampled != 0
+    }
+    told = ", ".join(f"{share} of {name}" for name, share in shares.items())
+    return [f"repeats   {told}: frames that a fixed rate repeats in slower videos"] if told else []
 
 
 def _numbers(values: Iterable[float]) -> str:

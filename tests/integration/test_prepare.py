@@ -371,6 +371,12 @@ def test_mixed_frame_rates_are_said_with_the_way_to_one(raw, tmp_path, capsys):
     assert "mixed frame rates: 4 of 25 fps, 3 of 30 fps, 3 of 10 fps" in shown.replace(
         "3 of 10 fps, 3 of 30 fps", "3 of 30 fps, 3 of 10 fps"
     )
-    assert "`--fps 25`" in shown
-    assert folder(raw, tmp_path / "one", "--fps", "25") == 0
-    assert "mixed frame rates" not in capsys.readouterr().out
+    # 10 fps last 3.7 s of 5.4: at 25, 15 of each of their 25 frames would be made of nothing.
+    assert "`--fps 10`" in shown
+    assert "(at 25, " in shown
+    assert "of the frames would be repeats)" in shown
+    assert "warning: " not in shown
+    assert folder(raw, tmp_path / "ten", "--fps", "10") == 0
+    shown = capsys.readouterr().out
+    assert "mixed frame rates" not in shown
+    assert "warning: " not in shown

@@ -52,11 +52,15 @@ def decode(job: dict[str, Any], report: Report) -> dict[str, Any]:
         for frame in opened.frames:
             file.write(frame.data)
             num_frames += 1
+    oddities = opened.oddities()
+    if repeated := opened.num_repeated():
+        share = f"{repeated:,} of {num_frames:,} frames ({repeated / num_frames:.1%})"
+        oddities.append(f"{share} repeat the one before, to reach {recipe.fps:g} frames per second")
     if not num_frames:
         raise UnreadableVideoError(job["path"], "holds no frame")
     return {
         "report": "decoded",
         "num_frames": num_frames,
         "fps": opened.fps,
-        "oddities": opened.oddities(),
+        "oddities": oddities,
     }

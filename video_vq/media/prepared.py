@@ -95,6 +95,16 @@ class OpenedFile(NamedTuple):
     stream: FrameStream
     frames: Iterator[UInt8[np.ndarray, "1 h w 3"]]
 
+    def num_repeated(self) -> int | None:
+        """Return how many frames repeat the one before, after the last; None without a fixed rate.
+
+        A fixed rate repeats frames where it asks for more of them than the video has.
+        """
+        if self.chosen is None:
+            return None
+        kept = [number for number in self.chosen if number < self.stream.num_frames]
+        return len(kept) - len(set(kept))
+
     def oddities(self) -> list[str]:
         """Return what was odd, after the last frame."""
         found = []

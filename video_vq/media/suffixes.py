@@ -2,5 +2,5 @@
 
 VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
-    ".mts", ".ogv", ".ts", ".webm", ".wmv",
+    ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip

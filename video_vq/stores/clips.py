@@ -22,6 +22,7 @@ from video_vq.stores.files import (
 )
 from video_vq.stores.shards import ShardFolder, read_manifest
 from video_vq.stores.videos import (
+    REPEATED,
     PreparedVideo,
     Skipped,
     UnusableVideoError,
@@ -266,12 +267,15 @@ class ClipStore:
     @property
     def content_hash(self) -> str:
         """Return the sha256 that names the data: frames, order, labels and splits."""
+        videos = [asdict(video) for video in self.videos]
+        for video in videos:  # it follows from the rest, and stores of before do not have it
+            (video["origin"] or {}).pop(REPEATED, None)
         return sha256_json(
             {
                 "frame_size_hw": self.frame_size_hw,
                 "classes": self.classes,
                 "shards": [hashes for _, hashes in self.shards],
-                "videos": [asdict(video) for video in self.videos],
+                "videos": videos,
             }
         )
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from video_vq.errors import InputError
 
+REPEATED = "repeated"  # in a video's origin: frames that a fixed rate repeats
+
 
 @dataclass(frozen=True)
 class Video:
@@ -65,6 +67,15 @@ def commonest_fps(videos: Iterable[Video]) -> float | None:
     """Return the frame rate that most videos have, None when none is known; of two, the first."""
     rates = Counter(video.fps for video in videos if video.fps is not None)
     return rates.most_common(1)[0][0] if rates else None
+
+
+def num_repeated(video: Video) -> int | None:
+    """Return how many frames repeat the one before for the sake of a fixed rate; None: not known.
+
+    It stands in the origin, where a fixed rate was asked for; older stores do not say.
+    """
+    found = (video.origin or {}).get(REPEATED)
+    return found if type(found) is int and 0 <= found < video.num_frames else None
 
 
 def skipped_entry(video: Video, reason: str) -> Skipped:

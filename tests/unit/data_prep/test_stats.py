@@ -44,6 +44,41 @@ def store(tmp_path) -> ClipStore:
     return writer.finish(2, ["run", "walk"])
 
 
+def test_frames_that_a_fixed_rate_repeats_are_counted_or_called_unknown(tmp_path):
+    def made(name: str, fps: float | None, repeated: list[int | None]) -> ClipStore:
+        writer = ClipStoreWriter(tmp_path / name, (4, 6), {"fps": fps})
+        origins = [{} if count is None else {"repeated": count} for count in repeated]
+        writer.write_shard(
+            0,
+            [
+                PreparedVideo(
+                    Video(f"v{n}", None, SPLITS[n], GROUPS[n], fps=fps, origin=origins[n]),
+                    [frames_of(n)],
+                    {},
+                )
+                for n in range(4)
+            ],
+        )
+        return writer.finish(1, [])
+
+    counted = made("counted", 25.0, [0, 100, 0, 4])
+    found = statistics_of(counted)
+    assert {name: split.upsampled for name, split in found.splits.items()} == {
+        "train": 104,
+        "test": 0,
+    }
+    # 104 of 1 + 300 + 12.
+    assert "repeats   33.2% of train: frames that a fixed rate repeats" in table(found)
+    # A store from before the count was written down: the same data, but nobody can say.
+    older = made("older", 25.0, [0, None, None, 4])
+    assert older.content_hash == counted.content_hash
+    assert "repeats   unknown of train, unknown of test: " in table(statistics_of(older))
+    assert "repeats " not in table(statistics_of(made("no repeats", 25.0, [0, 0, 0, 0])))
+    own_rate = statistics_of(made("own rate", None, [None] * 4))
+    assert own_rate.splits["train"].upsampled == 0
+    assert "repeats " not in table(own_rate)
+
+
 def test_pixels_are_those_of_a_plain_count_over_all_frames(store):
     found = statistics_of(store)
     for split in ("train", "test"):

@@ -1,0 +1,70 @@
+"""What is to be said of a store's frame rates: mixed ones, and frames that a fixed one repeats."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from video_vq.stores.videos import Video, commonest_fps, num_repeated
+
+MAX_RATES = 4  # that are named
+MAX_SLOWER = 0.01  # of the running time may be slower than the rate that is proposed
+
+
+def mixed_rates(videos: Sequence[Video]) -> list[str]:
+    """Return a note when the videos were recorded at several frame rates, with the way to one."""
+    rates = Counter("unknown" if video.fps is None else f"{video.fps:.5g} fps" for video in videos)
+    common, reached = commonest_fps(videos), _rate_within_reach(videos)
+    if len(rates) == 1 or common is None or reached is None:
+        return []
+    told = ", ".join(f"{count:,} of {rate}" for rate, count in rates.most_common(MAX_RATES))
+    more = f" and {len(rates) - MAX_RATES} others" if len(rates) > MAX_RATES else ""
+    share = _share_repeated_at(videos, common)
+    harm = (
+        f" (at {common:.5g}, {share:.1%} of the frames would be repeats)"
+        if common > reached
+        else ""
+    )
+    return [
+        f"mixed frame rates: {told}{more}; the same motion takes more frames in some. "
+        f"`--fps {reached:g}`, with another --out, brings all to one rate{harm}"
+    ]
+
+
+def repeated_frames(videos: Sequence[Video], fps: float | None) -> list[str]:
+    """Return a warning when a fixed rate asked for more frames than the videos have."""
+    counts = [num_repeated(video) or 0 for video in videos]
+    repeated, frames = sum(counts), sum(video.num_frames for video in videos)
+    if not repeated or fps is None:
+        return []
+    slow = sum(count > 0 for count in counts)
+    return [
+        f"warning: {repeated:,} of the {frames:,} frames ({repeated / frames:.1%}) repeat the one "
+        f"before, in {slow:,} of the {len(counts):,} videos: these have fewer than "
+        f"{fps:g} frames a second. Motion stands still there, and a model learns "
+        "that; name a lower --fps, and another --out"
+    ]
+
+
+def _rate_within_reach(videos: Sequence[Video]) -> float | None:
+    """Return the fastest rate to which videos can be brought and hardly a frame is repeated.
+
+    The slower videos last at most `MAX_SLOWER` of the whole time, so that no larger a share of the
+    frames is repeated; None when no rate is known.
+    """
+    seconds: Counter[float] = Counter()
+    for video in videos:
+        if video.fps:
+            seconds[video.fps] += video.num_frames / video.fps
+    slower, reached = 0.0, None
+    for fps in sorted(seconds):
+        if slower > MAX_SLOWER * sum(seconds.values()):
+            break
+        reached = fps
+        slower += seconds[fps]
+    return reached
+
+
+def _share_repeated_at(videos: Sequence[Video], fps: float) -> float:
+    """Return which share of the frames would be repeats if all videos were brought to a rate."""
+    rated = [(video.fps, video.num_frames / video.fps) for video in videos if video.fps]
+    missing = sum(seconds * max(0.0, fps - own) for own, seconds in rated)
+    return missing / (fps * sum(seconds for _, seconds in rated))
