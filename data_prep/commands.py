@@ -1,6 +1,7 @@
 """From the checked arguments of a command to one call; heavy imports wait until then."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,8 @@ def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
     if getattr(arguments, "list_only", False):
         _write_list(arguments, listing, recipe)
         return
+    for note in listing.notes:  # before the work, and once more after it
+        print(printable(f"note: {note}"), file=sys.stderr)
     outcome = prepare(
         listing,
         arguments.out,
@@ -104,11 +107,12 @@ def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Reci
         listing, arguments.out, recipe, arguments.videos_per_shard, arguments.max_skipped
     )
     total = sum(video.num_bytes for video in raw.videos)
+    notes = "".join(f"note: {note}\n" for note in listing.notes)
     left_out = f"; {len(raw.skipped):,} left out" if raw.skipped else ""
     print(
         printable(
             f"{arguments.out}: a list of {len(raw.videos):,} videos, {total / 1e6:,.0f} MB, in "
-            f"{raw.num_shards:,} shards{left_out}; nothing was decoded\n"
+            f"{raw.num_shards:,} shards{left_out}; nothing was decoded\n{notes}"
             f"next: video-vq encode {arguments.out} --tokenizer DIR --out TOKENS"
         )
     )

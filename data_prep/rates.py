@@ -16,7 +16,8 @@ def mixed_rates(videos: Sequence[Video]) -> list[str]:
     if len(rates) == 1 or common is None or reached is None:
         return []
     told = ", ".join(f"{count:,} of {rate}" for rate, count in rates.most_common(MAX_RATES))
-    more = f" and {len(rates) - MAX_RATES} others" if len(rates) > MAX_RATES else ""
+    others = len(rates) - MAX_RATES
+    more = f" and {others} other{'s' if others > 1 else ''}" if others > 0 else ""
     share = _share_repeated_at(videos, common)
     harm = (
         f" (at {common:.5g}, {share:.1%} of the frames would be repeats)"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_prep.sources import Item, Listing, require_folder
 from video_vq.media.folder import MAX_SKIPPED, FolderSettings, list_videos
+from video_vq.media.views import note_on_views
 from video_vq.stores.clips import Skipped
 
 
@@ -16,6 +17,7 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
     """
     require_folder(root, "a folder of videos")
     found = list_videos(root, settings)
+    views = note_on_views({video.name: video.split for video in found.videos})
     return Listing(
         source="folder",
         settings=settings.to_json(),
@@ -34,4 +36,5 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
         classes=found.classes,
         skipped=tuple(Skipped(name, name, reason) for name, reason in found.left_out),
         max_skipped=MAX_SKIPPED,
+        notes=() if views is None else (views,),
     )

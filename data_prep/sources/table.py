@@ -13,6 +13,7 @@ from data_prep.actions import SUFFIXES, read_actions
 from data_prep.sources import Item, Listing
 from video_vq.errors import InputError
 from video_vq.media.folder import MAX_SKIPPED, FolderSettings, grouping, split_groups
+from video_vq.media.views import note_on_views
 from video_vq.stores.clips import SPLITS
 
 COLUMNS = ("path", "label", "split", "group", "actions")
@@ -105,6 +106,8 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
         )
         for entry in entries
     )
+    by_hand = "split" in columns or "group" in columns
+    views = None if by_hand else note_on_views({item.name: item.split for item in items})
     return Listing(
         source="folder",
         settings={
@@ -118,6 +121,7 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
         classes=tuple(sorted({item.label for item in items if item.label is not None})),
         arrays={} if width is None else {"actions": (width,)},
         max_skipped=MAX_SKIPPED,
+        notes=() if views is None else (views,),
     )
 
 
