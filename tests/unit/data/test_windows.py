@@ -170,6 +170,22 @@ def test_a_clip_shows_its_video_or_what_the_rule_makes_of_a_short_one(store, con
     assert np.array_equal(read_window(store, window), expected)
 
 
+@pytest.mark.parametrize("short_videos", ["leave_out", "repeat_last", "loop"])
+def test_a_clip_inside_its_video_reads_its_own_frames_alone(store, monkeypatch, short_videos):
+    asked = []
+    read = ClipStore.read
+    monkeypatch.setattr(
+        ClipStore, "read", lambda self, *window: asked.append(window) or read(self, *window)
+    )
+    for start, num_frames, stride in ((0, 30, 1), (9, 11, 2), (29, 1, 7)):
+        window = Window(8, start, num_frames, stride, short_videos)  # of 30 frames, to the last
+        assert np.array_equal(read_window(store, window), frames_of(8)[start::stride][:num_frames])
+        assert asked.pop() == (8, start, num_frames, stride)
+    if short_videos != "leave_out":
+        read_window(store, Window(8, 9, 12, 2, short_videos))
+        assert asked == [(8,)]
+
+
 def test_a_short_video_without_a_rule_is_never_read(store):
     with pytest.raises(ValueError, match="not inside video 'v1' of 1 frames"):
         read_window(store, Window(1, 0, 4, 1))
@@ -288,6 +304,18 @@ def test_clips_of_a_score_never_overlap_and_short_videos_give_one(
     assert [window.video for window in firsts] == usable_videos(
         store, None, num_frames, stride, short_videos
     )
+
+
+def test_the_clips_of_a_score_begin_anywhere_that_leaves_room_for_all(store):
+    # Video 8 has 30 frames: three clips of 9 and 3 frames to spare, before, after or both.
+    firsts = [
+        min(w.start for w in scoring_windows(store, "val", 9, 1, None, seed) if w.video == 8)
+        for seed in range(400)
+    ]
+    counts = np.bincount(firsts)
+    assert len(counts) == 4
+    # chi-square with 3 degrees of freedom: 16.3 is exceeded once in a thousand
+    assert ((counts - 100) ** 2 / 100).sum() < 16.3
 
 
 @pytest.mark.parametrize(

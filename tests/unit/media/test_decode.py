@@ -292,6 +292,26 @@ def test_pyav_takes_over_where_decord_is_wrong_and_says_so(tmp_path, decoder):
     assert said == ([None, None, None] if decoder == "pyav" else [None, first, first])
 
 
+def test_a_frame_that_is_lost_is_not_repeated_in_its_place(tmp_path, decoder):
+    options = {"qmin": "2", "qmax": "2"}
+    path = encode(tmp_path / "a.mkv", scene(150, 64, 96), "mpeg2video", options=options)
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    position, size = packets[100]
+    begin = position + 6  # past the head of the block
+    data = path.read_bytes()
+    path.write_bytes(data[:begin] + bytes(size) + data[begin + size :])
+    expected = simply_decoded(path)
+    assert len(expected) < 150
+    frames = FrameStream(probe(path), decoder)
+    found = np.stack(list(frames))
+    # decord goes on where it can, and PyAV from there: no frame comes twice, none anew.
+    assert np.array_equal(found, expected)
+    assert not any(map(np.array_equal, found[1:], found[:-1]))
+    could_not = "it could not decode a frame (DECORDLimitReachedError)"
+    assert frames.handed_over == (None if decoder == "pyav" else could_not)
+
+
 def test_a_missing_decord_is_named_before_any_work(monkeypatch, decoder):
     monkeypatch.setattr(decode.importlib.util, "find_spec", lambda _: None)
     require_decoder("pyav")

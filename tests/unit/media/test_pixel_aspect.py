@@ -16,8 +16,11 @@ from video_vq.stores.clips import ClipStore
 HEIGHT, WIDTH, RADIUS = 96, 120, 36
 
 
-def write_disc(path: Path, aspect: Fraction | None) -> np.ndarray:
-    """Write a disc that is round where a pixel is shown `aspect` times as wide as high."""
+def write_disc(path: Path, aspect: Fraction | None, degrees: int = 0) -> np.ndarray:
+    """Write a disc that is round where a pixel is shown `aspect` times as wide as high.
+
+    It is to be shown turned by so many degrees.
+    """
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     across = (x - WIDTH / 2) * float(aspect or 1)
     inside = np.hypot(y - HEIGHT / 2, across) < RADIUS
@@ -28,6 +31,8 @@ def write_disc(path: Path, aspect: Fraction | None) -> np.ndarray:
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
+        if degrees:
+            stream.set_display_rotation(degrees)
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
         container.mux(stream.encode(None))
@@ -35,13 +40,24 @@ def write_disc(path: Path, aspect: Fraction | None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-@pytest.mark.parametrize("aspect", [None, Fraction(1), Fraction(4, 3), Fraction(8, 9)])
-def test_a_disc_is_round_in_the_store(tmp_path, aspect, decoder):
+@pytest.mark.parametrize(
+    ("aspect", "degrees", "shown"),
+    [
+        (None, 0, 1),
+        (Fraction(1), 0, 1),
+        (Fraction(4, 3), 0, Fraction(4, 3)),
+        (Fraction(8, 9), 0, Fraction(8, 9)),
+        (Fraction(4, 3), 90, Fraction(3, 4)),
+        (Fraction(4, 3), 180, Fraction(4, 3)),
+        (Fraction(8, 9), 270, Fraction(9, 8)),
+    ],
+)
+def test_a_disc_is_round_in_the_store(tmp_path, aspect, degrees, shown, decoder):
     if decoder == "decord":
         pytest.importorskip("decord")
     (tmp_path / "videos").mkdir()
-    write_disc(tmp_path / "videos" / "disc.mp4", aspect)
-    assert probe(tmp_path / "videos" / "disc.mp4").pixel_aspect == (aspect or 1)
+    write_disc(tmp_path / "videos" / "disc.mp4", aspect, degrees)
+    assert probe(tmp_path / "videos" / "disc.mp4").pixel_aspect == shown
     command = ["folder", str(tmp_path / "videos"), "--out", str(tmp_path / "store")]
     assert main([*command, "--size", "64", "--decoder", decoder, "--workers", "1"]) == 0
     disc = ClipStore(tmp_path / "store").read(0)[0, ..., 1] > 130
@@ -51,8 +67,12 @@ def test_a_disc_is_round_in_the_store(tmp_path, aspect, decoder):
 
 
 def test_an_aspect_that_no_film_has_is_not_believed(tmp_path):
-    write_disc(tmp_path / "ribbon.mp4", Fraction(50, 1))
-    assert probe(tmp_path / "ribbon.mp4").pixel_aspect == 1
+    for aspect in (Fraction(50, 1), Fraction(41, 10), Fraction(10, 41)):
+        write_disc(tmp_path / "ribbon.mp4", aspect)
+        assert probe(tmp_path / "ribbon.mp4").pixel_aspect == 1
+    for aspect in (Fraction(4), Fraction(1, 4)):
+        write_disc(tmp_path / "wide.mp4", aspect, 90)
+        assert probe(tmp_path / "wide.mp4").pixel_aspect == 1 / aspect
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,38 @@ def test_frames_and_arrays_come_back_at_any_window(tmp_path):
     assert store.read_array("actions", 2, 7, 1).tolist() == [[16.0, 17.0]]
 
 
+def test_the_content_hash_names_frames_order_labels_and_splits_and_not_the_settings(tmp_path):
+    def hash_of(name: str, *videos: PreparedVideo, classes=("a", "b"), plan="one") -> str:
+        writer = ClipStoreWriter(tmp_path / name, SIZE, {"plan": plan})
+        writer.write_shard(0, [replace(video, arrays={}) for video in videos])
+        return writer.finish(1, list(classes)).content_hash
+
+    one, two = prepared(0, 5), prepared(1, 2)
+    usual = hash_of("usual", one, two)
+    assert hash_of("other settings", one, two, plan="two") == usual
+    changes = {
+        "id": "w", "label": "b", "split": "val", "group": "g", "fps": 24.0,
+        "origin": {"name": "w"},
+    }  # fmt: skip
+    others = [
+        *(
+            hash_of(name, replace(one, video=replace(one.video, **{name: value})), two)
+            for name, value in changes.items()
+        ),
+        hash_of("frames", replace(one, frames=[frames_of(7, 5)]), two),
+        hash_of("cut", replace(one, frames=[frames_of(0, 5)[:4]]), two),
+        hash_of("order", two, one),
+        hash_of("one", one),
+        hash_of("classes", one, two, classes=("b", "a")),
+    ]
+    assert len({usual, *others}) == 1 + len(others)
+    shape = ClipStoreWriter(tmp_path / "shape", (SIZE[1], SIZE[0]), {})
+    turned = [frames_of(n, n + 1).reshape(-1, SIZE[1], SIZE[0], 3) for n in range(1)]
+    shape.write_shard(0, [PreparedVideo(video_of(0), turned, {})])
+    plain = hash_of("plain", PreparedVideo(video_of(0), [frames_of(0, 1)], {}))
+    assert shape.finish(1, ["a", "b"]).content_hash != plain
+
+
 @pytest.mark.parametrize("window", [(0, 6, 1), (-1, 2, 1), (4, 2, 1), (0, 3, 3), (0, 0, 1)])
 def test_a_window_outside_the_video_is_an_error_and_never_another_videos_frames(tmp_path, window):
     store = make(tmp_path / "store")
