@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import options
+from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.stores.lock import require_free
 
 
@@ -21,6 +22,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Decode."""
     require_free(arguments.out)
+    go_on_as_recorded(arguments.out)
     from video_vq.evaluation.decode import decode_store
     from video_vq.training.distributed import holding, make_accelerator
 

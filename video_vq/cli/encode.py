@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import folder_options, options
+from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.stores.lock import require_free
 
 
@@ -90,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         from video_vq.ray_tasks import require_ray
 
         require_ray()
+    go_on_as_recorded(arguments.out)
     from video_vq.evaluation.encode import EncodeJob, encode_clips
     from video_vq.evaluation.encode_on_ray import encode_on_ray
     from video_vq.training.distributed import holding, make_accelerator

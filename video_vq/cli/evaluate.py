@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import options
+from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.stores.lock import require_free
 
 
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--generation needs --samples, a clip store of samples")
     protocol = fvd_protocol(arguments.protocol)
     require_free(arguments.out)
+    go_on_as_recorded(arguments.out)
     from video_vq.evaluation.evaluate import evaluate
     from video_vq.evaluation.generation_protocols import generation_protocol
     from video_vq.evaluation.summary import summary

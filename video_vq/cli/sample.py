@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import options
+from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.stores.lock import require_free
 
 
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Sample."""
     settings = options.sampling_settings(arguments)
     require_free(arguments.out)
+    go_on_as_recorded(arguments.out)
     from video_vq.evaluation.generate import SampleRequest, sample_store, write_videos
     from video_vq.evaluation.prompts import PromptRequest
     from video_vq.training.distributed import holding, make_accelerator

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from video_vq.cli import options
+from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.config import find_config, load_config
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.lock import require_free
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = find_config(arguments.config, "tokenizer")
     config = load_config(TokenizerTrainingConfig, path, arguments.settings)
     ClipStore(arguments.data)  # a wrong path is said before torch is loaded
+    go_on_as_recorded(arguments.out)
     if arguments.dry_run:
         from video_vq.training.plan import plan_tokenizer
 

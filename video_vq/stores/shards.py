@@ -112,9 +112,13 @@ class ShardFolder:
         lines = difference(old, new)
         if lines:
             shown = "\n  ".join(lines[:12])
+            advice = "Name another folder, repeat the old settings, or delete this one."
+            if any("precision:" in line for line in lines):
+                advice += (
+                    " The launcher sets precision; told nothing, `accelerate launch` asks for no."
+                )
             raise InputError(
-                f"{self.path}: was made with other settings (was -> now):\n  {shown}\n"
-                "Name another folder, repeat the old settings, or delete this one."
+                f"{self.path}: was made with other settings (was -> now):\n  {shown}\n{advice}"
             )
 
     @property

@@ -209,7 +209,8 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
     flags = " ".join(f"--allow-change {name}" for name, _ in refused if not _is_fixed(name))
     advice = (
         "Repeat the old settings to resume it (OMP_NUM_THREADS sets threads, the launcher "
-        "precision and world_size), or name another --out for a new run."
+        "precision and world_size; told neither, `accelerate launch` asks for precision no and one "
+        "thread), or name another --out for a new run."
     )
     if any(_is_fixed(name) for name, _ in refused):
         advice += " With another model or seed it would be another run."

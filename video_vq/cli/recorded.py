@@ -1,0 +1,70 @@
+"""A second start that asks for nothing computes as the first one did, and says so.
+
+Imports no torch: torch and Accelerate read the environment when they are loaded.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from video_vq.errors import InputError
+from video_vq.machine import num_cores
+from video_vq.stores.files import read_json
+from video_vq.stores.shards import plan_of
+
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+THREADS = "OMP_NUM_THREADS"
+PRECISIONS = ("no", "fp16", "bf16", "fp8")
+MAX_THREADS = 4096
+
+
+def go_on_as_recorded(out: Path) -> None:
+    """Set precision and threads to what a folder records, where nothing else is asked for.
+
+    A variable of the environment asks, and so does `accelerate launch`, even where it is told
+    nothing itself: then for precision "no" and for one thread.
+
+    Args:
+        out: a run folder, a store or a folder of scores, finished or not; it may be missing.
+    """
+    recorded = _recorded(out)
+    precision, threads = recorded.get("precision"), recorded.get("threads")
+    if PRECISION not in os.environ and precision in PRECISIONS:
+        os.environ[PRECISION] = str(precision)
+        if precision != "no":
+            _say(f"precision {precision}, as recorded in {out}; set {PRECISION} for another")
+    is_asked = THREADS in os.environ or "MKL_NUM_THREADS" in os.environ
+    # Once torch is loaded, the variable would say what is not so.
+    if not is_asked and "torch" not in sys.modules and _is_number_of_threads(threads):
+        os.environ[THREADS] = str(threads)
+        if threads != num_cores():
+            _say(f"threads {threads}, as recorded in {out}; set {THREADS} for another number")
+
+
+def _recorded(out: Path) -> dict[str, Any]:
+    """Return what a folder says about how it was computed; what cannot be read says nothing.
+
+    The verb that opens the folder tells what is wrong with it.
+    """
+    with suppress(InputError, OSError):
+        for name in ("run.json", "scores.json"):
+            if (out / name).exists():
+                return _fields(read_json(out / name, "what was computed").get("identity"))
+        plan = _fields(plan_of(out))
+        return _fields(plan.get("made_by", plan))  # of tokens it stands one level down
+    return {}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number_of_threads(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MAX_THREADS
+
+
+def _say(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
