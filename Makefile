@@ -27,7 +27,9 @@ wheel: $(VENV)/.installed weights
 setup: $(VENV)/.installed-dev
 
 weights: $(VENV)/.installed
-	$(BIN)/python -m video_vq doctor --fetch-weights >/dev/null || $(BIN)/python -m video_vq doctor
+	@$(BIN)/python -c 'from video_vq.metrics.weights import I3D_WEIGHTS; I3D_WEIGHTS.path(fetch=False)' 2>/dev/null || \
+	  $(BIN)/python -m video_vq doctor --fetch-weights >/dev/null || \
+	  $(BIN)/python -m video_vq doctor
 
 test-weights: $(VENV)/.installed
 	$(BIN)/python -m video_vq doctor --fetch-weights --st-lpips >/dev/null || \

@@ -14,8 +14,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 # bf16 is about twice as fast where the processor multiplies it in hardware, and slow elsewhere.
 PRECISION=no
 grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && PRECISION=bf16
-LAUNCH=(accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no
-        --mixed_precision "$PRECISION" -m video_vq)
+# One process: `accelerate launch --mixed_precision` would set the same and load torch to do so.
+AT_PRECISION=(env ACCELERATE_MIXED_PRECISION="$PRECISION" video-vq)
 
 BOLD='' PLAIN=''
 if [ -t 2 ]; then BOLD=$'\033[1m' PLAIN=$'\033[0m'; fi
@@ -31,15 +31,15 @@ step "2/8 prepare: raw videos to a clip store"
 data-prep ucf101 "$OUT/raw" --out "$OUT/clips" --size 32 --split 1
 
 step "3/8 train the tokenizer (about 6 minutes)"
-"${LAUNCH[@]}" train-tokenizer --config demo/tokenizer --data "$OUT/clips" --out "$OUT/tokenizer" \
+"${AT_PRECISION[@]}" train-tokenizer --config demo/tokenizer --data "$OUT/clips" --out "$OUT/tokenizer" \
   "${TRAIN[@]}"
 
 finished "$OUT/tokenizer/tokenizer"
 step "4/8 encode: clips to tokens"
-"${LAUNCH[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 4
+"${AT_PRECISION[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 4
 
 step "5/8 train the prior (about 5 minutes)"
-"${LAUNCH[@]}" train-prior --config demo/prior --tokens "$OUT/tokens" --out "$OUT/prior" \
+"${AT_PRECISION[@]}" train-prior --config demo/prior --tokens "$OUT/tokens" --out "$OUT/prior" \
   "${TRAIN[@]}"
 
 finished "$OUT/prior/prior"

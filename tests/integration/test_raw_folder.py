@@ -10,7 +10,8 @@ from test_scale import encode, hashes, prepare, write_videos
 from trained import trained_tokenizer
 
 from video_vq.evaluation import raw_folder
-from video_vq.evaluation.encode import EncodeJob, Encoder
+from video_vq.evaluation.encode import Encoder
+from video_vq.evaluation.encode_job import EncodeJob
 from video_vq.evaluation.raw_folder import LIST, FolderOptions
 from video_vq.media.encode import write_video
 from video_vq.stores.lock import LOCK

@@ -23,18 +23,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Decode."""
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.decode import decode_store
-    from video_vq.training.distributed import holding, make_accelerator
+    from video_vq.evaluation.finished import finished_clips
 
-    accelerator = make_accelerator()
-    with holding(accelerator, arguments.out):
-        store = decode_store(
-            accelerator,
-            arguments.tokens,
-            arguments.tokenizer,
-            arguments.out,
-            arguments.split,
-            arguments.batch_size,
-        )
+    models = arguments.tokens, arguments.tokenizer
+    how = arguments.split, arguments.batch_size
+    store = finished_clips(arguments.out, *models, *how)
+    if store is None:
+        from video_vq.evaluation.decode import decode_store
+        from video_vq.training.distributed import holding, make_accelerator
+
+        accelerator = make_accelerator()
+        with holding(accelerator, arguments.out):
+            store = decode_store(accelerator, *models, arguments.out, *how)
     print(f"{len(store.videos)} clips: {arguments.out}")
     return 0

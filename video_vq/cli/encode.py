@@ -92,9 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         require_ray()
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.encode import EncodeJob, encode_clips
-    from video_vq.evaluation.encode_on_ray import encode_on_ray
-    from video_vq.training.distributed import holding, make_accelerator
+    from video_vq.evaluation.encode_job import EncodeJob
+    from video_vq.evaluation.finished import finished_tokens
 
     on_ray = arguments.engine == "ray"
     job = EncodeJob(
@@ -107,9 +106,18 @@ def run(arguments: argparse.Namespace) -> int:
         max_skipped=arguments.max_skipped,
         folder=folder,
     )
-    accelerator = make_accelerator()
-    with holding(accelerator, arguments.out):
-        store = encode_on_ray(make_accelerator, job) if on_ray else encode_clips(accelerator, job)
+    store = finished_tokens(job)
+    if store is None:
+        from video_vq.evaluation.encode import encode_clips
+        from video_vq.evaluation.encode_on_ray import encode_on_ray
+        from video_vq.training.distributed import holding, make_accelerator
+
+        accelerator = make_accelerator()
+        with holding(accelerator, arguments.out):
+            if on_ray:
+                store = encode_on_ray(make_accelerator, job)
+            else:
+                store = encode_clips(accelerator, job)
     grid = "x".join(str(side) for side in store.header.grid_thw)
     numbers = store.header.num_action_dims
     steered = f", {numbers} numbers of actions for each latent frame" if numbers else ""

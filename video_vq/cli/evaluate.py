@@ -1,10 +1,12 @@
 """`video-vq evaluate`: the scores of a tokenizer and of a prior's samples."""
 
 import argparse
+import os
 from pathlib import Path
 
 from video_vq.cli import options
 from video_vq.cli.recorded import go_on_as_recorded
+from video_vq.machine import asked_precision
 from video_vq.stores.lock import require_free
 
 
@@ -49,32 +51,45 @@ def run(arguments: argparse.Namespace) -> int:
     protocol = fvd_protocol(arguments.protocol)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.evaluate import evaluate
+    from video_vq.evaluation.finished import finished_scores, identity_of_scores
     from video_vq.evaluation.generation_protocols import generation_protocol
     from video_vq.evaluation.summary import summary
-    from video_vq.metrics.perceptual import load_st_lpips
-    from video_vq.training.distributed import holding, make_accelerator
 
-    accelerator = make_accelerator()
     name = arguments.generation
-    with holding(accelerator, arguments.out):
-        scores = evaluate(
-            accelerator,
-            arguments.data,
-            arguments.tokenizer,
-            arguments.out,
-            protocol,
-            arguments.split,
-            arguments.num,
-            arguments.samples,
-            arguments.prior,
-            arguments.tokens,
-            arguments.controls,
-            None if name is None else generation_protocol(name),
-            load_st_lpips("alex").to(accelerator.device) if arguments.st_lpips else None,
-            arguments.short_videos,
-        )
-    if accelerator.is_main_process:
+    generation = None if name is None else generation_protocol(name)
+    chosen = (protocol, arguments.split, arguments.num)
+    models = (arguments.samples, arguments.prior, arguments.tokens)
+    how = (arguments.controls, generation)
+    identity = identity_of_scores(
+        arguments.data,
+        arguments.tokenizer,
+        *chosen,
+        *models,
+        *how,
+        "alex" if arguments.st_lpips else None,
+        arguments.short_videos,
+        asked_precision(),
+    )
+    scores = finished_scores(arguments.out, identity)
+    if scores is None:
+        from video_vq.evaluation.evaluate import evaluate
+        from video_vq.metrics.perceptual import load_st_lpips
+        from video_vq.training.distributed import holding, make_accelerator
+
+        accelerator = make_accelerator()
+        with holding(accelerator, arguments.out):
+            scores = evaluate(
+                accelerator,
+                arguments.data,
+                arguments.tokenizer,
+                arguments.out,
+                *chosen,
+                *models,
+                *how,
+                load_st_lpips("alex").to(accelerator.device) if arguments.st_lpips else None,
+                arguments.short_videos,
+            )
+    if os.environ.get("RANK", "0") == "0":
         print(summary(scores))
         print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")
     return 0

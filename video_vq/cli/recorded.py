@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from video_vq.errors import InputError
-from video_vq.machine import num_cores
+from video_vq.machine import PRECISION, THREADS, num_cores
 from video_vq.stores.files import read_json
 from video_vq.stores.shards import plan_of
 
-PRECISION = "ACCELERATE_MIXED_PRECISION"
-THREADS = "OMP_NUM_THREADS"
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
 MAX_THREADS = 4096
 

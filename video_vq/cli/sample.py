@@ -1,11 +1,12 @@
 """`video-vq sample`: prior to clips."""
 
 import argparse
+import os
 from pathlib import Path
 
 from video_vq.cli import options
 from video_vq.cli.recorded import go_on_as_recorded
-from video_vq.stores.lock import require_free
+from video_vq.stores.lock import held, require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -64,9 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = options.sampling_settings(arguments)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.generate import SampleRequest, sample_store, write_videos
-    from video_vq.evaluation.prompts import PromptRequest
-    from video_vq.training.distributed import holding, make_accelerator
+    from video_vq.evaluation.finished import finished_samples
+    from video_vq.evaluation.samples import PromptRequest, SampleRequest, write_videos
 
     given = None
     if arguments.given is not None:
@@ -85,12 +85,21 @@ def run(arguments: argparse.Namespace) -> int:
         actions_split=arguments.given_split,
         samples_per_clip=arguments.samples_per_clip,
     )
-    accelerator = make_accelerator()
-    with holding(accelerator, arguments.out):
-        store = sample_store(
-            accelerator, arguments.prior, arguments.tokenizer, arguments.out, request
-        )
-        if accelerator.is_main_process:
-            write_videos(store, arguments.out / "videos")
-            print(f"{len(store.videos)} samples: {arguments.out} (mp4s in videos/)")
+    out, models = arguments.out, (arguments.prior, arguments.tokenizer)
+    is_main = os.environ.get("RANK", "0") == "0"
+    store = finished_samples(out, *models, request)
+    if store is None:
+        from video_vq.evaluation.generate import sample_store
+        from video_vq.training.distributed import holding, make_accelerator
+
+        accelerator = make_accelerator()
+        with holding(accelerator, out):
+            store = sample_store(accelerator, *models, out, request)
+            if is_main:
+                write_videos(store, out / "videos")
+    elif is_main:
+        with held(out):
+            write_videos(store, out / "videos")
+    if is_main:
+        print(f"{len(store.videos)} samples: {out} (mp4s in videos/)")
     return 0

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from video_vq.cli import options
 from video_vq.cli.recorded import go_on_as_recorded
-from video_vq.config import find_config, load_config
+from video_vq.config import find_config, load_config, to_json
 from video_vq.stores.lock import require_free
 from video_vq.stores.tokens import TokenStore
+from video_vq.training.finished import finished_by_same_command
 from video_vq.training.screen import lasting_screen
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.training_config import PriorTrainingConfig
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     path = find_config(arguments.config, "prior")
     config = load_config(PriorTrainingConfig, path, arguments.settings)
-    TokenStore(arguments.tokens)  # a wrong path is said before torch is loaded
+    store = TokenStore(arguments.tokens)  # a wrong path is said before torch is loaded
     go_on_as_recorded(arguments.out)
     if arguments.dry_run:
         from video_vq.training.plan import plan_prior
@@ -42,6 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
             print(text)
         return 0
     require_free(arguments.out)
+    finished = finished_by_same_command(arguments.out, "prior", to_json(config), store.content_hash)
+    if finished is not None:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"already finished: {finished}\nprior: {finished}")
+        return 0
     with StopRequest() as request, lasting_screen():  # before torch is loaded, which takes seconds
         from video_vq.training.prior import train_prior
         from video_vq.training.trackers import chosen_trackers

@@ -14,14 +14,9 @@ from torch import Tensor
 from video_vq.errors import InputError
 from video_vq.evaluation.decode import decode_grids
 from video_vq.evaluation.fit import require_same_tokenizer
-from video_vq.evaluation.generate import (
-    DEFAULT_FPS,
-    DTYPES,
-    Dtype,
-    require_class,
-    require_same_grid,
-)
+from video_vq.evaluation.generate import DTYPES, require_class, require_same_grid
 from video_vq.evaluation.prompts import given_latents, given_tokens
+from video_vq.evaluation.samples import DEFAULT_FPS, Dtype
 from video_vq.evaluation.steering import rows_wanted, steering_of_file
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import tile, write_video

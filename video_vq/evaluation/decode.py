@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from video_vq.evaluation.finished import plan_of_decoding
 from video_vq.evaluation.fit import require_same_tokenizer
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
@@ -37,14 +38,7 @@ def decode_store(
     store = TokenStore(tokens)
     require_same_tokenizer(tokenizer, store.header.tokenizer_hash, str(tokens))
     rows = [int(row) for row in store.rows(split)]
-    plan = {
-        "kind": "decoded tokens",
-        "tokens": store.content_hash,
-        "tokenizer": tokenizer.hash,
-        "split": split,
-        "batch_size": batch_size,
-        "precision": accelerator.mixed_precision,
-    }
+    plan = plan_of_decoding(store, tokenizer.hash, split, batch_size, accelerator.mixed_precision)
     with accelerator.main_process_first():
         writer = ClipStoreWriter(
             out, store.header.frame_size_hw, plan, owner=accelerator.is_main_process

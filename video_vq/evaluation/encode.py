@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +11,10 @@ from accelerate import Accelerator
 from jaxtyping import Float
 
 from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_of
-from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
-from video_vq.evaluation.clip_sources import Findings, RawClips, StoredClips, is_raw
+from video_vq.evaluation.clip_sources import Findings, StoredClips
+from video_vq.evaluation.encode_job import EncodeJob, clips_of_job, header_of_job
 from video_vq.evaluation.raw_folder import (
-    FolderOptions,
     is_folder_of_files,
     keep_list,
     kept_list,
@@ -27,36 +24,9 @@ from video_vq.evaluation.raw_folder import (
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
-from video_vq.stores.raw_videos import RawVideos, read_raw_videos
-from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
+from video_vq.stores.raw_videos import RawVideos
+from video_vq.stores.tokens import TokenStore, TokenStoreWriter
 from video_vq.stores.videos import require_few_skipped
-
-ALL_CLIPS = ClipConfig(windows="all")  # that follow each other without overlap
-
-
-@dataclass(frozen=True)
-class EncodeJob:
-    """What to encode, by what and to where: all that a process needs to do its part.
-
-    Attributes:
-        data: a clip store, a list of raw videos, or a folder of videos.
-        tokenizer: a tokenizer's folder, or the run folder it is in.
-        out: the token store.
-        clips: which clips of each video; their length and stride are the tokenizer's.
-        batch_size: clips at a time.
-        workers: processes of each rank that decode raw videos.
-        max_skipped: share of raw videos that may be unusable; None for the list's own.
-        folder: how a folder of videos becomes clips.
-    """
-
-    data: Path
-    tokenizer: Path
-    out: Path
-    clips: ClipConfig = ALL_CLIPS
-    batch_size: int = 16
-    workers: int = 1
-    max_skipped: float | None = None
-    folder: FolderOptions = field(default_factory=FolderOptions)
 
 
 class Encoder:
@@ -77,33 +47,12 @@ class Encoder:
     def __init__(self, job: EncodeJob, accelerator: Accelerator, owner: bool):
         self._job, self._accelerator = job, accelerator
         self._tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
-        facts = self._tokenizer.facts
-        chosen = replace(job.clips, num_frames=facts.num_frames, stride=facts.stride)
+        facts, config = self._tokenizer.facts, self._tokenizer.config
         listed = None if not is_folder_of_files(job.data) else self._listed(owner)
-        self._clips: StoredClips | RawClips
-        if listed is None and not is_raw(job.data):
-            self._clips = StoredClips(ClipStore(job.data), chosen)
-        else:
-            raw = listed or read_raw_videos(job.data)
-            self._clips = RawClips(job.data, raw, chosen, job.workers)
+        self._clips = clips_of_job(job, facts, listed)
         self.num_shards = self._clips.num_shards
-        height, width = self._clips.frame_size_hw
-        header = TokenHeader(
-            tokenizer_hash=self._tokenizer.hash,
-            codebook_size=self._tokenizer.config.quantizer.codebook_size,
-            grid_thw=self._tokenizer.config.backbone.grid_thw((facts.num_frames, height, width)),
-            num_frames=facts.num_frames,
-            frame_size_hw=self._clips.frame_size_hw,
-            fps=self._clips.fps,
-            classes=self._clips.classes,
-            data_hash=self._clips.data_hash,
-            made_by={
-                **_settings(chosen),
-                "shards": self.num_shards,
-                "batch_size": job.batch_size,
-                "precision": accelerator.mixed_precision,
-            },
-            num_action_dims=self._num_action_dims(),
+        header = header_of_job(
+            job, self._clips, config, facts, self._tokenizer.hash, accelerator.mixed_precision
         )
         self._writer = TokenStoreWriter(job.out, header, owner=owner)
         if owner and listed is not None:
@@ -120,13 +69,6 @@ class Encoder:
         if owner:
             require_same_list(job.out, found)
         return found
-
-    def _num_action_dims(self) -> int:
-        if not isinstance(self._clips, StoredClips):
-            return 0
-        facts, config = self._tokenizer.facts, self._tokenizer.config.backbone
-        row_dims = row_dims_of(self._clips.store)
-        return num_action_dims(row_dims, facts.stride, config.total_stride_thw[0])
 
     def close(self) -> None:
         """End the processes that decode."""
@@ -270,16 +212,6 @@ def actions_of_rows(
         for video, start, stride in rows.tolist()
     ]
     return np.stack([*found, np.zeros(shape, np.float32)])[:-1]
-
-
-def _settings(clips: ClipConfig) -> dict[str, Any]:
-    """Return what chose the windows, as JSON; the length of a clip stands elsewhere."""
-    chosen: dict[str, Any] = {"hop": clips.hop or clips.num_frames * clips.stride}
-    if clips.windows != "all":
-        chosen = {"windows_rule": clips.windows, "clips_per_video": clips.clips_per_video}
-    if clips.short_videos != "leave_out":
-        chosen["short_videos"] = clips.short_videos
-    return chosen
 
 
 def _mine(accelerator: Accelerator, num_shards: int) -> range:

@@ -7,17 +7,17 @@ from accelerate import Accelerator
 
 from video_vq.data.clip_config import ShortVideos
 from video_vq.environment import environment
+from video_vq.evaluation.finished import finished_scores, identity_of_scores
 from video_vq.evaluation.fit import require_fit, require_same_tokenizer
 from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.evaluation.likelihood import score_prior
 from video_vq.evaluation.scoring import Evaluation
 from video_vq.metrics.perceptual import StLpips
 from video_vq.metrics.protocol import FVDProtocol
-from video_vq.models.model_folder import read_model_config
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
-from video_vq.stores.files import read_json, write_json
+from video_vq.stores.files import write_json
 from video_vq.stores.tokens import TokenStore
 
 
@@ -54,26 +54,23 @@ def evaluate(
     """
     if generation is not None:
         split, num_clips = generation.split, generation.num_real
-    identity = {
-        "data": ClipStore(data).content_hash,
-        "tokenizer": read_model_config(tokenizer_path, "tokenizer").hash,
-        "samples": None if samples is None else ClipStore(samples).content_hash,
-        "tokens": None if tokens_path is None else TokenStore(tokens_path).content_hash,
-        "prior": None if prior_path is None else read_model_config(prior_path, "prior").hash,
-        "split": split,
-        "num_clips": num_clips,
-        "protocol": protocol.settings(),
-        "controls": with_controls,
-        "generation": None if generation is None else generation.name,
-        "st_lpips": None if st_lpips is None else st_lpips.trunk,
-        "precision": accelerator.mixed_precision,
-    }
-    if short_videos != "leave_out":
-        identity["short_videos"] = short_videos
-    if (out / "scores.json").exists():
-        before = read_json(out / "scores.json", "scores")
-        if before.get("identity") == identity:
-            return before
+    identity = identity_of_scores(
+        data,
+        tokenizer_path,
+        protocol,
+        split,
+        num_clips,
+        samples,
+        prior_path,
+        tokens_path,
+        with_controls,
+        generation,
+        None if st_lpips is None else st_lpips.trunk,
+        short_videos,
+        accelerator.mixed_precision,
+    )
+    if (before := finished_scores(out, identity)) is not None:
+        return before
     tokens = None if tokens_path is None else TokenStore(tokens_path)
     prior = None
     if prior_path is not None:

@@ -2,9 +2,8 @@
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,53 +12,22 @@ from accelerate import Accelerator
 from video_vq.errors import InputError
 from video_vq.evaluation.decode import decode_grids
 from video_vq.evaluation.fit import require_same_tokenizer
-from video_vq.evaluation.prompts import PromptRequest, Prompts
+from video_vq.evaluation.prompts import Prompts
+from video_vq.evaluation.samples import DEFAULT_NUMBER, Dtype, SampleRequest, sample_plan
 from video_vq.evaluation.steering import (
     SampleActions,
     read_steering,
     rows_wanted,
     steering_of_videos,
 )
-from video_vq.media.encode import write_video
 from video_vq.models.prior import Prior
-from video_vq.models.prior_config import NO_CLASS, SamplingSettings
+from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.sampling import TokenSampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 
-Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """What is to be sampled.
-
-    Attributes:
-        num_samples: how many clips; None for 64, or for as many as there are given clips or
-            sequences of actions.
-        settings: temperature, top-k, top-p, guidance.
-        label: a class name; None for all in turn, or the given videos'.
-        seed: sample i is drawn with seed + i.
-        batch_size: samples decoded in step.
-        dtype: of the prior's weights, cache and products.
-        given: whose first frames the samples continue; None for samples from nothing.
-        actions: a clip store or a file with what is done; None for the given videos' own.
-        actions_split: of that store.
-        samples_per_clip: samples for each given video, and for each sequence of a store's actions.
-    """
-
-    num_samples: int | None = None
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
-    label: str | None = None
-    seed: int = 0
-    batch_size: int = 16
-    dtype: Dtype = "float32"
-    given: PromptRequest | None = None
-    actions: Path | None = None
-    actions_split: str = "test"
-    samples_per_clip: int = 1
 
 
 def sample_store(
@@ -94,18 +62,11 @@ def sample_store(
     classes = list(prior.facts.classes)
     label, batch_size, seed = request.label, request.batch_size, request.seed
     require_class(prior, label)
+    threads = torch.get_num_threads() if accelerator.device.type == "cpu" else None
     plan = {
-        "kind": "samples",
-        "prior": prior.hash,
-        "tokenizer": tokenizer.hash,
-        "settings": asdict(request.settings),
-        "class": label,
-        "num_samples": num_samples,
-        "seed": seed,
-        "batch_size": batch_size,
-        "dtype": request.dtype,
-        "precision": accelerator.mixed_precision,
-        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
+        **sample_plan(
+            request, num_samples, prior.hash, tokenizer.hash, accelerator.mixed_precision, threads
+        ),
         **({} if prompts is None else prompts.plan()),
         **({} if actions is None else actions.plan),
     }
@@ -257,24 +218,3 @@ def _videos(
             if prompts.shown == "true":
                 clip = np.concatenate([prompts.frames(number), clip[prompts.num_frames :]])
         yield PreparedVideo(Video(own, name, "test", group, fps=fps, origin=origin), [clip], {})
-
-
-DEFAULT_NUMBER = 64
-DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
-
-
-def write_videos(store: ClipStore, folder: Path) -> None:
-    """Write each clip of a store as an mp4; those that are there already are left alone."""
-    folder.mkdir(exist_ok=True)
-    missing = [
-        index
-        for index, video in enumerate(store.videos)
-        if not (folder / f"{video.id}.mp4").exists()
-    ]
-    with progress("writing mp4s", len(missing), "video") as bar:
-        for index in missing:
-            video = store.videos[index]
-            frames = store.read(index)
-            even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-            write_video(folder / f"{video.id}.mp4", even, video.fps or DEFAULT_FPS)
-            bar.update()

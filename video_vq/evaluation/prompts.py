@@ -1,8 +1,7 @@
 """First frames of real videos, which samples continue."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,26 +12,9 @@ from torch import Tensor
 
 from video_vq.data.windows import usable_videos
 from video_vq.errors import InputError
+from video_vq.evaluation.samples import PromptRequest
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
-
-Shown = Literal["true", "reconstruction"]
-
-
-class PromptRequest(NamedTuple):
-    """Which frames are given.
-
-    Attributes:
-        path: a clip store.
-        split: of it.
-        num_frames: given frames: 1 + a multiple of the tokenizer's stride in time.
-        shown: whether a sample's given frames are the true ones or their reconstruction.
-    """
-
-    path: Path
-    split: str
-    num_frames: int
-    shown: Shown
 
 
 class Prompts:

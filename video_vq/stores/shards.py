@@ -114,9 +114,7 @@ class ShardFolder:
             shown = "\n  ".join(lines[:12])
             advice = "Name another folder, repeat the old settings, or delete this one."
             if any("precision:" in line for line in lines):
-                advice += (
-                    " The launcher sets precision; told nothing, `accelerate launch` asks for no."
-                )
+                advice += " The launcher sets precision: `accelerate launch`, told nothing, to no."
             raise InputError(
                 f"{self.path}: was made with other settings (was -> now):\n  {shown}\n{advice}"
             )

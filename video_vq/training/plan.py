@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from video_vq.config import to_json
 from video_vq.data.windows import EpochClips
 from video_vq.errors import InputError
+from video_vq.machine import asked_precision
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.prior import Prior, prior_loss
 from video_vq.models.prior_config import config_for
@@ -42,7 +43,7 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
     with FakeTensorMode():
         tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations)
         video = torch.zeros(per_process, 3, *size_thw)
-        activations = saved_bytes(tokenizer, lambda: through(tokenizer, video), _precision())
+        activations = saved_bytes(tokenizer, lambda: through(tokenizer, video), asked_precision())
     bits = math.log2(config.model.quantizer.codebook_size)
     tokens = math.prod(grid_thw)
     raw = math.prod(size_thw) * 24
@@ -77,7 +78,9 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path) -> str:
         shape = (per_process, *header.actions_shape)
         actions = torch.zeros(shape) if header.num_action_dims else None
         activations = saved_bytes(
-            prior, lambda: prior_loss(prior(flat, labels, actions), flat).nats, _precision()
+            prior,
+            lambda: prior_loss(prior(flat, labels, actions), flat).nats,
+            asked_precision(),
         )
     lines = [
         f"parameters      {_count(prior)} (blocks {_count(prior.blocks)})",
@@ -127,10 +130,6 @@ def _other_networks(config: TokenizerTrainingConfig) -> list[str]:
     return lines
 
 
-def _precision() -> str:
-    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-
-
 def _count(module: nn.Module) -> str:
     number = num_parameters(module)
     return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}"
@@ -164,7 +163,8 @@ def _memory(
     return [
         f"memory          about {(weights + activations) / 1e9:.2f} GB on each process: "
         f"{weights / 1e9:.2f} weights and optimizer, {activations / 1e9:.2f} activations of "
-        f"{per_process} clips (precision {_precision()}); workspace and the framework come on top",
+        f"{per_process} clips (precision {asked_precision()}); workspace and the framework come "
+        "on top",
     ]
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from video_vq.environment import environment
 from video_vq.errors import InputError
-from video_vq.models.model_folder import CONFIG, TENSORS, Kind, read_model_config
+from video_vq.models.model_folder import Kind
 from video_vq.stores import files
 from video_vq.stores.files import PARTIAL, difference, read_json, write_json
 from video_vq.stores.lock import LOCK, acquire
 from video_vq.training.checkpoint import CheckpointFolder
+from video_vq.training.finished import finished_model
 from video_vq.training.trackers import TrackerName, Trackers
 
 # What a person at a terminal watches; metrics.jsonl and the trackers have everything.
@@ -105,17 +106,8 @@ class RunFolder:
             write_json(run_file, {"identity": identity, "environment": environment()})
 
     def finished_model(self, steps: int) -> Path | None:
-        """Return the folder of the model that this run made, None while there is work left.
-
-        Work is left too when the last checkpoint is damaged: training goes back and mends it.
-        """
-        folder = self.path / self._kind
-        if not all((folder / name).exists() for name in (CONFIG, TENSORS)):
-            return None
-        if read_model_config(folder, self._kind).facts.get("steps") != steps:
-            return None
-        newest = self.checkpoints.newest()
-        return folder if newest is not None and newest[0] == steps else None
+        """Return the folder of the model that this run made, None while there is work left."""
+        return finished_model(self.path, self._kind, steps, self.checkpoints)
 
     def track(self, names: Sequence[TrackerName], first_step: int) -> None:
         """Show the run in trackers, too, from a step on; see `Trackers`."""

@@ -1,0 +1,85 @@
+"""Which checkpoints a run has, and whether their bytes are right; imports no torch."""
+
+import re
+from pathlib import Path
+
+from video_vq.errors import InputError
+from video_vq.stores.files import read_json, sha256_file
+
+MANIFEST = "manifest.json"
+
+
+class CheckpointFiles:
+    """The checkpoints of one run as files.
+
+    Args:
+        path: the run's `state` folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, oldest first; partial ones do not count."""
+        if not self.path.is_dir():
+            return []
+        found = [re.fullmatch(r"step_(\d{7,18})", entry.name) for entry in self.path.iterdir()]
+        return sorted(int(match[1]) for match in found if match and _is_name(match))
+
+    def folder(self, step: int) -> Path:
+        """Return the folder of a step."""
+        return self.path / f"step_{step:07d}"
+
+    def problem(self, step: int) -> str | None:
+        """Return why a checkpoint cannot be used, None when all its bytes are right."""
+        folder = self.folder(step)
+        try:
+            entries = list(folder.iterdir())
+            # Before anything is read: a pipe would never end.
+            if not all(entry.is_file() and not entry.is_symlink() for entry in entries):
+                return f"{folder}: holds something that is not a plain file"
+            manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
+            hashes = manifest.get("sha256")
+            if not isinstance(hashes, dict) or "state.json" not in hashes:
+                return f"{folder}/{MANIFEST}: lists no files"
+            if manifest.get("step") != step:
+                return f"{folder}: is the checkpoint of another step"
+            if odd := [
+                name for name in hashes if not re.fullmatch(r"\w+\.safetensors|state\.json", name)
+            ]:
+                return f"{folder}/{MANIFEST}: lists {odd[0]!r}, which is no file of a checkpoint"
+            if {entry.name for entry in entries} - {MANIFEST} != set(hashes):
+                return f"{folder}: holds other files than its manifest lists"
+            for name, expected in hashes.items():
+                if sha256_file(folder / name) != expected:
+                    return f"{folder / name}: its bytes are not those that were written"
+        except InputError as error:
+            return str(error)
+        except OSError as error:
+            return f"{folder}: cannot be read: {error}"
+        return None
+
+    def newest(self) -> tuple[int, list[str]] | None:
+        """Return the newest step that verifies, and why newer ones were passed over.
+
+        Raises:
+            InputError: there are checkpoints and none can be used.
+        """
+        problems: list[str] = []
+        for step in reversed(self.steps()):
+            problem = self.problem(step)
+            if problem is None:
+                return step, problems
+            problems.append(problem)
+        if problems:
+            listed = "\n  ".join(problems)
+            raise InputError(
+                f"{self.path}: no checkpoint can be used:\n  {listed}\n"
+                "Restore one from a backup, or delete the folder to start over."
+            )
+        return None
+
+
+def _is_name(match: re.Match[str]) -> bool:
+    """Whether a folder is named as `CheckpointFolder.folder` names it, digits and all."""
+    return match[0] == f"step_{int(match[1]):07d}"

@@ -1,0 +1,66 @@
+"""Whether a run has made its model already; imports no torch."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from video_vq.errors import InputError
+from video_vq.machine import asked_precision, is_recorded_number_of_threads
+from video_vq.models.model_folder import CONFIG, TENSORS, Kind, read_model_config
+from video_vq.stores.files import difference, read_json
+from video_vq.training.checkpoint_files import CheckpointFiles
+
+
+def finished_model(
+    run: Path, kind: Kind, steps: int, checkpoints: CheckpointFiles | None = None
+) -> Path | None:
+    """Return the folder of the model that a run made, None while there is work left.
+
+    Work is left too when the last checkpoint is damaged: training goes back and mends it.
+
+    Args:
+        run: the run folder.
+        kind: of the model.
+        steps: of the whole run.
+        checkpoints: of the run, where they are open already.
+    """
+    folder = run / kind
+    if not all((folder / name).exists() for name in (CONFIG, TENSORS)):
+        return None
+    if read_model_config(folder, kind).facts.get("steps") != steps:
+        return None
+    newest = (checkpoints or CheckpointFiles(run / "state")).newest()
+    return folder if newest is not None and newest[0] == steps else None
+
+
+def finished_by_same_command(
+    run: Path, kind: Kind, config: dict[str, Any], data_hash: str
+) -> Path | None:
+    """Return the folder of the model where a second start would have nothing to do.
+
+    Args:
+        run: the run folder.
+        kind: of the model.
+        config: the resolved configuration as JSON.
+        data_hash: of the store.
+
+    Returns:
+        None where anything differs, is missing or damaged: the training itself then says what.
+    """
+    with suppress(InputError, OSError):
+        described = read_json(run / "run.json", "a run's description").get("identity")
+        if not isinstance(described, dict):
+            return None
+        threads = described.get("threads")
+        identity = {
+            "kind": kind,
+            "config": config,
+            "data": data_hash,
+            "precision": asked_precision(),
+            "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+            "threads": threads,
+        }
+        if is_recorded_number_of_threads(threads) and not difference(described, identity):
+            return finished_model(run, kind, config["optim"]["steps"])
+    return None
