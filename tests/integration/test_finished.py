@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,11 +86,10 @@ def done(clip_store, tmp_path_factory) -> Done:
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch) -> Iterator[None]:
+def asked(monkeypatch) -> None:
     """Ask for what the pipeline was made with."""
     monkeypatch.delenv(PRECISION, raising=False)
     monkeypatch.setenv(THREADS, str(torch.get_num_threads()))
-    return
 
 
 @pytest.mark.parametrize("threads", ["as recorded", "as asked for"])

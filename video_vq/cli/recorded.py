@@ -35,7 +35,7 @@ def go_on_as_recorded(out: Path) -> None:
             _say(f"precision {precision}, as recorded in {out}; set {PRECISION} for another")
     is_asked = THREADS in os.environ or "MKL_NUM_THREADS" in os.environ
     # Once torch is loaded, the variable would say what is not so.
-    if not is_asked and "torch" not in sys.modules and _is_number_of_threads(threads):
+    if not is_asked and sys.modules.get("torch") is None and _is_number_of_threads(threads):
         os.environ[THREADS] = str(threads)
         if threads != num_cores():
             _say(f"threads {threads}, as recorded in {out}; set {THREADS} for another number")
