@@ -17,6 +17,7 @@ from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import TokenizerConfig
 from video_vq.training import progress_line
 from video_vq.training.costs import saved_bytes
+from video_vq.training.timing import _duration
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 
@@ -126,6 +127,72 @@ def test_a_training_speaks_at_its_first_step_and_then_before_it_is_silent_for_lo
     assert said(capfd.readouterr().err) == expected
     lines = (configs / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3, 4, 6, 6]
+
+
+def test_a_timed_dry_run_of_each_training_measures_its_own_steps(clip_store, configs, capsys):
+    """Of a tokenizer with a discriminator that joins late, and of a prior."""
+    adversarial = "loss.adversarial={weight: 0.1, start: 50, channels: 8, levels: 2}"
+    of_tokenizer = ["train-tokenizer", "--config", str(configs / "tokenizer.yaml")]
+    of_tokenizer += ["--data", str(clip_store)]
+    assert main([*of_tokenizer, "--out", str(configs / "t")]) == 0
+    encode = ["encode", str(clip_store), "--tokenizer", str(configs / "t")]
+    assert main([*encode, "--out", str(configs / "tokens")]) == 0
+    of_prior = ["train-prior", "--config", str(configs / "prior.yaml")]
+    of_prior += ["--tokens", str(configs / "tokens"), "optim.batch_size=2"]
+    capsys.readouterr()
+    for command, batch in (([*of_tokenizer, adversarial], 4), (of_prior, 2)):
+        out = ["--out", str(configs / "new"), "--dry-run", "--time"]
+        assert main([*command, "optim.steps=1000", "run.validate_every=300", *out]) == 0
+        said = capsys.readouterr()
+        [line] = [line for line in said.out.splitlines() if line.startswith("time ")]
+        found = re.fullmatch(
+            r"time +about (.+) on this machine: 1,000 steps of (\S+) s \((\S+) clips per second\) "
+            r"and 4 validations of (\S+) s; measured on 10 steps with their data loading, "
+            "checkpoints come on top",
+            line,
+        )
+        assert found is not None, line
+        whole, step, rate, validation = found.groups()
+        assert float(rate) == pytest.approx(batch / float(step), rel=0.02)
+        seconds = 1000 * float(step) + 4 * float(validation)
+        assert abs(seconds - in_seconds(whole)) <= 60 + 0.02 * seconds
+        assert "steps: 1000" in said.out  # the settings shown are those of the whole run
+        assert said.out.endswith("dry run: nothing was written\n")
+        assert "step 15" in said.err
+        assert ("adversarial" in said.err) == (batch == 4)
+    assert not (configs / "new").exists()
+
+
+def in_seconds(duration: str) -> float:
+    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+    words = duration.split()
+    return sum(
+        int(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "1 s"),
+        (59.5, "60 s"),
+        (60.0, "60 s"),
+        (61.0, "2 min"),
+        (3600.0, "1 h"),
+        (3661.0, "1 h 2 min"),
+        (86400 * 3 + 60.0, "3 d 1 min"),
+        (90061.0, "1 d 1 h 2 min"),
+    ],
+)
+def test_a_duration_is_rounded_up_to_minutes(seconds, text):
+    assert _duration(seconds) == text
+
+
+def test_time_alone_is_refused(clip_store, configs, capsys):
+    config = ["--config", str(configs / "tokenizer.yaml"), "--data", str(clip_store)]
+    assert main(["train-tokenizer", *config, "--out", str(configs / "run"), "--time"]) == 2
+    assert "--time needs --dry-run" in capsys.readouterr().err
+    assert not (configs / "run").exists()
 
 
 def assert_tensorboard_holds_the_metrics(run) -> EventAccumulator:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.config import check_config
-from video_vq.errors import InputError
+from video_vq.errors import ConfigError, InputError
 from video_vq.models.prior_config import SamplingSettings
 
 
@@ -48,6 +48,22 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the settings, sizes, rates and memory of the training, and stop",
     )
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="with --dry-run: run 15 steps in a temporary folder, and print how long the training "
+        "will take on this machine",
+    )
+
+
+def require_dry_run_to_time(arguments: argparse.Namespace) -> None:
+    """Refuse `--time` where a training would begin.
+
+    Raises:
+        ConfigError: there is no `--dry-run`.
+    """
+    if arguments.time and not arguments.dry_run:
+        raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")
 
 
 def add_trackers(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
+    options.require_dry_run_to_time(arguments)
     path = find_config(arguments.config, "prior")
     config = load_config(PriorTrainingConfig, path, arguments.settings)
     store = TokenStore(arguments.tokens)  # a wrong path is said before torch is loaded
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from video_vq.training.plan import plan_prior
 
-        text = plan_prior(config, arguments.tokens)
+        text = plan_prior(config, arguments.tokens, arguments.time)
         if os.environ.get("RANK", "0") == "0":
             print(text)
         return 0

@@ -22,6 +22,9 @@ from video_vq.nn.blocks import num_parameters
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.costs import averaged_bytes, saved_bytes, through
+from video_vq.training.prior import train_prior
+from video_vq.training.timing import time_lines
+from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import (
     OptimizerConfig,
     PriorTrainingConfig,
@@ -29,8 +32,13 @@ from video_vq.training.training_config import (
 )
 
 
-def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
+def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool = False) -> str:
     """Return, as text, what `train_tokenizer` would do.
+
+    Args:
+        config: of the run.
+        data: a clip store.
+        with_time: measure some steps, too; see `time_lines`.
 
     Raises:
         InputError: store or sizes are wrong.
@@ -59,11 +67,13 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path) -> str:
         f"an epoch ({config.data.windows})",
         *_steps(config.optim, len(clips), "clips", "clips of an epoch"),
         *_memory(tokenizer, config.optim, activations, per_process),
+        *_memory(tokenizer, activations, per_process),
+        *(time_lines(train_tokenizer, config, data) if with_time else []),
     ]
     return _with_config(config, lines)
 
 
-def plan_prior(config: PriorTrainingConfig, tokens: Path) -> str:
+def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = False) -> str:
     """Return, as text, what `train_prior` would do; see `plan_tokenizer`."""
     store = TokenStore(tokens)
     header = store.header
@@ -91,6 +101,8 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path) -> str:
         f"data            {grids:,} train grids of {tokens}",
         *_steps(config.optim, grids, "grids", "train grids"),
         *_memory(prior, config.optim, activations, per_process),
+        *_memory(prior, activations, per_process),
+        *(time_lines(train_prior, config, tokens) if with_time else []),
     ]
     return _with_config(config, lines)
 

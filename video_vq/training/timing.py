@@ -1,0 +1,109 @@
+"""How long a training will take on this machine: its own loop runs for a few steps, elsewhere."""
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from video_vq.training.distributed import make_accelerator
+from video_vq.training.training_config import (
+    OptimizerConfig,
+    PriorTrainingConfig,
+    TokenizerTrainingConfig,
+)
+
+WARM_STEPS = 5  # left out: first codes, workers that start, compilation
+TIMED_STEPS = 10
+Config = TypeVar("Config", TokenizerTrainingConfig, PriorTrainingConfig)
+
+
+def time_lines(
+    train: Callable[[Config, Path, Path], Path | None], config: Config, store: Path
+) -> list[str]:
+    """Return, as text, the rate of a training on this machine and the time for the whole run.
+
+    The training itself runs for 15 steps and a validation, data loading included, in a temporary
+    folder that is deleted afterwards. A discriminator plays from the first of them on. All
+    processes of a launcher take part; the first of them gets the text.
+
+    Args:
+        train: `train_tokenizer` or `train_prior`.
+        config: of the whole run.
+        store: what it trains on.
+
+    Raises:
+        InputError: the training would end with it, too.
+    """
+    accelerator = make_accelerator()
+    with tempfile.TemporaryDirectory(prefix="video-vq-") as own:
+        shared = _of_main_process(accelerator, own)
+        with redirect_stdout(sys.stderr):  # stdout is for the plan
+            accelerator.print(
+                f"measuring {TIMED_STEPS} steps after {WARM_STEPS} to warm up, then a validation"
+            )
+            train(_shortened(config), store, Path(shared) / "run")
+        if not accelerator.is_main_process:
+            return []
+        lines = (Path(shared) / "run" / "metrics.jsonl").read_text().splitlines()
+    per_step, per_validation = _seconds(lines)
+    return _as_text(config.optim, config.run.validate_every, per_step, per_validation)
+
+
+def _of_main_process(accelerator: Accelerator, value: str) -> str:
+    return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
+
+
+def _shortened(config: Config) -> Config:
+    """Return the config of a run that logs after the warm-up and at its end, and validates then."""
+    never = WARM_STEPS + TIMED_STEPS
+    run = replace(
+        config.run,
+        log_every=WARM_STEPS,
+        validate_every=never,
+        checkpoint_every=never,
+        audit_every=0,
+    )
+    short = replace(config, run=run, optim=replace(config.optim, steps=never))
+    if isinstance(short, TokenizerTrainingConfig):
+        adversarial = replace(short.loss.adversarial, start=0)
+        return replace(short, loss=replace(short.loss, adversarial=adversarial))
+    return short
+
+
+def _seconds(lines: list[str]) -> tuple[float, float]:
+    """Return seconds of a step and of a validation, from the lines of metrics.jsonl."""
+    values = [json.loads(line) for line in lines]
+    clocks = {line["step"]: line["clock"] for line in values if "optim/lr" in line}
+    validated = next(line["clock"] for line in values if any("validation/" in key for key in line))
+    ended = clocks[WARM_STEPS + TIMED_STEPS]
+    return (ended - clocks[WARM_STEPS]) / TIMED_STEPS, validated - ended
+
+
+def _as_text(
+    optim: OptimizerConfig, validate_every: int, per_step: float, per_validation: float
+) -> list[str]:
+    validations = math.ceil(optim.steps / validate_every)
+    training, validating = per_step * optim.steps, per_validation * validations
+    return [
+        f"time            about {_duration(training + validating)} on this machine: "
+        f"{optim.steps:,} steps of {per_step:.3g} s ({optim.batch_size / per_step:.3g} clips per "
+        f"second) and {validations:,} validations of {per_validation:.3g} s; measured on "
+        f"{TIMED_STEPS} steps with their data loading, checkpoints come on top",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes = math.ceil(seconds / 60)
+    if minutes < 2:
+        return f"{math.ceil(seconds)} s"
+    days, hours = divmod(minutes // 60, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes % 60, "min")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
