@@ -1,6 +1,7 @@
 """What this machine offers, and what its environment asks of a computation."""
 
 import os
+import sys
 from typing import Any
 
 PRECISION = "ACCELERATE_MIXED_PRECISION"
@@ -20,9 +21,11 @@ def asked_precision() -> str:
 
 
 def is_recorded_number_of_threads(recorded: Any) -> bool:
-    """Whether torch would compute with as many threads as recorded, as far as is known without it.
+    """Whether torch computes, or would once it is loaded, with as many threads as recorded.
 
     Args:
         recorded: a number of threads, or None where a GPU computed.
     """
-    return recorded is None or str(recorded) == os.environ.get(THREADS)
+    torch = sys.modules.get("torch")
+    now = os.environ.get(THREADS) if torch is None else str(torch.get_num_threads())
+    return recorded is None or str(recorded) == now

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, launch, make_clip_store, video_vq
+
+from video_vq.cli import main
+from video_vq.evaluation import scoring
+from video_vq.evaluation.feature_network import FeatureNetwork
+from video_vq.metrics.i3d import NUM_LOGITS
+
+NUM = 4
 
 
 @pytest.fixture(scope="module")
@@ -21,20 +29,24 @@ def made(tmp_path_factory) -> Path:
     (path / "tokenizer.yaml").write_text(text)
     (path / "prior.yaml").write_text(SMALL_PRIOR)
     for name, steps in (("a", 2), ("b", 12)):
-        video_vq(
+        run(
             *("train-tokenizer", "--config", path / "tokenizer.yaml", "--data", path / "clips"),
             *("--out", path / name, "--tracker", "none", f"optim.steps={steps}"),
         )
-    video_vq("encode", path / "clips", "--tokenizer", path / "a", "--out", path / "tokens")
-    video_vq(
+    run("encode", path / "clips", "--tokenizer", path / "a", "--out", path / "tokens")
+    run(
         *("train-prior", "--config", path / "prior.yaml", "--tokens", path / "tokens"),
         *("--out", path / "prior", "--tracker", "none"),
     )
-    video_vq(
+    run(
         *("sample", "--prior", path / "prior", "--tokenizer", path / "a"),
         *("--out", path / "samples", "--num", "10"),
     )
     return path
+
+
+def run(*arguments: object) -> None:
+    assert main([str(part) for part in arguments]) == 0
 
 
 def arguments(made: Path, name: str, out: Path) -> list:
@@ -69,6 +81,7 @@ def assert_close(one, other, path: str = "") -> None:
 def test_two_ranks_score_as_one_does_and_a_killed_run_repeats_no_clip(made, tmp_path):
     cache: dict[str, Any] = {"VIDEO_VQ_CACHE": str(tmp_path / "cache")}
     full = [*("--tokens", made / "tokens", "--prior", made / "prior", "--controls")]
+    full += ["--num", str(NUM)]  # the network takes a second for each clip
     command = [*arguments(made, "a", tmp_path / "one"), *full]
     process = subprocess.Popen(
         [sys.executable, "-m", "video_vq", *map(str, command)],
@@ -83,12 +96,12 @@ def test_two_ranks_score_as_one_does_and_a_killed_run_repeats_no_clip(made, tmp_
     assert not (tmp_path / "one" / "scores.json").exists()
     kept = num_known(tmp_path / "cache")
     video_vq(*command, **cache)
-    # 10 real clips, reconstructions, frozen, drawn and sampled ones: each once.
-    assert num_known(tmp_path / "cache") == 50
-    assert kept < 50
+    # Real clips, reconstructions, frozen, drawn and sampled ones: each once.
+    assert num_known(tmp_path / "cache") == 5 * NUM
+    assert kept < 5 * NUM
     two = [*arguments(made, "a", tmp_path / "two"), *full]
     launch(2, *two, VIDEO_VQ_CACHE=str(tmp_path / "other cache"))
-    assert num_known(tmp_path / "other cache") == 50
+    assert num_known(tmp_path / "other cache") == 5 * NUM
     assert_close(comparable(tmp_path / "one"), comparable(tmp_path / "two"))
     scores = comparable(tmp_path / "one")
     assert {"motion_energy_ratio", "flicker", "bits_per_second"} <= scores["reconstruction"].keys()
@@ -104,16 +117,31 @@ def num_known(cache: Path) -> int:
     return sum(file.stat().st_size // record for file in cache.rglob("*.log"))
 
 
-@pytest.mark.weights
-def test_compare_tells_what_differs(made, tmp_path):
-    cache: dict[str, Any] = {"VIDEO_VQ_CACHE": str(tmp_path / "cache")}
+class Averages(torch.nn.Module):
+    """A network that is quick: means of the video over eight stretches of time, in each colour."""
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        means = torch.nn.functional.adaptive_avg_pool3d(video, (8, 1, 1)).flatten(1)
+        return torch.nn.functional.pad(means, (0, NUM_LOGITS - means.shape[1]))
+
+
+def test_compare_tells_what_differs(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scoring, "load_feature_network", lambda *_: quick_network())
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
+
+    def answer(*arguments: object, expect: int = 0) -> str:
+        capsys.readouterr()
+        assert main([str(part) for part in arguments]) == expect
+        said = capsys.readouterr()
+        return said.err if expect else said.out
+
     for name in ("a", "b"):
-        video_vq(*arguments(made, name, tmp_path / name), **cache)
-    answer = video_vq("compare", tmp_path / "a", tmp_path / "b")
-    assert f"| | {tmp_path}/a | {tmp_path}/b |" in answer.stdout
-    assert "| PSNR, dB ↑ |" in answer.stdout
-    assert "FVD (styleganv): 16 frames" in answer.stdout
-    found = json.loads(video_vq("compare", tmp_path / "a", tmp_path / "b", "--json").stdout)
+        answer(*arguments(made, name, tmp_path / name))
+    table = answer("compare", tmp_path / "a", tmp_path / "b")
+    assert f"| | {tmp_path}/a | {tmp_path}/b |" in table
+    assert "| PSNR, dB ↑ |" in table
+    assert "FVD (styleganv): 16 frames" in table
+    found = json.loads(answer("compare", tmp_path / "a", tmp_path / "b", "--json"))
     psnr = next(row for row in found["scores"] if row["name"] == "PSNR, dB")
     first, second = psnr["runs"]
     assert first["low"] is None
@@ -121,17 +149,21 @@ def test_compare_tells_what_differs(made, tmp_path):
     assert middle == pytest.approx(second["value"] - first["value"], abs=1e-6)
     rfvd = next(row for row in found["scores"] if row["name"] == "rFVD")
     assert rfvd["runs"][1]["low"] < rfvd["runs"][1]["high"]
-    latex = video_vq("compare", tmp_path / "a", tmp_path / "b", "--latex").stdout
+    latex = answer("compare", tmp_path / "a", tmp_path / "b", "--latex")
     assert r"\begin{tabular}{lrr}" in latex
     assert latex.count(r"\\") == 1 + len(found["scores"])
     # The same clips of another protocol cannot be compared.
     fewer = [*arguments(made, "b", tmp_path / "c"), "--protocol", "google", "--num", "6"]
-    assert "of 10 samples the first 6 were scored" in video_vq(*fewer, **cache).stdout
-    refused = video_vq("compare", tmp_path / "a", tmp_path / "c", expect=1)
-    assert "did not score the same clips by the same protocol" in refused.stderr
-    assert "protocol.name: 'styleganv' -> 'google'" in refused.stderr
-    none = video_vq("compare", tmp_path / "a", tmp_path, expect=1)
-    assert "holds no scores.json" in none.stderr
+    assert "of 10 samples the first 6 were scored" in answer(*fewer)
+    refused = answer("compare", tmp_path / "a", tmp_path / "c", expect=1)
+    assert "did not score the same clips by the same protocol" in refused
+    assert "protocol.name: 'styleganv' -> 'google'" in refused
+    none = answer("compare", tmp_path / "a", tmp_path, expect=1)
+    assert "holds no scores.json" in none
+
+
+def quick_network() -> FeatureNetwork:
+    return FeatureNetwork(Averages(), "averages", "0" * 64, NUM_LOGITS)
 
 
 @pytest.mark.weights

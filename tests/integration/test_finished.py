@@ -196,7 +196,12 @@ def test_another_precision_is_not_done(done, what, monkeypatch):
 
 @pytest.mark.parametrize("what", ["samples", "a run"])
 def test_another_number_of_threads_is_not_done(done, what, monkeypatch):
-    monkeypatch.setenv(THREADS, str(torch.get_num_threads() + 1))
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    assert DONE[what](done) is None
+    monkeypatch.setitem(sys.modules, "torch", None)  # not loaded: the environment tells
+    assert DONE[what](done) is not None
+    monkeypatch.setenv(THREADS, str(threads + 1))
     assert DONE[what](done) is None
     monkeypatch.delenv(THREADS)
     assert DONE[what](done) is None

@@ -67,7 +67,6 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool 
         f"an epoch ({config.data.windows})",
         *_steps(config.optim, len(clips), "clips", "clips of an epoch"),
         *_memory(tokenizer, config.optim, activations, per_process),
-        *_memory(tokenizer, activations, per_process),
         *(time_lines(train_tokenizer, config, data) if with_time else []),
     ]
     return _with_config(config, lines)
@@ -101,7 +100,6 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
         f"data            {grids:,} train grids of {tokens}",
         *_steps(config.optim, grids, "grids", "train grids"),
         *_memory(prior, config.optim, activations, per_process),
-        *_memory(prior, activations, per_process),
         *(time_lines(train_prior, config, tokens) if with_time else []),
     ]
     return _with_config(config, lines)

@@ -216,7 +216,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(run, monkeypatch):
             raise OSError(5, "Input/output error")
         return sha256_file(path)
 
-    monkeypatch.setattr("video_vq.training.checkpoint.sha256_file", broken)
+    monkeypatch.setattr("video_vq.training.checkpoint_files.sha256_file", broken)
     newest = run.folder.checkpoints.newest()
     assert newest is not None
     assert newest[0] == 10
