@@ -1,0 +1,193 @@
+"""A tokenizer like MAGVIT's 3D-VQ (Yu et al. 2023), written anew as a baseline of the benchmarks.
+
+From the paper and the released config for BAIR, whose three levels give 4x4x4 pixels a token: 3D
+convolutions of size 3 throughout, residual blocks with group norm and swish before each of two
+convolutions, average pooling down, nearest neighbours and a convolution up, and a codebook that
+learns by its gradient. The released base model has 64 channels and two blocks a level; it starts
+from an image tokenizer's weights, this one from random ones.
+
+Its loss is what remains of the released one without the perceptual and the adversarial part, which
+these minutes of CPU cannot feed: L2, codebook, commitment and entropy. Its averaged weights (decay
+0.999) are left out as well: they lag by more steps than some of these trainings have.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Features = Float[Tensor, "b c t h w"]
+
+
+class Output(NamedTuple):
+    """A reconstruction, its codes and the quantizer's unweighted losses by name."""
+
+    video: Float[Tensor, "b 3 t h w"]
+    codes: Int[Tensor, "b lt lh lw"]
+    losses: dict[str, Float[Tensor, ""]]
+
+
+def conv(in_channels: int, out_channels: int, size: int = 3, bias: bool = True) -> nn.Conv3d:
+    """Return a convolution that keeps t, h and w, with weights of variance 1 / fan-in."""
+    layer = nn.Conv3d(in_channels, out_channels, size, padding=size // 2, bias=bias)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def norm(width: int) -> nn.GroupNorm:
+    """Return group norm of 32 groups, or of one channel each where there are fewer."""
+    return nn.GroupNorm(min(32, width), width, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, swish, convolution, twice; added to the input, or to its 1x1x1 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.change = nn.Sequential(
+            norm(in_channels),
+            nn.SiLU(),
+            conv(in_channels, out_channels, bias=False),
+            norm(out_channels),
+            nn.SiLU(),
+            conv(out_channels, out_channels, bias=False),
+        )
+        is_same = in_channels == out_channels
+        self.shortcut = nn.Identity() if is_same else conv(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Features) -> Features:
+        """Add the block's change."""
+        return self.shortcut(x) + self.change(x)
+
+
+def blocks(in_channels: int, out_channels: int, depth: int) -> list[nn.Module]:
+    """Return residual blocks, the first of which may change the channels."""
+    widths = [in_channels] + [out_channels] * depth
+    return [ResidualBlock(*pair) for pair in itertools.pairwise(widths)]
+
+
+def make_encoder(widths: tuple[int, ...], depth: int, out_channels: int) -> nn.Sequential:
+    """Return the encoder; each level but the last halves t, h and w."""
+    width = widths[0]
+    layers: list[nn.Module] = [conv(3, width, bias=False)]
+    for level, level_width in enumerate(widths):
+        layers += blocks(width, level_width, depth)
+        width = level_width
+        if level < len(widths) - 1:
+            layers.append(nn.AvgPool3d(2))
+    end = [norm(width), nn.SiLU(), conv(width, out_channels, 1)]
+    return nn.Sequential(*layers, *blocks(width, width, depth), *end)
+
+
+def make_decoder(widths: tuple[int, ...], depth: int, in_channels: int) -> nn.Sequential:
+    """Return the decoder."""
+    width = widths[-1]
+    layers: list[nn.Module] = [conv(in_channels, width), *blocks(width, width, depth)]
+    for level, level_width in reversed(list(enumerate(widths))):
+        layers += blocks(width, level_width, depth)
+        width = level_width
+        if level > 0:
+            layers += [nn.Upsample(scale_factor=2), conv(width, width)]
+    return nn.Sequential(*layers, norm(width), nn.SiLU(), conv(width, 3))
+
+
+class LearnedCodebook(nn.Module):
+    """Codes that are parameters, moved by the codebook loss and the entropy."""
+
+    TEMPERATURE = 0.01  # of the entropies
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        bound = (3 / size) ** 0.5  # the released code takes the number of codes as their fan-in
+        self.codes = nn.Parameter(torch.empty(size, dim).uniform_(-bound, bound))
+
+    def forward(
+        self, latents: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], dict[str, Float[Tensor, ""]]]:
+        """Return quantized rows with the gradient copied past, their codes and the losses."""
+        squares = latents.square().sum(1, keepdim=True) + self.codes.square().sum(1)
+        distances = torch.addmm(squares, latents, self.codes.T, alpha=-2)
+        indices = distances.argmin(1)
+        q = F.embedding(indices, self.codes)
+        losses = {
+            "commitment": F.mse_loss(latents, q.detach()),
+            "codebook": F.mse_loss(q, latents.detach()),
+            "entropy": self.entropy(distances),
+        }
+        return latents + (q - latents).detach(), indices, losses
+
+    def entropy(self, distances: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+        """Return the mean entropy of a latent's choice less the entropy of the mean choice."""
+        logs = (-distances / self.TEMPERATURE).log_softmax(1)
+        choice = logs.exp()
+        mean = choice.mean(0)
+        return -(choice * logs).sum(1).mean() + (mean * (mean + 1e-5).log()).sum()
+
+
+class MagvitTokenizer(nn.Module):
+    """Encoder, codebook and decoder; the networks see and give pixels in [0, 1].
+
+    Args:
+        width: channels of the finest level.
+        depth: residual blocks on each level, and at the bottom.
+        multipliers: channels of each level over `width`.
+        codebook_size: number of codes.
+        codebook_dim: dimension of a code.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        multipliers: tuple[int, ...] = (1, 2, 4),
+        codebook_size: int = 512,
+        codebook_dim: int = 256,
+    ):
+        super().__init__()
+        widths = tuple(width * multiplier for multiplier in multipliers)
+        self.encoder = make_encoder(widths, depth, codebook_dim)
+        self.codebook = LearnedCodebook(codebook_size, codebook_dim)
+        self.decoder = make_decoder(widths, depth, codebook_dim)
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Output:
+        """Reconstruct a video in [-1, 1]."""
+        features = self.encoder((video + 1) / 2).float()
+        batch, _, *grid = features.shape
+        with torch.autocast(video.device.type, enabled=False):
+            rows, indices, losses = self.codebook(rearrange(features, "b d t h w -> (b t h w) d"))
+        t, h, w = grid
+        q = rearrange(rows, "(b t h w) d -> b d t h w", t=t, h=h, w=w)
+        return Output(self.decoder(q).float() * 2 - 1, indices.view(batch, *grid), losses)
+
+
+class MagvitLoss(nn.Module):
+    """Mean squared error and the quantizer's losses.
+
+    Args:
+        reconstruction: weight of the mean squared error of pixels in [-1, 1]. The default is that
+            of the released code, whose pixels span half of that range.
+    """
+
+    COMMITMENT, CODEBOOK, ENTROPY = 0.25, 1.0, 0.1
+
+    def __init__(self, reconstruction: float = 0.25):
+        super().__init__()
+        self.reconstruction = reconstruction
+
+    def forward(
+        self, output: Output, video: Float[Tensor, "b 3 t h w"], done: float
+    ) -> Float[Tensor, ""]:
+        """Return the loss; it is the same from the beginning of the training to its end."""
+        losses = output.losses
+        return (
+            self.reconstruction * F.mse_loss(output.video, video)
+            + self.COMMITMENT * losses["commitment"]
+            + self.CODEBOOK * losses["codebook"]
+            + self.ENTROPY * losses["entropy"]
+        )

@@ -1,0 +1,296 @@
+"""A VidTok-like tokenizer (Tang et al. 2024), written anew as a baseline of the benchmarks.
+
+The non-causal one with finite scalar quantization, from the paper and the released configs:
+residual blocks of 2D convolutions, each followed by one of 1D convolutions over time; sampling in
+space by 2D convolutions, in time by a learned blend of pooling and a 3D convolution; 3D blocks and
+attention within each frame at the bottom; layer norm over channels everywhere. Three levels give
+4x4x4 pixels a token; the released non-causal configs have four, and 128 channels.
+
+Its loss is what remains of the released one without the perceptual and the adversarial part, which
+these minutes of CPU cannot feed: L1 with a learned scale, commitment and entropy.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from video_vq.quantizers.finite import FiniteCodebook
+from video_vq.quantizers.quantizer_config import FiniteConfig
+
+Features = Float[Tensor, "b c t h w"]
+
+SPACE, TIME, BOTH = (1, 3, 3), (3, 1, 1), (3, 3, 3)  # kernels, t h w
+FIRST_MIX = 2.0  # the pooled or repeated frames begin with a share of sigmoid(2) = 0.88
+
+
+class Output(NamedTuple):
+    """A reconstruction, its codes and the quantizer's unweighted losses by name."""
+
+    video: Float[Tensor, "b 3 t h w"]
+    codes: Int[Tensor, "b lt lh lw"]
+    losses: dict[str, Float[Tensor, ""]]
+
+
+def conv(in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> nn.Conv3d:
+    """Return a convolution that keeps t, h and w."""
+    padding = tuple(size // 2 for size in kernel)
+    return nn.Conv3d(in_channels, out_channels, kernel, padding=padding)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each position."""
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, x: Features) -> Features:
+        """Normalise; the result lies channels last in memory, which the convolutions keep."""
+        return rearrange(
+            super().forward(rearrange(x, "b c t h w -> b t h w c")), "b t h w c -> b c t h w"
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Norm, swish, convolution, twice; added to the input, or to its 1x1x1 convolution.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel: of both convolutions.
+        starts_as_identity: the second convolution starts from zero.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int, int],
+        starts_as_identity: bool = False,
+    ):
+        super().__init__()
+        self.norm1, self.norm2 = ChannelNorm(in_channels), ChannelNorm(out_channels)
+        self.conv1 = conv(in_channels, out_channels, kernel)
+        self.conv2 = conv(out_channels, out_channels, kernel)
+        if starts_as_identity:
+            nn.init.zeros_(self.conv2.weight)
+            nn.init.zeros_(self.conv2.bias)
+        is_same = in_channels == out_channels
+        self.shortcut = nn.Identity() if is_same else conv(in_channels, out_channels, (1, 1, 1))
+
+    def forward(self, x: Features) -> Features:
+        """Add the block's change."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        return self.shortcut(x) + self.conv2(F.silu(self.norm2(y)))
+
+
+def factorised(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return a block over space, which may change the channels, and one over time."""
+    return nn.Sequential(
+        ResidualBlock(in_channels, out_channels, SPACE),
+        ResidualBlock(out_channels, out_channels, TIME, starts_as_identity=True),
+    )
+
+
+class FrameAttention(nn.Module):
+    """Attention of one head among the positions of each frame, added to the input."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.query, self.key, self.value, self.output = (
+            conv(width, width, (1, 1, 1)) for _ in range(4)
+        )
+
+    def forward(self, x: Features) -> Features:
+        """Mix the positions of each frame."""
+        normed = self.norm(x)
+        query, key, value = (
+            rearrange(product(normed), "b c t h w -> b t (h w) c")
+            for product in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return x + self.output(rearrange(mixed, "b t (h w) c -> b c t h w", h=x.shape[-2]))
+
+
+def bottom(width: int) -> nn.Sequential:
+    """Return the blocks at the coarsest level."""
+    return nn.Sequential(
+        ResidualBlock(width, width, BOTH), FrameAttention(width), ResidualBlock(width, width, BOTH)
+    )
+
+
+class HalveSpace(nn.Module):
+    """A convolution of size 3 and stride 2 on each frame, padded at the far edges."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv3d(width, width, SPACE, stride=(1, 2, 2))
+
+    def forward(self, x: Features) -> Features:
+        """Halve h and w."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class HalveTime(nn.Module):
+    """a · mean of three frames + (1 − a) · a 3D convolution, both of stride 2; a is learned."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv3d(width, width, 3, stride=(2, 1, 1), padding=(0, 1, 1))
+        self.mix = nn.Parameter(torch.tensor(FIRST_MIX))
+
+    def forward(self, x: Features) -> Features:
+        """Halve t; a frame of zeros stands behind the last."""
+        x = F.pad(x, (0, 0, 0, 0, 0, 1))
+        share = self.mix.sigmoid()
+        return share * F.avg_pool3d(x, TIME, stride=(2, 1, 1)) + (1 - share) * self.conv(x)
+
+
+class DoubleSpace(nn.Module):
+    """Each pixel repeated, then a 2D convolution."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = conv(width, width, SPACE)
+
+    def forward(self, x: Features) -> Features:
+        """Double h and w."""
+        return self.conv(F.interpolate(x, scale_factor=(1.0, 2.0, 2.0)))
+
+
+class DoubleTime(nn.Module):
+    """a · each frame repeated + (1 − a) · a 3D convolution of that; a is learned."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = conv(width, width, BOTH)
+        self.mix = nn.Parameter(torch.tensor(FIRST_MIX))
+
+    def forward(self, x: Features) -> Features:
+        """Double t."""
+        x = F.interpolate(x, scale_factor=(2.0, 1.0, 1.0))
+        share = self.mix.sigmoid()
+        return share * x + (1 - share) * self.conv(x)
+
+
+def make_encoder(widths: tuple[int, ...], depth: int, out_channels: int) -> nn.Sequential:
+    """Return the encoder; each level but the last halves t, h and w."""
+    layers: list[nn.Module] = [conv(3, widths[0], BOTH)]
+    width = widths[0]
+    for level, level_width in enumerate(widths):
+        for _ in range(depth):
+            layers.append(factorised(width, level_width))
+            width = level_width
+        if level < len(widths) - 1:
+            layers += [HalveSpace(width), HalveTime(width)]
+    end = [ChannelNorm(width), nn.SiLU(), conv(width, out_channels, BOTH)]
+    return nn.Sequential(*layers, bottom(width), *end)
+
+
+def make_decoder(widths: tuple[int, ...], depth: int, in_channels: int) -> nn.Sequential:
+    """Return the decoder, with one block more on each level than the encoder has."""
+    width = widths[-1]
+    layers: list[nn.Module] = [conv(in_channels, width, BOTH), bottom(width)]
+    for level, level_width in reversed(list(enumerate(widths))):
+        for _ in range(depth + 1):
+            layers.append(factorised(width, level_width))
+            width = level_width
+        if level > 0:
+            layers += [DoubleSpace(width), DoubleTime(width)]
+    return nn.Sequential(*layers, ChannelNorm(width), nn.SiLU(), conv(width, 3, BOTH))
+
+
+class VidTokTokenizer(nn.Module):
+    """Encoder, rounding to levels, decoder; there is no projection to or from the levels.
+
+    Args:
+        width: channels of the finest level.
+        depth: factorised blocks on each level of the encoder.
+        multipliers: channels of each level over `width`.
+        levels: of each channel of a code.
+    """
+
+    codes: Tensor
+
+    SHARPNESS = 100.0  # the inverse temperature of the entropies
+
+    def __init__(
+        self,
+        width: int,
+        depth: int = 2,
+        multipliers: tuple[int, ...] = (1, 2, 4),
+        levels: tuple[int, ...] = (8, 8, 8),
+    ):
+        super().__init__()
+        widths = tuple(width * multiplier for multiplier in multipliers)
+        self.encoder = make_encoder(widths, depth, len(levels))
+        self.decoder = make_decoder(widths, depth, len(levels))
+        self.codebook = FiniteCodebook(FiniteConfig(levels=levels))
+        numbers = torch.arange(self.codebook.config.codebook_size)
+        self.register_buffer("codes", self.codebook.lookup(numbers), persistent=False)
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Output:
+        """Reconstruct a video in [-1, 1]."""
+        features = self.encoder(video).float()
+        batch, _, *grid = features.shape
+        with torch.autocast(video.device.type, enabled=False):
+            latents = rearrange(features, "b d t h w -> (b t h w) d")
+            bounded = self.codebook.bound(latents)
+            rounded = bounded + (bounded.round() - bounded).detach()
+            q = rounded / (self.codebook.levels // 2)
+            codes = self.codebook.numbers(rounded.detach()).view(batch, *grid)
+            losses = {
+                "commitment": F.mse_loss(latents, q.detach()),
+                "entropy": self.entropy(latents),
+            }
+        t, h, w = grid
+        q = rearrange(q, "(b t h w) d -> b d t h w", t=t, h=h, w=w)
+        return Output(self.decoder(q).float(), codes, losses)
+
+    def entropy(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+        """Return the mean entropy of a latent's choice less the entropy of the mean choice.
+
+        As in the released code, latents are taken before they are squashed, and a code's
+        probability is the softmax of its product with the latent.
+        """
+        choice = (2 * self.SHARPNESS * latents @ self.codes.T).softmax(1)
+
+        def entropy(p: Tensor) -> Tensor:
+            return -(p * p.clamp(min=1e-5).log()).sum(-1)
+
+        return entropy(choice).mean() - entropy(choice.mean(0))
+
+
+class VidTokLoss(nn.Module):
+    """The loss per frame: L1 in nats under a learned scale, and the quantizer's losses.
+
+    Attributes:
+        log_scale: of the Laplace density, trained with the model.
+    """
+
+    COMMITMENT = 0.25
+    ENTROPY, FIRST_ENTROPY = 0.1, 0.3
+    ENTROPY_FALLS = 0.04  # of the training: 2,000 of 50,000 steps
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(0.0))
+
+    def forward(
+        self,
+        output: Output,
+        video: Float[Tensor, "b 3 t h w"],
+        done: float,
+    ) -> Float[Tensor, ""]:
+        """Return the loss where `done`, from 0 to 1, of the training is over."""
+        errors = (output.video - video).abs()
+        nats = errors / self.log_scale.exp() + self.log_scale
+        per_frame = nats.sum() / (video.shape[0] * video.shape[2])
+        left = max(0.0, 1 - done / self.ENTROPY_FALLS)
+        entropy = self.ENTROPY + (self.FIRST_ENTROPY - self.ENTROPY) * left
+        losses = output.losses
+        return per_frame + self.COMMITMENT * losses["commitment"] + entropy * losses["entropy"]
