@@ -7,9 +7,12 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
+from magvit import MAGVIT, MAGVIT_WITH_OURS, MagvitTokenizer
+from recipes import OURS, Baseline, Recipe, Reconstruction
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 from videogpt import VideoGPTTokenizer
+from vidtok import VIDTOK, VidTokTokenizer
 
 from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
 from video_vq.models.tokenizer_config import ConvBackboneConfig
@@ -27,14 +30,6 @@ SMALL = ConvBackboneConfig(
 WIDE = ConvBackboneConfig(
     patch_thw=(2, 4, 4), strides_thw=((2, 1, 1),), multipliers=(1, 4), channels=96, num_blocks=1
 )
-
-
-class Reconstruction(NamedTuple):
-    """What an arm makes of a video; `codes` is None without a quantizer."""
-
-    video: Float[Tensor, "b 3 t h w"]
-    codes: Int[Tensor, "b lt lh lw"] | None
-    commitment: Float[Tensor, ""]
 
 
 class Peer(nn.Module):
@@ -123,7 +118,7 @@ class Ours(nn.Module):
             self.quantizer.codebook.update(self._statistics, seed=0)
 
 
-class VideoGPTLike(nn.Module):
+class VideoGPTLike(Baseline):
     """The baseline with as many codes as the others have."""
 
     def __init__(self):
@@ -134,12 +129,6 @@ class VideoGPTLike(nn.Module):
         """Reconstruct a video in [-1, 1]."""
         return Reconstruction(*self.model(video))
 
-    def begin(self, video: Float[Tensor, "b 3 t h w"]) -> None:
-        """Do nothing: the first forward draws the first codes."""
-
-    def end_step(self) -> None:
-        """Do nothing: the forward moved the codebook."""
-
 
 class Arm(NamedTuple):
     """One way to make a tokenizer.
@@ -147,10 +136,12 @@ class Arm(NamedTuple):
     Attributes:
         make: the model with fresh weights.
         learning_rates: that are tried; the one that is best on the val split is shown.
+        recipe: its loss and its optimizer.
     """
 
-    make: Callable[[], Ours | VideoGPTLike]
+    make: Callable[[], Ours | Baseline]
     learning_rates: tuple[float, ...]
+    recipe: Recipe = OURS
 
 
 LEARNED = QuantizerConfig(codebook_size=CODEBOOK_SIZE, codebook_dim=CODEBOOK_DIM)
@@ -167,4 +158,15 @@ ARMS = {
     "frozen random codes": Arm(lambda: Ours(SMALL, FROZEN), (2e-3,)),
     "ours, wide": Arm(lambda: Ours(WIDE, LEARNED), (1e-3, 2e-3)),
     "VideoGPT-like": Arm(VideoGPTLike, (3e-4, 1e-3)),
+    # VidTok's rate is 1e-5 for each of the 16 clips of its batch; MAGVIT's is 1e-4, of 128.
+    "VidTok-like": Arm(lambda: VidTokTokenizer(16), (1.6e-4, 1e-3), VIDTOK),
+    "VidTok-like, our recipe": Arm(lambda: VidTokTokenizer(16), (1e-3, 2e-3)),
+    "VidTok-like, wide": Arm(lambda: VidTokTokenizer(32), (1.6e-4, 1e-3), VIDTOK),
+    "VidTok-like, wide, our recipe": Arm(lambda: VidTokTokenizer(32), (1e-3, 2e-3)),
+    "MAGVIT-like": Arm(lambda: MagvitTokenizer(16, 1), (1e-4, 1e-3), MAGVIT),
+    "MAGVIT-like, our recipe": Arm(lambda: MagvitTokenizer(16, 1), (1e-3, 2e-3), MAGVIT_WITH_OURS),
+    "MAGVIT-like, wide": Arm(lambda: MagvitTokenizer(32, 1), (1e-4, 1e-3), MAGVIT),
+    "MAGVIT-like, wide, our recipe": Arm(
+        lambda: MagvitTokenizer(32, 1), (1e-3, 2e-3), MAGVIT_WITH_OURS
+    ),
 }

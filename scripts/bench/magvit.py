@@ -12,23 +12,16 @@ these minutes of CPU cannot feed: L2, codebook, commitment and entropy. Its aver
 """
 
 import itertools
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
+from recipes import OURS, RECONSTRUCTION, Baseline, Loss, Recipe, Reconstruction, Video
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Features = Float[Tensor, "b c t h w"]
-
-
-class Output(NamedTuple):
-    """A reconstruction, its codes and the quantizer's unweighted losses by name."""
-
-    video: Float[Tensor, "b 3 t h w"]
-    codes: Int[Tensor, "b lt lh lw"]
-    losses: dict[str, Float[Tensor, ""]]
 
 
 def conv(in_channels: int, out_channels: int, size: int = 3, bias: bool = True) -> nn.Conv3d:
@@ -109,7 +102,7 @@ class LearnedCodebook(nn.Module):
 
     def forward(
         self, latents: Float[Tensor, "n d"]
-    ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], dict[str, Float[Tensor, ""]]]:
+    ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], dict[str, Loss]]:
         """Return quantized rows with the gradient copied past, their codes and the losses."""
         squares = latents.square().sum(1, keepdim=True) + self.codes.square().sum(1)
         distances = torch.addmm(squares, latents, self.codes.T, alpha=-2)
@@ -122,7 +115,7 @@ class LearnedCodebook(nn.Module):
         }
         return latents + (q - latents).detach(), indices, losses
 
-    def entropy(self, distances: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    def entropy(self, distances: Float[Tensor, "n k"]) -> Loss:
         """Return the mean entropy of a latent's choice less the entropy of the mean choice."""
         logs = (-distances / self.TEMPERATURE).log_softmax(1)
         choice = logs.exp()
@@ -130,7 +123,7 @@ class LearnedCodebook(nn.Module):
         return -(choice * logs).sum(1).mean() + (mean * (mean + 1e-5).log()).sum()
 
 
-class MagvitTokenizer(nn.Module):
+class MagvitTokenizer(Baseline):
     """Encoder, codebook and decoder; the networks see and give pixels in [0, 1].
 
     Args:
@@ -155,7 +148,7 @@ class MagvitTokenizer(nn.Module):
         self.codebook = LearnedCodebook(codebook_size, codebook_dim)
         self.decoder = make_decoder(widths, depth, codebook_dim)
 
-    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Output:
+    def forward(self, video: Video) -> Reconstruction:
         """Reconstruct a video in [-1, 1]."""
         features = self.encoder((video + 1) / 2).float()
         batch, _, *grid = features.shape
@@ -163,7 +156,8 @@ class MagvitTokenizer(nn.Module):
             rows, indices, losses = self.codebook(rearrange(features, "b d t h w -> (b t h w) d"))
         t, h, w = grid
         q = rearrange(rows, "(b t h w) d -> b d t h w", t=t, h=h, w=w)
-        return Output(self.decoder(q).float() * 2 - 1, indices.view(batch, *grid), losses)
+        video, codes = self.decoder(q).float() * 2 - 1, indices.view(batch, *grid)
+        return Reconstruction(video, codes, rows.new_zeros(()), losses)
 
 
 class MagvitLoss(nn.Module):
@@ -180,9 +174,7 @@ class MagvitLoss(nn.Module):
         super().__init__()
         self.reconstruction = reconstruction
 
-    def forward(
-        self, output: Output, video: Float[Tensor, "b 3 t h w"], done: float
-    ) -> Float[Tensor, ""]:
+    def forward(self, output: Reconstruction, video: Video, done: float) -> Loss:
         """Return the loss; it is the same from the beginning of the training to its end."""
         losses = output.losses
         return (
@@ -191,3 +183,11 @@ class MagvitLoss(nn.Module):
             + self.CODEBOOK * losses["codebook"]
             + self.ENTROPY * losses["entropy"]
         )
+
+
+# Adam, which is AdamW without decay; gradients are not clipped.
+MAGVIT = Recipe(
+    MagvitLoss, replace(OURS.optimizer, betas=(0.0, 0.99), weight_decay=0.0, clip_norm=1e9)
+)
+# Our weight of the squared error and our optimizer; the codes learn by the losses they come with.
+MAGVIT_WITH_OURS = Recipe(lambda: MagvitLoss(RECONSTRUCTION), OURS.optimizer)

@@ -1,8 +1,9 @@
 """Compare reconstructions at equal data, bits and CPU time: quality per compute.
 
 Every arm, CPU budget and learning rate is a training of its own, whose rate falls along a cosine to
-the end of its budget. All see the same clips in the same order, with AdamW and one loss. Started
-again, it skips what is finished; what was killed begins anew. Example:
+the end of its budget. All see the same clips in the same order, with the loss and the optimizer of
+their recipe. While they run, a few val clips tell when they reach 26 and 28 dB, in time that no
+budget is charged. Started again, it skips what is finished; what was killed begins anew. Example:
 
   data-prep synthetic raw --videos 800 && data-prep ucf101 raw --out clips --size 32 --split 1
   OMP_NUM_THREADS=1 python scripts/bench/quality.py clips --out runs/quality --seconds 60 120 240
@@ -11,54 +12,40 @@ again, it skips what is finished; what was killed begins anew. Example:
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from arms import ARMS, CODEBOOK_SIZE, PIXELS_THW, SMALL, Ours, VideoGPTLike
-from jaxtyping import UInt8
+from arms import ARMS, CODEBOOK_SIZE, PIXELS_THW, SMALL
 from measure import DTYPES, counted_operations
 from quality_report import markdown, picture
-from torch import Tensor, nn
+from quality_training import (
+    CHECKED_CLIPS,
+    CHECKS,
+    NUM_FRAMES,
+    Clips,
+    Settings,
+    reconstruct,
+    similarity,
+    train,
+)
+from recipes import WARMUP
 
-from video_vq.data.clip_config import ClipConfig
-from video_vq.data.loader import ClipDataset, read_windows, training_batches
+from video_vq.data.loader import read_windows
 from video_vq.data.windows import scoring_windows
 from video_vq.errors import InputError
 from video_vq.evaluation.controls import PatchCodebook, clip_mean, first_frame
-from video_vq.metrics.codebook import CodeUsage
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import DEFAULT_PROTOCOL, clip_features
 from video_vq.metrics.i3d import I3D, load_i3d
-from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
-from video_vq.models.tokenizer import to_pixels, to_uint8
+from video_vq.models.tokenizer import to_pixels
 from video_vq.nn.blocks import num_parameters
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import written_aside
-from video_vq.training.losses import reconstruction_loss
-from video_vq.training.optimizer import make_optimizer, set_learning_rate
-from video_vq.training.schedule import learning_rate
-from video_vq.training.training_config import OptimizerConfig
 
-NUM_FRAMES = 16
-SCHEDULE = 1000  # the whole budget in the schedule's steps
-WARMUP = SCHEDULE // 5  # long in budgets, as they are few steps: less throws models into a plateau
-COMMITMENT, RECONSTRUCTION = 0.25, 4.0
 KMEANS_CLIPS = 256
-
-Clips = UInt8[Tensor, "b t h w 3"]
-
-
-class Settings(NamedTuple):
-    """What all trainings of a comparison share."""
-
-    batch_size: int
-    precision: str
-    num_clips: int  # that are scored
-    seed: int
 
 
 class Scored(NamedTuple):
@@ -66,68 +53,6 @@ class Scored(NamedTuple):
 
     val: Clips
     test: Clips
-
-
-def autocast(settings: Settings) -> torch.autocast:
-    """Return the arithmetic of trainings and scores."""
-    return torch.autocast("cpu", DTYPES[settings.precision], settings.precision != "fp32")
-
-
-def train(
-    model: Ours | VideoGPTLike, store: ClipStore, settings: Settings, seconds: float, lr: float
-) -> dict[str, float]:
-    """Train for a budget of CPU seconds, at least one step; return what it did."""
-    config = OptimizerConfig(steps=SCHEDULE, warmup_steps=WARMUP, lr=lr)
-    optimizer = make_optimizer(model, config)
-    dataset = ClipDataset(store, "train", ClipConfig(NUM_FRAMES), settings.seed)
-    batches = training_batches(
-        dataset,
-        first_step=0,
-        last_step=10**9,
-        rank=0,
-        batch_size=settings.batch_size,
-        accumulation=1,
-        world_size=1,
-        num_workers=0,
-    )
-    model.train()
-    started, steps, spent = time.process_time(), 0, 0.0
-    for batch in batches:
-        video = to_pixels(batch.clips)
-        set_learning_rate(optimizer, learning_rate(config, int(SCHEDULE * spent / seconds)))
-        with autocast(settings):
-            if steps == 0:
-                model.begin(video)
-            output = model(video)
-            reconstruction = reconstruction_loss(output.video, video, "mse")
-            loss = RECONSTRUCTION * reconstruction + COMMITMENT * output.commitment
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        model.end_step()
-        steps += 1
-        spent = time.process_time() - started
-        if spent >= seconds:
-            break
-    return {"steps": steps, "clips_per_second": steps * settings.batch_size / spent}
-
-
-@torch.no_grad()
-def reconstruct(
-    model: Ours | VideoGPTLike, clips: Clips, settings: Settings
-) -> tuple[Clips, CodeUsage]:
-    """Return reconstructions and the codes' use."""
-    model.eval()
-    usage = CodeUsage(CODEBOOK_SIZE)
-    copies = []
-    for part in clips.split(settings.batch_size):
-        with autocast(settings):
-            output = model(to_pixels(part))
-        copies.append(to_uint8(output.video))
-        if output.codes is not None:
-            usage.update(output.codes)
-    return torch.cat(copies), usage
 
 
 class FrechetToTest:
@@ -148,14 +73,6 @@ class FrechetToTest:
         return frechet_distance(self.real, fake, DEFAULT_PROTOCOL.ddof)
 
 
-def similarity(copies: Clips, clips: Clips) -> dict[str, float]:
-    """Return means over the clips."""
-    return {
-        "psnr": float(psnr_per_clip(copies, clips).mean()),
-        "ssim": float(ssim_per_clip(copies, clips).mean()),
-    }
-
-
 def run_arm(
     name: str,
     store: ClipStore,
@@ -168,7 +85,7 @@ def run_arm(
     """Train and score one arm; with rFVD where it is given."""
     torch.manual_seed(settings.seed)
     model = ARMS[name].make()
-    did = train(model, store, settings, seconds, lr)
+    did = train(model, ARMS[name].recipe, store, scored.val, settings, seconds, lr)
     val, _ = reconstruct(model, scored.val, settings)
     copies, usage = reconstruct(model, scored.test, settings)
     scores: dict[str, Any] = similarity(copies, scored.test)
@@ -259,6 +176,7 @@ def compare(
         {
             **settings._asdict(),
             "warmup": WARMUP,
+            "checks": [CHECKS, CHECKED_CLIPS],
             "data": store.content_hash,
             "frame_size": list(store.frame_size_hw),
         },

@@ -14,7 +14,10 @@ TOP, BELOW = 40, 385
 PANEL_HEIGHT = 276
 BARS, BARS_END = 690, 840  # of rFVD
 TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # steps to choose from
-COLOURS = ("#b8860b", "#d6601e", "#2a8a57", "#333333", "#1e60be", "#7a4fb5", "#c02a4e", "#0d8f9e")
+COLOURS = (
+    *("#b8860b", "#d6601e", "#2a8a57", "#333333", "#1e60be", "#7a4fb5", "#c02a4e", "#0d8f9e"),
+    *("#6b4a1f", "#e08bb0", "#7d9b1c", "#5b6f85", "#8a1c1c", "#47b8e0", "#b06fd8", "#1d4d3a"),
+)
 LABEL_HEIGHT = 15.0
 
 
@@ -41,11 +44,22 @@ def by_arm(results: Sequence[Result]) -> dict[str, dict[float, Result]]:
     return dict(sorted(found.items(), key=lambda item: -item[1][max(item[1])]["psnr"]))
 
 
+def seconds_to(goal: str, runs: dict[float, Result]) -> str:
+    """Return the fewest CPU seconds in which an arm reached a PSNR, in any of its budgets."""
+    found = [
+        run["seconds_to"][goal] for run in runs.values() if run["seconds_to"][goal] is not None
+    ]
+    return f"{min(found):.0f}" if found else "not reached"
+
+
 def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -> str:
-    """Return the table: PSNR at every budget, the rest at the largest."""
+    """Return the table: PSNR at every budget, times to goals over all, the rest at the largest."""
     budgets = budgets_of(results)
     heads = [f"PSNR, dB, {seconds:g} s" for seconds in budgets]
-    rest = ["SSIM", "rFVD", "code usage", "lr", "clips/CPU-s", "GFLOP a clip", "parameters"]
+    goals = list(results[0]["seconds_to"])
+    times = [f"CPU-s to {goal} dB" for goal in goals]
+    size = ["clips/CPU-s", "GFLOP a clip", "parameters"]
+    rest = ["SSIM", "rFVD", *times, "code usage", "lr", *size]
     rows = [f"| arm | {' | '.join(heads + rest)} |", "|---" * (1 + len(heads) + len(rest)) + "|"]
     for arm, runs in by_arm(results).items():
         last = runs[max(runs)]
@@ -53,6 +67,7 @@ def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -
         cells = [
             f"{last['ssim']:.3f}",
             f"{last['rfvd']:.0f}" if "rfvd" in last else "",
+            *(seconds_to(goal, runs) for goal in goals),
             f"{last['code_usage']:.2f}" if "code_usage" in last else "",
             f"{last['lr']:g}",
             f"{last['clips_per_second']:.1f}",

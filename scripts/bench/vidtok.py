@@ -10,11 +10,12 @@ Its loss is what remains of the released one without the perceptual and the adve
 these minutes of CPU cannot feed: L1 with a learned scale, commitment and entropy.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from recipes import OURS, Baseline, Loss, Recipe, Reconstruction, Video
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,14 +26,6 @@ Features = Float[Tensor, "b c t h w"]
 
 SPACE, TIME, BOTH = (1, 3, 3), (3, 1, 1), (3, 3, 3)  # kernels, t h w
 FIRST_MIX = 2.0  # the pooled or repeated frames begin with a share of sigmoid(2) = 0.88
-
-
-class Output(NamedTuple):
-    """A reconstruction, its codes and the quantizer's unweighted losses by name."""
-
-    video: Float[Tensor, "b 3 t h w"]
-    codes: Int[Tensor, "b lt lh lw"]
-    losses: dict[str, Float[Tensor, ""]]
 
 
 def conv(in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> nn.Conv3d:
@@ -204,7 +197,7 @@ def make_decoder(widths: tuple[int, ...], depth: int, in_channels: int) -> nn.Se
     return nn.Sequential(*layers, ChannelNorm(width), nn.SiLU(), conv(width, 3, BOTH))
 
 
-class VidTokTokenizer(nn.Module):
+class VidTokTokenizer(Baseline):
     """Encoder, rounding to levels, decoder; there is no projection to or from the levels.
 
     Args:
@@ -233,7 +226,7 @@ class VidTokTokenizer(nn.Module):
         numbers = torch.arange(self.codebook.config.codebook_size)
         self.register_buffer("codes", self.codebook.lookup(numbers), persistent=False)
 
-    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Output:
+    def forward(self, video: Video) -> Reconstruction:
         """Reconstruct a video in [-1, 1]."""
         features = self.encoder(video).float()
         batch, _, *grid = features.shape
@@ -249,9 +242,10 @@ class VidTokTokenizer(nn.Module):
             }
         t, h, w = grid
         q = rearrange(q, "(b t h w) d -> b d t h w", t=t, h=h, w=w)
-        return Output(self.decoder(q).float(), codes, losses)
+        nothing = latents.new_zeros(())
+        return Reconstruction(self.decoder(q).float(), codes, nothing, losses)
 
-    def entropy(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    def entropy(self, latents: Float[Tensor, "n d"]) -> Loss:
         """Return the mean entropy of a latent's choice less the entropy of the mean choice.
 
         As in the released code, latents are taken before they are squashed, and a code's
@@ -280,12 +274,7 @@ class VidTokLoss(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(0.0))
 
-    def forward(
-        self,
-        output: Output,
-        video: Float[Tensor, "b 3 t h w"],
-        done: float,
-    ) -> Float[Tensor, ""]:
+    def forward(self, output: Reconstruction, video: Video, done: float) -> Loss:
         """Return the loss where `done`, from 0 to 1, of the training is over."""
         errors = (output.video - video).abs()
         nats = errors / self.log_scale.exp() + self.log_scale
@@ -294,3 +283,9 @@ class VidTokLoss(nn.Module):
         entropy = self.ENTROPY + (self.FIRST_ENTROPY - self.ENTROPY) * left
         losses = output.losses
         return per_frame + self.COMMITMENT * losses["commitment"] + entropy * losses["entropy"]
+
+
+# PyTorch's Adam with its own betas, which the released code leaves alone: AdamW without decay.
+VIDTOK = Recipe(
+    VidTokLoss, replace(OURS.optimizer, betas=(0.9, 0.999), weight_decay=0.0, clip_norm=20.0)
+)

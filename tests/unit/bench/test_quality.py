@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import quality
 import quality_report
+import quality_training
 import torch
 
 from video_vq.errors import InputError
@@ -49,8 +50,10 @@ def test_every_arm_learns_and_spends_at_most_the_same_bits(name):
     if output.codes is not None:
         assert output.codes.shape == (1, 2, 4, 4)
         assert int(output.codes.max()) < arms.CODEBOOK_SIZE
-    (output.video.square().mean() + output.commitment).backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    loss_of = arms.ARMS[name].recipe.loss()
+    loss_of(output, video, 0.0).backward()
+    parameters = [*model.parameters(), *loss_of.parameters()]
+    assert all(parameter.grad is not None for parameter in parameters)
     model.end_step()
 
 
@@ -77,6 +80,7 @@ def test_a_second_start_skips_what_is_finished_and_adds_what_is_not(store, tmp_p
     assert [run for run in both if run["arm"] == "ours"] == first
     assert {run["arm"] for run in both} == set(CHEAP)
     assert all(run["steps"] >= 1 and run["psnr"] > 0 for run in both)
+    assert all(run["curve"] and set(run["seconds_to"]) == {"26", "28"} for run in both)
     assert set(controls) == {"clip mean", "first frame", "k-means on raw patches"}
     # The best still picture is at least as near as any one frame.
     assert controls["clip mean"]["psnr"] > controls["first frame"]["psnr"]
@@ -88,8 +92,67 @@ def test_results_of_other_settings_are_refused_with_the_difference(store, tmp_pa
         quality.require_same_plan(tmp_path / "plan.json", {"batch_size": 4, "data": "a"})
 
 
+class Clock:
+    """A CPU clock on which a training step takes a second, and a check ten."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(quality_training.time, "process_time", lambda: self.now)
+        self._slow(monkeypatch, quality_training, "set_learning_rate", 1.0)
+        self._slow(monkeypatch, quality_training, "reconstruct", 10.0)
+
+    def _slow(self, monkeypatch, place, name: str, seconds: float) -> None:
+        real = getattr(place, name)
+
+        def slow(*arguments):
+            self.now += seconds
+            return real(*arguments)
+
+        monkeypatch.setattr(place, name, slow)
+
+
+def trained(store, checks: int, monkeypatch) -> tuple[dict, dict]:
+    Clock(monkeypatch)
+    monkeypatch.setattr(quality_training, "CHECKS", checks)
+    torch.manual_seed(0)
+    arm = arms.ARMS["ours"]
+    model = arm.make()
+    val = quality.read_scored(store, SETTINGS).val
+    did = quality_training.train(model, arm.recipe, store, val, SETTINGS, 3.0, 2e-3)
+    return did, model.state_dict()
+
+
+def test_checks_cost_no_budget_and_change_no_weight(store, monkeypatch):
+    with monkeypatch.context() as patch:
+        often, weights = trained(store, 3, patch)
+    with monkeypatch.context() as patch:
+        once, same = trained(store, 1, patch)
+    assert often["steps"] == once["steps"] == 3
+    assert [seconds for seconds, _ in often["curve"]] == [1.0, 2.0, 3.0]
+    assert once["curve"] == often["curve"][-1:]
+    assert often["clips_per_second"] == SETTINGS.batch_size
+    assert all(torch.equal(weights[key], same[key]) for key in weights)
+
+
+@pytest.mark.parametrize(
+    ("goal", "seconds"), [(19.0, 10.0), (20.0, 10.0), (23.0, 16.0), (25.5, 25.0), (27.0, None)]
+)
+def test_the_time_to_a_goal_lies_on_the_line_between_two_checks(goal, seconds):
+    curve = [(10.0, 20.0), (20.0, 25.0), (30.0, 26.0), (40.0, 24.0)]
+    assert quality_training.seconds_to_reach(goal, curve) == seconds
+
+
+def test_the_table_tells_the_shortest_time_to_a_goal_over_all_budgets():
+    times = [{"26": None, "28": None}, {"26": 100.4, "28": None}, {"26": 180.0, "28": 230.6}]
+    runs = {float(index): {"seconds_to": time} for index, time in enumerate(times)}
+    assert quality_report.seconds_to("26", runs) == "100"
+    assert quality_report.seconds_to("28", runs) == "231"
+    assert quality_report.seconds_to("28", {0.0: runs[0.0]}) == "not reached"
+
+
 def result(arm: str, seconds: float, psnr: float, val: float, lr: float = 1e-3) -> dict:
     scores = {"psnr": psnr, "val_psnr": val, "ssim": 0.5, "rfvd": 10 * psnr}
+    scores["seconds_to"] = {"26": None, "28": 1.0}
     rest = {"steps": 1, "clips_per_second": 2.0, "parameters": 10**6, "gflop_forward": 3.0}
     return {"arm": arm, "seconds": seconds, "lr": lr, **scores, **rest}
 
@@ -108,6 +171,7 @@ def test_the_table_takes_the_learning_rate_that_is_best_on_val():
     assert len({row.count("|") for row in rows}) == 1
     assert rows[2].startswith("| c |  | 25.00 |")
     assert rows[3].startswith("| a <b> | 20.00 | 21.50 | 0.500 | 215 |")
+    assert "| not reached | 1 |" in rows[3]
     assert "| 0.002 |" in rows[3]
     assert rows[4].startswith("| clip mean (no training) |  | 18.00 | 0.400 |")
 
