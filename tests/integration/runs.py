@@ -11,13 +11,14 @@ import numpy as np
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 from video_vq.training.stop_request import StopRequest
 
+# The tokenizer is trained by Muon and the prior by AdamW, so that each campaign sees both.
 SMALL_TOKENIZER = """
 data: {num_frames: 4}
 model:
   backbone: {channels: 8, num_blocks: 1, patch_thw: [1, 2, 2], multipliers: [1, 2],
              strides_thw: [[2, 2, 2]]}
   quantizer: {codebook_size: 32, codebook_dim: 8}
-optim: {steps: 6, batch_size: 4, lr: 1e-3, warmup_steps: 2}
+optim: {kind: muon, steps: 6, batch_size: 4, lr: 1e-3, warmup_steps: 2}
 run: {log_every: 2, validate_every: 4, checkpoint_every: 2, validation_clips: 3, num_workers: 0}
 """
 

@@ -78,7 +78,7 @@ class Discriminator:
         self.network = PatchDiscriminator(config.channels, config.levels)
         self.network.to(accelerator.device)
         self.optimizer: Any = make_optimizer(
-            self.network, dataclasses.replace(optim, betas=config.betas)
+            self.network, dataclasses.replace(optim, kind="adamw", betas=config.betas)
         )
         self.anchors = torch.zeros(2, device=accelerator.device)  # averaged logits: real, fake
         self.num_updates = torch.zeros((), dtype=torch.int64)

@@ -1,17 +1,34 @@
 """The optimizer: which tensors it moves and how fast, its state as named tensors, its memory."""
 
+import math
+import re
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from video_vq.models.pretrained import check_tensors
+from video_vq.nn.precision import exact_float32
 from video_vq.training.training_config import OptimizerConfig
+
+MOMENTUM = 0.95
+# a x + b x³ + c x⁵, five times, takes singular values from (0, 1] to between 0.7 and 1.2.
+NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+# The root mean square of AdamW's updates: so scaled, Muon's take AdamW's learning rates.
+ADAMW_RMS = 0.2
+LEAST_ROWS = 16  # a matrix with fewer rows or columns is moved by AdamW
+# Layers that meet pixels, codes or tokens are known to be hurt by Muon: the first and the last of
+# the encoders, decoders, priors and quantizers.
+OUTER_LAYERS = re.compile(
+    r"(encoder\.(layers\.0|embed)|decoder\.(out|to_pixels)|quantizer|head|action_embedding)\."
+)
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov and Hutter 2019) for all tensors of a module that are trained."""
-    return torch.optim.AdamW(
+    """Return the optimizer of all tensors of a module that are trained; see `OptimizerConfig`."""
+    optimizer = Muon if config.kind == "muon" else torch.optim.AdamW
+    return optimizer(
         parameter_groups(module, config), lr=config.lr, betas=config.betas, eps=config.eps
     )
 
@@ -20,14 +37,98 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
     """Return the trained tensors in groups: matrices and kernels are decayed, all else is not.
 
     Vectors, norms and embeddings are kept from decay: it would draw them to zero without a reason.
+    With Muon the hidden matrices and kernels are a third group.
     """
-    trained = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
-    decayed = [value for name, value in trained if value.ndim >= 2 and "embedding" not in name]
-    kept = [value for name, value in trained if value.ndim < 2 or "embedding" in name]
-    return [
+    hidden: list[Tensor] = []
+    decayed: list[Tensor] = []
+    kept: list[Tensor] = []
+    for name, value in module.named_parameters():
+        if not value.requires_grad:
+            continue
+        if value.ndim < 2 or "embedding" in name:
+            kept.append(value)
+        elif config.kind == "muon" and is_hidden(name, value):
+            hidden.append(value)
+        else:
+            decayed.append(value)
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
+    if hidden:
+        decay = config.weight_decay
+        groups.append({"params": hidden, "weight_decay": decay, "is_orthogonalised": True})
+    return groups
+
+
+def is_hidden(name: str, matrix: Tensor) -> bool:
+    """Whether a matrix or a kernel is of a layer between hidden features, and large enough."""
+    is_weight = name.endswith("weight") and not OUTER_LAYERS.match(name)
+    return is_weight and min(matrix.flatten(1).shape) >= LEAST_ROWS
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for groups with `is_orthogonalised`, AdamW for all others.
+
+    One optimizer, so that fp16's loss scale skips the step of both or of none. A kernel is taken as
+    the matrix of its output channels by all else. Its momentum (Nesterov's) is orthogonalised and
+    scaled by 0.2 √max(rows, columns), so that learning rates are AdamW's (Liu et al. 2025, eq. 4);
+    decay is AdamW's. All ranks compute the same from the same gradients.
+
+    `torch.optim.Muon` takes matrices only, in an optimizer of their own, and iterates in bf16.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float
+    ):
+        rest = [group for group in groups if not group.get("is_orthogonalised")]
+        self._adamw = torch.optim.AdamW(rest, lr=lr, betas=betas, eps=eps)
+        super().__init__(groups, {**self._adamw.defaults, "is_orthogonalised": False})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Make a step from the gradients; takes no closure."""
+        assert closure is None
+        self._adamw.state = self.state
+        self._adamw.param_groups = [g for g in self.param_groups if not g["is_orthogonalised"]]
+        self._adamw.step()
+        for group in self.param_groups:
+            if group["is_orthogonalised"]:
+                for value in group["params"]:
+                    if value.grad is not None:
+                        self._move(value, value.grad, group["lr"], group["weight_decay"])
+
+    def _move(self, value: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
+        state = self.state[value]
+        if not state:
+            state["momentum"] = torch.zeros_like(value)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonalise(gradient.lerp(momentum, MOMENTUM).flatten(1))
+        value.mul_(1 - lr * weight_decay)
+        value.add_(update.view_as(value), alpha=-lr * ADAMW_RMS * math.sqrt(max(update.shape)))
+
+
+def orthogonalise(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+    """Bring the singular values of a matrix near 1 and keep its singular vectors.
+
+    The Newton–Schulz iteration of Jordan et al. 2024, X ← (a + bXXᵀ + c(XXᵀ)²)X, multiplies X by a
+    polynomial of XXᵀ. So it is run on this small Gram matrix, and X is multiplied once, at the end:
+    two products along the long side instead of ten, which makes float32 affordable.
+    """
+    with exact_float32(matrix.device):
+        x = matrix.float()
+        x = x if len(x) <= x.shape[1] else x.T
+        x = x / x.norm().clamp(min=1e-7)
+        a, b, c = NEWTON_SCHULZ
+        gram = x @ x.T
+        product = torch.eye(len(x), device=x.device)
+        for _ in range(ITERATIONS):
+            factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+            factor.diagonal().add_(a)
+            product = factor @ product
+            gram = factor @ gram @ factor
+        update = product @ x
+    return update if update.shape == matrix.shape else update.T
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -46,6 +147,8 @@ def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
     Returns:
         Tensors of the right names, shapes and types; their values mean nothing.
     """
+    if group.get("is_orthogonalised"):
+        return {"momentum": value}
     return {"step": torch.zeros(()), "exp_avg": value, "exp_avg_sq": value}
 
 

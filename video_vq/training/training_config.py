@@ -15,9 +15,12 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, config=STRICT)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay.
+    """The optimizer, with linear warm-up and cosine decay of its learning rate.
 
     Attributes:
+        kind: "muon" moves the hidden matrices and kernels by Muon (Jordan et al. 2024) and all else
+            by AdamW (Loshchilov and Hutter 2019), at the same learning rates; "adamw" moves all by
+            AdamW.
         steps: optimizer steps in all.
         batch_size: the global batch, over all processes and accumulated micro-batches.
         accumulation: micro-batches per step.
@@ -27,6 +30,7 @@ class OptimizerConfig:
         max_bad_steps: skipped steps in a row (loss or gradient not finite) that end the run.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
     steps: Annotated[int, Field(ge=1)] = 100_000
     batch_size: Annotated[int, Field(ge=1)] = 16
     accumulation: Annotated[int, Field(ge=1)] = 1
@@ -101,7 +105,7 @@ class AdversarialConfig:
             nothing yet says little.
         lecam: weight of the regulariser (Tseng et al. 2021, eq. 4).
         lr_ratio: the discriminator's learning rate over the tokenizer's.
-        betas: of its AdamW.
+        betas: of its AdamW; Muon is not used for it.
         channels: base width, doubled at each level up to eight times.
         levels: halvings of t, h and w; a patch is judged by one logit.
     """
