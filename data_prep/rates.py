@@ -1,6 +1,6 @@
 """What is to be said of a store's frame rates: mixed ones, and frames that a fixed one repeats."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from video_vq.stores.videos import Video, commonest_fps, num_repeated
@@ -51,7 +51,7 @@ def _rate_within_reach(videos: Sequence[Video]) -> float | None:
     The slower videos last at most `MAX_SLOWER` of the whole time, so that no larger a share of the
     frames is repeated; None when no rate is known.
     """
-    seconds: Counter[float] = Counter()
+    seconds: dict[float, float] = defaultdict(float)
     for video in videos:
         if video.fps:
             seconds[video.fps] += video.num_frames / video.fps
