@@ -371,10 +371,9 @@ def test_mixed_frame_rates_are_said_with_the_way_to_one(raw, tmp_path, capsys):
     assert "mixed frame rates: 4 of 25 fps, 3 of 30 fps, 3 of 10 fps" in shown.replace(
         "3 of 10 fps, 3 of 30 fps", "3 of 30 fps, 3 of 10 fps"
     )
-    # 10 fps last 3.7 s of 5.4: at 25, 15 of each of their 25 frames would be made of nothing.
+    # They last 2, 1.2 and 3.9 s: at 25, 15 frames would be missing in each of 3.9 of 7.1 s.
     assert "`--fps 10`" in shown
-    assert "(at 25, " in shown
-    assert "of the frames would be repeats)" in shown
+    assert "(at 25, 33.0% of the frames would be repeats)" in shown
     assert "warning: " not in shown
     assert folder(raw, tmp_path / "ten", "--fps", "10") == 0
     shown = capsys.readouterr().out
