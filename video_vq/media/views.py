@@ -59,7 +59,7 @@ def _scenes(names: list[str]) -> list[list[_View]]:
         folder, stem, view = _parsed(name)
         if view.word:
             by_word[folder, stem].append(view)
-        elif view.number and stem:
+        elif view.number:
             by_number[folder, stem].append(view)
     scenes = [scene for scene in by_word.values() if len(scene) > 1]
     folders: dict[str, list[list[_View]]] = defaultdict(list)

@@ -86,3 +86,8 @@ def test_every_scene_of_a_large_folder_is_counted():
     names = [f"v_{scene:05d}_c{number}.mp4" for scene in range(3_000) for number in range(4)]
     splits = {name: ("train", "val")[index % 2] for index, name in enumerate(names)}
     assert "and 2,999 more such scenes" in str(note_on_views(splits))
+
+
+def test_what_stands_before_the_word_for_a_view_does_not_tell_scenes_apart():
+    assert note_on_views({"a_cam1.mp4": "train", "a-cam 2.mp4": "val"}) is not None
+    assert note_on_views({"a_cam1.mp4": "train", "b_cam2.mp4": "val"}) is None
