@@ -78,7 +78,7 @@ def invert(
     # Below the total even where noise is 1 - 2^-53, its largest value, and the product is rounded:
     # so the first value above it has mass of its own.
     tokens = torch.searchsorted(cumulative, noise[:, None] * total, right=True).squeeze(1)
-    usable = (total.squeeze(1) > 0) & total.squeeze(1).isfinite()
+    usable = total.squeeze(1).isfinite()  # a softmax of no mass is NaN
     return tokens.clamp(max=logits.shape[-1] - 1), usable
 
 
