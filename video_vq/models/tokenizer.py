@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Integer, Shaped, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models.backbones.build import build_decoder, build_encoder
@@ -226,9 +226,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         features = self.quantizer.decode(piece.to(self.device))
         return run(features.to(self.dtype)).float().clamp(-1, 1)
 
-    def _stream(
-        self, network: nn.Module, grid_hw: tuple[int, int], reads_pixels: bool
-    ) -> TiledStream:
+    def _stream(self, network: Any, grid_hw: tuple[int, int], reads_pixels: bool) -> TiledStream:
         _, stride_h, stride_w = self.config.backbone.total_stride_thw
         is_conv = isinstance(self.config.backbone, ConvBackboneConfig)
         return TiledStream(
