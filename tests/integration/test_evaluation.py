@@ -14,7 +14,7 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, launch, make_clip_st
 
 from video_vq.cli import main
 from video_vq.evaluation import scoring
-from video_vq.evaluation.feature_network import FeatureNetwork
+from video_vq.evaluation.feature_network import FeatureNetwork, named_i3d
 from video_vq.metrics.i3d import NUM_LOGITS
 
 NUM = 4
@@ -163,7 +163,7 @@ def test_compare_tells_what_differs(made, tmp_path, monkeypatch, capsys):
 
 
 def quick_network() -> FeatureNetwork:
-    return FeatureNetwork(Averages(), "averages", "0" * 64, NUM_LOGITS)
+    return named_i3d()._replace(module=Averages())  # compare reads what I3D alone has made
 
 
 @pytest.mark.weights

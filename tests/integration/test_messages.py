@@ -172,14 +172,11 @@ def damaged(tokenizer: Path, copy: Path, change: dict) -> Path:
     return copy
 
 
-def test_a_tokenizer_with_a_missing_or_an_extra_tensor_is_refused(clip_store, tmp_path):
+def test_a_tokenizer_with_a_missing_or_an_extra_tensor_is_refused(clip_store, tmp_path, capsys):
     import torch
 
-    config = tmp_path / "small.yaml"
-    config.write_text(SMALL_TOKENIZER)
-    arguments = ["--config", config, "--data", clip_store, "--out", tmp_path / "run"]
-    video_vq("train-tokenizer", *arguments, "optim.steps=1", "--tracker", "none")
-    tokenizer = tmp_path / "run" / "tokenizer"
+    tokenizer = tmp_path / "tokenizer"
+    trained_tokenizer().save_pretrained(tokenizer)
     changes = {
         "not part of the model: stowaway": {"stowaway": torch.zeros(1)},
         "missing: quantizer.codebook.codes": {"quantizer.codebook.codes": None},
@@ -187,19 +184,17 @@ def test_a_tokenizer_with_a_missing_or_an_extra_tensor_is_refused(clip_store, tm
     for number, (message, change) in enumerate(changes.items()):
         copy = damaged(tokenizer, tmp_path / f"copy-{number}", change)
         out = tmp_path / f"tokens-{number}"
-        answer = video_vq("encode", clip_store, "--tokenizer", copy, "--out", out, expect=1)
-        assert message in answer.stderr
-        assert "Traceback" not in answer.stderr
+        command = ["encode", clip_store, "--tokenizer", copy, "--out", out]
+        assert main([str(part) for part in command]) == 1
+        assert message in capsys.readouterr().err
         assert not out.exists()
 
 
 def test_tokens_of_another_tokenizer_are_not_decoded(clip_store, tmp_path):
-    config = tmp_path / "small.yaml"
-    config.write_text(SMALL_TOKENIZER)
-    for number in range(2):
-        arguments = ["--config", config, "--data", clip_store, "--out", tmp_path / f"t{number}"]
-        seed = f"run.seed={number}"
-        video_vq("train-tokenizer", *arguments, "optim.steps=1", seed, "--tracker", "none")
+    trained_tokenizer().save_pretrained(tmp_path / "t0")
+    other = trained_tokenizer()
+    other.quantizer.codebook.codes.add_(1)
+    other.save_pretrained(tmp_path / "t1")
     tokens = tmp_path / "tokens"
     video_vq("encode", clip_store, "--tokenizer", tmp_path / "t0", "--out", tokens)
     other = ["--tokenizer", tmp_path / "t1", "--out", tmp_path / "clips"]
