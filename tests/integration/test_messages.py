@@ -193,7 +193,7 @@ def test_a_tokenizer_with_a_missing_or_an_extra_tensor_is_refused(clip_store, tm
 def test_tokens_of_another_tokenizer_are_not_decoded(clip_store, tmp_path):
     trained_tokenizer().save_pretrained(tmp_path / "t0")
     other = trained_tokenizer()
-    other.quantizer.codebook.codes.add_(1)
+    other.quantizer.codebook.codes += 1
     other.save_pretrained(tmp_path / "t1")
     tokens = tmp_path / "tokens"
     video_vq("encode", clip_store, "--tokenizer", tmp_path / "t0", "--out", tokens)
