@@ -150,7 +150,7 @@ class Finder(ast.NodeVisitor):
         """Swap the first two arguments; put x in the place of f(x) and of x.method(…)."""
         function = node.func
         if len(node.args) >= 2 and self._text(function) not in ("min", "max"):
-            self._swapped(node.args[0], node.args[1])
+            self._swapped(*node.args[:2])
         of_module = isinstance(function, ast.Attribute) and self._text(function.value) in self.names
         if isinstance(function, ast.Attribute) and not of_module:
             self._replace(node, f"({self._text(function.value)})")
@@ -158,14 +158,12 @@ class Finder(ast.NodeVisitor):
             self._replace(node, f"({self._text(node.args[0])})")
 
     def _swapped(self, first: Any, second: Any) -> None:
-        starred = isinstance(first, ast.Starred) or isinstance(second, ast.Starred)
-        one_line = first.lineno == second.end_lineno
-        if starred or not one_line or self._text(first) == self._text(second):
+        if ast.Starred in (type(first), type(second)) or first.lineno != second.end_lineno:
             return
         between = self.lines[first.lineno - 1][first.end_col_offset : second.col_offset].decode()
-        place = (first.lineno, first.col_offset, second.end_col_offset)
         new = self._text(second) + between + self._text(first)
-        self.mutants.append(Mutant(self.path, *place, new))
+        ends = first.col_offset, second.end_col_offset
+        self.mutants.append(Mutant(self.path, first.lineno, *ends, new))
 
     def _statement(self, node: Any) -> None:
         """Drop a statement whose absence leaves every name defined; turn a condition round."""
@@ -287,8 +285,8 @@ def run_in_child(folder: Path, tests: Sequence[str], recorder: Recorder) -> None
         package = sys.modules.get("video_vq")
         if package is not None and not str(package.__file__).startswith(str(folder)):
             status = 71  # the copy was not what ran
-        result = {"durations": recorder.seen, "failed": recorder.failed}
-        (folder.parent / "result.json").write_text(json.dumps(result))
+        seen = json.dumps({"durations": recorder.seen, "failed": recorder.failed})
+        (folder.parent / "result.json").write_text(seen)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -352,7 +350,7 @@ def verdicts(
         key = " ".join(chosen)
         if key not in measured:
             measured[key] = measure(folder, chosen, 10 * limit)
-        source = (ROOT / mutant.path).read_bytes()
+        source = (folder / mutant.path).read_bytes()
         changed, before, after = mutant.apply(source)
         (folder / mutant.path).write_bytes(changed)
         status, seen = run_tests(folder, chosen, Recorder(close, measured[key]), limit)
@@ -369,7 +367,7 @@ def verdicts(
 
 def main() -> None:
     """Draw mutants, try them, print one line each and the rate."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--files", nargs="+", required=True, help="FILE, FOLDER or FILE:FIRST-LAST")
     parser.add_argument("--tests", nargs="+", help="files or folders; else those in TESTS")
     parser.add_argument("--num", type=int, default=25, help="how many to draw (default 25)")
@@ -388,7 +386,6 @@ def main() -> None:
     killed = 0
     with tempfile.TemporaryDirectory(prefix="mutate-") as scratch:
         folder = Path(scratch, "repository")
-        folder.mkdir()
         copy_repository(folder)
         for mutant, before, after, verdict in verdicts(
             folder, drawn, arguments.tests, arguments.near, arguments.limit
