@@ -82,12 +82,18 @@ def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -
     return "\n".join(rows)
 
 
-def spread(places: Sequence[float], distance: float) -> list[float]:
-    """Return places, in the order given, moved down as far as keeps them `distance` apart."""
+def spread(places: Sequence[float], distance: float, end: float = math.inf) -> list[float]:
+    """Return places, in the order given, moved as far as keeps them `distance` apart.
+
+    They move down; those that would pass `end` move back up, with those in their way.
+    """
     moved = list(places)
     order = sorted(range(len(places)), key=lambda index: places[index])
     for above, below in itertools.pairwise(order):
         moved[below] = max(moved[below], moved[above] + distance)
+    for index in reversed(order):
+        moved[index] = min(moved[index], end)
+        end = moved[index] - distance
     return moved
 
 
@@ -166,7 +172,7 @@ def score_panel(
         parts += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colours[name]}"/>' for x, y in points
         ]
-    places = spread([place for _, place, _ in labels], LABEL_HEIGHT)
+    places = spread([place for _, place, _ in labels], LABEL_HEIGHT, bottom + LABEL_HEIGHT)
     for (name, _, colour), place in zip(labels, places, strict=True):
         parts.append(text(RIGHT + 6, place + 4, name, colour=colour))
     return parts

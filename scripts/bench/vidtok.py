@@ -69,8 +69,8 @@ class ResidualBlock(nn.Module):
         self.conv1 = conv(in_channels, out_channels, kernel)
         self.conv2 = conv(out_channels, out_channels, kernel)
         if starts_as_identity:
-            nn.init.zeros_(self.conv2.weight)
-            nn.init.zeros_(self.conv2.bias)
+            for parameter in self.conv2.parameters():
+                nn.init.zeros_(parameter)
         is_same = in_channels == out_channels
         self.shortcut = nn.Identity() if is_same else conv(in_channels, out_channels, (1, 1, 1))
 

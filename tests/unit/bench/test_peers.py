@@ -103,7 +103,9 @@ def test_steps_of_each_recipe_lower_its_loss(name):
 
 
 def test_each_arm_has_512_codes():
-    vidtok, magvit = (arms.ARMS[name].make() for name in ("VidTok-like", "MAGVIT-like"))
+    vidtok, magvit = (arms.ARMS[name].make() for name in PEERS)
+    assert isinstance(vidtok, VidTokTokenizer)
+    assert isinstance(magvit, MagvitTokenizer)
     assert vidtok.codes.shape == (512, 3)
     assert len(vidtok.codes.unique(dim=0)) == 512
     assert magvit.codebook.codes.shape == (512, 256)
@@ -113,9 +115,10 @@ def test_each_arm_has_512_codes():
 def test_the_decoder_sees_nothing_but_the_codes(name):
     torch.manual_seed(1)
     model = arms.ARMS[name].make().eval()
+    assert isinstance(model, VidTokTokenizer | MagvitTokenizer)
     with torch.no_grad():
         output = model(tiny_video())
-        codes = model.codes if name == "VidTok-like" else model.codebook.codes
+        codes = model.codes if isinstance(model, VidTokTokenizer) else model.codebook.codes
         video = model.decoder(F.embedding(output.codes, codes).movedim(-1, 1))
     if name == "MAGVIT-like":
         video = video * 2 - 1  # its networks work in [0, 1]
@@ -216,5 +219,6 @@ def test_magvits_codes_learn_and_the_gradient_is_copied_past_them():
     q.backward(gradient := torch.randn(5, 8), retain_graph=True)
     torch.testing.assert_close(latents.grad, gradient)
     losses["codebook"].backward()
+    assert codebook.codes.grad is not None
     moved = codebook.codes.grad.abs().sum(1) > 0
     assert set(moved.nonzero().flatten().tolist()) == set(indices.tolist())

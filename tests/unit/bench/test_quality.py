@@ -152,9 +152,9 @@ def test_the_table_tells_the_shortest_time_to_a_goal_over_all_budgets():
 
 def result(arm: str, seconds: float, psnr: float, val: float, lr: float = 1e-3) -> dict:
     scores = {"psnr": psnr, "val_psnr": val, "ssim": 0.5, "rfvd": 10 * psnr}
-    scores["seconds_to"] = {"26": None, "28": 1.0}
     rest = {"steps": 1, "clips_per_second": 2.0, "parameters": 10**6, "gflop_forward": 3.0}
-    return {"arm": arm, "seconds": seconds, "lr": lr, **scores, **rest}
+    times = {"seconds_to": {"26": None, "28": 1.0}}
+    return {"arm": arm, "seconds": seconds, "lr": lr, **scores, **rest, **times}
 
 
 RESULTS = [
@@ -196,3 +196,7 @@ def test_every_arm_has_a_colour_of_its_own():
 
 def test_labels_keep_their_order_and_their_distance():
     assert quality_report.spread([10.0, 0.0, 1.0, 30.0], 5.0) == [10.0, 0.0, 5.0, 30.0]
+
+
+def test_labels_stay_above_the_end_of_their_panel():
+    assert quality_report.spread([29.0, 1.0, 28.0, 30.0], 5.0, 32.0) == [27.0, 1.0, 22.0, 32.0]
