@@ -86,8 +86,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {**self._adamw.defaults, "is_orthogonalised": False})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Make a step from the gradients; takes no closure."""
+    def step(self, closure: Any = None) -> Any:
+        """Make a step from the gradients that are there; a closure is not taken."""
         assert closure is None
         self._adamw.state = self.state
         self._adamw.param_groups = [g for g in self.param_groups if not g["is_orthogonalised"]]

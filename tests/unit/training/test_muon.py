@@ -49,6 +49,11 @@ def gradients(model: nn.Module, seed: int) -> None:
         value.grad = torch.randn(value.shape, generator=generator)
 
 
+def grad_of(value: Tensor) -> Tensor:
+    assert value.grad is not None
+    return value.grad
+
+
 def iterated(values: Tensor) -> Tensor:
     """Return what the iteration makes of singular values."""
     a, b, c = NEWTON_SCHULZ
@@ -103,49 +108,49 @@ def test_coarse_settings_of_float32_do_not_reach_it(monkeypatch):
     assert inside == [matrix.device] * 2
 
 
-def test_a_matrix_moves_as_by_torchs_muon_and_a_kernel_as_its_matrix():
-    """Torch's iterates bf16 matrices, so its single update is 10 to 20 % off; see its source."""
-    model = nn.ModuleDict({"matrix": nn.Linear(40, 24, bias=False), "kernel": nn.Conv3d(24, 32, 3)})
-    kernel = nn.Linear(24 * 27, 32, bias=False)
-    kernel.load_state_dict({"weight": model["kernel"].weight.detach().flatten(1)})
-    theirs = [copy.deepcopy(model["matrix"]), kernel]
-    start = [module.weight.detach().clone() for module in theirs]
-    oracle = torch.optim.Muon(
-        [module.weight for module in theirs],
-        lr=CONFIG.lr,
-        weight_decay=CONFIG.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
+class TwoLayers(nn.Module):
+    """A matrix and a kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix = nn.Linear(40, 24, bias=False)
+        self.kernel = nn.Conv3d(24, 32, 3, bias=False)
+
+
+def test_matrices_move_as_by_torchs_muon_and_kernels_as_their_matrices():
+    """Torch's iterates bf16 matrices, which makes its update 10 to 20 % another one."""
+    model = TwoLayers()
+    weights = [model.matrix.weight, model.kernel.weight]
+    theirs = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in weights]
+    start = [weight.detach().clone() for weight in theirs]
+    decay, scaling = CONFIG.weight_decay, "match_rms_adamw"
+    oracle = torch.optim.Muon(theirs, lr=CONFIG.lr, weight_decay=decay, adjust_lr_fn=scaling)
     ours = make_optimizer(model, CONFIG)
     for seed in range(8):
         gradients(model, seed)
-        for module, name in zip(theirs, ("matrix", "kernel"), strict=True):
-            module.weight.grad = model[name].weight.grad.flatten(1).clone()
+        for weight, its in zip(weights, theirs, strict=True):
+            its.grad = grad_of(weight).flatten(1).clone()
         ours.step()
         oracle.step()
-    for module, name, first in zip(theirs, ("matrix", "kernel"), start, strict=True):
-        moved, expected = (
-            value.detach().flatten(1) - first for value in (model[name].weight, module.weight)
-        )
+    for weight, its, first in zip(weights, theirs, start, strict=True):
+        moved, expected = (value.detach().flatten(1) - first for value in (weight, its))
         assert float((moved - expected).norm() / expected.norm()) < 0.2
-        # The error is rounding's: without it the same steps agree.
-    state = ours.state[model["matrix"].weight]
-    torch.testing.assert_close(state["momentum"], oracle.state[theirs[0].weight]["momentum_buffer"])
+        momentum = ours.state[weight]["momentum"].flatten(1)
+        torch.testing.assert_close(momentum, oracle.state[its]["momentum_buffer"])
 
 
 def test_three_steps_are_those_of_the_formula():
-    model = nn.ModuleDict({"matrix": nn.Linear(40, 24, bias=False)})
-    weight = model["matrix"].weight
+    model = TwoLayers()
+    weight = model.matrix.weight
     optimizer = make_optimizer(model, CONFIG)
     expected, momentum = weight.detach().double(), torch.zeros(24, 40).double()
     for seed in range(3):
         gradients(model, seed)
-        gradient = weight.grad.double()
+        gradient = grad_of(weight).double()
         optimizer.step()
         momentum = 0.95 * momentum + 0.05 * gradient
-        left, values, right = torch.linalg.svd(
-            0.95 * momentum + 0.05 * gradient, full_matrices=False
-        )
+        ahead = 0.95 * momentum + 0.05 * gradient
+        left, values, right = torch.linalg.svd(ahead, full_matrices=False)
         update = (left * iterated(values / values.norm())) @ right
         expected = (1 - 0.01 * 0.1) * expected - 0.01 * 0.2 * 40**0.5 * update
     torch.testing.assert_close(weight.detach().double(), expected, atol=2e-5, rtol=1e-4)
@@ -174,10 +179,10 @@ def test_the_gradients_are_left_as_they_were_and_a_missing_one_moves_nothing():
     model = Hidden()
     optimizer = make_optimizer(model, CONFIG)
     gradients(model, 0)
-    before = {name: value.grad.clone() for name, value in model.named_parameters()}
+    before = {name: grad_of(value).clone() for name, value in model.named_parameters()}
     optimizer.step()
     for name, value in model.named_parameters():
-        assert torch.equal(value.grad, before[name])
+        assert torch.equal(grad_of(value), before[name])
     model.matrix.weight.grad = None
     weight, momentum = (
         value.detach().clone()
