@@ -44,7 +44,7 @@ def add_shares(
             type=share,
             default=default,
             metavar="SHARE",
-            help=f"of the {of} (default: {default})",
+            help=f"share of the {of} that becomes the {flag[2:]} split (default: {default})",
         )
 
 
@@ -134,7 +134,7 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
         "--sheet",
         type=Path,
         metavar="PNG",
-        help="write first, middle and last frames of some videos of every class",
+        help="write first, middle and last frames of some videos of every class (default: no sheet)",
     )
 
 

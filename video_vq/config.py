@@ -95,6 +95,15 @@ def find_config(name: str, kind: str) -> Path:
     for candidate in (folder / kind / f"{name}.yaml", folder / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
+    raise ConfigError(
+        f"--config {name!r}: no shipped config of that name; there are: "
+        f"{', '.join(config_names(kind))} (or give a .yaml file)"
+    )
+
+
+def config_names(kind: str) -> list[str]:
+    """Return the names of the shipped configs of a kind, as `find_config` takes them."""
+    folder = shipped_configs()
     names = [
         str(path.relative_to(folder / kind).with_suffix(""))
         for path in sorted((folder / kind).rglob("*.yaml"))
@@ -103,10 +112,7 @@ def find_config(name: str, kind: str) -> Path:
         str(path.relative_to(folder).with_suffix(""))
         for path in sorted(folder.glob(f"*/{kind}*.yaml"))
     ]
-    raise ConfigError(
-        f"--config {name!r}: no shipped config of that name; there are: {', '.join(names)} "
-        "(or give a .yaml file)"
-    )
+    return names
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -8,7 +8,13 @@ from video_vq.cli import options
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("continue", help="continue a video file with a prior")
+    parser = verbs.add_parser(
+        "continue",
+        help="continue a video file with a prior",
+        examples=(
+            "video-vq continue in.mp4 --prior runs/prior --tokenizer runs/tokenizer --out out.mp4",
+        ),
+    )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="any video file")
     options.add_prior(parser)
     options.add_tokenizer(parser)
@@ -39,7 +45,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="FILE",
         help="what is done from the first given frame on, for a prior that takes actions: .npy or "
-        ".csv, a row per frame; or n r d, a sequence of rows for each of --num",
+        ".csv, a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
     )
     options.add_sampling(parser, "a class name (default: none)")
     parser.set_defaults(run=run)

@@ -8,11 +8,19 @@ from video_vq.cli import options
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("decode", help="turn a token store back into clips")
+    parser = verbs.add_parser(
+        "decode",
+        help="turn a token store back into clips",
+        examples=("video-vq decode tokens --tokenizer runs/tokenizer --out decoded",),
+    )
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="a token store (encode)")
     options.add_tokenizer(parser)
     options.add_out(parser, "the clip store; the same command again goes on")
-    parser.add_argument("--split", choices=("train", "val", "test"), help="decode this one alone")
+    parser.add_argument(
+        "--split",
+        choices=("train", "val", "test"),
+        help="decode this split alone (default: all)",
+    )
     options.add_batch_size(parser)
     parser.set_defaults(run=run)
 

@@ -14,6 +14,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Turn clips into tokens. DATA is a clip store, or a folder of videos, or a "
         "list of raw videos (`data-prep … --list-only`): these are decoded on the way and their "
         "pixels are not kept. The tokens are the same.",
+        examples=(
+            "video-vq encode clips --tokenizer runs/tokenizer --out tokens",
+            "video-vq encode my_videos --tokenizer runs/tokenizer --out tokens --size 64",
+        ),
     )
     parser.add_argument(
         "data",
@@ -31,13 +35,17 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "(default: all)",
     )
     parser.add_argument(
-        "--clips-per-video", type=options.positive, metavar="N", help="of uniform and random"
+        "--clips-per-video",
+        type=options.positive,
+        metavar="N",
+        help="with --windows uniform or random, which need it (default: none)",
     )
     parser.add_argument(
         "--hop",
         type=options.positive,
         metavar="FRAMES",
-        help="of all: frames from one clip's start to the next in a video (default: no overlap)",
+        help="with --windows all: frames from one clip's start to the next in a video (default: no "
+        "overlap)",
     )
     options.add_short_videos(parser)
     options.add_batch_size(parser)

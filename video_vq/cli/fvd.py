@@ -11,7 +11,14 @@ from video_vq.cli import options
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("fvd", help="FVD of folders of videos or clip stores")
+    parser = verbs.add_parser(
+        "fvd",
+        help="FVD of folders of videos or clip stores",
+        examples=(
+            "video-vq fvd real_videos generated_videos",
+            "video-vq fvd clips samples --protocol all",
+        ),
+    )
     what = "clip store, folder of videos, or file of features (.safetensors)"
     parser.add_argument("real", type=Path, metavar="REAL", help=what)
     parser.add_argument(
@@ -21,7 +28,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--protocol",
         default="styleganv",
         metavar="NAME",
-        help="styleganv (default), google, videogpt, tats, cd-fvd, larp; several with commas; all",
+        help="styleganv, google, videogpt, tats, cd-fvd or larp; several with commas; or all "
+        "(default: styleganv)",
     )
     parser.add_argument(
         "--frames",
@@ -38,15 +46,30 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="take each n-th frame (default: 1)",
     )
     parser.add_argument(
-        "--fps", type=options.rate, metavar="R", help="bring files to this rate first"
-    )
-    parser.add_argument("--split", help="of a real clip store (default: test)")
-    parser.add_argument("--max-clips", type=options.positive, metavar="N", help="on each side")
-    parser.add_argument(
-        "--network", metavar="MODULE:FUNCTION", help="your own feature network instead of I3D"
+        "--fps",
+        type=options.rate,
+        metavar="R",
+        help="bring files to this rate first (default: their own)",
     )
     parser.add_argument(
-        "--save-real", type=Path, metavar="FILE", help="write REAL's features, to publish them"
+        "--split", help="of REAL, where it is a clip store (default: test, or all without one)"
+    )
+    parser.add_argument(
+        "--max-clips",
+        type=options.positive,
+        metavar="N",
+        help="score at most so many clips on each side (default: all)",
+    )
+    parser.add_argument(
+        "--network",
+        metavar="MODULE:FUNCTION",
+        help="your own feature network (default: I3D, as published)",
+    )
+    parser.add_argument(
+        "--save-real",
+        type=Path,
+        metavar="FILE",
+        help="write REAL's features as a .safetensors file, to publish them (default: not kept)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.config import check_config
+from video_vq.config import check_config, config_names
 from video_vq.errors import InputError
 from video_vq.models.prior_config import SamplingSettings
 
@@ -14,13 +14,13 @@ def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
         "--config",
         required=True,
         metavar="FILE|NAME",
-        help=f"a .yaml file, or the name of a shipped config (configs/{kind}/)",
+        help=f"a .yaml file, or the name of a shipped config: {', '.join(config_names(kind))}",
     )
     parser.add_argument(
         "settings",
         nargs="*",
         metavar="section.key=value",
-        help="settings that replace those of the config, for example optim.lr=1e-4",
+        help="settings that replace those of the config, for example optim.lr=1e-4 (default: none)",
     )
 
 
@@ -37,7 +37,7 @@ def add_allow_change(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="a setting that a resume may change, as the error names it (config.optim.steps, "
-        "world_size, …); may be given several times; run.json keeps a record",
+        "world_size, …); may be given several times; run.json keeps a record (default: none)",
     )
 
 
@@ -86,13 +86,41 @@ def add_prior(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
     """Add how tokens are drawn, which class, and from which seed."""
     parser.add_argument("--class", dest="label", help=classes)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=positive, help="draw among the k likeliest tokens")
     parser.add_argument(
-        "--top-p", type=fraction, default=1.0, help="draw among the likeliest, to this mass"
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="divides the logits: below 1 samples are safer, above 1 more varied (default: 1.0)",
     )
-    parser.add_argument("--guidance", type=float, default=1.0, help="1: none")
-    parser.add_argument("--seed", type=int, default=0, help="sample i is drawn with seed + i")
+    parser.add_argument(
+        "--top-k",
+        type=positive,
+        metavar="K",
+        help="draw among the K likeliest tokens (default: all)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=fraction,
+        default=1.0,
+        metavar="P",
+        help="draw among the likeliest tokens that together have this probability (default: 1.0)",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        metavar="W",
+        help="how much classes and actions count: 0 not at all, 1 as trained, more sharpens them "
+        "(default: 1.0)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sample i is drawn with the seed N + i (default: 0)",
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -126,7 +154,7 @@ def add_batch_size(parser: argparse.ArgumentParser, default: int = 16) -> None:
         type=positive,
         default=default,
         metavar="N",
-        help=f"clips at a time on each process (default {default})",
+        help=f"clips at a time on each process (default: {default})",
     )
 
 

@@ -10,7 +10,9 @@ from video_vq.errors import InputError
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
-        "reconstruct", help="show a video file beside its reconstruction from tokens"
+        "reconstruct",
+        help="show a video file beside its reconstruction from tokens",
+        examples=("video-vq reconstruct in.mp4 out.mp4 --tokenizer runs/tokenizer",),
     )
     parser.add_argument(
         "video", type=Path, metavar="IN", help="a video file of any size and length"

@@ -8,7 +8,15 @@ from video_vq.cli import options
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("sample", help="sample clips from a prior")
+    parser = verbs.add_parser(
+        "sample",
+        help="sample clips from a prior",
+        examples=(
+            "video-vq sample --prior runs/prior --tokenizer runs/tokenizer --out samples --num 32",
+            "video-vq sample --prior runs/prior --tokenizer runs/tokenizer --out samples "
+            "--given clips",
+        ),
+    )
     options.add_prior(parser)
     options.add_tokenizer(parser)
     options.add_out(parser, "a clip store and mp4s; the same command again goes on")
@@ -22,9 +30,15 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--given",
         type=Path,
         metavar="STORE",
-        help="continue the first frames of a clip store's videos; the tokenizer must be causal",
+        help="continue the first frames of a clip store's videos; the tokenizer must be causal "
+        "(default: none)",
     )
-    parser.add_argument("--given-split", default="test", metavar="SPLIT", help="(default: test)")
+    parser.add_argument(
+        "--given-split",
+        default="test",
+        metavar="SPLIT",
+        help="of --given, and of a store of --actions (default: test)",
+    )
     parser.add_argument(
         "--given-frames",
         type=options.positive,

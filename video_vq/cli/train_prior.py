@@ -14,7 +14,15 @@ from video_vq.training.training_config import PriorTrainingConfig
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("train-prior", help="train a prior on a token store")
+    parser = verbs.add_parser(
+        "train-prior",
+        help="train a prior on a token store",
+        examples=(
+            "video-vq train-prior --config video64 --tokens tokens --out runs/prior",
+            "video-vq train-prior --config video64 --tokens tokens --out runs/prior "
+            "optim.steps=500 optim.lr=1e-4",
+        ),
+    )
     options.add_config(parser, "prior")
     parser.add_argument(
         "--tokens", required=True, type=Path, metavar="STORE", help="a token store (encode)"

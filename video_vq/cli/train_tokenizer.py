@@ -14,7 +14,15 @@ from video_vq.training.training_config import TokenizerTrainingConfig
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("train-tokenizer", help="train a tokenizer on a clip store")
+    parser = verbs.add_parser(
+        "train-tokenizer",
+        help="train a tokenizer on a clip store",
+        examples=(
+            "video-vq train-tokenizer --config video64 --data clips --out runs/tokenizer",
+            "video-vq train-tokenizer --config video64 --data clips --out runs/tokenizer "
+            "optim.steps=500 optim.lr=1e-4",
+        ),
+    )
     options.add_config(parser, "tokenizer")
     parser.add_argument(
         "--data", required=True, type=Path, metavar="STORE", help="a clip store (data-prep)"
