@@ -134,7 +134,7 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
         "--sheet",
         type=Path,
         metavar="PNG",
-        help="write first, middle and last frames of some videos of every class (default: no sheet)",
+        help="write first, middle and last frames of some videos of every class (default: none)",
     )
 
 

@@ -1,4 +1,4 @@
-"""The parser of both commands: a wrong flag is answered by its verb, and every page has examples."""
+"""The parser of both commands: a wrong flag is answered by its verb, a page ends in examples."""
 
 import argparse
 import difflib

@@ -18,7 +18,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="a run folder, a folder of scores (evaluate), or a folder that holds several",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the page (default: RUN/report.html)"
+        "--out", type=Path, metavar="FILE", help="the page (default: report.html in RUN)"
     )
     parser.set_defaults(run=run)
 
