@@ -4,7 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.commands import run_bair, run_folder, run_lerobot, run_ucf101, run_verify
+from data_prep.commands import (
+    require_ready,
+    run_bair,
+    run_folder,
+    run_lerobot,
+    run_ucf101,
+    run_verify,
+)
 from data_prep.options import (
     add_list_only,
     add_out,
@@ -27,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for bad input, 2 for wrong usage."""
     arguments = make_parser().parse_args(argv)
     try:
+        if hasattr(arguments, "out"):
+            require_ready(arguments)
         arguments.run(arguments)
     except InputError as error:
         print(f"data-prep: {printable(str(error))}", file=sys.stderr)

@@ -47,3 +47,5 @@ def run_synthetic(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     write_synthetic(arguments.out, settings, arguments.workers)
+    source = "bair" if arguments.layout == "bair" else "ucf101"
+    print(f"next: data-prep {source} {arguments.out} --out STORE")

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
+from video_vq.errors import InputError
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -54,7 +55,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Continue."""
     settings = options.sampling_settings(arguments)
-    options.require_new_video(arguments.out)
+    options.require_new_video(arguments.out, arguments.video)
+    options.require_models(arguments)
+    if not arguments.video.is_file():
+        raise InputError(f"{arguments.video}: no such file; name a video file")
     from video_vq.evaluation.continuation import ContinueRequest, continue_video
     from video_vq.training.distributed import make_accelerator
 
@@ -85,4 +89,5 @@ def run(arguments: argparse.Namespace) -> int:
             f"{made.fps:g} frames per second{assumed}, then {count - made.num_given} continued "
             "ones (red bar)"
         )
+        following.say_next("video-vq", "info", arguments.out)
     return 0

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
+from video_vq.models.model_folder import read_model_config
+from video_vq.stores.places import require_out
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -27,6 +29,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode."""
+    inputs = {"token store": arguments.tokens, "tokenizer": arguments.tokenizer}
+    require_out(arguments.out, inputs)
+    read_model_config(arguments.tokenizer, "tokenizer")
     from video_vq.evaluation.decode import decode_store
     from video_vq.training.distributed import make_accelerator
 
@@ -39,4 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.batch_size,
     )
     print(f"{len(store.videos)} clips: {arguments.out}")
+    following.say_next(*following.verify_words(arguments.out))
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import folder_options, options
+from video_vq.cli import folder_options, following, options
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -80,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.config import check_config
     from video_vq.data.clip_config import ClipConfig
     from video_vq.evaluation.clip_sources import require_data
+    from video_vq.models.model_folder import read_model_config
+    from video_vq.stores.places import require_out
+    from video_vq.stores.shards import MANIFEST
 
     settings = {
         "windows": arguments.windows,
@@ -91,7 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
     clips = check_config(ClipConfig, given, "encode")
     folder = folder_options.read(arguments)
     # A wrong path is said before torch is loaded.
+    what = "clip store" if (arguments.data / MANIFEST).exists() else "folder of videos"
+    require_out(arguments.out, {what: arguments.data, "tokenizer": arguments.tokenizer})
     require_data(arguments.data, folder.listing.extensions)
+    read_model_config(arguments.tokenizer, "tokenizer")
     if arguments.engine == "ray":
         from video_vq.ray_tasks import require_ray
 
@@ -122,6 +128,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"left out {store.num_skipped} videos, see {arguments.out / 'skipped.jsonl'}")
     if store.notes:
         print(f"odd with {len(store.notes)} videos, see the notes in {arguments.out}/manifest.json")
+    if {"train", "val"} <= {video.split for video in store.videos}:
+        prior = following.unused(arguments.out.parent / "prior")
+        words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)
+    else:  # nothing to train on
+        decoded = following.unused(arguments.out.parent / "decoded")
+        words = ("decode", arguments.out, "--tokenizer", arguments.tokenizer, "--out", decoded)
+    following.say_next("video-vq", *words)
     return 0
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -82,21 +82,32 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, print and write."""
     from video_vq.errors import ConfigError
+    from video_vq.evaluation.generation_protocols import generation_protocol
     from video_vq.metrics.protocol import fvd_protocol
+    from video_vq.stores.places import require_not_input
 
     if arguments.prior is not None and arguments.tokens is None:
         raise ConfigError("--prior needs --tokens, the token store that `video-vq encode` made")
     if arguments.generation is not None and arguments.samples is None:
         raise ConfigError("--generation needs --samples, a clip store of samples")
     protocol = fvd_protocol(arguments.protocol)
+    name = arguments.generation
+    generation = None if name is None else generation_protocol(name)
+    inputs = {
+        "clip store": arguments.data,
+        "store of samples": arguments.samples,
+        "token store": arguments.tokens,
+        "prior": arguments.prior,
+        "tokenizer": arguments.tokenizer,
+    }
+    require_not_input(arguments.out, inputs)
+    options.require_models(arguments)
     from video_vq.evaluation.evaluate import evaluate
-    from video_vq.evaluation.generation_protocols import generation_protocol
     from video_vq.evaluation.summary import summary
     from video_vq.metrics.perceptual import load_st_lpips
     from video_vq.training.distributed import make_accelerator
 
     accelerator = make_accelerator()
-    name = arguments.generation
     scores = evaluate(
         accelerator,
         arguments.data,
@@ -109,11 +120,12 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.prior,
         arguments.tokens,
         arguments.controls,
-        None if name is None else generation_protocol(name),
+        generation,
         load_st_lpips("alex").to(accelerator.device) if arguments.st_lpips else None,
         arguments.short_videos,
     )
     if accelerator.is_main_process:
         print(summary(scores))
         print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")
+        following.say_next("video-vq", "report", arguments.out)
     return 0

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -77,25 +77,26 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score."""
-    from video_vq.errors import InputError
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
-    if arguments.save_real is not None and arguments.save_real.exists():
-        raise InputError(
-            f"{arguments.save_real}: is there already; remove it, or name another file"
-        )
+    sources = (arguments.real, *arguments.fake)
+    if arguments.save_real is not None:
+        _require_new_file(arguments.save_real, sources)
     from video_vq.evaluation.compare import Comparison, require_scorable
     from video_vq.evaluation.feature_network import load_feature_network
     from video_vq.evaluation.source_clip import Cut
     from video_vq.training.distributed import make_accelerator
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
-    for path in (arguments.real, *arguments.fake):
+    for path in sources:
         require_scorable(path, cut)
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
     comparison = Comparison(network, protocols, cut, arguments.max_clips, accelerator)
+    comparison.check(arguments.real, arguments.split)
+    for path in arguments.fake:
+        comparison.check(path)
     real = comparison.read(arguments.real, arguments.split)
     fakes = [comparison.read(path) for path in arguments.fake]
     if not accelerator.is_main_process:
@@ -107,7 +108,39 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result, indent=1))
     else:
         _show(result)
+        if arguments.save_real is not None:
+            following.say_next(*_with_saved(arguments))
     return 0
+
+
+def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
+    """Refuse, before anything is computed, a file of features that cannot be written.
+
+    Raises:
+        InputError: its name does not end in .safetensors, it is there, or its folder takes no file.
+    """
+    from video_vq.errors import InputError
+    from video_vq.stores.places import require_not_input, require_writable
+
+    for source in sources:
+        require_not_input(path, {"source": source})
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: a file of features ends in .safetensors; rename it")
+    if path.exists():
+        raise InputError(f"{path}: is there already; remove it, or name another file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+    require_writable(path.parent)
+
+
+def _with_saved(arguments: argparse.Namespace) -> list[str]:
+    """Return the command that scores the same against the features that were saved."""
+    words = ["video-vq", "fvd", arguments.save_real, *arguments.fake]
+    for name in ("protocol", "frames", "stride", "fps", "max_clips", "network"):
+        value = getattr(arguments, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", value]
+    return [str(word) for word in words]
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -136,8 +169,18 @@ def _show(result: dict[str, Any]) -> None:
     print(f"network {network['name']} {network['sha256'][:12]}, real data {_hashes(result)}")
     for side in (result["real"], *result["candidates"]):
         _complain(side)
-    for warning in result["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+    _warn(result["warnings"])
+
+
+def _warn(warnings: list[str]) -> None:
+    """Print what limits the numbers, below them even where both streams go into one file."""
+    sys.stdout.flush()
+    if len(warnings) == 1:
+        print(f"warning: {warnings[0]}", file=sys.stderr)
+    elif warnings:
+        print(f"{len(warnings)} warnings:", file=sys.stderr)
+        for warning in warnings:
+            print(f"  {warning}", file=sys.stderr)
 
 
 def _show_score(score: dict[str, Any], under: dict[str, Any]) -> None:

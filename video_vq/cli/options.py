@@ -5,6 +5,7 @@ from pathlib import Path
 
 from video_vq.config import check_config, config_names
 from video_vq.errors import InputError
+from video_vq.models.model_folder import read_model_config
 from video_vq.models.prior_config import SamplingSettings
 
 
@@ -169,15 +170,33 @@ def add_short_videos(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def require_new_video(path: Path) -> None:
-    """Refuse, before anything is computed, a video that is there already; make its folder.
+def require_models(arguments: argparse.Namespace) -> None:
+    """Refuse, before torch is loaded, a tokenizer or a prior that is missing or another model.
 
     Raises:
-        InputError: the name's ending is unknown, the file exists, or its folder cannot be made.
+        InputError: says what it is, and what is expected.
+    """
+    read_model_config(arguments.tokenizer, "tokenizer")
+    if getattr(arguments, "prior", None) is not None:
+        read_model_config(arguments.prior, "prior")
+
+
+def require_new_video(path: Path, source: Path) -> None:
+    """Refuse, before anything is computed, a video that is there already; make its folder.
+
+    Args:
+        path: the video that is to be written.
+        source: the video that is read.
+
+    Raises:
+        InputError: the name's ending is unknown or has no encoder here, the file exists, or its
+            folder cannot be made or written.
     """
     from video_vq.media.encode import require_video_name
+    from video_vq.stores.places import require_not_input, require_writable
 
     require_video_name(path)
+    require_not_input(path, {"video": source})
     if path.exists():
         raise InputError(f"{path}: is there already; remove it, or name another file")
     try:
@@ -186,6 +205,7 @@ def require_new_video(path: Path) -> None:
         raise InputError(
             f"{path}: its folder cannot be made ({error.strerror}); name another file"
         ) from None
+    require_writable(path.parent)
 
 
 def positive(text: str) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.errors import InputError
 
 
@@ -46,8 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Reconstruct."""
     from video_vq.media.probe import probe
 
+    options.require_new_video(arguments.out, arguments.video)
+    options.require_models(arguments)
     info = probe(arguments.video)
-    options.require_new_video(arguments.out)
     from video_vq.evaluation.reconstruct_file import reconstruct_file
     from video_vq.models.tokenizer import VideoTokenizer
     from video_vq.training.distributed import make_accelerator
@@ -78,4 +79,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"note: pixels of {arguments.video} are not square; they were made so")
     if made.num_damaged:
         print(f"note: the decoder had to mend {made.num_damaged} frames of {arguments.video}")
+    following.say_next("video-vq", "info", arguments.out)
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -74,6 +74,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Sample."""
     settings = options.sampling_settings(arguments)
+    options.require_models(arguments)
+    _require_places(arguments)
     from video_vq.evaluation.generate import SampleRequest, sample_store, write_videos
     from video_vq.evaluation.prompts import PromptRequest
     from video_vq.training.distributed import make_accelerator
@@ -100,4 +102,33 @@ def run(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         write_videos(store, arguments.out / "videos")
         print(f"{len(store.videos)} samples: {arguments.out} (mp4s in videos/)")
+        following.say_next(*_next(arguments))
     return 0
+
+
+def _require_places(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be read or written, before torch is loaded."""
+    from video_vq.media.encode import require_video_name
+    from video_vq.stores.clips import ClipStore
+    from video_vq.stores.places import require_out
+
+    inputs = {
+        "clip store that is continued": arguments.given,
+        "store of actions": arguments.actions,
+        "prior": arguments.prior,
+        "tokenizer": arguments.tokenizer,
+    }
+    require_out(arguments.out, inputs)
+    require_video_name(arguments.out / "videos" / "sample.mp4")
+    if arguments.given is not None:
+        ClipStore(arguments.given).indices(arguments.given_split)
+
+
+def _next(arguments: argparse.Namespace) -> tuple[str | Path, ...]:
+    if arguments.given is None:
+        return following.verify_words(arguments.out)
+    scores = following.unused(arguments.out.parent / "scores")
+    return (
+        *("video-vq", "evaluate", "--data", arguments.given, "--tokenizer", arguments.tokenizer),
+        *("--samples", arguments.out, "--split", arguments.given_split, "--out", scores),
+    )

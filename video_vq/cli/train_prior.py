@@ -4,8 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.config import find_config, load_config
+from video_vq.stores.places import require_not_input, require_writable
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.screen import lasting_screen
 from video_vq.training.stop_request import StopRequest
@@ -38,7 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     path = find_config(arguments.config, "prior")
     config = load_config(PriorTrainingConfig, path, arguments.settings)
-    TokenStore(arguments.tokens)  # a wrong path is said before torch is loaded
+    # What is wrong with the paths is said before torch is loaded.
+    require_not_input(arguments.out, {"token store": arguments.tokens})
+    store = TokenStore(arguments.tokens)
+    for split in ("train", "val"):
+        store.rows(split)
     if arguments.dry_run:
         from video_vq.training.plan import plan_prior
 
@@ -46,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(text)
         return 0
+    if not (arguments.out / "run.json").exists():  # a run that goes on may do so on a full disk
+        require_writable(arguments.out)
     with StopRequest() as request, lasting_screen():  # before torch is loaded, which takes seconds
         from video_vq.training.prior import train_prior
         from video_vq.training.trackers import chosen_trackers
@@ -60,5 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if folder is not None and os.environ.get("RANK", "0") == "0":
             print(f"prior: {folder}")
+            near = (arguments.out, arguments.tokens)
+            tokenizer = following.tokenizer_of(store.header.tokenizer_hash, near)
+            samples = following.unused(arguments.out.parent / "samples")
+            following.say_next(
+                *("video-vq", "sample", "--prior", arguments.out),
+                *("--tokenizer", tokenizer, "--out", samples),
+            )
         request.ignore_echo()
     return 0

@@ -4,9 +4,10 @@ import argparse
 import os
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.config import find_config, load_config
 from video_vq.stores.clips import ClipStore
+from video_vq.stores.places import require_not_input, require_writable
 from video_vq.training.screen import lasting_screen
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.training_config import TokenizerTrainingConfig
@@ -38,7 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     path = find_config(arguments.config, "tokenizer")
     config = load_config(TokenizerTrainingConfig, path, arguments.settings)
-    ClipStore(arguments.data)  # a wrong path is said before torch is loaded
+    # What is wrong with the paths is said before torch is loaded.
+    require_not_input(arguments.out, {"clip store": arguments.data})
+    store = ClipStore(arguments.data)
+    for split in ("train", "val"):
+        store.indices(split)
     if arguments.dry_run:
         from video_vq.training.plan import plan_tokenizer
 
@@ -46,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(text)
         return 0
+    if not (arguments.out / "run.json").exists():  # a run that goes on may do so on a full disk
+        require_writable(arguments.out)
     with StopRequest() as request, lasting_screen():  # before torch is loaded, which takes seconds
         from video_vq.training.tokenizer import train_tokenizer
         from video_vq.training.trackers import chosen_trackers
@@ -60,5 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if folder is not None and os.environ.get("RANK", "0") == "0":
             print(f"tokenizer: {folder}")
+            tokens = following.unused(arguments.out.parent / "tokens")
+            following.say_next(
+                *("video-vq", "encode", arguments.data),
+                *("--tokenizer", arguments.out, "--out", tokens),
+            )
         request.ignore_echo()
     return 0

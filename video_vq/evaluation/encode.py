@@ -105,6 +105,8 @@ class Encoder:
             },
             num_action_dims=self._num_action_dims(),
         )
+        if isinstance(self._clips, StoredClips) and not self._clips.has_clips():
+            raise self._too_short()
         self._writer = TokenStoreWriter(job.out, header, owner=owner)
         if owner and listed is not None:
             keep_list(job.out, listed)
@@ -205,13 +207,16 @@ class Encoder:
         Raises:
             InputError: there is no clip.
         """
-        facts = self._tokenizer.facts
         if not self._writer.is_complete and not self._writer.num_grids(self.num_shards):
-            raise InputError(
-                f"{self._job.data}: no video is as long as a clip of this tokenizer "
-                f"({facts.num_frames} frames at stride {facts.stride}); prepare longer videos, "
-                "or fill up short ones (--short-videos)"
-            )
+            raise self._too_short()
+
+    def _too_short(self) -> InputError:
+        facts = self._tokenizer.facts
+        return InputError(
+            f"{self._job.data}: no video is as long as a clip of this tokenizer "
+            f"({facts.num_frames} frames at stride {facts.stride}); prepare longer videos, "
+            "or fill up short ones (--short-videos)"
+        )
 
     def finish(self) -> TokenStore:
         """Seal the token store."""

@@ -13,6 +13,7 @@ from video_vq.evaluation.report.parts import Parts, find_parts
 from video_vq.evaluation.report.pipeline import lead
 from video_vq.evaluation.report.sections import SECTIONS
 from video_vq.stores.files import write_bytes
+from video_vq.stores.places import require_writable
 
 MAX_BYTES = 20_000_000
 QUALITIES = (18, 26, 34)  # of H.264: the first at which the page is small enough
@@ -31,6 +32,10 @@ def write_report(path: Path, out: Path | None = None) -> Path:
     Raises:
         InputError: there is nothing to report, or something in it is damaged.
     """
+    out = path / "report.html" if out is None else out
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name the page in it, as {out / 'report.html'}")
+    require_writable(out.parent)
     parts = find_parts(path)
     page = b""
     for quality in QUALITIES:
@@ -42,7 +47,6 @@ def write_report(path: Path, out: Path | None = None) -> Path:
             f"{path}: the report would have {len(page) / 1e6:.0f} MB, more than "
             f"{MAX_BYTES / 1e6:.0f}; report its folders one by one"
         )
-    out = path / "report.html" if out is None else out
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, page)
     return out
