@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.codec.codec import UnknownCodecError
 from runs import make_clip_store
 from trained import trained_prior, trained_tokenizer
 
@@ -301,7 +302,7 @@ def test_an_encoder_that_is_missing_costs_no_frame(refusal, monkeypatch, line, s
 
 
 def test_samples_need_the_encoder_of_their_mp4s(refusal, monkeypatch):
-    assert issubclass(av.codec.codec.UnknownCodecError, ValueError)
+    assert issubclass(UnknownCodecError, ValueError)
     with pytest.raises(ValueError, match="no-such-encoder"):
         av.Codec("no-such-encoder", "w")
     monkeypatch.setattr(av, "Codec", lambda *_: (_ for _ in ()).throw(ValueError()))

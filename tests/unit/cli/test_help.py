@@ -21,6 +21,7 @@ def pages() -> Iterator[Parser]:
     found = [make() for make in MAKE.values()]
     while found:
         parser = found.pop(0)
+        assert isinstance(parser, Parser)
         yield parser
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
