@@ -4,7 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.commands import run_bair, run_folder, run_lerobot, run_ucf101, run_verify
+from data_prep.commands import (
+    require_ready,
+    run_bair,
+    run_folder,
+    run_lerobot,
+    run_ucf101,
+    run_verify,
+)
 from data_prep.options import (
     add_list_only,
     add_out,
@@ -25,8 +32,10 @@ from video_vq.errors import InputError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for bad input, 2 for wrong usage."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
+        if hasattr(arguments, "out"):
+            require_ready(arguments)
         arguments.run(arguments)
     except InputError as error:
         print(f"data-prep: {printable(str(error))}", file=sys.stderr)
@@ -37,12 +46,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = Parser(
         prog="data-prep",
         description="Turn raw videos into a clip store. Every command goes on where it stopped "
         "when it is given again.",
         allow_abbrev=False,
+        examples=("data-prep folder my_videos --out clips --size 64", "data-prep folder --help"),
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_folder(commands)
@@ -65,6 +76,10 @@ def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
         "columns: path, and if wanted label, split, group and actions (a .npy or .csv with one "
         "row of numbers for each frame).",
         allow_abbrev=False,
+        examples=(
+            "data-prep folder my_videos --out clips --size 64",
+            "data-prep folder videos.csv --root my_videos --out clips --group-by folder",
+        ),
     )
     parser.add_argument(
         "videos", type=Path, metavar="VIDEOS", help="folder of videos, or a .csv that names them"
@@ -89,7 +104,8 @@ def _add_folder(commands: "argparse._SubParsersAction[Parser]") -> None:
     grouping.add_argument(
         "--group-regex",
         metavar="REGEX",
-        help="the group is what this finds in the path below VIDEOS (its first group, or all)",
+        help="the group is what this finds in the path below VIDEOS: its first group, or all of it "
+        "(default: as --group-by says)",
     )
     parser.add_argument(
         "--extensions",
@@ -112,6 +128,7 @@ def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
         "it, as the official zip or unpacked. val is carved from the official train side, by "
         "groups; test is the official test side.",
         allow_abbrev=False,
+        examples=("data-prep ucf101 UCF101.rar --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="archive or folder of UCF-101")
     add_out(parser)
@@ -122,7 +139,7 @@ def _add_ucf101(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--lists",
         type=Path,
         metavar="PLACE",
-        help="folder or zip of classInd.txt and the lists, if elsewhere",
+        help="folder or zip of classInd.txt and the lists, if elsewhere (default: beside ROOT)",
     )
     add_size(parser, "128")
     add_shares(parser, val=0.1)
@@ -141,6 +158,7 @@ def _add_bair(commands: "argparse._SubParsersAction[Parser]") -> None:
         "*.tfrecords. Actions and end-effector positions are kept with the frames. val is carved "
         "from the official train side; test is the official test side.",
         allow_abbrev=False,
+        examples=("data-prep bair bair_robot_pushing_dataset_v0.tar --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="the tar, or the unpacked folder")
     add_out(parser)
@@ -167,6 +185,7 @@ def _add_lerobot(commands: "argparse._SubParsersAction[Parser]") -> None:
         "episodes share them. Splits are info.json's; val and test are carved from its train side "
         "by hash where it names none.",
         allow_abbrev=False,
+        examples=("data-prep lerobot data_set --camera top --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
     add_out(parser)
@@ -190,6 +209,7 @@ def _add_verify(commands: "argparse._SubParsersAction[Parser]") -> None:
         description="Hash every file of a store of clips or tokens and print its counts; exit 1 "
         "and name the files if one is damaged.",
         allow_abbrev=False,
+        examples=("data-prep verify clips --sheet sheet.png",),
     )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
     add_sheet(parser)

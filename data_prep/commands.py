@@ -16,6 +16,27 @@ if TYPE_CHECKING:
     from data_prep.sources import Listing
 
 
+def require_ready(arguments: argparse.Namespace) -> None:
+    """Refuse what can be known to fail before a source is listed, which may take minutes.
+
+    Raises:
+        InputError: the output is the source itself or cannot be written, or a package is missing.
+    """
+    from video_vq.media.decode import require_decoder
+    from video_vq.ray_tasks import require_ray
+    from video_vq.stores.places import require_out
+
+    sources = {
+        "folder of videos": getattr(arguments, "videos", None),
+        "data set": getattr(arguments, "root", None),
+    }
+    paths = {what: path for what, path in sources.items() if isinstance(path, Path)}
+    require_out(arguments.out, paths)
+    if getattr(arguments, "engine", "local") == "ray":
+        require_ray()
+    require_decoder(getattr(arguments, "decoder", "pyav"))
+
+
 def run_folder(arguments: argparse.Namespace) -> None:
     """Prepare a folder or a table of videos."""
     require_free(arguments.out)  # before the videos are listed, which may take long
@@ -129,6 +150,10 @@ def run_verify(arguments: argparse.Namespace) -> None:
 
     require_sheet(arguments.sheet)
     store = open_store(arguments.store)
+    if arguments.sheet is not None and isinstance(store, TokenStore):
+        raise InputError(
+            f"{store.path}: is a token store, which has no pictures for a sheet; leave --sheet out"
+        )
     strangers = verify(store)
     print(printable(f"{store.path}: every byte is as it was written"))
     if strangers:

@@ -44,7 +44,7 @@ def add_shares(
             type=share,
             default=default,
             metavar="SHARE",
-            help=f"of the {of} (default: {default})",
+            help=f"share of the {of} that becomes the {flag[2:]} split (default: {default})",
         )
 
 
@@ -134,7 +134,7 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
         "--sheet",
         type=Path,
         metavar="PNG",
-        help="write first, middle and last frames of some videos of every class",
+        help="write first, middle and last frames of some videos of every class (default: none)",
     )
 
 
@@ -142,14 +142,17 @@ def require_sheet(sheet: Path | None) -> None:
     """Raise unless a contact sheet can have this name; None is no sheet.
 
     Raises:
-        InputError: it does not end in .png, or its folder is missing.
+        InputError: it does not end in .png, or its folder is missing or takes no file.
     """
+    from video_vq.stores.places import require_writable  # imports numpy
+
     if sheet is None:
         return
     if sheet.suffix.lower() != ".png":
         raise InputError(f"{sheet}: the contact sheet's name must end in .png")
     if not sheet.parent.is_dir():
         raise InputError(f"{sheet}: there is no folder {sheet.parent}; make it first")
+    require_writable(sheet.parent)
 
 
 def printable(text: str) -> str:

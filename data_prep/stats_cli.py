@@ -20,6 +20,7 @@ def add_stats_parser(commands: "argparse._SubParsersAction[Parser]") -> None:
         "deviation of every pixel of each channel (exact, over all frames), and the ranges of the "
         "per-frame arrays.",
         allow_abbrev=False,
+        examples=("data-prep stats clips", "data-prep stats clips --json --sheet sheet.png"),
     )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the clip store")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON instead")

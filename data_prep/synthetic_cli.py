@@ -18,6 +18,7 @@ def add_synthetic_parser(
             "their motion, and write it as raw files in UCF-101's or BAIR's official layout. "
             "The same settings give the same videos; a killed run goes on when started again."
         ),
+        examples=("data-prep synthetic raw --layout ucf101 --videos 800",),
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument(
@@ -46,3 +47,5 @@ def run_synthetic(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     write_synthetic(arguments.out, settings, arguments.workers)
+    source = "bair" if arguments.layout == "bair" else "ucf101"
+    print(f"next: data-prep {source} {arguments.out} --out STORE")

@@ -1,4 +1,4 @@
-"""The parser of both commands: a wrong flag is answered by the verb it was given to."""
+"""The parser of both commands: a wrong flag is answered by its verb, a page ends in examples."""
 
 import argparse
 import difflib
@@ -14,7 +14,20 @@ class Parser(argparse.ArgumentParser):
     """Says of an unknown flag which one is near, under the usage of its verb.
 
     argparse itself passes what a verb does not know up to the command, whose usage names no flag.
+
+    Args:
+        examples: commands that the end of the help page shows, as one types them.
     """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+
+    def format_help(self) -> str:
+        """Return the help page with its examples, which no wrapping may cut."""
+        title = "example" if len(self.examples) == 1 else "examples"
+        shown = "".join(f"  {example}\n" for example in self.examples)
+        return super().format_help() + (f"\n{title}:\n{shown}" if shown else "")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Parse; anything unknown ends the command with status 2."""

@@ -95,6 +95,15 @@ def find_config(name: str, kind: str) -> Path:
     for candidate in (folder / kind / f"{name}.yaml", folder / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
+    raise ConfigError(
+        f"--config {name!r}: no shipped config of that name; there are: "
+        f"{', '.join(config_names(kind))} (or give a .yaml file)"
+    )
+
+
+def config_names(kind: str) -> list[str]:
+    """Return the names of the shipped configs of a kind, as `find_config` takes them."""
+    folder = shipped_configs()
     names = [
         str(path.relative_to(folder / kind).with_suffix(""))
         for path in sorted((folder / kind).rglob("*.yaml"))
@@ -103,10 +112,7 @@ def find_config(name: str, kind: str) -> Path:
         str(path.relative_to(folder).with_suffix(""))
         for path in sorted(folder.glob(f"*/{kind}*.yaml"))
     ]
-    raise ConfigError(
-        f"--config {name!r}: no shipped config of that name; there are: {', '.join(names)} "
-        "(or give a .yaml file)"
-    )
+    return names
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -209,16 +215,47 @@ def _problem(settings: type, detail: Any) -> str:
     location = [part for part in detail["loc"] if isinstance(part, int) or "[" not in part]
     name = ".".join(str(part) for part in location)
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = set(_field_names(settings, location[:-1]))
-        close = difflib.get_close_matches(str(location[-1]), sorted(known), n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-        return f"{name}: no such setting; {hint}"
+        return f"{name}: no such setting; {_hint(settings, location)}"
     if detail["type"] in ("missing", "missing_argument"):
         return f"{name}: missing, and has no default"
     found = detail.get("input")
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
     message = detail["msg"].removeprefix("Value error, ")
     return f"{name}: {message}{shown}" if name else message
+
+
+def _hint(settings: type, location: Sequence[Any]) -> str:
+    """Return what an unknown setting may be meant for: it stands elsewhere, or is misspelt."""
+    leaf = str(location[-1])
+    paths = dict.fromkeys(_setting_paths(settings))
+    known = sorted(set(_field_names(settings, location[:-1])))
+    named = [path for path in paths if path.rpartition(".")[2] == leaf]
+    # A union's tag stands in the location beside the names.
+    elsewhere = [path for path in named if not set(path.split(".")) <= set(map(str, location))]
+    if len(elsewhere) < len(named):
+        return "it belongs to another `kind` than the one that is set; leave one of them out"
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    if close := difflib.get_close_matches(leaf, known, n=1, cutoff=0.5):
+        return f"did you mean {close[0]!r}?"
+    leaves = sorted({path.rpartition(".")[2] for path in paths})
+    if close := difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7):
+        meant = [path for path in paths if path.rpartition(".")[2] == close[0]]
+        return f"did you mean {' or '.join(meant)}?"
+    return f"known: {', '.join(known)}"
+
+
+def _setting_paths(settings: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every setting below a settings class, through unions."""
+    if not dataclasses.is_dataclass(settings):
+        for inner in typing.get_args(settings):
+            yield from _setting_paths(inner, prefix)
+        return
+    hints = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        path = f"{prefix}{field.name}"
+        yield path
+        yield from _setting_paths(hints[field.name], f"{path}.")
 
 
 def _field_names(settings: Any, location: Sequence[Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ def add_simulate_parser(subparsers: "argparse._SubParsersAction[Parser]") -> Non
             "one machine; a killed run goes on when started again."
         ),
         allow_abbrev=False,
+        examples=("data-prep simulate pushing --episodes 1000",),
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument(

@@ -237,4 +237,4 @@ def test_a_video_that_cannot_be_continued_is_refused(made, tmp_path, capsys):
     assert video.read_bytes() == before
     said = capsys.readouterr().err
     assert "a video ends in .mp4" in said
-    assert "in.mp4: is there already; remove it, or name another file" in said
+    assert "in.mp4: is the video itself; name another place" in said

@@ -197,7 +197,7 @@ def test_what_cannot_be_done_is_said_and_nothing_is_lost(tmp_path, tokenizers, c
         return capsys.readouterr().err
 
     before = source.read_bytes()
-    assert "in.mp4: is there already; remove it, or name another file" in complaint(source, source)
+    assert "in.mp4: is the video itself; name another place" in complaint(source, source)
     assert source.read_bytes() == before
     assert "no such file" in complaint(tmp_path / "none.mp4", tmp_path / "out.mp4")
     assert "a video ends in .mp4" in complaint(source, tmp_path / "out.txt")

@@ -26,6 +26,60 @@ def test_every_problem_is_reported_at_once_with_the_nearest_name(tmp_path):
     assert "model.quantizer.decay: Input should be less than 1 (found 2.0)" in message
 
 
+@pytest.mark.parametrize(
+    ("settings", "override", "hint"),
+    [
+        (TokenizerTrainingConfig, "steps=10", "steps: no such setting; did you mean optim.steps?"),
+        (TokenizerTrainingConfig, "lr=1e-4", "did you mean optim.lr?"),
+        (TokenizerTrainingConfig, "run.steps=10", "run.steps: no such setting; did you mean optim"),
+        (TokenizerTrainingConfig, "optim.seed=1", "did you mean run.seed?"),
+        (TokenizerTrainingConfig, "codebook_size=9", "did you mean model.quantizer.codebook_size?"),
+        (TokenizerTrainingConfig, "causal=true", "did you mean model.backbone.causal?"),
+        (
+            TokenizerTrainingConfig,
+            "levels=[5,5]",
+            "did you mean model.quantizer.levels or loss.adversarial.levels?",
+        ),
+        (TokenizerTrainingConfig, "model.quantizer.levels=[5,5]", "belongs to another `kind`"),
+        (TokenizerTrainingConfig, "batchsize=10", "did you mean optim.batch_size?"),
+        (
+            TokenizerTrainingConfig,
+            "weight=1",
+            "did you mean loss.perceptual.weight or loss.adversarial.weight?",
+        ),
+        (PriorTrainingConfig, "depth=3", "did you mean model.depth?"),
+        (PriorTrainingConfig, "optim.lrr=1", "did you mean 'lr'?"),
+        (PriorTrainingConfig, "optim.zzzzzzzz=1", "known: accumulation, "),
+    ],
+)
+def test_a_setting_without_its_section_is_answered_by_its_place(tmp_path, settings, override, hint):
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        load_config(settings, tmp_path / "empty.yaml", [override])
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [TokenizerTrainingConfig, PriorTrainingConfig])
+def test_every_setting_is_found_by_its_last_name_alone(settings):
+    def leaves(value: dict, prefix: str = "") -> list[str]:
+        found = []
+        for name, inner in value.items():
+            deeper = isinstance(inner, dict)
+            found += leaves(inner, f"{prefix}{name}.") if deeper else [f"{prefix}{name}"]
+        return found
+
+    paths = leaves(to_json(settings()))
+    assert len(paths) > 15
+    for path in paths:
+        section, _, leaf = path.rpartition(".")
+        if not section:
+            continue
+        with pytest.raises(ConfigError) as caught:
+            check_config(settings, {leaf: 1}, "test")
+        (meant,) = [line for line in str(caught.value).splitlines() if "no such setting" in line]
+        assert path in meant
+
+
 def test_a_config_lies_over_its_base_and_overrides_lie_over_both(tmp_path):
     (tmp_path / "base.yaml").write_text("optim: {lr: 1e-3, steps: 7}\nrun: {seed: 1}\n")
     (tmp_path / "child.yaml").write_text("base: base.yaml\noptim: {steps: 8}\n")

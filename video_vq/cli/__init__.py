@@ -50,6 +50,11 @@ def make_parser() -> argparse.ArgumentParser:
         prog="video-vq",
         description="Videos to discrete tokens and back, a prior over the tokens, FVD for both.",
         epilog="Several processes: accelerate launch --multi_gpu --num_processes N -m video_vq …",
+        examples=(
+            "video-vq train-tokenizer --config video64 --data clips --out runs/tokenizer",
+            "video-vq fvd real_videos generated_videos",
+            "video-vq encode --help",
+        ),
     )
     parser.add_argument("--version", action="version", version=video_vq.__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

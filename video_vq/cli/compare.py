@@ -7,7 +7,11 @@ from pathlib import Path
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("compare", help="evaluations side by side: markdown or LaTeX")
+    parser = verbs.add_parser(
+        "compare",
+        help="evaluations side by side: markdown or LaTeX",
+        examples=("video-vq compare runs/first/scores runs/second/scores",),
+    )
     parser.add_argument(
         "runs",
         nargs="+",
@@ -16,7 +20,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="folders of evaluate; the first is the base",
     )
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--latex", action="store_true", help="a LaTeX table")
+    shape.add_argument("--latex", action="store_true", help="a LaTeX table (default: markdown)")
     shape.add_argument("--json", action="store_true", help="everything as JSON")
     parser.set_defaults(run=run)
 

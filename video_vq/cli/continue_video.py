@@ -3,13 +3,20 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
+from video_vq.errors import InputError
 from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("continue", help="continue a video file with a prior")
+    parser = verbs.add_parser(
+        "continue",
+        help="continue a video file with a prior",
+        examples=(
+            "video-vq continue in.mp4 --prior runs/prior --tokenizer runs/tokenizer --out out.mp4",
+        ),
+    )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="any video file")
     options.add_prior(parser)
     options.add_tokenizer(parser)
@@ -40,7 +47,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="FILE",
         help="what is done from the first given frame on, for a prior that takes actions: .npy or "
-        ".csv, a row per frame; or n r d, a sequence of rows for each of --num",
+        ".csv, a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
     )
     options.add_sampling(parser, "a class name (default: none)")
     parser.set_defaults(run=run)
@@ -49,7 +56,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Continue."""
     settings = options.sampling_settings(arguments)
-    options.require_new_video(arguments.out)
+    options.require_new_video(arguments.out, arguments.video)
+    options.require_models(arguments)
+    if not arguments.video.is_file():
+        raise InputError(f"{arguments.video}: no such file; name a video file")
     require_free(arguments.out, single_file=True)
     from video_vq.evaluation.continuation import ContinueRequest, continue_video
     from video_vq.training.distributed import holding, make_accelerator
@@ -82,4 +92,5 @@ def run(arguments: argparse.Namespace) -> int:
             f"{made.fps:g} frames per second{assumed}, then {count - made.num_given} continued "
             "ones (red bar)"
         )
+        following.say_next("video-vq", "info", arguments.out)
     return 0

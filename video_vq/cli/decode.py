@@ -3,24 +3,37 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
+from video_vq.models.model_folder import read_model_config
 from video_vq.stores.lock import require_free
+from video_vq.stores.places import require_out
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("decode", help="turn a token store back into clips")
+    parser = verbs.add_parser(
+        "decode",
+        help="turn a token store back into clips",
+        examples=("video-vq decode tokens --tokenizer runs/tokenizer --out decoded",),
+    )
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="a token store (encode)")
     options.add_tokenizer(parser)
     options.add_out(parser, "the clip store; the same command again goes on")
-    parser.add_argument("--split", choices=("train", "val", "test"), help="decode this one alone")
+    parser.add_argument(
+        "--split",
+        choices=("train", "val", "test"),
+        help="decode this split alone (default: all)",
+    )
     options.add_batch_size(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode."""
+    inputs = {"token store": arguments.tokens, "tokenizer": arguments.tokenizer}
+    require_out(arguments.out, inputs)
+    read_model_config(arguments.tokenizer, "tokenizer")
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
     from video_vq.evaluation.finished import finished_clips
@@ -36,4 +49,5 @@ def run(arguments: argparse.Namespace) -> int:
         with holding(accelerator, arguments.out):
             store = decode_store(accelerator, *models, arguments.out, *how)
     print(f"{len(store.videos)} clips: {arguments.out}")
+    following.say_next(*following.verify_words(arguments.out))
     return 0

@@ -6,7 +6,11 @@ import json
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("doctor", help="versions, decoders, devices, ranks, weights, disk")
+    parser = verbs.add_parser(
+        "doctor",
+        help="versions, decoders, devices, ranks, weights, disk",
+        examples=("video-vq doctor", "video-vq doctor --fetch-weights --st-lpips"),
+    )
     parser.add_argument(
         "--fetch-weights", action="store_true", help="download the I3D weights for FVD (47 MB)"
     )

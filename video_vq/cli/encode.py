@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import folder_options, options
+from video_vq.cli import folder_options, following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.stores.lock import require_free
 
@@ -16,6 +16,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Turn clips into tokens. DATA is a clip store, or a folder of videos, or a "
         "list of raw videos (`data-prep … --list-only`): these are decoded on the way and their "
         "pixels are not kept. The tokens are the same.",
+        examples=(
+            "video-vq encode clips --tokenizer runs/tokenizer --out tokens",
+            "video-vq encode my_videos --tokenizer runs/tokenizer --out tokens --size 64",
+        ),
     )
     parser.add_argument(
         "data",
@@ -33,13 +37,17 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "(default: all)",
     )
     parser.add_argument(
-        "--clips-per-video", type=options.positive, metavar="N", help="of uniform and random"
+        "--clips-per-video",
+        type=options.positive,
+        metavar="N",
+        help="with --windows uniform or random, which need it (default: none)",
     )
     parser.add_argument(
         "--hop",
         type=options.positive,
         metavar="FRAMES",
-        help="of all: frames from one clip's start to the next in a video (default: no overlap)",
+        help="with --windows all: frames from one clip's start to the next in a video (default: no "
+        "overlap)",
     )
     options.add_short_videos(parser)
     options.add_batch_size(parser)
@@ -74,6 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.config import check_config
     from video_vq.data.clip_config import ClipConfig
     from video_vq.evaluation.clip_sources import require_data
+    from video_vq.models.model_folder import read_model_config
+    from video_vq.stores.places import require_out
+    from video_vq.stores.shards import MANIFEST
 
     settings = {
         "windows": arguments.windows,
@@ -85,7 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
     clips = check_config(ClipConfig, given, "encode")
     folder = folder_options.read(arguments)
     # A wrong path is said before torch is loaded.
+    what = "clip store" if (arguments.data / MANIFEST).exists() else "folder of videos"
+    require_out(arguments.out, {what: arguments.data, "tokenizer": arguments.tokenizer})
     require_data(arguments.data, folder.listing.extensions)
+    read_model_config(arguments.tokenizer, "tokenizer")
     require_free(arguments.out)
     if arguments.engine == "ray":
         from video_vq.ray_tasks import require_ray
@@ -126,6 +140,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"left out {store.num_skipped} videos, see {arguments.out / 'skipped.jsonl'}")
     if store.notes:
         print(f"odd with {len(store.notes)} videos, see the notes in {arguments.out}/manifest.json")
+    if {"train", "val"} <= {video.split for video in store.videos}:
+        prior = following.unused(arguments.out.parent / "prior")
+        words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)
+    else:  # nothing to train on
+        decoded = following.unused(arguments.out.parent / "decoded")
+        words = ("decode", arguments.out, "--tokenizer", arguments.tokenizer, "--out", decoded)
+    following.say_next("video-vq", *words)
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import asked_precision
 from video_vq.stores.lock import require_free
@@ -12,25 +12,69 @@ from video_vq.stores.lock import require_free
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("evaluate", help="rFVD, gFVD, PSNR, SSIM, code usage, rate")
+    parser = verbs.add_parser(
+        "evaluate",
+        help="rFVD, gFVD, PSNR, SSIM, code usage, rate",
+        description="Score a tokenizer's reconstructions; with --samples a prior's samples, with "
+        "--tokens and --prior its bits per token.",
+        examples=(
+            "video-vq evaluate --data clips --tokenizer runs/tokenizer --out scores",
+            "video-vq evaluate --data clips --tokenizer runs/tokenizer --samples samples "
+            "--tokens tokens --prior runs/prior --out scores",
+        ),
+    )
     parser.add_argument(
         "--data", required=True, type=Path, metavar="STORE", help="the clip store of real videos"
     )
     options.add_tokenizer(parser)
     options.add_out(parser, "folder for scores.json and the sheets")
-    parser.add_argument("--samples", type=Path, metavar="STORE", help="samples: adds gFVD")
-    parser.add_argument("--tokens", type=Path, metavar="STORE", help="the token store of --data")
-    parser.add_argument("--prior", type=Path, metavar="DIR", help="with --tokens: adds the rate")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("--num", type=options.positive, default=2048, help="clips at most")
-    parser.add_argument("--protocol", default="styleganv", help="FVD's convention")
+    parser.add_argument(
+        "--samples", type=Path, metavar="STORE", help="a prior's samples: adds gFVD (default: none)"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="STORE",
+        help="the token store that encode made of --data (default: none)",
+    )
+    parser.add_argument(
+        "--prior",
+        type=Path,
+        metavar="DIR",
+        help="a trained prior, with --tokens: adds its bits per token (default: none)",
+    )
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=("train", "val", "test"),
+        help="of --data and --tokens; test is the one to report, as it chose nothing (default: "
+        "test; --generation decides it itself)",
+    )
+    parser.add_argument(
+        "--num",
+        type=options.positive,
+        default=2048,
+        metavar="N",
+        help="score at most so many clips, none of which overlap (default: 2048; --generation "
+        "decides it itself)",
+    )
+    parser.add_argument(
+        "--protocol",
+        default="styleganv",
+        metavar="NAME",
+        help="the convention of FVD: styleganv, google, videogpt, tats, cd-fvd or larp (default: "
+        "styleganv)",
+    )
     parser.add_argument(
         "--controls",
         action="store_true",
         help="compute what the scores must beat, too; takes about twice the time",
     )
     parser.add_argument(
-        "--generation", metavar="NAME", help="a published protocol: ucf101-2048-test, bair-256, …"
+        "--generation",
+        metavar="NAME",
+        help="a published protocol that --samples must follow: ucf101-2048-test, "
+        "ucf101-10k-train, bair-256 or bair-256x100 (default: none)",
     )
     parser.add_argument(
         "--st-lpips", action="store_true", help="add ST-LPIPS (weights: doctor --st-lpips)"
@@ -42,21 +86,31 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, print and write."""
     from video_vq.errors import ConfigError
+    from video_vq.evaluation.generation_protocols import generation_protocol
     from video_vq.metrics.protocol import fvd_protocol
+    from video_vq.stores.places import require_not_input
 
     if arguments.prior is not None and arguments.tokens is None:
         raise ConfigError("--prior needs --tokens, the token store that `video-vq encode` made")
     if arguments.generation is not None and arguments.samples is None:
         raise ConfigError("--generation needs --samples, a clip store of samples")
     protocol = fvd_protocol(arguments.protocol)
+    name = arguments.generation
+    generation = None if name is None else generation_protocol(name)
+    inputs = {
+        "clip store": arguments.data,
+        "store of samples": arguments.samples,
+        "token store": arguments.tokens,
+        "prior": arguments.prior,
+        "tokenizer": arguments.tokenizer,
+    }
+    require_not_input(arguments.out, inputs)
+    options.require_models(arguments)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
     from video_vq.evaluation.finished import finished_scores, identity_of_scores
-    from video_vq.evaluation.generation_protocols import generation_protocol
     from video_vq.evaluation.summary import summary
 
-    name = arguments.generation
-    generation = None if name is None else generation_protocol(name)
     chosen = (protocol, arguments.split, arguments.num)
     models = (arguments.samples, arguments.prior, arguments.tokens)
     how = (arguments.controls, generation)
@@ -92,4 +146,5 @@ def run(arguments: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         print(summary(scores))
         print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")
+        following.say_next("video-vq", "report", arguments.out)
     return 0

@@ -33,7 +33,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("val", "test"):
         group.add_argument(
-            f"--{name}", type=options.share, metavar="SHARE", help="of the groups (default: 0.1)"
+            f"--{name}",
+            type=options.share,
+            metavar="SHARE",
+            help=f"share of the groups that becomes the {name} split (default: 0.1)",
         )
     group.add_argument(
         "--group-by",

@@ -6,13 +6,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("fvd", help="FVD of folders of videos or clip stores")
+    parser = verbs.add_parser(
+        "fvd",
+        help="FVD of folders of videos or clip stores",
+        examples=(
+            "video-vq fvd real_videos generated_videos",
+            "video-vq fvd clips samples --protocol all",
+        ),
+    )
     what = "clip store, folder of videos, or file of features (.safetensors)"
     parser.add_argument("real", type=Path, metavar="REAL", help=what)
     parser.add_argument(
@@ -22,7 +29,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--protocol",
         default="styleganv",
         metavar="NAME",
-        help="styleganv (default), google, videogpt, tats, cd-fvd, larp; several with commas; all",
+        help="styleganv, google, videogpt, tats, cd-fvd or larp; several with commas; or all "
+        "(default: styleganv)",
     )
     parser.add_argument(
         "--frames",
@@ -39,15 +47,30 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="take each n-th frame (default: 1)",
     )
     parser.add_argument(
-        "--fps", type=options.rate, metavar="R", help="bring files to this rate first"
-    )
-    parser.add_argument("--split", help="of a real clip store (default: test)")
-    parser.add_argument("--max-clips", type=options.positive, metavar="N", help="on each side")
-    parser.add_argument(
-        "--network", metavar="MODULE:FUNCTION", help="your own feature network instead of I3D"
+        "--fps",
+        type=options.rate,
+        metavar="R",
+        help="bring files to this rate first (default: their own)",
     )
     parser.add_argument(
-        "--save-real", type=Path, metavar="FILE", help="write REAL's features, to publish them"
+        "--split", help="of REAL, where it is a clip store (default: test, or all without one)"
+    )
+    parser.add_argument(
+        "--max-clips",
+        type=options.positive,
+        metavar="N",
+        help="score at most so many clips on each side (default: all)",
+    )
+    parser.add_argument(
+        "--network",
+        metavar="MODULE:FUNCTION",
+        help="your own feature network (default: I3D, as published)",
+    )
+    parser.add_argument(
+        "--save-real",
+        type=Path,
+        metavar="FILE",
+        help="write REAL's features as a .safetensors file, to publish them (default: not kept)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
@@ -55,15 +78,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score."""
-    from video_vq.errors import InputError
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
-    if arguments.save_real is not None and arguments.save_real.exists():
-        raise InputError(
-            f"{arguments.save_real}: is there already; remove it, or name another file"
-        )
+    sources = (arguments.real, *arguments.fake)
     if arguments.save_real is not None:
+        _require_new_file(arguments.save_real, sources)
         require_free(arguments.save_real, single_file=True)
     from video_vq.evaluation.compare import Comparison, require_scorable
     from video_vq.evaluation.feature_network import load_feature_network
@@ -71,12 +91,15 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.training.distributed import holding, make_accelerator
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
-    for path in (arguments.real, *arguments.fake):
+    for path in sources:
         require_scorable(path, cut)
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
     comparison = Comparison(network, protocols, cut, arguments.max_clips, accelerator)
     with holding(accelerator, arguments.save_real, single_file=True):
+        comparison.check(arguments.real, arguments.split)
+        for path in arguments.fake:
+            comparison.check(path)
         real = comparison.read(arguments.real, arguments.split)
         fakes = [comparison.read(path) for path in arguments.fake]
         if not accelerator.is_main_process:
@@ -88,7 +111,39 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result, indent=1))
     else:
         _show(result)
+        if arguments.save_real is not None:
+            following.say_next(*_with_saved(arguments))
     return 0
+
+
+def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
+    """Refuse, before anything is computed, a file of features that cannot be written.
+
+    Raises:
+        InputError: its name does not end in .safetensors, it is there, or its folder takes no file.
+    """
+    from video_vq.errors import InputError
+    from video_vq.stores.places import require_not_input, require_writable
+
+    for source in sources:
+        require_not_input(path, {"source": source})
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: a file of features ends in .safetensors; rename it")
+    if path.exists():
+        raise InputError(f"{path}: is there already; remove it, or name another file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+    require_writable(path.parent)
+
+
+def _with_saved(arguments: argparse.Namespace) -> list[str]:
+    """Return the command that scores the same against the features that were saved."""
+    words = ["video-vq", "fvd", arguments.save_real, *arguments.fake]
+    for name in ("protocol", "frames", "stride", "fps", "max_clips", "network"):
+        value = getattr(arguments, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", value]
+    return [str(word) for word in words]
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -117,8 +172,18 @@ def _show(result: dict[str, Any]) -> None:
     print(f"network {network['name']} {network['sha256'][:12]}, real data {_hashes(result)}")
     for side in (result["real"], *result["candidates"]):
         _complain(side)
-    for warning in result["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+    _warn(result["warnings"])
+
+
+def _warn(warnings: list[str]) -> None:
+    """Print what limits the numbers, below them even where both streams go into one file."""
+    sys.stdout.flush()
+    if len(warnings) == 1:
+        print(f"warning: {warnings[0]}", file=sys.stderr)
+    elif warnings:
+        print(f"{len(warnings)} warnings:", file=sys.stderr)
+        for warning in warnings:
+            print(f"  {warning}", file=sys.stderr)
 
 
 def _show_score(score: dict[str, Any], under: dict[str, Any]) -> None:

@@ -7,7 +7,11 @@ from pathlib import Path
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("info", help="what a store, model, checkpoint, run or file is")
+    parser = verbs.add_parser(
+        "info",
+        help="what a store, model, checkpoint, run or file is",
+        examples=("video-vq info clips", "video-vq info my_videos/first.mp4"),
+    )
     parser.add_argument("path", type=Path, metavar="PATH", help="a folder or a file")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(run=run)

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from video_vq.config import check_config
+from video_vq.config import check_config, config_names
 from video_vq.errors import ConfigError, InputError
+from video_vq.models.model_folder import read_model_config
 from video_vq.models.prior_config import SamplingSettings
 
 
@@ -14,13 +15,13 @@ def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
         "--config",
         required=True,
         metavar="FILE|NAME",
-        help=f"a .yaml file, or the name of a shipped config (configs/{kind}/)",
+        help=f"a .yaml file, or the name of a shipped config: {', '.join(config_names(kind))}",
     )
     parser.add_argument(
         "settings",
         nargs="*",
         metavar="section.key=value",
-        help="settings that replace those of the config, for example optim.lr=1e-4",
+        help="settings that replace those of the config, for example optim.lr=1e-4 (default: none)",
     )
 
 
@@ -37,7 +38,7 @@ def add_allow_change(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="a setting that a resume may change, as the error names it (config.optim.steps, "
-        "world_size, …); may be given several times; run.json keeps a record",
+        "world_size, …); may be given several times; run.json keeps a record (default: none)",
     )
 
 
@@ -102,13 +103,41 @@ def add_prior(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
     """Add how tokens are drawn, which class, and from which seed."""
     parser.add_argument("--class", dest="label", help=classes)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=positive, help="draw among the k likeliest tokens")
     parser.add_argument(
-        "--top-p", type=fraction, default=1.0, help="draw among the likeliest, to this mass"
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="divides the logits: below 1 samples are safer, above 1 more varied (default: 1.0)",
     )
-    parser.add_argument("--guidance", type=float, default=1.0, help="1: none")
-    parser.add_argument("--seed", type=int, default=0, help="sample i is drawn with seed + i")
+    parser.add_argument(
+        "--top-k",
+        type=positive,
+        metavar="K",
+        help="draw among the K likeliest tokens (default: all)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=fraction,
+        default=1.0,
+        metavar="P",
+        help="draw among the likeliest tokens that together have this probability (default: 1.0)",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        metavar="W",
+        help="how much classes and actions count: 0 not at all, 1 as trained, more sharpens them "
+        "(default: 1.0)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sample i is drawn with the seed N + i (default: 0)",
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -142,7 +171,7 @@ def add_batch_size(parser: argparse.ArgumentParser, default: int = 16) -> None:
         type=positive,
         default=default,
         metavar="N",
-        help=f"clips at a time on each process (default {default})",
+        help=f"clips at a time on each process (default: {default})",
     )
 
 
@@ -157,15 +186,33 @@ def add_short_videos(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def require_new_video(path: Path) -> None:
-    """Refuse, before anything is computed, a video that is there already; make its folder.
+def require_models(arguments: argparse.Namespace) -> None:
+    """Refuse, before torch is loaded, a tokenizer or a prior that is missing or another model.
 
     Raises:
-        InputError: the name's ending is unknown, the file exists, or its folder cannot be made.
+        InputError: says what it is, and what is expected.
+    """
+    read_model_config(arguments.tokenizer, "tokenizer")
+    if getattr(arguments, "prior", None) is not None:
+        read_model_config(arguments.prior, "prior")
+
+
+def require_new_video(path: Path, source: Path) -> None:
+    """Refuse, before anything is computed, a video that is there already; make its folder.
+
+    Args:
+        path: the video that is to be written.
+        source: the video that is read.
+
+    Raises:
+        InputError: the name's ending is unknown or has no encoder here, the file exists, or its
+            folder cannot be made or written.
     """
     from video_vq.media.encode import require_video_name
+    from video_vq.stores.places import require_not_input, require_writable
 
     require_video_name(path)
+    require_not_input(path, {"video": source})
     if path.exists():
         raise InputError(f"{path}: is there already; remove it, or name another file")
     try:
@@ -174,6 +221,7 @@ def require_new_video(path: Path) -> None:
         raise InputError(
             f"{path}: its folder cannot be made ({error.strerror}); name another file"
         ) from None
+    require_writable(path.parent)
 
 
 def positive(text: str) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.errors import InputError
 from video_vq.stores.lock import held, require_free
 
@@ -11,7 +11,9 @@ from video_vq.stores.lock import held, require_free
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
-        "reconstruct", help="show a video file beside its reconstruction from tokens"
+        "reconstruct",
+        help="show a video file beside its reconstruction from tokens",
+        examples=("video-vq reconstruct in.mp4 out.mp4 --tokenizer runs/tokenizer",),
     )
     parser.add_argument(
         "video", type=Path, metavar="IN", help="a video file of any size and length"
@@ -45,8 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Reconstruct."""
     from video_vq.media.probe import probe
 
+    options.require_new_video(arguments.out, arguments.video)
+    options.require_models(arguments)
     info = probe(arguments.video)
-    options.require_new_video(arguments.out)
     require_free(arguments.out, single_file=True)
     from video_vq.evaluation.reconstruct_file import reconstruct_file
     from video_vq.models.tokenizer import VideoTokenizer
@@ -79,4 +82,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"note: pixels of {arguments.video} are not square; they were made so")
     if made.num_damaged:
         print(f"note: the decoder had to mend {made.num_damaged} frames of {arguments.video}")
+    following.say_next("video-vq", "info", arguments.out)
     return 0

@@ -6,14 +6,20 @@ from pathlib import Path
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("report", help="one HTML page of scores, clips and curves")
+    parser = verbs.add_parser(
+        "report",
+        help="one HTML page of scores, clips and curves",
+        examples=("video-vq report runs/tokenizer", "video-vq report demo --out demo.html"),
+    )
     parser.add_argument(
         "folder",
         type=Path,
         metavar="RUN",
         help="a run folder, a folder of scores (evaluate), or a folder that holds several",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/report.html")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (default: report.html in RUN)"
+    )
     parser.set_defaults(run=run)
 
 

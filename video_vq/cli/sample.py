@@ -4,14 +4,22 @@ import argparse
 import os
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.stores.lock import held, require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("sample", help="sample clips from a prior")
+    parser = verbs.add_parser(
+        "sample",
+        help="sample clips from a prior",
+        examples=(
+            "video-vq sample --prior runs/prior --tokenizer runs/tokenizer --out samples --num 32",
+            "video-vq sample --prior runs/prior --tokenizer runs/tokenizer --out samples "
+            "--given clips",
+        ),
+    )
     options.add_prior(parser)
     options.add_tokenizer(parser)
     options.add_out(parser, "a clip store and mp4s; the same command again goes on")
@@ -25,9 +33,15 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--given",
         type=Path,
         metavar="STORE",
-        help="continue the first frames of a clip store's videos; the tokenizer must be causal",
+        help="continue the first frames of a clip store's videos; the tokenizer must be causal "
+        "(default: none)",
     )
-    parser.add_argument("--given-split", default="test", metavar="SPLIT", help="(default: test)")
+    parser.add_argument(
+        "--given-split",
+        default="test",
+        metavar="SPLIT",
+        help="of --given, and of a store of --actions (default: test)",
+    )
     parser.add_argument(
         "--given-frames",
         type=options.positive,
@@ -63,6 +77,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Sample."""
     settings = options.sampling_settings(arguments)
+    options.require_models(arguments)
+    _require_places(arguments)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
     from video_vq.evaluation.finished import finished_samples
@@ -102,4 +118,33 @@ def run(arguments: argparse.Namespace) -> int:
             write_videos(store, out / "videos")
     if is_main:
         print(f"{len(store.videos)} samples: {out} (mp4s in videos/)")
+        following.say_next(*_next(arguments))
     return 0
+
+
+def _require_places(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be read or written, before torch is loaded."""
+    from video_vq.media.encode import require_video_name
+    from video_vq.stores.clips import ClipStore
+    from video_vq.stores.places import require_out
+
+    inputs = {
+        "clip store that is continued": arguments.given,
+        "store of actions": arguments.actions,
+        "prior": arguments.prior,
+        "tokenizer": arguments.tokenizer,
+    }
+    require_out(arguments.out, inputs)
+    require_video_name(arguments.out / "videos" / "sample.mp4")
+    if arguments.given is not None:
+        ClipStore(arguments.given).indices(arguments.given_split)
+
+
+def _next(arguments: argparse.Namespace) -> tuple[str | Path, ...]:
+    if arguments.given is None:
+        return following.verify_words(arguments.out)
+    scores = following.unused(arguments.out.parent / "scores")
+    return (
+        *("video-vq", "evaluate", "--data", arguments.given, "--tokenizer", arguments.tokenizer),
+        *("--samples", arguments.out, "--split", arguments.given_split, "--out", scores),
+    )

@@ -4,11 +4,12 @@ import argparse
 import os
 from pathlib import Path
 
-from video_vq.cli import options
+from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.config import find_config, load_config, to_json
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.lock import require_free
+from video_vq.stores.places import require_not_input, require_writable
 from video_vq.training.finished import finished_by_same_command
 from video_vq.training.screen import lasting_screen
 from video_vq.training.stop_request import StopRequest
@@ -17,7 +18,15 @@ from video_vq.training.training_config import TokenizerTrainingConfig
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("train-tokenizer", help="train a tokenizer on a clip store")
+    parser = verbs.add_parser(
+        "train-tokenizer",
+        help="train a tokenizer on a clip store",
+        examples=(
+            "video-vq train-tokenizer --config video64 --data clips --out runs/tokenizer",
+            "video-vq train-tokenizer --config video64 --data clips --out runs/tokenizer "
+            "optim.steps=500 optim.lr=1e-4",
+        ),
+    )
     options.add_config(parser, "tokenizer")
     parser.add_argument(
         "--data", required=True, type=Path, metavar="STORE", help="a clip store (data-prep)"
@@ -34,7 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     options.require_dry_run_to_time(arguments)
     path = find_config(arguments.config, "tokenizer")
     config = load_config(TokenizerTrainingConfig, path, arguments.settings)
-    store = ClipStore(arguments.data)  # a wrong path is said before torch is loaded
+    # What is wrong with the paths is said before torch is loaded.
+    require_not_input(arguments.out, {"clip store": arguments.data})
+    store = ClipStore(arguments.data)
+    for split in ("train", "val"):
+        store.indices(split)
     go_on_as_recorded(arguments.out)
     if arguments.dry_run:
         from video_vq.training.plan import plan_tokenizer
@@ -48,9 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out, "tokenizer", to_json(config), store.content_hash
     )
     if finished is not None:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"already finished: {finished}\ntokenizer: {finished}")
+        _say_finished(arguments, f"already finished: {finished}\ntokenizer: {finished}")
         return 0
+    if not (arguments.out / "run.json").exists():  # a run that goes on may do so on a full disk
+        require_writable(arguments.out)
     with StopRequest() as request, lasting_screen():  # before torch is loaded, which takes seconds
         from video_vq.training.tokenizer import train_tokenizer
         from video_vq.training.trackers import chosen_trackers
@@ -63,7 +77,19 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.allow_change,
             request,
         )
-        if folder is not None and os.environ.get("RANK", "0") == "0":
-            print(f"tokenizer: {folder}")
+        if folder is not None:
+            _say_finished(arguments, f"tokenizer: {folder}")
         request.ignore_echo()
     return 0
+
+
+def _say_finished(arguments: argparse.Namespace, text: str) -> None:
+    """Say on rank 0 where the tokenizer is, and the command that encodes the same clips with it."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    print(text)
+    tokens = following.unused(arguments.out.parent / "tokens")
+    following.say_next(
+        *("video-vq", "encode", arguments.data),
+        *("--tokenizer", arguments.out, "--out", tokens),
+    )

@@ -18,6 +18,7 @@ from video_vq.data.clip_config import ClipConfig
 from video_vq.data.windows import frame_numbers, read_window, windows_of_video
 from video_vq.errors import InputError
 from video_vq.evaluation.raw_folder import is_folder_of_files
+from video_vq.media.decode import require_decoder
 from video_vq.media.folder import holds_video
 from video_vq.media.isolated import DecodedFile, FileDecoders, FileToDecode
 from video_vq.media.prepared import FrameRecipe
@@ -84,6 +85,13 @@ class StoredClips:
     def num_videos(self, shard: int) -> int:
         """Return how many videos a shard has."""
         return len(self._members[shard])
+
+    def has_clips(self) -> bool:
+        """Return whether any video gives a clip."""
+        return any(
+            windows_of_video(self._chosen, position, video.id, video.num_frames)
+            for position, video in enumerate(self.videos)
+        )
 
     def expect(self, shards: Sequence[int]) -> None:
         """Say which shards will be asked for, in their order: nothing is read ahead here."""
@@ -205,6 +213,7 @@ def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
             f"{path}: was listed by a version of data-prep that makes other frames; "
             "list the videos again"
         )
+    require_decoder(recipe.decoder)
     return recipe
 
 

@@ -16,13 +16,20 @@ from video_vq.evaluation.feature_file import (
     write_features,
 )
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.evaluation.features import Extractor, FeatureSet, features_of, require_source
+from video_vq.evaluation.features import (
+    Extractor,
+    FeatureSet,
+    count_clips,
+    features_of,
+    require_source,
+)
 from video_vq.evaluation.source_clip import Cut
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
 from video_vq.metrics.grouped import GroupedFeatures
 from video_vq.metrics.kernel import MIN_CLIPS, kernel_distance
 from video_vq.metrics.protocol import FVDProtocol
+from video_vq.metrics.resize import check_length
 from video_vq.metrics.uncertainty import (
     MIN_VIDEOS,
     DifferenceInterval,
@@ -57,15 +64,18 @@ class FVDResult(NamedTuple):
 def compare(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> FVDResult:
     """Return the FVD of two sets of features under one protocol."""
     first, second = real.of(protocol), fake.of(protocol)
-    smaller = min(len(first), len(second))
-    if smaller < 2:
-        raise InputError(f"FVD needs at least 2 clips on each side, found {smaller}")
+    _require_two(min(len(first), len(second)), "each side")
     value = frechet_distance(Moments.of(first), Moments.of(second), protocol.ddof)
     floor = None
     if len(set(real.groups)) > 1 and len(first) >= 4:
         floor = real_floor(first, real.groups, protocol.ddof)
     warnings = warnings_of(real, fake)
     return FVDResult(value, len(first), len(second), floor, warnings)
+
+
+def _require_two(found: int, where: str) -> None:
+    if found < 2:
+        raise InputError(f"{where}: FVD needs at least 2 clips, found {found}; name more videos")
 
 
 def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
@@ -163,6 +173,22 @@ class Comparison:
         self.max_clips, self.accelerator = max_clips, accelerator
         self.extractor = Extractor(network, protocols, cache)
         self._remarks: list[str] = []
+
+    def check(self, path: Path, split: str | None = None) -> None:
+        """Refuse what `read` or the score would refuse, before the first clip is read.
+
+        Raises:
+            InputError: a convention asks for clips of another length, there are fewer than 2 clips,
+                the split is empty, or see `read`.
+        """
+        for protocol in self.protocols:
+            check_length(self.cut.num_frames, protocol)
+        if is_saved(path):
+            _require_two(self.read(path).num_clips, str(path))
+            return
+        found = count_clips(path, self.cut, split)
+        most = found if self.max_clips is None else self.max_clips
+        _require_two(min(found, most), str(path))
 
     def read(self, path: Path, split: str | None = None) -> FeatureSet:
         """Return the features of a clip store, a folder of videos, or a file of features.

@@ -20,6 +20,7 @@ from video_vq.stores.files import difference, read_json
 CONFIDENCE = 0.95
 SAME = ("data", "split", "num_clips", "protocol")  # of an identity: else nothing can be compared
 
+FVD_ROWS = {"rFVD", "gFVD"}
 PER_CLIP = {
     "psnr": ("PSNR, dB", "↑"),
     "ssim": ("SSIM", "↑"),
@@ -112,7 +113,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
         cut = Cut(int(scores[0]["num_frames_in_fvd"]), int(scores[0]["frame_stride"]))
         rows += _fvd_rows(folders, scores, protocol, cut)
         rows += _rate_row(scores)
-        methods = _methods(scores, protocol, cut)
+        methods = _methods(scores, rows, protocol, cut)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{paths[0]} …: scores are damaged or of another version "
@@ -269,7 +270,9 @@ def _fvd_cells(
     return tuple(cells)
 
 
-def _methods(scores: Sequence[dict[str, Any]], protocol: FVDProtocol, cut: Cut) -> str:
+def _methods(
+    scores: Sequence[dict[str, Any]], rows: Sequence[Row], protocol: FVDProtocol, cut: Cut
+) -> str:
     num = int(scores[0]["num_clips"])
     counts = (num, num)
     cited = protocol.describe(counts, cut.num_frames, cut.stride)
@@ -277,11 +280,28 @@ def _methods(scores: Sequence[dict[str, Any]], protocol: FVDProtocol, cut: Cut) 
     return (
         f"{num} clips of split {scores[0]['split']}, one after another without overlap, of data "
         f"{str(scores[0]['identity']['data'])[:12]}. {cited}; network "
-        f"{str(scores[0]['network_sha256'])[:12]}. In brackets the 95 % interval of the difference "
-        "to the first column: over source videos, by Student's t for scores of clips, from split "
-        "halves for FVD at this N; bold where it leaves zero out."
+        f"{str(scores[0]['network_sha256'])[:12]}."
+        + _intervals(rows)
         + ("" if simulated is None else f" {simulated}")
     )
+
+
+def _intervals(rows: Sequence[Row]) -> str:
+    """Return what the brackets of a table are, and nothing of those that it does not have."""
+    shown = {name for name, _, cells in rows if any(cell.low is not None for cell in cells)}
+    how = []
+    if shown - FVD_ROWS:
+        how.append("by Student's t for scores of clips")
+    if shown & FVD_ROWS:
+        how.append("from split halves for FVD at this N")
+    if how:
+        return (
+            " In brackets the 95 % interval of the difference to the first column: over source "
+            f"videos, {', '.join(how)}; bold where it leaves zero out."
+        )
+    if any(len(cells) > 1 for _, _, cells in rows):
+        return " No difference has an interval: it takes scores of both over several videos."
+    return ""
 
 
 def _told(cell: Cell, plus_minus: str, strong: str, end: str) -> str:

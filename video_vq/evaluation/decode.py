@@ -12,6 +12,7 @@ from video_vq.evaluation.fit import require_same_tokenizer
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.stores.places import require_room
 from video_vq.stores.tokens import TokenStore
 
 CLIPS_PER_SHARD = 1024
@@ -46,6 +47,10 @@ def decode_store(
     num_shards = -(-len(rows) // CLIPS_PER_SHARD)
     mine = range(accelerator.process_index, num_shards, accelerator.num_processes)
     todo = [shard for shard in mine if not writer.is_committed(shard)]
+    missing = [shard for shard in range(num_shards) if not writer.is_committed(shard)]
+    height, width = store.header.frame_size_hw
+    clip_bytes = store.header.num_frames * height * width * 3
+    require_room(out, clip_bytes * sum(len(_part(rows, shard)) for shard in missing))
     bar = progress("decoding", sum(len(_part(rows, shard)) for shard in todo), "clip")
     for shard in todo:
         part = _part(rows, shard)

@@ -17,6 +17,8 @@ import numpy as np
 
 from video_vq.config import check_config
 from video_vq.errors import InputError
+from video_vq.evaluation.describe_video import folder_facts, video_facts
+from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.models.model_folder import CONFIG, TENSORS, read_model_config, read_tensor_headers
 from video_vq.models.prior_config import PriorConfig, PriorFacts
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
@@ -26,10 +28,8 @@ from video_vq.stores.shards import MANIFEST, PARTS
 
 RUN, METRICS, SCORES, STATE = "run.json", "metrics.jsonl", "scores.json", "state.json"
 KNOWN = (
-    "a clip store or a token store, finished or not; a list of raw videos; a tokenizer's or a "
-    "prior's folder; a run folder, its state folder or a checkpoint in it (state/step_…); an "
-    "evaluation (scores.json); or a file of these (.json, .jsonl, .npy, .safetensors); of "
-    "videos make a store by `data-prep folder`"
+    "a clip store, a token store, a list of raw videos, a model's or a run's folder, a checkpoint, "
+    "an evaluation, a file of these, and videos"
 )
 MAX_LINE = 160  # characters
 TAIL_BYTES = 1 << 16  # of metrics.jsonl: its last lines
@@ -79,14 +79,8 @@ def describe(path: Path) -> Description:
 
 Found = tuple[str, dict[str, Any]]
 _DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+    ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def _folder(path: Path) -> Found | None:
@@ -111,7 +105,10 @@ def _folder(path: Path) -> Found | None:
         if child.is_dir() and any((child / name).is_file() for name, _ in readers)
         if (found := _folder(child)) is not None
     }
-    return ("a folder that holds", dict(list(inside.items())[:9])) if inside else None
+    if inside:
+        return "a folder that holds", dict(list(inside.items())[:9])
+    videos = folder_facts(path)
+    return None if videos is None else ("a folder of videos", videos)
 
 
 def _file(path: Path) -> Found | None:
@@ -122,6 +119,8 @@ def _file(path: Path) -> Found | None:
         return "an array of a store", {"shape": _times(array.shape), **size, **_inside(path)}
     if path.suffix == ".safetensors":
         return "tensors", {**_tensor_facts(path), **_inside(path)}
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return "a video", video_facts(path)
     if path.suffix not in (".json", ".jsonl"):
         return None
     folder = path.parent.parent if path.parent.name == PARTS else path.parent

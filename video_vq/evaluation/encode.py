@@ -54,6 +54,8 @@ class Encoder:
         header = header_of_job(
             job, self._clips, config, facts, self._tokenizer.hash, accelerator.mixed_precision
         )
+        if isinstance(self._clips, StoredClips) and not self._clips.has_clips():
+            raise self._too_short()
         self._writer = TokenStoreWriter(job.out, header, owner=owner)
         if owner and listed is not None:
             keep_list(job.out, listed)
@@ -147,13 +149,16 @@ class Encoder:
         Raises:
             InputError: there is no clip.
         """
-        facts = self._tokenizer.facts
         if not self._writer.is_complete and not self._writer.num_grids(self.num_shards):
-            raise InputError(
-                f"{self._job.data}: no video is as long as a clip of this tokenizer "
-                f"({facts.num_frames} frames at stride {facts.stride}); prepare longer videos, "
-                "or fill up short ones (--short-videos)"
-            )
+            raise self._too_short()
+
+    def _too_short(self) -> InputError:
+        facts = self._tokenizer.facts
+        return InputError(
+            f"{self._job.data}: no video is as long as a clip of this tokenizer "
+            f"({facts.num_frames} frames at stride {facts.stride}); prepare longer videos, "
+            "or fill up short ones (--short-videos)"
+        )
 
     def finish(self) -> TokenStore:
         """Seal the token store."""

@@ -6,9 +6,10 @@ from typing import Any
 from accelerate import Accelerator
 
 from video_vq.data.clip_config import ShortVideos
+from video_vq.data.windows import usable_videos
 from video_vq.environment import environment
 from video_vq.evaluation.finished import finished_scores, identity_of_scores
-from video_vq.evaluation.fit import require_fit, require_same_tokenizer
+from video_vq.evaluation.fit import require_fit, require_large_enough, require_same_tokenizer
 from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.evaluation.likelihood import score_prior
 from video_vq.evaluation.scoring import Evaluation
@@ -18,6 +19,7 @@ from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import write_json
+from video_vq.stores.places import require_writable
 from video_vq.stores.tokens import TokenStore
 
 
@@ -71,6 +73,7 @@ def evaluate(
     )
     if (before := finished_scores(out, identity)) is not None:
         return before
+    require_writable(out)
     tokens = None if tokens_path is None else TokenStore(tokens_path)
     prior = None
     if prior_path is not None:
@@ -81,6 +84,17 @@ def evaluate(
         require_same_tokenizer(tokenizer, tokens.header.tokenizer_hash, str(tokens_path))
     if prior is not None:
         require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
+    if tokens is not None:
+        if prior is not None:
+            tokens.rows(split)
+        if prior is not None or (with_controls and samples is not None):
+            tokens.rows("train")
+    if with_controls and not tokenizer.config.backbone.causal:
+        facts = tokenizer.facts
+        train = (ClipStore(data), "train", facts.num_frames, facts.stride, short_videos)
+        usable_videos(*train)  # what k-means learns from
+    if st_lpips is not None:
+        require_large_enough(ClipStore(data), st_lpips)
     run = Evaluation(
         accelerator,
         data,

@@ -189,8 +189,7 @@ def features_of(
     """
     store = _store(path, cut)
     if store is not None:
-        if split is None and any(video.split == "test" for video in store.videos):
-            split = "test"
+        split = _split_of(store, split)
         windows = scoring_windows(store, split, cut.num_frames, cut.stride, max_clips, seed)
         return store_features(store, windows, extractor, str(path), split, accelerator)
     source = _folder_source(path, cut, None if max_clips is None else seed)
@@ -205,6 +204,27 @@ def require_source(path: Path, cut: Cut) -> None:
     """
     if _store(path, cut) is None:
         _folder_source(path, cut, None)
+
+
+def count_clips(path: Path, cut: Cut, split: str | None) -> int:
+    """Return how many clips `features_of` would find, some of which may prove unreadable.
+
+    Raises:
+        InputError: see `require_source`; or the split is empty, or its videos are too short.
+    """
+    store = _store(path, cut)
+    if store is None:
+        return len(_folder_source(path, cut, None).groups)
+    windows = scoring_windows(
+        store, _split_of(store, split), cut.num_frames, cut.stride, None, seed=0
+    )
+    return len(windows)
+
+
+def _split_of(store: ClipStore, split: str | None) -> str | None:
+    if split is None and any(video.split == "test" for video in store.videos):
+        return "test"
+    return split
 
 
 def _store(path: Path, cut: Cut) -> ClipStore | None:

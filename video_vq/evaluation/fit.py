@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from video_vq.errors import InputError
+from video_vq.metrics.perceptual import TRUNKS, StLpips
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
@@ -20,6 +21,21 @@ def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what:
             f"{what}: belongs to the tokenizer {tokenizer_hash[:12]}…, "
             f"this one is {tokenizer.hash[:12]}…; name the tokenizer it was made with, or make it "
             "again with `video-vq encode` and `video-vq train-prior`"
+        )
+
+
+def require_large_enough(store: ClipStore, st_lpips: StLpips) -> None:
+    """Refuse clips whose frames are too small for ST-LPIPS.
+
+    Raises:
+        InputError: says from which size on it scores.
+    """
+    least = TRUNKS[st_lpips.trunk].min_size
+    height, width = store.frame_size_hw
+    if min(height, width) < least:
+        raise InputError(
+            f"{store.path}: ST-LPIPS on {st_lpips.trunk} takes frames of at least {least} x "
+            f"{least} pixels, found {height} x {width}; leave --st-lpips out"
         )
 
 

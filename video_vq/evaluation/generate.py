@@ -1,6 +1,7 @@
 """Samples of a prior as a clip store: sharded over ranks, resumable, one seed per sample."""
 
 import difflib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from video_vq.models.sampling import TokenSampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.stores.places import require_room
 
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -78,6 +80,9 @@ def sample_store(
     mine = range(accelerator.process_index, num_shards, accelerator.num_processes)
     todo = [shard for shard in mine if not writer.is_committed(shard)]
     num_clips = sum(min(batch_size, num_samples - shard * batch_size) for shard in todo)
+    missing = [shard for shard in range(num_shards) if not writer.is_committed(shard)]
+    clip_bytes = 3 * math.prod((tokenizer.facts.num_frames, *prior.facts.frame_size_hw))
+    require_room(out, clip_bytes * min(batch_size * len(missing), num_samples))
     bar = progress("sampling", num_clips, "clip")
     _, rows, columns = prior.config.grid_thw
     num_given = 0 if prompts is None else prompts.num_latents * rows * columns

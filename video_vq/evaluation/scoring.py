@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from video_vq.data.clip_config import ShortVideos
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window, first_windows, read_window, scoring_windows
+from video_vq.errors import InputError
 from video_vq.evaluation import controls
 from video_vq.evaluation.classes import class_accuracy
 from video_vq.evaluation.compare import compare
@@ -45,6 +46,7 @@ from video_vq.evaluation.sheet import write_sheet
 from video_vq.metrics.perceptual import StLpips
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.reconstruction import psnr_per_clip
+from video_vq.metrics.resize import check_length
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
@@ -110,10 +112,35 @@ class Evaluation:
                 require_same_clips(self.samples.plan, self.store.content_hash, split)
         # FVD of 17 frames is another metric than of 16: what goes beyond is not scored by it.
         self.scored_frames = min(FVD_FRAMES, self.num_frames)
+        self.sample_windows = self._sample_windows()
+        self._require_scorable()
         self.network = load_feature_network(None, accelerator.device)
         self.extractor = Extractor(self.network, [protocol])
         self.gallery = Gallery()
         self.sets: dict[str, FeatureSet] = {"real": self._features("real")}
+
+    def _sample_windows(self) -> list[Window]:
+        """Return one clip for each sample, its first frames, cut as the real clips are."""
+        if self.samples is None:
+            return []
+        return [
+            window._replace(start=0, num_frames=self.scored_frames)
+            for window in scoring_windows(self.samples, None, self.num_frames, 1, None, self.seed)
+            if window.start < self.num_frames
+        ]
+
+    def _require_scorable(self) -> None:
+        """Refuse clips of which FVD cannot be computed, before the first one is read."""
+        check_length(self.scored_frames, self.protocol)
+        counts = {f"{self.store.path}, split {self.split}": len(self.windows)}
+        if self.samples is not None:
+            counts[str(self.samples.path)] = len(self.sample_windows)
+        for name, count in counts.items():
+            if count < 2:
+                raise InputError(
+                    f"{name}: FVD needs at least 2 clips, found {count}; take a larger --split or "
+                    "--num, or more samples"
+                )
 
     @property
     def real(self) -> FeatureSet:
@@ -209,12 +236,7 @@ class Evaluation:
     def generation(self, store: ClipStore) -> dict[str, Any]:
         """Score a clip store of samples: gFVD, memorisation, diversity."""
         protocol = self.generation_protocol
-        # One clip per sample, its first frames, cut as the real clips are.
-        windows = [
-            window._replace(start=0, num_frames=self.scored_frames)
-            for window in scoring_windows(store, None, self.num_frames, 1, None, self.seed)
-            if window.start < self.num_frames
-        ]
+        windows = self.sample_windows
         num_samples = len(windows)
         if protocol is None:
             windows = windows[: len(self.windows)]

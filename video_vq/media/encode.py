@@ -115,12 +115,23 @@ def write_frames(
 
 
 def require_video_name(path: str | Path) -> None:
-    """Refuse a file name that `write_video` would refuse.
+    """Refuse a file name that `write_video` would refuse, or for which there is no encoder.
 
     Raises:
-        InputError: names the suffixes that there are.
+        InputError: names the suffixes that there are, or the encoder that is missing.
     """
-    _format(Path(path), None, None)
+    import av
+
+    path = Path(path)
+    _, codec, _ = _format(path, None, None)
+    try:
+        av.Codec(_ENCODERS[codec], "w")
+    except ValueError:
+        raise InputError(
+            f"{path}: the FFmpeg of the installed PyAV has no encoder {_ENCODERS[codec]!r}, which "
+            f"{path.suffix} needs; install PyAV's own wheel (pip install --force-reinstall av), or "
+            "choose .avi"
+        ) from None
 
 
 def _format(path: Path, codec: Codec | None, quality: int | None) -> tuple[str, Codec, int]:

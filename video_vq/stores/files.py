@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from video_vq.errors import InputError
 
 PARTIAL = ".partial"
+HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256, and its beginning
 
 
 def sha256_file(path: Path) -> str:
@@ -240,3 +242,13 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
                 lines += difference(old[key], new[key], inner)
         return lines
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+def told_difference(old: Any, new: Any) -> list[str]:
+    """Return `difference` for people: settings first, and of hashes no more than a beginning.
+
+    A hash tells nobody anything where a setting differs, too: there it is left out.
+    """
+    lines = difference(old, new)
+    settings = [line for line in lines if not HASH.search(line)]
+    return settings or [HASH.sub(r"\1…", line) for line in lines]

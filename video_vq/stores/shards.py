@@ -15,10 +15,10 @@ from typing import Any
 from video_vq.errors import InputError
 from video_vq.stores.files import (
     PARTIAL,
-    difference,
     read_json,
     readable_json,
     sha256_json,
+    told_difference,
     write_json,
 )
 from video_vq.stores.lock import LOCK
@@ -109,7 +109,11 @@ class ShardFolder:
                 partial.unlink()
 
     def _require_same(self, old: Any, new: dict[str, Any]) -> None:
-        lines = difference(old, new)
+        if isinstance(old, dict) and (was := _kind(old)) != (wanted := _kind(new)):
+            raise InputError(
+                f"{self.path}: is {was}, and {wanted} is to be made; name another folder"
+            )
+        lines = told_difference(old, new)
         if lines:
             shown = "\n  ".join(lines[:12])
             advice = "Name another folder, repeat the old settings, or delete this one."
@@ -159,6 +163,15 @@ class ShardFolder:
         """Write the manifest with its own sha256: from here on the store is complete."""
         write_sealed(self.path / MANIFEST, manifest)
         shutil.rmtree(self.parts)
+
+
+def _kind(plan: dict[str, Any]) -> str:
+    """Return in words what a plan makes."""
+    if "tokenizer_hash" in plan:
+        return "a token store"
+    if plan.get("kind") == "samples":
+        return "a store of samples"
+    return "a store of decoded tokens" if plan.get("kind") == "decoded tokens" else "a clip store"
 
 
 def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) -> dict[str, Any]:

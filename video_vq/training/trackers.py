@@ -32,10 +32,24 @@ def chosen_trackers(asked: Sequence[str] | None) -> tuple[TrackerName, ...]:
 
     Args:
         asked: names; "none" for no tracker; None for TensorBoard where it is installed.
+
+    Raises:
+        InputError: one is not installed.
     """
     if asked is None:
         return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
-    return tuple(name for name in get_args(TrackerName) if name in asked)
+    names: tuple[TrackerName, ...] = tuple(n for n in get_args(TrackerName) if n in asked)
+    for name in names:
+        _require_installed(name)
+    return names
+
+
+def _require_installed(name: TrackerName) -> None:
+    if importlib.util.find_spec(name) is None:
+        raise InputError(
+            f"--tracker {name}: not installed; `pip install {name}`, or leave --tracker out "
+            "(metrics.jsonl is written always)"
+        )
 
 
 class Trackers:
@@ -61,11 +75,7 @@ class Trackers:
         self._trackers = [self._start(name, config, first_step) for name in names]
 
     def _start(self, name: TrackerName, config: dict[str, Any], first_step: int) -> Tracker:
-        if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"--tracker {name}: not installed; `pip install {name}`, or leave --tracker out "
-                "(metrics.jsonl is written always)"
-            )
+        _require_installed(name)
         try:
             tracker = self._make(name, first_step)
             tracker.start()

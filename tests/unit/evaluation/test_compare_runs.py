@@ -1,8 +1,18 @@
 """A table of evaluations: bold is what can be told apart, and nothing else."""
 
-import pytest
+from pathlib import Path
 
-from video_vq.evaluation.compare_runs import Cell, Comparison
+import numpy as np
+import pytest
+from trained import scores_of
+
+from video_vq.evaluation.compare_runs import Cell, Comparison, compare_runs
+from video_vq.evaluation.feature_file import write_features
+from video_vq.evaluation.feature_network import named_i3d
+from video_vq.evaluation.features import FeatureSet
+from video_vq.evaluation.source_clip import Cut
+from video_vq.metrics.protocol import fvd_protocol
+from video_vq.stores.files import write_json
 
 
 @pytest.mark.parametrize(
@@ -18,3 +28,44 @@ def test_equal_scores_are_not_bold():
     equal = Comparison(("a", "a"), (("PSNR, dB", "↑", (Cell(27.11), Cell(27.11, 0.0, 0.0))),), "")
     assert "| 27.11 (+0 ± 0) |" in equal.markdown()
     assert "textbf" not in equal.latex()
+
+
+def evaluated(path: Path, number: int, num_videos: int, with_fvd: bool) -> Path:
+    """Write an evaluation of two clips of each of some videos."""
+    groups = tuple(f"video {clip % num_videos}" for clip in range(2 * num_videos))
+    scores = scores_of("a tokenizer")
+    same = {"split": "test", "num_clips": len(groups), "protocol": scores["protocol"]}
+    scores["identity"] |= {"data": "d" * 64, **same}
+    random = np.random.default_rng(number)
+    psnr = random.normal(30, 1, len(groups)).tolist()
+    scores["reconstruction"]["clips"] = [
+        {"group": group, "psnr": value} for group, value in zip(groups, psnr, strict=True)
+    ]
+    scores["num_clips"] = len(groups)
+    del scores["prior"]
+    path.mkdir()
+    preparation = fvd_protocol("styleganv").preparation
+    for seed, name in enumerate(("real", "reconstructed") if with_fvd else ("real",)):
+        draw = np.random.default_rng(seed + number * (name != "real"))
+        rows = {preparation: draw.normal(size=(len(groups), 400)).astype(np.float32)}
+        features = FeatureSet(name, rows, groups, (), "h" * 64, "test", {"16x16": len(groups)})
+        file = path / f"features-{name}.safetensors"
+        write_features(file, features, named_i3d(), Cut(4, 1))
+    write_json(path / "scores.json", scores)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("num_videos", "with_fvd", "shown"),
+    [(1, True, ()), (3, False, ("Student's t",)), (16, True, ("Student's t", "split halves"))],
+)
+def test_only_intervals_that_the_table_shows_are_explained(tmp_path, num_videos, with_fvd, shown):
+    paths = [evaluated(tmp_path / f"{n}", n, num_videos, with_fvd) for n in range(2)]
+    told = compare_runs(paths).markdown()
+    table, _, methods = told.rpartition("\n\n")
+    assert ("(" in table.replace(str(tmp_path), "")) == ("In brackets" in methods) == bool(shown)
+    for how in ("Student's t", "split halves"):
+        assert (how in methods) == (how in shown)
+    assert ("No difference has an interval" in methods) == (not shown)
+    alone = compare_runs(paths[:1]).markdown()  # nothing to compare: nothing to explain
+    assert "interval" not in alone.rpartition("\n\n")[2]

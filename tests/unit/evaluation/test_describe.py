@@ -15,6 +15,7 @@ from trained import scores_of, trained_prior, trained_tokenizer
 from video_vq.cli import main
 from video_vq.errors import InputError
 from video_vq.evaluation.describe import describe
+from video_vq.media.encode import write_video
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import sha256_json
 from video_vq.stores.shards import HASH
@@ -106,6 +107,7 @@ def test_other_things_are_refused_with_a_list_of_what_is_known(written, tmp_path
         assert main(["info", str(path)]) == 1
         error = capsys.readouterr().err
         assert "is nothing that video-vq wrote; `video-vq info` knows a clip store" in error
+        assert len(error.replace(str(path), "").split()) < 40
     assert main(["info", str(tmp_path / "none")]) == 1
     assert "no such file or folder; `video-vq info` knows" in capsys.readouterr().err
     # A folder that holds such things is described by them.
@@ -114,6 +116,47 @@ def test_other_things_are_refused_with_a_list_of_what_is_known(written, tmp_path
     assert "a folder that holds" in told
     assert "a finished clip store" in told
     assert len(told.splitlines()) <= 10
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "codec"),
+    [
+        ("a.mp4", 24, "h264, in mov,mp4,m4a,3gp,3g2,mj2"),
+        ("b.avi", 10, "mpeg4, in avi"),
+        ("c.webm", 30000 / 1001, "vp9, in matroska,webm"),
+        ("D.MKV", 12.5, "h264, in matroska,webm"),
+    ],
+)
+def test_a_video_file_is_told_by_size_rate_length_and_codec(tmp_path, capsys, name, fps, codec):
+    write_video(tmp_path / name, np.zeros((9, 32, 48, 3), np.uint8), fps)
+    assert main(["info", str(tmp_path / name)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == f"{tmp_path / name}: a video"
+    told = dict(row.split(maxsplit=1) for row in rows)
+    assert told["frames"] == "9 of 32 x 48"
+    assert float(told["fps"]) == pytest.approx(fps, abs=1e-3)
+    assert told["length"] == f"{9 / fps:.2f} seconds"
+    assert told["codec"] == codec
+    assert told["size"] == f"{(tmp_path / name).stat().st_size / 1e6:.2f} MB"
+    assert main(["info", "--json", str(tmp_path / name)]) == 0
+    assert json.loads(capsys.readouterr().out)["codec"] == codec
+
+
+def test_a_folder_of_videos_is_told_and_what_makes_a_store_of_it(tmp_path, capsys):
+    for name in ("left/a.mp4", "right/b.mp4"):
+        (tmp_path / name).parent.mkdir()
+        write_video(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8), 10)
+    assert main(["info", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{tmp_path}: a folder of videos\n  videos    2, together 0.0 MB\n")
+    assert "classes   left, right" in out
+    assert f"next      data-prep folder {tmp_path} --out STORE" in out
+
+
+def test_a_file_that_only_is_named_like_a_video_is_said_to_be_none(tmp_path, capsys):
+    (tmp_path / "a.mp4").write_text("hello")
+    assert main(["info", str(tmp_path / "a.mp4")]) == 1
+    assert "is no video file that FFmpeg understands" in capsys.readouterr().err
 
 
 JSON_FILES = (

@@ -39,6 +39,50 @@ def test_another_plan_is_refused_and_the_difference_shown(tmp_path):
         ShardFolder(tmp_path / "done", {"size": 128})
 
 
+HASHES = ("ab" * 32, "cd" * 32)
+
+
+def test_a_difference_begins_with_settings_and_shows_hashes_only_where_nothing_else_differs(
+    tmp_path,
+):
+    first = {"list_sha256": HASHES[0], "num_videos": 3, "size_hw": [64, 64]}
+    ShardFolder(tmp_path / "store", first)
+    with pytest.raises(InputError) as caught:
+        ShardFolder(tmp_path / "store", {**first, "list_sha256": HASHES[1], "size_hw": [32, 32]})
+    lines = str(caught.value).splitlines()
+    assert lines[1:-1] == ["  size_hw: [64, 64] -> [32, 32]"]
+    with pytest.raises(InputError) as caught:
+        ShardFolder(tmp_path / "store", {**first, "list_sha256": HASHES[1]})
+    lines = str(caught.value).splitlines()
+    assert lines[1:-1] == ["  list_sha256: 'abababababab…' -> 'cdcdcdcdcdcd…'"]
+
+
+KINDS = {
+    "a clip store": {"source": "folder"},
+    "a token store": {"tokenizer_hash": HASHES[0]},
+    "a store of samples": {"kind": "samples"},
+    "a store of decoded tokens": {"kind": "decoded tokens"},
+}
+
+
+@pytest.mark.parametrize("old", KINDS)
+@pytest.mark.parametrize("new", KINDS)
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_store_of_another_kind_is_named_in_one_line_without_internals(
+    tmp_path, old, new, finished
+):
+    folder = ShardFolder(tmp_path / "store", KINDS[old])
+    if finished:
+        folder.seal({"format": "f", "version": 1, "plan": KINDS[old]})
+    if old == new:
+        ShardFolder(tmp_path / "store", KINDS[new])
+        return
+    with pytest.raises(InputError) as caught:
+        ShardFolder(tmp_path / "store", KINDS[new])
+    told = f"{tmp_path / 'store'}: is {old}, and {new} is to be made; name another folder"
+    assert str(caught.value) == told
+
+
 def test_only_the_owner_clears_what_is_half_written(tmp_path):
     path = tmp_path / "store"
     ShardFolder(path, {})

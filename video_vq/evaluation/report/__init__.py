@@ -14,6 +14,7 @@ from video_vq.evaluation.report.pipeline import lead
 from video_vq.evaluation.report.sections import SECTIONS
 from video_vq.stores.files import write_bytes
 from video_vq.stores.lock import held
+from video_vq.stores.places import require_writable
 
 MAX_BYTES = 20_000_000
 QUALITIES = (18, 26, 34)  # of H.264: the first at which the page is small enough
@@ -34,6 +35,9 @@ def write_report(path: Path, out: Path | None = None) -> Path:
             writing the page.
     """
     out = path / "report.html" if out is None else out
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name the page in it, as {out / 'report.html'}")
+    require_writable(out.parent)
     parts = find_parts(path)
     with held(out, single_file=True):
         return _write_page(parts, path, out)
@@ -50,6 +54,7 @@ def _write_page(parts: Parts, path: Path, out: Path) -> Path:
             f"{path}: the report would have {len(page) / 1e6:.0f} MB, more than "
             f"{MAX_BYTES / 1e6:.0f}; report its folders one by one"
         )
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, page)
     return out
 

@@ -1,0 +1,176 @@
+"""What a verb prints as `next:` is a command that works, with the paths that were just used."""
+
+import shlex
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
+from torch import nn
+from trained import scores_of, trained_prior, trained_tokenizer
+
+import data_prep.cli
+import video_vq.cli
+from video_vq.cli import following
+from video_vq.media.encode import write_video
+
+COMMANDS = {"video-vq": video_vq.cli, "data-prep": data_prep.cli}
+ONE_STEP = ("optim.steps=1", "optim.warmup_steps=0", "--tracker", "none")
+
+
+def mean_network() -> nn.Module:
+    """Return a feature network for `fvd --network`: the mean colour of each quarter."""
+    return nn.Sequential(nn.AdaptiveAvgPool3d((1, 2, 2)), nn.Flatten())
+
+
+def printed(capsys) -> list[str]:
+    """Return the words of the one `next:` command that was printed, which its parser takes."""
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: "))
+    parsed = COMMANDS[words[0]].make_parser().parse_args(words[1:])
+    for name in ("out", "sheet"):
+        target = getattr(parsed, name, None)
+        is_report = words[1] == "report"
+        assert target is None or is_report or not target.exists(), f"{target} is there already"
+    return words
+
+
+def run(*words: object) -> None:
+    command, *rest = map(str, words)
+    assert COMMANDS[command].main(rest) == 0
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Return a folder with a space in its name, a clip store and configs in it."""
+    root = tmp_path / "my runs"
+    root.mkdir()
+    make_clip_store(root / "clips")
+    (root / "t.yaml").write_text(SMALL_TOKENIZER)
+    (root / "p.yaml").write_text(SMALL_PRIOR)
+    return root
+
+
+def test_following_every_next_line_leads_from_a_clip_store_to_checked_samples(root, capsys):
+    (root / "tokens").mkdir()  # in use for something else
+    train = ("video-vq", "train-tokenizer", "--config", root / "t.yaml", "--data", root / "clips")
+    run(*train, "--out", root / "tokenizer", *ONE_STEP)
+    encode = printed(capsys)
+    assert encode[:3] == ["video-vq", "encode", str(root / "clips")]
+    assert encode[-1] == str(root / "tokens-2")
+    run(*encode)
+    train = printed(capsys)
+    assert train[1] == "train-prior"
+    run(
+        *train,
+        "model.width=32",
+        "model.depth=1",
+        "model.heads=2",
+        "optim.batch_size=2",
+        "run.num_workers=0",
+        *ONE_STEP,
+    )
+    sample = printed(capsys)
+    assert sample[sample.index("--tokenizer") + 1] == str(root / "tokenizer")
+    run(*sample, "--num", "2")
+    verify = printed(capsys)
+    assert verify[:3] == ["data-prep", "verify", str(root / "samples")]
+    run(*verify)
+    assert (root / "samples.png").is_file()
+    tokens = ("decode", root / "tokens-2", "--tokenizer", root / "tokenizer")
+    run("video-vq", *tokens, "--split", "test", "--out", root / "decoded")
+    capsys.readouterr()
+    run("video-vq", *tokens, "--split", "test", "--out", root / "decoded")  # it is finished
+    run(*printed(capsys))
+
+
+def test_tokens_without_a_train_split_are_decoded_next(root, capsys):
+    make_clip_store(root / "one", num_videos=1)
+    trained_tokenizer().save_pretrained(root / "t")
+    run("video-vq", "encode", root / "one", "--tokenizer", root / "t", "--out", root / "tokens")
+    decode = printed(capsys)
+    assert decode[1] == "decode"
+    run(*decode)
+
+
+def test_samples_that_continue_a_store_are_scored_against_it_next(root, capsys):
+    tokenizer, prior = trained_tokenizer(causal=True), trained_prior()
+    tokenizer.save_pretrained(root / "t")
+    prior.facts = replace(prior.facts, tokenizer_hash=tokenizer.hash, num_frames=3)
+    prior.save_pretrained(root / "p")
+    models = ("--prior", root / "p", "--tokenizer", root / "t")
+    given = ("--given", root / "clips", "--given-split", "val", "--num", "2")
+    run("video-vq", "sample", *models, *given, "--out", root / "samples")
+    evaluate = printed(capsys)
+    assert evaluate[1:4] == ["evaluate", "--data", str(root / "clips")]
+    assert evaluate[evaluate.index("--split") + 1] == "val"
+    video = root / "in.mp4"
+    write_video(video, np.zeros((9, 16, 16, 3), np.uint8), 10)
+    run("video-vq", "continue", video, *models, "--class", "left", "--out", root / "out.mp4")
+    run(*printed(capsys))
+    assert f"{root / 'out.mp4'}: a video" in capsys.readouterr().out
+    run("video-vq", "reconstruct", video, root / "both.mp4", "--tokenizer", root / "t")
+    run(*printed(capsys))
+    assert f"{root / 'both.mp4'}: a video" in capsys.readouterr().out
+
+
+def test_an_evaluation_is_reported_next(root, monkeypatch, capsys):
+    trained_tokenizer().save_pretrained(root / "t")
+    scores = scores_of("t")
+    monkeypatch.setattr("video_vq.evaluation.evaluate.evaluate", lambda *_: scores)
+    monkeypatch.setattr("video_vq.evaluation.summary.summary", lambda _: "scores")
+    data = ("--data", root / "clips", "--tokenizer", root / "t")
+    run("video-vq", "evaluate", *data, "--out", root / "scores")
+    assert printed(capsys) == ["video-vq", "report", str(root / "scores")]
+
+
+def test_features_that_were_saved_score_the_same_fake_next(root, monkeypatch, capsys):
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(root / "cache"))
+    make_clip_store(root / "fake", size=8)
+    torch.manual_seed(0)
+    how = ("--frames", "4", "--protocol", "google", "--network", f"{__name__}:mean_network")
+    saved = root / "real.safetensors"
+    run("video-vq", "fvd", root / "clips", root / "fake", *how, "--save-real", saved)
+    again = capsys.readouterr()
+    (first,) = [line for line in again.out.splitlines() if line.startswith("FVD ")]
+    (line,) = [line for line in again.out.splitlines() if line.startswith("next: ")]
+    run(*shlex.split(line.removeprefix("next: ")))
+    told = capsys.readouterr()
+    assert first in told.out
+    assert "next: " not in told.out
+
+
+def test_the_numbers_stand_before_the_warnings_in_one_log(root, monkeypatch):
+    """Both streams go into one file: what limits a number must not stand before it, as a wall."""
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(root / "cache"))
+    make_clip_store(root / "fake", num_videos=9, size=8)
+    how = ("--frames", "4", "--protocol", "google", "--network", f"{__name__}:mean_network")
+    log = root / "log"
+    with (  # as in `… > log 2>&1`
+        log.open("a") as out,
+        log.open("a", buffering=1) as error,
+        redirect_stdout(out),
+        redirect_stderr(error),
+    ):
+        run("video-vq", "fvd", root / "clips", root / "fake", *how)
+    told = log.read_text()
+    assert told.index("FVD ") < told.index(", real data ") < told.index("\n3 warnings:\n  ")
+    block = told[told.index("3 warnings:") :].splitlines()[1:]
+    assert len(block) == 3
+    assert all(line.startswith("  ") for line in block)
+
+
+def test_a_tokenizer_that_lies_elsewhere_is_named_as_a_place_to_fill_in(tmp_path):
+    (tmp_path / "a").mkdir()
+    found = following.tokenizer_of("0" * 64, [tmp_path / "a", tmp_path / "b"])
+    assert found == following.ANY_TOKENIZER
+
+
+def test_a_name_that_is_free_is_proposed(tmp_path):
+    assert following.unused(tmp_path / "a.png") == tmp_path / "a.png"
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a-2.png").touch()
+    assert following.unused(tmp_path / "a.png") == tmp_path / "a-3.png"

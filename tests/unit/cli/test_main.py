@@ -1,0 +1,85 @@
+"""What ends a verb becomes one line on stderr and an exit status, on whichever rank."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import video_vq.cli
+from video_vq.cli import info, main
+from video_vq.errors import ConfigError, InputError
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names it on a GPU."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; what was finished is kept, the same command goes on"),
+        (ConfigError("two mistakes"), 2, "two mistakes"),
+        (InputError("no such folder"), 1, "no such folder"),
+        (MemoryError(), 1, "out of memory (MemoryError); lower optim.batch_size"),
+        (MemoryError("64 GB\nat line 3"), 1, "out of memory (64 GB); lower optim.batch_size"),
+        (OutOfMemoryError("CUDA"), 1, "out of memory (CUDA); lower optim.batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), 1,
+         "out of memory ([enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes); "),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("rank", "where"), [(None, ""), ("0", ""), ("1", " [rank 1]")])
+def test_what_ends_a_verb_is_one_line_and_a_status(
+    monkeypatch, capsys, error, status, message, rank, where
+):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(info, "run", lambda arguments: (_ for _ in ()).throw(error))
+    assert main(["info", "."]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"video-vq{where}: {message}")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_verb_that_is_done_passes_its_status_on(monkeypatch):
+    for status in (0, 1):
+        monkeypatch.setattr(info, "run", lambda arguments, status=status: status)
+        assert main(["info", "."]) == status
+
+
+def test_any_other_error_is_shown_whole(monkeypatch):
+    def fail(arguments):
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(info, "run", fail)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        main(["info", "."])
+
+
+def test_a_reader_that_has_gone_ends_the_verb_with_1_and_says_nothing_more():
+    """As in `video-vq info … | head -0`: flushing stdout at exit must not fail once more."""
+    code = (
+        "import sys\n"
+        "from video_vq.cli import info, main\n"
+        "info.run = lambda arguments: print('x' * 100_000, flush=True)\n"
+        "status = main(['info', '.'])\n"
+        "print('what is left in the buffer')\n"
+        "print('the end', file=sys.stderr)\n"
+        "sys.exit(status)\n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "the end\n")
+
+
+def test_the_verbs_stand_in_the_help_in_the_order_of_work():
+    helped = video_vq.cli.make_parser().format_help()
+    places = [helped.index(f"\n    {name} ") for name in ("encode", "sample", "evaluate", "doctor")]
+    assert places == sorted(places)
+    assert "accelerate launch --multi_gpu --num_processes N -m video_vq" in helped

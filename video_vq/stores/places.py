@@ -1,0 +1,79 @@
+"""What can be known of a place to write to before anything is computed for it."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from video_vq.errors import InputError
+from video_vq.stores.shards import MANIFEST
+
+ENOUGH = 1 << 16  # bytes: what a full disk no longer takes
+
+
+def require_out(out: Path, inputs: Mapping[str, Path | None]) -> None:
+    """Refuse an output that is one of the inputs, or that cannot be written.
+
+    Of a finished store nothing will be written: it may lie on a disk that takes nothing.
+
+    Args:
+        out: the folder that is to be made or filled.
+        inputs: what each input is, in words -> its path, None where it was not given.
+
+    Raises:
+        InputError: says which input it is, or why it cannot be written.
+    """
+    require_not_input(out, inputs)
+    if not (out / MANIFEST).exists():
+        require_writable(out)
+
+
+def require_not_input(out: Path, inputs: Mapping[str, Path | None]) -> None:
+    """Refuse an output that is one of the inputs; see `require_out`."""
+    for what, path in inputs.items():
+        if path is not None and out.resolve() == path.resolve():
+            raise InputError(f"{out}: is the {what} itself; name another place for what is made")
+
+
+def require_writable(out: Path) -> None:
+    """Refuse a folder that cannot be made, or in which nothing can be written; leaves no trace.
+
+    Raises:
+        InputError: it is a file, or the system refuses a file in it or in the folder above it.
+    """
+    folder = _nearest(out)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(ENOUGH))
+            file.flush()
+    except OSError as error:
+        raise InputError(
+            f"{out}: is no folder that can be written ({error.strerror or error}); make room or "
+            "name another place"
+        ) from None
+
+
+def require_room(out: Path, num_bytes: int) -> None:
+    """Refuse what is larger than the room that the disk of a folder has.
+
+    Args:
+        out: the folder; it need not be there yet.
+        num_bytes: that are still to be written.
+
+    Raises:
+        InputError: names both sizes.
+    """
+    free = shutil.disk_usage(_nearest(out)).free
+    if num_bytes > free:
+        raise InputError(
+            f"{out}: will take {num_bytes / 1e9:,.3g} GB, its disk has {free / 1e9:,.3g} GB left; "
+            "make room, or name a folder on another disk"
+        )
+
+
+def _nearest(path: Path) -> Path:
+    """Return the folder itself, or the nearest one above it that is there."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
