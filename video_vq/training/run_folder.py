@@ -79,10 +79,9 @@ class RunFolder:
             if lock is not None:
                 lock.release()
             raise
-        if lock is not None:
-            # Not by `close`: a checkpoint may still be on its way to the disk then, and its thread
-            # keeps this object.
-            weakref.finalize(self, lock.release)
+        # Not by `close`: a checkpoint may still be on its way to the disk then, and its thread keeps
+        # this object.
+        self._let_go = None if lock is None else weakref.finalize(self, lock.release)
 
     def _open(self, identity: dict[str, Any], allowed: Sequence[str]) -> None:
         """Compare the run with what the folder holds, and describe it there."""
@@ -104,6 +103,11 @@ class RunFolder:
         elif is_main:
             path.mkdir(parents=True, exist_ok=True)
             write_json(run_file, {"identity": identity, "environment": environment()})
+
+    def let_go(self) -> None:
+        """Free the folder for others, when a run has failed: its error may keep this object."""
+        if self._let_go is not None:
+            self._let_go()
 
     def finished_model(self, steps: int) -> Path | None:
         """Return the folder of the model that this run made, None while there is work left."""
@@ -172,6 +176,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
+            self.let_go()
             raise InputError(
                 f"{folder}: the finished model could not be written: {error}; make room, then the "
                 "same command goes on from the last good checkpoint"
@@ -226,6 +231,7 @@ def diverged(run: RunFolder, step: int, bad_in_a_row: int) -> InputError:
     """Return the error that ends a run whose numbers have gone wrong."""
     found = run.checkpoints.newest()
     healthy = "there is none yet" if found is None else str(run.checkpoints.folder(found[0]))
+    run.let_go()
     return InputError(
         f"the loss or its gradient was not finite {bad_in_a_row} steps in a row, up to step "
         f"{step}; the last healthy checkpoint: {healthy}. Lower optim.lr or optim.clip_norm, or "

@@ -18,7 +18,7 @@ from video_vq.errors import InputError
 from video_vq.stores import files
 from video_vq.stores.lock import LOCK
 from video_vq.training.distributed import make_accelerator
-from video_vq.training.run_folder import RunFolder, refuse_changes
+from video_vq.training.run_folder import RunFolder, diverged, refuse_changes
 from video_vq.training.schedule import make_optimizer
 from video_vq.training.state import TrainingState
 from video_vq.training.trackers import Trackers
@@ -151,6 +151,19 @@ def test_a_run_that_is_refused_or_not_rank_0_holds_nothing(tmp_path):
             open_run(path)
         assert {entry.name for entry in path.iterdir()} == {LOCK}
         RunFolder(path, "prior", CONFIG, {}, is_main=False)
+
+
+@pytest.mark.parametrize("how", ["diverged", "not exported"])
+def test_a_run_that_failed_holds_its_folder_no_longer_than_its_error_is_known(tmp_path, how):
+    run = open_run(tmp_path / "run")
+    assert is_held(tmp_path / "run")
+    if how == "diverged":
+        diverged(run, 3, 10)
+    else:
+        with pytest.raises(InputError, match="make room"), run.exporting(tmp_path / "run"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert not is_held(tmp_path / "run")
+    assert run.is_main
 
 
 def lines(path: Path) -> list[int]:
