@@ -79,8 +79,8 @@ class RunFolder:
             if lock is not None:
                 lock.release()
             raise
-        # Not by `close`: a checkpoint may still be on its way to the disk then, and its thread keeps
-        # this object.
+        # Not by `close`: a checkpoint may still be on its way to the disk then, and the thread that
+        # writes it keeps this object.
         self._let_go = None if lock is None else weakref.finalize(self, lock.release)
 
     def _open(self, identity: dict[str, Any], allowed: Sequence[str]) -> None:
