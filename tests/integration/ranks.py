@@ -173,9 +173,7 @@ def validation(folder: Path, out: Path) -> None:
         assert len(windows) >= number
         assert len(rows) >= number
         stop = StopFlag(accelerator, out, None)
-        averages = TrainingState(
-            accelerator, tokenizer, RunConfig(), CodeUsage(32)
-        ).averages.tensors
+        averages = Averages(tokenizer, RunConfig()).tensors
         scores = tokenizer_module.score(
             accelerator, tokenizer, averages, clips, windows[:number], 4, stop
         )
