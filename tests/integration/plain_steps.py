@@ -204,7 +204,8 @@ def tokenizer_steps(config: TokenizerTrainingConfig, store: ClipStore, world: in
         )
         restarted = codebook.update(everything, seed).restarted
         follow(averages, tokenizer, step, config.run.average_decay)
-        averages["quantizer.codebook.codes"][restarted] = codebook.codes[restarted]
+        codes = "quantizer.codebook.codes"
+        averages[codes][restarted] = tokenizer.state_dict()[codes][restarted]
         losses[step + 1] = {name: float(mean([part[name] for part in means])) for name in means[0]}
 
     lecam = {"lecam.anchors": anchors, "lecam.num_updates": torch.tensor(anchor_updates)}

@@ -20,7 +20,7 @@ from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
-from video_vq.quantizers.rows import CodebookStatistics
+from video_vq.quantizers.rows import CodebookStatistics, QuantizerOutput
 from video_vq.stores.clips import ClipStore
 from video_vq.training.distributed import (
     StopFlag,
@@ -122,6 +122,7 @@ def train_tokenizer(
         statistics: list[CodebookStatistics] = []
         weights: dict[str, float] = {}
         means: dict[str, Tensor] = {}  # of each loss over the micro-batches, unweighted
+        watched: list[tuple[Tensor, QuantizerOutput]] = []  # the last micro-batch of a logged step
         for number, batch in enumerate(micro_batches):
             is_last = number == optim.accumulation - 1
             with timer("data"):
@@ -130,7 +131,8 @@ def train_tokenizer(
                 with timer("forward"):
                     output = training.model(video)
                     if is_last and training.log_is_due:
-                        output.quantized.rows.passed.retain_grad()  # for `watched_step` below
+                        output.quantized.rows.passed.retain_grad()
+                        watched.append((video, output.quantized))
                     parts = losses(output, video, step, number)
                     weights = {name: losses.weight(name, step) for name in parts}
                     loss = torch.stack([weights[name] * parts[name] for name in parts]).sum()
@@ -161,7 +163,7 @@ def train_tokenizer(
                 figures["codebook/restarted"] = restarted
                 if was_made:
                     figures |= {} if discriminator is None else discriminator.numbers()
-                    figures |= watched_step(accelerator, tokenizer, video, output.quantized)
+                    figures |= watched_step(accelerator, tokenizer, *watched[-1])
             training.log(figures, warnings)
 
     return training.export(facts) if training.is_finished else None
