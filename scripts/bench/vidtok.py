@@ -30,21 +30,21 @@ FIRST_MIX = 2.0  # the pooled or repeated frames begin with a share of sigmoid(2
 
 def conv(in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> nn.Conv3d:
     """Return a convolution that keeps t, h and w."""
-    padding = tuple(size // 2 for size in kernel)
-    return nn.Conv3d(in_channels, out_channels, kernel, padding=padding)
+    t, h, w = (size // 2 for size in kernel)
+    return nn.Conv3d(in_channels, out_channels, kernel, padding=(t, h, w))
 
 
-class ChannelNorm(nn.LayerNorm):
+class ChannelNorm(nn.Module):
     """Layer norm over the channels of each position."""
 
     def __init__(self, width: int):
-        super().__init__(width, eps=1e-6)
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Features) -> Features:
         """Normalise; the result lies channels last in memory, which the convolutions keep."""
-        return rearrange(
-            super().forward(rearrange(x, "b c t h w -> b t h w c")), "b t h w c -> b c t h w"
-        )
+        rows = self.norm(rearrange(x, "b c t h w -> b t h w c"))
+        return rearrange(rows, "b t h w c -> b c t h w")
 
 
 class ResidualBlock(nn.Module):

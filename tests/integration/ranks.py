@@ -23,7 +23,6 @@ from video_vq.cli import main
 from video_vq.config import load_config
 from video_vq.data.windows import every_window
 from video_vq.errors import InputError
-from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import PriorConfig
 from video_vq.models.tokenizer import VideoTokenizer

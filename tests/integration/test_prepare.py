@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from holder import Holder
 
-from data_prep import cli
+from data_prep import cli, run
 from data_prep.cli import main
 from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
 from data_prep.tfrecord import scan_records

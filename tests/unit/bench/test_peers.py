@@ -20,7 +20,7 @@ from vidtok import (
     factorised,
 )
 
-from video_vq.training.schedule import make_optimizer
+from video_vq.training.optimizer import make_optimizer
 
 PEERS = ["VidTok-like", "MAGVIT-like"]
 SHARE = 1 / (1 + torch.tensor(-2.0).exp())  # of the pooled or repeated frames at the start

@@ -298,6 +298,7 @@ def test_a_frame_that_is_lost_is_not_repeated_in_its_place(tmp_path, decoder):
     with av.open(str(path)) as container:
         packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     position, size = packets[100]
+    assert position is not None
     begin = position + 6  # past the head of the block
     data = path.read_bytes()
     path.write_bytes(data[:begin] + bytes(size) + data[begin + size :])

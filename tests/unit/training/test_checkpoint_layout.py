@@ -12,11 +12,10 @@ from video_vq.training.checkpoint import (
     KEEP,
     CheckpointFolder,
     _safetensors,
-    load_optimizer,
-    optimizer_tensors,
     random_state,
     set_random_state,
 )
+from video_vq.training.optimizer import load_optimizer, optimizer_tensors
 
 
 @pytest.mark.parametrize("length", range(1, 18))

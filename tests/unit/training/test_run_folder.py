@@ -18,11 +18,11 @@ from video_vq.errors import InputError
 from video_vq.stores import files
 from video_vq.stores.lock import LOCK
 from video_vq.training.distributed import make_accelerator
+from video_vq.training.optimizer import make_optimizer
 from video_vq.training.run_folder import RunFolder, diverged, refuse_changes
-from video_vq.training.schedule import make_optimizer
 from video_vq.training.state import TrainingState
 from video_vq.training.trackers import Trackers
-from video_vq.training.training_config import OptimizerConfig
+from video_vq.training.training_config import OptimizerConfig, RunConfig
 
 CONFIG = {"model": {"width": 8}, "optim": {"lr": 0.1, "steps": 9}, "run": {"seed": 0}}
 
@@ -111,7 +111,7 @@ def test_a_run_holds_its_folder_until_its_last_checkpoint_is_written_or_not(
     path, may_go_on, whole = tmp_path / "run", threading.Event(), files.write
     run = open_run(path)
     layer = torch.nn.Linear(1, 1)
-    state = TrainingState(make_accelerator(), layer, 0.9)
+    state = TrainingState(make_accelerator(), layer, RunConfig(average_decay=0.9))
     state.step = 1
 
     def slow(file, data):
