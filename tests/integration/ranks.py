@@ -236,14 +236,24 @@ def poison(folder: Path, out: Path) -> None:
         (out / f"{kind}-poison-rank{rank}.json").write_text(json.dumps(facts))
 
 
+def start(command: Sequence[str]) -> int:
+    """Run a verb in ranks that have met already: rank 0 may hold a folder before rank 1 looks.
+
+    In processes of their own they meet in between, when each makes its Accelerator.
+    """
+    modules = [f"video_vq.cli.train_{kind}.require_free" for kind in KINDS]
+    with mock.patch(modules[0]), mock.patch(modules[1]):
+        return main(command)
+
+
 def more_ranks(folder: Path, out: Path) -> None:
     """Go on with runs that one rank began; refused first, then allowed."""
     for kind in KINDS:
         changes = settings(kind)
         command = arguments(kind, folder, out / f"{kind}-begun")
-        assert main([*command, *changes]) == 1
+        assert start([*command, *changes]) == 1
         with observing():
-            assert main([*command, "--allow-change", "world_size", *changes]) == 0
+            assert start([*command, "--allow-change", "world_size", *changes]) == 0
 
 
 def second_start(folder: Path, out: Path) -> None:
@@ -254,8 +264,7 @@ def second_start(folder: Path, out: Path) -> None:
     accelerator = make_accelerator()
     command = arguments("prior", folder, out / "held", *settings("prior"))
     assert main(command) == 1
-    with mock.patch("video_vq.cli.train_prior.require_free"):
-        assert main(command) == 1
+    assert start(command) == 1
     refusal = ""
     try:
         with holding(accelerator, out / "held"):
@@ -270,7 +279,7 @@ def diverge(folder: Path, out: Path) -> int:
     """Train with a loss that is not finite on one rank from step 13 on; return the exit status."""
     with poisoned(range(13, 100))("prior"):
         changes = settings("prior", "optim.steps=40")
-        return main(arguments("prior", folder, out / "diverged", *changes))
+        return start(arguments("prior", folder, out / "diverged", *changes))
 
 
 def run_cases(folder: Path, cases: Sequence[str]) -> int:

@@ -149,9 +149,7 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield len(text).to_bytes(8, "little")
     yield text
     for name in names:
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        if len(flat):
-            yield flat.numpy().data
+        yield tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 def random_state() -> dict[str, Tensor]:
