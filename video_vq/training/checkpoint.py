@@ -149,7 +149,8 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield len(text).to_bytes(8, "little")
     yield text
     for name in names:
-        yield tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
 def random_state() -> dict[str, Tensor]:

@@ -298,6 +298,7 @@ def test_the_files_are_read_by_the_library_as_they_were():
     tensors = {
         "matrix": torch.randn(3, 5),
         "transposed": torch.randn(4, 6).t(),
+        "every other": torch.arange(6.0)[::2],
         "number": torch.tensor(2.5, dtype=torch.float64),
         "flags": torch.tensor([True, False, True]),
         "nothing": torch.zeros(0, 3),
