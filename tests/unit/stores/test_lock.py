@@ -269,6 +269,12 @@ def test_whatever_lies_in_the_place_of_a_lock_harms_nothing(tmp_path, capsys, ki
     assert ("cannot be locked" in capsys.readouterr().err) == (kind in ("link", "folder"))
 
 
+def test_a_holder_is_named_whatever_stood_in_the_file_before(tmp_path):
+    (tmp_path / LOCK).write_text("x" * 500)
+    with Holder(tmp_path) as holder, pytest.raises(InputError, match=f"written by {holder.name}"):
+        require_free(tmp_path)
+
+
 def test_a_holder_that_would_paint_the_terminal_is_not_named(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
     named = json.dumps({"host": "\x1b[2J", "pid": 1, "since": "x"})
