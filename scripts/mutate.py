@@ -372,9 +372,7 @@ def main() -> None:
     parser.add_argument("--tests", nargs="+", help="files or folders; else those in TESTS")
     parser.add_argument("--num", type=int, default=25, help="how many to draw (default 25)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--limit", type=float, default=180, help="seconds for the tests; more on a busy machine"
-    )
+    parser.add_argument("--limit", type=float, default=180, help="seconds a mutant; more if busy")
     parser.add_argument("--near", action="store_true", help="only tests that import the file")
     arguments = parser.parse_args()
     mutants = find_mutants(arguments.files)
