@@ -40,6 +40,7 @@ TESTS = {
     "video_vq/metrics": ["tests/unit/metrics"],
     "video_vq/training/checkpoint.py": [
         "tests/unit/training/test_checkpoint.py",
+        "tests/unit/training/test_checkpoint_layout.py",
         "tests/unit/training/test_hostile_checkpoints.py",
     ],
 }
