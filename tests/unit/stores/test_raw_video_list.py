@@ -115,6 +115,12 @@ def test_a_list_that_no_program_wrote_is_refused(tmp_path, changes, message):
         read_raw_videos(path)
 
 
+def test_classes_are_texts_whatever_the_manifest_says(tmp_path):
+    write_raw_videos(tmp_path / "list", listed())
+    damaged(tmp_path / "list", classes=["a", 3])
+    assert read_raw_videos(tmp_path / "list").classes == ("a", "3")
+
+
 # In a process of its own: in this one the type checks of the tests would come first.
 READ = """
 import sys
