@@ -30,8 +30,7 @@ FIRST_MIX = 2.0  # the pooled or repeated frames begin with a share of sigmoid(2
 
 def conv(in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> nn.Conv3d:
     """Return a convolution that keeps t, h and w."""
-    t, h, w = (size // 2 for size in kernel)
-    return nn.Conv3d(in_channels, out_channels, kernel, padding=(t, h, w))
+    return nn.Conv3d(in_channels, out_channels, kernel, padding="same")
 
 
 class ChannelNorm(nn.Module):
