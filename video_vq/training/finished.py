@@ -34,6 +34,25 @@ def finished_model(
     return folder if newest is not None and newest[0] == steps else None
 
 
+def in_todays_settings(identity: Any) -> Any:
+    """Return what a run of an earlier version recorded in the settings of today.
+
+    A setting that has gone decided nothing about the run and is left out; one that has come since
+    gets the value that says what the code did before.
+
+    Args:
+        identity: of a run.json, checked by nobody yet.
+    """
+    if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
+        return identity
+    config = dict(identity["config"])
+    if isinstance(config.get("run"), dict):
+        config["run"] = {k: v for k, v in config["run"].items() if k != "audit_every"}
+    if isinstance(config.get("optim"), dict):
+        config["optim"] = {"kind": "adamw", **config["optim"]}
+    return {**identity, "config": config}
+
+
 def finished_by_same_command(
     run: Path, kind: Kind, config: dict[str, Any], data_hash: str
 ) -> Path | None:
@@ -49,7 +68,9 @@ def finished_by_same_command(
         None where anything differs, is missing or damaged: the training itself then says what.
     """
     with suppress(InputError, OSError):
-        described = read_json(run / "run.json", "a run's description").get("identity")
+        described = in_todays_settings(
+            read_json(run / "run.json", "a run's description").get("identity")
+        )
         if not isinstance(described, dict):
             return None
         threads = described.get("threads")

@@ -17,7 +17,7 @@ from video_vq.stores import files
 from video_vq.stores.files import PARTIAL, difference, read_json, write_json
 from video_vq.stores.lock import LOCK, acquire
 from video_vq.training.checkpoint import CheckpointFolder
-from video_vq.training.finished import finished_model
+from video_vq.training.finished import finished_model, in_todays_settings
 from video_vq.training.trackers import TrackerName, Trackers
 
 # What a person at a terminal watches; metrics.jsonl and the trackers have everything.
@@ -30,8 +30,6 @@ SHOWN = (
     "time/clips_per_second",
     "time/left_minutes",
 )
-# Settings of earlier versions that are gone and decided nothing about a run.
-RETIRED = ("config.run.audit_every",)
 # All that a run leaves which is killed before it has described itself.
 _NO_RUN_YET = {f"run.json{PARTIAL}", LOCK}
 
@@ -89,7 +87,7 @@ class RunFolder:
         run_file = path / "run.json"
         if run_file.exists():
             described = read_json(run_file, "a run's description")
-            changes = difference(described.get("identity", {}), identity)
+            changes = difference(in_todays_settings(described.get("identity", {})), identity)
             refuse_changes(path, changes, allowed)
             if changes and is_main:
                 newest = self.checkpoints.newest()
@@ -197,8 +195,7 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
     refused = [
         (name, line)
         for name, line in zip(names, changes, strict=True)
-        if not any(name == one or name.startswith(f"{one}.") for one in (*allowed, *RETIRED))
-        or _is_fixed(name)
+        if not any(name == one or name.startswith(f"{one}.") for one in allowed) or _is_fixed(name)
     ]
     if not refused:
         return

@@ -69,7 +69,6 @@ def _shortened(config: Config) -> Config:
         log_every=WARM_STEPS,
         validate_every=never,
         checkpoint_every=never,
-        audit_every=0,
     )
     short = replace(config, run=run, optim=replace(config.optim, steps=never))
     if isinstance(short, TokenizerTrainingConfig):

@@ -14,17 +14,19 @@ import torch
 from accelerate.tracking import WandBTracker
 from holder import Holder
 
+from video_vq.config import to_json
 from video_vq.errors import InputError
 from video_vq.stores import files
 from video_vq.stores.lock import LOCK
 from video_vq.training.distributed import make_accelerator
+from video_vq.training.finished import in_todays_settings
 from video_vq.training.optimizer import make_optimizer
 from video_vq.training.run_folder import RunFolder, diverged, refuse_changes
 from video_vq.training.state import TrainingState
 from video_vq.training.trackers import Trackers
-from video_vq.training.training_config import OptimizerConfig, RunConfig
+from video_vq.training.training_config import OptimizerConfig, RunConfig, TokenizerTrainingConfig
 
-CONFIG = {"model": {"width": 8}, "optim": {"lr": 0.1, "steps": 9}, "run": {"seed": 0}}
+CONFIG = {"model": {"width": 8}, "optim": {"kind": "adamw", "lr": 0.1, "steps": 9}, "run": {"seed": 0}}
 
 
 def open_run(path: Path, allowed: tuple[str, ...] = (), **changes: Any) -> RunFolder:
@@ -55,11 +57,34 @@ def test_more_ranks_are_refused_with_the_difference_and_the_flag(tmp_path):
         (["config.optim.lr: 1 -> 2"], ("config.optim.lr",)),
         (["config.optim.lr: 1 -> 2", "config.optim.steps: 1 -> 2"], ("config.optim",)),
         (["world_size: 1 -> 2", "data: 'a' -> 'b'"], ("world_size", "data")),
-        (["config.run.audit_every: 0 -> (absent)"], ()),  # a setting of earlier versions
     ],
 )
 def test_a_change_is_allowed_by_its_name_or_its_sections(changes, allowed):
     refuse_changes(Path("run"), changes, allowed)
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_a_flag(tmp_path):
+    config = to_json(TokenizerTrainingConfig())
+    facts = {"data": "d", "precision": "no", "world_size": 1, "threads": 1}
+    arguments = (tmp_path / "run", "tokenizer")
+    RunFolder(*arguments, config, facts, True).let_go()
+    file = tmp_path / "run" / "run.json"
+    described = json.loads(file.read_text())
+    recorded = described["identity"]["config"]
+    del recorded["optim"]["kind"]
+    recorded["run"]["audit_every"] = 5
+    file.write_text(json.dumps(described))
+    before = file.read_bytes()
+    RunFolder(*arguments, config, facts, True).let_go()
+    assert file.read_bytes() == before
+    muon = to_json(TokenizerTrainingConfig(optim=OptimizerConfig(kind="muon")))
+    with pytest.raises(InputError, match=r"config\.optim\.kind: 'adamw' -> 'muon'"):
+        RunFolder(*arguments, muon, facts, True)
+
+
+@pytest.mark.parametrize("identity", [None, [], {}, {"config": 3}, {"config": {"optim": []}}])
+def test_a_damaged_description_is_left_as_it_is(identity):
+    assert in_todays_settings(identity) == identity
 
 
 @pytest.mark.parametrize(
