@@ -6,7 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,9 +24,9 @@ from video_vq.progress import progress
 from video_vq.ray_tasks import require_ray
 from video_vq.stores.clips import PROVENANCE, SKIPPED, SPLITS, ClipStore, ClipStoreWriter
 from video_vq.stores.files import read_json, sha256_file, write_json
-from video_vq.stores.lock import held
+from video_vq.stores.lock import Lock, held
 from video_vq.stores.raw_videos import LIST_SETTINGS, plan_of_videos, usual_videos_per_shard
-from video_vq.stores.shards import plan_of, write_sealed
+from video_vq.stores.shards import MANIFEST, PARTS, plan_of, write_sealed
 from video_vq.stores.videos import reasons, require_few_skipped
 
 Engine = Literal["local", "ray"]
@@ -127,7 +127,9 @@ def prepare(
     plan = make_plan(listing, recipe, per_shard)
     num_shards = math.ceil(len(listing.items) / per_shard)
     limit = listing.max_skipped if max_skipped is None else max_skipped
-    with held(out) as lock, _writing(out):
+    # In a finished store nothing is written, so it may lie on a disk that cannot be written.
+    is_finished = (out / MANIFEST).exists() and not (out / PARTS).exists()
+    with nullcontext(Lock(None)) if is_finished else held(out) as lock, _writing(out):
         _require_same_list(out, plan_of(out), plan)
         writer = ClipStoreWriter(out, recipe.size_hw, plan, listing.arrays)
         if writer.is_complete:
