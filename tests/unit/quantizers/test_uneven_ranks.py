@@ -103,6 +103,7 @@ def run(case: Case, lengths: tuple[int, ...], rank: int | None = None) -> dict[s
 
 def run_rank(rank: int, folder: str) -> None:
     """Be one rank of three, then of two, if it is one of those."""
+    torch.set_num_threads(1)
     for world in (3, 2):
         if rank >= world:
             continue
@@ -121,23 +122,17 @@ def run_rank(rank: int, folder: str) -> None:
         safetensors.torch.save_file(found, Path(folder, f"{world}-{rank}.safetensors"))
 
 
-def run_other_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    run_rank(rank, folder)
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> dict[int, list[dict[str, Tensor]]]:
-    """Return what each rank of each world found; this process is the first."""
+    """Return what each rank of each world found."""
     folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=run_other_rank, args=(rank, str(folder))) for rank in (1, 2)]
-    for process in others:
+    started = [context.Process(target=run_rank, args=(rank, str(folder))) for rank in range(3)]
+    for process in started:
         process.start()
-    run_rank(0, str(folder))
-    for process in others:
+    for process in started:
         process.join()
-    assert [process.exitcode for process in others] == [0, 0]
+    assert [process.exitcode for process in started] == [0, 0, 0]
     return {
         world: [
             safetensors.torch.load_file(folder / f"{world}-{rank}.safetensors")
