@@ -12,8 +12,8 @@ class Averages:
     The decay at update t is min(decay, (1 + t)/(10 + t)), so the average forgets the first steps.
 
     Args:
-        model: with its first weights.
-        config: has the decay.
+        model: the model with its first weights.
+        config: run settings, including `average_decay`.
     """
 
     def __init__(self, model: nn.Module, config: RunConfig):

@@ -39,9 +39,9 @@ def tokenizer_costs(
     network and the discriminator.
 
     Args:
-        config: of the training.
-        size_thw: of the clips.
-        precision: Accelerate's: "no", "bf16" or "fp16".
+        config: the resolved config of the training.
+        size_thw: number of frames, height and width of a clip.
+        precision: Accelerate's mixed precision: "no", "bf16" or "fp16".
 
     Raises:
         InputError: the clips do not fit the model.

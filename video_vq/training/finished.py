@@ -20,10 +20,10 @@ def finished_model(
     Work is left too when the last checkpoint is damaged: training goes back and mends it.
 
     Args:
-        run: the run folder.
-        kind: of the model.
-        steps: of the whole run.
-        checkpoints: of the run, where they are open already.
+        run: path of the run folder.
+        kind: "tokenizer" or "prior".
+        steps: number of steps of the whole run.
+        checkpoints: the run's checkpoints, where they are open already.
     """
     folder = run / kind
     if not all((folder / name).exists() for name in (CONFIG, TENSORS)):
@@ -59,10 +59,10 @@ def finished_by_same_command(
     """Return the folder of the model where a second start would have nothing to do.
 
     Args:
-        run: the run folder.
-        kind: of the model.
+        run: path of the run folder.
+        kind: "tokenizer" or "prior".
         config: the resolved configuration as JSON.
-        data_hash: of the store.
+        data_hash: content hash of the training store.
 
     Returns:
         None where anything differs, is missing or damaged: the training itself then says what.

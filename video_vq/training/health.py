@@ -45,7 +45,7 @@ class Health:
         """Return warnings, with what to try; one per spike, one per collapse.
 
         Args:
-            loss: of the logged step, over all ranks.
+            loss: loss of the logged step, mean over all ranks.
             usage: fraction of the codes used since the last log; None for a prior.
             possible: the fraction that so many tokens would use if all codes were as likely.
         """

@@ -40,9 +40,9 @@ def initial_tensors(
     Settings may differ where the tensors fit, such as the gradient estimator; it is said how.
 
     Args:
-        config: of the run.
-        out: its folder.
-        say: prints a line.
+        config: the resolved config of the training.
+        out: path of the run folder.
+        say: function that prints a line.
 
     Raises:
         InputError: there is no such tokenizer, or its tensors do not fit the config's model.

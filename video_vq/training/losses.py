@@ -1,4 +1,4 @@
-"""Every loss of a tokenizer by name: unweighted, float32, and what each is weighed with."""
+"""Every loss of a tokenizer by name: unweighted, in float32, and its weight."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -37,12 +37,13 @@ class TokenizerLosses:
     (`commitment`, `codebook`, …) come with its output. What has no weight costs nothing.
 
     Args:
-        accelerator: of the run.
-        config: of the training.
-        store: that is trained on; the weight of the reconstruction may be measured on it.
+        accelerator: the Accelerator.
+        config: the resolved config of the training.
+        store: the clip store that is trained on; the weight of the reconstruction loss may be
+            measured on it.
 
     Attributes:
-        discriminator: of the adversarial loss, if it has a weight.
+        discriminator: the adversarial discriminator, or None where its loss has no weight.
 
     Raises:
         InputError: a network cannot take these clips, or this precision, or its weights are not
@@ -67,10 +68,10 @@ class TokenizerLosses:
         """Return the losses of a micro-batch by name, unweighted.
 
         Args:
-            output: of the tokenizer.
-            video: that it reconstructs.
-            step: optimizer steps done before this one.
-            micro_batch: which one of the step.
+            output: what the tokenizer made of the video.
+            video: the clips that it reconstructs.
+            step: number of optimizer steps before this one, skipped ones included.
+            micro_batch: index of the micro-batch in its step.
         """
         config, optim = self._config.loss, self._config.optim
         losses = {
@@ -95,14 +96,24 @@ class TokenizerLosses:
         return losses
 
     def discriminator_at(self, step: int) -> Discriminator | None:
-        """Return the discriminator if it takes part in a step."""
+        """Return the discriminator if it takes part in a step, None before it joins.
+
+        The step asks for its own part, to train it; `__call__` for the tokenizer's part, its loss.
+
+        Args:
+            step: number of optimizer steps before this one, skipped ones included.
+        """
         has_begun = step >= self._config.loss.adversarial.start
         return self.discriminator if has_begun else None
 
     def weight(self, name: str, step: int) -> float:
-        """Return what a loss is weighed with at a step.
+        """Return the weight of a loss at a step.
 
         A loss of the quantizer has the number of the same name in the config's `loss` section.
+
+        Args:
+            name: name of the loss, as `__call__` returns it.
+            step: number of optimizer steps before this one, skipped ones included.
         """
         config = self._config.loss
         match name:
@@ -130,10 +141,10 @@ def perceptual_loss(
     """Return the mean ST-LPIPS of the named frames of each clip.
 
     Args:
-        network: frozen; gradients pass through it.
-        output: what was decoded.
-        target: the originals.
-        frames: numbers of frames, each clip's own.
+        network: the perceptual network, frozen; gradients pass through it.
+        output: the reconstructions, in [-1, 1].
+        target: the originals, in [-1, 1].
+        frames: indices of the frames to compare, each clip's own.
     """
     clip = torch.arange(len(frames), device=output.device)[:, None]
     frames = frames.to(output.device)
@@ -152,10 +163,10 @@ def draw_frames(
     Any number of ranks and micro-batches draws the same.
 
     Args:
-        num_frames: of a clip.
-        config: says how many to draw.
-        positions: of the clips, see `rank_positions`.
-        seed: of the run.
+        num_frames: number of frames per clip.
+        config: settings of the perceptual loss, including how many frames to draw.
+        positions: positions of the clips in the training; see `rank_positions`.
+        seed: the run's seed.
     """
     drawn = [
         np.random.default_rng([seed, position, 0xF4A]).permutation(num_frames)[: config.num_frames]
@@ -166,6 +177,10 @@ def draw_frames(
 
 def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> float:
     """Return the weight of the reconstruction loss, measured on training clips if it is "data".
+
+    Args:
+        store: the clip store that is trained on.
+        config: the resolved config of the training.
 
     Raises:
         InputError: all pixels are alike.
@@ -196,6 +211,11 @@ def load_perceptual(
 ) -> StLpips | None:
     """Return the network of the perceptual loss, None where it has no weight.
 
+    Args:
+        config: settings of the perceptual loss.
+        size_thw: number of frames, height and width of a clip.
+        device: the device that the network is moved to.
+
     Raises:
         InputError: frames are too small for it, a clip has fewer than are to be drawn, or the
             network's weights are not here.
@@ -218,6 +238,11 @@ def load_perceptual(
 
 
 def adversarial_weight(config: AdversarialConfig, step: int) -> float:
-    """Return the weight of the adversarial loss at a step: it grows from zero."""
+    """Return the weight of the adversarial loss at a step: it grows from zero.
+
+    Args:
+        config: settings of the adversarial loss.
+        step: number of optimizer steps before this one, skipped ones included.
+    """
     grown = (step + 1 - config.start) / max(1, config.warmup_steps)
     return config.weight * min(1.0, max(0.0, grown))

@@ -24,10 +24,11 @@ def watched_step(
     last micro-batch's tokens that this one step, of encoder and codebook, moved to another code.
 
     Args:
-        accelerator: of the run.
-        tokenizer: after the step, not wrapped.
+        accelerator: the Accelerator.
+        tokenizer: the tokenizer after the step, not wrapped.
         video: the last micro-batch.
-        quantized: of that batch before the step, with the gradient of `rows.passed` retained.
+        quantized: what the quantizer made of it before the step, with the gradient of
+            `rows.passed` retained.
     """
     with accelerator.autocast():
         after = tokenizer.quantizer(tokenizer.encoder(video), check=False).codes

@@ -19,7 +19,8 @@ NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 ADAMW_RMS = 0.2
 LEAST_ROWS = 16  # a matrix with fewer rows or columns is moved by AdamW
 # Layers that meet pixels, codes or tokens are known to be hurt by Muon: the first and the last of
-# the encoders, decoders, priors and quantizers.
+# the encoders, decoders, priors and quantizers. These are names of layers in `models/`: a new
+# backbone whose outer layers have other names adds them here.
 OUTER_LAYERS = re.compile(
     r"(encoder\.(layers\.0|embed)|decoder\.(out|to_pixels)|quantizer|head|action_embedding)\."
 )
@@ -62,7 +63,12 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
 
 
 def is_hidden(name: str, matrix: Tensor) -> bool:
-    """Whether a matrix or a kernel is of a layer between hidden features, and large enough."""
+    """Return whether a matrix or kernel connects hidden features and is large enough for Muon.
+
+    Args:
+        name: name of the parameter in its module.
+        matrix: the parameter.
+    """
     is_weight = name.endswith("weight") and not OUTER_LAYERS.match(name)
     return is_weight and min(matrix.flatten(1).shape) >= LEAST_ROWS
 
@@ -141,7 +147,8 @@ def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
     """Return what the optimizer keeps of one tensor after its first step.
 
     Args:
-        group: of the tensor; a group with another algorithm is another branch here.
+        group: the parameter group that holds the tensor; a group with another algorithm is another
+            branch here.
         value: the tensor.
 
     Returns:

@@ -36,9 +36,9 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool 
     """Return, as text, what `train_tokenizer` would do.
 
     Args:
-        config: of the run.
-        data: a clip store.
-        with_time: measure some steps, too; see `time_lines`.
+        config: the resolved config of the training.
+        data: path of a clip store.
+        with_time: whether to measure some steps, too; see `time_lines`.
 
     Raises:
         InputError: store or sizes are wrong.

@@ -16,7 +16,11 @@ class StepTimer:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count the time of a block towards a phase."""
+        """Count the time of a block towards a phase.
+
+        Args:
+            phase: name of the phase, as in `time/forward`.
+        """
         started = time.perf_counter()
         try:
             yield
@@ -34,7 +38,12 @@ class StepTimer:
         self._steps = 0
 
     def numbers(self, batch_size: int, steps_left: int) -> dict[str, float]:
-        """Return rate, time left and `time/phase` (fractions of the wall time), and restart."""
+        """Return rate, time left and `time/phase` (fractions of the wall time), and restart.
+
+        Args:
+            batch_size: number of clips (or grids) per step, over all ranks.
+            steps_left: number of steps until the end of the run.
+        """
         total = time.perf_counter() - self._started
         per_step = total / max(1, self._steps)
         numbers = {f"time/{name}": seconds / total for name, seconds in self._phases.items()}

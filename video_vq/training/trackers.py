@@ -58,8 +58,8 @@ class Trackers:
     A tracker shows a run, it does not decide it: other trackers at a resume are no other run.
 
     Args:
-        names: which trackers.
-        path: the run folder; TensorBoard writes into it, the others name the run after it.
+        names: names of the trackers.
+        path: path of the run folder; TensorBoard writes into it, the others name the run after it.
         config: the resolved configuration as JSON.
         first_step: TensorBoard drops what an interrupted start logged from here on.
 
