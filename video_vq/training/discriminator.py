@@ -30,6 +30,11 @@ ANCHOR_DECAY = 0.99  # of LeCam's averages per step, with the codebook's warm-up
 def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[int, int]) -> None:
     """Refuse what the adversarial loss cannot train on.
 
+    Args:
+        config: settings of the adversarial loss.
+        precision: Accelerate's mixed precision: "no", "bf16", "fp16", ….
+        size_hw: height and width of the frames.
+
     Raises:
         InputError: the frames are too small, or the precision is fp16.
     """
@@ -68,9 +73,9 @@ class Discriminator:
     gradients behind, and no parameter of either ever goes unused.
 
     Args:
-        accelerator: of the run.
-        config: see `AdversarialConfig`.
-        optim: of the tokenizer, whose rates the discriminator's follow.
+        accelerator: the Accelerator.
+        config: settings of the adversarial loss; see `AdversarialConfig`.
+        optim: settings of the tokenizer's optimizer, whose rates the discriminator's follow.
     """
 
     def __init__(self, accelerator: Accelerator, config: AdversarialConfig, optim: OptimizerConfig):
@@ -98,17 +103,17 @@ class Discriminator:
             logits = functional_call(self.network, constants, (reconstruction,))
         return -logits.float().mean()
 
-    def learn(self, video: Video, reconstruction: Video, accumulation: int, last: bool) -> None:
+    def learn(self, video: Video, reconstruction: Video, accumulation: int, is_last: bool) -> None:
         """Add the gradients of one micro-batch to the discriminator's.
 
         Args:
             video: real clips.
-            reconstruction: of them; no gradient goes there.
-            accumulation: micro-batches per step.
-            last: the last of them, after which the ranks' gradients are averaged.
+            reconstruction: reconstructions of these clips; no gradient goes there.
+            accumulation: number of micro-batches per step.
+            is_last: whether this is the last of them, in which the ranks' gradients are averaged.
         """
         both = torch.cat([video, reconstruction.detach()])
-        if last:
+        if is_last:
             self._backward(both, accumulation)
         else:
             with self.accelerator.no_sync(self._wrapped):
@@ -136,7 +141,7 @@ class Discriminator:
 
         Args:
             healthy: whether all losses and gradients of both sides were finite.
-            lr: the tokenizer's at this step.
+            lr: the tokenizer's learning rate at this step.
         """
         parts, self._parts = self._parts, []
         if healthy:
@@ -162,7 +167,7 @@ class Discriminator:
         return {**numbers, "discriminator/grad_norm": float(self._norm)}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint holds of it: file name to tensors."""
+        """Return what a checkpoint holds of the discriminator: file name -> name -> tensor."""
         return {
             "discriminator": {
                 **self.network.state_dict(),
@@ -174,6 +179,9 @@ class Discriminator:
 
     def load(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         """Take over what a checkpoint held; before `prepare`.
+
+        Args:
+            tensors: what `tensors` returned: file name -> name -> tensor.
 
         Raises:
             InputError: the tensors are not those of this discriminator.

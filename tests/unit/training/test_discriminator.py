@@ -64,7 +64,7 @@ def test_the_discriminators_side_is_hinge_plus_lecam():
     discriminator.anchors.copy_(torch.tensor([0.7, -0.4]))
     video, reconstruction = clips(1)
     reconstruction = reconstruction.clone().requires_grad_()
-    discriminator.learn(video, reconstruction, accumulation=1, last=True)
+    discriminator.learn(video, reconstruction, accumulation=1, is_last=True)
     found = gradients(discriminator)
     assert reconstruction.grad is None
     discriminator.network.zero_grad()
@@ -88,11 +88,11 @@ def test_the_discriminators_side_is_hinge_plus_lecam():
 def test_micro_batches_add_up_to_the_batch():
     whole, parts = make(), make()
     video, reconstruction = clips(1)
-    whole.learn(video, reconstruction, accumulation=1, last=True)
+    whole.learn(video, reconstruction, accumulation=1, is_last=True)
     for number, (real, fake) in enumerate(
         zip(video.split(2), reconstruction.split(2), strict=True)
     ):
-        parts.learn(real, fake, accumulation=2, last=number == 1)
+        parts.learn(real, fake, accumulation=2, is_last=number == 1)
     torch.testing.assert_close(gradients(whole), gradients(parts))
     for discriminator in (whole, parts):
         discriminator.step(healthy=True, lr=1e-3)
@@ -105,19 +105,19 @@ def test_a_step_that_is_not_healthy_changes_nothing_and_leaves_nothing():
         name: value.clone() for name, value in discriminator.tensors()["discriminator"].items()
     }
     video, reconstruction = clips(1)
-    discriminator.learn(video * torch.nan, reconstruction, accumulation=1, last=True)
+    discriminator.learn(video * torch.nan, reconstruction, accumulation=1, is_last=True)
     assert not torch.isfinite(discriminator.clip())
     discriminator.step(healthy=False, lr=1e-3)
     after = discriminator.tensors()["discriminator"]
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    discriminator.learn(video, reconstruction, accumulation=1, last=True)
+    discriminator.learn(video, reconstruction, accumulation=1, is_last=True)
     assert all(torch.isfinite(gradient).all() for gradient in gradients(discriminator))
 
 
 def test_it_learns_to_tell_clips_from_what_is_smoothed_in_time():
     discriminator = make()
     for step in range(60):
-        discriminator.learn(*clips(step), accumulation=1, last=True)
+        discriminator.learn(*clips(step), accumulation=1, is_last=True)
         discriminator.step(healthy=True, lr=1e-3)
     assert discriminator.numbers()["discriminator/accuracy"] > 0.95
     real, fake = (discriminator.network(video).mean() for video in clips(1000))
@@ -127,7 +127,7 @@ def test_it_learns_to_tell_clips_from_what_is_smoothed_in_time():
 def test_its_state_comes_back_and_goes_on_bit_for_bit():
     first, second = make(), make()
     for step in range(3):
-        first.learn(*clips(step), accumulation=1, last=True)
+        first.learn(*clips(step), accumulation=1, is_last=True)
         first.step(healthy=True, lr=1e-3)
     torch.manual_seed(1)
     second = Discriminator(make_accelerator(), CONFIG, OPTIM)
@@ -138,7 +138,7 @@ def test_its_state_comes_back_and_goes_on_bit_for_bit():
     second.load(saved)
     second.prepare()
     for discriminator in (first, second):
-        discriminator.learn(*clips(3), accumulation=1, last=True)
+        discriminator.learn(*clips(3), accumulation=1, is_last=True)
         discriminator.step(healthy=True, lr=1e-3)
     for file, values in first.tensors().items():
         other = second.tensors()[file]
