@@ -108,11 +108,23 @@ class RunFolder:
             self._let_go()
 
     def finished_model(self, steps: int) -> Path | None:
-        """Return the folder of the model that this run made, None while there is work left."""
+        """Return the folder of the model that this run made, None while there is work left.
+
+        Args:
+            steps: number of steps of the whole run.
+        """
         return finished_model(self.path, self._kind, steps, self.checkpoints)
 
     def track(self, names: Sequence[TrackerName], first_step: int) -> None:
-        """Show the run in trackers, too, from a step on; see `Trackers`."""
+        """Show the run in trackers, too.
+
+        Args:
+            names: names of the trackers.
+            first_step: number of steps done; what was logged of later ones is dropped.
+
+        Raises:
+            InputError: a tracker is not installed, or does not start.
+        """
         if self.is_main and names:
             self.trackers = Trackers(names, self.path, self._config, first_step)
 
@@ -130,12 +142,22 @@ class RunFolder:
         return self._metrics.stat().st_size if self._metrics.exists() else 0
 
     def rewind_log(self, position: int) -> None:
-        """Cut metrics.jsonl back to where a checkpoint left it."""
+        """Cut metrics.jsonl back to where a checkpoint left it.
+
+        Args:
+            position: its length in bytes then, from `log_position`.
+        """
         if self.is_main and self._metrics.exists():
             os.truncate(self._metrics, min(position, self.log_position()))
 
     def log(self, step: int, values: dict[str, float | int], warnings: Sequence[str] = ()) -> None:
-        """Append a line of numbers to metrics.jsonl; show the main ones and warnings on stderr."""
+        """Append a line of numbers to metrics.jsonl; show the main ones and warnings on stderr.
+
+        Args:
+            step: number of steps done.
+            values: numbers by path (`loss/…`).
+            warnings: sentences to show on stderr alone.
+        """
         if not self.is_main:
             return
         self._append({"step": step, "clock": round(time.time(), 3), **values})
@@ -168,6 +190,9 @@ class RunFolder:
     def exporting(self, folder: Path) -> Iterator[None]:
         """Say how to go on where the finished model cannot be written.
 
+        Args:
+            folder: the folder that gets the finished model.
+
         Raises:
             InputError: the disk is full or broken.
         """
@@ -185,8 +210,9 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
     """Refuse to resume a run with settings that changed, but for those that are allowed to.
 
     Args:
+        path: the run folder.
         changes: lines of `difference`.
-        allowed: names of settings, or of sections that hold them.
+        allowed: names of settings that may change, or of sections that hold them.
 
     Raises:
         InputError: prints what changed, and names the flag where one helps.
@@ -224,11 +250,17 @@ def _short(value: float | int) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def diverged(run: RunFolder, step: int, bad_in_a_row: int) -> InputError:
-    """Return the error that ends a run whose numbers have gone wrong."""
-    found = run.checkpoints.newest()
-    healthy = "there is none yet" if found is None else str(run.checkpoints.folder(found[0]))
-    run.let_go()
+def diverged(run_folder: RunFolder, step: int, bad_in_a_row: int) -> InputError:
+    """Return the error that ends a run whose numbers have gone wrong, and free its folder.
+
+    Args:
+        run_folder: the open run folder.
+        step: number of steps done.
+        bad_in_a_row: number of steps skipped since the last one that was made.
+    """
+    found = run_folder.checkpoints.newest()
+    healthy = "there is none yet" if found is None else str(run_folder.checkpoints.folder(found[0]))
+    run_folder.let_go()
     return InputError(
         f"the loss or its gradient was not finite {bad_in_a_row} steps in a row, up to step "
         f"{step}; the last healthy checkpoint: {healthy}. Lower optim.lr or optim.clip_norm, or "

@@ -44,19 +44,19 @@ class TrainingState:
     """Everything that a resumed run needs.
 
     Args:
-        accelerator: of this run.
-        model: not wrapped.
-        rhythm: of the run; it has the decay of the averaged weights.
-        usage: code usage since the last logged step, None for a prior.
-        discriminator: the discriminator, if there is one; not prepared.
+        accelerator: the Accelerator.
+        model: the model, not wrapped by DDP.
+        rhythm: run settings, including `average_decay`.
+        usage: code usage since the last logged step, or None for a prior.
+        discriminator: the adversarial discriminator, not prepared, or None.
 
     Attributes:
-        step: optimizer steps done.
-        saved_step: the last that was saved, or could not be.
-        validation_is_due: these weights are still to be validated; kept over a stop.
+        step: number of optimizer steps done; skipped ones count too.
+        saved_step: the last step that was saved, or could not be.
+        validation_is_due: whether these weights are still to be validated; kept over a stop.
         epoch_usage: code usage since the last whole epoch that was logged.
-        skipped_steps: steps left out because a loss or gradient was not finite, in all.
-        bad_in_a_row: the same, since the last good one.
+        skipped_steps: number of steps left out because a loss or gradient was not finite.
+        bad_in_a_row: the same number since the last step that was made.
         best: the best validation value so far and its step.
     """
 
@@ -85,30 +85,49 @@ class TrainingState:
         self.bad_in_a_row = 0
         self.best: tuple[float, int] | None = None
 
-    def end_step(self, healthy: bool, run: RunConfig, last_step: int) -> None:
-        """Count a step, done or skipped."""
+    def end_step(self, healthy: bool, rhythm: RunConfig, last_step: int) -> None:
+        """Count a step, made or skipped.
+
+        Args:
+            healthy: whether the step was made.
+            rhythm: run settings, including `validate_every`.
+            last_step: the step at which the run ends.
+        """
         self.step += 1
-        self.validation_is_due = self.step % run.validate_every == 0 or self.step == last_step
+        self.validation_is_due = self.step % rhythm.validate_every == 0 or self.step == last_step
         self.skipped_steps += not healthy
         self.bad_in_a_row = 0 if healthy else self.bad_in_a_row + 1
 
     def note_validation(self, value: float) -> None:
-        """Remember the step with the smallest validation value."""
+        """Remember the step with the smallest validation value.
+
+        Args:
+            value: what checkpoints are compared by; smaller is better, NaN is never the best.
+        """
         self.validation_is_due = False
         if math.isfinite(value) and (self.best is None or value < self.best[0]):
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Whether to save: each n-th step, the best so far, and at an end; once per step."""
+        """Return whether to save: each n-th step, the best so far, and at an end; once per step.
+
+        Args:
+            every: number of steps between two checkpoints.
+            ending: whether the run ends or stops here.
+        """
         is_best = self.best is not None and self.best[1] == self.step
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
-    def save(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, run_folder: RunFolder, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint; collective, as each rank's random state goes into it.
 
         Returns once everything is copied; it is written while training goes on. Ask `wait_for_save`
         whether it was. A disk that is full or broken, or weights that are not finite, cost this
         checkpoint, not the run: it is said, and training goes on with the last good one in place.
+
+        Args:
+            run_folder: the open run folder, which gets the checkpoint.
+            optimizer: the model's optimizer.
         """
         self.wait_for_save()  # of the step before: it has a message of its own
         self.saved_step = self.step
@@ -135,7 +154,7 @@ class TrainingState:
             validation_is_due=self.validation_is_due,
             health=self.health,
             average_updates=self.averages.num_updates,
-            log_position=run.log_position(),
+            log_position=run_folder.log_position(),
             world_size=self.accelerator.num_processes,
             scaler=None if scaler is None else scaler.state_dict(),
         )
@@ -145,7 +164,7 @@ class TrainingState:
         def write() -> None:
             if name := not_finite(tensors):
                 raise InputError(f"{name} is not finite")
-            run.checkpoints.save(step, tensors, state, keep)
+            run_folder.checkpoints.save(step, tensors, state, keep)
 
         self._saving.start(write)
 
@@ -189,7 +208,7 @@ class TrainingState:
         """Return code usage since the last call and, at an epoch's end, of the split; collective.
 
         Args:
-            epoch_ended: since the last call.
+            epoch_ended: whether an epoch ended since the last call.
         """
         assert self.usage is not None
         assert self.epoch_usage is not None
@@ -228,32 +247,34 @@ class TrainingState:
         else:  # a rank that the interrupted run did not have
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.step)
 
-    def resume(self, run: RunFolder, optimizer: torch.optim.Optimizer, last_step: int) -> bool:
+    def resume(
+        self, run_folder: RunFolder, optimizer: torch.optim.Optimizer, last_step: int
+    ) -> bool:
         """Put back the newest checkpoint that verifies; False when there is none.
 
         Args:
-            run: whose checkpoint.
-            optimizer: of the model, not prepared.
-            last_step: at which the run is to end.
+            run_folder: the open run folder, whose checkpoint is read and whose log is cut back.
+            optimizer: the model's optimizer, not prepared.
+            last_step: the step at which the run is to end.
 
         Raises:
             InputError: there are checkpoints, and none fits; or the run is beyond its last step.
         """
-        found = run.checkpoints.newest()
+        found = run_folder.checkpoints.newest()
         if found is None:
-            run.rewind_log(0)
+            run_folder.rewind_log(0)
             return False
         step, problems = found
         for problem in problems:
             self.accelerator.print(f"passed over a damaged checkpoint: {problem}")
-        source = run.checkpoints.folder(step)
+        source = run_folder.checkpoints.folder(step)
         if step > last_step:
             raise InputError(
                 f"{source}: the run has done {step} steps, more than optim.steps = {last_step}; "
                 "set more steps, or name another --out for a new run"
             )
         try:
-            tensors, described = run.checkpoints.load(step)
+            tensors, described = run_folder.checkpoints.load(step)
             state = check_config(SavedState, described, "state.json")
             if state.step != step:
                 raise InputError(f"state.json: is of step {state.step}")
@@ -263,7 +284,7 @@ class TrainingState:
                 f"{source}: does not fit this run: {error}\n"
                 "Delete this folder to go on from the checkpoint before it, if there is one"
             ) from None
-        run.rewind_log(state.log_position)
+        run_folder.rewind_log(state.log_position)
         self.accelerator.print(f"resuming from {source}")
         return True
 
