@@ -103,7 +103,9 @@ def holding(
     """Hold what the ranks are about to write for the length of a block; rank 0 takes the lock.
 
     Args:
+        accelerator: the Accelerator.
         path: a folder, or a file if `single_file`; None for nothing.
+        single_file: whether `path` is a file.
 
     Raises:
         InputError: another process writes there (see `video_vq.stores.lock`); on all ranks.
@@ -130,20 +132,30 @@ class StopFlag:
         self._request = request
 
     def is_set(self) -> bool:
-        """Whether to stop now, alike on all ranks; collective."""
+        """Return whether to stop now, alike on all ranks; collective."""
         asked = self._request is not None and self._request.reason != ""
         wants = asked or os.path.exists(self._file)
         flag = torch.tensor(float(wants), device=self._accelerator.device)
         return bool(over_ranks(self._accelerator, flag, "sum") > 0)
 
     def clear(self, step: int, steps: int, saved: bool) -> None:
-        """Say how to go on, and remove the stop file, so that the next start does not stop."""
+        """Say how to go on, and remove the stop file.
+
+        Args:
+            step: number of steps done.
+            steps: number of steps of the whole run.
+            saved: whether the checkpoint of this step could be written.
+        """
         state = "and saved; the same command goes on from there"
         if not saved:
             state = "but could not save; the same command goes on from the last good checkpoint"
         if step == 0:
             state = "before anything was there to save; the same command starts again"
         self._accelerator.print(f"stopped after step {step} of {steps} {state}")
+        self.remove_file()
+
+    def remove_file(self) -> None:
+        """Remove the stop file, if there is one, so that the next start does not stop."""
         if self._accelerator.is_main_process and os.path.exists(self._file):
             os.unlink(self._file)
 

@@ -13,13 +13,13 @@ class ProgressLine:
     """Says how far a training or a validation is, where nothing else has been said for a while.
 
     Args:
-        name: of what is done, as the line begins: "step", or "validating clip".
-        total: of it.
-        done: of it at the start.
+        name: what the line begins with: "step", or "validating: clip".
+        total: total number of steps (or clips).
+        done: number that is done at the start.
         rate: what the rate counts, in the plural: "clips".
-        per_part: how many of those are in one of what is done.
-        is_shown: whether to say anything; rank 0 alone does.
-        clock: seconds that never go back.
+        per_part: number of rate units per step.
+        is_shown: whether to say anything; only rank 0 does.
+        clock: function that returns seconds which never go back.
     """
 
     def __init__(
@@ -38,16 +38,26 @@ class ProgressLine:
         self.restart(done)
 
     def restart(self, done: int) -> None:
-        """Measure anew: something else was said just now, or took the time."""
+        """Measure anew, because another line was written just now.
+
+        Args:
+            done: number of steps done so far.
+        """
         self._done, self._said_at = done, self._clock()
-        self._looked_at = self._said_at
+        self._rate_from = self._looked_at = self._said_at
+
+    def leave_out(self) -> None:
+        """Leave the time since the last look out of the rate; it still counts as silence."""
+        now = self._clock()
+        self._rate_from += now - self._looked_at
+        self._looked_at = now
 
     def look(self, done: int, at_once: bool = False) -> None:
         """Say how far it is, where the next look would be too late.
 
         Args:
-            done: so far.
-            at_once: say it in any case.
+            done: number of steps done so far.
+            at_once: whether to say it in any case.
         """
         now = self._clock()
         last_part, self._looked_at = now - self._looked_at, now
@@ -55,7 +65,7 @@ class ProgressLine:
         if not at_once and silence + last_part <= SILENCE_SECONDS:
             return
         if self._is_shown:
-            seconds = max(silence, 1e-9) / max(1, done - self._done)  # for one part
+            seconds = max(now - self._rate_from, 1e-9) / max(1, done - self._done)  # for one part
             left = tqdm.format_interval(seconds * (self.total - done))
             rate = f"{self.per_part / seconds:,.2f} {self.rate} per second"
             text = f"{self.name} {done} of {self.total}  {rate}  {left} left"

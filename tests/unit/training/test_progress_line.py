@@ -63,6 +63,24 @@ def test_another_line_counts_and_what_is_no_part_of_it_is_left_out_of_the_rate(c
     assert capsys.readouterr().err == "step 16 of 100  0.40 clips per second  14:00 left\n"
 
 
+@pytest.mark.parametrize("steps_per_save", [1, 2, 7])
+def test_what_is_left_out_of_the_rate_is_still_silence(steps_per_save, capsys):
+    clock = Clock()
+    line, said = made(clock), [clock.now]
+    for step in range(11, 211):
+        clock.now += 2
+        line.look(step)
+        if text := capsys.readouterr().err:
+            said.append(clock.now)
+            assert "  2.00 clips per second  " in text
+        if step % steps_per_save == 0:
+            clock.now += 1  # a save
+            line.leave_out()
+    gaps = [after - before for before, after in pairwise(said)]
+    assert len(gaps) > 10
+    assert 30 - 2 * 3 < min(gaps) <= max(gaps) <= 31
+
+
 def test_other_ranks_say_nothing_and_a_clock_that_stands_still_breaks_nothing(capsys):
     clock = Clock()
     line = made(clock, is_shown=False)
