@@ -66,7 +66,7 @@ def write(training: Any, seen: list[int]) -> None:
         "videos": seen,
         **{f"{name}_sha256": sha256(tensors) for name, tensors in held.items()},
     }
-    with open(training.run.path / f"observed-rank{rank}.jsonl", "a") as file:
+    with open(training.run_folder.path / f"observed-rank{rank}.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -9,7 +9,8 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -49,11 +50,15 @@ SIZES = (1, 2, 3, 7, 10, 13, 101)
 # Adam divides a gradient by its size: where it is mere rounding, so would be a step; hence eps.
 PARITY = (
     "optim.eps=1e-6 optim.steps=30 optim.batch_size=8 run.log_every=5 run.validate_every=15 "
-    "run.checkpoint_every=30"
+    "run.checkpoint_every=30 run.validation_clips=20"
 )
 NO_DROPOUT = "model.dropout=0.0 model.condition_dropout=0.0"
 # Every part of a step: micro-batches, dropout, restarts, a discriminator that joins later.
-RECORDED_OF_BOTH = ("optim.kind=adamw", "optim.accumulation=2", "optim.batch_size=8")
+# Another `kind` than the config's resets its section: steps, rate and warm-up are set again.
+RECORDED_OF_BOTH = (
+    *("optim.kind=adamw", "optim.accumulation=2", "optim.batch_size=8"),
+    *("optim.steps=6", "optim.lr=1e-3", "optim.warmup_steps=2"),
+)
 RECORDED = {
     "tokenizer": "loss.adversarial.weight=0.1 loss.adversarial.channels=8 "
     "loss.adversarial.levels=2 loss.adversarial.start=2 loss.adversarial.warmup_steps=3 "
@@ -134,11 +139,32 @@ def train(
 
 
 def parity(folder: Path, out: Path) -> None:
-    """Train 30 steps of the same global batch, in 1, 2 and 4 micro-batches."""
+    """Train 30 steps of the same global batch, in 1, 2 and 4 micro-batches.
+
+    Each rank notes how many items each batch of its validations has.
+    """
+    rank = make_accelerator().process_index
     for kind in KINDS:
         for accumulation in ACCUMULATIONS:
             changes = settings(kind, PARITY, f"optim.accumulation={accumulation}")
-            train(kind, folder, out / f"{kind}-{accumulation}", changes)
+            name = f"{kind}-{accumulation}"
+            with validated_sizes(kind) as sizes:
+                train(kind, folder, out / name, changes)
+            (out / f"{name}-validated-rank{rank}.json").write_text(json.dumps(sizes))
+
+
+@contextmanager
+def validated_sizes(kind: Kind) -> Iterator[list[int]]:
+    """Yield a list that gets the number of items of each batch that is scored."""
+    module = tokenizer_module if kind == "tokenizer" else prior_module
+    real, sizes = module.functional_call, []
+
+    def noted(model: Any, weights: Any, arguments: tuple[torch.Tensor, ...]) -> Any:
+        sizes.append(len(arguments[0]))
+        return real(model, weights, arguments)
+
+    with mock.patch.object(module, "functional_call", noted):
+        yield sizes
 
 
 def recorded_config(kind: Kind, folder: Path) -> TokenizerTrainingConfig | PriorTrainingConfig:

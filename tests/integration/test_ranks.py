@@ -108,6 +108,18 @@ def test_micro_batches_train_like_the_whole_batch(folder, kind):
         assert distance(whole, parts) < 1e-5
 
 
+@pytest.mark.parametrize("accumulation", ACCUMULATIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rank_validates_with_no_more_at_once_than_it_trains_with(folder, two, kind, accumulation):
+    for world in (1, 2):
+        largest = 8 // (accumulation * world)
+        for rank in range(world):
+            file = folder / str(world) / f"{kind}-{accumulation}-validated-rank{rank}.json"
+            sizes = json.loads(file.read_text())
+            assert sum(sizes) == 2 * 20 / world  # two validations of 20 items
+            assert max(sizes) == largest
+
+
 def test_validation_is_the_same_on_one_two_and_three_ranks(folder, two):
     run([sys.executable, SCRIPT, "3", folder, "validation"])
     expected = json.loads((folder / "1" / "validation-rank0.json").read_text())

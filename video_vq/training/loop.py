@@ -46,11 +46,11 @@ def open_run(
     """Open a run folder on all ranks, on rank 0 first, which makes it; see `RunFolder`.
 
     Args:
-        accelerator: of the run.
-        out: the folder.
-        kind: of the model.
-        config: of the training.
-        data: content hash of the store that is trained on.
+        accelerator: the Accelerator.
+        out: path of the run folder.
+        kind: "tokenizer" or "prior".
+        config: the resolved config.
+        data: content hash of the training store.
         allowed_changes: settings that a resume may change.
 
     Raises:
@@ -75,7 +75,7 @@ class Training:
     validate, save and stop, and that a step is made or skipped on all ranks alike. How a batch
     becomes a loss is written in the model's file, top to bottom (`train_tokenizer`, `train_prior`):
 
-        training = Training(accelerator, run, config, model, "clips", trackers, request)
+        training = Training(accelerator, run_folder, config, model, "clips", trackers, request)
         batches = training.batches(dataset)
         for turn in training.turns():
             if turn == "validate":
@@ -92,31 +92,32 @@ class Training:
     `batches` for what a rank sees and `turns` for what it holds (tests/integration/observed.py).
 
     Args:
-        accelerator: of the run.
-        run: its folder.
-        config: of the training.
-        model: with its first weights; it is moved to the device.
+        accelerator: the Accelerator.
+        run_folder: the open run folder.
+        config: the resolved config.
+        model: the model with its first weights; it is moved to the device.
         unit: what a batch holds, in the plural, for people.
-        trackers: that show the run beside metrics.jsonl.
-        request: that may ask the run to stop; a file `stop` in its folder does so, too.
-        usage: counts the codes of a tokenizer between two lines of the log.
-        discriminator: that is trained beside the model, if there is one.
+        trackers: experiment trackers to log to, besides metrics.jsonl.
+        request: an optional stop request; a file `stop` in the run folder also works.
+        usage: code usage of a tokenizer between two lines of the log, or None for a prior.
+        discriminator: the adversarial discriminator, or None.
 
     Attributes:
         model: wrapped for the forward pass in training, by DDP where there are several ranks.
-        bare_model: the same, not wrapped.
+        bare_model: the same model, not wrapped.
         state: steps done, averages, counters: what a checkpoint holds.
+        micro_batch_size: number of items that a rank's network takes at once.
         timer: where the time goes; `with training.timer("forward"): …`.
-        stop: whether to stop; a long validation looks at it.
-        log_is_due: whether the step in work writes a line of the log.
-        lr: the rate of the step in work.
-        grad_norm: of the last step, before it was clipped.
+        stop: whether to stop; a validation looks at it before each batch.
+        log_is_due: whether the current step writes a line of the log.
+        lr: learning rate of the current step.
+        grad_norm: gradient norm of the last step, before it was clipped.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        run: RunFolder,
+        run_folder: RunFolder,
         config: TokenizerTrainingConfig | PriorTrainingConfig,
         model: Pretrained,
         unit: str,
@@ -125,14 +126,16 @@ class Training:
         usage: CodeUsage | None = None,
         discriminator: Discriminator | None = None,
     ):
-        self.accelerator, self.run = accelerator, run
+        self.accelerator, self.run_folder = accelerator, run_folder
         self.optim, self.rhythm = config.optim, config.run
+        micro_batches = self.optim.accumulation * accelerator.num_processes
+        self.micro_batch_size = self.optim.batch_size // micro_batches
         self.bare_model = model.to(accelerator.device)
         optimizer = make_optimizer(model, self.optim)
         self.state = TrainingState(accelerator, model, self.rhythm, usage, discriminator)
         torch.manual_seed(self.rhythm.seed + 1 + accelerator.process_index)
-        self.state.resume(run, optimizer, self.optim.steps)
-        run.track(trackers, self.state.step)
+        self.state.resume(run_folder, optimizer, self.optim.steps)
+        run_folder.track(trackers, self.state.step)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         if discriminator is not None:
             discriminator.prepare()
@@ -144,13 +147,17 @@ class Training:
             per_part=self.optim.batch_size,
             is_shown=accelerator.is_main_process,
         )
-        self.stop = StopFlag(accelerator, run.path, request)
+        self.stop = StopFlag(accelerator, run_folder.path, request)
         self.log_is_due = False
         self.lr = 0.0
         self.grad_norm = torch.zeros(())
 
     def batches(self, dataset: ClipDataset | TokenDataset) -> Iterator[Any]:
-        """Return this rank's micro-batches of all steps that are left, in order."""
+        """Return this rank's micro-batches of all steps that are left, in order.
+
+        Args:
+            dataset: the clips or token grids that are trained on.
+        """
         loader = training_batches(
             dataset,
             first_step=self.state.step,
@@ -170,23 +177,25 @@ class Training:
         one optimizer step, made by `update`. Checkpoints are written in between.
         """
         state, last_step = self.state, self.optim.steps
-        self.accelerator.print(
-            f"training steps {state.step + 1} to {last_step}, {self.optim.batch_size} "
-            f"{self._unit} each; a line every {self.rhythm.log_every} steps"
-        )
-        self._restart_clocks()
+        if state.step < last_step:  # else a validation or the export alone is left
+            self.accelerator.print(
+                f"training steps {state.step + 1} to {last_step}, {self.optim.batch_size} "
+                f"{self._unit} each; a line every {self.rhythm.log_every} steps"
+            )
+        self.timer.restart()
+        self._progress.restart(state.step)
         is_first = True
         while True:
             if state.validation_is_due:
                 with uncompiled(self.rhythm.compile):
                     yield "validate"
-                self._restart_clocks()
+                self._leave_out_of_rates()
             is_last, stopping = state.step == last_step, self.stop.is_set()
             if state.save_is_due(self.rhythm.checkpoint_every, is_last or stopping):
-                state.save(self.run, self.optimizer)
-                self._restart_clocks()
+                state.save(self.run_folder, self.optimizer)
+                self._leave_out_of_rates()
             if stopping and not self.is_finished:
-                self.run.close()
+                self.run_folder.close()
                 self.stop.clear(state.step, last_step, state.wait_for_save())
                 return
             if is_last:
@@ -206,29 +215,36 @@ class Training:
         """Whether all steps are done and the last weights validated."""
         return self.state.step == self.optim.steps and not self.state.validation_is_due
 
-    def _restart_clocks(self) -> None:
-        """Leave out of the rates what is no part of a step."""
+    def _leave_out_of_rates(self) -> None:
+        """Leave the time since the last step out of the rates, as it is no part of a step."""
         self.timer.restart()
-        self._progress.restart(self.state.step)
+        self._progress.leave_out()
 
     def summing(self, is_last: bool) -> AbstractContextManager[Any]:
         """Return a context for one micro-batch, whose gradients are added to those before it.
 
         Args:
-            is_last: of the step: in its backward pass the ranks average their gradients.
+            is_last: whether it is the step's last, in whose backward pass the ranks average their
+                gradients.
         """
         return nullcontext() if is_last else self.accelerator.no_sync(self.model)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one micro-batch's loss to the step's."""
+        """Add the gradients of one micro-batch's loss, divided by `accumulation`, to the step's.
+
+        Args:
+            loss: the micro-batch's mean loss on this rank.
+        """
         self.accelerator.backward(loss / self.optim.accumulation)
 
-    def update(self, loss: Tensor, discriminator: Discriminator | None = None) -> bool:
+    def update(self, must_be_finite: Tensor, discriminator: Discriminator | None = None) -> bool:
         """Make the optimizer step, or skip it on all ranks alike; collective.
 
         Args:
-            loss: of the step on this rank; like the norms it must be finite on every rank.
-            discriminator: if it takes part in the step: it is stepped, or skipped, with the model.
+            must_be_finite: the step's losses on this rank, unweighted; like the gradient norms they
+                must be finite on every rank, and nothing else is asked of them.
+            discriminator: the discriminator where it takes part in the step, to be stepped or
+                skipped together with the model; else None.
 
         Returns:
             Whether the step was made.
@@ -244,7 +260,7 @@ class Training:
                 if discriminator is None
                 else [self.grad_norm, discriminator.clip()]
             )
-            healthy = all_finite(self.accelerator, loss, *norms)
+            healthy = all_finite(self.accelerator, must_be_finite, *norms)
             if healthy or self.accelerator.scaler is not None:  # fp16's scaler skips by itself
                 self.optimizer.step()
             self.optimizer.zero_grad()
@@ -254,7 +270,7 @@ class Training:
         state.end_step(healthy, self.rhythm, self.optim.steps)
         if state.bad_in_a_row >= self.optim.max_bad_steps:
             state.wait_for_save()
-            raise diverged(self.run, state.step, state.bad_in_a_row)
+            raise diverged(self.run_folder, state.step, state.bad_in_a_row)
         return healthy
 
     def log(self, figures: dict[str, Any], warnings: Sequence[str]) -> None:
@@ -262,9 +278,9 @@ class Training:
 
         Args:
             figures: numbers by path (`loss/…`), alike on all ranks.
-            warnings: said on the screen.
+            warnings: sentences to show on the screen.
         """
-        with self.timer("logging"):
+        with self.timer("logging"):  # .item() waits for a GPU
             line = {
                 **figures,
                 "optim/grad_norm": self.grad_norm.item(),
@@ -272,8 +288,8 @@ class Training:
                 "optim/skipped_steps": self.state.skipped_steps,
             }
         line |= self.timer.numbers(self.optim.batch_size, self.optim.steps - self.state.step)
-        with self.timer("logging"):
-            self.run.log(self.state.step, line, warnings)
+        with self.timer("logging"):  # a line cannot count its own writing: the next one does
+            self.run_folder.log(self.state.step, line, warnings)
         self._progress.restart(self.state.step)
 
     def note_validation(self, figures: dict[str, float], value: float) -> None:
@@ -281,23 +297,25 @@ class Training:
 
         Args:
             figures: numbers by path (`validation/…`).
-            value: by which checkpoints are compared; smaller is better.
+            value: what checkpoints are compared by; smaller is better.
         """
         self.state.note_validation(value)
-        self.run.log(self.state.step, figures)
+        self.run_folder.log(self.state.step, figures)
+        self._progress.restart(self.state.step)
 
     def export(self, facts: Any) -> Path:
         """Write the averaged weights as a finished model, close the run, return the model's folder.
 
         Args:
-            facts: what the model was trained on.
+            facts: what the finished model says of its training.
         """
-        folder = self.run.path / self.bare_model.kind
+        folder = self.run_folder.path / self.bare_model.kind
         if self.accelerator.is_main_process:
             self.bare_model.load_state_dict(self.state.averages.tensors)
             self.bare_model.facts = facts
-            with self.run.exporting(folder):
+            with self.run_folder.exporting(folder):
                 self.bare_model.save_pretrained(folder)
-        self.run.close()
+        self.run_folder.close()
+        self.stop.remove_file()  # made too late to stop this run, it would stop a later start
         self.accelerator.wait_for_everyone()
         return folder

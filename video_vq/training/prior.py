@@ -1,7 +1,6 @@
 """Training a prior on a token store, never on pixels: one function, top to bottom."""
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +19,13 @@ from video_vq.training.distributed import (
     StopFlag,
     make_accelerator,
     over_ranks,
-    rank_batches,
     require_even_batch,
 )
 from video_vq.training.loop import Training, open_run
-from video_vq.training.progress_line import ProgressLine
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import PriorTrainingConfig
+from video_vq.training.validation import validation_batches
 
 
 def train_prior(
@@ -41,12 +39,12 @@ def train_prior(
     """Train a prior on a token store; the same call again resumes.
 
     Args:
-        config: see configs/prior/.
-        tokens: a token store; training grids come from its train split, validation from val.
-        out: the run folder.
-        trackers: that show the run beside metrics.jsonl.
+        config: the whole training; see configs/prior/.
+        tokens: path of a token store; it is trained on its train split and validated on val.
+        out: path of the run folder.
+        trackers: experiment trackers to log to, besides metrics.jsonl.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: one that is entered, for a run that signals stop; else a file `stop` does.
+        request: an entered StopRequest, so that signals stop the run, and not only a file `stop`.
 
     Returns:
         The folder of the finished prior, or None when the run was stopped.
@@ -61,8 +59,8 @@ def train_prior(
     dataset = TokenDataset(store, "train", config.run.seed)
     validation = validation_rows(store, config)
     model_config = config_for(store.header, config.model)
-    run = open_run(accelerator, out, "prior", config, store.content_hash, allowed_changes)
-    if (finished := run.finished_model(optim.steps)) is not None:
+    run_folder = open_run(accelerator, out, "prior", config, store.content_hash, allowed_changes)
+    if (finished := run_folder.finished_model(optim.steps)) is not None:
         accelerator.print(f"already finished: {finished}")
         return finished
 
@@ -70,11 +68,12 @@ def train_prior(
     prior = Prior(model_config, config.run.checkpoint_activations)
     if store.header.num_action_dims:
         prior.set_action_statistics(*action_statistics(store))
-    training = Training(accelerator, run, config, prior, "grids", trackers, request)
+    training = Training(accelerator, run_folder, config, prior, "grids", trackers, request)
     if config.run.compile:
         training.model.compile()
     timer, batches = training.timer, training.batches(dataset)
 
+    # Between two turns `training` saves, stops, sets the learning rate and calls `.train()`.
     for turn in training.turns():
         if turn == "validate":
             validate(training, prior, store, validation)
@@ -89,7 +88,7 @@ def train_prior(
                 with timer("forward"):
                     loss = prior_loss(training.model(*batch), batch.tokens).nats
                 with timer("backward"):
-                    training.backward(loss)
+                    training.backward(loss)  # divided by accumulation
             nats += loss.detach() / optim.accumulation
 
         if training.update(nats):
@@ -107,7 +106,12 @@ def train_prior(
 
 
 def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
-    """Return what the finished prior will say of its training."""
+    """Return what the finished prior will say of its training.
+
+    Args:
+        config: the whole training.
+        store: the token store that is trained on.
+    """
     header = store.header
     return PriorFacts(
         tokenizer_hash=header.tokenizer_hash,
@@ -156,7 +160,8 @@ def validate(training: Training, prior: Prior, store: TokenStore, rows: list[int
 
     Nothing is logged where the run was asked to stop in the meantime: it is done again then.
     """
-    averages, batch_size = training.state.averages.tensors, training.optim.batch_size
+    averages = training.state.averages.tensors
+    batch_size = training.micro_batch_size  # what training takes at once fits into memory
     bits = score(training.accelerator, prior, averages, store, rows, batch_size, training.stop)
     if bits is not None:
         training.note_validation({"validation/bits_per_token": bits}, bits)
@@ -174,27 +179,27 @@ def score(
 ) -> float | None:
     """Return bits per token of weights on fixed grids, shared among the ranks; collective.
 
+    Args:
+        accelerator: the Accelerator.
+        prior: the prior, not wrapped; its own weights are not used.
+        weights: the weights to score, by name.
+        store: the token store that holds the grids.
+        rows: the grids of all ranks, as rows of the store.
+        batch_size: number of grids that one rank takes at once.
+        stop: whether the run was asked to stop.
+
     Returns:
         None when the run was asked to stop in the meantime.
     """
-    started = time.monotonic()
     prior.eval()
-    total, done = torch.zeros(2, dtype=torch.float64, device=accelerator.device), 0
-    progress = ProgressLine(
-        "validating: grid", len(rows), rate="grids", is_shown=accelerator.is_main_process
-    )
-    for mine in rank_batches(accelerator, rows, batch_size):
-        if stop.is_set():
+    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for mine in validation_batches(accelerator, rows, "grid", batch_size, stop):
+        if mine is None:
             return None
-        if not mine:
-            continue
         batch = read_grids(store, mine).flat(accelerator.device)
         with accelerator.autocast():
             logits = functional_call(prior, weights, tuple(batch))
         total[0] += token_nats(logits, batch.tokens).double().sum()
         total[1] += batch.tokens.numel()
-        done += len(mine) * accelerator.num_processes
-        progress.look(min(done, len(rows)))
     total = over_ranks(accelerator, total, "sum")
-    accelerator.print(f"validated on {len(rows)} grids in {time.monotonic() - started:.1f} s")
     return float(total[0] / total[1]) / math.log(2)

@@ -1,7 +1,6 @@
 """Training a tokenizer: one function, top to bottom."""
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,17 +25,16 @@ from video_vq.training.distributed import (
     StopFlag,
     make_accelerator,
     over_ranks,
-    rank_batches,
     require_even_batch,
 )
 from video_vq.training.initial import starting_tokenizer
 from video_vq.training.loop import Training, open_run
 from video_vq.training.losses import TokenizerLosses
 from video_vq.training.mechanism import watched_step
-from video_vq.training.progress_line import ProgressLine
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
+from video_vq.training.validation import validation_batches
 
 CODES = "quantizer.codebook.codes"  # of a tokenizer's tensors
 SHOWN_CLIPS = 4
@@ -61,12 +59,12 @@ def train_tokenizer(
     """Train a tokenizer on a clip store; the same call again resumes.
 
     Args:
-        config: see configs/tokenizer/.
-        data: a clip store; clips come from its train split, validation from val.
-        out: the run folder.
-        trackers: that show the run beside metrics.jsonl, with clips of the validation.
+        config: the whole training; see configs/tokenizer/.
+        data: path of a clip store; it is trained on its train split and validated on val.
+        out: path of the run folder.
+        trackers: experiment trackers, besides metrics.jsonl; they also get validation clips.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: one that is entered, for a run that signals stop; else a file `stop` does.
+        request: an entered StopRequest, so that signals stop the run, and not only a file `stop`.
 
     Returns:
         The folder of the finished tokenizer, or None when the run was stopped.
@@ -79,20 +77,23 @@ def train_tokenizer(
     store, optim, seed = ClipStore(data), config.optim, config.run.seed
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
     dataset = ClipDataset(store, "train", config.data, seed)
-    validation = validation_windows(store, config)
-    facts = facts_of(config, store)
+    validation, facts = validation_windows(store, config), facts_of(config, store)
 
-    # All that can be refused is refused before the run folder is made.
+    # Refused before the run folder is made: what does not fit. A resume or tracker refuses later.
     tokenizer = starting_tokenizer(config, out, accelerator.print)
     losses = TokenizerLosses(accelerator, config, store)
-    run = open_run(accelerator, out, "tokenizer", config, store.content_hash, allowed_changes)
-    if (finished := run.finished_model(optim.steps)) is not None:
+    run_folder = open_run(
+        accelerator, out, "tokenizer", config, store.content_hash, allowed_changes
+    )
+    if (finished := run_folder.finished_model(optim.steps)) is not None:
         accelerator.print(f"already finished: {finished}")
         return finished
 
     usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
     training = Training(
-        accelerator, run, config, tokenizer, "clips", trackers, request, usage, losses.discriminator
+        *(accelerator, run_folder, config, tokenizer, "clips", trackers, request),
+        usage=usage,
+        discriminator=losses.discriminator,
     )
     if config.run.compile:  # not the quantizer between them: its lookup walks through memory
         tokenizer.encoder.compile()
@@ -103,13 +104,14 @@ def train_tokenizer(
     def on_device(batch: ClipBatch) -> Tensor:
         return to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
 
+    # Between two turns `training` saves, stops, sets the learning rate and calls `.train()`.
     for turn in training.turns():
         if turn == "validate":
             validate(training, tokenizer, store, validation)
             continue
 
-        # Read this rank's share of the global batch; the very first one gives the first codes.
-        step = training.state.step  # steps done before this one
+        # Read this rank's share of the global batch; the first with finite latents gives the codes.
+        step = training.state.step  # steps before this one, skipped ones included
         with timer("data"):
             micro_batches: list[ClipBatch] = [next(batches) for _ in range(optim.accumulation)]
         if not codebook.is_initialized:
@@ -120,7 +122,6 @@ def train_tokenizer(
         # Add up the gradients of the micro-batches, of the tokenizer and of the discriminator.
         discriminator = losses.discriminator_at(step)
         statistics: list[CodebookStatistics] = []
-        weights: dict[str, float] = {}
         means: dict[str, Tensor] = {}  # of each loss over the micro-batches, unweighted
         watched: list[tuple[Tensor, QuantizerOutput]] = []  # the last micro-batch of a logged step
         for number, batch in enumerate(micro_batches):
@@ -134,10 +135,10 @@ def train_tokenizer(
                         output.quantized.rows.passed.retain_grad()
                         watched.append((video, output.quantized))
                     parts = losses(output, video, step, number)
-                    weights = {name: losses.weight(name, step) for name in parts}
-                    loss = torch.stack([weights[name] * parts[name] for name in parts]).sum()
+                    weighted = [losses.weight(name, step) * parts[name] for name in parts]
+                    loss = torch.stack(weighted).sum()
                 with timer("backward"):
-                    training.backward(loss)
+                    training.backward(loss)  # divided by accumulation
             if discriminator is not None:
                 with timer("discriminator"):
                     discriminator.learn(video, output.video, optim.accumulation, is_last)
@@ -146,8 +147,8 @@ def train_tokenizer(
             for name, value in parts.items():
                 means[name] = means.get(name, 0) + value.detach() / optim.accumulation
 
-        # Make the step, or none on all ranks; then move the codes and the averaged weights.
-        was_made = training.update(torch.stack(list(means.values())).sum(), discriminator)
+        # Make the step, or none on all ranks; a made one moves the codes and the averaged weights.
+        was_made = training.update(torch.stack([*means.values()]), discriminator)
         restarted = 0
         if was_made:
             with timer("codebook"):
@@ -159,7 +160,7 @@ def train_tokenizer(
         if training.log_is_due:
             with timer("logging"):
                 figures, warnings = figures_of(training, dataset, means, math.prod(facts.grid_thw))
-                figures |= {f"weight/{name}": weight for name, weight in weights.items()}
+                figures |= {f"weight/{name}": losses.weight(name, step) for name in means}
                 figures["codebook/restarted"] = restarted
                 if was_made:
                     figures |= {} if discriminator is None else discriminator.numbers()
@@ -171,6 +172,10 @@ def train_tokenizer(
 
 def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFacts:
     """Return what the finished tokenizer will say of its training.
+
+    Args:
+        config: the whole training.
+        store: the clip store that is trained on.
 
     Raises:
         InputError: the clips do not fit the model.
@@ -191,10 +196,10 @@ def figures_of(
     """Return a step's losses over all ranks and the codes' use since the last line; collective.
 
     Args:
-        training: after the step.
-        dataset: knows where its epochs end.
-        means: losses of the step on this rank.
-        tokens_per_clip: how many codes a clip has.
+        training: the training, after the step.
+        dataset: the dataset that is trained on, which knows where its epochs end.
+        means: the step's losses on this rank, by name.
+        tokens_per_clip: number of codes per clip.
 
     Returns:
         Numbers by path, and warnings that they give rise to.
@@ -214,8 +219,8 @@ def figures_of(
     assert state.usage is not None
     possible = 1 - (1 - 1 / state.usage.codebook_size) ** (clips_since * tokens_per_clip)
     # The adversarial loss has no floor: it would hide a jump, or look like one.
-    told = sum(value for name, value in losses.items() if name != "loss/adversarial")
-    warnings = state.health.look(told, use["codebook/usage"], possible)
+    bounded_loss = sum(value for name, value in losses.items() if name != "loss/adversarial")
+    warnings = state.health.look(bounded_loss, use["codebook/usage"], possible)
     return {**losses, **use, **state.health.numbers()}, warnings
 
 
@@ -240,14 +245,14 @@ def validate(
     Nothing is logged where the run was asked to stop in the meantime: it is done again then.
     """
     accelerator, averages = training.accelerator, training.state.averages.tensors
-    batch_size = training.optim.batch_size
+    batch_size = training.micro_batch_size  # what training takes at once fits into memory
     scores = score(accelerator, tokenizer, averages, store, windows, batch_size, training.stop)
     if scores is None:
         return
-    if training.run.trackers is not None:
+    if training.run_folder.trackers is not None:
         clips = read_windows(store, windows[:SHOWN_CLIPS])
-        sheet = originals_and_reconstructions(accelerator, tokenizer, averages, clips)
-        training.run.trackers.log_clip(training.state.step, "validation/clips", sheet)
+        sheet = originals_and_reconstructions(accelerator, tokenizer, averages, clips, batch_size)
+        training.run_folder.trackers.log_clip(training.state.step, "validation/clips", sheet)
     figures = {f"validation/{name}": value for name, value in scores._asdict().items()}
     training.note_validation(figures, -scores.psnr)
 
@@ -264,22 +269,25 @@ def score(
 ) -> Validation | None:
     """Score weights on fixed clips, shared among the ranks; collective.
 
+    Args:
+        accelerator: the Accelerator.
+        tokenizer: the tokenizer, not wrapped; its own weights are not used.
+        weights: the weights to score, by name.
+        store: the clip store that holds the clips.
+        windows: the clips of all ranks.
+        batch_size: number of clips that one rank takes at once.
+        stop: whether the run was asked to stop.
+
     Returns:
         None when the run was asked to stop in the meantime.
     """
-    started = time.monotonic()
     model = tokenizer.eval()
     usage = CodeUsage(model.config.quantizer.codebook_size).to(accelerator.device)
-    total, done = torch.zeros(2, dtype=torch.float64, device=accelerator.device), 0
-    progress = ProgressLine(
-        "validating: clip", len(windows), rate="clips", is_shown=accelerator.is_main_process
-    )
-    for mine in rank_batches(accelerator, windows, batch_size):
-        if stop.is_set():
+    usage.update(usage.counts[:0])  # a rank without clips must have updated before it computes
+    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for mine in validation_batches(accelerator, windows, "clip", batch_size, stop):
+        if mine is None:
             return None
-        if not mine:
-            usage.update(usage.counts[:0])
-            continue
         video = to_pixels(read_windows(store, list(mine)).to(accelerator.device))
         with accelerator.autocast():
             output = functional_call(model, weights, (video,))
@@ -288,10 +296,7 @@ def score(
         total[0] += (10 * torch.log10(4 / error.clamp(min=1e-10))).sum()
         total[1] += len(mine)
         usage.update(output.quantized.codes)
-        done += len(mine) * accelerator.num_processes
-        progress.look(min(done, len(windows)))
     total = over_ranks(accelerator, total, "sum")
-    accelerator.print(f"validated on {int(total[1])} clips in {time.monotonic() - started:.1f} s")
     use = usage.compute()
     return Validation(float(total[0] / total[1]), use.code_usage, use.perplexity)
 
@@ -302,11 +307,22 @@ def originals_and_reconstructions(
     tokenizer: VideoTokenizer,
     weights: dict[str, Tensor],
     clips: UInt8[Tensor, "b t h w 3"],
+    batch_size: int,
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Return a playing sheet: clips above their reconstructions by these weights."""
+    """Return a playing sheet: clips above their reconstructions by these weights.
+
+    Args:
+        accelerator: the Accelerator.
+        tokenizer: the tokenizer, not wrapped; its own weights are not used.
+        weights: the weights to reconstruct with, by name.
+        clips: the originals.
+        batch_size: number of clips to reconstruct at once.
+    """
     model = tokenizer.eval()
-    with accelerator.autocast():
-        video = to_pixels(clips.to(accelerator.device))
-        output = functional_call(model, weights, (video,))
-    rows = [*clips.numpy(), *to_uint8(output.video).cpu().numpy()]
+    rows = [*clips.numpy()]
+    for some in clips.split(batch_size):
+        video = to_pixels(some.to(accelerator.device))
+        with accelerator.autocast():
+            output = functional_call(model, weights, (video,))
+        rows += [*to_uint8(output.video).cpu().numpy()]
     return tile(rows, columns=len(clips), scale=max(1, 96 // rows[0].shape[1]))

@@ -1,0 +1,44 @@
+"""The batches of a validation: shared among the ranks, with progress, until the run must stop."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from accelerate import Accelerator
+
+from video_vq.training.distributed import StopFlag, rank_batches
+from video_vq.training.progress_line import ProgressLine
+
+T = TypeVar("T")
+
+
+def validation_batches(
+    accelerator: Accelerator, items: Sequence[T], unit: str, batch_size: int, stop: StopFlag
+) -> Iterator[Sequence[T] | None]:
+    """Yield this rank's share of the items in batches; collective.
+
+    All ranks ask before each batch whether to stop, also a rank whose share is used up.
+
+    Args:
+        accelerator: the Accelerator.
+        items: what all ranks together validate on.
+        unit: what an item is, for people: "clip" or "grid".
+        batch_size: number of items that one rank takes at once.
+        stop: whether the run was asked to stop.
+
+    Yields:
+        A batch that is not empty; or None, as the last, when the run was asked to stop.
+    """
+    started, done = time.monotonic(), 0
+    progress = ProgressLine(
+        f"validating: {unit}", len(items), rate=f"{unit}s", is_shown=accelerator.is_main_process
+    )
+    for mine in rank_batches(accelerator, items, batch_size):
+        if stop.is_set():
+            yield None
+            return
+        if mine:
+            yield mine
+            done += len(mine) * accelerator.num_processes
+            progress.look(min(done, len(items)))
+    accelerator.print(f"validated on {len(items)} {unit}s in {time.monotonic() - started:.1f} s")
