@@ -2,10 +2,18 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 THREADS = "OMP_NUM_THREADS"
+# What launchers tell their processes; precision is no sign, as people set it by hand.
+LAUNCHER_SIGNS = ("ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID")
+
+
+def is_launched(environment: Mapping[str, str]) -> bool:
+    """Say whether accelerate or torchrun started this process."""
+    return any(sign in environment for sign in LAUNCHER_SIGNS)
 
 
 def num_cores() -> int:

@@ -23,6 +23,7 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 from video_vq.cli import main
 from video_vq.config import load_config
 from video_vq.data.windows import every_window
+from video_vq.distributed import holding, make_accelerator
 from video_vq.errors import InputError
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import PriorConfig
@@ -34,7 +35,7 @@ from video_vq.training import losses as losses_module
 from video_vq.training import prior as prior_module
 from video_vq.training import tokenizer as tokenizer_module
 from video_vq.training.averaging import Averages
-from video_vq.training.distributed import StopFlag, holding, make_accelerator
+from video_vq.training.distributed import StopFlag
 from video_vq.training.state import TrainingState
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.training_config import (

@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.video.is_file():
         raise InputError(f"{arguments.video}: no such file; name a video file")
     require_free(arguments.out, single_file=True)
+    from video_vq.distributed import holding, make_accelerator
     from video_vq.evaluation.continuation import ContinueRequest, continue_video
-    from video_vq.training.distributed import holding, make_accelerator
 
     request = ContinueRequest(
         given_frames=arguments.given_frames,

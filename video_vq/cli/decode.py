@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     how = arguments.split, arguments.batch_size
     store = finished_clips(arguments.out, *models, *how)
     if store is None:
+        from video_vq.distributed import holding, make_accelerator
         from video_vq.evaluation.decode import decode_store
-        from video_vq.training.distributed import holding, make_accelerator
 
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):

@@ -122,9 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     store = finished_tokens(job)
     if store is None:
+        from video_vq.distributed import holding, make_accelerator
         from video_vq.evaluation.encode import encode_clips
         from video_vq.evaluation.encode_on_ray import encode_on_ray
-        from video_vq.training.distributed import holding, make_accelerator
 
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):

@@ -126,9 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     scores = finished_scores(arguments.out, identity)
     if scores is None:
+        from video_vq.distributed import holding, make_accelerator
         from video_vq.evaluation.evaluate import evaluate
         from video_vq.metrics.perceptual import load_st_lpips
-        from video_vq.training.distributed import holding, make_accelerator
 
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):

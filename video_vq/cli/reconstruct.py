@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     options.require_models(arguments)
     info = probe(arguments.video)
     require_free(arguments.out, single_file=True)
+    from video_vq.distributed import make_accelerator
     from video_vq.evaluation.reconstruct_file import reconstruct_file
     from video_vq.models.tokenizer import VideoTokenizer
-    from video_vq.training.distributed import make_accelerator
 
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:

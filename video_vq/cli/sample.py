@@ -105,8 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     is_main = os.environ.get("RANK", "0") == "0"
     store = finished_samples(out, *models, request)
     if store is None:
+        from video_vq.distributed import holding, make_accelerator
         from video_vq.evaluation.generate import sample_store
-        from video_vq.training.distributed import holding, make_accelerator
 
         accelerator = make_accelerator()
         with holding(accelerator, out):

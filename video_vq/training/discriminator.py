@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from video_vq.distributed import over_ranks
 from video_vq.errors import InputError
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.pretrained import check_tensors
-from video_vq.training.distributed import clip_gradients, over_ranks
+from video_vq.training.distributed import clip_gradients
 from video_vq.training.optimizer import (
     load_optimizer,
     make_optimizer,

@@ -1,121 +1,17 @@
-"""Accelerate, made strict: as many processes as asked for, one stop flag, sums over ranks."""
+"""Ranks in a training: one stop flag, even batches, gradients."""
 
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 
+from video_vq.distributed import over_ranks
 from video_vq.errors import InputError
-from video_vq.stores.lock import held
-from video_vq.training.stop_request import StopRequest, is_launched
+from video_vq.training.stop_request import StopRequest
 
 T = TypeVar("T")
-
-
-def make_accelerator() -> Accelerator:
-    """Return an Accelerator for whatever launched this process.
-
-    Without an accelerator device several processes become gloo ranks on the CPU. Buffers are not
-    broadcast: the codebook is bit-equal on all ranks by its own means, and a missing sum shows.
-
-    Raises:
-        InputError: the launcher announces another number of processes than Accelerate sees.
-    """
-    require_all_processes(os.environ)
-    # Accelerate knows the old name of the setting only; what newer torch says of it holds not here:
-    # buffers may be synced at the start.
-    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-    announced = int(os.environ.get("WORLD_SIZE", "1"))
-    how = (
-        f"Start with `accelerate launch --multi_gpu --num_processes {announced} -m video_vq …`, "
-        "or unset WORLD_SIZE"
-    )
-    try:
-        accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # MPS lacks the float64 of the statistics
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-    except ValueError as error:
-        if announced == 1:
-            raise
-        message = f"WORLD_SIZE is {announced}, but there is no launcher: {error}. {how}"
-        raise InputError(message) from None
-    if accelerator.num_processes != announced:
-        raise InputError(
-            f"WORLD_SIZE is {announced}, but Accelerate runs {accelerator.num_processes} "
-            f"process(es): each would train alone and overwrite the others. {how}"
-        )
-    return accelerator
-
-
-def require_all_processes(environment: Mapping[str, str]) -> None:
-    """Refuse the one process that `accelerate launch --cpu --num_processes N` starts in silence.
-
-    It sets a meeting point for N processes (MASTER_ADDR) and then starts one, without a rank.
-
-    Raises:
-        InputError: several processes were asked for, and this is the only one.
-    """
-    alone = "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
-    if alone and is_launched(environment):
-        raise InputError(
-            "accelerate launch was asked for several processes and started one, as it does with "
-            "--cpu; use `accelerate launch --multi_gpu --num_processes N -m video_vq …`, which "
-            "without a GPU starts N processes on the CPU"
-        )
-
-
-@contextmanager
-def main_process_first(accelerator: Accelerator) -> Iterator[None]:
-    """Let rank 0 do something before the others do the same.
-
-    Unlike Accelerate's, it ends them where rank 0 fails, instead of letting them wait.
-
-    Raises:
-        InputError: rank 0 failed, on all others.
-    """
-    if not accelerator.is_main_process and _main_failed(accelerator, False):
-        raise InputError("rank 0 cannot go on, and says why")
-    failed = True
-    try:
-        yield
-        failed = False
-    finally:
-        if accelerator.is_main_process:
-            _main_failed(accelerator, failed)
-
-
-def _main_failed(accelerator: Accelerator, failed: bool) -> bool:
-    """Whether rank 0 says that it failed; collective."""
-    flag = torch.tensor(float(failed), device=accelerator.device)
-    return bool(over_ranks(accelerator, flag, "sum") > 0)
-
-
-@contextmanager
-def holding(
-    accelerator: Accelerator, path: Path | None, single_file: bool = False
-) -> Iterator[None]:
-    """Hold what the ranks are about to write for the length of a block; rank 0 takes the lock.
-
-    Args:
-        accelerator: the Accelerator.
-        path: a folder, or a file if `single_file`; None for nothing.
-        single_file: whether `path` is a file.
-
-    Raises:
-        InputError: another process writes there (see `video_vq.stores.lock`); on all ranks.
-    """
-    with ExitStack() as stack:
-        if path is not None:
-            with main_process_first(accelerator):
-                if accelerator.is_main_process:
-                    stack.enter_context(held(path, single_file))
-        yield
 
 
 class StopFlag:
@@ -194,11 +90,3 @@ def all_finite(accelerator: Accelerator, *values: torch.Tensor) -> bool:
     """Whether the values are finite on every rank; collective."""
     bad = torch.stack([~torch.isfinite(value.detach()).all() for value in values]).any()
     return bool(over_ranks(accelerator, bad.float(), "sum") == 0)
-
-
-def over_ranks(
-    accelerator: Accelerator, value: torch.Tensor, how: Literal["sum", "mean"]
-) -> torch.Tensor:
-    """Return the sum or mean of a tensor over all ranks; collective."""
-    reduced: Any = accelerator.reduce(value, how)
-    return reduced

@@ -11,17 +11,13 @@ from torch import Tensor
 
 from video_vq.config import to_json
 from video_vq.data.loader import ClipDataset, TokenDataset, training_batches
+from video_vq.distributed import main_process_first
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.model_folder import Kind
 from video_vq.models.pretrained import Pretrained
 from video_vq.training.compiled import uncompiled
 from video_vq.training.discriminator import Discriminator
-from video_vq.training.distributed import (
-    StopFlag,
-    all_finite,
-    clip_gradients,
-    main_process_first,
-)
+from video_vq.training.distributed import StopFlag, all_finite, clip_gradients
 from video_vq.training.optimizer import make_optimizer, set_learning_rate
 from video_vq.training.progress_line import ProgressLine
 from video_vq.training.run_folder import RunFolder, diverged

@@ -5,10 +5,10 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
+from video_vq.distributed import over_ranks
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.quantizers.mechanism import changed_share, mechanism
 from video_vq.quantizers.rows import QuantizerOutput
-from video_vq.training.distributed import over_ranks
 
 
 @torch.no_grad()

@@ -12,15 +12,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from video_vq.data.loader import TokenDataset, read_grids
+from video_vq.distributed import make_accelerator, over_ranks
 from video_vq.models.prior import Prior, prior_loss, token_nats
 from video_vq.models.prior_config import PriorFacts, config_for
 from video_vq.stores.tokens import TokenStore
-from video_vq.training.distributed import (
-    StopFlag,
-    make_accelerator,
-    over_ranks,
-    require_even_batch,
-)
+from video_vq.training.distributed import StopFlag, require_even_batch
 from video_vq.training.loop import Training, open_run
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.trackers import TrackerName

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from video_vq.config import STRICT, check_config, to_json
+from video_vq.distributed import over_ranks
 from video_vq.errors import InputError
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.pretrained import check_tensors
@@ -17,7 +18,6 @@ from video_vq.training.averaging import Averages
 from video_vq.training.background import BackgroundJob, Snapshot
 from video_vq.training.checkpoint import random_state, set_random_state
 from video_vq.training.discriminator import Discriminator
-from video_vq.training.distributed import over_ranks
 from video_vq.training.health import Health
 from video_vq.training.optimizer import load_optimizer, optimizer_tensors
 from video_vq.training.run_folder import RunFolder

@@ -7,10 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+
+from video_vq.machine import is_launched
 
 # SIGHUP: a terminal that goes away must not cost the steps since the last checkpoint.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -20,13 +21,6 @@ WATCH_SECONDS = 0.5
 # What a rank may take to save once its launcher is gone; its peers may be gone as well.
 GRACE_SECONDS = 120.0
 FIRST_PROCESS = Path("/proc/1/cmdline")
-# What launchers tell their processes; precision is no sign, as people set it by hand.
-LAUNCHER_SIGNS = ("ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID")
-
-
-def is_launched(environment: Mapping[str, str]) -> bool:
-    """Say whether accelerate or torchrun started this process."""
-    return any(sign in environment for sign in LAUNCHER_SIGNS)
 
 
 class StopRequest:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from video_vq.training.distributed import make_accelerator
+from video_vq.distributed import make_accelerator
 from video_vq.training.training_config import (
     OptimizerConfig,
     PriorTrainingConfig,

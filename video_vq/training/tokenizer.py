@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from video_vq.data.loader import ClipBatch, ClipDataset, read_windows
 from video_vq.data.windows import Window, scoring_windows
+from video_vq.distributed import make_accelerator, over_ranks
 from video_vq.media.encode import tile
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
@@ -21,12 +22,7 @@ from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
 from video_vq.quantizers.rows import CodebookStatistics, QuantizerOutput
 from video_vq.stores.clips import ClipStore
-from video_vq.training.distributed import (
-    StopFlag,
-    make_accelerator,
-    over_ranks,
-    require_even_batch,
-)
+from video_vq.training.distributed import StopFlag, require_even_batch
 from video_vq.training.initial import starting_tokenizer
 from video_vq.training.loop import Training, open_run
 from video_vq.training.losses import TokenizerLosses

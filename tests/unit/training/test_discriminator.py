@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from video_vq.distributed import make_accelerator
 from video_vq.errors import InputError
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.training.discriminator import Discriminator, check_adversarial
-from video_vq.training.distributed import make_accelerator
 from video_vq.training.training_config import AdversarialConfig, OptimizerConfig
 
 CONFIG = AdversarialConfig(weight=0.1, start=0, lecam=0.5, channels=8, levels=2)

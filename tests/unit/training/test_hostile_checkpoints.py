@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from hostile_checkpoint import MUTATIONS, Files, damaged_bytes, listed
 
+from video_vq.distributed import make_accelerator
 from video_vq.errors import InputError
 from video_vq.metrics.codebook import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer
@@ -23,7 +24,6 @@ from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.stores.files import sha256_file
 from video_vq.training.checkpoint import CheckpointFolder
-from video_vq.training.distributed import make_accelerator
 from video_vq.training.optimizer import make_optimizer
 from video_vq.training.run_folder import RunFolder
 from video_vq.training.state import TrainingState

@@ -10,11 +10,11 @@ import torch
 from runs import make_clip_store
 
 from video_vq.data.order import rank_positions
+from video_vq.distributed import make_accelerator
 from video_vq.errors import InputError
 from video_vq.metrics.perceptual import StLpips
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
-from video_vq.training.distributed import make_accelerator
 from video_vq.training.losses import (
     TokenizerLosses,
     adversarial_weight,

@@ -15,10 +15,10 @@ from accelerate.tracking import WandBTracker
 from holder import Holder
 
 from video_vq.config import to_json
+from video_vq.distributed import make_accelerator
 from video_vq.errors import InputError
 from video_vq.stores import files
 from video_vq.stores.lock import LOCK
-from video_vq.training.distributed import make_accelerator
 from video_vq.training.finished import in_todays_settings
 from video_vq.training.optimizer import make_optimizer
 from video_vq.training.run_folder import RunFolder, diverged, refuse_changes
@@ -26,7 +26,11 @@ from video_vq.training.state import TrainingState
 from video_vq.training.trackers import Trackers
 from video_vq.training.training_config import OptimizerConfig, RunConfig, TokenizerTrainingConfig
 
-CONFIG = {"model": {"width": 8}, "optim": {"kind": "adamw", "lr": 0.1, "steps": 9}, "run": {"seed": 0}}
+CONFIG = {
+    "model": {"width": 8},
+    "optim": {"kind": "adamw", "lr": 0.1, "steps": 9},
+    "run": {"seed": 0},
+}
 
 
 def open_run(path: Path, allowed: tuple[str, ...] = (), **changes: Any) -> RunFolder:

@@ -8,8 +8,9 @@ import threading
 
 import pytest
 
+from video_vq.machine import LAUNCHER_SIGNS
 from video_vq.training import stop_request
-from video_vq.training.stop_request import LAUNCHER_SIGNS, SIGNALS, StopRequest
+from video_vq.training.stop_request import SIGNALS, StopRequest
 
 
 @pytest.fixture(autouse=True)
