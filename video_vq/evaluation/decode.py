@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from video_vq.distributed import main_process_first
 from video_vq.evaluation.finished import plan_of_decoding
 from video_vq.evaluation.fit import require_same_tokenizer
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
@@ -40,7 +41,7 @@ def decode_store(
     require_same_tokenizer(tokenizer, store.header.tokenizer_hash, str(tokens))
     rows = [int(row) for row in store.rows(split)]
     plan = plan_of_decoding(store, tokenizer.hash, split, batch_size, accelerator.mixed_precision)
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
         writer = ClipStoreWriter(
             out, store.header.frame_size_hw, plan, owner=accelerator.is_main_process
         )

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 
 from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_of
+from video_vq.distributed import main_process_first
 from video_vq.errors import InputError
 from video_vq.evaluation.clip_sources import Findings, StoredClips
 from video_vq.evaluation.encode_job import EncodeJob, clips_of_job, header_of_job
@@ -183,7 +184,7 @@ def encode_clips(accelerator: Accelerator, job: EncodeJob) -> TokenStore:
         InputError: data or tokenizer are missing or damaged, the sizes do not fit, or too many raw
             videos cannot be used.
     """
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
         encoder = Encoder(job, accelerator, owner=accelerator.is_main_process)
     try:
         todo = encoder.missing(_mine(accelerator, encoder.num_shards))

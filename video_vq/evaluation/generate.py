@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from video_vq.distributed import main_process_first
 from video_vq.errors import InputError
 from video_vq.evaluation.decode import decode_grids
 from video_vq.evaluation.fit import require_same_tokenizer
@@ -72,7 +73,7 @@ def sample_store(
         **({} if prompts is None else prompts.plan()),
         **({} if actions is None else actions.plan),
     }
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
         writer = ClipStoreWriter(
             out, prior.facts.frame_size_hw, plan, owner=accelerator.is_main_process
         )
