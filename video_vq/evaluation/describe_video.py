@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from video_vq.errors import InputError
-from video_vq.media.folder import FolderSettings, list_videos
+from video_vq.media.folder import FolderSettings, holds_video, list_videos
 from video_vq.media.probe import probe
 
 
@@ -32,11 +31,15 @@ def video_facts(path: Path) -> dict[str, Any]:
 
 
 def folder_facts(path: Path) -> dict[str, Any] | None:
-    """Describe a folder by the videos that `data-prep folder` takes; None where it has none."""
-    try:
-        found = list_videos(path, FolderSettings())
-    except InputError:
+    """Describe a folder by the videos that `data-prep folder` takes; None where it has none.
+
+    Raises:
+        InputError: a folder below cannot be listed, or no video can be read; says which and why.
+    """
+    settings = FolderSettings()
+    if not holds_video(path, settings.extensions):
         return None
+    found = list_videos(path, settings)
     size = sum(video.num_bytes for video in found.videos)
     return {
         "videos": f"{len(found.videos):,}, together {size / 1e6:,.1f} MB",

@@ -1,6 +1,7 @@
 """`video-vq info` names whatever video-vq wrote, fast, and trusts nothing in it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,26 @@ def test_a_folder_of_videos_is_told_and_what_makes_a_store_of_it(tmp_path, capsy
     assert out.startswith(f"{tmp_path}: a folder of videos\n  videos    2, together 0.0 MB\n")
     assert "classes   left, right" in out
     assert f"next      data-prep folder {tmp_path} --out STORE" in out
+
+
+def test_why_a_folder_of_videos_cannot_be_described_is_said(tmp_path, capsys, monkeypatch):
+    linked, locked = tmp_path / "linked", tmp_path / "locked"
+    (locked / "inside").mkdir(parents=True)
+    linked.mkdir()
+    (tmp_path / "outside.mp4").write_bytes(b"")
+    (linked / "a.mp4").symlink_to(tmp_path / "outside.mp4")
+    assert main(["info", str(linked)]) == 1
+    assert "the first: a.mp4: a link that leads out of the folder" in capsys.readouterr().err
+    usual = os.scandir
+
+    def refuse(path):  # as without the right to list, which root always has
+        if Path(path).name == "inside":
+            raise PermissionError(13, "Permission denied", path)
+        return usual(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert main(["info", str(locked)]) == 1
+    assert "inside: cannot be listed (Permission denied)" in capsys.readouterr().err
 
 
 def test_a_file_that_only_is_named_like_a_video_is_said_to_be_none(tmp_path, capsys):
