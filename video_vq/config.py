@@ -24,6 +24,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 MAX_FILE_BYTES = 1 << 20
 MAX_BASES = 8
+OWN_SETTINGS_PER_KIND = ("backbone", "quantizer")  # sections whose settings depend on `kind`
 
 
 class _Loader(yaml.SafeLoader):
@@ -145,19 +146,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Lay one mapping over another: mappings merge, everything else is replaced.
 
-    A mapping that names another `kind` than the one below has other settings: it replaces it.
+    A backbone or quantizer of another `kind` than the one below has other settings and replaces
+    it; optimizers of all kinds have the same settings.
     """
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and not _is_other_kind(old, value):
+        is_replaced = key in OWN_SETTINGS_PER_KIND and _is_other_kind(old, value)
+        if isinstance(old, dict) and isinstance(value, dict) and not is_replaced:
             value = merge(old, value)
         result[key] = value
     return result
 
 
-def _is_other_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
-    return "kind" in below and "kind" in above and below["kind"] != above["kind"]
+def _is_other_kind(below: Any, above: Any) -> bool:
+    both = isinstance(below, dict) and isinstance(above, dict)
+    return both and "kind" in below and "kind" in above and below["kind"] != above["kind"]
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

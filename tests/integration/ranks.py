@@ -55,11 +55,7 @@ PARITY = (
 )
 NO_DROPOUT = "model.dropout=0.0 model.condition_dropout=0.0"
 # Every part of a step: micro-batches, dropout, restarts, a discriminator that joins later.
-# Another `kind` than the config's resets its section: steps, rate and warm-up are set again.
-RECORDED_OF_BOTH = (
-    *("optim.kind=adamw", "optim.accumulation=2", "optim.batch_size=8"),
-    *("optim.steps=6", "optim.lr=1e-3", "optim.warmup_steps=2"),
-)
+RECORDED_OF_BOTH = ("optim.kind=adamw", "optim.accumulation=2", "optim.batch_size=8")
 RECORDED = {
     "tokenizer": "loss.adversarial.weight=0.1 loss.adversarial.channels=8 "
     "loss.adversarial.levels=2 loss.adversarial.start=2 loss.adversarial.warmup_steps=3 "

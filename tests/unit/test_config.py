@@ -136,6 +136,14 @@ def test_bad_overrides_and_names_are_refused():
         find_config("../../etc/passwd", "tokenizer")
 
 
+def test_another_optimizer_keeps_the_settings_that_all_optimizers_have(tmp_path):
+    (tmp_path / "muon.yaml").write_text("optim: {kind: muon, steps: 7, lr: 0.5}\n")
+    (tmp_path / "adamw.yaml").write_text("base: muon.yaml\noptim: {kind: adamw}\n")
+    for name, overrides in (("muon", ["optim.kind=adamw"]), ("adamw", [])):
+        config = load_config(TokenizerTrainingConfig, tmp_path / f"{name}.yaml", overrides)
+        assert (config.optim.kind, config.optim.steps, config.optim.lr) == ("adamw", 7, 0.5)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"), [("tokenizer", TokenizerTrainingConfig), ("prior", PriorTrainingConfig)]
 )
