@@ -141,19 +141,18 @@ def test_a_compiled_training_is_the_one_as_written(kind, trained, configs, clip_
 
 
 def test_a_finished_training_says_so_and_changes_nothing(trained, configs, clip_store):
-    for kind, data in (
-        ("tokenizer", ("--data", clip_store)),
-        ("prior", ("--tokens", trained / "tokens")),
+    for kind, data, following in (
+        ("tokenizer", ("--data", clip_store), "next: video-vq encode "),
+        ("prior", ("--tokens", trained / "tokens"), "next: video-vq sample "),
     ):
         run = trained / kind[0]
         before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
         answer = video_vq(
             f"train-{kind}", "--config", configs / f"{kind}.yaml", *data, "--out", run
         )
-        assert answer.stdout.splitlines() == [
-            f"already finished: {run / kind}",
-            f"{kind}: {run / kind}",
-        ]
+        *said, command = answer.stdout.splitlines()
+        assert said == [f"already finished: {run / kind}", f"{kind}: {run / kind}"]
+        assert command.startswith(following)
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
