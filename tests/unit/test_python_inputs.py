@@ -36,6 +36,7 @@ from video_vq.metrics.uncertainty import (
 )
 from video_vq.models import sampling
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
+from video_vq.nn.inputs import check_unit_range
 
 LARP = fvd_protocol("larp")
 sample_tokens: Any = sampling.sample_tokens  # takes more than its annotations say it should
@@ -200,6 +201,47 @@ def test_a_stream_of_another_range_is_refused_and_a_fade_to_white_inside_one_is_
     video = torch.cat([bright[:, :, :1] * 2 - 1, bright], dim=2)
     chunks = [video[:, :, :1], video[:, :, 1:]]
     assert torch.equal(torch.cat(list(model.encode_stream(chunks)), 1), model.encode(video))
+
+
+@pytest.mark.parametrize("first", [1, 3, 5])
+def test_a_stream_gives_what_encode_gives_however_bright_its_first_chunk_is(first):
+    model = trained_tokenizer(causal=True)
+    bright = torch.rand(1, 3, 9, 16, 16, generator=torch.Generator().manual_seed(0))
+    video = torch.cat([bright[:, :, :5], bright[:, :, 5:] * 2 - 1], dim=2)
+    chunks = [video[:, :, :first], video[:, :, first:]]
+    assert torch.equal(torch.cat(list(model.encode_stream(chunks)), 1), model.encode(video))
+
+
+def test_a_stream_of_another_range_gives_the_codes_of_its_pieces_before_it_is_refused():
+    model = trained_tokenizer(causal=True)
+    bright = torch.rand(1, 3, 33, 16, 16, generator=torch.Generator().manual_seed(0))
+    codes = model.encode_stream([bright])
+    assert next(codes).shape[0] == 1
+    with pytest.raises(InputError, match=r"in \[0, 1\]"):
+        list(codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("entrance", UNIT)
+def test_bright_clips_are_taken_as_the_floats_that_they_become_too(entrance, dtype):
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randint(150, 255, (1, 4, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    results = []
+    for video in (clips, to_pixels(clips).to(dtype)):
+        found = UNIT[entrance](trained_tokenizer())(video)
+        results.append(found if isinstance(found, Tensor) else found.video)
+    assert results[0].shape == results[1].shape
+    assert dtype != torch.float32 or torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("lowest", [0, 1, 100])
+def test_levels_divided_by_255_are_pixels_of_0_to_1_however_they_are_rounded(lowest, dtype):
+    clips = torch.arange(lowest, 256, dtype=torch.float64).expand(1, 3, 1, 1, -1)
+    with pytest.raises(InputError, match=r"as pixels in \[0, 1\] do"):
+        check_unit_range((clips / 255).to(dtype))
+    with pytest.raises(InputError, match=r"as pixels in \[0, 1\] do"):
+        check_unit_range((clips / 255 + 1e-3).clamp(max=1).to(dtype))
 
 
 @pytest.mark.parametrize("level", [-1.0, 0.0, 0.5, 1.0])
@@ -391,6 +433,20 @@ def test_numbers_that_are_no_integers_are_refused_as_codes(entrance):
 def test_shapes_that_callers_mistake_get_one_sentence(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("entrance", ["prior, labels", "labels", "seeds"])
+def test_lists_of_truth_values_are_no_integers_nor_are_tuples_and_mixtures(entrance):
+    for given in ([True, False], (np.True_, np.False_), [0, True]):
+        with pytest.raises(InputError, match=r"expected integers, found a (list|tuple) with bool"):
+            ARRAYS[entrance][0](given)
+
+
+@pytest.mark.parametrize("entrance", ["prior, labels", "labels"])
+@pytest.mark.parametrize("large", [2**63 + 1, -(2**63) - 1, np.uint64(2**63)])
+def test_integers_of_more_than_64_bits_get_one_sentence(entrance, large):
+    with pytest.raises(InputError, match=f"expected integers of 64 bits, found {large}"):
+        ARRAYS[entrance][0]([0, large])
 
 
 def test_labels_and_seeds_are_taken_as_lists_ranges_and_tensors():

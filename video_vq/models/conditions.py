@@ -11,7 +11,7 @@ from torch import Tensor
 from video_vq.errors import InputError
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
-from video_vq.nn.inputs import as_integers, as_tensor
+from video_vq.nn.inputs import as_integers, as_tensor, plain_integers
 
 Integers = Sequence[int] | Integer[Tensor, " n"] | Integer[np.ndarray, " n"]
 
@@ -41,9 +41,8 @@ def as_seeds(seeds: object) -> list[int]:
     Raises:
         InputError: they are none of these, or no integers.
     """
-    if isinstance(seeds, Sequence) and all(isinstance(seed, int | np.integer) for seed in seeds):
-        return [int(seed) for seed in seeds]
-    return as_integers(seeds, "seeds").flatten().tolist()
+    listed = plain_integers(seeds, "seeds")
+    return as_integers(seeds, "seeds").flatten().tolist() if listed is None else listed
 
 
 def as_conditions(class_labels: object, given: object, actions: object) -> Conditions:

@@ -15,7 +15,7 @@ from video_vq.models.backbones.build import build_decoder, build_encoder
 from video_vq.models.pretrained import Pretrained
 from video_vq.models.streaming import TiledStream, piece_latents, recut
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig, TokenizerFacts
-from video_vq.nn.inputs import as_tensor, check_unit_range
+from video_vq.nn.inputs import UnitRange, as_tensor, check_unit_range
 from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.rows import QuantizerOutput
 
@@ -113,6 +113,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """
         video = as_tensor(video, "video")
         self.config.backbone.grid_thw(video_size(video))
+        if video.dtype != torch.uint8:
+            check_unit_range(video)
         return torch.cat(list(self._encoded([video])), dim=1)
 
     @torch.no_grad()
@@ -154,8 +156,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         Raises:
             InputError: at once where the tokenizer is not causal; in its turn a chunk that
                 `encode` would refuse or that differs from the first in more than its length; at
-                the end a length that the stride does not divide, after the codes of what came
-                before.
+                the end a length that the stride does not divide, or pixels that all in all are
+                those of [0, 1], after the codes of what came before.
         """
         self._require_causal("encode_stream", "encode")
         return self._encoded(chunks)
@@ -178,8 +180,6 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         first = next(chunks, None)
         if first is None:
             raise InputError("the stream holds no frame; a video has one at least")
-        if first.dtype != torch.uint8:
-            check_unit_range(first)
         num_frames, *size_hw = video_size(first)
         stride_t = backbone.total_stride_thw[0]
         lead, size = num_frames, 1
@@ -189,12 +189,18 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         _, *grid_hw = backbone.grid_thw((lead, size_hw[0], size_hw[1]))
         run = self._stream(self.encoder, (grid_hw[0], grid_hw[1]), reads_pixels=True)
         num_frames = 0
-        axis = 1 if first.dtype == torch.uint8 else 2
+        is_float = first.dtype != torch.uint8
+        axis = 2 if is_float else 1
+        seen = UnitRange()
         for piece in recut(chain([first], chunks), axis, lead, size):
             num_frames += piece.shape[axis]
             if piece.shape[axis] not in (lead, size):  # only the last may end where it must not
                 backbone.grid_thw((num_frames, size_hw[0], size_hw[1]))
+            if is_float:
+                seen.look(piece)
             yield self._encode_piece(run, piece)
+        if is_float:
+            seen.settle()  # of all pieces: the first alone may be bright
 
     def _decoded(self, chunks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
         stride_t, *stride_hw = self.config.backbone.total_stride_thw
@@ -214,11 +220,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     @torch.no_grad()
     def _encode_piece(self, run: TiledStream, piece: Tensor) -> Tensor:
         piece = piece.to(self.device)
-        if piece.dtype == torch.uint8:
-            pixels = to_pixels(piece)
-        else:
-            check_unit_range(piece, unsure=False)  # a later piece may be a fade to white
-            pixels = in_order(piece.float())
+        pixels = to_pixels(piece) if piece.dtype == torch.uint8 else in_order(piece.float())
         return self.quantizer.encode(run(pixels.to(self.dtype)))
 
     @torch.no_grad()

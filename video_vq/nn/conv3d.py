@@ -37,8 +37,8 @@ class Bf16SafeConv3d(nn.Conv3d):
     oneDNN's bf16 kernels (torch 2.13, AVX512) give wrong weight gradients, and write past their
     memory, where two frames are padded and not strided, or where a strided height or width comes
     down to 1 (docs/log.md); for the width, outputs are known to be wrong, too, on some machines:
-    https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, until
-    `tests/unit/nn/test_conv3d.py` passes without it.
+    https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, of
+    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without it.
     """
 
     def forward(self, input: Video) -> Float[Tensor, "b d t2 h2 w2"]:

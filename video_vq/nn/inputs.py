@@ -34,21 +34,80 @@ def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
     """Return whole numbers as a tensor; a plain list of them will do.
 
     Raises:
-        InputError: they are not integers.
+        InputError: they are not integers, or too large for 64 bits.
     """
-    if isinstance(value, Sequence) and all(isinstance(item, int | np.integer) for item in value):
-        value = np.array(value, dtype=np.int64)
+    listed = plain_integers(value, what)
+    if listed is not None:
+        try:
+            value = np.array(listed, dtype=np.int64)
+        except OverflowError:
+            largest = max(listed, key=abs)
+            raise InputError(f"{what}: expected integers of 64 bits, found {largest}") from None
     found = as_tensor(value, what)
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise InputError(f"{what}: expected integers, found {found.dtype}")
     return found
 
 
-def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
-    """Refuse pixels outside [-1, 1], NaN, and pixels that are those of [0, 1].
+def plain_integers(value: object, what: str) -> list[int] | None:
+    """Return a plain sequence of whole numbers of any size as a list; None for anything else.
 
-    Values of which none is below 0, and which lie further apart than half of [0, 1], are taken
-    for pixels in [0, 1]: the other reading is a clip without a pixel darker than middle grey.
+    Raises:
+        InputError: some are truth values, which Python counts among the integers.
+    """
+    kinds = int | bool | np.integer | np.bool_
+    if not isinstance(value, Sequence) or not all(isinstance(item, kinds) for item in value):
+        return None
+    if any(isinstance(item, bool | np.bool_) for item in value):
+        raise InputError(f"{what}: expected integers, found a {type(value).__name__} with bool")
+    return [int(item) for item in value]
+
+
+class UnitRange:
+    """The range of a float video's pixels, looked at piece by piece."""
+
+    def __init__(self) -> None:
+        self._low, self._high = np.inf, -np.inf
+        self._is_of_levels = True
+
+    def look(self, piece: Shaped[Tensor, "..."]) -> None:
+        """Refuse a piece with values outside [-1, 1] or NaN, and remember its range.
+
+        Raises:
+            InputError: says what was found and what to do.
+        """
+        low, high = (float(edge) for edge in piece.detach().aminmax())
+        if not np.isfinite(low + high):
+            raise InputError("the video holds NaN or infinite values")
+        if low < -1 - RANGE_SLACK or high > 1 + RANGE_SLACK:
+            raise InputError(
+                f"a float video lies in [-1, 1], found {low:.3g}..{high:.3g}; "
+                "pass uint8 b t h w c, or x / 127.5 - 1"
+            )
+        self._low, self._high = min(low, self._low), max(high, self._high)
+        if self._low >= 0 and self._is_of_levels:
+            self._is_of_levels = _is_of_levels(piece)
+
+    def settle(self) -> None:
+        """Refuse, after the last piece, pixels that are those of [0, 1].
+
+        Values of which none is below 0, and which lie further apart than half of [0, 1], are taken
+        for pixels in [0, 1]: the other reading is a video without a pixel darker than middle grey.
+        Where each is `x / 127.5 - 1` of a whole number x, that reading is certain.
+
+        Raises:
+            InputError: says what was found and what to do.
+        """
+        if self._low >= 0 and self._high - self._low > SPREAD and not self._is_of_levels:
+            raise InputError(
+                f"a float video lies in [-1, 1], found {self._low:.3g}..{self._high:.3g}, as "
+                "pixels in [0, 1] do; pass 2 * x - 1 (a clip that is as bright as that in "
+                "[-1, 1]: pass it as uint8)"
+            )
+
+
+def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
+    """Refuse pixels outside [-1, 1], NaN, and pixels that are those of [0, 1]; see `UnitRange`.
 
     Args:
         video: floats.
@@ -57,19 +116,19 @@ def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
     Raises:
         InputError: says what was found and what to do.
     """
-    low, high = (float(edge) for edge in video.detach().aminmax())
-    if not np.isfinite(low + high):
-        raise InputError("the video holds NaN or infinite values")
-    if low < -1 - RANGE_SLACK or high > 1 + RANGE_SLACK:
-        raise InputError(
-            f"a float video lies in [-1, 1], found {low:.3g}..{high:.3g}; "
-            "pass uint8 b t h w c, or x / 127.5 - 1"
-        )
-    if unsure and low >= 0 and high - low > SPREAD:
-        raise InputError(
-            f"a float video lies in [-1, 1], found {low:.3g}..{high:.3g}, as pixels in [0, 1] do; "
-            "pass 2 * x - 1 (a clip that is as bright as that in [-1, 1]: pass it as uint8)"
-        )
+    seen = UnitRange()
+    seen.look(video)
+    if unsure:
+        seen.settle()
+
+
+def _is_of_levels(pixels: Shaped[Tensor, "..."]) -> bool:
+    """Whether pixels are x / 127.5 - 1 of whole numbers x.
+
+    These are the odd multiples of 1/255. Pixels x / 255 are even ones, too.
+    """
+    nearest_odd = (pixels.detach().float() * 255 - 1).div(2)
+    return bool(((nearest_odd - nearest_odd.round()).abs() < 0.1).all())
 
 
 def check_levels(clips: Num[Tensor, "..."], what: str = "float clips are") -> None:
