@@ -68,7 +68,11 @@ class Lock:
         return None if self._file is None else _held[self._file].descriptor
 
     def release(self) -> None:
-        """Let go; a folder that was made for the lock and stayed empty goes, too."""
+        """Let go; a folder that was made for the lock and stayed empty goes, too.
+
+        What now has the lock's name but is another's, as somebody removed the folder and a second
+        process began in its place, is left alone.
+        """
         file, self._file = self._file, None
         own = None if file is None else _held.get(file)  # none in a forked child
         if file is None or own is None:
@@ -78,11 +82,11 @@ class Lock:
             return
         del _held[file]
         with suppress(OSError):
-            os.unlink(file)
+            if _is_named(own.descriptor, file):
+                os.unlink(file)
+                if own.made_folder:
+                    os.rmdir(os.path.dirname(file))
         os.close(own.descriptor)
-        if own.made_folder:
-            with suppress(OSError):
-                os.rmdir(os.path.dirname(file))
 
 
 def acquire(path: Path, single_file: bool = False) -> Lock:
@@ -99,7 +103,7 @@ def acquire(path: Path, single_file: bool = False) -> Lock:
         InputError: another process holds it; names host, process and time. Or the folder cannot
             be made.
     """
-    if not single_file and path.exists() and not path.is_dir():
+    if not single_file and os.path.exists(path) and not os.path.isdir(path):
         return Lock(None)
     file = _file_of(path, single_file)
     if file not in _held:

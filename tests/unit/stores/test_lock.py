@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -65,6 +66,54 @@ def test_a_lock_that_is_let_go_leaves_nothing_and_keeps_what_was_there(tmp_path)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == [
         "filled", "filled/x", "there",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("single_file", [False, True])
+def test_a_lock_that_another_took_in_the_place_of_a_removed_folder_is_left_alone(
+    tmp_path, single_file
+):
+    path = tmp_path / "made" / "x" if single_file else tmp_path / "made"
+    own = acquire(path, single_file)
+    shutil.rmtree(tmp_path / "made")
+    with Holder(path, single_file) as holder:
+        own.release()
+        with pytest.raises(InputError, match=f"written by {holder.name}"):
+            acquire(path, single_file)
+
+
+def test_a_folder_that_another_made_anew_stays(tmp_path):
+    own = acquire(tmp_path / "made")
+    (tmp_path / "made").rename(tmp_path / "away")
+    (tmp_path / "made").mkdir()
+    own.release()
+    assert (tmp_path / "made").exists()
+
+
+NOT_TO_BE_LOOKED_AT = {"no permission": "locked/out", "a name that is too long": "x" * 300 + "/out"}
+
+
+@pytest.mark.parametrize("place", NOT_TO_BE_LOOKED_AT.values(), ids=NOT_TO_BE_LOOKED_AT)
+def test_a_place_that_cannot_be_looked_at_gets_one_sentence(tmp_path, monkeypatch, place):
+    no_entry(monkeypatch, tmp_path / "locked")
+    (tmp_path / "locked").mkdir()
+    require_free(tmp_path / place)
+    with pytest.raises(InputError, match=r"is no folder that can be written \((Permission|File)"):
+        acquire(tmp_path / place)
+
+
+def no_entry(monkeypatch, folder: Path) -> None:
+    """Refuse what lies in a folder, as the system refuses all but root."""
+
+    def refusing(whole):
+        def call(path, *arguments, **more):
+            if isinstance(path, str | os.PathLike) and folder in Path(path).parents:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return whole(path, *arguments, **more)
+
+        return call
+
+    for name in ("stat", "lstat", "mkdir", "open"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
 
 
 def test_a_folder_and_a_file_in_it_are_two_things(tmp_path):
