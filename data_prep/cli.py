@@ -27,7 +27,7 @@ from data_prep.simulated.cli import add_simulate_parser
 from data_prep.stats_cli import add_stats_parser
 from data_prep.synthetic_cli import add_synthetic_parser
 from video_vq.arguments import Parser, file_endings
-from video_vq.errors import InputError
+from video_vq.errors import InputError, system_refusal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         arguments.run(arguments)
     except InputError as error:
         print(f"data-prep: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"data-prep: {printable(system_refusal(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("data-prep: stopped; the same command goes on where it stopped", file=sys.stderr)

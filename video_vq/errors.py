@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class ConfigError(InputError):
     """A configuration is wrong; the command ends with exit status 2, as for a wrong flag."""
+
+
+def system_refusal(error: OSError) -> str:
+    """Return what the system refused about a file that is named, as one line."""
+    return f"{error.filename}: {error.strerror or type(error).__name__}"

@@ -25,7 +25,7 @@ from video_vq.cli import (
     train_prior,
     train_tokenizer,
 )
-from video_vq.errors import ConfigError, InputError
+from video_vq.errors import ConfigError, InputError, system_refusal
 
 VERBS = (
     train_tokenizer,
@@ -83,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(system_refusal(error), 1)
     except RuntimeError as error:
         # PyTorch names it so on a GPU; on a CPU only the text tells.
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):

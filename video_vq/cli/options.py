@@ -1,6 +1,7 @@
 """Arguments that several verbs share."""
 
 import argparse
+import os
 from pathlib import Path
 
 from video_vq.config import check_config, config_names
@@ -198,7 +199,7 @@ def require_models(arguments: argparse.Namespace) -> None:
 
 
 def require_new_video(path: Path, source: Path) -> None:
-    """Refuse, before anything is computed, a video that is there already; make its folder.
+    """Refuse, before anything is computed, a video that is there already; leaves no trace.
 
     Args:
         path: the video that is to be written.
@@ -206,21 +207,15 @@ def require_new_video(path: Path, source: Path) -> None:
 
     Raises:
         InputError: the name's ending is unknown or has no encoder here, the file exists, or its
-            folder cannot be made or written.
+            folder cannot be written.
     """
     from video_vq.media.encode import require_video_name
     from video_vq.stores.places import require_not_input, require_writable
 
     require_video_name(path)
     require_not_input(path, {"video": source})
-    if path.exists():
+    if os.path.exists(path):
         raise InputError(f"{path}: is there already; remove it, or name another file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: its folder cannot be made ({error.strerror}); name another file"
-        ) from None
     require_writable(path.parent)
 
 

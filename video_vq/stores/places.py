@@ -1,5 +1,6 @@
 """What can be known of a place to write to before anything is computed for it."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,14 +25,14 @@ def require_out(out: Path, inputs: Mapping[str, Path | None]) -> None:
         InputError: says which input it is, or why it cannot be written.
     """
     require_not_input(out, inputs)
-    if not (out / MANIFEST).exists():
+    if not os.path.exists(out / MANIFEST):
         require_writable(out)
 
 
 def require_not_input(out: Path, inputs: Mapping[str, Path | None]) -> None:
     """Refuse an output that is one of the inputs; see `require_out`."""
     for what, path in inputs.items():
-        if path is not None and out.resolve() == path.resolve():
+        if path is not None and os.path.realpath(out) == os.path.realpath(path):
             raise InputError(f"{out}: is the {what} itself; name another place for what is made")
 
 
@@ -74,6 +75,6 @@ def require_room(out: Path, num_bytes: int) -> None:
 def _nearest(path: Path) -> Path:
     """Return the folder itself, or the nearest one above it that is there."""
     path = path.absolute()
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return path

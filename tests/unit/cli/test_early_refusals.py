@@ -1,5 +1,6 @@
 """Whatever can be known to fail is refused before a clip is decoded or a network runs."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ from video_vq.evaluation.source_clip import Cut
 from video_vq.media.encode import write_video
 from video_vq.metrics.protocol import fvd_protocol
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.stores.lock import acquire
 from video_vq.stores.places import require_out
 from video_vq.stores.tokens import TokenHeader, TokenStoreWriter
 
@@ -349,6 +351,27 @@ def test_a_full_disk_and_a_read_only_one_are_refused_and_a_finished_store_is_not
     with pytest.raises(InputError, match=r"No space left on device\); make room or"):
         require_out(tmp_path / "a" / "b", {})
     require_out(made / "clips", {})  # nothing is written there
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/out", "loop", "loop/out"])
+def test_a_place_that_cannot_be_looked_at_ends_in_no_traceback(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    require_out(tmp_path / name, {"store": tmp_path})
+    with pytest.raises(InputError, match="is no folder that can be written"):
+        acquire(tmp_path / name)
+    assert os.listdir(tmp_path) == ["loop"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "video-vq reconstruct {made}/in.mp4 {tmp}/a/b/out.mp4 --tokenizer {made}/p",
+        "video-vq continue {made}/in.mp4 --prior {made}/p --tokenizer {made}/p --out {tmp}/a/o.mp4",
+    ],
+)
+def test_a_video_that_is_refused_leaves_no_folder(refusal, tmp_path, line):
+    assert "MADE/p" in refusal(line)
+    assert not list(tmp_path.iterdir())
 
 
 def test_looking_at_a_place_leaves_no_trace(tmp_path):

@@ -6,9 +6,15 @@ import sys
 
 import pytest
 
+import data_prep.cli
 import video_vq.cli
 from video_vq.cli import info, main
 from video_vq.errors import ConfigError, InputError
+
+COMMANDS = {
+    "video-vq": (main, ("info",)),
+    "data-prep": (data_prep.cli.main, ("verify",)),
+}
 
 
 class OutOfMemoryError(RuntimeError):
@@ -41,6 +47,31 @@ def test_what_ends_a_verb_is_one_line_and_a_status(
     assert captured.out == ""
     assert captured.err.startswith(f"video-vq{where}: {message}")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_the_system_refuses_of_a_file_is_one_line_wherever_it_is_met(
+    monkeypatch, capsys, command, tmp_path
+):
+    main, words = COMMANDS[command]
+    name = str(tmp_path / ("x" * 300))
+    assert main([*words, name]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"{command}: ")
+    assert "File name too long" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_failure_of_the_system_that_names_no_file_is_shown_whole(monkeypatch, command):
+    def fail(_):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(info, "run", fail)
+    monkeypatch.setattr(data_prep.cli, "run_verify", fail)
+    main, words = COMMANDS[command]
+    with pytest.raises(OSError, match="temporarily"):
+        main([*words, "."])
 
 
 def test_a_verb_that_is_done_passes_its_status_on(monkeypatch):
