@@ -15,9 +15,9 @@ from data_prep.sources import Item, SourceName
 from data_prep.sources.bair import Camera, frames_of
 from data_prep.tfrecord import RecordError, read_record
 from video_vq.media.decode import Decoder
-from video_vq.media.prepared import FRAMES_VERSION, FrameRecipe, OpenedFile, cpu_limit, open_file
+from video_vq.media.prepared import FrameRecipe, OpenedFile, cpu_limit, frames_plan, open_file
 from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError
-from video_vq.media.resize import METHOD, resize
+from video_vq.media.resize import resize
 from video_vq.stores.clips import (
     ClipStoreWriter,
     PreparedVideo,
@@ -60,7 +60,7 @@ class Recipe:
         del plan["decoder"], plan["camera"]
         if self.simulated is None:
             del plan["simulated"]
-        return {**plan, "resize": METHOD, "frames_version": FRAMES_VERSION}
+        return {**plan, **frames_plan(self.fps)}
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON; see `from_json`."""

@@ -22,8 +22,10 @@ from video_vq.media.probe import (
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import METHOD, resize
 
-# Raise when the same file and recipe begin to give other bytes.
+# Raise when the same file and recipe begin to give other bytes: all recipes, or those with a rate,
+# whose frames are chosen by time stamps.
 FRAMES_VERSION = 2
+RATED_FRAMES_VERSION = 3
 # A slow core decodes and scales at ten times this rate.
 BYTES_PER_CPU_SECOND = 50_000_000
 READ_BYTES = 1 << 20
@@ -57,7 +59,7 @@ class FrameRecipe:
         """Return what decides the bytes, as JSON."""
         plan = {**asdict(self), "size_hw": list(self.size_hw)}
         del plan["decoder"]
-        return {**plan, "resize": METHOD, "frames_version": FRAMES_VERSION}
+        return {**plan, **frames_plan(self.fps)}
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON; see `from_json`."""
@@ -69,6 +71,16 @@ class FrameRecipe:
         height, width = value["size_hw"]
         limits = Limits(**value["limits"])
         return FrameRecipe(**{**value, "size_hw": (height, width), "limits": limits})
+
+
+def frames_plan(fps: float | None) -> dict[str, Any]:
+    """Return, as JSON, what decides the bytes of frames beside a recipe's own fields.
+
+    Args:
+        fps: rate that the recipe brings videos to, None to keep theirs.
+    """
+    version = FRAMES_VERSION if fps is None else RATED_FRAMES_VERSION
+    return {"resize": METHOD, "frames_version": version}
 
 
 def cpu_limit(cpu_seconds: float, decoded_bytes: int) -> float:

@@ -23,10 +23,11 @@ CONTAINERS = (
 )
 MICROSECONDS = 1_000_000
 MAX_PIXEL_ASPECT = 4  # of discs and tapes at most 16/9 x 3/2
-# FFmpeg's flag of containers that may hold a broadcast (transport and program streams of MPEG), and
-# the ffmpeg program's limits there (fftools, ts_discontinuity_detect): decoding times may step back
-# by so much, where a muxer left them out, and ahead by so much.
-AVFMT_TS_DISCONT = 0x200
+# Containers that may hold a broadcast (transport and program streams of MPEG; FFmpeg's flag for it,
+# AVFMT_TS_DISCONT, is set for Ogg, too), and the ffmpeg program's limits there (fftools,
+# ts_discontinuity_detect): decoding times may step back by so much, where a muxer left them out,
+# and ahead by so much.
+BROADCASTS = ("mpegts", "mpeg")
 MAX_BACK_SECONDS, MAX_AHEAD_SECONDS = Fraction(1, 10), 10
 
 
@@ -146,7 +147,7 @@ class CountedPackets:
         self._parts: list[list[tuple[int | None, int | None]]] = [[]]
         self._num_packets = 0
         self._decoding_time: int | None = None  # the last that was known
-        self._is_broadcast = bool(container.format.flags & AVFMT_TS_DISCONT)
+        self._is_broadcast = container.format.name in BROADCASTS
 
     def __iter__(self) -> "Iterator[av.Packet]":
         for packet in self._container.demux(self._stream):

@@ -6,15 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from made_videos import encode, joined, scene
 
+from data_prep.shard import Recipe
 from video_vq.evaluation.source_clip import Cut, clip_of_file
 from video_vq.media.decode import Decoder, FirstFrames, FrameStream
 from video_vq.media.prepared import FrameRecipe, open_file
 from video_vq.media.probe import (
-    AVFMT_TS_DISCONT,
+    CONTAINERS,
     DEFAULT_LIMITS,
     CountedPackets,
     UnreadableVideoError,
@@ -22,6 +24,7 @@ from video_vq.media.probe import (
 )
 from video_vq.media.ranges import FrameRanges
 from video_vq.media.resample import frames_at_rate
+from video_vq.media.resize import METHOD
 
 HAS_DECORD = importlib.util.find_spec("decord") is not None
 DECODERS: list[Decoder] = ["pyav", "decord"] if HAS_DECORD else ["pyav"]
@@ -118,7 +121,14 @@ def test_a_joined_recording_is_noted_and_its_frames_are_not_repeated(tmp_path, d
         FrameRanges(path)
 
 
-def known_of(times: list[tuple[int | None, int | None, str]], broadcast: bool) -> Any:
+@pytest.mark.parametrize("fps", [None, 25.0])
+def test_half_a_store_of_other_frames_does_not_go_on_and_one_without_a_rate_does(fps):
+    before = {"resize": METHOD, "frames_version": 2}  # of the plans of before
+    for recipe in (FrameRecipe((32, 96), fps), Recipe("folder", (32, 96), fps)):
+        assert (before.items() <= recipe.plan().items()) == (fps is None)
+
+
+def known_of(times: list[tuple[int | None, int | None, str]], container_name: str) -> Any:
     """What is known of packets that are shown and decoded at these milliseconds, "K" a keyframe."""
     packets = [
         SimpleNamespace(
@@ -132,7 +142,7 @@ def known_of(times: list[tuple[int | None, int | None, str]], broadcast: bool) -
         sample_aspect_ratio=None, codec_context=SimpleNamespace(name="made"),
     )  # fmt: skip
     container: Any = SimpleNamespace(
-        format=SimpleNamespace(name="made", flags=AVFMT_TS_DISCONT if broadcast else 0),
+        format=av.ContainerFormat(container_name, "r"),
         demux=lambda _: packets, duration=None,
     )  # fmt: skip
     counted = CountedPackets(Path(__file__), container, stream, DEFAULT_LIMITS)
@@ -165,5 +175,11 @@ TIMES = {
 
 @pytest.mark.parametrize(("times", "broadcast", "expected", "num_parts"), TIMES.values(), ids=TIMES)
 def test_parts_begin_where_decoding_times_do_not_go_on(times, broadcast, expected, num_parts):
-    info = known_of(times, broadcast)
+    info = known_of(times, "mpegts" if broadcast else "matroska")
     assert (info.timestamps, info.num_parts, info.num_packets) == (expected, num_parts, len(times))
+
+
+@pytest.mark.parametrize("container", CONTAINERS.split(","))
+def test_a_long_still_is_a_leap_in_transport_and_program_streams_alone(container):
+    info = known_of([(0, 0, K), (40, 40, P), (20_040, 20_040, P)], container)
+    assert info.num_parts == (2 if container in ("mpegts", "mpeg") else 1)
