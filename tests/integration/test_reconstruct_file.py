@@ -201,7 +201,8 @@ def test_what_cannot_be_done_is_said_and_nothing_is_lost(tmp_path, tokenizers, c
     assert source.read_bytes() == before
     assert "no such file" in complaint(tmp_path / "none.mp4", tmp_path / "out.mp4")
     assert "a video ends in .mp4" in complaint(source, tmp_path / "out.txt")
-    assert "is no folder that can be written (Not a directory)" in complaint(source, source / "out.mp4")
+    error = complaint(source, source / "out.mp4")
+    assert "is no folder that can be written (Not a directory)" in error
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     assert "is no video file that FFmpeg understands" in complaint(text, tmp_path / "out.mp4")
