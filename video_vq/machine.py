@@ -32,7 +32,8 @@ def is_recorded_number_of_threads(recorded: Any) -> bool:
     """Whether torch computes, or would once it is loaded, with as many threads as recorded.
 
     Args:
-        recorded: a number of threads, or None where a GPU computed.
+        recorded: a number of threads; None, where a GPU computed, fits any machine, as the number
+            decides nothing there. Whether there is a GPU here is not asked.
     """
     torch = sys.modules.get("torch")
     now = os.environ.get(THREADS) if torch is None else str(torch.get_num_threads())

@@ -23,10 +23,11 @@ from video_vq.evaluation.finished import (
     finished_tokens,
     identity_of_scores,
 )
-from video_vq.evaluation.samples import PromptRequest, SampleRequest
+from video_vq.evaluation.samples import VIDEOS, PromptRequest, SampleRequest
 from video_vq.machine import PRECISION, THREADS
 from video_vq.metrics.protocol import fvd_protocol
 from video_vq.models.prior_config import SamplingSettings
+from video_vq.stores import lock
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import write_json
 from video_vq.training.finished import finished_by_same_command
@@ -114,6 +115,40 @@ def test_what_is_done_is_said_without_torch(done, threads):
     ):
         assert part in said
     assert {file: file.stat().st_mtime_ns for file in sorted(done.path.rglob("*"))} == files
+
+
+def test_finished_samples_are_said_without_a_lock_and_a_missing_mp4_is_made_under_one(
+    done, monkeypatch, capsys
+):
+    calls = []
+    whole = lock.flock
+
+    def counted(descriptor: int, operation: int) -> None:
+        calls.append(operation)
+        whole(descriptor, operation)
+
+    monkeypatch.setattr(lock, "flock", counted)
+    command = next(command for command in done.commands if command[0] == "sample")
+    assert main(command) == 0
+    assert "2 samples" in capsys.readouterr().out
+    assert not calls
+    mp4 = sorted((done.path / "samples" / VIDEOS).iterdir())[0]
+    before = mp4.read_bytes()
+    mp4.unlink()
+    assert main(command) == 0
+    assert mp4.read_bytes() == before
+    assert calls
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"\xff"])
+def test_broken_scores_are_not_done(done, damaged):
+    file = done.path / "scores" / "scores.json"
+    before = file.read_bytes()
+    try:
+        file.write_bytes(damaged)
+        assert DONE["scores"](done) is None
+    finally:
+        file.write_bytes(before)
 
 
 CHANGES: dict[str, Callable[[Done], object]] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
-from video_vq.stores.lock import held, require_free
+from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
     from video_vq.evaluation.finished import finished_samples
-    from video_vq.evaluation.samples import PromptRequest, SampleRequest, write_videos
+    from video_vq.evaluation.samples import VIDEOS, PromptRequest, SampleRequest, write_videos
 
     given = None
     if arguments.given is not None:
@@ -112,12 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
         with holding(accelerator, out):
             store = sample_store(accelerator, *models, out, request)
             if is_main:
-                write_videos(store, out / "videos")
-    elif is_main:
-        with held(out):
-            write_videos(store, out / "videos")
+                write_videos(store, out / VIDEOS)
     if is_main:
-        print(f"{len(store.videos)} samples: {out} (mp4s in videos/)")
+        print(f"{len(store.videos)} samples: {out} (mp4s in {VIDEOS}/)")
         following.say_next(*_next(arguments))
     return 0
 
@@ -143,7 +140,7 @@ def _require_places(arguments: argparse.Namespace) -> None:
 def _next(arguments: argparse.Namespace) -> tuple[str | Path, ...]:
     if arguments.given is None:
         return following.verify_words(arguments.out)
-    scores = following.unused(arguments.out.parent / "scores")
+    scores = following.beside(arguments.out, "scores")
     return (
         *("video-vq", "evaluate", "--data", arguments.given, "--tokenizer", arguments.tokenizer),
         *("--samples", arguments.out, "--split", arguments.given_split, "--out", scores),

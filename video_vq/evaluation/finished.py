@@ -1,7 +1,9 @@
 """What a second start finds done, so that it has nothing to compute; imports no torch.
 
-Each function returns None where anything differs, is missing or damaged: the verb itself, which
-loads the models, then says what.
+Each function returns None where what it looks at differs, is missing or damaged: the verb itself,
+which loads the models, then says what. It looks at plans: of a store at its manifest alone, of
+scores at the identity in `scores.json`, of samples also at whether each mp4 is there. Damage to a
+shard, an mp4 or a score passes; `data-prep verify` looks at every byte of a store.
 """
 
 from contextlib import suppress
@@ -14,7 +16,13 @@ from video_vq.errors import InputError
 from video_vq.evaluation.encode_job import EncodeJob, clips_of_job, header_of_job
 from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.evaluation.raw_folder import is_folder_of_files, list_folder
-from video_vq.evaluation.samples import DEFAULT_NUMBER, SampleRequest, sample_plan
+from video_vq.evaluation.samples import (
+    DEFAULT_NUMBER,
+    VIDEOS,
+    SampleRequest,
+    missing_videos,
+    sample_plan,
+)
 from video_vq.machine import asked_precision, is_recorded_number_of_threads
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.models.model_folder import CONFIG, read_model_config
@@ -79,7 +87,10 @@ def plan_of_decoding(
 def finished_samples(
     out: Path, prior: Path, tokenizer: Path, request: SampleRequest
 ) -> ClipStore | None:
-    """Return the clip store of samples that nothing was given for: no prompts, no actions."""
+    """Return the clip store of samples that nothing was given for: no prompts, no actions.
+
+    Where an mp4 is missing they are not finished: the verb itself writes it, under its lock.
+    """
     plan = _sealed_plan(out)
     if plan is None or request.given is not None or request.actions is not None:
         return None
@@ -93,16 +104,17 @@ def finished_samples(
         models = found.hash, read_model_config(tokenizer, "tokenizer").hash
         expected = sample_plan(request, number, *models, asked_precision(), threads)
         if is_recorded_number_of_threads(threads) and not difference(plan, expected):
-            return ClipStore(out)
+            store = ClipStore(out)
+            return None if missing_videos(store, out / VIDEOS) else store
     return None
 
 
 def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Return the scores of a folder, if they are of this identity."""
-    if not (out / "scores.json").exists():
-        return None
-    before = read_json(out / "scores.json", "scores")
-    return before if before.get("identity") == identity else None
+    with suppress(InputError, OSError):
+        before = read_json(out / "scores.json", "scores")
+        return before if before.get("identity") == identity else None
+    return None
 
 
 def identity_of_scores(

@@ -12,6 +12,7 @@ from video_vq.stores.clips import ClipStore
 Dtype = Literal["float32", "bfloat16"]
 Shown = Literal["true", "reconstruction"]
 DEFAULT_NUMBER = 64
+VIDEOS = "videos"  # folder of the mp4s in that of the samples
 DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
 
 
@@ -93,14 +94,19 @@ def sample_plan(
     }
 
 
-def write_videos(store: ClipStore, folder: Path) -> None:
-    """Write each clip of a store as an mp4; those that are there already are left alone."""
-    folder.mkdir(exist_ok=True)
-    missing = [
+def missing_videos(store: ClipStore, folder: Path) -> list[int]:
+    """Return the indices of a store's clips that are no mp4 in a folder yet; see `write_videos`."""
+    return [
         index
         for index, video in enumerate(store.videos)
         if not (folder / f"{video.id}.mp4").exists()
     ]
+
+
+def write_videos(store: ClipStore, folder: Path) -> None:
+    """Write each clip of a store as an mp4; those that are there already are left alone."""
+    folder.mkdir(exist_ok=True)
+    missing = missing_videos(store, folder)
     with progress("writing mp4s", len(missing), "video") as bar:
         for index in missing:
             video = store.videos[index]
