@@ -169,6 +169,65 @@ def test_a_tokenizer_that_lies_elsewhere_is_named_as_a_place_to_fill_in(tmp_path
     assert found == following.ANY_TOKENIZER
 
 
+@pytest.mark.parametrize(
+    ("place", "store", "sheet"),
+    [
+        (".", "samples", "samples.png"),
+        (".", "a/samples", "a/samples.png"),
+        (".", "run.v2", "run.v2.png"),
+        (".", "run.png", "run.png.png"),
+        ("samples", ".", "../samples.png"),
+        ("samples/videos", "..", "../../samples.png"),
+        ("samples", "../other", "../other.png"),
+    ],
+)
+def test_a_sheet_lies_beside_its_store_whatever_the_store_is_called(
+    tmp_path, monkeypatch, place, store, sheet
+):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / place)
+    words = following.verify_words(Path(store))
+    assert words == ("data-prep", "verify", Path(store), "--sheet", Path(sheet))
+    assert following.verify_words(Path(store).absolute())[-1].is_absolute()
+
+
+def test_what_comes_next_lies_beside_the_folder_one_stands_in_and_a_tokenizer_is_found_there(
+    tmp_path, monkeypatch
+):
+    made = trained_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "tokens").mkdir()
+    monkeypatch.chdir(tmp_path / "tokens")
+    assert following.beside(Path(), "prior") == Path("../prior")
+    assert following.beside(Path(), "tokenizer") == Path("../tokenizer-2")
+    assert following.tokenizer_of(made, [Path()]) == Path("../tokenizer")
+
+
+def test_a_folder_that_cannot_be_listed_ends_no_training(tmp_path, monkeypatch):
+    gone = tmp_path / "gone" / "tokens"
+    assert following.tokenizer_of("0" * 64, [gone]) == following.ANY_TOKENIZER
+    made = trained_tokenizer().save_pretrained(tmp_path / "there" / "t")
+    assert following.tokenizer_of(made, [gone, tmp_path / "there" / "p"]) == (
+        tmp_path / "there" / "t"
+    )
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_one_rank_alone_says_what_was_encoded_and_decoded(root, monkeypatch, capsys, rank):
+    tokenizer = trained_tokenizer().save_pretrained(root / "tokenizer")
+    assert tokenizer
+    stages = (
+        ("encode", root / "clips", "--out", root / "tokens"),
+        ("decode", root / "tokens", "--out", root / "decoded"),
+    )
+    for words in stages:  # done by one process
+        run("video-vq", *words, "--tokenizer", root / "tokenizer")
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", rank)
+    for words in stages:
+        run("video-vq", *words, "--tokenizer", root / "tokenizer")
+        assert bool(capsys.readouterr().out) == (rank == "0")
+
+
 def test_a_name_that_is_free_is_proposed(tmp_path):
     assert following.unused(tmp_path / "a.png") == tmp_path / "a.png"
     (tmp_path / "a.png").touch()

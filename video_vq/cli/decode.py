@@ -1,6 +1,7 @@
 """`video-vq decode`: token store to clip store."""
 
 import argparse
+import os
 from pathlib import Path
 
 from video_vq.cli import following, options
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):
             store = decode_store(accelerator, *models, arguments.out, *how)
-    print(f"{len(store.videos)} clips: {arguments.out}")
-    following.say_next(*following.verify_words(arguments.out))
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{len(store.videos)} clips: {arguments.out}")
+        following.say_next(*following.verify_words(arguments.out))
     return 0

@@ -1,11 +1,13 @@
 """`video-vq encode`: a clip store, or raw videos, to a token store."""
 
 import argparse
+import os
 from pathlib import Path
 
 from video_vq.cli import folder_options, following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.stores.lock import require_free
+from video_vq.stores.tokens import TokenStore
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -132,6 +134,13 @@ def run(arguments: argparse.Namespace) -> int:
                 store = encode_on_ray(make_accelerator, job)
             else:
                 store = encode_clips(accelerator, job)
+    if os.environ.get("RANK", "0") == "0":
+        _say_made(arguments, store)
+    return 0
+
+
+def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
+    """Say what the store holds, and the command that comes next."""
     grid = "x".join(str(side) for side in store.header.grid_thw)
     numbers = store.header.num_action_dims
     steered = f", {numbers} numbers of actions for each latent frame" if numbers else ""
@@ -141,18 +150,15 @@ def run(arguments: argparse.Namespace) -> int:
     if store.notes:
         print(f"odd with {len(store.notes)} videos, see the notes in {arguments.out}/manifest.json")
     if {"train", "val"} <= {video.split for video in store.videos}:
-        prior = following.unused(arguments.out.parent / "prior")
+        prior = following.beside(arguments.out, "prior")
         words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)
     else:  # nothing to train on
-        decoded = following.unused(arguments.out.parent / "decoded")
+        decoded = following.beside(arguments.out, "decoded")
         words = ("decode", arguments.out, "--tokenizer", arguments.tokenizer, "--out", decoded)
     following.say_next("video-vq", *words)
-    return 0
 
 
 def _workers_of_a_rank() -> int:
-    import os
-
     from video_vq.machine import num_cores
 
     return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

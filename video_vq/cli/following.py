@@ -21,24 +21,39 @@ def say_next(*words: str | Path) -> None:
 def unused(path: Path) -> Path:
     """Return a path at which there is nothing: this one, or with the first number that is free."""
     number, free = 1, path
-    while free.exists():
+    while os.path.lexists(free):
         number += 1
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
 
 
+def beside(path: Path, name: str) -> Path:
+    """Return a path of this name beside another one, also beside `.` and `..`, that is unused."""
+    return unused(_folder_of(path) / name)
+
+
 def verify_words(store: Path) -> tuple[str | Path, ...]:
     """Return the command that checks a clip store and draws a sheet of it."""
-    sheet = unused(store.absolute().with_suffix(".png"))
-    shown = sheet if store.is_absolute() else store.with_name(sheet.name)
-    return ("data-prep", "verify", store, "--sheet", shown)
+    sheet = beside(store, f"{os.path.basename(os.path.abspath(store))}.png")
+    return ("data-prep", "verify", store, "--sheet", sheet)
 
 
 def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
     """Return the tokenizer of a hash, looked for beside some paths, where one usually keeps it."""
     for path in near:
-        for candidate in sorted(path.parent.iterdir()):
+        candidates: list[Path] = []
+        with suppress(OSError):  # removed meanwhile, or not to be read
+            candidates = sorted(_folder_of(path).iterdir())
+        for candidate in candidates:
             with suppress(InputError, OSError):
                 if read_model_config(candidate, "tokenizer").hash == tokenizer_hash:
                     return candidate
     return ANY_TOKENIZER
+
+
+def _folder_of(path: Path) -> Path:
+    """Return the folder that a path lies in; `parent` of `.` and `..` is no such folder."""
+    if path.name not in ("", ".."):
+        return path.parent
+    folder = Path(os.path.abspath(path)).parent
+    return folder if path.is_absolute() else Path(os.path.relpath(folder))

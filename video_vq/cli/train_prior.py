@@ -88,7 +88,7 @@ def _say_finished(arguments: argparse.Namespace, store: TokenStore, text: str) -
     print(text)
     near = (arguments.out, arguments.tokens)
     tokenizer = following.tokenizer_of(store.header.tokenizer_hash, near)
-    samples = following.unused(arguments.out.parent / "samples")
+    samples = following.beside(arguments.out, "samples")
     following.say_next(
         *("video-vq", "sample", "--prior", arguments.out),
         *("--tokenizer", tokenizer, "--out", samples),

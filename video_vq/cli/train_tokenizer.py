@@ -88,7 +88,7 @@ def _say_finished(arguments: argparse.Namespace, text: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     print(text)
-    tokens = following.unused(arguments.out.parent / "tokens")
+    tokens = following.beside(arguments.out, "tokens")
     following.say_next(
         *("video-vq", "encode", arguments.data),
         *("--tokenizer", arguments.out, "--out", tokens),
