@@ -21,13 +21,12 @@ from data_prep.options import (
     add_sheet,
     add_size,
     add_stride,
-    printable,
 )
 from data_prep.simulated.cli import add_simulate_parser
 from data_prep.stats_cli import add_stats_parser
 from data_prep.synthetic_cli import add_synthetic_parser
 from video_vq.arguments import Parser, file_endings
-from video_vq.errors import InputError, system_refusal
+from video_vq.errors import InputError, printable, system_refusal
 
 
 def main(argv: list[str] | None = None) -> int:

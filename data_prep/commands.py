@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.options import printable, require_sheet
-from video_vq.errors import InputError
+from data_prep.options import require_sheet
+from video_vq.errors import InputError, printable
 from video_vq.machine import num_cores
 from video_vq.media.folder import FolderSettings
 from video_vq.stores.lock import require_free

@@ -155,14 +155,6 @@ def require_sheet(sheet: Path | None) -> None:
     require_writable(sheet.parent)
 
 
-def printable(text: str) -> str:
-    """Escape what a file name could do to a terminal."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
-        for character in text
-    )
-
-
 def _number(text: str, what: str) -> float:
     try:
         return float(text)

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.options import add_sheet, printable, require_sheet
+from data_prep.options import add_sheet, require_sheet
+from video_vq.errors import printable
 
 if TYPE_CHECKING:
     from video_vq.arguments import Parser

@@ -12,3 +12,11 @@ class ConfigError(InputError):
 def system_refusal(error: OSError) -> str:
     """Return what the system refused about a file that is named, as one line."""
     return f"{error.filename}: {error.strerror or type(error).__name__}"
+
+
+def printable(text: str) -> str:
+    """Escape what a file name could do to a terminal."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in text
+    )

@@ -14,6 +14,7 @@ from video_vq.evaluation.encode import Encoder
 from video_vq.evaluation.encode_job import EncodeJob
 from video_vq.evaluation.raw_folder import LIST, FolderOptions
 from video_vq.media.encode import write_video
+from video_vq.media.folder import FolderSettings
 from video_vq.stores.lock import LOCK
 from video_vq.stores.raw_videos import read_raw_videos
 from video_vq.stores.tokens import TokenStore
@@ -222,3 +223,34 @@ def test_what_is_neither_store_nor_list_nor_folder_of_videos_is_said(made, tmp_p
         with pytest.raises(SystemExit):
             encode(made, "raw", tmp_path / "tokens", option, value)
         assert f"argument {option}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "group_by", "told"),
+    [
+        ("{}_cam{}.mp4", "video", "raw' --size 16x16 --list-only --out LIST`"),
+        ("{}/cam{}.mp4", "video", "`--group-by folder`, with another --out, keeps each scene"),
+        ("{}/cam{}.mp4", "folder", None),
+        ("{}_by_{}_people.mp4", "video", None),
+    ],
+)
+def test_views_of_one_scene_in_different_splits_are_said_once_and_how_to_keep_them_together(
+    tmp_path, capsys, names, group_by, told
+):
+    raw = tmp_path / "my raw"
+    for scene in range(8):
+        for view in range(3):
+            (raw / names.format(f"s{scene}", view)).parent.mkdir(parents=True, exist_ok=True)
+            (raw / names.format(f"s{scene}", view)).touch()
+    trained_tokenizer().save_pretrained(tmp_path / "t")
+    folder = FolderOptions(listing=FolderSettings(group_by=group_by))
+    job = EncodeJob(raw, tmp_path / "t", tmp_path / "tokens", folder=folder)
+    for owner in (True, False):
+        Encoder(job, Accelerator(cpu=True), owner=owner).close()
+        said = capsys.readouterr().err
+        if owner and told is not None:
+            assert said.startswith("note: names that differ in a view or number alone")
+            assert told in said
+            assert ("--group-regex" in said) == ("--list-only" in said)
+        else:
+            assert said == ""

@@ -21,6 +21,7 @@ from video_vq.evaluation.raw_folder import (
     kept_list,
     list_folder,
     require_same_list,
+    say_views,
 )
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
@@ -60,6 +61,7 @@ class Encoder:
         self._writer = TokenStoreWriter(job.out, header, owner=owner)
         if owner and listed is not None:
             keep_list(job.out, listed)
+            say_views(listed)
         self._skipped: dict[int, list[dict[str, str]]] = {}
 
     def _listed(self, owner: bool) -> RawVideos:

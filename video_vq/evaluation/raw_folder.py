@@ -6,15 +6,18 @@ there which videos came or went.
 """
 
 import os
+import shlex
 import shutil
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from video_vq.errors import InputError
+from video_vq.errors import InputError, printable
 from video_vq.media.folder import MAX_SKIPPED, FolderSettings, list_videos
 from video_vq.media.prepared import FrameRecipe
+from video_vq.media.views import note_on_views
 from video_vq.stores.files import difference
 from video_vq.stores.lock import LOCK
 from video_vq.stores.raw_videos import (
@@ -98,6 +101,25 @@ def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) ->
         videos_per_shard=per_shard,
         max_skipped=MAX_SKIPPED,
     )
+
+
+def say_views(videos: RawVideos) -> None:
+    """Say on stderr where views of one scene lie in different splits, and what keeps them together.
+
+    Args:
+        videos: of a folder that was listed here.
+    """
+    note = note_on_views({video.name: video.split for video in videos.videos})
+    if note is None:
+        return
+    if "--group-regex" in note:
+        size = "x".join(str(side) for side in videos.recipe["size_hw"])
+        note += (
+            f". That option belongs to `data-prep folder {shlex.quote(videos.root)} --size {size} "
+            "--list-only --out LIST`, and the list is encoded like the folder: `video-vq encode "
+            "LIST`"
+        )
+    print(printable(f"note: {note}"), file=sys.stderr)
 
 
 def kept_list(out: Path) -> RawVideos | None:
