@@ -149,13 +149,19 @@ def test_fvd_refuses_before_it_loads_a_network(clip_store, tmp_path, monkeypatch
     (tmp_path / "empty").mkdir()
     (tmp_path / "real.safetensors").write_bytes(b"kept")
 
+    google = ("--frames", "4", "--protocol", "google")
+
     def refusal(*arguments: object) -> str:
         assert main(["fvd", *map(str, arguments)]) == 1
         return capsys.readouterr().err
 
-    assert "empty: holds no videos" in refusal(clip_store, tmp_path / "empty")
-    assert "nowhere: neither a clip store" in refusal(clip_store, tmp_path / "nowhere")
+    assert "empty: holds no videos" in refusal(clip_store, tmp_path / "empty", *google)
+    assert "nowhere: neither a clip store" in refusal(clip_store, tmp_path / "nowhere", *google)
     assert "keeps its frame rate; prepare it" in refusal(clip_store, clip_store, "--fps", "7")
+    larp = ("--frames", "4", "--protocol", "larp")
+    assert "scores 16 frames" in refusal(clip_store, clip_store, *larp)
+    assert "no video in split" in refusal(clip_store, clip_store, *google, "--split", "tset")
+    assert "at least 2 clips" in refusal(clip_store, clip_store, *google, "--max-clips", "1")
     saved = ("--save-real", tmp_path / "real.safetensors")
     assert "is there already; remove it" in refusal(clip_store, clip_store, *saved)
     assert (tmp_path / "real.safetensors").read_bytes() == b"kept"

@@ -91,17 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.evaluation.source_clip import Cut
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
-    for path in sources:
-        require_scorable(path, cut)
+    chosen = (protocols, cut, arguments.split, arguments.max_clips)
+    require_scorable(arguments.real, arguments.fake, *chosen)
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
     comparison = Comparison(network, protocols, cut, arguments.max_clips, accelerator)
     with holding(accelerator, arguments.save_real, single_file=True):
-        comparison.check(arguments.real, arguments.split)
-        for path in arguments.fake:
-            comparison.check(path)
-        real = comparison.read(arguments.real, arguments.split)
-        fakes = [comparison.read(path) for path in arguments.fake]
+        real, fakes = comparison.read_all(arguments.real, arguments.fake, arguments.split)
         if not accelerator.is_main_process:
             return 0
         if arguments.save_real is not None:

@@ -21,7 +21,6 @@ from video_vq.evaluation.features import (
     FeatureSet,
     count_clips,
     features_of,
-    require_source,
 )
 from video_vq.evaluation.source_clip import Cut
 from video_vq.metrics.frechet import Moments, frechet_distance
@@ -131,16 +130,32 @@ def _some(names: set[str]) -> str:
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
-def require_scorable(path: Path, cut: Cut) -> None:
-    """Refuse, before anything is computed, what cannot be scored; of a file of features, nothing.
+def require_scorable(
+    real: Path,
+    candidates: Sequence[Path],
+    protocols: Sequence[FVDProtocol],
+    cut: Cut,
+    split: str | None = None,
+    max_clips: int | None = None,
+) -> None:
+    """Refuse, before the network is loaded, what cannot be scored; files of features need it.
+
+    Args:
+        split: of the real side; see `features_of`.
+        max_clips: on each side; None for all.
 
     Raises:
-        InputError: it is missing, or holds no videos of the rate that was asked for.
+        InputError: a convention asks for clips of another length, a side is missing, its split is
+            empty, or it has fewer than 2 clips of the rate that was asked for.
     """
-    if not path.exists():
-        raise InputError(f"{path}: neither a clip store, nor a folder of videos, nor features")
-    if not is_saved(path):
-        require_source(path, cut)
+    for protocol in protocols:
+        check_length(cut.num_frames, protocol)
+    for path, part in ((real, split), *((path, None) for path in candidates)):
+        if not path.exists():
+            raise InputError(f"{path}: neither a clip store, nor a folder of videos, nor features")
+        if not is_saved(path):
+            found = count_clips(path, cut, part)
+            _require_two(found if max_clips is None else min(found, max_clips), str(path))
 
 
 def is_saved(path: Path) -> bool:
@@ -174,32 +189,35 @@ class Comparison:
         self.extractor = Extractor(network, protocols, cache)
         self._remarks: list[str] = []
 
-    def check(self, path: Path, split: str | None = None) -> None:
-        """Refuse what `read` or the score would refuse, before the first clip is read.
+    def read_all(
+        self, real: Path, candidates: Sequence[Path], split: str | None = None
+    ) -> tuple[FeatureSet, list[FeatureSet]]:
+        """Return the features of all sides; files of features are read before a clip is computed.
+
+        Args:
+            split: of the real side.
 
         Raises:
-            InputError: a convention asks for clips of another length, there are fewer than 2 clips,
-                the split is empty, or see `read`.
+            InputError: see `read`.
         """
-        for protocol in self.protocols:
-            check_length(self.cut.num_frames, protocol)
-        if is_saved(path):
-            _require_two(self.read(path).num_clips, str(path))
-            return
-        found = count_clips(path, self.cut, split)
-        most = found if self.max_clips is None else self.max_clips
-        _require_two(min(found, most), str(path))
+        saved = {path: self.read(path) for path in (real, *candidates) if is_saved(path)}
+        return (
+            saved[real] if real in saved else self.read(real, split),
+            [saved[path] if path in saved else self.read(path) for path in candidates],
+        )
 
     def read(self, path: Path, split: str | None = None) -> FeatureSet:
         """Return the features of a clip store, a folder of videos, or a file of features.
 
         Raises:
-            InputError: there is nothing to score, or the file is of another network or cut.
+            InputError: there is nothing to score, or the file is of another network or cut, or of
+                fewer than 2 clips.
         """
         if is_saved(path):
             found = read_features(path, self.network, self.cut)
             wanted = {protocol.preparation for protocol in self.protocols}
             require_preparations(path, found.rows, wanted)
+            _require_two(found.num_clips, str(path))
             return found
         if (path.parent / MANIFEST).exists():
             self._remarks.append(

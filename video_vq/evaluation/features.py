@@ -196,21 +196,12 @@ def features_of(
     return _score(source, extractor, max_clips, accelerator)
 
 
-def require_source(path: Path, cut: Cut) -> None:
-    """Refuse, before anything is computed, what `features_of` cannot read.
-
-    Raises:
-        InputError: it is no clip store of the rate that was asked for, and no folder of videos.
-    """
-    if _store(path, cut) is None:
-        _folder_source(path, cut, None)
-
-
 def count_clips(path: Path, cut: Cut, split: str | None) -> int:
     """Return how many clips `features_of` would find, some of which may prove unreadable.
 
     Raises:
-        InputError: see `require_source`; or the split is empty, or its videos are too short.
+        InputError: it is no clip store of the rate that was asked for and no folder of videos, the
+            split is empty, or its videos are too short.
     """
     store = _store(path, cut)
     if store is None:

@@ -77,13 +77,15 @@ def made(tmp_path_factory) -> Path:
     (root / "one").mkdir()
     shutil.copy(root / "in.mp4", root / "one")
     (root / "file").write_text("mine")
-    for name, network, cut in (
-        ("saved", named_i3d(), 4),
-        ("long", named_i3d(), 16),
-        ("foreign", named_i3d()._replace(sha256=NOT_THIS), 4),
+    for name, network, cut, groups in (
+        ("saved", named_i3d(), 4, ("a", "b")),
+        ("single", named_i3d(), 4, ("a",)),
+        ("long", named_i3d(), 16, ("a", "b")),
+        ("foreign", named_i3d()._replace(sha256=NOT_THIS), 4, ("a", "b")),
     ):
-        rows = {fvd_protocol("google").preparation: np.zeros((2, 400), np.float32)}
-        features = FeatureSet(name, rows, ("a", "b"), (), "h", None, {"16x16": 2})
+        count = len(groups)
+        rows = {fvd_protocol("google").preparation: np.zeros((count, 400), np.float32)}
+        features = FeatureSet(name, rows, groups, (), "h", None, {"16x16": count})
         write_features(root / f"{name}.safetensors", features, network, Cut(cut))
     return root
 
@@ -233,7 +235,8 @@ TRAIN = "video-vq train-tokenizer --config demo/tokenizer"
         (f"{FVD} {{made}}/foreign.safetensors", "features of the netw"),
         ("video-vq fvd {made}/clips {made}/saved.safetensors --frames 3 --protocol google",
          "clips of 4 frames"),
-        ("video-vq fvd {made}/long.safetensors {made}/clips",
+        (f"{FVD} {{made}}/single.safetensors", "single.safetensors: FVD needs at least 2 clips"),
+        ("video-vq fvd {made}/long.safetensors {made}/long.safetensors",
          "the protocol needs"),
         ("video-vq fvd {made}/clips {made}/clips --save-real {tmp}/real.npz",
          "a file of features ends in .safetensors"),
