@@ -145,9 +145,9 @@ def require_free(path: Path, single_file: bool = False) -> None:
         InputError: another process holds it; names host, process and time.
     """
     file = _file_of(path, single_file)
-    if file in _held:
+    if file in _held or not os.path.exists(file):
         return
-    with suppress(OSError):  # nothing there; `acquire` says what else is wrong
+    with suppress(OSError):  # `acquire` says what else is wrong
         os.close(_locked(file, path, os.O_RDONLY, fcntl.LOCK_SH))
 
 
