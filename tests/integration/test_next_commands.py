@@ -188,7 +188,7 @@ def test_a_sheet_lies_beside_its_store_whatever_the_store_is_called(
     monkeypatch.chdir(tmp_path / place)
     words = following.verify_words(Path(store))
     assert words == ("data-prep", "verify", Path(store), "--sheet", Path(sheet))
-    assert following.verify_words(Path(store).absolute())[-1].is_absolute()
+    assert Path(following.verify_words(Path(store).absolute())[-1]).is_absolute()
 
 
 def test_what_comes_next_lies_beside_the_folder_one_stands_in_and_a_tokenizer_is_found_there(
