@@ -16,12 +16,12 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment
 from video_vq.cli import main
 from video_vq.config import load_config, to_json
 from video_vq.evaluation.encode_job import ALL_CLIPS, EncodeJob
+from video_vq.evaluation.evaluation_job import EvaluationJob, identity_of_scores
 from video_vq.evaluation.finished import (
     finished_clips,
     finished_samples,
     finished_scores,
     finished_tokens,
-    identity_of_scores,
 )
 from video_vq.evaluation.samples import VIDEOS, PromptRequest, SampleRequest
 from video_vq.machine import PRECISION, THREADS
@@ -57,8 +57,10 @@ class Done(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         return identity_of_scores(
-            *(self.data, self.path / "tokenizer", fvd_protocol("styleganv"), "test", 2),
-            *(None, None, None, False, None, None, "leave_out", "no"),
+            EvaluationJob(
+                self.data, self.path / "tokenizer", fvd_protocol("styleganv"), num_clips=2
+            ),
+            "no",
         )
 
 

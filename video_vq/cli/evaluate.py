@@ -108,41 +108,33 @@ def run(arguments: argparse.Namespace) -> int:
     options.require_models(arguments)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.finished import finished_scores, identity_of_scores
+    from video_vq.evaluation.evaluation_job import EvaluationJob, identity_of_scores
+    from video_vq.evaluation.finished import finished_scores
     from video_vq.evaluation.summary import summary
 
-    chosen = (protocol, arguments.split, arguments.num)
-    models = (arguments.samples, arguments.prior, arguments.tokens)
-    how = (arguments.controls, generation)
-    identity = identity_of_scores(
-        arguments.data,
-        arguments.tokenizer,
-        *chosen,
-        *models,
-        *how,
-        "alex" if arguments.st_lpips else None,
-        arguments.short_videos,
-        asked_precision(),
+    job = EvaluationJob(
+        data=arguments.data,
+        tokenizer=arguments.tokenizer,
+        protocol=protocol,
+        split=arguments.split,
+        num_clips=arguments.num,
+        samples=arguments.samples,
+        prior=arguments.prior,
+        tokens=arguments.tokens,
+        with_controls=arguments.controls,
+        generation=generation,
+        st_lpips="alex" if arguments.st_lpips else None,
+        short_videos=arguments.short_videos,
     )
+    identity = identity_of_scores(job, asked_precision())
     scores = finished_scores(arguments.out, identity)
     if scores is None:
         from video_vq.distributed import holding, make_accelerator
         from video_vq.evaluation.evaluate import evaluate
-        from video_vq.metrics.perceptual import load_st_lpips
 
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):
-            scores = evaluate(
-                accelerator,
-                arguments.data,
-                arguments.tokenizer,
-                arguments.out,
-                *chosen,
-                *models,
-                *how,
-                load_st_lpips("alex").to(accelerator.device) if arguments.st_lpips else None,
-                arguments.short_videos,
-            )
+            scores = evaluate(accelerator, job, arguments.out, identity)
     if os.environ.get("RANK", "0") == "0":
         print(summary(scores))
         print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")

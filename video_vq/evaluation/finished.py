@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from video_vq.config import check_config
-from video_vq.data.clip_config import ShortVideos
 from video_vq.errors import InputError
 from video_vq.evaluation.encode_job import EncodeJob, clips_of_job, header_of_job
-from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.evaluation.raw_folder import is_folder_of_files, list_folder
 from video_vq.evaluation.samples import (
     DEFAULT_NUMBER,
@@ -24,7 +22,6 @@ from video_vq.evaluation.samples import (
     sample_plan,
 )
 from video_vq.machine import asked_precision, is_recorded_number_of_threads
-from video_vq.metrics.protocol import FVDProtocol
 from video_vq.models.model_folder import CONFIG, read_model_config
 from video_vq.models.prior_config import PriorConfig
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
@@ -115,51 +112,6 @@ def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | Non
         before = read_json(out / "scores.json", "scores")
         return before if before.get("identity") == identity else None
     return None
-
-
-def identity_of_scores(
-    data: Path,
-    tokenizer: Path,
-    protocol: FVDProtocol,
-    split: str,
-    num_clips: int,
-    samples: Path | None,
-    prior: Path | None,
-    tokens: Path | None,
-    with_controls: bool,
-    generation: GenerationProtocol | None,
-    st_lpips: str | None,
-    short_videos: ShortVideos,
-    precision: str,
-) -> dict[str, Any]:
-    """Return, as JSON, what decides the scores of `evaluate`; see there.
-
-    Args:
-        st_lpips: the trunk of the perceptual network, None without its score.
-        precision: of the tokenizer's and prior's products.
-
-    Raises:
-        InputError: data, models, tokens or samples are missing or damaged.
-    """
-    if generation is not None:
-        split, num_clips = generation.split, generation.num_real
-    identity = {
-        "data": ClipStore(data).content_hash,
-        "tokenizer": read_model_config(tokenizer, "tokenizer").hash,
-        "samples": None if samples is None else ClipStore(samples).content_hash,
-        "tokens": None if tokens is None else TokenStore(tokens).content_hash,
-        "prior": None if prior is None else read_model_config(prior, "prior").hash,
-        "split": split,
-        "num_clips": num_clips,
-        "protocol": protocol.settings(),
-        "controls": with_controls,
-        "generation": None if generation is None else generation.name,
-        "st_lpips": st_lpips,
-        "precision": precision,
-    }
-    if short_videos != "leave_out":
-        identity["short_videos"] = short_videos
-    return identity
 
 
 def _sealed_plan(store: Path) -> dict[str, Any] | None:

@@ -280,10 +280,11 @@ def test_missing_weights_cost_no_clip_and_no_network(
 
 
 def test_frames_too_small_for_st_lpips_cost_no_clip_and_no_network(refusal, monkeypatch):
-    from video_vq.metrics import perceptual
+    from video_vq.evaluation import evaluate
+    from video_vq.metrics.perceptual import StLpips
 
-    network = perceptual.StLpips("alex")
-    monkeypatch.setattr(perceptual, "load_st_lpips", lambda trunk: network)
+    network = StLpips("alex")
+    monkeypatch.setattr(evaluate, "load_st_lpips", lambda trunk: network)
     error = refusal(f"{EVALUATE} --out {{tmp}}/o --st-lpips")
     assert "takes frames of at least 21 x 21 pixels, found 16 x 16; leave --st-lpips out" in error
 

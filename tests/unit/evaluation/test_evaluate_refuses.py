@@ -11,6 +11,7 @@ from trained import trained_prior, trained_tokenizer
 from video_vq.errors import InputError
 from video_vq.evaluation import scoring
 from video_vq.evaluation.evaluate import evaluate
+from video_vq.evaluation.evaluation_job import EvaluationJob
 from video_vq.metrics.protocol import fvd_protocol
 from video_vq.stores.clips import Video
 from video_vq.stores.tokens import TokenHeader, TokenStoreWriter
@@ -42,11 +43,14 @@ def test_tokens_or_a_prior_of_another_tokenizer_cost_no_evaluation(tmp_path, mon
     with pytest.raises(InputError, match=rf"{path}: belongs to the tokenizer 000000000000…"):
         evaluate(
             Accelerator(),
-            data.path,
-            tmp_path / "t",
+            EvaluationJob(
+                data.path,
+                tmp_path / "t",
+                fvd_protocol("styleganv"),
+                prior=tmp_path / "p",
+                tokens=tmp_path / "tokens",
+            ),
             tmp_path / "scores",
-            fvd_protocol("styleganv"),
-            prior_path=tmp_path / "p",
-            tokens_path=tmp_path / "tokens",
+            {},
         )
     assert not (tmp_path / "scores").exists()
