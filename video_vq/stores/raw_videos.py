@@ -170,7 +170,7 @@ def read_raw_videos(path: Path) -> RawVideos:
     return read
 
 
-def _texts(values: Sequence[str]) -> tuple[str, ...]:
+def _texts(values: Sequence[Any]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
