@@ -132,7 +132,8 @@ def test_without_weights_and_network_the_message_says_both_ways_out(clip_store, 
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
     nowhere |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "VIDEO_VQ_I3D": ""}
     nowhere |= {"VIDEO_VQ_STLPIPS": ""}
-    answer = video_vq("fvd", clip_store, clip_store, expect=1, **nowhere)
+    clips = (clip_store, clip_store, "--frames", "4", "--protocol", "google")
+    answer = video_vq("fvd", *clips, expect=1, **nowhere)
     assert "video-vq doctor --fetch-weights" in answer.stderr
     assert "VIDEO_VQ_I3D" in answer.stderr
     answer = video_vq("doctor", "--fetch-weights", "--st-lpips", expect=1, **nowhere)
