@@ -167,6 +167,8 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
             found.append("other files, or for other reasons, cannot be used")
         lines = difference(before.plan, videos.plan)
         settings = [line for line in lines if line.split(":")[0] not in LIST_SETTINGS]
+        if any(line.startswith("fps:") for line in settings):  # the version follows from it
+            settings = [line for line in settings if not line.startswith("frames_version:")]
         if before.videos_per_shard != videos.videos_per_shard and not found:
             settings.append(
                 f"videos_per_shard: {before.videos_per_shard} -> {videos.videos_per_shard}"
