@@ -49,7 +49,8 @@ def open_file(path, num_bytes, recipe, decoder, watch):
             pass
         yield np.full((1, 4, 4, 3), int(number), np.uint8)
 
-    return SimpleNamespace(frames=frames(), fps=10.0, oddities=lambda: [])
+    nothing = {"oddities": lambda: [], "num_repeated": lambda: 0}
+    return SimpleNamespace(frames=frames(), fps=10.0, **nothing)
 
 isolated_worker.open_file = open_file
 isolated_worker.main()
