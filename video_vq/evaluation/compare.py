@@ -141,7 +141,7 @@ def require_scorable(
     """Refuse, before the network is loaded, what cannot be scored; files of features need it.
 
     Args:
-        split: of the real side; see `features_of`.
+        split: The split of the real side; see `features_of`.
         max_clips: on each side; None for all.
 
     Raises:
@@ -195,7 +195,7 @@ class Comparison:
         """Return the features of all sides; files of features are read before a clip is computed.
 
         Args:
-            split: of the real side.
+            split: The split of the real side.
 
         Raises:
             InputError: see `read`.

@@ -43,7 +43,7 @@ class ContinueRequest:
         settings: temperature, top-k, top-p, guidance.
         label: a class name; None for no class.
         seed: continuation i is drawn with seed + i.
-        dtype: of the prior's weights, cache and products.
+        dtype: The dtype of the prior's weights, cache and products.
         actions: a file with what is done from the first given frame on, for a prior that takes
             actions: a row per frame, or a sequence of rows for each continuation.
     """

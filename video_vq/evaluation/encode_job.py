@@ -48,7 +48,7 @@ def clips_of_job(
 
     Args:
         job: what is to be encoded.
-        facts: of the tokenizer, whose clips have a length and a stride.
+        facts: What the tokenizer was trained on: the length and stride of its clips.
         listed: the list, where the data are a folder of videos.
 
     Raises:
@@ -72,9 +72,9 @@ def header_of_job(
 
     Args:
         job: what is to be encoded.
-        clips: of the job.
-        config, facts, tokenizer_hash: of the tokenizer.
-        precision: of its products.
+        clips: The clip store of the job.
+        config, facts, tokenizer_hash: What the tokenizer's folder says of it.
+        precision: The precision of matrix products.
 
     Raises:
         InputError: the sizes do not fit the tokenizer.

@@ -28,7 +28,7 @@ def evaluate(
     Args:
         job: what to score.
         out: folder for scores.json and the sheets.
-        identity: of the job; see `identity_of_scores`.
+        identity: What decides the scores of the job; see `identity_of_scores`.
 
     Raises:
         InputError: data, models, tokens and samples do not belong together, or see `Evaluation`.

@@ -20,7 +20,7 @@ class EvaluationJob:
         data: the clip store of real videos.
         tokenizer: a tokenizer's folder, or the run folder it is in.
         protocol: the convention of FVD.
-        split: of the data and the tokens.
+        split: The split of the clips and of the tokens.
         num_clips: how many real clips at most.
         samples: a clip store of samples: adds gFVD.
         prior, tokens: a prior and the token store of `data`: add the rate.
@@ -57,7 +57,7 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
 
     Args:
         job: what is to be scored.
-        precision: of the tokenizer's and prior's products.
+        precision: The precision of the tokenizer's and the prior's products.
 
     Raises:
         InputError: data, models, tokens or samples are missing or damaged.

@@ -107,7 +107,7 @@ def say_views(videos: RawVideos) -> None:
     """Say on stderr where views of one scene lie in different splits, and what keeps them together.
 
     Args:
-        videos: of a folder that was listed here.
+        videos: The listed videos of a folder.
     """
     note = note_on_views({video.name: video.split for video in videos.videos})
     if note is None:

@@ -21,7 +21,7 @@ class PromptRequest(NamedTuple):
 
     Attributes:
         path: a clip store.
-        split: of it.
+        split: The split of the store that is continued.
         num_frames: given frames: 1 + a multiple of the tokenizer's stride in time.
         shown: whether a sample's given frames are the true ones or their reconstruction.
     """
@@ -43,10 +43,10 @@ class SampleRequest:
         label: a class name; None for all in turn, or the given videos'.
         seed: sample i is drawn with seed + i.
         batch_size: samples decoded in step.
-        dtype: of the prior's weights, cache and products.
+        dtype: The dtype of the prior's weights, cache and products.
         given: whose first frames the samples continue; None for samples from nothing.
         actions: a clip store or a file with what is done; None for the given videos' own.
-        actions_split: of that store.
+        actions_split: The split of that store.
         samples_per_clip: samples for each given video, and for each sequence of a store's actions.
     """
 
@@ -75,9 +75,9 @@ def sample_plan(
     Args:
         request: what is to be sampled.
         num_samples: how many.
-        prior_hash, tokenizer_hash: of the models.
-        precision: of the decoder's products.
-        threads: of the CPU that computes; None for a GPU.
+        prior_hash, tokenizer_hash: The hashes of the models.
+        precision: The precision of the decoder's products.
+        threads: The number of CPU threads that compute; None for a GPU.
     """
     return {
         "kind": "samples",

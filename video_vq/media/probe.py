@@ -83,7 +83,7 @@ class VideoInfo:
         pixel_aspect: width over height of a pixel as it is shown, after the rotation; 1 where the
             file does not say.
         upright: FFmpeg filters that turn the stored picture upright, (name, argument) each.
-        timestamps: of the frames in the order they are shown, in units of `time_base`; None when
+        timestamps: The time of each shown frame, in order and in units of `time_base`; None when
             the file has none. Where they restart or leap, as in joined recordings, each part
             follows the one before it at the distance of that part's frames.
         time_base: seconds per unit.

@@ -28,7 +28,7 @@ def note_on_views(splits: Mapping[str, str]) -> str | None:
     beside `run001` to `run100`, are videos that were numbered.
 
     Args:
-        splits: of each video, by its name in the folder.
+        splits: The split of each video, by its name in the folder.
     """
     apart = [
         scene for scene in _scenes(list(splits)) if len({splits[view.name] for view in scene}) > 1

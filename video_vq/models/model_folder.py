@@ -25,7 +25,7 @@ class ModelConfig(NamedTuple):
     """What config.json holds; `model` and `facts` are still unchecked JSON objects.
 
     Attributes:
-        dtype: of the weights but for a tokenizer's quantizer, which is always float32.
+        dtype: The dtype of the weights; a tokenizer's quantizer is always float32.
     """
 
     folder: Path

@@ -44,8 +44,8 @@ class QuantizerOutput(NamedTuple):
         codes: one per cell of the grid.
         losses: by name, unweighted, in float32; a training weighs each by the setting of the same
             name in its `loss` section.
-        statistics: for `codebook.update`, once per optimizer step.
-        rows: for the mechanism logs.
+        statistics: What `codebook.update` takes, once per optimizer step.
+        rows: What the logs of the mechanism need.
     """
 
     quantized: Float[Tensor, "b c *grid"]

@@ -41,7 +41,7 @@ def in_todays_settings(identity: Any) -> Any:
     gets the value that says what the code did before.
 
     Args:
-        identity: of a run.json, checked by nobody yet.
+        identity: What a run.json holds, not checked yet.
     """
     if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
         return identity

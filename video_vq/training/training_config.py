@@ -105,7 +105,7 @@ class AdversarialConfig:
             nothing yet says little.
         lecam: weight of the regulariser (Tseng et al. 2021, eq. 4).
         lr_ratio: the discriminator's learning rate over the tokenizer's.
-        betas: of its AdamW; Muon is not used for it.
+        betas: The betas of its AdamW; Muon is not used for it.
         channels: base width, doubled at each level up to eight times.
         levels: halvings of t, h and w; a patch is judged by one logit.
     """
