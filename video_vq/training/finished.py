@@ -49,7 +49,7 @@ def in_todays_settings(identity: Any) -> Any:
     if isinstance(config.get("run"), dict):
         config["run"] = {k: v for k, v in config["run"].items() if k != "audit_every"}
     if isinstance(config.get("optim"), dict):
-        config["optim"] = {"kind": "adamw", **config["optim"]}
+        config["optim"] = {"kind": "adamw", "decay_steps": None, **config["optim"]}
     return {**identity, "config": config}
 
 

@@ -6,9 +6,20 @@ from video_vq.training.training_config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Return the rate of an optimizer step: linear warm-up, then a cosine to `final_lr` x lr."""
+    """Return the learning rate of an optimizer step.
+
+    It rises linearly over `warmup_steps` and then falls to `final_lr` x lr: along a cosine, or with
+    `decay_steps` linearly over so many last steps and not before (warm-up–stable–decay).
+
+    Args:
+        config: the optimizer's settings.
+        step: number of optimizer steps before this one.
+    """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return config.lr * (config.final_lr + (1 - config.final_lr) * cosine)
+    if config.decay_steps is None:
+        done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        left = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    else:
+        left = min(1.0, max(0.0, (config.steps - step) / config.decay_steps))
+    return config.lr * (config.final_lr + (1 - config.final_lr) * left)

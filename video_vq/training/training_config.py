@@ -15,7 +15,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, config=STRICT)
 class OptimizerConfig:
-    """The optimizer, with linear warm-up and cosine decay of its learning rate.
+    """The optimizer and the schedule of its learning rate.
 
     Attributes:
         kind: "muon" moves the hidden matrices and kernels by Muon (Jordan et al. 2024) and all else
@@ -26,6 +26,8 @@ class OptimizerConfig:
         accumulation: micro-batches per step.
         lr: peak learning rate; `final_lr` is the fraction of it that is left at the end.
         warmup_steps: optimizer steps of linear warm-up.
+        decay_steps: last optimizer steps over which the rate falls linearly, after a constant rate
+            (warm-up–stable–decay); null lets it fall along a cosine from the end of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
         max_bad_steps: skipped steps in a row (loss or gradient not finite) that end the run.
     """
@@ -37,6 +39,7 @@ class OptimizerConfig:
     lr: Annotated[float, Field(gt=0)] = 3e-4
     final_lr: Annotated[float, Field(ge=0, le=1)] = 0.05
     warmup_steps: Annotated[int, Field(ge=0)] = 1000
+    decay_steps: Annotated[int, Field(ge=1)] | None = None
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4

@@ -156,3 +156,16 @@ def test_the_rate_peaks_right_after_the_warm_up_and_stays_at_its_end():
     assert [learning_rate(short, step) for step in (9, 10, 11)] == pytest.approx([1.0, 1.0, 0.1])
     warm = OptimizerConfig(steps=10, warmup_steps=10, lr=1.0, final_lr=0.1)
     assert learning_rate(warm, 10) == 1.0  # no step is left to decay over
+
+
+def test_with_decay_steps_the_rate_is_constant_and_falls_linearly_at_the_end():
+    config = OptimizerConfig(steps=100, warmup_steps=10, decay_steps=20, lr=1.0, final_lr=0.1)
+    rates = [learning_rate(config, step) for step in (4, 9, 10, 50, 80, 90, 100, 101)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 0.55, 0.1, 0.1])
+
+
+def test_a_longer_run_has_the_same_rates_until_the_shorter_one_decays():
+    short, long = (OptimizerConfig(steps=n, warmup_steps=5, decay_steps=10) for n in (40, 80))
+    rates = [[learning_rate(config, step) for step in range(31)] for config in (short, long)]
+    assert rates[0] == rates[1]
+    assert learning_rate(short, 31) < learning_rate(long, 31)
