@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from magvit import MAGVIT, MAGVIT_WITH_OURS, MagvitTokenizer
-from recipes import OURS, Baseline, Recipe, Reconstruction
+from recipes import ADAMW, OURS, Baseline, OurLoss, Recipe, Reconstruction
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 from videogpt import VideoGPTTokenizer
@@ -20,6 +20,7 @@ from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.quantizer_config import FiniteConfig, QuantizerConfig
 from video_vq.quantizers.rows import CodebookStatistics
 from video_vq.quantizers.vector import VectorQuantizer
+from video_vq.training.optimizer import OUTER_LAYERS
 
 CODEBOOK_SIZE, CODEBOOK_DIM = 512, 32
 PIXELS_THW = (4, 4, 4)  # that one token stands for
@@ -78,6 +79,8 @@ class Bottleneck(nn.Module):
 
 class Ours(nn.Module):
     """Our backbone around any of the quantizers."""
+
+    outer_layers = OUTER_LAYERS
 
     def __init__(
         self, backbone: ConvBackboneConfig, quantizer: QuantizerConfig | FiniteConfig | type
@@ -157,7 +160,7 @@ ARMS = {
     "no quantizer": Arm(lambda: Ours(SMALL, Bottleneck), (2e-3,)),
     "frozen random codes": Arm(lambda: Ours(SMALL, FROZEN), (2e-3,)),
     "ours, wide": Arm(lambda: Ours(WIDE, LEARNED), (1e-3, 2e-3)),
-    "VideoGPT-like": Arm(VideoGPTLike, (3e-4, 1e-3)),
+    "VideoGPT-like": Arm(VideoGPTLike, (3e-4, 1e-3), Recipe(OurLoss, ADAMW)),
     # VidTok's rate is 1e-5 for each of the 16 clips of its batch; MAGVIT's is 1e-4, of 128.
     "VidTok-like": Arm(lambda: VidTokTokenizer(16), (1.6e-4, 1e-3), VIDTOK),
     "VidTok-like, our recipe": Arm(lambda: VidTokTokenizer(16), (1e-3, 2e-3)),

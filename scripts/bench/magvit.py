@@ -12,12 +12,13 @@ these minutes of CPU cannot feed: L2, codebook, commitment and entropy. Its aver
 """
 
 import itertools
+import re
 from dataclasses import replace
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from recipes import OURS, RECONSTRUCTION, Baseline, Loss, Recipe, Reconstruction, Video
+from recipes import ADAMW, OURS, RECONSTRUCTION, Baseline, Loss, Recipe, Reconstruction, Video
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -147,6 +148,8 @@ class MagvitTokenizer(Baseline):
         self.encoder = make_encoder(widths, depth, codebook_dim)
         self.codebook = LearnedCodebook(codebook_size, codebook_dim)
         self.decoder = make_decoder(widths, depth, codebook_dim)
+        last = len(self.encoder) - 1
+        self.outer_layers = re.compile(rf"encoder\.(0|{last})\.|decoder\.0\.")
 
     def forward(self, video: Video) -> Reconstruction:
         """Reconstruct a video in [-1, 1]."""
@@ -186,8 +189,6 @@ class MagvitLoss(nn.Module):
 
 
 # Adam, which is AdamW without decay; gradients are not clipped.
-MAGVIT = Recipe(
-    MagvitLoss, replace(OURS.optimizer, betas=(0.0, 0.99), weight_decay=0.0, clip_norm=1e9)
-)
+MAGVIT = Recipe(MagvitLoss, replace(ADAMW, betas=(0.0, 0.99), weight_decay=0.0, clip_norm=1e9))
 # Our weight of the squared error and our optimizer; the codes learn by the losses they come with.
 MAGVIT_WITH_OURS = Recipe(lambda: MagvitLoss(RECONSTRUCTION), OURS.optimizer)

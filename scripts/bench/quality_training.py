@@ -120,7 +120,7 @@ def train(
     """Train for a budget of CPU seconds, at least one step; return what it did."""
     config = replace(recipe.optimizer, lr=lr)
     loss_of = recipe.loss()
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(model, config, model.outer_layers)
     if of_loss := list(loss_of.parameters()):
         optimizer.add_param_group({"params": of_loss, "weight_decay": 0.0})
     dataset = ClipDataset(store, "train", ClipConfig(NUM_FRAMES), settings.seed)

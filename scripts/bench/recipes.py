@@ -1,6 +1,8 @@
 """What the arms of the comparison of quality per compute share: their output and how they train."""
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from video_vq.training.losses import reconstruction_loss
+from video_vq.training.optimizer import OUTER_LAYERS
 from video_vq.training.training_config import OptimizerConfig
 
 SCHEDULE = 1000  # the whole budget in the schedule's steps
@@ -34,7 +37,13 @@ class Reconstruction(NamedTuple):
 
 
 class Baseline(nn.Module):
-    """An arm whose forward does all there is to do in a step."""
+    """An arm whose forward does all there is to do in a step.
+
+    Attributes:
+        outer_layers: its layers next to pixels or codes, which Muon leaves to AdamW.
+    """
+
+    outer_layers: re.Pattern[str] = OUTER_LAYERS
 
     def begin(self, video: Video) -> None:
         """Do nothing: the first codes are there, or the first forward draws them."""
@@ -65,4 +74,5 @@ class Recipe(NamedTuple):
     optimizer: OptimizerConfig
 
 
-OURS = Recipe(OurLoss, OptimizerConfig(steps=SCHEDULE, warmup_steps=WARMUP))
+ADAMW = OptimizerConfig(kind="adamw", steps=SCHEDULE, warmup_steps=WARMUP)
+OURS = Recipe(OurLoss, replace(ADAMW, kind="muon"))

@@ -10,12 +10,13 @@ Its loss is what remains of the released one without the perceptual and the adve
 these minutes of CPU cannot feed: L1 with a learned scale, commitment and entropy.
 """
 
+import re
 from dataclasses import replace
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from recipes import OURS, Baseline, Loss, Recipe, Reconstruction, Video
+from recipes import ADAMW, Baseline, Loss, Recipe, Reconstruction, Video
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -207,6 +208,7 @@ class VidTokTokenizer(Baseline):
     """
 
     codes: Tensor
+    outer_layers = re.compile(r"(encoder|decoder)\.0\.")  # those of 3 channels are so by size
 
     SHARPNESS = 100.0  # the inverse temperature of the entropies
 
@@ -285,6 +287,4 @@ class VidTokLoss(nn.Module):
 
 
 # PyTorch's Adam with its own betas, which the released code leaves alone: AdamW without decay.
-VIDTOK = Recipe(
-    VidTokLoss, replace(OURS.optimizer, betas=(0.9, 0.999), weight_decay=0.0, clip_norm=20.0)
-)
+VIDTOK = Recipe(VidTokLoss, replace(ADAMW, betas=(0.9, 0.999), weight_decay=0.0, clip_norm=20.0))

@@ -26,15 +26,24 @@ OUTER_LAYERS = re.compile(
 )
 
 
-def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of all tensors of a module that are trained; see `OptimizerConfig`."""
+def make_optimizer(
+    module: nn.Module, config: OptimizerConfig, outer_layers: re.Pattern[str] = OUTER_LAYERS
+) -> torch.optim.Optimizer:
+    """Return the optimizer of all tensors of a module that are trained; see `OptimizerConfig`.
+
+    Args:
+        module: the module to train.
+        config: the optimizer's settings.
+        outer_layers: beginnings of the names of tensors that Muon must not move.
+    """
     optimizer = Muon if config.kind == "muon" else torch.optim.AdamW
-    return optimizer(
-        parameter_groups(module, config), lr=config.lr, betas=config.betas, eps=config.eps
-    )
+    groups = parameter_groups(module, config, outer_layers)
+    return optimizer(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
-def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, config: OptimizerConfig, outer_layers: re.Pattern[str] = OUTER_LAYERS
+) -> list[dict[str, Any]]:
     """Return the trained tensors in groups: matrices and kernels are decayed, all else is not.
 
     Vectors, norms and embeddings are kept from decay: it would draw them to zero without a reason.
@@ -48,7 +57,7 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
             continue
         if value.ndim < 2 or "embedding" in name:
             kept.append(value)
-        elif config.kind == "muon" and is_hidden(name, value):
+        elif config.kind == "muon" and is_hidden(name, value, outer_layers):
             hidden.append(value)
         else:
             decayed.append(value)
@@ -62,14 +71,15 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
     return groups
 
 
-def is_hidden(name: str, matrix: Tensor) -> bool:
+def is_hidden(name: str, matrix: Tensor, outer_layers: re.Pattern[str] = OUTER_LAYERS) -> bool:
     """Return whether a matrix or kernel connects hidden features and is large enough for Muon.
 
     Args:
         name: name of the parameter in its module.
         matrix: the parameter.
+        outer_layers: beginnings of the names of tensors that Muon must not move.
     """
-    is_weight = name.endswith("weight") and not OUTER_LAYERS.match(name)
+    is_weight = name.endswith("weight") and not outer_layers.match(name)
     return is_weight and min(matrix.flatten(1).shape) >= LEAST_ROWS
 
 
