@@ -3,14 +3,14 @@
     python scripts/config_table.py           # prints it
     python scripts/config_table.py --write   # puts it into docs/configs.md
 
-Nothing is measured: everything is counted on tensors without data (video_vq/training/costs.py).
+Nothing is measured: everything is counted on tensors without data (video_vq/inspect/costs.py).
 """
 
 import sys
 from pathlib import Path
 
 from video_vq.config import find_config, load_config
-from video_vq.training.costs import TokenizerCosts, tokenizer_costs
+from video_vq.inspect.costs import TokenizerCosts, tokenizer_costs
 from video_vq.training.training_config import TokenizerTrainingConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "configs.md"

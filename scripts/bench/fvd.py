@@ -17,10 +17,10 @@ import av
 import torch
 from torch import nn
 
-from video_vq.evaluation.compare import Comparison
 from video_vq.evaluation.feature_network import load_feature_network
 from video_vq.evaluation.features import FeatureSet
-from video_vq.evaluation.source_clip import Cut
+from video_vq.evaluation.fvd_comparison import Comparison
+from video_vq.evaluation.scored_clip import Cut
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL
 
 CUT = Cut(16)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from video_vq.data.clip_config import ClipConfig
 from video_vq.data.loader import ClipDataset, training_batches
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.models.tokenizer import to_pixels, to_uint8
 from video_vq.stores.clips import ClipStore

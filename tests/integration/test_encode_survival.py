@@ -26,7 +26,7 @@ import json, os, signal, sys
 from pathlib import Path
 import accelerate, torch
 from video_vq import cli
-from video_vq.evaluation import encode
+from video_vq.stages import encode_clips
 from video_vq.stores import files
 
 def killed_at(number, before):

@@ -15,18 +15,18 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment
 
 from video_vq.cli import main
 from video_vq.config import load_config, to_json
-from video_vq.evaluation.encode_job import ALL_CLIPS, EncodeJob
 from video_vq.evaluation.evaluation_job import EvaluationJob, identity_of_scores
-from video_vq.evaluation.finished import (
+from video_vq.machine import PRECISION, THREADS
+from video_vq.metrics.protocol import fvd_protocol
+from video_vq.models.prior_config import SamplingSettings
+from video_vq.stages.encode_job import ALL_CLIPS, EncodeJob
+from video_vq.stages.finished import (
     finished_clips,
     finished_samples,
     finished_scores,
     finished_tokens,
 )
-from video_vq.evaluation.samples import VIDEOS, PromptRequest, SampleRequest
-from video_vq.machine import PRECISION, THREADS
-from video_vq.metrics.protocol import fvd_protocol
-from video_vq.models.prior_config import SamplingSettings
+from video_vq.stages.sample_job import VIDEOS, PromptRequest, SampleRequest
 from video_vq.stores import lock
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import write_json

@@ -9,9 +9,6 @@ from accelerate import Accelerator
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 
 from video_vq.cli import main
-from video_vq.evaluation.continuation import ContinueRequest, continue_video
-from video_vq.evaluation.decode import decode_grids
-from video_vq.evaluation.prompts import given_tokens
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import write_video
 from video_vq.media.probe import probe
@@ -19,6 +16,9 @@ from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.sampling import sample_tokens
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
+from video_vq.stages.continue_file import ContinueRequest, continue_video
+from video_vq.stages.decode_tokens import decode_grids
+from video_vq.stages.given_frames import given_tokens
 from video_vq.stores.clips import ClipStore
 
 FRAMES = 5

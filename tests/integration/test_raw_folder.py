@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from test_scale import encode, hashes, prepare, write_videos
 from trained import trained_tokenizer
 
-from video_vq.evaluation import raw_folder
-from video_vq.evaluation.encode import Encoder
-from video_vq.evaluation.encode_job import EncodeJob
-from video_vq.evaluation.raw_folder import LIST, FolderOptions
 from video_vq.media.encode import write_video
 from video_vq.media.folder import FolderSettings
+from video_vq.stages import raw_folder
+from video_vq.stages.encode_clips import Encoder
+from video_vq.stages.encode_job import EncodeJob
+from video_vq.stages.raw_folder import LIST, FolderOptions
 from video_vq.stores.lock import LOCK
 from video_vq.stores.raw_videos import read_raw_videos
 from video_vq.stores.tokens import TokenStore

@@ -11,9 +11,9 @@ from runs import make_clip_store, video_vq
 
 from video_vq.errors import InputError
 from video_vq.evaluation.gallery import EXTREMES, SHOWN
-from video_vq.evaluation.report import render, write_report
-from video_vq.evaluation.report.charts import line_chart
-from video_vq.evaluation.report.parts import Evaluation, Parts, Run, find_parts
+from video_vq.report import render, write_report
+from video_vq.report.charts import line_chart
+from video_vq.report.parts import Evaluation, Parts, Run, find_parts
 from video_vq.stores.clips import ClipStore
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hostile_report import HOSTILE
 
-from video_vq.evaluation.report import write_report
+from video_vq.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(

@@ -25,9 +25,9 @@ from data_prep import ray_pool
 from data_prep.pool import ShardTask
 from data_prep.shard import Recipe
 from video_vq.errors import InputError
-from video_vq.evaluation.describe import describe
-from video_vq.evaluation.encode import Encoder
+from video_vq.inspect.describe import describe
 from video_vq.media.encode import write_video
+from video_vq.stages.encode_clips import Encoder
 from video_vq.stores.files import sha256_json, write_json
 from video_vq.stores.raw_videos import read_raw_videos
 from video_vq.stores.tokens import TokenStore
@@ -227,7 +227,7 @@ ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memo
 """
 # The driver dies when it hears of the first shard; the tasks of the others have begun or wait.
 KILLED_ON_RAY = """
-from video_vq.evaluation import encode_on_ray
+from video_vq.stages import encode_on_ray
 run_on_ray = encode_on_ray.run_on_ray
 
 def killed(task, shards, on_done, num_cpus, needs_gpu):

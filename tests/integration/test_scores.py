@@ -9,10 +9,10 @@ import torch
 from runs import make_clip_store, video_vq
 
 from video_vq.evaluation import controls
-from video_vq.evaluation.compare import Comparison, compare
 from video_vq.evaluation.feature_network import FeatureNetwork
 from video_vq.evaluation.features import Extractor, features_of
-from video_vq.evaluation.source_clip import Cut
+from video_vq.evaluation.fvd_comparison import Comparison, compare
+from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.encode import write_video
 from video_vq.metrics.fvd import FrechetVideoDistance
 from video_vq.metrics.protocol import PROTOCOLS

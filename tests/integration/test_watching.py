@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_vq.cli import main
 from video_vq.config import check_config, load_config
+from video_vq.inspect.costs import saved_bytes
+from video_vq.inspect.timing import _duration
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import TokenizerConfig
 from video_vq.training import progress_line
-from video_vq.training.costs import saved_bytes
-from video_vq.training.timing import _duration
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 

@@ -14,12 +14,12 @@ from data_prep.cli import main as prepare
 from data_prep.tfrecord import encode_example, write_records
 from video_vq.cli import main
 from video_vq.data.loader import read_grids
-from video_vq.evaluation.continuation import ContinueRequest, continue_video
 from video_vq.evaluation.likelihood import score_prior
 from video_vq.media.encode import write_video
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import SamplingSettings
 from video_vq.models.sampling import sample_tokens
+from video_vq.stages.continue_file import ContinueRequest, continue_video
 from video_vq.stores.clips import ClipStore, Video
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 

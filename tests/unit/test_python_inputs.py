@@ -17,7 +17,7 @@ from trained import trained_prior, trained_tokenizer
 
 from video_vq.errors import InputError
 from video_vq.metrics.class_accuracy import ClipClassifier
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.frechet import Moments
 from video_vq.metrics.fvd import FrechetVideoDistance, clip_features
 from video_vq.metrics.grouped import GroupedFeatures

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.video}: no such file; name a video file")
     require_free(arguments.out, single_file=True)
     from video_vq.distributed import holding, make_accelerator
-    from video_vq.evaluation.continuation import ContinueRequest, continue_video
+    from video_vq.stages.continue_file import ContinueRequest, continue_video
 
     request = ContinueRequest(
         given_frames=arguments.given_frames,

@@ -37,14 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     read_model_config(arguments.tokenizer, "tokenizer")
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.finished import finished_clips
+    from video_vq.stages.finished import finished_clips
 
     models = arguments.tokens, arguments.tokenizer
     how = arguments.split, arguments.batch_size
     store = finished_clips(arguments.out, *models, *how)
     if store is None:
         from video_vq.distributed import holding, make_accelerator
-        from video_vq.evaluation.decode import decode_store
+        from video_vq.stages.decode_tokens import decode_store
 
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):

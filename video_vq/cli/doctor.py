@@ -23,7 +23,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, print, and return 1 when something is to be done."""
-    from video_vq.training.checkup import checkup
+    from video_vq.inspect.checkup import checkup
 
     checks = checkup(arguments.fetch_weights, arguments.st_lpips)
     if arguments.json:

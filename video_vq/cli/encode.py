@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Encode."""
     from video_vq.config import check_config
     from video_vq.data.clip_config import ClipConfig
-    from video_vq.evaluation.clip_sources import require_data
     from video_vq.models.model_folder import read_model_config
+    from video_vq.stages.clip_sources import require_data
     from video_vq.stores.places import require_out
     from video_vq.stores.shards import MANIFEST
 
@@ -108,8 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         require_ray()
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.encode_job import EncodeJob
-    from video_vq.evaluation.finished import finished_tokens
+    from video_vq.stages.encode_job import EncodeJob
+    from video_vq.stages.finished import finished_tokens
 
     on_ray = arguments.engine == "ray"
     job = EncodeJob(
@@ -125,8 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
     store = finished_tokens(job)
     if store is None:
         from video_vq.distributed import holding, make_accelerator
-        from video_vq.evaluation.encode import encode_clips
-        from video_vq.evaluation.encode_on_ray import encode_on_ray
+        from video_vq.stages.encode_clips import encode_clips
+        from video_vq.stages.encode_on_ray import encode_on_ray
 
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):

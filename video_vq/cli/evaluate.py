@@ -109,8 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
     from video_vq.evaluation.evaluation_job import EvaluationJob, identity_of_scores
-    from video_vq.evaluation.finished import finished_scores
     from video_vq.evaluation.summary import summary
+    from video_vq.stages.finished import finished_scores
 
     job = EvaluationJob(
         data=arguments.data,

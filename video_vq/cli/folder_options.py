@@ -9,7 +9,7 @@ from video_vq.cli import options
 from video_vq.errors import InputError
 
 if TYPE_CHECKING:
-    from video_vq.evaluation.raw_folder import FolderOptions
+    from video_vq.stages.raw_folder import FolderOptions
 
 NAMES = ("size", "fps", "val", "test", "group_by", "extensions", "videos_per_shard")
 
@@ -64,8 +64,8 @@ def read(arguments: argparse.Namespace) -> "FolderOptions":
     Raises:
         InputError: it is given for what is no folder of videos.
     """
-    from video_vq.evaluation.raw_folder import FolderOptions, is_folder_of_files
     from video_vq.media.folder import FolderSettings
+    from video_vq.stages.raw_folder import FolderOptions, is_folder_of_files
 
     given = {
         name: getattr(arguments, name) for name in NAMES if getattr(arguments, name) is not None

@@ -86,9 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
         _require_new_file(arguments.save_real, sources)
         require_free(arguments.save_real, single_file=True)
     from video_vq.distributed import holding, make_accelerator
-    from video_vq.evaluation.compare import Comparison, require_scorable
     from video_vq.evaluation.feature_network import load_feature_network
-    from video_vq.evaluation.source_clip import Cut
+    from video_vq.evaluation.fvd_comparison import Comparison, require_scorable
+    from video_vq.evaluation.scored_clip import Cut
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
     chosen = (protocols, cut, arguments.split, arguments.max_clips)

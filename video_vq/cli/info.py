@@ -19,7 +19,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Describe."""
-    from video_vq.evaluation.describe import describe
+    from video_vq.inspect.describe import describe
 
     found = describe(arguments.path)
     print(json.dumps(found.to_json(), indent=1) if arguments.json else "\n".join(found.lines()))

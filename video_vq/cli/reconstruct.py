@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     info = probe(arguments.video)
     require_free(arguments.out, single_file=True)
     from video_vq.distributed import make_accelerator
-    from video_vq.evaluation.reconstruct_file import reconstruct_file
     from video_vq.models.tokenizer import VideoTokenizer
+    from video_vq.stages.reconstruct_file import reconstruct_file
 
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:

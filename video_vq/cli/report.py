@@ -25,7 +25,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page."""
-    from video_vq.evaluation.report import write_report
+    from video_vq.report import write_report
 
     page = write_report(arguments.folder, arguments.out)
     print(f"{page}  ({page.stat().st_size / 1e6:.1f} MB; open it in a browser)")

@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     _require_places(arguments)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.finished import finished_samples
-    from video_vq.evaluation.samples import VIDEOS, PromptRequest, SampleRequest, write_videos
+    from video_vq.stages.finished import finished_samples
+    from video_vq.stages.sample_job import VIDEOS, PromptRequest, SampleRequest, write_videos
 
     given = None
     if arguments.given is not None:
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = finished_samples(out, *models, request)
     if store is None:
         from video_vq.distributed import holding, make_accelerator
-        from video_vq.evaluation.generate import sample_store
+        from video_vq.stages.sample_clips import sample_store
 
         accelerator = make_accelerator()
         with holding(accelerator, out):

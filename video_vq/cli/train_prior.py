@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         store.rows(split)
     go_on_as_recorded(arguments.out)
     if arguments.dry_run:
-        from video_vq.training.plan import plan_prior
+        from video_vq.inspect.dry_run import plan_prior
 
         text = plan_prior(config, arguments.tokens, arguments.time)
         if os.environ.get("RANK", "0") == "0":

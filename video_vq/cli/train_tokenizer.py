@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         store.indices(split)
     go_on_as_recorded(arguments.out)
     if arguments.dry_run:
-        from video_vq.training.plan import plan_tokenizer
+        from video_vq.inspect.dry_run import plan_tokenizer
 
         text = plan_tokenizer(config, arguments.data, arguments.time)
         if os.environ.get("RANK", "0") == "0":

@@ -8,11 +8,11 @@ import numpy as np
 from scipy.special import stdtrit
 
 from video_vq.errors import InputError
-from video_vq.evaluation.compare import difference_of
 from video_vq.evaluation.feature_file import read_features
 from video_vq.evaluation.feature_network import named_i3d
 from video_vq.evaluation.features import FeatureSet
-from video_vq.evaluation.source_clip import Cut
+from video_vq.evaluation.fvd_comparison import difference_of
+from video_vq.evaluation.scored_clip import Cut
 from video_vq.evaluation.summary import simulation
 from video_vq.metrics.protocol import FVDProtocol, fvd_protocol
 from video_vq.stores.files import difference, read_json

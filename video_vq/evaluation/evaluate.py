@@ -8,12 +8,12 @@ from accelerate import Accelerator
 from video_vq.data.windows import usable_videos
 from video_vq.environment import environment
 from video_vq.evaluation.evaluation_job import EvaluationJob
-from video_vq.evaluation.fit import require_fit, require_large_enough, require_same_tokenizer
 from video_vq.evaluation.likelihood import score_prior
 from video_vq.evaluation.scoring import Evaluation
 from video_vq.metrics.perceptual import load_st_lpips
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stages.fit import require_fit, require_large_enough, require_same_tokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import write_json
 from video_vq.stores.places import require_writable

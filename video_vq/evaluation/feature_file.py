@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from video_vq.errors import InputError
 from video_vq.evaluation.feature_network import FeatureNetwork
 from video_vq.evaluation.features import FeatureSet
-from video_vq.evaluation.source_clip import Cut
+from video_vq.evaluation.scored_clip import Cut
 from video_vq.stores.files import write_bytes
 
 FORMAT = "video-vq features"

@@ -22,7 +22,7 @@ from video_vq.data.windows import Window, read_window, scoring_windows
 from video_vq.errors import InputError
 from video_vq.evaluation.feature_cache import FeatureCache
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.evaluation.source_clip import (
+from video_vq.evaluation.scored_clip import (
     Clip,
     Cut,
     ReadClip,

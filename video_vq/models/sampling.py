@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from video_vq.errors import InputError
+from video_vq.models.cached_prior import Decoder
 from video_vq.models.conditions import (
     Conditions,
     Integers,
@@ -18,7 +19,6 @@ from video_vq.models.conditions import (
     as_seeds,
     check_sampling,
 )
-from video_vq.models.decoding import Decoder
 from video_vq.models.prior import Condition, Prior
 from video_vq.models.prior_config import SamplingSettings
 from video_vq.nn.precision import exact_float32

@@ -12,7 +12,7 @@ from torch import Tensor
 from video_vq.config import to_json
 from video_vq.data.loader import ClipDataset, TokenDataset, training_batches
 from video_vq.distributed import main_process_first
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.model_folder import Kind
 from video_vq.models.pretrained import Pretrained
 from video_vq.training.compiled import uncompiled

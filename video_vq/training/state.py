@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from video_vq.config import STRICT, check_config, to_json
 from video_vq.distributed import over_ranks
 from video_vq.errors import InputError
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.pretrained import check_tensors
 from video_vq.training.averaging import Averages
 from video_vq.training.background import BackgroundJob, Snapshot

@@ -16,7 +16,7 @@ from video_vq.data.loader import ClipBatch, ClipDataset, read_windows
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.distributed import make_accelerator, over_ranks
 from video_vq.media.encode import tile
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge

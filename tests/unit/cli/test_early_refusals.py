@@ -23,7 +23,7 @@ from video_vq.evaluation import feature_network, scoring
 from video_vq.evaluation.feature_file import write_features
 from video_vq.evaluation.feature_network import named_i3d
 from video_vq.evaluation.features import FeatureSet
-from video_vq.evaluation.source_clip import Cut
+from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.encode import write_video
 from video_vq.metrics.protocol import fvd_protocol
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video

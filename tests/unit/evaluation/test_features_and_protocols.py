@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from video_vq.errors import ConfigError, InputError
-from video_vq.evaluation.compare import Comparison
 from video_vq.evaluation.compare_runs import paired_interval
 from video_vq.evaluation.feature_cache import FeatureCache, clip_key
 from video_vq.evaluation.feature_file import read_features
@@ -21,6 +20,7 @@ from video_vq.evaluation.feature_network import (
     weights_hash,
 )
 from video_vq.evaluation.features import Extractor, clip_features_of, features_of
+from video_vq.evaluation.fvd_comparison import Comparison
 from video_vq.evaluation.generation_protocols import (
     GENERATION_PROTOCOLS,
     generation_protocol,
@@ -28,7 +28,7 @@ from video_vq.evaluation.generation_protocols import (
     require_same_clips,
 )
 from video_vq.evaluation.memorisation import diversity, nearest, thumbnails
-from video_vq.evaluation.source_clip import Cut
+from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.encode import write_video
 from video_vq.metrics.protocol import PROTOCOLS, fvd_protocols
 from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Video

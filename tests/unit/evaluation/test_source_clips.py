@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.evaluation import source_clip
+from video_vq.evaluation import scored_clip as source_clip
 from video_vq.evaluation.feature_cache import clip_key
 from video_vq.evaluation.feature_network import FeatureNetwork
 from video_vq.evaluation.features import Extractor, clip_features_of, features_of
-from video_vq.evaluation.source_clip import Cut, clip_at_hand, clip_of_file
+from video_vq.evaluation.scored_clip import Cut, clip_at_hand, clip_of_file
 from video_vq.media.decode import FirstFrames, FrameStream
 from video_vq.media.encode import write_video
 from video_vq.media.probe import UnreadableVideoError, probe

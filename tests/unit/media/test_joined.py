@@ -12,7 +12,7 @@ import pytest
 from made_videos import encode, joined, scene
 
 from data_prep.shard import Recipe
-from video_vq.evaluation.source_clip import Cut, clip_of_file
+from video_vq.evaluation.scored_clip import Cut, clip_of_file
 from video_vq.media.decode import Decoder, FirstFrames, FrameStream
 from video_vq.media.prepared import FrameRecipe, open_file
 from video_vq.media.probe import (

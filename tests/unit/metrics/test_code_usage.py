@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from video_vq.errors import InputError
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.code_usage import CodeUsage
 
 
 def test_uniform_codes_have_a_perplexity_of_their_number():

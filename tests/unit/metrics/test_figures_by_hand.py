@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from video_vq.errors import InputError
-from video_vq.metrics.checkpoint import read_checkpoint
 from video_vq.metrics.class_accuracy import (
     SIDE,
     ClipClassifier,
@@ -14,6 +13,7 @@ from video_vq.metrics.class_accuracy import (
 )
 from video_vq.metrics.frechet import _root
 from video_vq.metrics.fvd import real_floor
+from video_vq.metrics.i3d_checkpoint import read_checkpoint
 from video_vq.metrics.uncertainty import _strata
 
 

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from video_vq.errors import InputError
 from video_vq.metrics import pinned, weights
-from video_vq.metrics.checkpoint import read_checkpoint, to_safetensors
+from video_vq.metrics.i3d_checkpoint import read_checkpoint, to_safetensors
 from video_vq.metrics.pinned import PinnedFile
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.fvd import FrechetVideoDistance
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models import sampling
-from video_vq.models.decoding import Decoder, silu_by_rows
+from video_vq.models.cached_prior import Decoder, silu_by_rows
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import (
     NO_CLASS,
@@ -80,7 +80,7 @@ def test_cached_logits_are_those_of_the_plain_forward_at_every_position(classes,
 
 @torch.inference_mode()
 def test_a_long_prefix_is_read_in_blocks_of_queries(monkeypatch):
-    monkeypatch.setattr("video_vq.models.decoding.QUERY_BLOCK", 5)
+    monkeypatch.setattr("video_vq.models.cached_prior.QUERY_BLOCK", 5)
     prior = make_prior()
     tokens = random_tokens(2)
     found = decoded_logits(Decoder(prior, 2), prior.condition(2, None, None, None), tokens, 17)

@@ -18,7 +18,7 @@ from hostile_checkpoint import MUTATIONS, Files, damaged_bytes, listed
 
 from video_vq.distributed import make_accelerator
 from video_vq.errors import InputError
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig
 from video_vq.quantizers.quantizer_config import QuantizerConfig

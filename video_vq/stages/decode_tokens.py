@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from video_vq.distributed import main_process_first
-from video_vq.evaluation.finished import plan_of_decoding
-from video_vq.evaluation.fit import require_same_tokenizer
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.progress import progress
+from video_vq.stages.finished import plan_of_decoding
+from video_vq.stages.fit import require_same_tokenizer
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 from video_vq.stores.places import require_room
 from video_vq.stores.tokens import TokenStore

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from video_vq.data.windows import usable_videos
 from video_vq.errors import InputError
-from video_vq.evaluation.samples import PromptRequest
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stages.sample_job import PromptRequest
 from video_vq.stores.clips import ClipStore
 
 

@@ -22,7 +22,7 @@ from video_vq.evaluation.features import (
     count_clips,
     features_of,
 )
-from video_vq.evaluation.source_clip import Cut
+from video_vq.evaluation.scored_clip import Cut
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
 from video_vq.metrics.grouped import GroupedFeatures

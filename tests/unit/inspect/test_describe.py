@@ -15,7 +15,7 @@ from trained import scores_of, trained_prior, trained_tokenizer
 
 from video_vq.cli import main
 from video_vq.errors import InputError
-from video_vq.evaluation.describe import describe
+from video_vq.inspect.describe import describe
 from video_vq.media.encode import write_video
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import sha256_json

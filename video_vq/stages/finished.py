@@ -12,19 +12,19 @@ from typing import Any
 
 from video_vq.config import check_config
 from video_vq.errors import InputError
-from video_vq.evaluation.encode_job import EncodeJob, clips_of_job, header_of_job
-from video_vq.evaluation.raw_folder import is_folder_of_files, list_folder
-from video_vq.evaluation.samples import (
+from video_vq.machine import asked_precision, is_recorded_number_of_threads
+from video_vq.models.model_folder import CONFIG, read_model_config
+from video_vq.models.prior_config import PriorConfig
+from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
+from video_vq.stages.encode_job import EncodeJob, clips_of_job, header_of_job
+from video_vq.stages.raw_folder import is_folder_of_files, list_folder
+from video_vq.stages.sample_job import (
     DEFAULT_NUMBER,
     VIDEOS,
     SampleRequest,
     missing_videos,
     sample_plan,
 )
-from video_vq.machine import asked_precision, is_recorded_number_of_threads
-from video_vq.models.model_folder import CONFIG, read_model_config
-from video_vq.models.prior_config import PriorConfig
-from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import difference, read_json
 from video_vq.stores.shards import MANIFEST, PARTS, plan_of

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from video_vq.evaluation.report.blocks import Headline, Headlines, Row, Table
+from video_vq.report.blocks import Headline, Headlines, Row, Table
 
 CONTROL_NAMES = {
     "psnr_clip_mean": "each clip's mean picture, standing still",

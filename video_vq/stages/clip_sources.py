@@ -17,13 +17,13 @@ from jaxtyping import UInt8
 from video_vq.data.clip_config import ClipConfig
 from video_vq.data.windows import frame_numbers, read_window, windows_of_video
 from video_vq.errors import InputError
-from video_vq.evaluation.raw_folder import is_folder_of_files
 from video_vq.media.decode import require_decoder
 from video_vq.media.folder import holds_video
 from video_vq.media.isolated import DecodedFile, FileDecoders, FileToDecode
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
 from video_vq.media.suffixes import VIDEO_SUFFIXES
+from video_vq.stages.raw_folder import is_folder_of_files
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json
 from video_vq.stores.raw_videos import FORMAT as RAW_FORMAT

@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 
 from video_vq.errors import InputError
-from video_vq.evaluation.encode import Encoder
-from video_vq.evaluation.encode_job import EncodeJob
 from video_vq.progress import progress
 from video_vq.ray_tasks import not_shared, run_on_ray
+from video_vq.stages.encode_clips import Encoder
+from video_vq.stages.encode_job import EncodeJob
 from video_vq.stores.shards import plan_of
 from video_vq.stores.tokens import TokenStore
 

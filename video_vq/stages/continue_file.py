@@ -12,12 +12,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.evaluation.decode import decode_grids
-from video_vq.evaluation.fit import require_same_tokenizer
-from video_vq.evaluation.generate import DTYPES, require_class, require_same_grid
-from video_vq.evaluation.prompts import given_latents, given_tokens
-from video_vq.evaluation.samples import DEFAULT_FPS, Dtype
-from video_vq.evaluation.steering import rows_wanted, steering_of_file
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import tile, write_video
 from video_vq.media.probe import probe
@@ -28,6 +22,12 @@ from video_vq.models.prior_config import NO_CLASS, SamplingSettings
 from video_vq.models.sampling import sample_tokens
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
+from video_vq.stages.decode_tokens import decode_grids
+from video_vq.stages.fit import require_same_tokenizer
+from video_vq.stages.given_actions import rows_wanted, steering_of_file
+from video_vq.stages.given_frames import given_latents, given_tokens
+from video_vq.stages.sample_clips import DTYPES, require_class, require_same_grid
+from video_vq.stages.sample_job import DEFAULT_FPS, Dtype
 
 MARK = (230, 30, 30)  # colour of the bar above frames that the model made
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from video_vq.data.actions import num_action_dims, row_dims_of
 from video_vq.data.clip_config import ClipConfig
-from video_vq.evaluation.clip_sources import RawClips, StoredClips, is_raw
-from video_vq.evaluation.raw_folder import FolderOptions
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
+from video_vq.stages.clip_sources import RawClips, StoredClips, is_raw
+from video_vq.stages.raw_folder import FolderOptions
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.raw_videos import RawVideos, read_raw_videos
 from video_vq.stores.tokens import TokenHeader

@@ -13,9 +13,11 @@ from jaxtyping import Float
 from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_of
 from video_vq.distributed import main_process_first
 from video_vq.errors import InputError
-from video_vq.evaluation.clip_sources import Findings, StoredClips
-from video_vq.evaluation.encode_job import EncodeJob, clips_of_job, header_of_job
-from video_vq.evaluation.raw_folder import (
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.progress import progress
+from video_vq.stages.clip_sources import Findings, StoredClips
+from video_vq.stages.encode_job import EncodeJob, clips_of_job, header_of_job
+from video_vq.stages.raw_folder import (
     is_folder_of_files,
     keep_list,
     kept_list,
@@ -23,8 +25,6 @@ from video_vq.evaluation.raw_folder import (
     require_same_list,
     say_views,
 )
-from video_vq.models.tokenizer import VideoTokenizer
-from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.raw_videos import RawVideos
 from video_vq.stores.tokens import TokenStore, TokenStoreWriter

@@ -8,10 +8,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from video_vq.errors import InputError
-from video_vq.evaluation.report.blocks import Films, Section
-from video_vq.evaluation.report.parts import Parts, find_parts
-from video_vq.evaluation.report.pipeline import lead
-from video_vq.evaluation.report.sections import SECTIONS
+from video_vq.report.blocks import Films, Section
+from video_vq.report.parts import Parts, find_parts
+from video_vq.report.pipeline import lead
+from video_vq.report.sections import SECTIONS
 from video_vq.stores.files import write_bytes
 from video_vq.stores.lock import held
 from video_vq.stores.places import require_writable

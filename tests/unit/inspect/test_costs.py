@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from video_vq.config import find_config, load_config, shipped_configs, to_json
+from video_vq.inspect.costs import tokenizer_costs
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import (
     ConvBackboneConfig,
@@ -13,7 +14,6 @@ from video_vq.models.tokenizer_config import (
     TokenizerConfig,
 )
 from video_vq.stores.files import difference
-from video_vq.training.costs import tokenizer_costs
 from video_vq.training.training_config import RunConfig, TokenizerTrainingConfig
 
 ROOT = Path(__file__).parents[3]

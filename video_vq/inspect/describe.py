@@ -17,7 +17,7 @@ import numpy as np
 
 from video_vq.config import check_config
 from video_vq.errors import InputError
-from video_vq.evaluation.describe_video import folder_facts, video_facts
+from video_vq.inspect.describe_video import folder_facts, video_facts
 from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.models.model_folder import CONFIG, TENSORS, read_model_config, read_tensor_headers
 from video_vq.models.prior_config import PriorConfig, PriorFacts

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from video_vq.evaluation.report.blocks import (
+from video_vq.evaluation.summary import remarks
+from video_vq.report.blocks import (
     Block,
     Charts,
     Code,
@@ -21,11 +22,10 @@ from video_vq.evaluation.report.blocks import (
     Text,
     difference,
 )
-from video_vq.evaluation.report.charts import line_chart, short
-from video_vq.evaluation.report.parts import Evaluation, Parts, Run
-from video_vq.evaluation.report.pipeline import known_commands
-from video_vq.evaluation.report.verdicts import headlines, score_table
-from video_vq.evaluation.summary import remarks
+from video_vq.report.charts import line_chart, short
+from video_vq.report.parts import Evaluation, Parts, Run
+from video_vq.report.pipeline import known_commands
+from video_vq.report.verdicts import headlines, score_table
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.videos import Video
 

@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from video_vq.config import to_json
 from video_vq.data.windows import EpochClips
 from video_vq.errors import InputError
+from video_vq.inspect.costs import averaged_bytes, saved_bytes, through
+from video_vq.inspect.timing import time_lines
 from video_vq.machine import asked_precision
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.prior import Prior, prior_loss
@@ -21,9 +23,7 @@ from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.nn.blocks import num_parameters
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
-from video_vq.training.costs import averaged_bytes, saved_bytes, through
 from video_vq.training.prior import train_prior
-from video_vq.training.timing import time_lines
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import (
     OptimizerConfig,

@@ -10,9 +10,9 @@ import torch
 from accelerate.commands.config import config_args
 
 from video_vq.cli import main
+from video_vq.inspect import checkup
+from video_vq.inspect.checkup import Check
 from video_vq.metrics.weights import I3D_WEIGHTS
-from video_vq.training import checkup
-from video_vq.training.checkup import Check
 
 
 def script(path: Path, text: str) -> str:

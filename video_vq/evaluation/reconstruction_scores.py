@@ -13,8 +13,8 @@ from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window
 from video_vq.evaluation.feature_cache import clip_key
 from video_vq.evaluation.features import BATCH, Extractor, FeatureSet
-from video_vq.evaluation.source_clip import read_clip
-from video_vq.metrics.codebook import CodeUsage
+from video_vq.evaluation.scored_clip import read_clip
+from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.motion import flicker_per_clip, motion_energy_ratio_per_clip
 from video_vq.metrics.perceptual import StLpips, st_lpips_per_clip
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip

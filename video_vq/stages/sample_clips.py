@@ -12,21 +12,21 @@ from accelerate import Accelerator
 
 from video_vq.distributed import main_process_first
 from video_vq.errors import InputError
-from video_vq.evaluation.decode import decode_grids
-from video_vq.evaluation.fit import require_same_tokenizer
-from video_vq.evaluation.prompts import Prompts
-from video_vq.evaluation.samples import DEFAULT_NUMBER, Dtype, SampleRequest, sample_plan
-from video_vq.evaluation.steering import (
-    SampleActions,
-    read_steering,
-    rows_wanted,
-    steering_of_videos,
-)
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.sampling import TokenSampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
+from video_vq.stages.decode_tokens import decode_grids
+from video_vq.stages.fit import require_same_tokenizer
+from video_vq.stages.given_actions import (
+    SampleActions,
+    read_steering,
+    rows_wanted,
+    steering_of_videos,
+)
+from video_vq.stages.given_frames import Prompts
+from video_vq.stages.sample_job import DEFAULT_NUMBER, Dtype, SampleRequest, sample_plan
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 from video_vq.stores.places import require_room
 

@@ -13,11 +13,11 @@ from runs import make_clip_store
 from trained import trained_prior, trained_tokenizer
 
 from video_vq.errors import InputError
-from video_vq.evaluation.decode import decode_store
-from video_vq.evaluation.encode import encode_clips
-from video_vq.evaluation.encode_job import EncodeJob
-from video_vq.evaluation.generate import sample_store
-from video_vq.evaluation.samples import SampleRequest
+from video_vq.stages.decode_tokens import decode_store
+from video_vq.stages.encode_clips import encode_clips
+from video_vq.stages.encode_job import EncodeJob
+from video_vq.stages.sample_clips import sample_store
+from video_vq.stages.sample_job import SampleRequest
 from video_vq.stores.tokens import TokenHeader, TokenStoreWriter
 
 WRITE: dict[str, Callable[[Accelerator, Path], object]] = {
