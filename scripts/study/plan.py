@@ -1,12 +1,13 @@
 """The plan of a study: which runs there are, in what order, and by which commands each is made."""
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
@@ -139,8 +140,8 @@ class Step(NamedTuple):
 
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan that a file holds."""
-    return Plan(**yaml.safe_load(path.read_text()))
+    """Return the plan that a YAML file holds."""
+    return TypeAdapter(Plan).validate_json(json.dumps(yaml.safe_load(path.read_text())))
 
 
 def runs_of(plan: Plan) -> Iterator[Run]:

@@ -37,7 +37,9 @@ class Results:
     def __init__(self, path: Path):
         self.path = path
         self._lock = threading.Lock()
-        self.results = [json.loads(line) for line in path.open()] if path.exists() else []
+        self.results = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
 
     def has(self, run: plans.Run) -> bool:
         """Return whether a run has a result."""
@@ -98,7 +100,9 @@ def perform(
 def figures_of(folder: Path) -> dict[str, Any]:
     """Return what a run's files say: the curve of its training, and its scores."""
     metrics = folder / "tokenizer" / "metrics.jsonl"
-    lines = [json.loads(line) for line in metrics.open()] if metrics.exists() else []
+    lines = (
+        [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    )
     psnrs = [line["validation/psnr"] for line in lines if "validation/psnr" in line]
     curve = [
         {

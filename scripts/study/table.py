@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="draw rate and distortion into this file")
     options = parser.parse_args(arguments)
     plan = plans.read_plan(options.plan)
-    results = [json.loads(line) for line in options.results.open()]
+    results = [json.loads(line) for line in options.results.read_text().splitlines()]
     print(tables(plan, results))
     if options.picture is not None:
         picture(plan, results, options.picture)
