@@ -28,6 +28,8 @@ class ConvBackboneConfig:
         channels: base width; multiples of 32 are what processors work well with, and what all
             shipped configs have.
         num_blocks: residual blocks per level.
+        upsampling: how the decoder goes up a level: "subpixel", a linear map to the finer
+            positions, or "nearest", copies and a convolution of size 3, which is slower.
         causal: no frame sees a later one; clips then have 1 + n·(stride in t) frames.
     """
 
@@ -38,6 +40,7 @@ class ConvBackboneConfig:
     multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 2, 4)
     channels: Annotated[int, Field(ge=8, le=1024)] = 64
     num_blocks: Annotated[int, Field(ge=1, le=8)] = 2
+    upsampling: Literal["nearest", "subpixel"] = "nearest"
     causal: bool = False
 
     @model_validator(mode="after")

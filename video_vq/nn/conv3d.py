@@ -114,8 +114,8 @@ class Conv3d(nn.Module):
         return x
 
 
-class Upsample(nn.Module):
-    """Nearest-neighbour upsampling and a convolution: no checkerboards.
+class NearestUpsample(nn.Module):
+    """Nearest-neighbour upsampling and a convolution at the finer resolution.
 
     Causal: of the copies of the first frame only the last is kept, so 1 + n frames become
     1 + n·stride, the inverse of a causal strided `Conv3d`.
@@ -138,6 +138,33 @@ class Upsample(nn.Module):
         is_start = past is None or past.recall(self.conv) is None
         x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
         return self.conv(x[:, :, self.drop if is_start else 0 :], past)
+
+
+class SubpixelUpsample(nn.Module):
+    """A linear map to a box of finer positions (Shi et al. 2016), begun as nearest upsampling.
+
+    It takes a hundredth of the operations of `NearestUpsample`, whose convolution runs at the finer
+    resolution; the residual blocks after it do the mixing. Causal: as there.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride_thw: tuple[int, int, int],
+        causal: bool = False,
+    ):
+        super().__init__()
+        self.stride_thw = stride_thw
+        self.drop = stride_thw[0] - 1 if causal else 0
+        self.conv = Conv3d(in_channels, out_channels * math.prod(stride_thw), 1, causal=causal)
+        repeat_over_patch(self.conv.conv, stride_thw)
+
+    def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
+        """Upsample; with a `past`, the next piece of a stream."""
+        is_start = past is None or past.recall(self.conv) is None
+        x = depth_to_space(self.conv(x, past), self.stride_thw)
+        return x[:, :, self.drop if is_start else 0 :]
 
 
 def space_to_depth(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:

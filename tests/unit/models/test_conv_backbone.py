@@ -28,7 +28,12 @@ def join_in(network: torch.nn.Module) -> None:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"patch_thw": (1, 4, 4)}, {"patch_thw": (1, 4, 4), "stem_kernel": 1}],
+    [
+        {},
+        {"patch_thw": (1, 4, 4)},
+        {"patch_thw": (1, 4, 4), "stem_kernel": 1},
+        {"upsampling": "subpixel"},
+    ],
 )
 def test_a_new_decoder_shows_no_checkerboard(causal, changes):
     config = backbone(causal=causal, num_blocks=2, **changes)
@@ -61,7 +66,13 @@ def test_a_new_decoder_shows_no_checkerboard(causal, changes):
 
 
 def test_a_network_sees_no_pixel_beyond_its_margin():
-    for changes in ({}, {"num_blocks": 2}, {"strides_thw": ((2, 2, 4), (1, 2, 1))}):
+    strides = ((2, 2, 4), (1, 2, 1))
+    for changes in (
+        {},
+        {"num_blocks": 2},
+        {"strides_thw": strides},
+        {"strides_thw": strides, "upsampling": "subpixel"},
+    ):
         config = backbone(**changes)
         _, stride, _ = config.total_stride_thw
         torch.manual_seed(0)

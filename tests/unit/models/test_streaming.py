@@ -83,6 +83,12 @@ STRIDES = {
     "one level of 4": {"strides_thw": ((4, 2, 2),), "multipliers": (1, 2)},
     "8 at once": {"strides_thw": ((8, 2, 2),), "multipliers": (1, 1), "stem_kernel": 1},
     "none in time": {"strides_thw": ((1, 2, 2),), "multipliers": (1, 2)},
+    "subpixel": {"upsampling": "subpixel"},
+    "subpixel, one level of 4": {
+        "strides_thw": ((4, 2, 2),),
+        "multipliers": (1, 2),
+        "upsampling": "subpixel",
+    },
 }
 
 
@@ -216,6 +222,7 @@ def test_pieces_get_shorter_where_frames_get_larger_and_never_below_one_latent()
         {"stem_kernel": 1, "num_blocks": 2},
         {"strides_thw": ((2, 2, 4), (1, 2, 1))},
         {"strides_thw": ((2, 1, 2),), "multipliers": (1, 2)},
+        {"upsampling": "subpixel"},
     ],
 )
 def test_tiles_give_what_whole_frames_give_so_there_is_no_seam(monkeypatch, causal, changes):

@@ -11,8 +11,9 @@ from video_vq.nn.blocks import PositionNorm, ResidualBlock
 from video_vq.nn.checkpointing import Layers
 from video_vq.nn.conv3d import (
     Conv3d,
+    NearestUpsample,
     Past,
-    Upsample,
+    SubpixelUpsample,
     depth_to_space,
     repeat_over_patch,
     space_to_depth,
@@ -70,11 +71,12 @@ class ConvDecoder(nn.Module):
         self.margin_hw = _decoder_margin(config, 1), _decoder_margin(config, 2)
         widths = [config.channels * multiplier for multiplier in config.multipliers][::-1]
         strides = config.strides_thw[::-1]
+        upsample = SubpixelUpsample if config.upsampling == "subpixel" else NearestUpsample
         layers: list[nn.Module] = [Conv3d(widths[0], widths[0], causal=config.causal)]
         width = widths[0]
         for level, level_width in enumerate(widths):
             if level > 0:
-                layers.append(Upsample(width, level_width, strides[level - 1], config.causal))
+                layers.append(upsample(width, level_width, strides[level - 1], config.causal))
                 width = level_width
             layers.extend(
                 ResidualBlock(width, width, config.causal) for _ in range(config.num_blocks)
@@ -109,7 +111,9 @@ def _decoder_margin(config: ConvBackboneConfig, axis: int) -> int:
     """Walk from the pixels of a latent to the latents they come from; count those beyond it."""
     reach = config.stem_kernel // 2
     for stride in (*config.strides_thw, None):
-        reach += 2 * config.num_blocks + 1  # the blocks, and the convolution before them
+        reach += 2 * config.num_blocks  # two convolutions of size 3 in each block
+        if stride is None or config.upsampling == "nearest":
+            reach += 1  # the convolution before the blocks
         if stride is not None:
             reach = math.ceil(reach / stride[axis])
     return reach
