@@ -17,6 +17,7 @@ To rotate about a centre c instead of the origin, and still return q bit for bit
 """
 
 import importlib.util
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -62,6 +63,18 @@ def rotation_dynamic(e: Tensor, q: Tensor, weight: Tensor) -> Tensor:
 def reflection(e: Tensor, q: Tensor) -> Tensor:
     """Reflect e onto q: dL/de = λ H g, H = I − 2 d dᵀ/|d|², d = ê − q̂ (the paper's ablation)."""
     return _Reflect.apply(e, q, norm_ratio(e, q))
+
+
+# By the names that configs give them; what an estimator takes beyond e and q comes after these.
+ESTIMATORS: dict[str, Callable[..., Tensor]] = {
+    "straight_through": straight_through,
+    "scaled": scaled,
+    "rotation": rotation,
+    "rotation_unit": rotation_unit,
+    "rotation_clipped": rotation_clipped,
+    "rotation_dynamic": rotation_dynamic,
+    "reflection": reflection,
+}
 
 
 @torch.no_grad()

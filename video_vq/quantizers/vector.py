@@ -120,16 +120,9 @@ class VectorQuantizer(Float32Module):
         return QuantizedRows(latents, e, q, self._pass_on(e, q, indices))
 
     def _pass_on(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
-        if self.config.estimator == "rotation_dynamic":
-            return gradient.rotation_dynamic(e, q, self._fit_weight(e, q, indices))
-        return {
-            "straight_through": gradient.straight_through,
-            "rotation": gradient.rotation,
-            "rotation_unit": gradient.rotation_unit,
-            "rotation_clipped": gradient.rotation_clipped,
-            "scaled": gradient.scaled,
-            "reflection": gradient.reflection,
-        }[self.config.estimator](e, q)
+        name = self.config.estimator
+        weights = [self._fit_weight(e, q, indices)] if name == "rotation_dynamic" else []
+        return gradient.ESTIMATORS[name](e, q, *weights)
 
     @torch.no_grad()
     def _fit_weight(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
