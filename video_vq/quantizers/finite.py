@@ -110,13 +110,17 @@ class FiniteQuantizer(Float32Module):
                 codes=indices.view(batch, *grid),
                 losses={},
                 statistics=counts_only(indices, self.config.codebook_size),
-                rows=QuantizedRows(latents, e, q, passed),
+                rows=QuantizedRows(latents, e, q, e, q, passed),
             )
 
     def _project(self, features: Tensor) -> Tensor:
         check_channels(features, self.dim)
         with torch.autocast(features.device.type, enabled=False):
             return self.project_in(flatten_grid(features).float())
+
+    def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
+        """Return 0: there is no commitment loss; see `VectorQuantizer.commitment_force`."""
+        return rows.e.new_zeros(())
 
     def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid"]:
         """Return the codes of a grid of features.

@@ -15,22 +15,30 @@ QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, float]:
     """Return figures of one batch of one rank.
 
-    `angle_…` between e and q in degrees; `ratio_…` quantiles of λ = |q|/|e|; `latent_norm_…` of the
-    projected latents; `rotated_cosine` the mean cosine between the straight-through gradient g and
-    the rotated one, Rᵀg, whichever estimator is in use.
+    `angle_…` between e and q in degrees, `obtuse_share` the fraction of angles beyond 90°;
+    `ratio_…` quantiles of λ = |q|/|e|; `latent_norm_…` of the projected latents; `distortion`
+    the fraction of the variance of the latents, as they are compared, that their codes miss;
+    `rotated_cosine` the mean cosine between the straight-through gradient g and the rotated one,
+    Rᵀg, whichever estimator is in use.
 
     Args:
         rows: of a forward pass.
         gradient: g = dL/dq̃, the gradient of `rows.passed`.
     """
-    step = max(1, -(-len(rows.e) // MAX_ROWS))
+    step = row_step(rows)
     latents, e, q = (value.detach()[::step].float() for value in (rows.latents, rows.e, rows.q))
-    cosine = torch.cosine_similarity(e, q, dim=1, eps=1e-12).clamp(-1, 1)
+    angle = angles(e, q)
     g = gradient[::step].float()
     rotated = rotate_back(e, q, g, torch.ones(1, 1, device=g.device))
-    figures = {"rotated_cosine": torch.cosine_similarity(g, rotated, dim=1, eps=1e-30).mean()}
+    compared, code = (x.detach()[::step].float() for x in (rows.compared, rows.code))
+    spread = (compared - compared.mean(0)).square().sum()
+    figures = {
+        "rotated_cosine": torch.cosine_similarity(g, rotated, dim=1, eps=1e-30).mean(),
+        "obtuse_share": (angle > 90).float().mean(),
+        "distortion": (compared - code).square().sum() / spread.clamp(min=1e-30),
+    }
     quantities = {
-        "angle": torch.rad2deg(torch.acos(cosine)),
+        "angle": angle,
         "ratio": norm_ratio(e, q).squeeze(1),
         "latent_norm": torch.linalg.vector_norm(latents, dim=1),
     }
@@ -38,6 +46,17 @@ def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, 
         for percent, share in QUANTILES.items():
             figures[f"{name}_{percent}"] = torch.quantile(values, share)
     return {name: float(value) for name, value in figures.items()}
+
+
+def row_step(rows: QuantizedRows) -> int:
+    """Return which rows figures are of: every n-th."""
+    return max(1, -(-len(rows.e) // MAX_ROWS))
+
+
+def angles(e: Float[Tensor, "n d"], q: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+    """Return the angle between each row of e and of q in degrees."""
+    cosine = torch.cosine_similarity(e, q, dim=1, eps=1e-12).clamp(-1, 1)
+    return torch.rad2deg(torch.acos(cosine))
 
 
 @torch.no_grad()

@@ -31,6 +31,8 @@ class QuantizedRows(NamedTuple):
     """One row per token, for the mechanism logs: nothing here is a copy."""
 
     latents: Float[Tensor, "n d"]  # as projected, before any normalisation
+    compared: Float[Tensor, "n d"]  # as compared with the codes
+    code: Float[Tensor, "n d"]  # the nearest, without a gradient
     e: Float[Tensor, "n d"]  # as the estimator saw them
     q: Float[Tensor, "n d"]
     passed: Float[Tensor, "n d"]  # what the estimator gave: its gradient is dL/dq̃
@@ -53,6 +55,11 @@ class QuantizerOutput(NamedTuple):
     losses: dict[str, Float[Tensor, ""]]
     statistics: CodebookStatistics
     rows: QuantizedRows
+
+
+def dot(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Return the sum of all products of two arrays."""
+    return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
 def flatten_grid(features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n c"]:

@@ -18,6 +18,7 @@ from video_vq.quantizers.rows import (
     check_channels,
     check_finite,
     decode_grid,
+    dot,
     flatten_grid,
     to_grid,
 )
@@ -115,9 +116,9 @@ class VectorQuantizer(Float32Module):
             center = self.codebook.center()
             e, about = compared - center, q - center
             passed = gradient.straight_through(self._pass_on(e, about, indices), q)
-            return QuantizedRows(latents, e, about, passed)
+            return QuantizedRows(latents, compared, q, e, about, passed)
         e = compared if self.config.gradient_through_norm else latents
-        return QuantizedRows(latents, e, q, self._pass_on(e, q, indices))
+        return QuantizedRows(latents, compared, q, e, q, self._pass_on(e, q, indices))
 
     def _pass_on(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
         name = self.config.estimator
@@ -133,6 +134,18 @@ class VectorQuantizer(Float32Module):
         if self.training and e.requires_grad:  # scoring runs on each rank alone
             min_over_ranks(nearest)
         return gradient.fit_weight(squared, nearest[indices])
+
+    @torch.no_grad()
+    def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
+        """Return Σ z·∂C/∂z of the unweighted commitment loss C over the projected latents z.
+
+        Positive where gradient descent on C shrinks the latents; 0 on the unit sphere, where the
+        gradient is tangential.
+        """
+        if self.config.normalize:
+            return rows.e.new_zeros(())
+        pull = rows.compared - rows.code
+        return dot(rows.compared, pull) * (2 / max(1, pull.numel()))
 
     def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid"]:
         """Return the codes of a grid of features.

@@ -1,5 +1,7 @@
 """The logged numbers of the quantizer's mechanism on one training step."""
 
+from typing import Any, NamedTuple
+
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
@@ -8,34 +10,112 @@ from torch import Tensor
 from video_vq.distributed import over_ranks
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.quantizers.mechanism import changed_share, mechanism
-from video_vq.quantizers.rows import QuantizerOutput
+from video_vq.quantizers.rows import QuantizedRows, QuantizerOutput, dot
+
+
+class WatchedBatch(NamedTuple):
+    """The last micro-batch of a logged step, before its backward pass; made by `watch`.
+
+    Attributes:
+        video: the clips.
+        quantized: what the quantizer made of them; its rows keep their gradients.
+        loss_scale: what the backward pass multiplies the micro-batch's loss by.
+    """
+
+    video: Float[Tensor, "b 3 t h w"]
+    quantized: QuantizerOutput
+    loss_scale: float
+
+
+def watch(
+    accelerator: Accelerator,
+    video: Float[Tensor, "b 3 t h w"],
+    quantized: QuantizerOutput,
+    accumulation: int,
+) -> WatchedBatch:
+    """Keep the gradients that `watched_step` needs; call it between forward and backward.
+
+    Args:
+        accelerator: the Accelerator.
+        video: the last micro-batch.
+        quantized: what the quantizer made of it.
+        accumulation: number of micro-batches per step.
+    """
+    quantized.rows.passed.retain_grad()
+    quantized.rows.latents.retain_grad()
+    scaler = accelerator.scaler
+    scale = 1.0 if scaler is None else scaler.get_scale()
+    return WatchedBatch(video, quantized, scale / accumulation)
 
 
 @torch.no_grad()
 def watched_step(
     accelerator: Accelerator,
     tokenizer: VideoTokenizer,
-    video: Float[Tensor, "b 3 t h w"],
-    quantized: QuantizerOutput,
+    batch: WatchedBatch,
+    commitment: float,
+    weight_decay: float,
 ) -> dict[str, float]:
     """Return `quantizer/…` after a step, means over the ranks; collective.
 
-    Beside the figures of `quantizers/mechanism.py`, `quantizer/changed_codes`: the share of the
-    last micro-batch's tokens that this one step, of encoder and codebook, moved to another code.
+    Beside the figures of `quantizers/mechanism.py` and `radial_forces`, `quantizer/changed_codes`:
+    the share of the last micro-batch's tokens that this one step, of encoder and codebook, moved
+    to another code.
 
     Args:
         accelerator: the Accelerator.
         tokenizer: the tokenizer after the step, not wrapped.
-        video: the last micro-batch.
-        quantized: what the quantizer made of it before the step, with the gradient of
-            `rows.passed` retained.
+        batch: the last micro-batch, before the step.
+        commitment: weight of the commitment loss.
+        weight_decay: of the projection to the latents.
     """
     with accelerator.autocast():
-        after = tokenizer.quantizer(tokenizer.encoder(video), check=False).codes
-    gradient = quantized.rows.passed.grad
+        after = tokenizer.quantizer(tokenizer.encoder(batch.video), check=False).codes
+    rows, gradient = batch.quantized.rows, batch.quantized.rows.passed.grad
     assert gradient is not None
-    figures = mechanism(quantized.rows, gradient)
-    figures["changed_codes"] = changed_share(quantized.codes, after)
+    figures = mechanism(rows, gradient)
+    figures |= radial_forces(tokenizer.quantizer, rows, batch.loss_scale, commitment, weight_decay)
+    figures["changed_codes"] = changed_share(batch.quantized.codes, after)
     values = torch.tensor(list(figures.values()), dtype=torch.float64, device=accelerator.device)
     means = over_ranks(accelerator, values, "mean").tolist()
     return {f"quantizer/{name}": value for name, value in zip(figures, means, strict=True)}
+
+
+def radial_forces(
+    quantizer: Any,
+    rows: QuantizedRows,
+    loss_scale: float,
+    commitment: float,
+    weight_decay: float,
+) -> dict[str, float]:
+    """Return what pulls the projected latents z towards the origin or pushes them outwards.
+
+    A force is Σ z·∇z over a micro-batch, ∇z the part's gradient of the weighted mean loss: the
+    rate at which plain gradient descent changes −½ Σ|z|². Positive: the latents shrink.
+
+    * `radial_wish`: Σ q·g, g = dL/dq̃: what the loss asks of the *codes'* length; equal to
+      `radial_estimator` under the rotation of raw latents, whatever e is.
+    * `radial_estimator`: what reaches the latents through the estimator, from all losses of pixels.
+    * `radial_commitment`: of the commitment loss, with its weight.
+    * `radial_decay`: of weight decay on the projection W, z = Wx + b: decay d moves z as a
+      gradient d (z − b) would. Adam divides the other forces by the size of their gradients, so
+      compare this one with them in its sign and over time, not in its size.
+
+    Args:
+        quantizer: the quantizer that the rows went through.
+        rows: with the gradients of `passed` and `latents`.
+        loss_scale: what the gradients are multiples of; they are divided by it.
+        commitment: weight of the commitment loss.
+        weight_decay: of the projection to the latents.
+    """
+    passed, latents = rows.passed.detach(), rows.latents.detach()
+    assert rows.passed.grad is not None
+    assert rows.latents.grad is not None
+    committed = commitment * float(quantizer.commitment_force(rows))
+    decayed = latents - quantizer.project_in.bias.detach()
+    return {
+        "radial_wish": float(dot(passed, rows.passed.grad)) / loss_scale,
+        "radial_estimator": float(dot(latents, rows.latents.grad)) / loss_scale - committed,
+        "radial_commitment": committed,
+        "radial_decay": weight_decay * float(dot(latents, decayed)),
+    }

@@ -20,13 +20,13 @@ from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
-from video_vq.quantizers.rows import CodebookStatistics, QuantizerOutput
+from video_vq.quantizers.rows import CodebookStatistics
 from video_vq.stores.clips import ClipStore
 from video_vq.training.distributed import StopFlag, require_even_batch
 from video_vq.training.initial import starting_tokenizer
 from video_vq.training.loop import Training, open_run
 from video_vq.training.losses import TokenizerLosses
-from video_vq.training.mechanism import watched_step
+from video_vq.training.mechanism import WatchedBatch, watch, watched_step
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
@@ -119,7 +119,7 @@ def train_tokenizer(
         discriminator = losses.discriminator_at(step)
         statistics: list[CodebookStatistics] = []
         means: dict[str, Tensor] = {}  # of each loss over the micro-batches, unweighted
-        watched: list[tuple[Tensor, QuantizerOutput]] = []  # the last micro-batch of a logged step
+        watched: WatchedBatch | None = None  # the last micro-batch of a logged step
         for number, batch in enumerate(micro_batches):
             is_last = number == optim.accumulation - 1
             with timer("data"):
@@ -128,8 +128,7 @@ def train_tokenizer(
                 with timer("forward"):
                     output = training.model(video)
                     if is_last and training.log_is_due:
-                        output.quantized.rows.passed.retain_grad()
-                        watched.append((video, output.quantized))
+                        watched = watch(accelerator, video, output.quantized, optim.accumulation)
                     parts = losses(output, video, step, number)
                     weighted = [losses.weight(name, step) * parts[name] for name in parts]
                     loss = torch.stack(weighted).sum()
@@ -160,7 +159,11 @@ def train_tokenizer(
                 figures["codebook/restarted"] = restarted
                 if was_made:
                     figures |= {} if discriminator is None else discriminator.numbers()
-                    figures |= watched_step(accelerator, tokenizer, *watched[-1])
+                    assert watched is not None
+                    figures |= watched_step(
+                        *(accelerator, tokenizer, watched),
+                        *(config.loss.commitment, optim.weight_decay),
+                    )
             training.log(figures, warnings)
 
     return training.export(facts) if training.is_finished else None
