@@ -9,24 +9,38 @@ from torch import Tensor
 ROWS_BYTES = 1 << 20
 
 
-def mean_square(e: Float[Tensor, "n d"], q: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+def mean_square(
+    e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], tangential: bool = False
+) -> Float[Tensor, ""]:
     """Return mean (e − sg(q))², summed in float64 over blocks that stay in the cache.
 
     The mean of no rows is 0: a rank may have none.
+
+    Args:
+        e: the latents.
+        q: their codes.
+        tangential: pass only the part of each row's gradient that is orthogonal to the row,
+            p − e (e·p)/(e·e) with p = 2 (e − q)/(n d); the value is the same. To first order such
+            a step turns latents towards their codes and leaves their lengths alone.
     """
-    return _MeanSquare.apply(e, q)
+    return _MeanSquare.apply(e, q, tangential)
 
 
 class _MeanSquare(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, e: Tensor, q: Tensor) -> Tensor:
+    def forward(ctx: Any, e: Tensor, q: Tensor, tangential: bool) -> Tensor:
         ctx.save_for_backward(e, q)
+        ctx.tangential = tangential
         rows = max(1, ROWS_BYTES // (e.element_size() * e.shape[1]))
         step = rows if e.device.type == "cpu" else len(e)
         sums = [(a - b).square_().sum() for a, b in zip(e.split(step), q.split(step), strict=True)]
         return (torch.stack(sums).double().sum() / max(1, e.numel())).to(e.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         e, q = ctx.saved_tensors
-        return torch.sub(e, q).mul_(grads[0] * (2 / max(1, e.numel()))), None
+        pull = torch.sub(e, q).mul_(grads[0] * (2 / max(1, e.numel())))
+        if ctx.tangential:
+            along = (e * pull).sum(1, keepdim=True)
+            pull -= e * (along / e.square().sum(1, keepdim=True).clamp(min=1e-30))
+        return pull, None, None

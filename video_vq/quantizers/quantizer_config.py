@@ -42,12 +42,15 @@ class EstimatorConfig:
             leaves its tangential part alone; false applies the estimator to the raw latent.
         centered: rotate about the mean latent instead of the origin, where far away the rotation
             tends to the identity.
+        tangential_commitment: the commitment loss turns latents towards their codes and does not
+            change their lengths: its gradient is projected orthogonal to each latent.
     """
 
     estimator: Estimator = "rotation"
     normalize: bool = False
     gradient_through_norm: bool = True
     centered: bool = False
+    tangential_commitment: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EstimatorConfig":
@@ -60,6 +63,11 @@ class EstimatorConfig:
             raise ValueError(
                 "gradient_through_norm: false rotates raw latents to unit codes, which have no "
                 "common centre; set centered: false"
+            )
+        if self.tangential_commitment and self.normalize:
+            raise ValueError(
+                "with normalize: true the commitment is tangential already, as its gradient "
+                "passes e/|e|; leave tangential_commitment out"
             )
         return self
 

@@ -89,7 +89,8 @@ class VectorQuantizer(Float32Module):
         indices = nearest_codes(compared, vectors, self.implementation)
         q = F.embedding(indices, vectors)
         rows = self._estimate(latents, compared, q.detach(), indices)
-        commitment = mean_square(compared, q.detach())  # mean (e − sg(q))²
+        tangential = self.config.tangential_commitment
+        commitment = mean_square(compared, q.detach(), tangential)  # mean (e − sg(q))²
         learns = q.requires_grad
         codebook = mean_square(q, compared.detach()) if learns else commitment.detach()
         return QuantizerOutput(
@@ -139,10 +140,10 @@ class VectorQuantizer(Float32Module):
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
         """Return Σ z·∂C/∂z of the unweighted commitment loss C over the projected latents z.
 
-        Positive where gradient descent on C shrinks the latents; 0 on the unit sphere, where the
-        gradient is tangential.
+        Positive where gradient descent on C shrinks the latents; 0 where the gradient is
+        tangential, as on the unit sphere.
         """
-        if self.config.normalize:
+        if self.config.normalize or self.config.tangential_commitment:
             return rows.e.new_zeros(())
         pull = rows.compared - rows.code
         return dot(rows.compared, pull) * (2 / max(1, pull.numel()))

@@ -11,6 +11,13 @@ from video_vq.models.model_folder import CONFIG, TENSORS, Kind, read_model_confi
 from video_vq.stores.files import difference, read_json
 from video_vq.training.checkpoint_files import CheckpointFiles
 
+# Settings that have come since the first runs, with what the code did before; by kind.
+ADDED_TO_ESTIMATORS: dict[str, Any] = {"tangential_commitment": False}
+ADDED_TO_QUANTIZERS: dict[Any, dict[str, Any]] = {
+    "vector": ADDED_TO_ESTIMATORS,
+    "simvq": ADDED_TO_ESTIMATORS,
+}
+
 
 def finished_model(
     run: Path, kind: Kind, steps: int, checkpoints: CheckpointFiles | None = None
@@ -46,6 +53,11 @@ def in_todays_settings(identity: Any) -> Any:
     if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
         return identity
     config = dict(identity["config"])
+    model = config.get("model")
+    if isinstance(model, dict) and isinstance(model.get("quantizer"), dict):
+        quantizer = model["quantizer"]
+        added = ADDED_TO_QUANTIZERS.get(quantizer.get("kind"), {})
+        config["model"] = {**model, "quantizer": {**added, **quantizer}}
     if isinstance(config.get("run"), dict):
         config["run"] = {k: v for k, v in config["run"].items() if k != "audit_every"}
     if isinstance(config.get("optim"), dict):

@@ -155,6 +155,10 @@ def test_codes_of_any_integer_type_are_looked_up(config, dtype):
             lambda: QuantizerConfig(normalize=True, gradient_through_norm=False, centered=True),
             "set centered: false",
         ),
+        (
+            lambda: QuantizerConfig(normalize=True, tangential_commitment=True),
+            "is tangential already.*leave tangential_commitment out",
+        ),
     ],
 )
 def test_settings_that_make_no_quantizer_are_refused(make, message):

@@ -13,6 +13,7 @@ CONFIGS = [
     QuantizerConfig(**SMALL),
     QuantizerConfig(**SMALL, estimator="straight_through"),
     QuantizerConfig(**SMALL, centered=True),
+    QuantizerConfig(**SMALL, tangential_commitment=True),
     QuantizerConfig(**SMALL, normalize=True),
     QuantizerConfig(**SMALL, normalize=True, gradient_through_norm=False),
     FiniteConfig(),
@@ -43,7 +44,7 @@ def forces_by_parts(quantizer, features, target, commitment):
             found.append(0.0)
             continue
         (gradient,) = torch.autograd.grad(loss, z)
-        found.append(float((z * gradient).sum()))
+        found.append(float((z.detach() * gradient).sum()))
     return found
 
 
@@ -62,7 +63,7 @@ def test_each_force_is_that_of_its_own_loss(config):
     assert forces["radial_estimator"] == pytest.approx(estimator, rel=1e-3, abs=1e-6)
     assert forces["radial_commitment"] == pytest.approx(commitment, rel=1e-3, abs=1e-6)
     rows = output.rows
-    wish = 4 * float((rows.passed * rows.passed.grad).sum())
+    wish = 4 * float((rows.passed.detach() * rows.passed.grad).sum())
     assert forces["radial_wish"] == pytest.approx(wish, rel=1e-4)
     if config == CONFIGS[0]:  # the rotation turns the wish for the code's length into the latent's
         assert forces["radial_estimator"] == pytest.approx(wish, rel=1e-3)

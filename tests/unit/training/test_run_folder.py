@@ -77,6 +77,11 @@ def test_a_run_of_an_earlier_version_goes_on_without_a_flag(tmp_path):
     recorded = described["identity"]["config"]
     del recorded["optim"]["kind"], recorded["optim"]["decay_steps"]
     recorded["run"]["audit_every"] = 5
+    # What the first versions knew of a quantizer.
+    known = "kind codebook_size codebook_dim learning decay decay_warmup init restart_threshold"
+    known += " estimator normalize gradient_through_norm centered"
+    quantizer = recorded["model"]["quantizer"]
+    recorded["model"]["quantizer"] = {name: quantizer[name] for name in known.split()}
     file.write_text(json.dumps(described))
     before = file.read_bytes()
     RunFolder(*arguments, config, facts, True).let_go()
