@@ -13,6 +13,7 @@ from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
 from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, check_codes
+from video_vq.quantizers.scale import divide_by_rms
 
 ROWS = 1024  # worked on at a time, so that nothing of the codebook's size is held twice
 
@@ -37,7 +38,9 @@ class Codebook(nn.Module):
 
     With `learning: ema` (VQ-VAE, van den Oord et al. 2017, appendix A.1) the codes are a buffer,
     moved by `update` once per optimizer step; with `learning: gradient` they are a parameter, and
-    `update` only restarts dead ones; with `learning: frozen` it only counts.
+    `update` only restarts dead ones; with `learning: frozen` it only counts. With `rms_scaling`,
+    `initialize` and `update` also keep the mean square of the latents, averaged over steps and
+    ranks as the codes are.
 
     All ranks must call `initialize`, `refine` and `update` together, with equal numbers of
     micro-batches; the numbers of latents may differ, and a rank may have none. The results are
@@ -50,6 +53,7 @@ class Codebook(nn.Module):
     average_sum: Tensor
     num_updates: Tensor
     is_initialized: Tensor
+    mean_square: Tensor  # with `rms_scaling` alone
 
     def __init__(self, config: QuantizerConfig):
         super().__init__()
@@ -64,10 +68,21 @@ class Codebook(nn.Module):
         self.register_buffer("average_sum", torch.zeros(size, dim))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("is_initialized", torch.tensor(config.init == "uniform"))
+        if config.rms_scaling != "none":
+            self.register_buffer("mean_square", torch.ones(()))
 
     def vectors(self) -> Float[Tensor, "k d"]:
         """Return the codes as they are compared and decoded, on the unit sphere if so set."""
         return F.normalize(self.codes, dim=1) if self.config.normalize else self.codes
+
+    def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return projected latents as they are compared with codes: normalised or scaled if set."""
+        if self.config.normalize:
+            return F.normalize(latents, dim=1)
+        if self.config.rms_scaling == "none":
+            return latents
+        with_gradient = self.config.rms_scaling == "with_gradient"
+        return divide_by_rms(latents, self.mean_square.sqrt(), with_gradient)
 
     def center(self) -> Float[Tensor, "1 d"]:
         """Return the averaged mean of all latents, 0 before the first update."""
@@ -99,6 +114,12 @@ class Codebook(nn.Module):
         drawn = self._draw(latents, size, seed)
         if len(drawn) == 0 or not torch.isfinite(drawn).all():
             return
+        if self.config.rms_scaling != "none":
+            mean_square = self._mean_square(latents)
+            if not torch.isfinite(mean_square):
+                return
+            self.mean_square.mul_(mean_square)
+            drawn = drawn / mean_square.sqrt()
         self.codes.copy_(drawn)
         self._reset(torch.arange(size, device=drawn.device), drawn, 1.0)
         self.is_initialized.fill_(True)
@@ -135,6 +156,9 @@ class Codebook(nn.Module):
             )
         counts = sum_over_ranks(statistics.counts.clone())
         restarted = counts.new_empty(0)
+        if self.config.rms_scaling != "none":  # these latents were divided by the scale so far
+            decay, mean_square = self._decay(), self._mean_square(statistics.latents)
+            self.mean_square.mul_(decay + (1 - decay) * mean_square)
         if self.config.learning != "frozen":
             mean_count = float(counts.sum()) / self.config.codebook_size
             if restart_below is None:
@@ -150,6 +174,14 @@ class Codebook(nn.Module):
             restarted = self._restart(statistics.latents, restart_below, mean_count, seed)
         self.num_updates += 1
         return CodebookUpdate(counts, restarted)
+
+    def _mean_square(self, latents: tuple[Tensor, ...]) -> Float[Tensor, ""]:
+        """Return the mean square over the global batch; 1 where that is empty. Collective."""
+        sums = [rows.square().sum(dtype=torch.float64) for rows in latents]
+        numbers = torch.tensor(float(sum(rows.numel() for rows in latents)), dtype=torch.float64)
+        total = sum_over_ranks(torch.stack([torch.stack(sums).sum(), numbers.to(sums[0].device)]))
+        mean = (total[0] / total[1]).clamp(min=1e-12)
+        return torch.where(total[1] > 0, mean, 1.0).float()
 
     def _decay(self) -> float:
         step = int(self.num_updates)

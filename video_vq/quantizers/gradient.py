@@ -60,6 +60,18 @@ def rotation_dynamic(e: Tensor, q: Tensor, weight: Tensor) -> Tensor:
     return _Rotate.apply(e, q, weight, MAX_RATIO)
 
 
+def rotation_blended(e: Tensor, q: Tensor, equal_angle: float = 30.0) -> Tensor:
+    """Rotate less the larger the angle: dL/de = a λ Rᵀ g + (1 − a) g, a = `rotation_share`.
+
+    Args:
+        e: the latents.
+        q: their codes.
+        equal_angle: the angle in degrees at which both gradients weigh the same.
+    """
+    a = rotation_share(e, q, equal_angle)
+    return straight_through(a * rotation(e, q) + (1 - a) * straight_through(e, q), q)
+
+
 def reflection(e: Tensor, q: Tensor) -> Tensor:
     """Reflect e onto q: dL/de = λ H g, H = I − 2 d dᵀ/|d|², d = ê − q̂ (the paper's ablation)."""
     return _Reflect.apply(e, q, norm_ratio(e, q))
@@ -73,6 +85,7 @@ ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "rotation_unit": rotation_unit,
     "rotation_clipped": rotation_clipped,
     "rotation_dynamic": rotation_dynamic,
+    "rotation_blended": rotation_blended,
     "reflection": reflection,
 }
 
@@ -81,6 +94,40 @@ ESTIMATORS: dict[str, Callable[..., Tensor]] = {
 def norm_ratio(e: Tensor, q: Tensor) -> Tensor:
     """λ = |q|/|e| per row, n x 1 in at least float32, 1 where e = 0 and never beyond 1e30."""
     return _ratio(_norm(_wide(e)), _norm(_wide(q)))
+
+
+@torch.no_grad()
+def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
+    """Return a(θ) = 1 / (1 + (θ/θ½)²) per row, n x 1: how much of a gradient is the rotated one.
+
+    Where the form comes from. The gradient at the latent itself is h = g + H (e − q) + …, H the
+    loss's Hessian at q. Straight-through leaves H (e − q) out, an error of first order in the angle
+    θ. λ Rᵀ g adds θ (t q̂ᵀ − q̂ tᵀ) g, t ⟂ q̂ the direction from q to e, and g (λ − 1). That is the
+    whole of H (e − q) but for the curvature along t where the loss is blind to the length of q:
+    differentiating ∇L(c q) = ∇L(q) / c gives q·g = 0 and H q = −g, hence q̂·H t = −(t·g) / |q|.
+    For such a loss, behind a decoder that normalises, the rotation is parallel transport on the
+    sphere, and the less it turns the less it misses; for others its turn is an error of its own.
+
+    Take the two errors as independent, straight-through's as κ θ |g| and the rotation's as of
+    second order, κ' θ² |g|. The blend with the smallest mean squared error weighs each by the other
+    one's square: a = (κθ)² / ((κθ)² + (κ'θ²)²), which is the form above with θ½ = κ / κ'.
+
+    How θ½ is measured. Over the rows of one angle the best share is the regression of h − g on
+    r − g, r = λ Rᵀ g: a = Σ (h − g)·(r − g) / Σ |r − g|². Of gradients of equal lengths it is 1/2
+    exactly where r and g have the same cosine to h. So θ½ is the angle at which the mean cosines
+    of rotated and copied gradient to the exact one cross (training/second_pass.py measures both).
+
+    Args:
+        e: the latents.
+        q: their codes.
+        equal_angle: θ½ in degrees.
+    """
+    e, q = _wide(e), _wide(q)
+    e_norm, q_norm = _norm(e).clamp(min=TINY_NORM), _norm(q).clamp(min=TINY_NORM)
+    angle = torch.rad2deg(
+        2 * torch.atan2(_norm(e / e_norm - q / q_norm), _norm(e / e_norm + q / q_norm))
+    )
+    return 1 / (1 + (angle / equal_angle).square())
 
 
 @torch.no_grad()

@@ -15,8 +15,13 @@ Estimator = Literal[
     "rotation_clipped",
     "scaled",
     "rotation_dynamic",
+    "rotation_blended",
     "reflection",
 ]
+# Settings that one estimator alone has: their names, that estimator, their defaults.
+SETTINGS_OF_ONE: tuple[tuple[str, Estimator, float], ...] = (
+    ("equal_angle", "rotation_blended", 30.0),
+)
 CodebookSize = Annotated[int, Field(ge=2, le=1 << 20)]
 CodebookDim = Annotated[int, Field(ge=1, le=4096)]
 
@@ -44,6 +49,8 @@ class EstimatorConfig:
             tends to the identity.
         tangential_commitment: the commitment loss turns latents towards their codes and does not
             change their lengths: its gradient is projected orthogonal to each latent.
+        equal_angle: with the estimator rotation_blended, the angle in degrees between latent and
+            code at which the rotated and the copied gradient weigh the same.
     """
 
     estimator: Estimator = "rotation"
@@ -51,9 +58,16 @@ class EstimatorConfig:
     gradient_through_norm: bool = True
     centered: bool = False
     tangential_commitment: bool = False
+    equal_angle: Annotated[float, Field(gt=0, le=1000)] = 30.0
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EstimatorConfig":
+        for name, estimator, default in SETTINGS_OF_ONE:
+            if getattr(self, name) != default and self.estimator != estimator:
+                raise ValueError(
+                    f"{name} is a setting of estimator: {estimator}, found {self.estimator}; "
+                    "leave it out, or set that estimator"
+                )
         if not self.gradient_through_norm and not self.normalize:
             raise ValueError(
                 "gradient_through_norm: false says something about normalize: true only; "
@@ -87,6 +101,9 @@ class QuantizerConfig(EstimatorConfig):
         init: "data" draws the first codes from the first batch; "uniform" is U(-1/K, 1/K).
         restart_threshold: a code whose averaged count falls below this fraction of the mean count
             N/K is placed on a latent of the batch; 0 never restarts.
+        rms_scaling: divide latents by their root mean square, averaged over steps like the codes,
+            with `decay`; "constant" passes no gradient through the scale, "with_gradient" does
+            (quantizers/scale.py).
     """
 
     kind: Literal["vector"] = "vector"
@@ -97,6 +114,16 @@ class QuantizerConfig(EstimatorConfig):
     decay_warmup: bool = True
     init: Literal["data", "uniform"] = "data"
     restart_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    rms_scaling: Literal["none", "constant", "with_gradient"] = "none"
+
+    @model_validator(mode="after")
+    def _scales_once(self) -> "QuantizerConfig":
+        if self.normalize and self.rms_scaling != "none":
+            raise ValueError(
+                f"rms_scaling: {self.rms_scaling} changes nothing with normalize: true, which "
+                "takes the length from every latent; leave one of them out"
+            )
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -37,6 +37,10 @@ class SimVQCodebook(nn.Module):
             mapped = self.map(self.codes)
         return F.normalize(mapped, dim=1) if self.config.normalize else mapped
 
+    def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return projected latents as they are compared with codes, on the unit sphere if set."""
+        return F.normalize(latents, dim=1) if self.config.normalize else latents
+
     def center(self) -> Float[Tensor, "1 d"]:
         """Return the mean code."""
         return self.vectors().detach().mean(0, keepdim=True)

@@ -58,7 +58,7 @@ class VectorQuantizer(Float32Module):
 
     def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
         """Project to the codebook's dimension: the rows that are compared with the codes."""
-        return self._comparable(self._project(features))
+        return self.codebook.comparable(self._project(features))
 
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
         """Quantize a grid of features; the forward value is the code itself, bit for bit.
@@ -84,7 +84,7 @@ class VectorQuantizer(Float32Module):
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
         """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
-        compared = self._comparable(latents)
+        compared = self.codebook.comparable(latents)
         vectors = self.codebook.vectors()
         indices = nearest_codes(compared, vectors, self.implementation)
         q = F.embedding(indices, vectors)
@@ -106,9 +106,6 @@ class VectorQuantizer(Float32Module):
         with torch.autocast(features.device.type, enabled=False):
             return self.project_in(flatten_grid(features).float())
 
-    def _comparable(self, latents: Tensor) -> Tensor:
-        return F.normalize(latents, dim=1) if self.config.normalize else latents
-
     def _estimate(
         self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
     ) -> QuantizedRows:
@@ -123,8 +120,11 @@ class VectorQuantizer(Float32Module):
 
     def _pass_on(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
         name = self.config.estimator
-        weights = [self._fit_weight(e, q, indices)] if name == "rotation_dynamic" else []
-        return gradient.ESTIMATORS[name](e, q, *weights)
+        if name == "rotation_dynamic":
+            return gradient.rotation_dynamic(e, q, self._fit_weight(e, q, indices))
+        if name == "rotation_blended":
+            return gradient.rotation_blended(e, q, self.config.equal_angle)
+        return gradient.ESTIMATORS[name](e, q)
 
     @torch.no_grad()
     def _fit_weight(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
@@ -141,9 +141,11 @@ class VectorQuantizer(Float32Module):
         """Return Σ z·∂C/∂z of the unweighted commitment loss C over the projected latents z.
 
         Positive where gradient descent on C shrinks the latents; 0 where the gradient is
-        tangential, as on the unit sphere.
+        tangential, as on the unit sphere, or passes the scale of the latents.
         """
-        if self.config.normalize or self.config.tangential_commitment:
+        config = self.config
+        scaled = getattr(config, "rms_scaling", "none") == "with_gradient"
+        if config.normalize or config.tangential_commitment or scaled:
             return rows.e.new_zeros(())
         pull = rows.compared - rows.code
         return dot(rows.compared, pull) * (2 / max(1, pull.numel()))

@@ -16,7 +16,9 @@ from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.vector import VectorQuantizer
 
 SIZE, DIM, BATCH, STEPS = 32, 8, 512, 200
-CONFIG = QuantizerConfig(codebook_size=SIZE, codebook_dim=DIM, restart_threshold=0.2)
+CONFIG = QuantizerConfig(
+    codebook_size=SIZE, codebook_dim=DIM, restart_threshold=0.2, rms_scaling="constant"
+)
 
 
 def batch_of(step: int) -> torch.Tensor:

@@ -116,6 +116,7 @@ def test_parallel_vectors_only_scale_the_gradient():
         gradient.rotation,
         gradient.rotation_unit,
         gradient.rotation_clipped,
+        gradient.rotation_blended,
         gradient.reflection,
     ],
 )
@@ -140,6 +141,50 @@ def test_degenerate_vectors_have_the_documented_gradients():
     opposite = gradient_of(gradient.rotation, one.clone().requires_grad_(), -one, g)
     unit = one / one.norm()
     torch.testing.assert_close(opposite, g - 2 * unit * (unit * g).sum())
+
+
+def test_a_blended_rotation_weighs_both_gradients_by_the_angle():
+    e, q, g = pair(11)
+    rotated = gradient_of(gradient.rotation, e, q, g)
+    angle = torch.rad2deg(torch.acos(torch.cosine_similarity(e.detach(), q, dim=1)))[:, None]
+    for equal_angle in (5.0, 30.0, 200.0):
+        a = 1 / (1 + (angle / equal_angle) ** 2)
+        found = gradient_of(gradient.rotation_blended, e, q, g, equal_angle)
+        torch.testing.assert_close(found, a * rotated + (1 - a) * g)
+    one = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    for degrees, share in ((0.0, 1.0), (20.0, 0.5), (40.0, 0.2), (180.0, 1 / 82)):
+        radians = torch.deg2rad(torch.tensor([[degrees]], dtype=torch.float64))
+        code = 3 * torch.cat([radians.cos(), radians.sin()], 1)
+        found = gradient.rotation_share(one, code, 20.0)
+        torch.testing.assert_close(found, torch.tensor([[share]], dtype=torch.float64))
+
+
+def test_behind_a_loss_of_the_direction_alone_the_rotation_is_right_to_first_order():
+    """The derivation in `rotation_share`: off by θ² where the copy is by θ."""
+    basis, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))
+    q, side = 2 * basis[:1], basis[1]
+
+    def gradient_at(point: torch.Tensor) -> torch.Tensor:
+        leaf = point.clone().requires_grad_()
+        turned = torch.atan2(leaf @ side, leaf @ basis[0])  # the angle from q: blind to the length
+        (turned + turned**3).sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    g = gradient_at(q)
+    misses = []
+    for angle in (0.02, 0.01):
+        e = 2 * (math.cos(angle) * basis[:1] + math.sin(angle) * side)
+        exact = gradient_at(e)
+        rotated = gradient.rotate_back(e, q, g)
+        misses.append([float((exact - found).norm() / g.norm()) for found in (g, rotated)])
+    assert misses[0][0] == pytest.approx(0.02, rel=0.05)
+    assert misses[0][0] / misses[1][0] == pytest.approx(2, rel=0.05)
+    assert misses[0][1] / misses[1][1] == pytest.approx(4, rel=0.05)
+    assert misses[0][1] < misses[0][0] / 10
+    # It is right at any length of e, where the copy is off even at the angle 0.
+    longer = gradient.rotate_back(3 * q, q, g)
+    torch.testing.assert_close(longer, gradient_at(3 * q))
 
 
 def test_reflection_agrees_with_a_householder_matrix():

@@ -17,6 +17,7 @@ CONFIGS = [
     QuantizerConfig(codebook_size=60, codebook_dim=4, normalize=True, gradient_through_norm=False),
     QuantizerConfig(codebook_size=60, codebook_dim=4, centered=True),
     QuantizerConfig(codebook_size=60, codebook_dim=4, learning="frozen"),
+    QuantizerConfig(codebook_size=60, codebook_dim=4, rms_scaling="with_gradient"),
     SimVQConfig(codebook_size=60, codebook_dim=4),
     FiniteConfig(levels=(5, 4, 3)),
 ]
@@ -158,6 +159,14 @@ def test_codes_of_any_integer_type_are_looked_up(config, dtype):
         (
             lambda: QuantizerConfig(normalize=True, tangential_commitment=True),
             "is tangential already.*leave tangential_commitment out",
+        ),
+        (
+            lambda: QuantizerConfig(normalize=True, rms_scaling="constant"),
+            "rms_scaling: constant changes nothing with normalize: true",
+        ),
+        (
+            lambda: QuantizerConfig(equal_angle=20.0),
+            "equal_angle is a setting of estimator: rotation_blended, found rotation",
         ),
     ],
 )

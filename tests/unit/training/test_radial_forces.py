@@ -14,6 +14,8 @@ CONFIGS = [
     QuantizerConfig(**SMALL, estimator="straight_through"),
     QuantizerConfig(**SMALL, centered=True),
     QuantizerConfig(**SMALL, tangential_commitment=True),
+    QuantizerConfig(**SMALL, rms_scaling="constant"),
+    QuantizerConfig(**SMALL, rms_scaling="with_gradient"),
     QuantizerConfig(**SMALL, normalize=True),
     QuantizerConfig(**SMALL, normalize=True, gradient_through_norm=False),
     FiniteConfig(),

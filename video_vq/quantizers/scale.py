@@ -1,0 +1,47 @@
+"""Latents divided by a running root mean square, which the codebook keeps."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from video_vq.quantizers.rows import dot
+
+
+def divide_by_rms(
+    latents: Float[Tensor, "n d"], rms: Float[Tensor, ""], with_gradient: bool
+) -> Float[Tensor, "n d"]:
+    """Return e = z / rms.
+
+    Without its gradient the scale is a constant: ∇z = ∇e / rms. A scale that is followed in this
+    way keeps |e| where it is, and the latents z may still shrink or grow.
+
+    With its gradient, the scale counts as the root mean square of these very rows, so that no
+    common factor of z changes any loss and none gets a gradient, Σ z·∇z = 0:
+
+        ∇z = (∇e − e Σ(e·∇e) / Σ(e·e)) / rms
+
+    The sums are over the rows of one call, a rank's micro-batch, as in a batch norm. Where rms is
+    their root mean square this is the gradient of z / sqrt(mean z²).
+
+    Args:
+        latents: the projected latents z.
+        rms: the scale.
+        with_gradient: whether the gradient passes the scale, too.
+    """
+    return _DivideByRms.apply(latents, rms) if with_gradient else latents / rms
+
+
+class _DivideByRms(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, rms: Tensor) -> Tensor:
+        scaled = latents / rms
+        ctx.save_for_backward(scaled, rms)
+        return scaled
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        scaled, rms = ctx.saved_tensors
+        common = dot(scaled, grads[0]) / dot(scaled, scaled).clamp(min=1e-30)
+        return (grads[0] - common * scaled) / rms, None
