@@ -19,8 +19,8 @@ from video_vq.quantizers.rows import (
     check_finite,
     counts_only,
     decode_grid,
+    features_of,
     flatten_grid,
-    to_grid,
     update_of_fixed,
 )
 
@@ -106,7 +106,7 @@ class FiniteQuantizer(Float32Module):
             # A training loop sees latents that are not finite in its loss, not as a wild index.
             indices = self.codebook.numbers(rounded.nan_to_num(0.0))
             return QuantizerOutput(
-                quantized=to_grid(self.project_out(passed), batch, grid),
+                quantized=features_of(passed, self.project_out, batch, grid),
                 codes=indices.view(batch, *grid),
                 losses={},
                 statistics=counts_only(indices, self.config.codebook_size),

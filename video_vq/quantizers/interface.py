@@ -3,9 +3,14 @@
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int, Integer, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
-from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, QuantizerOutput
+from video_vq.quantizers.rows import (
+    CodebookStatistics,
+    CodebookUpdate,
+    QuantizedRows,
+    QuantizerOutput,
+)
 
 
 @runtime_checkable
@@ -39,9 +44,13 @@ class Quantizer(Protocol):
 
     Attributes:
         dim: channels of the features that come in and go out.
+        project_in: from features to the latents.
+        project_out: from codes, or the latents themselves, to features.
     """
 
     dim: int
+    project_in: nn.Module
+    project_out: nn.Module
 
     @property
     def codebook(self) -> CodebookInterface:
@@ -54,6 +63,10 @@ class Quantizer(Protocol):
 
     def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
         """Return the rows that are compared with the codes."""
+        ...
+
+    def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
+        """Return Σ z·∂C/∂z of the commitment loss over the projected latents z; 0 without one."""
         ...
 
     def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid"]:

@@ -72,6 +72,14 @@ def to_grid(rows: Float[Tensor, "n c"], batch: int, grid: list[int]) -> Float[Te
     return rows.view(batch, *grid, rows.shape[1]).movedim(-1, 1).contiguous()
 
 
+def features_of(
+    rows: Float[Tensor, "n d"], project_out: nn.Module, batch: int, grid: list[int]
+) -> Float[Tensor, "b c *grid"]:
+    """Return the features that rows of codes, or latents, stand for, whatever the autocast."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return to_grid(project_out(rows), batch, grid)
+
+
 def decode_grid(
     codes: Shaped[Tensor, "b *grid"],
     codebook_size: int,
@@ -86,7 +94,7 @@ def decode_grid(
     check_codes(codes, codebook_size)
     with torch.autocast(codes.device.type, enabled=False):
         rows = lookup(codes.long().flatten())
-        return to_grid(project_out(rows), codes.shape[0], list(codes.shape[1:]))
+    return features_of(rows, project_out, codes.shape[0], list(codes.shape[1:]))
 
 
 def counts_only(indices: Int[Tensor, "n"], codebook_size: int) -> CodebookStatistics:

@@ -19,8 +19,8 @@ from video_vq.quantizers.rows import (
     check_finite,
     decode_grid,
     dot,
+    features_of,
     flatten_grid,
-    to_grid,
 )
 from video_vq.quantizers.simvq import SimVQCodebook
 
@@ -78,7 +78,7 @@ class VectorQuantizer(Float32Module):
         with torch.autocast(features.device.type, enabled=False):
             output = self.quantize(rows)
             return output._replace(
-                quantized=to_grid(self.project_out(output.quantized), batch, grid),
+                quantized=features_of(output.quantized, self.project_out, batch, grid),
                 codes=output.codes.view(batch, *grid),
             )
 

@@ -60,6 +60,8 @@ def in_todays_settings(identity: Any) -> Any:
         config["model"] = {**model, "quantizer": {**added, **quantizer}}
     if isinstance(config.get("run"), dict):
         config["run"] = {k: v for k, v in config["run"].items() if k != "audit_every"}
+        if identity.get("kind") == "tokenizer":
+            config["run"] = {"measure_gradients": False, **config["run"]}
     if isinstance(config.get("optim"), dict):
         config["optim"] = {"kind": "adamw", "decay_steps": None, **config["optim"]}
     return {**identity, "config": config}

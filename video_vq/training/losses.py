@@ -73,11 +73,16 @@ class TokenizerLosses:
             step: number of optimizer steps before this one, skipped ones included.
             micro_batch: index of the micro-batch in its step.
         """
+        of_video = self.of_decoded(output.video, video, step, micro_batch)
+        reconstruction = of_video.pop("reconstruction")
+        return {"reconstruction": reconstruction, **output.quantized.losses, **of_video}
+
+    def of_decoded(
+        self, decoded: Video, video: Video, step: int, micro_batch: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the losses of a decoded video by name, unweighted; see `__call__`."""
         config, optim = self._config.loss, self._config.optim
-        losses = {
-            "reconstruction": reconstruction_loss(output.video, video, config.reconstruction),
-            **output.quantized.losses,
-        }
+        losses = {"reconstruction": reconstruction_loss(decoded, video, config.reconstruction)}
         if self._perceptual is not None:
             positions = rank_positions(
                 step,
@@ -90,10 +95,20 @@ class TokenizerLosses:
             frames = draw_frames(
                 video.shape[2], config.perceptual, positions, self._config.run.seed
             )
-            losses["perceptual"] = perceptual_loss(self._perceptual, output.video, video, frames)
+            losses["perceptual"] = perceptual_loss(self._perceptual, decoded, video, frames)
         if (discriminator := self.discriminator_at(step)) is not None:
-            losses["adversarial"] = discriminator.fooling_loss(output.video)
+            losses["adversarial"] = discriminator.fooling_loss(decoded)
         return losses
+
+    def total(self, losses: dict[str, Float[Tensor, ""]], step: int) -> Float[Tensor, ""]:
+        """Return the sum of losses, each times its weight at a step; see `weight`."""
+        return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
+
+    def total_of_decoded(
+        self, decoded: Video, video: Video, step: int, micro_batch: int
+    ) -> Float[Tensor, ""]:
+        """Return the weighted sum of the losses of a decoded video; see `__call__`."""
+        return self.total(self.of_decoded(decoded, video, step, micro_batch), step)
 
     def discriminator_at(self, step: int) -> Discriminator | None:
         """Return the discriminator if it takes part in a step, None before it joins.

@@ -1,14 +1,18 @@
 """The logged numbers of the quantizer's mechanism on one training step."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from video_vq.distributed import over_ranks
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.quantizers.exactness import by_angle, exactness
+from video_vq.quantizers.interface import Quantizer
 from video_vq.quantizers.mechanism import changed_share, mechanism
 from video_vq.quantizers.rows import QuantizedRows, QuantizerOutput, dot
 
@@ -20,11 +24,13 @@ class WatchedBatch(NamedTuple):
         video: the clips.
         quantized: what the quantizer made of them; its rows keep their gradients.
         loss_scale: what the backward pass multiplies the micro-batch's loss by.
+        at_latents: gradients of a second pass of the decoder by name, if they are measured.
     """
 
     video: Float[Tensor, "b 3 t h w"]
     quantized: QuantizerOutput
     loss_scale: float
+    at_latents: Mapping[str, Float[Tensor, "n d"]] = MappingProxyType({})
 
 
 def watch(
@@ -60,7 +66,7 @@ def watched_step(
 
     Beside the figures of `quantizers/mechanism.py` and `radial_forces`, `quantizer/changed_codes`:
     the share of the last micro-batch's tokens that this one step, of encoder and codebook, moved
-    to another code.
+    to another code; and those of `quantizers/exactness.py` where gradients are measured.
 
     Args:
         accelerator: the Accelerator.
@@ -76,13 +82,20 @@ def watched_step(
     figures = mechanism(rows, gradient)
     figures |= radial_forces(tokenizer.quantizer, rows, batch.loss_scale, commitment, weight_decay)
     figures["changed_codes"] = changed_share(batch.quantized.codes, after)
+    sums: dict[str, float] = {}
+    if batch.at_latents:
+        others = {"hessian": batch.at_latents["hessian"]}
+        exact, parts = exactness(rows, gradient, batch.at_latents["exact_gradient"], others)
+        figures |= exact
+        sums = by_angle(over_ranks(accelerator, parts, "sum"))
     values = torch.tensor(list(figures.values()), dtype=torch.float64, device=accelerator.device)
     means = over_ranks(accelerator, values, "mean").tolist()
-    return {f"quantizer/{name}": value for name, value in zip(figures, means, strict=True)}
+    figures = {**dict(zip(figures, means, strict=True)), **sums}
+    return {f"quantizer/{name}": value for name, value in figures.items()}
 
 
 def radial_forces(
-    quantizer: Any,
+    quantizer: Quantizer,
     rows: QuantizedRows,
     loss_scale: float,
     commitment: float,
@@ -112,6 +125,7 @@ def radial_forces(
     assert rows.passed.grad is not None
     assert rows.latents.grad is not None
     committed = commitment * float(quantizer.commitment_force(rows))
+    assert isinstance(quantizer.project_in, nn.Linear)
     decayed = latents - quantizer.project_in.bias.detach()
     return {
         "radial_wish": float(dot(passed, rows.passed.grad)) / loss_scale,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from video_vq.training.initial import starting_tokenizer
 from video_vq.training.loop import Training, open_run
 from video_vq.training.losses import TokenizerLosses
 from video_vq.training.mechanism import WatchedBatch, watch, watched_step
+from video_vq.training.second_pass import gradients_at_latents, second_passes
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
@@ -130,8 +132,18 @@ def train_tokenizer(
                     if is_last and training.log_is_due:
                         watched = watch(accelerator, video, output.quantized, optim.accumulation)
                     parts = losses(output, video, step, number)
-                    weighted = [losses.weight(name, step) * parts[name] for name in parts]
-                    loss = torch.stack(weighted).sum()
+                    loss = losses.total(parts, step)  # each times its weight
+                if names := second_passes(config, watched is not None):
+                    with timer("second_pass"):
+                        at_latents = gradients_at_latents(
+                            *(accelerator, tokenizer, output.quantized),
+                            partial(
+                                losses.total_of_decoded, video=video, step=step, micro_batch=number
+                            ),
+                            *(names, config.run.compile),
+                        )
+                    if watched is not None and config.run.measure_gradients:
+                        watched = watched._replace(at_latents=at_latents)
                 with timer("backward"):
                     training.backward(loss)  # divided by accumulation
             if discriminator is not None:

@@ -82,6 +82,18 @@ class RunConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TokenizerRunConfig(RunConfig):
+    """How a tokenizer's run is kept and watched.
+
+    Attributes:
+        measure_gradients: also log how near every estimator's gradient comes to the exact one,
+            at each logged step; costs it two more passes of the decoder, and changes nothing.
+    """
+
+    measure_gradients: bool = False
+
+
+@dataclass(frozen=True, config=STRICT)
 class PerceptualConfig:
     """ST-LPIPS (Ghildyal and Liu 2022) of some frames and their originals, off by default.
 
@@ -158,7 +170,7 @@ class TokenizerTrainingConfig:
     model: TokenizerConfig = TokenizerConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
     optim: OptimizerConfig = OptimizerConfig()
-    run: RunConfig = RunConfig()
+    run: TokenizerRunConfig = TokenizerRunConfig()
     init_from: str | None = None
 
 

@@ -14,7 +14,7 @@ from video_vq.models.tokenizer_config import (
     TokenizerConfig,
 )
 from video_vq.stores.files import difference
-from video_vq.training.training_config import RunConfig, TokenizerTrainingConfig
+from video_vq.training.training_config import TokenizerRunConfig, TokenizerTrainingConfig
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,7 +57,7 @@ def test_the_flops_of_convolutions_are_those_of_their_kernels_and_recomputing_ad
     decoder = 27 * (8 * 8 + 2 * 8 * 8 + 8 * 3)
     assert costs.forward_flops == 2 * cells * (encoder + decoder)
     recomputed = TokenizerTrainingConfig(
-        model=TokenizerConfig(backbone), run=RunConfig(checkpoint_activations=True)
+        model=TokenizerConfig(backbone), run=TokenizerRunConfig(checkpoint_activations=True)
     )
     again = tokenizer_costs(recomputed, sizes, "no")
     assert again.forward_flops == costs.forward_flops

@@ -29,7 +29,8 @@ def members(interface: type) -> set[str]:
 
 def test_the_interface_says_what_a_tokenizer_and_its_training_use():
     assert len(KINDS) >= 3
-    assert members(Quantizer) == {"dim", "codebook", "latents", "encode", "decode"}
+    methods = {"latents", "encode", "decode", "commitment_force"}
+    assert members(Quantizer) == {"dim", "project_in", "project_out", "codebook", *methods}
     assert members(CodebookInterface) == {"is_initialized", "initialize", "update", "lookup"}
 
 

@@ -1,0 +1,101 @@
+"""How near each estimator's gradient comes to the exact one, on the same batch."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from video_vq.quantizers import gradient
+from video_vq.quantizers.mechanism import angles, row_step
+from video_vq.quantizers.rows import QuantizedRows
+
+# `rotation_dynamic` weighs whole rows: their cosines are those of the rotation.
+COMPARED = (
+    "straight_through",
+    "scaled",
+    "rotation",
+    "rotation_unit",
+    "rotation_clipped",
+    "rotation_blended",
+    "reflection",
+)
+BIN = 15  # degrees; the last bin holds all angles beyond 90
+
+
+def exactness(
+    rows: QuantizedRows,
+    g: Float[Tensor, "n d"],
+    exact: Float[Tensor, "n d"],
+    others: Mapping[str, Float[Tensor, "n d"]],
+) -> tuple[dict[str, float], Float[Tensor, "7 5"]]:
+    """Compare the gradients that estimators would pass with the exact one, h.
+
+    Returns figures, and sums by angle that are to be added up over ranks before `by_angle`.
+    `exact_cosine_NAME` is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` the
+    cosine of all rows as one vector, in which the rows' lengths count, too.
+
+    Args:
+        rows: of a forward pass.
+        g: dL/dq̃, the gradient of `rows.passed`.
+        exact: h, the gradient at the latents as they are compared with the codes.
+        others: further gradients by name.
+    """
+    step = row_step(rows)
+    e, q = rows.e.detach()[::step].float(), rows.q.detach()[::step].float()
+    g, h = g[::step].float(), exact[::step].float()
+    passed = {name: gradient_of(name, e, q, g) for name in COMPARED}
+    figures: dict[str, float] = {}
+    for name, found in {**passed, **{n: x[::step].float() for n, x in others.items()}}.items():
+        figures[f"exact_cosine_{name}"] = float(_cosine(found, h).mean())
+        whole = torch.cosine_similarity(found.flatten(), h.flatten(), dim=0, eps=1e-30)
+        figures[f"exact_batch_cosine_{name}"] = float(whole)
+    return figures, _sums_by_angle(angles(e, q), g, passed["rotation"], h)
+
+
+def gradient_of(
+    name: str, e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], g: Float[Tensor, "n d"]
+) -> Float[Tensor, "n d"]:
+    """Return what an estimator makes of the gradient g at the codes."""
+    with torch.enable_grad():
+        leaf = e.detach().requires_grad_()
+        (found,) = torch.autograd.grad(gradient.ESTIMATORS[name](leaf, q), leaf, g)
+    return found
+
+
+def by_angle(sums: Float[Tensor, "7 5"]) -> dict[str, float]:
+    """Return figures of the rows at angles of 0–15°, 15–30°, …, 75–90° and beyond.
+
+    `exact_cosine_NAME_at_15` is the mean cosine to h of the copied or the rotated gradient;
+    `best_rotation_share_at_15` the share a for which a λRᵀg + (1 − a) g is nearest to h: what
+    `gradient.rotation_share` is to be fitted to. A bin without rows gives none.
+
+    Args:
+        sums: what `exactness` returned, added up over ranks.
+    """
+    figures: dict[str, float] = {}
+    for index, (number, copied, rotated, product, square) in enumerate(sums.tolist()):
+        if number:
+            figures[f"exact_cosine_straight_through_at_{BIN * index}"] = copied / number
+            figures[f"exact_cosine_rotation_at_{BIN * index}"] = rotated / number
+        if square:
+            figures[f"best_rotation_share_at_{BIN * index}"] = product / square
+    return figures
+
+
+def _sums_by_angle(angle: Tensor, g: Tensor, rotated: Tensor, h: Tensor) -> Float[Tensor, "7 5"]:
+    turn = rotated - g
+    columns = [
+        torch.ones_like(angle),
+        _cosine(g, h),
+        _cosine(rotated, h),
+        ((h - g) * turn).sum(1),
+        turn.square().sum(1),
+    ]
+    index = (angle / BIN).long().clamp(max=6)
+    sums = torch.zeros(7, 5, dtype=torch.float64, device=angle.device)
+    return sums.index_add_(0, index, torch.stack(columns, 1).double())
+
+
+def _cosine(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cosine_similarity(x, y, dim=1, eps=1e-30)
