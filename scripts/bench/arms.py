@@ -26,10 +26,20 @@ CODEBOOK_SIZE, CODEBOOK_DIM = 512, 32
 PIXELS_THW = (4, 4, 4)  # that one token stands for
 # The demo's backbone, and one of about the operations per clip of the VideoGPT-like VQ-VAE.
 SMALL = ConvBackboneConfig(
-    patch_thw=(2, 2, 2), stem_kernel=1, strides_thw=((2, 2, 2),), multipliers=(1, 2), num_blocks=1
+    patch_thw=(2, 2, 2),
+    stem_kernel=1,
+    strides_thw=((2, 2, 2),),
+    multipliers=(1, 2),
+    num_blocks=1,
+    upsampling="subpixel",
 )
 WIDE = ConvBackboneConfig(
-    patch_thw=(2, 4, 4), strides_thw=((2, 1, 1),), multipliers=(1, 4), channels=96, num_blocks=1
+    patch_thw=(2, 4, 4),
+    strides_thw=((2, 1, 1),),
+    multipliers=(1, 4),
+    channels=96,
+    num_blocks=1,
+    upsampling="subpixel",
 )
 
 
