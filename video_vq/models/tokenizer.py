@@ -17,7 +17,7 @@ from video_vq.models.streaming import TiledStream, piece_latents, recut
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig, TokenizerFacts
 from video_vq.nn.inputs import UnitRange, as_tensor, check_unit_range
 from video_vq.quantizers.build import build_quantizer
-from video_vq.quantizers.rows import QuantizerOutput
+from video_vq.quantizers.rows import QuantizerOutput, unquantized
 
 VideoArray = Float[np.ndarray, "b 3 t h w"] | UInt8[np.ndarray, "b t h w 3"]
 VideoLike = Float[Tensor, "b 3 t h w"] | UInt8[Tensor, "b t h w 3"] | VideoArray
@@ -55,7 +55,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         self.decoder = build_decoder(config.backbone, checkpoint_activations)
         self._has_trained = False
 
-    def forward(self, video: VideoLike) -> TokenizerOutput:
+    def forward(self, video: VideoLike, continuous: bool = False) -> TokenizerOutput:
         """Reconstruct a video for training.
 
         In training mode latents that are not finite make a loss that is not finite, which the loop
@@ -64,6 +64,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
         Args:
             video: as for `encode`.
+            continuous: decode the latents themselves instead of their codes.
 
         Raises:
             InputError: the clip does not divide by the strides, or `encode` would refuse it.
@@ -71,6 +72,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         features = self._features(video, check=not (self.training and self._has_trained))
         self._has_trained |= self.training
         quantized = self.quantizer(features, check=not self.training)
+        if continuous:
+            quantized = unquantized(quantized, self.quantizer.project_out)
         return TokenizerOutput(self.decoder(quantized.quantized.to(self.dtype)).float(), quantized)
 
     @property

@@ -80,6 +80,14 @@ def features_of(
         return to_grid(project_out(rows), batch, grid)
 
 
+def unquantized(output: QuantizerOutput, project_out: nn.Module) -> QuantizerOutput:
+    """Return an output whose features are those of the latents themselves; the rest stays."""
+    batch, *grid = output.codes.shape
+    rows = output.rows._replace(passed=output.rows.compared)
+    features = features_of(rows.passed, project_out, batch, grid)
+    return output._replace(quantized=features, rows=rows)
+
+
 def decode_grid(
     codes: Shaped[Tensor, "b *grid"],
     codebook_size: int,

@@ -62,6 +62,7 @@ def in_todays_settings(identity: Any) -> Any:
         config["run"] = {k: v for k, v in config["run"].items() if k != "audit_every"}
         if identity.get("kind") == "tokenizer":
             config["run"] = {"measure_gradients": False, **config["run"]}
+            config = {"continuous_steps": 0, **config}
     if isinstance(config.get("optim"), dict):
         config["optim"] = {"kind": "adamw", "decay_steps": None, **config["optim"]}
     return {**identity, "config": config}

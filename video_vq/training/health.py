@@ -72,6 +72,11 @@ class Health:
         self.logs += 1
         return warnings
 
+    def forget(self) -> None:
+        """Forget the losses so far, as others come now; the counts of warnings stay."""
+        self.logs = 0
+        self.mean = self.square = 0.0
+
     def numbers(self) -> dict[str, int]:
         """Return the counts for the log."""
         return {"warnings/loss_spikes": self.loss_spikes, "warnings/collapses": self.collapses}

@@ -124,7 +124,8 @@ class TokenizerLosses:
     def weight(self, name: str, step: int) -> float:
         """Return the weight of a loss at a step.
 
-        A loss of the quantizer has the number of the same name in the config's `loss` section.
+        A loss of the quantizer has the number of the same name in the config's `loss` section, and
+        none before the codes are used.
 
         Args:
             name: name of the loss, as `__call__` returns it.
@@ -138,7 +139,7 @@ class TokenizerLosses:
                 return config.perceptual.weight
             case "adversarial":
                 return adversarial_weight(config.adversarial, step)
-        return getattr(config, name)
+        return getattr(config, name) if step >= self._config.continuous_steps else 0.0
 
 
 def reconstruction_loss(

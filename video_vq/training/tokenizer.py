@@ -105,14 +105,18 @@ def train_tokenizer(
     # Between two turns `training` saves, stops, sets the learning rate and calls `.train()`.
     for turn in training.turns():
         if turn == "validate":
-            validate(training, tokenizer, store, validation)
+            is_continuous = 0 < training.state.step <= config.continuous_steps
+            validate(training, tokenizer, store, validation, is_continuous)
             continue
 
         # Read this rank's share of the global batch; the first with finite latents gives the codes.
         step = training.state.step  # steps before this one, skipped ones included
         with timer("data"):
             micro_batches: list[ClipBatch] = [next(batches) for _ in range(optim.accumulation)]
-        if not codebook.is_initialized:
+        continuous = step < config.continuous_steps
+        redraws = 0 < step == config.continuous_steps and draws_codes(config)
+        if redraws or not codebook.is_initialized:
+            training.state.health.forget()  # another loss than so far begins
             with torch.no_grad(), accelerator.autocast():
                 latents = (tokenizer.latents(on_device(batch)) for batch in micro_batches)
                 codebook.initialize(tuple(latents), seed)
@@ -128,12 +132,12 @@ def train_tokenizer(
                 video = on_device(batch)
             with training.summing(is_last):
                 with timer("forward"):
-                    output = training.model(video)
+                    output = training.model(video, continuous)
                     if is_last and training.log_is_due:
                         watched = watch(accelerator, video, output.quantized, optim.accumulation)
                     parts = losses(output, video, step, number)
                     loss = losses.total(parts, step)  # each times its weight
-                if names := second_passes(config, watched is not None):
+                if not continuous and (names := second_passes(config, watched is not None)):
                     with timer("second_pass"):
                         at_latents = gradients_at_latents(
                             *(accelerator, tokenizer, output.quantized),
@@ -161,8 +165,9 @@ def train_tokenizer(
             with timer("codebook"):
                 update = codebook.update(merge(statistics), seed)
                 restarted = len(update.restarted)
-                jumped = {CODES: update.restarted} if restarted else {}  # copied, not averaged
-                training.state.averages.update(tokenizer, jumped)
+                every = torch.arange(len(update.counts), device=accelerator.device)
+                jumped = every if redraws else update.restarted  # copied, not averaged
+                training.state.averages.update(tokenizer, {CODES: jumped} if len(jumped) else {})
 
         if training.log_is_due:
             with timer("logging"):
@@ -172,13 +177,18 @@ def train_tokenizer(
                 if was_made:
                     figures |= {} if discriminator is None else discriminator.numbers()
                     assert watched is not None
+                    commitment = losses.weight("commitment", step)
                     figures |= watched_step(
-                        *(accelerator, tokenizer, watched),
-                        *(config.loss.commitment, optim.weight_decay),
+                        *(accelerator, tokenizer, watched, commitment, optim.weight_decay)
                     )
             training.log(figures, warnings)
 
     return training.export(facts) if training.is_finished else None
+
+
+def draws_codes(config: TokenizerTrainingConfig) -> bool:
+    """Return whether the first codes are drawn from data."""
+    return getattr(config.model.quantizer, "init", None) == "data"
 
 
 def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFacts:
@@ -249,23 +259,43 @@ def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> lis
 
 
 def validate(
-    training: Training, tokenizer: VideoTokenizer, store: ClipStore, windows: list[Window]
+    training: Training,
+    tokenizer: VideoTokenizer,
+    store: ClipStore,
+    windows: list[Window],
+    continuous: bool = False,
 ) -> None:
     """Score, show and log the averaged weights; collective.
 
     Nothing is logged where the run was asked to stop in the meantime: it is done again then.
+
+    Args:
+        training: the training.
+        tokenizer: the tokenizer, not wrapped.
+        store: the clip store that holds the clips.
+        windows: the clips of all ranks.
+        continuous: decode the latents themselves, not their codes; it is said, and such weights
+            are never the best.
     """
     accelerator, averages = training.accelerator, training.state.averages.tensors
     batch_size = training.micro_batch_size  # what training takes at once fits into memory
-    scores = score(accelerator, tokenizer, averages, store, windows, batch_size, training.stop)
+    scores = score(
+        *(accelerator, tokenizer, averages, store, windows, batch_size, training.stop, continuous)
+    )
     if scores is None:
         return
+    if continuous:
+        accelerator.print("these are scores of the latents: nothing is quantized yet")
     if training.run_folder.trackers is not None:
         clips = read_windows(store, windows[:SHOWN_CLIPS])
-        sheet = originals_and_reconstructions(accelerator, tokenizer, averages, clips, batch_size)
+        sheet = originals_and_reconstructions(
+            *(accelerator, tokenizer, averages, clips, batch_size, continuous)
+        )
         training.run_folder.trackers.log_clip(training.state.step, "validation/clips", sheet)
     figures = {f"validation/{name}": value for name, value in scores._asdict().items()}
-    training.note_validation(figures, -scores.psnr)
+    if continuous:
+        figures["validation/is_continuous"] = 1.0
+    training.note_validation(figures, math.nan if continuous else -scores.psnr)
 
 
 @torch.no_grad()
@@ -277,6 +307,7 @@ def score(
     windows: list[Window],
     batch_size: int,
     stop: StopFlag,
+    continuous: bool = False,
 ) -> Validation | None:
     """Score weights on fixed clips, shared among the ranks; collective.
 
@@ -288,6 +319,7 @@ def score(
         windows: the clips of all ranks.
         batch_size: number of clips that one rank takes at once.
         stop: whether the run was asked to stop.
+        continuous: decode the latents themselves, not their codes.
 
     Returns:
         None when the run was asked to stop in the meantime.
@@ -301,7 +333,7 @@ def score(
             return None
         video = to_pixels(read_windows(store, list(mine)).to(accelerator.device))
         with accelerator.autocast():
-            output = functional_call(model, weights, (video,))
+            output = functional_call(model, weights, (video, continuous))
         # Pixels lie in [-1, 1]: the peak-to-peak range is 2.
         error = (output.video.clamp(-1, 1) - video).double().square().flatten(1).mean(1)
         total[0] += (10 * torch.log10(4 / error.clamp(min=1e-10))).sum()
@@ -319,6 +351,7 @@ def originals_and_reconstructions(
     weights: dict[str, Tensor],
     clips: UInt8[Tensor, "b t h w 3"],
     batch_size: int,
+    continuous: bool = False,
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
     """Return a playing sheet: clips above their reconstructions by these weights.
 
@@ -328,12 +361,13 @@ def originals_and_reconstructions(
         weights: the weights to reconstruct with, by name.
         clips: the originals.
         batch_size: number of clips to reconstruct at once.
+        continuous: decode the latents themselves, not their codes.
     """
     model = tokenizer.eval()
     rows = [*clips.numpy()]
     for some in clips.split(batch_size):
         video = to_pixels(some.to(accelerator.device))
         with accelerator.autocast():
-            output = functional_call(model, weights, (video,))
+            output = functional_call(model, weights, (video, continuous))
         rows += [*to_uint8(output.video).cpu().numpy()]
     return tile(rows, columns=len(clips), scale=max(1, 96 // rows[0].shape[1]))

@@ -164,6 +164,9 @@ class TokenizerTrainingConfig:
         init_from: a finished tokenizer to go on from (fine-tuning): its folder, its run folder, or
             "org/name" on the Hugging Face Hub. Its tensors, codes included, must fit `model`; the
             optimizer, the steps and the averages begin anew.
+        continuous_steps: quantize late: in the first steps the decoder sees the latents themselves.
+            The codes follow them unseen, the losses of the quantizer weigh nothing, and validations
+            score the reconstructions of the latents. Then `init: data` draws the codes anew.
     """
 
     data: ClipConfig = ClipConfig()
@@ -172,6 +175,17 @@ class TokenizerTrainingConfig:
     optim: OptimizerConfig = OptimizerConfig()
     run: TokenizerRunConfig = TokenizerRunConfig()
     init_from: str | None = None
+    continuous_steps: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _quantizes_at_last(self) -> "TokenizerTrainingConfig":
+        if self.continuous_steps >= self.optim.steps:
+            raise ValueError(
+                f"continuous_steps = {self.continuous_steps} leaves none of optim.steps = "
+                f"{self.optim.steps} to quantize in; lower it, or set "
+                "model.quantizer.estimator: none for a model that never quantizes"
+            )
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -78,6 +78,7 @@ def test_a_run_of_an_earlier_version_goes_on_without_a_flag(tmp_path):
     del recorded["optim"]["kind"], recorded["optim"]["decay_steps"]
     recorded["run"]["audit_every"] = 5
     del recorded["run"]["measure_gradients"]
+    del recorded["continuous_steps"]
     # What the first versions knew of a quantizer.
     known = "kind codebook_size codebook_dim learning decay decay_warmup init restart_threshold"
     known += " estimator normalize gradient_through_norm centered"
