@@ -52,10 +52,14 @@ class Reconstructions(NamedTuple):
 def reconstruct(
     accelerator: Accelerator, tokenizer: VideoTokenizer, clips: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the codes of uint8 clips, and what they decode to, uint8, on the CPU."""
+    """Return the codes of uint8 clips, and what they decode to, uint8, on the CPU.
+
+    A tokenizer that does not quantize decodes its latents.
+    """
+    clips = clips.to(accelerator.device)
     with accelerator.autocast():
-        codes = tokenizer.encode(clips.to(accelerator.device))
-        video = tokenizer.decode(codes)
+        codes = tokenizer.encode(clips)
+        video = tokenizer.decode(codes) if tokenizer.quantizes else tokenizer.reconstruct(clips)
     return codes.cpu(), to_uint8(video).cpu()
 
 

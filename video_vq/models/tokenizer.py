@@ -17,6 +17,7 @@ from video_vq.models.streaming import TiledStream, piece_latents, recut
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig, TokenizerFacts
 from video_vq.nn.inputs import UnitRange, as_tensor, check_unit_range
 from video_vq.quantizers.build import build_quantizer
+from video_vq.quantizers.quantizer_config import quantizes
 from video_vq.quantizers.rows import QuantizerOutput, unquantized
 
 VideoArray = Float[np.ndarray, "b 3 t h w"] | UInt8[np.ndarray, "b t h w 3"]
@@ -82,6 +83,11 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return next(self.parameters()).device
 
     @property
+    def quantizes(self) -> bool:
+        """Return whether the decoder was trained on codes, not on the latents themselves."""
+        return quantizes(self.config.quantizer)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Return that of encoder and decoder; videos are brought to it."""
         return next(self.encoder.parameters()).dtype
@@ -125,7 +131,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """Return the video that codes stand for, float32 in [-1, 1]; see `encode`.
 
         Raises:
-            InputError: a code lies outside the codebook, or the codes are no grid of this model.
+            InputError: a code lies outside the codebook, the codes are no grid of this model, or
+                its decoder was trained on latents, not on codes.
         """
         codes = as_tensor(codes, "codes")
         size_thw = self._size_thw(codes)
@@ -142,8 +149,11 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return video
 
     def reconstruct(self, video: VideoLike) -> Float[Tensor, "b 3 t h w"]:
-        """Return `decode(encode(video))`."""
-        return self.decode(self.encode(video))
+        """Return `decode(encode(video))`, or the decoded latents where `quantizes` is False."""
+        if self.quantizes:
+            return self.decode(self.encode(video))
+        with torch.no_grad():
+            return self(video).video.clamp(-1, 1)
 
     def encode_stream(
         self, chunks: Iterable[Float[Tensor, "_ 3 _ _ _"] | UInt8[Tensor, "_ _ _ _ 3"] | np.ndarray]
@@ -206,6 +216,12 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
             seen.settle()  # of all pieces: the first alone may be bright
 
     def _decoded(self, chunks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
+        if not self.quantizes:
+            raise InputError(
+                "the decoder of this tokenizer was trained on latents (estimator: none) and does "
+                "not know the codes; reconstruct(video) decodes latents, and another estimator "
+                "trains a tokenizer with codes"
+            )
         stride_t, *stride_hw = self.config.backbone.total_stride_thw
         chunks = _alike(chunks, "codes", self._size_thw)
         first = next(chunks, None)

@@ -9,8 +9,10 @@ from torch import Tensor
 from video_vq.quantizers import gradient
 from video_vq.quantizers.mechanism import angles, row_step
 from video_vq.quantizers.rows import QuantizedRows
+from video_vq.quantizers.substitutes import diveq
 
-# `rotation_dynamic` weighs whole rows: their cosines are those of the rotation.
+# `rotation_dynamic` weighs whole rows: their cosines are those of the rotation. Noise substitution
+# passes the copied gradient on average; Gumbel's depends on all codes and is left out.
 COMPARED = (
     "straight_through",
     "scaled",
@@ -19,6 +21,7 @@ COMPARED = (
     "rotation_clipped",
     "rotation_blended",
     "reflection",
+    "diveq",
 )
 BIN = 15  # degrees; the last bin holds all angles beyond 90
 
@@ -56,10 +59,12 @@ def exactness(
 def gradient_of(
     name: str, e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], g: Float[Tensor, "n d"]
 ) -> Float[Tensor, "n d"]:
-    """Return what an estimator makes of the gradient g at the codes."""
+    """Return what an estimator makes of the gradient g at the codes, DiVeQ without its noise."""
     with torch.enable_grad():
         leaf = e.detach().requires_grad_()
-        (found,) = torch.autograd.grad(gradient.ESTIMATORS[name](leaf, q), leaf, g)
+        without_noise = name == "diveq"
+        passed = diveq(leaf, q, 0.0) if without_noise else gradient.ESTIMATORS[name](leaf, q)
+        (found,) = torch.autograd.grad(passed, leaf, g)
     return found
 
 

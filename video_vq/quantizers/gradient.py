@@ -77,6 +77,11 @@ def reflection(e: Tensor, q: Tensor) -> Tensor:
     return _Reflect.apply(e, q, norm_ratio(e, q))
 
 
+def blocked(e: Tensor, q: Tensor) -> Tensor:
+    """Pass nothing: dL/de = 0. The gradient comes from a second pass (training/second_pass.py)."""
+    return _Scale.apply(e, q, torch.zeros(1, 1, device=e.device))
+
+
 # By the names that configs give them; what an estimator takes beyond e and q comes after these.
 ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "straight_through": straight_through,
@@ -87,6 +92,8 @@ ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "rotation_dynamic": rotation_dynamic,
     "rotation_blended": rotation_blended,
     "reflection": reflection,
+    "exact_gradient": blocked,
+    "hessian": blocked,
 }
 
 

@@ -74,5 +74,9 @@ class Quantizer(Protocol):
         ...
 
     def decode(self, codes: Shaped[Tensor, "b *grid"]) -> Float[Tensor, "b c *grid"]:
-        """Return the features that codes stand for, bit for bit those of a call."""
+        """Return the features that codes stand for.
+
+        They are bit for bit those of a call, but for the estimators whose calls decode something
+        else than the code; see `VectorQuantizer.forward`.
+        """
         ...

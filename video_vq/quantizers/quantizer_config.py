@@ -17,10 +17,27 @@ Estimator = Literal[
     "rotation_dynamic",
     "rotation_blended",
     "reflection",
+    "diveq",
+    "noise_substitution",
+    "gumbel_softmax",
+    "exact_gradient",
+    "hessian",
+    "none",
 ]
 # Settings that one estimator alone has: their names, that estimator, their defaults.
 SETTINGS_OF_ONE: tuple[tuple[str, Estimator, float], ...] = (
     ("equal_angle", "rotation_blended", 30.0),
+    ("noise_variance", "diveq", 5e-3),
+    ("temperature", "gumbel_softmax", 1.0),
+)
+# Their gradients are those at the compared latents, wherever the origin is.
+AT_COMPARED_LATENTS: tuple[Estimator, ...] = (
+    "diveq",
+    "noise_substitution",
+    "gumbel_softmax",
+    "exact_gradient",
+    "hessian",
+    "none",
 )
 CodebookSize = Annotated[int, Field(ge=2, le=1 << 20)]
 CodebookDim = Annotated[int, Field(ge=1, le=4096)]
@@ -41,7 +58,11 @@ class EstimatorConfig:
     | a like-for-like baseline | straight_through | true | true |
 
     Attributes:
-        estimator: the gradient that passes the quantizer (quantizers/gradient.py).
+        estimator: the gradient that passes the quantizer (quantizers/gradient.py). With diveq,
+            noise_substitution and gumbel_softmax a training step does not decode the code itself
+            (quantizers/substitutes.py); exact_gradient and hessian take theirs from a second pass
+            of the decoder (training/second_pass.py); with none the decoder always sees the latents,
+            an upper bound: the codes follow them unseen and are of no use to a prior.
         normalize: quantize on the unit sphere: latents and codes l2-normalised.
         gradient_through_norm: with `normalize`, whether the gradient also passes e/|e|, which
             leaves its tangential part alone; false applies the estimator to the raw latent.
@@ -51,6 +72,9 @@ class EstimatorConfig:
             change their lengths: its gradient is projected orthogonal to each latent.
         equal_angle: with the estimator rotation_blended, the angle in degrees between latent and
             code at which the rotated and the copied gradient weigh the same.
+        noise_variance: with the estimator diveq, of the noise on the direction of the error, per
+            channel; the default is vector-quantize-pytorch's.
+        temperature: with the estimator gumbel_softmax, in units of distances to codes.
     """
 
     estimator: Estimator = "rotation"
@@ -59,6 +83,8 @@ class EstimatorConfig:
     centered: bool = False
     tangential_commitment: bool = False
     equal_angle: Annotated[float, Field(gt=0, le=1000)] = 30.0
+    noise_variance: Annotated[float, Field(ge=0)] = 5e-3
+    temperature: Annotated[float, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EstimatorConfig":
@@ -77,6 +103,14 @@ class EstimatorConfig:
             raise ValueError(
                 "gradient_through_norm: false rotates raw latents to unit codes, which have no "
                 "common centre; set centered: false"
+            )
+        if self.estimator in AT_COMPARED_LATENTS and (
+            self.centered or not self.gradient_through_norm
+        ):
+            raise ValueError(
+                f"estimator: {self.estimator} has its gradient at the latents as they are compared "
+                "with the codes, wherever the origin is; leave centered and gradient_through_norm "
+                "out"
             )
         if self.tangential_commitment and self.normalize:
             raise ValueError(
@@ -160,6 +194,11 @@ class FiniteConfig:
     def codebook_size(self) -> int:
         """Return the number of codes, K."""
         return math.prod(self.levels)
+
+
+def quantizes(config: Any) -> bool:
+    """Return whether the decoder sees codes, and not the latents (estimator: none)."""
+    return getattr(config, "estimator", None) != "none"
 
 
 def _tag(value: Any) -> str:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_vq.nn.precision import Float32Module
-from video_vq.quantizers import gradient
+from video_vq.quantizers import gradient, substitutes
 from video_vq.quantizers.codebook import Codebook
 from video_vq.quantizers.commitment import mean_square
 from video_vq.quantizers.lookup import Implementation, nearest_codes
@@ -63,6 +63,9 @@ class VectorQuantizer(Float32Module):
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
         """Quantize a grid of features; the forward value is the code itself, bit for bit.
 
+        It is not with `estimator: none`, and in training mode, where a gradient is asked for, with
+        diveq, noise_substitution and gumbel_softmax. The codes are the nearest ones all the same.
+
         Args:
             features: what the encoder gave.
             check: refuse NaN and infinite latents. A training loop that skips and counts steps
@@ -88,7 +91,7 @@ class VectorQuantizer(Float32Module):
         vectors = self.codebook.vectors()
         indices = nearest_codes(compared, vectors, self.implementation)
         q = F.embedding(indices, vectors)
-        rows = self._estimate(latents, compared, q.detach(), indices)
+        rows = self._estimate(latents, compared, q, indices)
         tangential = self.config.tangential_commitment
         commitment = mean_square(compared, q.detach(), tangential)  # mean (e − sg(q))²
         learns = q.requires_grad
@@ -109,7 +112,11 @@ class VectorQuantizer(Float32Module):
     def _estimate(
         self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
     ) -> QuantizedRows:
-        """Pass the gradient on, to the latents that the settings name."""
+        """Pass the gradient on, to the latents that the settings name; q may have one, too."""
+        substitute = self._substitute(compared, q)
+        q = q.detach()
+        if substitute is not None:
+            return QuantizedRows(latents, compared, q, compared, q, substitute)
         if self.config.centered:
             center = self.codebook.center()
             e, about = compared - center, q - center
@@ -118,13 +125,32 @@ class VectorQuantizer(Float32Module):
         e = compared if self.config.gradient_through_norm else latents
         return QuantizedRows(latents, compared, q, e, q, self._pass_on(e, q, indices))
 
+    def _substitute(self, e: Tensor, q: Tensor) -> Tensor | None:
+        """Return what is decoded in the place of the code, None where that is the code itself.
+
+        Nothing is drawn at random where no gradient is asked for: the log looks at a training
+        step's batch once more, and must not change the next one.
+        """
+        config, draws = self.config, self.training and e.requires_grad
+        if config.estimator == "none":
+            return e
+        if config.estimator == "diveq" and draws:
+            return substitutes.diveq(e, q, config.noise_variance)
+        if config.estimator == "noise_substitution" and draws:
+            return substitutes.noise_substitution(e, q)
+        if config.estimator == "gumbel_softmax" and draws:
+            vectors = self.codebook.vectors()
+            return substitutes.gumbel_softmax(e, vectors, config.temperature)
+        return None
+
     def _pass_on(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
         name = self.config.estimator
         if name == "rotation_dynamic":
             return gradient.rotation_dynamic(e, q, self._fit_weight(e, q, indices))
         if name == "rotation_blended":
             return gradient.rotation_blended(e, q, self.config.equal_angle)
-        return gradient.ESTIMATORS[name](e, q)
+        # Those that decode a substitute copy the gradient where there is none.
+        return gradient.ESTIMATORS.get(name, gradient.straight_through)(e, q)
 
     @torch.no_grad()
     def _fit_weight(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:

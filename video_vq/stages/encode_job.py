@@ -6,7 +6,9 @@ from typing import Any
 
 from video_vq.data.actions import num_action_dims, row_dims_of
 from video_vq.data.clip_config import ClipConfig
+from video_vq.errors import InputError
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
+from video_vq.quantizers.quantizer_config import quantizes
 from video_vq.stages.clip_sources import RawClips, StoredClips, is_raw
 from video_vq.stages.raw_folder import FolderOptions
 from video_vq.stores.clips import ClipStore
@@ -77,8 +79,13 @@ def header_of_job(
         precision: The precision of matrix products.
 
     Raises:
-        InputError: the sizes do not fit the tokenizer.
+        InputError: the sizes do not fit the tokenizer, or its decoder does not know codes.
     """
+    if not quantizes(config.quantizer):
+        raise InputError(
+            f"{job.tokenizer}: its decoder was trained on latents (estimator: none), so tokens "
+            "would stand for nothing; train a tokenizer with another estimator"
+        )
     return TokenHeader(
         tokenizer_hash=tokenizer_hash,
         codebook_size=config.quantizer.codebook_size,

@@ -12,7 +12,12 @@ from video_vq.stores.files import difference, read_json
 from video_vq.training.checkpoint_files import CheckpointFiles
 
 # Settings that have come since the first runs, with what the code did before; by kind.
-ADDED_TO_ESTIMATORS: dict[str, Any] = {"tangential_commitment": False, "equal_angle": 30.0}
+ADDED_TO_ESTIMATORS: dict[str, Any] = {
+    "tangential_commitment": False,
+    "equal_angle": 30.0,
+    "noise_variance": 5e-3,
+    "temperature": 1.0,
+}
 ADDED_TO_QUANTIZERS: dict[Any, dict[str, Any]] = {
     "vector": {**ADDED_TO_ESTIMATORS, "rms_scaling": "none"},
     "simvq": ADDED_TO_ESTIMATORS,

@@ -83,7 +83,7 @@ def watched_step(
     figures |= radial_forces(tokenizer.quantizer, rows, batch.loss_scale, commitment, weight_decay)
     figures["changed_codes"] = changed_share(batch.quantized.codes, after)
     sums: dict[str, float] = {}
-    if batch.at_latents:
+    if batch.at_latents.keys() == {"exact_gradient", "hessian"}:
         others = {"hessian": batch.at_latents["hessian"]}
         exact, parts = exactness(rows, gradient, batch.at_latents["exact_gradient"], others)
         figures |= exact

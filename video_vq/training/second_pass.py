@@ -16,22 +16,62 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.quantizers.rows import QuantizerOutput, dot, features_of
 from video_vq.training.compiled import uncompiled
+from video_vq.training.losses import TokenizerLosses
+from video_vq.training.mechanism import WatchedBatch
 from video_vq.training.training_config import TokenizerTrainingConfig
 
-SecondPass = Literal["exact_gradient", "hessian"]
-SECOND_PASSES: tuple[SecondPass, ...] = ("exact_gradient", "hessian")
+Name = Literal["exact_gradient", "hessian"]
+NAMES: tuple[Name, ...] = ("exact_gradient", "hessian")
 
 
-def second_passes(config: TokenizerTrainingConfig, is_watched: bool) -> Sequence[SecondPass]:
-    """Return the second passes that a micro-batch needs.
+class SecondPass:
+    """The second passes of a training: those that its estimator needs, or that it measures.
 
     Args:
+        accelerator: the Accelerator.
+        tokenizer: the tokenizer, not wrapped.
+        losses: the losses of the training.
         config: the config of the training.
-        is_watched: whether this micro-batch is the last of a logged step.
     """
-    estimator = getattr(config.model.quantizer, "estimator", None)
-    measured = is_watched and config.run.measure_gradients
-    return [name for name in SECOND_PASSES if measured or name == estimator]
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        tokenizer: VideoTokenizer,
+        losses: TokenizerLosses,
+        config: TokenizerTrainingConfig,
+    ):
+        self._accelerator, self._tokenizer = accelerator, tokenizer
+        self._losses, self._config = losses, config
+
+    def __call__(
+        self,
+        quantized: QuantizerOutput,
+        video: Float[Tensor, "b 3 t h w"],
+        step: int,
+        micro_batch: int,
+        watched: WatchedBatch | None,
+    ) -> dict[str, Float[Tensor, "n d"]]:
+        """Return the gradients that the estimator needs, or that are measured, by name.
+
+        Args:
+            quantized: what the quantizer made of the micro-batch.
+            video: the clips.
+            step: number of optimizer steps before this one, skipped ones included.
+            micro_batch: index of the micro-batch in its step.
+            watched: the micro-batch, if it is the last of a logged step.
+        """
+        config = self._config
+        measures = watched is not None and config.run.measure_gradients
+        estimator = getattr(config.model.quantizer, "estimator", None)
+        names = [name for name in NAMES if measures or name == estimator]
+        if not names or step < config.continuous_steps:
+            return {}
+        return gradients_at_latents(
+            *(self._accelerator, self._tokenizer, quantized),
+            lambda decoded: self._losses.total_of_decoded(decoded, video, step, micro_batch),
+            *(names, config.run.compile),
+        )
 
 
 def gradients_at_latents(
@@ -39,7 +79,7 @@ def gradients_at_latents(
     tokenizer: VideoTokenizer,
     quantized: QuantizerOutput,
     loss_of: Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, ""]],
-    names: Sequence[SecondPass],
+    names: Sequence[Name],
     is_compiled: bool,
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Return ∇L at the latents as they are compared with the codes; see Fifty et al., section 3.

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +20,14 @@ from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, to_uint8
 from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
-from video_vq.quantizers.rows import CodebookStatistics
+from video_vq.quantizers.rows import CodebookStatistics, dot
 from video_vq.stores.clips import ClipStore
 from video_vq.training.distributed import StopFlag, require_even_batch
 from video_vq.training.initial import starting_tokenizer
 from video_vq.training.loop import Training, open_run
 from video_vq.training.losses import TokenizerLosses
 from video_vq.training.mechanism import WatchedBatch, watch, watched_step
-from video_vq.training.second_pass import gradients_at_latents, second_passes
+from video_vq.training.second_pass import SecondPass
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
@@ -96,8 +95,10 @@ def train_tokenizer(
     if config.run.compile:  # not the quantizer between them: its lookup walks through memory
         tokenizer.encoder.compile()
         tokenizer.decoder.compile()
+    second_pass = SecondPass(accelerator, tokenizer, losses, config)
     timer, batches = training.timer, training.batches(dataset)
     codebook = tokenizer.quantizer.codebook
+    estimator = getattr(config.model.quantizer, "estimator", None)
 
     def on_device(batch: ClipBatch) -> Tensor:
         return to_pixels(batch.clips.to(accelerator.device, non_blocking=True))
@@ -114,9 +115,8 @@ def train_tokenizer(
         with timer("data"):
             micro_batches: list[ClipBatch] = [next(batches) for _ in range(optim.accumulation)]
         continuous = step < config.continuous_steps
-        redraws = 0 < step == config.continuous_steps and draws_codes(config)
+        redraws = 0 < step == config.continuous_steps and begin_quantizing(training, config)
         if redraws or not codebook.is_initialized:
-            training.state.health.forget()  # another loss than so far begins
             with torch.no_grad(), accelerator.autocast():
                 latents = (tokenizer.latents(on_device(batch)) for batch in micro_batches)
                 codebook.initialize(tuple(latents), seed)
@@ -137,17 +137,10 @@ def train_tokenizer(
                         watched = watch(accelerator, video, output.quantized, optim.accumulation)
                     parts = losses(output, video, step, number)
                     loss = losses.total(parts, step)  # each times its weight
-                if not continuous and (names := second_passes(config, watched is not None)):
-                    with timer("second_pass"):
-                        at_latents = gradients_at_latents(
-                            *(accelerator, tokenizer, output.quantized),
-                            partial(
-                                losses.total_of_decoded, video=video, step=step, micro_batch=number
-                            ),
-                            *(names, config.run.compile),
-                        )
-                    if watched is not None and config.run.measure_gradients:
-                        watched = watched._replace(at_latents=at_latents)
+                    at_latents = second_pass(output.quantized, video, step, number, watched)
+                    watched = watched and watched._replace(at_latents=at_latents)
+                    if estimator in at_latents:  # it passes nothing itself; ∇ of this is the other
+                        loss = loss + dot(output.quantized.rows.compared, at_latents[estimator])
                 with timer("backward"):
                     training.backward(loss)  # divided by accumulation
             if discriminator is not None:
@@ -165,8 +158,8 @@ def train_tokenizer(
             with timer("codebook"):
                 update = codebook.update(merge(statistics), seed)
                 restarted = len(update.restarted)
-                every = torch.arange(len(update.counts), device=accelerator.device)
-                jumped = every if redraws else update.restarted  # copied, not averaged
+                # Codes that jumped are copied, not averaged.
+                jumped = torch.arange(len(update.counts)) if redraws else update.restarted
                 training.state.averages.update(tokenizer, {CODES: jumped} if len(jumped) else {})
 
         if training.log_is_due:
@@ -186,8 +179,14 @@ def train_tokenizer(
     return training.export(facts) if training.is_finished else None
 
 
-def draws_codes(config: TokenizerTrainingConfig) -> bool:
-    """Return whether the first codes are drawn from data."""
+def begin_quantizing(training: Training, config: TokenizerTrainingConfig) -> bool:
+    """End the continuous steps; return whether the codes are now to be drawn from data.
+
+    Args:
+        training: the training, whose losses so far say nothing of those to come.
+        config: the whole training.
+    """
+    training.state.health.forget()
     return getattr(config.model.quantizer, "init", None) == "data"
 
 

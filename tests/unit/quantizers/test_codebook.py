@@ -179,7 +179,9 @@ def test_every_estimator_reaches_the_encoder(estimator):
     output.quantized.square().sum().backward()
     assert features.grad is not None
     assert bool(torch.isfinite(features.grad).all())
-    assert float(features.grad.abs().sum()) > 0
+    # These wait for the gradient of a second pass (test_second_pass.py).
+    waits = estimator in ("exact_gradient", "hessian")
+    assert (float(features.grad.abs().sum()) > 0) != waits
 
 
 def test_codes_out_of_range_are_refused():

@@ -9,7 +9,12 @@ import vector_quantize_pytorch
 from video_vq.errors import InputError
 from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.finite import FiniteQuantizer
-from video_vq.quantizers.quantizer_config import FiniteConfig, QuantizerConfig, SimVQConfig
+from video_vq.quantizers.quantizer_config import (
+    AT_COMPARED_LATENTS,
+    FiniteConfig,
+    QuantizerConfig,
+    SimVQConfig,
+)
 from video_vq.quantizers.vector import VectorQuantizer
 
 CONFIGS = [
@@ -19,6 +24,7 @@ CONFIGS = [
     QuantizerConfig(codebook_size=60, codebook_dim=4, learning="frozen"),
     QuantizerConfig(codebook_size=60, codebook_dim=4, rms_scaling="with_gradient"),
     SimVQConfig(codebook_size=60, codebook_dim=4),
+    SimVQConfig(codebook_size=60, codebook_dim=4, estimator="rotation_blended"),
     FiniteConfig(levels=(5, 4, 3)),
 ]
 
@@ -167,6 +173,24 @@ def test_codes_of_any_integer_type_are_looked_up(config, dtype):
         (
             lambda: QuantizerConfig(equal_angle=20.0),
             "equal_angle is a setting of estimator: rotation_blended, found rotation",
+        ),
+        (
+            lambda: QuantizerConfig(noise_variance=0.1),
+            "noise_variance is a setting of estimator: diveq, found rotation",
+        ),
+        (
+            lambda: SimVQConfig(temperature=0.1),
+            "temperature is a setting of estimator: gumbel_softmax, found rotation",
+        ),
+        *(
+            (
+                lambda estimator=estimator, setting=setting: QuantizerConfig(
+                    estimator=estimator, **setting
+                ),
+                f"estimator: {estimator} has its gradient at the latents as they are compared",
+            )
+            for estimator in AT_COMPARED_LATENTS
+            for setting in ({"centered": True}, {"normalize": True, "gradient_through_norm": False})
         ),
     ],
 )

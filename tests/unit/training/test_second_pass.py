@@ -12,8 +12,8 @@ from video_vq.models.tokenizer_config import (
     TokenizerConfig,
 )
 from video_vq.quantizers.quantizer_config import QuantizerConfig
-from video_vq.quantizers.rows import features_of
-from video_vq.training.second_pass import SECOND_PASSES, gradients_at_latents
+from video_vq.quantizers.rows import dot, features_of
+from video_vq.training.second_pass import NAMES, gradients_at_latents
 
 SMALL = QuantizerConfig(codebook_size=4, codebook_dim=6)
 CONV = ConvBackboneConfig(channels=8, num_blocks=1, multipliers=(1, 2), strides_thw=((2, 2, 2),))
@@ -39,9 +39,7 @@ class Fold(nn.Module):
 
 
 def both(tokenizer, quantized, loss_of):
-    return gradients_at_latents(
-        Accelerator(cpu=True), tokenizer, quantized, loss_of, SECOND_PASSES, False
-    )
+    return gradients_at_latents(Accelerator(cpu=True), tokenizer, quantized, loss_of, NAMES, False)
 
 
 def test_for_a_quadratic_loss_both_are_the_gradient_at_the_latents():
@@ -127,3 +125,38 @@ def test_the_latents_of_a_centered_quantizer_are_decoded_where_they_are():
     found = both(tokenizer, quantized, lambda video: video.square().sum() / 2)
     expected = (quantized.rows.latents.detach() @ weight.T + bias) @ weight
     torch.testing.assert_close(found["exact_gradient"], expected)
+
+
+@pytest.mark.parametrize("estimator", NAMES)
+def test_the_encoder_learns_from_the_second_pass_and_the_decoder_from_the_first(estimator):
+    """With a quadratic loss and a linear decoder both are the gradient without a quantizer."""
+    config = QuantizerConfig(codebook_size=4, codebook_dim=6, estimator=estimator)
+    tokenizer, _ = started(CONV, config)
+    tokenizer.decoder = Fold()
+    video = torch.rand(2, 3, 4, 8, 8) * 2 - 1
+
+    def loss_of(decoded):
+        return (decoded - 0.3).square().sum()
+
+    def gradients(loss):
+        tokenizer.zero_grad()
+        loss.backward()
+        return {name: value.grad for name, value in tokenizer.named_parameters()}
+
+    def loss_of_video(continuous):
+        return loss_of(tokenizer(video, continuous).video)
+
+    unquantized, quantized = gradients(loss_of_video(True)), gradients(loss_of_video(False))
+    output = tokenizer(video)
+    at_latents = gradients_at_latents(
+        Accelerator(cpu=True), tokenizer, output.quantized, loss_of, [estimator], False
+    )
+    term = dot(output.quantized.rows.compared, at_latents[estimator])
+    found = gradients(loss_of(output.video) + term)
+    differ = 0
+    for name, value in found.items():
+        before_codes = name.startswith(("encoder", "quantizer.project_in"))
+        expected = (unquantized if before_codes else quantized)[name]
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+        differ += not torch.allclose(unquantized[name], quantized[name], rtol=1e-2)
+    assert differ > 4

@@ -1,0 +1,47 @@
+"""What a training step may decode instead of the code: a latent moved at random, a sampled code.
+
+Notation of gradient.py. Here q̃ is not q, and gradients reach the codes, too, where these learn
+from gradients. Outside of training steps the code itself is decoded (quantizers/vector.py).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Rows = Float[Tensor, "n d"]
+
+
+def diveq(e: Rows, q: Rows, noise_variance: float) -> Rows:
+    """DiVeQ (Vali et al. 2025, arXiv 2509.26469): q̃ = e + |q − e| sg(u), u = v/|v|.
+
+    v = q − e + noise, N(0, noise_variance) in each channel. Without noise the value is q; then
+    dL/de = g − u (u·g), the gradient without its part along the error, and dL/dq = u (u·g).
+    """
+    direction = (q - e).detach()
+    if noise_variance:
+        direction = direction + noise_variance**0.5 * torch.randn_like(direction)
+    return _moved(e, q, direction)
+
+
+def noise_substitution(e: Rows, q: Rows) -> Rows:
+    """NSVQ (Vali and Bäckström 2022): q̃ = e + |q − e| v/|v|, v ~ N(0, I): any direction at all."""
+    return _moved(e, q, torch.randn_like(e))
+
+
+def gumbel_softmax(e: Rows, codes: Float[Tensor, "k d"], temperature: float) -> Rows:
+    """Sample a code, and differentiate the softmax (Jang et al. 2017, with a hard sample).
+
+    p = softmax(−|e − c|/temperature) over all codes c; a code is drawn from p, and the gradient is
+    that of Σ p c. Holds n x k numbers several times.
+    """
+    logits = torch.cdist(e, codes) / -temperature
+    gumbel = -torch.empty_like(logits).exponential_().log()
+    drawn = F.one_hot((logits + gumbel).argmax(1), len(codes)).to(e.dtype)
+    p = logits.softmax(1)
+    return (drawn + p - p.detach()) @ codes
+
+
+def _moved(e: Tensor, q: Tensor, direction: Tensor) -> Tensor:
+    error = torch.linalg.vector_norm(q - e, dim=1, keepdim=True)
+    return e + error * F.normalize(direction, dim=1, eps=1e-30)
