@@ -10,9 +10,9 @@ from runs import SMALL_TOKENIZER, AfterStep
 from video_vq.config import load_config
 from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
-from video_vq.evaluation.clip_sources import StoredClips
-from video_vq.evaluation.encode_job import EncodeJob, header_of_job
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stages.clip_sources import StoredClips
+from video_vq.stages.encode_job import EncodeJob, header_of_job
 from video_vq.stores.clips import ClipStore
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
