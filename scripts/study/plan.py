@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from video_vq.config import STRICT
 
 Settings = tuple[str, ...]
+TUNING = "tuning"  # parts whose names begin so choose rates and are not scored
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,7 +51,7 @@ class Part:
         seeds: of weights, order of data, restarts, the prior and the samples; runs of one seed are
             paired.
         rates: learning rates of the tokenizer, or "tuned": for each regime, optimizer and arm the
-            rate that was best on the val split in the part named "tuning".
+            rate that was best on the val split in the parts named "tuning…".
         last: the last stage: "tokenizer" stops after the tokenizer's training, "prior" goes on to
             tokens, prior, samples and scores.
     """
@@ -168,7 +169,7 @@ def tuned_rate(run: Run, results: Sequence[Mapping[str, Any]]) -> float | None:
     of_arm = [
         (result["validation_psnr"], result["rate"])
         for result in results
-        if result["part"] == "tuning"
+        if result["part"].startswith(TUNING)
         and result["status"] == "finished"
         and all(result[key] == getattr(run, key) for key in ("regime", "optimizer", "arm"))
     ]
@@ -213,6 +214,6 @@ def steps_of(plan: Plan, run: Run, rate: float, clips: Path, folder: Path) -> li
             Step(sample, samples / "manifest.json"),
         ]
         evaluate += ("--samples", str(samples), "--tokens", str(tokens), "--prior", str(prior))
-    if run.part != "tuning":
+    if not run.part.startswith(TUNING):
         steps.append(Step(evaluate, scores / "scores.json"))
     return steps

@@ -111,7 +111,7 @@ def tables(plan: plans.Plan, results: Sequence[Result]) -> str:
     """Return one table for each part, world, regime and optimizer, and a list of failed runs."""
     groups: dict[tuple[str, ...], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
-        if result["status"] == "finished" and result["part"] != "tuning":
+        if result["status"] == "finished" and not result["part"].startswith(plans.TUNING):
             key = tuple(result[name] for name in ("part", "world", "regime", "optimizer"))
             groups[key][result["arm"]].append(result)
     lines: list[str] = []
@@ -145,7 +145,11 @@ def tables(plan: plans.Plan, results: Sequence[Result]) -> str:
 
 def rates_table(plan: plans.Plan, results: Sequence[Result]) -> str:
     """Return the validation PSNR of each arm at each rate that was tried."""
-    tuning = [r for r in results if r["part"] == "tuning" and r["validation_psnr"] is not None]
+    tuning = [
+        r
+        for r in results
+        if r["part"].startswith(plans.TUNING) and r["validation_psnr"] is not None
+    ]
     rates = sorted({result["rate"] for result in tuning})
     lines = ["### tuning: validation PSNR, dB", ""]
     lines += ["| regime, optimizer, arm | " + " | ".join(f"{rate:g}" for rate in rates) + " |"]
@@ -170,7 +174,7 @@ def picture(plan: plans.Plan, results: Sequence[Result], path: Path) -> None:
         lambda: defaultdict(list)
     )
     for result in results:
-        if result["status"] == "finished" and result["part"] != "tuning":
+        if result["status"] == "finished" and not result["part"].startswith(plans.TUNING):
             x, y = bits.of(result), psnr.of(result)
             if x is not None and y is not None:
                 key = tuple(result[name] for name in ("world", "regime", "optimizer"))
