@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from video_vq.errors import InputError
-from video_vq.metrics.i3d import I3D, pad_same
+from video_vq.metrics.i3d import I3D, MaxPool, pad_same
 
 
 def clip(num_frames: int, num_clips: int = 1) -> torch.Tensor:
@@ -80,3 +81,19 @@ def test_a_network_that_was_converted_with_its_parent_is_refused():
         I3D().to(torch.bfloat16)(clip(9))
     with pytest.raises(InputError, match="float32"):
         I3D()(clip(9).double())
+
+
+@pytest.mark.parametrize("size", [(8, 13, 14), (9, 14, 13), (2, 2, 3)])
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [
+        ((1, 3, 3), (1, 2, 2)),
+        ((3, 3, 3), (1, 1, 1)),
+        ((3, 3, 3), (2, 2, 2)),
+        ((2, 2, 2), (2, 2, 2)),
+    ],
+)
+def test_pooling_axis_by_axis_is_max_pool3d_bit_for_bit(size, kernel, stride):
+    x = torch.rand(2, 5, *size, generator=torch.Generator().manual_seed(0)) - 0.5
+    padded = pad_same(x, kernel, stride)
+    assert torch.equal(MaxPool(kernel, stride)(x), F.max_pool3d(padded, kernel, stride))
