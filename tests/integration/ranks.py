@@ -62,6 +62,13 @@ RECORDED = {
     "model.quantizer.restart_threshold=0.9",
     "prior": "model.dropout=0.1 model.condition_dropout=0.3",
 }
+# What the latents and their gradients can be made of, with a codebook that comes late.
+OF_LATENTS = {
+    "late": "continuous_steps=3 run.measure_gradients=true "
+    "model.quantizer.estimator=rotation_blended model.quantizer.rms_scaling=constant "
+    "model.quantizer.tangential_commitment=true",
+    "second_pass": "optim.accumulation=2 model.quantizer.estimator=exact_gradient",
+}
 BAD_STEPS = {3: torch.nan, 5: torch.inf, 6: -torch.inf}
 
 
@@ -174,6 +181,18 @@ def recorded(folder: Path, out: Path) -> None:
     """Train six steps of everything."""
     for kind in KINDS:
         train(kind, folder, out / f"{kind}-recorded", [*RECORDED_OF_BOTH, *RECORDED[kind].split()])
+
+
+def of_latents(folder: Path, out: Path) -> None:
+    """Train six steps with settings of the latents; each rank notes its averages."""
+    for name, more in OF_LATENTS.items():
+        changes = settings("tokenizer", PARITY, "optim.steps=6 run.log_every=1", more)
+        state = train("tokenizer", folder, out / name, changes)
+        digest = hashlib.sha256()
+        for _, value in sorted(state.averages.tensors.items()):
+            digest.update(value.numpy().tobytes())
+        rank = state.accelerator.process_index
+        (out / f"{name}-rank{rank}").write_text(digest.hexdigest())
 
 
 def validation(folder: Path, out: Path) -> None:
