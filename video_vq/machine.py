@@ -16,6 +16,11 @@ def is_launched(environment: Mapping[str, str]) -> bool:
     return any(sign in environment for sign in LAUNCHER_SIGNS)
 
 
+def is_main_rank() -> bool:
+    """Say whether this is the process that speaks for all: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def num_cores() -> int:
     """Return how many processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -12,7 +12,7 @@ from trained import trained_tokenizer
 from video_vq.media.encode import write_video
 from video_vq.media.folder import FolderSettings
 from video_vq.stages import raw_folder
-from video_vq.stages.encode_clips import Encoder
+from video_vq.stages.encode_clips import Encoder, open_encoder
 from video_vq.stages.encode_job import EncodeJob
 from video_vq.stages.raw_folder import LIST, FolderOptions
 from video_vq.stores.lock import LOCK
@@ -97,15 +97,15 @@ def test_the_folder_is_listed_once_and_the_list_goes_when_the_tokens_are_whole(
 ):
     job = EncodeJob(made / "raw", made / "t", tmp_path / "tokens", folder=FolderOptions())
     kept = tmp_path / "tokens" / "parts" / LIST
-    owner = Encoder(job, Accelerator(cpu=True), owner=True)
+    owner = open_encoder(job, Accelerator(cpu=True), owner=True)
     with monkeypatch.context() as patch:
         patch.setattr(raw_folder, "write_raw_videos", lambda *_: pytest.fail("written again"))
-        Encoder(job, Accelerator(cpu=True), owner=True).close()  # another start
+        open_encoder(job, Accelerator(cpu=True), owner=True).source.close()  # another start
     monkeypatch.setattr(raw_folder, "list_videos", lambda *_: pytest.fail("listed again"))
-    other = Encoder(job, Accelerator(cpu=True), owner=False)  # a rank, or a task of a cluster
-    assert owner.num_shards == other.num_shards == 9
+    other = open_encoder(job, Accelerator(cpu=True), owner=False)  # a rank, or a task of a cluster
+    assert owner.source.num_shards == other.source.num_shards == 9
     for encoder in (owner, other):
-        encoder.close()
+        encoder.source.close()
     kept = tmp_path / "tokens" / "parts" / LIST
     assert [video.name for video in read_raw_videos(kept).videos][:2] == [
         "run/00.avi",
@@ -246,7 +246,7 @@ def test_views_of_one_scene_in_different_splits_are_said_once_and_how_to_keep_th
     folder = FolderOptions(listing=FolderSettings(group_by=group_by))
     job = EncodeJob(raw, tmp_path / "t", tmp_path / "tokens", folder=folder)
     for owner in (True, False):
-        Encoder(job, Accelerator(cpu=True), owner=owner).close()
+        open_encoder(job, Accelerator(cpu=True), owner=owner).source.close()
         said = capsys.readouterr().err
         if owner and told is not None:
             assert said.startswith("note: names that differ in a view or number alone")

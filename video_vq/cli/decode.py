@@ -1,11 +1,11 @@
 """`video-vq decode`: token store to clip store."""
 
 import argparse
-import os
 from pathlib import Path
 
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
+from video_vq.machine import is_main_rank
 from video_vq.models.model_folder import read_model_config
 from video_vq.stores.lock import require_free
 from video_vq.stores.places import require_out
@@ -37,19 +37,24 @@ def run(arguments: argparse.Namespace) -> int:
     read_model_config(arguments.tokenizer, "tokenizer")
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.stages.finished import finished_clips
+    from video_vq.stages.decode_job import DecodeJob, finished_clips
 
-    models = arguments.tokens, arguments.tokenizer
-    how = arguments.split, arguments.batch_size
-    store = finished_clips(arguments.out, *models, *how)
+    job = DecodeJob(
+        arguments.tokens,
+        arguments.tokenizer,
+        arguments.out,
+        arguments.split,
+        arguments.batch_size,
+    )
+    store = finished_clips(job)
     if store is None:
         from video_vq.distributed import holding, make_accelerator
         from video_vq.stages.decode_tokens import decode_store
 
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):
-            store = decode_store(accelerator, *models, arguments.out, *how)
-    if os.environ.get("RANK", "0") == "0":
+            store = decode_store(accelerator, job)
+    if is_main_rank():
         print(f"{len(store.videos)} clips: {arguments.out}")
         following.say_next(*following.verify_words(arguments.out))
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from video_vq.cli import folder_options, following, options
 from video_vq.cli.recorded import go_on_as_recorded
+from video_vq.machine import is_main_rank, num_cores
 from video_vq.stores.lock import require_free
 from video_vq.stores.tokens import TokenStore
 
@@ -108,8 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         require_ray()
     go_on_as_recorded(arguments.out)
-    from video_vq.stages.encode_job import EncodeJob
-    from video_vq.stages.finished import finished_tokens
+    from video_vq.stages.encode_job import EncodeJob, finished_tokens
 
     on_ray = arguments.engine == "ray"
     job = EncodeJob(
@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
                 store = encode_on_ray(make_accelerator, job)
             else:
                 store = encode_clips(accelerator, job)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_rank():
         _say_made(arguments, store)
     return 0
 
@@ -159,6 +159,4 @@ def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
 
 
 def _workers_of_a_rank() -> int:
-    from video_vq.machine import num_cores
-
     return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,11 +1,11 @@
 """`video-vq sample`: prior to clips."""
 
 import argparse
-import os
 from pathlib import Path
 
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
+from video_vq.machine import is_main_rank
 from video_vq.stores.lock import require_free
 
 
@@ -81,15 +81,23 @@ def run(arguments: argparse.Namespace) -> int:
     _require_places(arguments)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.stages.finished import finished_samples
-    from video_vq.stages.sample_job import VIDEOS, PromptRequest, SampleRequest, write_videos
+    from video_vq.stages.sample_job import (
+        VIDEOS,
+        FramesToGive,
+        SampleJob,
+        finished_samples,
+        write_videos,
+    )
 
     given = None
     if arguments.given is not None:
-        given = PromptRequest(
+        given = FramesToGive(
             arguments.given, arguments.given_split, arguments.given_frames, arguments.given_as
         )
-    request = SampleRequest(
+    job = SampleJob(
+        prior=arguments.prior,
+        tokenizer=arguments.tokenizer,
+        out=arguments.out,
         num_samples=arguments.num,
         settings=settings,
         label=arguments.label,
@@ -101,20 +109,18 @@ def run(arguments: argparse.Namespace) -> int:
         actions_split=arguments.given_split,
         samples_per_clip=arguments.samples_per_clip,
     )
-    out, models = arguments.out, (arguments.prior, arguments.tokenizer)
-    is_main = os.environ.get("RANK", "0") == "0"
-    store = finished_samples(out, *models, request)
+    store = finished_samples(job)
     if store is None:
         from video_vq.distributed import holding, make_accelerator
         from video_vq.stages.sample_clips import sample_store
 
         accelerator = make_accelerator()
-        with holding(accelerator, out):
-            store = sample_store(accelerator, *models, out, request)
-            if is_main:
-                write_videos(store, out / VIDEOS)
-    if is_main:
-        print(f"{len(store.videos)} samples: {out} (mp4s in {VIDEOS}/)")
+        with holding(accelerator, job.out):
+            store = sample_store(accelerator, job)
+            if is_main_rank():
+                write_videos(store, job.out / VIDEOS)
+    if is_main_rank():
+        print(f"{len(store.videos)} samples: {job.out} (mp4s in {VIDEOS}/)")
         following.say_next(*_next(arguments))
     return 0
 

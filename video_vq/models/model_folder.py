@@ -4,10 +4,16 @@ Imports no torch: a header is enough to know a model and to refuse a wrong one.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from video_vq import facts
+from video_vq.config import check_config
 from video_vq.errors import InputError
+from video_vq.facts import Facts
+from video_vq.models.prior_config import PriorConfig, PriorFacts
+from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 from video_vq.stores.files import read_json
 
 FORMAT = "video-vq model"
@@ -34,6 +40,14 @@ class ModelConfig(NamedTuple):
     facts: dict[str, Any]
     hash: str
     dtype: str
+
+
+class TokenizerIdentity(NamedTuple):
+    """All of a tokenizer but its weights: what it is, what it was trained on, and its hash."""
+
+    config: TokenizerConfig
+    facts: TokenizerFacts
+    hash: str
 
 
 class TensorHeader(NamedTuple):
@@ -93,6 +107,21 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
     return ModelConfig(path, kind, model, facts, model_hash, dtype)
 
 
+def read_tokenizer_identity(path: Path) -> TokenizerIdentity:
+    """Read and check what a tokenizer's folder says of it.
+
+    Raises:
+        InputError: see `read_model_config`; or a setting is wrong.
+    """
+    found = read_model_config(path, "tokenizer")
+    source = str(found.folder / CONFIG)
+    return TokenizerIdentity(
+        check_config(TokenizerConfig, found.model, source),
+        check_config(TokenizerFacts, found.facts, source),
+        found.hash,
+    )
+
+
 def read_tensor_headers(file: Path) -> list[TensorHeader]:
     """Read which tensors a safetensors file announces, and check that it is as long as they are.
 
@@ -119,3 +148,54 @@ def read_tensor_headers(file: Path) -> list[TensorHeader]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{file}: not a readable safetensors file: {error}") from None
     return headers
+
+
+def describe_tensors(file: Path) -> Facts:
+    """Return what `video-vq info` says of a safetensors file."""
+    headers = read_tensor_headers(file)
+    count = sum(math.prod(header.shape) for header in headers)
+    types = ", ".join(sorted({header.dtype for header in headers}))
+    size = f"{file.stat().st_size / 1e6:,.1f} MB"
+    return {"tensors": f"{len(headers)} of {count:,} numbers ({types}), {size}"}
+
+
+def describe_model(path: Path) -> tuple[str, Facts] | None:
+    """Return what model a folder holds, and what `video-vq info` says of it; None for no model."""
+    kind = read_json(path / CONFIG, "a model's config").get("kind")
+    if kind == "tokenizer":
+        return "a tokenizer", _describe_tokenizer(path)
+    return ("a prior", _describe_prior(path)) if kind == "prior" else None
+
+
+def _describe_tokenizer(path: Path) -> Facts:
+    config, known, own_hash = read_tokenizer_identity(path)
+    codebook_size = config.quantizer.codebook_size
+    bits = math.prod(known.grid_thw) * math.log2(codebook_size)
+    raw = 24 * known.num_frames * math.prod(known.frame_size_hw)
+    size = facts.times(known.frame_size_hw)
+    return {
+        "clips": f"{known.num_frames} frames, {known.stride} apart, of {size}",
+        "tokens": f"{facts.times(known.grid_thw)} of {codebook_size:,} for each clip",
+        "compression": f"{bits:,.0f} bits per clip, {raw / bits:.1f} times fewer than RGB",
+        "causal": config.backbone.causal,
+        "trained": f"{known.steps:,} steps on the clips {known.trained_on}",
+        **describe_tensors(path / TENSORS),
+        "hash": own_hash,
+    }
+
+
+def _describe_prior(path: Path) -> Facts:
+    found = read_model_config(path, "prior")
+    config = check_config(PriorConfig, found.model, str(path / CONFIG))
+    known = check_config(PriorFacts, found.facts, str(path / CONFIG))
+    sizes = config.transformer
+    return {
+        "tokens": f"{facts.times(config.grid_thw)} of {config.codebook_size:,} for each clip",
+        "transformer": f"width {sizes.width}, depth {sizes.depth}, {sizes.heads} heads",
+        "classes": facts.or_none(known.classes),
+        **facts.actions(config.num_action_dims),
+        "tokenizer": known.tokenizer_hash,
+        "trained": f"{known.steps:,} steps on the tokens {known.trained_on}",
+        **describe_tensors(path / TENSORS),
+        "hash": found.hash,
+    }

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
+from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_of
 from video_vq.data.clip_config import ClipConfig
 from video_vq.data.windows import frame_numbers, read_window, windows_of_video
 from video_vq.errors import InputError
@@ -34,10 +35,11 @@ from video_vq.stores.videos import Skipped, Video
 
 
 class PlacedClip(NamedTuple):
-    """A clip and its row: video (its position), first frame, stride."""
+    """A clip, its row (video, first frame, stride), and its latent actions where there are any."""
 
     row: tuple[int, int, int]
     frames: UInt8[np.ndarray, "t h w 3"]
+    actions: Float[np.ndarray, "t a"] | None = None
 
 
 @dataclass
@@ -55,46 +57,38 @@ class Findings:
     notes: list[dict[str, str]] = field(default_factory=list)
 
 
-class StoredClips:
-    """The clips of a clip store.
+class ClipSource(Protocol):
+    """Where clips come from.
 
     Attributes:
-        store: itself.
+        chosen: which clips of each video.
         frame_size_hw, classes: of the data.
         fps: of the clips, None when unknown.
         data_hash: names the data.
+        num_action_dims: numbers of each latent frame that say what was done; 0 without actions.
         videos: that rows point to.
-        num_shards: of the store.
+        num_shards: number of shards.
         num_listed: how many videos there are, usable or not.
         max_skipped: share of them that may be unusable.
     """
 
-    max_skipped = 0.0
-
-    def __init__(self, store: ClipStore, chosen: ClipConfig):
-        self.store, self._chosen = store, chosen
-        self.frame_size_hw, self.classes = store.frame_size_hw, store.classes
-        self.fps = usual_rate(store.videos, chosen.stride)
-        self.data_hash = store.content_hash
-        self.videos = store.videos
-        self.num_shards, self.num_listed = len(store.shards), len(store.videos)
-        self._members: list[list[int]] = [[] for _ in store.shards]
-        for position, video in enumerate(store.videos):
-            self._members[video.shard].append(position)
+    chosen: ClipConfig
+    frame_size_hw: tuple[int, int]
+    classes: tuple[str, ...]
+    fps: float | None
+    data_hash: str
+    num_action_dims: int
+    videos: tuple[Video, ...]
+    num_shards: int
+    num_listed: int
+    max_skipped: float
 
     def num_videos(self, shard: int) -> int:
         """Return how many videos a shard has."""
-        return len(self._members[shard])
-
-    def has_clips(self) -> bool:
-        """Return whether any video gives a clip."""
-        return any(
-            windows_of_video(self._chosen, position, video.id, video.num_frames)
-            for position, video in enumerate(self.videos)
-        )
+        ...
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Say which shards will be asked for, in their order: nothing is read ahead here."""
+        """Say which shards will be asked for, in their order, so that they may be read ahead."""
 
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
@@ -105,44 +99,113 @@ class StoredClips:
             shard: its number.
             findings: filled while the clips are taken.
             on_video: called after each video.
+
+        Raises:
+            InputError: something ends the reading that is no fault of a video.
         """
-        for position in self._members[shard]:
-            source = self.store.videos[position]
-            for window in windows_of_video(self._chosen, position, source.id, source.num_frames):
-                frames = read_window(self.store, window)
-                yield PlacedClip((position, window.start, window.stride), frames)
-            on_video()
+        ...
 
     def close(self) -> None:
-        """Let go of what is open: nothing."""
+        """End the processes that decode."""
+
+
+class StoredClips:
+    """The clips of a clip store; see `ClipSource`.
+
+    Args:
+        store: itself.
+        chosen: which clips of each video.
+        frames_per_latent, latent_frames: the tokenizer's stride in time, and t of its grids.
+
+    Raises:
+        InputError: no video gives a clip.
+    """
+
+    max_skipped = 0.0
+
+    def __init__(
+        self, store: ClipStore, chosen: ClipConfig, frames_per_latent: int, latent_frames: int
+    ):
+        self.store, self.chosen = store, chosen
+        self._latents = frames_per_latent, latent_frames
+        self.frame_size_hw, self.classes = store.frame_size_hw, store.classes
+        self.fps = usual_rate(store.videos, chosen.stride)
+        self.data_hash = store.content_hash
+        self.num_action_dims = num_action_dims(row_dims_of(store), chosen.stride, frames_per_latent)
+        self.videos = store.videos
+        self.num_shards, self.num_listed = len(store.shards), len(store.videos)
+        self._members: list[list[int]] = [[] for _ in store.shards]
+        for position, video in enumerate(store.videos):
+            self._members[video.shard].append(position)
+        if not any(
+            windows_of_video(chosen, position, video.id, video.num_frames)
+            for position, video in enumerate(store.videos)
+        ):
+            raise InputError(too_short(store.path, chosen))
+
+    def num_videos(self, shard: int) -> int:
+        """Return how many videos a shard has."""
+        return len(self._members[shard])
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Do nothing: what is stored is not read ahead."""
+
+    def clips(
+        self, shard: int, findings: Findings, on_video: Callable[[], object]
+    ) -> Iterator[PlacedClip]:
+        """Yield the clips of a shard."""
+        for position in self._members[shard]:
+            source = self.store.videos[position]
+            for window in windows_of_video(self.chosen, position, source.id, source.num_frames):
+                row = (position, window.start, window.stride)
+                frames = read_window(self.store, window)
+                yield PlacedClip(row, frames, self._actions(*row) if self.num_action_dims else None)
+            on_video()
+
+    def _actions(self, video: int, start: int, stride: int) -> Float[np.ndarray, "t a"]:
+        num_frames = self.chosen.num_frames
+        return actions_of_window(self.store, video, start, num_frames, stride, *self._latents)
+
+    def close(self) -> None:
+        """Do nothing: nothing is open."""
 
 
 class RawClips:
-    """The clips of raw videos, decoded when they are taken; see `StoredClips`.
+    """The clips of raw videos, decoded when they are taken; see `ClipSource`.
 
     Args:
         path: of the list, or of the folder that was listed.
         raw: the list.
         chosen: which clips of each video.
         num_workers: processes that decode, some videos ahead.
+        max_skipped: share of the videos that may be unusable; None for the list's own.
 
     Raises:
         InputError: the list is damaged, or was made by a program that makes other frames.
     """
 
-    def __init__(self, path: Path, raw: RawVideos, chosen: ClipConfig, num_workers: int):
-        self._raw, self._chosen = raw, chosen
-        self._recipe = _recipe_of(path, raw)
-        self.frame_size_hw, self.classes = self._recipe.size_hw, self._raw.classes
-        self.fps = None if self._recipe.fps is None else self._recipe.fps / chosen.stride
-        self.data_hash = self._raw.content_hash
+    num_action_dims = 0
+
+    def __init__(
+        self,
+        path: Path,
+        raw: RawVideos,
+        chosen: ClipConfig,
+        num_workers: int,
+        max_skipped: float | None,
+    ):
+        self._raw, self.chosen = raw, chosen
+        recipe = _recipe_of(path, raw)
+        self.frame_size_hw, self.classes = recipe.size_hw, raw.classes
+        self.fps = None if recipe.fps is None else recipe.fps / chosen.stride
+        self.data_hash = raw.content_hash
         self.videos = tuple(
-            Video(video.id, video.label, video.split, video.group) for video in self._raw.videos
+            Video(video.id, video.label, video.split, video.group) for video in raw.videos
         )
-        self.num_shards = self._raw.num_shards
-        self.num_listed = len(self._raw.videos) + len(self._raw.skipped)
-        self.max_skipped = self._raw.max_skipped
-        self._decoders = FileDecoders(self._recipe, num_workers)
+        self.num_shards = raw.num_shards
+        self.num_listed = len(raw.videos) + len(raw.skipped)
+        self.max_skipped = raw.max_skipped if max_skipped is None else max_skipped
+        self._decoders = FileDecoders(recipe, num_workers)
         self._expected: deque[int] = deque()
         self._decoded: Iterator[DecodedFile | UnreadableVideoError] = iter(())
 
@@ -151,7 +214,7 @@ class RawClips:
         return len(self._raw.shard(shard))
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Say which shards will be asked for, in their order; they are decoded ahead."""
+        """Decode the videos of these shards ahead."""
         self._expected = deque(shards)
         files = (
             FileToDecode(self._raw.path_of(video), video.num_bytes)
@@ -166,25 +229,20 @@ class RawClips:
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
     ) -> Iterator[PlacedClip]:
-        """Yield the clips of a shard; see `StoredClips.clips`.
-
-        Raises:
-            InputError: something ends the decoding that is no fault of a video.
-        """
+        """Yield the clips of a shard."""
         if shard == 0:
             findings.skipped += self._raw.skipped
         if not self._expected or self._expected[0] != shard:
             self.expect([shard])
         self._expected.popleft()
-        videos = self._videos_of(shard)
-        for position, video in zip(self._raw.shard(shard), videos, strict=True):
+        for position, video in zip(self._raw.shard(shard), self._videos_of(shard), strict=True):
             found = next(self._decoded)
             if isinstance(found, UnreadableVideoError):
                 findings.skipped.append(Skipped(video.id, video.name, found.reason))
             else:
                 findings.rates[position] = found.fps
                 findings.notes += [{"id": video.id, "note": note} for note in found.oddities]
-                for window in windows_of_video(self._chosen, position, video.id, len(found.frames)):
+                for window in windows_of_video(self.chosen, position, video.id, len(found.frames)):
                     frames = found.frames[frame_numbers(window, len(found.frames))]
                     yield PlacedClip((position, window.start, window.stride), np.array(frames))
             on_video()
@@ -192,6 +250,14 @@ class RawClips:
     def close(self) -> None:
         """End the processes that decode."""
         self._decoders.close()
+
+
+def too_short(data: Path, chosen: ClipConfig) -> str:
+    """Return what is wrong with data whose videos are all shorter than a clip."""
+    return (
+        f"{data}: no video is as long as a clip of this tokenizer ({chosen.num_frames} frames at "
+        f"stride {chosen.stride}); prepare longer videos, or fill up short ones (--short-videos)"
+    )
 
 
 def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:

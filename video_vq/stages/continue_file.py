@@ -23,10 +23,10 @@ from video_vq.models.sampling import sample_tokens
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
 from video_vq.stages.decode_tokens import decode_grids
-from video_vq.stages.fit import require_same_tokenizer
-from video_vq.stages.given_actions import rows_wanted, steering_of_file
+from video_vq.stages.given_actions import actions_of_file, rows_wanted
 from video_vq.stages.given_frames import given_latents, given_tokens
-from video_vq.stages.sample_clips import DTYPES, require_class, require_same_grid
+from video_vq.stages.model_pair import load_pair
+from video_vq.stages.sample_clips import DTYPES, require_class
 from video_vq.stages.sample_job import DEFAULT_FPS, Dtype
 
 MARK = (230, 30, 30)  # colour of the bar above frames that the model made
@@ -84,10 +84,7 @@ def continue_video(
         InputError: the video is unreadable or too short, models and video do not fit, or the
             tokenizer is not causal.
     """
-    prior = Prior.from_pretrained(prior_path, device=accelerator.device)
-    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
-    require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
-    require_same_grid(prior, tokenizer, prior_path)
+    prior, tokenizer = load_pair(accelerator, prior_path, tokenizer_path)
     num_given = request.given_frames or default_given_frames(tokenizer)
     given_latents(tokenizer, num_given)
     label = _label(prior, request)
@@ -168,7 +165,7 @@ def _actions(
                 f"{rows_wanted(prior, tokenizer)}, or continue without any (--guidance 0)"
             )
         return None
-    steering = steering_of_file(request.actions, prior, tokenizer)
+    steering = actions_of_file(request.actions, prior, tokenizer)
     if steering.num_samples not in (None, request.num):
         raise InputError(
             f"--num {request.num}: {request.actions} holds {steering.num_samples} sequences of "

@@ -1,19 +1,22 @@
-"""What is to be encoded, and the header of the tokens that it will make; imports no torch."""
+"""What is to be encoded, the clips and the header that follow from it; imports no torch."""
 
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from video_vq.data.actions import num_action_dims, row_dims_of
 from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
-from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
+from video_vq.machine import asked_precision
+from video_vq.models.model_folder import TokenizerIdentity, read_tokenizer_identity
 from video_vq.quantizers.quantizer_config import quantizes
-from video_vq.stages.clip_sources import RawClips, StoredClips, is_raw
-from video_vq.stages.raw_folder import FolderOptions
+from video_vq.stages.clip_sources import ClipSource, RawClips, StoredClips, is_raw
+from video_vq.stages.raw_folder import FolderOptions, is_folder_of_files, list_folder
 from video_vq.stores.clips import ClipStore
+from video_vq.stores.files import difference
 from video_vq.stores.raw_videos import RawVideos, read_raw_videos
-from video_vq.stores.tokens import TokenHeader
+from video_vq.stores.shards import sealed_plan
+from video_vq.stores.tokens import TokenHeader, TokenStore
 
 ALL_CLIPS = ClipConfig(windows="all")  # that follow each other without overlap
 
@@ -43,79 +46,58 @@ class EncodeJob:
     folder: FolderOptions = field(default_factory=FolderOptions)
 
 
-def clips_of_job(
-    job: EncodeJob, facts: TokenizerFacts, listed: RawVideos | None
-) -> StoredClips | RawClips:
+def open_source(
+    job: EncodeJob, tokenizer: TokenizerIdentity, listed: RawVideos | None
+) -> ClipSource:
     """Return the clips of a job; close them in the end.
 
     Args:
         job: what is to be encoded.
-        facts: What the tokenizer was trained on: the length and stride of its clips.
+        tokenizer: decides the length and stride of the clips.
         listed: the list, where the data are a folder of videos.
 
     Raises:
-        InputError: the data are missing or damaged.
+        InputError: the data are missing or damaged, or hold no clip.
     """
-    chosen = _chosen(job, facts)
+    facts, frames_per_latent = tokenizer.facts, tokenizer.config.backbone.total_stride_thw[0]
+    chosen = replace(job.clips, num_frames=facts.num_frames, stride=facts.stride)
     if listed is None and not is_raw(job.data):
-        return StoredClips(ClipStore(job.data), chosen)
-    return RawClips(job.data, listed or read_raw_videos(job.data), chosen, job.workers)
+        return StoredClips(ClipStore(job.data), chosen, frames_per_latent, facts.grid_thw[0])
+    raw = listed or read_raw_videos(job.data)
+    return RawClips(job.data, raw, chosen, job.workers, job.max_skipped)
 
 
 def header_of_job(
-    job: EncodeJob,
-    clips: StoredClips | RawClips,
-    config: TokenizerConfig,
-    facts: TokenizerFacts,
-    tokenizer_hash: str,
-    precision: str,
+    job: EncodeJob, source: ClipSource, tokenizer: TokenizerIdentity, precision: str
 ) -> TokenHeader:
     """Return the header of the tokens that a job makes: all that decides their bytes.
-
-    Args:
-        job: what is to be encoded.
-        clips: The clip store of the job.
-        config, facts, tokenizer_hash: What the tokenizer's folder says of it.
-        precision: The precision of matrix products.
 
     Raises:
         InputError: the sizes do not fit the tokenizer, or its decoder does not know codes.
     """
+    config, num_frames = tokenizer.config, tokenizer.facts.num_frames
     if not quantizes(config.quantizer):
         raise InputError(
             f"{job.tokenizer}: its decoder was trained on latents (estimator: none), so tokens "
             "would stand for nothing; train a tokenizer with another estimator"
         )
     return TokenHeader(
-        tokenizer_hash=tokenizer_hash,
+        tokenizer_hash=tokenizer.hash,
         codebook_size=config.quantizer.codebook_size,
-        grid_thw=config.backbone.grid_thw((facts.num_frames, *clips.frame_size_hw)),
-        num_frames=facts.num_frames,
-        frame_size_hw=clips.frame_size_hw,
-        fps=clips.fps,
-        classes=clips.classes,
-        data_hash=clips.data_hash,
+        grid_thw=config.backbone.grid_thw((num_frames, *source.frame_size_hw)),
+        num_frames=num_frames,
+        frame_size_hw=source.frame_size_hw,
+        fps=source.fps,
+        classes=source.classes,
+        data_hash=source.data_hash,
         made_by={
-            **_settings(_chosen(job, facts)),
-            "shards": clips.num_shards,
+            **_settings(source.chosen),
+            "shards": source.num_shards,
             "batch_size": job.batch_size,
             "precision": precision,
         },
-        num_action_dims=_num_action_dims(clips, config, facts),
+        num_action_dims=source.num_action_dims,
     )
-
-
-def _chosen(job: EncodeJob, facts: TokenizerFacts) -> ClipConfig:
-    return replace(job.clips, num_frames=facts.num_frames, stride=facts.stride)
-
-
-def _num_action_dims(
-    clips: StoredClips | RawClips, config: TokenizerConfig, facts: TokenizerFacts
-) -> int:
-    if not isinstance(clips, StoredClips):
-        return 0
-    row_dims = row_dims_of(clips.store)
-    return num_action_dims(row_dims, facts.stride, config.backbone.total_stride_thw[0])
 
 
 def _settings(clips: ClipConfig) -> dict[str, Any]:
@@ -126,3 +108,19 @@ def _settings(clips: ClipConfig) -> dict[str, Any]:
     if clips.short_videos != "leave_out":
         chosen["short_videos"] = clips.short_videos
     return chosen
+
+
+def finished_tokens(job: EncodeJob) -> TokenStore | None:
+    """Return the token store of a job that is done; see `sealed_plan`."""
+    plan = sealed_plan(job.out)
+    if plan is None:
+        return None
+    with suppress(InputError, OSError):
+        tokenizer = read_tokenizer_identity(job.tokenizer)
+        listed = None
+        if is_folder_of_files(job.data):
+            listed = list_folder(job.data, job.folder, tokenizer.facts.frame_size_hw)
+        with closing(open_source(job, tokenizer, listed)) as source:
+            header = header_of_job(job, source, tokenizer, asked_precision())
+        return None if difference(plan, header.to_json()) else TokenStore(job.out)
+    return None

@@ -2,17 +2,17 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from video_vq.errors import InputError
-from video_vq.progress import progress
 from video_vq.ray_tasks import not_shared, run_on_ray
-from video_vq.stages.encode_clips import Encoder
+from video_vq.stages.encode_clips import Encoder, encode_clips, open_encoder
 from video_vq.stages.encode_job import EncodeJob
 from video_vq.stores.shards import plan_of
 from video_vq.stores.tokens import TokenStore
@@ -36,28 +36,24 @@ def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -
     job = replace(
         job, **{name: getattr(job, name).absolute() for name in ("data", "tokenizer", "out")}
     )
-    encoder = Encoder(job, accelerator, owner=True)
-    try:
-        todo = encoder.missing(range(encoder.num_shards))
-        encoder.require_few_skipped(range(encoder.num_shards))
-        how = _Computing(make_accelerator, accelerator.mixed_precision, torch.get_num_threads())
+    how = _Computing(make_accelerator, accelerator.mixed_precision, torch.get_num_threads())
 
-        def on_done(shard: int) -> None:
-            bar.update(encoder.num_videos([shard]))
-            encoder.require_few_skipped([shard])
+    def engine(
+        encoder: Encoder, shards: Sequence[int], bar: tqdm, on_done: Callable[[int], None]
+    ) -> None:
+        def committed(shard: int) -> None:
+            bar.update(encoder.source.num_videos(shard))
+            on_done(shard)
 
-        with progress("encoding", encoder.num_videos(todo), "video") as bar:
-            run_on_ray(
-                _encode_on_ray,
-                {shard: (job, how, shard) for shard in todo},
-                on_done,
-                num_cpus=max(how.num_threads, job.workers),
-                needs_gpu=accelerator.device.type == "cuda",
-            )
-        encoder.require_clips()
-        return encoder.finish()
-    finally:
-        encoder.close()
+        run_on_ray(
+            _encode_shard,
+            {shard: (job, how, shard) for shard in shards},
+            committed,
+            num_cpus=max(how.num_threads, job.workers),
+            needs_gpu=accelerator.device.type == "cuda",
+        )
+
+    return encode_clips(accelerator, job, engine)
 
 
 class _Computing(NamedTuple):
@@ -68,13 +64,13 @@ class _Computing(NamedTuple):
     num_threads: int
 
 
-def _encode_on_ray(job: EncodeJob, how: _Computing, shard: int) -> None:
+def _encode_shard(job: EncodeJob, how: _Computing, shard: int) -> None:
     """Encode one shard in a process of a cluster."""
     if plan_of(job.out) is None:
         raise InputError(not_shared(job.out))
     encoder = _encoder_of_process(job, how)
-    with encoder.locked(shard):
-        if encoder.missing([shard]):
+    with encoder.writer.folder.locked(shard):
+        if not encoder.writer.is_committed(shard):
             encoder.encode(shard, lambda: None)
 
 
@@ -82,4 +78,4 @@ def _encode_on_ray(job: EncodeJob, how: _Computing, shard: int) -> None:
 def _encoder_of_process(job: EncodeJob, how: _Computing) -> Encoder:
     os.environ["ACCELERATE_MIXED_PRECISION"] = how.precision
     torch.set_num_threads(how.num_threads)
-    return Encoder(job, how.make_accelerator(), owner=False)
+    return open_encoder(job, how.make_accelerator(), owner=False)

@@ -22,7 +22,7 @@ Rows = Float[np.ndarray, "r d"]
 
 
 @dataclass(frozen=True)
-class SampleActions:
+class GivenActions:
     """What is done in each sample.
 
     Attributes:
@@ -42,9 +42,9 @@ class SampleActions:
         return torch.from_numpy(np.stack([self.one(number) for number in numbers]))
 
 
-def read_steering(
+def read_actions(
     path: Path, split: str, per_clip: int, prior: Prior, tokenizer: VideoTokenizer
-) -> SampleActions:
+) -> GivenActions:
     """Read actions from a clip store (a folder) or a file (.npy or .csv).
 
     Raises:
@@ -54,13 +54,13 @@ def read_steering(
     if path.is_dir():
         store, facts = ClipStore(path), tokenizer.facts
         videos = usable_videos(store, split, facts.num_frames, facts.stride)
-        return steering_of_videos(store, videos, per_clip, prior, tokenizer)
-    return steering_of_file(path, prior, tokenizer)
+        return actions_of_videos(store, videos, per_clip, prior, tokenizer)
+    return actions_of_file(path, prior, tokenizer)
 
 
-def steering_of_videos(
+def actions_of_videos(
     store: ClipStore, videos: Sequence[int], per_clip: int, prior: Prior, tokenizer: VideoTokenizer
-) -> SampleActions:
+) -> GivenActions:
     """Return the actions from the first frame of each video on; sample i has video i // per_clip's.
 
     Raises:
@@ -76,7 +76,7 @@ def steering_of_videos(
                 f"{store.videos[video].num_frames} frames, a clip and its actions have {span}; "
                 "give the actions in a file (--actions)"
             )
-    return SampleActions(
+    return GivenActions(
         {
             "actions": store.content_hash,
             "actions_of": [store.videos[video].id for video in videos],
@@ -96,7 +96,7 @@ def steering_of_videos(
     )
 
 
-def steering_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> SampleActions:
+def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> GivenActions:
     """Read one sequence of actions for all samples, r d, or one for each, n r d.
 
     Args:
@@ -134,7 +134,7 @@ def steering_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> Sam
             "numbers alone (0 where an action is unknown)"
         )
     rows = sequences[:, :count].astype(np.float32)
-    return SampleActions(
+    return GivenActions(
         {"actions": hashlib.sha256(rows.tobytes()).hexdigest(), "actions_of": list(rows.shape)},
         None if len(rows) == 1 else len(rows),
         lambda number: latent_actions(

@@ -13,11 +13,11 @@ from torch import Tensor
 from video_vq.data.windows import usable_videos
 from video_vq.errors import InputError
 from video_vq.models.tokenizer import VideoTokenizer
-from video_vq.stages.sample_job import PromptRequest
+from video_vq.stages.sample_job import FramesToGive
 from video_vq.stores.clips import ClipStore
 
 
-class Prompts:
+class GivenFrames:
     """The beginnings of a store's videos, as the first latent frames of a causal tokenizer.
 
     Sample i continues video i // per_clip of the split, from that video's first frame on.
@@ -31,7 +31,7 @@ class Prompts:
         InputError: the tokenizer is not causal, or store, split or number of frames do not fit.
     """
 
-    def __init__(self, request: PromptRequest, per_clip: int, tokenizer: VideoTokenizer):
+    def __init__(self, request: FramesToGive, per_clip: int, tokenizer: VideoTokenizer):
         path, split, num_frames, shown = request
         facts = tokenizer.facts
         self.num_latents = given_latents(tokenizer, num_frames)
@@ -67,6 +67,14 @@ class Prompts:
     def frames(self, number: int) -> UInt8[np.ndarray, "t h w 3"]:
         """Return a sample's given frames."""
         return self.store.read(self.video(number), 0, self.num_frames, self.stride)
+
+    def shown_in(
+        self, number: int, clip: UInt8[np.ndarray, "t h w 3"]
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """Return a sample with the given frames that it shows: the true ones, or the decoder's."""
+        if self.shown == "reconstruction":
+            return clip
+        return np.concatenate([self.frames(number), clip[self.num_frames :]])
 
     def tokens(
         self, accelerator: Accelerator, numbers: Sequence[int], batch_size: int

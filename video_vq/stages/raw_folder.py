@@ -103,6 +103,32 @@ def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) ->
     )
 
 
+def list_for_tokens(
+    out: Path, root: Path, options: FolderOptions, size_hw: tuple[int, int], owner: bool
+) -> RawVideos | None:
+    """Return the list of a folder of videos: the owner's, who has looked at the files, for all.
+
+    Args:
+        out: the token store.
+        root: what is encoded; None is returned where it is a store or a list.
+        options: how the folder becomes clips.
+        size_hw: of the frames, where the options do not say it.
+        owner: True in the process that opens the token store first.
+
+    Raises:
+        InputError: see `list_folder` and `require_same_list`.
+    """
+    if not is_folder_of_files(root):
+        return None
+    kept = None if owner else kept_list(out)
+    if kept is not None:
+        return kept
+    found = list_folder(root, options, size_hw)
+    if owner:
+        require_same_list(out, found)
+    return found
+
+
 def say_views(videos: RawVideos) -> None:
     """Say on stderr where views of one scene lie in different splits, and what keeps them together.
 

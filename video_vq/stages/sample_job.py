@@ -1,13 +1,20 @@
 """Which samples are asked for, what decides their bytes, and their mp4s; imports no torch."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from video_vq.config import check_config
+from video_vq.errors import InputError
+from video_vq.machine import asked_precision, is_recorded_number_of_threads
 from video_vq.media.encode import write_video
-from video_vq.models.prior_config import SamplingSettings
+from video_vq.models.model_folder import CONFIG, read_model_config
+from video_vq.models.prior_config import PriorConfig, SamplingSettings
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
+from video_vq.stores.files import difference
+from video_vq.stores.shards import sealed_plan
 
 Dtype = Literal["float32", "bfloat16"]
 Shown = Literal["true", "reconstruction"]
@@ -16,7 +23,7 @@ VIDEOS = "videos"  # folder of the mp4s in that of the samples
 DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
 
 
-class PromptRequest(NamedTuple):
+class FramesToGive(NamedTuple):
     """Which frames are given.
 
     Attributes:
@@ -33,10 +40,12 @@ class PromptRequest(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SampleRequest:
-    """What is to be sampled.
+class SampleJob:
+    """What to sample, by what and to where.
 
     Attributes:
+        prior, tokenizer: folders of the models, or the run folders that they are in.
+        out: the clip store.
         num_samples: how many clips; None for 64, or for as many as there are given clips or
             sequences of actions.
         settings: temperature, top-k, top-p, guidance.
@@ -50,48 +59,72 @@ class SampleRequest:
         samples_per_clip: samples for each given video, and for each sequence of a store's actions.
     """
 
+    prior: Path
+    tokenizer: Path
+    out: Path
     num_samples: int | None = None
     settings: SamplingSettings = field(default_factory=SamplingSettings)
     label: str | None = None
     seed: int = 0
     batch_size: int = 16
     dtype: Dtype = "float32"
-    given: PromptRequest | None = None
+    given: FramesToGive | None = None
     actions: Path | None = None
     actions_split: str = "test"
     samples_per_clip: int = 1
 
+    def plan(
+        self,
+        num_samples: int,
+        prior_hash: str,
+        tokenizer_hash: str,
+        precision: str,
+        threads: int | None,
+    ) -> dict[str, Any]:
+        """Return, as JSON, what decides the bytes of samples beside given frames and actions.
 
-def sample_plan(
-    request: SampleRequest,
-    num_samples: int,
-    prior_hash: str,
-    tokenizer_hash: str,
-    precision: str,
-    threads: int | None,
-) -> dict[str, Any]:
-    """Return, as JSON, what decides the bytes of samples beside prompts and actions.
+        Args:
+            num_samples: number of samples.
+            prior_hash, tokenizer_hash: The hashes of the models.
+            precision: The precision of the decoder's products.
+            threads: The number of CPU threads that compute; None for a GPU.
+        """
+        return {
+            "kind": "samples",
+            "prior": prior_hash,
+            "tokenizer": tokenizer_hash,
+            "settings": asdict(self.settings),
+            "class": self.label,
+            "num_samples": num_samples,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "dtype": self.dtype,
+            "precision": precision,
+            "threads": threads,
+        }
 
-    Args:
-        request: what is to be sampled.
-        num_samples: how many.
-        prior_hash, tokenizer_hash: The hashes of the models.
-        precision: The precision of the decoder's products.
-        threads: The number of CPU threads that compute; None for a GPU.
+
+def finished_samples(job: SampleJob) -> ClipStore | None:
+    """Return the clip store of a job that is done, where no frames and no actions are given.
+
+    Where an mp4 is missing it is not done: the verb itself writes it, under its lock.
     """
-    return {
-        "kind": "samples",
-        "prior": prior_hash,
-        "tokenizer": tokenizer_hash,
-        "settings": asdict(request.settings),
-        "class": request.label,
-        "num_samples": num_samples,
-        "seed": request.seed,
-        "batch_size": request.batch_size,
-        "dtype": request.dtype,
-        "precision": precision,
-        "threads": threads,
-    }
+    plan = sealed_plan(job.out)
+    if plan is None or job.given is not None or job.actions is not None:
+        return None
+    with suppress(InputError, OSError):
+        found = read_model_config(job.prior, "prior")
+        config = check_config(PriorConfig, found.model, str(found.folder / CONFIG))
+        if config.num_action_dims and job.settings.guidance:
+            return None
+        threads = plan.get("threads")
+        number = job.num_samples or DEFAULT_NUMBER
+        models = found.hash, read_model_config(job.tokenizer, "tokenizer").hash
+        expected = job.plan(number, *models, asked_precision(), threads)
+        if is_recorded_number_of_threads(threads) and not difference(plan, expected):
+            store = ClipStore(job.out)
+            return None if missing_videos(store, job.out / VIDEOS) else store
+    return None
 
 
 def missing_videos(store: ClipStore, folder: Path) -> list[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from video_vq.errors import InputError
+from video_vq.facts import Facts, made_by
 from video_vq.stores.files import (
     PARTIAL,
     read_json,
@@ -26,6 +27,7 @@ from video_vq.stores.lock import LOCK
 MANIFEST = "manifest.json"
 HASH = "sha256"  # of a file's other fields, in canonical JSON
 PARTS = "parts"
+PLAN = f"{PARTS}/plan.json"
 
 
 def plan_of(path: Path) -> Any:
@@ -38,6 +40,34 @@ def plan_of(path: Path) -> Any:
         return read_json(path / MANIFEST, "a store's manifest").get("plan")
     plan_file = path / PARTS / "plan.json"
     return read_json(plan_file, "an unfinished store's plan") if plan_file.exists() else None
+
+
+def sealed_plan(path: Path) -> dict[str, Any] | None:
+    """Return the plan of a store that is finished and tidied up; None of any other.
+
+    A second start looks at it alone: damage to a shard passes, `data-prep verify` looks at every
+    byte. Where it differs from what is asked for, the verb itself, which loads the models, says so.
+    """
+    if not (path / MANIFEST).exists() or (path / PARTS).exists():
+        return None
+    with suppress(InputError):
+        plan = plan_of(path)
+        return plan if isinstance(plan, dict) else None
+    return None
+
+
+def describe_unfinished(path: Path) -> tuple[str, Facts]:
+    """Return what a store is that is still being made, and what `video-vq info` says of it."""
+    plan = read_json(path / PLAN, "an unfinished store's plan")
+    kind, unit = ("token", "count") if "tokenizer_hash" in plan else ("clip", "frames")
+    records = sorted((path / PARTS).glob("shard-*.json"))
+    done = sum(int(read_json(record, "a shard's record")[unit]) for record in records)
+    return f"an unfinished {kind} store", {
+        "shards done": len(records),
+        f"{'clips' if kind == 'token' else 'frames'} done": done,
+        "made by": made_by(plan),
+        "to finish": "run the command that made it again, it goes on where it stopped",
+    }
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:

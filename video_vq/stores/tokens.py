@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from video_vq import facts
 from video_vq.errors import InputError
+from video_vq.facts import Facts
 from video_vq.stores.clips import SKIPPED
 from video_vq.stores.files import canonical_json, open_array, sha256_json, write_array, write_bytes
 from video_vq.stores.shards import ShardFolder, read_manifest
@@ -110,8 +112,7 @@ class TokenStoreWriter:
             rows: int64 (n, 3).
             actions: n t a, where the header has some.
             skipped: videos that could not be used.
-            rates: frames per second by position of video, where only decoding shows them; see
-                `rates`.
+            rates: frames per second by position of video, where only decoding shows them.
             notes: what was odd with which video (id, note).
         """
         if tokens.shape[1:] != self.header.grid_thw or rows.shape != (len(tokens), ROW):
@@ -153,20 +154,17 @@ class TokenStoreWriter:
         shards = (shard for shard in range(num_shards) if self.is_committed(shard))
         return sum(int(self.folder.record(shard)["count"]) for shard in shards)
 
-    def rates(self, num_shards: int) -> dict[int, float | None]:
-        """Return what decoding showed of frame rates, by position of video."""
-        records = (self.folder.record(shard)["rates"] for shard in range(num_shards))
-        return {int(position): fps for rates in records for position, fps in rates.items()}
-
     def finish(self, num_shards: int, videos: Sequence[Video]) -> "TokenStore":
         """Seal the store.
 
         Args:
             num_shards: how many shards there are.
-            videos: what the first column of the rows points into.
+            videos: what the first column of the rows points into; those of unknown rate get the
+                rate that decoding showed.
         """
         if not self.is_complete:
             records = [self.folder.record(shard) for shard in range(num_shards)]
+            rates = {place: fps for record in records for place, fps in record["rates"].items()}
             skipped = [entry for record in records for entry in record["skipped"]]
             lines = b"".join(canonical_json(entry) + b"\n" for entry in skipped)
             write_bytes(self.path / SKIPPED, lines)
@@ -184,9 +182,9 @@ class TokenStoreWriter:
                             "label": video.label,
                             "split": video.split,
                             "group": video.group,
-                            "fps": video.fps,
+                            "fps": rates.get(str(position), video.fps),
                         }
-                        for video in videos
+                        for position, video in enumerate(videos)
                     ],
                     "notes": [note for record in records for note in record["notes"]],
                     "num_skipped": len(skipped),
@@ -289,6 +287,27 @@ class TokenStore:
             for name in arrays
         }
         return files if self._skipped is None else {**files, SKIPPED: self._skipped}
+
+    def describe(self) -> Facts:
+        """Return what `video-vq info` says of it."""
+        header = self.header
+        rate = "an unknown rate" if header.fps is None else f"{header.fps:g} fps"
+        mixed = len({video.fps for video in self.videos}) > 1
+        size = facts.times(header.frame_size_hw)
+        return {
+            "clips": facts.per_split(self.video_of(row).split for row in range(len(self))),
+            "tokens": f"{facts.times(header.grid_thw)} of {header.codebook_size:,} for each clip",
+            "each clip": f"{header.num_frames} frames of {size} at {rate}"
+            + (", mostly (rates are mixed)" if mixed else ""),
+            "classes": facts.or_none(header.classes),
+            **facts.actions(header.num_action_dims),
+            "tokenizer": header.tokenizer_hash,
+            "made from": header.data_hash or "samples of a prior",
+            "files": facts.sizes(
+                self.path / name for name in self.files() if name.startswith("tokens")
+            ),
+            "hash": self.content_hash,
+        }
 
     def rows(self, split: str | None) -> np.ndarray:
         """Return the row numbers of one split, or of all.

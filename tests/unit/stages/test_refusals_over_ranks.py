@@ -13,20 +13,23 @@ from runs import make_clip_store
 from trained import trained_prior, trained_tokenizer
 
 from video_vq.errors import InputError
+from video_vq.stages.decode_job import DecodeJob
 from video_vq.stages.decode_tokens import decode_store
 from video_vq.stages.encode_clips import encode_clips
 from video_vq.stages.encode_job import EncodeJob
 from video_vq.stages.sample_clips import sample_store
-from video_vq.stages.sample_job import SampleRequest
+from video_vq.stages.sample_job import SampleJob
 from video_vq.stores.tokens import TokenHeader, TokenStoreWriter
 
 WRITE: dict[str, Callable[[Accelerator, Path], object]] = {
     "encode": lambda ranks, root: encode_clips(
         ranks, EncodeJob(root / "clips", root / "t", root / "clips")
     ),
-    "decode": lambda ranks, root: decode_store(ranks, root / "tokens", root / "t", root / "clips"),
+    "decode": lambda ranks, root: decode_store(
+        ranks, DecodeJob(root / "tokens", root / "t", root / "clips")
+    ),
     "sample": lambda ranks, root: sample_store(
-        ranks, root / "p", root / "t", root / "clips", SampleRequest(num_samples=2)
+        ranks, SampleJob(root / "p", root / "t", root / "clips", num_samples=2)
     ),
 }
 

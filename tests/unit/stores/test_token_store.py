@@ -122,8 +122,8 @@ def test_what_was_left_out_is_kept_until_the_end(tmp_path):
     assert writer.num_grids(4) == 5
     assert writer.skipped(0) == []
     assert writer.skipped(2) == [{"id": "s2", "path": "s2.avi", "reason": "is no video"}]
-    assert writer.rates(3) == {0: 12.5, 1: None, 2: 12.5}
     store = writer.finish(3, VIDEOS)
+    assert [video.fps for video in store.videos[:3]] == [12.5, None, 12.5]
     assert writer.is_complete
     assert store.num_skipped == 2
     assert store.notes == ({"id": "v2", "note": "odd"},)

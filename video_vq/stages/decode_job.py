@@ -1,0 +1,56 @@
+"""Which tokens are to be decoded, and what decides the clips' bytes; imports no torch."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from video_vq.errors import InputError
+from video_vq.machine import asked_precision
+from video_vq.models.model_folder import read_model_config
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.files import difference
+from video_vq.stores.shards import sealed_plan
+from video_vq.stores.tokens import TokenStore
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """What to decode, by what and to where.
+
+    Attributes:
+        tokens: a token store, of real clips or of a prior's samples.
+        tokenizer: a tokenizer's folder, or the run folder it is in.
+        out: the clip store.
+        split: decode this split alone; None for all.
+        batch_size: clips at a time.
+    """
+
+    tokens: Path
+    tokenizer: Path
+    out: Path
+    split: str | None = None
+    batch_size: int = 16
+
+    def plan(self, tokens_hash: str, tokenizer_hash: str, precision: str) -> dict[str, Any]:
+        """Return, as JSON, what decides the bytes of the clips."""
+        return {
+            "kind": "decoded tokens",
+            "tokens": tokens_hash,
+            "tokenizer": tokenizer_hash,
+            "split": self.split,
+            "batch_size": self.batch_size,
+            "precision": precision,
+        }
+
+
+def finished_clips(job: DecodeJob) -> ClipStore | None:
+    """Return the clip store of a job that is done; see `sealed_plan`."""
+    plan = sealed_plan(job.out)
+    if plan is None:
+        return None
+    with suppress(InputError, OSError):
+        model = read_model_config(job.tokenizer, "tokenizer").hash
+        expected = job.plan(TokenStore(job.tokens).content_hash, model, asked_precision())
+        return None if difference(plan, expected) else ClipStore(job.out)
+    return None

@@ -1,0 +1,43 @@
+"""A prior and its tokenizer, and the refusal of models and tokens that do not belong together."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from video_vq.errors import InputError
+from video_vq.models.prior import Prior
+from video_vq.models.tokenizer import VideoTokenizer
+
+
+def load_pair(
+    accelerator: Accelerator, prior_path: Path, tokenizer_path: Path
+) -> tuple[Prior, VideoTokenizer]:
+    """Load a prior and its tokenizer.
+
+    Raises:
+        InputError: one is missing or damaged, or they do not belong together.
+    """
+    prior = Prior.from_pretrained(prior_path, device=accelerator.device)
+    tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
+    require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
+    if prior.config.grid_thw != tokenizer.facts.grid_thw:
+        raise InputError(
+            f"{prior_path}: models tokens of t h w = {prior.config.grid_thw}, the tokenizer makes "
+            f"{tokenizer.facts.grid_thw} of its clips; train a prior on tokens of "
+            f"`video-vq encode` with this tokenizer"
+        )
+    return prior, tokenizer
+
+
+def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what: str) -> None:
+    """Refuse tokens, or a prior, of another tokenizer.
+
+    Raises:
+        InputError: the hashes differ.
+    """
+    if tokenizer.hash != tokenizer_hash:
+        raise InputError(
+            f"{what}: belongs to the tokenizer {tokenizer_hash[:12]}…, "
+            f"this one is {tokenizer.hash[:12]}…; name the tokenizer it was made with, or make it "
+            "again with `video-vq encode` and `video-vq train-prior`"
+        )
