@@ -19,7 +19,7 @@ from torch import nn
 
 from video_vq.evaluation.feature_network import load_feature_network
 from video_vq.evaluation.features import FeatureSet
-from video_vq.evaluation.fvd_comparison import Comparison
+from video_vq.evaluation.fvd_comparison import FVDComparison
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL
 
@@ -67,7 +67,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as cache:
             timed = Timed(i3d.module)
-            comparison = Comparison(
+            comparison = FVDComparison(
                 i3d._replace(module=timed),
                 [DEFAULT_PROTOCOL],
                 CUT,

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from video_vq.evaluation.gallery import Gallery, Pair, places_to_show
+from video_vq.evaluation.gallery import (
+    Gallery,
+    Neighbour,
+    Pair,
+    places_to_show,
+    some_of_each_class,
+)
 
 HOSTILE = [
     "<script>window.broken = 1</script>",
@@ -40,18 +46,19 @@ def blob(seed: int, num_frames: int = 8) -> np.ndarray:
 
 
 def gallery_of(labels: list[str | None]) -> Gallery:
-    gallery = Gallery()
     pairs = [
         Pair(blob(number), blob(number + 100), (f"{label}/v{number}", 3), label, 20.0 + number)
         for number, label in enumerate(labels)
     ]
-    for role, places in places_to_show(np.array([pair.psnr for pair in pairs])).items():
-        gallery.add_pairs(role, [pairs[place] for place in places])
-    gallery.add_neighbours([(blob(400), blob(401), 12.5)])
-    for number, label in enumerate(labels):
-        gallery.add_sample(label, lambda number=number: blob(200 + number))
-    gallery.add_control("tokens per position", [blob(300)])
-    return gallery
+    by_role = places_to_show(np.array([pair.psnr for pair in pairs]))
+    return Gallery(
+        {role: [pairs[place] for place in places] for role, places in by_role.items()},
+        some_of_each_class(
+            (label, lambda number=number: blob(200 + number)) for number, label in enumerate(labels)
+        ),
+        {"tokens per position": [blob(300)]},
+        [Neighbour(blob(400), blob(401), 12.5)],
+    )
 
 
 def scores_of(name: str) -> dict:

@@ -13,7 +13,7 @@ import torch
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, launch, make_clip_store, video_vq
 
 from video_vq.cli import main
-from video_vq.evaluation import scoring
+from video_vq.evaluation import evaluation_setup
 from video_vq.evaluation.feature_network import FeatureNetwork, named_i3d
 from video_vq.metrics.i3d import NUM_LOGITS
 
@@ -126,7 +126,7 @@ class Averages(torch.nn.Module):
 
 
 def test_compare_tells_what_differs(made, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scoring, "load_feature_network", lambda *_: quick_network())
+    monkeypatch.setattr(evaluation_setup, "load_feature_network", lambda *_: quick_network())
     monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
 
     def answer(*arguments: object, expect: int = 0) -> str:
@@ -166,10 +166,44 @@ def quick_network() -> FeatureNetwork:
     return named_i3d()._replace(module=Averages())  # compare reads what I3D alone has made
 
 
+def averages() -> Averages:
+    """Return a feature network for `--network`."""
+    return Averages().eval()
+
+
+def test_a_network_of_ones_own_scores_and_is_compared(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
+    own = ("--network", f"{__name__}:averages")
+
+    def answer(*words: object, expect: int = 0) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == expect
+        said = capsys.readouterr()
+        return said.err if expect else said.out
+
+    for name in ("a", "b"):
+        told = answer(*arguments(made, name, tmp_path / name), *own)
+        assert f"the network of FVD is {__name__}:averages, not I3D" in told
+    scores = comparable(tmp_path / "a")
+    assert scores["identity"]["network"] == f"{__name__}:averages"
+    assert scores["network_sha256"] != named_i3d().sha256
+    folders = [tmp_path / "a", tmp_path / "b"]
+    table = json.loads(answer("compare", *folders, *own, "--json"))
+    rfvd = next(row for row in table["scores"] if row["name"] == "rFVD")
+    values = [comparable(folder)["reconstruction"]["rfvd"]["value"] for folder in folders]
+    assert [run["value"] for run in rfvd["runs"]] == values
+    assert rfvd["runs"][1]["low"] < values[1] - values[0] < rfvd["runs"][1]["high"]
+    assert "Name the network of both with --network" in answer("compare", *folders, expect=1)
+    monkeypatch.setattr(evaluation_setup, "load_feature_network", lambda *_: quick_network())
+    answer(*arguments(made, "b", tmp_path / "i3d"))
+    refused = answer("compare", tmp_path / "a", tmp_path / "i3d", *own, expect=1)
+    assert f"network: '{__name__}:averages' -> None" in refused
+
+
 @pytest.mark.weights
 def test_a_generation_protocol_is_kept_or_refused(made, tmp_path):
-    refused = video_vq(
-        *arguments(made, "a", tmp_path / "x"), "--generation", "ucf101-2048-test", expect=1
-    )
+    samples = [*arguments(made, "a", tmp_path / "x"), "--generation", "ucf101-2048-test"]
+    number = samples.index("--num")
+    refused = video_vq(*samples[:number], *samples[number + 2 :], expect=1)
     assert "takes 2048 real clips of split test and 2048 samples, found 10 and 10" in refused.stderr
     assert not (tmp_path / "x").exists()

@@ -15,18 +15,13 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment
 
 from video_vq.cli import main
 from video_vq.config import load_config, to_json
-from video_vq.evaluation.evaluation_job import EvaluationJob, identity_of_scores
+from video_vq.evaluation.evaluation_job import EvaluationJob, finished_scores, identity_of_scores
 from video_vq.machine import PRECISION, THREADS
 from video_vq.metrics.protocol import fvd_protocol
 from video_vq.models.prior_config import SamplingSettings
-from video_vq.stages.encode_job import ALL_CLIPS, EncodeJob
-from video_vq.stages.finished import (
-    finished_clips,
-    finished_samples,
-    finished_scores,
-    finished_tokens,
-)
-from video_vq.stages.sample_job import VIDEOS, PromptRequest, SampleRequest
+from video_vq.stages.decode_job import DecodeJob, finished_clips
+from video_vq.stages.encode_job import ALL_CLIPS, EncodeJob, finished_tokens
+from video_vq.stages.sample_job import VIDEOS, FramesToGive, SampleJob, finished_samples
 from video_vq.stores import lock
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import write_json
@@ -36,13 +31,14 @@ from video_vq.training.training_config import TokenizerTrainingConfig
 WITHOUT_TORCH = """
 import json, sys
 sys.modules["torch"] = sys.modules["accelerate"] = None  # importing them is an error from here on
-import video_vq.evaluation.summary as summary
+import video_vq.report.summary as summary
 from video_vq.cli import main
 summary.summary = lambda scores: "the scores"
 for command in json.loads(sys.argv[1]):
     assert main(command) == 0, command
 """
-SAMPLED = SampleRequest(num_samples=2, batch_size=2)
+NOWHERE = Path("nowhere")
+SAMPLED = SampleJob(NOWHERE, NOWHERE, NOWHERE, num_samples=2, batch_size=2)
 
 
 class Done(NamedTuple):
@@ -174,7 +170,7 @@ CHANGES: dict[str, Callable[[Done], object]] = {
         done, replace(SAMPLED, settings=SamplingSettings(temperature=2))
     ),
     "samples that continue": lambda done: samples(
-        done, replace(SAMPLED, given=PromptRequest(done.data, "test", 1, "true"))
+        done, replace(SAMPLED, given=FramesToGive(done.data, "test", 1, "true"))
     ),
     "samples with actions": lambda done: samples(done, replace(SAMPLED, actions=done.data)),
     "clips of all splits": lambda done: decoded(done, None, 16),
@@ -189,14 +185,14 @@ CHANGES: dict[str, Callable[[Done], object]] = {
 }
 
 
-def samples(done: Done, request: SampleRequest) -> object:
-    models = done.path / "prior", done.path / "tokenizer"
-    return finished_samples(done.path / "samples", *models, request)
+def samples(done: Done, job: SampleJob) -> object:
+    places = {name: done.path / name for name in ("prior", "tokenizer")}
+    return finished_samples(replace(job, out=done.path / "samples", **places))
 
 
 def decoded(done: Done, split: str | None, batch_size: int) -> object:
     inputs = done.path / "tokens", done.path / "tokenizer"
-    return finished_clips(done.path / "decoded", *inputs, split, batch_size)
+    return finished_clips(DecodeJob(*inputs, done.path / "decoded", split, batch_size))
 
 
 def run(done: Done, *settings: str, data_hash: str | None = None) -> Path | None:

@@ -121,7 +121,7 @@ def test_an_evaluation_is_reported_next(root, monkeypatch, capsys):
     trained_tokenizer().save_pretrained(root / "t")
     scores = scores_of("t")
     monkeypatch.setattr("video_vq.evaluation.evaluate.evaluate", lambda *_: scores)
-    monkeypatch.setattr("video_vq.evaluation.summary.summary", lambda _: "scores")
+    monkeypatch.setattr("video_vq.report.summary.summary", lambda _: "scores")
     data = ("--data", root / "clips", "--tokenizer", root / "t")
     run("video-vq", "evaluate", *data, "--out", root / "scores")
     assert printed(capsys) == ["video-vq", "report", str(root / "scores")]

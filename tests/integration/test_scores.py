@@ -11,7 +11,7 @@ from runs import make_clip_store, video_vq
 from video_vq.evaluation import controls
 from video_vq.evaluation.feature_network import FeatureNetwork
 from video_vq.evaluation.features import Extractor, features_of
-from video_vq.evaluation.fvd_comparison import Comparison, compare
+from video_vq.evaluation.fvd_comparison import FVDComparison, compare
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.encode import write_video
 from video_vq.metrics.fvd import FrechetVideoDistance
@@ -109,7 +109,7 @@ def test_sides_of_different_sizes_and_previews_of_a_store_are_said(tmp_path, ext
 
     make_clip_store(tmp_path / "samples", num_videos=3, num_frames=16)
     (tmp_path / "small").rename(tmp_path / "samples" / "videos")
-    comparison = Comparison(extractor.network, [PROTOCOL], CUT, cache=tmp_path / "cache")
+    comparison = FVDComparison(extractor.network, [PROTOCOL], CUT, cache=tmp_path / "cache")
     fake = comparison.read(tmp_path / "samples" / "videos")
     (told,) = [line for line in comparison.scores(large, [fake])["warnings"] if "look at" in line]
     assert f"score {tmp_path / 'samples'} itself" in told

@@ -22,7 +22,7 @@ from data_prep.simulated.graphics import find_graphics
 from data_prep.tfrecord import encode_example, write_records
 from video_vq.cli import main as video_vq
 from video_vq.errors import InputError
-from video_vq.evaluation import feature_network, scoring
+from video_vq.evaluation import evaluation_setup, feature_network
 from video_vq.evaluation.feature_network import FeatureNetwork
 from video_vq.media.encode import write_video
 from video_vq.models.prior import Prior
@@ -151,7 +151,7 @@ def make_raw_sets(path: Path) -> None:
 def small_network(tmp_path, monkeypatch) -> None:
     """Score by six numbers, so that no weights are needed."""
     monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
-    for module in (feature_network, scoring):
+    for module in (feature_network, evaluation_setup):
         monkeypatch.setattr(
             module,
             "load_feature_network",

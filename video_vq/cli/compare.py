@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from video_vq.cli import options
+
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
@@ -19,6 +21,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="RUN",
         help="folders of evaluate; the first is the base",
     )
+    options.add_network(parser)
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--latex", action="store_true", help="a LaTeX table (default: markdown)")
     shape.add_argument("--json", action="store_true", help="everything as JSON")
@@ -27,11 +30,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print."""
-    from video_vq.evaluation.compare_runs import compare_runs
+    from video_vq.evaluation.compare_evaluations import compare_evaluations
+    from video_vq.evaluation.feature_network import load_feature_network
+    from video_vq.report.evaluation_table import as_json, as_latex, as_markdown
 
-    found = compare_runs(arguments.runs)
+    network = arguments.network and load_feature_network(arguments.network, "cpu")
+    table = compare_evaluations(arguments.runs, network)
     if arguments.json:
-        print(json.dumps(found.to_json(), indent=1))
+        print(json.dumps(as_json(table), indent=1))
     else:
-        print(found.latex() if arguments.latex else found.markdown())
+        print(as_latex(table) if arguments.latex else as_markdown(table))
     return 0

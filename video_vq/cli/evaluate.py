@@ -1,12 +1,11 @@
 """`video-vq evaluate`: the scores of a tokenizer and of a prior's samples."""
 
 import argparse
-import os
 from pathlib import Path
 
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
-from video_vq.machine import asked_precision
+from video_vq.machine import asked_precision, is_main_rank
 from video_vq.stores.lock import require_free
 
 
@@ -45,18 +44,16 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--split",
-        default="test",
         choices=("train", "val", "test"),
         help="of --data and --tokens; test is the one to report, as it chose nothing (default: "
-        "test; --generation decides it itself)",
+        "test, or that of --generation)",
     )
     parser.add_argument(
         "--num",
         type=options.positive,
-        default=2048,
         metavar="N",
-        help="score at most so many clips, none of which overlap (default: 2048; --generation "
-        "decides it itself)",
+        help="score at most so many clips, none of which overlap (default: 2048, or those of "
+        "--generation)",
     )
     parser.add_argument(
         "--protocol",
@@ -76,6 +73,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="a published protocol that --samples must follow: ucf101-2048-test, "
         "ucf101-10k-train, bair-256 or bair-256x100 (default: none)",
     )
+    options.add_network(parser)
     parser.add_argument(
         "--st-lpips", action="store_true", help="add ST-LPIPS (weights: doctor --st-lpips)"
     )
@@ -108,9 +106,12 @@ def run(arguments: argparse.Namespace) -> int:
     options.require_models(arguments)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
-    from video_vq.evaluation.evaluation_job import EvaluationJob, identity_of_scores
-    from video_vq.evaluation.summary import summary
-    from video_vq.stages.finished import finished_scores
+    from video_vq.evaluation.evaluation_job import (
+        EvaluationJob,
+        finished_scores,
+        identity_of_scores,
+    )
+    from video_vq.report.summary import summary
 
     job = EvaluationJob(
         data=arguments.data,
@@ -125,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         generation=generation,
         st_lpips="alex" if arguments.st_lpips else None,
         short_videos=arguments.short_videos,
+        network=arguments.network,
     )
     identity = identity_of_scores(job, asked_precision())
     scores = finished_scores(arguments.out, identity)
@@ -135,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):
             scores = evaluate(accelerator, job, arguments.out, identity)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_rank():
         print(summary(scores))
         print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")
         following.say_next("video-vq", "report", arguments.out)

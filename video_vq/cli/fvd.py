@@ -61,11 +61,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="N",
         help="score at most so many clips on each side (default: all)",
     )
-    parser.add_argument(
-        "--network",
-        metavar="MODULE:FUNCTION",
-        help="your own feature network (default: I3D, as published)",
-    )
+    options.add_network(parser)
     parser.add_argument(
         "--save-real",
         type=Path,
@@ -87,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_free(arguments.save_real, single_file=True)
     from video_vq.distributed import holding, make_accelerator
     from video_vq.evaluation.feature_network import load_feature_network
-    from video_vq.evaluation.fvd_comparison import Comparison, require_scorable
+    from video_vq.evaluation.fvd_comparison import FVDComparison, require_scorable
     from video_vq.evaluation.scored_clip import Cut
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
@@ -95,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_scorable(arguments.real, arguments.fake, *chosen)
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
-    comparison = Comparison(network, protocols, cut, arguments.max_clips, accelerator)
+    comparison = FVDComparison(network, protocols, cut, arguments.max_clips, accelerator)
     with holding(accelerator, arguments.save_real, single_file=True):
         real, fakes = comparison.read_all(arguments.real, arguments.fake, arguments.split)
         if not accelerator.is_main_process:

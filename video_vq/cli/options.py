@@ -187,6 +187,15 @@ def add_short_videos(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add `--network`."""
+    parser.add_argument(
+        "--network",
+        metavar="MODULE:FUNCTION",
+        help="the feature network of FVD, your own code (default: I3D, as published)",
+    )
+
+
 def require_models(arguments: argparse.Namespace) -> None:
     """Refuse, before torch is loaded, a tokenizer or a prior that is missing or another model.
 

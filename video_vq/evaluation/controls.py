@@ -1,15 +1,25 @@
 """What a score must beat: still pictures, k-means on raw patches, tokens without context."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from video_vq.data.loader import read_windows
+from video_vq.evaluation.evaluation_setup import SEED, EvaluationSetup
+from video_vq.evaluation.features import BATCH, clip_features_of
+from video_vq.evaluation.likelihood import PREDICTOR_GRIDS, draw_rows
+from video_vq.metrics.reconstruction import psnr_per_clip
 from video_vq.quantizers.lookup import nearest_codes
+from video_vq.stages.decode_tokens import decode_grids
+from video_vq.stores.tokens import TokenStore
 
 Clips = UInt8[Tensor, "b t h w 3"]
 
+KMEANS_CLIPS = 256
 KMEANS_STEPS = 25
 KMEANS_PATCHES = 65536
 
@@ -101,3 +111,52 @@ def draw_per_position(
     flat = grids.reshape(len(grids), -1)
     picks = random.integers(len(flat), size=(count, flat.shape[1]))
     return flat[picks, np.arange(flat.shape[1])].reshape(count, *grids.shape[1:])
+
+
+def reconstruction_controls(setup: EvaluationSetup) -> dict[str, float | None]:
+    """Return the PSNR of still pictures, and of k-means on raw patches."""
+    config = setup.tokenizer.config
+    codebook = None
+    if not config.backbone.causal:
+        train = read_windows(setup.store, setup.clips_of("train", KMEANS_CLIPS))
+        stride_thw, num_codes = config.backbone.total_stride_thw, config.quantizer.codebook_size
+        codebook = PatchCodebook(train, stride_thw, num_codes, SEED)
+    values: dict[str, list[Tensor]] = {}
+    for start in range(0, len(setup.windows), BATCH):
+        clips = read_windows(setup.store, setup.windows[start : start + BATCH])
+        made = {"psnr_clip_mean": clip_mean(clips), "psnr_first_frame": first_frame(clips)}
+        if codebook is not None:
+            made["psnr_kmeans_patches"] = codebook.reconstruct(clips)
+        for name, control in made.items():
+            values.setdefault(name, []).append(psnr_per_clip(control, clips))
+    return {name: _finite_mean(torch.cat(parts)) for name, parts in values.items()}
+
+
+def _finite_mean(values: Tensor) -> float | None:
+    finite = values[torch.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+class GenerationControls(NamedTuple):
+    """FVD by name of the control, and the clips of drawn tokens."""
+
+    scores: dict[str, float]
+    drawn: UInt8[np.ndarray, "n t h w 3"]
+
+
+def generation_controls(setup: EvaluationSetup, tokens: TokenStore) -> GenerationControls:
+    """Return the FVD of frozen first frames, and of tokens drawn position by position."""
+    frozen = setup.real_features("first frames", lambda clip: np.repeat(clip[:1], len(clip), 0))
+    train = tokens.read_rows(draw_rows(tokens, "train", PREDICTOR_GRIDS))
+    grids = torch.from_numpy(draw_per_position(train, len(setup.windows), SEED))
+    clips = decode_grids(setup.accelerator, setup.tokenizer, grids, BATCH)
+    drawn = clip_features_of(
+        "tokens per position",
+        list(clips[:, : setup.scored_frames]),
+        setup.extractor,
+        setup.accelerator,
+    )
+    scores = {"fvd_first_frame": frozen, "fvd_tokens_per_position": drawn}
+    return GenerationControls(
+        {name: setup.fvd(features)["value"] for name, features in scores.items()}, clips
+    )

@@ -7,17 +7,29 @@ from accelerate import Accelerator
 
 from video_vq.data.windows import usable_videos
 from video_vq.environment import environment
+from video_vq.errors import InputError
+from video_vq.evaluation.controls import (
+    GenerationControls,
+    generation_controls,
+    reconstruction_controls,
+)
 from video_vq.evaluation.evaluation_job import EvaluationJob
+from video_vq.evaluation.evaluation_setup import EvaluationSetup
+from video_vq.evaluation.feature_file import write_features
+from video_vq.evaluation.gallery import SHOWN, Gallery
 from video_vq.evaluation.likelihood import score_prior
-from video_vq.evaluation.scoring import Evaluation
-from video_vq.metrics.perceptual import load_st_lpips
+from video_vq.evaluation.reconstruction_scores import ReconstructionScores, score_reconstructions
+from video_vq.evaluation.sample_scores import SampleScores, score_samples
+from video_vq.evaluation.scored_clip import Cut
+from video_vq.metrics.perceptual import TRUNKS, StLpips, load_st_lpips
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
-from video_vq.stages.fit import require_fit, require_large_enough, require_same_tokenizer
+from video_vq.stages.model_pair import require_same_tokenizer
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import write_json
 from video_vq.stores.places import require_writable
 from video_vq.stores.tokens import TokenStore
+from video_vq.stores.videos import commonest_fps
 
 
 def evaluate(
@@ -26,14 +38,15 @@ def evaluate(
     """Score a tokenizer, and a prior when its samples or its tokens are named.
 
     Args:
+        accelerator: its ranks share the clips.
         job: what to score.
         out: folder for scores.json and the sheets.
         identity: What decides the scores of the job; see `identity_of_scores`.
 
     Raises:
-        InputError: data, models, tokens and samples do not belong together, or see `Evaluation`.
+        InputError: data, models, tokens and samples do not belong together, or see
+            `EvaluationSetup`.
     """
-    split, num_clips = job.split_and_number
     st_lpips = None
     if job.st_lpips is not None:
         st_lpips = load_st_lpips(job.st_lpips).to(accelerator.device)
@@ -43,9 +56,92 @@ def evaluate(
     if job.prior is not None:
         prior = Prior.from_pretrained(job.prior, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
-    store = ClipStore(job.data)
-    require_fit(store, job.samples, tokens, prior)
+    _require_fit(job, tokenizer, tokens, prior, st_lpips)
+    setup = EvaluationSetup(accelerator, job, tokenizer)
+    copies = score_reconstructions(setup, st_lpips)
+    controls = reconstruction_controls(setup) if job.with_controls else {}
+    samples = None if setup.samples is None else score_samples(setup, setup.samples)
+    of_samples = None
+    if tokens is not None and job.with_controls and samples is not None:
+        of_samples = generation_controls(setup, tokens)
+        controls = {**controls, **of_samples.scores}
+    scores: dict[str, Any] = {
+        "identity": identity,
+        "environment": environment(),
+        "made_by": {
+            "data": setup.store.plan,
+            "tokens": None if tokens is None else tokens.header.made_by,
+        },
+        "protocol": job.protocol.settings(),
+        "network_sha256": setup.network.sha256,
+        "data": setup.real.data_hash,
+        "tokenizer": tokenizer.hash,
+        "split": setup.split,
+        "num_clips": len(setup.windows),
+        "num_frames": setup.num_frames,
+        "num_frames_in_fvd": setup.scored_frames,
+        "frame_stride": setup.stride,
+        "reconstruction": copies.scores,
+        "floor": setup.floor(),
+        "controls": controls,
+        **({} if samples is None else {"generation": samples.scores}),
+    }
+    if tokens is not None and prior is not None:
+        scores["prior"] = score_prior(accelerator, prior, tokens, setup.split)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_clips(out, identity, setup, copies, samples, of_samples)
+        write_json(out / "scores.json", scores)
+    accelerator.wait_for_everyone()
+    return scores
+
+
+def _write_clips(
+    out: Path,
+    identity: dict[str, Any],
+    setup: EvaluationSetup,
+    copies: ReconstructionScores,
+    samples: SampleScores | None,
+    of_samples: GenerationControls | None,
+) -> None:
+    """Write the sheet, the gallery of a report, and the features that `compare` reads."""
+    gallery = Gallery(copies.pairs)
+    sets = {"real": setup.real, "reconstructed": copies.features}
+    if samples is not None:
+        gallery = gallery._replace(sampled=samples.shown, neighbours=samples.neighbours)
+        sets["sampled"] = samples.features
+    if of_samples is not None:
+        drawn = list(of_samples.drawn[:SHOWN])
+        gallery = gallery._replace(controls={"tokens per position": drawn})
+    fps = commonest_fps(setup.store.videos)
+    rate = None if fps is None else fps / setup.stride
+    gallery.write(out / "gallery", {"scores": identity}, rate)
+    gallery.write_sheet(out, rate)
+    cut = Cut(setup.scored_frames, setup.stride)
+    for name, features in sets.items():
+        write_features(out / f"features-{name}.safetensors", features, setup.network, cut)
+
+
+def _require_fit(
+    job: EvaluationJob,
+    tokenizer: VideoTokenizer,
+    tokens: TokenStore | None,
+    prior: Prior | None,
+    st_lpips: StLpips | None,
+) -> None:
+    """Refuse what does not belong together, before anything is computed.
+
+    Raises:
+        InputError: names it.
+    """
+    store, (split, _) = ClipStore(job.data), job.split_and_number
+    if job.samples is not None and ClipStore(job.samples).frame_size_hw != store.frame_size_hw:
+        raise InputError(
+            f"{job.samples}: frames of {ClipStore(job.samples).frame_size_hw}, the data's are "
+            f"{store.frame_size_hw}; score samples of a model trained on this data"
+        )
     if tokens is not None:
+        _require_tokens_of(store, tokens, prior)
         require_same_tokenizer(tokenizer, tokens.header.tokenizer_hash, str(job.tokens))
     if prior is not None:
         require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(job.prior))
@@ -59,48 +155,27 @@ def evaluate(
         train = (store, "train", facts.num_frames, facts.stride, job.short_videos)
         usable_videos(*train)  # what k-means learns from
     if st_lpips is not None:
-        require_large_enough(store, st_lpips)
-    run = Evaluation(
-        accelerator,
-        job.data,
-        tokenizer,
-        split,
-        num_clips,
-        job.protocol,
-        job.samples,
-        job.generation,
-        short_videos=job.short_videos,
-    )
-    scores: dict[str, Any] = {
-        "identity": identity,
-        "environment": environment(),
-        "made_by": {
-            "data": run.store.plan,
-            "tokens": None if tokens is None else tokens.header.made_by,
-        },
-        "protocol": job.protocol.settings(),
-        "network_sha256": run.network.sha256,
-        "data": run.real.data_hash,
-        "tokenizer": run.tokenizer.hash,
-        "split": split,
-        "num_clips": len(run.windows),
-        "num_frames": run.num_frames,
-        "num_frames_in_fvd": run.scored_frames,
-        "frame_stride": run.stride,
-        "reconstruction": run.reconstruction(st_lpips),
-        "floor": run.floor(),
-        "controls": run.reconstruction_controls() if job.with_controls else {},
-    }
-    if run.samples is not None:
-        scores["generation"] = run.generation(run.samples)
-    if tokens is not None:
-        if job.with_controls and job.samples is not None:
-            scores["controls"].update(run.generation_controls(tokens))
-        if prior is not None:
-            scores["prior"] = score_prior(accelerator, prior, tokens, split)
-    if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        run.write(out, identity)
-        write_json(out / "scores.json", scores)
-    accelerator.wait_for_everyone()
-    return scores
+        least = TRUNKS[st_lpips.trunk].min_size
+        height, width = store.frame_size_hw
+        if min(height, width) < least:
+            raise InputError(
+                f"{store.path}: ST-LPIPS on {st_lpips.trunk} takes frames of at least {least} x "
+                f"{least} pixels, found {height} x {width}; leave --st-lpips out"
+            )
+
+
+def _require_tokens_of(store: ClipStore, tokens: TokenStore, prior: Prior | None) -> None:
+    if tokens.header.data_hash != store.content_hash:
+        raise InputError(
+            f"{tokens.path}: was not encoded from {store.path}; "
+            f"run `video-vq encode {store.path} --tokenizer … --out …` first"
+        )
+    if prior is not None:
+        ours = (prior.facts.classes, prior.config.grid_thw, prior.config.num_action_dims)
+        header = tokens.header
+        theirs = (header.classes, header.grid_thw, header.num_action_dims)
+        if ours != theirs:
+            raise InputError(
+                f"the prior was trained on classes, grid and numbers of actions {ours}, "
+                f"{tokens.path} has {theirs}; train a prior on these tokens"
+            )

@@ -1,15 +1,22 @@
 """What `evaluate` is to score, and what decides the scores; imports no torch."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from video_vq.data.clip_config import ShortVideos
+from video_vq.errors import ConfigError, InputError
 from video_vq.evaluation.generation_protocols import GenerationProtocol
+from video_vq.facts import Facts
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.models.model_folder import read_model_config
 from video_vq.stores.clips import ClipStore
+from video_vq.stores.files import read_json
 from video_vq.stores.tokens import TokenStore
+
+DEFAULT_NUM_CLIPS = 2048
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -20,22 +27,25 @@ class EvaluationJob:
         data: the clip store of real videos.
         tokenizer: a tokenizer's folder, or the run folder it is in.
         protocol: the convention of FVD.
-        split: The split of the clips and of the tokens.
-        num_clips: how many real clips at most.
+        split: The split of the clips and of the tokens; None for that of `generation`, else test.
+        num_clips: how many real clips at most; None for as many as `generation` takes, else 2048.
         samples: a clip store of samples: adds gFVD.
         prior, tokens: a prior and the token store of `data`: add the rate.
         with_controls: compute in the same run what the scores must beat.
-        generation: a published protocol that the samples must follow; it decides the split and
-            the number of clips.
+        generation: a published protocol that the samples must follow.
         st_lpips: the trunk of the perceptual network, None to leave its score out.
         short_videos: what becomes of those shorter than a clip.
+        network: the network of FVD's features, see `load_feature_network`; None for I3D.
+
+    Raises:
+        ConfigError: split or number are not those of the generation protocol.
     """
 
     data: Path
     tokenizer: Path
     protocol: FVDProtocol
-    split: str = "test"
-    num_clips: int = 2048
+    split: str | None = None
+    num_clips: int | None = None
     samples: Path | None = None
     prior: Path | None = None
     tokens: Path | None = None
@@ -43,13 +53,25 @@ class EvaluationJob:
     generation: GenerationProtocol | None = None
     st_lpips: Literal["alex", "vgg"] | None = None
     short_videos: ShortVideos = "leave_out"
+    network: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.generation is None:
+            return
+        asked = {"--split": self.split, "--num": self.num_clips}
+        for (flag, value), own in zip(asked.items(), self.split_and_number, strict=True):
+            if value not in (None, own):
+                raise ConfigError(
+                    f"{flag} {value}: --generation {self.generation.name} takes {flag} {own}; "
+                    f"leave {flag} out, or --generation"
+                )
 
     @property
     def split_and_number(self) -> tuple[str, int]:
         """The split that is scored, and how many of its clips at most."""
         if self.generation is not None:
             return self.generation.split, self.generation.num_real
-        return self.split, self.num_clips
+        return self.split or "test", self.num_clips or DEFAULT_NUM_CLIPS
 
 
 def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
@@ -79,4 +101,50 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
     }
     if job.short_videos != "leave_out":
         identity["short_videos"] = job.short_videos
+    if job.network is not None:
+        identity["network"] = job.network
     return identity
+
+
+def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the scores of a folder, if they are of this identity.
+
+    A network of the user's own is not known by its name: what it computes now must be asked of it.
+    """
+    if "network" in identity:
+        return None
+    with suppress(InputError, OSError):
+        before = read_json(out / SCORES, "scores")
+        return before if before.get("identity") == identity else None
+    return None
+
+
+def describe_evaluation(path: Path) -> Facts | None:
+    """Return what `video-vq info` says of a folder of scores; None for other scores."""
+    scores = read_json(path / SCORES, "scores")
+    if not {"reconstruction", "protocol", "num_clips"} <= scores.keys():
+        return None
+    copy = scores["reconstruction"]
+    facts = {
+        "scored": f"{int(scores['num_clips']):,} clips of split {scores['split']}",
+        "tokenizer": str(scores["tokenizer"]),
+        "PSNR, SSIM": f"{_score(copy['psnr']['mean'])} dB, {_score(copy['ssim']['mean'])}",
+        "rFVD": _score(copy["rfvd"]["value"]),
+    }
+    if "generation" in scores:
+        facts["gFVD"] = _score(scores["generation"]["gfvd"]["value"])
+    if "prior" in scores:
+        facts["bits per token"] = _score(scores["prior"]["bits_per_token"])
+    floor = scores["floor"]
+    facts["FVD floor"] = (
+        "too few clips"
+        if floor is None
+        else f"{_score(floor['distance'])} at N = {int(floor['num_clips'])}"
+    )
+    facts["FVD protocol"] = str(scores["protocol"]["name"])
+    facts["data"] = str(scores["data"])
+    return facts
+
+
+def _score(value: Any) -> str:
+    return "exact" if value is None else f"{float(value):.3f}"

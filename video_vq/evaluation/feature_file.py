@@ -74,7 +74,7 @@ def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
         raise InputError(
             f"{path}: holds features of the network {made_by[1]} ({str(made_by[0])[:12]}…), "
             f"this is {network.name} ({network.sha256[:12]}…); no distance between them means "
-            "anything"
+            "anything. Name the network of both with --network, or leave it out for I3D"
         )
     if made_by[2] != list(cut):
         was, now = Cut(*made_by[2]), cut

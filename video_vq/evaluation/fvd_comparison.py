@@ -163,7 +163,7 @@ def is_saved(path: Path) -> bool:
     return path.suffix == SUFFIX and not path.is_dir()
 
 
-class Comparison:
+class FVDComparison:
     """Several candidates against one real set, under one protocol or more.
 
     Args:

@@ -1,15 +1,18 @@
 """The clips that a report shows, kept as a clip store beside the scores they belong to."""
 
 import itertools
+import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from video_vq.errors import InputError
+from video_vq.media.encode import tile, write_animation, write_png
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 
 Clip = UInt8[np.ndarray, "t h w 3"]
@@ -19,6 +22,8 @@ SHOWN = 8  # clips of a row, and pairs shown as they come
 EXTREMES = 4  # best and worst pairs
 CLASSES = 12
 PER_CLASS = 4
+SHEET_WIDTH = 96  # pixels of a clip on a sheet, about
+DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
 
 
 class Pair(NamedTuple):
@@ -47,45 +52,70 @@ def places_to_show(psnr: np.ndarray) -> dict[str, list[int]]:
     }
 
 
-class Gallery:
-    """Keeps, out of all clips that are scored, those that a person will look at."""
+class Neighbour(NamedTuple):
+    """A sample, the training clip nearest to it, and their distance in grey levels."""
 
-    def __init__(self) -> None:
-        self._pairs: dict[str, list[Pair]] = {}
-        self._sampled: dict[str | None, list[Clip]] = {}
-        self._controls: dict[str, Sequence[Clip]] = {}
-        self._neighbours: list[tuple[Clip, Clip, float]] = []
+    sample: Clip
+    train: Clip
+    distance: float
 
-    def add_pairs(self, role: str, pairs: list[Pair]) -> None:
-        """Add clips and their reconstructions; roles are those of `places_to_show`."""
-        self._pairs[role] = pairs
 
-    def add_sample(self, label: str | None, clip: Callable[[], Clip]) -> None:
-        """Look at one sample of a class; of each class the first few are read and kept."""
-        kept = self._sampled.get(label, [])
-        if len(kept) < PER_CLASS and (kept or len(self._sampled) < CLASSES):
-            self._sampled[label] = [*kept, clip()]
+def some_of_each_class(
+    samples: Iterable[tuple[str | None, Callable[[], Clip]]],
+) -> dict[str | None, list[Clip]]:
+    """Return the first few samples of the first few classes; no more of them are read.
 
-    def add_control(self, name: str, clips: Sequence[Clip]) -> None:
-        """Add clips that the samples are compared with."""
-        self._controls[name] = clips[:SHOWN]
+    Args:
+        samples: of each its class, and what reads it.
+    """
+    shown: dict[str | None, list[Clip]] = {}
+    for label, read in samples:
+        kept = shown.get(label, [])
+        if len(kept) < PER_CLASS and (kept or len(shown) < CLASSES):
+            shown[label] = [*kept, read()]
+    return shown
 
-    def add_neighbours(self, found: list[tuple[Clip, Clip, float]]) -> None:
-        """Add samples, each with the training clip nearest to it and their distance."""
-        self._neighbours = found
+
+class Gallery(NamedTuple):
+    """Those of the clips that were scored that a person will look at.
+
+    Attributes:
+        pairs: clips and their reconstructions; roles are those of `places_to_show`.
+        sampled: some samples of each class.
+        controls: clips that the samples are compared with, by name.
+        neighbours: samples nearest to a training clip.
+    """
+
+    pairs: Mapping[str, list[Pair]]
+    sampled: Mapping[str | None, list[Clip]] = MappingProxyType({})
+    controls: Mapping[str, Sequence[Clip]] = MappingProxyType({})
+    neighbours: Sequence[Neighbour] = ()
 
     def rows(self) -> dict[str, list[Clip]]:
         """Return a row of clips for each of real, reconstructed and sampled, for a sheet."""
         rows = {
-            "real": [pair.real for pair in self._pairs["shown"]],
-            "reconstructed": [pair.reconstructed for pair in self._pairs["shown"]],
+            "real": [pair.real for pair in self.pairs["shown"]],
+            "reconstructed": [pair.reconstructed for pair in self.pairs["shown"]],
         }
-        if self._sampled:
+        if self.sampled:
             # One of each class, then a second of each, as the real clips mix their classes.
-            turns = itertools.zip_longest(*self._sampled.values())
+            turns = itertools.zip_longest(*self.sampled.values())
             clips = [clip for turn in turns for clip in turn if clip is not None]
             rows["sampled"] = clips[:SHOWN]
         return rows
+
+    def write_sheet(self, out: Path, fps: float | None) -> None:
+        """Write sheet.webp, which plays, and sheet.png, four moments of it one below the other."""
+        rows = self.rows()
+        columns = min(len(row) for row in rows.values())
+        clips = [clip for row in rows.values() for clip in row[:columns]]
+        labels = [name if column == 0 else "" for name in rows for column in range(columns)]
+        # Small frames are shown larger: their labels would not fit.
+        scale = math.ceil(SHEET_WIDTH / clips[0].shape[2])
+        sheet = tile(clips, columns, scale=scale, labels=labels)
+        write_animation(out / "sheet.webp", sheet, fps=fps or DEFAULT_FPS)
+        quarters = list(sheet[:: max(1, len(sheet) // 4)])
+        write_png(out / "sheet.png", np.concatenate(quarters, axis=0))
 
     def write(self, path: Path, plan: dict[str, Any], fps: float | None) -> None:
         """Write the store, in place of an earlier gallery.
@@ -93,7 +123,7 @@ class Gallery:
         Raises:
             InputError: the folder holds something else.
         """
-        frame_size_hw = self._pairs["shown"][0].real.shape[1:3]
+        frame_size_hw = self.pairs["shown"][0].real.shape[1:3]
         if (path / "manifest.json").exists():
             if ClipStore(path).plan.get("kind") != KIND:
                 raise InputError(f"{path}: is a store of its own; name another --out")
@@ -107,7 +137,7 @@ class Gallery:
         writer.finish(1, classes)
 
     def _videos(self, fps: float | None) -> Iterator[PreparedVideo]:
-        pairs = [(role, pair) for role, found in self._pairs.items() for pair in found]
+        pairs = [(role, pair) for role, found in self.pairs.items() for pair in found]
         for number, (role, pair) in enumerate(pairs):
             video, start = pair.source
             origin = {
@@ -118,14 +148,14 @@ class Gallery:
             }
             for kind, clip in (("real", pair.real), ("reconstructed", pair.reconstructed)):
                 yield _entry(f"{role}-{number:02d}-{kind}", clip, pair.label, kind, fps, origin)
-        sampled = [(label, clip) for label, clips in self._sampled.items() for clip in clips]
+        sampled = [(label, clip) for label, clips in self.sampled.items() for clip in clips]
         for number, (label, clip) in enumerate(sampled):
             yield _entry(f"sampled-{number:02d}", clip, label, "sampled", fps, {"role": "sampled"})
-        for number, (clip, nearest, distance) in enumerate(self._neighbours):
+        for number, (clip, nearest, distance) in enumerate(self.neighbours):
             origin = {"role": "neighbour", "distance": distance}
             yield _entry(f"near-{number:02d}-sample", clip, None, "near", fps, origin)
             yield _entry(f"near-{number:02d}-train", nearest, None, "train", fps, origin)
-        for name, clips in self._controls.items():
+        for name, clips in self.controls.items():
             for number, clip in enumerate(clips):
                 origin = {"role": "control", "control": name}
                 yield _entry(f"{name}-{number:02d}", clip, None, "control", fps, origin)

@@ -117,3 +117,20 @@ def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
             f"be scored against split {split} of {data_hash[:12]}; sample with --given and the "
             "store and split of this evaluation"
         )
+
+
+def simulation(scores: dict[str, Any]) -> str | None:
+    """Return the sentence that the videos are simulated, None where nothing says so."""
+    label = at(scores, "made_by", "data", "simulated")
+    if not isinstance(label, str):
+        return None
+    name = at(scores, "generation", "protocol", "name")
+    under = f"; {name} says how clips and samples were taken, not which videos" if name else ""
+    return f"The videos are simulated ({label}): no score compares with a published one{under}."
+
+
+def at(value: Any, *keys: str) -> Any:
+    """Return what stands at a place in JSON, None where there is no such place."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

@@ -11,8 +11,10 @@ from accelerate.utils import gather_object
 
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window
+from video_vq.evaluation.evaluation_setup import EvaluationSetup
 from video_vq.evaluation.feature_cache import clip_key
-from video_vq.evaluation.features import BATCH, Extractor, FeatureSet
+from video_vq.evaluation.features import BATCH, FeatureSet
+from video_vq.evaluation.gallery import Pair, places_to_show
 from video_vq.evaluation.scored_clip import read_clip
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.motion import flicker_per_clip, motion_energy_ratio_per_clip
@@ -33,20 +35,18 @@ METRICS: dict[str, ClipMetric] = {
 }
 
 
-class Reconstructions(NamedTuple):
-    """What came back.
+class ReconstructionScores(NamedTuple):
+    """What reconstructions are worth.
 
     Attributes:
-        values: per metric a number for each clip; infinite or NaN where it is not defined.
+        scores: as JSON.
         features: of the reconstructions, paired with the real clips.
-        usage: code usage over the whole split.
-        code_counts: how often each code occurs, largest first.
+        pairs: clips beside their reconstructions by role, to look at; on rank 0 alone.
     """
 
-    values: dict[str, np.ndarray]
+    scores: dict[str, Any]
     features: FeatureSet
-    usage: dict[str, Any]
-    code_counts: list[int]
+    pairs: dict[str, list[Pair]]
 
 
 def reconstruct(
@@ -63,70 +63,116 @@ def reconstruct(
     return codes.cpu(), to_uint8(video).cpu()
 
 
-def score_reconstructions(
-    accelerator: Accelerator,
-    tokenizer: VideoTokenizer,
-    store: ClipStore,
-    windows: Sequence[Window],
-    extractor: Extractor,
-    scored_frames: int,
-    st_lpips: StLpips | None,
-) -> Reconstructions:
-    """Reconstruct and score every window; collective, every rank gets all.
+class _Scored(NamedTuple):
+    """One reconstruction: its place, its values, its features and their key."""
+
+    place: int
+    values: dict[str, float]
+    rows: dict[str, np.ndarray]
+    key: str
+
+
+def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> ReconstructionScores:
+    """Score the reconstructions: PSNR, SSIM, motion, ST-LPIPS, code usage, paired rFVD.
+
+    Collective, every rank gets all.
 
     Args:
-        scored_frames: of a clip, that FVD sees.
+        setup: what is scored.
         st_lpips: the network, None to leave the score out.
     """
+    accelerator, tokenizer, store = setup.accelerator, setup.tokenizer, setup.store
     metrics = dict(METRICS)
     if st_lpips is not None:
         metrics["st_lpips"] = lambda copy, real: st_lpips_per_clip(copy, real, st_lpips)
     usage = CodeUsage(tokenizer.config.quantizer.codebook_size).to(accelerator.device)
-    # Whole batches go to the ranks in turn, so that code usage per batch does not depend on them.
-    batches = [
-        range(start, min(start + BATCH, len(windows))) for start in range(0, len(windows), BATCH)
-    ]
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
-    found: list[dict[str, Any]] = []
-    with progress("reconstructions", sum(map(len, mine)), "clip") as bar:
-        for places in mine:
-            clips = read_windows(store, [windows[place] for place in places])
-            codes, copies = reconstruct(accelerator, tokenizer, clips)
-            usage.update(codes.to(accelerator.device))
-            scored = copies[:, :scored_frames]
-            keys = [clip_key(clip.numpy()) for clip in scored]
-            rows = extractor(keys, [read_clip(clip) for clip in scored])
-            values = {name: metric(copies, clips) for name, metric in metrics.items()}
-            for row, place in enumerate(places):
-                found.append(
-                    {
-                        "place": place,
-                        "values": {name: float(each[row]) for name, each in values.items()},
-                        "rows": {name: each[row] for name, each in rows.items()},
-                        "key": keys[row].hex(),
-                    }
-                )
-            bar.update(len(places))
-    if accelerator.num_processes > 1:
-        found = gather_object(found)
-    found.sort(key=lambda one: one["place"])
-    use = usage.compute()._asdict()
-    counts = accelerator.reduce(usage.counts.clone(), "sum")
+    found = _scored(setup, metrics, usage)
+    values = {name: np.array([one.values[name] for one in found]) for name in metrics}
+    counts = torch.as_tensor(accelerator.reduce(usage.counts.clone(), "sum"))
     features = FeatureSet(
         "reconstructed",
-        {name: np.stack([one["rows"][name] for one in found]) for name in found[0]["rows"]},
-        tuple(store.videos[window.video].group for window in windows),
+        {name: np.stack([one.rows[name] for one in found]) for name in found[0].rows},
+        tuple(store.videos[window.video].group for window in setup.windows),
         (),
-        sha256_json([one["key"] for one in found]),
+        sha256_json([one.key for one in found]),
         None,
         {},
     )
-    return Reconstructions(
-        {name: np.array([one["values"][name] for one in found]) for name in metrics},
-        features,
-        use,
-        torch.as_tensor(counts).sort(descending=True).values.tolist(),
-    )
+    grid_thw = tokenizer.config.backbone.grid_thw((setup.num_frames, *store.frame_size_hw))
+    bits = math.prod(grid_thw) * math.log2(tokenizer.config.quantizer.codebook_size)
+    scores = {
+        **{name: quantiles(each) for name, each in values.items()},
+        "rfvd": setup.fvd(features),
+        "codebook": usage.compute()._asdict(),
+        "codebook_size": len(counts),
+        "code_counts": counts.sort(descending=True).values.tolist(),
+        "clips": per_clip(store, setup.windows, values),
+        "bits_per_clip": bits,
+        "bits_per_second": _per_second(setup, bits),
+    }
+    pairs = _pairs(setup, values["psnr"]) if accelerator.is_main_process else {}
+    return ReconstructionScores(scores, features, pairs)
+
+
+def _scored(
+    setup: EvaluationSetup, metrics: dict[str, ClipMetric], usage: CodeUsage
+) -> list[_Scored]:
+    """Reconstruct and score every clip; whole batches go to the ranks in turn.
+
+    So code usage per batch does not depend on the number of ranks.
+    """
+    accelerator, windows = setup.accelerator, setup.windows
+    starts = range(0, len(windows), BATCH)[accelerator.process_index :: accelerator.num_processes]
+    batches = [range(start, min(start + BATCH, len(windows))) for start in starts]
+    found: list[_Scored] = []
+    with progress("reconstructions", sum(map(len, batches)), "clip") as bar:
+        for places in batches:
+            clips = read_windows(setup.store, [windows[place] for place in places])
+            codes, copies = reconstruct(accelerator, setup.tokenizer, clips)
+            usage.update(codes.to(accelerator.device))
+            scored = copies[:, : setup.scored_frames]
+            keys = [clip_key(clip.numpy()) for clip in scored]
+            rows = setup.extractor(keys, [read_clip(clip) for clip in scored])
+            values = {name: metric(copies, clips) for name, metric in metrics.items()}
+            found += [
+                _Scored(
+                    place,
+                    {name: float(each[row]) for name, each in values.items()},
+                    {name: each[row] for name, each in rows.items()},
+                    keys[row].hex(),
+                )
+                for row, place in enumerate(places)
+            ]
+            bar.update(len(places))
+    if accelerator.num_processes > 1:
+        found = gather_object(found)
+    return sorted(found, key=lambda one: one.place)
+
+
+def _per_second(setup: EvaluationSetup, bits_per_clip: float) -> float | None:
+    fps = {setup.store.videos[window.video].fps for window in setup.windows}
+    (rate,) = fps if len(fps) == 1 else (None,)
+    return None if rate is None else bits_per_clip * rate / (setup.num_frames * setup.stride)
+
+
+def _pairs(setup: EvaluationSetup, psnr: np.ndarray) -> dict[str, list[Pair]]:
+    pairs: dict[str, list[Pair]] = {}
+    for role, places in places_to_show(psnr).items():
+        windows = [setup.windows[place] for place in places]
+        clips = read_windows(setup.store, windows)
+        _, copies = reconstruct(setup.accelerator, setup.tokenizer, clips)
+        videos = [setup.store.videos[window.video] for window in windows]
+        pairs[role] = [
+            Pair(
+                clips[row].numpy(),
+                copies[row].numpy(),
+                (videos[row].id, windows[row].start),
+                videos[row].label,
+                float(psnr[place]),
+            )
+            for row, place in enumerate(places)
+        ]
+    return pairs
 
 
 def quantiles(values: np.ndarray) -> dict[str, float | int | None]:

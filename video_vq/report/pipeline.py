@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from video_vq.evaluation.summary import at, simulation
+from video_vq.evaluation.generation_protocols import at, simulation
 from video_vq.report.parts import Evaluation, Parts, Run
 
 LINE = 88  # characters of a command, before it goes on in the next line

@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from video_vq.evaluation.summary import remarks
 from video_vq.report.blocks import (
     Block,
     Charts,
@@ -25,6 +24,7 @@ from video_vq.report.blocks import (
 from video_vq.report.charts import line_chart, short
 from video_vq.report.parts import Evaluation, Parts, Run
 from video_vq.report.pipeline import known_commands
+from video_vq.report.summary import remarks
 from video_vq.report.verdicts import headlines, score_table
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.videos import Video

@@ -101,7 +101,12 @@ def score_table(scores: dict[str, Any]) -> Table:
         rows.append(
             _row("prior, bits per token", rate, count, f"↓ code length on split {prior['split']}")
         )
-        rows += _controls(prior["predictors"])
+        rows += [
+            row._replace(note=_saved(level - rate))
+            for row, level in zip(
+                _controls(prior["predictors"]), prior["predictors"].values(), strict=True
+            )
+        ]
     if "generation" in scores:
         gfvd = scores["generation"]["gfvd"]
         counts = f"{gfvd['num_fake']} to {gfvd['num_real']}"
@@ -111,11 +116,15 @@ def score_table(scores: dict[str, Any]) -> Table:
     if scores["floor"] is not None:
         floor = scores["floor"]
         told = (
-            "real clips to other real clips: what FVD says of no difference at this N, and at "
+            "real clips to other real clips; what FVD says of no difference at this N, and at "
             "this N alone"
         )
         rows.append(_row("FVD floor", floor["distance"], floor["num_clips"], told))
     return Table(("score", "value", "N"), tuple(rows))
+
+
+def _saved(bits: float) -> str:
+    return f"the prior saves {bits:.3f} bits" if bits > 0 else "the prior is NOT better"
 
 
 def _of_samples(generation: dict[str, Any], counts: str) -> list[Row]:
@@ -134,6 +143,14 @@ def _of_samples(generation: dict[str, Any], counts: str) -> list[Row]:
         )
         among = f"{num_fake} to {copied['num_train_clips']:,}"
         rows.append(_row("distance to training clips", copied["samples_median"], among, told))
+    if (found := generation.get("classes")) is not None:  # none without classes
+        real, chance = found["accuracy_real"], 1 / found["num_classes"]
+        told = (
+            f"→ {real:.3f}, that of held-out real clips, is right; chance {chance:.3f}. Whether a "
+            "small classifier tells their class"
+        )
+        num = f"{found['num_samples']} to {found['num_real']}"
+        rows.append(_row("class accuracy", found["accuracy_samples"], num, told))
     return rows
 
 

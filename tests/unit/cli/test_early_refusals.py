@@ -19,7 +19,7 @@ import data_prep.sources.folder
 import data_prep.verify
 import video_vq.cli
 from video_vq.errors import InputError
-from video_vq.evaluation import feature_network, scoring
+from video_vq.evaluation import evaluation_setup, feature_network
 from video_vq.evaluation.feature_file import write_features
 from video_vq.evaluation.feature_network import named_i3d
 from video_vq.evaluation.features import FeatureSet
@@ -250,7 +250,7 @@ TRAIN = "video-vq train-tokenizer --config demo/tokenizer"
 )  # fmt: skip
 def test_a_wrong_input_costs_no_clip_and_no_network(refusal, monkeypatch, tmp_path, line, message):
     # Only what it takes to know the network's name: no weights are needed to be refused.
-    for module in (feature_network, scoring):
+    for module in (feature_network, evaluation_setup):
         monkeypatch.setattr(module, "load_feature_network", lambda *_: named_i3d())
     assert message in refusal(line)
     left = {entry.name for entry in tmp_path.iterdir()} - {"cache"}

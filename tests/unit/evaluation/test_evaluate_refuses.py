@@ -9,7 +9,7 @@ from runs import make_clip_store
 from trained import trained_prior, trained_tokenizer
 
 from video_vq.errors import InputError
-from video_vq.evaluation import scoring
+from video_vq.evaluation import evaluation_setup
 from video_vq.evaluation.evaluate import evaluate
 from video_vq.evaluation.evaluation_job import EvaluationJob
 from video_vq.metrics.protocol import fvd_protocol
@@ -38,7 +38,7 @@ def test_tokens_or_a_prior_of_another_tokenizer_cost_no_evaluation(tmp_path, mon
     prior.facts = replace(prior.facts, tokenizer_hash=of["prior"])
     prior.save_pretrained(tmp_path / "p")
     make_tokens(tmp_path / "tokens", of["tokens"], data.content_hash)
-    monkeypatch.setattr(scoring, "load_feature_network", None)  # nothing is computed
+    monkeypatch.setattr(evaluation_setup, "load_feature_network", None)  # nothing is computed
     path = tmp_path / {"tokens": "tokens", "prior": "p"}[foreign]
     with pytest.raises(InputError, match=rf"{path}: belongs to the tokenizer 000000000000…"):
         evaluate(

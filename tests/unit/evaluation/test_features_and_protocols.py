@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from video_vq.errors import ConfigError, InputError
-from video_vq.evaluation.compare_runs import paired_interval
+from video_vq.evaluation.compare_evaluations import paired_interval
 from video_vq.evaluation.feature_cache import FeatureCache, clip_key
 from video_vq.evaluation.feature_file import read_features
 from video_vq.evaluation.feature_network import (
@@ -20,7 +20,7 @@ from video_vq.evaluation.feature_network import (
     weights_hash,
 )
 from video_vq.evaluation.features import Extractor, clip_features_of, features_of
-from video_vq.evaluation.fvd_comparison import Comparison
+from video_vq.evaluation.fvd_comparison import FVDComparison
 from video_vq.evaluation.generation_protocols import (
     GENERATION_PROTOCOLS,
     generation_protocol,
@@ -138,7 +138,7 @@ def test_sizes_rates_and_lengths_follow_their_rules(tmp_path):
     write_video(folder / "wide.mp4", np.zeros((20, 32, 48, 3), np.uint8), fps=25)
     write_video(folder / "short.mp4", np.zeros((15, 32, 32, 3), np.uint8), fps=10)
     (folder / "text.avi").write_text("not a video")
-    comparison = Comparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
+    comparison = FVDComparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
     mixed = comparison.read(folder)
     assert mixed.num_clips == 3
     assert mixed.kinds == {"32x32 at 10 fps": 2, "48x32 at 25 fps": 1}
@@ -149,7 +149,7 @@ def test_sizes_rates_and_lengths_follow_their_rules(tmp_path):
     assert any("is mixed: 2 of 32x32 at 10 fps, 1 of 48x32 at 25 fps" in w for w in warnings)
     assert any("frame rates differ: 30 fps against 10 fps, 25 fps" in w for w in warnings)
     # At 5 frames per second every second frame of 10 is left: 16 frames are 8, too few.
-    slow = Comparison(network(), [STYLEGANV], Cut(16, 1, 5.0), cache=tmp_path / "cache")
+    slow = FVDComparison(network(), [STYLEGANV], Cut(16, 1, 5.0), cache=tmp_path / "cache")
     with pytest.raises(InputError, match="none of its 5 videos can be scored"):
         slow.read(folder)
 
@@ -158,7 +158,7 @@ def test_files_that_data_prep_takes_are_scored_too(tmp_path):
     (file,) = folder_of(tmp_path / "a", 1, 0).iterdir()
     for suffix in (".flv", ".wmv"):  # the content decides how it is read
         file.with_suffix(suffix).write_bytes(file.read_bytes())
-    comparison = Comparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
+    comparison = FVDComparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
     assert comparison.read(tmp_path / "a").num_clips == 3
 
 
@@ -175,7 +175,7 @@ def test_a_fixed_rate_takes_the_frames_that_are_shown_then(tmp_path):
 def test_a_published_file_scores_as_the_videos_do_and_refuses_others(tmp_path):
     real = folder_of(tmp_path / "real", 9, 0)
     fake = folder_of(tmp_path / "fake", 9, 1)
-    comparison = Comparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
+    comparison = FVDComparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
     sides = comparison.read(real), comparison.read(fake)
     file = tmp_path / "real.safetensors"
     comparison.save(file, sides[0])
@@ -187,7 +187,7 @@ def test_a_published_file_scores_as_the_videos_do_and_refuses_others(tmp_path):
         read_features(file, network()._replace(sha256="1" * 64), CUT)
     with pytest.raises(InputError, match="asked for 16 frames at stride 2"):
         read_features(file, network(), Cut(16, 2))
-    google = Comparison(network(), [PROTOCOLS["google"]], CUT, cache=tmp_path / "cache")
+    google = FVDComparison(network(), [PROTOCOLS["google"]], CUT, cache=tmp_path / "cache")
     with pytest.raises(InputError, match="make the file again with that --protocol"):
         google.read(file)
     with pytest.raises(InputError, match=r"ends in \.safetensors"):
@@ -208,7 +208,7 @@ def test_a_published_file_scores_as_the_videos_do_and_refuses_others(tmp_path):
     ],
 )
 def test_a_damaged_published_file_is_refused_with_the_reason(tmp_path, change, message):
-    comparison = Comparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
+    comparison = FVDComparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
     file = tmp_path / "real.safetensors"
     comparison.save(file, clip_features_of("x", clips_of(9), comparison.extractor))
     rows = safetensors.numpy.load_file(file)
@@ -236,7 +236,7 @@ def test_a_network_of_ones_own_goes_through_the_same_statistics(tmp_path):
     changed = Counting()
     torch.nn.init.zeros_(changed.weight)
     assert weights_hash(found.name, changed) != found.sha256
-    comparison = Comparison(found, [STYLEGANV], CUT, cache=tmp_path / "cache")
+    comparison = FVDComparison(found, [STYLEGANV], CUT, cache=tmp_path / "cache")
     sides = [clip_features_of("x", clips_of(9, seed), comparison.extractor) for seed in (0, 1)]
     scores = comparison.scores(sides[0], [sides[1]])
     assert scores["network"] == {"name": found.name, "sha256": found.sha256}
@@ -252,7 +252,7 @@ def test_a_network_of_ones_own_goes_through_the_same_statistics(tmp_path):
 
 
 def test_several_candidates_have_their_differences_told(tmp_path):
-    comparison = Comparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
+    comparison = FVDComparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
     real, near = (
         clip_features_of("x", clips_of(40, seed), comparison.extractor) for seed in (0, 1)
     )
@@ -279,7 +279,7 @@ def test_a_store_of_simulated_videos_is_said_to_be_one(tmp_path, label):
     )
     writer.write_shard(0, clips)
     writer.finish(1, [])
-    comparison = Comparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
+    comparison = FVDComparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
     real = comparison.read(tmp_path / "real")
     warnings = "\n".join(comparison.scores(real, [real])["warnings"])
     said = "real holds simulated videos (a toy world): no score compares with a published one"

@@ -6,7 +6,7 @@ import torch
 
 from video_vq.data.windows import Window, first_windows
 from video_vq.evaluation.classes import class_accuracy
-from video_vq.evaluation.summary import _of_samples
+from video_vq.report.verdicts import _of_samples
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 
 CLASSES = ("left", "right", "up", "down")
@@ -67,9 +67,11 @@ def test_clips_that_show_their_class_are_told_apart_and_others_are_not(tmp_path)
     assert set(found["still"]["by_class_samples"]) == set(CLASSES)
     mean = np.mean(list(found["still"]["by_class_samples"].values()))
     assert found["still"]["accuracy_samples"] == pytest.approx(mean)
-    lines = "\n".join(_of_samples({"diversity": {"ratio": 1.0}, "classes": found["still"]}))
-    assert "class accuracy of samples" in lines
-    assert "chance 0.250" in lines
+    gfvd = {"num_fake": 40, "num_real": 40}
+    scores = {"gfvd": gfvd, "diversity": {"ratio": 1.0}, "classes": found["still"]}
+    row = _of_samples(scores, "40 to 40")[-1]
+    assert row.cells[0] == "class accuracy"
+    assert "chance 0.250" in row.note
 
 
 def test_where_nothing_is_to_be_told_apart_there_is_no_figure(tmp_path):

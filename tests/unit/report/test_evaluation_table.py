@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 from trained import scores_of
 
-from video_vq.evaluation.compare_runs import Cell, Comparison, compare_runs
+from video_vq.evaluation.compare_evaluations import (
+    Cell,
+    EvaluationTable,
+    compare_evaluations,
+)
 from video_vq.evaluation.feature_file import write_features
 from video_vq.evaluation.feature_network import named_i3d
 from video_vq.evaluation.features import FeatureSet
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.metrics.protocol import fvd_protocol
+from video_vq.report.evaluation_table import as_latex, as_markdown
 from video_vq.stores.files import write_json
 
 
@@ -25,9 +30,11 @@ def test_a_cell_differs_where_its_interval_leaves_zero_out(low, high, differs):
 
 
 def test_equal_scores_are_not_bold():
-    equal = Comparison(("a", "a"), (("PSNR, dB", "↑", (Cell(27.11), Cell(27.11, 0.0, 0.0))),), "")
-    assert "| 27.11 (+0 ± 0) |" in equal.markdown()
-    assert "textbf" not in equal.latex()
+    equal = EvaluationTable(
+        ("a", "a"), (("PSNR, dB", "↑", (Cell(27.11), Cell(27.11, 0.0, 0.0))),), ""
+    )
+    assert "| 27.11 (+0 ± 0) |" in as_markdown(equal)
+    assert "textbf" not in as_latex(equal)
 
 
 def evaluated(path: Path, number: int, num_videos: int, with_fvd: bool) -> Path:
@@ -61,11 +68,11 @@ def evaluated(path: Path, number: int, num_videos: int, with_fvd: bool) -> Path:
 )
 def test_only_intervals_that_the_table_shows_are_explained(tmp_path, num_videos, with_fvd, shown):
     paths = [evaluated(tmp_path / f"{n}", n, num_videos, with_fvd) for n in range(2)]
-    told = compare_runs(paths).markdown()
+    told = as_markdown(compare_evaluations(paths))
     table, _, methods = told.rpartition("\n\n")
     assert ("(" in table.replace(str(tmp_path), "")) == ("In brackets" in methods) == bool(shown)
     for how in ("Student's t", "split halves"):
         assert (how in methods) == (how in shown)
     assert ("No difference has an interval" in methods) == (not shown)
-    alone = compare_runs(paths[:1]).markdown()  # nothing to compare: nothing to explain
+    alone = as_markdown(compare_evaluations(paths[:1]))  # nothing to compare: nothing to explain
     assert "interval" not in alone.rpartition("\n\n")[2]

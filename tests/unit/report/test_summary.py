@@ -2,8 +2,8 @@
 
 from trained import scores_of
 
-from video_vq.evaluation.generation_protocols import as_scored, generation_protocol
-from video_vq.evaluation.summary import remarks, simulation
+from video_vq.evaluation.generation_protocols import as_scored, generation_protocol, simulation
+from video_vq.report.summary import remarks
 
 
 def told(num_clips: int, asked: int, num_fake: int, found: int, split: str = "test") -> str:

@@ -1,4 +1,4 @@
-"""Several evaluations side by side: differences, whether they can be told apart, as a table."""
+"""Several evaluations side by side: differences, and whether they can be told apart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ from scipy.special import stdtrit
 
 from video_vq.errors import InputError
 from video_vq.evaluation.feature_file import read_features
-from video_vq.evaluation.feature_network import named_i3d
+from video_vq.evaluation.feature_network import FeatureNetwork, named_i3d
 from video_vq.evaluation.features import FeatureSet
 from video_vq.evaluation.fvd_comparison import difference_of
+from video_vq.evaluation.generation_protocols import simulation
 from video_vq.evaluation.scored_clip import Cut
-from video_vq.evaluation.summary import simulation
 from video_vq.metrics.protocol import FVDProtocol, fvd_protocol
 from video_vq.stores.files import difference, read_json
 
@@ -49,61 +49,31 @@ class Cell(NamedTuple):
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-class Comparison(NamedTuple):
-    """A table: one row per score, one cell per run; and the sentence that a paper needs."""
+Row = tuple[str, str, tuple[Cell, ...]]  # name, which way is better, cells
+
+
+class EvaluationTable(NamedTuple):
+    """One row per score, one cell per evaluation; and the sentences that a paper needs."""
 
     runs: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]  # name, which way is better, cells
+    rows: tuple[Row, ...]
     methods: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        return {
-            "runs": list(self.runs),
-            "methods": self.methods,
-            "scores": [
-                {
-                    "name": name,
-                    "better": better,
-                    "runs": [{**cell._asdict(), "differs": cell.differs} for cell in cells],
-                }
-                for name, better, cells in self.rows
-            ],
-        }
 
-    def markdown(self) -> str:
-        """Return it as a markdown table."""
-        lines = [
-            "| | " + " | ".join(_plain(run) for run in self.runs) + " |",
-            "|---" * (len(self.runs) + 1) + "|",
-        ]
-        for name, better, cells in self.rows:
-            shown = [_told(cell, "±", "**", "**") for cell in cells]
-            lines.append(f"| {name} {better} | " + " | ".join(shown) + " |")
-        return "\n".join([*lines, "", self.methods])
-
-    def latex(self) -> str:
-        """Return it as a LaTeX table (booktabs)."""
-        arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "→ 1": r"$\rightarrow 1$"}
-        columns = "l" + "r" * len(self.runs)
-        head = " & ".join(["", *(_latex(run) for run in self.runs)])
-        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head + r" \\", r"\midrule"]
-        for name, better, cells in self.rows:
-            shown = [_told(cell, r"$\pm$", r"\textbf{", "}") for cell in cells]
-            lines.append(" & ".join([f"{_latex(name)} {arrows[better]}", *shown]) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        return "\n".join([*lines, f"% {_latex(self.methods)}"])
-
-
-def compare_runs(paths: Sequence[Path]) -> Comparison:
+def compare_evaluations(
+    paths: Sequence[Path], network: FeatureNetwork | None = None
+) -> EvaluationTable:
     """Compare evaluations with the first of them.
 
     Args:
         paths: folders of `video-vq evaluate`, or folders that hold one as `scores`.
+        network: whose features FVD was computed of; None for I3D.
 
     Raises:
-        InputError: one is missing or damaged, or they scored other clips or by another protocol.
+        InputError: one is missing or damaged, or they scored other clips, by another protocol or
+            by another network.
     """
+    network = network or named_i3d()
     folders = [_folder(path) for path in paths]
     scores = [read_json(folder / "scores.json", "scores") for folder in folders]
     try:
@@ -111,15 +81,15 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
         rows = _clip_rows(scores)
         protocol = fvd_protocol(str(scores[0]["protocol"]["name"]))
         cut = Cut(int(scores[0]["num_frames_in_fvd"]), int(scores[0]["frame_stride"]))
-        rows += _fvd_rows(folders, scores, protocol, cut)
+        rows += _fvd_rows(folders, scores, network, protocol, cut)
         rows += _rate_row(scores)
-        methods = _methods(scores, rows, protocol, cut)
+        methods = _methods(scores[0], rows, protocol, cut)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{paths[0]} …: scores are damaged or of another version "
             f"({type(error).__name__}: {error}); run `video-vq evaluate` again"
         ) from None
-    return Comparison(tuple(str(path) for path in paths), tuple(rows), methods)
+    return EvaluationTable(tuple(map(str, paths)), tuple(rows), methods)
 
 
 def _folder(path: Path) -> Path:
@@ -130,9 +100,9 @@ def _folder(path: Path) -> Path:
 
 
 def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
-    first = {name: scores[0]["identity"][name] for name in SAME}
+    first = _compared(scores[0]["identity"])
     for path, other in zip(paths[1:], scores[1:], strict=True):
-        second = {name: other["identity"][name] for name in SAME}
+        second = _compared(other["identity"])
         if first == second:
             continue
         if first["data"] != second["data"]:
@@ -144,14 +114,16 @@ def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> N
         )
 
 
+def _compared(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be alike; the network stands there where it is not I3D."""
+    return {**{name: identity[name] for name in SAME}, "network": identity.get("network")}
+
+
 def _data_of(scores: dict[str, Any]) -> str:
     """Return the clip store that was scored, as people know it: its folder and the hash's start."""
     words = [str(word) for word in scores["environment"].get("command") or []]
     folder = words[words.index("--data") + 1 :][:1] if "--data" in words else []
     return " ".join([*folder, f"({str(scores['identity']['data'])[:12]}…)"])
-
-
-Row = tuple[str, str, tuple[Cell, ...]]
 
 
 def _clip_rows(scores: Sequence[dict[str, Any]]) -> list[Row]:
@@ -225,9 +197,12 @@ def paired_interval(
 
 
 def _fvd_rows(
-    folders: Sequence[Path], scores: Sequence[dict[str, Any]], protocol: FVDProtocol, cut: Cut
+    folders: Sequence[Path],
+    scores: Sequence[dict[str, Any]],
+    network: FeatureNetwork,
+    protocol: FVDProtocol,
+    cut: Cut,
 ) -> list[Row]:
-    network = named_i3d()
     real = read_features(folders[0] / "features-real.safetensors", network, cut)
     rows: list[Row] = []
     for name, kind, place in (
@@ -270,17 +245,14 @@ def _fvd_cells(
     return tuple(cells)
 
 
-def _methods(
-    scores: Sequence[dict[str, Any]], rows: Sequence[Row], protocol: FVDProtocol, cut: Cut
-) -> str:
-    num = int(scores[0]["num_clips"])
-    counts = (num, num)
-    cited = protocol.describe(counts, cut.num_frames, cut.stride)
-    simulated = simulation(scores[0])
+def _methods(scores: dict[str, Any], rows: Sequence[Row], protocol: FVDProtocol, cut: Cut) -> str:
+    num = int(scores["num_clips"])
+    cited = protocol.describe((num, num), cut.num_frames, cut.stride)
+    simulated = simulation(scores)
     return (
-        f"{num} clips of split {scores[0]['split']}, one after another without overlap, of data "
-        f"{str(scores[0]['identity']['data'])[:12]}. {cited}; network "
-        f"{str(scores[0]['network_sha256'])[:12]}."
+        f"{num} clips of split {scores['split']}, one after another without overlap, of data "
+        f"{str(scores['identity']['data'])[:12]}. {cited}; network "
+        f"{str(scores['network_sha256'])[:12]}."
         + _intervals(rows)
         + ("" if simulated is None else f" {simulated}")
     )
@@ -302,24 +274,3 @@ def _intervals(rows: Sequence[Row]) -> str:
     if any(len(cells) > 1 for _, _, cells in rows):
         return " No difference has an interval: it takes scores of both over several videos."
     return ""
-
-
-def _told(cell: Cell, plus_minus: str, strong: str, end: str) -> str:
-    if cell.value is None:
-        return "–"
-    value = f"{cell.value:.4g}" if abs(cell.value) < 1000 else f"{cell.value:.0f}"
-    if cell.low is None or cell.high is None:
-        return value
-    middle, reach = (cell.low + cell.high) / 2, (cell.high - cell.low) / 2
-    shown = f"{value} ({middle:+.3g} {plus_minus} {reach:.2g})"
-    return f"{strong}{shown}{end}" if cell.differs else shown
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text.replace("\n", " "))

@@ -1,0 +1,127 @@
+"""What an evaluation scores: which clips, by which network, and the features of the real ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import Accelerator
+
+from video_vq.data.windows import Window, first_windows, scoring_windows
+from video_vq.errors import InputError
+from video_vq.evaluation.evaluation_job import EvaluationJob
+from video_vq.evaluation.feature_network import load_feature_network
+from video_vq.evaluation.features import Clip, Extractor, FeatureSet, store_features
+from video_vq.evaluation.fvd_comparison import compare
+from video_vq.evaluation.generation_protocols import require_protocol, require_same_clips
+from video_vq.metrics.resize import check_length
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stores.clips import ClipStore
+
+FVD_FRAMES = 16
+SEED = 0  # of the clips that are scored and of the controls
+
+
+class EvaluationSetup:
+    """The clips of one evaluation, and how they are scored.
+
+    Args:
+        accelerator: its ranks share the clips.
+        job: what is scored.
+        tokenizer: whose reconstructions are scored.
+
+    Attributes:
+        store, split, windows: of the real clips, no two of which overlap.
+        num_frames, stride: of the real clips.
+        scored_frames: of a clip, those that FVD sees.
+        samples, sample_windows: the samples, and one clip of each, cut as the real clips are.
+        network, extractor: of the features.
+        real: features of the real clips.
+
+    Raises:
+        InputError: something is missing, the sizes do not fit, or the samples are not what the
+            generation protocol asks for.
+    """
+
+    def __init__(self, accelerator: Accelerator, job: EvaluationJob, tokenizer: VideoTokenizer):
+        self.accelerator, self.tokenizer = accelerator, tokenizer
+        self.protocol, self.generation_protocol = job.protocol, job.generation
+        self.short_videos = job.short_videos
+        self.split, num_clips = job.split_and_number
+        self.store = ClipStore(job.data)
+        self.num_frames, self.stride = tokenizer.facts.num_frames, tokenizer.facts.stride
+        # FVD of 17 frames is another metric than of 16: what goes beyond is not scored by it.
+        self.scored_frames = min(FVD_FRAMES, self.num_frames)
+        if job.generation is not None and job.generation.given_frames > 0:
+            cut = (self.num_frames, self.stride)
+            found = first_windows(self.store, self.split, *cut, self.short_videos)
+            self.windows = found[:num_clips]
+        else:
+            self.windows = self.clips_of(self.split, num_clips)
+        self.samples = None if job.samples is None else ClipStore(job.samples)
+        self._require_protocol()
+        self.sample_windows = self._sample_windows()
+        self._require_scorable()
+        self.network = load_feature_network(job.network, accelerator.device)
+        self.extractor = Extractor(self.network, [self.protocol])
+        self.real = self.real_features("real")
+
+    def clips_of(self, split: str, count: int) -> list[Window]:
+        """Return at most so many real clips of a split, no two of which overlap."""
+        cut = (self.num_frames, self.stride, count, SEED)
+        return scoring_windows(self.store, split, *cut, self.short_videos)
+
+    def _sample_windows(self) -> list[Window]:
+        if self.samples is None:
+            return []
+        return [
+            window._replace(start=0, num_frames=self.scored_frames)
+            for window in scoring_windows(self.samples, None, self.num_frames, 1, None, SEED)
+            if window.start < self.num_frames
+        ]
+
+    def _require_protocol(self) -> None:
+        protocol = self.generation_protocol
+        if self.samples is None or protocol is None:
+            return
+        long = [video for video in self.samples.videos if video.num_frames >= self.num_frames]
+        require_protocol(protocol, len(self.windows), len(long), self.samples.plan)
+        if protocol.given_frames > 0:
+            require_same_clips(self.samples.plan, self.store.content_hash, self.split)
+
+    def _require_scorable(self) -> None:
+        """Refuse clips of which FVD cannot be computed, before the first one is read."""
+        check_length(self.scored_frames, self.protocol)
+        counts = {f"{self.store.path}, split {self.split}": len(self.windows)}
+        if self.samples is not None:
+            counts[str(self.samples.path)] = len(self.sample_windows)
+        for name, count in counts.items():
+            if count < 2:
+                raise InputError(
+                    f"{name}: FVD needs at least 2 clips, found {count}; take a larger --split or "
+                    "--num, or more samples"
+                )
+
+    @property
+    def scored_windows(self) -> list[Window]:
+        """The frames of the real clips that FVD sees."""
+        return [window._replace(num_frames=self.scored_frames) for window in self.windows]
+
+    def real_features(
+        self, name: str, transform: Callable[[Clip], Clip] = lambda clip: clip
+    ) -> FeatureSet:
+        """Return the features of the real clips, or of what a function makes of each."""
+        windows, sharing = self.scored_windows, self.accelerator
+        extractor = self.extractor
+        return store_features(self.store, windows, extractor, name, self.split, sharing, transform)
+
+    def fvd(self, fake: FeatureSet) -> dict[str, Any]:
+        """Return, as JSON, the FVD of other clips to the real ones."""
+        result = compare(self.real, fake, self.protocol)._asdict()
+        return {
+            **{name: result[name] for name in ("value", "num_real", "num_fake")},
+            "warnings": list(result["warnings"]),
+        }
+
+    def floor(self) -> dict[str, Any] | None:
+        """Return FVD of real clips against other real clips."""
+        found = compare(self.real, self.real, self.protocol).floor
+        return None if found is None else found._asdict()

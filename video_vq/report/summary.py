@@ -1,0 +1,67 @@
+"""Scores as a table that a person reads, with what they must beat beside them."""
+
+from typing import Any
+
+from video_vq.evaluation.generation_protocols import simulation
+from video_vq.metrics.protocol import fvd_protocol
+from video_vq.report.blocks import Row
+from video_vq.report.verdicts import score_table
+
+SMALL = 256
+
+
+def summary(scores: dict[str, Any]) -> str:
+    """Return the scores of `evaluate` as lines of text: value, N, score, and what it means."""
+    table = score_table(scores)
+    lines = []
+    for row in (Row(table.head), *table.rows):
+        name, value, num = row.cells
+        name = f"  control: {name}" if row.below else name
+        meaning = f" ({note})" if (note := row.note.partition(";")[0]) else ""
+        lines.append(f"{value:>10}{num:>14}  {name}{meaning}")
+    return "\n".join([*lines, "", *remarks(scores)])
+
+
+def remarks(scores: dict[str, Any]) -> list[str]:
+    """Return the protocol's line, then what a reader must know before using the numbers."""
+    fake = scores.get("generation", {}).get("gfvd", {}).get("num_fake", scores["num_clips"])
+    counts = (scores["num_clips"], fake)
+    lines = [fvd_protocol(scores["protocol"]["name"]).describe(counts)]
+    lines += [] if (told := simulation(scores)) is None else [told]
+    if (network := scores["identity"].get("network")) is not None:
+        lines.append(f"the network of FVD is {network}, not I3D: compare only numbers of this one")
+    lines += _counts(scores)
+    if scores["split"] == "train":
+        lines.append("the reference is the training split: these scores flatter the model")
+    if min(counts) < SMALL:
+        lines.append(
+            f"FVD at N = {min(counts)} is an illustration: below {SMALL} clips its bias is "
+            "larger than most differences"
+        )
+    return lines
+
+
+def _counts(scores: dict[str, Any]) -> list[str]:
+    """Return a line for each number of clips that is not what a reader would take it to be."""
+    lines = []
+    num_real, asked = scores["num_clips"], scores["identity"].get("num_clips", 0)
+    if num_real < asked:
+        lines.append(
+            f"{num_real} real clips were scored, not {asked}: split {scores['split']} holds no "
+            "more clips of this length that do not overlap"
+        )
+    generation = scores.get("generation", {})
+    found = generation.get("num_samples")  # scores of an earlier version do not say
+    if found is None:
+        return lines
+    num_fake = generation["gfvd"]["num_fake"]
+    if num_fake < found:
+        lines.append(
+            f"of {found} samples the first {num_fake} were scored, as many as there are real clips"
+        )
+    if num_fake != num_real and generation.get("protocol") is None:
+        lines.append(
+            f"gFVD is of {num_fake} samples against {num_real} real clips: published numbers "
+            f"mostly use as many on both sides; `video-vq sample --num {num_real}` makes them equal"
+        )
+    return lines
