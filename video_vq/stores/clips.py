@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from video_vq import facts
 from video_vq.errors import InputError
+from video_vq.facts import Facts
 from video_vq.stores.files import (
     ArrayFile,
     canonical_json,
@@ -278,6 +280,26 @@ class ClipStore:
                 "videos": videos,
             }
         )
+
+    def describe(self) -> Facts:
+        """Return what `video-vq info` says of it."""
+        lengths = [video.num_frames for video in self.videos]
+        low, high = min(lengths), max(lengths)
+        length = f"{low}" if low == high else f"{low} to {high}"
+        rates = {"unknown" if video.fps is None else f"{video.fps:.5g}" for video in self.videos}
+        arrays = [self.path / name for name in self.files() if name != SKIPPED]
+        return {
+            "videos": facts.per_split(video.split for video in self.videos),
+            "frames": f"{sum(lengths):,} of {facts.times(self.frame_size_hw)}, {length} in a video",
+            "fps": sorted(rates),
+            "classes": facts.or_none(self.classes),
+            "arrays": {name: list(shape) for name, shape in self.arrays.items()},
+            "left out": f"{self.num_skipped} ({SKIPPED})" if self.num_skipped else "nothing",
+            **({} if self.simulated is None else {"simulated": self.simulated}),
+            "made by": facts.made_by(self.plan),
+            "files": facts.sizes(arrays),
+            "hash": self.content_hash,
+        }
 
     def indices(self, split: str | None) -> list[int]:
         """Return the positions in `videos` of one split, or of all when split is None.

@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 from video_vq.errors import InputError
+from video_vq.facts import Facts, sizes
+from video_vq.models.model_folder import TENSORS, describe_tensors
 from video_vq.stores.files import read_json, sha256_file
 
 MANIFEST = "manifest.json"
+STATE = "state.json"
 
 
 class CheckpointFiles:
@@ -40,7 +43,7 @@ class CheckpointFiles:
                 return f"{folder}: holds something that is not a plain file"
             manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
             hashes = manifest.get("sha256")
-            if not isinstance(hashes, dict) or "state.json" not in hashes:
+            if not isinstance(hashes, dict) or STATE not in hashes:
                 return f"{folder}/{MANIFEST}: lists no files"
             if manifest.get("step") != step:
                 return f"{folder}: is the checkpoint of another step"
@@ -78,6 +81,27 @@ class CheckpointFiles:
                 "Restore one from a backup, or delete the folder to start over."
             )
         return None
+
+
+def describe_checkpoint(folder: Path) -> Facts:
+    """Return what `video-vq info` says of a checkpoint."""
+    manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
+    state = read_json(folder / STATE, "a checkpoint's state")
+    best = state.get("best")
+    return {
+        "step": int(manifest["step"]),
+        "steps skipped": int(state["skipped_steps"]),
+        "best validation": "none yet"
+        if best is None
+        else f"{_validation(float(best[0]))} at step {int(best[1])}",
+        **describe_tensors(folder / TENSORS),
+        "files": sizes(folder / name for name in dict(manifest["sha256"])),
+    }
+
+
+def _validation(value: float) -> str:
+    """Return a validation value as people know it: a run keeps −PSNR, so that less is better."""
+    return f"PSNR {-value:.5g} dB" if value < 0 else f"{value:.5g} bits per token"
 
 
 def _is_name(match: re.Match[str]) -> bool:

@@ -1,16 +1,20 @@
-"""Whether a run has made its model already; imports no torch."""
+"""How far a run is, and whether it has made its model already; imports no torch."""
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from video_vq.errors import InputError
+from video_vq.facts import Facts, plain
 from video_vq.machine import asked_precision, is_recorded_number_of_threads
 from video_vq.models.model_folder import CONFIG, TENSORS, Kind, read_model_config
 from video_vq.stores.files import difference, read_json
 from video_vq.training.checkpoint_files import CheckpointFiles
 
+RUN, METRICS = "run.json", "metrics.jsonl"
+TAIL_BYTES = 1 << 16  # of metrics.jsonl: its last lines
 # Settings that have come since the first runs, with what the code did before; by kind.
 ADDED_TO_ESTIMATORS: dict[str, Any] = {
     "tangential_commitment": False,
@@ -88,9 +92,7 @@ def finished_by_same_command(
         None where anything differs, is missing or damaged: the training itself then says what.
     """
     with suppress(InputError, OSError):
-        described = in_todays_settings(
-            read_json(run / "run.json", "a run's description").get("identity")
-        )
+        described = in_todays_settings(read_json(run / RUN, "a run's description").get("identity"))
         if not isinstance(described, dict):
             return None
         threads = described.get("threads")
@@ -105,3 +107,38 @@ def finished_by_same_command(
         if is_recorded_number_of_threads(threads) and not difference(described, identity):
             return finished_model(run, kind, config["optim"]["steps"])
     return None
+
+
+def describe_run(path: Path) -> tuple[str, Facts] | None:
+    """Return what run a folder holds, and what `video-vq info` says of it; None for no run."""
+    description = read_json(path / RUN, "a run's description")
+    if not {"identity", "environment"} <= description.keys():
+        return None
+    identity, environment = dict(description["identity"]), dict(description["environment"])
+    kind = str(identity["kind"])
+    steps = int(identity["config"]["optim"]["steps"])
+    exported = (path / kind / CONFIG).is_file()
+    saved = CheckpointFiles(path / "state").steps()
+    done = steps if exported else max([_last_step(path / METRICS), *saved])
+    return f"the run folder of a {kind}", {
+        "progress": f"{'finished:' if exported else 'at'} step {done:,} of {steps:,}",
+        "checkpoints at step": saved or "none",
+        "model": kind if exported else "not yet: the same command goes on with training",
+        "command": " ".join(str(word) for word in environment.get("command") or []),
+        "run with": plain({key: value for key, value in identity.items() if key != "kind"}),
+        "started": str(environment.get("started")),
+        "code": f"video-vq {environment.get('video_vq')}, git {environment.get('git')}",
+        "on": f"{environment.get('device')}, torch {environment.get('torch')}",
+    }
+
+
+def _last_step(file: Path) -> int:
+    """Return the step of the last whole line of metrics.jsonl, 0 when there is none."""
+    if not file.is_file():
+        return 0
+    with open(file, "rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
+        for line in reversed(stream.read().split(b"\n")[:-1]):
+            if line.startswith(b"{"):
+                return int(json.loads(line)["step"])
+    return 0

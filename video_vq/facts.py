@@ -1,0 +1,49 @@
+"""How stores, models and runs say what they are: sizes, counts and settings as short texts."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Facts = dict[str, Any]  # name -> text, number, or a list or mapping of them
+
+
+def times(sides: Iterable[int]) -> str:
+    """Return a size such as 4 x 16 x 16."""
+    return " x ".join(str(side) for side in sides)
+
+
+def per_split(splits: Iterable[str]) -> dict[str, int]:
+    """Return how many there are in all, and of each split."""
+    counts = Counter(splits)
+    return {"all": counts.total(), **{name: counts[name] for name in sorted(counts)}}
+
+
+def or_none(names: Iterable[str]) -> list[str] | str:
+    """Return names, or that there are none."""
+    return [str(name) for name in names] or "none"
+
+
+def plain(settings: dict[str, Any]) -> Facts:
+    """Return the settings that are single values."""
+    return {key: value for key, value in settings.items() if not isinstance(value, dict | list)}
+
+
+def made_by(plan: dict[str, Any]) -> Facts:
+    """Return the plain settings of a plan, and those of its `made_by`."""
+    inner = plan.get("made_by")
+    return plain({**plan, **(inner if isinstance(inner, dict) else {})})
+
+
+def actions(numbers: int) -> Facts:
+    """Return the fact about actions, where there are any."""
+    return {"actions": f"{numbers} numbers for each latent frame"} if numbers else {}
+
+
+def sizes(files: Iterable[Path]) -> str:
+    """Return how many files there are, their size, and how many are missing."""
+    files = list(files)
+    present = [file.stat().st_size for file in files if file.is_file()]
+    missing = len(files) - len(present)
+    size = f"{len(present)}, together {sum(present) / 1e6:,.1f} MB"
+    return f"{size}; {missing} MISSING" if missing else size
