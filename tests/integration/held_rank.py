@@ -101,7 +101,7 @@ def main() -> int:
     """Run the command and write its exit status as late as Python allows."""
     moment = os.environ["HELD_AT"]
     if moment == "start-up":
-        patch.object(cli.train_tokenizer, "StopRequest", HeldAtStart).start()
+        patch.object(cli.training_verbs, "StopRequest", HeldAtStart).start()
     elif moment == "training":
         hold_in_training()
     elif moment == "validation":

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import SMALL_TOKENIZER, AfterStep, environment
 
-from video_vq.cli import main, train_tokenizer
+from video_vq.cli import main, training_verbs
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.errors import InputError
 from video_vq.machine import num_cores
@@ -23,8 +23,8 @@ STOPPED_AFTER_A_STEP = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from runs import AfterStep
-from video_vq.cli import main, train_tokenizer
-train_tokenizer.StopRequest = lambda: AfterStep(1)
+from video_vq.cli import main, training_verbs
+training_verbs.StopRequest = lambda: AfterStep(1)
 sys.exit(main())
 """
 LAUNCH = [
@@ -155,7 +155,7 @@ def test_a_run_goes_on_without_its_launcher_and_with_one(clip_store, tmp_path, m
     assert (tmp_path / "first" / "tokenizer" / "config.json").exists()
     assert identity(tmp_path / "first") == described
 
-    monkeypatch.setattr(train_tokenizer, "StopRequest", lambda: AfterStep(1))
+    monkeypatch.setattr(training_verbs, "StopRequest", lambda: AfterStep(1))
     assert main(words("second")) == 0
     threads = str(torch.get_num_threads())
     said = start([*LAUNCH, "-m", "video_vq", *words("second")], OMP_NUM_THREADS=threads)

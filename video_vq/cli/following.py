@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from video_vq.errors import InputError
+from video_vq.machine import is_main_rank
 from video_vq.models.model_folder import read_model_config
 
 ANY_TOKENIZER = Path("TOKENIZER")  # stands for one that was not found
@@ -14,7 +15,7 @@ ANY_TOKENIZER = Path("TOKENIZER")  # stands for one that was not found
 
 def say_next(*words: str | Path) -> None:
     """Print the command that comes next, on the first rank alone."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_rank():
         print(f"next: {shlex.join(map(str, words))}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from video_vq.errors import InputError
-from video_vq.machine import PRECISION, THREADS, num_cores
+from video_vq.machine import PRECISION, THREADS, is_main_rank, num_cores
 from video_vq.stores.files import read_json
 from video_vq.stores.shards import plan_of
 
@@ -64,5 +64,5 @@ def _is_number_of_threads(value: Any) -> bool:
 
 
 def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_rank():
         print(text, file=sys.stderr)

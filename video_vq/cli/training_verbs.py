@@ -1,0 +1,79 @@
+"""What `train-tokenizer` and `train-prior` share: their options, and how a training is run."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from video_vq.cli import following, options
+from video_vq.cli.recorded import go_on_as_recorded
+from video_vq.config import to_json
+from video_vq.machine import is_main_rank
+from video_vq.models.model_folder import Kind
+from video_vq.stores.lock import require_free
+from video_vq.stores.places import require_writable
+from video_vq.training.finished import finished_by_same_command
+from video_vq.training.screen import lasting_screen
+from video_vq.training.stop_request import StopRequest
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all but the config and the data."""
+    options.add_out(parser, "the run folder; the same command again resumes it")
+    options.add_allow_change(parser)
+    options.add_dry_run(parser)
+    options.add_trackers(parser)
+
+
+def run_training(
+    arguments: argparse.Namespace,
+    kind: Kind,
+    config: Any,
+    data: Path,
+    data_hash: str,
+    next_words: Callable[[], tuple[str | Path, ...]],
+) -> int:
+    """Plan a training, say that it is finished, or train.
+
+    Args:
+        arguments: of the verb.
+        kind: of the model.
+        config: the resolved config of the training.
+        data, data_hash: The store that is trained on.
+        next_words: returns the command that comes next.
+    """
+
+    def say_finished(text: str) -> None:
+        if is_main_rank():
+            print(text)
+            following.say_next(*next_words())
+
+    out = arguments.out
+    go_on_as_recorded(out)
+    if arguments.dry_run:
+        from video_vq.inspect.dry_run import plan_prior, plan_tokenizer
+
+        plan = plan_tokenizer if kind == "tokenizer" else plan_prior
+        text = plan(config, data, arguments.time)
+        if is_main_rank():
+            print(text)
+        return 0
+    require_free(out)
+    finished = finished_by_same_command(out, kind, to_json(config), data_hash)
+    if finished is not None:
+        say_finished(f"already finished: {finished}\n{kind}: {finished}")
+        return 0
+    if not (out / "run.json").exists():  # a run that goes on may do so on a full disk
+        require_writable(out)
+    with StopRequest() as request, lasting_screen():  # before torch is loaded, which takes seconds
+        from video_vq.training.prior import train_prior
+        from video_vq.training.tokenizer import train_tokenizer
+        from video_vq.training.trackers import chosen_trackers
+
+        train = train_tokenizer if kind == "tokenizer" else train_prior
+        trackers = chosen_trackers(arguments.tracker)
+        folder = train(config, data, out, trackers, arguments.allow_change, request)
+        if folder is not None:
+            say_finished(f"{kind}: {folder}")
+        request.ignore_echo()
+    return 0
