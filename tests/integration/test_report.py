@@ -13,7 +13,7 @@ from video_vq.errors import InputError
 from video_vq.evaluation.gallery import EXTREMES, SHOWN
 from video_vq.report import render, write_report
 from video_vq.report.charts import line_chart
-from video_vq.report.parts import Evaluation, Parts, Run, find_parts
+from video_vq.report.found import Evaluation, Parts, Run, find_parts
 from video_vq.stores.clips import ClipStore
 
 

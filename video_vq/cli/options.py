@@ -210,10 +210,6 @@ def require_models(arguments: argparse.Namespace) -> None:
 def require_new_video(path: Path, source: Path) -> None:
     """Refuse, before anything is computed, a video that is there already; leaves no trace.
 
-    Args:
-        path: the video that is to be written.
-        source: the video that is read.
-
     Raises:
         InputError: the name's ending is unknown or has no encoder here, the file exists, or its
             folder cannot be written.

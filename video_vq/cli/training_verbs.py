@@ -36,10 +36,6 @@ def run_training(
     """Plan a training, say that it is finished, or train.
 
     Args:
-        arguments: of the verb.
-        kind: of the model.
-        config: the resolved config of the training.
-        data, data_hash: The store that is trained on.
         next_words: returns the command that comes next.
     """
 

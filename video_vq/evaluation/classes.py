@@ -30,9 +30,7 @@ def class_accuracy(
     against it, not against 1.
 
     Args:
-        store: of real clips.
         held_out: real clips, cut as the samples are.
-        sampled: clips of the samples.
 
     Returns:
         None where there is nothing to tell apart: fewer than two classes in the train split or

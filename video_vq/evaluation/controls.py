@@ -42,7 +42,6 @@ class PatchCodebook:
     a training patch.
 
     Args:
-        clips: training clips.
         patch_thw: the box of pixels that one token stands for.
         num_codes: K.
         seed: of the first codes and the patches used.

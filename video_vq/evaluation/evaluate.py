@@ -38,8 +38,6 @@ def evaluate(
     """Score a tokenizer, and a prior when its samples or its tokens are named.
 
     Args:
-        accelerator: its ranks share the clips.
-        job: what to score.
         out: folder for scores.json and the sheets.
         identity: What decides the scores of the job; see `identity_of_scores`.
 

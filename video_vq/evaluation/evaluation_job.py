@@ -78,7 +78,6 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
     """Return, as JSON, what decides the scores of a job.
 
     Args:
-        job: what is to be scored.
         precision: The precision of the tokenizer's and the prior's products.
 
     Raises:

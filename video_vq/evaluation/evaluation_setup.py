@@ -25,8 +25,6 @@ class EvaluationSetup:
 
     Args:
         accelerator: its ranks share the clips.
-        job: what is scored.
-        tokenizer: whose reconstructions are scored.
 
     Attributes:
         store, split, windows: of the real clips, no two of which overlap.

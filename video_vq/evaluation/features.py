@@ -80,7 +80,6 @@ class Extractor:
     """Turns clips into features under all preparations that some protocols ask for.
 
     Args:
-        network: the network.
         protocols: the conventions to score under; those that prepare clips alike share a pass.
         cache: folder of all caches; None for the user's.
     """

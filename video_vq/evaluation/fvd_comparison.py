@@ -167,8 +167,6 @@ class FVDComparison:
     """Several candidates against one real set, under one protocol or more.
 
     Args:
-        network: of the features.
-        protocols: at least one.
         cut: how clips are cut out of videos.
         max_clips: on each side; None for all.
         accelerator: shares the clips among its ranks.

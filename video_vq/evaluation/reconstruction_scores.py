@@ -78,7 +78,6 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     Collective, every rank gets all.
 
     Args:
-        setup: what is scored.
         st_lpips: the network, None to leave the score out.
     """
     accelerator, tokenizer, store = setup.accelerator, setup.tokenizer, setup.store

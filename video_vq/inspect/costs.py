@@ -39,7 +39,6 @@ def tokenizer_costs(
     network and the discriminator.
 
     Args:
-        config: the resolved config of the training.
         size_thw: number of frames, height and width of a clip.
         precision: Accelerate's mixed precision: "no", "bf16" or "fp16".
 

@@ -52,9 +52,6 @@ class Description(NamedTuple):
 def describe(path: Path) -> Description:
     """Say what a path is.
 
-    Args:
-        path: a folder or a file.
-
     Raises:
         InputError: it is missing, damaged, or nothing of video-vq; lists what is known.
     """

@@ -36,8 +36,6 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool 
     """Return, as text, what `train_tokenizer` would do.
 
     Args:
-        config: the resolved config of the training.
-        data: path of a clip store.
         with_time: whether to measure some steps, too; see `time_lines`.
 
     Raises:

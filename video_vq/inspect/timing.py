@@ -36,8 +36,6 @@ def time_lines(
 
     Args:
         train: `train_tokenizer` or `train_prior`.
-        config: the resolved config of the whole run.
-        store: path of the store that it trains on.
 
     Raises:
         InputError: the training would end with it, too.

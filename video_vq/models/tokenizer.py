@@ -11,10 +11,16 @@ from jaxtyping import Float, Int, Integer, Shaped, UInt8
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.models.backbones.build import build_decoder, build_encoder
+from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
+from video_vq.models.backbones.timesformer import TimeSformerDecoder, TimeSformerEncoder
 from video_vq.models.pretrained import Pretrained
 from video_vq.models.streaming import TiledStream, piece_latents, recut
-from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig, TokenizerFacts
+from video_vq.models.tokenizer_config import (
+    ConvBackboneConfig,
+    TimeSformerConfig,
+    TokenizerConfig,
+    TokenizerFacts,
+)
 from video_vq.nn.inputs import UnitRange, as_tensor, check_unit_range
 from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.quantizer_config import quantizes
@@ -357,3 +363,21 @@ def _alike(
                 "chunks of a stream differ in their length alone"
             )
         yield chunk
+
+
+def build_encoder(
+    config: ConvBackboneConfig | TimeSformerConfig, checkpoint_activations: bool = False
+) -> ConvEncoder | TimeSformerEncoder:
+    """Return the encoder that the settings describe."""
+    if isinstance(config, TimeSformerConfig):
+        return TimeSformerEncoder(config, checkpoint_activations)
+    return ConvEncoder(config, checkpoint_activations)
+
+
+def build_decoder(
+    config: ConvBackboneConfig | TimeSformerConfig, checkpoint_activations: bool = False
+) -> ConvDecoder | TimeSformerDecoder:
+    """Return the decoder that the settings describe."""
+    if isinstance(config, TimeSformerConfig):
+        return TimeSformerDecoder(config, checkpoint_activations)
+    return ConvDecoder(config, checkpoint_activations)

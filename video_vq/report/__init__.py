@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from video_vq.errors import InputError
 from video_vq.report.blocks import Films, Section
-from video_vq.report.parts import Parts, find_parts
+from video_vq.report.found import Parts, find_parts
 from video_vq.report.pipeline import lead
 from video_vq.report.sections import SECTIONS
 from video_vq.stores.files import write_bytes

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from video_vq.evaluation.generation_protocols import at, simulation
-from video_vq.report.parts import Evaluation, Parts, Run
+from video_vq.report.found import Evaluation, Parts, Run
 
 LINE = 88  # characters of a command, before it goes on in the next line
 # Flags of data-prep, encode and sample for what their stores say.

@@ -22,7 +22,7 @@ from video_vq.report.blocks import (
     difference,
 )
 from video_vq.report.charts import line_chart, short
-from video_vq.report.parts import Evaluation, Parts, Run
+from video_vq.report.found import Evaluation, Parts, Run
 from video_vq.report.pipeline import known_commands
 from video_vq.report.summary import remarks
 from video_vq.report.verdicts import headlines, score_table

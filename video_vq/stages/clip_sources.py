@@ -113,8 +113,6 @@ class StoredClips:
     """The clips of a clip store; see `ClipSource`.
 
     Args:
-        store: itself.
-        chosen: which clips of each video.
         frames_per_latent, latent_frames: the tokenizer's stride in time, and t of its grids.
 
     Raises:
@@ -175,8 +173,6 @@ class RawClips:
 
     Args:
         path: of the list, or of the folder that was listed.
-        raw: the list.
-        chosen: which clips of each video.
         num_workers: processes that decode, some videos ahead.
         max_skipped: share of the videos that may be unusable; None for the list's own.
 
@@ -292,10 +288,6 @@ def is_raw(path: Path) -> bool:
 
 def require_data(path: Path, extensions: tuple[str, ...] = VIDEO_SUFFIXES) -> None:
     """Refuse what is no clip store, list or folder of raw videos, before torch is loaded.
-
-    Args:
-        path: what is to be encoded.
-        extensions: what the names of videos end in.
 
     Raises:
         InputError: says what it is, and what to do.

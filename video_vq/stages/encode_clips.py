@@ -28,11 +28,7 @@ class Encoder:
     """The way from clips to rows of tokens in one process.
 
     Args:
-        source: of the clips.
-        tokenizer: on the accelerator's device.
-        writer: of the tokens.
         accelerator: says how precisely the tokenizer computes; its ranks are not asked.
-        batch_size: clips at a time.
     """
 
     def __init__(
@@ -83,8 +79,6 @@ def open_encoder(job: EncodeJob, accelerator: Accelerator, owner: bool) -> Encod
     """Return the encoder of a job; close its source in the end.
 
     Args:
-        job: the same in all processes.
-        accelerator: says where and how precisely it computes.
         owner: True in the process that opens the token store first (see ShardFolder).
 
     Raises:
@@ -122,7 +116,6 @@ def encode_clips(
 
     Args:
         accelerator: shares the shards among its ranks.
-        job: what to encode.
         engine: makes the shards of this rank.
 
     Raises:

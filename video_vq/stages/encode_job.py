@@ -52,7 +52,6 @@ def open_source(
     """Return the clips of a job; close them in the end.
 
     Args:
-        job: what is to be encoded.
         tokenizer: decides the length and stride of the clips.
         listed: the list, where the data are a folder of videos.
 

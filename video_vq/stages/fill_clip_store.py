@@ -43,8 +43,6 @@ def fill_clip_store(
 
     Args:
         accelerator: shares the shards among its ranks.
-        out: the store's folder.
-        clips: which clips.
         doing: one word for the progress bar.
         make: yields the clips of some numbers, and moves the bar on.
 

@@ -99,9 +99,6 @@ def actions_of_videos(
 def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> GivenActions:
     """Read one sequence of actions for all samples, r d, or one for each, n r d.
 
-    Args:
-        path: a .npy or a .csv file.
-
     Raises:
         InputError: the prior takes no actions, or these do not fit it.
     """

@@ -23,8 +23,6 @@ class GivenFrames:
     Sample i continues video i // per_clip of the split, from that video's first frame on.
 
     Args:
-        request: which frames are given.
-        per_clip: samples for each video.
         tokenizer: causal, so that the given tokens know nothing of later frames.
 
     Raises:

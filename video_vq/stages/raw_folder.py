@@ -66,8 +66,6 @@ def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) ->
     """List a folder: the list is the one that `data-prep folder --list-only` writes.
 
     Args:
-        root: the folder.
-        options: how it becomes clips.
         size_hw: of the frames, where the options do not say it.
 
     Raises:
@@ -109,9 +107,7 @@ def list_for_tokens(
     """Return the list of a folder of videos: the owner's, who has looked at the files, for all.
 
     Args:
-        out: the token store.
         root: what is encoded; None is returned where it is a store or a list.
-        options: how the folder becomes clips.
         size_hw: of the frames, where the options do not say it.
         owner: True in the process that opens the token store first.
 
@@ -130,11 +126,7 @@ def list_for_tokens(
 
 
 def say_views(videos: RawVideos) -> None:
-    """Say on stderr where views of one scene lie in different splits, and what keeps them together.
-
-    Args:
-        videos: The listed videos of a folder.
-    """
+    """Say on stderr where views of a scene lie in different splits, and what keeps them together."""
     note = note_on_views({video.name: video.split for video in videos.videos})
     if note is None:
         return

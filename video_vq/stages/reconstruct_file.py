@@ -64,7 +64,6 @@ def reconstruct_file(
 
     Args:
         accelerator: its device and precision; one process.
-        info: of the file.
         out: the video to write, replaced if it is there.
         short_side: scale frames to this height or width, whichever is smaller, about; None keeps
             their size, with square pixels. A TimeSformer takes one size alone: frames are scaled
@@ -98,12 +97,7 @@ def reconstruct_file(
 
 
 class _Shown:
-    """Frames beside their reconstructions, and sums over both.
-
-    Args:
-        size_hw: of the frames that are shown.
-        pixel_aspect: of the file's, width over height.
-    """
+    """Frames beside their reconstructions, and sums over both."""
 
     def __init__(self, tokenizer: VideoTokenizer, size_hw: tuple[int, int], pixel_aspect: Fraction):
         self.tokenizer = tokenizer

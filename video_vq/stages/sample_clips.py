@@ -37,7 +37,6 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
 
     Args:
         accelerator: shares the shards (one batch each) among its ranks.
-        job: what is to be sampled.
 
     Raises:
         InputError: prior and tokenizer do not belong together, there is no such class, or given

@@ -84,8 +84,6 @@ class SampleJob:
         """Return, as JSON, what decides the bytes of samples beside given frames and actions.
 
         Args:
-            num_samples: number of samples.
-            prior_hash, tokenizer_hash: The hashes of the models.
             precision: The precision of the decoder's products.
             threads: The number of CPU threads that compute; None for a GPU.
         """

@@ -85,7 +85,6 @@ class ClipStoreWriter:
         """Write and commit one shard.
 
         Args:
-            shard: its number.
             videos: consumed one after the other; at most one video's chunk is held in memory.
             skipped: read after the videos have been consumed.
             notes: kept in the shard's record until the store is sealed; read like `skipped`.

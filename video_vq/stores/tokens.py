@@ -107,8 +107,6 @@ class TokenStoreWriter:
         """Write and commit one shard.
 
         Args:
-            shard: its number.
-            tokens: integer grids n t h w.
             rows: int64 (n, 3).
             actions: n t a, where the header has some.
             skipped: videos that could not be used.
@@ -158,7 +156,6 @@ class TokenStoreWriter:
         """Seal the store.
 
         Args:
-            num_shards: how many shards there are.
             videos: what the first column of the rows points into; those of unknown rate get the
                 rate that decoding showed.
         """

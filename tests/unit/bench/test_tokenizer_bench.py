@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from videogpt import VideoGPTTokenizer
 
-from video_vq.models.backbones.build import build_decoder, build_encoder
+from video_vq.models.tokenizer import build_decoder, build_encoder
 
 
 def backbone_operations(contender: str) -> int:
