@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -57,6 +57,7 @@ class Findings:
     notes: list[dict[str, str]] = field(default_factory=list)
 
 
+@runtime_checkable
 class ClipSource(Protocol):
     """Where clips come from.
 

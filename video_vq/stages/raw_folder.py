@@ -126,7 +126,7 @@ def list_for_tokens(
 
 
 def say_views(videos: RawVideos) -> None:
-    """Say on stderr where views of a scene lie in different splits, and what keeps them together."""
+    """Say where views of a scene lie in different splits, and what keeps them together."""
     note = note_on_views({video.name: video.split for video in videos.videos})
     if note is None:
         return

@@ -1,0 +1,78 @@
+"""Recorded bytes of small stores; `python recorded_stores.py` records them anew.
+
+`recorded_stores.json` holds the sha256 of each file: of the clips for every machine, of what
+networks made of them by machine, as `recorded.machine` knows it.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from recorded import machine
+from runs import make_clip_store
+from trained import trained_prior, trained_tokenizer
+
+from video_vq.cli import main
+from video_vq.stores.files import sha256_file
+
+FILE = Path(__file__).with_name("recorded_stores.json")
+EVERYWHERE = "clips"
+
+
+def make_stores(root: Path) -> None:
+    """Write clips, and encode, decode and sample by small models with random weights."""
+    make_clip_store(root / "clips", num_videos=6)
+    tokenizer, prior = trained_tokenizer(), trained_prior()
+    tokenizer.save_pretrained(root / "tokenizer")
+    prior.facts = replace(prior.facts, tokenizer_hash=tokenizer.hash)
+    prior.save_pretrained(root / "prior")
+    by = ["--tokenizer", f"{root}/tokenizer", "--batch-size", "4"]
+    two = ["--windows", "uniform", "--clips-per-video", "2", "--short-videos", "loop"]
+    for words in (
+        ["encode", f"{root}/clips", *by, "--out", f"{root}/tokens", "--hop", "2"],
+        ["encode", f"{root}/clips", *by, "--out", f"{root}/two tokens", *two],
+        ["decode", f"{root}/tokens", *by, "--out", f"{root}/decoded", "--split", "test"],
+        ["sample", "--prior", f"{root}/prior", *by, "--out", f"{root}/samples", "--num", "6"],
+    ):
+        assert main(words) == 0, words
+
+
+def digests(root: Path) -> dict[str, dict[str, str]]:
+    """Return store -> file -> sha256, of all that decides what a store holds."""
+    return {
+        name: {
+            str(file.relative_to(root / name)): sha256_file(file)
+            for file in sorted((root / name).glob("*"))
+            if file.suffix in (".json", ".jsonl", ".npy")
+        }
+        for name in ("clips", "tokens", "two tokens", "decoded", "samples")
+    }
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute as it was recorded: the number of threads stands in the plan of samples."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def record() -> None:
+    """Write recorded_stores.json: this machine beside the others."""
+    known = json.loads(FILE.read_text()) if FILE.exists() else {"machines": {}}
+    with tempfile.TemporaryDirectory() as path, one_thread():
+        make_stores(Path(path))
+        found = digests(Path(path))
+    known[EVERYWHERE] = found.pop(EVERYWHERE)
+    known["machines"][machine()] = found
+    FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(record())
