@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 from video_vq.cli import following, options
 from video_vq.stores.lock import require_free
@@ -85,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.evaluation.feature_network import load_feature_network
     from video_vq.evaluation.fvd_comparison import FVDComparison, require_scorable
     from video_vq.evaluation.scored_clip import Cut
+    from video_vq.report.fvd_text import show
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
     chosen = (protocols, cut, arguments.split, arguments.max_clips)
@@ -102,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, indent=1))
     else:
-        _show(result)
+        show(result)
         if arguments.save_real is not None:
             following.say_next(*_with_saved(arguments))
     return 0
@@ -136,75 +135,3 @@ def _with_saved(arguments: argparse.Namespace) -> list[str]:
         if value is not None:
             words += [f"--{name.replace('_', '-')}", value]
     return [str(word) for word in words]
-
-
-def _show(result: dict[str, Any]) -> None:
-    for under in result["protocols"]:
-        for score in under["scores"]:
-            _show_score(score, under)
-        if under["floor"] is not None:
-            floor = under["floor"]
-            print(
-                f"  floor {floor['distance']:.2f}: real clips against other real clips at "
-                f"N = {floor['num_clips']}, the largest disjoint"
-            )
-            print("  (at fewer clips FVD is larger: compare only at one N)")
-        else:
-            print("  no floor: it takes 4 real clips of at least 2 source videos")
-        for difference in under["differences"]:
-            print(f"  {difference['sentence']}")
-        print(f"  {under['citation']}")
-        if under["assumed"]:
-            print(f"  ({under['assumed']})")
-    for side in (result["real"], *result["candidates"]):
-        split = "" if side["split"] is None else f"split {side['split']}, "
-        print(f"{side['name']}: {split}{_count(side['num_clips'], 'clip')} of ", end="")
-        print(_count(side["num_videos"], "source video"))
-    network = result["network"]
-    print(f"network {network['name']} {network['sha256'][:12]}, real data {_hashes(result)}")
-    for side in (result["real"], *result["candidates"]):
-        _complain(side)
-    _warn(result["warnings"])
-
-
-def _warn(warnings: list[str]) -> None:
-    """Print what limits the numbers, below them even where both streams go into one file."""
-    sys.stdout.flush()
-    if len(warnings) == 1:
-        print(f"warning: {warnings[0]}", file=sys.stderr)
-    elif warnings:
-        print(f"{len(warnings)} warnings:", file=sys.stderr)
-        for warning in warnings:
-            print(f"  {warning}", file=sys.stderr)
-
-
-def _show_score(score: dict[str, Any], under: dict[str, Any]) -> None:
-    told = f"FVD {score['fvd']:.2f}"
-    if score["fvd_error"] is not None:
-        told += f" ± {score['fvd_error']:.2f}"
-    else:
-        told += " (no error: it takes 8 source videos on each side)"
-    told += f"  {score['name']}  ({under['settings']['name']})"
-    print(told)
-    if score["kvd"] is not None:
-        kvd = score["kvd"]
-        print(f"  KVD {kvd['value']:.4g} ± {kvd['standard_error']:.2g}, unbiased at any N")
-    if score["fvd_infinity"] is not None:
-        limit = score["fvd_infinity"]
-        print(f"  at infinite N {limit['value']:.2f} ± {limit['standard_error']:.2f}, extrapolated")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def _hashes(result: dict[str, Any]) -> str:
-    fakes = ", ".join(side["data"][:12] for side in result["candidates"])
-    return f"{result['real']['data'][:12]}, generated {fakes}"
-
-
-def _complain(side: dict[str, Any]) -> None:
-    if side["left_out"]:
-        print(f"left out of {side['name']}: {len(side['left_out'])}", file=sys.stderr)
-        for line in side["left_out"][:10]:
-            print(f"  {line}", file=sys.stderr)

@@ -185,7 +185,6 @@ class FVDComparison:
         self.network, self.protocols, self.cut = network, protocols, cut
         self.max_clips, self.accelerator = max_clips, accelerator
         self.extractor = Extractor(network, protocols, cache)
-        self._remarks: list[str] = []
 
     def read_all(
         self, real: Path, candidates: Sequence[Path], split: str | None = None
@@ -217,11 +216,6 @@ class FVDComparison:
             require_preparations(path, found.rows, wanted)
             _require_two(found.num_clips, str(path))
             return found
-        if (path.parent / MANIFEST).exists():
-            self._remarks.append(
-                f"{path} holds videos to look at, lossy MP4s of the clip store above them; score "
-                f"{path.parent} itself"
-            )
         return features_of(
             path, self.extractor, self.cut, split, self.max_clips, SEED, self.accelerator
         )
@@ -241,7 +235,8 @@ class FVDComparison:
             "fps": self.cut.fps,
             "protocols": [self._under(real, candidates, protocol) for protocol in self.protocols],
             "warnings": sorted(
-                {w for fake in candidates for w in warnings_of(real, fake)} | set(self._remarks)
+                {warning for fake in candidates for warning in warnings_of(real, fake)}
+                | {warning for side in (real, *candidates) for warning in _of_previews(side)}
             ),
         }
 
@@ -320,6 +315,17 @@ def difference_of(
 def grouped(features: FeatureSet, protocol: FVDProtocol) -> GroupedFeatures:
     """Return a side as the statistics take it."""
     return GroupedFeatures(features.of(protocol), features.groups)
+
+
+def _of_previews(features: FeatureSet) -> list[str]:
+    """Return a warning where the videos are those that `sample` writes to look at."""
+    path = Path(features.name)
+    if is_saved(path) or not (path.parent / MANIFEST).exists():
+        return []
+    return [
+        f"{path} holds videos to look at, lossy MP4s of the clip store above them; score "
+        f"{path.parent} itself"
+    ]
 
 
 def _side(features: FeatureSet) -> dict[str, Any]:

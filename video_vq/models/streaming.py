@@ -15,7 +15,7 @@ PIECE_PIXELS = 1 << 20  # of all its frames; but at least one latent frame's
 TILE_PIXELS = 512  # height and width of what a tile gives, about
 
 
-class Window(NamedTuple):
+class Tile(NamedTuple):
     """A tile along one axis, in latents: it reads start … end and gives first … last of these."""
 
     start: int
@@ -24,27 +24,27 @@ class Window(NamedTuple):
     last: int
 
 
-def windows(size: int, core: int, margin: int) -> list[Window]:
-    """Cover an axis with windows of one length, each of which sees `margin` around what it gives.
+def tiles_of_axis(size: int, core: int, margin: int) -> list[Tile]:
+    """Cover an axis with tiles of one length, each of which sees `margin` around what it gives.
 
     What they give joins without gap or overlap. With the reach of a network as margin, each gives
     what the network gives for the whole, so that there is no seam to blend.
 
     Args:
         size: of the axis, in latents.
-        core: what a window gives, at most; a size up to core + 2·margin is one window.
+        core: what a tile gives, at most; a size up to core + 2·margin is one tile.
         margin: the network's reach, in latents.
     """
     length = core + 2 * margin
     if size <= length:
-        return [Window(0, size, 0, size)]
+        return [Tile(0, size, 0, size)]
     number = -(-(size - 2 * margin) // core)
     starts = [place * (size - length) // (number - 1) for place in range(number)]
     # Neighbours overlap by two margins at least; each gives up to the middle of the overlap.
     edges = [0, *((start + before + length) // 2 for before, start in pairwise(starts))]
     edges.append(size)
     return [
-        Window(start, start + length, first, last)
+        Tile(start, start + length, first, last)
         for start, (first, last) in zip(starts, pairwise(edges), strict=True)
     ]
 
@@ -74,9 +74,9 @@ class TiledStream:
         self.out_hw = grid_hw if reads_pixels else _times(grid_hw, stride_hw)
         self.scale_in, self.scale_out = (stride_hw, (1, 1)) if reads_pixels else ((1, 1), stride_hw)
         rows, columns = (
-            [Window(0, size, 0, size)]
+            [Tile(0, size, 0, size)]
             if margin_hw is None
-            else windows(size, max(1, TILE_PIXELS // stride_hw[axis]), margin_hw[axis])
+            else tiles_of_axis(size, max(1, TILE_PIXELS // stride_hw[axis]), margin_hw[axis])
             for axis, size in enumerate(grid_hw)
         )
         self.tiles = [(row, column) for row in rows for column in columns]

@@ -13,7 +13,7 @@ from einops import rearrange
 from video_vq.errors import InputError
 from video_vq.models import streaming
 from video_vq.models.backbones.conv import ConvDecoder, ConvEncoder
-from video_vq.models.streaming import TiledStream, piece_latents, recut, windows
+from video_vq.models.streaming import TiledStream, piece_latents, recut, tiles_of_axis
 from video_vq.models.tokenizer import VideoTokenizer, to_pixels, video_size
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TimeSformerConfig, TokenizerConfig
 from video_vq.nn.inputs import check_unit_range
@@ -256,7 +256,7 @@ def test_tiles_give_what_whole_frames_give_so_there_is_no_seam(monkeypatch, caus
 
 def test_windows_cover_an_axis_and_each_sees_the_margin_around_what_it_gives():
     for size, core, margin in itertools.product(range(1, 40), (1, 3, 8), (0, 1, 5)):
-        tiles = windows(size, core, margin)
+        tiles = tiles_of_axis(size, core, margin)
         assert len({tile.end - tile.start for tile in tiles}) == 1
         given = [place for tile in tiles for place in range(tile.first, tile.last)]
         assert given == list(range(size))
