@@ -18,6 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from video_vq import cli
+from video_vq.cli import training_verbs
 from video_vq.stores import files
 from video_vq.training.stop_request import StopRequest
 
@@ -101,7 +102,7 @@ def main() -> int:
     """Run the command and write its exit status as late as Python allows."""
     moment = os.environ["HELD_AT"]
     if moment == "start-up":
-        patch.object(cli.training_verbs, "StopRequest", HeldAtStart).start()
+        patch.object(training_verbs, "StopRequest", HeldAtStart).start()
     elif moment == "training":
         hold_in_training()
     elif moment == "validation":

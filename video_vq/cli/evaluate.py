@@ -83,51 +83,43 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, print and write."""
-    from video_vq.errors import ConfigError
-    from video_vq.evaluation.generation_protocols import generation_protocol
-    from video_vq.metrics.protocol import fvd_protocol
-    from video_vq.stores.places import require_not_input
-
-    if arguments.prior is not None and arguments.tokens is None:
-        raise ConfigError("--prior needs --tokens, the token store that `video-vq encode` made")
-    if arguments.generation is not None and arguments.samples is None:
-        raise ConfigError("--generation needs --samples, a clip store of samples")
-    protocol = fvd_protocol(arguments.protocol)
-    name = arguments.generation
-    generation = None if name is None else generation_protocol(name)
-    inputs = {
-        "clip store": arguments.data,
-        "store of samples": arguments.samples,
-        "token store": arguments.tokens,
-        "prior": arguments.prior,
-        "tokenizer": arguments.tokenizer,
-    }
-    require_not_input(arguments.out, inputs)
-    options.require_models(arguments)
-    require_free(arguments.out)
-    go_on_as_recorded(arguments.out)
     from video_vq.evaluation.evaluation_job import (
         EvaluationJob,
         finished_scores,
         identity_of_scores,
     )
+    from video_vq.evaluation.generation_protocols import generation_protocol
+    from video_vq.metrics.protocol import fvd_protocol
     from video_vq.report.summary import summary
+    from video_vq.stores.places import require_not_input
 
+    name = arguments.generation
     job = EvaluationJob(
         data=arguments.data,
         tokenizer=arguments.tokenizer,
-        protocol=protocol,
+        protocol=fvd_protocol(arguments.protocol),
         split=arguments.split,
         num_clips=arguments.num,
         samples=arguments.samples,
         prior=arguments.prior,
         tokens=arguments.tokens,
         with_controls=arguments.controls,
-        generation=generation,
+        generation=None if name is None else generation_protocol(name),
         st_lpips="alex" if arguments.st_lpips else None,
         short_videos=arguments.short_videos,
         network=arguments.network,
     )
+    inputs = {
+        "clip store": job.data,
+        "store of samples": job.samples,
+        "token store": job.tokens,
+        "prior": job.prior,
+        "tokenizer": job.tokenizer,
+    }
+    require_not_input(arguments.out, inputs)
+    options.require_models(arguments)
+    require_free(arguments.out)
+    go_on_as_recorded(arguments.out)
     identity = identity_of_scores(job, asked_precision())
     scores = finished_scores(arguments.out, identity)
     if scores is None:

@@ -38,7 +38,8 @@ class EvaluationJob:
         network: the network of FVD's features, see `load_feature_network`; None for I3D.
 
     Raises:
-        ConfigError: split or number are not those of the generation protocol.
+        ConfigError: tokens or samples are missing, or split or number are not those of the
+            generation protocol.
     """
 
     data: Path
@@ -56,8 +57,12 @@ class EvaluationJob:
     network: str | None = None
 
     def __post_init__(self) -> None:
+        if self.prior is not None and self.tokens is None:
+            raise ConfigError("--prior needs --tokens, the token store that `video-vq encode` made")
         if self.generation is None:
             return
+        if self.samples is None:
+            raise ConfigError("--generation needs --samples, a clip store of samples")
         asked = {"--split": self.split, "--num": self.num_clips}
         for (flag, value), own in zip(asked.items(), self.split_and_number, strict=True):
             if value not in (None, own):

@@ -5,6 +5,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from video_vq.data.clip_config import ShortVideos
 from video_vq.data.windows import Window, first_windows, scoring_windows
 from video_vq.errors import InputError
 from video_vq.evaluation.evaluation_job import EvaluationJob
@@ -42,7 +43,7 @@ class EvaluationSetup:
     def __init__(self, accelerator: Accelerator, job: EvaluationJob, tokenizer: VideoTokenizer):
         self.accelerator, self.tokenizer = accelerator, tokenizer
         self.protocol, self.generation_protocol = job.protocol, job.generation
-        self.short_videos = job.short_videos
+        self.short_videos: ShortVideos = job.short_videos
         self.split, num_clips = job.split_and_number
         self.store = ClipStore(job.data)
         self.num_frames, self.stride = tokenizer.facts.num_frames, tokenizer.facts.stride

@@ -16,7 +16,8 @@ PLACE = Path("nowhere")
 
 def job(generation: str | None = None, **asked: Any) -> EvaluationJob:
     protocol = None if generation is None else generation_protocol(generation)
-    return EvaluationJob(PLACE, PLACE, fvd_protocol("styleganv"), generation=protocol, **asked)
+    asked = {"generation": protocol, "samples": PLACE, **asked}
+    return EvaluationJob(PLACE, PLACE, fvd_protocol("styleganv"), **asked)
 
 
 def test_without_a_generation_protocol_split_and_number_are_as_asked():
@@ -37,6 +38,8 @@ def test_a_generation_protocol_takes_what_agrees_with_it(asked):
     [
         ({"split": "val"}, "--split val: --generation bair-256 takes --split test; leave --split"),
         ({"num_clips": 64}, "--num 64: --generation bair-256 takes --num 256; leave --num out"),
+        ({"samples": None}, "--generation needs --samples"),
+        ({"prior": PLACE}, "--prior needs --tokens"),
         ({"split": "test", "num_clips": 255}, "--num 255: --generation bair-256 takes --num 256"),
     ],
 )
