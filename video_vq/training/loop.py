@@ -15,6 +15,7 @@ from video_vq.distributed import main_process_first
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.model_folder import Kind
 from video_vq.models.pretrained import Pretrained
+from video_vq.training.compiled import uncompiled
 from video_vq.training.discriminator import Discriminator
 from video_vq.training.distributed import StopFlag, all_finite, clip_gradients
 from video_vq.training.optimizer import make_optimizer, set_learning_rate
@@ -314,11 +315,3 @@ class Training:
         self.stop.remove_file()  # made too late to stop this run, it would stop a later start
         self.accelerator.wait_for_everyone()
         return folder
-
-
-def uncompiled(is_compiled: bool) -> AbstractContextManager[None]:
-    """Return a context in which compiled modules run as written.
-
-    For validations: averaged weights and other batch sizes would be compiled anew, for a few clips.
-    """
-    return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
