@@ -26,7 +26,7 @@ from video_vq.evaluation.scored_clip import (
     Clip,
     Cut,
     ReadClip,
-    SourceClip,
+    ScoredClip,
     clip_at_hand,
     clip_of_file,
 )
@@ -51,7 +51,7 @@ class FeatureSet(NamedTuple):
         rows: one feature vector per clip, for each preparation (`FVDProtocol.preparation`).
         groups: each clip's source video (or group of near-duplicates).
         left_out: a line per video that could not be used.
-        data_hash: sha256 over the contents of the clips that were scored (`SourceClip.data_hash`).
+        data_hash: sha256 over the contents of the clips that were scored (`ScoredClip.data_hash`).
         split: which split, None for a plain folder.
         kinds: how many clips there are of each frame size and rate.
         simulated: what simulated the videos; None where nothing says that they are.
@@ -152,7 +152,7 @@ class _Source(NamedTuple):
     name: str
     split: str | None
     groups: tuple[str, ...]
-    open: Callable[[int], SourceClip]
+    open: Callable[[int], ScoredClip]
 
 
 class _Scored(NamedTuple):
@@ -244,7 +244,7 @@ def store_features(
         transform: maps a clip to the clip that is scored instead.
     """
 
-    def open_clip(place: int) -> SourceClip:
+    def open_clip(place: int) -> ScoredClip:
         window = windows[place]
         clip = read_window(store, window)
         fps = store.videos[window.video].fps

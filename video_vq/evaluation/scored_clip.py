@@ -46,7 +46,7 @@ class Cut(NamedTuple):
     fps: float | None = None
 
 
-class SourceClip(NamedTuple):
+class ScoredClip(NamedTuple):
     """A clip that is known by name.
 
     Attributes:
@@ -71,10 +71,10 @@ def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
     return input_of
 
 
-def clip_at_hand(clip: Clip, fps: float | None) -> SourceClip:
+def clip_at_hand(clip: Clip, fps: float | None) -> ScoredClip:
     """Return a clip at hand; both its names are the sha256 of its bytes."""
     key = clip_key(clip)
-    return SourceClip(
+    return ScoredClip(
         key,
         key.hex(),
         lambda: _kind(clip.shape[1:3], fps),
@@ -82,7 +82,7 @@ def clip_at_hand(clip: Clip, fps: float | None) -> SourceClip:
     )
 
 
-def clip_of_file(file: Path, cut: Cut) -> SourceClip:
+def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
     """Return the first clip of a video file, not decoded yet.
 
     Its content is named by the file's sha256 and the numbers of its frames; its pixels by the
@@ -127,7 +127,7 @@ def clip_of_file(file: Path, cut: Cut) -> SourceClip:
         return _kind(found.size_hw, None if fps is None else fps / cut.stride)
 
     key = sha256_json({"clip": data_hash, "decoder": pyav_version()})
-    return SourceClip(bytes.fromhex(key), data_hash, kind, read)
+    return ScoredClip(bytes.fromhex(key), data_hash, kind, read)
 
 
 def _content_hash(file: Path) -> str:

@@ -28,7 +28,7 @@ class DecoderLayer(NamedTuple):
     gains: Float[Tensor, "2 heads 1"]  # of queries, of keys
 
 
-class Decoder:
+class CachedPrior:
     """Decodes a fixed number of rows in step; equal to `Prior.forward` to rounding.
 
     Attention is a pair of plain batched products over what the cache holds so far, and not torch's

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.models.cached_prior import Decoder
+from video_vq.models.cached_prior import CachedPrior
 from video_vq.models.conditions import (
     Conditions,
     Integers,
@@ -108,7 +108,7 @@ class TokenSampler:
             prior = copy.deepcopy(prior).float()
         self.prior, self.settings = prior, settings or SamplingSettings()
         self.batch_size, self.dtype = batch_size, dtype
-        self._decoders: dict[int, Decoder] = {}
+        self._held: dict[int, CachedPrior] = {}
 
     def draw(
         self,
@@ -144,15 +144,15 @@ class TokenSampler:
         tokens = torch.empty(len(seeds), num_tokens, dtype=torch.int64)
         device = prior.head.weight.device
         with torch.inference_mode(), exact_float32(device):
-            decoder = self._decoder(conditions.num_given)
-            num_rows = decoder.num_rows // len(hidden_per_pass(settings))
+            cached = self._cached(conditions.num_given)
+            num_rows = cached.num_rows // len(hidden_per_pass(settings))
             for start in range(0, len(seeds), self.batch_size):
                 end = min(start + self.batch_size, len(seeds))
                 # A short batch is filled up with copies of its last sample, thrown away later.
                 index = torch.arange(start, start + num_rows).clamp(max=end - 1)
                 noise = np.stack([uniform_noise(seeds[row], num_tokens) for row in index.tolist()])
                 drawn = sample_batch(
-                    decoder,
+                    cached,
                     embedded(prior, conditions.rows(index, device), settings, num_rows),
                     None if given is None else given[index].to(device),
                     torch.from_numpy(noise).to(device),
@@ -163,13 +163,13 @@ class TokenSampler:
         _, rows, columns = prior.config.grid_thw
         return rearrange(tokens, "n (t h w) -> n t h w", h=rows, w=columns)
 
-    def _decoder(self, num_given: int) -> Decoder:
-        if num_given not in self._decoders:
-            self._decoders.clear()  # a cache is as large as the weights or larger: one is held
-            self._decoders[num_given] = prepared_decoder(
+    def _cached(self, num_given: int) -> CachedPrior:
+        if num_given not in self._held:
+            self._held.clear()  # a cache is as large as the weights or larger: one is held
+            self._held[num_given] = prepared_prior(
                 self.prior, self.settings, self.batch_size, num_given, self.dtype
             )
-        return self._decoders[num_given]
+        return self._held[num_given]
 
 
 def sample_tokens(
@@ -226,23 +226,23 @@ def embedded(
     )
 
 
-def prepared_decoder(
+def prepared_prior(
     prior: Prior,
     settings: SamplingSettings,
     batch_size: int,
     num_given: int,
     dtype: torch.dtype,
-) -> Decoder:
-    """Return a decoder whose rows do not depend on their place, padding the batch if need be.
+) -> CachedPrior:
+    """Return a cached prior whose rows do not depend on their place, padding the batch if need be.
 
     Raises:
         InputError: no padding achieves it on this machine.
     """
     for padding in PADDINGS:
         num_rows = -(-batch_size // padding) * padding
-        decoder = Decoder(prior, num_rows * len(hidden_per_pass(settings)), dtype)
-        if batch_size == 1 or decoder.rows_agree(num_given):
-            return decoder
+        cached = CachedPrior(prior, num_rows * len(hidden_per_pass(settings)), dtype)
+        if batch_size == 1 or cached.rows_agree(num_given):
+            return cached
     raise InputError(
         f"samples of one batch of {batch_size} cannot be kept apart on this machine: its matrix "
         "products round a row by its place; use batch size 1, or one thread (OMP_NUM_THREADS=1)"
@@ -250,7 +250,7 @@ def prepared_decoder(
 
 
 def sample_batch(
-    decoder: Decoder,
+    cached: CachedPrior,
     condition: Condition,
     given: Int[Tensor, "b p"] | None,
     noise: Float[Tensor, "b n"],
@@ -271,14 +271,14 @@ def sample_batch(
         tokens[:, :first] = given
         given = given.repeat(num_passes, 1)
     usable = torch.ones(num_rows, dtype=torch.bool, device=noise.device)
-    logits = decoder.begin(condition, given)
+    logits = cached.begin(condition, given)
     for position in range(first, num_tokens):
         adjusted = adjusted_logits(guided_logits(logits, settings), settings)
         drawn, had_mass = invert(adjusted, noise[:, position])
         tokens[:, position] = drawn
         usable &= had_mass
         if position + 1 < num_tokens:
-            logits = decoder.step(drawn.repeat(num_passes))
+            logits = cached.step(drawn.repeat(num_passes))
         if progress is not None:
             progress()
     if not bool(usable.all()):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models import sampling
-from video_vq.models.cached_prior import Decoder, silu_by_rows
+from video_vq.models.cached_prior import CachedPrior, silu_by_rows
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import (
     NO_CLASS,
@@ -54,7 +54,7 @@ def some_conditions(prior: Prior, batch: int, given: Tensor | None = None) -> Co
 
 
 def decoded_logits(
-    decoder: Decoder, condition: sampling.Condition, tokens: Tensor, num_given: int
+    decoder: CachedPrior, condition: sampling.Condition, tokens: Tensor, num_given: int
 ) -> Tensor:
     """Logits of every position from num_given on, one decoding step after the other."""
     logits = [decoder.begin(condition, tokens[:, :num_given] if num_given else None)]
@@ -74,7 +74,7 @@ def test_cached_logits_are_those_of_the_plain_forward_at_every_position(classes,
             dropped = torch.full((batch,), hidden)
             expected = prior(tokens, labels, actions, dropped)[:, num_given:]
             condition = prior.condition(batch, labels, actions, dropped)
-            found = decoded_logits(Decoder(prior, batch), condition, tokens, num_given)
+            found = decoded_logits(CachedPrior(prior, batch), condition, tokens, num_given)
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_a_long_prefix_is_read_in_blocks_of_queries(monkeypatch):
     monkeypatch.setattr("video_vq.models.cached_prior.QUERY_BLOCK", 5)
     prior = make_prior()
     tokens = random_tokens(2)
-    found = decoded_logits(Decoder(prior, 2), prior.condition(2, None, None, None), tokens, 17)
+    found = decoded_logits(CachedPrior(prior, 2), prior.condition(2, None, None, None), tokens, 17)
     torch.testing.assert_close(found, prior(tokens)[:, 17:], atol=1e-4, rtol=1e-4)
 
 
@@ -94,7 +94,7 @@ def test_a_decoder_in_bf16_comes_near():
     labels, _, actions = some_conditions(prior, 4)
     expected = prior(tokens, labels, actions)
     condition = prior.condition(4, labels, actions, None)
-    found = decoded_logits(Decoder(prior, 4, torch.bfloat16), condition, tokens, 0)
+    found = decoded_logits(CachedPrior(prior, 4, torch.bfloat16), condition, tokens, 0)
     assert found.dtype == torch.float32
     assert (found - expected).std() < 0.1 * expected.std()
 
@@ -113,7 +113,7 @@ def test_guidance_in_one_batch_is_that_of_two_passes(classes, dims, guidance):
     expected = null + guidance * (conditional - null)
 
     passes = 1 if guidance in (0, 1) else 2
-    decoder = Decoder(prior, 3 * passes)
+    decoder = CachedPrior(prior, 3 * passes)
     condition = embedded(prior, conditions, settings, 3)
     found = [guided_logits(decoder.begin(condition, None), settings)]
     for i in range(NUM_TOKENS - 1):
@@ -207,7 +207,7 @@ def test_logits_are_bit_equal_wherever_a_row_stands(num_threads):
     tokens = random_tokens(8)
     order = torch.tensor([5, 2, 7, 0, 1, 6, 4, 3])
     with Threads(num_threads):
-        decoder = Decoder(prior, 8)
+        decoder = CachedPrior(prior, 8)
         assert decoder.rows_agree(0)
         condition = prior.condition(8, None, None, None)
         logits = decoded_logits(decoder, condition, tokens, 0)
@@ -228,11 +228,11 @@ def test_silu_rounds_a_row_alike_wherever_it_stands_among_threads():
 
 def test_batches_are_padded_until_rows_agree_and_refused_when_they_never_do(monkeypatch):
     prior = make_prior()
-    monkeypatch.setattr(Decoder, "rows_agree", lambda self, _: self.num_rows % 8 == 0)
+    monkeypatch.setattr(CachedPrior, "rows_agree", lambda self, _: self.num_rows % 8 == 0)
     assert sample_tokens(prior, [1, 2, 3], batch_size=3).shape[0] == 3
-    decoder = sampling.prepared_decoder(prior, SamplingSettings(), 3, 0, torch.float32)
+    decoder = sampling.prepared_prior(prior, SamplingSettings(), 3, 0, torch.float32)
     assert decoder.num_rows == 8
-    monkeypatch.setattr(Decoder, "rows_agree", lambda self, _: False)
+    monkeypatch.setattr(CachedPrior, "rows_agree", lambda self, _: False)
     with pytest.raises(InputError, match="batch size 1"):
         sample_tokens(prior, [1, 2, 3], batch_size=3)
     assert sample_tokens(prior, [1, 2, 3], batch_size=1).shape[0] == 3
@@ -241,7 +241,7 @@ def test_batches_are_padded_until_rows_agree_and_refused_when_they_never_do(monk
 @torch.inference_mode()
 def test_rows_that_differ_by_their_place_are_noticed():
     prior = make_prior()
-    decoder = Decoder(prior, 4)
+    decoder = CachedPrior(prior, 4)
     head = decoder.head
     decoder.head = lambda x: head(x) + torch.arange(4)[:, None] * 1e-6
     assert not decoder.rows_agree(0)
@@ -265,13 +265,13 @@ def test_top_k_1_gives_every_seed_the_same_clip():
 
 def test_a_sampler_packs_its_weights_once_and_draws_what_single_calls_draw(monkeypatch):
     packed: list[int] = []
-    prepared = sampling.prepared_decoder
+    prepared = sampling.prepared_prior
 
     def counted(*arguments):
         packed.append(arguments[3])
         return prepared(*arguments)
 
-    monkeypatch.setattr(sampling, "prepared_decoder", counted)
+    monkeypatch.setattr(sampling, "prepared_prior", counted)
     prior = make_prior(3)
     labels, given = torch.tensor([0, 1, 2]), random_tokens(3, 8)
     sampler = TokenSampler(prior, SamplingSettings(top_k=5), batch_size=2)
@@ -397,7 +397,7 @@ def test_a_short_batch_is_filled_with_copies_of_its_last_sample(monkeypatch):
         return batch(prior, conditions, *rest)
 
     monkeypatch.setattr(sampling, "embedded", embedded)
-    monkeypatch.setattr(Decoder, "rows_agree", lambda self, _: self.num_rows % 8 == 0)
+    monkeypatch.setattr(CachedPrior, "rows_agree", lambda self, _: self.num_rows % 8 == 0)
     sample_tokens(make_prior(9), range(7), torch.arange(7), batch_size=3)
     assert rows == [[0, 1, *[2] * 6], [3, 4, *[5] * 6], [6] * 8]
 
@@ -406,19 +406,19 @@ def test_a_short_batch_is_filled_with_copies_of_its_last_sample(monkeypatch):
 def test_a_decoder_that_begins_anew_remembers_nothing_of_the_clip_before():
     prior = make_prior(3, 5)
 
-    def logits(decoder: Decoder, seed: int, num_given: int) -> Tensor:
+    def logits(decoder: CachedPrior, seed: int, num_given: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(0, 3, (2,), generator=generator)
         actions = torch.randn(2, GRID[0], 5, generator=generator)
         condition = prior.condition(2, labels, actions, None)
         return decoded_logits(decoder, condition, random_tokens(2, seed=seed), num_given)
 
-    used = Decoder(prior, 2)
+    used = CachedPrior(prior, 2)
     used.keys.fill_(7.0)  # whatever memory held
     used.values.fill_(7.0)
     logits(used, 1, 5)
     used.begin(prior.condition(2, torch.tensor([0, 0]), torch.zeros(2, GRID[0], 5), None), None)
     for seed, num_given in ((2, 0), (3, 8), (4, 3)):
         assert torch.equal(
-            logits(used, seed, num_given), logits(Decoder(prior, 2), seed, num_given)
+            logits(used, seed, num_given), logits(CachedPrior(prior, 2), seed, num_given)
         )
