@@ -1,5 +1,6 @@
 """What all kinds of archives share: members, checks of their names, caps, errors."""
 
+import io
 import os
 import stat
 from collections.abc import Generator, Iterable, Iterator
@@ -40,10 +41,8 @@ class Member:
         number: its place among the archive's entries.
         name: relative, with / between its parts, and nothing that leads out of the folder.
         num_bytes: of the file.
-        position: byte of the archive at which the file (tar) or its local header (zip) begins.
-        crc32: of the file, None where the archive tells none that we check ourselves.
-        packed_bytes: that it takes in the archive.
-        is_deflated: how they are packed (zip).
+        position: byte of a tar at which the file begins.
+        crc32: of the file, None where the archive tells none.
     """
 
     number: int
@@ -51,16 +50,53 @@ class Member:
     num_bytes: int
     position: int = 0
     crc32: int | None = None
-    packed_bytes: int = 0
-    is_deflated: bool = False
 
 
 Contents = Generator[tuple[Member, Iterator[bytes]], None, None]
 """Members with their bytes in pieces; each is to be taken before the next, and all to be closed."""
 
 
+class LimitedFile(io.BufferedReader):
+    """An archive that a library reads: it may take no more than `allow` says.
+
+    The standard library's readers hold whatever length a header tells; so what they may read of
+    headers is counted. Files are read in pieces, which cost no memory.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(open_descriptor(path)))
+        self.size = os.fstat(self.fileno()).st_size
+        self._path, self._what, self._allowed = path, "", 0
+
+    def allow(self, num_bytes: int, what: str = "") -> None:
+        """Allow so many bytes from now on; an error calls them `what`."""
+        self._allowed, self._what = num_bytes, what
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, fewer at the end only.
+
+        Raises:
+            ArchiveError: they are more than is allowed.
+        """
+        left = max(self.size - self.tell(), 0)
+        wanted = left if size is None or size < 0 else min(size, left)
+        self._allowed -= wanted
+        if self._allowed < 0:
+            raise ArchiveError(self._path, f"holds {self._what}")
+        return super().read(wanted)
+
+
 def open_archive(path: Path) -> BinaryIO:
-    """Open an archive for reading; never a pipe or a device, which could wait for ever.
+    """Open an archive for reading.
+
+    Raises:
+        ArchiveError: it is no file that can be read.
+    """
+    return open(open_descriptor(path), "rb")
+
+
+def open_descriptor(path: Path) -> int:
+    """Open a file; never a pipe or a device, which could wait for ever.
 
     Raises:
         ArchiveError: it is no file that can be read.
@@ -72,7 +108,7 @@ def open_archive(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ArchiveError(path, "is no regular file")
-    return open(descriptor, "rb")
+    return descriptor
 
 
 def clean_name(path: Path, name: str | bytes) -> str:

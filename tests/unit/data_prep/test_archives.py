@@ -28,6 +28,7 @@ from packed import (
 
 from data_prep.archives import members as members_module
 from data_prep.archives import rar, read_archive, unpack, unpacked_path
+from data_prep.archives import zip as zip_module
 from data_prep.archives.members import ArchiveError
 
 RNG = np.random.default_rng(0)
@@ -84,6 +85,19 @@ def pax(**records: str) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
+def told_size(kind: bytes, field: bytes, data: bytes = b"") -> bytes:
+    """Return a tar header of a kind whose field of 12 bytes tells its size."""
+    header = bytearray(tar_entry("a.avi", kind=kind))
+    header[124:136] = field
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + data
+
+
+NEGATIVE, ENDLESS = b"\xff" * 10 + b"\0\0", b"\x80" + b"\0" * 6 + b"\x7f" + b"\0" * 4
+SPARSE_10 = {"GNU__sparse__major": "1", "GNU__sparse__minor": "0"}
+
+
 def doubled_count(data: bytes) -> bytes:
     at = data.index(b"PK\x01\x02")
     return data[: at + 24] + (1 << 30).to_bytes(4, "little") + data[at + 28 :]
@@ -108,6 +122,24 @@ HOSTILE = {
     "pipe.tar": (tar_entry("a.avi", kind=PIPE) + END, "a named pipe"),
     "sparse.tar": (tar_entry("a.avi", kind=tarfile.GNUTYPE_SPARSE) + END, "a sparse file"),
     "pax sparse.tar": (pax(GNU__sparse__size="99999999999") + END, "a sparse file"),
+    "sparse without end.tar": (
+        pax(**SPARSE_10) + b"9" * 9 + b"\n" + b"0\n" * 40_000 + END,
+        "a name or an extended header of more than 65,536 bytes",
+    ),
+    "negative size.tar": (told_size(b"0", NEGATIVE) + END, "would unpack to more than"),
+    "negative pax size.tar": (pax(path="b.avi", size="-512") + END, "a damaged extended header"),
+    "name of a negative size.tar": (
+        told_size(b"L", NEGATIVE, bytes(99_328)),
+        "a name or an extended header of more than 65,536 bytes",
+    ),
+    "name of 2 TB.tar": (
+        told_size(b"L", ENDLESS, bytes(99_328)),
+        "a name or an extended header of more than 65,536 bytes",
+    ),
+    "many names.tar": (
+        told_size(b"L", b"%011o\0" % 0) * 3000 + tar_entry("a.avi") + END,
+        "a name or an extended header of more than 65,536 bytes|a damaged header",
+    ),
     "unknown kind.tar": (tar_entry("a.avi", kind=b"Z") + END, "of the kind b'Z'"),
     "twice.tar": (tar_entry("a.avi") + tar_entry("./a.avi") + END, "holds 'a.avi' twice"),
     "file and folder.tar": (tar_entry("a") + tar_entry("a/b.avi") + END, "as a file and as a"),
@@ -176,7 +208,7 @@ def test_a_member_that_is_larger_than_it_tells_is_stopped_there(tmp_path):
     archive = read_archive(written(tmp_path / "a.zip", bytes(data)))
     given = archive.contents(archive.members)
     _, pieces = next(given)
-    with pytest.raises(ArchiveError, match=r"'a\.avi' in it is larger than the 1,000 it tells"):
+    with pytest.raises(ArchiveError, match=r"'a\.avi' in it is damaged \(Bad CRC-32"):
         next(pieces)
     given.close()
 
@@ -187,6 +219,13 @@ def test_too_many_entries_are_refused(tmp_path, monkeypatch):
     for name, data in (("a.tar", tar_of(files)), ("a.zip", zip_of(files))):
         with pytest.raises(ArchiveError, match="holds more than"):
             contents(written(tmp_path / name, data))
+
+
+def test_a_zip_whose_directory_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    data = zip_of({f"{number}.avi": b"" for number in range(40)})
+    monkeypatch.setattr(zip_module, "MAX_DIRECTORY_BYTES", 1000)
+    with pytest.raises(ArchiveError, match="holds a directory of more than 1,000 bytes"):
+        contents(written(tmp_path / "a.zip", data))
 
 
 def test_a_pipe_or_a_device_is_no_archive(tmp_path):
