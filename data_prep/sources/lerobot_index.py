@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from data_prep.parquet import Kind, TableError, read_columns
 from video_vq.errors import InputError
-from video_vq.media.child import child_environment
+from video_vq.media.supervisor import child_environment
 
 # How far times may lie from where they should, in frames: sums of rounded lengths drift. Less than
 # this on all sides, and no frame belongs to two episodes.

@@ -309,7 +309,7 @@ def found(started: Run, kind: str) -> list[int]:
     pids: list[int] = []
     marks = {
         "worker": ("ray::_outcome_of",),
-        "decoder": ("data_prep.worker", "media.isolated_worker"),
+        "decoder": ("data_prep.pool", "media.file_decoders"),
     }[kind]
 
     def look() -> list[int]:

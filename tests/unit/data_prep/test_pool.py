@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import pool as pool_module
 from data_prep.pool import Pool, ShardTask
 from data_prep.shard import Recipe
 from data_prep.sources import Item
 from video_vq.errors import InputError
+from video_vq.media import supervisor
 from video_vq.stores.clips import ClipStore, ClipStoreWriter
 
 # A worker whose decoder does what the first letters of a video's id say.
@@ -18,7 +18,7 @@ STUB = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
-from data_prep import shard, worker
+from data_prep import pool, shard
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError, Video
 
 def open_video(item, recipe, decoder, watch, notes):
@@ -62,8 +62,8 @@ def open_video(item, recipe, decoder, watch, notes):
 
     return PreparedVideo(Video(item.id, None, item.split, item.group), frames(), {})
 
-shard.open_video = worker.open_video = open_video
-worker.main()
+shard.open_video = pool.open_video = open_video
+pool.main()
 """
 SECOND = "ends the decoder with SIGSEGV, twice"
 
@@ -153,14 +153,14 @@ def test_a_decoder_that_spins_is_stopped_by_the_kernel_after_its_share_of_proces
 
 
 def test_a_decoder_that_sleeps_forever_is_found_and_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool_module, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.2)
     store, _ = run(tmp_path, ["fine-0", "hang-1", "fine-2"], stall_seconds=2.5)
     assert [video.id for video in store.videos] == ["fine-0", "fine-2"]
     assert "hangs the decoder, twice" in left_out(store)
 
 
 def test_storage_that_does_not_answer_is_an_error_and_no_skip(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool_module, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.2)
     with pytest.raises(InputError, match="reading it made no progress for 2 s; see to the storage"):
         run(tmp_path, ["fine-0", "stuckread-1"], stall_seconds=2.5)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from made_videos import encode
 
-from video_vq.media import isolated_worker
 from video_vq.media.decode import Decoder, FirstFrames, FrameStream
+from video_vq.media.file_decoders import decode
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.ranges import FrameRanges
 from video_vq.media.resize import resize
@@ -47,10 +47,7 @@ def test_every_reader_hands_on_contiguous_frames_of_every_width(videos):
 
 
 @pytest.mark.parametrize("size_hw", [None, (4, 3)])
-def test_a_worker_writes_the_frames_of_every_width_resized_or_not(
-    videos, tmp_path, monkeypatch, size_hw
-):
-    monkeypatch.setattr(isolated_worker, "limit_processor_time", lambda _: None)
+def test_a_worker_writes_the_frames_of_every_width_resized_or_not(videos, tmp_path, size_hw):
     raw = tmp_path / "frames"
     for width, (path, frames) in videos.items():
         recipe = FrameRecipe(size_hw or (HEIGHT, width)).to_json()
@@ -58,5 +55,5 @@ def test_a_worker_writes_the_frames_of_every_width_resized_or_not(
         expected = frames if size_hw is None else resize(frames, size_hw)
         # Where frames are scaled, the decoders take turns: this is Pillow's array, not theirs.
         for decoder in DECODERS if size_hw is None else [DECODERS[width % len(DECODERS)]]:
-            isolated_worker.decode({**job, "recipe": recipe, "decoder": decoder}, lambda _: None)
+            decode({**job, "recipe": recipe, "decoder": decoder}, lambda *_: None)
             assert raw.read_bytes() == expected.tobytes(), width

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from video_vq.errors import InputError
-from video_vq.media import isolated
+from video_vq.media import supervisor
 from video_vq.media.encode import write_video
-from video_vq.media.isolated import DecodedFile, FileDecoders, FileToDecode
+from video_vq.media.file_decoders import DecodedFile, FileDecoders, FileToDecode
 from video_vq.media.prepared import FrameRecipe, open_file
 from video_vq.media.probe import UnreadableVideoError
 
@@ -20,7 +20,7 @@ import os, signal, time
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from video_vq.media import isolated_worker
+from video_vq.media import file_decoders
 from video_vq.media.probe import UnreadableVideoError
 
 def open_file(path, num_bytes, recipe, decoder, watch):
@@ -52,8 +52,8 @@ def open_file(path, num_bytes, recipe, decoder, watch):
     nothing = {"oddities": lambda: [], "num_repeated": lambda: 0}
     return SimpleNamespace(frames=frames(), fps=10.0, **nothing)
 
-isolated_worker.open_file = open_file
-isolated_worker.main()
+file_decoders.open_file = open_file
+file_decoders.main()
 """
 
 
@@ -63,7 +63,7 @@ def spool(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "frames"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(isolated, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.1)
     return folder
 
 

@@ -1,0 +1,184 @@
+"""Decodes video files some ahead of their reader, each in a process that may die without harm.
+
+A file during which its process dies is tried once more, in a fresh process and with PyAV. If that
+dies too the file cannot be used, with the reason: a bad video costs one video.
+"""
+
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_vq.errors import InputError
+from video_vq.media.child import WatchVideo, serve
+from video_vq.media.prepared import FrameRecipe, cpu_limit, open_file
+from video_vq.media.probe import UnreadableVideoError
+from video_vq.media.supervisor import STALL_SECONDS, Death, Deaths, Supervisor
+
+COMMAND = (sys.executable, "-c", "from video_vq.media.file_decoders import main; main()")
+
+
+class FileToDecode(NamedTuple):
+    """A video file: its path, and its size when it was listed."""
+
+    path: str
+    num_bytes: int
+
+
+class DecodedFile(NamedTuple):
+    """A decoded file.
+
+    Attributes:
+        frames: mapped from a file without a name; its place on the disk is free again when the
+            array is.
+        fps: frames per second of these frames, None when unknown.
+        oddities: what was odd with the file.
+    """
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    fps: float | None
+    oddities: tuple[str, ...]
+
+
+class FileDecoders:
+    """Decodes files in the order given; use as a context manager.
+
+    Memory does not depend on the files. The frames of at most `num_workers` + 1 files lie in the
+    system's folder for temporary files at a time, and nothing stays there whatever is killed.
+
+    Args:
+        recipe: of the frames.
+        num_workers: how many processes decode.
+        command: what to start as a worker.
+        stall_seconds: how long a worker may go without using the processor.
+    """
+
+    def __init__(
+        self,
+        recipe: FrameRecipe,
+        num_workers: int,
+        command: tuple[str, ...] = COMMAND,
+        stall_seconds: float = STALL_SECONDS,
+    ):
+        self._recipe, self._num_workers = recipe, num_workers
+        self._stall_seconds = stall_seconds
+        self._workers = Supervisor(command, num_workers, stall_seconds)
+
+    def __enter__(self) -> "FileDecoders":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes; files that are being decoded are given up."""
+        self._workers.close()
+
+    def decode(self, files: Iterable[FileToDecode]) -> Iterator[DecodedFile | UnreadableVideoError]:
+        """Yield each file's frames, or why it cannot be used, in the order of the files.
+
+        Raises:
+            InputError: the disk is full, the storage does not answer, the system kills workers for
+                their memory, or workers die for no fault of a file.
+        """
+        waiting: deque[Future[DecodedFile | UnreadableVideoError]] = deque()
+        rest = iter(files)
+        try:
+            while True:
+                for file in islice(rest, self._num_workers + 1 - len(waiting)):
+                    waiting.append(self._workers.submit(self._decode, file))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _decode(self, file: FileToDecode) -> DecodedFile | UnreadableVideoError:
+        """Decode one file; a second time if the child dies. Runs in a thread of its own."""
+        job = {**file._asdict(), "recipe": self._recipe.to_json(), "decoder": self._recipe.decoder}
+        deaths = Deaths(self._stall_seconds)
+        while isinstance(found := self._attempt(file, job), Death):
+            reason = deaths.add(found, file.path)
+            if reason is not None:
+                return UnreadableVideoError(file.path, reason)
+            if found.video is not None:
+                job["decoder"] = "pyav"
+        return found
+
+    def _attempt(
+        self, file: FileToDecode, job: dict[str, Any]
+    ) -> DecodedFile | UnreadableVideoError | Death:
+        with tempfile.NamedTemporaryFile(prefix="video-vq-", suffix=".rgb", delete=False) as frames:
+            place = Path(frames.name)
+            try:
+                # At its first report the worker has opened the file: from there on nothing is left
+                # behind by a kill.
+                answer = self._workers.ask(
+                    {**job, "frames": frames.name}, lambda _: place.unlink(missing_ok=True)
+                )
+            finally:
+                place.unlink(missing_ok=True)
+            return answer if isinstance(answer, Death) else self._understood(answer, file, frames)
+
+    def _understood(
+        self, answer: dict[str, Any], file: FileToDecode, frames: Any
+    ) -> DecodedFile | UnreadableVideoError:
+        if answer["report"] == "unreadable":
+            return UnreadableVideoError(file.path, answer["reason"])
+        shape = (answer["num_frames"], *self._recipe.size_hw, 3)
+        pixels = np.memmap(frames, np.uint8, "r", shape=shape)
+        return DecodedFile(pixels, answer["fps"], tuple(answer["oddities"]))
+
+
+def main() -> None:
+    """Be one of the processes that decode."""
+    serve(decode)
+
+
+def decode(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
+    """Write the frames of one file, uint8 t h w c, and return what is to be said of it.
+
+    Raises:
+        InputError: the frames cannot be written.
+    """
+    try:
+        return _decoded(job, watch)
+    except UnreadableVideoError as error:
+        return {"report": "unreadable", "reason": error.reason}
+    except OSError as error:
+        raise InputError(
+            f"{job['frames']}: cannot be written ({error.strerror or error}); TMPDIR names another "
+            "folder for them"
+        ) from None
+
+
+def _decoded(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
+    recipe = FrameRecipe.from_json(job["recipe"])
+    path, num_bytes = job["path"], job["num_bytes"]
+    num_frames = 0
+    with open(job["frames"], "wb") as file:  # before the first report: the parent unlinks it then
+        watch(path, "read", cpu_limit(recipe.cpu_seconds, num_bytes))
+        opened = open_file(path, num_bytes, recipe, job["decoder"], lambda *at: watch(path, *at))
+        for frame in opened.frames:
+            file.write(frame.data)
+            num_frames += 1
+    oddities = opened.oddities()
+    if repeated := opened.num_repeated():
+        share = f"{repeated:,} of {num_frames:,} frames ({repeated / num_frames:.1%})"
+        oddities.append(f"{share} repeat the one before, to reach {recipe.fps:g} frames per second")
+    if not num_frames:
+        raise UnreadableVideoError(path, "holds no frame")
+    return {
+        "report": "decoded",
+        "num_frames": num_frames,
+        "fps": opened.fps,
+        "oddities": oddities,
+    }
