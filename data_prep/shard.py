@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.actions import read_actions
-from data_prep.episodes import begin_shard, open_episode
+from data_prep.sources.lerobot_episode import begin_shard, open_episode
 from data_prep.sources import Item, SourceName
 from data_prep.sources.bair import Camera, frames_of
 from data_prep.tfrecord import RecordError, read_record
