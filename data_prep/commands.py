@@ -12,8 +12,8 @@ from video_vq.media.folder import FolderSettings
 from video_vq.stores.lock import require_free
 
 if TYPE_CHECKING:
-    from data_prep.shard import Recipe
     from data_prep.sources import Listing
+    from video_vq.media.prepared import FrameRecipe
 
 
 def require_ready(arguments: argparse.Namespace) -> None:
@@ -90,16 +90,13 @@ def run_lerobot(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
     from data_prep.run import prepare, summarize
-    from data_prep.shard import Recipe
+    from video_vq.media.prepared import FrameRecipe
     from video_vq.media.probe import Limits
 
-    recipe = Recipe(
-        source=listing.source,
+    recipe = FrameRecipe(
         size_hw=arguments.size,
         fps=getattr(arguments, "fps", None),
         stride=arguments.stride,
-        camera=getattr(arguments, "camera", "aux1"),
-        simulated=listing.simulated,
         limits=Limits(max_expansion=arguments.max_expansion),
         cpu_seconds=arguments.cpu_limit,
         decoder=getattr(arguments, "decoder", "pyav"),
@@ -121,7 +118,7 @@ def _prepare(arguments: argparse.Namespace, listing: "Listing") -> None:
     print(printable(summarize(outcome, listing)))
 
 
-def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Recipe") -> None:
+def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "FrameRecipe") -> None:
     from data_prep.raw_list import write_list
 
     raw = write_list(

@@ -8,14 +8,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.shard import Recipe, Verdict, open_video, prepare_shard
+from data_prep.shard import Verdict, open_video, prepare_shard
 from data_prep.sources import Item
 from video_vq.errors import InputError
 from video_vq.media.child import WatchVideo, serve
+from video_vq.media.prepared import FrameRecipe
 from video_vq.media.supervisor import STALL_SECONDS, Death, Deaths, Supervisor
 from video_vq.stores.clips import ClipStoreWriter, Skipped, UnusableVideoError
 
@@ -48,7 +49,7 @@ class Pool:
         store: Path,
         plan: Mapping[str, Any],
         arrays: Mapping[str, tuple[int, ...]],
-        recipe: Recipe,
+        recipe: FrameRecipe,
         num_workers: int,
         keep_open: tuple[int, ...] = (),
         command: tuple[str, ...] = COMMAND,
@@ -141,7 +142,7 @@ def do(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
     Raises:
         InputError: the store belongs to another plan, or cannot be written.
     """
-    recipe = Recipe.from_json(job["recipe"])
+    recipe = FrameRecipe.from_json(job["recipe"])
     try:
         if job["job"] == "try":
             _try(Item(**job["item"]), recipe, watch)
@@ -152,19 +153,18 @@ def do(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
     return {"report": "done"}
 
 
-def _try(item: Item, recipe: Recipe, watch: WatchVideo) -> None:
+def _try(item: Item, recipe: FrameRecipe, watch: WatchVideo) -> None:
     try:
-        for _ in open_video(item, recipe, "pyav", watch, []).frames:
+        for _ in open_video(item, replace(recipe, decoder="pyav"), watch, []).frames:
             pass
     except UnusableVideoError:
         pass  # the shard will find the same reason
     watch(item.id, "done", 0.0)
 
 
-def _make(job: dict[str, Any], recipe: Recipe, watch: WatchVideo) -> None:
-    height, width = recipe.size_hw
+def _make(job: dict[str, Any], recipe: FrameRecipe, watch: WatchVideo) -> None:
     arrays = {name: tuple(shape) for name, shape in job["arrays"].items()}
-    writer = ClipStoreWriter(job["store"], (height, width), job["plan"], arrays, owner=False)
+    writer = ClipStoreWriter(job["store"], recipe.size_hw, job["plan"], arrays, owner=False)
     prepare_shard(
         writer,
         recipe,

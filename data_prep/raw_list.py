@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from data_prep.run import make_plan
-from data_prep.shard import Recipe
 from data_prep.sources import Listing
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
+from video_vq.media.prepared import FrameRecipe
 from video_vq.stores.raw_videos import (
     RawVideo,
     RawVideos,
@@ -18,7 +18,7 @@ from video_vq.stores.raw_videos import (
 def write_list(
     listing: Listing,
     out: Path,
-    recipe: Recipe,
+    recipe: FrameRecipe,
     videos_per_shard: int | None,
     max_skipped: float | None,
 ) -> RawVideos:
@@ -47,7 +47,7 @@ def write_list(
         out,
         RawVideos(
             root=root,
-            recipe=recipe.of_files().to_json(),
+            recipe=recipe.to_json(),
             plan=make_plan(listing, recipe, per_shard),
             classes=listing.classes,
             videos=tuple(

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.pool import Pool, ShardTask
-from data_prep.shard import Recipe
 from video_vq.errors import InputError
+from video_vq.media.prepared import FrameRecipe
 from video_vq.ray_tasks import not_shared, run_on_ray
 from video_vq.stores.shards import ShardFolder, plan_of
 
@@ -23,7 +23,7 @@ class RayPool:
         store: Path,
         plan: Mapping[str, Any],
         arrays: Mapping[str, tuple[int, ...]],
-        recipe: Recipe,
+        recipe: FrameRecipe,
     ):
         self._common = (store.absolute(), dict(plan), dict(arrays), recipe)
 
@@ -52,7 +52,7 @@ def _prepare(
     store: Path,
     plan: dict[str, Any],
     arrays: dict[str, tuple[int, ...]],
-    recipe: Recipe,
+    recipe: FrameRecipe,
     task: ShardTask,
 ) -> None:
     """Prepare one shard in a process of a cluster."""

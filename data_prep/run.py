@@ -16,10 +16,10 @@ from data_prep.archives import Archive, unpack, unpacked_path
 from data_prep.pool import COMMAND, Pool, ShardTask
 from data_prep.rates import mixed_rates, repeated_frames
 from data_prep.ray_pool import RayPool
-from data_prep.shard import Recipe
 from data_prep.sources import Item, Listing, SourceName
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
+from video_vq.media.prepared import FrameRecipe
 from video_vq.progress import progress
 from video_vq.ray_tasks import require_ray
 from video_vq.stores.clips import PROVENANCE, SKIPPED, SPLITS, ClipStore, ClipStoreWriter
@@ -59,7 +59,7 @@ class Outcome:
     skipped: tuple[dict[str, str], ...]
 
 
-def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[str, Any]:
+def make_plan(listing: Listing, recipe: FrameRecipe, videos_per_shard: int) -> dict[str, Any]:
     """Return what decides every byte of the store: neither decoder nor workers nor the machine.
 
     Raises:
@@ -73,9 +73,10 @@ def make_plan(listing: Listing, recipe: Recipe, videos_per_shard: int) -> dict[s
         ]
         for item in listing.items
     ]
-    return plan_of_videos(
-        recipe.plan(), listing.settings, entries, listing.skipped, videos_per_shard
-    )
+    made = {"source": listing.source, **recipe.plan()}
+    if listing.simulated is not None:
+        made["simulated"] = listing.simulated
+    return plan_of_videos(made, listing.settings, entries, listing.skipped, videos_per_shard)
 
 
 def _sha256_of_actions(item: Item) -> str:
@@ -93,7 +94,7 @@ def _sha256_of_actions(item: Item) -> str:
 def prepare(
     listing: Listing,
     out: Path,
-    recipe: Recipe,
+    recipe: FrameRecipe,
     workers: int,
     videos_per_shard: int | None = None,
     max_skipped: float | None = None,
@@ -267,7 +268,7 @@ def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
     )
 
 
-def _note_provenance(writer: ClipStoreWriter, recipe: Recipe) -> None:
+def _note_provenance(writer: ClipStoreWriter, recipe: FrameRecipe) -> None:
     """Remember beside the shards what makes them; the plan holds only what decides their bytes."""
     made_by = {
         "decoder": recipe.decoder,

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +110,9 @@ def measure_decoding(raw: RawVideos, recipe: FrameRecipe, most: int, rounds: int
         started, frames = time.process_time(), 0
         for video in chosen:
             path = raw.path_of(video)
-            opened = open_file(path, video.num_bytes, recipe, "pyav", lambda *_: None)
+            opened = open_file(
+                path, video.num_bytes, replace(recipe, decoder="pyav"), lambda *_: None
+            )
             frames += sum(1 for _ in opened.frames)
         seconds.append(time.process_time() - started)
     return Decoding(frames, sum(v.num_bytes for v in chosen), statistics.median(seconds))

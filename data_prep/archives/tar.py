@@ -76,7 +76,7 @@ def _headers(path: Path, file: LimitedFile) -> Iterator[tarfile.TarInfo]:
         file.allow(MAX_HEADER_BYTES, what)
         tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
         while (header := tar.next()) is not None:
-            tar.members.clear()  # they would all be held
+            tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # all would be held
             if {"path", "size", "linkpath"} & tar.pax_headers.keys():
                 raise ArchiveError(path, "gives all its files one name or size")
             yield header

@@ -24,7 +24,7 @@ from data_prep.archives.members import (
 )
 
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
-LOCAL_BYTES = zipfile.sizeFileHeader  # before a member's name and bytes
+LOCAL_BYTES = 30  # of what is before a member's name and bytes
 MAX_DIRECTORY_BYTES = 32 << 20  # what 200,000 names of 100 letters take
 ENCRYPTED, UTF8 = 0x0001 | 0x0040 | 0x2000, 0x0800
 UNIX = 3

@@ -1,14 +1,17 @@
 """What every source of raw videos gives: a list of videos to decode, without decoding them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.archives import Archive
 from video_vq.errors import InputError
-from video_vq.stores.clips import Skipped
+from video_vq.media.prepared import FrameRecipe, Watch
+from video_vq.stores.clips import PreparedVideo, Skipped
 
 SourceName = Literal["folder", "ucf101", "bair", "lerobot"]
+ItemKind = Literal["file", "record", "episode"]  # each has its function in data_prep/shard.py
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Item:
         actions: file of one row of numbers per frame of the video's file, None without.
         table: the file on this machine that holds its per-frame rows, if it is not `path`.
         place: where in the files it lies, as its source says it (JSON).
+        kind: what it is, which decides what opens it.
+        settings: of the source, for what opens it (JSON).
     """
 
     id: str
@@ -43,6 +48,16 @@ class Item:
     actions: str | None = None
     table: str = ""
     place: dict[str, Any] | None = None
+    kind: ItemKind = "file"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+OpenItem = Callable[[Item, FrameRecipe, Watch, list[dict[str, str]]], PreparedVideo]
+"""Opens an item by a recipe; its frames are decoded as they are taken.
+
+It tells the watch what begins, adds to the notes (id, note) what is odd with the video, and raises
+UnusableVideoError, now or while the frames are taken.
+"""
 
 
 @dataclass(frozen=True)

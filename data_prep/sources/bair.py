@@ -3,6 +3,7 @@
 A tar is read where it lies: its files are stored as they are, so a record is a range of its bytes.
 """
 
+import hashlib
 import math
 import os
 import re
@@ -19,7 +20,9 @@ from data_prep.sources import Item, Listing, require_folder
 from data_prep.tfrecord import Example, RecordError, parse_example, read_record, scan_records
 from video_vq.errors import InputError
 from video_vq.media.folder import MAX_SKIPPED, split_groups
-from video_vq.stores.clips import Skipped
+from video_vq.media.prepared import FrameRecipe, Watch
+from video_vq.media.resize import resize
+from video_vq.stores.clips import PreparedVideo, Skipped, UnusableVideoError, Video
 from video_vq.stores.videos import reasons
 
 ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44k")
@@ -101,6 +104,8 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
             num_bytes=length,
             offset=offset,
             base=file.base,
+            kind="record",
+            settings={"camera": settings.camera, "simulated": simulated},
         )
         for video, file, offset, length in records
     )
@@ -245,6 +250,34 @@ def _simulated(example: Example) -> str | None:
     if not isinstance(value, list) or len(value) != 1 or len(value[0]) > 200:
         raise ValueError(f"{SIMULATED}: expected one short text")
     return value[0].decode(errors="replace")
+
+
+def open_record(
+    item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
+) -> PreparedVideo:
+    """Open one record; see `OpenItem`."""
+    try:
+        data = read_record(Path(item.path), item.offset, item.base)
+        watch("decode", recipe.cpu_limit(item.num_bytes))
+        frames, arrays = frames_of(data, **item.settings)
+    except RecordError as error:
+        raise UnusableVideoError(error.reason) from None
+    except ValueError as error:
+        raise UnusableVideoError(f"byte {item.offset:,}: the record: {error}") from None
+    except OSError as error:
+        raise UnusableVideoError(f"cannot be read ({error.strerror})") from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    return PreparedVideo(
+        Video(
+            id=item.id,
+            label=item.label,
+            split=item.split,
+            group=item.group,
+            origin={"name": item.name, "offset": item.offset, "sha256": sha256},
+        ),
+        [resize(frames[:: recipe.stride], recipe.size_hw)],
+        {name: array[:: recipe.stride] for name, array in arrays.items()},
+    )
 
 
 def frames_of(

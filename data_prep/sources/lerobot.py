@@ -113,6 +113,7 @@ def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
                 name=name,
                 path=os.path.abspath(root / name),
                 num_bytes=files.size(name),
+                kind="episode",
                 table=os.path.abspath(root / table),
                 place={
                     "episode": row.episode,

@@ -6,7 +6,7 @@ with the frames.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 from data_prep.parquet import Kind, RowReader, TableError
 from data_prep.sources import Item
 from data_prep.sources.lerobot_index import TOLERANCE
+from video_vq.media.prepared import FrameRecipe, Watch
 from video_vq.media.probe import Limits, UnreadableVideoError
 from video_vq.media.ranges import FrameRanges
 from video_vq.media.resize import resize
@@ -165,31 +166,14 @@ def begin_shard() -> None:
 
 
 def open_episode(
-    item: Item,
-    size_hw: tuple[int, int],
-    stride: int,
-    limits: Limits,
-    watch: Callable[[int], None],
-    notes: list[dict[str, str]],
+    item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
 ) -> PreparedVideo:
-    """Open one episode; its frames are decoded as they are taken.
-
-    Args:
-        item: of the listing.
-        size_hw: of the frames to return.
-        stride: keep every n-th frame and row.
-        limits: on the video file.
-        watch: told, before decoding, how many bytes that gives at most.
-        notes: what is odd with the episode is added.
-
-    Raises:
-        UnusableVideoError: now or while the frames are taken.
-    """
+    """Open one episode; see `OpenItem`."""
     assert item.place is not None
     place = Place(**item.place)
     arrays = _rows(item, place)
     try:
-        ranges, sha256 = _video.get(item.path, item.num_bytes, limits)
+        ranges, sha256 = _video.get(item.path, item.num_bytes, recipe.limits)
         first = _first_frame(ranges, place)
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
@@ -197,13 +181,14 @@ def open_episode(
         raise UnusableVideoError(f"cannot be read ({error.strerror})") from None
     height, width = ranges.info.size_hw
     # A video without keyframes is decoded from its beginning.
-    watch((first + place.num_frames) * height * width * 3)
+    decoded_bytes = (first + place.num_frames) * height * width * 3
+    watch("decode", recipe.cpu_limit(decoded_bytes))
     video = Video(
         id=item.id,
         label=item.label,
         split=item.split,
         group=item.group,
-        fps=place.fps / stride,
+        fps=place.fps / recipe.stride,
         origin={
             "name": item.name,
             "sha256": sha256,
@@ -211,8 +196,10 @@ def open_episode(
             "packets": place.num_frames,
         },
     )
-    frames = _frames(item, ranges, first, place.num_frames, stride, size_hw, notes)
-    return PreparedVideo(video, frames, {name: rows[::stride] for name, rows in arrays.items()})
+    frames = _frames(item, ranges, first, place.num_frames, recipe, notes)
+    return PreparedVideo(
+        video, frames, {name: rows[:: recipe.stride] for name, rows in arrays.items()}
+    )
 
 
 def _first_frame(ranges: FrameRanges, place: Place) -> int:
@@ -244,14 +231,13 @@ def _frames(
     ranges: FrameRanges,
     first: int,
     count: int,
-    stride: int,
-    size_hw: tuple[int, int],
+    recipe: FrameRecipe,
     notes: list[dict[str, str]],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
     try:
         for number, frame in enumerate(ranges.frames(first, count)):
-            if number % stride == 0:
-                yield resize(frame[None], size_hw, ranges.info.pixel_aspect)
+            if number % recipe.stride == 0:
+                yield resize(frame[None], recipe.size_hw, ranges.info.pixel_aspect)
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
     if ranges.num_damaged:

@@ -19,12 +19,13 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from data_prep.shard import Recipe, prepare_shard
+from data_prep.shard import prepare_shard
 from data_prep.sources import Item
 from data_prep.sources.folder import list_folder
 from video_vq.media.decode import Decoder
 from video_vq.media.encode import write_video
 from video_vq.media.folder import FolderSettings
+from video_vq.media.prepared import FrameRecipe
 from video_vq.media.resize import REDUCING_GAP, crop_box
 from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.stores.clips import ClipStoreWriter
@@ -105,7 +106,7 @@ def loop_that_scales_inside(items: tuple[Item, ...], size: int) -> int:
 
 def our_shard(items: tuple[Item, ...], decoder: Decoder, size: int) -> int:
     """Prepare all videos as one shard; return the number of frames."""
-    recipe = Recipe(source="folder", size_hw=(size, size), decoder=decoder)
+    recipe = FrameRecipe((size, size), decoder=decoder)
     with tempfile.TemporaryDirectory() as folder:
         writer = ClipStoreWriter(Path(folder) / "store", (size, size), recipe.plan())
         prepare_shard(writer, recipe, 0, items, (), {}, lambda video, stage, seconds: None)

@@ -9,6 +9,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from jaxtyping import UInt8
 
 from video_vq.errors import InputError
 from video_vq.media.child import WatchVideo, serve
-from video_vq.media.prepared import FrameRecipe, cpu_limit, open_file
+from video_vq.media.prepared import FrameRecipe, open_file
 from video_vq.media.probe import UnreadableVideoError
 from video_vq.media.supervisor import STALL_SECONDS, Death, Deaths, Supervisor
 
@@ -103,14 +104,14 @@ class FileDecoders:
 
     def _decode(self, file: FileToDecode) -> DecodedFile | UnreadableVideoError:
         """Decode one file; a second time if the child dies. Runs in a thread of its own."""
-        job = {**file._asdict(), "recipe": self._recipe.to_json(), "decoder": self._recipe.decoder}
+        job = {**file._asdict(), "recipe": self._recipe.to_json()}
         deaths = Deaths(self._stall_seconds)
         while isinstance(found := self._attempt(file, job), Death):
             reason = deaths.add(found, file.path)
             if reason is not None:
                 return UnreadableVideoError(file.path, reason)
             if found.video is not None:
-                job["decoder"] = "pyav"
+                job["recipe"] = {**job["recipe"], "decoder": "pyav"}
         return found
 
     def _attempt(
@@ -165,8 +166,8 @@ def _decoded(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
     path, num_bytes = job["path"], job["num_bytes"]
     num_frames = 0
     with open(job["frames"], "wb") as file:  # before the first report: the parent unlinks it then
-        watch(path, "read", cpu_limit(recipe.cpu_seconds, num_bytes))
-        opened = open_file(path, num_bytes, recipe, job["decoder"], lambda *at: watch(path, *at))
+        watch(path, "read", recipe.cpu_limit(num_bytes))
+        opened = open_file(path, num_bytes, recipe, partial(watch, path))
         for frame in opened.frames:
             file.write(frame.data)
             num_frames += 1

@@ -59,7 +59,8 @@ class FrameRecipe:
         """Return what decides the bytes, as JSON."""
         plan = {**asdict(self), "size_hw": list(self.size_hw)}
         del plan["decoder"]
-        return {**plan, **frames_plan(self.fps)}
+        version = FRAMES_VERSION if self.fps is None else RATED_FRAMES_VERSION
+        return {**plan, "resize": METHOD, "frames_version": version}
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON; see `from_json`."""
@@ -72,20 +73,9 @@ class FrameRecipe:
         limits = Limits(**value["limits"])
         return FrameRecipe(**{**value, "size_hw": (height, width), "limits": limits})
 
-
-def frames_plan(fps: float | None) -> dict[str, Any]:
-    """Return, as JSON, what decides the bytes of frames beside a recipe's own fields.
-
-    Args:
-        fps: rate that the recipe brings videos to, None to keep theirs.
-    """
-    version = FRAMES_VERSION if fps is None else RATED_FRAMES_VERSION
-    return {"resize": METHOD, "frames_version": version}
-
-
-def cpu_limit(cpu_seconds: float, decoded_bytes: int) -> float:
-    """Return the processor seconds that a video of so many bytes may take."""
-    return cpu_seconds + decoded_bytes / BYTES_PER_CPU_SECOND
+    def cpu_limit(self, decoded_bytes: int) -> float:
+        """Return the processor seconds that a video of so many bytes may take."""
+        return self.cpu_seconds + decoded_bytes / BYTES_PER_CPU_SECOND
 
 
 class OpenedFile(NamedTuple):
@@ -132,16 +122,13 @@ class OpenedFile(NamedTuple):
         return found
 
 
-def open_file(
-    path: str | Path, num_bytes: int, recipe: FrameRecipe, decoder: Decoder, watch: Watch
-) -> OpenedFile:
+def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watch) -> OpenedFile:
     """Open one video file.
 
     Args:
         path: of the file.
         num_bytes: the size that it had when it was listed.
         recipe: of its frames.
-        decoder: the one to use now.
         watch: told at each stage.
 
     Raises:
@@ -155,8 +142,8 @@ def open_file(
     height, width = recipe.size_hw
     frames = info.num_packets if chosen is None else len(chosen)
     decoded_bytes = info.decoded_bytes + frames * height * width * 3
-    watch("decode", cpu_limit(recipe.cpu_seconds, decoded_bytes))
-    stream = FrameStream(info, decoder, recipe.limits)
+    watch("decode", recipe.cpu_limit(decoded_bytes))
+    stream = FrameStream(info, recipe.decoder, recipe.limits)
     frames = _kept(stream, chosen, recipe)
     return OpenedFile(info, sha256, _rate(info, recipe), chosen, stream, frames)
 

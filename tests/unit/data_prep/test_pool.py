@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from data_prep.pool import Pool, ShardTask
-from data_prep.shard import Recipe
 from data_prep.sources import Item
 from video_vq.errors import InputError
 from video_vq.media import supervisor
+from video_vq.media.prepared import FrameRecipe
 from video_vq.stores.clips import ClipStore, ClipStoreWriter
 
 # A worker whose decoder does what the first letters of a video's id say.
@@ -21,7 +21,7 @@ import numpy as np
 from data_prep import pool, shard
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError, Video
 
-def open_video(item, recipe, decoder, watch, notes):
+def open_video(item, recipe, watch, notes):
     kind, number = item.id.split("-")
     watch(item.id, "read", recipe.cpu_seconds)
     if kind == "stuckread":
@@ -79,7 +79,7 @@ def run(
 ) -> tuple[ClipStore, dict[int, int]]:
     marks = tmp_path / "marks"
     marks.mkdir(parents=True)
-    recipe = Recipe("folder", (4, 4), cpu_seconds=cpu_seconds)
+    recipe = FrameRecipe((4, 4), cpu_seconds=cpu_seconds)
     plan = {"made": "by the test"}
     items = [Item(name, None, "train", name, name, str(marks), 0) for name in ids]
     tasks = [
@@ -207,7 +207,7 @@ def test_workers_end_with_the_run(tmp_path):
 
 
 def test_a_recipe_survives_its_way_to_the_worker():
-    recipe = Recipe("bair", (64, 96), fps=12.5, stride=2, camera="main", decoder="decord")
-    assert Recipe.from_json(recipe.to_json()) == recipe
+    recipe = FrameRecipe((64, 96), fps=12.5, stride=2, decoder="decord")
+    assert FrameRecipe.from_json(recipe.to_json()) == recipe
     assert "decoder" not in recipe.plan()
     assert np.isclose(recipe.cpu_limit(100_000_000), 62.0)

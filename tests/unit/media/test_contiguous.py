@@ -55,5 +55,5 @@ def test_a_worker_writes_the_frames_of_every_width_resized_or_not(videos, tmp_pa
         expected = frames if size_hw is None else resize(frames, size_hw)
         # Where frames are scaled, the decoders take turns: this is Pillow's array, not theirs.
         for decoder in DECODERS if size_hw is None else [DECODERS[width % len(DECODERS)]]:
-            decode({**job, "recipe": recipe, "decoder": decoder}, lambda *_: None)
+            decode({**job, "recipe": {**recipe, "decoder": decoder}}, lambda *_: None)
             assert raw.read_bytes() == expected.tobytes(), width

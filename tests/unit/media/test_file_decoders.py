@@ -23,12 +23,12 @@ import numpy as np
 from video_vq.media import file_decoders
 from video_vq.media.probe import UnreadableVideoError
 
-def open_file(path, num_bytes, recipe, decoder, watch):
+def open_file(path, num_bytes, recipe, watch):
     kind, number = Path(path).name.split("-")
     if kind == "stuckread":
         time.sleep(600)
     watch("decode", recipe.cpu_seconds)
-    Path(f"{path} {os.getpid()} {decoder}").touch()
+    Path(f"{path} {os.getpid()} {recipe.decoder}").touch()
     attempts = len(list(Path(path).parent.glob(f"{Path(path).name} *")))
 
     def frames():
@@ -143,7 +143,7 @@ def test_what_is_decoded_in_a_child_is_what_is_decoded_here(tmp_path):
     write_video(path, rng.integers(0, 255, (9, 24, 32, 3), dtype=np.uint8), 10)
     recipe = FrameRecipe((8, 12), fps=5.0)
     size = path.stat().st_size
-    opened = open_file(path, size, recipe, "pyav", lambda *_: None)
+    opened = open_file(path, size, recipe, lambda *_: None)
     here = np.concatenate(list(opened.frames))
     files = [FileToDecode(str(path), size), FileToDecode(str(path), size - 1)]
     with FileDecoders(recipe, 1) as decoders:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from made_videos import encode, joined, scene
 
-from data_prep.shard import Recipe
 from video_vq.evaluation.scored_clip import Cut, clip_of_file
 from video_vq.media.decode import Decoder, FirstFrames, FrameStream
 from video_vq.media.prepared import FrameRecipe, open_file
@@ -111,9 +110,8 @@ def test_a_still_of_some_seconds_is_time_that_passed(tmp_path):
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_joined_recording_is_noted_and_its_frames_are_not_repeated(tmp_path, decoder):
     path = join(tmp_path, BROADCASTS["h264 of a camcorder"], {0: 0, 12: 0, 20: 0})
-    opened = open_file(
-        path, path.stat().st_size, FrameRecipe((32, 96), 25.0), decoder, lambda *_: None
-    )
+    recipe = FrameRecipe((32, 96), 25.0, decoder=decoder)
+    opened = open_file(path, path.stat().st_size, recipe, lambda *_: None)
     assert len(list(opened.frames)) == NUM_FRAMES
     note = "its time stamps restart or leap 2 times; its parts follow each other"
     assert note in opened.oddities()
@@ -124,8 +122,7 @@ def test_a_joined_recording_is_noted_and_its_frames_are_not_repeated(tmp_path, d
 @pytest.mark.parametrize("fps", [None, 25.0])
 def test_half_a_store_of_other_frames_does_not_go_on_and_one_without_a_rate_does(fps):
     before = {"resize": METHOD, "frames_version": 2}  # of the plans of before
-    for recipe in (FrameRecipe((32, 96), fps), Recipe("folder", (32, 96), fps)):
-        assert (before.items() <= recipe.plan().items()) == (fps is None)
+    assert (before.items() <= FrameRecipe((32, 96), fps).plan().items()) == (fps is None)
 
 
 def known_of(times: list[tuple[int | None, int | None, str]], container_name: str) -> Any:

@@ -1,0 +1,84 @@
+"""Opens an item that is a video file, with the numbers of its frames if it has some."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from data_prep.actions import read_actions
+from data_prep.sources import Item
+from video_vq.media.prepared import FrameRecipe, OpenedFile, Watch, open_file
+from video_vq.media.probe import UnreadableVideoError
+from video_vq.stores.clips import PreparedVideo, UnusableVideoError, Video
+from video_vq.stores.videos import REPEATED
+
+
+def open_video_file(
+    item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
+) -> PreparedVideo:
+    """Open one video file; see `OpenItem`."""
+    try:
+        opened = open_file(item.path, item.num_bytes, recipe, watch)
+    except UnreadableVideoError as error:
+        raise UnusableVideoError(error.reason) from None
+    actions, its_hash = _actions(item)
+    packets = opened.info.num_packets
+    origin = {"name": item.name, "sha256": opened.sha256, "packets": packets, **its_hash}
+    return PreparedVideo(
+        Video(
+            id=item.id,
+            label=item.label,
+            split=item.split,
+            group=item.group,
+            fps=opened.fps,
+            origin=origin,
+        ),
+        _finished(item, opened, actions, notes, origin),
+        {} if actions is None else {"actions": _rows(actions, opened.chosen, recipe.stride)},
+    )
+
+
+def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, str]]:
+    """Return the numbers of a video's frames, and what its origin says of them."""
+    if item.actions is None:
+        return None, {}
+    try:
+        rows = read_actions(Path(item.actions))
+    except ValueError as error:
+        raise UnusableVideoError(f"its actions {Path(item.actions).name}: {error}") from None
+    return rows, {"actions_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
+
+
+def _rows(
+    actions: Float32[np.ndarray, "t n"], chosen: Sequence[int] | None, stride: int
+) -> Float32[np.ndarray, "s n"]:
+    """Return the rows of the frames that are kept; a frame that is repeated repeats its row."""
+    if chosen is None:
+        return actions[::stride]
+    return actions[[index for index in chosen if index < len(actions)]]
+
+
+def _finished(
+    item: Item,
+    opened: OpenedFile,
+    actions: Float32[np.ndarray, "t n"] | None,
+    notes: list[dict[str, str]],
+    origin: dict[str, Any],
+) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
+    """Yield the frames; at the end check their number, and note what was odd and what repeated."""
+    try:
+        yield from opened.frames
+    except UnreadableVideoError as error:
+        raise UnusableVideoError(error.reason) from None
+    num_frames = opened.stream.num_frames
+    if actions is not None and len(actions) != num_frames:
+        raise UnusableVideoError(
+            f"its actions have {len(actions):,} rows, its file {num_frames:,} frames"
+        )
+    notes += [{"id": item.id, "note": note} for note in opened.oddities()]
+    repeated = opened.num_repeated()
+    if repeated is not None:
+        origin[REPEATED] = repeated
