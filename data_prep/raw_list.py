@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from data_prep.run import make_plan
 from data_prep.sources import Listing
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
@@ -10,7 +9,7 @@ from video_vq.media.prepared import FrameRecipe
 from video_vq.stores.raw_videos import (
     RawVideo,
     RawVideos,
-    usual_videos_per_shard,
+    list_raw_videos,
     write_raw_videos,
 )
 
@@ -41,24 +40,22 @@ def write_list(
             "without --list-only, or take the column out of the table"
         )
     require_decoder(recipe.decoder)
-    per_shard = videos_per_shard or usual_videos_per_shard(len(listing.items))
-    root = _root(listing)
-    return write_raw_videos(
-        out,
-        RawVideos(
-            root=root,
-            recipe=recipe.to_json(),
-            plan=make_plan(listing, recipe, per_shard),
-            classes=listing.classes,
-            videos=tuple(
-                RawVideo(item.id, item.label, item.split, item.group, item.name, item.num_bytes)
-                for item in listing.items
-            ),
-            skipped=listing.skipped,
-            videos_per_shard=per_shard,
-            max_skipped=listing.max_skipped if max_skipped is None else max_skipped,
-        ),
+    raw = list_raw_videos(
+        root=_root(listing),
+        source=listing.source,
+        recipe=recipe.to_json(),
+        recipe_plan=recipe.plan(),
+        settings=listing.settings,
+        classes=listing.classes,
+        videos=[
+            RawVideo(item.id, item.label, item.split, item.group, item.name, item.num_bytes)
+            for item in listing.items
+        ],
+        skipped=listing.skipped,
+        max_skipped=listing.max_skipped if max_skipped is None else max_skipped,
+        videos_per_shard=videos_per_shard,
     )
+    return write_raw_videos(out, raw)
 
 
 def _root(listing: Listing) -> str:

@@ -24,9 +24,8 @@ from video_vq.stores.raw_videos import (
     LIST_SETTINGS,
     RawVideo,
     RawVideos,
-    plan_of_videos,
+    list_raw_videos,
     read_raw_videos,
-    usual_videos_per_shard,
     write_raw_videos,
 )
 from video_vq.stores.shards import MANIFEST, PARTS, plan_of
@@ -73,31 +72,20 @@ def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) ->
     """
     found = list_videos(root, options.listing)
     recipe = FrameRecipe(options.size_hw or size_hw, options.fps)
-    per_shard = options.videos_per_shard or usual_videos_per_shard(len(found.videos))
-    skipped = tuple(Skipped(name, name, reason) for name, reason in found.left_out)
-    entries = [
-        # 0: where it begins in its file
-        [video.name, video.label, video.split, video.group, video.name, video.num_bytes, 0]
-        for video in found.videos
-    ]
-    return RawVideos(
+    return list_raw_videos(
         root=os.path.abspath(root),
+        source=SOURCE,
         recipe=recipe.to_json(),
-        plan=plan_of_videos(
-            {"source": SOURCE, **recipe.plan()},
-            options.listing.to_json(),
-            entries,
-            skipped,
-            per_shard,
-        ),
+        recipe_plan=recipe.plan(),
+        settings=options.listing.to_json(),
         classes=found.classes,
-        videos=tuple(
+        videos=[
             RawVideo(video.name, video.label, video.split, video.group, video.name, video.num_bytes)
             for video in found.videos
-        ),
-        skipped=skipped,
-        videos_per_shard=per_shard,
+        ],
+        skipped=[Skipped(name, name, reason) for name, reason in found.left_out],
         max_skipped=MAX_SKIPPED,
+        videos_per_shard=options.videos_per_shard,
     )
 
 

@@ -120,6 +120,47 @@ def plan_of_videos(
     }
 
 
+def list_raw_videos(
+    root: str,
+    source: str,
+    recipe: dict[str, Any],
+    recipe_plan: dict[str, Any],
+    settings: dict[str, Any],
+    classes: Sequence[str],
+    videos: Sequence[RawVideo],
+    skipped: Sequence[Skipped],
+    max_skipped: float,
+    videos_per_shard: int | None = None,
+) -> RawVideos:
+    """Return a list of raw videos; whoever makes it of the same files makes the same.
+
+    Args:
+        root: the folder of the files.
+        source: which kind of data they are.
+        recipe, recipe_plan: FrameRecipe's `to_json` and `plan`.
+        settings: of the listing.
+        classes, videos, skipped, max_skipped: see `RawVideos`.
+        videos_per_shard: None for the usual.
+    """
+    per_shard = videos_per_shard or usual_videos_per_shard(len(videos))
+    entries = [
+        # 0: where it begins in its file
+        [video.id, video.label, video.split, video.group, video.name, video.num_bytes, 0]
+        for video in videos
+    ]
+    made = {"source": source, **recipe_plan}
+    return RawVideos(
+        root=root,
+        recipe=recipe,
+        plan=plan_of_videos(made, settings, entries, skipped, per_shard),
+        classes=tuple(classes),
+        videos=tuple(videos),
+        skipped=tuple(skipped),
+        videos_per_shard=per_shard,
+        max_skipped=max_skipped,
+    )
+
+
 def write_raw_videos(path: Path, videos: RawVideos) -> RawVideos:
     """Write a list; the same list again changes nothing.
 
