@@ -22,7 +22,7 @@ from video_vq.media.resize import resize
 from video_vq.stores.clips import ClipStore
 
 HAS_DECORD = importlib.util.find_spec("decord") is not None
-PACKAGE = Path(cli.__file__).parents[1]
+PACKAGE = Path(cli.__file__).parents[2]
 
 
 def clip(seed: int, num_frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:

@@ -23,7 +23,7 @@ from data_prep.tfrecord import encode_example, parse_example, read_record, write
 from video_vq.errors import InputError
 from video_vq.stores.clips import ClipStore
 
-PACKAGE = Path(cli.__file__).parents[1]
+PACKAGE = Path(cli.__file__).parents[2]
 
 
 def _missing() -> str | None:

@@ -68,7 +68,7 @@ def test_a_failure_of_the_system_that_names_no_file_is_shown_whole(monkeypatch, 
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(info, "run", fail)
-    monkeypatch.setattr(data_prep.cli, "run_verify", fail)
+    monkeypatch.setattr(data_prep.cli.verify, "run", fail)
     main, words = COMMANDS[command]
     with pytest.raises(OSError, match="temporarily"):
         main([*words, "."])

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from data_prep import synthetic_layouts
+from data_prep.cli import main
 from data_prep.synthetic import render_clip
-from data_prep.synthetic_cli import add_synthetic_parser
 from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
 from data_prep.synthetic_world import CLASSES
 from data_prep.tfrecord import parse_example, read_record, scan_records
-from video_vq.arguments import Parser
 from video_vq.errors import InputError
 from video_vq.stores.lock import LOCK
 
@@ -181,13 +180,8 @@ def test_all_settings_out_of_range_are_named_at_once(tmp_path):
 
 
 def test_the_command_writes_what_its_arguments_say(tmp_path):
-    parser = Parser()
-    add_synthetic_parser(parser.add_subparsers())
-    out = str(tmp_path / "out")
-    arguments = parser.parse_args(
-        ["synthetic", out, "--videos", "8", "--frames", "2", "--size", "16", "--seed", "4"]
-    )
-    arguments.run(arguments)
+    words = ["--videos", "8", "--frames", "2", "--size", "16", "--seed", "4"]
+    assert main(["synthetic", str(tmp_path / "out"), *words]) == 0
     plan = json.loads((tmp_path / "out" / "synthetic.json").read_text())["plan"]
     del plan["renderer"]
     assert plan == {"layout": "ucf101", "num_videos": 8, "num_frames": 2, "size": 16, "seed": 4}

@@ -3,16 +3,16 @@
 import argparse
 from pathlib import Path
 
-from data_prep.options import add_workers, count
+from data_prep.cli.options import add_workers, count
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
 
 TEST_SHARE, MOST_TEST = 10, 256  # a tenth, at most as many as BAIR has
 
 
-def add_simulate_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command `simulate`."""
-    parser = subparsers.add_parser(
+def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
         "simulate",
         help="simulate an arm that pushes objects in a bin, as BAIR's TFRecords",
         description=(
@@ -36,10 +36,10 @@ def add_simulate_parser(subparsers: "argparse._SubParsersAction[Parser]") -> Non
     )
     parser.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
     add_workers(parser)
-    parser.set_defaults(run=run_simulate)
+    parser.set_defaults(run=run)
 
 
-def run_simulate(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Write the episodes that the arguments describe, and say how much was pushed."""
     from data_prep.simulated.layout import SimulationSettings, write_simulated
     from video_vq.machine import num_cores

@@ -6,11 +6,9 @@ from pathlib import Path
 from video_vq.arguments import Parser
 
 
-def add_synthetic_parser(
-    subparsers: "argparse._SubParsersAction[Parser]",
-) -> None:
-    """Add the command `synthetic`; its `run` is `run_synthetic`."""
-    parser = subparsers.add_parser(
+def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
         "synthetic",
         help="render a labelled pushing world as raw files in official layouts",
         description=(
@@ -32,10 +30,10 @@ def add_synthetic_parser(
     parser.add_argument("--size", type=int, default=64, help="pixels of a side (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="of the world (default: 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    parser.set_defaults(run=run_synthetic)
+    parser.set_defaults(run=run)
 
 
-def run_synthetic(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Write the synthetic videos that the arguments describe."""
     from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
 

@@ -5,16 +5,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.options import add_sheet, require_sheet
+from data_prep.cli.options import add_sheet, require_sheet
 from video_vq.errors import printable
 
 if TYPE_CHECKING:
     from video_vq.arguments import Parser
 
 
-def add_stats_parser(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command."""
-    parser = commands.add_parser(
+def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
         "stats",
         help="count a clip store: lengths, classes, groups, pixels, arrays",
         description="Print counts, lengths, class balance and groups of each split, mean and "
@@ -26,10 +26,10 @@ def add_stats_parser(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the clip store")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON instead")
     add_sheet(parser)
-    parser.set_defaults(run=run_stats)
+    parser.set_defaults(run=run)
 
 
-def run_stats(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Count, print, and draw the sheet.
 
     Raises:

@@ -1,0 +1,47 @@
+"""The command `data-prep`: arguments to one call; what it does waits for right arguments."""
+
+import argparse
+import sys
+
+from data_prep.cli import bair, folder, lerobot, simulate, stats, synthetic, ucf101, verify
+from data_prep.cli.preparing import require_ready
+from video_vq.arguments import Parser
+from video_vq.errors import InputError, printable, system_refusal
+
+VERBS = (folder, ucf101, bair, lerobot, simulate, synthetic, verify, stats)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 1 for bad input, 2 for wrong usage."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        if hasattr(arguments, "out"):
+            require_ready(arguments)
+        arguments.run(arguments)
+    except InputError as error:
+        print(f"data-prep: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"data-prep: {printable(system_refusal(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("data-prep: stopped; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = Parser(
+        prog="data-prep",
+        description="Turn raw videos into a clip store. Every command goes on where it stopped "
+        "when it is given again.",
+        allow_abbrev=False,
+        examples=("data-prep folder my_videos --out clips --size 64", "data-prep folder --help"),
+    )
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    for verb in VERBS:
+        verb.add_parser(verbs)
+    return parser

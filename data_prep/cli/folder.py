@@ -1,0 +1,86 @@
+"""`data-prep folder`: any tree or table of videos."""
+
+import argparse
+from pathlib import Path
+
+from data_prep.cli.options import add_list_only, add_out, add_rate, add_run, add_shares, add_size
+from data_prep.cli.preparing import prepare_listing
+from video_vq.arguments import Parser, file_endings
+from video_vq.errors import InputError
+
+
+def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "folder",
+        help="prepare any folder or table of videos",
+        description="Prepare any tree of videos: the first folder below VIDEOS is the label; "
+        "a hash of the group decides the split. Or a CSV of them, whose first line names its "
+        "columns: path, and if wanted label, split, group and actions (a .npy or .csv with one "
+        "row of numbers for each frame).",
+        allow_abbrev=False,
+        examples=(
+            "data-prep folder my_videos --out clips --size 64",
+            "data-prep folder videos.csv --root my_videos --out clips --group-by folder",
+        ),
+    )
+    parser.add_argument(
+        "videos", type=Path, metavar="VIDEOS", help="folder of videos, or a .csv that names them"
+    )
+    add_out(parser)
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="that the paths of the CSV begin in (default: the CSV's own)",
+    )
+    add_size(parser, "64")
+    add_shares(parser, val=0.1, test=0.1)
+    grouping = parser.add_mutually_exclusive_group()
+    grouping.add_argument(
+        "--group-by",
+        choices=("video", "folder"),
+        default="video",
+        help="near-duplicates share a group, and a group a split: each video is its own group, or "
+        "those of one folder are one (default: video)",
+    )
+    grouping.add_argument(
+        "--group-regex",
+        metavar="REGEX",
+        help="the group is what this finds in the path below VIDEOS: its first group, or all of it "
+        "(default: as --group-by says)",
+    )
+    parser.add_argument(
+        "--extensions",
+        type=file_endings,
+        metavar="LIST",
+        help="endings to take, for example mp4,avi (default: all usual ones)",
+    )
+    add_rate(parser)
+    add_list_only(parser)
+    add_run(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepare a folder or a table of videos."""
+    from data_prep.sources.folder import list_folder
+    from data_prep.sources.table import list_table
+    from video_vq.media.folder import FolderSettings
+    from video_vq.media.suffixes import VIDEO_SUFFIXES
+
+    by_regex = arguments.group_regex is not None
+    settings = FolderSettings(
+        val=arguments.val,
+        test=arguments.test,
+        group_by="regex" if by_regex else arguments.group_by,
+        group_regex=arguments.group_regex,
+        extensions=arguments.extensions or VIDEO_SUFFIXES,
+    )
+    videos: Path = arguments.videos
+    if videos.suffix.lower() == ".csv" and not videos.is_dir():
+        prepare_listing(arguments, list_table(videos, arguments.root or videos.parent, settings))
+    elif arguments.root is not None:
+        raise InputError(f"{videos}: --root is for a .csv of videos; name the folder alone")
+    else:
+        prepare_listing(arguments, list_folder(videos, settings))

@@ -1,0 +1,43 @@
+"""`data-prep lerobot`: a LeRobot v3 data set."""
+
+import argparse
+from pathlib import Path
+
+from data_prep.cli.options import add_out, add_run, add_shares, add_size, add_stride
+from data_prep.cli.preparing import prepare_listing
+from video_vq.arguments import Parser
+
+
+def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "lerobot",
+        help="prepare a LeRobot v3 data set",
+        description="Prepare a LeRobot v3 data set on the disk (extra [lerobot]): ROOT holds "
+        "meta/, data/ and videos/. Every episode becomes a video of its own, cut out of the long "
+        "mp4 files; actions and states are kept with the frames, and tasks are labels where "
+        "episodes share them. Splits are info.json's; val and test are carved from its train side "
+        "by hash where it names none.",
+        allow_abbrev=False,
+        examples=("data-prep lerobot data_set --camera top --out clips",),
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
+    add_out(parser)
+    parser.add_argument(
+        "--camera",
+        metavar="NAME",
+        help="for example observation.images.top, or top (default: the only one)",
+    )
+    add_size(parser, "64")
+    add_shares(parser, val=0.1, test=0.1, of="episodes, where info.json names no such side")
+    add_stride(parser)
+    add_run(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepare a LeRobot data set."""
+    from data_prep.sources.lerobot import LerobotSettings, list_lerobot
+
+    settings = LerobotSettings(arguments.camera, arguments.val, arguments.test)
+    prepare_listing(arguments, list_lerobot(arguments.root, settings))

@@ -1,0 +1,47 @@
+"""`data-prep ucf101`: UCF-101, packed or unpacked."""
+
+import argparse
+from pathlib import Path
+
+from data_prep.cli.options import add_list_only, add_out, add_rate, add_run, add_shares, add_size
+from data_prep.cli.preparing import prepare_listing
+from video_vq.arguments import Parser
+
+
+def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "ucf101",
+        help="prepare UCF-101, packed or unpacked",
+        description="Prepare UCF-101: ROOT is UCF101.rar (read by unar or unrar), a zip or "
+        "tar of it, or a folder that holds it or UCF-101/<class>/*.avi. The split lists lie beside "
+        "it, as the official zip or unpacked. val is carved from the official train side, by "
+        "groups; test is the official test side.",
+        allow_abbrev=False,
+        examples=("data-prep ucf101 UCF101.rar --out clips",),
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT", help="archive or folder of UCF-101")
+    add_out(parser)
+    parser.add_argument(
+        "--split", type=int, choices=(1, 2, 3), default=1, help="official split (default: 1)"
+    )
+    parser.add_argument(
+        "--lists",
+        type=Path,
+        metavar="PLACE",
+        help="folder or zip of classInd.txt and the lists, if elsewhere (default: beside ROOT)",
+    )
+    add_size(parser, "128")
+    add_shares(parser, val=0.1)
+    add_rate(parser)
+    add_list_only(parser)
+    add_run(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepare UCF-101."""
+    from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
+
+    settings = Ucf101Settings(split=arguments.split, val=arguments.val, lists=arguments.lists)
+    prepare_listing(arguments, list_ucf101(arguments.root, settings))

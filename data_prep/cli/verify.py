@@ -1,0 +1,50 @@
+"""`data-prep verify`: every byte of a store, and its counts."""
+
+import argparse
+from pathlib import Path
+
+from data_prep.cli.options import add_sheet, require_sheet
+from video_vq.arguments import Parser
+from video_vq.errors import InputError, printable
+
+
+def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "verify",
+        help="check every byte of a store, count it, and make a contact sheet",
+        description="Hash every file of a store of clips or tokens and print its counts; exit 1 "
+        "and name the files if one is damaged.",
+        allow_abbrev=False,
+        examples=("data-prep verify clips --sheet sheet.png",),
+    )
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
+    add_sheet(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Hash every file of a store, count it, and draw the sheet.
+
+    Raises:
+        InputError: a file is damaged, or the sheet cannot be written.
+    """
+    from data_prep.verify import describe, open_store, verify, write_sheet
+    from video_vq.stores.tokens import TokenStore
+
+    require_sheet(arguments.sheet)
+    store = open_store(arguments.store)
+    if arguments.sheet is not None and isinstance(store, TokenStore):
+        raise InputError(
+            f"{store.path}: is a token store, which has no pictures for a sheet; leave --sheet out"
+        )
+    strangers = verify(store)
+    print(printable(f"{store.path}: every byte is as it was written"))
+    if strangers:
+        print(printable(f"no part of the store: {', '.join(strangers)}"))
+    if isinstance(store, TokenStore):
+        return
+    print(printable(describe(store)))
+    if arguments.sheet is not None:
+        write_sheet(store, arguments.sheet)
+        print(printable(f"contact sheet: {arguments.sheet}"))
