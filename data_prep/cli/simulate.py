@@ -41,7 +41,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the episodes that the arguments describe, and say how much was pushed."""
-    from data_prep.simulated.layout import SimulationSettings, write_simulated
+    from data_prep.bin_world.tfrecords import SimulationSettings, write_simulated
     from video_vq.machine import num_cores
 
     total, test = arguments.episodes, arguments.test_episodes

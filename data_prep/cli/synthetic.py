@@ -35,7 +35,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the synthetic videos that the arguments describe."""
-    from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
+    from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
 
     settings = SyntheticSettings(
         layout=arguments.layout,

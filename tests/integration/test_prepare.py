@@ -15,7 +15,7 @@ from holder import Holder
 
 from data_prep import cli, run
 from data_prep.cli import main
-from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
+from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
 from data_prep.tfrecord import scan_records
 from video_vq.media.encode import write_video
 from video_vq.media.resize import resize

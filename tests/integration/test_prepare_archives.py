@@ -14,7 +14,7 @@ from test_prepare import PACKAGE, tree
 from data_prep import run
 from data_prep.archives import rar
 from data_prep.cli import main
-from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
+from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
 from video_vq.stores.clips import ClipStore
 
 LISTS = "UCF101TrainTestSplits-RecognitionTask.zip"

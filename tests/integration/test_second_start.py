@@ -17,8 +17,8 @@ from made_videos import scene
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 from test_scores import Means
 
+from data_prep.bin_world.graphics import find_graphics
 from data_prep.cli import main as data_prep
-from data_prep.simulated.graphics import find_graphics
 from data_prep.tfrecord import encode_example, write_records
 from video_vq.cli import main as video_vq
 from video_vq.errors import InputError

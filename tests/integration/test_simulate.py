@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from data_prep import cli
+from data_prep.bin_world import graphics
+from data_prep.bin_world.episode import HIGH, LOW, MAX_STEP, MAX_TURN, REACH, draw_actions
+from data_prep.bin_world.scene import BIN_HALF, KINDS, MAX_OBJECTS, MIN_OBJECTS, draw_scene, mjcf
+from data_prep.bin_world.tfrecords import LABEL, SimulationSettings, write_simulated
 from data_prep.cli import main
-from data_prep.simulated import graphics, layout
-from data_prep.simulated.episode import HIGH, LOW, MAX_STEP, MAX_TURN, REACH, draw_actions
-from data_prep.simulated.layout import LABEL, SimulationSettings, write_simulated
-from data_prep.simulated.scene import BIN_HALF, KINDS, MAX_OBJECTS, MIN_OBJECTS, draw_scene, mjcf
 from data_prep.sources.bair import BairSettings, list_bair
 from data_prep.tfrecord import encode_example, parse_example, read_record, write_records
 from video_vq.errors import InputError
@@ -153,10 +153,10 @@ def test_the_hand_follows_its_commands_and_pushes_objects(simulated):
 def test_a_killed_simulation_goes_on_with_the_file_it_was_at(tmp_path, monkeypatch):
     command = f"""
 from pathlib import Path
-from data_prep.simulated import layout
-layout.PER_FILE = 2
+from data_prep.bin_world import tfrecords
+tfrecords.PER_FILE = 2
 if __name__ == "__main__":
-    layout.write_simulated(Path({str(tmp_path / "killed")!r}), layout.SimulationSettings(6, 1))
+    tfrecords.write_simulated(Path({str(tmp_path / "killed")!r}), tfrecords.SimulationSettings(6, 1))
 """
     script = tmp_path / "script.py"
     script.write_text(command)

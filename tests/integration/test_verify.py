@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.cli import main
-from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
+from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
 from data_prep.verify import open_store, verify
 from video_vq.errors import InputError
 from video_vq.media.encode import write_video

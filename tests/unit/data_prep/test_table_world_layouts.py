@@ -6,11 +6,11 @@ import av
 import numpy as np
 import pytest
 
-from data_prep import synthetic_layouts
 from data_prep.cli import main
-from data_prep.synthetic import render_clip
-from data_prep.synthetic_layouts import SyntheticSettings, write_synthetic
-from data_prep.synthetic_world import CLASSES
+from data_prep.table_world import layouts
+from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
+from data_prep.table_world.motion import CLASSES
+from data_prep.table_world.render import render_clip
 from data_prep.tfrecord import parse_example, read_record, scan_records
 from video_vq.errors import InputError
 from video_vq.stores.lock import LOCK
@@ -89,7 +89,7 @@ def test_an_avi_holds_the_rendered_clip(ucf):
 
 def test_a_hundred_and_first_video_is_the_second_of_its_class_and_group(monkeypatch, tmp_path):
     written = []
-    monkeypatch.setattr(synthetic_layouts, "_write_avi", lambda *args: written.append(args[2]))
+    monkeypatch.setattr(layouts, "_write_avi", lambda *args: written.append(args[2]))
     write_synthetic(tmp_path, SyntheticSettings(num_videos=201))
     names = [place.ucf_name for place in written]
     assert names[0] == "PushAway/v_PushAway_g08_c01.avi"
@@ -121,13 +121,13 @@ def test_bair_records_hold_both_cameras_actions_and_positions(bair):
 
 def test_a_finished_folder_is_left_alone(ucf, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in ucf.rglob("*")}
-    monkeypatch.setattr(synthetic_layouts, "render_clip", None)
+    monkeypatch.setattr(layouts, "render_clip", None)
     write_synthetic(ucf, SMALL)
     assert {path: path.stat().st_mtime_ns for path in ucf.rglob("*")} == before
 
 
 def test_a_killed_run_is_continued_to_the_same_bytes(ucf, tmp_path, monkeypatch):
-    render, calls = synthetic_layouts.render_clip, []
+    render, calls = layouts.render_clip, []
 
     def killed_at_the_sixth(seed, index, *rest):
         calls.append(index)
@@ -135,7 +135,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(ucf, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return render(seed, index, *rest)
 
-    monkeypatch.setattr(synthetic_layouts, "render_clip", killed_at_the_sixth)
+    monkeypatch.setattr(layouts, "render_clip", killed_at_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path, SMALL)
     assert not json.loads((tmp_path / "synthetic.json").read_text())["complete"]

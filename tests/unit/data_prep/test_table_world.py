@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from data_prep.synthetic import VIEWS, render_clip
-from data_prep.synthetic_world import (
+from data_prep.table_world.motion import (
     CLASSES,
     DIRECTIONS,
     GRIPPER_LIFT,
@@ -16,6 +15,7 @@ from data_prep.synthetic_world import (
     draw_style,
     simulate,
 )
+from data_prep.table_world.render import VIEWS, render_clip
 
 SEED = 11
 

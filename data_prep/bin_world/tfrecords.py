@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.made_folder import claim_folder
-from data_prep.simulated.episode import (
+from data_prep.bin_world.episode import (
     NUM_FRAMES,
     OVERSAMPLING,
     SIMULATOR_VERSION,
@@ -22,7 +21,8 @@ from data_prep.simulated.episode import (
     Renderer,
     simulate,
 )
-from data_prep.simulated.graphics import Graphics, find_graphics
+from data_prep.bin_world.graphics import Graphics, find_graphics
+from data_prep.made_folder import claim_folder
 from data_prep.sources.bair import SIMULATED
 from data_prep.tfrecord import Feature, encode_example, write_records
 from video_vq.errors import InputError

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from data_prep.simulated.graphics import bindings
-from data_prep.simulated.scene import (
+from data_prep.bin_world.graphics import bindings
+from data_prep.bin_world.scene import (
     BIN_HALF,
     LINK_LENGTH,
     SHOULDER,

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from data_prep.synthetic_world import (
+from data_prep.table_world.motion import (
     BODY_COLOURS,
     MATERIALS,
     TABLE_PALETTES,

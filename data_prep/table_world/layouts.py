@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.made_folder import claim_folder
-from data_prep.synthetic import FPS, RENDERER_VERSION, render_clip
-from data_prep.synthetic_world import CLASSES, NUM_GROUPS, clip_class_and_group
+from data_prep.table_world.motion import CLASSES, NUM_GROUPS, clip_class_and_group
+from data_prep.table_world.render import FPS, RENDERER_VERSION, render_clip
 from data_prep.tfrecord import Feature, encode_example, write_records
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
