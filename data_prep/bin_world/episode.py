@@ -14,7 +14,7 @@ from data_prep.bin_world.scene import (
     SHOULDER,
     TIMESTEP,
     WRIST_HEIGHT,
-    draw_scene,
+    draw_bin,
     mjcf,
 )
 
@@ -130,7 +130,7 @@ class Renderer:
         self._context.free()
 
 
-def simulate(renderer: Renderer, seed: int, side: int, index: int) -> Episode:
+def simulate_episode(renderer: Renderer, seed: int, side: int, index: int) -> Episode:
     """Simulate and render one episode: a pure function of its numbers on one machine.
 
     Args:
@@ -141,7 +141,7 @@ def simulate(renderer: Renderer, seed: int, side: int, index: int) -> Episode:
     """
     mujoco = bindings()
     rng = np.random.default_rng([seed, side, index])
-    scene = draw_scene(rng)
+    scene = draw_bin(rng)
     actions = draw_actions(rng, scene.hand, NUM_FRAMES)
     model = mujoco.MjModel.from_xml_string(mjcf(scene, OVERSAMPLING * SIZE))
     data = mujoco.MjData(model)

@@ -48,7 +48,7 @@ class Body:
 
 
 @dataclass(frozen=True)
-class Scene:
+class BinScene:
     """What differs between episodes before anything moves.
 
     Attributes:
@@ -64,7 +64,7 @@ class Scene:
     hand: tuple[float, float, float, float]
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
+def draw_bin(rng: np.random.Generator) -> BinScene:
     """Draw objects that do not touch each other, the floor's colour, the lamp and the hand."""
     hues = rng.permutation(HUES)
     hand = tuple(float(value) for value in rng.uniform(-0.11, 0.11, size=2))
@@ -80,7 +80,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     red, green, blue = (tint * value for value in FLOORS[rng.integers(len(FLOORS))])
     x, y = (float(value) for value in rng.uniform(-0.15, 0.15, size=2))
     start = (hand[0], hand[1], float(rng.uniform(0.02, 0.08)), float(rng.uniform(-1.5, 1.5)))
-    return Scene(tuple(bodies), (red, green, blue), (x, y), start)
+    return BinScene(tuple(bodies), (red, green, blue), (x, y), start)
 
 
 def _free_place(
@@ -99,7 +99,7 @@ def _free_place(
     return None
 
 
-def mjcf(scene: Scene, pixels: int) -> str:
+def mjcf(scene: BinScene, pixels: int) -> str:
     """Return the whole model of a scene.
 
     Args:

@@ -19,7 +19,7 @@ from data_prep.bin_world.episode import (
     SIZE,
     Episode,
     Renderer,
-    simulate,
+    simulate_episode,
 )
 from data_prep.bin_world.graphics import Graphics, find_graphics
 from data_prep.made_folder import claim_folder
@@ -46,7 +46,7 @@ with a published one on BAIR. Every record carries the feature `{SIMULATED}`; ke
 
 
 @dataclass(frozen=True)
-class SimulationSettings:
+class BinWorldSettings:
     """What decides every byte, besides the versions of MuJoCo and of OpenGL.
 
     Attributes:
@@ -77,7 +77,7 @@ class Pushed:
     moved: int
 
 
-def write_simulated(out: Path, settings: SimulationSettings, workers: int = 1) -> Pushed:
+def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> Pushed:
     """Simulate all episodes and write them under `out`; does nothing when they are all there.
 
     A killed run is continued by the same call, at a loss of at most one file of 256 episodes. The
@@ -116,7 +116,7 @@ def write_simulated(out: Path, settings: SimulationSettings, workers: int = 1) -
     return Pushed(**counts)
 
 
-def _check(settings: SimulationSettings, workers: int) -> None:
+def _check(settings: BinWorldSettings, workers: int) -> None:
     ranges = {
         "episodes for training": (settings.num_train, 1, 10_000_000),
         "episodes for test": (settings.num_test, 0, 1_000_000),
@@ -142,7 +142,7 @@ class _Made:
 Run = Callable[[Callable[[int], _Made], Iterable[int]], Iterator[_Made]]
 
 
-def _write_all(out: Path, settings: SimulationSettings, graphics: Graphics, workers: int) -> None:
+def _write_all(out: Path, settings: BinWorldSettings, graphics: Graphics, workers: int) -> None:
     write_bytes(out / README, README_TEXT.encode())
     (out / "pushed").mkdir(exist_ok=True)
     counts = (settings.num_train, settings.num_test)
@@ -211,7 +211,7 @@ def _make(seed: int, side: int, index: int) -> _Made:
     global _renderer
     if _renderer is None:
         _renderer = Renderer(OVERSAMPLING * SIZE)
-    episode = simulate(_renderer, seed, side, index)
+    episode = simulate_episode(_renderer, seed, side, index)
     return _Made(encode(episode), len(episode.moved), int((episode.moved > TOUCHED).sum()))
 
 

@@ -41,7 +41,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the episodes that the arguments describe, and say how much was pushed."""
-    from data_prep.bin_world.tfrecords import SimulationSettings, write_simulated
+    from data_prep.bin_world.tfrecords import BinWorldSettings, write_bin_world
     from video_vq.machine import num_cores
 
     total, test = arguments.episodes, arguments.test_episodes
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--episodes {total} with {test} for test: at least one must be left for training"
         )
-    settings = SimulationSettings(num_train=total - test, num_test=test, seed=arguments.seed)
-    pushed = write_simulated(arguments.out, settings, arguments.workers or num_cores())
+    settings = BinWorldSettings(num_train=total - test, num_test=test, seed=arguments.seed)
+    pushed = write_bin_world(arguments.out, settings, arguments.workers or num_cores())
     print(
         f"{arguments.out}: {pushed.episodes:,} simulated episodes ({total - test:,} train, "
         f"{test:,} test); objects were pushed in {pushed.touched / pushed.episodes:.0%} of them, "

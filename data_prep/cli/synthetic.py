@@ -35,15 +35,15 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the synthetic videos that the arguments describe."""
-    from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
+    from data_prep.table_world.layouts import TableWorldSettings, write_table_world
 
-    settings = SyntheticSettings(
+    settings = TableWorldSettings(
         layout=arguments.layout,
         num_videos=arguments.videos,
         num_frames=arguments.frames,
         size=arguments.size,
         seed=arguments.seed,
     )
-    write_synthetic(arguments.out, settings, arguments.workers)
+    write_table_world(arguments.out, settings, arguments.workers)
     source = "bair" if arguments.layout == "bair" else "ucf101"
     print(f"next: data-prep {source} {arguments.out} --out STORE")

@@ -33,7 +33,7 @@ Layout = Literal["ucf101", "bair", "both"]
 
 
 @dataclass(frozen=True)
-class SyntheticSettings:
+class TableWorldSettings:
     """What decides every byte that is written.
 
     Attributes:
@@ -65,7 +65,7 @@ class _Place:
         return f"{self.label}/v_{self.label}_g{self.group:02d}_c{self.number:02d}.avi"
 
 
-def write_synthetic(out: Path, settings: SyntheticSettings, workers: int = 1) -> None:
+def write_table_world(out: Path, settings: TableWorldSettings, workers: int = 1) -> None:
     """Render the world and write it under `out`; does nothing when it is all there.
 
     A killed run is continued by the same call: files appear whole, and those there are kept.
@@ -94,7 +94,7 @@ def write_synthetic(out: Path, settings: SyntheticSettings, workers: int = 1) ->
         write_json(out / MARKER, {"plan": plan, "complete": True})
 
 
-def _check(settings: SyntheticSettings, workers: int) -> None:
+def _check(settings: TableWorldSettings, workers: int) -> None:
     ranges = {
         "num_videos": (settings.num_videos, 2 * len(CLASSES), 1_000_000),
         "num_frames": (settings.num_frames, 2, 1000),
@@ -141,7 +141,7 @@ def _mapper(workers: int) -> Iterator[Run]:
         yield partial(pool.map, chunksize=4)
 
 
-def _write_ucf101(out: Path, settings: SyntheticSettings, places: list[_Place], run: Run) -> None:
+def _write_ucf101(out: Path, settings: TableWorldSettings, places: list[_Place], run: Run) -> None:
     videos = out / "UCF-101"
     for label in CLASSES:
         (videos / label).mkdir(parents=True, exist_ok=True)
@@ -174,14 +174,14 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
 
-def _write_avi(videos: Path, settings: SyntheticSettings, place: _Place) -> None:
+def _write_avi(videos: Path, settings: TableWorldSettings, place: _Place) -> None:
     path = videos / place.ucf_name
     if not path.exists():
         clip = render_clip(settings.seed, place.index, settings.num_frames, settings.size)
         write_video(path, clip.frames, FPS, quality=XVID_QUANTIZER)
 
 
-def _write_bair(out: Path, settings: SyntheticSettings, places: list[_Place], run: Run) -> None:
+def _write_bair(out: Path, settings: TableWorldSettings, places: list[_Place], run: Run) -> None:
     test_groups = TEST_GROUPS[0]
     sides = {
         "train": [place for place in places if place.group not in test_groups],

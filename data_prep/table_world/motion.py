@@ -56,7 +56,7 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Scene:
+class TableScene:
     """Everything that is drawn at random for one clip."""
 
     label: str
@@ -107,12 +107,12 @@ def clip_class_and_group(index: int) -> tuple[str, int]:
     return CLASSES[label], GROUP_ORDER[turn % NUM_GROUPS]
 
 
-def draw_scene(seed: int, index: int) -> Scene:
+def draw_table(seed: int, index: int) -> TableScene:
     """Draw the scene of clip `index`; nothing but the label and the motion depends on the class."""
     random = np.random.default_rng(np.random.SeedSequence([seed, index]))
     label, group = clip_class_and_group(index)
     radii, centres = _scatter_bodies(random)
-    return Scene(
+    return TableScene(
         label=label,
         group=group,
         style=draw_style(seed, group),
@@ -162,7 +162,7 @@ def _smooth(x: float) -> float:
     return x * x * (3.0 - 2.0 * x)
 
 
-def simulate(scene: Scene, num_frames: int) -> Motion:
+def push_bodies(scene: TableScene, num_frames: int) -> Motion:
     """Move gripper, bodies and camera through `num_frames` frames.
 
     Position-based dynamics (Müller et al. 2007): bodies are pushed out of the gripper and of each

@@ -11,9 +11,9 @@ from data_prep.table_world.motion import (
     MATERIALS,
     TABLE_PALETTES,
     Motion,
-    Scene,
-    draw_scene,
-    simulate,
+    TableScene,
+    draw_table,
+    push_bodies,
 )
 
 FPS = 25
@@ -24,7 +24,7 @@ DARK, STEEL, PALE = (0.20, 0.22, 0.26), (0.62, 0.65, 0.70), (0.90, 0.91, 0.93)
 
 
 @dataclass(frozen=True)
-class SyntheticClip:
+class TableClip:
     """One rendered clip and the truth behind it.
 
     Attributes:
@@ -72,7 +72,7 @@ def render_clip(
     num_frames: int = 30,
     size: int = 64,
     camera: Literal["aux1", "main"] = "aux1",
-) -> SyntheticClip:
+) -> TableClip:
     """Render clip `index` of the world `seed`: a pure function of its arguments.
 
     Args:
@@ -82,10 +82,10 @@ def render_clip(
         size: of the square frames, in pixels.
         camera: aux1 looks down and follows the gripper; main sees more, from the far side.
     """
-    scene = draw_scene(seed, index)
-    motion = simulate(scene, num_frames)
+    scene = draw_table(seed, index)
+    motion = push_bodies(scene, num_frames)
     state = np.concatenate([motion.gripper, motion.opening[:, None]], axis=1).astype(np.float32)
-    return SyntheticClip(
+    return TableClip(
         frames=_render(scene, motion, VIEWS[camera], size),
         label=scene.label,
         group=scene.group,
@@ -94,7 +94,9 @@ def render_clip(
     )
 
 
-def _render(scene: Scene, motion: Motion, view: View, size: int) -> UInt8[np.ndarray, "t h w 3"]:
+def _render(
+    scene: TableScene, motion: Motion, view: View, size: int
+) -> UInt8[np.ndarray, "t h w 3"]:
     canvas = _Canvas(view, motion.camera * view.follow, size)
     canvas.image[:] = _table(scene, canvas)
     order, counts = _back_to_front(motion, canvas)
@@ -196,7 +198,7 @@ def _column(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float32)[:, None, None]
 
 
-def _body_distance(scene: Scene, angles: np.ndarray, bodies: np.ndarray, x, y) -> np.ndarray:
+def _body_distance(scene: TableScene, angles: np.ndarray, bodies: np.ndarray, x, y) -> np.ndarray:
     radius = _column(scene.radii[bodies])
     cos, sin = _column(np.cos(angles)), _column(np.sin(angles))
     box = _box(cos * x + sin * y, cos * y - sin * x, 0.9 * radius, 0.9 * radius, 0.45 * radius)
@@ -219,7 +221,7 @@ def _soft(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
 
 def _draw_body_shadow(
     canvas: _Canvas,
-    scene: Scene,
+    scene: TableScene,
     motion: Motion,
     times: Int[np.ndarray, " n"],
     bodies: Int[np.ndarray, " n"],
@@ -232,7 +234,7 @@ def _draw_body_shadow(
 
 def _draw_body(
     canvas: _Canvas,
-    scene: Scene,
+    scene: TableScene,
     motion: Motion,
     times: Int[np.ndarray, " n"],
     bodies: Int[np.ndarray, " n"],
@@ -274,7 +276,7 @@ def _draw_gripper(canvas: _Canvas, motion: Motion) -> None:
     patch.close()
 
 
-def _table(scene: Scene, canvas: _Canvas) -> Float32[np.ndarray, "3 t h w"]:
+def _table(scene: TableScene, canvas: _Canvas) -> Float32[np.ndarray, "3 t h w"]:
     style = scene.style
     x = (canvas.x + np.float32(scene.table_offset[0]))[:, None] / np.float32(style.period)
     y = (canvas.y + np.float32(scene.table_offset[1]))[:, :, None] / np.float32(style.period)

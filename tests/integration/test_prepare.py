@@ -15,7 +15,7 @@ from holder import Holder
 
 from data_prep import cli, run
 from data_prep.cli import main
-from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
+from data_prep.table_world.layouts import TableWorldSettings, write_table_world
 from data_prep.tfrecord import scan_records
 from video_vq.media.encode import write_video
 from video_vq.media.resize import resize
@@ -242,7 +242,7 @@ def test_a_fixed_rate_and_a_stride_are_kept_in_the_manifest(raw, reference, tmp_
 @pytest.fixture(scope="module")
 def official(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("official")
-    write_synthetic(root, SyntheticSettings(layout="both", num_videos=24, num_frames=30))
+    write_table_world(root, TableWorldSettings(layout="both", num_videos=24, num_frames=30))
     return root
 
 

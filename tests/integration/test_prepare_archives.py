@@ -14,7 +14,7 @@ from test_prepare import PACKAGE, tree
 from data_prep import run
 from data_prep.archives import rar
 from data_prep.cli import main
-from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
+from data_prep.table_world.layouts import TableWorldSettings, write_table_world
 from video_vq.stores.clips import ClipStore
 
 LISTS = "UCF101TrainTestSplits-RecognitionTask.zip"
@@ -23,7 +23,7 @@ LISTS = "UCF101TrainTestSplits-RecognitionTask.zip"
 @pytest.fixture(scope="module")
 def official(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("official")
-    write_synthetic(root, SyntheticSettings(layout="both", num_videos=16))
+    write_table_world(root, TableWorldSettings(layout="both", num_videos=16))
     path = root / "softmotion30_44k/train"
     damaged = max(path.glob("*.tfrecords"))
     data = bytearray(damaged.read_bytes())

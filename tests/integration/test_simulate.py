@@ -15,8 +15,8 @@ import pytest
 from data_prep import cli
 from data_prep.bin_world import graphics
 from data_prep.bin_world.episode import HIGH, LOW, MAX_STEP, MAX_TURN, REACH, draw_actions
-from data_prep.bin_world.scene import BIN_HALF, KINDS, MAX_OBJECTS, MIN_OBJECTS, draw_scene, mjcf
-from data_prep.bin_world.tfrecords import LABEL, SimulationSettings, write_simulated
+from data_prep.bin_world.scene import BIN_HALF, KINDS, MAX_OBJECTS, MIN_OBJECTS, draw_bin, mjcf
+from data_prep.bin_world.tfrecords import LABEL, BinWorldSettings, write_bin_world
 from data_prep.cli import main
 from data_prep.sources.bair import BairSettings, list_bair
 from data_prep.tfrecord import encode_example, parse_example, read_record, write_records
@@ -51,14 +51,14 @@ def simulated(tmp_path_factory) -> Path:
     if MISSING is not None:
         pytest.skip(MISSING)
     folder = tmp_path_factory.mktemp("simulated") / "out"
-    write_simulated(folder, SimulationSettings(num_train=5, num_test=2), workers=1)
+    write_bin_world(folder, BinWorldSettings(num_train=5, num_test=2), workers=1)
     return folder
 
 
 def test_objects_lie_apart_inside_the_bin():
     counts = set()
     for seed in range(200):
-        scene = draw_scene(np.random.default_rng(seed))
+        scene = draw_bin(np.random.default_rng(seed))
         counts.add(len(scene.bodies))
         for number, body in enumerate(scene.bodies):
             assert max(abs(x) for x in body.position) + body.half < BIN_HALF
@@ -84,19 +84,19 @@ def test_commands_stay_in_the_bin_and_persist():
 
 
 def test_an_episode_is_a_pure_function_of_its_numbers():
-    texts = [mjcf(draw_scene(np.random.default_rng([0, 0, n])), 128) for n in (3, 4, 3)]
+    texts = [mjcf(draw_bin(np.random.default_rng([0, 0, n])), 128) for n in (3, 4, 3)]
     assert texts[0] == texts[2] != texts[1]
-    drawn = {body.kind for n in range(50) for body in draw_scene(np.random.default_rng(n)).bodies}
+    drawn = {body.kind for n in range(50) for body in draw_bin(np.random.default_rng(n)).bodies}
     assert drawn == set(KINDS)
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(simulated, tmp_path):
-    write_simulated(tmp_path / "two", SimulationSettings(num_train=5, num_test=2), workers=2)
+    write_bin_world(tmp_path / "two", BinWorldSettings(num_train=5, num_test=2), workers=2)
     assert tree(tmp_path / "two") == tree(simulated)
 
 
 def test_a_longer_set_begins_like_a_shorter_one(simulated, tmp_path):
-    write_simulated(tmp_path / "short", SimulationSettings(num_train=2, num_test=1), workers=1)
+    write_bin_world(tmp_path / "short", BinWorldSettings(num_train=2, num_test=1), workers=1)
     short = tmp_path / "short/softmotion30_44k/train/traj_0_to_1.tfrecords"
     long = simulated / "softmotion30_44k/train/traj_0_to_4.tfrecords"
     assert read_record(short, 0) == read_record(long, 0)
@@ -105,9 +105,9 @@ def test_a_longer_set_begins_like_a_shorter_one(simulated, tmp_path):
 def test_a_second_start_does_nothing_and_another_seed_is_refused(simulated, monkeypatch):
     before = tree(simulated)
     monkeypatch.setattr(layout, "_write_all", None)
-    write_simulated(simulated, SimulationSettings(num_train=5, num_test=2))
+    write_bin_world(simulated, BinWorldSettings(num_train=5, num_test=2))
     with pytest.raises(InputError, match=r"seed: 0 -> 1"):
-        write_simulated(simulated, SimulationSettings(num_train=5, num_test=2, seed=1))
+        write_bin_world(simulated, BinWorldSettings(num_train=5, num_test=2, seed=1))
     assert tree(simulated) == before
 
 
@@ -156,7 +156,8 @@ from pathlib import Path
 from data_prep.bin_world import tfrecords
 tfrecords.PER_FILE = 2
 if __name__ == "__main__":
-    tfrecords.write_simulated(Path({str(tmp_path / "killed")!r}), tfrecords.SimulationSettings(6, 1))
+    killed = Path({str(tmp_path / "killed")!r})
+    tfrecords.write_bin_world(killed, tfrecords.BinWorldSettings(6, 1))
 """
     script = tmp_path / "script.py"
     script.write_text(command)
@@ -170,7 +171,7 @@ if __name__ == "__main__":
     inode = (tmp_path / "killed/softmotion30_44k/train/traj_0_to_1.tfrecords").stat().st_ino
     monkeypatch.setattr(layout, "PER_FILE", 2)
     for name in ("killed", "whole"):
-        write_simulated(tmp_path / name, SimulationSettings(6, 1), workers=1)
+        write_bin_world(tmp_path / name, BinWorldSettings(6, 1), workers=1)
     after = (tmp_path / "killed/softmotion30_44k/train/traj_0_to_1.tfrecords").stat().st_ino
     assert after == inode  # it was kept, not made again
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
@@ -222,7 +223,7 @@ def test_without_mujoco_or_opengl_the_message_says_what_to_install(monkeypatch, 
 def test_a_folder_of_something_else_and_odd_numbers_are_refused(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="seed must lie in"):
-        write_simulated(tmp_path, SimulationSettings(seed=-1))
+        write_bin_world(tmp_path, BinWorldSettings(seed=-1))
     assert main(["simulate", str(tmp_path), "--episodes", "3", "--test-episodes", "3"]) == 1
     assert "at least one must be left for training" in capsys.readouterr().err
     if MISSING is None:

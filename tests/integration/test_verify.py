@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.cli import main
-from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
+from data_prep.table_world.layouts import TableWorldSettings, write_table_world
 from data_prep.verify import open_store, verify
 from video_vq.errors import InputError
 from video_vq.media.encode import write_video
@@ -22,8 +22,8 @@ FLIPS = 150  # of each file
 def clips(tmp_path_factory) -> Path:
     """Real preparations: one with per-frame arrays, one with a video that was left out."""
     root = tmp_path_factory.mktemp("stores")
-    settings = SyntheticSettings(layout="bair", num_videos=8)
-    write_synthetic(root / "raw", settings, workers=1)
+    settings = TableWorldSettings(layout="bair", num_videos=8)
+    write_table_world(root / "raw", settings, workers=1)
     assert (
         main(
             [

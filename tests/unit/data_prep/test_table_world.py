@@ -11,9 +11,9 @@ from data_prep.table_world.motion import (
     GRIPPER_RADIUS,
     NUM_GROUPS,
     clip_class_and_group,
-    draw_scene,
     draw_style,
-    simulate,
+    draw_table,
+    push_bodies,
 )
 from data_prep.table_world.render import VIEWS, render_clip
 
@@ -151,9 +151,9 @@ def test_the_cameras_show_one_world_differently():
 
 
 def test_the_gripper_is_drawn_where_the_positions_say():
-    index = next(i for i in range(100) if draw_scene(SEED, i).style.palette == 0)  # brown table
+    index = next(i for i in range(100) if draw_table(SEED, i).style.palette == 0)  # brown table
     clip = render_clip(SEED, index, num_frames=24, size=64)
-    camera = simulate(draw_scene(SEED, index), 24).camera
+    camera = push_bodies(draw_table(SEED, index), 24).camera
     for frame, position, centre in zip(clip.frames, clip.positions, camera, strict=True):
         red, green, blue = frame.astype(int).transpose(2, 0, 1)
         rows, columns = np.nonzero((blue > 130) & (np.abs(red - green) < 12) & (blue >= green))
@@ -165,7 +165,7 @@ def test_the_gripper_is_drawn_where_the_positions_say():
 
 def test_the_gripper_comes_down_closes_and_leaves():
     for index in range(8):
-        motion = simulate(draw_scene(SEED, index), 30)
+        motion = push_bodies(draw_table(SEED, index), 30)
         height, opening = motion.gripper[:, 2], motion.opening
         assert height[0] == pytest.approx(GRIPPER_LIFT)
         assert height[-1] == pytest.approx(GRIPPER_LIFT)
@@ -176,8 +176,8 @@ def test_the_gripper_comes_down_closes_and_leaves():
 
 def test_every_clip_pushes_a_body_its_own_way():
     for index in range(40):
-        scene = draw_scene(SEED, index)
-        motion = simulate(scene, 30)
+        scene = draw_table(SEED, index)
+        motion = push_bodies(scene, 30)
         moved = motion.centres[-1] - motion.centres[0]
         along = moved @ np.array(DIRECTIONS[scene.label])
         assert along.max() > 0.2
@@ -186,8 +186,8 @@ def test_every_clip_pushes_a_body_its_own_way():
 
 def test_bodies_overlap_neither_each_other_nor_the_lowered_gripper():
     for index in range(20):
-        scene = draw_scene(SEED, index)
-        motion = simulate(scene, 30)
+        scene = draw_table(SEED, index)
+        motion = push_bodies(scene, 30)
         reach = scene.radii[:, None] + scene.radii[None]
         for centres, gripper in zip(motion.centres, motion.gripper, strict=False):
             gaps = np.linalg.norm(centres[:, None] - centres[None], axis=2) - reach
@@ -198,8 +198,8 @@ def test_bodies_overlap_neither_each_other_nor_the_lowered_gripper():
 
 
 def test_an_untouched_body_never_moves_and_a_pushed_one_slides_to_rest():
-    scene = draw_scene(SEED, 0)
-    motion = simulate(scene, 30)
+    scene = draw_table(SEED, 0)
+    motion = push_bodies(scene, 30)
     speed = np.linalg.norm(np.diff(motion.centres, axis=0), axis=2)
     untouched = speed.max(0) == 0
     assert untouched.any()

@@ -8,15 +8,15 @@ import pytest
 
 from data_prep.cli import main
 from data_prep.table_world import layouts
-from data_prep.table_world.layouts import SyntheticSettings, write_synthetic
+from data_prep.table_world.layouts import TableWorldSettings, write_table_world
 from data_prep.table_world.motion import CLASSES
 from data_prep.table_world.render import render_clip
 from data_prep.tfrecord import parse_example, read_record, scan_records
 from video_vq.errors import InputError
 from video_vq.stores.lock import LOCK
 
-SMALL = SyntheticSettings(layout="ucf101", num_videos=12, num_frames=5, size=32, seed=3)
-BAIR = SyntheticSettings(layout="bair", num_videos=8, num_frames=30, size=64, seed=3)
+SMALL = TableWorldSettings(layout="ucf101", num_videos=12, num_frames=5, size=32, seed=3)
+BAIR = TableWorldSettings(layout="bair", num_videos=8, num_frames=30, size=64, seed=3)
 
 
 def tree(folder):
@@ -35,14 +35,14 @@ def lines(path):
 @pytest.fixture(scope="module")
 def ucf(tmp_path_factory):
     out = tmp_path_factory.mktemp("ucf")
-    write_synthetic(out, SMALL)
+    write_table_world(out, SMALL)
     return out
 
 
 @pytest.fixture(scope="module")
 def bair(tmp_path_factory):
     out = tmp_path_factory.mktemp("bair")
-    write_synthetic(out, BAIR)
+    write_table_world(out, BAIR)
     return out
 
 
@@ -90,7 +90,7 @@ def test_an_avi_holds_the_rendered_clip(ucf):
 def test_a_hundred_and_first_video_is_the_second_of_its_class_and_group(monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr(layouts, "_write_avi", lambda *args: written.append(args[2]))
-    write_synthetic(tmp_path, SyntheticSettings(num_videos=201))
+    write_table_world(tmp_path, TableWorldSettings(num_videos=201))
     names = [place.ucf_name for place in written]
     assert names[0] == "PushAway/v_PushAway_g08_c01.avi"
     assert names[100] == "PushAway/v_PushAway_g08_c02.avi"
@@ -122,7 +122,7 @@ def test_bair_records_hold_both_cameras_actions_and_positions(bair):
 def test_a_finished_folder_is_left_alone(ucf, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in ucf.rglob("*")}
     monkeypatch.setattr(layouts, "render_clip", None)
-    write_synthetic(ucf, SMALL)
+    write_table_world(ucf, SMALL)
     assert {path: path.stat().st_mtime_ns for path in ucf.rglob("*")} == before
 
 
@@ -137,42 +137,42 @@ def test_a_killed_run_is_continued_to_the_same_bytes(ucf, tmp_path, monkeypatch)
 
     monkeypatch.setattr(layouts, "render_clip", killed_at_the_sixth)
     with pytest.raises(KeyboardInterrupt):
-        write_synthetic(tmp_path, SMALL)
+        write_table_world(tmp_path, SMALL)
     assert not json.loads((tmp_path / "synthetic.json").read_text())["complete"]
-    write_synthetic(tmp_path, SMALL)
+    write_table_world(tmp_path, SMALL)
     assert calls == [0, 1, 2, 3, 4, 5, *range(5, 12)]  # what was written is not rendered again
     assert tree(tmp_path) == tree(ucf)
 
 
 def test_several_processes_write_the_same_bytes_as_one(ucf, tmp_path):
-    write_synthetic(tmp_path, SMALL, workers=2)
+    write_table_world(tmp_path, SMALL, workers=2)
     assert tree(tmp_path) == tree(ucf)
 
 
 def test_other_settings_for_the_same_folder_are_refused_with_the_difference(ucf):
     with pytest.raises(InputError, match="num_frames: 5 -> 6"):
-        write_synthetic(ucf, SyntheticSettings("ucf101", 12, 6, 32, 3))
+        write_table_world(ucf, TableWorldSettings("ucf101", 12, 6, 32, 3))
 
 
 def test_a_lock_that_a_killed_run_left_behind_is_in_nobodys_way(ucf, tmp_path):
     (tmp_path / LOCK).touch()
-    write_synthetic(tmp_path, SMALL)
+    write_table_world(tmp_path, SMALL)
     assert tree(tmp_path) == tree(ucf)
 
 
 def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
-        write_synthetic(tmp_path, SMALL)
+        write_table_world(tmp_path, SMALL)
     with pytest.raises(InputError, match="is a file"):
-        write_synthetic(tmp_path / "thesis.txt", SMALL)
+        write_table_world(tmp_path / "thesis.txt", SMALL)
     assert tree(tmp_path) == {"thesis.txt": b"mine"}
 
 
 def test_all_settings_out_of_range_are_named_at_once(tmp_path):
-    settings = SyntheticSettings("both", num_videos=7, num_frames=1, size=33, seed=-1)
+    settings = TableWorldSettings("both", num_videos=7, num_frames=1, size=33, seed=-1)
     with pytest.raises(InputError) as caught:
-        write_synthetic(tmp_path / "out", settings, workers=0)
+        write_table_world(tmp_path / "out", settings, workers=0)
     message = str(caught.value)
     for part in ("num_videos", "num_frames", "workers", "seed", "size must be even", "30 frames"):
         assert part in message
