@@ -1,30 +1,24 @@
 """Writes simulated episodes as TFRecords of BAIR's schema and layout, each labelled simulated."""
 
-import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.bin_world.episode import (
-    NUM_FRAMES,
     OVERSAMPLING,
     SIMULATOR_VERSION,
     SIZE,
-    Episode,
     Renderer,
     simulate_episode,
 )
 from data_prep.bin_world.graphics import Graphics, find_graphics
-from data_prep.made_folder import claim_folder
 from data_prep.sources.bair import SIMULATED
-from data_prep.tfrecord import Feature, encode_example, write_records
+from data_prep.tfrecord import write_records
+from data_prep.world_files import claim_folder, encode_record, processes, record_files
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.progress import progress
@@ -34,7 +28,6 @@ from video_vq.stores.lock import held, require_free
 MARKER = "simulated.json"
 README = "README.txt"
 LABEL = f"video-vq pushing, version {SIMULATOR_VERSION}"
-PER_FILE = 256
 SIDES = ("train", "test")
 TOUCHED = 0.01  # metres that an object must move to count
 README_TEXT = f"""SIMULATED DATA ({LABEL}).
@@ -139,21 +132,17 @@ class _Made:
     moved: int
 
 
-Run = Callable[[Callable[[int], _Made], Iterable[int]], Iterator[_Made]]
-
-
 def _write_all(out: Path, settings: BinWorldSettings, graphics: Graphics, workers: int) -> None:
     write_bytes(out / README, README_TEXT.encode())
     (out / "pushed").mkdir(exist_ok=True)
     counts = (settings.num_train, settings.num_test)
-    with _mapper(graphics, workers) as run, progress("simulating", sum(counts), "episode") as bar:
+    with (
+        processes(workers, _prepare_process, graphics.environment) as run,
+        progress("simulating", sum(counts), "episode") as bar,
+    ):
         for side, count in enumerate(counts):
-            (out / "softmotion30_44k" / SIDES[side]).mkdir(parents=True, exist_ok=True)
-            for first in range(0, count, PER_FILE):
-                numbers = range(first, min(first + PER_FILE, count))
-                name = f"traj_{first}_to_{numbers[-1]}"
-                path = out / "softmotion30_44k" / SIDES[side] / f"{name}.tfrecords"
-                tally = out / "pushed" / f"{SIDES[side]}_{name}.json"
+            for path, numbers in record_files(out, SIDES[side], count):
+                tally = out / "pushed" / f"{SIDES[side]}_{path.stem}.json"
                 if path.exists() and tally.exists():
                     bar.update(len(numbers))
                 else:
@@ -181,22 +170,6 @@ def _write_file(
     write_json(tally, asdict(pushed))
 
 
-@contextmanager
-def _mapper(graphics: Graphics, workers: int) -> Iterator[Run]:
-    """Yield a `map` that keeps the order, over processes that render."""
-    context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
-    pool = ProcessPoolExecutor(workers, context, _prepare_process, (graphics.environment,))
-    try:
-        yield partial(pool.map, chunksize=2)
-    except BrokenProcessPool:
-        raise InputError(
-            "a process that simulates ended without a word, perhaps for lack of memory; "
-            "run the command again, it goes on where it stopped"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 _renderer: Renderer | None = None
 
 
@@ -212,15 +185,5 @@ def _make(seed: int, side: int, index: int) -> _Made:
     if _renderer is None:
         _renderer = Renderer(OVERSAMPLING * SIZE)
     episode = simulate_episode(_renderer, seed, side, index)
-    return _Made(encode(episode), len(episode.moved), int((episode.moved > TOUCHED).sum()))
-
-
-def encode(episode: Episode) -> bytes:
-    """Encode an episode as a record of BAIR's schema, with the feature that labels it."""
-    features: dict[str, Feature] = {SIMULATED: [LABEL.encode()]}
-    for frame in range(NUM_FRAMES):
-        for name, frames in episode.frames.items():
-            features[f"{frame}/image_{name}/encoded"] = [frames[frame].tobytes()]
-        features[f"{frame}/action"] = episode.actions[frame]
-        features[f"{frame}/endeffector_pos"] = episode.positions[frame]
-    return encode_example(features)
+    record = encode_record(episode.frames, episode.actions, episode.positions, LABEL)
+    return _Made(record, len(episode.moved), int((episode.moved > TOUCHED).sum()))

@@ -3,19 +3,17 @@
 So whatever reads the official data reads these, and the demo and the tests need no download.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.made_folder import claim_folder
 from data_prep.table_world.motion import CLASSES, NUM_GROUPS, clip_class_and_group
 from data_prep.table_world.render import FPS, RENDERER_VERSION, render_clip
-from data_prep.tfrecord import Feature, encode_example, write_records
+from data_prep.tfrecord import write_records
+from data_prep.world_files import claim_folder, encode_record, processes, record_files
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.media.encode import write_video
@@ -26,7 +24,7 @@ from video_vq.stores.lock import held
 MARKER = "synthetic.json"
 # Test groups of the official splits 01, 02, 03.
 TEST_GROUPS = (range(1, 8), range(8, 15), range(15, 22))
-BAIR_FRAMES, BAIR_SIZE, BAIR_PER_FILE = 30, 64, 256
+BAIR_FRAMES, BAIR_SIZE = 30, 64
 XVID_QUANTIZER = 2
 
 Layout = Literal["ucf101", "bair", "both"]
@@ -135,10 +133,8 @@ def _mapper(workers: int) -> Iterator[Run]:
     if workers == 1:
         yield map
         return
-    context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
-    # They write the videos themselves: none may outlive a run that was killed.
-    with ProcessPoolExecutor(workers, context, die_with_parent) as pool:
-        yield partial(pool.map, chunksize=4)
+    with processes(workers, die_with_parent) as run:
+        yield run
 
 
 def _write_ucf101(out: Path, settings: TableWorldSettings, places: list[_Place], run: Run) -> None:
@@ -189,14 +185,11 @@ def _write_bair(out: Path, settings: TableWorldSettings, places: list[_Place], r
     }
     with progress("rendering BAIR's layout", len(places), "trajectory") as bar:
         for split, members in sides.items():
-            folder = out / "softmotion30_44k" / split
-            folder.mkdir(parents=True, exist_ok=True)
-            for first in range(0, len(members), BAIR_PER_FILE):
-                part = members[first : first + BAIR_PER_FILE]
-                path = folder / f"traj_{first}_to_{first + len(part) - 1}.tfrecords"
+            for path, numbers in record_files(out, split, len(members)):
                 if path.exists():
-                    bar.update(len(part))
+                    bar.update(len(numbers))
                     continue
+                part = members[numbers.start : numbers.stop]
                 examples = run(partial(_bair_example, settings.seed), part)
                 write_records(path, _counted(examples, bar.update))
 
@@ -211,10 +204,4 @@ def _bair_example(seed: int, place: _Place) -> bytes:
     """Encode both cameras, actions and positions of one clip as BAIR's records hold them."""
     aux1 = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "aux1")
     main = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "main")
-    features: dict[str, Feature] = {}
-    for frame in range(BAIR_FRAMES):
-        features[f"{frame}/image_main/encoded"] = [main.frames[frame].tobytes()]
-        features[f"{frame}/image_aux1/encoded"] = [aux1.frames[frame].tobytes()]
-        features[f"{frame}/action"] = aux1.actions[frame]
-        features[f"{frame}/endeffector_pos"] = aux1.positions[frame]
-    return encode_example(features)
+    return encode_record({"main": main.frames, "aux1": aux1.frames}, aux1.actions, aux1.positions)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import cli
-from data_prep.bin_world import graphics
+from data_prep import cli, world_files
+from data_prep.bin_world import graphics, tfrecords
 from data_prep.bin_world.episode import HIGH, LOW, MAX_STEP, MAX_TURN, REACH, draw_actions
 from data_prep.bin_world.scene import BIN_HALF, KINDS, MAX_OBJECTS, MIN_OBJECTS, draw_bin, mjcf
 from data_prep.bin_world.tfrecords import LABEL, BinWorldSettings, write_bin_world
@@ -104,7 +104,7 @@ def test_a_longer_set_begins_like_a_shorter_one(simulated, tmp_path):
 
 def test_a_second_start_does_nothing_and_another_seed_is_refused(simulated, monkeypatch):
     before = tree(simulated)
-    monkeypatch.setattr(layout, "_write_all", None)
+    monkeypatch.setattr(tfrecords, "_write_all", None)
     write_bin_world(simulated, BinWorldSettings(num_train=5, num_test=2))
     with pytest.raises(InputError, match=r"seed: 0 -> 1"):
         write_bin_world(simulated, BinWorldSettings(num_train=5, num_test=2, seed=1))
@@ -153,8 +153,9 @@ def test_the_hand_follows_its_commands_and_pushes_objects(simulated):
 def test_a_killed_simulation_goes_on_with_the_file_it_was_at(tmp_path, monkeypatch):
     command = f"""
 from pathlib import Path
+from data_prep import world_files
 from data_prep.bin_world import tfrecords
-tfrecords.PER_FILE = 2
+world_files.PER_FILE = 2
 if __name__ == "__main__":
     killed = Path({str(tmp_path / "killed")!r})
     tfrecords.write_bin_world(killed, tfrecords.BinWorldSettings(6, 1))
@@ -169,7 +170,7 @@ if __name__ == "__main__":
     process.send_signal(signal.SIGKILL)
     process.wait()
     inode = (tmp_path / "killed/softmotion30_44k/train/traj_0_to_1.tfrecords").stat().st_ino
-    monkeypatch.setattr(layout, "PER_FILE", 2)
+    monkeypatch.setattr(world_files, "PER_FILE", 2)
     for name in ("killed", "whole"):
         write_bin_world(tmp_path / name, BinWorldSettings(6, 1), workers=1)
     after = (tmp_path / "killed/softmotion30_44k/train/traj_0_to_1.tfrecords").stat().st_ino

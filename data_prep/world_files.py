@@ -1,0 +1,110 @@
+"""What both pushing worlds share: a folder for one plan, processes, files of BAIR's layout."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from data_prep.sources.bair import SIMULATED
+from data_prep.tfrecord import Feature, encode_example
+from video_vq.errors import InputError
+from video_vq.stores.files import difference, read_json, write_json
+from video_vq.stores.lock import LOCK
+
+PER_FILE = 256  # records
+
+
+def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> bool:
+    """Claim a folder for a plan; return whether it is complete already.
+
+    Args:
+        out: made if it is missing.
+        marker: name of the file in it that holds the plan.
+        plan: what decides every byte.
+        what: the folder is to hold, for messages.
+
+    Raises:
+        InputError: it is a file, holds something else, or was made by another plan.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a folder for the {what}")
+    path = out / marker
+    if path.exists():
+        found = read_json(path, f"the record of {what}")
+        lines = difference(found.get("plan"), plan)
+        if lines:
+            shown = "\n  ".join(lines)
+            raise InputError(
+                f"{out}: was made with other settings (was -> now):\n  {shown}\n"
+                "Name another folder, repeat the old settings, or delete this one."
+            )
+        return found.get("complete") is True
+    if out.exists() and any(entry.name != LOCK for entry in out.iterdir()):
+        raise InputError(f"{out}: holds other files and no {marker}; name an empty or a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"plan": plan, "complete": False})
+    return False
+
+
+@contextmanager
+def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> Iterator[Any]:
+    """Yield a `map` that keeps the order, over fresh processes.
+
+    Args:
+        workers: how many.
+        prepare: called first in each, with these arguments; it has the process die with this one,
+            as none may outlive a run that was killed.
+
+    Raises:
+        InputError: one of them died.
+    """
+    context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
+    pool = ProcessPoolExecutor(workers, context, prepare, arguments)
+    try:
+        yield partial(pool.map, chunksize=2)
+    except BrokenProcessPool:
+        raise InputError(
+            "a process that renders ended without a word, perhaps for lack of memory; "
+            "run the command again, it goes on where it stopped"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def record_files(out: Path, side: str, count: int) -> Iterator[tuple[Path, range]]:
+    """Yield each file of a side of BAIR's layout, and the numbers of its episodes."""
+    folder = out / "softmotion30_44k" / side
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in range(0, count, PER_FILE):
+        numbers = range(first, min(first + PER_FILE, count))
+        yield folder / f"traj_{first}_to_{numbers[-1]}.tfrecords", numbers
+
+
+def encode_record(
+    frames: Mapping[str, UInt8[np.ndarray, "t h w 3"]],
+    actions: Float32[np.ndarray, "t 4"],
+    positions: Float32[np.ndarray, "t 3"],
+    label: str | None = None,
+) -> bytes:
+    """Encode an episode as BAIR's records hold it.
+
+    Args:
+        frames: of each camera.
+        actions: from each frame to the next.
+        positions: of the gripper at each frame.
+        label: what simulated it; a feature that a robot's records do not have.
+    """
+    features: dict[str, Feature] = {} if label is None else {SIMULATED: [label.encode()]}
+    for frame in range(len(actions)):
+        for camera, pictures in frames.items():
+            features[f"{frame}/image_{camera}/encoded"] = [pictures[frame].tobytes()]
+        features[f"{frame}/action"] = actions[frame]
+        features[f"{frame}/endeffector_pos"] = positions[frame]
+    return encode_example(features)
