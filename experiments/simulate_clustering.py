@@ -5,7 +5,7 @@ Appendix A.2 of Fifty et al. (ICLR 2025): points descend Himmelblau's function t
 same points and codes; the distortion is the mean squared distance of a point to its code. What the
 appendix leaves open is chosen here: points uniform in [-5, 5]^2, first codes drawn from them, plain
 gradient descent on the sum of the function over points, no commitment loss.
-Example: `python scripts/simulate_clustering.py --out docs/figures/simulate_clustering.png`
+Example: `python experiments/simulate_clustering.py --out docs/figures/simulate_clustering.png`
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Compares our ST-LPIPS with the original package, as docs/results.md records it.
 
     pip install --no-deps --target original stlpips-pytorch==0.0.2
-    python scripts/compare_st_lpips.py original
+    python experiments/compare_st_lpips.py original
 
 This executes the original package's code.
 """
