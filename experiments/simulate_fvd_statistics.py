@@ -2,7 +2,9 @@
 
 Gaussian features of 400 dimensions and trace 2500, independent or paired with the real ones.
 Every draw is a line in the output folder; killed and started again it goes on, `--table` prints
-what there is. Example: `OMP_NUM_THREADS=1 python experiments/simulate_fvd_statistics.py --out runs/fvd`
+what there is.
+
+Example: `OMP_NUM_THREADS=1 python experiments/simulate_fvd_statistics.py --out runs/fvd`
 """
 
 import argparse

@@ -66,8 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Prepare a folder or a table of videos."""
     from data_prep.sources.folder import list_folder
     from data_prep.sources.table import list_table
-    from video_vq.media.folder import FolderSettings
-    from video_vq.media.suffixes import VIDEO_SUFFIXES
+    from video_vq.media.folder import VIDEO_SUFFIXES, FolderSettings
 
     by_regex = arguments.group_regex is not None
     settings = FolderSettings(

@@ -30,7 +30,7 @@ from video_vq.evaluation.scored_clip import (
     clip_at_hand,
     clip_of_file,
 )
-from video_vq.media.suffixes import VIDEO_SUFFIXES
+from video_vq.media.folder import VIDEO_SUFFIXES
 from video_vq.metrics.fvd import device_of, input_features, usual_batch_size
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.progress import progress

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from video_vq.errors import InputError
-from video_vq.media.suffixes import VIDEO_SUFFIXES
 
+# What the names of files end in that are taken for videos.
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+)  # fmt: skip
 MAX_SKIPPED = 0.01  # of the videos may be unusable, unless the user says otherwise
 
 

@@ -20,7 +20,7 @@ from video_vq.data.windows import frame_numbers, read_window, windows_of_video
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
 from video_vq.media.file_decoders import DecodedFile, FileDecoders, FileToDecode
-from video_vq.media.folder import holds_video
+from video_vq.media.folder import VIDEO_SUFFIXES, holds_video
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
 from video_vq.media.suffixes import VIDEO_SUFFIXES

@@ -12,8 +12,7 @@ from data_prep.sources import Listing
 from data_prep.sources.folder import list_folder
 from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
 from video_vq.errors import InputError
-from video_vq.media.folder import FolderSettings, split_groups
-from video_vq.media.suffixes import VIDEO_SUFFIXES
+from video_vq.media.folder import VIDEO_SUFFIXES, FolderSettings, split_groups
 
 TEST_GROUPS = ["g11", "g21", "g26", "g36", "g38", "g6", "g8", "g9"]
 
