@@ -1,6 +1,6 @@
 """From raw videos to one shard of a clip store: a pure function, the unit of work of every run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from data_prep.sources.lerobot_episode import begin_shard, open_episode
 from video_vq.media.child import WatchVideo
 from video_vq.media.decode import Decoder
 from video_vq.media.prepared import FrameRecipe
+from video_vq.media.probe import UnreadableVideoError
 from video_vq.stores.clips import (
     ClipStoreWriter,
     PreparedVideo,
@@ -101,4 +102,17 @@ def open_video(
         UnusableVideoError: now or while the frames are taken.
     """
     watch(item.id, "read", recipe.cpu_limit(item.num_bytes))
-    return OPEN[item.kind](item, recipe, partial(watch, item.id), notes)
+    try:
+        opened = OPEN[item.kind](item, recipe, partial(watch, item.id), notes)
+    except UnreadableVideoError as error:
+        raise UnusableVideoError(error.reason) from None
+    except OSError as error:
+        raise UnusableVideoError(f"cannot be read ({error.strerror})") from None
+    return replace(opened, frames=_frames(opened.frames))
+
+
+def _frames(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    try:
+        yield from frames
+    except UnreadableVideoError as error:
+        raise UnusableVideoError(error.reason) from None

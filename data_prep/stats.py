@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from statistics import median
@@ -145,7 +145,7 @@ def statistics_of(store: ClipStore, on_video: Callable[[], object] = lambda: Non
             name: _split([store.videos[i] for i in members[name]], store.plan.get("fps"))
             for name in ordered
         },
-        classes=_classes(store, ordered),
+        classes=count_classes(store, ordered),
         balance=_balance(store.videos),
         groups_in_two_splits=tuple(sorted(group for group in homes if len(homes[group]) > 1)),
         pixels={name: _channels(store, members[name], on_video) for name in ordered},
@@ -168,13 +168,6 @@ def _split(videos: Sequence[Video], fixed_fps: float | None) -> SplitCounts:
         ),
         upsampled=sum(known) if len(known) == len(repeats) else None,
     )
-
-
-def _classes(store: ClipStore, splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    counts = Counter((video.label, video.split) for video in store.videos)
-    labels: list[str | None] = [*store.classes]
-    labels += [None] if any(video.label is None for video in store.videos) else []
-    return {label or "": {name: counts[label, name] for name in splits} for label in labels}
 
 
 def _balance(videos: Sequence[Video]) -> float | None:
@@ -309,16 +302,40 @@ def _numbers(values: Iterable[float]) -> str:
 def _class_lines(found: Statistics) -> list[str]:
     if list(found.classes) in ([], [""]):
         return ["no classes"]
-    names = [name or "(no class)" for name in found.classes]
-    wide = max(map(len, (*names, "class"))) + 2
-    lines = ["class".ljust(wide) + "".join(split.rjust(9) for split in found.splits)]
-    for name, counts in list(zip(names, found.classes.values(), strict=True))[:SHOWN_CLASSES]:
-        lines.append(name.ljust(wide) + "".join(f"{counts[split]:9,}" for split in found.splits))
-    if len(names) > SHOWN_CLASSES:
-        lines.append(f"... and {len(names) - SHOWN_CLASSES} more classes (all of them: --json)")
+    lines = class_table(found.classes, list(found.splits), "; all of them: --json")
     if found.balance is not None:
         lines.append(f"balance {found.balance:.3f} (1: all classes are equally frequent)")
     return lines
+
+
+def class_table(
+    classes: Mapping[str, Mapping[str, int]], splits: Sequence[str], more: str = ""
+) -> list[str]:
+    """Return a line for each class with its count in each split, and their sums.
+
+    Args:
+        classes: class -> split -> videos; "" stands for none.
+        splits: the columns.
+        more: what to say where there are more classes than are shown.
+    """
+    names = {label: label or "(no class)" for label in classes}
+    wide = max(map(len, (*names.values(), "class"))) + 2
+    lines = ["class".ljust(wide) + "".join(split.rjust(9) for split in splits)]
+    for label in list(classes)[:SHOWN_CLASSES]:
+        cells = "".join(f"{classes[label][split]:9,}" for split in splits)
+        lines.append(names[label].ljust(wide) + cells)
+    if len(classes) > SHOWN_CLASSES:
+        lines.append(f"... and {len(classes) - SHOWN_CLASSES} more classes{more}")
+    sums = (sum(counts[split] for counts in classes.values()) for split in splits)
+    return [*lines, "all".ljust(wide) + "".join(f"{total:9,}" for total in sums)]
+
+
+def count_classes(store: ClipStore, splits: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return class -> split -> videos; "" stands for none."""
+    counts = Counter((video.label, video.split) for video in store.videos)
+    labels: list[str | None] = [*store.classes]
+    labels += [None] if any(video.label is None for video in store.videos) else []
+    return {label or "": {name: counts[label, name] for name in splits} for label in labels}
 
 
 def require_some(store: ClipStore) -> None:

@@ -7,6 +7,7 @@ from statistics import median
 import numpy as np
 from jaxtyping import UInt8
 
+from data_prep.stats import class_table, count_classes
 from video_vq.errors import InputError
 from video_vq.media.encode import tile, write_png
 from video_vq.progress import progress
@@ -18,7 +19,6 @@ from video_vq.stores.tokens import FORMAT as TOKENS
 from video_vq.stores.tokens import TokenStore
 
 SHEET_VIDEOS, SHEET_COLUMNS = 24, 4
-SHOWN_CLASSES = 20
 
 
 def open_store(path: Path) -> ClipStore | TokenStore:
@@ -87,27 +87,8 @@ def describe(store: ClipStore) -> str:
         lines.append(f"arrays    {', '.join(shapes)} per frame")
     if short:
         lines.append(f"shorter   {short:,} videos have fewer frames than compressed packets")
-    return "\n".join([*lines, "", *_table(store)])
-
-
-def _table(store: ClipStore) -> list[str]:
-    """Return one line for each class with its count in each split, and their sums."""
-    counts = Counter((video.label, video.split) for video in store.videos)
     splits = [*SPLITS, *sorted({video.split for video in store.videos} - set(SPLITS))]
-    labels: list[str | None] = [*store.classes]
-    if any(video.label is None for video in store.videos):
-        labels.append(None)
-    names = ["(no class)" if label is None else label for label in labels]
-    wide = max(map(len, (*names, "class"))) + 2
-    rows = ["class".ljust(wide) + "".join(split.rjust(9) for split in splits)]
-    for name, label in list(zip(names, labels, strict=True))[:SHOWN_CLASSES]:
-        cells = "".join(f"{counts[label, split]:9,}" for split in splits)
-        rows.append(name.ljust(wide) + cells)
-    if len(labels) > SHOWN_CLASSES:
-        rows.append(f"... and {len(labels) - SHOWN_CLASSES} more classes")
-    sums = (sum(counts[label, split] for label in labels) for split in splits)
-    rows.append("all".ljust(wide) + "".join(f"{total:9,}" for total in sums))
-    return rows
+    return "\n".join([*lines, "", *class_table(count_classes(store, splits), splits)])
 
 
 def contact_sheet(store: ClipStore) -> UInt8[np.ndarray, "h w 3"]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from data_prep.archives import Archive
 from video_vq.errors import InputError
 from video_vq.media.prepared import FrameRecipe, Watch
-from video_vq.stores.clips import PreparedVideo, Skipped
+from video_vq.stores.clips import PreparedVideo, Skipped, Video
 
 SourceName = Literal["folder", "ucf101", "bair", "lerobot"]
 ItemKind = Literal["file", "record", "episode"]  # each has its function in data_prep/shard.py
@@ -51,12 +51,16 @@ class Item:
     kind: ItemKind = "file"
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def video(self, origin: dict[str, Any], fps: float | None = None) -> Video:
+        """Return what a store says of this video, besides its frames."""
+        return Video(self.id, self.label, self.split, self.group, fps=fps, origin=origin)
+
 
 OpenItem = Callable[[Item, FrameRecipe, Watch, list[dict[str, str]]], PreparedVideo]
 """Opens an item by a recipe; its frames are decoded as they are taken.
 
 It tells the watch what begins, adds to the notes (id, note) what is odd with the video, and raises
-UnusableVideoError, now or while the frames are taken.
+UnusableVideoError or UnreadableVideoError, now or while the frames are taken; or OSError, now.
 """
 
 

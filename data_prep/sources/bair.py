@@ -22,7 +22,7 @@ from video_vq.errors import InputError
 from video_vq.media.folder import MAX_SKIPPED, split_groups
 from video_vq.media.prepared import FrameRecipe, Watch
 from video_vq.media.resize import resize
-from video_vq.stores.clips import PreparedVideo, Skipped, UnusableVideoError, Video
+from video_vq.stores.clips import PreparedVideo, Skipped, UnusableVideoError
 from video_vq.stores.videos import reasons
 
 ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44k")
@@ -264,17 +264,9 @@ def open_record(
         raise UnusableVideoError(error.reason) from None
     except ValueError as error:
         raise UnusableVideoError(f"byte {item.offset:,}: the record: {error}") from None
-    except OSError as error:
-        raise UnusableVideoError(f"cannot be read ({error.strerror})") from None
     sha256 = hashlib.sha256(data).hexdigest()
     return PreparedVideo(
-        Video(
-            id=item.id,
-            label=item.label,
-            split=item.split,
-            group=item.group,
-            origin={"name": item.name, "offset": item.offset, "sha256": sha256},
-        ),
+        item.video({"name": item.name, "offset": item.offset, "sha256": sha256}),
         [resize(frames[:: recipe.stride], recipe.size_hw)],
         {name: array[:: recipe.stride] for name, array in arrays.items()},
     )

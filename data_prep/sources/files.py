@@ -11,8 +11,7 @@ from jaxtyping import Float32, UInt8
 from data_prep.actions import read_actions
 from data_prep.sources import Item
 from video_vq.media.prepared import FrameRecipe, OpenedFile, Watch, open_file
-from video_vq.media.probe import UnreadableVideoError
-from video_vq.stores.clips import PreparedVideo, UnusableVideoError, Video
+from video_vq.stores.clips import PreparedVideo, UnusableVideoError
 from video_vq.stores.videos import REPEATED
 
 
@@ -20,22 +19,12 @@ def open_video_file(
     item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
 ) -> PreparedVideo:
     """Open one video file; see `OpenItem`."""
-    try:
-        opened = open_file(item.path, item.num_bytes, recipe, watch)
-    except UnreadableVideoError as error:
-        raise UnusableVideoError(error.reason) from None
+    opened = open_file(item.path, item.num_bytes, recipe, watch)
     actions, its_hash = _actions(item)
     packets = opened.info.num_packets
     origin = {"name": item.name, "sha256": opened.sha256, "packets": packets, **its_hash}
     return PreparedVideo(
-        Video(
-            id=item.id,
-            label=item.label,
-            split=item.split,
-            group=item.group,
-            fps=opened.fps,
-            origin=origin,
-        ),
+        item.video(origin, opened.fps),
         _finished(item, opened, actions, notes, origin),
         {} if actions is None else {"actions": _rows(actions, opened.chosen, recipe.stride)},
     )
@@ -69,10 +58,7 @@ def _finished(
     origin: dict[str, Any],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
     """Yield the frames; at the end check their number, and note what was odd and what repeated."""
-    try:
-        yield from opened.frames
-    except UnreadableVideoError as error:
-        raise UnusableVideoError(error.reason) from None
+    yield from opened.frames
     num_frames = opened.stream.num_frames
     if actions is not None and len(actions) != num_frames:
         raise UnusableVideoError(

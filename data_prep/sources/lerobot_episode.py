@@ -18,10 +18,10 @@ from data_prep.parquet import Kind, RowReader, TableError
 from data_prep.sources import Item
 from data_prep.sources.lerobot_index import TOLERANCE
 from video_vq.media.prepared import FrameRecipe, Watch
-from video_vq.media.probe import Limits, UnreadableVideoError
+from video_vq.media.probe import Limits
 from video_vq.media.ranges import FrameRanges
 from video_vq.media.resize import resize
-from video_vq.stores.clips import PreparedVideo, UnusableVideoError, Video
+from video_vq.stores.clips import PreparedVideo, UnusableVideoError
 
 MAX_EPISODE_VALUES = 1 << 26  # of all its arrays together: 256 MB
 MAX_STRETCHES = 1_000_000
@@ -172,33 +172,23 @@ def open_episode(
     assert item.place is not None
     place = Place(**item.place)
     arrays = _rows(item, place)
-    try:
-        ranges, sha256 = _video.get(item.path, item.num_bytes, recipe.limits)
-        first = _first_frame(ranges, place)
-    except UnreadableVideoError as error:
-        raise UnusableVideoError(error.reason) from None
-    except OSError as error:
-        raise UnusableVideoError(f"cannot be read ({error.strerror})") from None
+    ranges, sha256 = _video.get(item.path, item.num_bytes, recipe.limits)
+    first = _first_frame(ranges, place)
     height, width = ranges.info.size_hw
     # A video without keyframes is decoded from its beginning.
     decoded_bytes = (first + place.num_frames) * height * width * 3
     watch("decode", recipe.cpu_limit(decoded_bytes))
-    video = Video(
-        id=item.id,
-        label=item.label,
-        split=item.split,
-        group=item.group,
-        fps=place.fps / recipe.stride,
-        origin={
-            "name": item.name,
-            "sha256": sha256,
-            "first_frame": first,
-            "packets": place.num_frames,
-        },
-    )
+    origin = {
+        "name": item.name,
+        "sha256": sha256,
+        "first_frame": first,
+        "packets": place.num_frames,
+    }
     frames = _frames(item, ranges, first, place.num_frames, recipe, notes)
     return PreparedVideo(
-        video, frames, {name: rows[:: recipe.stride] for name, rows in arrays.items()}
+        item.video(origin, place.fps / recipe.stride),
+        frames,
+        {name: rows[:: recipe.stride] for name, rows in arrays.items()},
     )
 
 
@@ -234,12 +224,9 @@ def _frames(
     recipe: FrameRecipe,
     notes: list[dict[str, str]],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-    try:
-        for number, frame in enumerate(ranges.frames(first, count)):
-            if number % recipe.stride == 0:
-                yield resize(frame[None], recipe.size_hw, ranges.info.pixel_aspect)
-    except UnreadableVideoError as error:
-        raise UnusableVideoError(error.reason) from None
+    for number, frame in enumerate(ranges.frames(first, count)):
+        if number % recipe.stride == 0:
+            yield resize(frame[None], recipe.size_hw, ranges.info.pixel_aspect)
     if ranges.num_damaged:
         note = f"damaged frames that were mended: {ranges.num_damaged}"
         notes.append({"id": item.id, "note": note})

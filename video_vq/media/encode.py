@@ -7,7 +7,8 @@ decides a macroblock otherwise once in about a thousand clips (docs/log.md).
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -98,20 +99,11 @@ def write_frames(
         np.pad(frame, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else frame
         for frame in chain([first], frames)
     )
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as file:
-            number = _mux(file, even, rate, container, codec, quality)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with _written_aside(path) as file:
+            return _mux(file, even, rate, container, codec, quality)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return number
 
 
 def require_video_name(path: str | Path) -> None:
@@ -373,11 +365,17 @@ def _require_frames(frames: np.ndarray) -> None:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
+    with _written_aside(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[io.BufferedWriter]:
     """Write beside and rename, so that no reader ever sees half a file."""
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
