@@ -6,11 +6,11 @@ that dies too the video is left out, with the reason; else the shard is done aga
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.shard import Verdict, open_video, prepare_shard
 from data_prep.sources import Item
@@ -32,12 +32,25 @@ class ShardTask:
     skipped: tuple[dict[str, Any], ...] = ()
 
 
+class Making(NamedTuple):
+    """What all shards of a store share.
+
+    Attributes:
+        store, plan, arrays: as ClipStoreWriter takes them.
+        recipe: of the videos.
+    """
+
+    store: Path
+    plan: dict[str, Any]
+    arrays: dict[str, tuple[int, ...]]
+    recipe: FrameRecipe
+
+
 class Pool:
     """Runs shard tasks on long-lived processes.
 
     Args:
-        store, plan, arrays: as ClipStoreWriter takes them.
-        recipe: of the videos.
+        making: what is made.
         num_workers: how many processes.
         keep_open: file descriptors that the workers inherit (a lock ends with its last holder).
         command: what to start as a worker.
@@ -46,20 +59,16 @@ class Pool:
 
     def __init__(
         self,
-        store: Path,
-        plan: Mapping[str, Any],
-        arrays: Mapping[str, tuple[int, ...]],
-        recipe: FrameRecipe,
+        making: Making,
         num_workers: int,
         keep_open: tuple[int, ...] = (),
         command: tuple[str, ...] = COMMAND,
         stall_seconds: float = STALL_SECONDS,
     ):
         self._common = {
-            "store": str(store),
-            "plan": dict(plan),
-            "arrays": {name: list(shape) for name, shape in arrays.items()},
-            "recipe": recipe.to_json(),
+            **making._asdict(),
+            "store": str(making.store),
+            "recipe": making.recipe.to_json(),
         }
         self._stall_seconds = stall_seconds
         self._workers = Supervisor(command, num_workers, stall_seconds, keep_open)

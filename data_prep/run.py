@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.archives import Archive, unpack, unpacked_path
-from data_prep.pool import COMMAND, Pool, ShardTask
+from data_prep.pool import COMMAND, Making, Pool, ShardTask
 from data_prep.rates import mixed_rates, repeated_frames
-from data_prep.ray_pool import RayPool
+from data_prep.ray_pool import run_pool_on_ray
 from data_prep.sources import Item, Listing, SourceName
 from video_vq.errors import InputError
 from video_vq.media.decode import require_decoder
@@ -140,19 +141,17 @@ def prepare(
         missing, tally = _remaining(writer, listing, per_shard, limit)
         if listing.archive is not None:
             missing = _unpacked(listing.archive, missing, writer.folder.parts / UNPACKED)
-        making = (out, plan, listing.arrays, recipe)
-        pool: Pool | RayPool
-        if engine == "ray":
-            pool = RayPool(*making)
-        else:
+        making = Making(out, plan, listing.arrays, recipe)
+        run = partial(run_pool_on_ray, making)
+        if engine == "local":
             num_workers = max(1, min(workers, len(missing)))
             # The workers write, too: a second start waits for those of a run that was killed.
             keep_open = () if lock.descriptor is None else (lock.descriptor,)
-            pool = Pool(*making, num_workers, keep_open=keep_open, command=command)
+            run = Pool(making, num_workers, keep_open=keep_open, command=command).run
         new_videos = sum(len(task.items) for task in missing)
         done = len(listing.items) - new_videos
         with progress("preparing", len(listing.items), "video", initial=done) as bar:
-            pool.run(missing, on_video=lambda _, change: bar.update(change), on_shard=tally.add)
+            run(missing, on_video=lambda _, change: bar.update(change), on_shard=tally.add)
         records = list(writer.committed(num_shards))
         notes = [note for record in records for note in record["notes"]]
         skipped = [entry for record in records for entry in record["skipped"]]

@@ -9,9 +9,9 @@ there.
 import math
 import os
 import re
-import stat
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from data_prep.parquet import require_pyarrow
 from data_prep.sources import Item, Listing, require_folder
 from data_prep.sources.lerobot_index import TOLERANCE, IndexRow, read_index
 from video_vq.errors import InputError
-from video_vq.media.folder import MAX_SKIPPED, split_groups
+from video_vq.media.folder import MAX_SKIPPED, size_inside, split_groups
 from video_vq.stores.clips import Skipped
 from video_vq.stores.files import read_json
 
@@ -94,13 +94,15 @@ def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
     _require_all(root, info, rows)
     splits = _splits(root, info, rows, settings)
     labels = _labels(rows)
-    files = _Files(root)
+    size_of = cache(lambda name: size_inside(root / name, root.resolve()))
     items, skipped = [], []
     for row in rows:
         video = f"episode_{row.episode:06d}"
         name = fill(info.video_path, info.camera, *row.video_file)
         table = fill(info.data_path, info.camera, *row.data_file)
-        problem = files.problem(name) or files.problem(table) or _contradiction(row, info.fps)
+        sizes = {file: size_of(file) for file in (name, table)}
+        lost = [f"{file}: {size}" for file, size in sizes.items() if isinstance(size, str)]
+        problem = lost[0] if lost else _contradiction(row, info.fps)
         if problem is not None:
             skipped.append(Skipped(video, name, problem))
             continue
@@ -112,7 +114,7 @@ def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
                 group=video,
                 name=name,
                 path=os.path.abspath(root / name),
-                num_bytes=files.size(name),
+                num_bytes=int(sizes[name]),
                 kind="episode",
                 table=os.path.abspath(root / table),
                 place={
@@ -332,40 +334,3 @@ def _contradiction(row: IndexRow, fps: float) -> str | None:
             f"{seconds * fps:.1f} frames; its table has {row.length} rows"
         )
     return None
-
-
-class _Files:
-    """What is known of the files below a folder; each is looked at once."""
-
-    def __init__(self, root: Path):
-        self._root = root
-        self._real_root = root.resolve()
-        self._known: dict[str, tuple[str | None, int]] = {}
-
-    def problem(self, name: str) -> str | None:
-        """Return why a file cannot be used, None if it can."""
-        return self._look(name)[0]
-
-    def size(self, name: str) -> int:
-        """Return the bytes of a file."""
-        return self._look(name)[1]
-
-    def _look(self, name: str) -> tuple[str | None, int]:
-        if name not in self._known:
-            self._known[name] = self._seen(self._root / name)
-        return self._known[name]
-
-    def _seen(self, path: Path) -> tuple[str | None, int]:
-        shown = path.relative_to(self._root).as_posix()
-        try:
-            real = path.resolve(strict=True)
-            if not real.is_relative_to(self._real_root):
-                return f"{shown} is a link that leads out of the data set; copy the files", 0
-            status = real.stat()
-        except RuntimeError:  # until Python 3.12
-            return f"{shown} is a loop of links", 0
-        except OSError as error:
-            return f"{shown} cannot be read ({error.strerror})", 0
-        if not stat.S_ISREG(status.st_mode):
-            return f"{shown} is no regular file", 0
-        return None, status.st_size

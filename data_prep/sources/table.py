@@ -6,13 +6,20 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from data_prep.actions import SUFFIXES, read_actions
 from data_prep.sources import Item, Listing
 from video_vq.errors import InputError
-from video_vq.media.folder import MAX_SKIPPED, FolderSettings, grouping, split_groups
+from video_vq.media.folder import (
+    MAX_SKIPPED,
+    FolderSettings,
+    grouping,
+    size_inside,
+    split_groups,
+)
 from video_vq.media.views import note_on_views
 from video_vq.stores.clips import SPLITS
 
@@ -46,18 +53,11 @@ class _Mistakes:
         raise InputError(f"{self.path}: {count}:\n  {listed}\nMend the table and run this again.")
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A row without mistakes."""
+class _Entry(NamedTuple):
+    """A row without mistakes: its line, and its video, whose split is empty where none is told."""
 
     line: int
-    name: str
-    path: str
-    num_bytes: int
-    label: str | None
-    split: str | None
-    group: str
-    actions: str | None
+    item: Item
 
 
 def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
@@ -92,20 +92,9 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
     _check_together(entries, mistakes)
     width = _check_actions(entries, mistakes) if "actions" in columns else None
     mistakes.check()
-    shares = split_groups((entry.group for entry in entries), settings.val, settings.test)
-    items = tuple(
-        Item(
-            id=entry.name,
-            label=entry.label,
-            split=entry.split or shares[entry.group],
-            group=entry.group,
-            name=entry.name,
-            path=entry.path,
-            num_bytes=entry.num_bytes,
-            actions=entry.actions,
-        )
-        for entry in entries
-    )
+    found = [entry.item for entry in entries]
+    shares = split_groups((item.group for item in found), settings.val, settings.test)
+    items = tuple(replace(item, split=item.split or shares[item.group]) for item in found)
     by_hand = "split" in columns or "group" in columns
     views = None if by_hand else note_on_views({item.name: item.split for item in items})
     return Listing(
@@ -200,16 +189,17 @@ def _entry(
         mistakes.add(line, problem)
     if len(mistakes.found) > before or isinstance(found, str) or isinstance(actions, str):
         return None
-    return _Entry(
-        line,
-        name,
-        str(found[0]),
-        found[1],
-        row.get("label") or None,
-        row.get("split"),
-        group or "",
-        None if actions is None else str(actions[0]),
+    item = Item(
+        id=name,
+        label=row.get("label") or None,
+        split=row.get("split", ""),
+        group=group or "",
+        name=name,
+        path=str(found[0]),
+        num_bytes=found[1],
+        actions=None if actions is None else str(actions[0]),
     )
+    return _Entry(line, item)
 
 
 def _problems(row: Row) -> Iterator[str]:
@@ -229,17 +219,10 @@ def _file(root: Path, text: str) -> tuple[Path, int] | str:
         return f"{text!r:.80} is no path"
     if os.path.isabs(text) or ".." in Path(text).parts:
         return f"{text!r:.80} leads out of {root}; paths are relative to it (--root names another)"
-    path = root / text
-    try:
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(root.resolve()):
-            return f"{text!r:.80} is a link that leads out of {root}"
-        status = real.stat()
-    except (OSError, RuntimeError, ValueError):
-        return f"{text!r:.80}: no such file in {root}"
-    if not stat.S_ISREG(status.st_mode):
-        return f"{text!r:.80} is no regular file"
-    return Path(os.path.abspath(path)), status.st_size
+    size = size_inside(root / text, root.resolve())
+    if isinstance(size, str):
+        return f"{text!r:.80}: {size}"
+    return Path(os.path.abspath(root / text)), size
 
 
 def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
@@ -247,31 +230,30 @@ def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
     names: dict[str, int] = {}
     splits: dict[str, _Entry] = {}
     for entry in entries:
-        first = names.setdefault(entry.name, entry.line)
-        if first != entry.line:
-            mistakes.add(entry.line, f"{entry.name!r:.80} is in line {first} already")
-        other = splits.setdefault(entry.group, entry)
-        if other.split != entry.split:
+        line, item = entry
+        first = names.setdefault(item.name, line)
+        if first != line:
+            mistakes.add(line, f"{item.name!r:.80} is in line {first} already")
+        other = splits.setdefault(item.group, entry)
+        if other.item.split != item.split:
             mistakes.add(
-                entry.line,
-                f"group {entry.group!r:.80} is in {entry.split} here and in {other.split} in line "
-                f"{other.line}; near-duplicates share a split",
+                line,
+                f"group {item.group!r:.80} is in {item.split} here and in {other.item.split} in "
+                f"line {other.line}; near-duplicates share a split",
             )
 
 
 def _check_actions(entries: list[_Entry], mistakes: _Mistakes) -> int | None:
     """Read every file of actions, and return how many numbers each row has."""
     first: tuple[int, int] | None = None
-    for entry in entries:
-        assert entry.actions is not None
+    for line, item in entries:
+        assert item.actions is not None
         try:
-            width = read_actions(Path(entry.actions)).shape[1]
+            width = read_actions(Path(item.actions)).shape[1]
         except ValueError as error:
-            mistakes.add(entry.line, f"actions: {entry.actions}: {error}")
+            mistakes.add(line, f"actions: {item.actions}: {error}")
             continue
-        first = first or (width, entry.line)
+        first = first or (width, line)
         if width != first[0]:
-            mistakes.add(
-                entry.line, f"actions: {width} numbers a frame, {first[0]} in line {first[1]}"
-            )
+            mistakes.add(line, f"actions: {width} numbers a frame, {first[0]} in line {first[1]}")
     return first[0] if first is not None else None

@@ -22,7 +22,7 @@ from trained import trained_tokenizer
 import data_prep.cli
 import video_vq.cli
 from data_prep import ray_pool
-from data_prep.pool import ShardTask
+from data_prep.pool import Making, ShardTask
 from video_vq.errors import InputError
 from video_vq.inspect.describe import describe
 from video_vq.media.encode import write_video
@@ -265,7 +265,7 @@ def test_ray_prepares_and_encodes_the_same_bytes_though_its_driver_is_killed(mad
 def test_a_machine_that_does_not_see_the_store_says_so(tmp_path):
     task = ShardTask(0, ())
     with pytest.raises(InputError, match="must lie on a file system that all machines"):
-        ray_pool._prepare(tmp_path / "elsewhere", {}, {}, FrameRecipe((16, 16)), task)
+        ray_pool._prepare(Making(tmp_path / "elsewhere", {}, {}, FrameRecipe((16, 16))), task)
 
 
 @pytest.mark.slow

@@ -173,14 +173,23 @@ def _size_or_problem(path: Path, name: str, real_root: Path) -> int | str:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8; rename it"
+    if _is_linked_folder(path):
+        return "a link to a folder is not followed; name that folder itself"
+    return size_inside(path, real_root)
+
+
+def size_inside(path: Path, real_root: Path) -> int | str:
+    """Return the size of a file of a folder, or why it cannot be taken.
+
+    Args:
+        path: of the file; links are followed inside the folder only.
+        real_root: the folder, itself without links.
+    """
     try:
-        if _is_linked_folder(path):
-            return "a link to a folder is not followed; name that folder itself"
-        if path.is_symlink() and not path.resolve(strict=True).is_relative_to(real_root):
+        real = os.path.realpath(path, strict=True)
+        if not real.startswith(os.path.join(real_root, "")):
             return "a link that leads out of the folder is not followed; copy the file"
         status = path.stat()
-    except RuntimeError:  # until Python 3.12
-        return "cannot be read (a loop of links)"
     except OSError as error:
         loops = error.errno == errno.ELOOP
         return f"cannot be read ({'a loop of links' if loops else error.strerror})"

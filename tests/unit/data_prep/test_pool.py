@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.pool import Pool, ShardTask
+from data_prep.pool import Making, Pool, ShardTask
 from data_prep.sources import Item
 from video_vq.errors import InputError
 from video_vq.media import supervisor
@@ -93,10 +93,7 @@ def run(
 
     writer = ClipStoreWriter(tmp_path / "store", (4, 4), plan)
     pool = Pool(
-        tmp_path / "store",
-        plan,
-        {},
-        recipe,
+        Making(tmp_path / "store", plan, {}, recipe),
         workers,
         command=(sys.executable, "-c", stub),
         stall_seconds=stall_seconds,

@@ -61,7 +61,9 @@ def test_paths_may_begin_in_another_folder(tmp_path):
     path.write_text("path\nc/d.avi\n")
     listing = list_table(path, tmp_path / "videos", EVEN)
     assert listing.items[0].path == str(tmp_path / "videos/c/d.avi")
-    with pytest.raises(InputError, match=r"1 mistake:\n  line 2: 'c/d\.avi': no such file in"):
+    with pytest.raises(
+        InputError, match=r"1 mistake:\n  line 2: 'c/d\.avi': cannot be read \(No such file"
+    ):
         list_table(path, tmp_path, EVEN)
 
 
@@ -99,16 +101,16 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
         (4, "'a.avi' is in line 2 already"),
         (5, "'../videos/a.avi' leads out of"),
         (6, "'/etc/passwd' leads out of"),
-        (7, "'none.avi': no such file in"),
+        (7, "'none.avi': cannot be read (No such file"),
         (8, "split: expected train, val, test, found 'dev'"),
         (9, "has 3 fields, the first line 5"),
         (10, r"label: expected at most 200 printable characters, found 'x\x1b[31m'"),
         (10, "no group; with a column `group` every row has one"),
-        (10, "'c' is no regular file"),
-        (11, "'out.avi' is a link that leads out of"),
+        (10, "'c': is no regular file"),
+        (11, "'out.avi': a link that leads out of"),
         (11, "actions: expected a .npy or .csv file, found '2.txt'"),
         (12, "no path"),
-        (12, "actions: 'gone.npy': no such file in"),
+        (12, "actions: 'gone.npy': cannot be read (No such file"),
     ):
         assert f"\n  line {line}: {problem}" in message
     lines = [int(line.split()[1][:-1]) for line in message.splitlines()[1:-1]]
