@@ -1,4 +1,4 @@
-"""`data-prep simulate`: from arguments to one call."""
+"""`data-prep simulate`: the bin world, by MuJoCo."""
 
 import argparse
 from pathlib import Path

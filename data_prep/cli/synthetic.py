@@ -1,4 +1,4 @@
-"""`data-prep synthetic`: from arguments to one call."""
+"""`data-prep synthetic`: the table world, drawn by NumPy."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "synthetic",
-        help="render a labelled pushing world as raw files in official layouts",
+        help="draw a gripper that pushes bodies over a table, as raw files in official layouts",
         description=(
             "Render a gripper that pushes coloured bodies over a table, four classes told apart by "
             "their motion, and write it as raw files in UCF-101's or BAIR's official layout. "

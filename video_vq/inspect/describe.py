@@ -14,9 +14,8 @@ import numpy as np
 from video_vq.errors import InputError
 from video_vq.evaluation.evaluation_job import SCORES, describe_evaluation
 from video_vq.facts import Facts, per_split, times
-from video_vq.media.folder import FolderSettings, holds_video, list_videos
+from video_vq.media.folder import VIDEO_SUFFIXES, FolderSettings, holds_video, list_videos
 from video_vq.media.probe import probe
-from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.models.model_folder import CONFIG, describe_model, describe_tensors
 from video_vq.stores import clips, raw_videos, tokens
 from video_vq.stores.files import read_json

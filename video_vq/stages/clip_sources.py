@@ -23,7 +23,6 @@ from video_vq.media.file_decoders import DecodedFile, FileDecoders, FileToDecode
 from video_vq.media.folder import VIDEO_SUFFIXES, holds_video
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
-from video_vq.media.suffixes import VIDEO_SUFFIXES
 from video_vq.stages.raw_folder import is_folder_of_files
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json
