@@ -53,6 +53,15 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
     return False
 
 
+def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
+    """Return what is wrong with settings: name -> value, lowest and highest that there may be."""
+    return [
+        f"{name} must lie in {lowest}..{highest}, found {value}"
+        for name, (value, lowest, highest) in ranges.items()
+        if not lowest <= value <= highest
+    ]
+
+
 @contextmanager
 def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> Iterator[Any]:
     """Yield a `map` that keeps the order, over fresh processes.

@@ -18,7 +18,13 @@ from data_prep.bin_world.episode import (
 from data_prep.bin_world.graphics import Graphics, find_graphics
 from data_prep.sources.bair import SIMULATED
 from data_prep.tfrecord import write_records
-from data_prep.world_files import claim_folder, encode_record, processes, record_files
+from data_prep.world_files import (
+    claim_folder,
+    encode_record,
+    out_of_range,
+    processes,
+    record_files,
+)
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.progress import progress
@@ -116,11 +122,7 @@ def _check(settings: BinWorldSettings, workers: int) -> None:
         "seed": (settings.seed, 0, 2**63 - 1),
         "workers": (workers, 1, 1024),
     }
-    problems = [
-        f"{name} must lie in {lowest}..{highest}, found {value}"
-        for name, (value, lowest, highest) in ranges.items()
-        if not lowest <= value <= highest
-    ]
+    problems = out_of_range(ranges)
     if problems:
         raise InputError("simulated episodes: " + "; ".join(problems))
 

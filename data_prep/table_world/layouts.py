@@ -13,7 +13,13 @@ from typing import Any, Literal
 from data_prep.table_world.motion import CLASSES, NUM_GROUPS, clip_class_and_group
 from data_prep.table_world.render import FPS, RENDERER_VERSION, render_clip
 from data_prep.tfrecord import write_records
-from data_prep.world_files import claim_folder, encode_record, processes, record_files
+from data_prep.world_files import (
+    claim_folder,
+    encode_record,
+    out_of_range,
+    processes,
+    record_files,
+)
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.media.encode import write_video
@@ -99,11 +105,7 @@ def _check(settings: TableWorldSettings, workers: int) -> None:
         "size": (settings.size, 16, 1024),
         "workers": (workers, 1, 1024),
     }
-    problems = [
-        f"{name} must lie in {lowest}..{highest}, found {value}"
-        for name, (value, lowest, highest) in ranges.items()
-        if not lowest <= value <= highest
-    ]
+    problems = out_of_range(ranges)
     if settings.seed < 0:
         problems.append(f"seed must not be negative, found {settings.seed}")
     if settings.size % 2:

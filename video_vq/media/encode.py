@@ -60,7 +60,7 @@ def write_video(
             or quality out of range.
     """
     path = Path(path)
-    container, codec, quality = _format(path, codec, quality)
+    form = _format(path, codec, quality)
     _require_frames(frames)
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
@@ -68,7 +68,9 @@ def write_video(
             f"{path}: a video needs an even height and width, found {height}x{width}; "
             "crop the frames, or write an animation (.webp, .gif)"
         )
-    _write_whole(path, _encode(frames, _rate(path, fps), container, codec, quality))
+    rate = _rate(path, fps)
+    with _written_aside(path) as file:
+        _mux(file, frames, rate, *form)
 
 
 def write_frames(
@@ -87,8 +89,7 @@ def write_frames(
         InputError: unknown suffix, a frame rate out of range, or the file cannot be written.
     """
     path = Path(path)
-    container, codec, quality = _format(path, None, None)
-    rate = _rate(path, fps)
+    form, rate = _format(path, None, None), _rate(path, fps)
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
@@ -101,7 +102,7 @@ def write_frames(
     )
     try:
         with _written_aside(path) as file:
-            return _mux(file, even, rate, container, codec, quality)
+            return _mux(file, even, rate, *form)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
@@ -164,7 +165,9 @@ def encode_mp4(frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: 
         raise InputError(f"H.264 takes a quality of {lowest}..{highest}, found {quality}")
     height, width = frames.shape[1:3]
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return _encode(even, _rate(Path("an mp4"), fps), "mp4", "h264", quality)
+    buffer = io.BytesIO()
+    _mux(buffer, even, _rate(Path("an mp4"), fps), "mp4", "h264", quality)
+    return buffer.getvalue()
 
 
 def _rate(path: Path, fps: int | float) -> Fraction:
@@ -175,18 +178,6 @@ def _rate(path: Path, fps: int | float) -> Fraction:
     if fps != round(fps) and abs(float(broadcast) - fps) < 0.005:
         return broadcast
     return Fraction(fps).limit_denominator(1001)
-
-
-def _encode(
-    frames: UInt8[np.ndarray, "t h w 3"],
-    rate: Fraction,
-    container: str,
-    codec: Codec,
-    quality: int,
-) -> bytes:
-    buffer = io.BytesIO()
-    _mux(buffer, frames, rate, container, codec, quality)
-    return buffer.getvalue()
 
 
 def _mux(

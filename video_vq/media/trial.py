@@ -1,26 +1,25 @@
 """A trial of one decoder, in a process of its own: it must give back a clip made here.
 
-`python -m video_vq.media.trial pyav` prints one line of JSON. decord can crash or hang where its
-FFmpeg meets another one; then only this process is lost.
+decord can crash or hang where its FFmpeg meets another one; then only this process is lost.
 """
 
 import ctypes
-import json
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from video_vq.errors import InputError
+from video_vq.media.child import WatchVideo, serve
 from video_vq.media.decode import Decoder, FrameStream
 from video_vq.media.encode import write_video
 from video_vq.media.probe import probe
+from video_vq.media.supervisor import Death, Supervisor
 
-TIMEOUT_SECONDS = 60
+MAX_SECONDS = 60.0  # of the processor, or without using it
 NUM_FRAMES, HEIGHT, WIDTH = 8, 48, 64
 MAX_ERROR = 8  # mean levels between what was written and what is read; H.264 costs about 1
 
@@ -31,21 +30,29 @@ def try_decoder(decoder: Decoder) -> str:
     Raises:
         InputError: it crashed, hung, or gave other frames.
     """
-    command = [sys.executable, "-m", "video_vq.media.trial", decoder]
+    command = (sys.executable, "-c", "from video_vq.media.trial import main; main()")
+    with Supervisor(command, 1, MAX_SECONDS) as workers:
+        answer = workers.submit(workers.ask, {"decoder": decoder}, lambda _: None).result()
+    if isinstance(answer, Death):
+        last = answer.last_words.rpartition("\n")[2]
+        raise InputError(f"{answer.cause}{': ' if last else ''}{last}")
+    if answer["report"] == "failed":
+        raise InputError(answer["problem"])
+    return f"FFmpeg {answer['ffmpeg']}, libavcodec {answer['libavcodec']}"
+
+
+def main() -> None:
+    """Be the process that tries a decoder."""
+    serve(_answer)
+
+
+def _answer(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
+    watch("a clip made here", "decode", MAX_SECONDS)
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(f"gave no answer in {TIMEOUT_SECONDS} s") from None
-    if answer.returncode < 0:
-        raise InputError(f"crashed (signal {-answer.returncode})")
-    lines = (answer.stdout if answer.returncode == 0 else answer.stderr).strip().splitlines()
-    last = lines[-1] if lines else f"exit status {answer.returncode}"
-    if answer.returncode:
-        raise InputError(last)
-    found = json.loads(last)
-    return f"FFmpeg {found['ffmpeg']}, libavcodec {found['libavcodec']}"
+        _decode(job["decoder"])
+    except Exception as error:  # whatever it is, the decoder cannot be used
+        return {"report": "failed", "problem": str(error) or type(error).__name__}
+    return {"report": "decoded", **_versions(job["decoder"])}
 
 
 def _decode(decoder: Decoder) -> None:
@@ -92,20 +99,3 @@ def _versions(decoder: Decoder) -> dict[str, Any]:
     describe.restype = ctypes.c_char_p
     parts = (packed >> 16, packed >> 8 & 255, packed & 255)
     return {"ffmpeg": describe().decode(), "libavcodec": ".".join(map(str, parts))}
-
-
-def main(arguments: list[str]) -> int:
-    """Try the decoder that is named, and print what it is."""
-    (name,) = arguments
-    decoder: Decoder = {known: known for known in get_args(Decoder)}[name]
-    try:
-        _decode(decoder)
-    except (InputError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(json.dumps(_versions(decoder)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -33,17 +33,21 @@ def test_both_decoders_give_a_clip_back_and_name_their_ffmpeg():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("kill -SEGV $$", "no: crashed (signal 11)"),
-        ("exec sleep 60", "no: gave no answer in 0.2 s"),
-        ("echo cannot open shared object >&2; exit 1", "no: cannot open shared object"),
-        ("exit 3", "no: exit status 3"),
+        ("kill -SEGV $$", "no: ends the decoder with SIGSEGV"),
+        ("exec sleep 60", "no: hangs the decoder"),
+        (
+            "echo cannot open shared object >&2; exit 1",
+            "no: ends the decoder with exit code 1: cannot open shared object",
+        ),
+        ("exit 3", "no: ends the decoder with exit code 3"),
     ],
 )
 def test_a_decoder_that_crashes_hangs_or_fails_is_a_thing_to_do(
     text, expected, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("sys.executable", script(tmp_path / "python", text))
-    monkeypatch.setattr("video_vq.media.trial.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("video_vq.media.trial.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("video_vq.media.supervisor.CHECK_SECONDS", 0.1)
     for check in checkup.decoders():
         assert check.found == expected
         assert "pip install --force-reinstall" in check.advice
