@@ -1,17 +1,30 @@
 """From settings to a quantizer."""
 
-from video_vq.quantizers.finite import FiniteQuantizer
-from video_vq.quantizers.quantizer_config import FiniteConfig, QuantizerConfig, SimVQConfig
+from video_vq.quantizers.binary import BinaryCodebook
+from video_vq.quantizers.finite import FiniteCodebook
+from video_vq.quantizers.fixed import FixedQuantizer
+from video_vq.quantizers.quantizer_config import (
+    BinaryConfig,
+    FiniteConfig,
+    QuantizerConfig,
+    ResidualConfig,
+    SimVQConfig,
+)
+from video_vq.quantizers.residual import ResidualQuantizer
 from video_vq.quantizers.vector import VectorQuantizer
 
 
 def build_quantizer(
-    dim: int, config: QuantizerConfig | SimVQConfig | FiniteConfig
-) -> VectorQuantizer | FiniteQuantizer:
+    dim: int, config: QuantizerConfig | SimVQConfig | FiniteConfig | BinaryConfig | ResidualConfig
+) -> VectorQuantizer | FixedQuantizer | ResidualQuantizer:
     """Return the quantizer that the settings describe, for features of `dim` channels.
 
     All keep to the interface `Quantizer` (quantizers/interface.py).
     """
     if isinstance(config, FiniteConfig):
-        return FiniteQuantizer(dim, config)
+        return FixedQuantizer(dim, FiniteCodebook(config))
+    if isinstance(config, BinaryConfig):
+        return FixedQuantizer(dim, BinaryCodebook(config))
+    if isinstance(config, ResidualConfig):
+        return ResidualQuantizer(dim, config)
     return VectorQuantizer(dim, config)

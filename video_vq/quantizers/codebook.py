@@ -237,6 +237,10 @@ class Codebook(nn.Module):
             drawn[mine.to(drawn.device)] = rows.float()[inside[mine].to(rows.device)]
         return sum_over_ranks(drawn)
 
+    def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
+        """Return the rows of `codes` that codes of these numbers stand in: the numbers."""
+        return {"codes": numbers}
+
     @torch.no_grad()
     def lookup(self, indices: Integer[Tensor, "..."]) -> Float[Tensor, "... d"]:
         """Return the vectors of codes.
@@ -244,5 +248,5 @@ class Codebook(nn.Module):
         Raises:
             InputError: an index is not a code.
         """
-        check_codes(indices, len(self.codes))
+        check_codes(indices, (len(self.codes),))
         return F.embedding(indices.long(), self.vectors())

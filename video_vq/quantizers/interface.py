@@ -30,8 +30,15 @@ class CodebookInterface(Protocol):
         """Move the codes, once per optimizer step, alike on all ranks; collective."""
         ...
 
-    def lookup(self, indices: Integer[Tensor, "n"]) -> Float[Tensor, "n d"]:
+    def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
         """Return the vectors of codes; an index that is no code is an InputError."""
+        ...
+
+    def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
+        """Return by name the tensors of codes that move, and their rows of such codes.
+
+        The codes of all levels are numbered, one level after the other.
+        """
         ...
 
 
@@ -69,11 +76,11 @@ class Quantizer(Protocol):
         """Return Σ z·∂C/∂z of the commitment loss over the projected latents z; 0 without one."""
         ...
 
-    def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid"]:
-        """Return the codes of features."""
+    def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid_and_level"]:
+        """Return the codes of features; of several a position, the level is the last axis."""
         ...
 
-    def decode(self, codes: Shaped[Tensor, "b *grid"]) -> Float[Tensor, "b c *grid"]:
+    def decode(self, codes: Shaped[Tensor, "b *grid_and_level"]) -> Float[Tensor, "b c *grid"]:
         """Return the features that codes stand for.
 
         They are bit for bit those of a call, but for the estimators whose calls decode something

@@ -41,6 +41,9 @@ AT_COMPARED_LATENTS: tuple[Estimator, ...] = (
 )
 CodebookSize = Annotated[int, Field(ge=2, le=1 << 20)]
 CodebookDim = Annotated[int, Field(ge=1, le=4096)]
+Groups = Annotated[int, Field(ge=1, le=64)]
+MAX_CODES = 1 << 24  # of one level
+MAX_LEVELS = 64  # codes of a position
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -159,6 +162,11 @@ class QuantizerConfig(EstimatorConfig):
             )
         return self
 
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each level: there is one."""
+        return (self.codebook_size,)
+
 
 @dataclass(frozen=True, config=STRICT)
 class SimVQConfig(EstimatorConfig):
@@ -171,29 +179,166 @@ class SimVQConfig(EstimatorConfig):
     codebook_size: CodebookSize = 1024
     codebook_dim: CodebookDim = 64
 
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each level: there is one."""
+        return (self.codebook_size,)
+
+
+class _ManyCodes:
+    """What settings have whose codes follow from `vocabulary`."""
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each level; a position has one code of each."""
+        raise NotImplementedError
+
+    @property
+    def codebook_size(self) -> int:
+        """Return the number of codes, K: of several a position, of their combinations."""
+        return math.prod(self.vocabulary)
+
 
 @dataclass(frozen=True, config=STRICT)
-class FiniteConfig:
+class FiniteConfig(_ManyCodes):
     """Finite scalar quantization (Mentzer et al. 2023): each channel rounded to a few levels.
 
     Attributes:
         levels: number of values of each channel, at least 3; their product is the codebook's size.
             The paper proposes (8, 6, 5) for 2^8, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5) for 2^12.
+        groups: codes of a position, each of channels of its own with these levels.
+        activation: what bounds a channel before it is rounded: "tanh", or iFSQ's "sigmoid",
+            2σ(1.6x) − 1, whose values are nearer to uniform for normally distributed latents.
     """
 
     kind: Literal["finite"] = "finite"
     levels: tuple[Annotated[int, Field(ge=3, le=256)], ...] = (8, 5, 5, 5)
+    groups: Groups = 1
+    activation: Literal["tanh", "sigmoid"] = "tanh"
 
     @model_validator(mode="after")
     def _has_a_size(self) -> "FiniteConfig":
-        if not self.levels or self.codebook_size > 1 << 20:
-            raise ValueError(f"levels must have a product of 3 to {1 << 20}, found {self.levels}")
+        if not self.levels or math.prod(self.levels) > MAX_CODES:
+            raise ValueError(f"levels must have a product of 3 to {MAX_CODES}, found {self.levels}")
         return self
 
     @property
-    def codebook_size(self) -> int:
-        """Return the number of codes, K."""
-        return math.prod(self.levels)
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each group."""
+        return (math.prod(self.levels),) * self.groups
+
+
+@dataclass(frozen=True, config=STRICT)
+class BinaryConfig(_ManyCodes):
+    """The sign of each channel as a bit: BSQ (Zhao et al. 2024), LFQ (Yu et al. 2023).
+
+    Its entropy loss (weight `loss.entropy`) looks at the soft choice among the codes c of a latent
+    z, p(c | z) ∝ exp(−|z − c|² / temperature), under which the bits are independent:
+    H(c | z) + diversity · (log K − H(c)), in nats. The first part asks for certain choices, the
+    second for codes that are equally frequent over the batch.
+
+    Attributes:
+        num_bits: channels of a code; there are 2^num_bits codes.
+        spherical: BSQ, latents and codes on the unit sphere; false is LFQ, raw latents and codes of
+            ±1.
+        groups: codes of a position, each of channels of its own.
+        temperature: of the soft choice.
+        diversity: weight of the second part.
+        entropy_channels: H(c) is computed as if blocks of so many bits were independent of each
+            other, so that no table of 2^num_bits is needed; it bounds the joint entropy from above.
+    """
+
+    kind: Literal["binary"] = "binary"
+    num_bits: Annotated[int, Field(ge=1, le=24)] = 10
+    spherical: bool = True
+    groups: Groups = 1
+    temperature: Annotated[float, Field(gt=0)] = 0.01
+    diversity: Annotated[float, Field(ge=0)] = 1.0
+    entropy_channels: Annotated[int, Field(ge=1, le=18)] = 9
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each group."""
+        return (1 << self.num_bits,) * self.groups
+
+
+@dataclass(frozen=True, config=STRICT)
+class ResidualConfig(_ManyCodes):
+    """Several codebooks a position: residual levels (Zeghidour et al. 2021), groups, or both.
+
+    With one level and several groups it is grouped, or product, VQ. See `QuantizerConfig` for what
+    is not named here.
+
+    Attributes:
+        codebook_sizes: number of codes of each level; a level quantizes what the one before left.
+        groups: parts that the channels of a latent are cut into, each with codebooks of its own.
+        codebook_dim: dimension of a code: of one group.
+        shared: all levels of a group use one codebook.
+        dropout: in training the decoder sees the first levels alone, as many as are drawn for each
+            step.
+        estimator: the gradient from the sum of a group's levels to its latent.
+    """
+
+    kind: Literal["residual"] = "residual"
+    codebook_sizes: tuple[CodebookSize, ...] = (1024, 1024)
+    groups: Groups = 1
+    codebook_dim: CodebookDim = 64
+    shared: bool = False
+    dropout: bool = False
+    estimator: Literal[
+        "straight_through",
+        "rotation",
+        "rotation_unit",
+        "rotation_clipped",
+        "scaled",
+        "reflection",
+    ] = "rotation"
+    learning: Literal["ema", "gradient", "frozen"] = "ema"
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    decay_warmup: bool = True
+    init: Literal["data", "uniform"] = "data"
+    restart_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _has_several_codes(self) -> "ResidualConfig":
+        levels = len(self.codebook_sizes)
+        if not 2 <= levels * self.groups <= MAX_LEVELS:
+            raise ValueError(
+                f"codebook_sizes x groups = {levels} x {self.groups} codes a position: expected 2 "
+                f"to {MAX_LEVELS}; for a single code set kind: vector"
+            )
+        if self.shared and len(set(self.codebook_sizes)) > 1:
+            raise ValueError(
+                f"shared: true needs levels of one size, found codebook_sizes "
+                f"{self.codebook_sizes}; make them equal, or set shared: false"
+            )
+        if self.dropout and levels == 1:
+            raise ValueError(
+                "dropout: true leaves out levels, and there is one; set dropout: false"
+            )
+        return self
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each code of a position: coarse to fine, then by group."""
+        return tuple(size for size in self.codebook_sizes for _ in range(self.groups))
+
+    def level_config(self, codebook_size: int) -> QuantizerConfig:
+        """Return the settings of one codebook."""
+        return QuantizerConfig(
+            codebook_size=codebook_size,
+            codebook_dim=self.codebook_dim,
+            learning=self.learning,
+            decay=self.decay,
+            decay_warmup=self.decay_warmup,
+            init=self.init,
+            restart_threshold=self.restart_threshold,
+        )
+
+
+def told(vocabulary: tuple[int, ...]) -> str:
+    """Return numbers of codes in words: "1,024", or "1,024 x 512" where a position has several."""
+    return " x ".join(f"{size:,}" for size in vocabulary)
 
 
 def quantizes(config: Any) -> bool:
@@ -212,10 +357,12 @@ def _tag(value: Any) -> str:
 AnyQuantizerConfig = Annotated[
     Annotated[QuantizerConfig, Tag("[vector]")]
     | Annotated[SimVQConfig, Tag("[simvq]")]
-    | Annotated[FiniteConfig, Tag("[finite]")],
+    | Annotated[FiniteConfig, Tag("[finite]")]
+    | Annotated[BinaryConfig, Tag("[binary]")]
+    | Annotated[ResidualConfig, Tag("[residual]")],
     Discriminator(
         _tag,
         custom_error_type="quantizer_kind",
-        custom_error_message="kind must be vector, simvq or finite",
+        custom_error_message="kind must be vector, simvq, finite, binary or residual",
     ),
 ]

@@ -1,6 +1,6 @@
 """What all quantizers share: their result, grids to rows and back, and the checks at the border."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,10 @@ from video_vq.quantizers.ranks import sum_over_ranks
 
 
 class CodebookStatistics(NamedTuple):
-    """What one forward pass of one rank says about the codebook; nothing has changed yet."""
+    """What one forward pass of one rank says about the codebook; nothing has changed yet.
+
+    Of several codes a position, the levels' counts and sums stand one after the other.
+    """
 
     counts: Int[Tensor, "k"]
     sums: Float[Tensor, "k d"]  # float64; k x 0 for a codebook that does not follow its latents
@@ -43,7 +46,7 @@ class QuantizerOutput(NamedTuple):
 
     Attributes:
         quantized: the features that the codes stand for.
-        codes: one per cell of the grid.
+        codes: one per cell of the grid; of several a cell, the level is the last axis.
         losses: by name, unweighted, in float32; a training weighs each by the setting of the same
             name in its `loss` section.
         statistics: What `codebook.update` takes, once per optimizer step.
@@ -51,7 +54,7 @@ class QuantizerOutput(NamedTuple):
     """
 
     quantized: Float[Tensor, "b c *grid"]
-    codes: Int[Tensor, "b *grid"]
+    codes: Int[Tensor, "b *grid_and_level"]
     losses: dict[str, Float[Tensor, ""]]
     statistics: CodebookStatistics
     rows: QuantizedRows
@@ -82,33 +85,53 @@ def features_of(
 
 def unquantized(output: QuantizerOutput, project_out: nn.Module) -> QuantizerOutput:
     """Return an output whose features are those of the latents themselves; the rest stays."""
-    batch, *grid = output.codes.shape
+    batch, _, *grid = output.quantized.shape
     rows = output.rows._replace(passed=output.rows.compared)
     features = features_of(rows.passed, project_out, batch, grid)
     return output._replace(quantized=features, rows=rows)
 
 
 def decode_grid(
-    codes: Shaped[Tensor, "b *grid"],
-    codebook_size: int,
-    lookup: Callable[[Int[Tensor, "n"]], Float[Tensor, "n d"]],
+    codes: Shaped[Tensor, "b *grid_and_level"],
+    vocabulary: Sequence[int],
+    lookup: Callable[[Int[Tensor, "n *level"]], Float[Tensor, "n d"]],
     project_out: nn.Module,
 ) -> Float[Tensor, "b c *grid"]:
     """Return the features that a grid of codes stands for, in float32 whatever the autocast.
 
+    Args:
+        codes: a grid; of several codes a cell, the level is the last axis.
+        vocabulary: number of codes of each level.
+        lookup: from rows of codes to their vectors.
+        project_out: from these to features.
+
     Raises:
-        InputError: a code lies outside the codebook, or they are not integers.
+        InputError: a code lies outside its codebook, they are not integers, or their levels differ.
     """
-    check_codes(codes, codebook_size)
+    check_codes(codes, vocabulary)
+    levels = codes.shape[-1:] if len(vocabulary) > 1 else ()
+    batch, *grid = codes.shape[: codes.ndim - len(levels)]
     with torch.autocast(codes.device.type, enabled=False):
-        rows = lookup(codes.long().flatten())
-    return features_of(rows, project_out, codes.shape[0], list(codes.shape[1:]))
+        rows = lookup(codes.long().reshape(-1, *levels))
+    return features_of(rows, project_out, batch, grid)
 
 
-def counts_only(indices: Int[Tensor, "n"], codebook_size: int) -> CodebookStatistics:
+def count_codes(
+    indices: Int[Tensor, "n *level"], vocabulary: Sequence[int]
+) -> Int[Tensor, " total"]:
+    """Count the codes of each level, one level after the other."""
+    levels = indices.reshape(-1, len(vocabulary)).unbind(1)
+    counts = [
+        torch.bincount(level, minlength=size)
+        for level, size in zip(levels, vocabulary, strict=True)
+    ]
+    return torch.cat(counts)
+
+
+def counts_only(indices: Int[Tensor, "n *level"], vocabulary: Sequence[int]) -> CodebookStatistics:
     """Count codes, for a codebook that does not follow its latents."""
-    counts = torch.bincount(indices, minlength=codebook_size)
-    return CodebookStatistics(counts, torch.zeros(codebook_size, 0, device=indices.device), ())
+    counts = count_codes(indices, vocabulary)
+    return CodebookStatistics(counts, torch.zeros(len(counts), 0, device=indices.device), ())
 
 
 def update_of_fixed(statistics: CodebookStatistics) -> CodebookUpdate:
@@ -145,8 +168,12 @@ def check_finite(latents: Float[Tensor, "n d"]) -> None:
         )
 
 
-def check_codes(codes: Shaped[Tensor, "..."], codebook_size: int) -> None:
+def check_codes(codes: Shaped[Tensor, "..."], vocabulary: Sequence[int]) -> None:
     """Refuse codes that are not integers, or that the codebook does not have.
+
+    Args:
+        codes: of any shape; of several codes a position, the level is the last axis.
+        vocabulary: number of codes of each level.
 
     Raises:
         InputError: says what was found.
@@ -155,8 +182,21 @@ def check_codes(codes: Shaped[Tensor, "..."], codebook_size: int) -> None:
     if kind.is_floating_point or kind.is_complex or kind == torch.bool:
         raise InputError(f"codes must be integers, found {kind}")
     codes = codes.long()  # torch has no minimum of uint16, which token stores hold
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < codebook_size:
+    if len(vocabulary) == 1:
+        _check_range(codes, vocabulary[0], "codes")
+        return
+    if codes.ndim < 1 or codes.shape[-1] != len(vocabulary):
         raise InputError(
-            f"codes must lie in 0..{codebook_size - 1}, found {int(codes.min())}.."
+            f"codes must have {len(vocabulary)} levels along their last axis, one for each code of "
+            f"a position; found the shape {tuple(codes.shape)}; they belong to another quantizer"
+        )
+    for level, size in enumerate(vocabulary):
+        _check_range(codes[..., level], size, f"codes of level {level}")
+
+
+def _check_range(codes: Int[Tensor, "..."], size: int, what: str) -> None:
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+        raise InputError(
+            f"{what} must lie in 0..{size - 1}, found {int(codes.min())}.."
             f"{int(codes.max())}; they belong to a codebook of another size"
         )

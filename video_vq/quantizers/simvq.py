@@ -49,7 +49,7 @@ class SimVQCodebook(nn.Module):
         self, latents: Float[Tensor, "n d"], indices: Int[Tensor, "n"]
     ) -> CodebookStatistics:
         """Count the codes."""
-        return counts_only(indices, self.config.codebook_size)
+        return counts_only(indices, self.config.vocabulary)
 
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
         """Do nothing: the codes are random from the start."""
@@ -58,6 +58,10 @@ class SimVQCodebook(nn.Module):
         """Sum the counts over the ranks; the optimizer moves the map."""
         return update_of_fixed(statistics)
 
+    def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
+        """Return nothing: the codes stay where they are."""
+        return {}
+
     @torch.no_grad()
     def lookup(self, indices: Integer[Tensor, "..."]) -> Float[Tensor, "... d"]:
         """Return the vectors of codes.
@@ -65,5 +69,5 @@ class SimVQCodebook(nn.Module):
         Raises:
             InputError: an index is not a code.
         """
-        check_codes(indices, self.config.codebook_size)
+        check_codes(indices, self.config.vocabulary)
         return F.embedding(indices.long(), self.vectors())

@@ -194,5 +194,5 @@ class VectorQuantizer(Float32Module):
         Raises:
             InputError: a code lies outside the codebook, or they are not integers.
         """
-        size = self.config.codebook_size
-        return decode_grid(codes, size, self.codebook.lookup, self.project_out)
+        vocabulary = self.config.vocabulary
+        return decode_grid(codes, vocabulary, self.codebook.lookup, self.project_out)

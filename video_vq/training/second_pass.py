@@ -100,7 +100,7 @@ def gradients_at_latents(
 
     def gradient(at: Tensor, along: Tensor | None) -> Tensor:
         leaf = at.detach().requires_grad_()
-        batch, *grid = quantized.codes.shape
+        batch, _, *grid = quantized.quantized.shape
         features = features_of(leaf, tokenizer.quantizer.project_out, batch, grid)
         with accelerator.autocast():
             video = tokenizer.decoder(features.to(tokenizer.dtype)).float()

@@ -145,6 +145,7 @@ class TokenizerLossConfig:
             would cost: their variance for "mse" (VQ-VAE), their mean deviation for "l1".
         commitment: weight of mean (e − sg(q))²; VQ-VAE's 0.25.
         codebook: weight of mean (q − sg(e))², used when the codebook learns by gradient.
+        entropy: weight of the entropy loss of binary codes (quantizers/quantizer_config.py).
         perceptual, adversarial: see there.
     """
 
@@ -152,6 +153,7 @@ class TokenizerLossConfig:
     reconstruction_weight: Annotated[float, Field(gt=0)] | Literal["data"] = 4.0
     commitment: Annotated[float, Field(ge=0)] = 0.25
     codebook: Annotated[float, Field(ge=0)] = 1.0
+    entropy: Annotated[float, Field(ge=0)] = 0.1
     perceptual: PerceptualConfig = PerceptualConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
 

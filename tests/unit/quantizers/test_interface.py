@@ -1,5 +1,6 @@
 """Every quantizer that a config can name keeps to the written interface."""
 
+import math
 from dataclasses import fields
 from typing import Any, get_args
 
@@ -31,7 +32,9 @@ def test_the_interface_says_what_a_tokenizer_and_its_training_use():
     assert len(KINDS) >= 3
     methods = {"latents", "encode", "decode", "commitment_force"}
     assert members(Quantizer) == {"dim", "project_in", "project_out", "codebook", *methods}
-    assert members(CodebookInterface) == {"is_initialized", "initialize", "update", "lookup"}
+    assert members(CodebookInterface) == {
+        *("is_initialized", "initialize", "update", "lookup", "code_rows")
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,10 +56,12 @@ def test_every_quantizer_keeps_to_the_interface(kind):
     assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
     assert output.quantized.shape == features.shape
     assert output.quantized.dtype == torch.float32
-    assert output.codes.shape == (2, 2, 3, 3)
+    sizes = list(quantizer.config.vocabulary)
+    levels = () if len(sizes) == 1 else (len(sizes),)
+    assert output.codes.shape == (2, 2, 3, 3, *levels)
     assert torch.equal(quantizer.encode(features), output.codes)
     assert torch.equal(quantizer.decode(output.codes), output.quantized)
-    assert quantizer.codebook.lookup(output.codes.flatten()).shape == latents.shape
+    assert quantizer.codebook.lookup(output.codes.reshape(-1, *levels)).shape == latents.shape
     assert len(output.rows.e) == len(output.rows.q) == len(output.rows.passed) == 36
 
     # A loss of a name without a setting could not be weighed.
@@ -68,10 +73,13 @@ def test_every_quantizer_keeps_to_the_interface(kind):
     assert float(features.grad.abs().sum()) > 0
 
     update = quantizer.codebook.update(output.statistics, seed=0)
-    assert torch.equal(
-        update.counts, torch.bincount(output.codes.flatten(), minlength=len(update.counts))
-    )
-    assert len(update.counts) == quantizer.config.codebook_size
+    of_levels = output.codes.reshape(-1, len(sizes)).unbind(1)
+    for counts, codes, size in zip(update.counts.split(sizes), of_levels, sizes, strict=True):
+        assert torch.equal(counts, torch.bincount(codes, minlength=size))
+    assert quantizer.config.codebook_size == math.prod(sizes)
+    placed = quantizer.codebook.code_rows(torch.arange(sum(sizes)))
+    assert placed.keys() <= quantizer.codebook.state_dict().keys()
+    assert sum(len(rows) for rows in placed.values()) in (0, sum(sizes))
 
     broken = features.detach().clone()
     broken[1, :, 0, 0, 0] = torch.nan
@@ -79,8 +87,8 @@ def test_every_quantizer_keeps_to_the_interface(kind):
         lambda: quantizer(features[:, :7]),
         lambda: quantizer(broken),
         lambda: quantizer.encode(broken),
-        lambda: quantizer.decode(torch.full((1, 1, 1, 1), quantizer.config.codebook_size)),
-        lambda: quantizer.codebook.lookup(torch.tensor([-1])),
+        lambda: quantizer.decode(torch.full((1, 1, 1, 1, *levels), sizes[0])),
+        lambda: quantizer.codebook.lookup(torch.full((1, *levels), -1)),
     ):
         with pytest.raises(InputError):
             refused()

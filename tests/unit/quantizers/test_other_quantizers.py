@@ -8,7 +8,8 @@ import vector_quantize_pytorch
 
 from video_vq.errors import InputError
 from video_vq.quantizers.build import build_quantizer
-from video_vq.quantizers.finite import FiniteQuantizer
+from video_vq.quantizers.finite import FiniteCodebook
+from video_vq.quantizers.fixed import FixedQuantizer
 from video_vq.quantizers.quantizer_config import (
     AT_COMPARED_LATENTS,
     FiniteConfig,
@@ -77,7 +78,7 @@ def test_gradients_reach_the_encoder_and_forward_changes_nothing(config):
 def test_finite_scalar_quantization_agrees_with_the_peer():
     levels = (8, 5, 5, 6)
     theirs: Any = vector_quantize_pytorch.FSQ(levels=list(levels))
-    ours = FiniteQuantizer(4, FiniteConfig(levels=levels))
+    ours = FixedQuantizer(4, FiniteCodebook(FiniteConfig(levels=levels)))
     for projection in ("project_in", "project_out"):
         setattr(ours, projection, torch.nn.Identity())
     x = 3 * torch.randn(2, 4, 3, 5, 6, generator=torch.Generator().manual_seed(0))

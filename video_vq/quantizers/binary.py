@@ -1,0 +1,115 @@
+"""Binary codes, the sign of each channel, and the entropy loss that keeps them in use."""
+
+import math
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+from torch.nn import functional as F
+
+from video_vq.quantizers.commitment import mean_square
+from video_vq.quantizers.fixed import FixedCodebook, FixedRows
+from video_vq.quantizers.quantizer_config import BinaryConfig
+from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
+from video_vq.quantizers.rows import QuantizedRows, check_codes, dot
+
+LEAST = 1e-12  # probability below which −log p grows no more
+
+
+class BinaryCodebook(FixedCodebook):
+    """All signs of a code's channels, and their numbering: the first channel is the highest bit.
+
+    A channel that is 0 has the bit 0. Codes are int64, computed from bits; nothing of the size of
+    the codebook is held but counts.
+    """
+
+    place_values: Tensor
+    config: BinaryConfig
+
+    def __init__(self, config: BinaryConfig):
+        super().__init__(config, config.num_bits * config.groups)
+        values = 1 << torch.arange(config.num_bits).flip(0)
+        self.register_buffer("place_values", values, persistent=False)
+        self.size = config.num_bits**-0.5 if config.spherical else 1.0  # of a code's channel
+
+    def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
+        """Take the sign of each channel, on the unit sphere if so set."""
+        split = self.split(latents)
+        e = F.normalize(split, dim=-1) if self.config.spherical else split
+        bits = e.detach() > 0
+        codes = self.merge_codes((bits * self.place_values).sum(-1))
+        return FixedRows(e.flatten(1), self._vectors(bits), codes)
+
+    def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
+        """Return the commitment and the entropy loss of `BinaryConfig`.
+
+        Frequencies are those of the global batch in training mode with gradients: collective then.
+        """
+        config = self.config
+        logits = self.split(rows.e) * (4 * self.size / config.temperature)
+        over_ranks = is_training and rows.e.requires_grad  # scoring runs on each rank alone
+        spread = joint_entropy(logits, config.entropy_channels, over_ranks)
+        most = config.num_bits * math.log(2)
+        entropy = bit_entropy(logits).sum(-1).mean() + config.diversity * (most - spread)
+        return {"commitment": mean_square(rows.e, rows.q), "entropy": entropy}
+
+    def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
+        """Return Σ z·∂C/∂z; 0 on the sphere; see `VectorQuantizer.commitment_force`."""
+        if self.config.spherical:
+            return rows.e.new_zeros(())
+        return dot(rows.e, rows.e - rows.q) * (2 / max(1, rows.e.numel()))
+
+    def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
+        """Return the vectors of codes.
+
+        Raises:
+            InputError: an index is not a code.
+        """
+        check_codes(indices, self.config.vocabulary)
+        return self._vectors((self.split_codes(indices).unsqueeze(-1) & self.place_values) != 0)
+
+    def _vectors(self, bits: Tensor) -> Float[Tensor, "n d"]:
+        return torch.where(bits, self.size, -self.size).flatten(1)
+
+
+def bit_entropy(logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Return the entropy in nats of bits that are 1 with probability σ(logit)."""
+    return F.softplus(logits) - logits * torch.sigmoid(logits)
+
+
+def joint_entropy(
+    logits: Float[Tensor, "n groups d"], num_channels: int, over_ranks: bool
+) -> Float[Tensor, ""]:
+    """Return the entropy in nats of codes whose bits are independent within a row, not over rows.
+
+    With p(c | z) = Π p(bit | z) and p̄(c) its mean over rows: −Σ p̄ log p̄, summed over blocks of
+    channels and averaged over groups. p̄ of a block is the product of two matrices, the first
+    half's probabilities transposed times the second half's, so that no row needs a table of codes.
+
+    Args:
+        logits: of the bits, for each row, group and channel.
+        num_channels: of a block, at most.
+        over_ranks: take the mean over the rows of all ranks, which have equally many; the gradient
+            is then such that the ranks' gradients average to that of the whole. Collective.
+    """
+    probability = torch.sigmoid(logits).transpose(0, 1)  # groups n d
+    entropies = []
+    for block in probability.split(num_channels, dim=2):
+        middle = (block.shape[2] + 1) // 2
+        first = code_probabilities(block[..., :middle])
+        second = code_probabilities(block[..., middle:])
+        mean = torch.bmm(first.mT, second) / max(1, block.shape[1])
+        if over_ranks and rank_and_world()[1] > 1:
+            whole = sum_over_ranks(mean.detach().clone()) / rank_and_world()[1]
+            mean = mean + (whole - mean).detach()
+        entropies.append(-(mean * mean.clamp(min=LEAST).log()).sum((1, 2)).mean())
+    return torch.stack(entropies).sum()
+
+
+def code_probabilities(probability: Float[Tensor, "g n d"]) -> Float[Tensor, "g n codes"]:
+    """Return Π p(bit) for each of the 2^d codes, the first channel the highest bit."""
+    codes = probability.new_ones(*probability.shape[:2], 1)
+    for channel in probability.unbind(2):
+        pair = torch.stack([1 - channel, channel], dim=-1)
+        codes = (codes.unsqueeze(-1) * pair.unsqueeze(-2)).flatten(2)
+    return codes

@@ -1,0 +1,162 @@
+"""Quantizers whose codes are fixed points of a grid, found without a lookup."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Integer, Shaped
+from torch import Tensor, nn
+
+from video_vq.nn.precision import Float32Module
+from video_vq.quantizers import gradient
+from video_vq.quantizers.quantizer_config import BinaryConfig, FiniteConfig
+from video_vq.quantizers.rows import (
+    CodebookStatistics,
+    CodebookUpdate,
+    QuantizedRows,
+    QuantizerOutput,
+    check_channels,
+    check_finite,
+    counts_only,
+    decode_grid,
+    features_of,
+    flatten_grid,
+    update_of_fixed,
+)
+
+
+class FixedRows(NamedTuple):
+    """Latents as they are compared with codes, their codes' vectors, and the codes."""
+
+    e: Float[Tensor, "n d"]
+    q: Float[Tensor, "n d"]  # without a gradient
+    codes: Int[Tensor, "n *level"]
+
+
+class FixedCodebook(nn.Module, ABC):
+    """Codes that neither start from data nor move.
+
+    Args:
+        config: settings of the codes, with `groups` codes a position.
+        num_channels: of the latents, of all groups.
+    """
+
+    is_initialized = True
+
+    def __init__(self, config: FiniteConfig | BinaryConfig, num_channels: int):
+        super().__init__()
+        self.config = config
+        self.num_channels = num_channels
+
+    @abstractmethod
+    def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
+        """Find the codes of projected float32 latents; the gradient reaches `e` alone."""
+
+    @abstractmethod
+    def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
+        """Return losses by name, unweighted; collective in training mode with gradients."""
+
+    @abstractmethod
+    def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
+        """Return Σ z·∂C/∂z of the commitment loss; see `VectorQuantizer.commitment_force`."""
+
+    @abstractmethod
+    def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
+        """Return the vectors of codes; an index that is no code is an InputError."""
+
+    def split(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n groups c"]:
+        """Give each group its channels."""
+        return latents.unflatten(1, (self.config.groups, -1))
+
+    def split_codes(self, codes: Integer[Tensor, "n *level"]) -> Int[Tensor, "n groups"]:
+        """Return codes with an axis of groups, which those of a single group do not have."""
+        return codes.long().reshape(-1, self.config.groups)
+
+    def merge_codes(self, codes: Int[Tensor, "n groups"]) -> Int[Tensor, "n *level"]:
+        """Undo `split_codes`."""
+        return codes.squeeze(1) if self.config.groups == 1 else codes
+
+    def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
+        """Do nothing: the codes are fixed."""
+
+    def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
+        """Sum the counts over the ranks; the codes are fixed. Collective."""
+        return update_of_fixed(statistics)
+
+    def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
+        """Return nothing: no tensor holds the codes."""
+        return {}
+
+
+class FixedQuantizer(Float32Module):
+    """Project, round to the codebook's grid, copy the gradient past the rounding.
+
+    Behind the interface of `VectorQuantizer`; the codebook brings losses of its own, if any.
+
+    Args:
+        dim: channels of the latents that come in and of the vectors that go out.
+        codebook: the grid.
+    """
+
+    project_in: nn.Module
+    project_out: nn.Module
+
+    def __init__(self, dim: int, codebook: FixedCodebook):
+        super().__init__()
+        self.dim = dim
+        self.config = codebook.config
+        self.project_in = nn.Linear(dim, codebook.num_channels)
+        self.project_out = nn.Linear(codebook.num_channels, dim)
+        self.codebook = codebook
+
+    def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
+        """Project and bound or normalise: the rows that are compared with the codes."""
+        return self.codebook.quantize(self._project(features)).e
+
+    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
+        """Quantize a grid of features; see `VectorQuantizer.forward`."""
+        latents = self._project(features)
+        batch, _, *grid = features.shape
+        if check:
+            check_finite(latents)
+        with torch.autocast(features.device.type, enabled=False):
+            rows = self.codebook.quantize(latents)
+            e, q, codes = rows
+            passed = gradient.straight_through(e, q)
+            return QuantizerOutput(
+                quantized=features_of(passed, self.project_out, batch, grid),
+                codes=codes.view(batch, *grid, *codes.shape[1:]),
+                losses=self.codebook.losses(rows, self.training),
+                statistics=counts_only(codes, self.config.vocabulary),
+                rows=QuantizedRows(latents, e, q, e, q, passed),
+            )
+
+    def _project(self, features: Tensor) -> Tensor:
+        check_channels(features, self.dim)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.project_in(flatten_grid(features).float())
+
+    def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
+        """Return that of the codebook; see `VectorQuantizer.commitment_force`."""
+        return self.codebook.commitment_force(rows)
+
+    def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid_and_level"]:
+        """Return the codes of a grid of features.
+
+        Raises:
+            InputError: another number of channels, or latents that are not finite.
+        """
+        latents = self._project(features)
+        batch, _, *grid = features.shape
+        check_finite(latents)
+        codes = self.codebook.quantize(latents).codes
+        return codes.view(batch, *grid, *codes.shape[1:])
+
+    def decode(self, codes: Shaped[Tensor, "b *grid_and_level"]) -> Float[Tensor, "b c *grid"]:
+        """Return the features that codes stand for: what `forward` gives for the same codes.
+
+        Raises:
+            InputError: a code lies outside the codebook, or they are not integers.
+        """
+        vocabulary = self.config.vocabulary
+        return decode_grid(codes, vocabulary, self.codebook.lookup, self.project_out)

@@ -1,0 +1,278 @@
+"""Several codes a position: residual levels, groups of channels, or both."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Integer, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from video_vq.nn.precision import Float32Module
+from video_vq.quantizers import gradient
+from video_vq.quantizers.codebook import Codebook, merge
+from video_vq.quantizers.commitment import mean_square
+from video_vq.quantizers.lookup import nearest_codes
+from video_vq.quantizers.quantizer_config import ResidualConfig
+from video_vq.quantizers.ranks import sum_over_ranks
+from video_vq.quantizers.rows import (
+    CodebookStatistics,
+    CodebookUpdate,
+    QuantizedRows,
+    QuantizerOutput,
+    check_channels,
+    check_codes,
+    check_finite,
+    decode_grid,
+    dot,
+    features_of,
+    flatten_grid,
+)
+
+DROPOUT_STREAM = 0xD309
+
+
+class _Level(NamedTuple):
+    """What one codebook did: its input, the codes' vectors with its own gradient, the codes."""
+
+    residual: Float[Tensor, "n d"]
+    vector: Float[Tensor, "n d"]
+    codes: Int[Tensor, " n"]
+
+
+class ResidualCodebook(nn.Module):
+    """A codebook for each level and group; each level quantizes what the one before left over.
+
+    Codes of a position stand from coarse to fine: level 0 of all groups, then level 1 of all.
+    Each codebook is a `Codebook` and learns from what it is given alone.
+    """
+
+    def __init__(self, config: ResidualConfig):
+        super().__init__()
+        self.config = config
+        num_levels = 1 if config.shared else len(config.codebook_sizes)
+        self.books = nn.ModuleList(
+            Codebook(config.level_config(size))
+            for size in config.codebook_sizes[:num_levels]
+            for _ in range(config.groups)
+        )
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether all codebooks can be used."""
+        return all(bool(book.is_initialized) for book in self._distinct())
+
+    def book(self, index: int) -> Codebook:
+        """Return the codebook of a code of a position."""
+        found = self.books[index % len(self.books)]
+        assert isinstance(found, Codebook)
+        return found
+
+    def _distinct(self) -> Iterator[Codebook]:
+        return (self.book(index) for index in range(len(self.books)))
+
+    def quantize(self, latents: Float[Tensor, "n d"]) -> list[_Level]:
+        """Quantize projected float32 latents; the residuals pass the gradient to the latents."""
+        levels: list[_Level] = []
+        residuals = list(latents.chunk(self.config.groups, dim=1))
+        for index in range(len(self.config.vocabulary)):
+            group = index % self.config.groups
+            residual, vectors = residuals[group], self.book(index).vectors()
+            codes = nearest_codes(residual, vectors)
+            vector = F.embedding(codes, vectors)
+            levels.append(_Level(residual, vector, codes))
+            residuals[group] = residual - vector.detach()
+        return levels
+
+    def total(self, vectors: list[Float[Tensor, "n d"]]) -> Float[Tensor, "n d2"]:
+        """Add up the levels of each group, coarse to fine, and put the groups side by side."""
+        groups = self.config.groups
+        sums = list(vectors[:groups])
+        for index, vector in enumerate(vectors[groups:]):
+            sums[index % groups] = sums[index % groups] + vector
+        return torch.cat(sums, dim=1)
+
+    def depth(self) -> int:
+        """Return how many levels the decoder sees in this step of a training with dropout.
+
+        Drawn uniformly by the number of updates alone, so that ranks, micro-batches and a resumed
+        run agree.
+        """
+        step = int(self.book(0).num_updates)
+        draw = np.random.default_rng([step, DROPOUT_STREAM]).integers(
+            len(self.config.codebook_sizes)
+        )
+        return 1 + int(draw)
+
+    def statistics(self, levels: list[_Level]) -> CodebookStatistics:
+        """Count and add up what each codebook was given; changes nothing."""
+        parts = [
+            self.book(index).statistics(level.residual, level.codes)
+            for index, level in enumerate(levels)
+        ]
+        return CodebookStatistics(
+            counts=torch.cat([part.counts for part in parts]),
+            sums=torch.cat([part.sums for part in parts]),
+            latents=(torch.cat([level.residual.detach() for level in levels], dim=1),),
+        )
+
+    @torch.no_grad()
+    def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
+        """Place the first codes of each level on what the level before left over; collective."""
+        groups = self.config.groups
+        residuals = [list(rows.chunk(groups, dim=1)) for rows in latents]
+        for index in range(len(self.config.vocabulary)):
+            group, book = index % groups, self.book(index)
+            if index < len(self.books):
+                book.initialize(tuple(rows[group] for rows in residuals), _seed(seed, index))
+            vectors = book.vectors()
+            for rows in residuals:
+                rows[group] = rows[group] - vectors[nearest_codes(rows[group], vectors)]
+
+    @torch.no_grad()
+    def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
+        """Move each codebook, once per optimizer step; collective.
+
+        `restarted` numbers the codes of all levels, one level after the other.
+        """
+        sizes, dim = list(self.config.vocabulary), self.config.codebook_dim
+        counts, sums = statistics.counts.split(sizes), statistics.sums.split(sizes)
+        parts = []
+        for index in range(len(sizes)):
+            given = tuple(rows[:, index * dim : (index + 1) * dim] for rows in statistics.latents)
+            parts.append(CodebookStatistics(counts[index], sums[index], given))
+        restarted, start = [], 0
+        for index in range(len(self.books)):
+            book, given = self.book(index), merge(parts[index :: len(self.books)])
+            restarted.append(start + book.update(given, _seed(seed, index)).restarted)
+            start += sizes[index]
+        return CodebookUpdate(sum_over_ranks(statistics.counts.clone()), torch.cat(restarted))
+
+    def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
+        """Return the rows of each tensor of codes that such numbers of codes stand for."""
+        rows, start = {}, 0
+        for index in range(len(self.books)):
+            end = start + self.config.vocabulary[index]
+            rows[f"books.{index}.codes"] = numbers[(numbers >= start) & (numbers < end)] - start
+            start = end
+        return rows
+
+    @torch.no_grad()
+    def lookup(self, indices: Integer[Tensor, "n level"]) -> Float[Tensor, "n d"]:
+        """Return the sums of the vectors of codes.
+
+        Raises:
+            InputError: an index is not a code.
+        """
+        check_codes(indices, self.config.vocabulary)
+        codes = enumerate(indices.long().unbind(1))
+        return self.total([F.embedding(some, self.book(i).vectors()) for i, some in codes])
+
+
+class ResidualQuantizer(Float32Module):
+    """Residual VQ (Zeghidour et al. 2021), grouped VQ, or both, with one gradient estimator.
+
+    The estimator maps the latents of each group onto the *sum* of its levels. Copied level by
+    level, as in some implementations, the gradient would count once for each level.
+
+    Args:
+        dim: channels of the latents that come in and of the vectors that go out.
+        config: codebooks and estimator.
+    """
+
+    project_in: nn.Module
+    project_out: nn.Module
+
+    def __init__(self, dim: int, config: ResidualConfig):
+        super().__init__()
+        self.dim = dim
+        self.config = config
+        width = config.groups * config.codebook_dim
+        self.project_in = nn.Linear(dim, width)
+        self.project_out = nn.Linear(width, dim)
+        self.codebook = ResidualCodebook(config)
+
+    def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
+        """Project to the codebooks' dimension, the groups side by side."""
+        check_channels(features, self.dim)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.project_in(flatten_grid(features).float())
+
+    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
+        """Quantize a grid of features; see `VectorQuantizer.forward`.
+
+        With `dropout`, in training mode, `quantized` is the sum of the first levels alone, as many
+        as `ResidualCodebook.depth` says; codes, losses and statistics are of all levels.
+        """
+        e = self.latents(features)
+        batch, _, *grid = features.shape
+        if check:
+            check_finite(e)
+        with torch.autocast(features.device.type, enabled=False):
+            levels = self.codebook.quantize(e)
+            drops = self.config.dropout and self.training
+            used = levels[: self.codebook.depth() * self.config.groups] if drops else levels
+            q = self.codebook.total([level.vector.detach() for level in used])
+            passed = self._estimate(e, q)
+            codes = torch.stack([level.codes for level in levels], dim=1)
+            return QuantizerOutput(
+                quantized=features_of(passed, self.project_out, batch, grid),
+                codes=codes.view(batch, *grid, len(levels)),
+                losses=self._losses(levels),
+                statistics=self.codebook.statistics(levels),
+                rows=QuantizedRows(e, e, q, e, q, passed),
+            )
+
+    def _estimate(self, e: Tensor, q: Tensor) -> Tensor:
+        """Pass the gradient on, in each group on its own."""
+        dim = self.config.codebook_dim
+        passed = gradient.ESTIMATORS[self.config.estimator](e.reshape(-1, dim), q.reshape(-1, dim))
+        return passed.view(e.shape)
+
+    def _losses(self, levels: list[_Level]) -> dict[str, Float[Tensor, ""]]:
+        """Return commitment and codebook loss: the sum over levels of the mean over groups."""
+        groups = self.config.groups
+        commitment = torch.stack([mean_square(r, v.detach()) for r, v, _ in levels]).sum() / groups
+        codebook = commitment.detach()
+        if levels[0].vector.requires_grad:
+            pulls = [mean_square(v, r.detach()) for r, v, _ in levels]
+            codebook = torch.stack(pulls).sum() / groups
+        return {"commitment": commitment, "codebook": codebook}
+
+    @torch.no_grad()
+    def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
+        """Return Σ z·∂C/∂z of the commitment loss; see `VectorQuantizer.commitment_force`."""
+        groups, levels = self.config.groups, self.codebook.quantize(rows.latents)
+        forces = [
+            dot(rows.latents.chunk(groups, 1)[index % groups], level.residual - level.vector)
+            for index, level in enumerate(levels)
+        ]
+        return torch.stack(forces).sum() * (2 / max(1, rows.latents.numel()))
+
+    def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid level"]:
+        """Return the codes of a grid of features.
+
+        Raises:
+            InputError: another number of channels, or latents that are not finite.
+        """
+        rows = self.latents(features)
+        batch, _, *grid = features.shape
+        check_finite(rows)
+        codes = torch.stack([level.codes for level in self.codebook.quantize(rows)], dim=1)
+        return codes.view(batch, *grid, -1)
+
+    def decode(self, codes: Shaped[Tensor, "b *grid level"]) -> Float[Tensor, "b c *grid"]:
+        """Return the features that codes stand for: what `forward` gives for the same codes.
+
+        Raises:
+            InputError: a code lies outside its codebook, they are not integers, or their levels
+                are not those of this quantizer.
+        """
+        vocabulary = self.config.vocabulary
+        return decode_grid(codes, vocabulary, self.codebook.lookup, self.project_out)
+
+
+def _seed(seed: int, index: int) -> int:
+    """Return a seed for each codebook: drawn alike, a level's codes would leave nothing over."""
+    return seed + (index << 40)
