@@ -12,7 +12,7 @@ from video_vq.errors import ConfigError
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.quantizers.codebook import Codebook
 from video_vq.training.averaging import Averages
-from video_vq.training.tokenizer import CODES, train_tokenizer
+from video_vq.training.tokenizer import CODEBOOK, train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 
 LATE = ("continuous_steps=3", "run.log_every=1", "run.validate_every=1", "run.checkpoint_every=1")
@@ -86,7 +86,7 @@ def test_the_codes_are_drawn_anew_from_the_first_quantized_step_in_the_averages_
     def update(self, model, copied_rows=None):
         real_update(self, model, copied_rows)
         if int(model.quantizer.codebook.num_updates) == 4:
-            assert torch.equal(self.tensors[CODES], model.quantizer.codebook.codes)
+            assert torch.equal(self.tensors[CODEBOOK + "codes"], model.quantizer.codebook.codes)
 
     monkeypatch.setattr(Codebook, "initialize", initialize)
     monkeypatch.setattr(Averages, "update", update)

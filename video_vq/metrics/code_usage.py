@@ -1,5 +1,7 @@
 """How much of the codebook is used: code usage and perplexity over a whole split, all ranks."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +14,18 @@ from video_vq.errors import InputError
 from video_vq.nn.inputs import as_integers
 
 
+class LevelUse(NamedTuple):
+    """Figures of one of several codes a position; see `CodebookUse`."""
+
+    code_usage: float
+    perplexity: float
+    relative_perplexity: float
+    batch_code_usage: float
+    entropy: float
+
+
 class CodebookUse(NamedTuple):
-    """Figures over all codes that were seen.
+    """Figures over all codes that were seen; of several a position, the means over the levels.
 
     Attributes:
         code_usage: fraction of the K codes used at least once.
@@ -21,7 +33,9 @@ class CodebookUse(NamedTuple):
         relative_perplexity: perplexity / K.
         batch_code_usage: mean over batches of the fraction of codes used within one batch; it
             grows with the batch, so compare it at one batch size only.
-        num_tokens: how many codes were counted.
+        num_tokens: how many codes were counted, of each level.
+        entropy: of the codes' frequencies in bits, log2 of the perplexity.
+        levels: the figures of each of several codes a position; empty for a single one.
     """
 
     code_usage: float
@@ -29,13 +43,15 @@ class CodebookUse(NamedTuple):
     relative_perplexity: float
     batch_code_usage: float
     num_tokens: int
+    entropy: float
+    levels: tuple[LevelUse, ...] = ()
 
 
 class CodeUsage(Metric):
     """Counts how often each of the K codes occurs; counts add up over batches and ranks.
 
     Args:
-        codebook_size: K.
+        codebook_size: K; of several codes a position, that of each level.
     """
 
     is_differentiable = False
@@ -46,31 +62,42 @@ class CodeUsage(Metric):
     batch_usage: Tensor
     num_batches: Tensor
 
-    def __init__(self, codebook_size: int):
+    def __init__(self, codebook_size: int | Sequence[int]):
         super().__init__()
-        self.codebook_size = codebook_size
-        self.add_state("counts", torch.zeros(codebook_size, dtype=torch.int64), "sum")
-        self.add_state("batch_usage", torch.zeros((), dtype=torch.float64), "sum")
+        is_one = isinstance(codebook_size, int)
+        self.vocabulary = (codebook_size,) if is_one else tuple(codebook_size)
+        shape = () if len(self.vocabulary) == 1 else (len(self.vocabulary),)
+        self.add_state("counts", torch.zeros(sum(self.vocabulary), dtype=torch.int64), "sum")
+        self.add_state("batch_usage", torch.zeros(shape, dtype=torch.float64), "sum")
         self.add_state("num_batches", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, codes: Integer[Tensor, "..."] | Integer[np.ndarray, "..."]) -> None:
-        """Count one batch of codes, of any shape.
+        """Count one batch of codes, of any shape; of several a position, levels are the last axis.
 
         Raises:
-            InputError: a code lies outside 0..K-1.
+            InputError: a code lies outside 0..K-1, or there is another number of levels.
         """
-        flat = as_integers(codes, "codes").to(self.counts.device).reshape(-1).long()
-        if flat.numel() == 0:
+        found = as_integers(codes, "codes").to(self.counts.device).long()
+        if found.numel() == 0:
             return
-        low, high = (int(value) for value in flat.aminmax())
-        if low < 0 or high >= self.codebook_size:
+        if len(self.vocabulary) > 1 and found.shape[-1] != len(self.vocabulary):
             raise InputError(
-                f"codes from {low} to {high} do not fit a codebook of {self.codebook_size}; "
-                "they belong to another tokenizer"
+                f"codes of the shape {tuple(found.shape)} have not {len(self.vocabulary)} levels "
+                "along their last axis; they belong to another tokenizer"
             )
-        counts = torch.bincount(flat, minlength=self.codebook_size)
-        self.counts = self.counts + counts
-        self.batch_usage = self.batch_usage + (counts > 0).double().mean()
+        counts = []
+        levels = found.reshape(-1, len(self.vocabulary)).unbind(1)
+        for codes_of_level, size in zip(levels, self.vocabulary, strict=True):
+            low, high = (int(value) for value in codes_of_level.aminmax())
+            if low < 0 or high >= size:
+                raise InputError(
+                    f"codes from {low} to {high} do not fit a codebook of {size}; "
+                    "they belong to another tokenizer"
+                )
+            counts.append(torch.bincount(codes_of_level, minlength=size))
+        self.counts = self.counts + torch.cat(counts)
+        usage = torch.stack([(level > 0).double().mean() for level in counts])
+        self.batch_usage = self.batch_usage + usage.view(self.batch_usage.shape)
         self.num_batches = self.num_batches + 1
 
     def compute(self) -> CodebookUse:
@@ -79,15 +106,25 @@ class CodeUsage(Metric):
         Raises:
             InputError: no code was counted.
         """
-        num_tokens = int(self.counts.sum())
-        if num_tokens == 0:
+        if int(self.counts.sum()) == 0:
             raise InputError("code usage needs at least one code, found none")
-        frequencies = self.counts.double() / num_tokens
-        perplexity = float(torch.special.entr(frequencies).sum().exp())
-        return CodebookUse(
-            code_usage=float((self.counts > 0).double().mean()),
-            perplexity=perplexity,
-            relative_perplexity=perplexity / self.codebook_size,
-            batch_code_usage=float(self.batch_usage / self.num_batches),
-            num_tokens=num_tokens,
-        )
+        usage = (self.batch_usage / self.num_batches).reshape(-1).tolist()
+        counts = self.counts.split(list(self.vocabulary))
+        levels = tuple(_use(*level) for level in zip(counts, usage, strict=True))
+        means = {
+            name: sum(getattr(level, name) for level in levels) / len(levels)
+            for name in LevelUse._fields
+        }
+        num_tokens = int(counts[0].sum())
+        return CodebookUse(**means, num_tokens=num_tokens, levels=levels if len(levels) > 1 else ())
+
+
+def _use(counts: Tensor, batch_usage: float) -> LevelUse:
+    nats = float(torch.special.entr(counts.double() / counts.sum()).sum())
+    return LevelUse(
+        code_usage=float((counts > 0).double().mean()),
+        perplexity=math.exp(nats),
+        relative_perplexity=math.exp(nats) / len(counts),
+        batch_code_usage=batch_usage,
+        entropy=nats / math.log(2),
+    )

@@ -5,6 +5,7 @@ so that a resumed run warns like an uninterrupted one.
 """
 
 import math
+from collections.abc import Sequence
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 from pydantic.dataclasses import dataclass
@@ -16,6 +17,19 @@ MIN_LOGS = 10  # before them a mean says little, and a new codebook is still bei
 SPIKE_DEVIATIONS = 6.0
 SPIKE_RATIO = 1.5
 COLLAPSED = 0.05  # of the codes that the logged tokens could have used
+
+RESTARTS = (
+    "a higher model.quantizer.restart_threshold, learning: ema with init: data, a lower optim.lr, "
+    "or a smaller model.quantizer.codebook_dim"
+)
+REMEDIES = {  # of a collapse, by kind of quantizer
+    "vector": RESTARTS,
+    "residual": RESTARTS,
+    "simvq": "a lower optim.lr, a smaller model.quantizer.codebook_dim, or kind: vector",
+    "finite": "a lower optim.lr, fewer or smaller model.quantizer.levels, or activation: sigmoid",
+    "binary": "a higher loss.entropy, a higher model.quantizer.diversity, a lower optim.lr, or "
+    "fewer model.quantizer.num_bits",
+}
 
 
 @dataclass(config=STRICT)
@@ -41,13 +55,22 @@ class Health:
         """Return the health of a run that has logged nothing."""
         return cls(0, 0, 0, 0.0, 0.0, False)
 
-    def look(self, loss: float, usage: float | None = None, possible: float = 1.0) -> list[str]:
+    def look(
+        self,
+        loss: float,
+        usage: float | None = None,
+        possible: float = 1.0,
+        codes: str = "the codes",
+        remedy: str = RESTARTS,
+    ) -> list[str]:
         """Return warnings, with what to try; one per spike, one per collapse.
 
         Args:
             loss: loss of the logged step, mean over all ranks.
             usage: fraction of the codes used since the last log; None for a prior.
             possible: the fraction that so many tokens would use if all codes were as likely.
+            codes: what they are called, of several codes a position those used least.
+            remedy: what helps against a collapse.
         """
         warnings = []
         if self._spikes(loss):
@@ -64,9 +87,7 @@ class Health:
             if collapsed and not self.is_collapsed:
                 self.collapses += 1
                 warnings.append(
-                    f"the codebook collapses: {usage:.2%} of the codes are in use; try a higher "
-                    "model.quantizer.restart_threshold, learning: ema with init: data, a lower "
-                    "optim.lr, or a smaller model.quantizer.codebook_dim"
+                    f"the codebook collapses: {usage:.2%} of {codes} are in use; try {remedy}"
                 )
             self.is_collapsed = collapsed
         self.logs += 1
@@ -93,3 +114,23 @@ class Health:
         weight = (1 - FORGET) / (1 - FORGET ** (self.logs + 1))
         self.mean += weight * (loss - self.mean)
         self.square += weight * (loss**2 - self.square)
+
+
+def least_used(
+    use: dict[str, float], vocabulary: Sequence[int], num_tokens: int
+) -> tuple[float, float, str]:
+    """Return what `Health.look` takes of codes: usage, possible usage, and what they are called.
+
+    Of several codes a position it is the level that comes least near to what is possible.
+
+    Args:
+        use: figures since the last log, by path.
+        vocabulary: number of codes of each level.
+        num_tokens: positions that were counted.
+    """
+    possible = [1 - (1 - 1 / size) ** num_tokens for size in vocabulary]
+    if len(vocabulary) == 1:
+        return use["codebook/usage"], possible[0], "the codes"
+    usage = [use[f"codebook/level_{level}/usage"] for level in range(len(vocabulary))]
+    least = min(range(len(vocabulary)), key=lambda level: usage[level] / possible[level])
+    return usage[least], possible[least], f"the codes of level {least}"

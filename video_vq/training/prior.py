@@ -82,7 +82,7 @@ def train_prior(
                 batch = next(batches).flat(accelerator.device)
             with training.summing(is_last=number == optim.accumulation - 1):
                 with timer("forward"):
-                    loss = prior_loss(training.model(*batch), batch.tokens).nats
+                    loss = prior_loss(training.model(*batch), batch.tokens, prior.sub_codes).nats
                 with timer("backward"):
                     training.backward(loss)  # divided by accumulation
             nats += loss.detach() / optim.accumulation
@@ -195,7 +195,8 @@ def score(
         batch = read_grids(store, mine).flat(accelerator.device)
         with accelerator.autocast():
             logits = functional_call(prior, weights, tuple(batch))
-        total[0] += token_nats(logits, batch.tokens).double().sum()
-        total[1] += batch.tokens.numel()
+        nats = token_nats(logits, batch.tokens, prior.sub_codes)
+        total[0] += nats.double().sum()
+        total[1] += nats.numel()
     total = over_ranks(accelerator, total, "sum")
     return float(total[0] / total[1]) / math.log(2)

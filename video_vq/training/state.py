@@ -72,7 +72,7 @@ class TrainingState:
         self.model = model
         self.usage = usage
         self.discriminator = discriminator
-        self.epoch_usage = None if usage is None else CodeUsage(usage.codebook_size)
+        self.epoch_usage = None if usage is None else CodeUsage(usage.vocabulary)
         if self.epoch_usage is not None:
             self.epoch_usage.to(accelerator.device)
         self.health = Health.at_start()
@@ -220,7 +220,12 @@ class TrainingState:
             "codebook/usage": use.code_usage,
             "codebook/batch_usage": use.batch_code_usage,
             "codebook/perplexity": use.perplexity,
+            "codebook/entropy": use.entropy,
         }
+        for number, level in enumerate(use.levels):
+            figures[f"codebook/level_{number}/usage"] = level.code_usage
+            figures[f"codebook/level_{number}/perplexity"] = level.perplexity
+            figures[f"codebook/level_{number}/entropy"] = level.entropy
         if epoch_ended:
             split = self.epoch_usage.compute()
             self.epoch_usage.reset()

@@ -23,6 +23,7 @@ from video_vq.quantizers.codebook import merge
 from video_vq.quantizers.rows import CodebookStatistics, dot
 from video_vq.stores.clips import ClipStore
 from video_vq.training.distributed import StopFlag, require_even_batch
+from video_vq.training.health import REMEDIES, least_used
 from video_vq.training.initial import starting_tokenizer
 from video_vq.training.loop import Training, open_run
 from video_vq.training.losses import TokenizerLosses
@@ -33,7 +34,7 @@ from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
 from video_vq.training.validation import validation_batches
 
-CODES = "quantizer.codebook.codes"  # of a tokenizer's tensors
+CODEBOOK = "quantizer.codebook."  # of the names of a tokenizer's tensors
 SHOWN_CLIPS = 4
 
 
@@ -86,7 +87,7 @@ def train_tokenizer(
         accelerator.print(f"already finished: {finished}")
         return finished
 
-    usage = CodeUsage(config.model.quantizer.codebook_size).to(accelerator.device)
+    usage = CodeUsage(config.model.quantizer.vocabulary).to(accelerator.device)
     training = Training(
         *(accelerator, run_folder, config, tokenizer, "clips", trackers, request),
         usage=usage,
@@ -158,13 +159,18 @@ def train_tokenizer(
             with timer("codebook"):
                 update = codebook.update(merge(statistics), seed)
                 restarted = len(update.restarted)
-                # Codes that jumped are copied, not averaged.
-                jumped = torch.arange(len(update.counts)) if redraws else update.restarted
-                training.state.averages.update(tokenizer, {CODES: jumped} if len(jumped) else {})
+                every = torch.arange(len(update.counts), device=accelerator.device)
+                jumped = codebook.code_rows(every if redraws else update.restarted)
+                training.state.averages.update(  # codes that jumped are copied, not averaged
+                    tokenizer, {CODEBOOK + name: rows for name, rows in jumped.items()}
+                )
 
         if training.log_is_due:
             with timer("logging"):
-                figures, warnings = figures_of(training, dataset, means, math.prod(facts.grid_thw))
+                figures, warnings = figures_of(
+                    *(training, dataset, means, math.prod(facts.grid_thw)),
+                    config.model.quantizer.kind,
+                )
                 figures |= {f"weight/{name}": losses.weight(name, step) for name in means}
                 figures["codebook/restarted"] = restarted
                 if was_made:
@@ -211,7 +217,11 @@ def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFact
 
 
 def figures_of(
-    training: Training, dataset: ClipDataset, means: dict[str, Tensor], tokens_per_clip: int
+    training: Training,
+    dataset: ClipDataset,
+    means: dict[str, Tensor],
+    tokens_per_clip: int,
+    kind: str,
 ) -> tuple[dict[str, float], list[str]]:
     """Return a step's losses over all ranks and the codes' use since the last line; collective.
 
@@ -219,7 +229,8 @@ def figures_of(
         training: the training, after the step.
         dataset: the dataset that is trained on, which knows where its epochs end.
         means: the step's losses on this rank, by name.
-        tokens_per_clip: number of codes per clip.
+        tokens_per_clip: number of positions per clip.
+        kind: the quantizer's.
 
     Returns:
         Numbers by path, and warnings that they give rise to.
@@ -235,12 +246,11 @@ def figures_of(
     )
     epoch_ended = dataset.order.ends_between(clips_done - clips_since, clips_done)
     use = state.count_codes(epoch_ended)
-    # The fraction of the codes that so many tokens would use if all codes were as likely.
     assert state.usage is not None
-    possible = 1 - (1 - 1 / state.usage.codebook_size) ** (clips_since * tokens_per_clip)
+    least = least_used(use, state.usage.vocabulary, clips_since * tokens_per_clip)
     # The adversarial loss has no floor: it would hide a jump, or look like one.
     bounded_loss = sum(value for name, value in losses.items() if name != "loss/adversarial")
-    warnings = state.health.look(bounded_loss, use["codebook/usage"], possible)
+    warnings = state.health.look(bounded_loss, *least, REMEDIES[kind])
     return {**losses, **use, **state.health.numbers()}, warnings
 
 
@@ -324,7 +334,7 @@ def score(
         None when the run was asked to stop in the meantime.
     """
     model = tokenizer.eval()
-    usage = CodeUsage(model.config.quantizer.codebook_size).to(accelerator.device)
+    usage = CodeUsage(model.config.quantizer.vocabulary).to(accelerator.device)
     usage.update(usage.counts[:0])  # a rank without clips must have updated before it computes
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for mine in validation_batches(accelerator, windows, "clip", batch_size, stop):
