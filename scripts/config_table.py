@@ -54,7 +54,7 @@ def row(name: str, side: int) -> str:
         f"`{name}`",
         clip,
         tokens,
-        f"{config.model.quantizer.codebook_size:,}",
+        told(config.model.quantizer.vocabulary),
         f"{costs.num_parameters / 1e6:.1f} M",
         f"{costs.forward_flops / 1e9:,.3g}",
         f"{costs.weight_bytes / 1e9:.2f}",

@@ -13,6 +13,11 @@ def times(sides: Iterable[int]) -> str:
     return " x ".join(str(side) for side in sides)
 
 
+def codes(vocabulary: Iterable[int]) -> str:
+    """Return numbers of codes: "1,024", or "1,024 x 512" where a position has several."""
+    return " x ".join(f"{size:,}" for size in vocabulary)
+
+
 def per_split(splits: Iterable[str]) -> dict[str, int]:
     """Return how many there are in all, and of each split."""
     counts = Counter(splits)

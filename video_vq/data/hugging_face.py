@@ -12,8 +12,9 @@ from video_vq.stores.tokens import TokenStore
 def token_dataset(path: str | Path, split: str | None = None, cache_dir: str | None = None) -> Any:
     """Return a token store as a `datasets.Dataset`, one row per clip.
 
-    Columns: `tokens` t h w, `label` (a ClassLabel, -1 for none; where there are classes), `actions`
-    t a (where there are any), `video`, `first_frame`, `stride`.
+    Columns: `tokens` t h w, or t h w level where a position has several codes, `label` (a
+    ClassLabel, -1 for none; where there are classes), `actions` t a (where there are any), `video`,
+    `first_frame`, `stride`.
 
     Args:
         path: the token store.
@@ -34,7 +35,7 @@ def token_dataset(path: str | Path, split: str | None = None, cache_dir: str | N
         ) from None
     header = store.header
     columns: dict[str, Any] = {
-        "tokens": datasets.Array3D(header.grid_thw, header.dtype.name),
+        "tokens": _array(datasets, header.token_shape)(header.token_shape, header.dtype.name),
         "video": datasets.Value("string"),
         "first_frame": datasets.Value("int64"),
         "stride": datasets.Value("int64"),
@@ -51,6 +52,10 @@ def token_dataset(path: str | Path, split: str | None = None, cache_dir: str | N
         gen_kwargs={"path": str(path), "split": split, "content_hash": store.content_hash},
     )
     return made.with_format("numpy")
+
+
+def _array(datasets: Any, shape: tuple[int, ...]) -> Any:
+    return getattr(datasets, f"Array{len(shape)}D")
 
 
 def _rows(path: str, split: str | None, content_hash: str) -> Iterator[dict[str, Any]]:

@@ -29,14 +29,14 @@ class ClipBatch(NamedTuple):
 class TokenBatch(NamedTuple):
     """Token grids with what steers them, where the store has it (class −1: none)."""
 
-    tokens: Int[Tensor, "b t h w"]
+    tokens: Int[Tensor, "b t h w *level"]
     classes: Int[Tensor, " b"] | None
     actions: Float[Tensor, "b t a"] | None
 
     def flat(self, device: torch.device) -> "FlatTokens":
         """Return what a prior takes, on a device."""
         return FlatTokens(
-            rearrange(self.tokens, "b t h w -> b (t h w)").to(device, non_blocking=True),
+            rearrange(self.tokens, "b t h w ... -> b (t h w) ...").to(device, non_blocking=True),
             None if self.classes is None else self.classes.to(device, non_blocking=True),
             None if self.actions is None else self.actions.to(device, non_blocking=True),
         )
@@ -45,7 +45,7 @@ class TokenBatch(NamedTuple):
 class FlatTokens(NamedTuple):
     """The arguments of a prior: tokens in the order t h w, classes, actions."""
 
-    tokens: Int[Tensor, "b n"]
+    tokens: Int[Tensor, "b n *level"]
     classes: Int[Tensor, " b"] | None
     actions: Float[Tensor, "b t a"] | None
 

@@ -20,6 +20,7 @@ from video_vq.stores.tokens import TokenStore
 Clips = UInt8[Tensor, "b t h w 3"]
 
 KMEANS_CLIPS = 256
+KMEANS_CODES = 1 << 14  # beyond, there are hardly more patches than codes
 KMEANS_STEPS = 25
 KMEANS_PATCHES = 65536
 
@@ -116,7 +117,7 @@ def reconstruction_controls(setup: EvaluationSetup) -> dict[str, float | None]:
     """Return the PSNR of still pictures, and of k-means on raw patches."""
     config = setup.tokenizer.config
     codebook = None
-    if not config.backbone.causal:
+    if not config.backbone.causal and config.quantizer.codebook_size <= KMEANS_CODES:
         train = read_windows(setup.store, setup.clips_of("train", KMEANS_CLIPS))
         stride_thw, num_codes = config.backbone.total_stride_thw, config.quantizer.codebook_size
         codebook = PatchCodebook(train, stride_thw, num_codes, SEED)

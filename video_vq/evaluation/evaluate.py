@@ -169,8 +169,13 @@ def _require_tokens_of(store: ClipStore, tokens: TokenStore, prior: Prior | None
             f"run `video-vq encode {store.path} --tokenizer … --out …` first"
         )
     if prior is not None:
-        ours = (prior.facts.classes, prior.config.grid_thw, prior.config.num_action_dims)
-        header = tokens.header
+        model, header = prior.config, tokens.header
+        if model.vocabulary != header.vocabulary:
+            raise InputError(
+                f"the prior models codes of {model.vocabulary} values a position, those of "
+                f"{tokens.path} have {header.vocabulary}; train a prior on these tokens"
+            )
+        ours = (prior.facts.classes, model.grid_thw, model.num_action_dims)
         theirs = (header.classes, header.grid_thw, header.num_action_dims)
         if ours != theirs:
             raise InputError(

@@ -13,11 +13,16 @@ from video_vq.data.loader import read_grids
 from video_vq.metrics.predictors import score_predictors, token_entropy
 from video_vq.models.prior import Prior, token_nats
 from video_vq.progress import progress
-from video_vq.stores.tokens import TokenStore
+from video_vq.stores.tokens import TokenStore, codes_of_levels
 
 LN2 = math.log(2)
 BATCH = 16
 PREDICTOR_GRIDS = 16384  # what the predictors are fitted on, at most
+PREDICTORS = {
+    "token_frequencies": "unigram",
+    "frequencies_per_position": "per_position",
+    "copy_previous_frame": "copy_previous",
+}
 
 
 class _Rate(NamedTuple):
@@ -43,7 +48,8 @@ def score_prior(
 
     A rate: of these tokens, never comparable with likelihoods of pixels. The predictors
     (metrics/predictors.py) are fitted on the train split; `gain` is what the prior saves over each,
-    in bits per token.
+    in bits per token. Several codes of a position are one token; the predictors see each level
+    alone, and their bits add up.
     """
     rows = tokens.rows(split)
     rates = _rates(accelerator, prior, tokens, rows)
@@ -52,12 +58,24 @@ def score_prior(
     train = draw_rows(tokens, "train", PREDICTOR_GRIDS)
     held_out = tokens.read_rows(rows)
     videos = np.array([tokens.window_of(int(row))[0] for row in train])
-    codebook_size = tokens.header.codebook_size
-    scores = score_predictors(tokens.read_rows(train), held_out, codebook_size, videos)
+    train_grids = tokens.read_rows(train)
+    levels = [
+        (score_predictors(fitted, scored, size, videos), token_entropy(scored, size))
+        for fitted, scored, size in zip(
+            *(
+                codes_of_levels(train_grids, tokens.header),
+                codes_of_levels(held_out, tokens.header),
+            ),
+            tokens.header.vocabulary,
+            strict=True,
+        )
+    ]
     predictors = {
-        "token_frequencies": (scores.unigram, scores.unigram_curve),
-        "frequencies_per_position": (scores.per_position, scores.per_position_curve),
-        "copy_previous_frame": (scores.copy_previous, scores.copy_previous_curve),
+        name: (
+            sum(getattr(scores, key) for scores, _ in levels),
+            sum(getattr(scores, f"{key}_curve") for scores, _ in levels),
+        )
+        for name, key in PREDICTORS.items()
     }
     return {
         "split": split,
@@ -68,13 +86,13 @@ def score_prior(
             {"group": rate.group, "bits_per_token": float(np.mean(rate.by_frame))} for rate in rates
         ],
         "bits_per_clip": bits * math.prod(tokens.header.grid_thw),
-        "token_entropy": token_entropy(held_out, codebook_size),
+        "token_entropy": sum(entropy for _, entropy in levels),
         "predictors": {name: rate for name, (rate, _) in predictors.items()},
         "predictors_by_latent_frame": {
             name: curve.tolist() for name, (_, curve) in predictors.items()
         },
         "gain": {name: rate - bits for name, (rate, _) in predictors.items()},
-        "copy_error_rate": scores.copy_error_rate,
+        "copy_error_rate": sum(scores.copy_error_rate for scores, _ in levels) / len(levels),
         "num_grids_of_predictors": len(train),
     }
 
@@ -93,7 +111,7 @@ def _rates(
             batch = read_grids(tokens, chosen).flat(accelerator.device)
             with accelerator.autocast():
                 logits = prior(*batch)
-            nats = token_nats(logits, batch.tokens).double().cpu().numpy()
+            nats = token_nats(logits, batch.tokens, prior.sub_codes).double().cpu().numpy()
             by_frame = rearrange(nats, "b (t n) -> b t n", t=tokens.header.grid_thw[0]).mean(2)
             found += [
                 _Rate(start + place, tokens.video_of(row).group, (by_frame[place] / LN2).tolist())

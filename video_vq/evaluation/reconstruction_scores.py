@@ -84,7 +84,7 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     metrics = dict(METRICS)
     if st_lpips is not None:
         metrics["st_lpips"] = lambda copy, real: st_lpips_per_clip(copy, real, st_lpips)
-    usage = CodeUsage(tokenizer.config.quantizer.codebook_size).to(accelerator.device)
+    usage = CodeUsage(tokenizer.config.quantizer.vocabulary).to(accelerator.device)
     found = _scored(setup, metrics, usage)
     values = {name: np.array([one.values[name] for one in found]) for name in metrics}
     counts = torch.as_tensor(accelerator.reduce(usage.counts.clone(), "sum"))
@@ -99,10 +99,11 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     )
     grid_thw = tokenizer.config.backbone.grid_thw((setup.num_frames, *store.frame_size_hw))
     bits = math.prod(grid_thw) * math.log2(tokenizer.config.quantizer.codebook_size)
+    use = usage.compute()
     scores = {
         **{name: quantiles(each) for name, each in values.items()},
         "rfvd": setup.fvd(features),
-        "codebook": usage.compute()._asdict(),
+        "codebook": {**use._asdict(), "levels": [level._asdict() for level in use.levels]},
         "codebook_size": len(counts),
         "code_counts": counts.sort(descending=True).values.tolist(),
         "clips": per_clip(store, setup.windows, values),

@@ -21,6 +21,7 @@ from video_vq.models.prior import Prior, prior_loss
 from video_vq.models.prior_config import config_for
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.nn.blocks import num_parameters
+from video_vq.quantizers.quantizer_config import told
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.prior import train_prior
@@ -80,19 +81,20 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
     count = math.prod(header.grid_thw)
     with FakeTensorMode():
         prior = Prior(model_config, config.run.checkpoint_activations)
-        flat = torch.zeros(per_process, count, dtype=torch.int64)
+        flat = torch.zeros(per_process, count, *header.token_shape[3:], dtype=torch.int64)
         labels = torch.zeros(per_process, dtype=torch.int64) if header.classes else None
         shape = (per_process, *header.actions_shape)
         actions = torch.zeros(shape) if header.num_action_dims else None
         activations = saved_bytes(
             prior,
-            lambda: prior_loss(prior(flat, labels, actions), flat).nats,
+            lambda: prior_loss(prior(flat, labels, actions), flat, prior.sub_codes).nats,
             asked_precision(),
         )
     lines = [
         f"parameters      {_count(prior)} (blocks {_count(prior.blocks)})",
-        f"tokens          {_times(header.grid_thw)} = {count:,} a clip, of {header.codebook_size:,}"
-        f" codes; a uniform guess costs {math.log2(header.codebook_size):g} bits per token",
+        f"tokens          {_times(header.grid_thw)} = {count:,} a clip, of "
+        f"{told(header.vocabulary)} codes; a uniform guess costs "
+        f"{math.log2(header.codebook_size):g} bits per token",
         f"classes         {len(header.classes)}",
         f"actions         {header.num_action_dims} numbers per latent frame",
         f"data            {grids:,} train grids of {tokens}",

@@ -28,6 +28,14 @@ class DecoderLayer(NamedTuple):
     gains: Float[Tensor, "2 heads 1"]  # of queries, of keys
 
 
+class SubCodeLayer(NamedTuple):
+    """What predicts a token's sub-codes after the first, packed."""
+
+    embedding: Float[Tensor, "rows d"]
+    gate_up: Product
+    down: Product
+
+
 class CachedPrior:
     """Decodes a fixed number of rows in step; equal to `Prior.forward` to rounding.
 
@@ -44,7 +52,7 @@ class CachedPrior:
         config, sizes = prior.config, prior.config.transformer
         self.num_rows = num_rows
         self.dtype = dtype
-        self.codebook_size = config.codebook_size
+        self.sub_codes = prior.sub_codes
         self.heads, self.head_dim = sizes.heads, sizes.head_dim
         self.cells = config.grid_thw[1] * config.grid_thw[2]
         self.token_embedding = prior.token_embedding.weight.detach()
@@ -55,12 +63,17 @@ class CachedPrior:
         self.layers = [self._layer(block) for block in prior.blocks]
         # A multiple of 16 columns keeps every processor's product on its regular path.
         head = prior.head.weight.detach() * prior.final_norm.gain.detach()
-        self.head = self._product(F.pad(head, (0, 0, 0, -config.codebook_size % 16)))
+        self.logits = [
+            self._product(F.pad(part, (0, 0, 0, -len(part) % 16)))
+            for part in head.split(self.sub_codes.sizes)
+        ]
+        self.sub_code_layer = self._sub_code_layer(prior) if len(self.sub_codes) > 1 else None
         shape = (sizes.depth, num_rows, self.heads, config.num_tokens, self.head_dim)
         self.keys = torch.empty(shape, dtype=dtype, device=head.device)
         self.values = torch.empty(shape, dtype=dtype, device=head.device)
         self.condition: Condition | None = None
         self.num_held = 0
+        self.last = head.new_empty(num_rows, sizes.width)  # output of the slot that was read last
 
     def _product(self, weight: Tensor) -> Product:
         return constant_product(weight.to(self.dtype), self.num_rows)
@@ -79,18 +92,52 @@ class CachedPrior:
             gains=torch.stack([query_gain, torch.ones_like(query_gain)])[:, :, None],
         )
 
-    def begin(self, condition: Condition, given: Int[Tensor, "b p"] | None) -> Float[Tensor, "b v"]:
-        """Start a clip in every row: read its given tokens in one pass, return what comes next."""
+    def _sub_code_layer(self, prior: Prior) -> SubCodeLayer:
+        mlp, gain = prior.sub_code_mlp, prior.sub_code_norm.gain.detach()
+        return SubCodeLayer(
+            embedding=prior.sub_code_embedding.weight.detach(),
+            gate_up=self._product(mlp.gate_up.weight.detach() * gain),
+            down=self._product(mlp.down.weight.detach()),
+        )
+
+    def begin(
+        self, condition: Condition, given: Int[Tensor, "b p s"] | None
+    ) -> Float[Tensor, "b v"]:
+        """Start a clip in every row: read its given tokens in one pass, return what comes next.
+
+        Args:
+            condition: embedded, of every row.
+            given: the sub-codes of the tokens that are given.
+
+        Returns:
+            The logits of the next token's first sub-code.
+        """
         self.condition = condition
         self.num_held = 0
         slots = condition.start[:, None]
         if given is not None:
-            slots = torch.cat([slots, self.token_embedding[given]], dim=1)
+            slots = torch.cat([slots, self._embedded(given)], dim=1)
         return self._read(slots)
 
-    def step(self, tokens: Int[Tensor, " b"]) -> Float[Tensor, "b v"]:
-        """Read one more token in every row, return the logits of the next."""
-        return self._read(self.token_embedding[tokens][:, None])
+    def step(self, sub_codes: Int[Tensor, "b s"]) -> Float[Tensor, "b v"]:
+        """Read one more token in every row, return the logits of the next one's first sub-code."""
+        return self._read(self._embedded(sub_codes)[:, None])
+
+    def further(self, place: int, before: Int[Tensor, " b"]) -> Float[Tensor, "b v"]:
+        """Return the logits of a token's sub-code at a place after the first.
+
+        Args:
+            place: its place; those before it were asked for in their order.
+            before: the sub-code that was drawn at the place before.
+        """
+        layer = self.sub_code_layer
+        assert layer is not None
+        self.last = self.last + layer.embedding[before + self.sub_codes.starts[place - 1]]
+        gate, up = layer.gate_up(self._normed(self.last)).chunk(2, dim=-1)
+        return self._logits(place, self.last + layer.down(silu_by_rows(gate).mul_(up)))
+
+    def _embedded(self, sub_codes: Int[Tensor, "*n s"]) -> Float[Tensor, "*n d"]:
+        return self.token_embedding[self.sub_codes.in_a_row(sub_codes)].sum(-2)
 
     def _read(self, slots: Float[Tensor, "b m d"]) -> Float[Tensor, "b v"]:
         assert self.condition is not None
@@ -121,8 +168,11 @@ class CachedPrior:
             x = x + layer.output(read)
             gate, up = layer.gate_up(self._normed(x)).chunk(2, dim=-1)
             x = x + layer.down(silu_by_rows(gate).mul_(up))
-        last = x.view(batch, new, width)[:, -1]
-        return self.head(self._normed(last))[:, : self.codebook_size].float()
+        self.last = x.view(batch, new, width)[:, -1]
+        return self._logits(0, self.last)
+
+    def _logits(self, place: int, x: Float[Tensor, "b d"]) -> Float[Tensor, "b v"]:
+        return self.logits[place](self._normed(x))[:, : self.sub_codes.sizes[place]].float()
 
     def _normed(self, x: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
         return F.rms_norm(x.float(), (x.shape[-1],), None, NORM_EPS).to(self.dtype)
@@ -171,10 +221,13 @@ class CachedPrior:
         ]
         for first, new in [*probes, (num_tokens - 1, 1)]:
             rows = noise[first : first + new].expand(self.num_rows, -1, -1)
-            logits = self._through_layers(rows, first)
+            logits = [self._through_layers(rows, first)]
+            zeros = torch.zeros(self.num_rows, dtype=torch.int64, device=rows.device)
+            logits += [self.further(place, zeros) for place in range(1, len(self.sub_codes))]
             written = slice(first, first + new)
             keys, values = self.keys[:, :, :, written], self.values[:, :, :, written]
-            if not (same_bits(logits, 0) and same_bits(keys, 1) and same_bits(values, 1)):
+            same = [same_bits(some, 0) for some in logits]
+            if not (all(same) and same_bits(keys, 1) and same_bits(values, 1)):
                 return False
         return True
 

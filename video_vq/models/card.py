@@ -14,6 +14,7 @@ import yaml
 from video_vq.config import check_config
 from video_vq.errors import InputError
 from video_vq.models.tokenizer_config import TokenizerConfig
+from video_vq.quantizers.quantizer_config import told
 from video_vq.stores.files import read_json
 
 LIBRARY = "video-vq"
@@ -40,7 +41,7 @@ from video_vq import Prior
 from video_vq.models.sampling import sample_tokens
 
 prior = Prior.from_pretrained("{name}")
-tokens = sample_tokens(prior, seeds=[0, 1]{conditions})  # n t h w
+tokens = sample_tokens(prior, seeds=[0, 1]{conditions})  # n t h w{level}
 # `VideoTokenizer.decode(tokens)` of the tokenizer named below turns them into video.
 """,
 }
@@ -137,13 +138,19 @@ def _heading(config: dict[str, Any]) -> str:
         return (
             "# Video tokenizer\n\n"
             f"Clips of {size} (frames x height x width) to {_times(facts['grid_thw'])} tokens "
-            f"of a codebook of {quantizer.codebook_size}, and back."
+            f"{_codebook(quantizer.vocabulary)}, and back."
         )
     return (
         "# Prior over video tokens\n\n"
         f"Samples the {_times(config['model']['grid_thw'])} tokens of clips of {size} "
         "(frames x height x width)."
     )
+
+
+def _codebook(vocabulary: tuple[int, ...]) -> str:
+    if len(vocabulary) == 1:
+        return f"of a codebook of {vocabulary[0]}"
+    return f"of {len(vocabulary)} codes each, of codebooks of {told(vocabulary)}"
 
 
 def _code(name: str, config: dict[str, Any]) -> str:
@@ -155,7 +162,12 @@ def _code(name: str, config: dict[str, Any]) -> str:
         shape = (2, model["grid_thw"][0], model["num_action_dims"])
         conditions += f", actions=torch.zeros{shape}"
     return LOAD[config["kind"]].format(
-        name=name, t=config["facts"]["num_frames"], h=height, w=width, conditions=conditions
+        name=name,
+        level=" level" if model.get("levels") else "",
+        t=config["facts"]["num_frames"],
+        h=height,
+        w=width,
+        conditions=conditions,
     )
 
 

@@ -22,7 +22,7 @@ class Conditions(NamedTuple):
     """What steers a number of clips, before it is embedded."""
 
     class_labels: Int[Tensor, " n"] | None
-    given: Int[Tensor, "n p"] | None
+    given: Int[Tensor, "n p *level"] | None
     actions: Float[Tensor, "n t a"] | None
 
     @property
@@ -59,7 +59,8 @@ def as_conditions(class_labels: object, given: object, actions: object) -> Condi
         ("given tokens", tokens, "n p"),
         ("actions", numbers, "n t a"),
     ):
-        if values is not None and values.ndim != len(axes.split()):
+        several = int(name == "given tokens")  # of several codes a position, there is one axis more
+        if values is not None and not 0 <= values.ndim - len(axes.split()) <= several:
             raise InputError(
                 f"{name}: expected the axes {axes}, found the shape {tuple(values.shape)}"
                 + ("; of a grid of codes pass grid.flatten(1)" if name == "given tokens" else "")
@@ -88,9 +89,11 @@ def check_sampling(
     for seed in seeds:
         if not 0 <= seed <= MAX_SEED:
             raise InputError(f"seed {seed}: expected 0 to {MAX_SEED}")
-    if settings.top_k is not None and settings.top_k > config.codebook_size:
+    largest = max(prior.sub_codes.sizes)
+    if settings.top_k is not None and settings.top_k > largest:
+        codes = "codes" if len(prior.sub_codes) == 1 else "values for each sub-code"
         raise InputError(
-            f"top_k {settings.top_k} for a codebook of {config.codebook_size} codes; "
+            f"top_k {settings.top_k} for a codebook of {largest} {codes}; "
             "leave top_k out to draw among all of them"
         )
     steered = bool(config.num_classes or config.num_action_dims)
@@ -122,10 +125,23 @@ def _check_values(prior: Prior, conditions: Conditions) -> None:
                 f"{given.shape[1]} given tokens: this prior has {config.num_tokens} positions "
                 f"(t h w = {config.grid_thw}), so 1 to {config.num_tokens - 1} can be given"
             )
-        if bool(((given < 0) | (given >= config.codebook_size)).any()):
-            raise InputError(
-                f"given tokens lie in {int(given.min())} to {int(given.max())}, the prior's in "
-                f"0 to {config.codebook_size - 1}; are they of another tokenizer?"
-            )
+        _check_given(given, config.vocabulary)
     if actions is not None and not bool(actions.isfinite().all()):
         raise InputError("actions: a number is not finite; prepare the data again")
+
+
+def _check_given(given: Int[Tensor, "n p *level"], vocabulary: Sequence[int]) -> None:
+    expected = () if len(vocabulary) == 1 else (len(vocabulary),)
+    if tuple(given.shape[2:]) != expected:
+        raise InputError(
+            f"given tokens: this prior has codes of {len(vocabulary)} levels a position, found the "
+            f"shape {tuple(given.shape)}; of a grid of codes pass grid.flatten(1, 3)"
+        )
+    for level, size in enumerate(vocabulary):
+        codes = given if len(vocabulary) == 1 else given[..., level]
+        if bool(((codes < 0) | (codes >= size)).any()):
+            where = "" if len(vocabulary) == 1 else f" of level {level}"
+            raise InputError(
+                f"given tokens{where} lie in {int(codes.min())} to {int(codes.max())}, the "
+                f"prior's in 0 to {size - 1}; are they of another tokenizer?"
+            )

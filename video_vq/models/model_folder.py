@@ -169,13 +169,13 @@ def describe_model(path: Path) -> tuple[str, Facts] | None:
 
 def _describe_tokenizer(path: Path) -> Facts:
     config, known, own_hash = read_tokenizer_identity(path)
-    codebook_size = config.quantizer.codebook_size
-    bits = math.prod(known.grid_thw) * math.log2(codebook_size)
+    quantizer = config.quantizer
+    bits = math.prod(known.grid_thw) * math.log2(quantizer.codebook_size)
     raw = 24 * known.num_frames * math.prod(known.frame_size_hw)
     size = facts.times(known.frame_size_hw)
     return {
         "clips": f"{known.num_frames} frames, {known.stride} apart, of {size}",
-        "tokens": f"{facts.times(known.grid_thw)} of {codebook_size:,} for each clip",
+        "tokens": f"{facts.times(known.grid_thw)} of {facts.codes(quantizer.vocabulary)} for each clip",
         "compression": f"{bits:,.0f} bits per clip, {raw / bits:.1f} times fewer than RGB",
         "causal": config.backbone.causal,
         "trained": f"{known.steps:,} steps on the clips {known.trained_on}",
@@ -190,7 +190,12 @@ def _describe_prior(path: Path) -> Facts:
     known = check_config(PriorFacts, found.facts, str(path / CONFIG))
     sizes = config.transformer
     return {
-        "tokens": f"{facts.times(config.grid_thw)} of {config.codebook_size:,} for each clip",
+        "tokens": f"{facts.times(config.grid_thw)} of {facts.codes(config.vocabulary)} for each clip",
+        **(
+            {"sub-codes": facts.codes(config.sub_code_sizes)}
+            if len(config.sub_code_sizes) > 1
+            else {}
+        ),
         "transformer": f"width {sizes.width}, depth {sizes.depth}, {sizes.heads} heads",
         "classes": facts.or_none(known.classes),
         **facts.actions(config.num_action_dims),

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from video_vq.errors import InputError
 from video_vq.models.pretrained import Pretrained
 from video_vq.models.prior_config import PriorConfig, PriorFacts
-from video_vq.nn.attention import ChannelRMSNorm, TransformerBlock
+from video_vq.models.sub_codes import SubCodes
+from video_vq.nn.attention import ChannelRMSNorm, SwiGLU, TransformerBlock
 from video_vq.nn.inputs import as_integers, as_tensor
 from video_vq.nn.precision import keeping_dtype
 from video_vq.nn.rotary import RotaryTables, rotary_tables
@@ -31,7 +32,10 @@ class Condition(NamedTuple):
 
 
 class PriorLoss(NamedTuple):
-    """Mean cross entropy per token, in both units (a rate; never comparable with pixels)."""
+    """Mean cross entropy per token, in both units (a rate; never comparable with pixels).
+
+    Several codes of a position are one token: its cross entropy is the sum of theirs.
+    """
 
     nats: Float[Tensor, ""]
     bits: Float[Tensor, ""]
@@ -44,6 +48,12 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
     of token i and the actions that lead to its latent frame; it predicts token i. The head is not
     tied to the token embedding: it is at most a few percent of the parameters, and it starts at
     zero, so that training starts from exactly log K nats.
+
+    A token of several sub-codes (models/sub_codes.py) takes one slot of the transformer all the
+    same: its embedding is the sum of theirs, and a small MLP predicts them one after the other from
+    the slot's output and the sub-codes before. In slots of their own they would multiply the
+    length, and attention by its square; 2 x 2^9 sub-codes have the head and the logits of 1,024
+    codes, where a single head over 2^18 would be 256 times as large.
 
     Args:
         config: tokens, conditions and sizes.
@@ -63,7 +73,8 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
         sizes = config.transformer
         frames, rows, columns = config.grid_thw
         self.checkpoint_activations = checkpoint_activations
-        self.token_embedding = nn.Embedding(config.codebook_size, sizes.width)
+        self.sub_codes = SubCodes(config.factors)
+        self.token_embedding = nn.Embedding(sum(self.sub_codes.sizes), sizes.width)
         self.class_embedding = nn.Embedding(config.num_classes + 1, sizes.width)  # last: no class
         self.frame_position = nn.Parameter(torch.empty(frames, sizes.width))
         self.cell_position = nn.Parameter(torch.empty(rows * columns, sizes.width))
@@ -78,7 +89,12 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
             for _ in range(sizes.depth)
         )
         self.final_norm = ChannelRMSNorm(sizes.width)
-        self.head = nn.Linear(sizes.width, config.codebook_size, bias=False)
+        self.head = nn.Linear(sizes.width, sum(self.sub_codes.sizes), bias=False)
+        if len(self.sub_codes) > 1:
+            before_last = sum(self.sub_codes.sizes[:-1])
+            self.sub_code_embedding = nn.Embedding(before_last, sizes.width)
+            self.sub_code_norm = ChannelRMSNorm(sizes.width)
+            self.sub_code_mlp = SwiGLU(sizes.width, sizes.width)
         for name, table in zip(
             RotaryTables._fields,
             rotary_tables(config.grid_thw, sizes.head_dim, sizes.rotary_base),
@@ -212,15 +228,19 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
 
     def forward(
         self,
-        tokens: Integer[Tensor, "b n"] | Integer[np.ndarray, "b n"],
+        tokens: Integer[Tensor, "b n *level"] | Integer[np.ndarray, "b n *level"],
         class_label: Labels | None = None,
         actions: Actions | None = None,
         dropped: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Return float32 logits: position i predicts token i from the tokens before it.
 
+        Of several sub-codes a token, the logits of each stand in a row; each is predicted from the
+        tokens before and the sub-codes before it.
+
         Args:
-            tokens: the first n tokens of each clip; the last one is never read.
+            tokens: the first n tokens of each clip, with an axis of levels where a position has
+                several codes. Of the last one, its last sub-code is never read.
             class_label: 0 … num_classes - 1, or NO_CLASS.
             actions: numbers per latent frame, in the data's units.
             dropped: clips whose conditions are hidden. None draws them in training mode, with
@@ -231,12 +251,14 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
             InputError: a condition is missing, superfluous or misshapen, or n is too long.
         """
         tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
-        if tokens.ndim != 2:
+        sub_codes = self.sub_codes.split(tokens)
+        if sub_codes.ndim != 3:
+            axes, flat = ("b n level", "1, 3") if self.sub_codes.has_levels else ("b n", "1")
             raise InputError(
-                f"tokens: expected b n, found the shape {tuple(tokens.shape)}; "
-                "of a grid of codes pass grid.flatten(1)"
+                f"tokens: expected {axes}, found the shape {tuple(tokens.shape)}; "
+                f"of a grid of codes pass grid.flatten({flat})"
             )
-        batch, num_slots = tokens.shape
+        batch, num_slots, _ = sub_codes.shape
         if not 1 <= num_slots <= self.config.num_tokens:
             raise InputError(
                 f"{num_slots} tokens for a prior of t h w = {self.config.grid_thw}: "
@@ -247,7 +269,8 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
             share = self.config.transformer.condition_dropout
             dropped = torch.rand(batch, device=tokens.device) < share
         condition = self.condition(batch, class_label, actions, dropped)
-        x = torch.cat([condition.start[:, None], self.token_embedding(tokens[:, :-1])], dim=1)
+        rows = self.sub_codes.in_a_row(sub_codes[:, :-1])
+        x = torch.cat([condition.start[:, None], self.token_embedding(rows).sum(2)], dim=1)
         x = x + self.positions[:num_slots]
         if condition.per_frame is not None:
             cells = self.cell_position.shape[0]
@@ -259,17 +282,55 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
                 x = checkpoint(block, x, rotary, use_reentrant=False)
             else:
                 x = block(x, rotary)
-        return self.head(self.final_norm(x)).float()
+        return self._logits(x, sub_codes).float()
+
+    def _logits(self, x: Float[Tensor, "b n d"], sub_codes: Int[Tensor, "b n s"]) -> Tensor:
+        """Return the logits of all sub-codes in a row, each given those before it."""
+        if len(self.sub_codes) == 1:
+            return self.head(self.final_norm(x))
+        rows, heads = (
+            self.sub_codes.in_a_row(sub_codes),
+            self.head.weight.split(self.sub_codes.sizes),
+        )
+        logits = [F.linear(self.final_norm(x), heads[0])]
+        for place in range(1, len(heads)):
+            x = x + self.sub_code_embedding(rows[..., place - 1])
+            mixed = x + self.sub_code_mlp(self.sub_code_norm(x))
+            logits.append(F.linear(self.final_norm(mixed), heads[place]))
+        return torch.cat(logits, dim=-1)
 
 
-def token_nats(logits: Float[Tensor, "b n v"], tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    """Return each token's cross entropy in nats, in float32."""
-    return F.cross_entropy(
-        logits.float().flatten(0, 1), tokens.flatten().long(), reduction="none"
-    ).view(tokens.shape)
+def token_nats(
+    logits: Float[Tensor, "b n v"],
+    tokens: Integer[Tensor, "b n *level"],
+    sub_codes: SubCodes | None = None,
+) -> Float[Tensor, "b n"]:
+    """Return each token's cross entropy in nats, in float32.
+
+    Args:
+        logits: what the prior gave.
+        tokens: what was predicted.
+        sub_codes: the prior's; None for a single one a token.
+    """
+    if sub_codes is None or len(sub_codes) == 1:
+        return _nats(logits, tokens, "none").view(logits.shape[:2])
+    parts = zip(logits.split(sub_codes.sizes, 2), sub_codes.split(tokens).unbind(2), strict=True)
+    return torch.stack([_nats(*part, "none") for part in parts]).sum(0).view(logits.shape[:2])
 
 
-def prior_loss(logits: Float[Tensor, "b n v"], tokens: Int[Tensor, "b n"]) -> PriorLoss:
-    """Return the mean cross entropy per token, in nats and in bits."""
-    nats = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten().long())
+def prior_loss(
+    logits: Float[Tensor, "b n v"],
+    tokens: Integer[Tensor, "b n *level"],
+    sub_codes: SubCodes | None = None,
+) -> PriorLoss:
+    """Return the mean cross entropy per token, in nats and in bits; see `token_nats`."""
+    if sub_codes is None or len(sub_codes) == 1:
+        nats = _nats(logits, tokens, "mean")
+    else:
+        nats = token_nats(logits, tokens, sub_codes).mean()
     return PriorLoss(nats, nats / math.log(2))
+
+
+def _nats(logits: Tensor, tokens: Tensor, reduction: str) -> Tensor:
+    flat = logits.float().flatten(0, 1)
+    return F.cross_entropy(flat, tokens.flatten().long(), reduction=reduction)

@@ -1,15 +1,17 @@
 """What decides a prior and how it is sampled: checked settings, without loading torch."""
 
-from math import prod
+from math import log, prod
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
+from video_vq.errors import InputError
 from video_vq.stores.tokens import TokenHeader
 
 NO_CLASS = -1  # the label of a clip without a class; the prior reads it as its null class
+MAX_SUB_CODE = 1 << 24
 MAX_TOKENS = 65536  # positions of one clip; a config that asks for more is a mistake
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -29,6 +31,8 @@ class TransformerConfig:
         condition_dropout: share of the clips whose class and actions are hidden in training, so
             that guidance has an unconditional prediction to push away from (Ho and Salimans 2022).
         rotary_base: rotary wavelengths run from 2π grid cells to at most 2π times this.
+        sub_code_size: a code of more values is predicted as several sub-codes of at most so many
+            each, one after the other (`factorise`).
     """
 
     width: Annotated[int, Field(ge=8, le=16384)] = 512
@@ -38,6 +42,7 @@ class TransformerConfig:
     dropout: Share = 0.1
     condition_dropout: Share = 0.1
     rotary_base: Annotated[float, Field(gt=1.0, le=1e6)] = 100.0
+    sub_code_size: Annotated[int, Field(ge=2, le=1 << 24)] = 1 << 14
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "TransformerConfig":
@@ -65,19 +70,24 @@ class PriorConfig:
     """One prior: the tokens it models, its conditions, its transformer.
 
     Attributes:
-        codebook_size: the tokenizer's K; tokens are 0 … K - 1.
+        codebook_size: the tokenizer's K; of several codes a position, that of their combinations.
         grid_thw: latent frames, rows and columns of one clip's tokens.
         num_classes: classes it can be asked for; 0 for none.
         num_action_dims: numbers per *latent* frame that steer it (actions per frame times frames
             per latent frame); 0 for none.
         transformer: sizes.
+        levels: number of codes of each code of a position; empty for a single one.
+        sub_codes: of each of them the sizes of the sub-codes that it is predicted as; empty where
+            all are predicted as they are.
     """
 
-    codebook_size: Annotated[int, Field(ge=2, le=1 << 24)]
+    codebook_size: Annotated[int, Field(ge=2)]
     grid_thw: tuple[PositiveInt, PositiveInt, PositiveInt]
     num_classes: Annotated[int, Field(ge=0, le=1 << 20)] = 0
     num_action_dims: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     transformer: TransformerConfig = TransformerConfig()
+    levels: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    sub_codes: tuple[tuple[Annotated[int, Field(ge=2)], ...], ...] = ()
 
     @model_validator(mode="after")
     def _grid_is_possible(self) -> "PriorConfig":
@@ -88,20 +98,90 @@ class PriorConfig:
             )
         return self
 
+    @model_validator(mode="after")
+    def _codes_multiply(self) -> "PriorConfig":
+        if prod(self.vocabulary) != self.codebook_size:
+            raise ValueError(
+                f"levels {self.levels} have a product of {prod(self.vocabulary)}, codebook_size is "
+                f"{self.codebook_size}"
+            )
+        if tuple(prod(sizes) for sizes in self.factors) != self.vocabulary:
+            raise ValueError(
+                f"sub_codes {self.sub_codes} do not multiply to the levels {self.vocabulary}"
+            )
+        if max(self.sub_code_sizes) > MAX_SUB_CODE:
+            raise ValueError(f"a code has at most {MAX_SUB_CODE} values, found {self.factors}")
+        return self
+
     @property
     def num_tokens(self) -> int:
-        """Return the tokens of one clip."""
+        """Return the tokens of one clip; several codes of a position are one token."""
         return prod(self.grid_thw)
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each code of a position."""
+        return self.levels or (self.codebook_size,)
+
+    @property
+    def factors(self) -> tuple[tuple[int, ...], ...]:
+        """Return the sizes of the sub-codes of each code of a position."""
+        return self.sub_codes or tuple((size,) for size in self.vocabulary)
+
+    @property
+    def sub_code_sizes(self) -> tuple[int, ...]:
+        """Return the sizes of all sub-codes of a position, in the order of their prediction."""
+        return tuple(size for sizes in self.factors for size in sizes)
+
+
+def factorise(size: int, most: int) -> tuple[int, ...]:
+    """Return sizes of sub-codes that multiply to a code's: as few as possible, and as even.
+
+    2^18 of at most 2^14 becomes 2^9 x 2^9. Sub-codes are the digits of a code, the highest first,
+    each predicted given those before it, so that their probabilities multiply to the code's.
+
+    Args:
+        size: number of values of the code.
+        most: of a sub-code.
+
+    Raises:
+        InputError: the size has no such factors.
+    """
+    for parts in range(1, size.bit_length() + 1):
+        if found := _factors(size, parts, most):
+            return found
+    raise InputError(
+        f"a code of {size} values does not split into sub-codes of at most {most} values, whose "
+        f"numbers multiply to {size}; set model.sub_code_size={size} to predict it as it is"
+    )
+
+
+def _factors(size: int, parts: int, most: int) -> tuple[int, ...] | None:
+    if parts == 1:
+        return (size,) if size <= most else None
+    divisors = [number for number in range(2, min(most, size // 2) + 1) if size % number == 0]
+    even = log(size) / parts
+    for first in sorted(divisors, key=lambda number: abs(log(number) - even)):
+        if rest := _factors(size // first, parts - 1, most):
+            return (first, *rest)
+    return None
 
 
 def config_for(header: TokenHeader, sizes: TransformerConfig) -> PriorConfig:
-    """Return the config of a prior of these sizes over the tokens of a store."""
+    """Return the config of a prior of these sizes over the tokens of a store.
+
+    Raises:
+        InputError: a code has no sub-codes of the size that is asked for.
+    """
+    split = tuple(factorise(size, sizes.sub_code_size) for size in header.vocabulary)
     return PriorConfig(
         codebook_size=header.codebook_size,
         grid_thw=header.grid_thw,
         num_classes=len(header.classes),
         num_action_dims=header.num_action_dims,
         transformer=sizes,
+        levels=header.levels,
+        sub_codes=split if any(len(parts) > 1 for parts in split) else (),
     )
 
 
@@ -135,7 +215,8 @@ class SamplingSettings:
             and Salimans 2022, eq. 6, with g = 1 + w). 1 samples the conditional prior alone, 0 the
             unconditional one.
         temperature: the logits are divided by it.
-        top_k: draw among the k likeliest tokens (and those equal to the k-th); None for all.
+        top_k: draw among the k likeliest tokens (and those equal to the k-th); None for all. Of
+            tokens of several sub-codes, each is drawn so.
         top_p: draw among the likeliest tokens that together reach this probability.
     """
 

@@ -26,12 +26,12 @@ from video_vq.nn.precision import exact_float32
 PADDINGS = (1, 8, 16, 32)  # batches are rounded up to a multiple of these, until rows agree
 
 
-def uniform_noise(seed: int, num_tokens: int) -> np.ndarray:
-    """Return one uniform number in [0, 1) per position: a function of (seed, position) alone.
+def uniform_noise(seed: int, number: int) -> np.ndarray:
+    """Return uniform numbers in [0, 1): each a function of the seed and its place alone.
 
     The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep.
     """
-    raw = np.random.Philox(key=seed).random_raw(num_tokens)
+    raw = np.random.Philox(key=seed).random_raw(number)
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
@@ -114,10 +114,10 @@ class TokenSampler:
         self,
         seeds: Integers,
         class_labels: Integers | None = None,
-        given: Integer[Tensor, "n p"] | Integer[np.ndarray, "n p"] | None = None,
+        given: Integer[Tensor, "n p *level"] | Integer[np.ndarray, "n p *level"] | None = None,
         actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
         progress: Callable[[int], object] | None = None,
-    ) -> Int[Tensor, "n t h w"]:
+    ) -> Int[Tensor, "n t h w *level"]:
         """Draw one clip's tokens per seed.
 
         Args:
@@ -129,7 +129,7 @@ class TokenSampler:
             progress: called after each position with the number of tokens just drawn.
 
         Returns:
-            int64 tokens on the CPU.
+            int64 tokens on the CPU; of several codes a position, the level is the last axis.
 
         Raises:
             InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives
@@ -140,8 +140,9 @@ class TokenSampler:
         conditions = as_conditions(class_labels, given, actions)
         given = conditions.given
         check_sampling(prior, seeds, conditions, settings, self.batch_size)
-        num_tokens = prior.config.num_tokens
-        tokens = torch.empty(len(seeds), num_tokens, dtype=torch.int64)
+        num_tokens, split = prior.config.num_tokens, prior.sub_codes
+        given = None if given is None else split.split(given)
+        sub_codes = torch.empty(len(seeds), num_tokens, len(split), dtype=torch.int64)
         device = prior.head.weight.device
         with torch.inference_mode(), exact_float32(device):
             cached = self._cached(conditions.num_given)
@@ -150,18 +151,20 @@ class TokenSampler:
                 end = min(start + self.batch_size, len(seeds))
                 # A short batch is filled up with copies of its last sample, thrown away later.
                 index = torch.arange(start, start + num_rows).clamp(max=end - 1)
-                noise = np.stack([uniform_noise(seeds[row], num_tokens) for row in index.tolist()])
+                numbers = num_tokens * len(split)
+                noise = np.stack([uniform_noise(seeds[row], numbers) for row in index.tolist()])
                 drawn = sample_batch(
                     cached,
                     embedded(prior, conditions.rows(index, device), settings, num_rows),
                     None if given is None else given[index].to(device),
-                    torch.from_numpy(noise).to(device),
+                    torch.from_numpy(noise).to(device).unflatten(1, (num_tokens, len(split))),
                     settings,
                     None if progress is None else partial(progress, end - start),
                 )
-                tokens[start:end] = drawn[: end - start].cpu()
+                sub_codes[start:end] = drawn[: end - start].cpu()
         _, rows, columns = prior.config.grid_thw
-        return rearrange(tokens, "n (t h w) -> n t h w", h=rows, w=columns)
+        tokens = split.join(sub_codes)
+        return rearrange(tokens, "n (t h w) ... -> n t h w ...", h=rows, w=columns)
 
     def _cached(self, num_given: int) -> CachedPrior:
         if num_given not in self._held:
@@ -176,13 +179,13 @@ def sample_tokens(
     prior: Prior,
     seeds: Integers,
     class_labels: Integers | None = None,
-    given: Integer[Tensor, "n p"] | Integer[np.ndarray, "n p"] | None = None,
+    given: Integer[Tensor, "n p *level"] | Integer[np.ndarray, "n p *level"] | None = None,
     actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
     settings: SamplingSettings | None = None,
     batch_size: int = 16,
     progress: Callable[[int], object] | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Int[Tensor, "n t h w"]:
+) -> Int[Tensor, "n t h w *level"]:
     """Draw one clip's tokens per seed, once; see `TokenSampler` and its `draw`."""
     sampler = TokenSampler(prior, settings, batch_size, dtype)
     return sampler.draw(seeds, class_labels, given, actions, progress)
@@ -252,33 +255,37 @@ def prepared_prior(
 def sample_batch(
     cached: CachedPrior,
     condition: Condition,
-    given: Int[Tensor, "b p"] | None,
-    noise: Float[Tensor, "b n"],
+    given: Int[Tensor, "b p s"] | None,
+    noise: Float[Tensor, "b n s"],
     settings: SamplingSettings,
     progress: Callable[[], object] | None,
-) -> Int[Tensor, "b n"]:
-    """Draw one padded batch; `progress` is called after each position.
+) -> Int[Tensor, "b n s"]:
+    """Draw the sub-codes of one padded batch; `progress` is called after each position.
 
     Raises:
         InputError: the prior gave no distribution to draw from.
     """
-    num_rows, num_tokens = noise.shape
+    num_rows, num_tokens, num_sub_codes = noise.shape
     num_passes = len(hidden_per_pass(settings))
-    tokens = torch.zeros(num_rows, num_tokens, dtype=torch.int64, device=noise.device)
+    tokens = torch.zeros(noise.shape, dtype=torch.int64, device=noise.device)
     first = 0
     if given is not None:
         first = given.shape[1]
         tokens[:, :first] = given
-        given = given.repeat(num_passes, 1)
+        given = given.repeat(num_passes, 1, 1)
     usable = torch.ones(num_rows, dtype=torch.bool, device=noise.device)
     logits = cached.begin(condition, given)
     for position in range(first, num_tokens):
-        adjusted = adjusted_logits(guided_logits(logits, settings), settings)
-        drawn, had_mass = invert(adjusted, noise[:, position])
-        tokens[:, position] = drawn
-        usable &= had_mass
+        for place in range(num_sub_codes):
+            if place:
+                before = tokens[:, position, place - 1].repeat(num_passes)
+                logits = cached.further(place, before)
+            adjusted = adjusted_logits(guided_logits(logits, settings), settings)
+            drawn, had_mass = invert(adjusted, noise[:, position, place])
+            tokens[:, position, place] = drawn
+            usable &= had_mass
         if position + 1 < num_tokens:
-            logits = cached.step(drawn.repeat(num_passes))
+            logits = cached.step(tokens[:, position].repeat(num_passes, 1))
         if progress is not None:
             progress()
     if not bool(usable.all()):

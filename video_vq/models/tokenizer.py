@@ -28,7 +28,7 @@ from video_vq.quantizers.rows import QuantizerOutput, unquantized
 
 VideoArray = Float[np.ndarray, "b 3 t h w"] | UInt8[np.ndarray, "b t h w 3"]
 VideoLike = Float[Tensor, "b 3 t h w"] | UInt8[Tensor, "b t h w 3"] | VideoArray
-CodesLike = Integer[Tensor, "b lt lh lw"] | Integer[np.ndarray, "b lt lh lw"]
+CodesLike = Integer[Tensor, "b lt lh lw *level"] | Integer[np.ndarray, "b lt lh lw *level"]
 
 
 class TokenizerOutput(NamedTuple):
@@ -112,8 +112,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return self.encoder(pixels.to(self.dtype))
 
     @torch.no_grad()
-    def encode(self, video: VideoLike) -> Int[Tensor, "b lt lh lw"]:
-        """Return the codes of a video.
+    def encode(self, video: VideoLike) -> Int[Tensor, "b lt lh lw *level"]:
+        """Return the codes of a video; of several codes a position, the level is the last axis.
 
         Causal tokenizers take it piece by piece (`encode_stream`), convolutional ones take large
         frames tile by tile; codes are those of the whole at once but for ties within rounding.
@@ -163,7 +163,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     def encode_stream(
         self, chunks: Iterable[Float[Tensor, "_ 3 _ _ _"] | UInt8[Tensor, "_ _ _ _ 3"] | np.ndarray]
-    ) -> Iterator[Int[Tensor, "_ _ _ _"]]:
+    ) -> Iterator[Int[Tensor, "_ _ _ _ *_level"]]:
         """Yield the codes of a video that comes in chunks, in memory that its length does not show.
 
         The codes are bit for bit those of `encode` for the whole, however it is cut: chunks are
@@ -182,7 +182,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return self._encoded(chunks)
 
     def decode_stream(
-        self, chunks: Iterable[Integer[Tensor, "_ _ _ _"] | np.ndarray]
+        self, chunks: Iterable[Integer[Tensor, "_ _ _ _ *_level"] | np.ndarray]
     ) -> Iterator[Float[Tensor, "_ 3 _ _ _"]]:
         """Yield the video of codes that come in chunks; see `encode_stream`.
 
@@ -271,9 +271,11 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         Raises:
             InputError: it is no grid of this tokenizer.
         """
-        if codes.ndim != 4 or not codes.numel():
+        several = len(self.config.quantizer.vocabulary) > 1
+        if codes.ndim != 4 + several or not codes.numel():
+            axes = "b t h w level" if several else "b t h w"
             raise InputError(
-                f"codes are a grid b t h w of at least one, found the shape {tuple(codes.shape)}"
+                f"codes are a grid {axes} of at least one, found the shape {tuple(codes.shape)}"
             )
         backbone = self.config.backbone
         lead = int(backbone.causal)

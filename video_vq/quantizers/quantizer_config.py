@@ -336,11 +336,6 @@ class ResidualConfig(_ManyCodes):
         )
 
 
-def told(vocabulary: tuple[int, ...]) -> str:
-    """Return numbers of codes in words: "1,024", or "1,024 x 512" where a position has several."""
-    return " x ".join(f"{size:,}" for size in vocabulary)
-
-
 def quantizes(config: Any) -> bool:
     """Return whether the decoder sees codes, and not the latents (estimator: none)."""
     return getattr(config, "estimator", None) != "none"

@@ -49,7 +49,7 @@ class Encoder:
         """
         header, findings = self.writer.header, Findings()
         clips = self.source.clips(shard, findings, on_video)
-        tokens = [np.empty((0, *header.grid_thw), np.int64)]
+        tokens = [np.empty((0, *header.token_shape), np.int64)]
         rows: list[tuple[int, int, int]] = []
         actions: list[np.ndarray | None] = []
         while batch := list(islice(clips, self._batch_size)):

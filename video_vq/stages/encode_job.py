@@ -1,5 +1,6 @@
 """What is to be encoded, the clips and the header that follow from it; imports no torch."""
 
+import math
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,9 +81,10 @@ def header_of_job(
             f"{job.tokenizer}: its decoder was trained on latents (estimator: none), so tokens "
             "would stand for nothing; train a tokenizer with another estimator"
         )
+    vocabulary = config.quantizer.vocabulary
     return TokenHeader(
         tokenizer_hash=tokenizer.hash,
-        codebook_size=config.quantizer.codebook_size,
+        codebook_size=math.prod(vocabulary),
         grid_thw=config.backbone.grid_thw((num_frames, *source.frame_size_hw)),
         num_frames=num_frames,
         frame_size_hw=source.frame_size_hw,
@@ -96,6 +98,7 @@ def header_of_job(
             "precision": precision,
         },
         num_action_dims=source.num_action_dims,
+        levels=vocabulary if len(vocabulary) > 1 else (),
     )
 
 

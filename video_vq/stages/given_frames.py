@@ -76,7 +76,7 @@ class GivenFrames:
 
     def tokens(
         self, accelerator: Accelerator, numbers: Sequence[int], batch_size: int
-    ) -> Int[Tensor, "n p"]:
+    ) -> Int[Tensor, "n p *level"]:
         """Return the given tokens of some samples, encoded at one batch shape."""
         frames = np.stack([self.frames(number) for number in numbers])
         return given_tokens(accelerator, self.tokenizer, frames, batch_size)
@@ -112,7 +112,7 @@ def given_tokens(
     tokenizer: VideoTokenizer,
     frames: UInt8[np.ndarray, "n g h w 3"],
     batch_size: int,
-) -> Int[Tensor, "n p"]:
+) -> Int[Tensor, "n p *level"]:
     """Return the tokens of the first frames of clips, encoded at one batch shape.
 
     A clip is filled up with its last given frame: no later frame is read.
@@ -123,4 +123,4 @@ def given_tokens(
     with accelerator.autocast():
         codes = tokenizer.encode(padded.to(accelerator.device))
     given = codes[: len(frames), : given_latents(tokenizer, frames.shape[1])].long().cpu()
-    return rearrange(given, "n t h w -> n (t h w)")
+    return rearrange(given, "n t h w ... -> n (t h w) ...")

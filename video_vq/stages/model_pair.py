@@ -20,6 +20,12 @@ def load_pair(
     prior = Prior.from_pretrained(prior_path, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
+    if prior.config.vocabulary != tokenizer.config.quantizer.vocabulary:
+        raise InputError(
+            f"{prior_path}: models codes of {prior.config.vocabulary} values a position, the "
+            f"tokenizer's have {tokenizer.config.quantizer.vocabulary}; train a prior on tokens of "
+            f"`video-vq encode` with this tokenizer"
+        )
     if prior.config.grid_thw != tokenizer.facts.grid_thw:
         raise InputError(
             f"{prior_path}: models tokens of t h w = {prior.config.grid_thw}, the tokenizer makes "

@@ -1,7 +1,8 @@
 """The token store: grids of codes as .npy shards, tied to the tokenizer that made them.
 
-A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), beside `rows-00000.npy`, int64 (n, 3):
-video (its position in the manifest), first frame, stride. Where the videos have actions, there is
+A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), with an axis of levels last where a
+position has several codes, beside `rows-00000.npy`, int64 (n, 3): video (its position in the
+manifest), first frame, stride. Where the videos have actions, there is
 `actions-00000.npy`, float32 (n, t, a): what is done on the way to each latent frame.
 `skipped.jsonl` says which videos were left out, where raw ones were encoded.
 """
@@ -9,6 +10,7 @@ video (its position in the manifest), first frame, stride. Where the videos have
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ class TokenHeader:
 
     Attributes:
         tokenizer_hash: of the tokenizer's tensors and model config.
-        codebook_size: tokens lie in 0 .. codebook_size − 1.
+        codebook_size: tokens lie in 0 .. codebook_size − 1; of several codes a position, the number
+            of their combinations.
         grid_thw: shape of a grid.
         num_frames, frame_size_hw: of the clips that were encoded.
         fps: frames per second of these clips, the commonest where they are mixed, None when
@@ -45,6 +48,7 @@ class TokenHeader:
             samples of a prior.
         made_by: the settings that made the store.
         num_action_dims: a, the numbers per latent frame that say what was done; 0 without actions.
+        levels: number of codes of each of several codes a position; empty for a single one.
     """
 
     tokenizer_hash: str
@@ -57,18 +61,29 @@ class TokenHeader:
     data_hash: str | None
     made_by: dict[str, Any]
     num_action_dims: int = 0
+    levels: tuple[int, ...] = ()
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each code of a position."""
+        return self.levels or (self.codebook_size,)
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Return the shape of one clip's tokens: the grid, and an axis of several levels."""
+        return (*self.grid_thw, *((len(self.levels),) if self.levels else ()))
 
     @property
     def dtype(self) -> np.dtype:
-        """Return the smallest unsigned type that holds a token."""
-        return np.dtype(np.uint16 if self.codebook_size <= 1 << 16 else np.uint32)
+        """Return the smallest unsigned type that holds a code."""
+        return np.dtype(np.uint16 if max(self.vocabulary) <= 1 << 16 else np.uint32)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the header as JSON values; stores without actions do not speak of them."""
+        """Return the header as JSON values; what has no actions, or levels, does not say so."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
-            if key != "num_action_dims" or value
+            if key not in ("num_action_dims", "levels") or value
         }
 
     @property
@@ -107,19 +122,22 @@ class TokenStoreWriter:
         """Write and commit one shard.
 
         Args:
+            tokens: integer grids n t h w, or n t h w level.
             rows: int64 (n, 3).
             actions: n t a, where the header has some.
             skipped: videos that could not be used.
             rates: frames per second by position of video, where only decoding shows them.
             notes: what was odd with which video (id, note).
         """
-        if tokens.shape[1:] != self.header.grid_thw or rows.shape != (len(tokens), ROW):
+        if tokens.shape[1:] != self.header.token_shape or rows.shape != (len(tokens), ROW):
             raise ValueError(
                 f"grids of {tokens.shape[1:]} with rows {rows.shape} do not fit "
-                f"{self.header.grid_thw}"
+                f"{self.header.token_shape}"
             )
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.header.codebook_size:
-            raise ValueError(f"tokens lie outside 0..{self.header.codebook_size - 1}")
+        for level, codes in enumerate(codes_of_levels(tokens, self.header)):
+            size = self.header.vocabulary[level]
+            if codes.size and not 0 <= codes.min() <= codes.max() < size:
+                raise ValueError(f"tokens lie outside 0..{size - 1}{_of_level(level, self.header)}")
         expected = (
             (len(tokens), *self.header.actions_shape) if self.header.num_action_dims else None
         )
@@ -209,9 +227,11 @@ class TokenStore:
         manifest = read_manifest(self.path, FORMAT, VERSION, HOW_TO_MAKE)
         try:
             plan = dict(manifest["plan"])
-            for key in ("grid_thw", "frame_size_hw", "classes"):
-                plan[key] = tuple(plan[key])
+            for key in ("grid_thw", "frame_size_hw", "classes", "levels"):
+                plan[key] = tuple(plan.get(key, ()) if key == "levels" else plan[key])
             self.header = TokenHeader(**plan)
+            if prod(self.header.vocabulary) != self.header.codebook_size:
+                raise ValueError(f"levels {self.header.levels} do not multiply to codebook_size")
             self.shards = [
                 (int(shard["count"]), dict(shard["sha256"])) for shard in manifest["shards"]
             ]
@@ -224,7 +244,7 @@ class TokenStore:
                 raise ValueError(f"unknown class {bad[0]!r}")
             self._first = np.cumsum([0, *(count for count, _ in self.shards)])
             self._tokens = [
-                self._open(f"tokens-{shard:05d}.npy", self.header.grid_thw, self.header.dtype)
+                self._open(f"tokens-{shard:05d}.npy", self.header.token_shape, self.header.dtype)
                 for shard in range(len(self.shards))
             ]
             parts = [
@@ -293,7 +313,7 @@ class TokenStore:
         size = facts.times(header.frame_size_hw)
         return {
             "clips": facts.per_split(self.video_of(row).split for row in range(len(self))),
-            "tokens": f"{facts.times(header.grid_thw)} of {header.codebook_size:,} for each clip",
+            "tokens": f"{facts.times(header.grid_thw)} of {facts.codes(header.vocabulary)} for each clip",
             "each clip": f"{header.num_frames} frames of {size} at {rate}"
             + (", mostly (rates are mixed)" if mixed else ""),
             "classes": facts.or_none(header.classes),
@@ -320,22 +340,24 @@ class TokenStore:
         return found
 
     def read(self, row: int) -> np.ndarray:
-        """Return one grid t h w.
+        """Return one grid t h w, or t h w level of several codes a position.
 
         Raises:
-            InputError: a token lies outside the codebook.
+            InputError: a token lies outside its codebook.
         """
         shard = int(np.searchsorted(self._first, row, side="right")) - 1
         grid = np.array(self._tokens[shard][row - self._first[shard]])
-        if grid.max() >= self.header.codebook_size:
-            raise InputError(
-                f"{self.path}: row {row} holds token {grid.max()}, the codebook has "
-                f"{self.header.codebook_size}; encode again"
-            )
+        for level, codes in enumerate(codes_of_levels(grid, self.header)):
+            if codes.max() >= self.header.vocabulary[level]:
+                raise InputError(
+                    f"{self.path}: row {row} holds token {codes.max()}"
+                    f"{_of_level(level, self.header)}, the codebook has "
+                    f"{self.header.vocabulary[level]}; encode again"
+                )
         return grid
 
     def read_rows(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return several grids as one int64 array n t h w."""
+        """Return several grids as one int64 array n t h w, or n t h w level."""
         return np.stack([self.read(int(row)) for row in rows]).astype(np.int64)
 
     def read_actions(self, row: int) -> np.ndarray | None:
@@ -368,6 +390,15 @@ class TokenStore:
         """Return the class index of a row, −1 when it has none."""
         label = self.video_of(row).label
         return -1 if label is None else self.header.classes.index(label)
+
+
+def codes_of_levels(tokens: np.ndarray, header: TokenHeader) -> list[np.ndarray]:
+    """Return the codes of each level of grids; those of a store with one level as they are."""
+    return [tokens[..., level] for level in range(len(header.levels))] or [tokens]
+
+
+def _of_level(level: int, header: TokenHeader) -> str:
+    return f" of level {level}" if header.levels else ""
 
 
 def usual_rate(videos: Sequence[Video], stride: int) -> float | None:

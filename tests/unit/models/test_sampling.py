@@ -57,8 +57,8 @@ def decoded_logits(
     decoder: CachedPrior, condition: sampling.Condition, tokens: Tensor, num_given: int
 ) -> Tensor:
     """Logits of every position from num_given on, one decoding step after the other."""
-    logits = [decoder.begin(condition, tokens[:, :num_given] if num_given else None)]
-    logits += [decoder.step(tokens[:, i]) for i in range(num_given, NUM_TOKENS - 1)]
+    logits = [decoder.begin(condition, tokens[:, :num_given, None] if num_given else None)]
+    logits += [decoder.step(tokens[:, i, None]) for i in range(num_given, NUM_TOKENS - 1)]
     return torch.stack(logits, dim=1)
 
 
@@ -117,7 +117,7 @@ def test_guidance_in_one_batch_is_that_of_two_passes(classes, dims, guidance):
     condition = embedded(prior, conditions, settings, 3)
     found = [guided_logits(decoder.begin(condition, None), settings)]
     for i in range(NUM_TOKENS - 1):
-        logits = decoder.step(tokens[:, i].repeat(passes))
+        logits = decoder.step(tokens[:, i, None].repeat(passes, 1))
         found.append(guided_logits(logits, settings))
     torch.testing.assert_close(torch.stack(found, 1), expected, atol=1e-4, rtol=1e-4)
 
@@ -242,8 +242,8 @@ def test_batches_are_padded_until_rows_agree_and_refused_when_they_never_do(monk
 def test_rows_that_differ_by_their_place_are_noticed():
     prior = make_prior()
     decoder = CachedPrior(prior, 4)
-    head = decoder.head
-    decoder.head = lambda x: head(x) + torch.arange(4)[:, None] * 1e-6
+    head = decoder.logits[0]
+    decoder.logits[0] = lambda x: head(x) + torch.arange(4)[:, None] * 1e-6
     assert not decoder.rows_agree(0)
 
 

@@ -1,0 +1,75 @@
+"""What a prior predicts of a token: one code, or several sub-codes in an order."""
+
+from itertools import accumulate
+
+import torch
+from jaxtyping import Int, Integer
+from torch import Tensor
+
+from video_vq.errors import InputError
+
+
+class SubCodes:
+    """Turns tokens into sub-codes and back.
+
+    The sub-codes of a position stand in the order in which they are predicted: code after code as
+    the store holds them (of a residual quantizer from coarse to fine), and of each code its digits,
+    the highest first.
+
+    Args:
+        factors: the sizes of the sub-codes of each code of a position.
+
+    Attributes:
+        sizes: of all sub-codes of a position, in order.
+        starts: where each begins where all stand in a row, as in a table of embeddings.
+        has_levels: whether tokens have an axis of several codes a position, the last.
+    """
+
+    def __init__(self, factors: tuple[tuple[int, ...], ...]):
+        self.factors = factors
+        self.sizes = [size for sizes in factors for size in sizes]
+        self.starts = [0, *accumulate(self.sizes)][:-1]
+        self.has_levels = len(factors) > 1
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def split(self, tokens: Integer[Tensor, "*n"]) -> Int[Tensor, "*n2 s"]:
+        """Return the sub-codes of tokens along a new last axis, in place of that of levels.
+
+        Raises:
+            InputError: the tokens have another number of codes a position.
+        """
+        levels = tokens.long().unsqueeze(-1)
+        if self.has_levels:
+            if tokens.ndim < 2 or tokens.shape[-1] != len(self.factors):
+                raise InputError(
+                    f"tokens must have {len(self.factors)} codes a position along their last axis, "
+                    f"found the shape {tuple(tokens.shape)}; are they of another tokenizer?"
+                )
+            levels = tokens.long()
+        digits = []
+        for level, sizes in zip(levels.unbind(-1), self.factors, strict=True):
+            rest = level
+            of_code = []
+            for size in reversed(sizes[1:]):
+                of_code.append(rest % size)
+                rest = rest // size
+            digits += [rest, *reversed(of_code)]  # of what is no code the highest is out of range
+        return torch.stack(digits, dim=-1)
+
+    def join(self, sub_codes: Integer[Tensor, "*n s"]) -> Int[Tensor, "*n2"]:
+        """Return the tokens of sub-codes; undoes `split`."""
+        codes, first = [], 0
+        for sizes in self.factors:
+            code = torch.zeros_like(sub_codes[..., 0], dtype=torch.int64)
+            for place, size in enumerate(sizes, first):
+                code = code * size + sub_codes[..., place]
+            codes.append(code)
+            first += len(sizes)
+        return torch.stack(codes, dim=-1) if self.has_levels else codes[0]
+
+    def in_a_row(self, sub_codes: Int[Tensor, "*n s"]) -> Int[Tensor, "*n s"]:
+        """Return the rows of sub-codes in a table that holds all, one after the other."""
+        starts = self.starts[: sub_codes.shape[-1]]
+        return sub_codes + torch.tensor(starts, device=sub_codes.device)
