@@ -28,15 +28,28 @@ CONFIGS = {
     "video256": 256,
     "timesformer/bair_…": 64,
     "timesformer/ucf101_…": 128,
+    "image/vqgan_…_1024x32": 256,
+    "image/vqgan_…_8192x3": 256,
+    "image/vit_vqgan_…_1024x32": 256,
+    "image/vit_vqgan_…_8192x3": 256,
 }
-ARM = "rotation_l2"  # the arms differ in the gradient alone
+# Arms differ in the gradient, or in how latents are compared with codes: their costs are equal.
+ARMS = {
+    "timesformer": ("rotation_l2", "straight_through_l2", "straight_through_raw"),
+    "image": ("cosine", "euclidean"),
+}
 FLOPS_PER_SECOND = 300e12  # what is left of an H100's 990e12 in bf16 where all goes well
 MEMORY = 80e9
 
 
+def names_of(name: str) -> list[str]:
+    """Return the configs that a name of the table stands for."""
+    return [name.replace("…", arm) for arm in ARMS.get(name.partition("/")[0], ("",))]
+
+
 def costs_of(name: str, side: int) -> tuple[TokenizerTrainingConfig, TokenizerCosts]:
     """Return a config and its costs in bf16."""
-    path = find_config(name.replace("…", ARM), "tokenizer")
+    path = find_config(names_of(name)[0], "tokenizer")
     config = load_config(TokenizerTrainingConfig, path)
     return config, tokenizer_costs(config, (config.data.num_frames, side, side), "bf16")
 

@@ -18,6 +18,11 @@ def codes(vocabulary: Iterable[int]) -> str:
     return " x ".join(f"{size:,}" for size in vocabulary)
 
 
+def tokens(grid_thw: Iterable[int], vocabulary: Iterable[int]) -> str:
+    """Return the tokens of a clip: "4 x 8 x 8 of 512 for each clip"."""
+    return f"{times(grid_thw)} of {codes(vocabulary)} for each clip"
+
+
 def per_split(splits: Iterable[str]) -> dict[str, int]:
     """Return how many there are in all, and of each split."""
     counts = Counter(splits)

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from video_vq.config import to_json
 from video_vq.data.windows import EpochClips
 from video_vq.errors import InputError
+from video_vq.facts import codes as told_codes
 from video_vq.inspect.costs import averaged_bytes, saved_bytes, through
 from video_vq.inspect.timing import time_lines
 from video_vq.machine import asked_precision
@@ -21,7 +22,6 @@ from video_vq.models.prior import Prior, prior_loss
 from video_vq.models.prior_config import config_for
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.nn.blocks import num_parameters
-from video_vq.quantizers.quantizer_config import told
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.prior import train_prior
@@ -93,7 +93,7 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
     lines = [
         f"parameters      {_count(prior)} (blocks {_count(prior.blocks)})",
         f"tokens          {_times(header.grid_thw)} = {count:,} a clip, of "
-        f"{told(header.vocabulary)} codes; a uniform guess costs "
+        f"{told_codes(header.vocabulary)} codes; a uniform guess costs "
         f"{math.log2(header.codebook_size):g} bits per token",
         f"classes         {len(header.classes)}",
         f"actions         {header.num_action_dims} numbers per latent frame",

@@ -13,8 +13,8 @@ import yaml
 
 from video_vq.config import check_config
 from video_vq.errors import InputError
+from video_vq.facts import codes as told_codes
 from video_vq.models.tokenizer_config import TokenizerConfig
-from video_vq.quantizers.quantizer_config import told
 from video_vq.stores.files import read_json
 
 LIBRARY = "video-vq"
@@ -150,7 +150,7 @@ def _heading(config: dict[str, Any]) -> str:
 def _codebook(vocabulary: tuple[int, ...]) -> str:
     if len(vocabulary) == 1:
         return f"of a codebook of {vocabulary[0]}"
-    return f"of {len(vocabulary)} codes each, of codebooks of {told(vocabulary)}"
+    return f"of {len(vocabulary)} codes each, of codebooks of {told_codes(vocabulary)}"
 
 
 def _code(name: str, config: dict[str, Any]) -> str:

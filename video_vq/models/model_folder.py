@@ -175,7 +175,7 @@ def _describe_tokenizer(path: Path) -> Facts:
     size = facts.times(known.frame_size_hw)
     return {
         "clips": f"{known.num_frames} frames, {known.stride} apart, of {size}",
-        "tokens": f"{facts.times(known.grid_thw)} of {facts.codes(quantizer.vocabulary)} for each clip",
+        "tokens": facts.tokens(known.grid_thw, quantizer.vocabulary),
         "compression": f"{bits:,.0f} bits per clip, {raw / bits:.1f} times fewer than RGB",
         "causal": config.backbone.causal,
         "trained": f"{known.steps:,} steps on the clips {known.trained_on}",
@@ -188,14 +188,10 @@ def _describe_prior(path: Path) -> Facts:
     found = read_model_config(path, "prior")
     config = check_config(PriorConfig, found.model, str(path / CONFIG))
     known = check_config(PriorFacts, found.facts, str(path / CONFIG))
-    sizes = config.transformer
+    sizes, sub_codes = config.transformer, config.sub_code_sizes
     return {
-        "tokens": f"{facts.times(config.grid_thw)} of {facts.codes(config.vocabulary)} for each clip",
-        **(
-            {"sub-codes": facts.codes(config.sub_code_sizes)}
-            if len(config.sub_code_sizes) > 1
-            else {}
-        ),
+        "tokens": facts.tokens(config.grid_thw, config.vocabulary),
+        **({"sub-codes": facts.codes(sub_codes)} if len(sub_codes) > 1 else {}),
         "transformer": f"width {sizes.width}, depth {sizes.depth}, {sizes.heads} heads",
         "classes": facts.or_none(known.classes),
         **facts.actions(config.num_action_dims),

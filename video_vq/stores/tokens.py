@@ -313,7 +313,7 @@ class TokenStore:
         size = facts.times(header.frame_size_hw)
         return {
             "clips": facts.per_split(self.video_of(row).split for row in range(len(self))),
-            "tokens": f"{facts.times(header.grid_thw)} of {facts.codes(header.vocabulary)} for each clip",
+            "tokens": facts.tokens(header.grid_thw, header.vocabulary),
             "each clip": f"{header.num_frames} frames of {size} at {rate}"
             + (", mostly (rates are mixed)" if mixed else ""),
             "classes": facts.or_none(header.classes),

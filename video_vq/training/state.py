@@ -220,7 +220,6 @@ class TrainingState:
             "codebook/usage": use.code_usage,
             "codebook/batch_usage": use.batch_code_usage,
             "codebook/perplexity": use.perplexity,
-            "codebook/entropy": use.entropy,
         }
         for number, level in enumerate(use.levels):
             figures[f"codebook/level_{number}/usage"] = level.code_usage
