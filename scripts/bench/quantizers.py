@@ -1,0 +1,367 @@
+"""Compare quantizers in one model at equal bits a token and equal CPU seconds, prior included.
+
+    OMP_NUM_THREADS=1 python scripts/bench/quantizers.py --data clips --out bench \
+        --seconds 1200 --prior-seconds 600 --bits 9 12 15 18 --seeds 0 1
+
+Each run goes the whole way: train-tokenizer, encode, train-prior, sample, evaluate. What an arm's
+step costs is measured first, in a fresh process each, and kept in steps.json; it decides how many
+steps its budget buys. A second start goes on where the first one stopped. In the end results.json,
+table.md and rate_distortion.svg hold everything.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from measure import milliseconds, number_from_fresh_process, peak_mebibytes
+from quality_report import COLOURS, line, text
+
+from video_vq.cli import main as video_vq
+from video_vq.config import find_config, load_config
+from video_vq.models.prior import Prior, prior_loss
+from video_vq.models.prior_config import PriorConfig, TransformerConfig, factorise
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.quantizers.quantizer_config import (
+    BinaryConfig,
+    FiniteConfig,
+    QuantizerConfig,
+    ResidualConfig,
+    SimVQConfig,
+)
+from video_vq.stores.clips import ClipStore
+from video_vq.training.optimizer import make_optimizer
+from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
+
+AnyConfig = QuantizerConfig | SimVQConfig | FiniteConfig | BinaryConfig | ResidualConfig
+What = Literal["milliseconds", "mebibytes"]
+ARMS = (
+    *("vq_rotation", "vq_straight_through", "vq_cosine", "simvq", "fsq", "ifsq"),
+    *("bsq", "lfq", "residual", "grouped"),
+)
+WARM, TIMED = 3, 10  # steps
+DIM = 32  # of codes that are looked up
+
+
+def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
+    """Return the settings of an arm at so many bits a token, None where it has none of that size.
+
+    Args:
+        arm: one of `ARMS`.
+        bits: log2 of the number of codes of a position.
+    """
+    size = 1 << bits
+    match arm:
+        case "vq_rotation":
+            return QuantizerConfig(codebook_size=size, codebook_dim=DIM)
+        case "vq_straight_through":
+            return QuantizerConfig(
+                codebook_size=size, codebook_dim=DIM, estimator="straight_through"
+            )
+        case "vq_cosine":
+            return QuantizerConfig(codebook_size=size, codebook_dim=DIM, normalize=True)
+        case "simvq":
+            return SimVQConfig(codebook_size=size, codebook_dim=DIM)
+        case "fsq" | "ifsq":
+            if bits % 3:
+                return None
+            bound = "tanh" if arm == "fsq" else "sigmoid"
+            return FiniteConfig(levels=(8,) * (bits // 3), activation=bound)
+        case "bsq" | "lfq":
+            return BinaryConfig(num_bits=bits, spherical=arm == "bsq")
+        case "residual":
+            coarse = -(-bits // 2)
+            return ResidualConfig(codebook_sizes=(1 << coarse, size >> coarse), codebook_dim=DIM)
+        case "grouped":
+            if bits % 2:
+                return None
+            return ResidualConfig(codebook_sizes=(1 << bits // 2,), groups=2, codebook_dim=DIM // 2)
+    raise ValueError(f"{arm}: is no arm; they are {', '.join(ARMS)}")
+
+
+def setting(name: str, quantizer: AnyConfig) -> str:
+    """Return an arm's quantizer as the setting of a command line."""
+    values = {field: getattr(quantizer, field) for field in quantizer.__dataclass_fields__}
+    shown = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+    }
+    return f"{name}={json.dumps(shown)}"
+
+
+def tokenizer_step(config: TokenizerTrainingConfig, size_hw: tuple[int, int]) -> Any:
+    """Return a function that does one training step of a tokenizer on noise."""
+    torch.manual_seed(0)
+    model = VideoTokenizer(config.model).train()
+    optimizer = make_optimizer(model, config.optim)
+    video = torch.rand(config.optim.batch_size, 3, config.data.num_frames, *size_hw) * 2 - 1
+    if not model.quantizer.codebook.is_initialized:
+        model.quantizer.codebook.initialize((model.latents(video).detach(),), 0)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        output = model(video)
+        losses = [(output.video - video).square().mean(), *output.quantized.losses.values()]
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+        model.quantizer.codebook.update(output.quantized.statistics, 0)
+
+    return step
+
+
+def prior_step(
+    config: PriorTrainingConfig, vocabulary: Sequence[int], grid_thw: tuple[int, int, int]
+) -> Any:
+    """Return a function that does one training step of a prior on random tokens."""
+    torch.manual_seed(0)
+    model = Prior(prior_config(config.model, vocabulary, grid_thw)).train()
+    optimizer = make_optimizer(model, config.optim)
+    shape = (config.optim.batch_size, math.prod(grid_thw))
+    levels = [torch.randint(size, shape) for size in vocabulary]
+    tokens = torch.stack(levels, -1) if len(levels) > 1 else levels[0]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        prior_loss(model(tokens), tokens, model.sub_codes).nats.backward()
+        optimizer.step()
+
+    return step
+
+
+def prior_config(
+    sizes: TransformerConfig, vocabulary: Sequence[int], grid_thw: tuple[int, int, int]
+) -> PriorConfig:
+    """Return the config of a prior over such tokens, without conditions."""
+    split = tuple(factorise(size, sizes.sub_code_size) for size in vocabulary)
+    return PriorConfig(
+        codebook_size=math.prod(vocabulary),
+        grid_thw=grid_thw,
+        transformer=sizes,
+        levels=tuple(vocabulary) if len(vocabulary) > 1 else (),
+        sub_codes=split if any(len(parts) > 1 for parts in split) else (),
+    )
+
+
+def configs(
+    arguments: argparse.Namespace, arm: str, bits: int
+) -> tuple[TokenizerTrainingConfig, PriorTrainingConfig]:
+    """Return the configs of both trainings of an arm, without their steps and seeds."""
+    quantizer = quantizer_of(arm, bits)
+    assert quantizer is not None
+    tokenizer = load_config(
+        TokenizerTrainingConfig,
+        find_config(arguments.config, "tokenizer"),
+        [setting("model.quantizer", quantizer), *arguments.set],
+    )
+    prior = load_config(
+        PriorTrainingConfig, find_config(arguments.prior_config, "prior"), arguments.set_prior
+    )
+    return tokenizer, prior
+
+
+def measured(arguments: argparse.Namespace, what: What, kind: str, arm: str, bits: int) -> float:
+    """Return what one step of a tokenizer or prior takes: CPU time, or memory over what was there.
+
+    Runs in this process, which should be a fresh one.
+    """
+    tokenizer, prior = configs(arguments, arm, bits)
+    size_hw = ClipStore(arguments.data).frame_size_hw
+    grid_thw = tokenizer.model.backbone.grid_thw((tokenizer.data.num_frames, *size_hw))
+    make = {
+        "tokenizer": partial(tokenizer_step, tokenizer, size_hw),
+        "prior": partial(prior_step, prior, tokenizer.model.quantizer.vocabulary, grid_thw),
+    }[kind]
+    if what == "mebibytes":
+        return peak_mebibytes(lambda: make()(), "cpu")
+    step = make()
+    for _ in range(WARM):
+        step()
+    return milliseconds(lambda: [step() for _ in range(TIMED)], "cpu") / TIMED
+
+
+def all_measured(arguments: argparse.Namespace, arm: str, bits: int) -> dict[str, float]:
+    """Return all costs of an arm, each from a fresh process; kept in the folder of the bench."""
+    path = arguments.out / "steps.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    key = f"{arm}_{bits}"
+    if key not in known:
+        known[key] = {
+            f"{kind}_{what}": number_from_fresh_process(
+                __file__,
+                [*sys.argv[1:], "--measure", what, kind, arm, str(bits)],
+            )
+            for kind in ("tokenizer", "prior")
+            for what in ("milliseconds", "mebibytes")
+        }
+        path.write_text(json.dumps(known, indent=1))
+    return known[key]
+
+
+def run_arm(arguments: argparse.Namespace, arm: str, bits: int, seed: int) -> dict[str, Any]:
+    """Take one arm the whole way; what is finished is not done again."""
+    costs = all_measured(arguments, arm, bits)
+    folder = arguments.out / f"{arm}_{bits}_{seed}"
+    quantizer = quantizer_of(arm, bits)
+    assert quantizer is not None
+    steps = max(2, int(1000 * arguments.seconds / costs["tokenizer_milliseconds"]))
+    prior_steps = max(2, int(1000 * arguments.prior_seconds / costs["prior_milliseconds"]))
+    common = (f"run.seed={seed}", "run.num_workers=0")
+
+    def verb(*command: object) -> None:
+        if video_vq([str(part) for part in command]):
+            raise SystemExit(f"{folder.name}: {command[0]} failed")
+
+    tokenizer, prior, tokens = folder / "tokenizer", folder / "prior", folder / "tokens"
+    verb(
+        *("train-tokenizer", "--config", arguments.config, "--data", arguments.data),
+        *("--out", tokenizer, "--tracker", "none", setting("model.quantizer", quantizer)),
+        *(*arguments.set, f"optim.steps={steps}", f"optim.warmup_steps={steps // 10}", *common),
+    )
+    verb("encode", arguments.data, "--tokenizer", tokenizer, "--out", tokens)
+    verb(
+        *("train-prior", "--config", arguments.prior_config, "--tokens", tokens, "--out", prior),
+        *("--tracker", "none", *arguments.set_prior, f"optim.steps={prior_steps}"),
+        *(f"optim.warmup_steps={prior_steps // 10}", *common),
+    )
+    scores = folder / "scores"
+    verb(
+        *("evaluate", "--data", arguments.data, "--tokenizer", tokenizer, "--out", scores),
+        *("--tokens", tokens, "--prior", prior, "--num", arguments.num),
+    )
+    found = json.loads((scores / "scores.json").read_text())
+    use = found["reconstruction"]["codebook"]
+    return {
+        "arm": arm,
+        "bits": bits,
+        "seed": seed,
+        "steps": steps,
+        "prior_steps": prior_steps,
+        **costs,
+        "psnr": found["reconstruction"]["psnr"]["mean"],
+        "rfvd": found["reconstruction"]["rfvd"]["value"],
+        "usage": use["code_usage"],
+        "relative_perplexity": use["relative_perplexity"],
+        "bits_per_clip": found["reconstruction"]["bits_per_clip"],
+        "bits_per_clip_after_prior": found["prior"]["bits_per_clip"],
+    }
+
+
+COLUMNS = {
+    "psnr": ("PSNR, dB", 2),
+    "rfvd": ("rFVD", 1),
+    "usage": ("code usage", 3),
+    "bits_per_clip": ("bits a clip", 0),
+    "bits_per_clip_after_prior": ("after the prior", 0),
+    "tokenizer_milliseconds": ("ms a step", 0),
+    "tokenizer_mebibytes": ("MiB a step", 0),
+    "prior_milliseconds": ("ms a prior's step", 0),
+    "prior_mebibytes": ("MiB a prior's step", 0),
+}
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """Return the table: one row an arm and size, of several seeds the mean and the range."""
+    rows = [
+        f"| quantizer | bits | {' | '.join(name for name, _ in COLUMNS.values())} |",
+        f"|{'---|' * (len(COLUMNS) + 2)}",
+    ]
+    for bits in sorted({result["bits"] for result in results}):
+        for arm in ARMS:
+            some = [one for one in results if (one["arm"], one["bits"]) == (arm, bits)]
+            if some:
+                cells = [
+                    _cell([one[key] for one in some], digits)
+                    for key, (_, digits) in COLUMNS.items()
+                ]
+                rows.append(f"| {arm} | {bits} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(values: Sequence[float], digits: int) -> str:
+    middle = f"{sum(values) / len(values):,.{digits}f}"
+    low, high = (f"{value:,.{digits}f}" for value in (min(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def picture(results: Sequence[dict[str, Any]]) -> str:
+    """Return an SVG: PSNR over bits a clip after the prior, a line for each quantizer."""
+    left, right, top, bottom = 60, 620, 30, 380
+    xs = [math.log2(max(1.0, one["bits_per_clip_after_prior"])) for one in results]
+    ys = [one["psnr"] for one in results]
+    x_low, x_span = min(xs), max(max(xs) - min(xs), 1e-9)
+    y_low, y_span = min(ys), max(max(ys) - min(ys), 1e-9)
+
+    def place(one: dict[str, Any]) -> tuple[float, float]:
+        x = (math.log2(max(1.0, one["bits_per_clip_after_prior"])) - x_low) / x_span
+        return left + x * (right - left), bottom - (one["psnr"] - y_low) / y_span * (bottom - top)
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 430" font-family="sans-serif">',
+        text(left, 18, "PSNR, dB, over bits a clip after the prior (logarithmic)"),
+        line(left, bottom, right, bottom, "#333"),
+        line(left, top, left, bottom, "#333"),
+        text(left, bottom + 18, f"{2**x_low:,.0f} bits"),
+        text(right, bottom + 18, f"{2 ** (x_low + x_span):,.0f}", "end"),
+        text(left - 4, bottom, f"{y_low:.1f}", "end"),
+        text(left - 4, top + 8, f"{y_low + y_span:.1f}", "end"),
+    ]
+    arms = [arm for arm in ARMS if any(one["arm"] == arm for one in results)]
+    for number, arm in enumerate(arms):
+        colour = COLOURS[number]
+        points = [place(one) for one in sorted(_of(results, arm), key=lambda one: one["bits"])]
+        shown = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{shown}" fill="none" stroke="{colour}"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        parts.append(text(right + 20, top + 18 * (number + 1), arm, colour=colour))
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _of(results: Sequence[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
+    return [one for one in results if one["arm"] == arm]
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the command line's settings."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="a clip store")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", default="demo/tokenizer")
+    parser.add_argument("--prior-config", default="demo/prior")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of all tokenizers")
+    parser.add_argument("--set-prior", nargs="*", default=[], help="settings of all priors")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--bits", nargs="+", type=int, default=[9, 12, 15, 18])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds of a tokenizer")
+    parser.add_argument("--prior-seconds", type=float, default=300)
+    parser.add_argument("--num", type=int, default=256, help="clips that are scored")
+    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run every arm, size and seed, and write what came out after each."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for seed in arguments.seeds:
+        for bits in arguments.bits:
+            for arm in arguments.arms:
+                if quantizer_of(arm, bits) is None:
+                    continue
+                results.append(run_arm(arguments, arm, bits, seed))
+                (arguments.out / "results.json").write_text(json.dumps(results, indent=1))
+                (arguments.out / "table.md").write_text(markdown(results))
+                (arguments.out / "rate_distortion.svg").write_text(picture(results))
+    return results
+
+
+if __name__ == "__main__":
+    given = parse()
+    if given.measure:
+        print(measured(given, *given.measure[:3], int(given.measure[3])))
+    else:
+        print(markdown(compare(given)))
