@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from video_vq.config import find_config, load_config
+from video_vq.facts import codes
 from video_vq.inspect.costs import TokenizerCosts, tokenizer_costs
 from video_vq.training.training_config import TokenizerTrainingConfig
 
@@ -67,7 +68,7 @@ def row(name: str, side: int) -> str:
         f"`{name}`",
         clip,
         tokens,
-        told(config.model.quantizer.vocabulary),
+        codes(config.model.quantizer.vocabulary),
         f"{costs.num_parameters / 1e6:.1f} M",
         f"{costs.forward_flops / 1e9:,.3g}",
         f"{costs.weight_bytes / 1e9:.2f}",

@@ -167,10 +167,10 @@ def test_a_kill_changes_no_bit_of_residual_levels_with_dropout(clip_store, tmp_p
 
 def test_models_and_tokens_of_other_levels_are_refused(clips, tmp_path):
     from trained import trained_prior, trained_tokenizer
-    from video_vq.stages.fit import require_fit
 
     from video_vq.errors import InputError
-    from video_vq.stages.sample_clips import require_same_grid
+    from video_vq.evaluation.evaluate import require_tokens_of
+    from video_vq.stages.model_pair import require_same_grid
     from video_vq.stores.tokens import TokenHeader, TokenStoreWriter
     from video_vq.stores.videos import Video
 
@@ -194,7 +194,7 @@ def test_models_and_tokens_of_other_levels_are_refused(clips, tmp_path):
     tokens = writer.finish(1, [Video("v", None, "test", "g")])
     prior = trained_prior()
     with pytest.raises(InputError, match=r"models codes of \(32,\) values a position.*\(8, 4\)"):
-        require_fit(store, None, tokens, prior)
+        require_tokens_of(store, tokens, prior)
     tokenizer = trained_tokenizer()
     tokenizer.config = load_config(
         TokenizerTrainingConfig, settings(tmp_path, KINDS["residual"][0], SMALL_TOKENIZER)

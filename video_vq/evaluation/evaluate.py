@@ -139,7 +139,7 @@ def _require_fit(
             f"{store.frame_size_hw}; score samples of a model trained on this data"
         )
     if tokens is not None:
-        _require_tokens_of(store, tokens, prior)
+        require_tokens_of(store, tokens, prior)
         require_same_tokenizer(tokenizer, tokens.header.tokenizer_hash, str(job.tokens))
     if prior is not None:
         require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(job.prior))
@@ -162,7 +162,12 @@ def _require_fit(
             )
 
 
-def _require_tokens_of(store: ClipStore, tokens: TokenStore, prior: Prior | None) -> None:
+def require_tokens_of(store: ClipStore, tokens: TokenStore, prior: Prior | None) -> None:
+    """Refuse tokens of another clip store, and a prior of other tokens.
+
+    Raises:
+        InputError: they do not belong together.
+    """
     if tokens.header.data_hash != store.content_hash:
         raise InputError(
             f"{tokens.path}: was not encoded from {store.path}; "

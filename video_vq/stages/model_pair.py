@@ -20,6 +20,16 @@ def load_pair(
     prior = Prior.from_pretrained(prior_path, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
+    require_same_grid(prior, tokenizer, prior_path)
+    return prior, tokenizer
+
+
+def require_same_grid(prior: Prior, tokenizer: VideoTokenizer, prior_path: Path) -> None:
+    """Refuse a prior of other grids, or other codes, than the tokenizer makes of its clips.
+
+    Raises:
+        InputError: names both.
+    """
     if prior.config.vocabulary != tokenizer.config.quantizer.vocabulary:
         raise InputError(
             f"{prior_path}: models codes of {prior.config.vocabulary} values a position, the "
@@ -32,7 +42,6 @@ def load_pair(
             f"{tokenizer.facts.grid_thw} of its clips; train a prior on tokens of "
             f"`video-vq encode` with this tokenizer"
         )
-    return prior, tokenizer
 
 
 def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what: str) -> None:
