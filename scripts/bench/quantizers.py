@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from measure import milliseconds, number_from_fresh_process, peak_mebibytes
@@ -39,7 +39,6 @@ from video_vq.training.optimizer import make_optimizer
 from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
 
 AnyConfig = QuantizerConfig | SimVQConfig | FiniteConfig | BinaryConfig | ResidualConfig
-What = Literal["milliseconds", "mebibytes"]
 ARMS = (
     *("vq_rotation", "vq_straight_through", "vq_cosine", "simvq", "fsq", "ifsq"),
     *("bsq", "lfq", "residual", "grouped"),
@@ -163,7 +162,7 @@ def configs(
     return tokenizer, prior
 
 
-def measured(arguments: argparse.Namespace, what: What, kind: str, arm: str, bits: int) -> float:
+def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits: int) -> float:
     """Return what one step of a tokenizer or prior takes: CPU time, or memory over what was there.
 
     Runs in this process, which should be a fresh one.
@@ -326,7 +325,7 @@ def _of(results: Sequence[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line's settings."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description="Compare quantizers at equal bits and time.")
     parser.add_argument("--data", type=Path, required=True, help="a clip store")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", default="demo/tokenizer")
@@ -362,6 +361,7 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     given = parse()
     if given.measure:
-        print(measured(given, *given.measure[:3], int(given.measure[3])))
+        what, kind, arm, bits = given.measure
+        print(measured(given, what, kind, arm, int(bits)))
     else:
         print(markdown(compare(given)))

@@ -236,7 +236,7 @@ class VidTokTokenizer(Baseline):
             bounded = self.codebook.bound(latents)
             rounded = bounded + (bounded.round() - bounded).detach()
             q = rounded / (self.codebook.levels // 2)
-            codes = self.codebook.numbers(rounded.detach()).view(batch, *grid)
+            codes = self.codebook.quantize(latents.detach()).codes.view(batch, *grid)
             losses = {
                 "commitment": F.mse_loss(latents, q.detach()),
                 "entropy": self.entropy(latents),

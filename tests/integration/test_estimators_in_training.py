@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from runs import SMALL_TOKENIZER, AfterStep
 
 from video_vq.config import load_config
-from video_vq.data.clip_config import ClipConfig
 from video_vq.errors import InputError
 from video_vq.models.tokenizer import VideoTokenizer
-from video_vq.stages.clip_sources import StoredClips
-from video_vq.stages.encode_job import EncodeJob, header_of_job
-from video_vq.stores.clips import ClipStore
+from video_vq.stages.encode_clips import encode_clips
+from video_vq.stages.encode_job import EncodeJob
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 
@@ -64,7 +63,6 @@ def test_a_model_that_never_quantizes_is_scored_and_gives_no_tokens(clip_store, 
     torch.testing.assert_close(tokenizer.reconstruct(video), tokenizer(video).video.clamp(-1, 1))
     with pytest.raises(InputError, match="was trained on latents"):
         tokenizer.decode(tokenizer.encode(video))
-    clips = StoredClips(ClipStore(clip_store), ClipConfig(num_frames=4))
     job = EncodeJob(clip_store, tmp_path / "run", tmp_path / "tokens")
     with pytest.raises(InputError, match="tokens would stand for nothing"):
-        header_of_job(job, clips, tokenizer.config, tokenizer.facts, tokenizer.hash, "no")
+        encode_clips(Accelerator(cpu=True), job)

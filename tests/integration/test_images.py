@@ -1,5 +1,7 @@
 """The shipped 2D tokenizers at a tiny size: an image is a video of one frame."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ CONFIGS = sorted((shipped_configs() / "tokenizer" / "image").glob("*.yaml"))
 def test_a_2d_tokenizer_trains_on_single_frames(path, clip_store, tmp_path):
     kind, *_, compared, size = path.stem.split("_")
     config = load_config(TokenizerTrainingConfig, path, [*TINY[kind], *STEPS])
-    quantizer = config.model.quantizer
+    quantizer: Any = config.model.quantizer
     assert (f"{quantizer.codebook_size}x{quantizer.codebook_dim}", quantizer.normalize) == (
         size,
         compared == "cosine",

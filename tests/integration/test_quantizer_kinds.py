@@ -15,7 +15,7 @@ from test_evaluation import quick_network
 
 from video_vq.cli import main
 from video_vq.config import load_config
-from video_vq.evaluation import scoring
+from video_vq.evaluation import evaluation_setup
 from video_vq.inspect.describe import describe
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
@@ -68,7 +68,7 @@ def clips(tmp_path_factory) -> Path:
 def test_a_quantizer_goes_the_whole_way(kind, clips, tmp_path, monkeypatch, capsys):
     quantizer, vocabulary, sub_codes = KINDS[kind]
     several = () if len(vocabulary) == 1 else (len(vocabulary),)
-    monkeypatch.setattr(scoring, "load_feature_network", lambda *_: quick_network())
+    monkeypatch.setattr(evaluation_setup, "load_feature_network", lambda *_: quick_network())
     monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
     config = settings(tmp_path, quantizer)
     run(

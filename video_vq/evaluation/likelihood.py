@@ -73,7 +73,7 @@ def score_prior(
     predictors = {
         name: (
             sum(getattr(scores, key) for scores, _ in levels),
-            sum(getattr(scores, f"{key}_curve") for scores, _ in levels),
+            np.sum([getattr(scores, f"{key}_curve") for scores, _ in levels], axis=0),
         )
         for name, key in PREDICTORS.items()
     }

@@ -64,7 +64,7 @@ class SecondPass:
         config = self._config
         measures = watched is not None and config.run.measure_gradients
         estimator = getattr(config.model.quantizer, "estimator", None)
-        names = [name for name in NAMES if measures or name == estimator]
+        names: list[Name] = [name for name in NAMES if measures or name == estimator]
         if not names or step < config.continuous_steps:
             return {}
         return gradients_at_latents(

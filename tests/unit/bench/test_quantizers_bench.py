@@ -10,7 +10,7 @@ import pytest
 import quantizers
 import torch
 
-from video_vq.evaluation import scoring
+from video_vq.evaluation import evaluation_setup
 from video_vq.evaluation.feature_network import named_i3d
 from video_vq.metrics.i3d import NUM_LOGITS
 from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Video
@@ -66,9 +66,9 @@ def test_a_tiny_run_fills_the_table_and_goes_on_where_it_stopped(
 ):
     monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
     network = named_i3d()._replace(module=Means())
-    monkeypatch.setattr(scoring, "load_feature_network", lambda *_: network)
+    monkeypatch.setattr(evaluation_setup, "load_feature_network", lambda *_: network)
 
-    def number(_: str, words: list[str]) -> float:
+    def number(_: str, words: list[Any]) -> float:
         what, kind, arm, bits = words[-4:]
         return quantizers.measured(arguments, what, kind, arm, int(bits))
 

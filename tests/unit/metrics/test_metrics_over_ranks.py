@@ -4,6 +4,7 @@ import json
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def sides() -> tuple[Tensor, Tensor, Tensor]:
     return real, fake, codes
 
 
-def scores(rank: int, num_ranks: int) -> tuple[float, tuple[float, ...]]:
+def scores(rank: int, num_ranks: int) -> tuple[float, tuple[Any, ...]]:
     real, fake, codes = (side[rank::num_ranks] for side in sides())
     protocol = replace(DEFAULT_PROTOCOL, num_frames=2)
     fvd, usage = FrechetVideoDistance(Blocks(), 24, protocol), CodeUsage(64)
@@ -42,7 +43,7 @@ def scores(rank: int, num_ranks: int) -> tuple[float, tuple[float, ...]]:
     return float(fvd.compute()), tuple(usage.compute())
 
 
-def scores_over_ranks(rank: int, folder: str) -> tuple[float, tuple[float, ...]]:
+def scores_over_ranks(rank: int, folder: str) -> tuple[float, tuple[Any, ...]]:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=NUM_RANKS
     )

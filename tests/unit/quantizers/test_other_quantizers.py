@@ -186,7 +186,8 @@ def test_codes_of_any_integer_type_are_looked_up(config, dtype):
         *(
             (
                 lambda estimator=estimator, setting=setting: QuantizerConfig(
-                    estimator=estimator, **setting
+                    estimator=estimator,
+                    **setting,  # pyright: ignore[reportArgumentType]
                 ),
                 f"estimator: {estimator} has its gradient at the latents as they are compared",
             )

@@ -1,5 +1,7 @@
 """Latents divided by their running root mean square: gradients, averages, first codes."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from video_vq.quantizers.scale import divide_by_rms
 from video_vq.quantizers.vector import VectorQuantizer
 
 
-def quantizer_with(rms_scaling, **settings):
+def quantizer_with(rms_scaling, **settings) -> Any:
     torch.manual_seed(0)
     config = QuantizerConfig(codebook_size=8, codebook_dim=4, rms_scaling=rms_scaling, **settings)
     return VectorQuantizer(4, config)

@@ -1,5 +1,7 @@
 """The radial forces on the latents against gradients that autograd takes part by part."""
 
+from typing import Any
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -8,7 +10,7 @@ from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.quantizer_config import FiniteConfig, QuantizerConfig
 from video_vq.training.mechanism import radial_forces, watch
 
-SMALL = {"codebook_size": 16, "codebook_dim": 6}
+SMALL: dict[str, Any] = {"codebook_size": 16, "codebook_dim": 6}
 CONFIGS = [
     QuantizerConfig(**SMALL),
     QuantizerConfig(**SMALL, estimator="straight_through"),
@@ -22,7 +24,7 @@ CONFIGS = [
 ]
 
 
-def started(config):
+def started(config) -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
     quantizer = build_quantizer(8, config)
     features = torch.randn(2, 8, 2, 4, 4)

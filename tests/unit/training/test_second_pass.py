@@ -1,5 +1,7 @@
 """Gradients at the latents against closed forms and finite differences, and what they leave."""
 
+from typing import Any
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -22,7 +24,7 @@ TIMESFORMER = TimeSformerConfig(
 )
 
 
-def started(backbone, quantizer=SMALL, checkpoint=False):
+def started(backbone, quantizer=SMALL, checkpoint=False) -> tuple[Any, Any]:
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(TokenizerConfig(backbone, quantizer), checkpoint).train()
     video = torch.rand(2, 3, 4, 8, 8) * 2 - 1
@@ -138,7 +140,7 @@ def test_the_encoder_learns_from_the_second_pass_and_the_decoder_from_the_first(
     def loss_of(decoded):
         return (decoded - 0.3).square().sum()
 
-    def gradients(loss):
+    def gradients(loss) -> dict[str, Any]:
         tokenizer.zero_grad()
         loss.backward()
         return {name: value.grad for name, value in tokenizer.named_parameters()}
