@@ -1,5 +1,6 @@
 """FSQ and SimVQ against vector-quantize-pytorch, and the interface that all quantizers share."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ from video_vq.quantizers.quantizer_config import (
     SimVQConfig,
 )
 from video_vq.quantizers.vector import VectorQuantizer
+
+
+def make_config(**settings: Any) -> QuantizerConfig:
+    return QuantizerConfig(**settings)
+
 
 CONFIGS = [
     QuantizerConfig(codebook_size=60, codebook_dim=4),
@@ -185,10 +191,7 @@ def test_codes_of_any_integer_type_are_looked_up(config, dtype):
         ),
         *(
             (
-                lambda estimator=estimator, setting=setting: QuantizerConfig(
-                    estimator=estimator,
-                    **setting,  # pyright: ignore[reportArgumentType]
-                ),
+                partial(make_config, estimator=estimator, **setting),
                 f"estimator: {estimator} has its gradient at the latents as they are compared",
             )
             for estimator in AT_COMPARED_LATENTS
