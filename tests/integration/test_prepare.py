@@ -169,7 +169,7 @@ def test_a_stop_before_the_seal_needs_no_decoding_again(raw, reference, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(run.ClipStoreWriter, "finish", stop)
         assert folder(raw, out) == 130
-    monkeypatch.setattr(run.Pool, "_start", stop)  # from here on no worker is needed
+    monkeypatch.setattr(run.Pool, "_prepare", stop)  # from here on no worker is needed
     assert folder(raw, out) == 0
     assert tree(out) == tree(reference)
 
