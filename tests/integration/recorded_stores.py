@@ -4,6 +4,7 @@
 networks made of them by machine, as `recorded.machine` knows it.
 """
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -46,12 +47,27 @@ def digests(root: Path) -> dict[str, dict[str, str]]:
     """Return store -> file -> sha256, of all that decides what a store holds."""
     return {
         name: {
-            str(file.relative_to(root / name)): sha256_file(file)
+            str(file.relative_to(root / name)): _digest(file, root)
             for file in sorted((root / name).glob("*"))
             if file.suffix in (".json", ".jsonl", ".npy")
         }
         for name in ("clips", "tokens", "two tokens", "decoded", "samples")
     }
+
+
+def _digest(file: Path, root: Path) -> str:
+    """Return the sha256 of a file; a manifest's without the hashes of models and its own seal.
+
+    A model's hash is of its settings, too, and changes with each new one.
+    """
+    if file.name != "manifest.json" or file.parent.name == EVERYWHERE:
+        return sha256_file(file)
+    manifest = json.loads(file.read_text())
+    del manifest["sha256"]
+    text = json.dumps(manifest, sort_keys=True)
+    for model in ("tokenizer", "prior"):
+        text = text.replace(json.loads((root / model / "config.json").read_text())["hash"], model)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
