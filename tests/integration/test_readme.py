@@ -87,7 +87,7 @@ def test_the_demo_goes_through_every_step(tmp_path):
 
 def test_the_readme_names_files_that_are_there():
     tree = block("## The tree")
-    folder = ""
+    folder = room = ""
     for line in tree.splitlines():
         if not line.strip() or line.startswith(" " * 20):
             continue
@@ -97,7 +97,9 @@ def test_the_readme_names_files_that_are_there():
             folder = names.rstrip("/")
             assert (REPOSITORY / folder).is_dir(), folder
             continue
-        parent = {2: folder, 4: f"{folder}/evaluation"}[depth]
+        if depth == 2:
+            room = f"{folder}/{names.rstrip('/')}"
+        parent = {2: folder, 4: room}[depth]
         for name in names.split(", "):
             assert list((REPOSITORY / parent).glob(name.strip().rstrip("/"))), f"{parent}/{name}"
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
