@@ -4,7 +4,6 @@ import json
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ def sides() -> tuple[Tensor, Tensor, Tensor]:
     return real, fake, codes
 
 
-def scores(rank: int, num_ranks: int) -> tuple[float, tuple[Any, ...]]:
+def scores(rank: int, num_ranks: int) -> tuple[float, tuple[float, ...]]:
     real, fake, codes = (side[rank::num_ranks] for side in sides())
     protocol = replace(DEFAULT_PROTOCOL, num_frames=2)
     fvd, usage = FrechetVideoDistance(Blocks(), 24, protocol), CodeUsage(64)
@@ -40,10 +39,12 @@ def scores(rank: int, num_ranks: int) -> tuple[float, tuple[Any, ...]]:
     fvd.update(fake, real=False)
     for batch in codes.split(1):
         usage.update(batch)
-    return float(fvd.compute()), tuple(usage.compute())
+    use = usage.compute()
+    figures = [value for name, value in use._asdict().items() if name != "levels"]
+    return float(fvd.compute()), (*figures, *(value for level in use.levels for value in level))
 
 
-def scores_over_ranks(rank: int, folder: str) -> tuple[float, tuple[Any, ...]]:
+def scores_over_ranks(rank: int, folder: str) -> tuple[float, tuple[float, ...]]:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=NUM_RANKS
     )
