@@ -98,7 +98,7 @@ def test_a_quantizer_goes_the_whole_way(kind, clips, tmp_path, monkeypatch, caps
         vocabulary,
         math.prod(vocabulary),
     )
-    facts = describe(tmp_path / "p").to_json()
+    facts = describe(tmp_path / "p" / "prior").to_json()
     assert facts.get("sub-codes") == sub_codes
     run(
         *("sample", "--prior", tmp_path / "p", "--tokenizer", tmp_path / "t"),
@@ -122,7 +122,7 @@ def test_a_quantizer_goes_the_whole_way(kind, clips, tmp_path, monkeypatch, caps
     assert scores["prior"]["bits_per_clip"] == pytest.approx(
         128 * scores["prior"]["bits_per_token"]
     )
-    run("report", tmp_path / "t", tmp_path / "p", tmp_path / "scores", "--out", tmp_path / "r.html")
+    run("report", tmp_path, "--out", tmp_path / "r.html")
     assert (tmp_path / "r.html").stat().st_size > 10_000
     assert "level" not in capsys.readouterr().err
 
