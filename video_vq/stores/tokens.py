@@ -174,8 +174,8 @@ class TokenStoreWriter:
         """Seal the store.
 
         Args:
-            videos: what the first column of the rows points into; those of unknown rate get the
-                rate that decoding showed.
+            videos: what the first column of the rows points into; a rate that decoding showed
+                takes the place of theirs.
         """
         if not self.is_complete:
             records = [self.folder.record(shard) for shard in range(num_shards)]

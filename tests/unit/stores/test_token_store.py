@@ -48,7 +48,7 @@ def actions_of(number: int) -> np.ndarray:
     return np.arange(number * 4, dtype=np.float64).reshape(number, 2, 2) / 7
 
 
-def begin(path: Path, header: TokenHeader = HEADER) -> TokenStoreWriter:
+def begin(path: Path, header: TokenHeader = HEADER, decoded: bool = True) -> TokenStoreWriter:
     """Write three shards, of which the middle one is empty."""
     writer = TokenStoreWriter(path, header)
     tokens, actions = grids(5, header.codebook_size), actions_of(5)
@@ -61,7 +61,7 @@ def begin(path: Path, header: TokenHeader = HEADER) -> TokenStoreWriter:
             ROWS[some],
             actions[some] if header.num_action_dims else None,
             [Skipped(f"s{shard}", f"s{shard}.avi", "is no video")] if shard else [],
-            {shard: None if shard == 1 else 12.5},
+            {shard: None if shard == 1 else 12.5} if decoded else {},
             [{"id": f"v{shard}", "note": "odd"}] if shard == 2 else [],
         )
         first += count
@@ -256,9 +256,10 @@ def test_a_token_or_an_action_that_cannot_be_is_refused_when_it_is_read(tmp_path
 
 def test_a_rate_that_only_decoding_shows_is_that_of_most_training_videos(tmp_path):
     header = replace(HEADER, fps=None)
-    assert make(tmp_path / "a", header).header.fps == 10.0
+    assert make(tmp_path / "decoded", header).header.fps == 12.5
+    assert begin(tmp_path / "a", header, False).finish(3, VIDEOS).header.fps == 10.0
     no_train = tuple(replace(video, split="val") for video in VIDEOS)
-    assert begin(tmp_path / "b", header).finish(3, no_train).header.fps == 20.0
+    assert begin(tmp_path / "b", header, False).finish(3, no_train).header.fps == 20.0
     assert usual_rate(VIDEOS, 4) == 2.5
     assert usual_rate([replace(video, fps=None) for video in VIDEOS], 1) is None
     writer = TokenStoreWriter(tmp_path / "c", header)
