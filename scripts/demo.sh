@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From raw files in UCF-101's layout to samples and scores, on two CPU cores in about 16 minutes.
+# From raw files in UCF-101's layout to samples and scores, on two CPU cores in about 12 minutes.
 # Run it again and it only reports: every step goes on where it stopped.
 set -euo pipefail
 # SMOKE=1 runs every step on next to nothing, to see that it runs.
@@ -30,7 +30,7 @@ data-prep synthetic "$OUT/raw" --layout ucf101 --videos "$VIDEOS" --frames 30 --
 step "2/8 prepare: raw videos to a clip store"
 data-prep ucf101 "$OUT/raw" --out "$OUT/clips" --size 32 --split 1
 
-step "3/8 train the tokenizer (about 6 minutes)"
+step "3/8 train the tokenizer (about 4 minutes)"
 "${AT_PRECISION[@]}" train-tokenizer --config demo/tokenizer --data "$OUT/clips" --out "$OUT/tokenizer" \
   "${TRAIN[@]}"
 
@@ -38,7 +38,7 @@ finished "$OUT/tokenizer/tokenizer"
 step "4/8 encode: clips to tokens"
 "${AT_PRECISION[@]}" encode "$OUT/clips" --tokenizer "$OUT/tokenizer" --out "$OUT/tokens" --hop 4
 
-step "5/8 train the prior (about 5 minutes)"
+step "5/8 train the prior (about 3 minutes)"
 "${AT_PRECISION[@]}" train-prior --config demo/prior --tokens "$OUT/tokens" --out "$OUT/prior" \
   "${TRAIN[@]}"
 
