@@ -163,7 +163,7 @@ def validated_sizes(kind: Kind) -> Iterator[list[int]]:
     module = tokenizer_module if kind == "tokenizer" else prior_module
     real, sizes = module.functional_call, []
 
-    def noted(model: Any, weights: Any, arguments: tuple[torch.Tensor, ...]) -> Any:
+    def noted(model: Any, weights: Any, arguments: tuple[Any, ...]) -> Any:
         sizes.append(len(arguments[0]))
         return real(model, weights, arguments)
 

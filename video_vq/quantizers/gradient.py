@@ -122,7 +122,7 @@ def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
     How θ½ is measured. Over the rows of one angle the best share is the regression of h − g on
     r − g, r = λ Rᵀ g: a = Σ (h − g)·(r − g) / Σ |r − g|². Of gradients of equal lengths it is 1/2
     exactly where r and g have the same cosine to h. So θ½ is the angle at which the mean cosines
-    of rotated and copied gradient to the exact one cross (training/second_pass.py measures both).
+    of rotated and copied gradient to the exact one cross (quantizers/exactness.py measures them).
 
     Args:
         e: the latents.

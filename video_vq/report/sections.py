@@ -40,7 +40,9 @@ GROUPS = {
     "ones would carry as much (perplexity), and how many unused ones were started anew.",
     "quantizer": "Encoder outputs against their codes: the angle in degrees, the ratio of lengths "
     "and the outputs' norm (p05, p50, p95: quantiles), the cosine between the gradient and the "
-    "rotated one, and the share of tokens that one step moved to another code.",
+    "rotated one, and the share of tokens that one step moved to another code; the share of "
+    "obtuse angles, the part of the outputs' variance that codes miss (distortion), and what pulls "
+    "the outputs towards the origin (radial forces: positive ones shrink them).",
     "optim": "The gradient's norm before it is clipped, the learning rate, and the steps that were "
     "left out because a number was not finite.",
     "time": "How fast training went.",
