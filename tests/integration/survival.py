@@ -25,11 +25,6 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
         time.sleep(0.002)
 
 
-def _listen_to_sigint() -> None:
-    """Undo what a shell's `&` does: what it starts ignores Ctrl-C, and so would our launcher."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Run:
     """A command with everything that it starts; use as a context manager.
 
@@ -59,7 +54,6 @@ class Run:
                 stdout=outputs[0] if outputs else stdout,
                 stderr=outputs[1] if outputs else stderr,
                 start_new_session=True,
-                preexec_fn=_listen_to_sigint,
             )
 
     def __enter__(self) -> "Run":
