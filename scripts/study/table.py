@@ -108,11 +108,11 @@ def cell(arm: Mapping[int, float], reference: Mapping[int, float], measure: Meas
 
 
 def tables(plan: plans.Plan, results: Sequence[Result]) -> str:
-    """Return one table for each part, world, regime and optimizer, and a list of failed runs."""
+    """Return one table for each world, regime and optimizer, and a list of failed runs."""
     groups: dict[tuple[str, ...], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         if result["status"] == "finished" and not result["part"].startswith(plans.TUNING):
-            key = tuple(result[name] for name in ("part", "world", "regime", "optimizer"))
+            key = tuple(result[name] for name in ("world", "regime", "optimizer"))
             groups[key][result["arm"]].append(result)
     lines: list[str] = []
     for key, arms in groups.items():
