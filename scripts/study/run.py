@@ -135,7 +135,7 @@ def environments(plan: plans.Plan, jobs: int | None) -> list[dict[str, str]]:
     if found := gpus():
         places = (found[index % len(found)] for index in range(jobs or len(found)))
         return [{**base, "CUDA_VISIBLE_DEVICES": place} for place in places]
-    threads = max(1, (os.cpu_count() or 1) // (jobs or 1))
+    threads = max(1, len(os.sched_getaffinity(0)) // (jobs or 1))
     return [{**base, "OMP_NUM_THREADS": str(threads)}] * (jobs or 1)
 
 
