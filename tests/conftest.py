@@ -2,15 +2,22 @@
 
 import signal
 
+import pytest
 
-def pytest_sessionstart() -> None:
-    """Let the processes of the tests hear signals, whoever starts pytest.
+DEFAULTS = {
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
 
-    A job of `nohup`, of a shell's `&` or of a CI service may ignore SIGHUP, SIGINT or SIGTERM, and
-    what it starts inherits that.
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let the processes that a test starts hear signals; they inherit what pytest ignores.
+
+    It ignores what its own parent did, such as nohup or a shell's `&`, and all of these signals
+    after a training of this process was asked to stop.
     """
-    for number in (signal.SIGHUP, signal.SIGTERM):
+    for number, handler in DEFAULTS.items():
         if signal.getsignal(number) == signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(number, handler)

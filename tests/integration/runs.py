@@ -1,13 +1,16 @@
 """A small clip store, and the commands as users call them."""
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 
+from video_vq.cli import main
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 from video_vq.training.stop_request import StopRequest
 
@@ -76,8 +79,18 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
-    """Run the command in a process of its own and check its exit status."""
-    return run([sys.executable, "-m", "video_vq", *arguments], expect, **changes)
+    """Run the command and check its exit status; in a process of its own if variables change."""
+    if changes:
+        return run([sys.executable, "-m", "video_vq", *arguments], expect, **changes)
+    words = [str(argument) for argument in arguments]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        try:
+            status = main(words)
+        except SystemExit as error:  # argparse
+            status = error.code
+    answer = subprocess.CompletedProcess(words, status, stdout.getvalue(), stderr.getvalue())
+    return checked(answer, expect)
 
 
 def launch(processes: int, *arguments: str | Path, expect: int = 0, **changes: str):
@@ -110,6 +123,11 @@ def run(command: list, expect: int = 0, **changes: str):
         timeout=600,
         check=False,
     )
+    return checked(answer, expect)
+
+
+def checked(answer: subprocess.CompletedProcess[str], expect: int):
+    """Return the answer of a command if its exit status is the expected one."""
     assert answer.returncode == expect, f"{answer.returncode}\n{answer.stdout}\n{answer.stderr}"
     return answer
 
