@@ -24,7 +24,7 @@ from trained import trained_tokenizer
 from video_vq.cli import main
 from video_vq.training.run_folder import RunFolder
 
-STEPS = 200
+STEPS = 100
 SETTINGS = (
     f"optim.steps={STEPS}",
     # Two steps of code usage are in each second checkpoint that are not in the log yet.
@@ -154,10 +154,9 @@ def check_that_kills_change_nothing(whole: Training, folder: Path, kills: int, s
     )
 
 
-@pytest.mark.parametrize("whole", ["tokenizer 1", "prior 1", "tokenizer 2"], indirect=True)
+@pytest.mark.parametrize("whole", ["prior 1", "tokenizer 2"], indirect=True)
 def test_kills_at_random_moments_change_no_bit(whole, tmp_path):
-    kills = {("tokenizer", 1): 3, ("prior", 1): 2, ("tokenizer", 2): 2}
-    check_that_kills_change_nothing(whole, tmp_path, kills[whole.kind, whole.processes], seed=1)
+    check_that_kills_change_nothing(whole, tmp_path, 2, seed=1)
 
 
 @pytest.mark.slow

@@ -57,7 +57,6 @@ SOME_STOPS = (
     Stop("training", "SIGINT", "launcher", 2, 2),
     Stop("saving", "SIGTERM", "ranks", 2, 0),
     Stop("validation", "SIGKILL", "launcher", 2, 2),
-    Stop("training", "SIGHUP", "group", 0, 2),
     Stop("validation", "file", "", 1, 0),
 )
 
