@@ -48,7 +48,7 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
     """Return columns of a Parquet file, all of one length.
 
     Args:
-        path: of the file.
+        path: path of the file.
         wanted: name -> kind and width: "integer" (int64) and "number" (float64) give an array of
             one axis, "vector" float32 of shape rows x width, "texts" a list of texts per row
             (width is not used).
@@ -74,7 +74,7 @@ class RowReader:
     do, so what a damaged page costs does not depend on what was read before.
 
     Args:
-        path: of the file.
+        path: path of the file.
         wanted: see `read_columns`; no texts.
 
     Raises:

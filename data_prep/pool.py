@@ -36,8 +36,8 @@ class Making(NamedTuple):
     """What all shards of a store share.
 
     Attributes:
-        store, plan, arrays: as ClipStoreWriter takes them.
-        recipe: of the videos.
+        store, plan, arrays: what ClipStoreWriter takes under these names.
+        recipe: how the frames of the videos are made.
     """
 
     store: Path

@@ -108,7 +108,7 @@ def prepare(
     finished. The store's bytes depend on the listing and the recipe alone.
 
     Args:
-        listing: of a source.
+        listing: the videos of a source.
         out: the store's folder.
         recipe: how each video is made.
         workers: processes that decode.

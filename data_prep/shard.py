@@ -34,7 +34,7 @@ class Verdict:
 
     Attributes:
         skip: why it is to be left out, None when it is not.
-        decoder: which decoder is to be used, None for the recipe's.
+        decoder: the decoder to use; None for the recipe's.
     """
 
     skip: str | None = None

@@ -52,7 +52,7 @@ class Channels:
     """Exact moments of all pixels of a split, of red, green and blue, in grey levels 0 to 255.
 
     Attributes:
-        mean, variance: of the population; computed from whole numbers and rounded once.
+        mean, variance: moments of the population, computed from whole numbers and rounded once.
         smallest, largest: values that occur.
         at_limits: share of the values that are 0 or 255.
         repeated_frames: share of the frames that equal the one before, of those that have one.
@@ -71,8 +71,8 @@ class ArrayRange:
     """A per-frame array over all frames of the store; one number for each place of a row.
 
     Attributes:
-        smallest, largest: of the finite values; None where there is none.
-        mean, deviation: of the finite values, in float64.
+        smallest, largest: extremes of the finite values; None where there are none.
+        mean, deviation: moments of the finite values, in float64.
         not_finite: values that are NaN or infinite.
     """
 
@@ -88,9 +88,9 @@ class Statistics:
     """All that is counted of a clip store.
 
     Attributes:
-        frame_size_hw: of every frame.
+        frame_size_hw: height and width of every frame, in pixels.
         skipped: sources that were left out.
-        pixel_bytes: of all frames.
+        pixel_bytes: number of bytes of all frames.
         fps: videos per frame rate; "unknown" where it is.
         splits: split -> its counts.
         classes: class -> split -> videos; "" stands for none.

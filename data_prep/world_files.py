@@ -105,9 +105,9 @@ def encode_record(
     """Encode an episode as BAIR's records hold it.
 
     Args:
-        frames: of each camera.
-        actions: from each frame to the next.
-        positions: of the gripper at each frame.
+        frames: frames of each camera.
+        actions: rows of numbers, from each frame to the next.
+        positions: position of the gripper at each frame.
         label: what simulated it; a feature that a robot's records do not have.
     """
     features: dict[str, Feature] = {} if label is None else {SIMULATED: [label.encode()]}

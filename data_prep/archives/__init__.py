@@ -28,8 +28,8 @@ class Archive:
     """What an archive holds, checked; nothing of it is unpacked.
 
     Attributes:
-        path: of the archive.
-        kind: by its first bytes, whatever its name.
+        path: path of the archive.
+        kind: the format that its first bytes show, whatever its name.
         members: its regular files, in its order.
     """
 
@@ -95,7 +95,7 @@ def unpack(
     Each file appears whole, after fsync, and those there stay: a second start goes on.
 
     Args:
-        archive: to read.
+        archive: the archive to read.
         wanted: members.
         folder: made when missing.
         on_file: called for each member that is there.

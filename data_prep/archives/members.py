@@ -40,9 +40,9 @@ class Member:
     Attributes:
         number: its place among the archive's entries.
         name: relative, with / between its parts, and nothing that leads out of the folder.
-        num_bytes: of the file.
+        num_bytes: size of the file in bytes.
         position: byte of a tar at which the file begins.
-        crc32: of the file, None where the archive tells none.
+        crc32: checksum of the file; None where the archive does not give one.
     """
 
     number: int
@@ -139,7 +139,7 @@ class Entries:
     """Collects an archive's members while it is read, and stops at the caps.
 
     Args:
-        path: of the archive.
+        path: path of the archive.
         archive_bytes: its size.
     """
 

@@ -40,8 +40,8 @@ class Episode:
 
     Attributes:
         frames: camera -> uint8 RGB.
-        actions: from each frame to the next, the commanded change of x, y, z in metres and of
-            the turn about the vertical in radians.
+        actions: array of t 4: from each frame to the next, the commanded change of x, y and z in
+            metres and of the turn about the vertical in radians.
         positions: x, y, z between the fingers' tips at each frame, in metres.
         moved: how far each object's centre lies from where it was at the first frame at most,
             in metres.
@@ -61,7 +61,7 @@ def draw_actions(
     A command that would leave the bin is cut at its border, and a new one drawn.
 
     Args:
-        rng: of the episode.
+        rng: the episode's random generator.
         start: x, y, z and turn of the hand.
         num_frames: how many commands.
     """
@@ -134,10 +134,10 @@ def simulate_episode(renderer: Renderer, seed: int, side: int, index: int) -> Ep
     """Simulate and render one episode: a pure function of its numbers on one machine.
 
     Args:
-        renderer: of this process.
-        seed: of the whole set.
+        renderer: the renderer of this process.
+        seed: seed of the whole set.
         side: 0 for train, 1 for test.
-        index: of the episode in its side.
+        index: number of the episode within its side.
     """
     mujoco = bindings()
     rng = np.random.default_rng([seed, side, index])

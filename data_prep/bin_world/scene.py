@@ -104,7 +104,7 @@ def mjcf(scene: BinScene, pixels: int) -> str:
 
     Args:
         scene: what differs between episodes.
-        pixels: of a side of the largest picture that will be rendered.
+        pixels: side, in pixels, of the largest picture that will be rendered.
     """
     bodies = "\n".join(_body(number, body) for number, body in enumerate(scene.bodies))
     lamp = (*scene.light, LAMP_HEIGHT)

@@ -50,8 +50,8 @@ class BinWorldSettings:
 
     Attributes:
         num_train, num_test: episodes of each side.
-        seed: of the whole set. An episode depends on seed, side and its number there: a longer
-            set begins like a shorter one.
+        seed: seed of the whole set. An episode depends on the seed, its side and its number there:
+            a longer set begins like a shorter one.
     """
 
     num_train: int = 900
@@ -65,7 +65,7 @@ class Pushed:
 
     Attributes:
         episodes: how many there are.
-        touched: in how many at least one object was moved by more than TOUCHED metres.
+        touched: number of episodes in which at least one object moved by more than TOUCHED metres.
         objects: how many objects there are in all.
         moved: how many of them were moved so far.
     """

@@ -33,7 +33,7 @@ def add_shares(
     """Add --val, and --test where the source names no test side of its own.
 
     Args:
-        parser: of a command.
+        parser: the parser of a command.
         val, test: the defaults.
         of: what they are shares of.
     """

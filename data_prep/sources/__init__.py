@@ -33,7 +33,7 @@ class Item:
         table: the file on this machine that holds its per-frame rows, if it is not `path`.
         place: where in the files it lies, as its source says it (JSON).
         kind: what it is, which decides what opens it.
-        settings: of the source, for what opens it (JSON).
+        settings: settings of the source, for what opens the item (JSON).
     """
 
     id: str
@@ -69,16 +69,17 @@ class Listing:
     """What a source holds.
 
     Attributes:
-        source: which kind it is.
+        source: the kind of source.
         settings: the source's own settings that decide the store (JSON).
-        items: in the order of the store.
+        items: the videos, in the order of the store.
         classes: ordered class names.
         skipped: what cannot be used, as far as it shows without decoding.
         arrays: per-frame arrays of each video: name -> shape of one frame's row.
         notes: what the user should hear of the listing.
         simulated: what simulated the episodes, None when they were recorded.
         max_skipped: the share of videos that may be unusable, unless the user says otherwise.
-        archive: that holds the items and has to be unpacked, None where their paths are files.
+        archive: the archive that holds the items and has to be unpacked; None where their paths are
+            files.
     """
 
     source: SourceName

@@ -72,7 +72,7 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
 
     Args:
         root: the official tar, a folder that holds it, or the unpacked folder.
-        settings: which camera and split.
+        settings: the camera and the split.
 
     Raises:
         InputError: no such files, or no record in them; one cannot be read; the tar is damaged or
@@ -278,7 +278,7 @@ def frames_of(
     """Return the frames of one camera, and `actions` and `endeffector_pos`, of one record.
 
     Args:
-        data: of the record.
+        data: bytes of the record.
         camera: whose frames.
         simulated: the label that the record must carry, None for none.
 

@@ -36,7 +36,7 @@ class Place:
         num_frames: how many frames and rows it has.
         first_row: its first row, counted over the whole data set.
         from_seconds: when its first frame is shown.
-        fps: of the data set.
+        fps: frame rate of the data set.
         arrays: our name -> its column and the numbers in a row.
     """
 

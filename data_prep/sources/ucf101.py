@@ -62,7 +62,7 @@ def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
 
     Args:
         root: UCF101.rar (or a zip or tar of it), a folder that holds it, or the unpacked folder.
-        settings: which split, and where the lists are.
+        settings: the split, and where the lists are.
 
     Raises:
         InputError: the videos or lists are not there, or a list or archive is damaged.

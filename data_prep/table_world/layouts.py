@@ -41,11 +41,11 @@ class TableWorldSettings:
     """What decides every byte that is written.
 
     Attributes:
-        layout: which of the official layouts to write.
+        layout: the official layout to write.
         num_videos: how many, at least 8, so that both sides of the split have every class.
         num_frames: length of each.
-        size: of the square frames, in pixels.
-        seed: of the world.
+        size: side of the square frames, in pixels.
+        seed: seed of the world.
     """
 
     layout: Layout = "ucf101"

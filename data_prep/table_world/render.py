@@ -31,8 +31,8 @@ class TableClip:
         frames: uint8 RGB.
         label: the class, one of CLASSES.
         group: 1..25; clips of one group share the table's look.
-        actions: from each frame to the next: gripper displacement x, y, z, and the change of
-            the fingers' opening.
+        actions: array of t 4: from each frame to the next, the gripper's displacement in x, y and
+            z, and the change of the fingers' opening.
         positions: the gripper's x, y, z in view widths; y points towards the viewer.
     """
 
@@ -51,7 +51,7 @@ class View:
         widths: how many units of the table the picture spans, across and down.
         turn: 1 seen from the near side, -1 from the far side (both axes flip).
         rise: how far up the picture a height of 1 lifts a point, in units of the table.
-        follow: which part of the camera's path this view goes along with.
+        follow: the part of the camera's path that this view follows.
     """
 
     widths: tuple[float, float]
@@ -76,10 +76,10 @@ def render_clip(
     """Render clip `index` of the world `seed`: a pure function of its arguments.
 
     Args:
-        seed: of the whole set.
-        index: of the clip; its class is CLASSES[index % 4].
+        seed: seed of the whole set.
+        index: number of the clip; its class is CLASSES[index % 4].
         num_frames: length; the gripper comes down at the start and leaves at the end.
-        size: of the square frames, in pixels.
+        size: side of the square frames, in pixels.
         camera: aux1 looks down and follows the gripper; main sees more, from the far side.
     """
     scene = draw_table(seed, index)

@@ -16,15 +16,15 @@ class ClipConfig:
     """Which clips are cut out of the videos.
 
     Attributes:
-        num_frames: of a clip.
+        num_frames: number of frames in a clip.
         stride: distance between its frames.
-        windows: which clips of a video come in an epoch: "random", as many as `clips_per_video`,
-            drawn anew each time, every start equally likely; "uniform", as many as
-            `clips_per_video` or as there are starts, evenly spaced from its beginning to its end
-            (one: the middle); "all", those that start at frames 0, hop, 2·hop, …
-        clips_per_video: of "random" and "uniform".
-        hop: of "all", frames from one clip's start to the next; null for clips that follow each
-            other without overlap.
+        windows: which clips of a video an epoch holds: "random", `clips_per_video` of them, drawn
+            again in each epoch, every start equally likely; "uniform", `clips_per_video` of them or
+            as many as there are starts, evenly spaced from the video's beginning to its end (a
+            single one: the middle); "all", those that start at frames 0, hop, 2·hop, …
+        clips_per_video: number of clips per video and epoch, for "random" and "uniform".
+        hop: number of frames from one clip's start to the next, for "all"; null for clips that
+            follow each other without overlap.
         short_videos: what becomes of a video that is shorter than a clip: "leave_out";
             "repeat_last", its last frame stands still until the clip is full; "loop", it begins
             again.

@@ -76,10 +76,10 @@ class EpochClips:
     """The clips of an epoch, numbered: item -> window; nothing is listed but the videos.
 
     Args:
-        store: of the videos.
+        store: the store that holds the videos.
         split: None for all.
-        config: which clips.
-        seed: of random windows.
+        config: which clips to cut out.
+        seed: seed of random windows.
 
     Attributes:
         videos: those that give clips, in the store's order.
@@ -113,7 +113,7 @@ class EpochClips:
 
         Args:
             item: 0 … len − 1; the clips of a video follow each other.
-            position: in the endless sequence of epochs.
+            position: position in the endless sequence of epochs.
         """
         place = int(np.searchsorted(self._first, item, side="right")) - 1
         number, starts = item - int(self._first[place]), int(self._starts[place])
@@ -148,10 +148,10 @@ def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int)
     """Return the clips of one video that is looked at alone, whatever videos are beside it.
 
     Args:
-        config: which clips; random ones are drawn by the video's name, each once.
+        config: which clips to cut out; random ones are drawn by the video's name, each once.
         video: its position in the store.
         name: its id, the same wherever it stands.
-        num_frames: that it has.
+        num_frames: number of frames of the video.
     """
     starts = num_frames - config.span + 1
     if starts < 1 and config.short_videos == "leave_out":
@@ -206,7 +206,8 @@ def scoring_windows(
     Args:
         split: None for all splits.
         count: no more than this many; None for all that there are.
-        short_videos: of those shorter than a clip; one that is filled up gives one.
+        short_videos: what becomes of videos shorter than a clip; one that is filled up gives one
+            clip.
 
     Raises:
         InputError: no video is long enough.

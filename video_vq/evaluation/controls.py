@@ -45,7 +45,7 @@ class PatchCodebook:
     Args:
         patch_thw: the box of pixels that one token stands for.
         num_codes: K.
-        seed: of the first codes and the patches used.
+        seed: seed of the first codes and of the choice of patches.
     """
 
     def __init__(self, clips: Clips, patch_thw: tuple[int, int, int], num_codes: int, seed: int):

@@ -28,11 +28,12 @@ class EvaluationSetup:
         accelerator: its ranks share the clips.
 
     Attributes:
-        store, split, windows: of the real clips, no two of which overlap.
-        num_frames, stride: of the real clips.
-        scored_frames: of a clip, those that FVD sees.
+        store, split, windows: the real clips: their store, their split and their windows, no two of
+            which overlap.
+        num_frames, stride: length of the real clips, and the distance between their frames.
+        scored_frames: number of frames of a clip that FVD sees.
         samples, sample_windows: the samples, and one clip of each, cut as the real clips are.
-        network, extractor: of the features.
+        network, extractor: the network that computes the features, and what runs it.
         real: features of the real clips.
 
     Raises:

@@ -45,7 +45,7 @@ class FeatureCache:
     Args:
         settings: all that decides a clip's features, as JSON: network, resize, range, …
         num_features: values of a vector.
-        folder: of all caches; None for the user's.
+        folder: folder of all caches; None for the user's.
 
     Raises:
         InputError: the folder cannot be written, or belongs to other settings.

@@ -20,9 +20,9 @@ class FeatureNetwork(NamedTuple):
     """A frozen network from b 3 t 224 224 to b d, and what names it beside every score.
 
     Attributes:
-        module: in eval mode, on its device.
+        module: the network in eval mode, on its device.
         name: what users call it.
-        sha256: of its weights; scores of different hashes never meet.
+        sha256: hash of the weights; scores of different hashes are never compared.
         num_features: d.
     """
 

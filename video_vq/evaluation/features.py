@@ -52,7 +52,7 @@ class FeatureSet(NamedTuple):
         groups: each clip's source video (or group of near-duplicates).
         left_out: a line per video that could not be used.
         data_hash: sha256 over the contents of the clips that were scored (`ScoredClip.data_hash`).
-        split: which split, None for a plain folder.
+        split: the split that was read; None for a plain folder.
         kinds: how many clips there are of each frame size and rate.
         simulated: what simulated the videos; None where nothing says that they are.
     """
@@ -108,7 +108,7 @@ class Extractor:
 
         Args:
             keys: each stands for a clip's pixels.
-            clips: of as many frames; None where all features are known.
+            clips: clips of equal length; None where all features are known.
         """
         if not keys:
             return {}
@@ -179,7 +179,7 @@ def features_of(
     Of a store, clips are drawn as `scoring_windows` says; of a video file, its first frames.
 
     Args:
-        split: of a store; None for test when there is one, else all.
+        split: split of a store; None for test where there is one, else for all.
         max_clips: use no more than this many; drawn by the seed.
         accelerator: shares the clips among its ranks; each gets all features.
 

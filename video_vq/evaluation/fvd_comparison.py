@@ -49,7 +49,8 @@ class FVDResult(NamedTuple):
     Attributes:
         value: the distance.
         num_real, num_fake: clips on either side.
-        floor: of real clips against other real clips; None when there is one source video only.
+        floor: distance of real clips from other real clips; None when there is only one source
+            video.
         warnings: what a reader must know before using the number.
     """
 
@@ -142,7 +143,7 @@ def require_scorable(
 
     Args:
         split: The split of the real side; see `features_of`.
-        max_clips: on each side; None for all.
+        max_clips: largest number of clips on each side; None for all.
 
     Raises:
         InputError: a convention asks for clips of another length, a side is missing, its split is
@@ -168,7 +169,7 @@ class FVDComparison:
 
     Args:
         cut: how clips are cut out of videos.
-        max_clips: on each side; None for all.
+        max_clips: largest number of clips on each side; None for all.
         accelerator: shares the clips among its ranks.
         cache: folder of all feature caches; None for the user's.
     """

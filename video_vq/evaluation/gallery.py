@@ -32,7 +32,7 @@ class Pair(NamedTuple):
     Attributes:
         source: the video's id in the data, and the clip's first frame there.
         label: class name.
-        psnr: in dB; infinite for an exact copy.
+        psnr: peak signal-to-noise ratio in dB; infinite for an exact copy.
     """
 
     real: Clip
@@ -66,7 +66,7 @@ def some_of_each_class(
     """Return the first few samples of the first few classes; no more of them are read.
 
     Args:
-        samples: of each its class, and what reads it.
+        samples: class of each sample, and a function that reads it.
     """
     shown: dict[str | None, list[Clip]] = {}
     for label, read in samples:

@@ -11,7 +11,7 @@ class GenerationProtocol(NamedTuple):
 
     Attributes:
         name: what users call it.
-        split: of the real clips.
+        split: split of the real clips.
         num_real: real clips.
         num_fake: samples.
         given_frames: true first frames that a sample continues; 0 for none.

@@ -39,8 +39,8 @@ class ReconstructionScores(NamedTuple):
     """What reconstructions are worth.
 
     Attributes:
-        scores: as JSON.
-        features: of the reconstructions, paired with the real clips.
+        scores: the scores as JSON.
+        features: features of the reconstructions, paired with the real clips.
         pairs: clips beside their reconstructions by role, to look at; on rank 0 alone.
     """
 

@@ -19,8 +19,8 @@ class SampleScores(NamedTuple):
     """What samples are worth.
 
     Attributes:
-        scores: as JSON.
-        features: of the samples that were scored.
+        scores: the scores as JSON.
+        features: features of the samples that were scored.
         shown: some samples of each class, to look at.
         neighbours: the samples nearest to a training clip.
     """

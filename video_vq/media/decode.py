@@ -163,8 +163,8 @@ class FirstFrames:
     end, once: `info` is known then.
 
     Args:
-        path: of the file.
-        count: of frames; fewer come where the video ends before.
+        path: path of the file.
+        count: number of frames; fewer come where the video ends earlier.
         limits: see `probe`.
 
     Raises:

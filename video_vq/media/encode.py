@@ -49,7 +49,8 @@ def write_video(
 
     Args:
         path: ends in .mp4, .mkv, .avi or .webm.
-        frames: at least one; height and width are even, because colour is stored at half of them.
+        frames: at least one frame; height and width are even, because colour is stored at half of
+            them.
         fps: frames per second.
         codec: h264 (mp4, mkv), mpeg4 (avi; MPEG-4 part 2 as XviD writes it) or vp9 (webm);
             None takes the container's own, in brackets.
@@ -82,7 +83,7 @@ def write_frames(
 
     Args:
         path: see `write_video`; the container's own codec and quality are taken.
-        frames: at least one, all of one size; an odd last row or column is repeated once.
+        frames: at least one frame, all of one size; an odd last row or column is repeated once.
         fps: frames per second.
 
     Raises:
@@ -152,7 +153,7 @@ def encode_mp4(frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: 
     """Return RGB frames as the bytes of an H.264 mp4 that browsers play.
 
     Args:
-        frames: at least one, of any size; an odd last row or column is repeated once.
+        frames: at least one frame, of any size; an odd last row or column is repeated once.
         fps: frames per second.
         quality: the quantizer, 0..51; lower is better and larger.
 
@@ -247,9 +248,9 @@ def write_animation(
 
     Args:
         path: ends in .webp (small, all colours) or .gif (one palette of 256 colours).
-        frames: at least one, of any size.
+        frames: at least one frame, of any size.
         fps: frames per second; a GIF rounds the time of a frame to 10 ms.
-        quality: of WebP, 0 to 100.
+        quality: quality of WebP, from 0 to 100.
 
     Raises:
         InputError: unknown suffix, a frame rate or quality out of range.

@@ -55,7 +55,7 @@ class FileDecoders:
     system's folder for temporary files at a time, and nothing stays there whatever is killed.
 
     Args:
-        recipe: of the frames.
+        recipe: how the frames are made.
         num_workers: how many processes decode.
         command: what to start as a worker.
         stall_seconds: how long a worker may go without using the processor.

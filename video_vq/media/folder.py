@@ -28,8 +28,8 @@ class FolderSettings:
         val, test: shares of the groups.
         group_by: "video": each is its own group; "folder": those of one folder are;
             "regex": those whose ids match `group_regex` alike (its first group, or the whole).
-        group_regex: for group_by "regex".
-        extensions: of the files to take, in small letters, with the dot.
+        group_regex: the pattern for group_by "regex".
+        extensions: endings of the files to take, in lower case, with the dot.
     """
 
     val: float = 0.1
@@ -52,7 +52,7 @@ class FolderVideo(NamedTuple):
     """A video file of a folder.
 
     Attributes:
-        name: of the file, relative to the folder; it is the video's id, too.
+        name: path of the file, relative to the folder; it is also the video's id.
         label: the first folder of its name, None where it lies at the top.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
@@ -182,7 +182,7 @@ def size_inside(path: Path, real_root: Path) -> int | str:
     """Return the size of a file of a folder, or why it cannot be taken.
 
     Args:
-        path: of the file; links are followed inside the folder only.
+        path: path of the file; only links inside the folder are followed.
         real_root: the folder, itself without links.
     """
     try:

@@ -43,9 +43,9 @@ class FrameRecipe:
         size_hw: height and width of the frames, in pixels.
         fps: rate to bring videos to, None to keep theirs.
         stride: keep every n-th frame.
-        limits: on what a video may ask for.
+        limits: limits on what a video may ask for.
         cpu_seconds: processor time that any video may take, before its size is counted.
-        decoder: which one is tried first; it does not decide the frames.
+        decoder: the decoder to try first; it does not decide the frames.
     """
 
     size_hw: tuple[int, int]
@@ -82,11 +82,11 @@ class OpenedFile(NamedTuple):
     """A video file whose frames are decoded as they are taken.
 
     Attributes:
-        info: of the file.
-        sha256: of its bytes.
+        info: what is known about the file.
+        sha256: hash of the file's bytes.
         fps: frames per second of the frames that are kept, None when unknown.
         chosen: numbers of the frames that are kept, None for each `stride`-th.
-        stream: of all its frames; knows at the end what was odd.
+        stream: all frames of the file; after the last it knows what was odd.
         frames: those that are kept, at the recipe's size. They raise UnreadableVideoError.
     """
 
@@ -126,9 +126,9 @@ def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watc
     """Open one video file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         num_bytes: the size that it had when it was listed.
-        recipe: of its frames.
+        recipe: how its frames are made.
         watch: told at each stage.
 
     Raises:

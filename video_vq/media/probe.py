@@ -44,8 +44,8 @@ class Limits:
     """What a video may ask for before it is refused.
 
     Attributes:
-        max_pixels: of one frame.
-        max_frames: of one video.
+        max_pixels: largest number of pixels of one frame.
+        max_frames: largest number of frames of one video.
         max_duration_seconds: between its first and last time stamp; of a header's word for it
             nothing is believed, as AVI headers over-report.
         max_decoded_bytes: a video that decodes to less is never refused for its expansion.
@@ -75,7 +75,7 @@ class VideoInfo:
         path: absolute.
         file_bytes: size of the file.
         container, codec: FFmpeg's names.
-        size_hw: of the frames as they are shown, that is after the rotation.
+        size_hw: height and width of the frames as they are shown, that is after the rotation.
         fps: mean frames per second, None when the file does not say.
         num_packets: compressed frames in the file. A healthy video decodes to as many frames.
         claimed_frames: what the header says (AVI headers over-report), None when it does not.

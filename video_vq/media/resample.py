@@ -23,9 +23,9 @@ def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS)
     last frame is shown for the mean distance of the others.
 
     Args:
-        info: of the video.
+        info: what is known about the video.
         fps: frames per second to have; frames are left out or repeated.
-        limits: on the number of frames.
+        limits: limits on the number of frames.
 
     Raises:
         UnreadableVideoError: the file has neither time stamps nor a rate, or the time stamps span

@@ -36,9 +36,9 @@ class Death:
     """How a process ended before it answered.
 
     Attributes:
-        cause: in a few words.
+        cause: a few words that say what ended it.
         video: the id of the video that it was at, None where it was at none.
-        stage: of the video: "read" or "decode".
+        stage: what was being done with the video: "read" or "decode".
         is_stalled: whether it was ended because it did nothing.
         is_blameless: whether it did nothing for a cause outside of it.
         is_killed: whether the system ended it.
@@ -67,7 +67,7 @@ class Deaths:
 
         Args:
             death: the last one.
-            path: of the video, for messages.
+            path: path of the video, for messages.
 
         Raises:
             InputError: the video is not to blame, or not alone.
@@ -148,7 +148,7 @@ class Supervisor:
         """Give this thread's process a job; return its answer, or how it ended.
 
         Args:
-            job: of which the process knows what to do.
+            job: the job, as JSON that the process understands.
             on_video: called with the report of each stage of a video.
 
         Raises:

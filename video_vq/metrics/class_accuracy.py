@@ -79,7 +79,7 @@ def train_classifier(
 
     Args:
         batches: STEPS batches of clips and their classes; each is one optimizer step.
-        seed: of the weights and the dropout; the global generator is left as it was.
+        seed: seed of the weights and the dropout; the global generator is left as it was.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

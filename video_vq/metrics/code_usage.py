@@ -34,7 +34,7 @@ class CodebookUse(NamedTuple):
         batch_code_usage: mean over batches of the fraction of codes used within one batch; it
             grows with the batch, so compare it at one batch size only.
         num_tokens: how many codes were counted, of each level.
-        entropy: of the codes' frequencies in bits, log2 of the perplexity.
+        entropy: entropy of the codes' frequencies in bits, log2 of the perplexity.
         levels: the figures of each of several codes a position; empty for a single one.
     """
 

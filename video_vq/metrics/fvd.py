@@ -65,8 +65,8 @@ def input_features(
     """Return the features of clips that are prepared already, see `clip_features`.
 
     Args:
-        batches: from `network_input`, each made when its turn has come.
-        network: as for `clip_features`.
+        batches: the clips that `network_input` returns, each batch made when its turn has come.
+        network: the network that `clip_features` takes.
 
     Raises:
         InputError: as `clip_features` does.
@@ -228,7 +228,7 @@ def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: 
     It is what a perfect model would score at that N; a score is to be read against it.
 
     Args:
-        features: of all real clips.
+        features: features of all real clips.
         groups: each clip's source video (or group of near-duplicates): clips of one group stay on
             one side. The split depends on these names alone, not on their order.
         ddof: the protocol's.

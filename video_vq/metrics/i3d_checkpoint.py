@@ -101,7 +101,7 @@ def to_safetensors(arrays: dict[tuple[str, ...], np.ndarray], source: str) -> by
     """Return the safetensors file of video_vq.metrics.i3d.I3D; always the same bytes.
 
     Args:
-        arrays: from `read_checkpoint`.
+        arrays: the arrays that `read_checkpoint` returned.
         source: where they come from, kept in the file's header.
     """
     return encode_safetensors(_port_names(arrays), source)

@@ -172,7 +172,8 @@ def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
         reference: the clips that they should be, likewise.
-        network: from `load_st_lpips`; scores of different trunks are not comparable.
+        network: the network that `load_st_lpips` returned; scores of different trunks are not
+            comparable.
 
     Raises:
         InputError: the shapes differ, the values are no RGB in 0..255, or frames

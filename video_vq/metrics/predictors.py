@@ -22,9 +22,10 @@ class PredictorScores(NamedTuple):
     """Held-out cross entropy in bits per token, whole and per latent frame, and what was fitted.
 
     Attributes:
-        unigram: by the smoothed frequencies of tokens, wherever they are.
-        per_position: by the frequencies at each place t h w.
-        copy_previous: by the token at the same h w one latent frame earlier, with an error rate.
+        unigram: score of the smoothed frequencies of tokens, wherever they are.
+        per_position: score of the frequencies at each place t h w.
+        copy_previous: score of a copy of the token at the same h w one latent frame earlier, with
+            an error rate.
         unigram_curve, per_position_curve, copy_previous_curve: the same, per latent frame.
         copy_error_rate: ε; 1 when clips have one latent frame.
         unigram_smoothing, position_smoothing: imagined observations mixed into the frequencies.

@@ -72,7 +72,8 @@ class FVDProtocol:
 
         Args:
             counts: how many real and generated clips were scored; None for the convention's.
-            num_frames, stride: of the clips that were scored; None for the convention's.
+            num_frames, stride: length and stride of the clips that were scored; None for the
+                convention's.
         """
         fit = "squashed" if self.fit == "squash" else "short side, centre crop"
         length = self.num_frames if num_frames is None else num_frames

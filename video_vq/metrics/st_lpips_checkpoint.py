@@ -20,7 +20,8 @@ def to_safetensors(checkpoints: dict[str, bytes], source: str) -> bytes:
     """Return the safetensors file of video_vq.metrics.perceptual.StLpips; always the same bytes.
 
     Args:
-        checkpoints: of each trunk, "alex" or "vgg"; our names begin with the trunk's.
+        checkpoints: bytes of each trunk's checkpoint, "alex" or "vgg"; our names begin with the
+            trunk's.
         source: where they come from, kept in the file's header.
 
     Raises:

@@ -44,13 +44,13 @@ class DifferenceInterval(NamedTuple):
     """FVD(real, a) - FVD(real, b); below zero where a is closer to the real clips.
 
     Attributes:
-        at_n: of the expected FVDs at this number of clips: what other clips of the same models,
-            as many, would give. FVD's bias depends on the model, so this is not yet the
+        at_n: difference of the expected FVDs at this number of clips: what other clips of the same
+            models, as many, would give. FVD's bias depends on the model, so this is not yet the
             difference of the distributions: at N = 256 a model of too little variety beats a
             perfect one.
-        population: of the distributions, with the bias (∝ 1/N) taken out; None when halves of
-            the sets have no more clips than features, where the bias follows another law.
-        num_clips: in the smallest of the three sets.
+        population: difference of the distributions, with the bias (∝ 1/N) taken out; None when
+            halves of the sets have no more clips than features, where the bias follows another law.
+        num_clips: number of clips in the smallest of the three sets.
     """
 
     at_n: Interval
@@ -63,7 +63,7 @@ class InfiniteFVD(NamedTuple):
 
     Attributes:
         value: a in a + b/N; may fall below zero for a very good model.
-        standard_error: over source videos, by the block jackknife.
+        standard_error: standard error over source videos, by the block jackknife.
         bias: b/N at all clips: how much of the plain FVD is due to too few clips.
     """
 
@@ -87,7 +87,7 @@ def difference_interval(
 
     Args:
         ddof: the protocol's.
-        seed: of the cuts; the same seed and videos give the same interval in any order.
+        seed: seed of the cuts; the same seed and videos give the same interval in any order.
         num_splits: random cuts into halves; the interval's width is good to 1 / √(2 num_splits).
 
     Raises:

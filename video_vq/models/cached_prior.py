@@ -45,7 +45,7 @@ class CachedPrior:
     Args:
         prior: its weights are copied; conditions are embedded by itself.
         num_rows: rows of the batch, the same in every call.
-        dtype: of weights, cache and products; norms, positions and logits stay in float32.
+        dtype: dtype of weights, cache and products; norms, positions and logits stay in float32.
     """
 
     def __init__(self, prior: Prior, num_rows: int, dtype: torch.dtype = torch.float32):

@@ -58,8 +58,8 @@ def model_card(
 
     Args:
         name: what to load it by, shown in the code.
-        config: of the model folder (config.json).
-        num_parameters: of the model.
+        config: contents of the model folder's config.json.
+        num_parameters: number of the model's parameters.
         scores: what `video-vq evaluate` returned, or where its scores.json is; None for none.
         license: an identifier of the Hub; None leaves it out.
 

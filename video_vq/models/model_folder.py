@@ -63,7 +63,7 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
 
     Args:
         path: the folder, or the run folder that it is in.
-        kind: which model it must be.
+        kind: the kind of model that it must be.
 
     Raises:
         InputError: it is missing, damaged, of another kind or version.

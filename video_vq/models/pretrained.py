@@ -132,10 +132,10 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         Args:
             path: the folder; made when missing. config.json is written last, so a folder with one
                 is complete.
-            scores: for the card: what `video-vq evaluate` returned, its scores.json, or the
-                folder that this is in.
-            license: of the weights, an identifier of the Hub such as "mit" or "cc-by-4.0"; None
-                names none.
+            scores: scores for the card: what `video-vq evaluate` returned, its scores.json, or the
+                folder that holds it.
+            license: licence of the weights, an identifier of the Hub such as "mit" or "cc-by-4.0";
+                None names none.
 
         Raises:
             InputError: the scores are another model's, nothing is known of the training, the

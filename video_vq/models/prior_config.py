@@ -27,7 +27,8 @@ class TransformerConfig:
         heads: attention heads; width / heads must be a multiple of 8.
         mlp_ratio: hidden channels of the SwiGLU over width, rounded up to a multiple of 32. 8/3
             gives the parameters of a plain MLP of ratio 4 (Shazeer 2020, §2).
-        dropout: on the embeddings and on what each block adds to the residual stream.
+        dropout: rate of dropout on the embeddings and on what each block adds to the residual
+            stream.
         condition_dropout: share of the clips whose class and actions are hidden in training, so
             that guidance has an unconditional prediction to push away from (Ho and Salimans 2022).
         rotary_base: rotary wavelengths run from 2π grid cells to at most 2π times this.
@@ -77,8 +78,8 @@ class PriorConfig:
             per latent frame); 0 for none.
         transformer: sizes.
         levels: number of codes of each code of a position; empty for a single one.
-        sub_codes: of each of them the sizes of the sub-codes that it is predicted as; empty where
-            all are predicted as they are.
+        sub_codes: for each code of a position, the sizes of the sub-codes that it is predicted as;
+            empty where all codes are predicted as they are.
     """
 
     codebook_size: Annotated[int, Field(ge=2)]
@@ -142,7 +143,7 @@ def factorise(size: int, most: int) -> tuple[int, ...]:
 
     Args:
         size: number of values of the code.
-        most: of a sub-code.
+        most: largest number of values of a sub-code.
 
     Raises:
         InputError: the size has no such factors.
@@ -190,9 +191,10 @@ class PriorFacts:
     """What a prior was trained on.
 
     Attributes:
-        tokenizer_hash: of the tokenizer whose tokens it models.
+        tokenizer_hash: hash of the tokenizer whose tokens it models.
         classes: names of the classes, in the order of their labels.
-        num_frames, frame_size_hw, fps: of the clips behind the tokens.
+        num_frames, frame_size_hw, fps: length, frame size and frame rate of the clips behind the
+            tokens.
         trained_on: content hash of the token store.
         steps: optimizer steps.
     """

@@ -90,11 +90,11 @@ class TokenSampler:
     not depend, bit by bit, on the other samples, their order, or how full the batch is.
 
     Args:
-        prior: on any device; its training mode does not matter, and one in bf16, fp16 or float64
-            samples as its float32 copy.
+        prior: the prior, on any device; its training mode does not matter, and one in bf16, fp16 or
+            float64 samples as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
         batch_size: samples decoded in step; record it with the samples.
-        dtype: of weights, cache and products.
+        dtype: dtype of weights, cache and products.
     """
 
     def __init__(

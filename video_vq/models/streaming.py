@@ -31,7 +31,7 @@ def tiles_of_axis(size: int, core: int, margin: int) -> list[Tile]:
     what the network gives for the whole, so that there is no seam to blend.
 
     Args:
-        size: of the axis, in latents.
+        size: length of the axis, in latents.
         core: what a tile gives, at most; a size up to core + 2·margin is one tile.
         margin: the network's reach, in latents.
     """

@@ -20,7 +20,7 @@ class SubCodes:
         factors: the sizes of the sub-codes of each code of a position.
 
     Attributes:
-        sizes: of all sub-codes of a position, in order.
+        sizes: sizes of all sub-codes of a position, in order.
         starts: where each begins where all stand in a row, as in a table of embeddings.
         has_levels: whether tokens have an axis of several codes a position, the last.
     """

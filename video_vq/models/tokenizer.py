@@ -70,7 +70,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         eval mode, and of the first video alone in training mode, where a GPU must not wait for it.
 
         Args:
-            video: as for `encode`.
+            video: the video, as for `encode`.
             continuous: decode the latents themselves instead of their codes.
 
         Raises:
@@ -170,7 +170,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         cut anew into pieces of about 16 frames (fewer where frames are large).
 
         Args:
-            chunks: of any lengths, in all 1 + a multiple of the stride in time.
+            chunks: chunks of any lengths, 1 + a multiple of the stride in time in total.
 
         Raises:
             InputError: at once where the tokenizer is not causal; in its turn a chunk that

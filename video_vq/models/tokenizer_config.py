@@ -199,8 +199,9 @@ class TokenizerFacts:
     """What a tokenizer was trained on.
 
     Attributes:
-        num_frames, stride, frame_size_hw: of its clips.
-        grid_thw: of the tokens of such a clip.
+        num_frames, stride, frame_size_hw: length and stride of its clips in frames, and the size of
+            their frames in pixels.
+        grid_thw: grid of the tokens of such a clip.
         trained_on: content hash of the clip store.
         steps: optimizer steps.
     """

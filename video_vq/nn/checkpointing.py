@@ -12,10 +12,9 @@ class Layers(nn.Sequential):
     """Layers that are run in turn.
 
     Args:
-        layers: in their order.
-        recompute: in training keep what goes into each layer alone, and run it again in the
-            backward pass (Chen et al. 2016). The layers draw nothing at random, so that no result
-            changes.
+        layers: the layers, in their order.
+        recompute: keep only each layer's input in training, and run the layer again in the backward
+            pass (Chen et al. 2016). The layers draw nothing at random, so that no result changes.
     """
 
     def __init__(self, layers: Iterable[nn.Module], recompute: bool):

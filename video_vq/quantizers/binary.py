@@ -87,8 +87,8 @@ def joint_entropy(
     half's probabilities transposed times the second half's, so that no row needs a table of codes.
 
     Args:
-        logits: of the bits, for each row, group and channel.
-        num_channels: of a block, at most.
+        logits: logits of the bits, for each row, group and channel.
+        num_channels: largest number of channels of a block.
         over_ranks: take the mean over the rows of all ranks, which have equally many; the gradient
             is then such that the ranks' gradients average to that of the whole. Collective.
     """

@@ -105,9 +105,9 @@ class Codebook(nn.Module):
         """Place the first codes on latents drawn from the global batch (init: data).
 
         Args:
-            latents: of this rank's whole step, one entry per accumulated micro-batch. Where they
-                hold NaN or infinite values, the codebook may stay as it is, to be placed later;
-                where no rank has any, it does.
+            latents: latents of this rank's whole step, one entry per accumulated micro-batch. Where
+                they hold NaN or infinite values, the codebook may stay as it is, to be placed
+                later; where no rank has any, it does.
             seed: decides which are drawn.
         """
         size = self.config.codebook_size
@@ -140,9 +140,10 @@ class Codebook(nn.Module):
         """Move the averages, the codes and the dead codes: once per optimizer step.
 
         Args:
-            statistics: of this rank's whole step (`merge` for accumulated micro-batches).
-            seed: with the number of updates and the position in the global batch it decides which
-                latents take the place of dead codes.
+            statistics: statistics of this rank's whole step (`merge` for accumulated
+                micro-batches).
+            seed: seed that decides, with the number of updates and the position in the global
+                batch, which latents take the place of dead codes.
             restart_below: the averaged count under which a code is dead, when it is not the
                 config's fraction of the mean count.
 

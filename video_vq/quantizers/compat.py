@@ -39,11 +39,11 @@ class VectorQuantize(nn.Module):
         dim: channels of what comes in.
         codebook_size: number of codes.
         codebook_dim: dimension of a code when it is not `dim`: linear maps go before and after.
-        decay: of the averages.
-        commitment_weight: of the returned loss.
+        decay: decay of the averages per forward pass.
+        commitment_weight: weight of the commitment loss in the returned loss.
         use_cosine_sim: compare on the unit sphere.
         kmeans_init: first codes by k-means on the first batch; otherwise they are random.
-        kmeans_iters: of that.
+        kmeans_iters: number of k-means iterations.
         threshold_ema_dead_code: a code with a lower averaged count is placed on a latent; 0 never.
         learnable_codebook: codes learn from the returned loss instead of averages.
         ema_update: None, or the opposite of `learnable_codebook`.
@@ -52,7 +52,7 @@ class VectorQuantize(nn.Module):
         channel_last: b n d; else b d n.
         accept_image_fmap: b d h w.
         accept_3d_fmap: b d t h w.
-        seed: of first codes and restarts.
+        seed: seed of the first codes and of restarts.
         unsupported: anything else is refused by name.
 
     Raises:

@@ -39,7 +39,7 @@ def exactness(
     cosine of all rows as one vector, in which the rows' lengths count, too.
 
     Args:
-        rows: of a forward pass.
+        rows: rows of a forward pass.
         g: dL/dq̃, the gradient of `rows.passed`.
         exact: h, the gradient at the latents as they are compared with the codes.
         others: further gradients by name.

@@ -38,7 +38,7 @@ class FixedCodebook(nn.Module, ABC):
 
     Args:
         config: settings of the codes, with `groups` codes a position.
-        num_channels: of the latents, of all groups.
+        num_channels: number of channels of the latents, over all groups.
     """
 
     is_initialized = True

@@ -51,8 +51,8 @@ class Quantizer(Protocol):
 
     Attributes:
         dim: channels of the features that come in and go out.
-        project_in: from features to the latents.
-        project_out: from codes, or the latents themselves, to features.
+        project_in: map from features to the latents.
+        project_out: map from codes, or the latents themselves, to features.
     """
 
     dim: int

@@ -22,7 +22,7 @@ def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, 
     Rᵀg, whichever estimator is in use.
 
     Args:
-        rows: of a forward pass.
+        rows: rows of a forward pass.
         gradient: g = dL/dq̃, the gradient of `rows.passed`.
     """
     step = row_step(rows)

@@ -67,17 +67,18 @@ class EstimatorConfig:
             of the decoder (training/second_pass.py); with none the decoder always sees the latents,
             an upper bound: the codes follow them unseen and are of no use to a prior.
         normalize: quantize on the unit sphere: latents and codes l2-normalised.
-        gradient_through_norm: with `normalize`, whether the gradient also passes e/|e|, which
-            leaves its tangential part alone; false applies the estimator to the raw latent.
+        gradient_through_norm: whether the gradient, where `normalize` is set, also passes e/|e|,
+            which leaves only its tangential part; false applies the estimator to the raw latent.
         centered: rotate about the mean latent instead of the origin, where far away the rotation
             tends to the identity.
         tangential_commitment: the commitment loss turns latents towards their codes and does not
             change their lengths: its gradient is projected orthogonal to each latent.
-        equal_angle: with the estimator rotation_blended, the angle in degrees between latent and
-            code at which the rotated and the copied gradient weigh the same.
-        noise_variance: with the estimator diveq, of the noise on the direction of the error, per
-            channel; the default is vector-quantize-pytorch's.
-        temperature: with the estimator gumbel_softmax, in units of distances to codes.
+        equal_angle: angle in degrees between latent and code at which the rotated and the copied
+            gradient weigh the same, for the estimator rotation_blended.
+        noise_variance: variance per channel of the noise on the direction of the error, for the
+            estimator diveq; the default is vector-quantize-pytorch's.
+        temperature: temperature of the softmax in units of distances to codes, for the estimator
+            gumbel_softmax.
     """
 
     estimator: Estimator = "rotation"
@@ -132,9 +133,9 @@ class QuantizerConfig(EstimatorConfig):
         codebook_dim: dimension of a code, D; the encoder's output is projected to it.
         learning: "ema" averages of the latents assigned to a code, "gradient" of a codebook loss,
             or "frozen": the codes stay as they were initialised or loaded.
-        decay: of the averages per optimizer step.
-        decay_warmup: at update t the decay is min(decay, (1 + t)/(10 + t)), so that codes which the
-            first steps leave behind are restarted soon.
+        decay: decay of the averages per optimizer step.
+        decay_warmup: whether the decay at update t is min(decay, (1 + t)/(10 + t)), so that codes
+            which the first steps leave behind are restarted soon.
         init: "data" draws the first codes from the first batch; "uniform" is U(-1/K, 1/K).
         restart_threshold: a code whose averaged count falls below this fraction of the mean count
             N/K is placed on a latent of the batch; 0 never restarts.
@@ -242,7 +243,7 @@ class BinaryConfig(_ManyCodes):
         spherical: BSQ, latents and codes on the unit sphere; false is LFQ, raw latents and codes of
             ±1.
         groups: codes of a position, each of channels of its own.
-        temperature: of the soft choice.
+        temperature: temperature of the soft choice.
         diversity: weight of the second part.
         entropy_channels: H(c) is computed as if blocks of so many bits were independent of each
             other, so that no table of 2^num_bits is needed; it bounds the joint entropy from above.
@@ -274,8 +275,8 @@ class ResidualConfig(_ManyCodes):
         groups: parts that the channels of a latent are cut into, each with codebooks of its own.
         codebook_dim: dimension of a code: of one group.
         shared: all levels of a group use one codebook.
-        dropout: in training the decoder sees the first levels alone, as many as are drawn for each
-            step.
+        dropout: whether the decoder sees only the first levels in training, a number of them that
+            is drawn for each step.
         estimator: the gradient from the sum of a group's levels to its latent.
     """
 

@@ -47,8 +47,8 @@ class QuantizerOutput(NamedTuple):
     Attributes:
         quantized: the features that the codes stand for.
         codes: one per cell of the grid; of several a cell, the level is the last axis.
-        losses: by name, unweighted, in float32; a training weighs each by the setting of the same
-            name in its `loss` section.
+        losses: losses by name, unweighted, in float32; a training weighs each by the setting of the
+            same name in its `loss` section.
         statistics: What `codebook.update` takes, once per optimizer step.
         rows: What the logs of the mechanism need.
     """
@@ -102,8 +102,8 @@ def decode_grid(
     Args:
         codes: a grid; of several codes a cell, the level is the last axis.
         vocabulary: number of codes of each level.
-        lookup: from rows of codes to their vectors.
-        project_out: from these to features.
+        lookup: function from rows of codes to their vectors.
+        project_out: map from these vectors to features.
 
     Raises:
         InputError: a code lies outside its codebook, they are not integers, or their levels differ.
@@ -172,7 +172,7 @@ def check_codes(codes: Shaped[Tensor, "..."], vocabulary: Sequence[int]) -> None
     """Refuse codes that are not integers, or that the codebook does not have.
 
     Args:
-        codes: of any shape; of several codes a position, the level is the last axis.
+        codes: codes of any shape; where a position has several, the level is the last axis.
         vocabulary: number of codes of each level.
 
     Raises:

@@ -35,7 +35,7 @@ class VectorQuantizer(Float32Module):
     Args:
         dim: channels of the latents that come in and of the vectors that go out.
         config: codebook and estimator.
-        implementation: of the lookup (quantizers/lookup.py).
+        implementation: implementation of the lookup (quantizers/lookup.py).
     """
 
     project_in: nn.Module

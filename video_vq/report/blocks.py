@@ -105,7 +105,7 @@ class Films:
     """Turns clips into films for the page.
 
     Args:
-        quality: of H.264, 0..51; lower is better and larger.
+        quality: quantizer of H.264, 0..51; lower is better and larger.
     """
 
     def __init__(self, quality: int):

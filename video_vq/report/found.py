@@ -16,7 +16,7 @@ class Run(NamedTuple):
     """A training run: its description (run.json) and its curves.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         identity: kind, config, data, precision, …
         environment: versions, device, command.
         curves: name -> (step, value) in the order logged; finite values only.

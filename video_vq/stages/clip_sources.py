@@ -61,12 +61,12 @@ class ClipSource(Protocol):
     """Where clips come from.
 
     Attributes:
-        chosen: which clips of each video.
-        frame_size_hw, classes: of the data.
-        fps: of the clips, None when unknown.
+        chosen: which clips of each video to take.
+        frame_size_hw, classes: size of the frames in pixels, and the class names.
+        fps: frame rate of the clips, None when unknown.
         data_hash: names the data.
         num_action_dims: numbers of each latent frame that say what was done; 0 without actions.
-        videos: that rows point to.
+        videos: the videos that rows point to.
         num_shards: number of shards.
         num_listed: how many videos there are, usable or not.
         max_skipped: share of them that may be unusable.
@@ -172,7 +172,7 @@ class RawClips:
     """The clips of raw videos, decoded when they are taken; see `ClipSource`.
 
     Args:
-        path: of the list, or of the folder that was listed.
+        path: folder of the list, or the folder that was listed.
         num_workers: processes that decode, some videos ahead.
         max_skipped: share of the videos that may be unusable; None for the list's own.
 

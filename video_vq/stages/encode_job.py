@@ -30,7 +30,7 @@ class EncodeJob:
         data: a clip store, a list of raw videos, or a folder of videos.
         tokenizer: a tokenizer's folder, or the run folder it is in.
         out: the token store.
-        clips: which clips of each video; their length and stride are the tokenizer's.
+        clips: which clips of each video to take; their length and stride are the tokenizer's.
         batch_size: clips at a time.
         workers: processes of each rank that decode raw videos.
         max_skipped: share of raw videos that may be unusable; None for the list's own.

@@ -21,7 +21,7 @@ class MadeClips(NamedTuple):
         plan: decides their bytes.
         num_clips: number of clips, each a video of the store.
         per_shard: number of clips in a shard.
-        size_thw: of each clip.
+        size_thw: size of each clip.
         classes: ordered class names.
     """
 

@@ -44,7 +44,7 @@ class FolderOptions:
         size_hw: height and width of the frames in pixels; None for those the tokenizer was trained
             on.
         fps: rate to bring videos to, None to keep theirs.
-        listing: which files, and how they are split.
+        listing: which files to take, and how they are split.
         videos_per_shard: None for the usual.
     """
 
@@ -65,7 +65,7 @@ def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) ->
     """List a folder: the list is the one that `data-prep folder --list-only` writes.
 
     Args:
-        size_hw: of the frames, where the options do not say it.
+        size_hw: height and width of the frames, where the options do not give them.
 
     Raises:
         InputError: it holds no video, or a setting is wrong.
@@ -96,7 +96,7 @@ def list_for_tokens(
 
     Args:
         root: what is encoded; None is returned where it is a store or a list.
-        size_hw: of the frames, where the options do not say it.
+        size_hw: height and width of the frames, where the options do not give them.
         owner: True in the process that opens the token store first.
 
     Raises:

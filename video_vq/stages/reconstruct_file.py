@@ -31,10 +31,11 @@ class FileReconstruction(NamedTuple):
     """What was written.
 
     Attributes:
-        num_frames, size_hw: of the reconstruction.
-        num_tokens: of the whole video.
+        num_frames, size_hw: length and frame size of the reconstruction.
+        num_tokens: number of tokens of the whole video.
         bits_per_pixel: bits of these tokens, log2 K each, over frames x height x width.
-        psnr: in dB, of the mean squared error over all frames; infinite for an exact copy.
+        psnr: peak signal-to-noise ratio in dB, of the mean squared error over all frames; infinite
+            for an exact copy.
         num_damaged: frames of the file that its decoder had to mend.
     """
 
@@ -69,7 +70,7 @@ def reconstruct_file(
             their size, with square pixels. A TimeSformer takes one size alone: frames are scaled
             and cropped to it.
         num_frames: stop after so many; None takes all.
-        fps: of what is written; None for the file's mean rate.
+        fps: frame rate of the video that is written; None for the file's mean rate.
 
     Raises:
         InputError: the file cannot be decoded or has no rate, or `out` cannot be written.

@@ -119,7 +119,7 @@ def damage(path: Path, sha256: str) -> str | None:
     """Return a line that says what is wrong with a file, None where it is as it was written.
 
     Args:
-        sha256: of the file that was written.
+        sha256: hash of the file as it was written.
     """
     try:
         found = sha256_file(path)

@@ -59,7 +59,7 @@ def require_room(out: Path, num_bytes: int) -> None:
 
     Args:
         out: the folder; it need not be there yet.
-        num_bytes: that are still to be written.
+        num_bytes: number of bytes that are still to be written.
 
     Raises:
         InputError: names both sizes.

@@ -33,7 +33,7 @@ class RawVideo:
 
     Attributes:
         id, label, split, group: see `Video`.
-        name: of the file, relative to the list's root.
+        name: path of the file, relative to the list's root.
         num_bytes: its size.
     """
 
@@ -55,7 +55,7 @@ class RawVideos:
         plan: the settings that decide list and frames; equal to those of the clip store that the
             same command makes without `--list-only`.
         classes: ordered class names.
-        videos: in the order of the store.
+        videos: the videos, in the order of the store.
         skipped: what cannot be used, as far as it shows without decoding.
         videos_per_shard: how many of them make a shard.
         max_skipped: share of the videos that may be unusable.
@@ -106,7 +106,7 @@ def plan_of_videos(
 
     Args:
         recipe: how the frames are made.
-        settings: of the listing.
+        settings: settings of the listing.
         entries: all that the listing says of each video, in the order of the store.
         skipped: what cannot be used, as far as it shows without decoding.
         videos_per_shard: how many of them make a shard.
@@ -136,9 +136,9 @@ def list_raw_videos(
 
     Args:
         root: the folder of the files.
-        source: which kind of data they are.
+        source: the kind of data.
         recipe, recipe_plan: FrameRecipe's `to_json` and `plan`.
-        settings: of the listing.
+        settings: settings of the listing.
         classes, videos, skipped, max_skipped: see `RawVideos`.
         videos_per_shard: None for the usual.
     """

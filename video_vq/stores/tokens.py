@@ -35,11 +35,11 @@ class TokenHeader:
     """What all grids of a token store have in common.
 
     Attributes:
-        tokenizer_hash: of the tokenizer's tensors and model config.
+        tokenizer_hash: hash of the tokenizer's tensors and model config.
         codebook_size: tokens lie in 0 .. codebook_size − 1; of several codes a position, the number
             of their combinations.
         grid_thw: shape of a grid.
-        num_frames, frame_size_hw: of the clips that were encoded.
+        num_frames, frame_size_hw: length and frame size of the clips that were encoded.
         fps: frames per second of these clips, the commonest where they are mixed, None when
             unknown. Of raw videos at their own rates it is known when all are decoded: a writer's
             header has None, a reader's the rate.
@@ -407,7 +407,7 @@ def usual_rate(videos: Sequence[Video], stride: int) -> float | None:
     Of the train split where there is one: a prior samples what it is trained on.
 
     Args:
-        videos: that the clips are cut from.
+        videos: the videos that the clips are cut from.
         stride: every how many frames of them a clip has one.
     """
     train = [video for video in videos if video.split == "train"]

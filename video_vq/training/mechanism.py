@@ -73,7 +73,7 @@ def watched_step(
         tokenizer: the tokenizer after the step, not wrapped.
         batch: the last micro-batch, before the step.
         commitment: weight of the commitment loss.
-        weight_decay: of the projection to the latents.
+        weight_decay: weight decay of the projection to the latents.
     """
     with accelerator.autocast():
         after = tokenizer.quantizer(tokenizer.encoder(batch.video), check=False).codes
@@ -116,10 +116,10 @@ def radial_forces(
 
     Args:
         quantizer: the quantizer that the rows went through.
-        rows: with the gradients of `passed` and `latents`.
+        rows: rows with the gradients of `passed` and `latents`.
         loss_scale: what the gradients are multiples of; they are divided by it.
         commitment: weight of the commitment loss.
-        weight_decay: of the projection to the latents.
+        weight_decay: weight decay of the projection to the latents.
     """
     passed, latents = rows.passed.detach(), rows.latents.detach()
     assert rows.passed.grad is not None

@@ -92,7 +92,7 @@ def gradients_at_latents(
         tokenizer: the tokenizer, not wrapped.
         quantized: what the quantizer made of the micro-batch.
         loss_of: the weighted loss of a decoded video.
-        names: which of the two.
+        names: the gradients to return, of these two.
         is_compiled: whether the decoder is.
     """
     rows = quantized.rows

@@ -61,10 +61,10 @@ class RunConfig:
     """How a run is kept and watched.
 
     Attributes:
-        seed: of weights, order of data, restarts and dropout.
-        log_every, validate_every, checkpoint_every: in optimizer steps.
+        seed: seed of weights, order of data, restarts and dropout.
+        log_every, validate_every, checkpoint_every: intervals in optimizer steps.
         validation_clips: how many fixed clips (or token grids) of the val split are scored.
-        average_decay: of the averaged weights; 0 turns averaging off.
+        average_decay: decay of the averaged weights; 0 turns averaging off.
         num_workers: processes per rank that read data ahead.
         compile: run encoder and decoder, or the prior, through torch.compile in training steps.
         checkpoint_activations: recompute activations in the backward pass to save memory.
@@ -98,8 +98,8 @@ class PerceptualConfig:
     """ST-LPIPS (Ghildyal and Liu 2022) of some frames and their originals, off by default.
 
     Attributes:
-        weight: of the mean distance; 0 leaves it out, the rotation trick's paper has 0.1.
-        num_frames: of each clip, drawn anew at each step.
+        weight: weight of the mean distance; 0 leaves it out, the rotation trick's paper has 0.1.
+        num_frames: number of frames of each clip, drawn again at each step.
         trunk: "vgg", the usual one for losses, or "alex", about four times faster.
     """
 
@@ -113,11 +113,11 @@ class AdversarialConfig:
     """A 3D patch discriminator with hinge losses, off by default.
 
     Attributes:
-        weight: of the tokenizer's loss, fixed; 0 leaves the discriminator out, the rotation
+        weight: fixed weight of the tokenizer's loss; 0 leaves the discriminator out, the rotation
             trick's paper has 0.1.
         start: the step from which the discriminator learns; before it costs nothing.
-        warmup_steps: over which the weight then grows from 0, so that a discriminator that knows
-            nothing yet says little.
+        warmup_steps: number of steps over which the weight then grows from 0, so that a
+            discriminator that knows nothing yet says little.
         lecam: weight of the regulariser (Tseng et al. 2021, eq. 4).
         lr_ratio: the discriminator's learning rate over the tokenizer's.
         betas: The betas of its AdamW; Muon is not used for it.
@@ -146,7 +146,7 @@ class TokenizerLossConfig:
         commitment: weight of mean (e − sg(q))²; VQ-VAE's 0.25.
         codebook: weight of mean (q − sg(e))², used when the codebook learns by gradient.
         entropy: weight of the entropy loss of binary codes (quantizers/quantizer_config.py).
-        perceptual, adversarial: see there.
+        perceptual, adversarial: settings of these losses.
     """
 
     reconstruction: Literal["l1", "mse"] = "mse"
