@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 SECTIONS = ("Args:", "Attributes:")
 # A phrase that begins with one of these lacks its noun.
-FRAGMENTS = frozenset(
-    "and as at but by for from in into of on or out over than that to with".split()
+FRAGMENTS = re.compile(
+    r"(?:and|as|at|but|by|for|from|in|into|of|on|or|out|over|than|that|to|with|see there)\b",
+    re.IGNORECASE,
 )
 COMPLETE = ("at least", "at most", "for each", "for every")
 ENTRY = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.+)")
@@ -61,10 +62,7 @@ def _entries_of(file: Path, first: int, lines: list[str]) -> Iterator[Entry]:
 
 def is_fragment(text: str) -> bool:
     """Whether a text cannot stand without the name that it documents."""
-    if text.startswith(COMPLETE):
-        return False
-    first = re.match(r"[\w-]+", text)
-    return (first is not None and first[0].lower() in FRAGMENTS) or text.startswith("see there")
+    return FRAGMENTS.match(text) is not None and not text.startswith(COMPLETE)
 
 
 def main(paths: list[str]) -> int:

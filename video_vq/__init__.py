@@ -1,7 +1,7 @@
 """Videos to discrete tokens and back, a prior over the tokens, and FVD for both.
 
-`video_vq.VideoTokenizer` and `video_vq.Prior` are imported when they are first named: the package
-alone loads neither torch nor av.
+`video_vq.VideoTokenizer` and `video_vq.Prior` are imported when they are first named: importing the
+package loads neither torch nor av.
 """
 
 from typing import TYPE_CHECKING, Any

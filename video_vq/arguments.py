@@ -6,17 +6,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-MAX_SIDE = 4096  # of a frame, in pixels
+MAX_SIDE = 4096  # largest height or width of a frame, in pixels
 SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """Says of an unknown flag which one is near, under the usage of its verb.
+    """Names the known flag nearest to an unknown one, under the usage of its verb.
 
     argparse itself passes what a verb does not know up to the command, whose usage names no flag.
 
     Args:
-        examples: commands that the end of the help page shows, as one types them.
+        examples: commands to show at the end of the help page, as one types them.
     """
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any):
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         if settings and self._takes_settings():
             return f"\nsettings are written without dashes: {' '.join(settings)}"
         if self._takes_settings() and "=" in unknown[0] and not unknown[0].startswith("-"):
-            return "\nwrite all settings one behind the other, with no flag between them"
+            return "\nwrite all settings one after the other, with no flag between them"
         known = {flag.lstrip("-"): flag for flag in self._option_string_actions}
         names = [word.lstrip("-").partition("=")[0] for word in unknown if word.startswith("--")]
         near = [difflib.get_close_matches(name, known, n=1, cutoff=0.7) for name in names]
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     @staticmethod
     def _setting(flag: str, args: Sequence[str]) -> str:
-        """Return `section.key=value` for a flag that carries its value, or has it behind."""
+        """Return `section.key=value` for a flag that carries its value or is followed by it."""
         found = SETTING.fullmatch(flag)
         assert found is not None
         name, value = found.groups()
@@ -75,7 +75,7 @@ def frame_size(text: str) -> tuple[int, int]:
 
 
 def file_endings(text: str) -> tuple[str, ...]:
-    """Parse endings of file names, like mp4,avi; they come back small and with the dot."""
+    """Parse endings of file names, like mp4,avi; return them in lower case, with the dot."""
     endings = tuple(f".{part.strip().lower().lstrip('.')}" for part in text.split(",") if part)
     if not endings or "." in endings:
         raise argparse.ArgumentTypeError(f"expected endings like mp4,avi, found {text!r}")

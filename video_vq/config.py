@@ -19,7 +19,7 @@ from video_vq.errors import ConfigError
 
 Settings = TypeVar("Settings")
 
-# Every settings class is a frozen pydantic dataclass with this: unknown keys are errors.
+# Every settings class is a frozen pydantic dataclass with this config: unknown keys are errors.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 MAX_FILE_BYTES = 1 << 20
@@ -123,7 +123,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     current: Path | None = path
     while current is not None:
         if current.resolve() in chain or len(chain) == MAX_BASES:
-            raise ConfigError(f"{path}: its chain of `base:` files does not end")
+            raise ConfigError(f"{path}: its chain of `base:` files has no end")
         chain.append(current.resolve())
         try:
             if current.stat().st_size > MAX_FILE_BYTES:
@@ -133,7 +133,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{current}: cannot be read: {error.strerror}") from None
         value = {} if value is None else value
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise ConfigError(f"{current}: a config is a mapping of names to settings")
+            raise ConfigError(f"{current}: expected a mapping of names to settings")
         base = value.pop("base", None)
         layers.append(dict(value))
         current = None if base is None else current.parent / str(base)
@@ -221,7 +221,7 @@ def _problem(settings: type, detail: Any) -> str:
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{name}: no such setting; {_hint(settings, location)}"
     if detail["type"] in ("missing", "missing_argument"):
-        return f"{name}: missing, and has no default"
+        return f"{name}: missing; it has no default"
     found = detail.get("input")
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
     message = detail["msg"].removeprefix("Value error, ")
@@ -229,7 +229,7 @@ def _problem(settings: type, detail: Any) -> str:
 
 
 def _hint(settings: type, location: Sequence[Any]) -> str:
-    """Return what an unknown setting may be meant for: it stands elsewhere, or is misspelt."""
+    """Return a hint about an unknown setting: it belongs elsewhere, or is misspelt."""
     leaf = str(location[-1])
     paths = dict.fromkeys(_setting_paths(settings))
     known = sorted(set(_field_names(settings, location[:-1])))
@@ -237,7 +237,7 @@ def _hint(settings: type, location: Sequence[Any]) -> str:
     # A union's tag stands in the location beside the names.
     elsewhere = [path for path in named if not set(path.split(".")) <= set(map(str, location))]
     if len(elsewhere) < len(named):
-        return "it belongs to another `kind` than the one that is set; leave one of them out"
+        return "it belongs to a `kind` other than the one that is set; leave one of them out"
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere)}?"
     if close := difflib.get_close_matches(leaf, known, n=1, cutoff=0.5):

@@ -18,15 +18,14 @@ from video_vq.stores.lock import held
 def make_accelerator() -> Accelerator:
     """Return an Accelerator for whatever launched this process.
 
-    Without an accelerator device several processes become gloo ranks on the CPU. Buffers are not
+    Without an accelerator device, several processes become gloo ranks on the CPU. Buffers are not
     broadcast: the codebook is bit-equal on all ranks by its own means, and a missing sum shows.
 
     Raises:
-        InputError: the launcher announces another number of processes than Accelerate sees.
+        InputError: the launcher announces a number of processes that Accelerate does not see.
     """
     require_all_processes(os.environ)
-    # Accelerate knows the old name of the setting only; what newer torch says of it holds not here:
-    # buffers may be synced at the start.
+    # Accelerate knows only the old name of the setting, which newer torch deprecates.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     how = (
@@ -46,13 +45,13 @@ def make_accelerator() -> Accelerator:
     if accelerator.num_processes != announced:
         raise InputError(
             f"WORLD_SIZE is {announced}, but Accelerate runs {accelerator.num_processes} "
-            f"process(es): each would train alone and overwrite the others. {how}"
+            f"process(es): each would train by itself and overwrite the others. {how}"
         )
     return accelerator
 
 
 def require_all_processes(environment: Mapping[str, str]) -> None:
-    """Refuse the one process that `accelerate launch --cpu --num_processes N` starts in silence.
+    """Refuse the single process that `accelerate launch --cpu --num_processes N` starts silently.
 
     It sets a meeting point for N processes (MASTER_ADDR) and then starts one, without a rank.
 
@@ -72,13 +71,13 @@ def require_all_processes(environment: Mapping[str, str]) -> None:
 def main_process_first(accelerator: Accelerator) -> Iterator[None]:
     """Let rank 0 do something before the others do the same.
 
-    Unlike Accelerate's, it ends them where rank 0 fails, instead of letting them wait.
+    Unlike Accelerate's, it ends them if rank 0 fails, instead of letting them wait.
 
     Raises:
         InputError: rank 0 failed, on all others.
     """
     if not accelerator.is_main_process and _main_failed(accelerator, False):
-        raise InputError("rank 0 cannot go on, and says why")
+        raise InputError("rank 0 cannot continue; its message says why")
     failed = True
     try:
         yield
@@ -101,7 +100,7 @@ def holding(
     """Hold what the ranks are about to write for the length of a block; rank 0 takes the lock.
 
     Args:
-        path: a folder, or a file if `single_file`; None for nothing.
+        path: a folder, or a file if `single_file`; None holds nothing.
 
     Raises:
         InputError: another process writes there (see `video_vq.stores.lock`); on all ranks.

@@ -13,7 +13,7 @@ import video_vq
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, git commit, device, the command's arguments and the time of now, as JSON."""
+    """Return versions, git commit, device, the command's arguments and the time, as JSON."""
     import torch
 
     return {

@@ -1,4 +1,4 @@
-"""The errors that a user can put right: their messages are shown alone, without a traceback."""
+"""Errors that the user can correct; only their messages are shown, without a traceback."""
 
 
 class InputError(ValueError):
@@ -10,12 +10,12 @@ class ConfigError(InputError):
 
 
 def system_refusal(error: OSError) -> str:
-    """Return what the system refused about a file that is named, as one line."""
+    """Return one line that names the file and says what the system refused."""
     return f"{error.filename}: {error.strerror or type(error).__name__}"
 
 
 def printable(text: str) -> str:
-    """Escape what a file name could do to a terminal."""
+    """Escape the characters of a file name that could control a terminal."""
     return "".join(
         character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
         for character in text

@@ -1,4 +1,4 @@
-"""How stores, models and runs say what they are: sizes, counts and settings as short texts."""
+"""Describes stores, models and runs: sizes, counts and settings as short texts."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def tokens(grid_thw: Iterable[int], vocabulary: Iterable[int]) -> str:
 
 
 def per_split(splits: Iterable[str]) -> dict[str, int]:
-    """Return how many there are in all, and of each split."""
+    """Return how many there are in total and in each split."""
     counts = Counter(splits)
     return {"all": counts.total(), **{name: counts[name] for name in sorted(counts)}}
 
@@ -46,7 +46,7 @@ def made_by(plan: dict[str, Any]) -> Facts:
 
 
 def actions(numbers: int) -> Facts:
-    """Return the fact about actions, where there are any."""
+    """Return the fact about actions, if there are any."""
     return {"actions": f"{numbers} numbers for each latent frame"} if numbers else {}
 
 

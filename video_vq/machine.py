@@ -7,17 +7,17 @@ from typing import Any
 
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 THREADS = "OMP_NUM_THREADS"
-# What launchers tell their processes; precision is no sign, as people set it by hand.
+# What launchers set for their processes; precision is not a sign, as people set it by hand.
 LAUNCHER_SIGNS = ("ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID")
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
-    """Say whether accelerate or torchrun started this process."""
+    """Return whether accelerate or torchrun started this process."""
     return any(sign in environment for sign in LAUNCHER_SIGNS)
 
 
 def is_main_rank() -> bool:
-    """Say whether this is the process that speaks for all: rank 0, or the only one."""
+    """Return whether this is the process that prints for all: rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -29,7 +29,7 @@ def num_cores() -> int:
 
 
 def asked_precision() -> str:
-    """Return the precision that Accelerate will take: of the launcher or the environment."""
+    """Return the precision that Accelerate will use, from the launcher or the environment."""
     return os.environ.get(PRECISION, "no")
 
 

@@ -6,13 +6,13 @@ from tqdm import tqdm
 
 
 def progress(description: str, total: int | None, unit: str, initial: int = 0) -> tqdm:
-    """Return a progress bar on stderr: a moving line on a terminal, a line each 10 s in a log.
+    """Return a progress bar on stderr: a moving line on a terminal, a line every 10 s in a log.
 
     Args:
         description: what is being done, in a few words.
-        total: how many units there are in all, None when unknown; nothing is shown for 0.
+        total: number of units in total; None when unknown; nothing is shown for 0.
         unit: what is counted, in the singular ("clip").
-        initial: how many were done by an earlier, interrupted start; not counted in the rate.
+        initial: number of units that an earlier, interrupted start did; not counted in the rate.
     """
     terminal = sys.stderr.isatty()
     return tqdm(

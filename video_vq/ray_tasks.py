@@ -1,7 +1,7 @@
 """Runs one task for each output shard on a Ray cluster, or on this machine's cores where none is.
 
-Ray's core alone: tasks, no data sets and no actors. A task is a function of JSON-like arguments
-that commits its shard by itself, so that a task that is lost is simply run again.
+It uses only Ray's core: tasks, no data sets and no actors. A task is a function of JSON-like
+arguments that commits its own shard, so a lost task is simply run again.
 """
 
 import importlib.util
@@ -15,10 +15,10 @@ from typing import Any
 
 from video_vq.errors import InputError
 
-MAX_RETRIES = 3  # of one shard whose worker, or its machine, died
+MAX_RETRIES = 3  # retries of a shard whose worker or machine died
 OBJECT_STORE_BYTES = 128 << 20  # results are on the disk; Ray would take a third of the memory
 KNOCK_SECONDS = 10.0
-AHEAD = 4  # tasks that wait for each core, so that a million shards do not fill the driver
+AHEAD = 4  # waiting tasks per core, so that a million shards do not fill the driver
 
 
 def require_ray() -> None:
@@ -30,14 +30,15 @@ def require_ray() -> None:
     if importlib.util.find_spec("ray") is None:
         raise InputError(
             "--engine ray: Ray is not installed; install it with `pip install 'video-vq[ray]'`, "
-            "or leave --engine away to use the cores of this machine"
+            "or leave --engine out to use the cores of this machine"
         )
 
 
 def not_shared(path: Path) -> str:
-    """Return what is wrong when a machine of the cluster does not see a folder."""
+    """Return the message for a folder that a machine of the cluster does not see."""
     return (
-        f"{path}: is not seen from {os.uname().nodename}; with --engine ray the output, the data "
+        f"{path}: is not visible from {os.uname().nodename}; with --engine ray the output, the "
+        "data "
         "and the models must lie on a file system that all machines of the cluster share"
     )
 
@@ -49,17 +50,18 @@ def run_on_ray(
     num_cpus: int = 1,
     needs_gpu: bool = False,
 ) -> None:
-    """Run a task for each shard; all that is given to it is passed to another process.
+    """Run a task for each shard; its arguments are passed to another process.
 
-    RAY_ADDRESS names a running cluster; without it Ray is started on this machine, and stopped in
-    the end. A process that runs Ray already keeps its own. A task whose process or machine dies is
+    RAY_ADDRESS names a running cluster; without it Ray is started on this machine, and stopped at
+    the end. A process that already runs Ray keeps its own. A task whose process or machine dies is
     run again, at most MAX_RETRIES times.
 
     Args:
-        task: a function of a module, so that another process finds it by its name.
-        shards: number -> the task's arguments.
-        on_done: called with a shard that is done, in any order; what it raises ends the run.
-        num_cpus: processor cores that one task keeps busy.
+        task: a function of a module, so that another process can import it.
+        shards: arguments of the task, by the shard's number.
+        on_done: function that is called with each shard that is done, in any order; what it raises
+            ends the run.
+        num_cpus: number of processor cores that one task keeps busy.
         needs_gpu: whether a task computes on a GPU.
 
     Raises:
@@ -120,7 +122,7 @@ def _connect() -> None:
         where = f"RAY_ADDRESS={address}" if address else "this machine"
         raise InputError(
             f"--engine ray: Ray cannot be reached at {where} ({_first_line(error)}); start a "
-            "cluster with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
+            "cluster with `ray start --head`, or unset RAY_ADDRESS to use only this machine"
         ) from None
 
 
@@ -144,7 +146,7 @@ def _require_room(num_cpus: int, needs_gpu: bool) -> None:
 
 
 def _outcome_of(task: Callable[..., None], arguments: tuple[Any, ...]) -> str | None:
-    """Run a task; return what the user can put right, None when it is done."""
+    """Run a task; return what the user can correct, None when it succeeded."""
     try:
         task(*arguments)
     except InputError as error:
@@ -152,8 +154,8 @@ def _outcome_of(task: Callable[..., None], arguments: tuple[Any, ...]) -> str | 
     except OSError as error:
         return (
             f"{error.filename or 'the disk'}: cannot be read or written "
-            f"({error.strerror or error}) on {os.uname().nodename}. Nothing is lost: put it right, "
-            "then the same command goes on where it stopped"
+            f"({error.strerror or error}) on {os.uname().nodename}. Nothing is lost: correct it, "
+            "then run the same command again to resume"
         )
     return None
 
@@ -166,12 +168,12 @@ def _take(done: Any, shard: int) -> None:
     try:
         problem = ray.get(done)
     except RayTaskError:
-        raise  # a mistake of ours: shown whole
+        raise  # a bug: shown with its traceback
     except RayError as error:
         raise InputError(
             f"shard {shard}: its process died {MAX_RETRIES + 1} times, Ray says: "
-            f"{_first_line(error)}. Nothing is lost: the same command goes on where it stopped; "
-            "if it was for the memory, give Ray fewer cores"
+            f"{_first_line(error)}. Nothing is lost: run the same command again to resume; if "
+            "memory was short, give Ray fewer cores"
         ) from None
     if problem is not None:
         raise InputError(problem)

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return parsed.run(parsed)
     except KeyboardInterrupt:
-        return _complain("stopped; what was finished is kept, the same command goes on", 130)
+        return _complain("stopped; finished work is kept, the same command resumes", 130)
     except ConfigError as error:
         return _complain(str(error), 2)
     except InputError as error:
@@ -88,14 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(system_refusal(error), 1)
     except RuntimeError as error:
-        # PyTorch names it so on a GPU; on a CPU only the text tells.
+        # PyTorch has this error class on a GPU; on a CPU only the text shows it.
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             return _complain(out_of_memory(error), 1)
         raise
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Return what to lower when memory runs out."""
+    """Return advice on what to lower when memory runs out."""
     return (
         f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
         "lower optim.batch_size or --batch-size, raise optim.accumulation (same global batch), "

@@ -11,7 +11,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "compare",
-        help="evaluations side by side: markdown or LaTeX",
+        help="show evaluations side by side, as markdown or LaTeX",
         examples=("video-vq compare runs/first/scores runs/second/scores",),
     )
     parser.add_argument(
@@ -19,12 +19,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="folders of evaluate; the first is the base",
+        help="folders that `evaluate` wrote; the others are compared with the first",
     )
     options.add_network(parser)
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--latex", action="store_true", help="a LaTeX table (default: markdown)")
-    shape.add_argument("--json", action="store_true", help="everything as JSON")
+    shape.add_argument(
+        "--latex", action="store_true", help="print a LaTeX table (default: markdown)"
+    )
+    shape.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=run)
 
 

@@ -25,29 +25,29 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="given and continued frames, as .mp4, .mkv, .avi or .webm; a red bar lies above those "
-        "that the model made",
+        help="video to write, .mp4, .mkv, .avi or .webm: the given frames, then the continued "
+        "ones under a red bar",
     )
     parser.add_argument(
         "--given-frames",
         type=options.positive,
         metavar="N",
-        help="how many of the video's last frames are given: 1 + a multiple of the tokenizer's "
-        "stride in time (default: about half of a clip)",
+        help="number of last frames of the video that are given: 1 + a multiple of the "
+        "tokenizer's stride in time (default: about half of a clip)",
     )
     parser.add_argument(
         "--num",
         type=options.positive,
         default=1,
         metavar="N",
-        help="continuations, side by side (default: 1)",
+        help="number of continuations, side by side (default: 1)",
     )
     parser.add_argument(
         "--actions",
         type=Path,
         metavar="FILE",
-        help="what is done from the first given frame on, for a prior that takes actions: .npy or "
-        ".csv, a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
+        help="actions from the first given frame on, for a prior that takes them: a .npy or .csv "
+        "with a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
     )
     options.add_sampling(parser, "a class name (default: none)")
     parser.set_defaults(run=run)
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         count = made.clips.shape[1]
         given = "the last frame" if made.num_given == 1 else f"the last {made.num_given} frames"
-        assumed = "" if made.fps_known else " (assumed: the prior's clips do not say theirs)"
+        assumed = "" if made.fps_known else " (assumed: the rate of the prior's clips is unknown)"
         print(
             f"{arguments.out}: {given} of {arguments.video} at "
             f"{made.fps:g} frames per second{assumed}, then {count - made.num_given} continued "

@@ -20,11 +20,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="a token store (encode)")
     options.add_tokenizer(parser)
-    options.add_out(parser, "the clip store; the same command again goes on")
+    options.add_out(parser, "the clip store; run the same command again to resume")
     parser.add_argument(
         "--split",
         choices=("train", "val", "test"),
-        help="decode this split alone (default: all)",
+        help="decode only this split (default: all)",
     )
     options.add_batch_size(parser)
     parser.set_defaults(run=run)

@@ -1,4 +1,4 @@
-"""`video-vq doctor`: looks whether everything is here that the other verbs need."""
+"""`video-vq doctor`: checks that everything is here that the other verbs need."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "doctor",
-        help="versions, decoders, devices, ranks, weights, disk",
+        help="check versions, decoders, devices, ranks, weights and disk space",
         examples=("video-vq doctor", "video-vq doctor --fetch-weights --st-lpips"),
     )
     parser.add_argument(
@@ -22,7 +22,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check, print, and return 1 when something is to be done."""
+    """Check, print, and return 1 if something is left to do."""
     from video_vq.inspect.checkup import checkup
 
     checks = checkup(arguments.fetch_weights, arguments.st_lpips)

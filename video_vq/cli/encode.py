@@ -17,8 +17,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "encode",
         help="turn a clip store, or raw videos, into a token store",
         description="Turn clips into tokens. DATA is a clip store, or a folder of videos, or a "
-        "list of raw videos (`data-prep … --list-only`): these are decoded on the way and their "
-        "pixels are not kept. The tokens are the same.",
+        "list of raw videos (`data-prep … --list-only`). Raw videos are decoded on the way, and "
+        "their pixels are not kept. The tokens are the same.",
         examples=(
             "video-vq encode clips --tokenizer runs/tokenizer --out tokens",
             "video-vq encode my_videos --tokenizer runs/tokenizer --out tokens --size 64",
@@ -31,25 +31,25 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="a clip store, a folder of videos, or a list of raw videos",
     )
     options.add_tokenizer(parser)
-    options.add_out(parser, "the token store; the same command again goes on")
+    options.add_out(parser, "the token store; run the same command again to resume")
     parser.add_argument(
         "--windows",
         choices=("all", "uniform", "random"),
         default="all",
-        help="which clips of each video: all, or --clips-per-video of them, evenly spaced or drawn "
-        "(default: all)",
+        help="clips to take from each video: all, or --clips-per-video of them, evenly spaced or "
+        "drawn at random (default: all)",
     )
     parser.add_argument(
         "--clips-per-video",
         type=options.positive,
         metavar="N",
-        help="with --windows uniform or random, which need it (default: none)",
+        help="number of clips per video; required by --windows uniform and random (default: none)",
     )
     parser.add_argument(
         "--hop",
         type=options.positive,
         metavar="FRAMES",
-        help="with --windows all: frames from one clip's start to the next in a video (default: no "
+        help="number of frames from one clip's start to the next, with --windows all (default: no "
         "overlap)",
     )
     options.add_short_videos(parser)
@@ -58,16 +58,16 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--workers",
         type=options.positive,
         metavar="N",
-        help="processes of each rank that decode raw videos (default: the cores, shared among the "
-        "ranks of a machine; with --engine ray 1)",
+        help="number of processes per rank that decode raw videos (default: the cores, shared "
+        "among the ranks of a machine; 1 with --engine ray)",
     )
     parser.add_argument(
         "--max-skipped",
         type=options.share,
         metavar="SHARE",
-        help="fail when more of the raw videos, and more than one, cannot be used; those left out "
-        "are listed in skipped.jsonl with the reason (default: what the list was made with; 0.01 "
-        "of a folder)",
+        help="fail if more than this share of the raw videos, and more than one, cannot be used; "
+        "skipped.jsonl lists those left out, with the reason (default: the list's own share; 0.01 "
+        "for a folder)",
     )
     parser.add_argument(
         "--engine",
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: value for name, value in settings.items() if value is not None}
     clips = check_config(ClipConfig, given, "encode")
     folder = folder_options.read(arguments)
-    # A wrong path is said before torch is loaded.
+    # Wrong paths are reported before torch is loaded.
     what = "clip store" if (arguments.data / MANIFEST).exists() else "folder of videos"
     require_out(arguments.out, {what: arguments.data, "tokenizer": arguments.tokenizer})
     require_data(arguments.data, folder.listing.extensions)
@@ -140,15 +140,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
-    """Say what the store holds, and the command that comes next."""
+    """Print what the store holds, and the command that comes next."""
     grid = "x".join(str(side) for side in store.header.grid_thw)
     numbers = store.header.num_action_dims
     steered = f", {numbers} numbers of actions for each latent frame" if numbers else ""
     print(f"{len(store)} clips of {grid} tokens{steered}: {arguments.out}")
     if store.num_skipped:
-        print(f"left out {store.num_skipped} videos, see {arguments.out / 'skipped.jsonl'}")
+        print(f"{store.num_skipped} videos were left out, see {arguments.out / 'skipped.jsonl'}")
     if store.notes:
-        print(f"odd with {len(store.notes)} videos, see the notes in {arguments.out}/manifest.json")
+        print(
+            f"{len(store.notes)} videos have oddities, see the notes in "
+            f"{arguments.out}/manifest.json"
+        )
     if {"train", "val"} <= {video.split for video in store.videos}:
         prior = following.beside(arguments.out, "prior")
         words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)

@@ -13,9 +13,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "evaluate",
-        help="rFVD, gFVD, PSNR, SSIM, code usage, rate",
-        description="Score a tokenizer's reconstructions; with --samples a prior's samples, with "
-        "--tokens and --prior its bits per token.",
+        help="score a tokenizer and a prior: rFVD, gFVD, PSNR, SSIM, code usage, rate",
+        description="Score a tokenizer's reconstructions; with --samples also a prior's samples, "
+        "with --tokens and --prior its bits per token.",
         examples=(
             "video-vq evaluate --data clips --tokenizer runs/tokenizer --out scores",
             "video-vq evaluate --data clips --tokenizer runs/tokenizer --samples samples "
@@ -26,9 +26,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--data", required=True, type=Path, metavar="STORE", help="the clip store of real videos"
     )
     options.add_tokenizer(parser)
-    options.add_out(parser, "folder for scores.json and the sheets")
+    options.add_out(parser, "folder to write scores.json and the sheets to")
     parser.add_argument(
-        "--samples", type=Path, metavar="STORE", help="a prior's samples: adds gFVD (default: none)"
+        "--samples", type=Path, metavar="STORE", help="a prior's samples; adds gFVD (default: none)"
     )
     parser.add_argument(
         "--tokens",
@@ -40,32 +40,32 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--prior",
         type=Path,
         metavar="DIR",
-        help="a trained prior, with --tokens: adds its bits per token (default: none)",
+        help="a trained prior; adds its bits per token, needs --tokens (default: none)",
     )
     parser.add_argument(
         "--split",
         choices=("train", "val", "test"),
-        help="of --data and --tokens; test is the one to report, as it chose nothing (default: "
-        "test, or that of --generation)",
+        help="split of --data and --tokens; report test, which chose nothing (default: test, or "
+        "that of --generation)",
     )
     parser.add_argument(
         "--num",
         type=options.positive,
         metavar="N",
-        help="score at most so many clips, none of which overlap (default: 2048, or those of "
-        "--generation)",
+        help="largest number of clips to score, none of which overlap (default: 2048, or as many "
+        "as --generation takes)",
     )
     parser.add_argument(
         "--protocol",
         default="styleganv",
         metavar="NAME",
-        help="the convention of FVD: styleganv, google, videogpt, tats, cd-fvd or larp (default: "
+        help="convention of FVD: styleganv, google, videogpt, tats, cd-fvd or larp (default: "
         "styleganv)",
     )
     parser.add_argument(
         "--controls",
         action="store_true",
-        help="compute what the scores must beat, too; takes about twice the time",
+        help="also compute the controls that the scores must beat; takes about twice the time",
     )
     parser.add_argument(
         "--generation",
@@ -75,7 +75,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     options.add_network(parser)
     parser.add_argument(
-        "--st-lpips", action="store_true", help="add ST-LPIPS (weights: doctor --st-lpips)"
+        "--st-lpips", action="store_true", help="also compute ST-LPIPS (weights: doctor --st-lpips)"
     )
     options.add_short_videos(parser)
     parser.set_defaults(run=run)

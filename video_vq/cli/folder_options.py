@@ -1,4 +1,4 @@
-"""How `video-vq encode` takes a plain folder of videos; a store or a list has all this settled."""
+"""How `video-vq encode` reads a plain folder of videos; stores and lists have this settled."""
 
 import argparse
 from pathlib import Path
@@ -18,18 +18,21 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     group = parser.add_argument_group(
         "a folder of videos",
-        "as in `data-prep folder`, which knows more: a table of videos, groups by a pattern; "
-        "with --list-only it makes a list to encode",
+        "the same options as in `data-prep folder`, which has more: a table of videos, groups by "
+        "a pattern; with --list-only it makes a list to encode",
     )
     group.add_argument(
         "--size",
         type=frame_size,
         metavar="SIZE",
-        help="pixels of the square frames, or HEIGHTxWIDTH: a video is scaled until it covers "
-        "them, and its centre is kept (default: those the tokenizer was trained on)",
+        help="side of the square frames in pixels, or HEIGHTxWIDTH; videos are scaled to cover "
+        "it, then cropped to the centre (default: what the tokenizer was trained on)",
     )
     group.add_argument(
-        "--fps", type=options.rate, metavar="FPS", help="bring all to one rate (default: their own)"
+        "--fps",
+        type=options.rate,
+        metavar="FPS",
+        help="convert all videos to this frame rate (default: their own)",
     )
     for name in ("val", "test"):
         group.add_argument(
@@ -41,20 +44,21 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--group-by",
         choices=("video", "folder"),
-        help="near-duplicates share a group, and a group a split: each video is its own group, or "
-        "those of one folder are one (default: video)",
+        help="what must stay in one split, as near-duplicates should: each video is a group of "
+        "its own, or the videos of a folder are one (default: video)",
     )
     group.add_argument(
         "--extensions",
         type=file_endings,
         metavar="LIST",
-        help="endings to take, for example mp4,avi (default: all usual ones)",
+        help="file name endings to take, for example mp4,avi (default: all usual ones)",
     )
     group.add_argument(
         "--videos-per-shard",
         type=options.positive,
         metavar="N",
-        help="a shard is what an interruption can cost (default: a 64th of all, at most 128)",
+        help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
+        "of all, at most 128)",
     )
 
 
@@ -62,7 +66,7 @@ def read(arguments: argparse.Namespace) -> "FolderOptions":
     """Return what `add` took.
 
     Raises:
-        InputError: it is given for what is no folder of videos.
+        InputError: an option is given for data that are not a folder of videos.
     """
     from video_vq.media.folder import FolderSettings
     from video_vq.stages.raw_folder import FolderOptions, is_folder_of_files
@@ -75,7 +79,7 @@ def read(arguments: argparse.Namespace) -> "FolderOptions":
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
             f"{flags}: only for a folder of videos, which {data} is not: a store and a list have "
-            "settings of their own. Leave it away, or make another with data-prep"
+            "settings of their own. Leave it out, or make another with data-prep"
         )
     of_listing = ("val", "test", "group_by", "extensions")
     listing = {name: given[name] for name in of_listing if name in given}

@@ -14,13 +14,13 @@ ANY_TOKENIZER = Path("TOKENIZER")  # stands for one that was not found
 
 
 def say_next(*words: str | Path) -> None:
-    """Print the command that comes next, on the first rank alone."""
+    """Print the command that comes next, on the first rank only."""
     if is_main_rank():
         print(f"next: {shlex.join(map(str, words))}")
 
 
 def unused(path: Path) -> Path:
-    """Return a path at which there is nothing: this one, or with the first number that is free."""
+    """Return a path that is free: this one, or this one with the first number that is."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1
@@ -29,7 +29,7 @@ def unused(path: Path) -> Path:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Return a path of this name beside another one, also beside `.` and `..`, that is unused."""
+    """Return an unused path of this name beside another one, which may be `.` or `..`."""
     return unused(_folder_of(path) / name)
 
 
@@ -43,7 +43,7 @@ def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
     """Return the tokenizer of a hash, looked for beside some paths, where one usually keeps it."""
     for path in near:
         candidates: list[Path] = []
-        with suppress(OSError):  # removed meanwhile, or not to be read
+        with suppress(OSError):  # it was removed just now, or cannot be read
             candidates = sorted(_folder_of(path).iterdir())
         for candidate in candidates:
             with suppress(InputError, OSError):
@@ -53,7 +53,7 @@ def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
 
 
 def _folder_of(path: Path) -> Path:
-    """Return the folder that a path lies in; `parent` of `.` and `..` is no such folder."""
+    """Return the folder that a path lies in; `parent` of `.` and `..` is not."""
     if path.name not in ("", ".."):
         return path.parent
     folder = Path(os.path.abspath(path)).parent

@@ -1,4 +1,4 @@
-"""`video-vq fvd`: the Fréchet video distance of sets of videos of anybody's model."""
+"""`video-vq fvd`: the Fréchet video distance between sets of videos of any model."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "fvd",
-        help="FVD of folders of videos or clip stores",
+        help="score folders of videos or clip stores by FVD",
         examples=(
             "video-vq fvd real_videos generated_videos",
             "video-vq fvd clips samples --protocol all",
@@ -21,7 +21,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     what = "clip store, folder of videos, or file of features (.safetensors)"
     parser.add_argument("real", type=Path, metavar="REAL", help=what)
     parser.add_argument(
-        "fake", type=Path, metavar="FAKE", nargs="+", help=f"{what}; of several, the differences"
+        "fake",
+        type=Path,
+        metavar="FAKE",
+        nargs="+",
+        help=f"{what}; several are also compared with each other",
     )
     parser.add_argument(
         "--protocol",
@@ -35,29 +39,30 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         type=options.positive,
         default=16,
         metavar="N",
-        help="frames of a clip: of a video file the first ones (default: 16)",
+        help="number of frames in a clip; of a video file, the first ones (default: 16)",
     )
     parser.add_argument(
         "--stride",
         type=options.positive,
         default=1,
         metavar="N",
-        help="take each n-th frame (default: 1)",
+        help="take every n-th frame (default: 1)",
     )
     parser.add_argument(
         "--fps",
         type=options.rate,
         metavar="R",
-        help="bring files to this rate first (default: their own)",
+        help="convert video files to this frame rate first (default: their own)",
     )
     parser.add_argument(
-        "--split", help="of REAL, where it is a clip store (default: test, or all without one)"
+        "--split",
+        help="split of REAL, if it is a clip store (default: test if there is one, else all)",
     )
     parser.add_argument(
         "--max-clips",
         type=options.positive,
         metavar="N",
-        help="score at most so many clips on each side (default: all)",
+        help="largest number of clips to score on each side (default: all)",
     )
     options.add_network(parser)
     parser.add_argument(
@@ -111,7 +116,7 @@ def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
     """Refuse, before anything is computed, a file of features that cannot be written.
 
     Raises:
-        InputError: its name does not end in .safetensors, it is there, or its folder takes no file.
+        InputError: its name does not end in .safetensors, it exists, or its folder is missing.
     """
     from video_vq.errors import InputError
     from video_vq.stores.places import require_not_input, require_writable
@@ -121,7 +126,7 @@ def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: a file of features ends in .safetensors; rename it")
     if path.exists():
-        raise InputError(f"{path}: is there already; remove it, or name another file")
+        raise InputError(f"{path}: already exists; remove it, or name another file")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; make it first")
     require_writable(path.parent)

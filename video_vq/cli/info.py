@@ -9,7 +9,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "info",
-        help="what a store, model, checkpoint, run or file is",
+        help="describe a store, model, checkpoint, run or file",
         examples=("video-vq info clips", "video-vq info my_videos/first.mp4"),
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a folder or a file")

@@ -22,7 +22,7 @@ def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
         "settings",
         nargs="*",
         metavar="section.key=value",
-        help="settings that replace those of the config, for example optim.lr=1e-4 (default: none)",
+        help="settings that replace those of the config, such as optim.lr=1e-4 (default: none)",
     )
 
 
@@ -38,8 +38,8 @@ def add_allow_change(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a setting that a resume may change, as the error names it (config.optim.steps, "
-        "world_size, …); may be given several times; run.json keeps a record (default: none)",
+        help="setting that a resumed run may change, as the error names it (config.optim.steps, "
+        "world_size, …); may be given several times; run.json records it (default: none)",
     )
 
 
@@ -48,7 +48,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the settings, sizes, rates and memory of the training, and stop",
+        help="print the settings, sizes, rates and memory of the training, without training",
     )
     parser.add_argument(
         "--time",
@@ -62,7 +62,7 @@ def require_dry_run_to_time(arguments: argparse.Namespace) -> None:
     """Refuse `--time` where a training would begin.
 
     Raises:
-        ConfigError: there is no `--dry-run`.
+        ConfigError: `--dry-run` is missing.
     """
     if arguments.time and not arguments.dry_run:
         raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")
@@ -74,7 +74,7 @@ def add_trackers(parser: argparse.ArgumentParser) -> None:
         "--tracker",
         action="append",
         choices=("tensorboard", "wandb", "trackio", "none"),
-        help="where to show the run beside metrics.jsonl; may be given several times "
+        help="tracker that shows the run, besides metrics.jsonl; may be given several times "
         "(default: tensorboard where it is installed)",
     )
 
@@ -109,27 +109,29 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
         type=float,
         default=1.0,
         metavar="T",
-        help="divides the logits: below 1 samples are safer, above 1 more varied (default: 1.0)",
+        help="number that divides the logits: below 1 samples are safer, above 1 more varied "
+        "(default: 1.0)",
     )
     parser.add_argument(
         "--top-k",
         type=positive,
         metavar="K",
-        help="draw among the K likeliest tokens (default: all)",
+        help="draw only among the K likeliest tokens (default: all)",
     )
     parser.add_argument(
         "--top-p",
         type=fraction,
         default=1.0,
         metavar="P",
-        help="draw among the likeliest tokens that together have this probability (default: 1.0)",
+        help="draw only among the likeliest tokens that together have this probability (default: "
+        "1.0)",
     )
     parser.add_argument(
         "--guidance",
         type=float,
         default=1.0,
         metavar="W",
-        help="how much classes and actions count: 0 not at all, 1 as trained, more sharpens them "
+        help="weight of classes and actions: 0 ignores them, 1 is as trained, more sharpens them "
         "(default: 1.0)",
     )
     parser.add_argument(
@@ -137,13 +139,13 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="sample i is drawn with the seed N + i (default: 0)",
+        help="seed; sample i is drawn with N + i (default: 0)",
     )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the prior's weights, cache and products (default: float32)",
+        help="precision of the prior's weights, cache and products (default: float32)",
     )
 
 
@@ -172,7 +174,7 @@ def add_batch_size(parser: argparse.ArgumentParser, default: int = 16) -> None:
         type=positive,
         default=default,
         metavar="N",
-        help=f"clips at a time on each process (default: {default})",
+        help=f"number of clips at a time on each process (default: {default})",
     )
 
 
@@ -182,8 +184,8 @@ def add_short_videos(parser: argparse.ArgumentParser) -> None:
         "--short-videos",
         choices=("leave_out", "repeat_last", "loop"),
         default="leave_out",
-        help="videos shorter than a clip are left out; or their last frame stands still, or they "
-        "begin again, until the clip is full (default: leave_out)",
+        help="what to do with videos shorter than a clip: leave them out, repeat their last "
+        "frame, or loop them until the clip is full (default: leave_out)",
     )
 
 
@@ -192,7 +194,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network",
         metavar="MODULE:FUNCTION",
-        help="the feature network of FVD, your own code (default: I3D, as published)",
+        help="your own feature network for FVD, as module:function (default: I3D, as published)",
     )
 
 
@@ -208,7 +210,7 @@ def require_models(arguments: argparse.Namespace) -> None:
 
 
 def require_new_video(path: Path, source: Path) -> None:
-    """Refuse, before anything is computed, a video that is there already; leaves no trace.
+    """Refuse, before anything is computed, a video that exists already; leaves no trace.
 
     Raises:
         InputError: the name's ending is unknown or has no encoder here, the file exists, or its
@@ -220,7 +222,7 @@ def require_new_video(path: Path, source: Path) -> None:
     require_video_name(path)
     require_not_input(path, {"video": source})
     if os.path.exists(path):
-        raise InputError(f"{path}: is there already; remove it, or name another file")
+        raise InputError(f"{path}: already exists; remove it, or name another file")
     require_writable(path.parent)
 
 

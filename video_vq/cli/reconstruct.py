@@ -32,7 +32,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--num-frames",
         type=options.positive,
         metavar="N",
-        help="the first N frames (default: all)",
+        help="number of frames to take from the start (default: all)",
     )
     parser.add_argument(
         "--fps",
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{made.psnr:.2f} dB): {arguments.out}"
     )
     if info.pixel_aspect != 1:
-        print(f"note: pixels of {arguments.video} are not square; they were made so")
+        print(f"note: the pixels of {arguments.video} are not square and were made square")
     if made.num_damaged:
         print(f"note: the decoder had to mend {made.num_damaged} frames of {arguments.video}")
     following.say_next("video-vq", "info", arguments.out)

@@ -1,4 +1,4 @@
-"""A second start that asks for nothing computes as the first one did, and says so.
+"""A second start without settings of its own computes as the first one did, and says so.
 
 Imports no torch: torch and Accelerate read the environment when they are loaded.
 """
@@ -19,13 +19,13 @@ MAX_THREADS = 4096
 
 
 def go_on_as_recorded(out: Path) -> None:
-    """Set precision and threads to what a folder records, where nothing else is asked for.
+    """Set precision and threads to what a folder records, unless something else is asked for.
 
-    A variable of the environment asks, and so does `accelerate launch`, even where it is told
-    nothing itself: then for precision "no" and for one thread.
+    Environment variables ask for them, and so does `accelerate launch`: without flags, for
+    precision "no" and for one thread.
 
     Args:
-        out: a run folder, a store or a folder of scores, finished or not; it may be missing.
+        out: run folder, store or folder of scores, finished or not; it may be missing.
     """
     recorded = _recorded(out)
     precision, threads = recorded.get("precision"), recorded.get("threads")
@@ -34,7 +34,7 @@ def go_on_as_recorded(out: Path) -> None:
         if precision != "no":
             _say(f"precision {precision}, as recorded in {out}; set {PRECISION} for another")
     is_asked = THREADS in os.environ or "MKL_NUM_THREADS" in os.environ
-    # Once torch is loaded, the variable would say what is not so.
+    # Once torch is loaded, setting the variable has no effect.
     if not is_asked and sys.modules.get("torch") is None and _is_number_of_threads(threads):
         os.environ[THREADS] = str(threads)
         if threads != num_cores():
@@ -42,9 +42,9 @@ def go_on_as_recorded(out: Path) -> None:
 
 
 def _recorded(out: Path) -> dict[str, Any]:
-    """Return what a folder says about how it was computed; what cannot be read says nothing.
+    """Return what a folder says about how it was computed; nothing where it cannot be read.
 
-    The verb that opens the folder tells what is wrong with it.
+    The verb that opens the folder reports what is wrong with it.
     """
     with suppress(InputError, OSError):
         for name in ("run.json", "scores.json"):

@@ -1,4 +1,4 @@
-"""`video-vq report`: everything a run folder knows, as one HTML page."""
+"""`video-vq report`: everything that a run folder holds, as one HTML page."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "report",
-        help="one HTML page of scores, clips and curves",
+        help="write scores, clips and curves as one HTML page",
         examples=("video-vq report runs/tokenizer", "video-vq report demo --out demo.html"),
     )
     parser.add_argument(
@@ -18,7 +18,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="a run folder, a folder of scores (evaluate), or a folder that holds several",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the page (default: report.html in RUN)"
+        "--out", type=Path, metavar="FILE", help="the page to write (default: report.html in RUN)"
     )
     parser.set_defaults(run=run)
 

@@ -22,54 +22,55 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     options.add_prior(parser)
     options.add_tokenizer(parser)
-    options.add_out(parser, "a clip store and mp4s; the same command again goes on")
+    options.add_out(parser, "the clip store, with mp4s; run the same command again to resume")
     parser.add_argument(
         "--num",
         type=options.positive,
         metavar="N",
-        help="how many (default: 64; with --given, all videos of the split)",
+        help="number of samples (default: 64; with --given, --samples-per-clip for each video)",
     )
     parser.add_argument(
         "--given",
         type=Path,
         metavar="STORE",
-        help="continue the first frames of a clip store's videos; the tokenizer must be causal "
+        help="clip store whose videos' first frames are continued; the tokenizer must be causal "
         "(default: none)",
     )
     parser.add_argument(
         "--given-split",
         default="test",
         metavar="SPLIT",
-        help="of --given, and of a store of --actions (default: test)",
+        help="split of --given, and of a store of --actions (default: test)",
     )
     parser.add_argument(
         "--given-frames",
         type=options.positive,
         default=1,
         metavar="N",
-        help="how many frames are given (default: 1)",
+        help="number of given frames (default: 1)",
     )
     parser.add_argument(
         "--given-as",
         choices=("true", "reconstruction"),
         default="true",
-        help="what a sample shows of the given frames (default: true)",
+        help="whether a sample shows the given frames themselves or their reconstruction "
+        "(default: true)",
     )
     parser.add_argument(
         "--samples-per-clip",
         type=options.positive,
         default=1,
         metavar="N",
-        help="samples for each given video (default: 1)",
+        help="number of samples for each given video (default: 1)",
     )
     parser.add_argument(
         "--actions",
         type=Path,
         metavar="STORE|FILE",
-        help="what is done, for a prior that takes actions: of a clip store's videos (their split: "
-        "--given-split), a .npy or a .csv with a row per frame (default: the given videos' own)",
+        help="actions, for a prior that takes them: those of a clip store's videos (their split: "
+        "--given-split), or a .npy or .csv with a row per frame (default: the given videos' own)",
     )
-    options.add_sampling(parser, "a class name (default: all in turn)")
+    options.add_sampling(parser, "name of the class to sample (default: all in turn)")
     options.add_batch_size(parser)
     parser.set_defaults(run=run)
 

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     options.require_dry_run_to_time(arguments)
     path = find_config(arguments.config, "prior")
     config = load_config(PriorTrainingConfig, path, arguments.settings)
-    # What is wrong with the paths is said before torch is loaded.
+    # Wrong paths are reported before torch is loaded.
     require_not_input(arguments.out, {"token store": arguments.tokens})
     store = TokenStore(arguments.tokens)
     for split in ("train", "val"):

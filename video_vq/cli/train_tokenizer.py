@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     options.require_dry_run_to_time(arguments)
     path = find_config(arguments.config, "tokenizer")
     config = load_config(TokenizerTrainingConfig, path, arguments.settings)
-    # What is wrong with the paths is said before torch is loaded.
+    # Wrong paths are reported before torch is loaded.
     require_not_input(arguments.out, {"clip store": arguments.data})
     store = ClipStore(arguments.data)
     for split in ("train", "val"):

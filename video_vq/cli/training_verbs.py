@@ -19,7 +19,7 @@ from video_vq.training.stop_request import StopRequest
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all but the config and the data."""
-    options.add_out(parser, "the run folder; the same command again resumes it")
+    options.add_out(parser, "the run folder; run the same command again to resume")
     options.add_allow_change(parser)
     options.add_dry_run(parser)
     options.add_trackers(parser)
@@ -33,7 +33,7 @@ def run_training(
     data_hash: str,
     next_words: Callable[[], tuple[str | Path, ...]],
 ) -> int:
-    """Plan a training, say that it is finished, or train.
+    """Plan a training, report that it is finished, or train.
 
     Args:
         next_words: returns the command that comes next.
@@ -59,7 +59,7 @@ def run_training(
     if finished is not None:
         say_finished(f"already finished: {finished}\n{kind}: {finished}")
         return 0
-    if not (out / "run.json").exists():  # a run that goes on may do so on a full disk
+    if not (out / "run.json").exists():  # a run may resume on a full disk
         require_writable(out)
     with StopRequest() as request, lasting_screen():  # before torch is loaded, which takes seconds
         from video_vq.training.prior import train_prior

@@ -1,4 +1,4 @@
-"""Actions per frame of a video to actions per latent frame of a clip, which is what steers a prior.
+"""Turns actions per frame of a video into actions per latent frame of a clip, which steer a prior.
 
 Row f of a store's `actions` is what is done on the way from frame f of a video to the next one.
 """
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from video_vq.errors import InputError
 from video_vq.stores.clips import ClipStore
 
-ARRAY = "actions"  # of a clip store
+ARRAY = "actions"  # the array's name in a clip store
 
 
 def num_actions(num_frames: int, stride: int) -> int:
@@ -32,10 +32,10 @@ def latent_actions(
     holds that frame alone: these places are 0.
 
     Args:
-        rows: those between the clip's first frame and its last, `num_actions` of them.
+        rows: actions between the clip's first frame and its last, `num_actions` rows.
         stride: frames of the video from one frame of the clip to the next.
         frames_per_latent: the tokenizer's stride in time.
-        latent_frames: t.
+        latent_frames: number of latent frames, t.
 
     Returns:
         float32, a = `num_action_dims`.
@@ -63,12 +63,12 @@ def actions_of_window(
     row_dims = row_dims_of(store)
     if not row_dims:
         raise InputError(
-            f"{store.path}: holds no actions; prepare data that have them "
+            f"{store.path}: holds no actions; prepare data that has them "
             "(`data-prep bair`), or give a file of actions"
         )
     count = num_actions(num_frames, stride)
     rows = np.zeros((0, row_dims), np.float32)
-    # Where a short video is filled up nothing is known of what was done.
+    # Nothing is known about the actions of frames that fill up a short video.
     known = min(count, store.videos[video].num_frames - 1 - start)
     if known:
         rows = store.read_array(ARRAY, video, start, known).reshape(known, row_dims)

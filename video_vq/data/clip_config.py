@@ -1,4 +1,4 @@
-"""What can be set about the clips that are cut out of videos; imports no torch."""
+"""Settings of the clips that are cut out of videos; imports no torch."""
 
 from typing import Annotated, Literal
 

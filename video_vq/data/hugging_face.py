@@ -1,4 +1,4 @@
-"""A token store as a Hugging Face Dataset, for others' transformers; needs `video-vq[datasets]`."""
+"""A token store as a Hugging Face Dataset, for other transformers; needs `video-vq[datasets]`."""
 
 import importlib
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ def token_dataset(path: str | Path, split: str | None = None, cache_dir: str | N
     Args:
         path: the token store.
         split: train, val or test; None for all.
-        cache_dir: where `datasets` keeps its copy; None for its own place. The copy is named by
-            the store's hash, so a store that was made anew is read anew.
+        cache_dir: where `datasets` keeps its copy; None for its own place. The copy is named after
+            the store's hash, so a store that was made again is read again.
 
     Raises:
         InputError: `datasets` is not installed, or the store is missing or damaged.
@@ -44,7 +44,7 @@ def token_dataset(path: str | Path, split: str | None = None, cache_dir: str | N
         columns["label"] = datasets.ClassLabel(names=list(header.classes))
     if header.num_action_dims:
         columns["actions"] = datasets.Array2D(header.actions_shape, "float32")
-    store.rows(split)  # an unknown split is said before anything is written
+    store.rows(split)  # an unknown split is refused before anything is written
     made = datasets.Dataset.from_generator(
         _rows,
         features=datasets.Features(columns),

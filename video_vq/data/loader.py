@@ -100,7 +100,7 @@ def _collate_clips(items: list[tuple[np.ndarray, int]]) -> ClipBatch:
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """A signal to the whole process group must not take the data away in the middle of a step."""
+    """Ignore signals: one to the whole process group must not end the data during a step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The first SIGTERM is the group's; a second one, PyTorch's own clean-up, ends the worker.
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

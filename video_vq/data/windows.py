@@ -14,7 +14,7 @@ from video_vq.stores.clips import ClipStore
 class Window(NamedTuple):
     """A clip: video (its position in the store), first frame, number of frames and stride.
 
-    `short_videos` says how it goes on where the video ends before it does.
+    `short_videos` says how the clip continues if the video ends first.
     """
 
     video: int
@@ -28,7 +28,7 @@ def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"
     """Return the frames of a clip.
 
     Raises:
-        ValueError: the video ends before the clip, and no rule says how it goes on.
+        ValueError: the video ends before the clip, and no rule says how it continues.
     """
     video, start, num_frames, stride, short_videos = window
     available = store.videos[video].num_frames
@@ -38,7 +38,7 @@ def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"
 
 
 def frame_numbers(window: Window, available: int) -> Int[np.ndarray, " t"]:
-    """Return which frames of a video that has so many a clip is made of."""
+    """Return the numbers of a clip's frames, in a video with `available` frames."""
     _, start, num_frames, stride, short_videos = window
     wanted = np.arange(start, start + num_frames * stride, stride)
     return wanted % available if short_videos == "loop" else wanted.clip(max=available - 1)
@@ -54,7 +54,7 @@ def usable_videos(
     """Return the videos of a split that give a clip.
 
     Raises:
-        InputError: none does.
+        InputError: no video does.
     """
     span = (num_frames - 1) * stride + 1
     indices = store.indices(split)
@@ -93,7 +93,7 @@ class EpochClips:
         self.videos = usable_videos(
             store, split, config.num_frames, config.stride, config.short_videos
         )
-        # How many places a clip can start at; a short video that is filled up has one.
+        # Number of places where a clip can start; a short video that is filled up has one.
         lengths = np.array([store.videos[video].num_frames for video in self.videos])
         self._starts = (lengths - config.span + 1).clip(min=1)
         self._hop = config.hop or config.num_frames * config.stride
@@ -145,7 +145,7 @@ def _evenly_spaced(number: int, count: int, starts: int) -> int:
 
 
 def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int) -> list[Window]:
-    """Return the clips of one video that is looked at alone, whatever videos are beside it.
+    """Return the clips of one video, whatever other videos the store holds.
 
     Args:
         config: which clips to cut out; random ones are drawn by the video's name, each once.
@@ -168,7 +168,7 @@ def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int)
         case "all":
             chosen = list(range(0, starts, config.hop or config.num_frames * config.stride))
     rest = (config.num_frames, config.stride, config.short_videos)
-    # A start may be drawn twice; a grid has its name from its window.
+    # A start may be drawn twice; a grid is named after its window.
     return [Window(video, start, *rest) for start in dict.fromkeys(chosen)]
 
 
@@ -205,7 +205,7 @@ def scoring_windows(
 
     Args:
         split: None for all splits.
-        count: no more than this many; None for all that there are.
+        count: largest number of windows; None for all.
         short_videos: what becomes of videos shorter than a clip; one that is filled up gives one
             clip.
 

@@ -1,4 +1,4 @@
-"""Whether samples show the class they were asked for, as real clips of that class do."""
+"""Measures whether samples show the class they were asked for, as real clips of that class do."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -78,7 +78,7 @@ def _batches(store: ClipStore, like: Window, seed: int) -> Iterator[tuple[np.nda
     """Yield random clips of random labelled training videos, all drawn by the seed.
 
     Args:
-        like: how they are cut, but for video and start.
+        like: how the clips are cut, except for video and start.
     """
     _, _, num_frames, stride, rule = like
     random = np.random.default_rng([seed, 0xC1A])

@@ -18,7 +18,7 @@ from video_vq.metrics.protocol import FVDProtocol, fvd_protocol
 from video_vq.stores.files import difference, read_json
 
 CONFIDENCE = 0.95
-SAME = ("data", "split", "num_clips", "protocol")  # of an identity: else nothing can be compared
+SAME = ("data", "split", "num_clips", "protocol")  # of an identity: they must agree
 
 FVD_ROWS = {"rFVD", "gFVD"}
 PER_CLIP = {
@@ -35,8 +35,8 @@ class Cell(NamedTuple):
 
     Attributes:
         value: None where the run has no such score.
-        low, high: 95 % interval of the difference to the first run; None for the first run, or
-            where it cannot be said.
+        low, high: 95 % interval of the difference from the first run; None for the first run, or
+            where it is unknown.
     """
 
     value: float | None
@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
@@ -67,11 +67,10 @@ def compare_evaluations(
 
     Args:
         paths: folders of `video-vq evaluate`, or folders that hold one as `scores`.
-        network: whose features FVD was computed of; None for I3D.
+        network: the network whose features FVD was computed from; None for I3D.
 
     Raises:
-        InputError: one is missing or damaged, or they scored other clips, by another protocol or
-            by another network.
+        InputError: one is missing or damaged, or they differ in clips, protocol or network.
     """
     network = network or named_i3d()
     folders = [_folder(path) for path in paths]
@@ -86,7 +85,7 @@ def compare_evaluations(
         methods = _methods(scores[0], rows, protocol, cut)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{paths[0]} …: scores are damaged or of another version "
+            f"{paths[0]} …: scores are damaged or from another version "
             f"({type(error).__name__}: {error}); run `video-vq evaluate` again"
         ) from None
     return EvaluationTable(tuple(map(str, paths)), tuple(rows), methods)
@@ -110,17 +109,17 @@ def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> N
         shown = "\n  ".join(difference(first, second))
         raise InputError(
             f"{paths[0]} and {path} did not score the same clips by the same protocol "
-            f"({paths[0]} -> {path}):\n  {shown}\nevaluate both alike"
+            f"({paths[0]} -> {path}):\n  {shown}\nevaluate both in the same way"
         )
 
 
 def _compared(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return what must be alike; the network stands there where it is not I3D."""
+    """Return what must agree, with the network if it is not I3D."""
     return {**{name: identity[name] for name in SAME}, "network": identity.get("network")}
 
 
 def _data_of(scores: dict[str, Any]) -> str:
-    """Return the clip store that was scored, as people know it: its folder and the hash's start."""
+    """Return the clip store that was scored, as people know it: its folder and short hash."""
     words = [str(word) for word in scores["environment"].get("command") or []]
     folder = words[words.index("--data") + 1 :][:1] if "--data" in words else []
     return " ".join([*folder, f"({str(scores['identity']['data'])[:12]}…)"])
@@ -259,7 +258,7 @@ def _methods(scores: dict[str, Any], rows: Sequence[Row], protocol: FVDProtocol,
 
 
 def _intervals(rows: Sequence[Row]) -> str:
-    """Return what the brackets of a table are, and nothing of those that it does not have."""
+    """Return what the brackets of a table mean; only of those that it has."""
     shown = {name for name, _, cells in rows if any(cell.low is not None for cell in cells)}
     how = []
     if shown - FVD_ROWS:

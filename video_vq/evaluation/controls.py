@@ -20,7 +20,7 @@ from video_vq.stores.tokens import TokenStore
 Clips = UInt8[Tensor, "b t h w 3"]
 
 KMEANS_CLIPS = 256
-KMEANS_CODES = 1 << 14  # beyond, there are hardly more patches than codes
+KMEANS_CODES = 1 << 14  # with more, there are hardly more patches than codes
 KMEANS_STEPS = 25
 KMEANS_PATCHES = 65536
 
@@ -44,7 +44,7 @@ class PatchCodebook:
 
     Args:
         patch_thw: the box of pixels that one token stands for.
-        num_codes: K.
+        num_codes: number of codes, K.
         seed: seed of the first codes and of the choice of patches.
     """
 
@@ -138,7 +138,7 @@ def _finite_mean(values: Tensor) -> float | None:
 
 
 class GenerationControls(NamedTuple):
-    """FVD by name of the control, and the clips of drawn tokens."""
+    """FVD by the name of the control, and the clips of drawn tokens."""
 
     scores: dict[str, float]
     drawn: UInt8[np.ndarray, "n t h w 3"]

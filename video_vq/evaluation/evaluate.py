@@ -42,7 +42,7 @@ def evaluate(
         identity: What decides the scores of the job; see `identity_of_scores`.
 
     Raises:
-        InputError: data, models, tokens and samples do not belong together, or see
+        InputError: data, models, tokens and samples do not belong together; or see
             `EvaluationSetup`.
     """
     st_lpips = None
@@ -130,7 +130,7 @@ def _require_fit(
     """Refuse what does not belong together, before anything is computed.
 
     Raises:
-        InputError: names it.
+        InputError: says what does not fit.
     """
     store, (split, _) = ClipStore(job.data), job.split_and_number
     if job.samples is not None and ClipStore(job.samples).frame_size_hw != store.frame_size_hw:

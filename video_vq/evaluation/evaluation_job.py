@@ -34,7 +34,7 @@ class EvaluationJob:
         with_controls: compute in the same run what the scores must beat.
         generation: a published protocol that the samples must follow.
         st_lpips: the trunk of the perceptual network, None to leave its score out.
-        short_videos: what becomes of those shorter than a clip.
+        short_videos: what becomes of videos shorter than a clip.
         network: the network of FVD's features, see `load_feature_network`; None for I3D.
 
     Raises:
@@ -113,7 +113,7 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
 def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Return the scores of a folder, if they are of this identity.
 
-    A network of the user's own is not known by its name: what it computes now must be asked of it.
+    A user's own network is not known by its name: only running it shows what it computes now.
     """
     if "network" in identity:
         return None
@@ -124,7 +124,7 @@ def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def describe_evaluation(path: Path) -> Facts | None:
-    """Return what `video-vq info` says of a folder of scores; None for other scores."""
+    """Return what `video-vq info` says about a folder of scores; None for other scores."""
     scores = read_json(path / SCORES, "scores")
     if not {"reconstruction", "protocol", "num_clips"} <= scores.keys():
         return None

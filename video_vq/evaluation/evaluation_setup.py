@@ -18,14 +18,14 @@ from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 
 FVD_FRAMES = 16
-SEED = 0  # of the clips that are scored and of the controls
+SEED = 0  # seed of the choice of clips and of the controls
 
 
 class EvaluationSetup:
     """The clips of one evaluation, and how they are scored.
 
     Args:
-        accelerator: its ranks share the clips.
+        accelerator: the accelerator whose ranks share the clips.
 
     Attributes:
         store, split, windows: the real clips: their store, their split and their windows, no two of
@@ -48,7 +48,7 @@ class EvaluationSetup:
         self.split, num_clips = job.split_and_number
         self.store = ClipStore(job.data)
         self.num_frames, self.stride = tokenizer.facts.num_frames, tokenizer.facts.stride
-        # FVD of 17 frames is another metric than of 16: what goes beyond is not scored by it.
+        # FVD of 17 frames is another metric than FVD of 16: frames beyond them are not scored.
         self.scored_frames = min(FVD_FRAMES, self.num_frames)
         if job.generation is not None and job.generation.given_frames > 0:
             cut = (self.num_frames, self.stride)
@@ -65,7 +65,7 @@ class EvaluationSetup:
         self.real = self.real_features("real")
 
     def clips_of(self, split: str, count: int) -> list[Window]:
-        """Return at most so many real clips of a split, no two of which overlap."""
+        """Return at most `count` real clips of a split, no two of which overlap."""
         cut = (self.num_frames, self.stride, count, SEED)
         return scoring_windows(self.store, split, *cut, self.short_videos)
 
@@ -88,7 +88,7 @@ class EvaluationSetup:
             require_same_clips(self.samples.plan, self.store.content_hash, self.split)
 
     def _require_scorable(self) -> None:
-        """Refuse clips of which FVD cannot be computed, before the first one is read."""
+        """Refuse clips whose FVD cannot be computed, before the first one is read."""
         check_length(self.scored_frames, self.protocol)
         counts = {f"{self.store.path}, split {self.split}": len(self.windows)}
         if self.samples is not None:
@@ -108,7 +108,7 @@ class EvaluationSetup:
     def real_features(
         self, name: str, transform: Callable[[Clip], Clip] = lambda clip: clip
     ) -> FeatureSet:
-        """Return the features of the real clips, or of what a function makes of each."""
+        """Return the features of the real clips, or of what a function turns each into."""
         windows, sharing = self.scored_windows, self.accelerator
         extractor = self.extractor
         return store_features(self.store, windows, extractor, name, self.split, sharing, transform)

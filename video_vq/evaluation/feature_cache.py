@@ -1,4 +1,4 @@
-"""Features that were computed once: kept on the disk under a name of the clip's pixels.
+"""A cache of features on the disk, under a name that the clip's pixels give.
 
 A log of records of fixed size, each with its checksum, one file per process that wrote: a killed
 process leaves at most one torn record behind, which is passed over. So evaluations side by side may
@@ -25,7 +25,7 @@ VARIABLE = "VIDEO_VQ_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return where caches lie: $VIDEO_VQ_CACHE, or video-vq/ in the user's cache folder."""
+    """Return the folder of the caches: $VIDEO_VQ_CACHE, or video-vq/ in the user's cache folder."""
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
@@ -43,8 +43,8 @@ class FeatureCache:
     """Feature vectors of one network under one preparation of its input.
 
     Args:
-        settings: all that decides a clip's features, as JSON: network, resize, range, …
-        num_features: values of a vector.
+        settings: everything that decides a clip's features, as JSON: network, resize, range, …
+        num_features: number of values in a vector.
         folder: folder of all caches; None for the user's.
 
     Raises:
@@ -58,7 +58,7 @@ class FeatureCache:
             self.path.mkdir(parents=True, exist_ok=True)
             described = self.path / "settings.json"
             if not described.exists():
-                # A folder of its own for each process: two must not write one partial file.
+                # One folder per process: two processes must not write the same partial file.
                 with tempfile.TemporaryDirectory(dir=self.path, prefix="settings-") as own:
                     written = Path(own, described.name)
                     write_json(written, {**settings, "num_features": num_features})
@@ -66,8 +66,8 @@ class FeatureCache:
                     fsync_folder(self.path)
         except OSError as error:
             raise InputError(
-                f"{self.path}: the cache of features cannot be written ({error.strerror}); set "
-                f"{VARIABLE} to a folder that can"
+                f"{self.path}: the feature cache cannot be written ({error.strerror}); set "
+                f"{VARIABLE} to a writable folder"
             ) from None
         found = read_json(described, "a feature cache's settings")
         if found != {**settings, "num_features": num_features}:
@@ -96,11 +96,11 @@ class FeatureCache:
         return len(self._known)
 
     def get(self, key: bytes) -> Float32[np.ndarray, " d"] | None:
-        """Return the features of a clip, None when they are not known."""
+        """Return the features of a clip; None when they are not known."""
         return self._known.get(key)
 
     def add(self, keys: list[bytes], rows: Float32[np.ndarray, "n d"]) -> None:
-        """Keep the features of some clips, on the disk before this returns."""
+        """Add the features of some clips; they are on the disk when this returns."""
         if self._file is None:
             self._file = self.path / f"{time.time_ns():x}-{os.getpid():x}.log"
         records = b""

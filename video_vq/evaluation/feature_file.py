@@ -1,6 +1,6 @@
 """Features of a set of videos as one file to publish: safetensors, read without executing anything.
 
-With it another model is scored against the same real set without the videos.
+With it, another model is scored against the same real videos without having them.
 """
 
 import json
@@ -73,8 +73,8 @@ def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
     if made_by[0] != network.sha256:
         raise InputError(
             f"{path}: holds features of the network {made_by[1]} ({str(made_by[0])[:12]}…), "
-            f"this is {network.name} ({network.sha256[:12]}…); no distance between them means "
-            "anything. Name the network of both with --network, or leave it out for I3D"
+            f"this is {network.name} ({network.sha256[:12]}…); distances between them mean "
+            "nothing. Name the network of both with --network, or leave it out for I3D"
         )
     if made_by[2] != list(cut):
         was, now = Cut(*made_by[2]), cut
@@ -108,12 +108,12 @@ def require_preparations(path: Path, rows: dict[str, Any], wanted: set[str]) -> 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES >> 30} GB; not a file of features")
+            raise InputError(f"{path}: larger than {MAX_BYTES >> 30} GB; not a feature file")
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
                 raise InputError(
-                    f"{path}: is no file of features of this version; make one with "
+                    f"{path}: is not a feature file of this version; make one with "
                     "`video-vq fvd REAL FAKE --save-real FILE.safetensors`"
                 )
         rows = safetensors.numpy.load_file(path)
@@ -123,7 +123,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except (OSError, SafetensorError, ValueError, KeyError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: not a readable file of features: {error}") from None
+        raise InputError(f"{path}: not a readable feature file: {error}") from None
     if not isinstance(described, dict):
         raise InputError(f"{path}: its description is damaged: expected a JSON object")
     return described, rows

@@ -1,4 +1,4 @@
-"""The network behind FVD: I3D with its pinned weights, or a module of the user's own."""
+"""The network behind FVD: I3D with its pinned weights, or the user's own module."""
 
 import hashlib
 import importlib
@@ -21,9 +21,9 @@ class FeatureNetwork(NamedTuple):
 
     Attributes:
         module: the network in eval mode, on its device.
-        name: what users call it.
+        name: the name that users see.
         sha256: hash of the weights; scores of different hashes are never compared.
-        num_features: d.
+        num_features: number of features, d.
     """
 
     module: nn.Module
@@ -47,7 +47,7 @@ def load_feature_network(name: str | None, device: torch.device | str) -> Featur
     Args:
         name: None for I3D; else an importable function without arguments that returns a module
             from b 3 t 224 224 in [-1, 1] to b d. It is the user's own code, and runs.
-        device: where to put it.
+        device: the device to put it on.
 
     Raises:
         ConfigError: the name is not of that form, or nothing is found under it.

@@ -1,7 +1,7 @@
-"""Features of clip stores and of plain folders of videos, with what was left out and why.
+"""Features of clip stores and plain folders of videos, with a record of what was left out.
 
 Each clip passes the network once, ever: features are kept under the name of the clip's content, so
-a killed run goes on where it stopped, and a second model costs only its own clips.
+a killed run resumes where it stopped, and a second model costs only its own clips.
 """
 
 from collections import Counter
@@ -47,14 +47,14 @@ class FeatureSet(NamedTuple):
     """One side of a comparison.
 
     Attributes:
-        name: what was read.
+        name: path or name of what was read.
         rows: one feature vector per clip, for each preparation (`FVDProtocol.preparation`).
         groups: each clip's source video (or group of near-duplicates).
         left_out: a line per video that could not be used.
         data_hash: sha256 over the contents of the clips that were scored (`ScoredClip.data_hash`).
         split: the split that was read; None for a plain folder.
-        kinds: how many clips there are of each frame size and rate.
-        simulated: what simulated the videos; None where nothing says that they are.
+        kinds: number of clips of each frame size and rate.
+        simulated: the simulator of the videos; None where nothing says that they are simulated.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Extractor:
         """Return the features of clips; what is not known yet is computed and kept.
 
         Args:
-            keys: each stands for a clip's pixels.
+            keys: names of the clips' pixels.
             clips: clips of equal length; None where all features are known.
         """
         if not keys:
@@ -174,13 +174,13 @@ def features_of(
     seed: int = 0,
     accelerator: Accelerator | None = None,
 ) -> FeatureSet:
-    """Return the features of a clip store, or of a folder of videos of anybody's model.
+    """Return the features of a clip store, or of a folder of videos of any model.
 
     Of a store, clips are drawn as `scoring_windows` says; of a video file, its first frames.
 
     Args:
         split: split of a store; None for test where there is one, else for all.
-        max_clips: use no more than this many; drawn by the seed.
+        max_clips: largest number of clips to use; they are drawn by the seed.
         accelerator: shares the clips among its ranks; each gets all features.
 
     Raises:
@@ -199,8 +199,8 @@ def count_clips(path: Path, cut: Cut, split: str | None) -> int:
     """Return how many clips `features_of` would find, some of which may prove unreadable.
 
     Raises:
-        InputError: it is no clip store of the rate that was asked for and no folder of videos, the
-            split is empty, or its videos are too short.
+        InputError: it is neither a folder of videos nor a clip store of the rate that was asked
+            for, the split is empty, or its videos are too short.
     """
     store = _store(path, cut)
     if store is None:
@@ -261,7 +261,7 @@ def clip_features_of(
     extractor: Extractor,
     accelerator: Accelerator | None = None,
 ) -> FeatureSet:
-    """Return the features of clips at hand, each a video of its own."""
+    """Return the features of clips in memory, each of which counts as one video."""
     groups = tuple(f"{name} {number}" for number in range(len(clips)))
     source = _Source(name, None, groups, lambda place: clip_at_hand(clips[place], None))
     return _score(source, extractor, None, accelerator)
@@ -279,9 +279,9 @@ def _folder_source(path: Path, cut: Cut, seed: int | None) -> _Source:
     )
     if not files:
         raise InputError(
-            f"{path}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and is no clip store"
+            f"{path}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and is not a clip store"
         )
-    if seed is not None:  # sorted by class, the first ones would be one class
+    if seed is not None:  # in the order of the classes, the first ones would all be of one class
         order = np.random.default_rng([seed, 0xF7D]).permutation(len(files))
         files = [files[place] for place in order]
     names = tuple(str(file.relative_to(path)) for file in files)
@@ -291,7 +291,7 @@ def _folder_source(path: Path, cut: Cut, seed: int | None) -> _Source:
 def _score(
     source: _Source, extractor: Extractor, max_clips: int | None, accelerator: Accelerator | None
 ) -> FeatureSet:
-    """Score a source's clips, by rounds until there are enough."""
+    """Score a source's clips in rounds, until there are enough."""
     scored: list[_Scored] = []
     done, total = 0, len(source.groups)
     wanted = total if max_clips is None else max_clips
@@ -352,7 +352,7 @@ class _Readable(NamedTuple):
 def _read_ahead(
     source: _Source, places: Sequence[int], extractor: Extractor
 ) -> Iterator[_Readable | _Scored]:
-    """Read clips in a thread, a batch ahead of the network; what cannot be read is done with."""
+    """Read clips in a thread, a batch ahead of the network; unreadable ones are given up."""
 
     def read(place: int) -> _Readable | _Scored:
         try:

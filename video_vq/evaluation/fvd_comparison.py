@@ -1,4 +1,4 @@
-"""FVD of sets of clips, with all that a reader needs to believe it."""
+"""FVD of sets of clips, with everything that a reader needs to judge it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -44,11 +44,11 @@ SEED = 0
 
 
 class FVDResult(NamedTuple):
-    """A Fréchet video distance and what belongs to it.
+    """A Fréchet video distance and what it depends on.
 
     Attributes:
         value: the distance.
-        num_real, num_fake: clips on either side.
+        num_real, num_fake: number of clips on each side.
         floor: distance of real clips from other real clips; None when there is only one source
             video.
         warnings: what a reader must know before using the number.
@@ -89,8 +89,8 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
         )
     if real.num_clips != fake.num_clips:
         warnings.append(
-            f"{real.num_clips} real against {fake.num_clips} generated clips: published numbers "
-            "mostly use as many on both sides; --max-clips makes them equal"
+            f"{real.num_clips} real against {fake.num_clips} generated clips: most published "
+            "numbers use the same number on both sides; --max-clips makes them equal"
         )
     if real.split == "train":
         warnings.append("the reference is a training split: scores against it flatter a model")
@@ -114,7 +114,7 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
             )
         if len(features.kinds) > 1:
             told = ", ".join(f"{count} of {kind}" for kind, count in features.kinds.items())
-            warnings.append(f"{features.name} is mixed: {told}; each clip is resized by itself")
+            warnings.append(f"{features.name} is mixed: {told}; each clip is resized separately")
     return tuple(warnings)
 
 
@@ -139,7 +139,7 @@ def require_scorable(
     split: str | None = None,
     max_clips: int | None = None,
 ) -> None:
-    """Refuse, before the network is loaded, what cannot be scored; files of features need it.
+    """Refuse, before the network is loaded, what cannot be scored; feature files need the network.
 
     Args:
         split: The split of the real side; see `features_of`.
@@ -153,19 +153,21 @@ def require_scorable(
         check_length(cut.num_frames, protocol)
     for path, part in ((real, split), *((path, None) for path in candidates)):
         if not path.exists():
-            raise InputError(f"{path}: neither a clip store, nor a folder of videos, nor features")
+            raise InputError(
+                f"{path}: neither a clip store, nor a folder of videos, nor a feature file"
+            )
         if not is_saved(path):
             found = count_clips(path, cut, part)
             _require_two(found if max_clips is None else min(found, max_clips), str(path))
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a path is a file of features."""
+    """Whether a path is a feature file."""
     return path.suffix == SUFFIX and not path.is_dir()
 
 
 class FVDComparison:
-    """Several candidates against one real set, under one protocol or more.
+    """Several candidates against one real set, under one or more protocols.
 
     Args:
         cut: how clips are cut out of videos.
@@ -190,7 +192,7 @@ class FVDComparison:
     def read_all(
         self, real: Path, candidates: Sequence[Path], split: str | None = None
     ) -> tuple[FeatureSet, list[FeatureSet]]:
-        """Return the features of all sides; files of features are read before a clip is computed.
+        """Return the features of all sides; feature files are read before a clip is computed.
 
         Args:
             split: The split of the real side.
@@ -205,7 +207,7 @@ class FVDComparison:
         )
 
     def read(self, path: Path, split: str | None = None) -> FeatureSet:
-        """Return the features of a clip store, a folder of videos, or a file of features.
+        """Return the features of a clip store, a folder of videos, or a feature file.
 
         Raises:
             InputError: there is nothing to score, or the file is of another network or cut, or of
@@ -282,7 +284,7 @@ def _beside(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[s
 def _difference(
     real: FeatureSet, a: FeatureSet, b: FeatureSet, protocol: FVDProtocol
 ) -> dict[str, Any]:
-    """Return how two candidates differ, or why that cannot be said."""
+    """Return how two candidates differ, or why that is unknown."""
     names = {"a": a.name, "b": b.name}
     try:
         found = difference_of(real, a, b, protocol)

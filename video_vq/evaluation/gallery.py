@@ -18,11 +18,11 @@ from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Vid
 Clip = UInt8[np.ndarray, "t h w 3"]
 
 KIND = "gallery"
-SHOWN = 8  # clips of a row, and pairs shown as they come
+SHOWN = 8  # clips in a row, and pairs in the order of the data
 EXTREMES = 4  # best and worst pairs
 CLASSES = 12
 PER_CLASS = 4
-SHEET_WIDTH = 96  # pixels of a clip on a sheet, about
+SHEET_WIDTH = 96  # approximate width of a clip on a sheet, in pixels
 DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
 
 
@@ -43,7 +43,7 @@ class Pair(NamedTuple):
 
 
 def places_to_show(psnr: np.ndarray) -> dict[str, list[int]]:
-    """Return which clips to look at: the first ones, those of the highest and the lowest PSNR."""
+    """Return the clips to show: the first ones, and those of the highest and the lowest PSNR."""
     order = np.argsort(psnr, kind="stable")
     return {
         "shown": list(range(min(SHOWN, len(psnr)))),
@@ -77,7 +77,7 @@ def some_of_each_class(
 
 
 class Gallery(NamedTuple):
-    """Those of the clips that were scored that a person will look at.
+    """The scored clips that a person will look at.
 
     Attributes:
         pairs: clips and their reconstructions; roles are those of `places_to_show`.
@@ -110,7 +110,7 @@ class Gallery(NamedTuple):
         columns = min(len(row) for row in rows.values())
         clips = [clip for row in rows.values() for clip in row[:columns]]
         labels = [name if column == 0 else "" for name in rows for column in range(columns)]
-        # Small frames are shown larger: their labels would not fit.
+        # Small frames are enlarged: their labels would not fit otherwise.
         scale = math.ceil(SHEET_WIDTH / clips[0].shape[2])
         sheet = tile(clips, columns, scale=scale, labels=labels)
         write_animation(out / "sheet.webp", sheet, fps=fps or DEFAULT_FPS)
@@ -126,7 +126,7 @@ class Gallery(NamedTuple):
         frame_size_hw = self.pairs["shown"][0].real.shape[1:3]
         if (path / "manifest.json").exists():
             if ClipStore(path).plan.get("kind") != KIND:
-                raise InputError(f"{path}: is a store of its own; name another --out")
+                raise InputError(f"{path}: already is another store; name another --out")
             shutil.rmtree(path)
         elif path.exists():
             shutil.rmtree(path / "parts", ignore_errors=True)

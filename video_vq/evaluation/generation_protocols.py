@@ -10,13 +10,13 @@ class GenerationProtocol(NamedTuple):
     """Which real clips, how many samples, and what a sample is given.
 
     Attributes:
-        name: what users call it.
+        name: the name that users give.
         split: split of the real clips.
-        num_real: real clips.
-        num_fake: samples.
-        given_frames: true first frames that a sample continues; 0 for none.
-        samples_per_clip: samples for each given clip.
-        note: what a reader must know.
+        num_real: number of real clips.
+        num_fake: number of samples.
+        given_frames: number of real first frames that a sample continues; 0 for none.
+        samples_per_clip: number of samples for each given clip.
+        note: what a reader must know about it.
     """
 
     name: str
@@ -57,16 +57,16 @@ def generation_protocol(name: str) -> GenerationProtocol:
     """Return the protocol of that name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none of that name.
     """
     return named_entry(GENERATION_PROTOCOLS, name, "generation protocol")
 
 
 def as_scored(protocol: GenerationProtocol, simulated: str | None) -> dict[str, Any]:
-    """Return a protocol as scores tell it: on simulated videos it is not the published one.
+    """Return a protocol as scores record it: on simulated videos it is not the published one.
 
     Args:
-        simulated: what simulated the real clips, None where they were recorded.
+        simulated: the simulator of the real clips; None where they were recorded.
     """
     told = protocol._asdict()
     if simulated is not None:
@@ -81,7 +81,7 @@ def require_protocol(
     """Refuse samples, or real clips, that are not those of a protocol.
 
     Args:
-        num_real, num_fake: clips that there are.
+        num_real, num_fake: number of clips on each side.
         sampled_with: the plan of the samples' store.
 
     Raises:
@@ -108,7 +108,7 @@ def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
     """Refuse samples that continue other clips than those that they are scored against.
 
     Raises:
-        InputError: says which.
+        InputError: names both sets of clips.
     """
     found = (sampled_with.get("given_data"), sampled_with.get("given_split"))
     if found != (data_hash, split):
@@ -120,7 +120,7 @@ def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
 
 
 def simulation(scores: dict[str, Any]) -> str | None:
-    """Return the sentence that the videos are simulated, None where nothing says so."""
+    """Return the sentence that the videos are simulated; None where nothing says so."""
     label = at(scores, "made_by", "data", "simulated")
     if not isinstance(label, str):
         return None
@@ -130,7 +130,7 @@ def simulation(scores: dict[str, Any]) -> str | None:
 
 
 def at(value: Any, *keys: str) -> Any:
-    """Return what stands at a place in JSON, None where there is no such place."""
+    """Return the value at a place in JSON; None where there is no such place."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value

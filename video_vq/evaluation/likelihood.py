@@ -17,7 +17,7 @@ from video_vq.stores.tokens import TokenStore, codes_of_levels
 
 LN2 = math.log(2)
 BATCH = 16
-PREDICTOR_GRIDS = 16384  # what the predictors are fitted on, at most
+PREDICTOR_GRIDS = 16384  # the predictors are fitted on at most this many
 PREDICTORS = {
     "token_frequencies": "unigram",
     "frequencies_per_position": "per_position",
@@ -34,7 +34,7 @@ class _Rate(NamedTuple):
 
 
 def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
-    """Return at most so many rows of a split, drawn among all, in order."""
+    """Return at most `count` rows of a split, drawn among all, in order."""
     rows = tokens.rows(split)
     if len(rows) <= count:
         return rows
@@ -44,12 +44,12 @@ def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
 def score_prior(
     accelerator: Accelerator, prior: Prior, tokens: TokenStore, split: str
 ) -> dict[str, Any]:
-    """Return bits per token of a prior on one split, in all and per latent frame; collective.
+    """Return bits per token of a prior on one split, in total and per latent frame; collective.
 
-    A rate: of these tokens, never comparable with likelihoods of pixels. The predictors
+    It is a rate of these tokens, never comparable with likelihoods of pixels. The predictors
     (metrics/predictors.py) are fitted on the train split; `gain` is what the prior saves over each,
     in bits per token. Several codes of a position are one token; the predictors see each level
-    alone, and their bits add up.
+    separately, and their bits add up.
     """
     rows = tokens.rows(split)
     rates = _rates(accelerator, prior, tokens, rows)

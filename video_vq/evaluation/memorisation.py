@@ -1,4 +1,4 @@
-"""Whether samples copy the training clips, and whether they differ among each other."""
+"""Measures whether samples copy the training clips, and whether they differ from each other."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window, every_window
 from video_vq.stores.clips import ClipStore
 
-THUMB = 16  # pixels of a side that clips are averaged down to
+THUMB = 16  # side in pixels that clips are averaged down to
 CHUNK = 512
 MAX_TRAIN_CLIPS = 50_000
 SHARE = 0.01
@@ -36,7 +36,7 @@ def thumbnails(clips: UInt8[torch.Tensor, "n t h w 3"]) -> Float[torch.Tensor, "
 def nearest(
     queries: Float[torch.Tensor, "n d"], references: Float[torch.Tensor, "m d"]
 ) -> Neighbours:
-    """Return for each query its nearest reference, over all of them."""
+    """Return for each query its nearest reference."""
     best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
     place = torch.zeros(len(queries), dtype=torch.int64)
     for start in range(0, len(references), CHUNK):
@@ -55,7 +55,7 @@ def memorisation(
     num_frames: int,
     stride: int,
 ) -> tuple[dict[str, Any], Neighbours, list[Window]]:
-    """Compare each sample with every training clip, beside held-out clips as the measure.
+    """Compare each sample with every training clip, with held-out clips as the yardstick.
 
     A model that copies lies nearer to the training clips than real clips that it has not seen.
 

@@ -36,12 +36,12 @@ METRICS: dict[str, ClipMetric] = {
 
 
 class ReconstructionScores(NamedTuple):
-    """What reconstructions are worth.
+    """The scores of reconstructions.
 
     Attributes:
         scores: the scores as JSON.
         features: features of the reconstructions, paired with the real clips.
-        pairs: clips beside their reconstructions by role, to look at; on rank 0 alone.
+        pairs: clips beside their reconstructions by role, to look at; on rank 0 only.
     """
 
     scores: dict[str, Any]
@@ -78,7 +78,7 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     Collective, every rank gets all.
 
     Args:
-        st_lpips: the network, None to leave the score out.
+        st_lpips: the network; None leaves the score out.
     """
     accelerator, tokenizer, store = setup.accelerator, setup.tokenizer, setup.store
     metrics = dict(METRICS)
@@ -178,7 +178,7 @@ def _pairs(setup: EvaluationSetup, psnr: np.ndarray) -> dict[str, list[Pair]]:
 def quantiles(values: np.ndarray) -> dict[str, float | int | None]:
     """Return mean and quantiles of the finite values, and how many were not.
 
-    An exact copy has an infinite PSNR; a still original no motion-energy ratio.
+    An exact copy has an infinite PSNR, a still original no motion-energy ratio.
     """
     finite = values[np.isfinite(values)]
     left_out = {

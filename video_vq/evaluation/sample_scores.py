@@ -16,7 +16,7 @@ from video_vq.stores.clips import ClipStore
 
 
 class SampleScores(NamedTuple):
-    """What samples are worth.
+    """The scores of samples.
 
     Attributes:
         scores: the scores as JSON.
@@ -45,7 +45,7 @@ def score_samples(setup: EvaluationSetup, store: ClipStore) -> SampleScores:
         "diversity": diversity(setup.real.of(setup.protocol), fake.of(setup.protocol)),
         "num_samples": num_samples,
         "samples": store.plan,
-        # On the clips that the classifier learns from its accuracy would say nothing.
+        # On the clips that the classifier learned from, its accuracy would say nothing.
         "classes": None
         if setup.split == "train"
         else class_accuracy(setup.store, held_out, store, windows, setup.accelerator.device, SEED),

@@ -1,6 +1,6 @@
-"""Clips to be scored: each is named by its content, and decoded only where that is not known yet.
+"""Clips to be scored: each is named by its content, and decoded only if its features are unknown.
 
-A clip at hand is named by its bytes. One of a video file is named by the file's bytes and the
+A clip in memory is named by its bytes. One of a video file is named by the file's bytes and the
 numbers of its frames: hashing decoded full-HD frames costs as much as decoding them.
 """
 
@@ -37,8 +37,8 @@ class Cut(NamedTuple):
     """How clips are cut out of videos.
 
     Attributes:
-        num_frames, stride: frames of a clip and the distance between them.
-        fps: rate to which files are brought first, None for their own.
+        num_frames, stride: number of frames of a clip, and the distance between them.
+        fps: frame rate that files are converted to first; None for their own.
     """
 
     num_frames: int
@@ -63,7 +63,7 @@ class ScoredClip(NamedTuple):
 
 
 def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
-    """Return a clip at hand as one that was read; the network's device resizes it."""
+    """Return a clip in memory as one that was read; the network's device resizes it."""
 
     def input_of(protocol: FVDProtocol, device: torch.device) -> Float[Tensor, "t 224 224 3"]:
         return rearrange(network_input(clip[None].to(device), protocol), "1 c t h w -> t h w c")
@@ -72,7 +72,7 @@ def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
 
 
 def clip_at_hand(clip: Clip, fps: float | None) -> ScoredClip:
-    """Return a clip at hand; both its names are the sha256 of its bytes."""
+    """Return a clip in memory; both its names are the sha256 of its bytes."""
     key = clip_key(clip)
     return ScoredClip(
         key,
@@ -85,8 +85,8 @@ def clip_at_hand(clip: Clip, fps: float | None) -> ScoredClip:
 def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
     """Return the first clip of a video file, not decoded yet.
 
-    Its content is named by the file's sha256 and the numbers of its frames; its pixels by the
-    decoder's version besides.
+    Its content is named by the file's sha256 and the numbers of its frames, its pixels also by the
+    decoder's version.
 
     Raises:
         UnreadableVideoError: it cannot be read; `read` raises it too, where the file is shorter
@@ -150,7 +150,7 @@ def _network_inputs(
     count = 0
     decoded = iter(frames)
     for frame in keep(decoded, indices):
-        if not count:  # zeros: what is not read must still be finite
+        if not count:  # zeros, as what is not read must still be finite
             pixels = torch.zeros((1, *frame.shape))
             rows = rows_read(frame.shape[:2], protocols)
         pixels.numpy()[0, rows] = frame[rows]

@@ -1,4 +1,4 @@
-"""What the other verbs need of this machine: each thing looked at, and what to do if it lacks."""
+"""Checks what the other verbs need on this machine, and says what to do about what is missing."""
 
 import importlib.metadata
 import os
@@ -29,7 +29,7 @@ MIN_FREE_GB = 5
 
 
 class Check(NamedTuple):
-    """One thing that was looked at; `advice` is empty when it is well."""
+    """One thing that was checked; `advice` is empty when it is in order."""
 
     name: str
     found: str
@@ -37,11 +37,12 @@ class Check(NamedTuple):
 
 
 def checkup(fetch_weights: bool, fetch_st_lpips: bool) -> list[Check]:
-    """Look at everything.
+    """Check everything.
 
     Args:
         fetch_weights: download the I3D weights if they are missing.
-        fetch_st_lpips: the same for those of ST-LPIPS, which are not looked at otherwise.
+        fetch_st_lpips: download the ST-LPIPS weights if they are missing; they are not checked
+            otherwise.
     """
     return [
         *packages(),
@@ -69,7 +70,7 @@ def packages() -> list[Check]:
 
 
 def decoders() -> list[Check]:
-    """Let av and decord decode a clip, each in a process of its own."""
+    """Let av and decord decode a clip, each in a separate process."""
     known: tuple[tuple[str, Decoder, str], ...] = (
         ("av", "pyav", "pip install --force-reinstall av"),
         (
@@ -83,7 +84,7 @@ def decoders() -> list[Check]:
     for package, decoder, advice in known:
         name = f"{package} decodes"
         if _version(package) is None:
-            continue  # said above
+            continue  # it was reported above
         try:
             checks.append(Check(name, f"yes: {try_decoder(decoder)}"))
         except InputError as error:
@@ -92,7 +93,7 @@ def decoders() -> list[Check]:
 
 
 def devices() -> list[Check]:
-    """Return each GPU with its memory and whether it computes in bf16; or else the CPU."""
+    """Return each GPU with its memory and whether it computes in bf16, or else the CPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -109,7 +110,7 @@ def devices() -> list[Check]:
     advice = ""
     if shutil.which("nvidia-smi") is not None:
         advice = (
-            f"an NVIDIA driver is here, but torch {torch.__version__} cannot use it: install "
+            f"an NVIDIA driver is installed, but torch {torch.__version__} cannot use it: install "
             "torch's CUDA build (PyPI's for Linux), or a driver that fits it"
         )
     return [Check("device", f"cpu, {torch.get_num_threads()} threads, {bf16}", advice)]
@@ -119,7 +120,7 @@ def ranks(environment: Mapping[str, str]) -> list[Check]:
     """Return what a launcher announces, what `accelerate launch` would start, and the backends.
 
     Args:
-        environment: variables of this process.
+        environment: environment variables of this process.
     """
     import torch
     from torch import distributed
@@ -147,7 +148,7 @@ def _announced(environment: Mapping[str, str]) -> Check:
     whole = int(size) == 1 or {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(found) if numbers else 0
     if not whole or int(rank) >= int(size):
         how = "start with `accelerate launch --multi_gpu --num_processes N -m video_vq …`"
-        return Check("launcher", shown, f"these do not make a rank; {how}, or unset them")
+        return Check("launcher", shown, f"these variables do not make a rank; {how}, or unset them")
     return Check("launcher", shown or "none: this is the only process")
 
 
@@ -165,7 +166,7 @@ def _accelerate_config(num_gpus: int) -> Check:
     except Exception as error:  # a file that a person edited: yaml, types and enums may all fail
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         found = f"{file}: cannot be read ({type(error).__name__}: {reason})"
-        return Check(f"{name} launch", found, f"write it anew with `{name} config`, or delete it")
+        return Check(f"{name} launch", found, f"write it again with `{name} config`, or delete it")
     if processes > num_gpus > 0 and not config.use_cpu:
         advice = f"more processes than the {num_gpus} GPU(s) here: give --num_processes {num_gpus}"
         return Check(f"{name} launch", found, advice)
@@ -181,7 +182,7 @@ def weights(published: PublishedWeights, fetch: bool) -> Check:
 
 
 def disk(folder: Path) -> Check:
-    """Return how much room there is."""
+    """Return how much room a folder's disk has."""
     free = shutil.disk_usage(folder).free / 1e9
     low = f"less than {MIN_FREE_GB} GB free here: prepare and train on a larger disk"
     return Check("disk", f"{free:.0f} GB free in {folder}", "" if free > MIN_FREE_GB else low)

@@ -20,12 +20,12 @@ DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TokenizerCosts(NamedTuple):
-    """Of one config; see `tokenizer_costs`."""
+    """The costs of one config; see `tokenizer_costs`."""
 
     num_parameters: int
     num_tokens: int  # of one clip
-    forward_flops: int  # of encoder and decoder for one clip, a multiply-add being two
-    step_flops: int  # the same with the backward pass, and what is recomputed in it
+    forward_flops: int  # encoder and decoder for one clip, a multiply-add counted as two
+    step_flops: int  # the same with the backward pass and what it recomputes
     weight_bytes: int  # with gradients, optimizer, averages, copies in bf16 and the discriminator
     clip_bytes: int  # what each clip keeps for the backward pass
 
@@ -52,7 +52,7 @@ def tokenizer_costs(
         video, two = torch.zeros(1, 3, *size_thw), torch.zeros(2, 3, *size_thw)
         of_one = saved_bytes(tokenizer, lambda: through(tokenizer, video), precision)
         of_two = saved_bytes(tokenizer, lambda: through(tokenizer, two), precision)
-        # The other attention kernels have no count on a CPU.
+        # The other attention kernels are not counted on a CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             loss = through(tokenizer, video)
             forward_flops = counter.get_total_flops()
@@ -62,7 +62,7 @@ def tokenizer_costs(
             discriminator = PatchDiscriminator(adversarial.channels, adversarial.levels)
             of_discriminator = trained_bytes(discriminator, config.optim)
         of_tokenizer = averaged_bytes(tokenizer, config.optim)
-    copies = 2 * of_one - of_two  # what does not grow with the clips
+    copies = 2 * of_one - of_two  # what does not grow with the number of clips
     return TokenizerCosts(
         num_parameters=num_parameters(tokenizer),
         num_tokens=math.prod(grid_thw),
@@ -79,7 +79,7 @@ def averaged_bytes(model: nn.Module, optim: OptimizerConfig) -> int:
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str = "no") -> int:
-    """Return how many bytes a forward pass keeps for its backward pass, weights left out.
+    """Return how many bytes a forward pass keeps for its backward pass, without the weights.
 
     Run on fake tensors it computes nothing and needs no memory.
     """

@@ -31,14 +31,14 @@ MAX_LINE = 160  # characters
 
 
 class Description(NamedTuple):
-    """What a path is, and at most nine facts about it: texts, numbers and lists of them."""
+    """What a path is, and at most nine facts about it: texts, numbers and lists of these."""
 
     path: str
     what: str
     facts: Facts
 
     def to_json(self) -> Facts:
-        """Return it as one JSON object."""
+        """Return the description as one JSON object."""
         return {"path": self.path, "what": self.what, **self.facts}
 
     def lines(self) -> list[str]:
@@ -52,7 +52,7 @@ def describe(path: Path) -> Description:
     """Say what a path is.
 
     Raises:
-        InputError: it is missing, damaged, or nothing of video-vq; lists what is known.
+        InputError: it is missing, damaged, or unknown to video-vq; lists what is known.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; `video-vq info` knows {KNOWN}")
@@ -65,7 +65,7 @@ def describe(path: Path) -> Description:
             f"{path}: is damaged ({type(error).__name__}: {error}); make it again, or restore it"
         ) from None
     if found is None:
-        raise InputError(f"{path}: is nothing that video-vq wrote; `video-vq info` knows {KNOWN}")
+        raise InputError(f"{path}: was not written by video-vq; `video-vq info` knows {KNOWN}")
     return Description(str(path), *found)
 
 
@@ -121,7 +121,7 @@ def _file(path: Path) -> Found | None:
 
 
 def _inside(path: Path) -> dict[str, str]:
-    """Return what the folder of a file is, if it is anything."""
+    """Return what the folder of a file is, if it is known."""
     try:
         found = _folder(path.parent)
     except InputError as error:
@@ -151,7 +151,7 @@ def _evaluation(path: Path) -> Found | None:
 
 
 def _describe_video(path: Path) -> Facts:
-    """Describe a video file as it is shown; its frames are counted, its header is not believed.
+    """Describe a video file as it is shown; its frames are counted, its header is not trusted.
 
     Raises:
         UnreadableVideoError: see `probe`.
@@ -202,7 +202,7 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    # A hash is known by its beginning; --json has all of it.
+    # A hash is known by its beginning; --json prints all of it.
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b", r"\1…", str(value))
 
 

@@ -1,4 +1,4 @@
-"""The child's side of processes that decode: they die with their parent and keep to their time."""
+"""The child's side of processes that decode: they die with their parent and within their time."""
 
 import ctypes
 import json
@@ -13,11 +13,11 @@ from typing import Any
 from video_vq.errors import InputError
 
 PR_SET_PDEATHSIG = 1
-# Address space: a video that asks for more is left out, before the machine ends what it likes.
+# Address space: a video that asks for more is left out, before the system kills any process.
 # decord takes 2.5 GB for 8192x4320, PyAV 0.9 GB.
 MAX_MEMORY_BYTES = 6 << 30
 WatchVideo = Callable[[str, str, float], None]
-"""Told at each stage of a video: its id, "read" or "decode" or "done", the cpu seconds it has."""
+"""Called at each stage of a video: its id, "read" or "decode" or "done", its CPU seconds."""
 
 
 def serve(do: Callable[[dict[str, Any], WatchVideo], dict[str, Any]]) -> None:
@@ -27,7 +27,8 @@ def serve(do: Callable[[dict[str, Any], WatchVideo], dict[str, Any]]) -> None:
     "video"} at each stage of a video, then the job's answer, or {"report": "refused" | "bug"}.
 
     Args:
-        do: a job; it returns the answer, and raises InputError for what no video is to blame for.
+        do: function that does a job; it returns the answer, and raises InputError for problems that
+            are not a video's fault.
     """
     become_child()
     # Libraries may print: stdout is ours, they get stderr.
@@ -62,14 +63,14 @@ def become_child() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Never above a limit of address space that is set already.
+    # Never above a limit of address space that is already set.
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     allowed = [MAX_MEMORY_BYTES, *(limit for limit in (soft, hard) if limit >= 0)]
     resource.setrlimit(resource.RLIMIT_AS, (min(allowed), hard))
 
 
 def limit_processor_time(seconds: float) -> None:
-    """Have the kernel end this process after so much processor time; 0 lifts the limit.
+    """Have the kernel end this process after some processor time; 0 lifts the limit.
 
     It ends even one that hangs in a decoder and never comes back to Python. Processor time and not
     a clock: a busy machine costs no video.

@@ -50,7 +50,7 @@ def require_decoder(decoder: Decoder) -> None:
 
 
 def pyav_version() -> str:
-    """Return what decides PyAV's frames besides the file: it, FFmpeg's libraries, the machine."""
+    """Return what decides PyAV's frames besides the file: PyAV, FFmpeg's libraries, the machine."""
     import av
 
     libraries = (
@@ -70,9 +70,9 @@ class FrameStream:
     (A damaged one is mended as each decoder sees fit.)
 
     Attributes:
-        num_frames: how many were given out so far.
-        num_damaged: how many FFmpeg says it had to mend; decord does not say.
-        handed_over: why PyAV took over from decord, None when it did not.
+        num_frames: number of frames given out so far.
+        num_damaged: number of frames that FFmpeg reports as mended; decord does not report them.
+        handed_over: why PyAV took over from decord; None when it did not.
 
     Raises:
         UnreadableVideoError: a frame cannot be decoded, frames change their size, or there are
@@ -124,7 +124,7 @@ class FrameStream:
         """Yield frames for as long as decord is right; else set `handed_over` and stop."""
         require_decoder("decord")
         if self.info.codec.startswith(DIFFERS_IN_DECORD):
-            self.handed_over = f"its FFmpeg decodes {self.info.codec} otherwise"
+            self.handed_over = f"its FFmpeg decodes {self.info.codec} differently"
             return
         import decord
 
@@ -132,13 +132,13 @@ class FrameStream:
         first = next(self._pyav_frames(), None)
         self.num_damaged = 0
         try:
-            # fault_tol is the share of repeated frames from which on decord raises: the first.
+            # fault_tol is the share of repeated frames at which decord raises: at the first.
             reader = decord.VideoReader(
                 str(self.info.path),
                 num_threads=1,
                 fault_tol=1e-9,  # pyright: ignore[reportArgumentType]
             )
-        except Exception as error:  # it has no common base for what it raises
+        except Exception as error:  # decord's errors have no common base
             self.handed_over = f"it could not open the file ({type(error).__name__})"
             return
         for index in range(self.info.num_packets):
@@ -159,7 +159,7 @@ class FrameStream:
 class FirstFrames:
     """The first frames of a video by PyAV, as `FrameStream` gives them, and what `probe` says.
 
-    One pass over the file does both, where opening it costs as much as some frames. Iterate to the
+    One pass over the file does both, as opening it costs as much as some frames. Iterate to the
     end, once: `info` is known then.
 
     Args:

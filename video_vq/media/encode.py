@@ -1,7 +1,7 @@
-"""Writes what people look at: video files, PNG images, animations and grids of clips.
+"""Writes files for people to look at: videos, PNG images, animations and grids of clips.
 
 Every file appears whole or not at all. The same frames give the same bytes, but for H.264: libx264
-decides a macroblock otherwise once in about a thousand clips (docs/log.md).
+decides a macroblock differently in about one of a thousand clips (docs/log.md).
 """
 
 import io
@@ -53,7 +53,7 @@ def write_video(
             them.
         fps: frames per second.
         codec: h264 (mp4, mkv), mpeg4 (avi; MPEG-4 part 2 as XviD writes it) or vp9 (webm);
-            None takes the container's own, in brackets.
+            None takes the container's own.
         quality: the codec's quantizer, lower is better: h264 0..51, mpeg4 1..31, vp9 0..63.
 
     Raises:
@@ -79,7 +79,7 @@ def write_frames(
 ) -> int:
     """Write RGB frames as a video file while they come; return how many there were.
 
-    Memory does not grow with their number. A file that is there is replaced at the end.
+    Memory does not grow with their number. An existing file is replaced at the end.
 
     Args:
         path: see `write_video`; the container's own codec and quality are taken.
@@ -94,7 +94,7 @@ def write_frames(
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
-        raise InputError(f"{path}: there is no frame to write; a video has one at least")
+        raise InputError(f"{path}: there is no frame to write; a video has at least one")
     _require_frames(first[None])
     odd = first.shape[0] % 2, first.shape[1] % 2
     even = (
@@ -109,7 +109,7 @@ def write_frames(
 
 
 def require_video_name(path: str | Path) -> None:
-    """Refuse a file name that `write_video` would refuse, or for which there is no encoder.
+    """Refuse a file name that `write_video` would refuse, or that has no encoder here.
 
     Raises:
         InputError: names the suffixes that there are, or the encoder that is missing.
@@ -281,7 +281,7 @@ def write_animation(
 
 
 def _share_palette(frames: UInt8[np.ndarray, "t h w 3"]) -> list:
-    """Reduce all frames to one palette, undithered: colours stand still and the file is small."""
+    """Reduce all frames to one palette, undithered: colours stand still and files are small."""
     from PIL import Image
 
     samples = frames[:: max(1, len(frames) // 16)]
@@ -302,13 +302,13 @@ def tile(
     scale: int = 1,
     labels: Sequence[str] | None = None,
 ) -> UInt8[np.ndarray, "_ _ _ 3"]:
-    """Lay clips of one size out as a grid that plays as one clip, row by row, on white.
+    """Lay out clips of one size as a grid that plays as one clip, row by row, on white.
 
     Args:
         clips: all of one length and size.
-        columns: tiles in a row.
-        gap: pixels around each tile.
-        scale: whole-number enlargement; pixels are repeated.
+        columns: number of tiles in a row.
+        gap: number of pixels around each tile.
+        scale: integer factor of enlargement; pixels are repeated.
         labels: one short text above each tile; cut where it is wider than the tile.
 
     Returns:

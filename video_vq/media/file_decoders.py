@@ -1,7 +1,7 @@
-"""Decodes video files some ahead of their reader, each in a process that may die without harm.
+"""Decodes video files ahead of their reader, each in a process that may die without harm.
 
 A file during which its process dies is tried once more, in a fresh process and with PyAV. If that
-dies too the file cannot be used, with the reason: a bad video costs one video.
+one dies too, the file is recorded as unusable, with the reason: a bad video costs one video.
 """
 
 import sys
@@ -37,9 +37,8 @@ class DecodedFile(NamedTuple):
     """A decoded file.
 
     Attributes:
-        frames: mapped from a file without a name; its place on the disk is free again when the
-            array is.
-        fps: frames per second of these frames, None when unknown.
+        frames: frames mapped from an unnamed file, whose disk space is freed with the array.
+        fps: frames per second of these frames; None when unknown.
         oddities: what was odd with the file.
     """
 
@@ -56,9 +55,9 @@ class FileDecoders:
 
     Args:
         recipe: how the frames are made.
-        num_workers: how many processes decode.
-        command: what to start as a worker.
-        stall_seconds: how long a worker may go without using the processor.
+        num_workers: number of processes that decode.
+        command: command that starts a worker.
+        stall_seconds: seconds that a worker may go without using the processor.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class FileDecoders:
         self.close()
 
     def close(self) -> None:
-        """End all processes; files that are being decoded are given up."""
+        """End all processes; files that are being decoded are abandoned."""
         self._workers.close()
 
     def decode(self, files: Iterable[FileToDecode]) -> Iterator[DecodedFile | UnreadableVideoError]:
@@ -87,7 +86,7 @@ class FileDecoders:
 
         Raises:
             InputError: the disk is full, the storage does not answer, the system kills workers for
-                their memory, or workers die for no fault of a file.
+                their memory, or workers die through no fault of a file.
         """
         waiting: deque[Future[DecodedFile | UnreadableVideoError]] = deque()
         rest = iter(files)
@@ -140,12 +139,12 @@ class FileDecoders:
 
 
 def main() -> None:
-    """Be one of the processes that decode."""
+    """Run one of the processes that decode."""
     serve(decode)
 
 
 def decode(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
-    """Write the frames of one file, uint8 t h w c, and return what is to be said of it.
+    """Write the frames of one file, uint8 t h w c, and return what to report about it.
 
     Raises:
         InputError: the frames cannot be written.

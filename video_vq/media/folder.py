@@ -1,4 +1,4 @@
-"""Which videos a folder holds: its first folders are the labels, a hash of the group the split."""
+"""Lists a folder's videos: its subfolders are the labels, a hash of the group decides the split."""
 
 import errno
 import hashlib
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from video_vq.errors import InputError
 
-# What the names of files end in that are taken for videos.
+# Files whose names end in these are taken for videos.
 VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
     ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
-MAX_SKIPPED = 0.01  # of the videos may be unusable, unless the user says otherwise
+MAX_SKIPPED = 0.01  # share of the videos that may be unusable, unless the user says otherwise
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FolderSettings:
     """How a tree is read.
 
     Attributes:
-        val, test: shares of the groups.
+        val, test: shares of the groups that become the val and the test split.
         group_by: "video": each is its own group; "folder": those of one folder are;
             "regex": those whose ids match `group_regex` alike (its first group, or the whole).
         group_regex: the pattern for group_by "regex".
@@ -67,7 +67,7 @@ class FolderVideo(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A file that cannot be used: its name, as it can be printed, and why."""
+    """A file that cannot be used: its printable name, and why."""
 
     name: str
     reason: str
@@ -84,8 +84,8 @@ class VideoFolder(NamedTuple):
 def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
     """List the videos of a tree; nothing is decoded.
 
-    Names that begin with a dot are passed over. Links are followed to files inside the tree only;
-    those that lead out of it, and everything that is no file, are left out.
+    Names that begin with a dot are ignored. Links are followed to files inside the tree only;
+    those that lead out of it, and everything that is not a file, are left out.
 
     Raises:
         InputError: no video in the folder, or a bad setting.
@@ -94,7 +94,7 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
     found, left_out = _find(root, settings.extensions)
     if not found:
         raise InputError(
-            f"{root}: no video file there; looked for names ending in "
+            f"{root}: holds no video file; looked for names ending in "
             f"{', '.join(settings.extensions)}"
             + (
                 f" ({len(left_out)} that cannot be read, the first: {left_out[0].name}: "
@@ -122,7 +122,7 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
 
 
 def holds_video(root: Path, extensions: tuple[str, ...]) -> bool:
-    """Whether a tree holds a name with one of these endings; looks no further than the first."""
+    """Whether a tree holds a name with one of these endings; stops at the first."""
     return any(path.suffix.lower() in extensions for path in _walk(root))
 
 
@@ -155,20 +155,21 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    """End the walk: a folder that is passed over in silence would be videos that nobody misses."""
+    """End the walk: the videos of a folder that is silently skipped would be missed by nobody."""
     raise InputError(
-        f"{error.filename}: cannot be listed ({error.strerror}); see to the storage or the rights, "
+        f"{error.filename}: cannot be listed ({error.strerror}); check the storage and the "
+        "permissions, "
         "then run the command again"
     ) from None
 
 
 def _is_linked_folder(path: Path) -> bool:
-    # Unlike Path's own, these do not raise where the rights are missing.
+    # Unlike Path's methods, these do not raise where permissions are missing.
     return os.path.islink(path) and os.path.isdir(path)
 
 
 def _size_or_problem(path: Path, name: str, real_root: Path) -> int | str:
-    """Return the size of a file, or why it cannot be taken."""
+    """Return the size of a file, or why it cannot be used."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -179,7 +180,7 @@ def _size_or_problem(path: Path, name: str, real_root: Path) -> int | str:
 
 
 def size_inside(path: Path, real_root: Path) -> int | str:
-    """Return the size of a file of a folder, or why it cannot be taken.
+    """Return the size of a file of a folder, or why it cannot be used.
 
     Args:
         path: path of the file; only links inside the folder are followed.
@@ -193,14 +194,14 @@ def size_inside(path: Path, real_root: Path) -> int | str:
     except OSError as error:
         loops = error.errno == errno.ELOOP
         return f"cannot be read ({'a loop of links' if loops else error.strerror})"
-    return status.st_size if stat.S_ISREG(status.st_mode) else "is no regular file"
+    return status.st_size if stat.S_ISREG(status.st_mode) else "is not a regular file"
 
 
 def grouping(settings: FolderSettings) -> Callable[[str], str]:
     """Return the function from a video's id to its group.
 
     Raises:
-        InputError: the pattern is none; or, by the function, it does not match.
+        InputError: the pattern is not valid; the function raises it where a name does not match.
     """
     if settings.group_by == "video":
         return lambda name: name
@@ -231,9 +232,9 @@ def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str,
     groups: train has the first, test the second, val the third.
 
     Args:
-        groups: their names; repeats are allowed.
-        val: share of the groups for val, 0 for none.
-        test: share of the groups for test, 0 for none.
+        groups: names of the groups; repeats are allowed.
+        val: share of the groups for val; 0 for none.
+        test: share of the groups for test; 0 for none.
 
     Raises:
         InputError: a share is negative, or nothing is left for train.

@@ -1,4 +1,4 @@
-"""From a video file to its frames at the wanted rate and size, the same wherever they go."""
+"""Turns a video file into frames at the wanted rate and size, the same for every use."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from video_vq.media.probe import (
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import METHOD, resize
 
-# Raise when the same file and recipe begin to give other bytes: all recipes, or those with a rate,
+# Raise these when the same file and recipe give other bytes: for all recipes, or those with a rate,
 # whose frames are chosen by time stamps.
 FRAMES_VERSION = 2
 RATED_FRAMES_VERSION = 3
@@ -32,7 +32,7 @@ READ_BYTES = 1 << 20
 
 Stage = Literal["read", "decode"]
 Watch = Callable[[Stage, float], None]
-"""Told at each stage of a file: what begins, and the processor seconds that the file has for it."""
+"""Called at each stage of a file: what begins, and the processor seconds that it may take."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class FrameRecipe:
 
     Attributes:
         size_hw: height and width of the frames, in pixels.
-        fps: rate to bring videos to, None to keep theirs.
+        fps: frame rate to convert videos to; None keeps theirs.
         stride: keep every n-th frame.
         limits: limits on what a video may ask for.
-        cpu_seconds: processor time that any video may take, before its size is counted.
+        cpu_seconds: processor seconds that any video may take, before its size counts.
         decoder: the decoder to try first; it does not decide the frames.
     """
 
@@ -74,7 +74,7 @@ class FrameRecipe:
         return FrameRecipe(**{**value, "size_hw": (height, width), "limits": limits})
 
     def cpu_limit(self, decoded_bytes: int) -> float:
-        """Return the processor seconds that a video of so many bytes may take."""
+        """Return the processor seconds that a video of `decoded_bytes` may take."""
         return self.cpu_seconds + decoded_bytes / BYTES_PER_CPU_SECOND
 
 
@@ -84,10 +84,11 @@ class OpenedFile(NamedTuple):
     Attributes:
         info: what is known about the file.
         sha256: hash of the file's bytes.
-        fps: frames per second of the frames that are kept, None when unknown.
-        chosen: numbers of the frames that are kept, None for each `stride`-th.
+        fps: frame rate of the frames that are kept; None when unknown.
+        chosen: numbers of the frames that are kept; None for every `stride`-th.
         stream: all frames of the file; after the last it knows what was odd.
-        frames: those that are kept, at the recipe's size. They raise UnreadableVideoError.
+        frames: frames that are kept, at the recipe's size; taking them may raise
+            UnreadableVideoError.
     """
 
     info: VideoInfo
@@ -108,7 +109,7 @@ class OpenedFile(NamedTuple):
         return len(kept) - len(set(kept))
 
     def oddities(self) -> list[str]:
-        """Return what was odd, after the last frame."""
+        """Return the oddities, after the last frame."""
         found = []
         if self.stream.num_frames != self.info.num_packets:
             found.append(f"{self.stream.num_frames} frames of {self.info.num_packets} packets")
@@ -127,9 +128,9 @@ def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watc
 
     Args:
         path: path of the file.
-        num_bytes: the size that it had when it was listed.
+        num_bytes: size of the file in bytes when it was listed.
         recipe: how its frames are made.
-        watch: told at each stage.
+        watch: function that is called at each stage.
 
     Raises:
         UnreadableVideoError: now or while the frames are taken.

@@ -25,8 +25,8 @@ MICROSECONDS = 1_000_000
 MAX_PIXEL_ASPECT = 4  # of discs and tapes at most 16/9 x 3/2
 # Containers that may hold a broadcast (transport and program streams of MPEG; FFmpeg's flag for it,
 # AVFMT_TS_DISCONT, is set for Ogg, too), and the ffmpeg program's limits there (fftools,
-# ts_discontinuity_detect): decoding times may step back by so much, where a muxer left them out,
-# and ahead by so much.
+# ts_discontinuity_detect): how far decoding times may step back, where a muxer left them out, and
+# how far ahead.
 BROADCASTS = ("mpegts", "mpeg")
 MAX_BACK_SECONDS, MAX_AHEAD_SECONDS = Fraction(1, 10), 10
 
@@ -46,11 +46,11 @@ class Limits:
     Attributes:
         max_pixels: largest number of pixels of one frame.
         max_frames: largest number of frames of one video.
-        max_duration_seconds: between its first and last time stamp; of a header's word for it
-            nothing is believed, as AVI headers over-report.
+        max_duration_seconds: longest time between the first and the last time stamp; the header's
+            duration is not used, as AVI headers over-report it.
         max_decoded_bytes: a video that decodes to less is never refused for its expansion.
-        max_expansion: decoded bytes per byte of the file. Real footage reaches about 2,000
-            (a still gym at 1080p); a file that is made to fill a disk, 10,000 and more.
+        max_expansion: largest number of decoded bytes per byte of the file. Real footage reaches
+            about 2,000 (a still gym at 1080p); a file that is made to fill a disk, 10,000 and more.
     """
 
     max_pixels: int = 8192 * 4320
@@ -72,14 +72,16 @@ class VideoInfo:
     """What is known about a video before its frames are decoded.
 
     Attributes:
-        path: absolute.
+        path: absolute path of the file.
         file_bytes: size of the file.
         container, codec: FFmpeg's names.
         size_hw: height and width of the frames as they are shown, that is after the rotation.
-        fps: mean frames per second, None when the file does not say.
-        num_packets: compressed frames in the file. A healthy video decodes to as many frames.
-        claimed_frames: what the header says (AVI headers over-report), None when it does not.
-        duration_seconds: what the header says, None when it does not.
+        fps: mean frames per second; None when the file does not say.
+        num_packets: number of compressed frames in the file. A healthy video decodes to as many
+            frames.
+        claimed_frames: number of frames in the header (AVI headers over-report it); None without
+            one.
+        duration_seconds: duration in the header; None without one.
         pixel_aspect: width over height of a pixel as it is shown, after the rotation; 1 where the
             file does not say.
         upright: FFmpeg filters that turn the stored picture upright, (name, argument) each.
@@ -87,7 +89,8 @@ class VideoInfo:
             the file has none. Where they restart or leap, as in joined recordings, each part
             follows the one before it at the distance of that part's frames.
         time_base: seconds per unit.
-        num_parts: 1, and 1 more for each restart or leap of the file's own time stamps.
+        num_parts: number of parts: 1, and 1 more for each restart or leap of the file's own time
+            stamps.
     """
 
     path: Path
@@ -115,7 +118,7 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """Read a video's header, first frame and packets; nothing is trusted that can be counted.
 
     Raises:
-        UnreadableVideoError: it is no video, holds no picture track, is cut off, asks for more
+        UnreadableVideoError: it is not a video, holds no picture track, is cut off, asks for more
             than the limits allow, or is rotated by less than a quarter turn.
     """
     path = Path(os.path.abspath(path))
@@ -146,7 +149,7 @@ class CountedPackets:
         # When each packet is shown and decoded, part by part.
         self._parts: list[list[tuple[int | None, int | None]]] = [[]]
         self._num_packets = 0
-        self._decoding_time: int | None = None  # the last that was known
+        self._decoding_time: int | None = None  # the last one that is known
         self._is_broadcast = container.format.name in BROADCASTS
 
     def __iter__(self) -> "Iterator[av.Packet]":
@@ -170,7 +173,7 @@ class CountedPackets:
                 )
 
     def _begins_part(self, packet: "av.Packet") -> bool:
-        """Whether a packet's decoding time does not go on from that of the one before it.
+        """Whether a packet's decoding time does not continue that of the packet before it.
 
         A keyframe is decoded after all that comes before it, in every container. Other packets may
         step back a little, where a muxer left decoding times out. Broadcasts restart at any packet,
@@ -227,7 +230,7 @@ class CountedPackets:
         """Return what is known after all packets have passed.
 
         Args:
-            first: the first frame, None if there is none.
+            first: the first frame; None if there is none.
         """
         if first is None:
             raise UnreadableVideoError(self._path, "holds no frame that can be decoded")
@@ -276,7 +279,7 @@ def _check_size(info: VideoInfo, limits: Limits) -> None:
 
 
 def _pixel_aspect(stream: "av.VideoStream", turned: bool) -> Fraction:
-    """Return how wide a pixel is shown; a header that asks for a ribbon is not believed."""
+    """Return how wide a pixel is shown; extreme aspects in a header are ignored."""
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
         return Fraction(1)
@@ -298,7 +301,7 @@ def opened(
     from av.error import FFmpegError
     from av.video.stream import VideoStream
 
-    problem = "is no video file that FFmpeg understands"
+    problem = "is not a video file that FFmpeg understands"
     try:
         with av.open(
             str(path),
@@ -312,8 +315,8 @@ def opened(
                 or stream.disposition & stream.disposition.attached_pic
             ):
                 raise UnreadableVideoError(path, "holds no video track")
-            if stream.codec_context is None:  # against PyAV's stubs
-                raise UnreadableVideoError(path, "is of a codec that FFmpeg does not know")
+            if stream.codec_context is None:  # contrary to PyAV's stubs
+                raise UnreadableVideoError(path, "uses a codec that FFmpeg does not know")
             stream.codec_context.thread_type = "NONE"
             stream.codec_context.thread_count = 1
             if stream.width * stream.height > limits.max_pixels:

@@ -1,4 +1,4 @@
-"""Decodes ranges of a long video's frames, forward, without decoding the file once for each."""
+"""Decodes ranges of a long video's frames in order, without decoding the whole file for each."""
 
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -32,8 +32,8 @@ class FrameRanges:
 
     Attributes:
         info: what `probe` says.
-        num_damaged: frames of the last range that FFmpeg says it had to mend.
-        num_decoded: frames that were decoded so far, those that were passed over too.
+        num_damaged: number of frames of the last range that FFmpeg reports as mended.
+        num_decoded: number of frames decoded so far, including those that were skipped.
 
     Raises:
         UnreadableVideoError: see `probe`; or the frames have no times of their own, or times that
@@ -91,7 +91,7 @@ class FrameRanges:
         self._decoder = self._head = self._convert = None
 
     def _seek(self, first: int) -> None:
-        """Have the decoder begin at place `first` or before it: at the file's beginning if need be.
+        """Have the decoder begin at place `first` or before it, at worst at the file's beginning.
 
         A keyframe is not always where a file says; then the first frame comes too late, or none.
         """
@@ -106,7 +106,7 @@ class FrameRanges:
         self._decoder = self._decode(0)
 
     def _take(self, wanted: int) -> "av.VideoFrame":
-        """Return the frame at a place, passing over those before it."""
+        """Return the frame at a place, skipping those before it."""
         assert self._decoder is not None
         before = -1
         while True:

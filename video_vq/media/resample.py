@@ -24,7 +24,7 @@ def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS)
 
     Args:
         info: what is known about the video.
-        fps: frames per second to have; frames are left out or repeated.
+        fps: frames per second of the result; frames are left out or repeated.
         limits: limits on the number of frames.
 
     Raises:

@@ -45,8 +45,8 @@ def resize(
 
     Args:
         frames: RGB.
-        target_hw: height and width to have, in pixels, which count as square. Frames that have
-            them and square pixels are returned as they are.
+        target_hw: height and width of the result, in square pixels. Frames of this size with square
+            pixels are returned as they are.
         pixel_aspect: see `crop_box`.
     """
     if frames.shape[1:3] == tuple(target_hw) and pixel_aspect == 1:

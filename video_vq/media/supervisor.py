@@ -1,7 +1,7 @@
 """The parent's side of processes that decode: they are limited, watched, replaced when they die.
 
-A process that dies, hangs or takes too much of the processor costs the video that it was at, after
-a second try. Jobs and reports are JSON, one object a line; see `serve` in `media/child.py`.
+A process that dies, hangs or takes too much processor time costs the video that it was working on,
+after a second try. Jobs and reports are JSON, one object a line; see `serve` in `media/child.py`.
 """
 
 import json
@@ -25,7 +25,7 @@ from video_vq.errors import InputError
 
 CHECK_SECONDS = 2.0
 STALL_SECONDS = 300.0  # without using the processor at all
-BLAMELESS_STATES = "DTt"  # of a process that waits for storage, or was stopped from outside
+BLAMELESS_STATES = "DTt"  # states of a process that waits for storage or was stopped from outside
 MAX_DEATHS_OUTSIDE_VIDEOS = 3
 PIPE_BYTES = 1 << 16
 Result = TypeVar("Result")
@@ -37,10 +37,10 @@ class Death:
 
     Attributes:
         cause: a few words that say what ended it.
-        video: the id of the video that it was at, None where it was at none.
+        video: id of the video that it was working on; None for none.
         stage: what was being done with the video: "read" or "decode".
-        is_stalled: whether it was ended because it did nothing.
-        is_blameless: whether it did nothing for a cause outside of it.
+        is_stalled: whether it was ended because it made no progress.
+        is_blameless: whether it made no progress for a reason outside of it.
         is_killed: whether the system ended it.
         last_words: the end of what it wrote to stderr.
     """
@@ -66,16 +66,16 @@ class Deaths:
         """Return why the video cannot be used; None when it is to be tried once more.
 
         Args:
-            death: the last one.
+            death: the latest death.
             path: path of the video, for messages.
 
         Raises:
-            InputError: the video is not to blame, or not alone.
+            InputError: the video is not to blame, or not the only one.
         """
         if death.is_stalled and (death.is_blameless or death.stage == "read"):
             raise InputError(
-                f"{path}: reading it made no progress for {self._stall_seconds:.0f} s; see to the "
-                "storage and the machine, then run the command again, it goes on where it stopped"
+                f"{path}: reading it made no progress for {self._stall_seconds:.0f} s; check the "
+                "storage and the machine, then run the command again; it resumes where it stopped"
             )
         if death.video is None:
             self._outside += 1
@@ -91,7 +91,7 @@ class Deaths:
         if death.is_killed:
             raise InputError(
                 f"{path}: the system killed the worker that decoded it, twice, probably for its "
-                "memory; run the command again with fewer workers, or take this video away"
+                "memory; run the command again with fewer workers, or remove this video"
             )
         return f"{death.cause}, twice"
 
@@ -100,10 +100,10 @@ class Supervisor:
     """Threads that do pieces of work, each with a process of its own; use as a context manager.
 
     Args:
-        command: what to start as a process.
-        num_workers: how many.
-        stall_seconds: how long one may go without using the processor.
-        keep_open: file descriptors that they inherit (a lock ends with its last holder).
+        command: command that starts a process.
+        num_workers: number of threads.
+        stall_seconds: seconds that a process may go without using the processor.
+        keep_open: file descriptors that the processes inherit (a lock ends with its last holder).
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Supervisor:
         self._command, self._keep_open = command, keep_open
         self._stall_seconds = stall_seconds
         self._threads = ThreadPoolExecutor(num_workers, "supervisor")
-        # A process dies with the thread that started it: each thread keeps its own.
+        # A process dies with the thread that started it, so each thread keeps its own.
         self._of_thread = threading.local()
         self._children: set[_Child] = set()
         self._lock = threading.Lock()
@@ -129,7 +129,7 @@ class Supervisor:
         self.close()
 
     def close(self) -> None:
-        """End all processes; what they were at is given up."""
+        """End all processes; their current work is abandoned."""
         with self._lock:
             self._is_closed = True
             for child in self._children:
@@ -152,8 +152,8 @@ class Supervisor:
             on_video: called with the report of each stage of a video.
 
         Raises:
-            InputError: the process was refused something that no video is to blame for.
-            RuntimeError: it made a mistake.
+            InputError: the process failed for a reason that is no video's fault.
+            RuntimeError: the process raised an error of its own.
         """
         child = self._child()
         answer = child.ask(job, on_video)
@@ -166,8 +166,8 @@ class Supervisor:
             raise RuntimeError(f"a worker failed:\n{answer['message']}")
         elif answer["report"] == "refused":
             raise InputError(
-                f"{answer['message']}\nNothing is lost: run the command again, it goes on where it "
-                "stopped."
+                f"{answer['message']}\nNothing is lost: run the command again; it resumes where "
+                "it stopped."
             )
         return answer
 
@@ -266,7 +266,7 @@ class _Child:
         self._process.kill()
 
     def close(self) -> None:
-        """End the process and let go of its pipes."""
+        """End the process and close its pipes."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -277,7 +277,7 @@ class _Child:
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment in which a child imports what its parent does."""
+    """Return the environment in which a child imports the same modules as its parent."""
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return {**os.environ, "PYTHONPATH": paths}
 
@@ -285,7 +285,7 @@ def child_environment() -> dict[str, str]:
 def _state_and_seconds(pid: int) -> tuple[str, float | None]:
     """Return the letter of a process's state (proc(5)) and its processor time.
 
-    They are "?" and None where the system does not tell.
+    They are "?" and None where the system does not provide them.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

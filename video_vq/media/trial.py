@@ -1,4 +1,4 @@
-"""A trial of one decoder, in a process of its own: it must give back a clip made here.
+"""A trial of one decoder, in a separate process: it must return a clip that is made here.
 
 decord can crash or hang where its FFmpeg meets another one; then only this process is lost.
 """
@@ -19,13 +19,13 @@ from video_vq.media.encode import write_video
 from video_vq.media.probe import probe
 from video_vq.media.supervisor import Death, Supervisor
 
-MAX_SECONDS = 60.0  # of the processor, or without using it
+MAX_SECONDS = 60.0  # of processor time, or without using the processor
 NUM_FRAMES, HEIGHT, WIDTH = 8, 48, 64
-MAX_ERROR = 8  # mean levels between what was written and what is read; H.264 costs about 1
+MAX_ERROR = 8  # mean difference in grey levels between written and read; H.264 costs about 1
 
 
 def try_decoder(decoder: Decoder) -> str:
-    """Try a decoder in a process of its own; return its FFmpeg's version.
+    """Try a decoder in a separate process; return its FFmpeg's version.
 
     Raises:
         InputError: it crashed, hung, or gave other frames.
@@ -42,7 +42,7 @@ def try_decoder(decoder: Decoder) -> str:
 
 
 def main() -> None:
-    """Be the process that tries a decoder."""
+    """Run the process that tries a decoder."""
     serve(_answer)
 
 
@@ -50,7 +50,7 @@ def _answer(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
     watch("a clip made here", "decode", MAX_SECONDS)
     try:
         _decode(job["decoder"])
-    except Exception as error:  # whatever it is, the decoder cannot be used
+    except Exception as error:  # whatever the error, the decoder cannot be used
         return {"report": "failed", "problem": str(error) or type(error).__name__}
     return {"report": "decoded", **_versions(job["decoder"])}
 
@@ -85,7 +85,7 @@ def _versions(decoder: Decoder) -> dict[str, Any]:
 
         libavcodec = ".".join(str(part) for part in av.library_versions["libavcodec"])
         return {"ffmpeg": av.ffmpeg_version_info, "libavcodec": libavcodec}
-    # decord does not say; its libraries do, and Linux, where it runs, says which are loaded.
+    # decord does not report them; its libraries do, and Linux lists which of them are loaded.
     maps = Path("/proc/self/maps").read_text()
     loaded = {
         name: path

@@ -1,4 +1,4 @@
-"""Finds views of one scene that lie in different splits, by the names of their files alone."""
+"""Finds views of one scene that lie in different splits, using only the names of their files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from itertools import combinations
 from typing import NamedTuple
 
 VIEW_WORDS = ("angle", "cam", "camera", "gopro", "kinect", "view")
-MAX_VIEWS = 16  # that a bare number is taken for
+MAX_VIEWS = 16  # largest number of views that a bare number may stand for
 SEPARATORS = " ._-"
 
 
 class _View(NamedTuple):
-    """One video of a scene: its file's name, the word and the number that tell it from others."""
+    """One video of a scene: its file's name, and the word and number that set it apart."""
 
     name: str
     word: str
@@ -19,13 +19,13 @@ class _View(NamedTuple):
 
 
 def note_on_views(splits: Mapping[str, str]) -> str | None:
-    """Return what to say where views of one scene lie in different splits, None where none do.
+    """Return a note if views of one scene lie in different splits; None if none do.
 
     Names that differ in a trailing number with a word for a view before it (`walk_cam01`,
     `walk_cam02`) are one scene. A bare number is a view, or a piece of one recording, only where
-    several names of a folder go on with the same few numbers, and the names are no fewer than the
-    numbers (`jump_1 jump_2 walk_1 walk_2`): `clip0001` to `clip9999`, or `walk001` to `walk100`
-    beside `run001` to `run100`, are videos that were numbered.
+    several names of a folder continue with the same few numbers, and there are at least as many
+    names as numbers (`jump_1 jump_2 walk_1 walk_2`): `clip0001` to `clip9999`, or `walk001` to
+    `walk100` beside `run001` to `run100`, are videos that were numbered.
 
     Args:
         splits: The split of each video, by its name in the folder.
@@ -45,7 +45,7 @@ def note_on_views(splits: Mapping[str, str]) -> str | None:
     others = len(apart) - 1
     more = f", and {others:,} more such scene{'s' if others > 1 else ''}" if others else ""
     return (
-        f"names that differ in a view or number alone lie in different splits ({told}{more}). If "
+        f"names that differ only in a view or number lie in different splits ({told}{more}). If "
         "they show one scene, val and test repeat what was trained on, and scores come out too "
         f"good: `{_remedy(apart, list(splits))}`, with another --out, keeps each scene in one split"
     )
@@ -88,7 +88,7 @@ def _parsed(name: str) -> tuple[str, str, _View]:
 
 
 def _pairs(scene: list[_View]) -> set[tuple[int, int]]:
-    """Return every two different numbers that a name goes on with."""
+    """Return every pair of different numbers that a name continues with."""
     return set(combinations(sorted({int(view.number) for view in scene}), 2))
 
 
@@ -107,7 +107,7 @@ def _remedy(apart: list[list[_View]], names: list[str]) -> str:
     words = sorted({view.word for scene in apart for view in scene if view.word})
     bare = any(not view.word for scene in apart for view in scene)
     word = f"({'|'.join(words)}){'?' if bare else ''}" if words else ""
-    # As many digits as these have: a longer number beside them is that of an unrelated video.
+    # As many digits as these have: a longer number belongs to an unrelated video.
     digits = max(len(view.number) for scene in apart for view in scene)
     number = rf"(?<![0-9])[0-9]{{1,{digits}}}"
     return rf"--group-regex '(?i)^(.*?)([{SEPARATORS}]*{word}[{SEPARATORS}]*{number})?\.\w+$'"

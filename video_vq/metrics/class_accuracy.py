@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from video_vq.errors import InputError
 
-SIDE = 32  # pixels that the classifier looks at; larger frames are averaged down
+SIDE = 32  # side in pixels that the classifier looks at; larger frames are averaged down
 WIDTH = 16
 STEPS = 120
 BATCH = 32

@@ -15,7 +15,7 @@ from video_vq.nn.inputs import as_integers
 
 
 class LevelUse(NamedTuple):
-    """Figures of one of several codes a position; see `CodebookUse`."""
+    """Figures of one of several codes of a position; see `CodebookUse`."""
 
     code_usage: float
     perplexity: float
@@ -25,7 +25,7 @@ class LevelUse(NamedTuple):
 
 
 class CodebookUse(NamedTuple):
-    """Figures over all codes that were seen; of several a position, the means over the levels.
+    """Figures over all codes that were seen; where a position has several, means over the levels.
 
     Attributes:
         code_usage: fraction of the K codes used at least once.
@@ -33,9 +33,9 @@ class CodebookUse(NamedTuple):
         relative_perplexity: perplexity / K.
         batch_code_usage: mean over batches of the fraction of codes used within one batch; it
             grows with the batch, so compare it at one batch size only.
-        num_tokens: how many codes were counted, of each level.
+        num_tokens: number of codes that were counted in each level.
         entropy: entropy of the codes' frequencies in bits, log2 of the perplexity.
-        levels: the figures of each of several codes a position; empty for a single one.
+        levels: figures of each level where a position has several codes; empty for a single one.
     """
 
     code_usage: float
@@ -51,7 +51,7 @@ class CodeUsage(Metric):
     """Counts how often each of the K codes occurs; counts add up over batches and ranks.
 
     Args:
-        codebook_size: K; of several codes a position, that of each level.
+        codebook_size: number of codes, K; where a position has several codes, that of each level.
     """
 
     is_differentiable = False
@@ -72,17 +72,18 @@ class CodeUsage(Metric):
         self.add_state("num_batches", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, codes: Integer[Tensor, "..."] | Integer[np.ndarray, "..."]) -> None:
-        """Count one batch of codes, of any shape; of several a position, levels are the last axis.
+        """Count one batch of codes of any shape; several codes of a position are the last axis.
 
         Raises:
-            InputError: a code lies outside 0..K-1, or there is another number of levels.
+            InputError: a code lies outside 0..K-1, or the number of levels differs.
         """
         found = as_integers(codes, "codes").to(self.counts.device).long()
         if found.numel() == 0:
             return
         if len(self.vocabulary) > 1 and found.shape[-1] != len(self.vocabulary):
             raise InputError(
-                f"codes of the shape {tuple(found.shape)} have not {len(self.vocabulary)} levels "
+                f"codes of the shape {tuple(found.shape)} do not have {len(self.vocabulary)} "
+                "levels "
                 "along their last axis; they belong to another tokenizer"
             )
         counts = []

@@ -11,12 +11,12 @@ from video_vq.nn.arrays import as_array
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter of n feature vectors: all that a Fréchet distance needs of them.
+    """Count, mean and scatter of n feature vectors: all that a Fréchet distance needs.
 
     Attributes:
-        count: n.
-        mean: their mean.
-        scatter: the sum over vectors of the outer product of their deviation from the mean.
+        count: number of vectors, n.
+        mean: mean of the vectors.
+        scatter: sum over vectors of the outer product of their deviation from the mean.
     """
 
     count: int
@@ -46,8 +46,8 @@ class Moments:
     ) -> "Moments":
         """Return the moments, given the sum of vectors and the sum of their outer products.
 
-        Sums are what ranks can add up. Subtracting the mean afterwards costs digits where
-        |mean| is large against the spread: of 16 digits, 2·log10(|mean| / spread).
+        Ranks can add up sums. Subtracting the mean afterwards costs digits where |mean| is large
+        compared with the spread: of 16 digits, 2·log10(|mean| / spread).
         """
         if count == 0:
             raise InputError("statistics need at least one feature vector, found none")

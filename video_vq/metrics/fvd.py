@@ -18,7 +18,7 @@ from video_vq.metrics.resize import checked_clips, resized
 from video_vq.nn.inputs import Clips, as_tensor
 from video_vq.nn.precision import exact_float32
 
-# About 130 MB a clip at 16 x 224 x 224; on a CPU larger batches fall out of the caches.
+# A clip of 16 x 224 x 224 takes about 130 MB; on a CPU larger batches fall out of the caches.
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 2, 16
 
 
@@ -34,11 +34,11 @@ def clip_features(
     is put into eval mode and stays there.
 
     Args:
-        clips: RGB in 0..255, see `network_input`; all of them at once are looked at.
+        clips: RGB in 0..255, see `network_input`; their range is checked over all of them at once.
         network: maps b 3 t 224 224 in [-1, 1] to b d; `load_i3d()` for FVD.
         protocol: how clips are resized and scaled.
-        batch_size: clips per forward, None for the device's usual; decides memory and time, not
-            the result (to 1e-6).
+        batch_size: number of clips per forward pass; None for the device's usual number. It decides
+            memory and time, not the result (to 1e-6).
 
     Raises:
         InputError: clips that the protocol or the network does not take, or a network that does
@@ -84,12 +84,12 @@ def input_features(
 
 
 def usual_batch_size(device: torch.device) -> int:
-    """Return how many clips a forward takes."""
+    """Return how many clips a forward pass takes on a device."""
     return CPU_BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Return where a network lies; the CPU, if it has no weights."""
+    """Return the device of a network; the CPU if it has no weights."""
     tensors = (*network.parameters(), *network.buffers())
     return tensors[0].device if tensors else torch.device("cpu")
 
@@ -119,9 +119,9 @@ class FrechetVideoDistance(Metric):
     Args:
         network: any module from b 3 t 224 224 in [-1, 1] to b d; by default I3D with the pinned
             weights. It stays in eval mode.
-        num_features: d.
+        num_features: number of features, d.
         protocol: the convention; it travels with the score (`protocol.describe()`).
-        batch_size: clips per forward.
+        batch_size: number of clips per forward pass.
     """
 
     is_differentiable = False
@@ -185,7 +185,7 @@ class FrechetVideoDistance(Metric):
         """Return the distance, float64, over all ranks.
 
         Raises:
-            InputError: too few clips on a side.
+            InputError: a side has too few clips.
         """
         distance = frechet_distance(
             self.moments(real=True), self.moments(real=False), self.protocol.ddof
@@ -193,7 +193,7 @@ class FrechetVideoDistance(Metric):
         return torch.tensor(distance, dtype=torch.float64, device=self.real_sum.device)
 
     def moments(self, real: bool) -> Moments:
-        """Return the statistics of one side; of this rank's clips, outside of compute()."""
+        """Return the statistics of one side; outside of compute(), of this rank's clips only."""
         count, total, outer = self._sums("real" if real else "fake")
         return Moments.from_sums(int(count), total.cpu().numpy(), outer.cpu().numpy())
 
@@ -205,18 +205,18 @@ class FrechetVideoDistance(Metric):
         )
 
     def train(self, mode: bool = True) -> "FrechetVideoDistance":
-        """Follow a parent module's mode, all but the feature network."""
+        """Follow a parent module's mode, except for the feature network."""
         super().train(mode)
         self.network.eval()
         return self
 
     def set_dtype(self, dst_type: str | torch.dtype) -> "FrechetVideoDistance":
-        """Refuse: the network is float32 and the statistics float64 by definition of the score."""
+        """Refuse a dtype: by definition the network is float32 and the statistics are float64."""
         raise InputError(f"FVD keeps its own precision; do not set its dtype to {dst_type}")
 
 
 class RealFloor(NamedTuple):
-    """Distance between two disjoint halves of the real set, and the clips in each."""
+    """Distance between two disjoint halves of the real set, and the number of clips in each."""
 
     distance: float
     num_clips: int
@@ -225,13 +225,13 @@ class RealFloor(NamedTuple):
 def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: int) -> RealFloor:
     """Return the distance of real clips from real clips, at the largest disjoint N.
 
-    It is what a perfect model would score at that N; a score is to be read against it.
+    It is what a perfect model would score at that N; read scores against it.
 
     Args:
         features: features of all real clips.
         groups: each clip's source video (or group of near-duplicates): clips of one group stay on
             one side. The split depends on these names alone, not on their order.
-        ddof: the protocol's.
+        ddof: degrees of freedom of the protocol, 0 or 1.
 
     Raises:
         InputError: there are fewer than two groups, or too few clips.

@@ -1,4 +1,4 @@
-"""Features of clips, and the source video that each is of."""
+"""Features of clips, and the source video of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from video_vq.metrics.weights import I3D_WEIGHTS
 from video_vq.nn.inputs import check_unit_range
 from video_vq.nn.precision import exact_float32
 
-MIN_FRAMES = 9  # fewer leave one frame before the average pool, which takes two
+MIN_FRAMES = 9  # fewer leave a single frame for the average pool, which takes two
 FRAME_SIZE = 224
 NUM_LOGITS = 400
 
@@ -180,7 +180,7 @@ def load_i3d(fetch: bool = False) -> I3D:
         fetch: whether missing weights may be downloaded (see `PublishedWeights.path`).
 
     Raises:
-        InputError: the weights are missing, or not those that are recorded.
+        InputError: the weights are missing, or differ from the recorded ones.
     """
     network = I3D()
     network.load_state_dict(safetensors.torch.load(I3D_WEIGHTS.read(fetch)), strict=True)

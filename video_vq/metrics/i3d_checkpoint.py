@@ -54,8 +54,8 @@ class _RefusingUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name, global_name) not in self.KNOWN:
             raise InputError(
-                f"the checkpoint asks for {module_name}.{global_name}; it is read for its arrays "
-                "alone, and nothing is executed: delete the file and fetch the weights again"
+                f"the checkpoint asks for {module_name}.{global_name}; only its arrays are read, "
+                "and nothing is executed: delete the file and fetch the weights again"
             )
         return _Inert
 
@@ -64,7 +64,7 @@ def read_checkpoint(data: bytes) -> dict[tuple[str, ...], np.ndarray]:
     """Read the pickled arrays of a checkpoint without executing anything: path -> float32 array.
 
     Raises:
-        InputError: the pickle asks for anything but little-endian float32 arrays in C order.
+        InputError: the pickle holds anything but little-endian float32 arrays in C order.
     """
     try:
         tree = _RefusingUnpickler(io.BytesIO(data)).load()
@@ -102,7 +102,7 @@ def to_safetensors(arrays: dict[tuple[str, ...], np.ndarray], source: str) -> by
 
     Args:
         arrays: the arrays that `read_checkpoint` returned.
-        source: where they come from, kept in the file's header.
+        source: where the arrays come from, kept in the file's header.
     """
     return encode_safetensors(_port_names(arrays), source)
 

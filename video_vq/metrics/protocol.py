@@ -1,7 +1,7 @@
 """The conventions under which FVD has been published; every score travels with one of them.
 
 Squared logit shifts between the resizes alone exceed the distance between good models, so nothing
-here is a detail. Each preset was read off the code that it names.
+here is a detail. Each preset follows the code that it names.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,23 +13,23 @@ from video_vq.errors import InputError
 
 @dataclass(frozen=True)
 class FVDProtocol:
-    """All that turns two sets of clips into one number, apart from the network's weights.
+    """Everything that turns two sets of clips into one number, except for the network's weights.
 
     Attributes:
-        name: what users call it.
+        name: the name that users give.
         resize: bilinear without antialiasing: "half-pixel" (PyTorch's align_corners=False) or
             "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel centres).
         fit: "squash" height and width to the network's size, or "crop": short side to the size,
             rounding the long side up, then the centre.
         pixels: "uint8" when clips are rounded to 8 bits before they are resized; "float" when
             reconstructions and samples are scored unrounded. uint8 clips are the same in both.
-        input_range: pixels reach the network in [-input_range, input_range].
-        ddof: covariances are divided by N - ddof.
-        num_frames: frames per clip; None leaves it to the caller.
+        input_range: largest absolute value of the pixels that the network gets.
+        ddof: degrees of freedom: covariances are divided by N - ddof.
+        num_frames: number of frames per clip; None leaves it to the caller.
         stride: distance of the frames in the source video.
-        num_real, num_fake: clips on either side; None means all that there are.
-        source: the code it was read off.
-        note: what differs from the paper, or had to be assumed; empty when nothing.
+        num_real, num_fake: number of clips on each side; None for all.
+        source: the code that it follows.
+        note: what differs from the paper or had to be assumed; may be empty.
     """
 
     name: str
@@ -71,7 +71,7 @@ class FVDProtocol:
         """Return one citable line.
 
         Args:
-            counts: how many real and generated clips were scored; None for the convention's.
+            counts: number of real and generated clips that were scored; None for the convention's.
             num_frames, stride: length and stride of the clips that were scored; None for the
                 convention's.
         """
@@ -184,10 +184,10 @@ def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> En
     """Return an entry of a table by its name.
 
     Args:
-        also: what else the user could have written, for the error alone.
+        also: other names that are allowed, listed in the error.
 
     Raises:
-        InputError: there is none; names the nearest.
+        InputError: there is none of that name; names the nearest.
     """
     if name not in table:
         known = [*table, *also]
@@ -201,7 +201,7 @@ def fvd_protocol(name: str) -> FVDProtocol:
     """Return the preset of that name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none of that name.
     """
     return named_entry(PROTOCOLS, name, "FVD protocol")
 
@@ -210,7 +210,7 @@ def fvd_protocols(names: str) -> tuple[FVDProtocol, ...]:
     """Return the presets of a list with commas, or all of them for "all".
 
     Raises:
-        InputError: there is none of a name.
+        InputError: a name is unknown.
     """
     if names == "all":
         return tuple(PROTOCOLS.values())

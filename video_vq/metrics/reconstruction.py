@@ -20,10 +20,10 @@ def psnr_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that they should be, likewise.
+        reference: the clips that `clips` should equal, in either form.
 
     Raises:
-        InputError: the shapes differ, or the values are no RGB in 0..255.
+        InputError: the shapes differ, or the values are not RGB in 0..255.
     """
     clips, reference = comparable(clips, reference)
     errors = [
@@ -41,11 +41,11 @@ def ssim_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that they should be, likewise.
+        reference: the clips that `clips` should equal, in either form.
 
     Raises:
-        InputError: the shapes differ, the values are no RGB in 0..255, or frames
-            are smaller than the window.
+        InputError: the shapes differ, the values are not RGB in 0..255, or frames are smaller than
+            the window.
     """
     clips, reference = comparable(clips, reference)
     if min(clips.shape[2:4]) < SSIM_WINDOW:

@@ -15,7 +15,7 @@ from video_vq.metrics.protocol import FVDProtocol
 from video_vq.nn.inputs import Clips, as_tensor, check_levels
 
 NETWORK_SIZE = 224
-# Of frames in float32 at a time: 12 MB, but at least one frame.
+# Bytes of float32 frames at a time: 12 MB, but at least one frame.
 CHUNK_PIXELS = 1 << 20
 # Rows by which a float32 position is wrong, per row of the frame: a few roundings of 2^-24.
 POSITION_ERROR = 2.0**-21
@@ -27,7 +27,7 @@ def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t 2
     Args:
         clips: RGB in 0..255, uint8; or float, where the convention scores unrounded clips. A
             tensor or a NumPy array.
-        protocol: decides resize, crop and range.
+        protocol: the convention, which decides resize, crop and range.
 
     Raises:
         InputError: not RGB, no pixel, another number of frames than the protocol's, or float
@@ -58,9 +58,9 @@ def prepare_frames(
     """Write frames as a convention feeds them to the network.
 
     Args:
-        frames: RGB in 0..255; rows that are not in `rows_read` may hold anything finite.
-        protocol: decides resize, crop and range.
-        target: where to write.
+        frames: RGB in 0..255; rows that are not in `rows_read` may hold any finite values.
+        protocol: the convention, which decides resize, crop and range.
+        target: array to write to.
     """
     frames = rearrange(frames, "n h w c -> n c h w")
     height, width = frames.shape[-2:]
@@ -72,8 +72,8 @@ def prepare_frames(
 def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int[np.ndarray, " r"]:
     """Return the rows that some conventions read of frames of one size, rising.
 
-    Bilinear without antialiasing reads at most two rows for each that it makes: of full HD a
-    quarter.
+    Bilinear resizing without antialiasing reads at most two rows for each row of the result: a
+    quarter of full HD.
     """
     height = size_hw[0]
     changes = np.zeros(height + 1, np.int64)
@@ -89,7 +89,7 @@ def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int
 
 
 def check_length(num_frames: int, protocol: FVDProtocol) -> None:
-    """Refuse clips of another length than a convention's.
+    """Refuse clips whose length is not the convention's.
 
     Raises:
         InputError: says what to do.
@@ -105,7 +105,7 @@ def check_length(num_frames: int, protocol: FVDProtocol) -> None:
 def checked_clips(given: Clips, protocol: FVDProtocol) -> Num[Tensor, "b t h w c"]:
     """Return clips as a tensor; see `network_input`.
 
-    Whether floats are those of [0, 1] is decided by all clips together: one may be dark.
+    Whether floats lie in [0, 1] is decided over all clips together, as one clip may be dark.
 
     Raises:
         InputError: as `network_input` does.

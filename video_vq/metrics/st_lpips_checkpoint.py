@@ -9,7 +9,7 @@ import torch
 from video_vq.errors import InputError
 from video_vq.metrics.pinned import encode_safetensors
 
-# The layers are numbered through; each stage begins with the number that stands here.
+# The layers are numbered consecutively; each stage begins with the number given here.
 FIRST_LAYERS = {"alex": (0, 3, 7, 11, 13), "vgg": (0, 4, 10, 18, 26)}
 CONVOLUTION = re.compile(r"net\.slice([1-5])\.(\d+)\.(weight|bias)")
 HEAD = re.compile(r"lin([0-4])\.model\.1\.weight")
@@ -22,10 +22,10 @@ def to_safetensors(checkpoints: dict[str, bytes], source: str) -> bytes:
     Args:
         checkpoints: bytes of each trunk's checkpoint, "alex" or "vgg"; our names begin with the
             trunk's.
-        source: where they come from, kept in the file's header.
+        source: where the arrays come from, kept in the file's header.
 
     Raises:
-        InputError: a checkpoint asks for anything but float32 arrays of the known names.
+        InputError: a checkpoint holds anything but float32 arrays of the known names.
     """
     tensors = {}
     for trunk, data in checkpoints.items():
@@ -43,8 +43,8 @@ def _read(data: bytes) -> dict[str, torch.Tensor]:
         checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch says that a damaged file may raise anything
         raise InputError(
-            "the ST-LPIPS checkpoint is not a file of plain arrays; it is read for these alone, "
-            f"and nothing is executed: {str(error).splitlines()[0]}"
+            "the ST-LPIPS checkpoint is not a file of plain arrays; only these are read, and "
+            f"nothing is executed: {str(error).splitlines()[0]}"
         ) from None
     if not isinstance(checkpoint, dict):
         raise InputError("the ST-LPIPS checkpoint is not a file of plain arrays with names")

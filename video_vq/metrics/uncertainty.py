@@ -20,7 +20,7 @@ from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.grouped import GroupedFeatures
 
 CONFIDENCE = 0.95
-MIN_VIDEOS = 8  # fewer have under 35 different cuts into halves
+MIN_VIDEOS = 8  # fewer have less than 35 different cuts into halves
 SIZE_TOLERANCE = 0.01
 
 # The fit of a + b/N: subsets down to a quarter of the clips, but above the features by this factor.
@@ -62,9 +62,9 @@ class InfiniteFVD(NamedTuple):
     """FVD extrapolated to infinitely many clips, with its standard error.
 
     Attributes:
-        value: a in a + b/N; may fall below zero for a very good model.
+        value: the limit a in a + b/N; may fall below zero for a very good model.
         standard_error: standard error over source videos, by the block jackknife.
-        bias: b/N at all clips: how much of the plain FVD is due to too few clips.
+        bias: the term b/N at all clips, the part of the plain FVD that is due to too few clips.
     """
 
     value: float
@@ -82,16 +82,17 @@ def difference_interval(
 ) -> DifferenceInterval:
     """Return how much FVD(real, a) differs from FVD(real, b), with 95 % intervals.
 
-    The real videos are resampled for both at once; candidates for themselves, or together where
-    they name the same videos. At d = 400 and N = 2048 a split takes 0.09 s of one core.
+    The real videos are resampled for both at once; candidates separately, or together where they
+    name the same videos. At d = 400 and N = 2048 a split takes 0.09 s on one core.
 
     Args:
-        ddof: the protocol's.
+        ddof: degrees of freedom of the protocol, 0 or 1.
         seed: seed of the cuts; the same seed and videos give the same interval in any order.
-        num_splits: random cuts into halves; the interval's width is good to 1 / √(2 num_splits).
+        num_splits: number of random cuts into halves; the interval's width is good to 1 / √(2
+            num_splits).
 
     Raises:
-        InputError: too few source videos, or candidates of different numbers of clips.
+        InputError: there are too few source videos, or candidates differ in their number of clips.
     """
     num_a, num_b = len(a.features), len(b.features)
     if abs(num_a - num_b) > SIZE_TOLERANCE * max(num_a, num_b):
@@ -124,8 +125,8 @@ def interval_at_n(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Inter
     further out (the first term of the Edgeworth expansion).
 
     Args:
-        full: the score of all clips.
-        halves: the score of both halves of each split.
+        full: score of all clips.
+        halves: score of both halves of each split.
     """
     error = split_half_error(halves)
     reach = float(stdtrit(len(halves), (1 + CONFIDENCE) / 2))
@@ -143,7 +144,7 @@ def _skewness(values: Float64[np.ndarray, "splits 2"]) -> float:
 def population_interval(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
     """Return the interval of a score's limit for large N, its bias being proportional to 1/N.
 
-    Then halves have twice the bias of the whole: what they have more is what the whole has.
+    Then halves have twice the bias of the whole, so their excess is the bias of the whole.
     """
     return interval_at_n(2 * full - float(halves.mean()), halves)
 
@@ -170,7 +171,7 @@ def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str
     )
     limit = difference.population
     if limit is None:
-        return f"{sentence}; so few clips favour models of little variety, more may turn it round."
+        return f"{sentence}; so few clips favour models of little variety, more may reverse it."
     if limit.low <= 0 <= limit.high or (limit.high < 0) != (high < 0):
         return f"{sentence}, but not for certain once the bias of that N is taken out."
     return f"{sentence}, and also once the bias of that N is taken out."
@@ -260,7 +261,7 @@ def _random_half(
 
 
 class _Gaussian(NamedTuple):
-    """Mean, trace and covariance; in place of the covariance, of few clips, R with Rᵀ R = it."""
+    """Mean, trace and covariance; for few clips, R with Rᵀ R = covariance in its place."""
 
     mean: Float64[np.ndarray, "d"]
     trace: float

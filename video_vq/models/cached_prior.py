@@ -15,7 +15,7 @@ from video_vq.nn.packed import Product, constant_product
 from video_vq.nn.rotary import rotate
 
 QUERY_BLOCK = 128  # queries whose scores over a prefix are held at once
-UNSHARED = 32767  # torch runs element-wise operations on this many numbers in one thread
+UNSHARED = 32767  # torch runs element-wise operations on up to this many numbers in one thread
 
 
 class DecoderLayer(NamedTuple):
@@ -29,7 +29,7 @@ class DecoderLayer(NamedTuple):
 
 
 class SubCodeLayer(NamedTuple):
-    """What predicts a token's sub-codes after the first, packed."""
+    """The packed weights that predict a token's sub-codes after the first."""
 
     embedding: Float[Tensor, "rows d"]
     gate_up: Product
@@ -43,8 +43,8 @@ class CachedPrior:
     fused kernel, which with several CPU threads rounds a row by its place in the batch.
 
     Args:
-        prior: its weights are copied; conditions are embedded by itself.
-        num_rows: rows of the batch, the same in every call.
+        prior: the prior, whose weights are copied; it embeds the conditions itself.
+        num_rows: number of rows of the batch, the same in every call.
         dtype: dtype of weights, cache and products; norms, positions and logits stay in float32.
     """
 
@@ -106,8 +106,8 @@ class CachedPrior:
         """Start a clip in every row: read its given tokens in one pass, return what comes next.
 
         Args:
-            condition: embedded, of every row.
-            given: the sub-codes of the tokens that are given.
+            condition: the embedded condition of every row.
+            given: the sub-codes of the given tokens.
 
         Returns:
             The logits of the next token's first sub-code.
@@ -127,7 +127,7 @@ class CachedPrior:
         """Return the logits of a token's sub-code at a place after the first.
 
         Args:
-            place: its place; those before it were asked for in their order.
+            place: its place; those before it must have been requested in order.
             before: the sub-code that was drawn at the place before.
         """
         layer = self.sub_code_layer

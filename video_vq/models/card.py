@@ -57,14 +57,14 @@ def model_card(
     """Return the card as markdown with YAML front matter.
 
     Args:
-        name: what to load it by, shown in the code.
+        name: the name to load the model by, shown in the code.
         config: contents of the model folder's config.json.
         num_parameters: number of the model's parameters.
-        scores: what `video-vq evaluate` returned, or where its scores.json is; None for none.
+        scores: what `video-vq evaluate` returned, or the path of its scores.json; None for none.
         license: an identifier of the Hub; None leaves it out.
 
     Raises:
-        InputError: the scores are damaged or another model's, or the licence is no identifier.
+        InputError: the scores are damaged or another model's, or the licence is not an identifier.
     """
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,63}", license):
         raise InputError(
@@ -100,7 +100,7 @@ def read_scores(scores: str | Path | dict[str, Any]) -> dict[str, Any]:
     """Return scores, read from scores.json when they are a path.
 
     Raises:
-        InputError: there are none.
+        InputError: the scores are missing.
     """
     if isinstance(scores, dict):
         return scores
@@ -220,7 +220,8 @@ def _scores(scores: dict[str, Any] | None, config: dict[str, Any]) -> str:
             f"Split {escaped(scores.get('split'))}, {_count(scores, 'num_clips')} clips of "
             f"{_count(scores, 'num_frames')} frames, {_count(scores, 'frame_stride')} apart; FVD "
             f"of the first {_count(scores, 'num_frames_in_fvd')}. At its N a distance near the "
-            "floor cannot be told from that of the data to themselves; only scores of one "
+            "floor cannot be distinguished from the distance of the data from themselves; only "
+            "scores of one "
             "protocol and one N can be compared.",
             f"FVD protocol: {_protocol(scores)}. "
             f"Data (content hash): {escaped(scores.get('data'))}.",
@@ -233,7 +234,7 @@ def _protocol(scores: dict[str, Any]) -> str:
     protocol = _at(scores, "protocol")
     if not isinstance(protocol, dict):
         raise _damaged("protocol", protocol)
-    # How many clips and frames there really were stands beside the numbers.
+    # The actual numbers of clips and frames stand beside the scores.
     settings = [
         f"{escaped(key)} {escaped(value)}"
         for key, value in protocol.items()
@@ -244,7 +245,7 @@ def _protocol(scores: dict[str, Any]) -> str:
 
 
 def _warnings(scores: dict[str, Any], kind: str) -> list[str]:
-    """Return what the scores themselves say against them, a paragraph each."""
+    """Return the warnings that the scores themselves call for, a paragraph each."""
     places = [("reconstruction", "rfvd")]
     if kind == "prior" and "generation" in scores:
         places.append(("generation", "gfvd"))
@@ -293,7 +294,7 @@ def _clips(scores: dict[str, Any]) -> str:
 
 def _pairs(scores: dict[str, Any], *keys: str) -> str:
     real, fake = _count(scores, *keys, "num_real"), _count(scores, *keys, "num_fake")
-    return f"{real} real, {fake} made clips"
+    return f"{real} real, {fake} generated clips"
 
 
 def _at(scores: dict[str, Any], *keys: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a sampling is asked for: seeds, conditions, and whether they fit the prior."""
+"""The seeds and conditions of a sampling, and the check that they fit the prior."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def as_seeds(seeds: object) -> list[int]:
     """Return seeds, of any size, from a list, a tensor or an array.
 
     Raises:
-        InputError: they are none of these, or no integers.
+        InputError: they are none of these, or not integers.
     """
     listed = plain_integers(seeds, "seeds")
     return as_integers(seeds, "seeds").flatten().tolist() if listed is None else listed
@@ -49,7 +49,7 @@ def as_conditions(class_labels: object, given: object, actions: object) -> Condi
     """Return conditions as tensors of the right kind and number of axes.
 
     Raises:
-        InputError: one is no array of numbers, or has another number of axes.
+        InputError: one is not an array of numbers, or has the wrong number of axes.
     """
     labels = None if class_labels is None else as_integers(class_labels, "class labels")
     tokens = None if given is None else as_integers(given, "given tokens")
@@ -100,7 +100,7 @@ def check_sampling(
     if settings.guidance != 1 and not (steered and config.transformer.condition_dropout > 0):
         reason = "without condition dropout" if steered else "without any condition"
         raise InputError(
-            f"guidance {settings.guidance:g}: this prior was trained {reason}, so it knows no "
+            f"guidance {settings.guidance:g}: this prior was trained {reason}, so it has no "
             "difference to amplify; use guidance 1"
         )
     for name, values in conditions._asdict().items():
@@ -143,5 +143,5 @@ def _check_given(given: Int[Tensor, "n p *level"], vocabulary: Sequence[int]) ->
             where = "" if len(vocabulary) == 1 else f" of level {level}"
             raise InputError(
                 f"given tokens{where} lie in {int(codes.min())} to {int(codes.max())}, the "
-                f"prior's in 0 to {size - 1}; are they of another tokenizer?"
+                f"prior's in 0 to {size - 1}; do they belong to another tokenizer?"
             )

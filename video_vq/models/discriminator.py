@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from video_vq.nn.conv3d import Bf16SafeConv3d
 
-GROUPS = 8  # of channels that are normalised together, or as many as divide the width
+GROUPS = 8  # groups of channels that are normalised together, or as many as divide the width
 
 
 class PatchDiscriminator(nn.Module):
@@ -18,7 +18,7 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         channels: base width, doubled at each level up to eight times.
-        levels: halvings of t, h and w; what is left of time at one frame stays.
+        levels: number of halvings of t, h and w; time stays once it is down to one frame.
     """
 
     def __init__(self, channels: int, levels: int):
@@ -37,5 +37,5 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b t2 h2 w2"]:
-        """Return a logit per patch, higher for what looks real."""
+        """Return a logit per patch, higher for patches that look real."""
         return self.layers(video)[:, 0]

@@ -1,6 +1,6 @@
 """Models by name: a folder on this machine, or a repository of the Hugging Face Hub.
 
-Of a repository exactly two files are fetched, config.json and model.safetensors; nothing in it is
+Exactly two files of a repository are fetched, config.json and model.safetensors; nothing in it is
 executed or unpickled.
 """
 
@@ -26,10 +26,10 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
     Args:
         name: an existing folder; or, if a str, "org/name" of the Hub. A Path is always local.
         revision: branch, tag or commit of a repository.
-        kind: what the model must be: its tensors are fetched only if it is.
+        kind: the kind that the model must be; its tensors are fetched only if it is.
 
     Raises:
-        InputError: the name is neither, or the repository cannot be had.
+        InputError: the name is neither, or the repository cannot be fetched.
     """
     if Path(name).exists() or isinstance(name, Path):
         if revision is not None:
@@ -42,7 +42,7 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
     with _explained(name, revision):
         config = Path(api.hf_hub_download(name, CONFIG, revision=revision))
         read_model_config(config.parent, kind)
-        # The same commit, should somebody push in between: its name is the cache folder's.
+        # The same commit, even if somebody pushes in between: it names the cache folder.
         api.hf_hub_download(name, TENSORS, revision=config.parent.name)
     return config.parent
 
@@ -125,16 +125,17 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise InputError(
             f"{name}: there is no such folder here, and the Hugging Face Hub cannot be reached "
-            "(no network, or HF_HUB_OFFLINE is set) and was not asked for it before; "
+            "(no network, or HF_HUB_OFFLINE is set) and has not been asked for it before; "
             f"name a folder, or copy {CONFIG} and {TENSORS} from a machine with network"
         ) from None
     except errors.EntryNotFoundError:
         raise InputError(
             f"{name}: holds no {CONFIG} or no {TENSORS}: not a model of video-vq"
         ) from None
-    except Exception as error:  # the client's HTTP library has errors of its own
+    except Exception as error:  # the client's HTTP library has its own errors
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{name}: the Hugging Face Hub refused or broke off: {first}; to publish, log in with "
-            "`hf auth login` as somebody who may write there"
+            f"{name}: the Hugging Face Hub refused or broke the connection: {first}; to publish, "
+            "log in with "
+            "`hf auth login` as a user who may write there"
         ) from None

@@ -1,4 +1,4 @@
-"""What a model's folder says about itself: config.json and the header of model.safetensors.
+"""Reads what a model's folder says about itself: config.json and the header of model.safetensors.
 
 Imports no torch: a header is enough to know a model and to refuse a wrong one.
 """
@@ -21,7 +21,7 @@ VERSION = 1
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
 CARD = "README.md"
-DTYPES = ("float32", "bfloat16", "float16", "float64")  # that a model can be saved in
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # dtypes that a model can be saved in
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 Kind = Literal["tokenizer", "prior"]
@@ -62,11 +62,11 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
     """Read a model folder's config.json, without its tensors.
 
     Args:
-        path: the folder, or the run folder that it is in.
+        path: the folder, or the run folder that contains it.
         kind: the kind of model that it must be.
 
     Raises:
-        InputError: it is missing, damaged, of another kind or version.
+        InputError: it is missing, damaged, or of another kind or version.
     """
     if not path.exists():
         raise InputError(f"{path}: no such folder; name a {kind}'s folder, or its run folder")
@@ -81,7 +81,7 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
                 f"`video-vq train-{kind}` made, or the {kind}'s own folder"
             )
         raise InputError(
-            f"{path}: this run holds no {kind} yet; the command that started it goes on with the "
+            f"{path}: this run holds no {kind} yet; the command that started it resumes the "
             "training"
         )
     config = read_json(path / CONFIG, f"the config of a {kind}")
@@ -108,7 +108,7 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
 
 
 def read_tokenizer_identity(path: Path) -> TokenizerIdentity:
-    """Read and check what a tokenizer's folder says of it.
+    """Read and check what a tokenizer's folder says about it.
 
     Raises:
         InputError: see `read_model_config`; or a setting is wrong.
@@ -151,7 +151,7 @@ def read_tensor_headers(file: Path) -> list[TensorHeader]:
 
 
 def describe_tensors(file: Path) -> Facts:
-    """Return what `video-vq info` says of a safetensors file."""
+    """Return what `video-vq info` says about a safetensors file."""
     headers = read_tensor_headers(file)
     count = sum(math.prod(header.shape) for header in headers)
     types = ", ".join(sorted({header.dtype for header in headers}))
@@ -160,7 +160,7 @@ def describe_tensors(file: Path) -> Facts:
 
 
 def describe_model(path: Path) -> tuple[str, Facts] | None:
-    """Return what model a folder holds, and what `video-vq info` says of it; None for no model."""
+    """Return a folder's kind of model and what `video-vq info` says about it; None without one."""
     kind = read_json(path / CONFIG, "a model's config").get("kind")
     if kind == "tokenizer":
         return "a tokenizer", _describe_tokenizer(path)

@@ -36,9 +36,9 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
     """A model that is saved as config.json, model.safetensors and a model card.
 
     Attributes:
-        kind: what config.json calls it.
-        config_type: the settings that build it.
-        facts_type: what is known of its training.
+        kind: its name in config.json.
+        config_type: class of the settings that build it.
+        facts_type: class of what is known about its training.
     """
 
     kind: ClassVar[Kind]
@@ -90,10 +90,10 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         """Load a model for use, in eval mode, without gradients, and in the dtype it was saved in.
 
         Args:
-            name: its folder, or the run folder that it is in; a str that is no folder here may
-                be a repository of the Hugging Face Hub, "org/name". A Path is always local.
+            name: its folder, or the run folder that contains it; a str that is not a folder here
+                may be a repository of the Hugging Face Hub, "org/name". A Path is always local.
             revision: branch, tag or commit of such a repository; None for its main branch.
-            device: where to put it.
+            device: the device to put it on.
 
         Raises:
             InputError: there is no such folder or repository, a file is missing or damaged, or a
@@ -107,7 +107,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         # On meta first: a config that asks for far more than the file holds costs no memory.
         dtype = getattr(torch, found.dtype)
         check_tensors(_blank(cls, config, dtype), tensors, str(file))
-        # Of the settings as the file holds them: what is added later, with a default, changes none.
+        # The hash is of the settings as the file holds them: settings added later do not change it.
         if hash_of(found.model, tensors) != found.hash:
             raise InputError(
                 f"{file}: its tensors are not those that {CONFIG} names (the hash differs); "
@@ -126,11 +126,11 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
     ) -> str:
         """Write a model folder; return the hash of its tensors and config.
 
-        The tensors are written in their dtype, from whatever device they are on. Of a model in a
-        wrapper such as DistributedDataParallel, save what is inside: `wrapper.module`.
+        The tensors are written in their dtype, from any device. For a model in a wrapper such as
+        DistributedDataParallel, save the model inside: `wrapper.module`.
 
         Args:
-            path: the folder; made when missing. config.json is written last, so a folder with one
+            path: the folder, created if missing. config.json is written last, so a folder with one
                 is complete.
             scores: scores for the card: what `video-vq evaluate` returned, its scores.json, or the
                 folder that holds it.
@@ -138,10 +138,10 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
                 None names none.
 
         Raises:
-            InputError: the scores are another model's, nothing is known of the training, the
-                folder holds a README.md of something else, another process writes there, or the
-                tensors are not those that loading takes: without values (on the meta device), of
-                several dtypes, or changed in name or shape.
+            InputError: the scores are another model's, the training is unknown, the folder holds a
+                README.md of something else, another process writes there, or the tensors are not
+                what loading accepts: without values (on the meta device), of several dtypes, or
+                changed in name or shape.
         """
         folder = Path(path)
         if not is_our_card(folder / CARD):
@@ -167,10 +167,10 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         """Publish the model as one commit to the Hugging Face Hub; return the commit's address.
 
         Args:
-            name: "org/name"; the repository is made when missing.
+            name: "org/name"; the repository is created if missing.
             scores: see `save_pretrained`.
             license: see `save_pretrained`.
-            private: whether a repository that is made now is private.
+            private: whether a new repository is private.
             revision: an existing branch; None for main.
 
         Raises:
@@ -209,7 +209,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         Raises:
             InputError: `from_pretrained` would refuse them.
         """
-        # torch.compile of a part of the model puts its wrapper's name into the names.
+        # torch.compile of a part of the model adds its wrapper's name to the names of tensors.
         state = {key.replace("_orig_mod.", ""): value for key, value in self.state_dict().items()}
         if any(value.is_meta for value in state.values()):
             raise InputError(

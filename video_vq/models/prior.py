@@ -49,16 +49,16 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
     tied to the token embedding: it is at most a few percent of the parameters, and it starts at
     zero, so that training starts from exactly log K nats.
 
-    A token of several sub-codes (models/sub_codes.py) takes one slot of the transformer all the
-    same: its embedding is the sum of theirs, and a small MLP predicts them one after the other from
-    the slot's output and the sub-codes before. In slots of their own they would multiply the
-    length, and attention by its square; 2 x 2^9 sub-codes have the head and the logits of 1,024
-    codes, where a single head over 2^18 would be 256 times as large.
+    A token of several sub-codes (models/sub_codes.py) still takes one slot of the transformer: its
+    embedding is the sum of theirs, and a small MLP predicts them one after the other from the
+    slot's output and the sub-codes before. In slots of their own they would multiply the length,
+    and attention by its square; 2 x 2^9 sub-codes have the head and the logits of 1,024 codes,
+    where a single head over 2^18 would be 256 times as large.
 
     Args:
-        config: tokens, conditions and sizes.
-        checkpoint_activations: recompute each block in the backward pass: about a third more
-            time for a depth-th of the memory. Changes no result.
+        config: the tokens, the conditions and the sizes.
+        checkpoint_activations: recompute each block in the backward pass, which takes about a third
+            more time and 1 / depth of the memory. It changes no result.
     """
 
     kind = "prior"
@@ -139,7 +139,7 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
         """Keep the training actions' mean and deviation; actions are standardised by them.
 
         Raises:
-            InputError: the prior takes no actions, the sizes differ, or a number is not usable.
+            InputError: the prior takes no actions, the sizes differ, or a number cannot be used.
         """
         size = self.config.num_action_dims
         if not size:
@@ -179,8 +179,8 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
         Args:
             batch: number of clips.
             class_label: 0 … num_classes - 1, or NO_CLASS.
-            actions: what the robot does on the way to each latent frame, in the data's units.
-            dropped: clips whose class and actions are hidden; None for none.
+            actions: actions on the way to each latent frame, in the data's units.
+            dropped: mask of clips whose class and actions are hidden; None for none.
 
         Raises:
             InputError: a condition is missing (unless every clip's is dropped), given to a prior
@@ -235,20 +235,20 @@ class Prior(Pretrained[PriorConfig, PriorFacts]):
     ) -> Float[Tensor, "b n v"]:
         """Return float32 logits: position i predicts token i from the tokens before it.
 
-        Of several sub-codes a token, the logits of each stand in a row; each is predicted from the
-        tokens before and the sub-codes before it.
+        Where a token has several sub-codes, their logits stand in a row; each is predicted from the
+        tokens and the sub-codes before it.
 
         Args:
             tokens: the first n tokens of each clip, with an axis of levels where a position has
-                several codes. Of the last one, its last sub-code is never read.
+                several codes. The last sub-code of the last token is never read.
             class_label: 0 … num_classes - 1, or NO_CLASS.
             actions: numbers per latent frame, in the data's units.
-            dropped: clips whose conditions are hidden. None draws them in training mode, with
+            dropped: mask of clips whose conditions are hidden. None draws it in training mode, with
                 probability `condition_dropout` from torch's global generator, and hides none in
-                evaluation mode.
+                eval mode.
 
         Raises:
-            InputError: a condition is missing, superfluous or misshapen, or n is too long.
+            InputError: a condition is missing, superfluous or misshapen, or n is too large.
         """
         tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
         sub_codes = self.sub_codes.split(tokens)
@@ -308,9 +308,9 @@ def token_nats(
     """Return each token's cross entropy in nats, in float32.
 
     Args:
-        logits: what the prior gave.
-        tokens: what was predicted.
-        sub_codes: the prior's; None for a single one a token.
+        logits: the prior's output.
+        tokens: the tokens that were predicted.
+        sub_codes: the prior's sub-codes; None for a single code per token.
     """
     if sub_codes is None or len(sub_codes) == 1:
         return _nats(logits, tokens, "none").view(logits.shape[:2])

@@ -1,4 +1,4 @@
-"""What decides a prior and how it is sampled: checked settings, without loading torch."""
+"""Settings of a prior and of its sampling, checked without loading torch."""
 
 from math import log, prod
 from typing import Annotated
@@ -24,16 +24,17 @@ class TransformerConfig:
     Attributes:
         width: channels of the residual stream.
         depth: number of blocks.
-        heads: attention heads; width / heads must be a multiple of 8.
+        heads: number of attention heads; width / heads must be a multiple of 8.
         mlp_ratio: hidden channels of the SwiGLU over width, rounded up to a multiple of 32. 8/3
             gives the parameters of a plain MLP of ratio 4 (Shazeer 2020, §2).
         dropout: rate of dropout on the embeddings and on what each block adds to the residual
             stream.
         condition_dropout: share of the clips whose class and actions are hidden in training, so
             that guidance has an unconditional prediction to push away from (Ho and Salimans 2022).
-        rotary_base: rotary wavelengths run from 2π grid cells to at most 2π times this.
-        sub_code_size: a code of more values is predicted as several sub-codes of at most so many
-            each, one after the other (`factorise`).
+        rotary_base: base of the rotary wavelengths, which run from 2π grid cells to at most 2π
+            times this.
+        sub_code_size: largest number of values that are predicted at once; a larger code is
+            predicted as several sub-codes of at most this size, one after the other (`factorise`).
     """
 
     width: Annotated[int, Field(ge=8, le=16384)] = 512
@@ -71,12 +72,13 @@ class PriorConfig:
     """One prior: the tokens it models, its conditions, its transformer.
 
     Attributes:
-        codebook_size: the tokenizer's K; of several codes a position, that of their combinations.
-        grid_thw: latent frames, rows and columns of one clip's tokens.
-        num_classes: classes it can be asked for; 0 for none.
-        num_action_dims: numbers per *latent* frame that steer it (actions per frame times frames
-            per latent frame); 0 for none.
-        transformer: sizes.
+        codebook_size: number of the tokenizer's codes, K; where a position has several, of their
+            combinations.
+        grid_thw: numbers of latent frames, rows and columns of one clip's tokens.
+        num_classes: number of classes it can be asked for; 0 for none.
+        num_action_dims: how many numbers steer a *latent* frame (actions per frame times frames per
+            latent frame); 0 for none.
+        transformer: sizes of the transformer.
         levels: number of codes of each code of a position; empty for a single one.
         sub_codes: for each code of a position, the sizes of the sub-codes that it is predicted as;
             empty where all codes are predicted as they are.
@@ -116,7 +118,7 @@ class PriorConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Return the tokens of one clip; several codes of a position are one token."""
+        """Return the number of tokens of a clip; several codes of a position are one token."""
         return prod(self.grid_thw)
 
     @property
@@ -172,7 +174,7 @@ def config_for(header: TokenHeader, sizes: TransformerConfig) -> PriorConfig:
     """Return the config of a prior of these sizes over the tokens of a store.
 
     Raises:
-        InputError: a code has no sub-codes of the size that is asked for.
+        InputError: a code does not split into sub-codes of that size.
     """
     split = tuple(factorise(size, sizes.sub_code_size) for size in header.vocabulary)
     return PriorConfig(
@@ -196,7 +198,7 @@ class PriorFacts:
         num_frames, frame_size_hw, fps: length, frame size and frame rate of the clips behind the
             tokens.
         trained_on: content hash of the token store.
-        steps: optimizer steps.
+        steps: number of optimizer steps.
     """
 
     tokenizer_hash: str
@@ -213,12 +215,12 @@ class SamplingSettings:
     """How tokens are drawn from the prior's logits, applied in this order.
 
     Attributes:
-        guidance: g in null + g · (conditional - null), classifier-free guidance on the logits (Ho
-            and Salimans 2022, eq. 6, with g = 1 + w). 1 samples the conditional prior alone, 0 the
-            unconditional one.
-        temperature: the logits are divided by it.
-        top_k: draw among the k likeliest tokens (and those equal to the k-th); None for all. Of
-            tokens of several sub-codes, each is drawn so.
+        guidance: factor g in null + g · (conditional - null), classifier-free guidance on the
+            logits (Ho and Salimans 2022, eq. 6, with g = 1 + w). 1 samples the conditional prior, 0
+            the unconditional one.
+        temperature: number that divides the logits.
+        top_k: draw among the k likeliest tokens (and those equal to the k-th); None for all. Where
+            a token has several sub-codes, each is drawn so.
         top_p: draw among the likeliest tokens that together reach this probability.
     """
 

@@ -23,11 +23,11 @@ from video_vq.models.prior import Condition, Prior
 from video_vq.models.prior_config import SamplingSettings
 from video_vq.nn.precision import exact_float32
 
-PADDINGS = (1, 8, 16, 32)  # batches are rounded up to a multiple of these, until rows agree
+PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, so that rows agree
 
 
 def uniform_noise(seed: int, number: int) -> np.ndarray:
-    """Return uniform numbers in [0, 1): each a function of the seed and its place alone.
+    """Return uniform numbers in [0, 1), each a function of only the seed and its place.
 
     The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep.
     """
@@ -76,7 +76,7 @@ def invert(
     cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)
     total = cumulative[:, -1:]
     # Below the total even where noise is 1 - 2^-53, its largest value, and the product is rounded:
-    # so the first value above it has mass of its own.
+    # so the first value above it has some mass.
     tokens = torch.searchsorted(cumulative, noise[:, None] * total, right=True).squeeze(1)
     usable = total.squeeze(1).isfinite()  # a softmax of no mass is NaN
     return tokens.clamp(max=logits.shape[-1] - 1), usable
@@ -86,14 +86,14 @@ class TokenSampler:
     """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
 
     Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
-    position alone. So for one batch_size, dtype, machine and thread count, a sample's tokens do
-    not depend, bit by bit, on the other samples, their order, or how full the batch is.
+    position alone. So for one batch_size, dtype, machine and thread count, a sample's tokens do not
+    depend by a single bit on the other samples, their order, or how full the batch is.
 
     Args:
         prior: the prior, on any device; its training mode does not matter, and one in bf16, fp16 or
             float64 samples as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
-        batch_size: samples decoded in step; record it with the samples.
+        batch_size: number of samples that are decoded in step; record it with the samples.
         dtype: dtype of weights, cache and products.
     """
 
@@ -126,10 +126,11 @@ class TokenSampler:
             given: the first p tokens of each clip, kept as they are; from a grid t h w of codes,
                 flattened in this order.
             actions: numbers per latent frame, in the data's units.
-            progress: called after each position with the number of tokens just drawn.
+            progress: function that is called after each position with the number of tokens just
+                drawn.
 
         Returns:
-            int64 tokens on the CPU; of several codes a position, the level is the last axis.
+            int64 tokens on the CPU; where a position has several codes, the level is the last axis.
 
         Raises:
             InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives

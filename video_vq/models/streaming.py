@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from video_vq.nn.conv3d import Past
 
-PIECE_FRAMES = 16  # frames that a causal network takes at once, if they are not too large
-PIECE_PIXELS = 1 << 20  # of all its frames; but at least one latent frame's
-TILE_PIXELS = 512  # height and width of what a tile gives, about
+PIECE_FRAMES = 16  # number of frames that a causal network takes at once, if they are not too large
+PIECE_PIXELS = 1 << 20  # pixels of all frames of a piece, which has at least one latent frame
+TILE_PIXELS = 512  # approximate height and width of a tile's output
 
 
 class Tile(NamedTuple):
@@ -32,15 +32,15 @@ def tiles_of_axis(size: int, core: int, margin: int) -> list[Tile]:
 
     Args:
         size: length of the axis, in latents.
-        core: what a tile gives, at most; a size up to core + 2·margin is one tile.
-        margin: the network's reach, in latents.
+        core: largest length of a tile's output; a size up to core + 2·margin is one tile.
+        margin: reach of the network, in latents.
     """
     length = core + 2 * margin
     if size <= length:
         return [Tile(0, size, 0, size)]
     number = -(-(size - 2 * margin) // core)
     starts = [place * (size - length) // (number - 1) for place in range(number)]
-    # Neighbours overlap by two margins at least; each gives up to the middle of the overlap.
+    # Neighbours overlap by at least two margins; each yields up to the middle of the overlap.
     edges = [0, *((start + before + length) // 2 for before, start in pairwise(starts))]
     edges.append(size)
     return [
@@ -53,11 +53,11 @@ class TiledStream:
     """A network's way through one video: piece by piece in time, tile by tile in space.
 
     Args:
-        network: encoder or decoder.
-        grid_hw: latents of a frame.
-        margin_hw: the network's reach in latents; None for one that takes whole frames alone.
-        stride_hw: pixels of a latent.
-        reads_pixels: whether the network goes from pixels to latents, or back.
+        network: the encoder or the decoder.
+        grid_hw: numbers of rows and columns of latents in a frame.
+        margin_hw: reach of the network in latents; None for one that takes only whole frames.
+        stride_hw: height and width of a latent, in pixels.
+        reads_pixels: whether the network goes from pixels to latents, rather than back.
         causal: whether later pieces follow; the network then takes a `Past`.
     """
 
@@ -111,9 +111,9 @@ def piece_latents(stride_t: int, size_hw: tuple[int, int]) -> int:
 def recut(
     chunks: Iterable[Shaped[Tensor, "..."]], axis: int, first: int, size: int
 ) -> Iterator[Shaped[Tensor, "..."]]:
-    """Cut a stream anew: one piece of `first` frames, then of `size`; the last may be shorter.
+    """Cut a stream into new pieces: `first` frames, then `size` each; the last may be shorter.
 
-    What waits for more is a copy: callers may fill the same buffer again and again.
+    Frames that wait for more are copies, so callers may reuse their buffer.
     """
     held: list[Tensor] = []
     missing = first

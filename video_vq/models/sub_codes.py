@@ -1,4 +1,4 @@
-"""What a prior predicts of a token: one code, or several sub-codes in an order."""
+"""What a prior predicts for a token: one code, or several sub-codes in order."""
 
 from itertools import accumulate
 
@@ -21,8 +21,8 @@ class SubCodes:
 
     Attributes:
         sizes: sizes of all sub-codes of a position, in order.
-        starts: where each begins where all stand in a row, as in a table of embeddings.
-        has_levels: whether tokens have an axis of several codes a position, the last.
+        starts: where each begins when all are numbered in a row, as in a table of embeddings.
+        has_levels: whether the last axis of tokens holds several codes of a position.
     """
 
     def __init__(self, factors: tuple[tuple[int, ...], ...]):
@@ -35,17 +35,17 @@ class SubCodes:
         return len(self.sizes)
 
     def split(self, tokens: Integer[Tensor, "*n"]) -> Int[Tensor, "*n2 s"]:
-        """Return the sub-codes of tokens along a new last axis, in place of that of levels.
+        """Return the sub-codes of tokens along a new last axis, which replaces that of levels.
 
         Raises:
-            InputError: the tokens have another number of codes a position.
+            InputError: the tokens have a different number of codes per position.
         """
         levels = tokens.long().unsqueeze(-1)
         if self.has_levels:
             if tokens.ndim < 2 or tokens.shape[-1] != len(self.factors):
                 raise InputError(
                     f"tokens must have {len(self.factors)} codes a position along their last axis, "
-                    f"found the shape {tuple(tokens.shape)}; are they of another tokenizer?"
+                    f"found the shape {tuple(tokens.shape)}; do they belong to another tokenizer?"
                 )
             levels = tokens.long()
         digits = []
@@ -55,7 +55,7 @@ class SubCodes:
             for size in reversed(sizes[1:]):
                 of_code.append(rest % size)
                 rest = rest // size
-            digits += [rest, *reversed(of_code)]  # of what is no code the highest is out of range
+            digits += [rest, *reversed(of_code)]  # if not a code, the highest is out of range
         return torch.stack(digits, dim=-1)
 
     def join(self, sub_codes: Integer[Tensor, "*n s"]) -> Int[Tensor, "*n2"]:

@@ -32,7 +32,7 @@ CodesLike = Integer[Tensor, "b lt lh lw *level"] | Integer[np.ndarray, "b lt lh 
 
 
 class TokenizerOutput(NamedTuple):
-    """A reconstruction, and all that the quantizer gave: codes, losses, statistics, rows."""
+    """A reconstruction, and the quantizer's output: codes, losses, statistics, rows."""
 
     video: Float[Tensor, "b 3 t h w"]
     quantized: QuantizerOutput
@@ -42,13 +42,13 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     """A VQ-VAE of video: encoder, quantizer, decoder.
 
     half(), bfloat16() and double() change the encoder and the decoder, and what they are given;
-    the quantizer stays float32. With a convolutional backbone the codes and the video are bit for
+    the quantizer stays float32. With a convolutional backbone, the codes and the video are bit for
     bit those of the float32 model under autocast.
 
     Args:
-        config: see `TokenizerConfig`.
-        checkpoint_activations: recompute each layer in the backward pass: up to a third more time
-            for much less memory. Changes no result.
+        config: settings of backbone and quantizer.
+        checkpoint_activations: recompute each layer in the backward pass, which takes up to a third
+            more time and much less memory. It changes no result.
     """
 
     kind = "tokenizer"
@@ -65,9 +65,9 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def forward(self, video: VideoLike, continuous: bool = False) -> TokenizerOutput:
         """Reconstruct a video for training.
 
-        In training mode latents that are not finite make a loss that is not finite, which the loop
-        skips and counts; in eval mode they are an error. The range of the pixels is looked at in
-        eval mode, and of the first video alone in training mode, where a GPU must not wait for it.
+        In training mode, latents that are not finite give a loss that is not finite, which the loop
+        skips and counts; in eval mode they are an error. The range of the pixels is checked in eval
+        mode; in training mode, where a GPU must not wait for it, only for the first video.
 
         Args:
             video: the video, as for `encode`.
@@ -85,7 +85,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     @property
     def device(self) -> torch.device:
-        """Return where the model is; videos and codes are brought there."""
+        """Return the model's device; videos and codes are moved to it."""
         return next(self.parameters()).device
 
     @property
@@ -95,7 +95,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return that of encoder and decoder; videos are brought to it."""
+        """Return the dtype of encoder and decoder; videos are converted to it."""
         return next(self.encoder.parameters()).dtype
 
     def latents(self, video: VideoLike) -> Float[Tensor, "n d"]:
@@ -113,10 +113,10 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     @torch.no_grad()
     def encode(self, video: VideoLike) -> Int[Tensor, "b lt lh lw *level"]:
-        """Return the codes of a video; of several codes a position, the level is the last axis.
+        """Return the codes of a video; where a position has several, the level is the last axis.
 
         Causal tokenizers take it piece by piece (`encode_stream`), convolutional ones take large
-        frames tile by tile; codes are those of the whole at once but for ties within rounding.
+        frames tile by tile; the codes are those of the whole at once, up to ties within rounding.
 
         Args:
             video: float b c t h w in [-1, 1], or uint8 b t h w c RGB; a tensor or a NumPy array.
@@ -137,7 +137,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """Return the video that codes stand for, float32 in [-1, 1]; see `encode`.
 
         Raises:
-            InputError: a code lies outside the codebook, the codes are no grid of this model, or
+            InputError: a code lies outside the codebook, the codes are not a grid of this model, or
                 its decoder was trained on latents, not on codes.
         """
         codes = as_tensor(codes, "codes")
@@ -164,10 +164,10 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def encode_stream(
         self, chunks: Iterable[Float[Tensor, "_ 3 _ _ _"] | UInt8[Tensor, "_ _ _ _ 3"] | np.ndarray]
     ) -> Iterator[Int[Tensor, "_ _ _ _ *_level"]]:
-        """Yield the codes of a video that comes in chunks, in memory that its length does not show.
+        """Yield the codes of a video that comes in chunks, in memory independent of its length.
 
         The codes are bit for bit those of `encode` for the whole, however it is cut: chunks are
-        cut anew into pieces of about 16 frames (fewer where frames are large).
+        recut into pieces of about 16 frames (fewer where frames are large).
 
         Args:
             chunks: chunks of any lengths, 1 + a multiple of the stride in time in total.
@@ -198,7 +198,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         chunks = _alike(chunks, "video", video_size)
         first = next(chunks, None)
         if first is None:
-            raise InputError("the stream holds no frame; a video has one at least")
+            raise InputError("the stream holds no frame; a video has at least one")
         num_frames, *size_hw = video_size(first)
         stride_t = backbone.total_stride_thw[0]
         lead, size = num_frames, 1
@@ -219,7 +219,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
                 seen.look(piece)
             yield self._encode_piece(run, piece)
         if is_float:
-            seen.settle()  # of all pieces: the first alone may be bright
+            seen.settle()  # after all pieces: the first one may be all bright
 
     def _decoded(self, chunks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
         if not self.quantizes:
@@ -232,7 +232,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         chunks = _alike(chunks, "codes", self._size_thw)
         first = next(chunks, None)
         if first is None:
-            raise InputError("the stream holds no codes; a video has one latent frame at least")
+            raise InputError("the stream holds no codes; a video has at least one latent frame")
         lead, size = first.shape[1], 1
         if self.config.backbone.causal:
             size_hw = first.shape[2] * stride_hw[0], first.shape[3] * stride_hw[1]
@@ -269,7 +269,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """Return the size of the video that a grid of codes stands for.
 
         Raises:
-            InputError: it is no grid of this tokenizer.
+            InputError: it is not a grid of this tokenizer.
         """
         several = len(self.config.quantizer.vocabulary) > 1
         if codes.ndim != 4 + several or not codes.numel():
@@ -291,7 +291,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         if self._facts is not None:
             clip = f"clips of {self._facts.num_frames} frames, as it was trained on,"
         raise InputError(
-            f"{asked} needs a causal tokenizer, in this one each frame sees later ones: pass "
+            f"{asked} needs a causal tokenizer; in this one, each frame sees later ones: pass "
             f"{clip} to {instead}, each on its own, or train one with model.backbone.causal=true"
         )
 
@@ -305,7 +305,7 @@ def to_pixels(clips: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
 
 
 def in_order(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Return a copy whose layout in memory follows its shape alone: kernels round by it."""
+    """Return a copy whose memory layout follows from its shape: kernels round by the layout."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
@@ -313,7 +313,7 @@ def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
     """Turn network output into uint8 clips, rounded to the nearest level and clamped.
 
     Raises:
-        InputError: it is not float: clips of 0…255 are no network output.
+        InputError: the video is not float; clips of 0…255 are not network output.
     """
     if not video.is_floating_point():
         raise InputError(f"to_uint8 takes floats in [-1, 1], found {video.dtype}")
@@ -334,7 +334,7 @@ def video_size(video: Shaped[Tensor, "..."]) -> tuple[int, int, int]:
         form = "a uint8 video is b t h w 3" if channels_last else "a float video is b 3 t h w"
         to_do = "an image is a video of one frame"
         if video.ndim == 4:
-            to_do = "an image is a video of one frame, a video alone a batch of one: video[None]"
+            to_do = "an image is a video of one frame, a video is a batch of one: video[None]"
         elif video.ndim == 5 and video.shape[1 if channels_last else 4] == 3:
             order = "0, 2, 3, 4, 1" if channels_last else "0, 4, 1, 2, 3"
             to_do = f"bring the axes in order: torch.permute(video, ({order}))"
@@ -351,7 +351,7 @@ def _alike(
     what: str,
     size_of: Callable[[Tensor], tuple[int, int, int]],
 ) -> Iterator[Tensor]:
-    """Pass chunks on that are right in themselves and differ in their length alone."""
+    """Pass on chunks that are valid in themselves and differ only in their length."""
     expected: tuple[object, ...] | None = None
     for number, given in enumerate(chunks):
         chunk = as_tensor(given, what)
@@ -362,7 +362,7 @@ def _alike(
             of = "type, batch, height, width"
             raise InputError(
                 f"chunk {number} of the stream has {of} {found}, the first {expected}; "
-                "chunks of a stream differ in their length alone"
+                "chunks of a stream may differ only in their length"
             )
         yield chunk
 

@@ -1,4 +1,4 @@
-"""What can be set about a tokenizer; imports no torch."""
+"""Settings of a tokenizer; imports no torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from video_vq.quantizers.quantizer_config import AnyQuantizerConfig, QuantizerCo
 
 Stride = Annotated[int, Field(ge=1, le=8)]
 StrideTHW = tuple[Stride, Stride, Stride]
-MAX_TOKENS = 1 << 20  # of one clip with learned positions; a config that asks for more is a mistake
+MAX_TOKENS = 1 << 20  # tokens of one clip with learned positions; more must be a mistake
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,17 +20,18 @@ class ConvBackboneConfig:
     """A 3D-convolutional encoder and its mirror image, the decoder (MAGVIT, Yu et al. 2023).
 
     Attributes:
-        patch_thw: the box of pixels that the first layer folds into channels; causal models keep
-            t = 1.
-        stem_kernel: size of the first and the last convolution, 3, or 1 for large patches.
-        strides_thw: one entry per downsampling, in t h w order.
-        multipliers: channels of each level over `channels`; one more than there are strides.
-        channels: base width; multiples of 32 are what processors work well with, and what all
-            shipped configs have.
-        num_blocks: residual blocks per level.
+        patch_thw: size of the box of pixels that the first layer folds into channels; t is 1 in
+            causal models.
+        stem_kernel: size of the first and the last convolution: 3, or 1 for large patches.
+        strides_thw: strides of each downsampling, in t h w order.
+        multipliers: channels of each level as a multiple of `channels`; one entry more than
+            strides.
+        channels: base width; processors work well with multiples of 32, which all shipped configs
+            have.
+        num_blocks: number of residual blocks per level.
         upsampling: how the decoder goes up a level: "subpixel", a linear map to the finer
             positions, or "nearest", copies and a convolution of size 3, which is slower.
-        causal: no frame sees a later one; clips then have 1 + n·(stride in t) frames.
+        causal: whether no frame sees a later one; clips then have 1 + n·(stride in t) frames.
     """
 
     kind: Literal["conv"] = "conv"
@@ -107,13 +108,13 @@ class TimeSformerConfig:
     11): no compression in time, 16 x 32 x 32 tokens a clip.
 
     Attributes:
-        size_thw: frames, rows and columns of the clips; positions are learned, so it takes no
-            others.
-        patch_thw: the box of pixels that becomes one token.
-        width: channels of a token.
-        depth: blocks of the encoder, and again of the decoder.
-        heads: attention heads; they divide the width.
-        mlp_width: hidden channels of the MLPs.
+        size_thw: numbers of frames, rows and columns of the clips; positions are learned, so it
+            takes no other size.
+        patch_thw: size of the box of pixels that becomes one token.
+        width: number of channels of a token.
+        depth: number of blocks of the encoder, and again of the decoder.
+        heads: number of attention heads, which must divide the width.
+        mlp_width: number of hidden channels of the MLPs.
     """
 
     kind: Literal["timesformer"] = "timesformer"
@@ -141,7 +142,7 @@ class TimeSformerConfig:
 
     @property
     def causal(self) -> bool:
-        """Return False: each frame sees all."""
+        """Return False: each frame sees all frames."""
         return False
 
     @property
@@ -174,7 +175,7 @@ def _backbone_tag(value: Any) -> str:
     return f"[{getattr(value, 'kind', None)}]"
 
 
-# Tags in brackets do not show in the names of settings that the config loader prints.
+# Tags in brackets are left out of the names of settings that the config loader prints.
 AnyBackboneConfig = Annotated[
     Annotated[ConvBackboneConfig, Tag("[conv]")]
     | Annotated[TimeSformerConfig, Tag("[timesformer]")],
@@ -203,7 +204,7 @@ class TokenizerFacts:
             their frames in pixels.
         grid_thw: grid of the tokens of such a clip.
         trained_on: content hash of the clip store.
-        steps: optimizer steps.
+        steps: number of optimizer steps.
     """
 
     num_frames: Annotated[int, Field(ge=1)]

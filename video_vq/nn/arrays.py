@@ -1,4 +1,4 @@
-"""What callers pass as an array. Imports no torch: scores are compared without it."""
+"""Takes what callers pass as an array. Imports no torch: scores are compared without it."""
 
 import os
 from typing import Any
@@ -14,10 +14,10 @@ def as_array(value: Any, what: str) -> Shaped[np.ndarray, "..."]:
 
     Args:
         value: what the caller passed.
-        what: what it stands for, as the message calls it: "features".
+        what: what it stands for in the message, such as "features".
 
     Raises:
-        InputError: it is neither; says how to make it one.
+        InputError: it is neither; says how to convert it.
     """
     if hasattr(value, "detach"):
         return value.detach().cpu().numpy()

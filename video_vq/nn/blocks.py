@@ -49,5 +49,5 @@ class ResidualBlock(nn.Module):
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Count the numbers in all parameters; a codebook of moving averages is none."""
+    """Count the numbers in all parameters; a codebook of moving averages has none."""
     return sum(parameter.numel() for parameter in module.parameters())

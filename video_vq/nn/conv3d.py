@@ -13,7 +13,7 @@ Video = Float[Tensor, "b c t h w"]
 
 
 class Past:
-    """What causal layers remember of the frames before: the state of a stream, empty at first.
+    """What causal layers remember of earlier frames: the state of a stream, empty at first.
 
     A stream is given to a network in pieces of time, each with the same `Past`; the outputs are
     those of the whole in one piece.
@@ -23,7 +23,7 @@ class Past:
         self._frames: dict[nn.Module, Tensor] = {}
 
     def recall(self, layer: nn.Module) -> Video | None:
-        """Return what a layer kept of the pieces before; None at the start of the stream."""
+        """Return what a layer kept of earlier pieces; None at the start of the stream."""
         return self._frames.get(layer)
 
     def keep(self, layer: nn.Module, frames: Video) -> None:
@@ -49,7 +49,7 @@ class Bf16SafeConv3d(nn.Conv3d):
         if not is_low or not self._is_wrong_in_bf16(input.shape[2:]):
             return super().forward(input)
         bias = None if self.bias is None else self.bias.to(dtype).float()
-        # Of operands rounded as autocast rounds them, so that a model in bf16 gives the same.
+        # The operands are rounded as autocast rounds them, so that a model in bf16 gives the same.
         x, weight = input.to(dtype).float(), self.weight.to(dtype).float()
         with torch.autocast("cpu", enabled=False):
             y = F.conv3d(x, weight, bias, self.stride, self.padding)
@@ -144,7 +144,7 @@ class SubpixelUpsample(nn.Module):
     """A linear map to a box of finer positions (Shi et al. 2016), begun as nearest upsampling.
 
     It takes a hundredth of the operations of `NearestUpsample`, whose convolution runs at the finer
-    resolution; the residual blocks after it do the mixing. Causal: as there.
+    resolution; the residual blocks after it do the mixing. Causality is as in `NearestUpsample`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What callers pass: arrays as tensors, and pixels in the range that is asked for."""
+"""Converts what callers pass: arrays to tensors, and pixels in the range that is required."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from video_vq.nn.arrays import as_array
 
 Clips = Num[Tensor, "b t h w c"] | Num[np.ndarray, "b t h w c"]
 
-RANGE_SLACK = 1e-3  # of values in [-1, 1], for what rounding adds
-SPREAD = 0.5  # values of [0, 1] that lie further apart are those of pixels, not of a bright [-1, 1]
+RANGE_SLACK = 1e-3  # tolerance of values in [-1, 1], for what rounding adds
+SPREAD = 0.5  # values of [0, 1] further apart are pixels in [0, 1], not bright ones in [-1, 1]
 
 
 def as_tensor(value: object, what: str) -> Shaped[Tensor, "..."]:
-    """Return a tensor as it is, and a NumPy array as a tensor (of the same memory, if it can be).
+    """Return a tensor as it is, and a NumPy array as a tensor (of the same memory, if possible).
 
     Raises:
         InputError: it is neither; see `as_array`.
@@ -31,7 +31,7 @@ def as_tensor(value: object, what: str) -> Shaped[Tensor, "..."]:
 
 
 def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
-    """Return whole numbers as a tensor; a plain list of them will do.
+    """Return whole numbers as a tensor; a plain list of them is accepted.
 
     Raises:
         InputError: they are not integers, or too large for 64 bits.
@@ -53,7 +53,7 @@ def plain_integers(value: object, what: str) -> list[int] | None:
     """Return a plain sequence of whole numbers of any size as a list; None for anything else.
 
     Raises:
-        InputError: some are truth values, which Python counts among the integers.
+        InputError: some are booleans, which Python counts among the integers.
     """
     kinds = int | bool | np.integer | np.bool_
     if not isinstance(value, Sequence) or not all(isinstance(item, kinds) for item in value):
@@ -64,7 +64,7 @@ def plain_integers(value: object, what: str) -> list[int] | None:
 
 
 class UnitRange:
-    """The range of a float video's pixels, looked at piece by piece."""
+    """The range of a float video's pixels, checked piece by piece."""
 
     def __init__(self) -> None:
         self._low, self._high = np.inf, -np.inf
@@ -110,8 +110,8 @@ def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
     """Refuse pixels outside [-1, 1], NaN, and pixels that are those of [0, 1]; see `UnitRange`.
 
     Args:
-        video: floats.
-        unsure: whether to refuse pixels of [0, 1] too.
+        video: pixels as floats.
+        unsure: whether to also refuse pixels in [0, 1].
 
     Raises:
         InputError: says what was found and what to do.
@@ -125,7 +125,7 @@ def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
 def _is_of_levels(pixels: Shaped[Tensor, "..."]) -> bool:
     """Whether pixels are x / 127.5 - 1 of whole numbers x.
 
-    These are the odd multiples of 1/255. Pixels x / 255 are even ones, too.
+    These are the odd multiples of 1/255. Pixels x / 255 also include even ones.
     """
     nearest_odd = (pixels.detach().float() * 255 - 1).div(2)
     return bool(((nearest_odd - nearest_odd.round()).abs() < 0.1).all())

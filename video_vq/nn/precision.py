@@ -1,4 +1,4 @@
-"""float32 where it must be: arithmetic inside a block, and tensors of a model of another dtype."""
+"""Keeps float32 where it must be: arithmetic in a block, tensors in a model of another dtype."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# PyTorch adds the settings below these modules at run time, unseen by a type checker.
+# PyTorch adds the settings below these modules at run time, which a type checker cannot see.
 _CUDA: Any = torch.backends.cuda
 _CUDNN: Any = torch.backends.cudnn
 _MKLDNN: Any = torch.backends.mkldnn

@@ -41,9 +41,10 @@ def rotary_tables(grid_thw: tuple[int, int, int], head_dim: int, base: float) ->
     pairs are base^(-j/m), j = 0 … m - 1. The start lies one frame before the first cell.
 
     Args:
-        grid_thw: the grid.
-        head_dim: channels of one head, a multiple of 8; channel j turns with j + head_dim / 2.
-        base: wavelengths run from 2π cells to at most 2π · base cells.
+        grid_thw: numbers of latent frames, rows and columns of the grid.
+        head_dim: number of channels of one head, a multiple of 8; channel j turns with j + head_dim
+            / 2.
+        base: base of the wavelengths, which run from 2π cells to at most 2π · base cells.
     """
     pairs = head_dim // 2
     spatial = 3 * pairs // 8

@@ -40,8 +40,8 @@ class SelfAttention(nn.Module):
 class DividedBlock(nn.Module):
     """Attention along time, attention within the frame, MLP (Bertasius et al. 2021, eq. 11).
 
-    Pre-norm; the attention along time has a projection of its own before its sum, as in the
-    authors' code. There is no class token: nothing here is classified.
+    Pre-norm; the attention along time has its own projection before its sum, as in the authors'
+    code. There is no class token: nothing here is classified.
     """
 
     def __init__(self, width: int, heads: int, mlp_width: int):

@@ -13,14 +13,14 @@ from video_vq.quantizers.quantizer_config import BinaryConfig
 from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
 from video_vq.quantizers.rows import QuantizedRows, check_codes, dot
 
-LEAST = 1e-12  # probability below which −log p grows no more
+LEAST = 1e-12  # probability below which −log p no longer grows
 
 
 class BinaryCodebook(FixedCodebook):
     """All signs of a code's channels, and their numbering: the first channel is the highest bit.
 
-    A channel that is 0 has the bit 0. Codes are int64, computed from bits; nothing of the size of
-    the codebook is held but counts.
+    A channel that is 0 has the bit 0. Codes are int64, computed from bits; only the counts have the
+    size of the codebook.
     """
 
     place_values: Tensor
@@ -30,7 +30,9 @@ class BinaryCodebook(FixedCodebook):
         super().__init__(config, config.num_bits * config.groups)
         values = 1 << torch.arange(config.num_bits).flip(0)
         self.register_buffer("place_values", values, persistent=False)
-        self.size = config.num_bits**-0.5 if config.spherical else 1.0  # of a code's channel
+        self.size = (
+            config.num_bits**-0.5 if config.spherical else 1.0
+        )  # absolute value of a channel
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
         """Take the sign of each channel, on the unit sphere if so set."""
@@ -47,7 +49,7 @@ class BinaryCodebook(FixedCodebook):
         """
         config = self.config
         logits = self.split(rows.e) * (4 * self.size / config.temperature)
-        over_ranks = is_training and rows.e.requires_grad  # scoring runs on each rank alone
+        over_ranks = is_training and rows.e.requires_grad  # scoring runs on each rank separately
         spread = joint_entropy(logits, config.entropy_channels, over_ranks)
         most = config.num_bits * math.log(2)
         entropy = bit_entropy(logits).sum(-1).mean() + config.diversity * (most - spread)
@@ -89,8 +91,9 @@ def joint_entropy(
     Args:
         logits: logits of the bits, for each row, group and channel.
         num_channels: largest number of channels of a block.
-        over_ranks: take the mean over the rows of all ranks, which have equally many; the gradient
-            is then such that the ranks' gradients average to that of the whole. Collective.
+        over_ranks: whether to take the mean over the rows of all ranks, which must have equally
+            many; the gradient is then such that the ranks' gradients average to that of the whole.
+            Collective.
     """
     probability = torch.sigmoid(logits).transpose(0, 1)  # groups n d
     entropies = []

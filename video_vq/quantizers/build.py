@@ -1,4 +1,4 @@
-"""From settings to a quantizer."""
+"""Builds a quantizer from its settings."""
 
 from video_vq.quantizers.binary import BinaryCodebook
 from video_vq.quantizers.finite import FiniteCodebook
@@ -19,7 +19,7 @@ def build_quantizer(
 ) -> VectorQuantizer | FixedQuantizer | ResidualQuantizer:
     """Return the quantizer that the settings describe, for features of `dim` channels.
 
-    All keep to the interface `Quantizer` (quantizers/interface.py).
+    All implement the interface `Quantizer` (quantizers/interface.py).
     """
     if isinstance(config, FiniteConfig):
         return FixedQuantizer(dim, FiniteCodebook(config))

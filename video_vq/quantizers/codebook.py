@@ -15,7 +15,7 @@ from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
 from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, check_codes
 from video_vq.quantizers.scale import divide_by_rms
 
-ROWS = 1024  # worked on at a time, so that nothing of the codebook's size is held twice
+ROWS = 1024  # number of rows at a time, so that nothing of the codebook's size is held twice
 
 
 def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
@@ -53,7 +53,7 @@ class Codebook(nn.Module):
     average_sum: Tensor
     num_updates: Tensor
     is_initialized: Tensor
-    mean_square: Tensor  # with `rms_scaling` alone
+    mean_square: Tensor  # only with `rms_scaling`
 
     def __init__(self, config: QuantizerConfig):
         super().__init__()
@@ -108,7 +108,7 @@ class Codebook(nn.Module):
             latents: latents of this rank's whole step, one entry per accumulated micro-batch. Where
                 they hold NaN or infinite values, the codebook may stay as it is, to be placed
                 later; where no rank has any, it does.
-            seed: decides which are drawn.
+            seed: seed that decides which latents are drawn.
         """
         size = self.config.codebook_size
         drawn = self._draw(latents, size, seed)
@@ -144,11 +144,11 @@ class Codebook(nn.Module):
                 micro-batches).
             seed: seed that decides, with the number of updates and the position in the global
                 batch, which latents take the place of dead codes.
-            restart_below: the averaged count under which a code is dead, when it is not the
-                config's fraction of the mean count.
+            restart_below: averaged count below which a code is dead; None for the config's fraction
+                of the mean count.
 
         Raises:
-            InputError: the statistics are those of a codebook of another size.
+            InputError: the statistics belong to a codebook of another size.
         """
         if statistics.sums.shape != self.average_sum.shape:
             raise InputError(

@@ -19,9 +19,9 @@ def mean_square(
     Args:
         e: the latents.
         q: their codes.
-        tangential: pass only the part of each row's gradient that is orthogonal to the row,
-            p − e (e·p)/(e·e) with p = 2 (e − q)/(n d); the value is the same. To first order such
-            a step turns latents towards their codes and leaves their lengths alone.
+        tangential: whether to pass only the part of each row's gradient that is orthogonal to the
+            row, p − e (e·p)/(e·e) with p = 2 (e − q)/(n d); the value is the same. To first order
+            such a step turns latents towards their codes and leaves their lengths alone.
     """
     return _MeanSquare.apply(e, q, tangential)
 

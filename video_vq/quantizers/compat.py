@@ -36,27 +36,30 @@ class VectorQuantize(nn.Module):
     differ in length, as the last ones of an epoch do; a rank without latents has a loss of 0.
 
     Args:
-        dim: channels of what comes in.
+        dim: number of channels of the input.
         codebook_size: number of codes.
-        codebook_dim: dimension of a code when it is not `dim`: linear maps go before and after.
+        codebook_dim: dimension of a code if it is not `dim`; linear maps then go before and after.
         decay: decay of the averages per forward pass.
         commitment_weight: weight of the commitment loss in the returned loss.
-        use_cosine_sim: compare on the unit sphere.
-        kmeans_init: first codes by k-means on the first batch; otherwise they are random.
+        use_cosine_sim: whether to compare on the unit sphere.
+        kmeans_init: whether k-means on the first batch gives the first codes; otherwise they are
+            random.
         kmeans_iters: number of k-means iterations.
-        threshold_ema_dead_code: a code with a lower averaged count is placed on a latent; 0 never.
-        learnable_codebook: codes learn from the returned loss instead of averages.
-        ema_update: None, or the opposite of `learnable_codebook`.
-        freeze_codebook: codes stay.
-        rotation_trick: the gradient; None means True, but for one channel. False copies it.
-        channel_last: b n d; else b d n.
-        accept_image_fmap: b d h w.
-        accept_3d_fmap: b d t h w.
+        threshold_ema_dead_code: averaged count below which a code is placed on a latent; 0 never
+            does.
+        learnable_codebook: whether codes learn from the returned loss instead of averages.
+        ema_update: the opposite of `learnable_codebook`, or None.
+        freeze_codebook: whether the codes stay as they are.
+        rotation_trick: whether the gradient is rotated; None means True, except for one channel.
+            False copies the gradient.
+        channel_last: whether the input is b n d; else it is b d n.
+        accept_image_fmap: whether the input is b d h w.
+        accept_3d_fmap: whether the input is b d t h w.
         seed: seed of the first codes and of restarts.
-        unsupported: anything else is refused by name.
+        unsupported: any other arguments, which are refused by name.
 
     Raises:
-        InputError: an argument that this class does not have, or two that exclude each other.
+        InputError: this class lacks an argument, or two arguments exclude each other.
     """
 
     def __init__(
@@ -148,7 +151,7 @@ class VectorQuantize(nn.Module):
         """Quantize; in training mode also move the codebook.
 
         Raises:
-            InputError: another number of channels, or values that are not finite.
+            InputError: the number of channels is wrong, or values are not finite.
         """
         rows, shape = self._to_rows(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -176,7 +179,7 @@ class VectorQuantize(nn.Module):
         self._book.refine(latents.detach(), self.kmeans_iters)
 
     def get_codes_from_indices(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
-        """Return the codes of indices, laid out as `forward`'s input.
+        """Return the codes of indices, in the layout of `forward`'s input.
 
         Raises:
             InputError: an index is not a code.

@@ -1,4 +1,4 @@
-"""How near each estimator's gradient comes to the exact one, on the same batch."""
+"""Measures how close each estimator's gradient is to the exact one, on the same batch."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,7 @@ def exactness(
 ) -> tuple[dict[str, float], Float[Tensor, "7 5"]]:
     """Compare the gradients that estimators would pass with the exact one, h.
 
-    Returns figures, and sums by angle that are to be added up over ranks before `by_angle`.
+    Returns figures, and sums by angle to add up over ranks before `by_angle`.
     `exact_cosine_NAME` is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` the
     cosine of all rows as one vector, in which the rows' lengths count, too.
 
@@ -42,7 +42,7 @@ def exactness(
         rows: rows of a forward pass.
         g: dL/dq̃, the gradient of `rows.passed`.
         exact: h, the gradient at the latents as they are compared with the codes.
-        others: further gradients by name.
+        others: other gradients by name.
     """
     step = row_step(rows)
     e, q = rows.e.detach()[::step].float(), rows.q.detach()[::step].float()
@@ -72,8 +72,8 @@ def by_angle(sums: Float[Tensor, "7 5"]) -> dict[str, float]:
     """Return figures of the rows at angles of 0–15°, 15–30°, …, 75–90° and beyond.
 
     `exact_cosine_NAME_at_15` is the mean cosine to h of the copied or the rotated gradient;
-    `best_rotation_share_at_15` the share a for which a λRᵀg + (1 − a) g is nearest to h: what
-    `gradient.rotation_share` is to be fitted to. A bin without rows gives none.
+    `best_rotation_share_at_15` the share a for which a λRᵀg + (1 − a) g is nearest to h, which
+    `gradient.rotation_share` is fitted to. A bin without rows gives none.
 
     Args:
         sums: what `exactness` returned, added up over ranks.

@@ -37,7 +37,7 @@ class FixedCodebook(nn.Module, ABC):
     """Codes that neither start from data nor move.
 
     Args:
-        config: settings of the codes, with `groups` codes a position.
+        config: settings of the codes, with `groups` codes per position.
         num_channels: number of channels of the latents, over all groups.
     """
 
@@ -50,7 +50,7 @@ class FixedCodebook(nn.Module, ABC):
 
     @abstractmethod
     def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
-        """Find the codes of projected float32 latents; the gradient reaches `e` alone."""
+        """Find the codes of projected float32 latents; the gradient reaches only `e`."""
 
     @abstractmethod
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
@@ -62,14 +62,14 @@ class FixedCodebook(nn.Module, ABC):
 
     @abstractmethod
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
-        """Return the vectors of codes; an index that is no code is an InputError."""
+        """Return the vectors of codes; an index that is not a code is an InputError."""
 
     def split(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n groups c"]:
         """Give each group its channels."""
         return latents.unflatten(1, (self.config.groups, -1))
 
     def split_codes(self, codes: Integer[Tensor, "n *level"]) -> Int[Tensor, "n groups"]:
-        """Return codes with an axis of groups, which those of a single group do not have."""
+        """Return codes with an axis of groups, which codes of a single group do not have."""
         return codes.long().reshape(-1, self.config.groups)
 
     def merge_codes(self, codes: Int[Tensor, "n groups"]) -> Int[Tensor, "n *level"]:
@@ -91,11 +91,11 @@ class FixedCodebook(nn.Module, ABC):
 class FixedQuantizer(Float32Module):
     """Project, round to the codebook's grid, copy the gradient past the rounding.
 
-    Behind the interface of `VectorQuantizer`; the codebook brings losses of its own, if any.
+    It has the interface of `VectorQuantizer`; the losses are the codebook's, if any.
 
     Args:
-        dim: channels of the latents that come in and of the vectors that go out.
-        codebook: the grid.
+        dim: number of channels of the input and of the output.
+        codebook: the grid of codes.
     """
 
     project_in: nn.Module
@@ -137,14 +137,14 @@ class FixedQuantizer(Float32Module):
             return self.project_in(flatten_grid(features).float())
 
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
-        """Return that of the codebook; see `VectorQuantizer.commitment_force`."""
+        """Return the force of the codebook; see `VectorQuantizer.commitment_force`."""
         return self.codebook.commitment_force(rows)
 
     def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid_and_level"]:
         """Return the codes of a grid of features.
 
         Raises:
-            InputError: another number of channels, or latents that are not finite.
+            InputError: the number of channels is wrong, or latents are not finite.
         """
         latents = self._project(features)
         batch, _, *grid = features.shape

@@ -1,4 +1,4 @@
-"""What every quantizer and every codebook has: all that a tokenizer and its training rely on."""
+"""The interface of quantizers and codebooks: what a tokenizer and its training rely on."""
 
 from typing import Protocol, runtime_checkable
 
@@ -31,11 +31,11 @@ class CodebookInterface(Protocol):
         ...
 
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
-        """Return the vectors of codes; an index that is no code is an InputError."""
+        """Return the vectors of codes; an index that is not a code is an InputError."""
         ...
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
-        """Return by name the tensors of codes that move, and their rows of such codes.
+        """Return, by name, the tensors of codes that move, and their rows for the given codes.
 
         The codes of all levels are numbered, one level after the other.
         """
@@ -46,11 +46,11 @@ class CodebookInterface(Protocol):
 class Quantizer(Protocol):
     """A module between encoder and decoder. Its forward changes nothing, neither codes nor counts.
 
-    Everything inside is float32, whatever the autocast outside. Features of another width, latents
-    that are not finite and codes that do not exist are an InputError.
+    Everything inside is float32, whatever the autocast outside. Features of the wrong width,
+    latents that are not finite and codes that do not exist are an InputError.
 
     Attributes:
-        dim: channels of the features that come in and go out.
+        dim: number of channels of the features, both input and output.
         project_in: map from features to the latents.
         project_out: map from codes, or the latents themselves, to features.
     """
@@ -77,13 +77,13 @@ class Quantizer(Protocol):
         ...
 
     def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid_and_level"]:
-        """Return the codes of features; of several a position, the level is the last axis."""
+        """Return the codes of features; several codes of a position are the last axis."""
         ...
 
     def decode(self, codes: Shaped[Tensor, "b *grid_and_level"]) -> Float[Tensor, "b c *grid"]:
         """Return the features that codes stand for.
 
-        They are bit for bit those of a call, but for the estimators whose calls decode something
-        else than the code; see `VectorQuantizer.forward`.
+        They are bit for bit those of a call, except for estimators whose calls decode something
+        other than the code; see `VectorQuantizer.forward`.
         """
         ...

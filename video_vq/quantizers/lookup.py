@@ -30,13 +30,14 @@ def nearest_codes(
     and TF32 off (float64 for float64 latents). For the cosine pass l2-normalised latents and codes.
 
     Args:
-        latents: finite rows; what is nearest to NaN is not defined.
+        latents: finite rows; the code nearest to NaN is undefined.
         codebook: the codes.
         implementation: "torch" is the reference; "triton" a fused kernel for CUDA, an optional
             extra that has not been measured on a GPU yet.
 
     Raises:
-        InputError: no codes, codes of another dimension, or no Triton where it is asked for.
+        InputError: there are no codes, they have another dimension, or Triton is requested and
+            missing.
     """
     if len(codebook) == 0 or latents.shape[1] != codebook.shape[1]:
         raise InputError(
@@ -82,7 +83,7 @@ def _in_tiles(latents: Tensor, codebook: Tensor) -> Tensor:
             )
             some = slice(first // BLOCK, (first + tile) // BLOCK)
             torch.amin(blocks[some], 1, out=minima[some])
-        block = minima.min(0).indices  # of equal ones the first, as torch.min documents
+        block = minima.min(0).indices  # the first of equal ones, as torch.min documents
         inside = blocks[block, :, columns].argmin(1)
         indices[start : start + rows] = (block * BLOCK + inside)[:width]
     return indices

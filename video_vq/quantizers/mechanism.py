@@ -1,4 +1,4 @@
-"""What the gradient estimator does to a batch: numbers for the log, cheap enough to leave on."""
+"""Measures what the gradient estimator does to a batch, cheaply enough for every log."""
 
 import torch
 from jaxtyping import Float, Int
@@ -7,7 +7,7 @@ from torch import Tensor
 from video_vq.quantizers.gradient import norm_ratio, rotate_back
 from video_vq.quantizers.rows import QuantizedRows
 
-MAX_ROWS = 16384  # figures are of at most so many rows, evenly spaced
+MAX_ROWS = 16384  # figures use at most this many rows, evenly spaced
 QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 
@@ -49,7 +49,7 @@ def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, 
 
 
 def row_step(rows: QuantizedRows) -> int:
-    """Return which rows figures are of: every n-th."""
+    """Return n, where every n-th row is used for the figures."""
     return max(1, -(-len(rows.e) // MAX_ROWS))
 
 
@@ -61,5 +61,5 @@ def angles(e: Float[Tensor, "n d"], q: Float[Tensor, "n d"]) -> Float[Tensor, "n
 
 @torch.no_grad()
 def changed_share(before: Int[Tensor, "..."], after: Int[Tensor, "..."]) -> float:
-    """Return the fraction of the same tokens that have another code now."""
+    """Return the fraction of the tokens whose code has changed."""
     return float((before != after).double().mean())

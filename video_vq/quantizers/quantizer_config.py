@@ -1,4 +1,4 @@
-"""What can be set about a quantizer; imports no torch."""
+"""Settings of a quantizer; imports no torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ Estimator = Literal[
     "hessian",
     "none",
 ]
-# Settings that one estimator alone has: their names, that estimator, their defaults.
+# Settings that only one estimator has: their names, that estimator, their defaults.
 SETTINGS_OF_ONE: tuple[tuple[str, Estimator, float], ...] = (
     ("equal_angle", "rotation_blended", 30.0),
     ("noise_variance", "diveq", 5e-3),
@@ -42,8 +42,8 @@ AT_COMPARED_LATENTS: tuple[Estimator, ...] = (
 CodebookSize = Annotated[int, Field(ge=2, le=1 << 20)]
 CodebookDim = Annotated[int, Field(ge=1, le=4096)]
 Groups = Annotated[int, Field(ge=1, le=64)]
-MAX_CODES = 1 << 24  # of one level
-MAX_LEVELS = 64  # codes of a position
+MAX_CODES = 1 << 24  # largest number of codes of one level
+MAX_LEVELS = 64  # largest number of codes of a position
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,18 +61,18 @@ class EstimatorConfig:
     | a like-for-like baseline | straight_through | true | true |
 
     Attributes:
-        estimator: the gradient that passes the quantizer (quantizers/gradient.py). With diveq,
-            noise_substitution and gumbel_softmax a training step does not decode the code itself
-            (quantizers/substitutes.py); exact_gradient and hessian take theirs from a second pass
-            of the decoder (training/second_pass.py); with none the decoder always sees the latents,
-            an upper bound: the codes follow them unseen and are of no use to a prior.
-        normalize: quantize on the unit sphere: latents and codes l2-normalised.
+        estimator: name of the gradient that passes the quantizer (quantizers/gradient.py). With
+            diveq, noise_substitution and gumbel_softmax a training step does not decode the code
+            itself (quantizers/substitutes.py); exact_gradient and hessian take theirs from a second
+            pass of the decoder (training/second_pass.py); with none the decoder always sees the
+            latents, an upper bound: the codes follow them unseen and are of no use to a prior.
+        normalize: whether to quantize on the unit sphere, with l2-normalised latents and codes.
         gradient_through_norm: whether the gradient, where `normalize` is set, also passes e/|e|,
             which leaves only its tangential part; false applies the estimator to the raw latent.
-        centered: rotate about the mean latent instead of the origin, where far away the rotation
-            tends to the identity.
-        tangential_commitment: the commitment loss turns latents towards their codes and does not
-            change their lengths: its gradient is projected orthogonal to each latent.
+        centered: whether to rotate about the mean latent instead of the origin; far from the origin
+            the rotation tends to the identity.
+        tangential_commitment: whether the commitment loss only turns latents towards their codes
+            and leaves their lengths: its gradient is projected orthogonal to each latent.
         equal_angle: angle in degrees between latent and code at which the rotated and the copied
             gradient weigh the same, for the estimator rotation_blended.
         noise_variance: variance per channel of the noise on the direction of the error, for the
@@ -100,7 +100,7 @@ class EstimatorConfig:
                 )
         if not self.gradient_through_norm and not self.normalize:
             raise ValueError(
-                "gradient_through_norm: false says something about normalize: true only; "
+                "gradient_through_norm: false applies only to normalize: true; "
                 "leave it out, or set normalize: true"
             )
         if not self.gradient_through_norm and self.centered:
@@ -137,11 +137,11 @@ class QuantizerConfig(EstimatorConfig):
         decay_warmup: whether the decay at update t is min(decay, (1 + t)/(10 + t)), so that codes
             which the first steps leave behind are restarted soon.
         init: "data" draws the first codes from the first batch; "uniform" is U(-1/K, 1/K).
-        restart_threshold: a code whose averaged count falls below this fraction of the mean count
-            N/K is placed on a latent of the batch; 0 never restarts.
-        rms_scaling: divide latents by their root mean square, averaged over steps like the codes,
-            with `decay`; "constant" passes no gradient through the scale, "with_gradient" does
-            (quantizers/scale.py).
+        restart_threshold: fraction of the mean count N/K; a code whose averaged count falls below
+            it is placed on a latent of the batch. 0 never restarts.
+        rms_scaling: whether to divide latents by their root mean square, averaged over steps like
+            the codes, with `decay`; "constant" passes no gradient through the scale,
+            "with_gradient" does (quantizers/scale.py).
     """
 
     kind: Literal["vector"] = "vector"
@@ -159,7 +159,7 @@ class QuantizerConfig(EstimatorConfig):
         if self.normalize and self.rms_scaling != "none":
             raise ValueError(
                 f"rms_scaling: {self.rms_scaling} changes nothing with normalize: true, which "
-                "takes the length from every latent; leave one of them out"
+                "takes the length from every latent; leave out one of them"
             )
         return self
 
@@ -187,7 +187,7 @@ class SimVQConfig(EstimatorConfig):
 
 
 class _ManyCodes:
-    """What settings have whose codes follow from `vocabulary`."""
+    """Settings whose number of codes follows from `vocabulary`."""
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
@@ -196,7 +196,7 @@ class _ManyCodes:
 
     @property
     def codebook_size(self) -> int:
-        """Return the number of codes, K: of several a position, of their combinations."""
+        """Return the number of codes, K; where a position has several, of their combinations."""
         return math.prod(self.vocabulary)
 
 
@@ -207,7 +207,7 @@ class FiniteConfig(_ManyCodes):
     Attributes:
         levels: number of values of each channel, at least 3; their product is the codebook's size.
             The paper proposes (8, 6, 5) for 2^8, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5) for 2^12.
-        groups: codes of a position, each of channels of its own with these levels.
+        groups: number of codes of a position, each of its own channels with these levels.
         activation: what bounds a channel before it is rounded: "tanh", or iFSQ's "sigmoid",
             2σ(1.6x) − 1, whose values are nearer to uniform for normally distributed latents.
     """
@@ -239,14 +239,15 @@ class BinaryConfig(_ManyCodes):
     second for codes that are equally frequent over the batch.
 
     Attributes:
-        num_bits: channels of a code; there are 2^num_bits codes.
-        spherical: BSQ, latents and codes on the unit sphere; false is LFQ, raw latents and codes of
-            ±1.
-        groups: codes of a position, each of channels of its own.
+        num_bits: number of channels of a code; there are 2^num_bits codes.
+        spherical: true is BSQ, with latents and codes on the unit sphere; false is LFQ, with raw
+            latents and codes of ±1.
+        groups: number of codes of a position, each of its own channels.
         temperature: temperature of the soft choice.
         diversity: weight of the second part.
-        entropy_channels: H(c) is computed as if blocks of so many bits were independent of each
-            other, so that no table of 2^num_bits is needed; it bounds the joint entropy from above.
+        entropy_channels: number of bits in a block; H(c) is computed as if blocks were independent
+            of each other, so that no table of 2^num_bits is needed; it bounds the joint entropy
+            from above.
     """
 
     kind: Literal["binary"] = "binary"
@@ -265,16 +266,17 @@ class BinaryConfig(_ManyCodes):
 
 @dataclass(frozen=True, config=STRICT)
 class ResidualConfig(_ManyCodes):
-    """Several codebooks a position: residual levels (Zeghidour et al. 2021), groups, or both.
+    """Several codebooks per position: residual levels (Zeghidour et al. 2021), groups, or both.
 
     With one level and several groups it is grouped, or product, VQ. See `QuantizerConfig` for what
     is not named here.
 
     Attributes:
         codebook_sizes: number of codes of each level; a level quantizes what the one before left.
-        groups: parts that the channels of a latent are cut into, each with codebooks of its own.
+        groups: number of parts that the channels of a latent are cut into, each with its own
+            codebooks.
         codebook_dim: dimension of a code: of one group.
-        shared: all levels of a group use one codebook.
+        shared: whether all levels of a group use one codebook.
         dropout: whether the decoder sees only the first levels in training, a number of them that
             is drawn for each step.
         estimator: the gradient from the sum of a group's levels to its latent.
@@ -305,7 +307,8 @@ class ResidualConfig(_ManyCodes):
         levels = len(self.codebook_sizes)
         if not 2 <= levels * self.groups <= MAX_LEVELS:
             raise ValueError(
-                f"codebook_sizes x groups = {levels} x {self.groups} codes a position: expected 2 "
+                f"codebook_sizes x groups = {levels} x {self.groups} codes per position: expected "
+                "2 "
                 f"to {MAX_LEVELS}; for a single code set kind: vector"
             )
         if self.shared and len(set(self.codebook_sizes)) > 1:
@@ -315,7 +318,7 @@ class ResidualConfig(_ManyCodes):
             )
         if self.dropout and levels == 1:
             raise ValueError(
-                "dropout: true leaves out levels, and there is one; set dropout: false"
+                "dropout: true leaves out levels, and there is only one; set dropout: false"
             )
         return self
 
@@ -349,7 +352,7 @@ def _tag(value: Any) -> str:
     return f"[{kind}]"
 
 
-# Tags in brackets do not show in the names of settings that the config loader prints.
+# Tags in brackets are left out of the names of settings that the config loader prints.
 AnyQuantizerConfig = Annotated[
     Annotated[QuantizerConfig, Tag("[vector]")]
     | Annotated[SimVQConfig, Tag("[simvq]")]

@@ -1,4 +1,4 @@
-"""Sums and minima over the ranks of a run; one process alone is a world of one."""
+"""Sums and minima over the ranks of a run; a single process is a world of one."""
 
 import torch.distributed as dist
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Several codes a position: residual levels, groups of channels, or both."""
+"""Several codes per position: residual levels, groups of channels, or both."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class ResidualCodebook(nn.Module):
     """A codebook for each level and group; each level quantizes what the one before left over.
 
     Codes of a position stand from coarse to fine: level 0 of all groups, then level 1 of all.
-    Each codebook is a `Codebook` and learns from what it is given alone.
+    Each codebook is a `Codebook` and learns only from its own input.
     """
 
     def __init__(self, config: ResidualConfig):
@@ -96,8 +96,8 @@ class ResidualCodebook(nn.Module):
     def depth(self) -> int:
         """Return how many levels the decoder sees in this step of a training with dropout.
 
-        Drawn uniformly by the number of updates alone, so that ranks, micro-batches and a resumed
-        run agree.
+        It is drawn uniformly and depends only on the number of updates, so that ranks,
+        micro-batches and a resumed run agree.
         """
         step = int(self.book(0).num_updates)
         draw = np.random.default_rng([step, DROPOUT_STREAM]).integers(
@@ -150,7 +150,7 @@ class ResidualCodebook(nn.Module):
         return CodebookUpdate(sum_over_ranks(statistics.counts.clone()), torch.cat(restarted))
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
-        """Return the rows of each tensor of codes that such numbers of codes stand for."""
+        """Return the rows of each tensor of codes that these numbers of codes stand for."""
         rows, start = {}, 0
         for index in range(len(self.books)):
             end = start + self.config.vocabulary[index]
@@ -177,8 +177,8 @@ class ResidualQuantizer(Float32Module):
     level, as in some implementations, the gradient would count once for each level.
 
     Args:
-        dim: channels of the latents that come in and of the vectors that go out.
-        config: codebooks and estimator.
+        dim: number of channels of the input and of the output.
+        config: settings of the codebooks and the estimator.
     """
 
     project_in: nn.Module
@@ -202,7 +202,7 @@ class ResidualQuantizer(Float32Module):
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
         """Quantize a grid of features; see `VectorQuantizer.forward`.
 
-        With `dropout`, in training mode, `quantized` is the sum of the first levels alone, as many
+        With `dropout`, in training mode, `quantized` is the sum of only the first levels, as many
         as `ResidualCodebook.depth` says; codes, losses and statistics are of all levels.
         """
         e = self.latents(features)
@@ -225,7 +225,7 @@ class ResidualQuantizer(Float32Module):
             )
 
     def _estimate(self, e: Tensor, q: Tensor) -> Tensor:
-        """Pass the gradient on, in each group on its own."""
+        """Pass the gradient on, separately in each group."""
         dim = self.config.codebook_dim
         passed = gradient.ESTIMATORS[self.config.estimator](e.reshape(-1, dim), q.reshape(-1, dim))
         return passed.view(e.shape)
@@ -254,7 +254,7 @@ class ResidualQuantizer(Float32Module):
         """Return the codes of a grid of features.
 
         Raises:
-            InputError: another number of channels, or latents that are not finite.
+            InputError: the number of channels is wrong, or latents are not finite.
         """
         rows = self.latents(features)
         batch, _, *grid = features.shape
@@ -274,5 +274,5 @@ class ResidualQuantizer(Float32Module):
 
 
 def _seed(seed: int, index: int) -> int:
-    """Return a seed for each codebook: drawn alike, a level's codes would leave nothing over."""
+    """Return a seed per codebook: with equal draws, a level's codes would leave no residual."""
     return seed + (index << 40)

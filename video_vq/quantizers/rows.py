@@ -1,4 +1,4 @@
-"""What all quantizers share: their result, grids to rows and back, and the checks at the border."""
+"""What all quantizers share: their result, grids to rows and back, and checks of their input."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from video_vq.quantizers.ranks import sum_over_ranks
 class CodebookStatistics(NamedTuple):
     """What one forward pass of one rank says about the codebook; nothing has changed yet.
 
-    Of several codes a position, the levels' counts and sums stand one after the other.
+    Where a position has several codes, the levels' counts and sums follow each other.
     """
 
     counts: Int[Tensor, "k"]
@@ -27,7 +27,7 @@ class CodebookUpdate(NamedTuple):
     """What an update did, alike on all ranks."""
 
     counts: Int[Tensor, " k"]  # hits of each code in the global batch
-    restarted: Int[Tensor, " r"]  # the codes that were placed anew
+    restarted: Int[Tensor, " r"]  # the codes that were moved to new places
 
 
 class QuantizedRows(NamedTuple):
@@ -46,7 +46,8 @@ class QuantizerOutput(NamedTuple):
 
     Attributes:
         quantized: the features that the codes stand for.
-        codes: one per cell of the grid; of several a cell, the level is the last axis.
+        codes: the code of each cell of the grid; where a cell has several, the level is the last
+            axis.
         losses: losses by name, unweighted, in float32; a training weighs each by the setting of the
             same name in its `loss` section.
         statistics: What `codebook.update` takes, once per optimizer step.
@@ -61,7 +62,7 @@ class QuantizerOutput(NamedTuple):
 
 
 def dot(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Return the sum of all products of two arrays."""
+    """Return the sum of the products of all pairs of entries of two arrays."""
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
@@ -100,13 +101,14 @@ def decode_grid(
     """Return the features that a grid of codes stands for, in float32 whatever the autocast.
 
     Args:
-        codes: a grid; of several codes a cell, the level is the last axis.
+        codes: a grid of codes; where a cell has several, the level is the last axis.
         vocabulary: number of codes of each level.
         lookup: function from rows of codes to their vectors.
         project_out: map from these vectors to features.
 
     Raises:
-        InputError: a code lies outside its codebook, they are not integers, or their levels differ.
+        InputError: a code lies outside its codebook, or the codes are not integers or have other
+            levels.
     """
     check_codes(codes, vocabulary)
     levels = codes.shape[-1:] if len(vocabulary) > 1 else ()
@@ -141,7 +143,7 @@ def update_of_fixed(statistics: CodebookStatistics) -> CodebookUpdate:
 
 
 def check_channels(features: Tensor, dim: int) -> None:
-    """Refuse features of another width.
+    """Refuse features of the wrong width.
 
     Raises:
         InputError: they are not b c *grid with c = dim.

@@ -28,7 +28,7 @@ def divide_by_rms(
     Args:
         latents: the projected latents z.
         rms: the scale.
-        with_gradient: whether the gradient passes the scale, too.
+        with_gradient: whether the gradient also passes the scale.
     """
     return _DivideByRms.apply(latents, rms) if with_gradient else latents / rms
 

@@ -1,4 +1,4 @@
-"""What a training step may decode instead of the code: a latent moved at random, a sampled code.
+"""What a training step may decode instead of the code: a randomly moved latent, a sampled code.
 
 Notation of gradient.py. Here q̃ is not q, and gradients reach the codes, too, where these learn
 from gradients. Outside of training steps the code itself is decoded (quantizers/vector.py).

@@ -33,8 +33,8 @@ class VectorQuantizer(Float32Module):
     double() leave it so.
 
     Args:
-        dim: channels of the latents that come in and of the vectors that go out.
-        config: codebook and estimator.
+        dim: number of channels of the input and of the output.
+        config: settings of the codebook and the estimator.
         implementation: implementation of the lookup (quantizers/lookup.py).
     """
 
@@ -63,16 +63,16 @@ class VectorQuantizer(Float32Module):
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
         """Quantize a grid of features; the forward value is the code itself, bit for bit.
 
-        It is not with `estimator: none`, and in training mode, where a gradient is asked for, with
-        diveq, noise_substitution and gumbel_softmax. The codes are the nearest ones all the same.
+        Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
+        training mode where a gradient is needed. The codes are still the nearest ones.
 
         Args:
-            features: what the encoder gave.
-            check: refuse NaN and infinite latents. A training loop that skips and counts steps
-                whose loss is not finite, alike on all ranks, passes False.
+            features: output of the encoder, with `dim` channels.
+            check: whether to refuse NaN and infinite latents. A training loop that skips and counts
+                steps whose loss is not finite, alike on all ranks, passes False.
 
         Raises:
-            InputError: another number of channels, or latents that are not finite.
+            InputError: the number of channels is wrong, or latents are not finite.
         """
         rows = self._project(features)
         batch, _, *grid = features.shape
@@ -112,7 +112,7 @@ class VectorQuantizer(Float32Module):
     def _estimate(
         self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
     ) -> QuantizedRows:
-        """Pass the gradient on, to the latents that the settings name; q may have one, too."""
+        """Pass the gradient on to the latents that the settings name; q may also have one."""
         substitute = self._substitute(compared, q)
         q = q.detach()
         if substitute is not None:
@@ -126,10 +126,10 @@ class VectorQuantizer(Float32Module):
         return QuantizedRows(latents, compared, q, e, q, self._pass_on(e, q, indices))
 
     def _substitute(self, e: Tensor, q: Tensor) -> Tensor | None:
-        """Return what is decoded in the place of the code, None where that is the code itself.
+        """Return what is decoded in place of the code; None where it is the code itself.
 
-        Nothing is drawn at random where no gradient is asked for: the log looks at a training
-        step's batch once more, and must not change the next one.
+        Nothing is drawn at random where no gradient is needed: the log evaluates a training step's
+        batch once more, and must not change the next one.
         """
         config, draws = self.config, self.training and e.requires_grad
         if config.estimator == "none":
@@ -149,7 +149,7 @@ class VectorQuantizer(Float32Module):
             return gradient.rotation_dynamic(e, q, self._fit_weight(e, q, indices))
         if name == "rotation_blended":
             return gradient.rotation_blended(e, q, self.config.equal_angle)
-        # Those that decode a substitute copy the gradient where there is none.
+        # Estimators that decode a substitute copy the gradient where there is none.
         return gradient.ESTIMATORS.get(name, gradient.straight_through)(e, q)
 
     @torch.no_grad()
@@ -158,7 +158,7 @@ class VectorQuantizer(Float32Module):
         squared = (e - q).square().sum(1)
         nearest = squared.new_full((self.config.codebook_size,), torch.inf)
         nearest.scatter_reduce_(0, indices, squared, "amin")
-        if self.training and e.requires_grad:  # scoring runs on each rank alone
+        if self.training and e.requires_grad:  # scoring runs on each rank separately
             min_over_ranks(nearest)
         return gradient.fit_weight(squared, nearest[indices])
 
@@ -180,7 +180,7 @@ class VectorQuantizer(Float32Module):
         """Return the codes of a grid of features.
 
         Raises:
-            InputError: another number of channels, or latents that are not finite.
+            InputError: the number of channels is wrong, or latents are not finite.
         """
         rows = self.latents(features)
         batch, _, *grid = features.shape
@@ -192,7 +192,7 @@ class VectorQuantizer(Float32Module):
         """Return the features that codes stand for: what `forward` gives for the same codes.
 
         Raises:
-            InputError: a code lies outside the codebook, or they are not integers.
+            InputError: a code lies outside the codebook, or the codes are not integers.
         """
         vocabulary = self.config.vocabulary
         return decode_grid(codes, vocabulary, self.codebook.lookup, self.project_out)

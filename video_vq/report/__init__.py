@@ -1,4 +1,4 @@
-"""A report: everything a run folder knows, as one HTML page that needs nothing else."""
+"""A report: everything that a run folder holds, as one self-contained HTML page."""
 
 import base64
 import hashlib
@@ -17,15 +17,15 @@ from video_vq.stores.lock import held
 from video_vq.stores.places import require_writable
 
 MAX_BYTES = 20_000_000
-QUALITIES = (18, 26, 34)  # of H.264: the first at which the page is small enough
+QUALITIES = (18, 26, 34)  # H.264 quantizers, tried until the page is small enough
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
     """Write the report of a run folder, of an evaluation, or of a folder that holds several.
 
     Args:
-        path: holds run.json or scores.json itself, or folders that do.
-        out: the page; None for report.html in `path`.
+        path: folder that holds run.json or scores.json itself, or folders that do.
+        out: the page to write; None for report.html in `path`.
 
     Returns:
         The page's path.
@@ -51,7 +51,7 @@ def _write_page(parts: Parts, path: Path, out: Path) -> Path:
             break
     if len(page) > MAX_BYTES:
         raise InputError(
-            f"{path}: the report would have {len(page) / 1e6:.0f} MB, more than "
+            f"{path}: the report would take {len(page) / 1e6:.0f} MB, more than "
             f"{MAX_BYTES / 1e6:.0f}; report its folders one by one"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def _render_checked(parts: Parts, path: Path, quality: int) -> bytes:
         return render(parts, quality).encode()
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{path}: its scores are damaged or of another version "
+            f"{path}: its scores are damaged or from another version "
             f"({type(error).__name__}: {error}); run `video-vq evaluate` again"
         ) from error
 
@@ -72,7 +72,7 @@ def _render_checked(parts: Parts, path: Path, quality: int) -> bytes:
 def render(parts: Parts, quality: int = QUALITIES[0]) -> str:
     """Return the page.
 
-    Every text that comes from files (names of classes, videos, settings) is escaped by the
+    Every text from files (names of classes, videos, settings) is escaped by the
     template; a content security policy forbids all but the page's own style and script.
     """
     films = Films(quality)

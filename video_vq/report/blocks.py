@@ -12,7 +12,7 @@ from video_vq.media.encode import encode_mp4, tile
 
 Clip = UInt8[np.ndarray, "t h w 3"]
 
-TILE_PIXELS = 144  # height of a clip on the page, about
+TILE_PIXELS = 144  # approximate height of a clip on the page
 DEFAULT_FPS = 8.0
 
 
@@ -27,9 +27,9 @@ class Row(NamedTuple):
     """A row of a table.
 
     Attributes:
-        cells: one per column.
+        cells: the cells, one per column.
         note: a small line under the first cell.
-        below: set under the row before, as what that is compared with.
+        below: whether it belongs to the row before, as what that is compared with.
     """
 
     cells: tuple[str, ...]
@@ -94,7 +94,7 @@ Block = Text | Table | Headlines | Code | FilmStrip | Charts
 
 
 class Section(NamedTuple):
-    """A part of the page under a heading; `folded` hides it until it is asked for."""
+    """A part of the page under a heading; `folded` hides it until it is opened."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -115,8 +115,8 @@ class Films:
         self, clips: Sequence[Clip], columns: int, caption: str, fps: float | None = None
     ) -> Film:
         """Return clips of one shape, laid out in columns, as one film."""
-        # Small frames are repeated pixel by pixel: a browser would blur them, and H.264 stores
-        # colour at half the size.
+        # Pixels of small frames are repeated: a browser would blur them, and H.264 stores colour
+        # at half the size.
         scale = max(1, round(TILE_PIXELS / clips[0].shape[1]))
         grid = tile(clips, columns, gap=2, scale=scale)
         data = encode_mp4(grid, fps or DEFAULT_FPS, self.quality)

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 320, 170
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 26, 24
 MAX_POINTS = 400
-LOG_RATIO = 30  # values that span more than this are drawn on a logarithmic axis
+LOG_RATIO = 30  # values that span a larger factor are drawn on a logarithmic axis
 
 
 def line_chart(
@@ -18,9 +18,9 @@ def line_chart(
 
     Args:
         title: the quantity's name.
-        points: (x, y), finite, x ascending; of many only some are drawn.
+        points: finite pairs (x, y), x ascending; of many, only some are drawn.
         x_name: what x counts.
-        zero: let the axis begin at 0, for shares.
+        zero: whether the axis begins at 0, as for shares.
     """
     points = _thinned(points)
     low, high = min(y for _, y in points), max(y for _, y in points)

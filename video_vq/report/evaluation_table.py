@@ -22,7 +22,7 @@ def as_json(table: EvaluationTable) -> dict[str, Any]:
 
 
 def as_markdown(table: EvaluationTable) -> str:
-    """Return it as a markdown table."""
+    """Return a table as markdown."""
     lines = [
         "| | " + " | ".join(_plain(run) for run in table.runs) + " |",
         "|---" * (len(table.runs) + 1) + "|",
@@ -34,7 +34,7 @@ def as_markdown(table: EvaluationTable) -> str:
 
 
 def as_latex(table: EvaluationTable) -> str:
-    """Return it as a LaTeX table (booktabs)."""
+    """Return a table as LaTeX (booktabs)."""
     arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "→ 1": r"$\rightarrow 1$"}
     columns = "l" + "r" * len(table.runs)
     head = " & ".join(["", *(_latex(run) for run in table.runs)])

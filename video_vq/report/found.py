@@ -1,4 +1,4 @@
-"""What a report can tell about: the training runs and evaluations found in a folder."""
+"""Finds what a report can show: the training runs and evaluations in a folder."""
 
 import json
 import math
@@ -19,8 +19,8 @@ class Run(NamedTuple):
         name: name of its folder.
         identity: kind, config, data, precision, …
         environment: versions, device, command.
-        curves: name -> (step, value) in the order logged; finite values only.
-        num_not_finite: values that were left out of the curves.
+        curves: pairs (step, value) by name, in the order logged; finite values only.
+        num_not_finite: number of values that were left out of the curves.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Run(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Scores (scores.json) and the clips to look at; `gallery` is None when there are none."""
+    """Scores (scores.json) and the clips to show; `gallery` is None when there are none."""
 
     name: str
     scores: dict[str, Any]
@@ -85,7 +85,7 @@ def _read_curves(file: Path) -> tuple[dict[str, list[tuple[float, float]]], int]
         return curves, 0
     if file.stat().st_size > MAX_METRICS_BYTES:
         raise InputError(f"{file}: larger than {MAX_METRICS_BYTES >> 20} MB; not a run's metrics")
-    # A running training may be writing its last line just now.
+    # A running training may be writing its last line at this moment.
     whole_lines, _, _ = file.read_bytes().rpartition(b"\n")
     for number, line in enumerate(whole_lines.splitlines(), 1):
         try:
@@ -93,7 +93,7 @@ def _read_curves(file: Path) -> tuple[dict[str, list[tuple[float, float]]], int]
             step = values.pop("step")
             values.pop("clock", None)
             if not _is_number(step):
-                raise ValueError("its step is no number")
+                raise ValueError("its step is not a number")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise InputError(f"{file}: line {number} is not a line of metrics: {error}") from None
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""What `video-vq fvd` says: scores on stdout, what limits them on stderr."""
+"""Prints what `video-vq fvd` found: scores on stdout, their limitations on stderr."""
 
 import sys
 from typing import Any
@@ -15,7 +15,7 @@ def show(result: dict[str, Any]) -> None:
                 f"  floor {floor['distance']:.2f}: real clips against other real clips at "
                 f"N = {floor['num_clips']}, the largest disjoint"
             )
-            print("  (at fewer clips FVD is larger: compare only at one N)")
+            print("  (with fewer clips FVD is larger: compare only at equal N)")
         else:
             print("  no floor: it takes 4 real clips of at least 2 source videos")
         for difference in under["differences"]:
@@ -35,7 +35,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _warn(warnings: list[str]) -> None:
-    """Print what limits the numbers, below them even where both streams go into one file."""
+    """Print the limitations of the numbers, below them even if both streams go into one file."""
     sys.stdout.flush()
     if len(warnings) == 1:
         print(f"warning: {warnings[0]}", file=sys.stderr)

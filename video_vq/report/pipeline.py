@@ -1,4 +1,4 @@
-"""The pipeline behind a report: in a sentence, and as the commands that were given."""
+"""The pipeline behind a report: in a sentence, and as its commands."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 from video_vq.evaluation.generation_protocols import at, simulation
 from video_vq.report.found import Evaluation, Parts, Run
 
-LINE = 88  # characters of a command, before it goes on in the next line
-# Flags of data-prep, encode and sample for what their stores say.
+LINE = 88  # characters of a command before it continues on the next line
+# Flags of data-prep, encode and sample for the settings in their stores.
 PREPARE = {
     "split": "--split", "camera": "--camera", "val": "--val", "test": "--test",
     "group_by": "--group-by", "group_regex": "--group-regex",
@@ -28,9 +28,9 @@ SAMPLE = {
 
 
 def lead(parts: Parts) -> str:
-    """Return what data, which models, how many steps and how long; what is not known is left out.
+    """Return the data, the models, their steps and times in words, without what is unknown.
 
-    Everything in the files may be of any type: only what is as expected is told.
+    Values in the files may have any type: only those of the expected type are used.
     """
     told = []
     for evaluation in parts.evaluations[:1]:
@@ -66,7 +66,7 @@ def _told(run: Run) -> str:
 
 
 def _minutes(run: Run, batch: int) -> str | None:
-    """Return the time that the steps took, by the logged rates; None when there are none."""
+    """Return the time of the steps by the logged rates; None when there are none."""
     seconds = last = 0.0
     for step, rate in run.curves.get("time/clips_per_second", []):
         if rate <= 0:
@@ -81,8 +81,8 @@ def _minutes(run: Run, batch: int) -> str | None:
 def known_commands(parts: Parts) -> list[str]:
     """Return the pipeline's commands in order, each once.
 
-    Those of trainings and evaluations as they were given; data-prep, encode and sample as the
-    scores tell of their stores.
+    Trainings and evaluations are shown as they were given; data-prep, encode and sample are
+    inferred from their stores.
     """
     trainings = {"tokenizer": [], "prior": [], "": []}
     for run in parts.runs:
@@ -113,7 +113,7 @@ def _prepared(evaluation: Evaluation) -> str:
     if out is None or not isinstance(source, str) or not isinstance(size, list):
         return ""
     words = [source, "RAW", "--out", out, "--size", "x".join(str(side) for side in size)]
-    if at(settings, "group_by") == "regex":  # it has a flag of its own
+    if at(settings, "group_by") == "regex":  # it has its own flag
         settings = {name: value for name, value in settings.items() if name != "group_by"}
     words += _flags(settings, PREPARE)
     words += _flags(plan, {"fps": "--fps"})
@@ -179,7 +179,7 @@ def _flags(values: Any, names: dict[str, str]) -> list[str]:
 
 
 def _joined(program: Sequence[str], words: Sequence[str]) -> str:
-    """Return a command for a shell, broken before flags into lines that go on; "" of no words."""
+    """Return a command for a shell, broken into lines before flags; "" for no words."""
     if not words:
         return ""
     first, *rest = _parts([*program, *words])
@@ -194,7 +194,7 @@ def _joined(program: Sequence[str], words: Sequence[str]) -> str:
 
 
 def _parts(words: Sequence[str]) -> Iterator[str]:
-    """Yield the words of a command, a flag together with its values."""
+    """Yield the words of a command, each flag together with its values."""
     part: list[str] = []
     for word in words:
         if word.startswith("--") and part:

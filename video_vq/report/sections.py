@@ -1,6 +1,6 @@
 """The sections of a report, in order. A new one is a function here and its name in SECTIONS.
 
-Each takes what was found and returns the sections it has something for: one per run or evaluation.
+Each takes what was found and returns sections, one per run or evaluation that it applies to.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,15 +29,17 @@ from video_vq.report.verdicts import headlines, score_table
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.videos import Video
 
-WALL_CLOCK = ("time/clips_per_second",)  # of all the times, the one worth a curve
+WALL_CLOCK = ("time/clips_per_second",)  # the only time that is worth a curve
 GROUPS = {
-    "validation": "The averaged weights on fixed clips of the val split: a run is judged by these.",
-    "loss": "What training lowers, each part before it is weighed, on the clips of the moment.",
+    "validation": "Scores of the averaged weights on fixed clips of the val split: a run is "
+    "judged by these.",
+    "loss": "What training minimises, each part unweighted, on the current clips.",
     "weight": "What each part of the loss is multiplied by.",
     "discriminator": "How well the discriminator tells clips from reconstructions: the share of "
-    "patches it is right about (0.5: it guesses; 1: it has won), its losses and mean logits.",
+    "patches that it classifies correctly (0.5: it guesses; 1: it has won), its losses and mean "
+    "logits.",
     "codebook": "How the codes are used: the share of them that occurs, how many equally frequent "
-    "ones would carry as much (perplexity), and how many unused ones were started anew.",
+    "ones would carry as much (perplexity), and how many unused ones were restarted.",
     "quantizer": "Encoder outputs against their codes: the angle in degrees, the ratio of lengths "
     "and the outputs' norm (p05, p50, p95: quantiles), the cosine between the gradient and the "
     "rotated one, and the share of tokens that one step moved to another code; the share of "
@@ -45,8 +47,8 @@ GROUPS = {
     "the outputs towards the origin (radial forces: positive ones shrink them).",
     "optim": "The gradient's norm before it is clipped, the learning rate, and the steps that were "
     "left out because a number was not finite.",
-    "time": "How fast training went.",
-    "warnings": "How often the run warned of itself.",
+    "time": "Speed of training.",
+    "warnings": "Number of warnings of the run.",
 }
 SHARES = (
     "codebook/usage",
@@ -57,7 +59,7 @@ SHARES = (
 
 
 def scores(parts: Parts, films: Films) -> list[Section]:
-    """The scores, what they mean, and what they must beat."""
+    """Return the scores, what they mean, and what they must beat."""
     sections = []
     for evaluation in parts.evaluations:
         blocks: list[Block] = [headlines(evaluation.scores), score_table(evaluation.scores)]
@@ -68,7 +70,7 @@ def scores(parts: Parts, films: Films) -> list[Section]:
 
 
 def reconstructions(parts: Parts, films: Films) -> list[Section]:
-    """Clips beside their reconstructions: as they come, the best and the worst."""
+    """Return clips beside their reconstructions: in the order of the data, the best, the worst."""
     headings = {
         "shown": "Clips as they come",
         "best": "Highest PSNR",
@@ -94,7 +96,7 @@ def reconstructions(parts: Parts, films: Films) -> list[Section]:
 
 
 def samples(parts: Parts, films: Films) -> list[Section]:
-    """Samples by class, and the clips of the controls."""
+    """Return samples by class, and the clips of the controls."""
     sections = []
     for evaluation in parts.evaluations:
         store = evaluation.gallery
@@ -137,7 +139,7 @@ def samples(parts: Parts, films: Films) -> list[Section]:
 
 
 def codebook(parts: Parts, films: Films) -> list[Section]:
-    """How the codes are used."""
+    """Return how the codes are used."""
     sections = []
     for evaluation in parts.evaluations:
         found = evaluation.scores["reconstruction"]
@@ -163,7 +165,7 @@ def codebook(parts: Parts, films: Films) -> list[Section]:
 
 
 def curves(parts: Parts, films: Films) -> list[Section]:
-    """The training curves of each run."""
+    """Return the training curves of each run."""
     sections = []
     for run in parts.runs:
         shown = {
@@ -180,7 +182,7 @@ def curves(parts: Parts, films: Films) -> list[Section]:
 
 
 def _by_group(curves: dict[str, list[tuple[float, float]]]) -> Iterator[Charts]:
-    """Yield the curves of each group (`loss/…`), those that this program knows with a line."""
+    """Yield the curves of each group (`loss/…`), with a description if the group is known."""
     groups = {name.partition("/")[0] for name in curves}
     for group in [*(name for name in GROUPS if name in groups), *sorted(groups - GROUPS.keys())]:
         charts = tuple(
@@ -192,19 +194,19 @@ def _by_group(curves: dict[str, list[tuple[float, float]]]) -> Iterator[Charts]:
 
 
 def commands(parts: Parts, films: Films) -> list[Section]:
-    """The commands of the pipeline, as far as they are known."""
+    """Return the commands of the pipeline, as far as they are known."""
     lines = known_commands(parts)
     if not lines:
         return []
     told = Text(
-        "Trainings and evaluations stand here as they were given. The others are put together "
-        "from what their stores say; RAW is the folder of raw videos."
+        "Trainings and evaluations are shown as they were given. The others are reconstructed "
+        "from their stores; RAW is the folder of raw videos."
     )
     return [Section("Commands", (told, Code("\n\n".join(lines))))]
 
 
 def settings(parts: Parts, films: Films) -> list[Section]:
-    """Configuration, environment and hashes."""
+    """Return configuration, environment and hashes."""
     sections = []
     for run in parts.runs:
         config = yaml.safe_dump(run.identity.get("config", {}), sort_keys=False)

@@ -1,4 +1,4 @@
-"""Scores as a table that a person reads, with what they must beat beside them."""
+"""Scores as a table for people, with what they must beat beside them."""
 
 from typing import Any
 
@@ -29,7 +29,9 @@ def remarks(scores: dict[str, Any]) -> list[str]:
     lines = [fvd_protocol(scores["protocol"]["name"]).describe(counts)]
     lines += [] if (told := simulation(scores)) is None else [told]
     if (network := scores["identity"].get("network")) is not None:
-        lines.append(f"the network of FVD is {network}, not I3D: compare only numbers of this one")
+        lines.append(
+            f"the network of FVD is {network}, not I3D: compare only numbers of this network"
+        )
     lines += _counts(scores)
     if scores["split"] == "train":
         lines.append("the reference is the training split: these scores flatter the model")
@@ -42,7 +44,7 @@ def remarks(scores: dict[str, Any]) -> list[str]:
 
 
 def _counts(scores: dict[str, Any]) -> list[str]:
-    """Return a line for each number of clips that is not what a reader would take it to be."""
+    """Return a line for each number of clips that a reader would not expect."""
     lines = []
     num_real, asked = scores["num_clips"], scores["identity"].get("num_clips", 0)
     if num_real < asked:
@@ -51,7 +53,7 @@ def _counts(scores: dict[str, Any]) -> list[str]:
             "more clips of this length that do not overlap"
         )
     generation = scores.get("generation", {})
-    found = generation.get("num_samples")  # scores of an earlier version do not say
+    found = generation.get("num_samples")  # scores of an earlier version do not record it
     if found is None:
         return lines
     num_fake = generation["gfvd"]["num_fake"]
@@ -61,7 +63,8 @@ def _counts(scores: dict[str, Any]) -> list[str]:
         )
     if num_fake != num_real and generation.get("protocol") is None:
         lines.append(
-            f"gFVD is of {num_fake} samples against {num_real} real clips: published numbers "
-            f"mostly use as many on both sides; `video-vq sample --num {num_real}` makes them equal"
+            f"gFVD is of {num_fake} samples against {num_real} real clips: most published numbers "
+            f"use the same number on both sides; `video-vq sample --num {num_real}` makes them "
+            "equal"
         )
     return lines

@@ -116,8 +116,7 @@ def score_table(scores: dict[str, Any]) -> Table:
     if scores["floor"] is not None:
         floor = scores["floor"]
         told = (
-            "real clips to other real clips; what FVD says of no difference at this N, and at "
-            "this N alone"
+            "real clips to other real clips: the FVD of no difference at this N, and only at this N"
         )
         rows.append(_row("FVD floor", floor["distance"], floor["num_clips"], told))
     return Table(("score", "value", "N"), tuple(rows))
@@ -143,11 +142,12 @@ def _of_samples(generation: dict[str, Any], counts: str) -> list[Row]:
         )
         among = f"{num_fake} to {copied['num_train_clips']:,}"
         rows.append(_row("distance to training clips", copied["samples_median"], among, told))
-    if (found := generation.get("classes")) is not None:  # none without classes
+    if (found := generation.get("classes")) is not None:  # missing without classes
         real, chance = found["accuracy_real"], 1 / found["num_classes"]
         told = (
-            f"→ {real:.3f}, that of held-out real clips, is right; chance {chance:.3f}. Whether a "
-            "small classifier tells their class"
+            f"→ {real:.3f}, that of held-out real clips, is right; chance {chance:.3f}. Share of "
+            "samples whose class a "
+            "small classifier recognises their class"
         )
         num = f"{found['num_samples']} to {found['num_real']}"
         rows.append(_row("class accuracy", found["accuracy_samples"], num, told))

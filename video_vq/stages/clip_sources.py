@@ -1,7 +1,7 @@
 """Clips to be encoded, shard by shard: read from a clip store, or decoded from raw videos.
 
 Shard k of the tokens holds the clips of the videos of shard k of the store. Raw videos are cut into
-the shards that the store made of them has, so both ways batch the same clips.
+the same shards as the store made from them, so both batch the same clips.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ from video_vq.stores.videos import Skipped, Video
 
 
 class PlacedClip(NamedTuple):
-    """A clip, its row (video, first frame, stride), and its latent actions where there are any."""
+    """A clip, its row (video, first frame, stride), and its latent actions if there are any."""
 
     row: tuple[int, int, int]
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -46,9 +46,9 @@ class Findings:
     """What decoding the videos of a shard showed.
 
     Attributes:
-        skipped: the videos that could not be used.
-        rates: frames per second of the others, by position.
-        notes: what was odd with which video (id, note).
+        skipped: videos that could not be used.
+        rates: frames per second of the other videos, by position.
+        notes: oddities of videos (id, note).
     """
 
     skipped: list[Skipped] = field(default_factory=list)
@@ -64,12 +64,12 @@ class ClipSource(Protocol):
         chosen: which clips of each video to take.
         frame_size_hw, classes: size of the frames in pixels, and the class names.
         fps: frame rate of the clips, None when unknown.
-        data_hash: names the data.
-        num_action_dims: numbers of each latent frame that say what was done; 0 without actions.
+        data_hash: hash that names the data.
+        num_action_dims: how many numbers describe the actions of a latent frame; 0 without actions.
         videos: the videos that rows point to.
         num_shards: number of shards.
-        num_listed: how many videos there are, usable or not.
-        max_skipped: share of them that may be unusable.
+        num_listed: number of videos, usable or not.
+        max_skipped: share of the videos that may be unusable.
     """
 
     chosen: ClipConfig
@@ -96,12 +96,12 @@ class ClipSource(Protocol):
         """Yield the clips of a shard in the order of its videos.
 
         Args:
-            shard: its number.
-            findings: filled while the clips are taken.
-            on_video: called after each video.
+            shard: number of the shard.
+            findings: what decoding shows, filled in while the clips are taken.
+            on_video: function that is called after each video.
 
         Raises:
-            InputError: something ends the reading that is no fault of a video.
+            InputError: reading fails for a reason that is no video's fault.
         """
         ...
 
@@ -173,7 +173,7 @@ class RawClips:
 
     Args:
         path: folder of the list, or the folder that was listed.
-        num_workers: processes that decode, some videos ahead.
+        num_workers: number of processes that decode ahead.
         max_skipped: share of the videos that may be unusable; None for the list's own.
 
     Raises:
@@ -249,7 +249,7 @@ class RawClips:
 
 
 def too_short(data: Path, chosen: ClipConfig) -> str:
-    """Return what is wrong with data whose videos are all shorter than a clip."""
+    """Return the message for data whose videos are all shorter than a clip."""
     return (
         f"{data}: no video is as long as a clip of this tokenizer ({chosen.num_frames} frames at "
         f"stride {chosen.stride}); prepare longer videos, or fill up short ones (--short-videos)"
@@ -257,10 +257,10 @@ def too_short(data: Path, chosen: ClipConfig) -> str:
 
 
 def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
-    """Read the recipe of a list; it must be the one of its plan, and of this program.
+    """Read the recipe of a list; it must match its plan and this program.
 
     Raises:
-        InputError: it is not.
+        InputError: it does not.
     """
     try:
         recipe = FrameRecipe.from_json(raw.recipe)
@@ -287,7 +287,7 @@ def is_raw(path: Path) -> bool:
 
 
 def require_data(path: Path, extensions: tuple[str, ...] = VIDEO_SUFFIXES) -> None:
-    """Refuse what is no clip store, list or folder of raw videos, before torch is loaded.
+    """Refuse anything but a clip store, a list or a folder of videos, before torch is loaded.
 
     Raises:
         InputError: says what it is, and what to do.

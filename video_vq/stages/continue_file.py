@@ -37,15 +37,15 @@ class ContinueRequest:
     """How a video is to be continued.
 
     Attributes:
-        given_frames: its last frames that are given, 1 + a multiple of the tokenizer's stride in
-            time; None for the most that leave half of the clip to the model.
-        num: continuations, side by side in one file.
+        given_frames: number of its last frames that are given, 1 + a multiple of the tokenizer's
+            stride in time; None for the largest number that leaves half of the clip to the model.
+        num: number of continuations, side by side in one file.
         settings: temperature, top-k, top-p, guidance.
-        label: a class name; None for no class.
-        seed: continuation i is drawn with seed + i.
+        label: name of the class; None for no class.
+        seed: seed of the first continuation; continuation i is drawn with seed + i.
         dtype: The dtype of the prior's weights, cache and products.
-        actions: a file with what is done from the first given frame on, for a prior that takes
-            actions: a row per frame, or a sequence of rows for each continuation.
+        actions: file of the actions from the first given frame on, for a prior that takes actions:
+            a row per frame, or a sequence of rows for each continuation.
     """
 
     given_frames: int | None = None
@@ -58,7 +58,7 @@ class ContinueRequest:
 
 
 class Continuation(NamedTuple):
-    """Clips that begin with given frames, how many are given; `fps_known`: or only assumed."""
+    """Clips that begin with `num_given` given frames; `fps_known` is false if fps is assumed."""
 
     clips: UInt8[np.ndarray, "n t h w 3"]
     num_given: int
@@ -76,9 +76,8 @@ def continue_video(
 ) -> Continuation:
     """Continue a video file, and write given and continued frames as another.
 
-    The video is brought to the clips' frame rate, if that is known, and size, scaled until it
-    covers it and cropped.
-    A red bar lies above each frame that the model made.
+    The video is converted to the clips' frame rate, if that is known, and to their size, scaled to
+    cover it and cropped. A red bar lies above each frame that the model made.
 
     Raises:
         InputError: the video is unreadable or too short, models and video do not fit, or the
@@ -114,7 +113,7 @@ def continue_video(
 
 
 def default_given_frames(tokenizer: VideoTokenizer) -> int:
-    """Return the most frames that can be given and leave half of the clip's to the model."""
+    """Return the largest number of given frames that leaves half of the clip to the model."""
     stride = tokenizer.config.backbone.total_stride_thw[0]
     return 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
 

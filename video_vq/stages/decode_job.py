@@ -1,4 +1,4 @@
-"""Which tokens are to be decoded, and what decides the clips' bytes; imports no torch."""
+"""Which tokens to decode, and what decides the clips' bytes; imports no torch."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from video_vq.stores.tokens import TokenStore
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """What to decode, by what and to where.
+    """What to decode, with which tokenizer and to where.
 
     Attributes:
-        tokens: a token store, of real clips or of a prior's samples.
-        tokenizer: a tokenizer's folder, or the run folder it is in.
-        out: the clip store.
-        split: decode this split alone; None for all.
-        batch_size: clips at a time.
+        tokens: token store of real clips or of a prior's samples.
+        tokenizer: folder of the tokenizer, or the run folder that contains it.
+        out: folder of the clip store.
+        split: the only split to decode; None for all.
+        batch_size: number of clips at a time.
     """
 
     tokens: Path

@@ -1,4 +1,4 @@
-"""Tokens to clips."""
+"""Decodes tokens to clips."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ CLIPS_PER_SHARD = 1024
 
 
 def decode_store(accelerator: Accelerator, job: DecodeJob) -> ClipStore:
-    """Turn every grid of a token store into a clip; the same call again goes on where it stopped.
+    """Turn every grid of a token store into a clip; the same call again resumes where it stopped.
 
     Raises:
         InputError: the tokens were made by another tokenizer.

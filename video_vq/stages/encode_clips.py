@@ -28,7 +28,8 @@ class Encoder:
     """The way from clips to rows of tokens in one process.
 
     Args:
-        accelerator: says how precisely the tokenizer computes; its ranks are not asked.
+        accelerator: the accelerator, which decides the tokenizer's precision; its ranks do not
+            matter.
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class Encoder:
         self._accelerator, self._batch_size = accelerator, batch_size
 
     def encode(self, shard: int, on_video: Callable[[], object]) -> None:
-        """Make and commit one shard; its bytes depend on the job alone, not on who makes it.
+        """Make and commit one shard; its bytes depend on the job, not on who makes it.
 
-        Batches never reach over the end of a shard.
+        Batches never cross the end of a shard.
         """
         header, findings = self.writer.header, Findings()
         clips = self.source.clips(shard, findings, on_video)
@@ -76,10 +77,10 @@ class Encoder:
 
 
 def open_encoder(job: EncodeJob, accelerator: Accelerator, owner: bool) -> Encoder:
-    """Return the encoder of a job; close its source in the end.
+    """Return the encoder of a job; close its source at the end.
 
     Args:
-        owner: True in the process that opens the token store first (see ShardFolder).
+        owner: whether this process opens the token store first (see ShardFolder).
 
     Raises:
         InputError: data or tokenizer are missing or damaged, or the sizes do not fit.
@@ -96,7 +97,7 @@ def open_encoder(job: EncodeJob, accelerator: Accelerator, owner: bool) -> Encod
     return Encoder(source, tokenizer, writer, accelerator, job.batch_size)
 
 
-# Makes some shards, moves the bar on, and calls the function with each shard that is done.
+# Makes some shards, advances the bar, and calls the function with each shard that is done.
 Engine = Callable[[Encoder, Sequence[int], tqdm, Callable[[int], None]], None]
 
 
@@ -112,11 +113,11 @@ def _in_this_process(
 def encode_clips(
     accelerator: Accelerator, job: EncodeJob, engine: Engine = _in_this_process
 ) -> TokenStore:
-    """Turn clips into tokens; the same call again goes on where it stopped.
+    """Turn clips into tokens; the same call again resumes where it stopped.
 
     Args:
-        accelerator: shares the shards among its ranks.
-        engine: makes the shards of this rank.
+        accelerator: the accelerator whose ranks share the shards.
+        engine: function that makes the shards of this rank.
 
     Raises:
         InputError: data or tokenizer are missing or damaged, the sizes do not fit, or too many raw
@@ -151,13 +152,13 @@ class _SkippedVideos:
         self._of_shard: dict[int, list[dict[str, str]]] = {}
 
     def require_few(self, shards: Iterable[int]) -> None:
-        """Stop when some shards, and those that were looked at before, lost too many videos.
+        """Stop if these shards and earlier ones lost too many videos.
 
         Args:
-            shards: those that are not committed yet are passed over.
+            shards: numbers of shards; those that are not committed yet are skipped.
 
         Raises:
-            InputError: names the first, and why.
+            InputError: names the first videos, and why.
         """
         for shard in shards:
             known = shard in self._of_shard or self._writer.is_complete

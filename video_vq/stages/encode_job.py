@@ -1,4 +1,4 @@
-"""What is to be encoded, the clips and the header that follow from it; imports no torch."""
+"""What to encode, and the clips and the header that follow from it; imports no torch."""
 
 import math
 from contextlib import closing, suppress
@@ -19,20 +19,20 @@ from video_vq.stores.raw_videos import RawVideos, read_raw_videos
 from video_vq.stores.shards import sealed_plan
 from video_vq.stores.tokens import TokenHeader, TokenStore
 
-ALL_CLIPS = ClipConfig(windows="all")  # that follow each other without overlap
+ALL_CLIPS = ClipConfig(windows="all")  # all clips, following each other without overlap
 
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """What to encode, by what and to where: all that a process needs to do its part.
+    """What to encode, with which tokenizer and to where: all that a process needs for its part.
 
     Attributes:
         data: a clip store, a list of raw videos, or a folder of videos.
-        tokenizer: a tokenizer's folder, or the run folder it is in.
-        out: the token store.
+        tokenizer: folder of the tokenizer, or the run folder that contains it.
+        out: folder of the token store.
         clips: which clips of each video to take; their length and stride are the tokenizer's.
-        batch_size: clips at a time.
-        workers: processes of each rank that decode raw videos.
+        batch_size: number of clips at a time.
+        workers: number of processes per rank that decode raw videos.
         max_skipped: share of raw videos that may be unusable; None for the list's own.
         folder: how a folder of videos becomes clips.
     """
@@ -50,11 +50,11 @@ class EncodeJob:
 def open_source(
     job: EncodeJob, tokenizer: TokenizerIdentity, listed: RawVideos | None
 ) -> ClipSource:
-    """Return the clips of a job; close them in the end.
+    """Return the clips of a job; close them at the end.
 
     Args:
-        tokenizer: decides the length and stride of the clips.
-        listed: the list, where the data are a folder of videos.
+        tokenizer: the tokenizer, which decides the length and stride of the clips.
+        listed: the list of videos, if the data are a folder of videos.
 
     Raises:
         InputError: the data are missing or damaged, or hold no clip.

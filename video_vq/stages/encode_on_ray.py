@@ -22,16 +22,17 @@ def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -
     """Turn clips into tokens on a Ray cluster: one task for each shard, the same bytes.
 
     Args:
-        make_accelerator: called here, and by every process of the cluster that computes.
-        job: what to encode; all its paths are seen from every machine.
+        make_accelerator: function that this process and every computing process of the cluster
+            calls.
+        job: what to encode; all its paths must be visible from every machine.
 
     Raises:
-        InputError: see `encode_clips`; or Ray is missing, or its workers die again and again.
+        InputError: see `encode_clips`; or Ray is missing, or its workers die repeatedly.
     """
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:
         raise InputError(
-            "--engine ray shares the work by itself; start it once, without accelerate launch"
+            "--engine ray distributes the work itself; start it once, without accelerate launch"
         )
     job = replace(
         job, **{name: getattr(job, name).absolute() for name in ("data", "tokenizer", "out")}
@@ -57,7 +58,7 @@ def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -
 
 
 class _Computing(NamedTuple):
-    """How a process of the cluster computes, so that it computes what this one would."""
+    """Settings that make a process of the cluster compute what this one would."""
 
     make_accelerator: Callable[[], Accelerator]
     precision: str

@@ -1,4 +1,4 @@
-"""Clips that a model makes, as a clip store: ranks share the shards, each is committed whole."""
+"""Writes clips that a model makes as a clip store: ranks share the shards, each committed whole."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ class MadeClips(NamedTuple):
     """The clips of a store that is to be filled.
 
     Attributes:
-        plan: decides their bytes.
+        plan: settings that decide their bytes, as JSON.
         num_clips: number of clips, each a video of the store.
         per_shard: number of clips in a shard.
         size_thw: size of each clip.
@@ -39,15 +39,15 @@ def fill_clip_store(
     doing: str,
     make: Callable[[range, tqdm], Iterable[PreparedVideo]],
 ) -> ClipStore:
-    """Make the clips that are missing; the same call again goes on where it stopped.
+    """Make the clips that are missing; the same call again resumes where it stopped.
 
     Args:
-        accelerator: shares the shards among its ranks.
+        accelerator: the accelerator whose ranks share the shards.
         doing: one word for the progress bar.
-        make: yields the clips of some numbers, and moves the bar on.
+        make: function that yields the clips of given numbers and advances the bar.
 
     Raises:
-        InputError: the folder holds something else, or the disk has too little room.
+        InputError: the folder holds something else, or the disk is too small.
     """
     num_frames, height, width = clips.size_thw
     with main_process_first(accelerator):

@@ -23,13 +23,13 @@ Rows = Float[np.ndarray, "r d"]
 
 @dataclass(frozen=True)
 class GivenActions:
-    """What is done in each sample.
+    """The actions of each sample.
 
     Attributes:
-        plan: what decides it, for the samples' plan.
-        num_samples: how many samples there are actions for; None for any number.
-        one: the latent actions t a of sample i.
-        origin: where they come from, for sample i's entry in the manifest.
+        plan: what decides the actions, for the samples' plan.
+        num_samples: number of samples that there are actions for; None for any number.
+        one: function from i to the latent actions t a of sample i.
+        origin: function from i to the source of its actions, for its entry in the manifest.
     """
 
     plan: dict[str, Any]
@@ -61,7 +61,7 @@ def read_actions(
 def actions_of_videos(
     store: ClipStore, videos: Sequence[int], per_clip: int, prior: Prior, tokenizer: VideoTokenizer
 ) -> GivenActions:
-    """Return the actions from the first frame of each video on; sample i has video i // per_clip's.
+    """Return the actions of each video from its first frame on; sample i has video i // per_clip.
 
     Raises:
         InputError: the store has none, they do not fit the prior, or a video is too short.
@@ -128,7 +128,7 @@ def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> Give
         sequence, row, _ = np.argwhere(~np.isfinite(sequences))[0]
         raise InputError(
             f"{path}: row {row} of sequence {sequence} holds a number that is not finite; give "
-            "numbers alone (0 where an action is unknown)"
+            "only finite numbers (0 where an action is unknown)"
         )
     rows = sequences[:, :count].astype(np.float32)
     return GivenActions(
@@ -156,8 +156,8 @@ def _numbers(path: Path) -> np.ndarray:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path}: actions cannot be read ({error}); expected an array of numbers, as "
-            "numpy.save, or numpy.savetxt with commas, writes it"
+            f"{path}: actions cannot be read ({error}); expected an array of numbers as written "
+            "by numpy.save, or by numpy.savetxt with commas"
         ) from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
         raise InputError(f"{path}: expected an array of numbers")
@@ -170,12 +170,12 @@ def _require_dims(what: str, row_dims: int, prior: Prior, tokenizer: VideoTokeni
     if row_dims != wanted:
         raise InputError(
             f"{what}: holds {row_dims} numbers of actions per frame, the prior was trained with "
-            f"{wanted}; take those of the data it was trained on"
+            f"{wanted}; use those of the data it was trained on"
         )
 
 
 def rows_wanted(prior: Prior, tokenizer: VideoTokenizer) -> str:
-    """Say in words how many rows of how many numbers steer one clip."""
+    """Return in words how many rows of how many numbers steer one clip."""
     count = num_actions(tokenizer.facts.num_frames, tokenizer.facts.stride)
     return f"{count} rows of {_row_dims(prior, tokenizer)} numbers, from the first frame on"
 

@@ -23,7 +23,7 @@ class GivenFrames:
     Sample i continues video i // per_clip of the split, from that video's first frame on.
 
     Args:
-        tokenizer: causal, so that the given tokens know nothing of later frames.
+        tokenizer: a causal tokenizer, so that the given tokens know nothing of later frames.
 
     Raises:
         InputError: the tokenizer is not causal, or store, split or number of frames do not fit.
@@ -45,7 +45,7 @@ class GivenFrames:
 
     @property
     def num_samples(self) -> int:
-        """Return how many samples there are of all videos."""
+        """Return the number of samples of all videos."""
         return len(self.videos) * self.per_clip
 
     def plan(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class GivenFrames:
     def shown_in(
         self, number: int, clip: UInt8[np.ndarray, "t h w 3"]
     ) -> UInt8[np.ndarray, "t h w 3"]:
-        """Return a sample with the given frames that it shows: the true ones, or the decoder's."""
+        """Return a sample with the given frames that it shows: the real ones, or the decoder's."""
         if self.shown == "reconstruction":
             return clip
         return np.concatenate([self.frames(number), clip[self.num_frames :]])
@@ -83,7 +83,7 @@ class GivenFrames:
 
 
 def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:
-    """Return the latent frames of so many given frames.
+    """Return the number of latent frames of `num_frames` given frames.
 
     Raises:
         InputError: the tokenizer is not causal, or the frames fill no whole latent frames or leave
@@ -94,7 +94,7 @@ def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:
         raise InputError(
             "frames cannot be given: this tokenizer is not causal, so tokens of the first frames "
             "hold later ones; train one that is (`train-tokenizer --config bair` or bair_small, "
-            "for any clips of 64 px; in a config of your own model.backbone.causal=true)"
+            "for any clips of 64 px; in your own config, model.backbone.causal=true)"
         )
     stride = backbone.total_stride_thw[0]
     if num_frames >= facts.num_frames or (num_frames - 1) % stride:

@@ -1,4 +1,4 @@
-"""A prior and its tokenizer, and the refusal of models and tokens that do not belong together."""
+"""Loads a prior and its tokenizer, and refuses models and tokens that do not belong together."""
 
 from pathlib import Path
 

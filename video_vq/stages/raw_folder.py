@@ -1,8 +1,8 @@
-"""A folder of videos as a list of raw videos: it is listed at every start, and must be the same.
+"""A folder of videos as a list of raw videos: it is listed at every start, and must not change.
 
 The list lies in the token store's `parts/` while the tokens are made. The other ranks and the tasks
-of a cluster read it there, so that one process alone looks at the files; and a second start finds
-there which videos came or went.
+of a cluster read it there, so that only one process looks at the files; and a second start finds
+there which videos were added or removed.
 """
 
 import os
@@ -33,7 +33,7 @@ from video_vq.stores.tokens import TokenStore
 from video_vq.stores.videos import Skipped
 
 LIST = "list"  # in parts/, and gone with it
-SOURCE = "folder"  # data-prep's name for it: both make one list
+SOURCE = "folder"  # data-prep's name for it: both make the same list
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class FolderOptions:
     Attributes:
         size_hw: height and width of the frames in pixels; None for those the tokenizer was trained
             on.
-        fps: rate to bring videos to, None to keep theirs.
+        fps: frame rate to convert videos to; None keeps theirs.
         listing: which files to take, and how they are split.
-        videos_per_shard: None for the usual.
+        videos_per_shard: number of videos in a shard; None for the usual number.
     """
 
     size_hw: tuple[int, int] | None = None
@@ -62,7 +62,7 @@ def is_folder_of_files(path: Path) -> bool:
 
 
 def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) -> RawVideos:
-    """List a folder: the list is the one that `data-prep folder --list-only` writes.
+    """List a folder, as `data-prep folder --list-only` does.
 
     Args:
         size_hw: height and width of the frames, where the options do not give them.
@@ -92,12 +92,12 @@ def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) ->
 def list_for_tokens(
     out: Path, root: Path, options: FolderOptions, size_hw: tuple[int, int], owner: bool
 ) -> RawVideos | None:
-    """Return the list of a folder of videos: the owner's, who has looked at the files, for all.
+    """Return the list of a folder of videos: the owner's, for all processes.
 
     Args:
-        root: what is encoded; None is returned where it is a store or a list.
+        root: the data to encode; None is returned for a store or a list.
         size_hw: height and width of the frames, where the options do not give them.
-        owner: True in the process that opens the token store first.
+        owner: whether this process opens the token store first.
 
     Raises:
         InputError: see `list_folder` and `require_same_list`.
@@ -114,7 +114,7 @@ def list_for_tokens(
 
 
 def say_views(videos: RawVideos) -> None:
-    """Say where views of a scene lie in different splits, and what keeps them together."""
+    """Print which views of a scene lie in different splits, and what keeps them together."""
     note = note_on_views({video.name: video.split for video in videos.videos})
     if note is None:
         return
@@ -129,7 +129,7 @@ def say_views(videos: RawVideos) -> None:
 
 
 def kept_list(out: Path) -> RawVideos | None:
-    """Return the list that the tokens in `out` are made of; None where there is none."""
+    """Return the list that the tokens in `out` are made from; None without one."""
     with suppress(InputError):
         return read_raw_videos(out / PARTS / LIST)
     return None
@@ -145,23 +145,23 @@ def keep_list(out: Path, videos: RawVideos) -> None:
 
 
 def require_same_list(out: Path, videos: RawVideos) -> None:
-    """Refuse a folder that is not as it was when its tokens were begun; or other settings for it.
+    """Refuse a folder that has changed since its tokens were begun, or other settings for it.
 
     Raises:
-        InputError: says what came and went, and what to do.
+        InputError: says what was added or removed, and what to do.
     """
     plan = plan_of(out)
     if not isinstance(plan, dict) or plan.get("data_hash") in (None, videos.content_hash):
         return
     raise InputError(
-        f"{videos.root}: is not what {out} was begun with: {'; '.join(_differences(out, videos))}. "
-        "Tokens are made of one list of videos: with the folder and the settings as they were, the "
-        f"same command goes on; or name another --out, or delete {out}"
+        f"{videos.root}: has changed since {out} was begun: {'; '.join(_differences(out, videos))}. "
+        "Tokens are made from one list of videos: restore the folder and the settings, and the "
+        f"same command resumes; or name another --out, or delete {out}"
     )
 
 
 def _differences(out: Path, videos: RawVideos) -> list[str]:
-    """Say in what a list differs from the one that the tokens in `out` were begun with."""
+    """Return how a list differs from the one that the tokens in `out` were begun with."""
     before = kept_list(out)
     if before is not None:
         found = _changes(
@@ -170,7 +170,7 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
         )
         reasons = [{entry.id: entry.reason for entry in side.skipped} for side in (before, videos)]
         if reasons[0] != reasons[1]:
-            found.append("other files, or for other reasons, cannot be used")
+            found.append("other files cannot be used, or for other reasons")
         lines = difference(before.plan, videos.plan)
         settings = [line for line in lines if line.split(":")[0] not in LIST_SETTINGS]
         if any(line.startswith("fps:") for line in settings):  # the version follows from it
@@ -181,7 +181,7 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
             )
         return [*found, *(f"setting {line}" for line in settings)] or ["another list of videos"]
     if not (out / MANIFEST).exists():
-        return ["it was begun with a store, or with a list that is not there to compare"]
+        return ["it was begun with a store, or with a list that is missing"]
     names = [video.id for video in TokenStore(out).videos]
     found = _changes(dict.fromkeys(names, 0), {video.name: 0 for video in videos.videos})
     return found or [
@@ -191,12 +191,12 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
 
 
 def _changes(before: dict[str, int], now: dict[str, int]) -> list[str]:
-    """Say which files (name -> size) came, went and changed."""
+    """Return which files (name -> size) were added, removed and changed."""
     came = sorted(now.keys() - before.keys())
     went = sorted(before.keys() - now.keys())
     changed = sorted(name for name in now.keys() & before.keys() if now[name] != before[name])
     return [
         f"{len(names):,} video{'s' if len(names) > 1 else ''} {what} (the first: {names[0]})"
-        for names, what in ((came, "came"), (went, "went"), (changed, "changed in size"))
+        for names, what in ((came, "added"), (went, "removed"), (changed, "changed in size"))
         if names
     ]

@@ -33,10 +33,10 @@ class FileReconstruction(NamedTuple):
     Attributes:
         num_frames, size_hw: length and frame size of the reconstruction.
         num_tokens: number of tokens of the whole video.
-        bits_per_pixel: bits of these tokens, log2 K each, over frames x height x width.
+        bits_per_pixel: bits of these tokens, log2 K each, divided by frames x height x width.
         psnr: peak signal-to-noise ratio in dB, of the mean squared error over all frames; infinite
             for an exact copy.
-        num_damaged: frames of the file that its decoder had to mend.
+        num_damaged: number of frames of the file that its decoder had to mend.
     """
 
     num_frames: int
@@ -59,17 +59,17 @@ def reconstruct_file(
     """Write a video that shows a file's frames on the left and their reconstruction on the right.
 
     Pixels that are not square are made so first, as a player shows them. Causal tokenizers take the
-    video as a stream; others take clips of the length that they were trained on, each on its own.
-    What a clip or a frame lacks to a size that the tokenizer takes is filled with its last frame,
-    row or column, and cut off again. Memory does not grow with the length.
+    video as a stream; others take separate clips of the length that they were trained on. Clips and
+    frames are padded to a size that the tokenizer takes with their last frame, row or column, which
+    is cut off again. Memory does not grow with the length.
 
     Args:
-        accelerator: its device and precision; one process.
-        out: the video to write, replaced if it is there.
-        short_side: scale frames to this height or width, whichever is smaller, about; None keeps
-            their size, with square pixels. A TimeSformer takes one size alone: frames are scaled
-            and cropped to it.
-        num_frames: stop after so many; None takes all.
+        accelerator: the accelerator of a single process, for its device and precision.
+        out: the video to write, replaced if it exists.
+        short_side: approximate height or width, whichever is smaller, that frames are scaled to, in
+            pixels; None keeps their size, with square pixels. A TimeSformer takes only one size:
+            frames are scaled and cropped to it.
+        num_frames: number of frames to take from the start; None takes all.
         fps: frame rate of the video that is written; None for the file's mean rate.
 
     Raises:
@@ -77,7 +77,7 @@ def reconstruct_file(
     """
     fps = fps or info.fps
     if fps is None:
-        raise InputError(f"{info.path}: says no frame rate; name one with --fps")
+        raise InputError(f"{info.path}: does not give a frame rate; name one with --fps")
     size_hw = _target_size(tokenizer, square_size(info.size_hw, info.pixel_aspect), short_side)
     stream = FrameStream(info)
     shown = _Shown(tokenizer, size_hw, info.pixel_aspect)
@@ -110,12 +110,12 @@ class _Shown:
         self.squared_error = 0
 
     def pairs(self, frames: Iterable[Frame], tick: Callable[[], object]) -> Iterator[Frame]:
-        """Yield the picture of each frame and what came back of it."""
+        """Yield a picture of each frame and its reconstruction."""
         gap = np.full((self.size_hw[0], GAP, 3), 255, np.uint8)
         for video in self._reconstructed(self._chunks(frames)):
             for copy in to_uint8(video)[0].cpu().numpy()[:, : self.size_hw[0], : self.size_hw[1]]:
                 if not self.waiting:
-                    return  # the rest stands for frames that filled the last clip
+                    return  # the rest are frames that filled up the last clip
                 frame = self.waiting.popleft()
                 difference = frame.astype(np.int32) - copy
                 self.squared_error += int((difference * difference).sum(dtype=np.int64))
@@ -123,7 +123,7 @@ class _Shown:
                 tick()
 
     def _chunks(self, frames: Iterable[Frame]) -> Iterator[torch.Tensor]:
-        """Yield frames as videos of one, and the last again until the length fits."""
+        """Yield frames as videos of one frame, and the last one again until the length fits."""
         stride_t = self.tokenizer.config.backbone.total_stride_thw[0]
         rest, by = (1, stride_t) if self._causal else (0, self.tokenizer.facts.num_frames)
         number = 0
@@ -172,7 +172,7 @@ def square_size(size_hw: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, 
 def _target_size(
     tokenizer: VideoTokenizer, size_hw: tuple[int, int], short_side: int | None
 ) -> tuple[int, int]:
-    """Return the size at which frames pass the tokenizer and are shown."""
+    """Return the size at which the tokenizer takes frames and they are shown."""
     backbone = tokenizer.config.backbone
     if isinstance(backbone, TimeSformerConfig):
         return backbone.size_thw[1], backbone.size_thw[2]

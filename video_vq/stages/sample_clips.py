@@ -30,16 +30,16 @@ DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.
 
 
 def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
-    """Sample clips and write them as a clip store; the same call again goes on.
+    """Sample clips and write them as a clip store; the same call again resumes.
 
-    A sample depends on its number, the seed, the settings, its given frames and actions, batch
-    size, dtype and, on a CPU, the number of threads alone: all of them are in the store's plan.
+    A sample depends only on its number, the seed, the settings, its given frames and actions, the
+    batch size, the dtype and, on a CPU, the number of threads: all of them are in the store's plan.
 
     Args:
-        accelerator: shares the shards (one batch each) among its ranks.
+        accelerator: the accelerator whose ranks share the shards (one batch each).
 
     Raises:
-        InputError: prior and tokenizer do not belong together, there is no such class, or given
+        InputError: prior and tokenizer do not belong together, the class is unknown, or given
             frames or actions do not fit.
     """
     prior, tokenizer = load_pair(accelerator, job.prior, job.tokenizer)
@@ -60,7 +60,7 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
     sampler = TokenSampler(prior, job.settings, batch_size, DTYPES[job.dtype])
     _, rows, columns = prior.config.grid_thw
     num_given = 0 if given is None else given.num_latents * rows * columns
-    drawn = 0  # tokens, in all
+    drawn = 0  # number of tokens drawn so far
 
     def sampled(numbers: range, bar: tqdm) -> Iterator[PreparedVideo]:
         def tick(count: int) -> None:
@@ -99,13 +99,13 @@ def require_class(prior: Prior, label: str | None) -> None:
         return
     if not classes:
         raise InputError(
-            f"--class {label!r}: this prior has no classes, its clips had no labels; leave "
+            f"--class {label!r}: this prior has no classes, as its clips had no labels; leave "
             "--class out"
         )
     close = difflib.get_close_matches(label, classes, 1)
     hint = f"did you mean {close[0]!r}? It knows" if close else "it knows"
     raise InputError(
-        f"--class {label!r}: is none of the prior's {len(classes)} classes; {hint} "
+        f"--class {label!r}: is not one of the prior's {len(classes)} classes; {hint} "
         f"{', '.join(classes)}"
     )
 
@@ -175,6 +175,6 @@ def _video(
         origin["actions"] = actions.origin(number)
     if given is not None:
         continued = given.store.videos[given.video(number)]
-        # Samples of one video are no independent ones: errors are over source videos.
+        # Samples of one video are not independent: errors are over source videos.
         group, origin["given"] = continued.group, continued.id
     return Video(own, label, "test", group, fps=fps, origin=origin)

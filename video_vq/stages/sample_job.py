@@ -1,4 +1,4 @@
-"""Which samples are asked for, what decides their bytes, and their mp4s; imports no torch."""
+"""Which samples to draw, what decides their bytes, and their mp4s; imports no torch."""
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -19,7 +19,7 @@ from video_vq.stores.shards import sealed_plan
 Dtype = Literal["float32", "bfloat16"]
 Shown = Literal["true", "reconstruction"]
 DEFAULT_NUMBER = 64
-VIDEOS = "videos"  # folder of the mp4s in that of the samples
+VIDEOS = "videos"  # folder of the mp4s inside that of the samples
 DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
 
 
@@ -27,10 +27,10 @@ class FramesToGive(NamedTuple):
     """Which frames are given.
 
     Attributes:
-        path: a clip store.
+        path: folder of the clip store.
         split: The split of the store that is continued.
-        num_frames: given frames: 1 + a multiple of the tokenizer's stride in time.
-        shown: whether a sample's given frames are the true ones or their reconstruction.
+        num_frames: number of given frames, 1 + a multiple of the tokenizer's stride in time.
+        shown: whether a sample shows the given frames themselves, rather than their reconstruction.
     """
 
     path: Path
@@ -41,22 +41,23 @@ class FramesToGive(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleJob:
-    """What to sample, by what and to where.
+    """What to sample, with which models and to where.
 
     Attributes:
-        prior, tokenizer: folders of the models, or the run folders that they are in.
-        out: the clip store.
-        num_samples: how many clips; None for 64, or for as many as there are given clips or
+        prior, tokenizer: folders of the models, or the run folders that contain them.
+        out: folder of the clip store.
+        num_samples: number of clips; None for 64, or for as many as there are given clips or
             sequences of actions.
         settings: temperature, top-k, top-p, guidance.
-        label: a class name; None for all in turn, or the given videos'.
-        seed: sample i is drawn with seed + i.
-        batch_size: samples decoded in step.
+        label: name of the class; None for all in turn, or for the given videos' classes.
+        seed: seed of the first sample; sample i is drawn with seed + i.
+        batch_size: number of samples that are decoded in step.
         dtype: The dtype of the prior's weights, cache and products.
-        given: whose first frames the samples continue; None for samples from nothing.
-        actions: a clip store or a file with what is done; None for the given videos' own.
+        given: the frames that the samples continue; None for unconditional samples.
+        actions: clip store or file of the actions; None for the given videos' own.
         actions_split: The split of that store.
-        samples_per_clip: samples for each given video, and for each sequence of a store's actions.
+        samples_per_clip: number of samples for each given video, and for each sequence of a store's
+            actions.
     """
 
     prior: Path
@@ -105,7 +106,7 @@ class SampleJob:
 def finished_samples(job: SampleJob) -> ClipStore | None:
     """Return the clip store of a job that is done, where no frames and no actions are given.
 
-    Where an mp4 is missing it is not done: the verb itself writes it, under its lock.
+    A job with a missing mp4 is not done: the verb itself writes it, under its lock.
     """
     plan = sealed_plan(job.out)
     if plan is None or job.given is not None or job.actions is not None:
@@ -126,7 +127,7 @@ def finished_samples(job: SampleJob) -> ClipStore | None:
 
 
 def missing_videos(store: ClipStore, folder: Path) -> list[int]:
-    """Return the indices of a store's clips that are no mp4 in a folder yet; see `write_videos`."""
+    """Return the indices of a store's clips that lack an mp4 in a folder; see `write_videos`."""
     return [
         index
         for index, video in enumerate(store.videos)
@@ -135,7 +136,7 @@ def missing_videos(store: ClipStore, folder: Path) -> list[int]:
 
 
 def write_videos(store: ClipStore, folder: Path) -> None:
-    """Write each clip of a store as an mp4; those that are there already are left alone."""
+    """Write each clip of a store as an mp4; existing files are left as they are."""
     folder.mkdir(exist_ok=True)
     missing = missing_videos(store, folder)
     with progress("writing mp4s", len(missing), "video") as bar:

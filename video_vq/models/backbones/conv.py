@@ -24,7 +24,7 @@ class ConvEncoder(nn.Module):
     """Video to features: space-to-depth, levels of residual blocks, strided convolutions.
 
     Attributes:
-        margin_hw: latents around a latent whose pixels it sees.
+        margin_hw: number of latents around a latent whose pixels it sees, in rows and columns.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
@@ -62,7 +62,7 @@ class ConvDecoder(nn.Module):
     """Features to video: the encoder mirrored.
 
     Attributes:
-        margin_hw: latents around a latent that its pixels come from.
+        margin_hw: number of latents around a latent that its pixels come from, in rows and columns.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):

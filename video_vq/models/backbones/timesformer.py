@@ -72,7 +72,7 @@ class TimeSformerDecoder(nn.Module):
 def initialise(module: nn.Module) -> None:
     """Draw weights and positions from N(0, 0.02²), biases zero.
 
-    As in the TimeSformer's code the projection after the attention along time is zero in all
+    As in the TimeSformer's code, the projection after the attention along time is zero in all
     blocks but the first: they begin as blocks of a transformer of frames.
     """
     for name, value in module.named_parameters():

@@ -72,7 +72,7 @@ def nearest_codes_triton(
     Products are plain float32 (`input_precision="ieee"`): no TF32, no bf16.
 
     Raises:
-        InputError: float64 latents, or latents on a CPU outside Triton's interpreter.
+        InputError: latents are float64, or on a CPU outside Triton's interpreter.
     """
     if latents.dtype == torch.float64:
         raise InputError('implementation="triton" computes in float32, found float64 latents')
