@@ -1,4 +1,4 @@
-"""Reads the numbers that go with a video's frames, one row a frame, from .npy or .csv files."""
+"""Reads the numbers of a video's frames, one row per frame, from .npy or .csv files."""
 
 import csv
 import os
@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-MAX_BYTES, MAX_CSV_BYTES = 256 << 20, 16 << 20  # a CSV takes some sixty times its size in memory
+MAX_BYTES, MAX_CSV_BYTES = 256 << 20, 16 << 20  # a CSV takes about 60 times its size in memory
 SUFFIXES = (".npy", ".csv")
 
 
 def read_actions(path: Path) -> Float32[np.ndarray, "t n"]:
     """Read one row of numbers per frame.
 
-    A .npy array has one axis (one number a frame) or two; a .csv has a row a frame, commas between
-    numbers, and may begin with a line of names.
+    A .npy array has one axis (one number per frame) or two; a .csv has a row per frame, commas
+    between numbers, and may begin with a line of names.
 
     Raises:
-        ValueError: the file is no such table, or holds what is no finite float32; the message
-            names the row, but not the file.
+        ValueError: the file is not such a table, or holds a value that is not a finite float32; the
+            message names the row, but not the file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -29,7 +29,7 @@ def read_actions(path: Path) -> Float32[np.ndarray, "t n"]:
     with open(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is no regular file")
+            raise ValueError("is not a regular file")
         is_csv = path.suffix.lower() == ".csv"
         most = MAX_CSV_BYTES if is_csv else MAX_BYTES
         if status.st_size > most:
@@ -52,8 +52,8 @@ def read_actions(path: Path) -> Float32[np.ndarray, "t n"]:
 def _from_npy(path: Path) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
-    except Exception as error:  # NumPy reads the header by Python's own parser, which raises a lot
-        raise ValueError(f"is no array of numbers ({type(error).__name__}: {error})") from None
+    except Exception as error:  # NumPy's parser of the header may raise any error
+        raise ValueError(f"is not an array of numbers ({type(error).__name__}: {error})") from None
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
         raise ValueError(
             f"expected numbers of shape (frames, n), found {array.dtype} of shape {array.shape}"
@@ -81,7 +81,7 @@ def _from_csv(data: bytes) -> np.ndarray:
                 raise ValueError(f"line {number}: {len(row)} numbers, {len(rows[0])} before")
             rows.append(row)
     except csv.Error as error:
-        raise ValueError(f"is no CSV ({error})") from None
+        raise ValueError(f"is not a CSV file ({error})") from None
     if not rows:
         raise ValueError("holds no numbers")
     return np.array(rows, np.float64)

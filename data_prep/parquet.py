@@ -13,11 +13,11 @@ import numpy as np
 from video_vq.errors import InputError
 
 MAX_FILE_BYTES = 2 << 30
-MAX_VALUES = 1 << 28  # of one column
-MAX_TEXT_BYTES = 1 << 28  # of one column, decoded
-MAX_HEADER_BYTES = 1 << 28  # of any text in the file's own description
-BUFFER_BYTES = 1 << 20  # of a column that are read at a time
-BATCH_VALUES, COLUMN_ROWS = 1 << 20, 1 << 18  # that a RowReader holds
+MAX_VALUES = 1 << 28  # values of one column
+MAX_TEXT_BYTES = 1 << 28  # decoded bytes of one column of texts
+MAX_HEADER_BYTES = 1 << 28  # bytes of any text in the file's own description
+BUFFER_BYTES = 1 << 20  # bytes of a column that are read at a time
+BATCH_VALUES, COLUMN_ROWS = 1 << 20, 1 << 18  # what a RowReader holds at most
 
 Kind = Literal["integer", "number", "vector", "texts"]
 Column = np.ndarray | list[list[str]]
@@ -54,7 +54,8 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
             (width is not used).
 
     Raises:
-        TableError: the file is no Parquet file, is too large, lacks a column or holds it otherwise.
+        TableError: the file is not a Parquet file, is too large, lacks a column, or has one of
+            another type.
     """
     with _reading(path):
         with _opened(path, wanted) as file:
@@ -70,8 +71,8 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
 class RowReader:
     """Reads stretches of the rows of a Parquet file, and holds one batch of rows besides them.
 
-    A stretch that begins where the last one ended goes on there. Batches begin where row groups
-    do, so what a damaged page costs does not depend on what was read before.
+    A stretch that begins where the last one ended continues there. Batches begin where row groups
+    do, so the cost of a damaged page does not depend on what was read before.
 
     Args:
         path: path of the file.
@@ -90,7 +91,7 @@ class RowReader:
             metadata = self._file.metadata
             sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
         if any(size < 0 for size in sizes):
-            raise TableError(path, "tells a number of rows below 0")
+            raise TableError(path, "announces a negative number of rows")
         self._firsts = [0, *accumulate(sizes)]
         self._group = -1
         self._batches: Iterator[Any] = iter(())
@@ -101,7 +102,7 @@ class RowReader:
         """Yield a column of whole numbers in pieces.
 
         Raises:
-            TableError: as they are read.
+            TableError: the file is damaged; raised as the pieces are read.
         """
         with _reading(self._path):
             for batch in self._file.iter_batches(COLUMN_ROWS, columns=[name], use_threads=False):
@@ -112,8 +113,8 @@ class RowReader:
         """Return all wanted columns of some rows.
 
         Args:
-            first: row of the file.
-            count: how many, at least one.
+            first: number of the first row in the file.
+            count: number of rows, at least one.
 
         Raises:
             TableError: the file has no such rows, or they are damaged.
@@ -145,11 +146,11 @@ class RowReader:
             )
             self._batch_first = self._batch_end = self._firsts[group]
         while row >= self._batch_end:
-            self._group = -1  # what fails begins anew
+            self._group = -1  # after a failure, reading starts over
             with _reading(self._path):
                 batch = next(self._batches, None)
                 if batch is None:
-                    raise TableError(self._path, "holds fewer rows than it tells")
+                    raise TableError(self._path, "holds fewer rows than it announces")
                 batch.validate(full=True)
                 self._batch = {
                     name: np.asarray(_convert(self._path, name, batch.column(name), *kind))
@@ -161,7 +162,7 @@ class RowReader:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises of a file into a TableError."""
+    """Turn what pyarrow raises about a file into a TableError."""
     import pyarrow as pa
 
     try:
@@ -171,11 +172,11 @@ def _reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise TableError(path, f"cannot be read ({_short(error)})") from None
     except (pa.ArrowException, ValueError, TypeError, OverflowError, MemoryError) as error:
-        raise TableError(path, f"is no Parquet file that can be read ({_short(error)})") from None
+        raise TableError(path, f"is not a readable Parquet file ({_short(error)})") from None
 
 
 def _opened(path: Path, wanted: Iterable[str]) -> Any:
-    """Open a file that has these columns; what it raises is for `_reading`."""
+    """Open a file that has these columns; `_reading` must catch its errors."""
     from pyarrow import parquet
 
     if path.stat().st_size > MAX_FILE_BYTES:

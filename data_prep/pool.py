@@ -1,7 +1,7 @@
 """A pool of processes that make shards; one that dies, hangs or runs too long costs one video.
 
 A video during which a worker dies is tried once more, alone in a fresh process and with PyAV. If
-that dies too the video is left out, with the reason; else the shard is done again.
+that one dies too, the video is left out, with the reason; otherwise the shard is made again.
 """
 
 import sys
@@ -50,11 +50,11 @@ class Pool:
     """Runs shard tasks on long-lived processes.
 
     Args:
-        making: what is made.
-        num_workers: how many processes.
+        making: what all shards share.
+        num_workers: number of processes.
         keep_open: file descriptors that the workers inherit (a lock ends with its last holder).
-        command: what to start as a worker.
-        stall_seconds: how long a worker may go without using the processor.
+        command: command that starts a worker.
+        stall_seconds: seconds that a worker may go without using the processor.
     """
 
     def __init__(
@@ -84,13 +84,15 @@ class Pool:
 
         Args:
             tasks: the shards.
-            on_video: called with a shard and the change in its number of finished videos, which
-                is negative when a shard has to be done again; from one thread at a time.
-            on_shard: called when a shard is committed; what it raises ends the run.
+            on_video: function that is called with a shard and the change in its number of finished
+                videos, which is negative if a shard has to be made again; from one thread at a
+                time.
+            on_shard: function that is called when a shard is committed; what it raises ends the
+                run.
 
         Raises:
             InputError: the store cannot be written, the storage does not answer, or workers die
-                for no fault of a video.
+                through no fault of a video.
         """
         with self._workers as workers:
             shards = [workers.submit(self._prepare, task, on_video) for task in tasks]
@@ -124,14 +126,14 @@ class Pool:
             if deaths.add(death, "a worker" if item is None else item.path) is not None:
                 raise InputError(
                     f"{item.path if item is not None else 'a worker'}: {death.cause} among other "
-                    "videos, not alone; run the command again, with fewer workers if it happens "
-                    "again"
+                    "videos, but not by itself; run the command again, with fewer workers if it "
+                    "happens again"
                 )
             if item is not None:
                 verdicts[item.id] = self._tried_alone(item, deaths)
 
     def _tried_alone(self, item: Item, deaths: Deaths) -> Verdict:
-        """Have a video decoded alone, since a worker died of it."""
+        """Have a video decoded by itself, because a worker died of it."""
         job = {**self._common, "job": "try", "item": asdict(item)}
         while isinstance(death := self._workers.ask(job, lambda _: None), Death):
             reason = deaths.add(death, item.path)
@@ -141,12 +143,12 @@ class Pool:
 
 
 def main() -> None:
-    """Be one of the processes."""
+    """Run one of the processes."""
     serve(do)
 
 
 def do(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
-    """Prepare a shard, or decode one video and throw it away.
+    """Prepare a shard, or decode one video and discard it.
 
     Raises:
         InputError: the store belongs to another plan, or cannot be written.

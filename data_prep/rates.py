@@ -1,16 +1,16 @@
-"""What is to be said of a store's frame rates: mixed ones, and frames that a fixed one repeats."""
+"""Notes on a store's frame rates: mixed rates, and frames that a fixed rate repeats."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from video_vq.stores.videos import Video, commonest_fps, num_repeated
 
-MAX_RATES = 4  # that are named
-MAX_SLOWER = 0.01  # of the running time may be slower than the rate that is proposed
+MAX_RATES = 4  # number of rates that are named
+MAX_SLOWER = 0.01  # share of the running time that may be slower than the proposed rate
 
 
 def mixed_rates(videos: Sequence[Video]) -> list[str]:
-    """Return a note when the videos were recorded at several frame rates, with the way to one."""
+    """Return a note if the videos have several frame rates, with the option that unifies them."""
     rates = Counter("unknown" if video.fps is None else f"{video.fps:.5g} fps" for video in videos)
     common, reached = commonest_fps(videos), _rate_within_reach(videos)
     if len(rates) == 1 or common is None or reached is None:
@@ -26,7 +26,7 @@ def mixed_rates(videos: Sequence[Video]) -> list[str]:
     )
     return [
         f"mixed frame rates: {told}{more}; the same motion takes more frames in some. "
-        f"`--fps {reached:g}`, with another --out, brings all to one rate{harm}"
+        f"`--fps {reached:g}`, with another --out, converts all to one rate{harm}"
     ]
 
 
@@ -40,13 +40,13 @@ def repeated_frames(videos: Sequence[Video], fps: float | None) -> list[str]:
     return [
         f"warning: {repeated:,} of the {frames:,} frames ({repeated / frames:.1%}) repeat the one "
         f"before, in {slow:,} of the {len(counts):,} videos: these have fewer than "
-        f"{fps:g} frames a second. Motion stands still there, and a model learns "
-        "that; name a lower --fps, and another --out"
+        f"{fps:g} frames a second. Motion stops there, and a model learns that; give a lower "
+        "--fps, and another --out"
     ]
 
 
 def _rate_within_reach(videos: Sequence[Video]) -> float | None:
-    """Return the fastest rate to which videos can be brought and hardly a frame is repeated.
+    """Return the fastest rate that videos can be converted to with hardly a repeated frame.
 
     The slower videos last at most `MAX_SLOWER` of the whole time, so that no larger a share of the
     frames is repeated; None when no rate is known.
@@ -65,7 +65,7 @@ def _rate_within_reach(videos: Sequence[Video]) -> float | None:
 
 
 def _share_repeated_at(videos: Sequence[Video], fps: float) -> float:
-    """Return which share of the frames would be repeats if all videos were brought to a rate."""
+    """Return the share of the frames that would be repeats if all videos had a fixed rate."""
     rated = [(video.fps, video.num_frames / video.fps) for video in videos if video.fps]
     missing = sum(seconds * max(0.0, fps - own) for own, seconds in rated)
     return missing / (fps * sum(seconds for _, seconds in rated))

@@ -1,4 +1,4 @@
-"""Shards prepared on a Ray cluster: a task for each, which decodes in a child of its own."""
+"""Prepares shards on a Ray cluster: one task for each, which decodes in its own child process."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,10 +14,10 @@ def run_pool_on_ray(
     on_video: Callable[[int, int], object],
     on_shard: Callable[[int], object],
 ) -> None:
-    """Do what `Pool` does, on a cluster; the store lies where all machines see it.
+    """Do what `Pool` does, on a cluster whose machines all see the store.
 
     Args:
-        making: what is made.
+        making: what all shards share.
         tasks, on_video, on_shard: see `Pool.run`; videos are counted when their shard is done.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From a listing of raw videos to a finished clip store, through any number of interruptions."""
+"""Turns a listing of raw videos into a clip store, through any number of interruptions."""
 
 import math
 import os
@@ -31,7 +31,7 @@ from video_vq.stores.shards import MANIFEST, PARTS, plan_of, write_sealed
 from video_vq.stores.videos import reasons, require_few_skipped
 
 Engine = Literal["local", "ray"]
-UNPACKED = "unpacked"  # in parts/, and gone with it
+UNPACKED = "unpacked"  # folder in parts/, removed with it
 CONFIGS: dict[SourceName, str] = {
     "folder": "video64",
     "ucf101": "ucf101",
@@ -46,10 +46,10 @@ class Outcome:
     """What a preparation made.
 
     Attributes:
-        store: finished.
-        seconds: this start took.
-        new_videos: how many of its videos this start prepared.
-        notes: what was odd with which video (id, note).
+        store: the finished store.
+        seconds: duration of this start in seconds.
+        new_videos: number of videos that this start prepared.
+        notes: oddities of videos (id, note).
         skipped: the first videos that were left out (path, reason).
     """
 
@@ -64,7 +64,7 @@ def make_plan(listing: Listing, recipe: FrameRecipe, videos_per_shard: int) -> d
     """Return what decides every byte of the store: neither decoder nor workers nor the machine.
 
     Raises:
-        InputError: a file of actions cannot be read any more.
+        InputError: a file of actions can no longer be read.
     """
     entries = [
         [
@@ -87,7 +87,7 @@ def _sha256_of_actions(item: Item) -> str:
     except OSError as error:
         raise InputError(
             f"{item.actions}: the actions of {item.name} were there when the videos were listed, "
-            f"and cannot be read now ({error.strerror or error}); put them back, then run the "
+            f"and cannot be read now ({error.strerror or error}); restore them, then run the "
             "command again"
         ) from None
 
@@ -104,22 +104,22 @@ def prepare(
 ) -> Outcome:
     """Decode all videos of a listing into a clip store.
 
-    The same call goes on where an earlier one stopped, and does nothing when the store is
-    finished. The store's bytes depend on the listing and the recipe alone.
+    The same call resumes where an earlier one stopped, and does nothing if the store is finished.
+    The store's bytes depend only on the listing and the recipe.
 
     Args:
         listing: the videos of a source.
-        out: the store's folder.
-        recipe: how each video is made.
-        workers: processes that decode.
-        videos_per_shard: None for the usual.
+        out: folder of the store.
+        recipe: how the frames of each video are made.
+        workers: number of processes that decode.
+        videos_per_shard: number of videos in a shard; None for the usual number.
         max_skipped: share of the videos that may be unusable; None for the source's own.
-        command: starts a worker.
+        command: command that starts a worker.
         engine: "local" uses `workers` processes of this machine, "ray" a cluster's.
 
     Raises:
-        InputError: another run fills the store, it was made otherwise, too many videos are
-            unusable, or it cannot be written.
+        InputError: another run fills the store, it was made with other settings, too many videos
+            are unusable, or it cannot be written.
     """
     require_decoder(recipe.decoder)
     if engine == "ray":
@@ -129,7 +129,7 @@ def prepare(
     plan = make_plan(listing, recipe, per_shard)
     num_shards = math.ceil(len(listing.items) / per_shard)
     limit = listing.max_skipped if max_skipped is None else max_skipped
-    # In a finished store nothing is written, so it may lie on a disk that cannot be written.
+    # Nothing is written to a finished store, so it may lie on a read-only disk.
     is_finished = (out / MANIFEST).exists() and not (out / PARTS).exists()
     with nullcontext(Lock(None)) if is_finished else held(out) as lock, _writing(out):
         _require_same_list(out, plan_of(out), plan)
@@ -145,7 +145,7 @@ def prepare(
         run = partial(run_pool_on_ray, making)
         if engine == "local":
             num_workers = max(1, min(workers, len(missing)))
-            # The workers write, too: a second start waits for those of a run that was killed.
+            # The workers also write: a second start waits for those of a run that was killed.
             keep_open = () if lock.descriptor is None else (lock.descriptor,)
             run = Pool(making, num_workers, keep_open=keep_open, command=command).run
         new_videos = sum(len(task.items) for task in missing)
@@ -178,7 +178,7 @@ def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
 def _remaining(
     writer: ClipStoreWriter, listing: Listing, per_shard: int, limit: float
 ) -> tuple[list[ShardTask], "_Tally"]:
-    """Return the shards to do, and a tally of those that are done."""
+    """Return the shards to make, and a tally of those that are done."""
     tally = _Tally(writer, listing, limit)
     missing = []
     for task in _tasks(listing, per_shard):
@@ -231,22 +231,22 @@ class _Tally:
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Turn what the system says of a full or broken disk into an error that can be put right."""
+    """Turn the system's errors about a full or broken disk into an InputError with advice."""
     try:
         yield
     except OSError as error:
         raise InputError(
             f"{error.filename or out}: cannot be read or written ({error.strerror or error}). "
-            "Nothing is lost: put it right (make room), then the same command goes on where it "
-            "stopped"
+            "Nothing is lost: correct it (free some space), then run the same command again to "
+            "resume"
         ) from None
 
 
 def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
-    """Refuse a store of other videos in words; other settings are the writer's to refuse.
+    """Refuse a store of other videos with an explanation; the writer refuses other settings.
 
     Raises:
-        InputError: says how many videos came or went, and what to do.
+        InputError: says how many videos were added or removed, and what to do.
     """
     if not isinstance(before, dict) or before.get("list_sha256") == now["list_sha256"]:
         return
@@ -261,14 +261,14 @@ def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
         plural = "s" if count > 1 else ""
         found = f"the folder now holds {count:,} {word} video{plural} ({new:,}, not {old:,}) than"
     raise InputError(
-        f"{out}: {found} when this store was begun. A store is made of one list of videos: name "
+        f"{out}: {found} when this store was begun. A store is made from one list of videos: name "
         f"another --out for a store of the {new:,} there are now, or delete {out} and run this "
-        "again; with the folder as it was, the same command goes on"
+        "again; with the folder as it was, the same command resumes"
     )
 
 
 def _note_provenance(writer: ClipStoreWriter, recipe: FrameRecipe) -> None:
-    """Remember beside the shards what makes them; the plan holds only what decides their bytes."""
+    """Record beside the shards what makes them; the plan holds only what decides their bytes."""
     made_by = {
         "decoder": recipe.decoder,
         "machine": platform.machine(),
@@ -308,11 +308,13 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
     ]
     if store.num_skipped:
         total = videos + store.num_skipped
-        lines.append(f"left out {store.num_skipped:,} of {total:,}, see {store.path / SKIPPED}")
+        lines.append(
+            f"{store.num_skipped:,} of {total:,} were left out, see {store.path / SKIPPED}"
+        )
         if outcome.skipped:
             lines.append(reasons(outcome.skipped))
     if outcome.notes:
-        lines.append(f"odd with {len(outcome.notes):,} videos, see {store.path / PROVENANCE}")
+        lines.append(f"{len(outcome.notes):,} videos have oddities, see {store.path / PROVENANCE}")
         lines += [f"  {note['id']}: {note['note']}" for note in outcome.notes[:3]]
     lines += [f"note: {note}" for note in (*listing.notes, *mixed_rates(store.videos))]
     lines += repeated_frames(store.videos, store.plan.get("fps"))

@@ -1,4 +1,4 @@
-"""From raw videos to one shard of a clip store: a pure function, the unit of work of every run."""
+"""Turns raw videos into one shard of a clip store: a pure function, the unit of work of a run."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,10 +30,10 @@ OPEN: dict[ItemKind, OpenItem] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an earlier attempt taught about a video.
+    """What an earlier attempt showed about a video.
 
     Attributes:
-        skip: why it is to be left out, None when it is not.
+        skip: reason to leave it out; None to keep it.
         decoder: the decoder to use; None for the recipe's.
     """
 
@@ -82,7 +82,7 @@ def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...
     """Raise unless every row has as many numbers as when the source was listed.
 
     Raises:
-        UnusableVideoError: a file was changed since.
+        UnusableVideoError: a file has changed since.
     """
     for name, shape in arrays.items():
         found = np.shape(prepared.arrays[name])[1:]
@@ -99,7 +99,7 @@ def open_video(
     """Open one video; its frames are decoded as they are taken.
 
     Raises:
-        UnusableVideoError: now or while the frames are taken.
+        UnusableVideoError: the video cannot be used; raised now or while the frames are taken.
     """
     watch(item.id, "read", recipe.cpu_limit(item.num_bytes))
     try:

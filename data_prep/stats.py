@@ -1,4 +1,4 @@
-"""Counts a clip store: lengths, classes, groups, and exact sums over every pixel and array row."""
+"""Counts a clip store: lengths, classes, groups, and exact sums over all pixels and array rows."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ SHOWN_CLASSES, SHOWN_RATES = 20, 5
 
 @dataclass(frozen=True)
 class Lengths:
-    """Frames of the videos."""
+    """Numbers of frames of the videos."""
 
     smallest: int
     median: float
@@ -34,9 +34,9 @@ class SplitCounts:
     """What one split holds.
 
     Attributes:
-        largest_group: how many of its videos share a group at most.
-        upsampled: frames that repeat the one before because a fixed rate asked for more than the
-            video has; None where the store does not say.
+        largest_group: largest number of its videos that share a group.
+        upsampled: number of frames that repeat the one before, because a fixed rate asked for more
+            than the video has; None where the store does not record it.
     """
 
     videos: int
@@ -49,13 +49,13 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Channels:
-    """Exact moments of all pixels of a split, of red, green and blue, in grey levels 0 to 255.
+    """Exact moments of all pixels of a split, for red, green and blue, in levels 0 to 255.
 
     Attributes:
         mean, variance: moments of the population, computed from whole numbers and rounded once.
-        smallest, largest: values that occur.
+        smallest, largest: extremes of the values.
         at_limits: share of the values that are 0 or 255.
-        repeated_frames: share of the frames that equal the one before, of those that have one.
+        repeated_frames: share of the frames that equal the one before, among those that have one.
     """
 
     mean: tuple[float, ...]
@@ -73,7 +73,7 @@ class ArrayRange:
     Attributes:
         smallest, largest: extremes of the finite values; None where there are none.
         mean, deviation: moments of the finite values, in float64.
-        not_finite: values that are NaN or infinite.
+        not_finite: number of values that are NaN or infinite.
     """
 
     smallest: tuple[float | None, ...]
@@ -85,20 +85,21 @@ class ArrayRange:
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that is counted of a clip store.
+    """All that is counted in a clip store.
 
     Attributes:
         frame_size_hw: height and width of every frame, in pixels.
-        skipped: sources that were left out.
+        skipped: number of sources that were left out.
         pixel_bytes: number of bytes of all frames.
-        fps: videos per frame rate; "unknown" where it is.
-        splits: split -> its counts.
-        classes: class -> split -> videos; "" stands for none.
-        balance: entropy of the classes over log of their number, 1 when all are equally frequent;
-            None with fewer than two.
-        groups_in_two_splits: such videos may be near-duplicates across a split.
-        pixels: split -> its channels.
-        arrays: name -> its range.
+        fps: number of videos per frame rate, which may be "unknown".
+        splits: counts by split.
+        classes: number of videos by class and split; "" stands for no class.
+        balance: entropy of the classes over the logarithm of their number, 1 when all are equally
+            frequent; None with fewer than two.
+        groups_in_two_splits: groups with videos in more than one split, which may be
+            near-duplicates.
+        pixels: channels by split.
+        arrays: ranges by name.
     """
 
     frame_size_hw: tuple[int, int]
@@ -118,10 +119,10 @@ class Statistics:
 
 
 def statistics_of(store: ClipStore, on_video: Callable[[], object] = lambda: None) -> Statistics:
-    """Count a store; every frame is read once, in constant memory; an array is held whole.
+    """Count a store; every frame is read once, in constant memory; arrays are held as a whole.
 
     Args:
-        on_video: called after each video's pixels.
+        on_video: function that is called after each video's pixels.
 
     Raises:
         InputError: a shard is missing or damaged.
@@ -285,7 +286,7 @@ def table(found: Statistics) -> str:
 
 
 def _upsampling_lines(found: Statistics) -> list[str]:
-    """Return what a fixed rate repeated, split by split; nothing where it repeated nothing."""
+    """Return the frames that a fixed rate repeated, by split; nothing if there are none."""
     shares = {
         name: "unknown" if split.upsampled is None else f"{split.upsampled / split.frames:.1%}"
         for name, split in found.splits.items()
@@ -314,9 +315,9 @@ def class_table(
     """Return a line for each class with its count in each split, and their sums.
 
     Args:
-        classes: class -> split -> videos; "" stands for none.
-        splits: the columns.
-        more: what to say where there are more classes than are shown.
+        classes: number of videos by class and split; "" stands for no class.
+        splits: splits that are the columns.
+        more: text to add if there are more classes than are shown.
     """
     names = {label: label or "(no class)" for label in classes}
     wide = max(map(len, (*names.values(), "class"))) + 2
@@ -331,7 +332,7 @@ def class_table(
 
 
 def count_classes(store: ClipStore, splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return class -> split -> videos; "" stands for none."""
+    """Return the number of videos by class and split; "" stands for no class."""
     counts = Counter((video.label, video.split) for video in store.videos)
     labels: list[str | None] = [*store.classes]
     labels += [None] if any(video.label is None for video in store.videos) else []
@@ -342,7 +343,7 @@ def require_some(store: ClipStore) -> None:
     """Refuse a store without videos.
 
     Raises:
-        InputError: it has none.
+        InputError: it has no videos.
     """
     if not store.videos:
         raise InputError(f"{store.path}: holds no video; prepare the store again")

@@ -1,4 +1,4 @@
-"""Reads and writes TFRecord files of tf.train.Example messages; the only file that knows them.
+"""Reads and writes TFRecord files of tf.train.Example messages; nothing else knows the format.
 
 A record is: length (u64) | masked crc32c of the length | data | masked crc32c of the data, all
 little-endian (tensorflow/core/lib/io/record_writer.h). An Example is protobuf
@@ -22,11 +22,11 @@ from video_vq.stores.files import write, written_aside
 
 MAX_RECORD_BYTES = 64 << 20
 HEADER, FOOTER = 12, 4  # bytes around a record's data
-PIECE_BYTES = 1 << 20  # that are searched at a time
+PIECE_BYTES = 1 << 20  # bytes that are searched at a time
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 Feature = list[bytes] | np.ndarray  # bytes, float32 or int64 values
 Example = dict[str, Feature]
-MAX_LISTS = 1000  # of one feature; writers make one
+MAX_LISTS = 1000  # lists of one feature; writers make one
 
 
 class RecordError(InputError):
@@ -57,9 +57,9 @@ class Gap(NamedTuple):
     """A stretch of a file in which no record can be found.
 
     Attributes:
-        place: how many records were found before it.
-        error: what is wrong at its first byte.
-        end: byte after it: where the next record begins, or the file's end.
+        place: number of records found before it.
+        error: problem at its first byte.
+        end: offset of the byte after it, where the next record or the file's end is.
     """
 
     place: int
@@ -68,22 +68,22 @@ class Gap(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """Where the records of a file lie: byte offset and data length of each, and what is lost."""
+    """The records of a file: byte offset and data length of each, and what is lost."""
 
     records: list[tuple[int, int]]
     gaps: list[Gap]
 
 
 def scan_records(path: Path, base: int = 0, num_bytes: int | None = None) -> Scan:
-    """Find the records of a file, reading the frames between them only.
+    """Find the records of a file by reading only the framing between them.
 
-    Where a length is damaged, or the file ends inside a record, the next place is sought whose
-    bytes are a length with its checksum: a damaged byte does not cost all records behind it.
+    If a length is damaged, or the file ends inside a record, the search continues at the next bytes
+    that are a length with its checksum: a damaged byte does not cost all later records.
 
     Args:
         path: a TFRecord file, or a tar file that holds one.
         base: byte at which the TFRecord file begins.
-        num_bytes: its size; None for all up to the end.
+        num_bytes: size of the file; None for all bytes up to the end.
 
     Returns:
         Offsets from `base`.
@@ -107,7 +107,7 @@ def scan_records(path: Path, base: int = 0, num_bytes: int | None = None) -> Sca
 
 
 def _next_record(path: Path, file: BinaryIO, offset: int, base: int, size: int) -> int:
-    """Return the first offset from this one on at which a record of some bytes begins, or size."""
+    """Return the first offset, from this one on, at which a record begins; else size."""
     while offset + HEADER + FOOTER <= size:
         file.seek(base + offset)
         piece = file.read(min(PIECE_BYTES, size - offset))
@@ -115,7 +115,7 @@ def _next_record(path: Path, file: BinaryIO, offset: int, base: int, size: int) 
         starts = len(bytes_) - HEADER + 1
         if starts <= 0:
             break
-        # Few places of a file hold what a length is: four bytes that are not all 0 (stretches of
+        # Few places of a file can be a length: four bytes that are not all 0 (stretches of
         # zeros are what a failing disk leaves) and are below the cap, then four zeros.
         column = [bytes_[at : at + starts] for at in range(8)]
         small = (column[3] <= MAX_RECORD_BYTES >> 24) & (
@@ -158,7 +158,7 @@ def _read_length(path: Path, file: BinaryIO, offset: int, size: int | None) -> i
         raise RecordError(path, offset, "the file ends inside a record's length")
     length, crc = struct.unpack("<QI", header)
     if crc != masked_crc32c(header[:8]):
-        raise RecordError(path, offset, "no TFRecord, or its length is damaged (crc32c differs)")
+        raise RecordError(path, offset, "not a TFRecord, or its length is damaged (crc32c differs)")
     if length > MAX_RECORD_BYTES:
         raise RecordError(path, offset, f"a record of {length:,} bytes, over {MAX_RECORD_BYTES:,}")
     if size is not None and offset + HEADER + length + FOOTER > size:
@@ -172,10 +172,10 @@ def _read_length(path: Path, file: BinaryIO, offset: int, size: int | None) -> i
 def parse_example(data: bytes) -> Example:
     """Parse a tf.train.Example into lists of bytes, float32 arrays and int64 arrays.
 
-    Packed and unpacked numbers are read; unknown fields are passed over, as protobuf does.
+    Packed and unpacked numbers are read; unknown fields are skipped, as in protobuf.
 
     Raises:
-        ValueError: the bytes are no Example; the message names the byte.
+        ValueError: the bytes are not an Example; the message names the byte.
     """
     example: Example = {}
     for features, features_at in _messages(memoryview(data), 0, 1):
@@ -220,7 +220,7 @@ def _floats(data: memoryview, base: int) -> np.ndarray:
         if number != 1:
             continue
         if wire not in (BYTES, FIXED32) or len(value) % 4:
-            raise ValueError(f"byte {at}: {len(value)} bytes of wire type {wire} are no floats")
+            raise ValueError(f"byte {at}: {len(value)} bytes of wire type {wire} are not floats")
         parts.append(np.frombuffer(value, "<f4"))
     return np.concatenate(parts).astype(np.float32)
 
@@ -230,7 +230,7 @@ def _integers(data: memoryview, base: int) -> Iterator[int]:
         if number != 1:
             continue
         if wire not in (BYTES, VARINT):
-            raise ValueError(f"byte {at}: wire type {wire} holds no int64")
+            raise ValueError(f"byte {at}: wire type {wire} does not hold int64")
         end = 0
         while end < len(value):
             integer, end = _varint(value, end, at)
@@ -253,7 +253,7 @@ def _fields(data: memoryview, base: int) -> Iterator[tuple[int, int, memoryview,
         key, after = _varint(data, at, base)
         wire = key & 7
         if not key >> 3 or wire not in (VARINT, FIXED64, BYTES, FIXED32):
-            raise ValueError(f"byte {base + at}: no protobuf field")
+            raise ValueError(f"byte {base + at}: not a protobuf field")
         if wire == VARINT:
             start, (_, end) = after, _varint(data, after, base)
         elif wire == BYTES:
@@ -292,7 +292,8 @@ def encode_example(example: Mapping[str, Feature]) -> bytes:
     """Encode a tf.train.Example; equal examples in equal order give equal bytes.
 
     Args:
-        example: name -> list of bytes, float32 array, or int64 array, each of one axis.
+        example: features by name: a list of bytes, a float32 array, or an int64 array, each of one
+            axis.
     """
     entries = []
     for name, feature in example.items():

@@ -1,4 +1,4 @@
-"""Checks a store byte by byte; counts clip stores, and lays some of their frames out to look at."""
+"""Checks a store byte by byte; counts clip stores and draws contact sheets of them."""
 
 from collections import Counter
 from pathlib import Path
@@ -37,10 +37,10 @@ def verify(store: ClipStore | TokenStore) -> list[str]:
     """Hash every file of a store.
 
     Returns:
-        What lies in the folder and is no part of the store.
+        Files in the folder that are not part of the store.
 
     Raises:
-        InputError: a file is missing or not as it was written; all such files are named.
+        InputError: a file is missing or not as it was written; lists all such files.
     """
     hashed = store.files()
     sealed = [name for name in (MANIFEST, PROVENANCE) if (store.path / name).exists()]

@@ -1,4 +1,4 @@
-"""What both pushing worlds share: a folder for one plan, processes, files of BAIR's layout."""
+"""What both pushing worlds share: a folder for one plan, processes, files in BAIR's layout."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
@@ -18,17 +18,17 @@ from video_vq.errors import InputError
 from video_vq.stores.files import difference, read_json, write_json
 from video_vq.stores.lock import LOCK
 
-PER_FILE = 256  # records
+PER_FILE = 256  # records per file
 
 
 def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> bool:
     """Claim a folder for a plan; return whether it is complete already.
 
     Args:
-        out: made if it is missing.
+        out: the folder, created if missing.
         marker: name of the file in it that holds the plan.
-        plan: what decides every byte.
-        what: the folder is to hold, for messages.
+        plan: settings that decide every byte.
+        what: what the folder is to hold, for messages.
 
     Raises:
         InputError: it is a file, holds something else, or was made by another plan.
@@ -54,7 +54,7 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
 
 
 def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
-    """Return what is wrong with settings: name -> value, lowest and highest that there may be."""
+    """Return what is wrong with settings, given as name -> value, lowest and highest allowed."""
     return [
         f"{name} must lie in {lowest}..{highest}, found {value}"
         for name, (value, lowest, highest) in ranges.items()
@@ -67,9 +67,9 @@ def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> It
     """Yield a `map` that keeps the order, over fresh processes.
 
     Args:
-        workers: how many.
-        prepare: called first in each, with these arguments; it has the process die with this one,
-            as none may outlive a run that was killed.
+        workers: number of processes.
+        prepare: function that each process calls first, with these arguments; it makes the process
+            die with this one, as none may outlive a killed run.
 
     Raises:
         InputError: one of them died.
@@ -80,8 +80,8 @@ def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> It
         yield partial(pool.map, chunksize=2)
     except BrokenProcessPool:
         raise InputError(
-            "a process that renders ended without a word, perhaps for lack of memory; "
-            "run the command again, it goes on where it stopped"
+            "a rendering process ended unexpectedly, perhaps for lack of memory; run the command "
+            "again; it resumes where it stopped"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -108,7 +108,7 @@ def encode_record(
         frames: frames of each camera.
         actions: rows of numbers, from each frame to the next.
         positions: position of the gripper at each frame.
-        label: what simulated it; a feature that a robot's records do not have.
+        label: name of the simulator, a feature that a robot's records do not have.
     """
     features: dict[str, Feature] = {} if label is None else {SIMULATED: [label.encode()]}
     for frame in range(len(actions)):

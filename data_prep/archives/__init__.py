@@ -1,8 +1,8 @@
-"""Archives of videos, read as hostile: regular files only, by number and never by name, capped.
+"""Archives of videos, treated as hostile: regular files only, by number, not by name, with limits.
 
-Nothing is unpacked by a library or a tool: tools may only print to a pipe, and what is kept is
-written under names of our own. An archive that holds a link, a device, a name that leads out of
-its folder, or more than the caps allow is refused as a whole.
+No library or tool unpacks anything: tools may only print to a pipe, and files are written under
+names that we choose. An archive that holds a link, a device, a name that leads out of its folder,
+or more than the limits allow is refused as a whole.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Archive:
     Attributes:
         path: path of the archive.
         kind: the format that its first bytes show, whatever its name.
-        members: its regular files, in its order.
+        members: its regular files, in order.
     """
 
     path: Path
@@ -51,7 +51,7 @@ def read_archive(path: Path) -> Archive:
     """List an archive's regular files.
 
     Raises:
-        ArchiveError: it is none, is hostile or damaged, or no tool here reads it.
+        ArchiveError: it is not an archive, is hostile or damaged, or no installed tool reads it.
     """
     kind = _kind(path)
     if kind is None:
@@ -62,7 +62,7 @@ def read_archive(path: Path) -> Archive:
             raise ArchiveError(path, "is empty: 0 bytes; fetch it again")
         raise ArchiveError(
             path,
-            "is no tar, zip or rar archive; name one, or the folder that holds the files",
+            "is not a tar, zip or rar archive; name one, or the folder that holds the files",
         )
     members = {"tar": tar_members, "zip": zip_members, "rar": rar_members}[kind](path)
     return Archive(path, kind, members)
@@ -90,15 +90,15 @@ def _head(path: Path) -> bytes:
 def unpack(
     archive: Archive, wanted: Collection[Member], folder: Path, on_file: Callable[[], object]
 ) -> None:
-    """Write members into a folder under names of our own (see `unpacked_path`).
+    """Write members into a folder under names that we choose (see `unpacked_path`).
 
-    Each file appears whole, after fsync, and those there stay: a second start goes on.
+    Each file appears whole, after fsync, and existing ones are kept: a second start resumes.
 
     Args:
         archive: the archive to read.
-        wanted: members.
-        folder: made when missing.
-        on_file: called for each member that is there.
+        wanted: members to write.
+        folder: folder to write to, created if missing.
+        on_file: function that is called for each member that is written.
 
     Raises:
         ArchiveError: the archive is damaged.
@@ -122,7 +122,7 @@ def unpack(
 
 
 def unpacked_path(folder: Path, name: str) -> Path:
-    """Return where `unpack` puts a member: of its name only a plain ending stays."""
+    """Return the path that `unpack` gives a member: only a plain ending of its name is kept."""
     suffix = Path(name).suffix.lower()
     plain = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8 else ""
     return folder / (hashlib.sha256(name.encode()).hexdigest() + plain)

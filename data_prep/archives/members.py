@@ -1,4 +1,4 @@
-"""What all kinds of archives share: members, checks of their names, caps, errors."""
+"""What all kinds of archives share: members, checks of their names, limits, errors."""
 
 import io
 import os
@@ -26,10 +26,10 @@ class ArchiveError(InputError):
 
 @runtime_checkable
 class Readable(Protocol):
-    """What an archive is read from: a file, or what a program prints."""
+    """What an archive is read from: a file, or the output of a program."""
 
     def read(self, num_bytes: int, /) -> bytes:
-        """Return so many bytes, fewer at the end only."""
+        """Return `num_bytes` bytes; fewer only at the end."""
         ...
 
 
@@ -39,7 +39,7 @@ class Member:
 
     Attributes:
         number: its place among the archive's entries.
-        name: relative, with / between its parts, and nothing that leads out of the folder.
+        name: relative path with / between its parts, which does not lead out of the folder.
         num_bytes: size of the file in bytes.
         position: byte of a tar at which the file begins.
         crc32: checksum of the file; None where the archive does not give one.
@@ -53,13 +53,13 @@ class Member:
 
 
 Contents = Generator[tuple[Member, Iterator[bytes]], None, None]
-"""Members with their bytes in pieces; each is to be taken before the next, and all to be closed."""
+"""Members with their bytes in pieces; take each before the next, and close the iterator."""
 
 
 class LimitedFile(io.BufferedReader):
-    """An archive that a library reads: it may take no more than `allow` says.
+    """An archive that a library reads: it may read no more than `allow` permits.
 
-    The standard library's readers hold whatever length a header tells; so what they may read of
+    The standard library's readers allocate whatever length a header claims, so their reading of
     headers is counted. Files are read in pieces, which cost no memory.
     """
 
@@ -69,14 +69,14 @@ class LimitedFile(io.BufferedReader):
         self._path, self._what, self._allowed = path, "", 0
 
     def allow(self, num_bytes: int, what: str = "") -> None:
-        """Allow so many bytes from now on; an error calls them `what`."""
+        """Allow `num_bytes` bytes from now on; an error calls them `what`."""
         self._allowed, self._what = num_bytes, what
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return so many bytes, fewer at the end only.
+        """Return `size` bytes; fewer only at the end.
 
         Raises:
-            ArchiveError: they are more than is allowed.
+            ArchiveError: more are read than is allowed.
         """
         left = max(self.size - self.tell(), 0)
         wanted = left if size is None or size < 0 else min(size, left)
@@ -90,7 +90,7 @@ def open_archive(path: Path) -> BinaryIO:
     """Open an archive for reading.
 
     Raises:
-        ArchiveError: it is no file that can be read.
+        ArchiveError: it is not a readable file.
     """
     return open(open_descriptor(path), "rb")
 
@@ -99,7 +99,7 @@ def open_descriptor(path: Path) -> int:
     """Open a file; never a pipe or a device, which could wait for ever.
 
     Raises:
-        ArchiveError: it is no file that can be read.
+        ArchiveError: it is not a readable file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -107,7 +107,7 @@ def open_descriptor(path: Path) -> int:
         raise ArchiveError(path, f"cannot be read ({error.strerror})") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ArchiveError(path, "is no regular file")
+        raise ArchiveError(path, "is not a regular file")
     return descriptor
 
 
@@ -115,8 +115,8 @@ def clean_name(path: Path, name: str | bytes) -> str:
     """Return a member's name in its plain form, or refuse the archive.
 
     Raises:
-        ArchiveError: the name is empty or too long, is no UTF-8, holds what cannot be printed, or
-            leads out of the folder.
+        ArchiveError: the name is empty or too long, is not UTF-8, is not printable, or leads out of
+            the folder.
     """
     raw = name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
     shown = ascii(raw[:80].decode(errors="replace"))
@@ -128,7 +128,7 @@ def clean_name(path: Path, name: str | bytes) -> str:
     if text.startswith("/") or ".." in parts or (parts and parts[0][1:2] == ":"):
         raise ArchiveError(path, f"the name {shown} in it leads out of its folder")
     if not parts or not text.isprintable() or "\\" in text:
-        raise ArchiveError(path, f"{shown} in it is no name of a file")
+        raise ArchiveError(path, f"{shown} in it is not the name of a file")
     longest = max(len(part.encode()) for part in parts)
     if len(raw) > MAX_NAME_BYTES or longest > MAX_PART_BYTES or len(parts) > MAX_PARTS:
         raise ArchiveError(path, f"the name {shown}... in it is too long or too deep")
@@ -136,11 +136,11 @@ def clean_name(path: Path, name: str | bytes) -> str:
 
 
 class Entries:
-    """Collects an archive's members while it is read, and stops at the caps.
+    """Collects an archive's members while it is read, and stops at the limits.
 
     Args:
         path: path of the archive.
-        archive_bytes: its size.
+        archive_bytes: size of the archive in bytes.
     """
 
     def __init__(self, path: Path, archive_bytes: int):
@@ -153,11 +153,11 @@ class Entries:
 
     @property
     def count(self) -> int:
-        """How many entries were added, folders among them."""
+        """Return how many entries were added, including folders."""
         return self._count
 
     def add_folder(self, name: str | bytes) -> None:
-        """Add a folder: it must be named rightly, and is not needed."""
+        """Check the name of a folder, which is not needed otherwise."""
         self._next()
         if name not in (".", "./", b".", b"./"):
             self._note_folder(clean_name(self._path, name))
@@ -166,7 +166,7 @@ class Entries:
         """Add a regular file.
 
         Raises:
-            ArchiveError: its name is there already, or a cap is passed.
+            ArchiveError: its name is taken, or a limit is exceeded.
         """
         self._next()
         self._bytes += member.num_bytes
@@ -180,12 +180,12 @@ class Entries:
         self._members[member.name] = member
 
     def refuse(self, name: str | bytes, kind: str) -> ArchiveError:
-        """Return the error for an entry that is neither file nor folder."""
+        """Return the error for an entry that is neither a file nor a folder."""
         shown = ascii(name if isinstance(name, str) else name.decode(errors="replace"))
         return ArchiveError(
             self._path,
-            f"holds {shown[:200]}, {kind}; only regular files are taken. Unpack what you trust of "
-            "it, and name the folder",
+            f"holds {shown[:200]}, {kind}; only regular files are accepted. Unpack the files that "
+            "you trust, and name the folder",
         )
 
     def done(self) -> tuple[Member, ...]:
@@ -213,7 +213,7 @@ def pieces_of(file: Readable, num_bytes: int, cut_off: ArchiveError) -> Iterator
     """Yield the next bytes of a file in pieces.
 
     Raises:
-        ArchiveError: `cut_off`, when the file ends before.
+        ArchiveError: `cut_off`, if the file ends early.
     """
     while num_bytes:
         piece = file.read(min(num_bytes, PIECE_BYTES))
@@ -224,6 +224,6 @@ def pieces_of(file: Readable, num_bytes: int, cut_off: ArchiveError) -> Iterator
 
 
 def exhaust(pieces: Iterable[bytes]) -> None:
-    """Read to the end what nobody wanted."""
+    """Read unwanted bytes to the end."""
     for _ in pieces:
         pass

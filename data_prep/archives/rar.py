@@ -1,8 +1,8 @@
-"""Reads rar files through unar or unrar, which may print and nothing else.
+"""Reads rar files through unar or unrar, which may only print.
 
-Nobody but these programs reads rar. They run without the right to write a byte to any file, with
-limits of memory and of silence; names are for our own list only, bytes are told apart by their
-order, sizes and checksums. (bsdtar is not used: it gives damaged files of rar 4 without a word.)
+Only these programs read rar. They run without permission to write any file, with limits on memory
+and on silence; names are only used for our list, and bytes are assigned by their order, sizes and
+checksums. (bsdtar is not used: it silently returns damaged files of rar 4.)
 """
 
 import json
@@ -32,7 +32,7 @@ from data_prep.archives.members import (
 )
 
 RAR_MAGICS = (b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00")
-# No file, no core, 2 GiB of memory: then the program takes the shell's place.
+# No files, no core, 2 GiB of memory; then the program replaces the shell.
 CONFINED = 'ulimit -f 0 && ulimit -c 0 && ulimit -v 2097152 && exec "$0" "$@"'
 SILENCE_SECONDS = 600.0  # a solid archive is unpacked in silence up to what is wanted
 END_BYTES = 64
@@ -44,10 +44,10 @@ INSTALL = (
 
 
 def rar_members(path: Path) -> tuple[Member, ...]:
-    """List a rar file's regular files with the first program that is there.
+    """List a rar file's regular files with the first installed program.
 
     Raises:
-        ArchiveError: no program is there, it cannot read the archive, or see `Entries`.
+        ArchiveError: no program is installed, or it cannot read the archive; or see `Entries`.
     """
     _require_end(path)
     return {"unar": _list_by_lsar, "unrar": _list_by_unrar}[_program(path)](path)
@@ -68,11 +68,11 @@ def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
                 yield member, pieces
             exhaust(pieces)
         if stream.read(1):
-            raise ArchiveError(path, f"{program} gives more bytes than it told")
+            raise ArchiveError(path, f"{program} gives more bytes than it announced")
 
 
 def _require_end(path: Path) -> None:
-    """Refuse an archive without its last block: the programs take a cut between files for its end.
+    """Refuse an archive without its last block: the programs take a cut between files as its end.
 
     Raises:
         ArchiveError: the last bytes hold no end block (RARLAB's technotes of RAR 4 and 5).
@@ -85,8 +85,8 @@ def _require_end(path: Path) -> None:
     if not any(is_end(tail[at:]) for at in range(len(tail))):
         raise ArchiveError(
             path,
-            "has no end: it is cut off, or a part of several. Fetch it again; or unpack it, and "
-            "name the folder",
+            "has no end: it is cut off, or one of several parts. Fetch it again; or unpack it, "
+            "and name the folder",
         )
 
 
@@ -125,7 +125,7 @@ def _program(path: Path) -> str:
 
 
 def _is_real_unrar() -> bool:
-    """Whether `unrar` is RARLAB's: another program of that name has other flags."""
+    """Whether `unrar` is RARLAB's: another program of that name has different flags."""
     try:
         done = subprocess.run(["unrar"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -135,7 +135,7 @@ def _is_real_unrar() -> bool:
 
 def _list_by_lsar(path: Path) -> tuple[Member, ...]:
     text = _listing(path, ["lsar", "-j", "-p", "", str(path.absolute())])
-    unreadable = ArchiveError(path, "cannot be listed by lsar; it is damaged, or no rar archive")
+    unreadable = ArchiveError(path, "cannot be listed by lsar; it is damaged, or not a rar archive")
     try:
         listed = json.loads(text)
         contents = listed["lsarContents"]
@@ -157,7 +157,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
             raise entries.refuse(name, "which is encrypted")
         kind = _unix_kind(entry)
         if entry.get("XADIsLink") or entry.get("RAR5RedirectionType") or kind not in (0, 0o100000):
-            raise entries.refuse(name, "which is no regular file")
+            raise entries.refuse(name, "which is not a regular file")
         crc = entry.get("RAR5CRC32", entry.get("RARCRC32"))
         if size is None or not isinstance(crc, int | None):
             raise unreadable
@@ -166,7 +166,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
 
 
 def _unix_kind(entry: dict[str, Any]) -> int:
-    """Return the type bits of a Unix file mode, 0 where none is told."""
+    """Return the type bits of a Unix file mode; 0 where it is missing."""
     mode = entry.get("XADPosixPermissions", 0)
     if entry.get("RAR5OS") == 1:
         mode = entry.get("RAR5Attributes", 0)
@@ -209,12 +209,12 @@ def _listing(path: Path, command: Sequence[str]) -> bytes:
     with _printed(path, command) as stream:
         text = stream.read(MAX_LISTING_BYTES)
         if stream.read(1):
-            raise ArchiveError(path, "lists more files than are taken")
+            raise ArchiveError(path, "lists more files than are accepted")
         return text
 
 
 class _Pipe:
-    """What a program prints, read as from a file, but never waited for without end."""
+    """The output of a program, read like a file, but with a limit on waiting."""
 
     def __init__(self, path: Path, program: str, descriptor: int):
         self._path, self._program, self._descriptor = path, program, descriptor
@@ -225,7 +225,7 @@ class _Pipe:
         while len(found) < num_bytes:
             if not select.select([self._descriptor], [], [], SILENCE_SECONDS)[0]:
                 raise ArchiveError(
-                    self._path, f"{self._program} gave nothing for {SILENCE_SECONDS:.0f} s"
+                    self._path, f"{self._program} printed nothing for {SILENCE_SECONDS:.0f} s"
                 )
             piece = os.read(self._descriptor, min(num_bytes - len(found), PIECE_BYTES))
             if not piece:
@@ -236,10 +236,10 @@ class _Pipe:
 
 @contextmanager
 def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
-    """Run a program that may print and nothing else; yield what it prints.
+    """Run a program that may only print; yield its output.
 
     Raises:
-        ArchiveError: at the end, when it failed; or when it printed nothing for long.
+        ArchiveError: it failed, which is raised at the end, or printed nothing for too long.
     """
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(

@@ -1,8 +1,8 @@
-"""Reads tar files by Python's tarfile, their headers alone; regular files only.
+"""Reads only the headers of tar files with Python's tarfile; takes only regular files.
 
-Nothing is extracted by tarfile, whose filters have been passed by links more than once
-(CVE-2025-4517); what it reads of headers is counted (CVE-2025-8194); and where it takes a damaged
-header for the end of the archive, the end is looked at here.
+tarfile extracts nothing, as links have bypassed its filters more than once (CVE-2025-4517); the
+bytes of headers that it reads are counted (CVE-2025-8194); and as it takes a damaged header for the
+end of the archive, the end is checked here.
 """
 
 import tarfile
@@ -21,7 +21,7 @@ from data_prep.archives.members import (
 )
 
 BLOCK = tarfile.BLOCKSIZE
-MAX_HEADER_BYTES = 1 << 16  # of one entry, with its long name and its extended header
+MAX_HEADER_BYTES = 1 << 16  # for one entry, with its long name and its extended header
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 REFUSED = {
     tarfile.LNKTYPE: "a hard link",
@@ -44,7 +44,7 @@ def looks_like_tar(head: bytes) -> bool:
 
 
 def tar_members(path: Path) -> tuple[Member, ...]:
-    """List a tar file's regular files by their headers alone.
+    """List a tar file's regular files from their headers.
 
     Raises:
         ArchiveError: it is cut off or damaged, or holds something else; see `Entries`.
@@ -70,7 +70,7 @@ def tar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
 
 
 def _headers(path: Path, file: LimitedFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the header of every entry, and look at the end."""
+    """Yield the header of every entry, and check the end."""
     what = f"a name or an extended header of more than {MAX_HEADER_BYTES:,} bytes"
     try:
         file.allow(MAX_HEADER_BYTES, what)
@@ -78,7 +78,7 @@ def _headers(path: Path, file: LimitedFile) -> Iterator[tarfile.TarInfo]:
         while (header := tar.next()) is not None:
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # all would be held
             if {"path", "size", "linkpath"} & tar.pax_headers.keys():
-                raise ArchiveError(path, "gives all its files one name or size")
+                raise ArchiveError(path, "gives all its files the same name or size")
             yield header
             file.allow(MAX_HEADER_BYTES, what)
         file.seek(tar.offset)

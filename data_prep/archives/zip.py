@@ -1,8 +1,7 @@
-"""Reads zip files by Python's zipfile; stored and deflated regular files only.
+"""Reads zip files with Python's zipfile; takes only stored and deflated regular files.
 
 zipfile holds every entry of a directory before any can be counted, so the directory's bytes are
-limited; and Python 3.11 reads members that lie over one another (CVE-2024-0450), so these are
-looked for here.
+limited; and Python 3.11 reads overlapping members (CVE-2024-0450), so these are detected here.
 """
 
 import stat
@@ -24,7 +23,7 @@ from data_prep.archives.members import (
 )
 
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
-LOCAL_BYTES = 30  # of what is before a member's name and bytes
+LOCAL_BYTES = 30  # size of the header before a member's name and bytes
 MAX_DIRECTORY_BYTES = 32 << 20  # what 200,000 names of 100 letters take
 ENCRYPTED, UTF8 = 0x0001 | 0x0040 | 0x2000, 0x0800
 UNIX = 3
@@ -91,7 +90,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 def _bytes_of(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member
 ) -> Iterator[bytes]:
-    """Yield a member in pieces: no more than it tells, and what its checksum holds for."""
+    """Yield a member in pieces: no more bytes than it announces, and with the right checksum."""
     size = 0
     try:
         with archive.open(info) as file:
@@ -101,7 +100,7 @@ def _bytes_of(
     except DAMAGE as error:
         raise ArchiveError(path, f"{member.name!a} in it is damaged ({str(error)[:80]})") from None
     if size != member.num_bytes or member.crc32 != info.CRC:
-        raise ArchiveError(path, f"{member.name!a} in it is damaged: {size:,} bytes are left of it")
+        raise ArchiveError(path, f"{member.name!a} in it is damaged: {size:,} bytes are left over")
 
 
 def _name_of(info: zipfile.ZipInfo) -> str | bytes:
@@ -120,13 +119,13 @@ def _add(path: Path, info: zipfile.ZipInfo, entries: Entries) -> None:
     kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == UNIX else 0
     if _is_folder(info):
         if info.file_size or kind not in (0, stat.S_IFDIR):
-            raise entries.refuse(name, "which is no plain folder")
+            raise entries.refuse(name, "which is not a plain folder")
         entries.add_folder(name)
         return
     if kind == stat.S_IFLNK:
         raise entries.refuse(name, "a symbolic link")
     if kind not in (0, stat.S_IFREG):
-        raise entries.refuse(name, "which is no regular file")
+        raise entries.refuse(name, "which is not a regular file")
     if info.flag_bits & ENCRYPTED:
         raise entries.refuse(name, "which is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -136,7 +135,7 @@ def _add(path: Path, info: zipfile.ZipInfo, entries: Entries) -> None:
 
 
 def _require_apart(path: Path, listed: Sequence[zipfile.ZipInfo], directory: int) -> None:
-    """Refuse members that share bytes: the way by which 40 kB hold 5 GB."""
+    """Refuse members that share bytes, by which 40 kB could hold 5 GB."""
     ends = 0
     for info in sorted(listed, key=lambda info: info.header_offset):
         if info.header_offset < ends:

@@ -18,33 +18,33 @@ from data_prep.bin_world.scene import (
     mjcf,
 )
 
-SIMULATOR_VERSION = 1  # grows with every change that moves a pixel or an action
+SIMULATOR_VERSION = 1  # increases with every change of a pixel or an action
 NUM_FRAMES, SIZE = 30, 64
 FRAME_SECONDS = 0.16
-SETTLE_SECONDS = 0.6  # in which the objects come to rest, before the first frame
+SETTLE_SECONDS = 0.6  # time for the objects to come to rest before the first frame
 OVERSAMPLING = 2  # pictures are rendered larger and averaged: no multisampling is needed
 CAMERAS = ("main", "aux1")
 
-# The hand's commands stay in this box, in metres; the bin's walls are outside.
+# The hand's commands stay in this box, in metres; the bin's walls are outside it.
 REACH = BIN_HALF - 0.045
 LOW, HIGH = 0.006, 0.11
-MAX_STEP = 0.034  # of x and y per frame, in metres
-MAX_TURN = 0.30  # per frame, in radians
-KEEP_FRAMES = (3, 8)  # a random command is kept for so many frames
+MAX_STEP = 0.034  # largest change of x and y per frame, in metres
+MAX_TURN = 0.30  # largest turn per frame, in radians
+KEEP_FRAMES = (3, 8)  # number of frames, at least and at most, that a random command is kept
 LIFTED = 0.2  # share of the commands that raise the hand
 
 
 @dataclass(frozen=True)
 class Episode:
-    """What is recorded of one episode.
+    """The record of one episode.
 
     Attributes:
-        frames: camera -> uint8 RGB.
+        frames: uint8 RGB frames by camera.
         actions: array of t 4: from each frame to the next, the commanded change of x, y and z in
             metres and of the turn about the vertical in radians.
-        positions: x, y, z between the fingers' tips at each frame, in metres.
-        moved: how far each object's centre lies from where it was at the first frame at most,
-            in metres.
+        positions: point x, y, z between the fingertips at each frame, in metres.
+        moved: largest distance of each object's centre from its place at the first frame, in
+            metres.
     """
 
     frames: dict[str, UInt8[np.ndarray, "t h w 3"]]
@@ -56,14 +56,14 @@ class Episode:
 def draw_actions(
     rng: np.random.Generator, start: tuple[float, float, float, float], num_frames: int
 ) -> Float64[np.ndarray, "t 4"]:
-    """Draw a random walk of the hand: a velocity is kept for some frames, then drawn anew.
+    """Draw a random walk of the hand: a velocity is kept for some frames, then another is drawn.
 
     A command that would leave the bin is cut at its border, and a new one drawn.
 
     Args:
         rng: the episode's random generator.
-        start: x, y, z and turn of the hand.
-        num_frames: how many commands.
+        start: initial x, y, z and turn of the hand.
+        num_frames: number of commands.
     """
     place, actions = np.array(start), np.empty((num_frames, 4))
     lowest, highest = np.array([-REACH, -REACH, LOW]), np.array([REACH, REACH, HIGH])
@@ -103,7 +103,7 @@ class Renderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def open(self, model: Any) -> None:
-        """Load a model's pictures; `draw` shows this model from now on."""
+        """Load a model, which `draw` shows from now on."""
         mujoco = bindings()
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=200)

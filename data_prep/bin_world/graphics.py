@@ -1,4 +1,4 @@
-"""Finds an OpenGL that renders without a screen, in a process of its own: drivers may crash."""
+"""Finds an OpenGL that renders without a screen, in a separate process, as drivers may crash."""
 
 import importlib
 import importlib.util
@@ -16,7 +16,7 @@ BACKENDS = {
     "egl": {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "egl", "EGL_PLATFORM": "surfaceless"},
     "osmesa": {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
 }
-# One thread for each process that renders: they are as many as there are to be.
+# One thread for each rendering process, whose number the user chooses.
 SINGLE_THREAD = {"LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1"}
 PROBE_SECONDS = 120
 PROBE = """
@@ -38,9 +38,9 @@ class Graphics:
     """What renders.
 
     Attributes:
-        environment: variables that a rendering process needs before it imports MuJoCo.
-        mujoco: its version.
-        renderer: what OpenGL calls itself; other ones draw other pixels.
+        environment: environment variables that a rendering process needs before it imports MuJoCo.
+        mujoco: version of MuJoCo.
+        renderer: OpenGL's name for itself; different renderers draw different pixels.
     """
 
     environment: dict[str, str]

@@ -23,7 +23,7 @@ WRIST_HEIGHT = 0.18  # of the wrist above the fingers' tips
 FINGER_GAP = 0.026  # from a finger's centre to the hand's
 LAMP_HEIGHT = 1.3
 TIMESTEP = 0.004  # seconds
-SHADOW_PIXELS = 256  # larger maps, and multisampling, take a software renderer most of its time
+SHADOW_PIXELS = 256  # larger maps and multisampling would take most of a software renderer's time
 FLOORS = ((0.62, 0.55, 0.46), (0.50, 0.52, 0.55), (0.66, 0.63, 0.58), (0.46, 0.50, 0.46))
 HUES = (0.0, 0.06, 0.12, 0.30, 0.47, 0.58, 0.66, 0.76, 0.90)
 
@@ -33,11 +33,11 @@ class Body:
     """One object.
 
     Attributes:
-        kind: its shape.
-        half: half its extent across, in metres.
+        kind: shape of the object.
+        half: half its width, in metres.
         colour: red, green, blue in [0, 1].
-        position: x and y at the start.
-        angle: about the vertical, in radians.
+        position: initial x and y, in metres.
+        angle: initial angle about the vertical, in radians.
     """
 
     kind: Kind
@@ -53,9 +53,9 @@ class BinScene:
 
     Attributes:
         bodies: the objects.
-        floor: colour of the bin's floor.
-        light: x, y of the lamp; its height is fixed.
-        hand: x, y, z and angle of the hand at the start.
+        floor: colour of the bin's floor: red, green, blue in [0, 1].
+        light: position x, y of the lamp, in metres; its height is fixed.
+        hand: initial x, y, z (in metres) and angle (in radians) of the hand.
     """
 
     bodies: tuple[Body, ...]

@@ -35,7 +35,7 @@ MARKER = "simulated.json"
 README = "README.txt"
 LABEL = f"video-vq pushing, version {SIMULATOR_VERSION}"
 SIDES = ("train", "test")
-TOUCHED = 0.01  # metres that an object must move to count
+TOUCHED = 0.01  # metres that an object must move to count as touched
 README_TEXT = f"""SIMULATED DATA ({LABEL}).
 
 Nothing here was recorded by a robot. The files have the schema and the layout of BAIR robot
@@ -49,7 +49,7 @@ class BinWorldSettings:
     """What decides every byte, besides the versions of MuJoCo and of OpenGL.
 
     Attributes:
-        num_train, num_test: episodes of each side.
+        num_train, num_test: number of episodes of each side.
         seed: seed of the whole set. An episode depends on the seed, its side and its number there:
             a longer set begins like a shorter one.
     """
@@ -61,13 +61,13 @@ class BinWorldSettings:
 
 @dataclass(frozen=True)
 class Pushed:
-    """How often things were pushed.
+    """How often objects were pushed.
 
     Attributes:
-        episodes: how many there are.
+        episodes: number of episodes.
         touched: number of episodes in which at least one object moved by more than TOUCHED metres.
-        objects: how many objects there are in all.
-        moved: how many of them were moved so far.
+        objects: number of objects in all episodes.
+        moved: number of objects that moved by more than TOUCHED metres.
     """
 
     episodes: int
@@ -77,19 +77,20 @@ class Pushed:
 
 
 def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> Pushed:
-    """Simulate all episodes and write them under `out`; does nothing when they are all there.
+    """Simulate all episodes and write them under `out`; do nothing if all of them exist.
 
-    A killed run is continued by the same call, at a loss of at most one file of 256 episodes. The
+    The same call resumes a killed run, which loses at most one file of 256 episodes. The
     bytes do not depend on the number of workers.
 
     Args:
         out: the folder; the records go to `softmotion30_44k/{train,test}/`.
-        settings: decide the bytes.
-        workers: processes that simulate.
+        settings: settings that decide the bytes.
+        workers: number of processes that simulate.
 
     Raises:
-        InputError: a setting out of range, `out` holds other files, was made otherwise, cannot
-            be written or is being written by another process, or MuJoCo or OpenGL is missing.
+        InputError: a setting is out of range, `out` holds other files, was made with other
+            settings, cannot be written or is being written by another process, or MuJoCo or OpenGL
+            is missing.
     """
     _check(settings, workers)
     require_free(out)
@@ -107,8 +108,8 @@ def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> 
                 write_json(out / MARKER, {"plan": plan, "complete": True})
     except OSError as error:
         raise InputError(
-            f"{out}: cannot be written ({error.strerror or error}); nothing is lost: "
-            "run the command again, it goes on where it stopped"
+            f"{out}: cannot be written ({error.strerror or error}); nothing is lost: run the "
+            "command again; it resumes where it stopped"
         ) from None
     tallies = [read_json(path, "a file's tally") for path in sorted(out.glob("pushed/*.json"))]
     counts = {name: sum(int(tally[name]) for tally in tallies) for name in Pushed.__annotations__}

@@ -1,4 +1,4 @@
-"""The command `data-prep`: arguments to one call; what it does waits for right arguments."""
+"""The command `data-prep`: turns arguments into one call, after checking them."""
 
 import argparse
 import sys
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"data-prep: {printable(system_refusal(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("data-prep: stopped; the same command goes on where it stopped", file=sys.stderr)
+        print("data-prep: stopped; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
 
@@ -36,8 +36,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = Parser(
         prog="data-prep",
-        description="Turn raw videos into a clip store. Every command goes on where it stopped "
-        "when it is given again.",
+        description="Turn raw videos into a clip store. Every command resumes where it stopped "
+        "when it is run again.",
         allow_abbrev=False,
         examples=("data-prep folder my_videos --out clips --size 64", "data-prep folder --help"),
     )

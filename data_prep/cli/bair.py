@@ -1,4 +1,4 @@
-"""`data-prep bair`: BAIR robot pushing, and what is written in its layout."""
+"""`data-prep bair`: BAIR robot pushing, and other data in its layout."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         help="prepare BAIR robot pushing, its tar or unpacked",
         description="Prepare BAIR robot pushing: ROOT is bair_robot_pushing_dataset_v0.tar, which "
         "is read where it lies, or a folder that holds it or softmotion30_44k/{train,test}/"
-        "*.tfrecords. Actions and end-effector positions are kept with the frames. val is carved "
+        "*.tfrecords. Actions and end-effector positions are kept with the frames. val is taken "
         "from the official train side; test is the official test side.",
         allow_abbrev=False,
         examples=("data-prep bair bair_robot_pushing_dataset_v0.tar --out clips",),
@@ -26,7 +26,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--camera",
         choices=("aux1", "main"),
         default="aux1",
-        help="aux1 as in VideoGPT and MAGVIT, main as in SAVP (default: aux1)",
+        help="camera: aux1 as in VideoGPT and MAGVIT, main as in SAVP (default: aux1)",
     )
     add_size(parser, "64")
     add_shares(parser, val=0.05)

@@ -15,9 +15,9 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "folder",
         help="prepare any folder or table of videos",
         description="Prepare any tree of videos: the first folder below VIDEOS is the label; "
-        "a hash of the group decides the split. Or a CSV of them, whose first line names its "
-        "columns: path, and if wanted label, split, group and actions (a .npy or .csv with one "
-        "row of numbers for each frame).",
+        "a hash of the group decides the split. Or prepare a CSV of videos, whose first line "
+        "names its columns: path, and optionally label, split, group and actions (a .npy or .csv "
+        "with one row of numbers per frame).",
         allow_abbrev=False,
         examples=(
             "data-prep folder my_videos --out clips --size 64",
@@ -25,14 +25,17 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         ),
     )
     parser.add_argument(
-        "videos", type=Path, metavar="VIDEOS", help="folder of videos, or a .csv that names them"
+        "videos",
+        type=Path,
+        metavar="VIDEOS",
+        help="folder of videos, or a .csv file that lists them",
     )
     add_out(parser)
     parser.add_argument(
         "--root",
         type=Path,
         metavar="FOLDER",
-        help="that the paths of the CSV begin in (default: the CSV's own)",
+        help="folder that the paths of the CSV are relative to (default: the CSV's folder)",
     )
     add_size(parser, "64")
     add_shares(parser, val=0.1, test=0.1)
@@ -41,20 +44,20 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--group-by",
         choices=("video", "folder"),
         default="video",
-        help="near-duplicates share a group, and a group a split: each video is its own group, or "
-        "those of one folder are one (default: video)",
+        help="what must stay in one split, as near-duplicates should: each video is a group of "
+        "its own, or the videos of a folder are one (default: video)",
     )
     grouping.add_argument(
         "--group-regex",
         metavar="REGEX",
-        help="the group is what this finds in the path below VIDEOS: its first group, or all of it "
-        "(default: as --group-by says)",
+        help="regular expression whose first group, or whole match, in the path below VIDEOS "
+        "names the group (default: as --group-by says)",
     )
     parser.add_argument(
         "--extensions",
         type=file_endings,
         metavar="LIST",
-        help="endings to take, for example mp4,avi (default: all usual ones)",
+        help="file name endings to take, for example mp4,avi (default: all usual ones)",
     )
     add_rate(parser)
     add_list_only(parser)
@@ -80,6 +83,6 @@ def run(arguments: argparse.Namespace) -> None:
     if videos.suffix.lower() == ".csv" and not videos.is_dir():
         prepare_listing(arguments, list_table(videos, arguments.root or videos.parent, settings))
     elif arguments.root is not None:
-        raise InputError(f"{videos}: --root is for a .csv of videos; name the folder alone")
+        raise InputError(f"{videos}: --root is only for a .csv of videos; name just the folder")
     else:
         prepare_listing(arguments, list_folder(videos, settings))

@@ -14,10 +14,10 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "lerobot",
         help="prepare a LeRobot v3 data set",
         description="Prepare a LeRobot v3 data set on the disk (extra [lerobot]): ROOT holds "
-        "meta/, data/ and videos/. Every episode becomes a video of its own, cut out of the long "
+        "meta/, data/ and videos/. Every episode becomes a separate video, cut out of the long "
         "mp4 files; actions and states are kept with the frames, and tasks are labels where "
-        "episodes share them. Splits are info.json's; val and test are carved from its train side "
-        "by hash where it names none.",
+        "episodes share them. Splits are those of info.json; if it names no val or test, they are "
+        "taken from its train side by hash.",
         allow_abbrev=False,
         examples=("data-prep lerobot data_set --camera top --out clips",),
     )
@@ -26,7 +26,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--camera",
         metavar="NAME",
-        help="for example observation.images.top, or top (default: the only one)",
+        help="camera, for example observation.images.top, or top (default: the only one)",
     )
     add_size(parser, "64")
     add_shares(parser, val=0.1, test=0.1, of="episodes, where info.json names no such side")

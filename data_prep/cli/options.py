@@ -22,20 +22,20 @@ def add_size(parser: argparse.ArgumentParser, default: str) -> None:
         type=frame_size,
         default=frame_size(default),
         metavar="SIZE",
-        help="pixels of the square frames, or HEIGHTxWIDTH: a video is scaled until it covers "
-        f"them, and its centre is kept (default: {default})",
+        help="side of the square frames in pixels, or HEIGHTxWIDTH; videos are scaled to cover "
+        f"it, then cropped to the centre (default: {default})",
     )
 
 
 def add_shares(
     parser: argparse.ArgumentParser, val: float, test: float | None = None, of: str = "groups"
 ) -> None:
-    """Add --val, and --test where the source names no test side of its own.
+    """Add --val, and --test if the source has no test side.
 
     Args:
         parser: the parser of a command.
-        val, test: the defaults.
-        of: what they are shares of.
+        val, test: default shares.
+        of: what they are shares of, for the help page.
     """
     shares = {"--val": val} if test is None else {"--val": val, "--test": test}
     for flag, default in shares.items():
@@ -52,14 +52,17 @@ def add_rate(parser: argparse.ArgumentParser) -> None:
     """Add --fps or --stride, and --decoder: for sources that are files of video."""
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
-        "--fps", type=_positive, metavar="FPS", help="bring all to one rate (default: their own)"
+        "--fps",
+        type=_positive,
+        metavar="FPS",
+        help="convert all videos to this frame rate (default: their own)",
     )
     add_stride(rate)
     parser.add_argument(
         "--decoder",
         choices=("pyav", "decord"),
         default="pyav",
-        help="both give the same frames (default: pyav)",
+        help="decoder; both give the same frames (default: pyav)",
     )
 
 
@@ -68,8 +71,8 @@ def add_list_only(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list-only",
         action="store_true",
-        help="write a list of the videos and no pixels; `video-vq encode LIST` then goes from the "
-        "videos straight to tokens, the same as those of the clip store",
+        help="write a list of the videos, without pixels; `video-vq encode LIST` then turns the "
+        "videos straight into the same tokens as those of the clip store",
     )
 
 
@@ -83,48 +86,53 @@ def add_stride(parser: "argparse._ActionsContainer") -> None:
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add --workers."""
     parser.add_argument(
-        "--workers", type=count, metavar="N", help="processes (default: one per processor core)"
+        "--workers",
+        type=count,
+        metavar="N",
+        help="number of processes (default: one per processor core)",
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add how the preparation runs, and what it may lose."""
+    """Add options for how the preparation runs and what it may leave out."""
     add_workers(parser)
     parser.add_argument(
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="local: processes of this machine; ray: the cluster at RAY_ADDRESS, or a Ray of this "
-        "machine; the same bytes (default: local)",
+        help="what runs the work: local, processes of this machine; or ray, the cluster at "
+        "RAY_ADDRESS or a Ray of this machine; the bytes are the same (default: local)",
     )
     parser.add_argument(
         "--videos-per-shard",
         type=count,
         metavar="N",
-        help="a shard is what an interruption can cost (default: a 64th of all, at most 128)",
+        help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
+        "of all, at most 128)",
     )
     parser.add_argument(
         "--max-skipped",
         type=share,
         metavar="SHARE",
-        help="fail when more of the videos, and more than one, cannot be used; those left out are "
-        f"listed in skipped.jsonl with the reason (default: {MAX_SKIPPED}; 0 allows none)",
+        help="fail if more than this share of the videos, and more than one, cannot be used; "
+        f"skipped.jsonl lists those left out, with the reason (default: {MAX_SKIPPED}; 0 allows "
+        "none)",
     )
     parser.add_argument(
         "--cpu-limit",
         type=_positive,
         default=60.0,
         metavar="SECONDS",
-        help="processor time a video may take, besides 1 s for each 50 MB of its decoded frames "
-        "(default: 60)",
+        help="processor seconds that a video may take, besides 1 s for each 50 MB of its decoded "
+        "frames (default: 60)",
     )
     parser.add_argument(
         "--max-expansion",
         type=count,
         default=5000,
         metavar="TIMES",
-        help="refuse a video that decodes to over 4 GiB and over so many times its file's size "
-        "(default: 5000)",
+        help="refuse a video that decodes to more than 4 GiB and more than this many times its "
+        "file's size (default: 5000)",
     )
 
 
@@ -134,15 +142,16 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
         "--sheet",
         type=Path,
         metavar="PNG",
-        help="write first, middle and last frames of some videos of every class (default: none)",
+        help="PNG file for the first, middle and last frames of some videos of every class "
+        "(default: none)",
     )
 
 
 def require_sheet(sheet: Path | None) -> None:
-    """Raise unless a contact sheet can have this name; None is no sheet.
+    """Raise unless a contact sheet can have this name; None stands for no sheet.
 
     Raises:
-        InputError: it does not end in .png, or its folder is missing or takes no file.
+        InputError: it does not end in .png, or its folder is missing or not writable.
     """
     from video_vq.stores.places import require_writable  # imports numpy
 
@@ -178,7 +187,7 @@ def _positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Read a whole number from 1 on."""
+    """Read a whole number of at least 1."""
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)

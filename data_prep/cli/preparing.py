@@ -1,4 +1,4 @@
-"""What the verbs that prepare a source share; heavy imports wait until the arguments are right."""
+"""What the verbs that prepare a source share; heavy imports wait for valid arguments."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def require_ready(arguments: argparse.Namespace) -> None:
-    """Refuse what can be known to fail before a source is listed, which may take minutes.
+    """Refuse what is known to fail, before a source is listed, which may take minutes.
 
     Raises:
         InputError: the output is the source itself, cannot be written or is being written by
@@ -38,7 +38,7 @@ def require_ready(arguments: argparse.Namespace) -> None:
 
 
 def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
-    """Make what the arguments ask for of a source: a clip store, or a list.
+    """Make what the arguments ask for from a source: a clip store, or a list.
 
     Raises:
         InputError: see `prepare`; or the source cannot be a list.
@@ -58,7 +58,7 @@ def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
     if getattr(arguments, "list_only", False):
         _write_list(arguments, listing, recipe)
         return
-    for note in listing.notes:  # before the work, and once more after it
+    for note in listing.notes:  # printed before the work, and again after it
         print(printable(f"note: {note}"), file=sys.stderr)
     outcome = prepare(
         listing,
@@ -110,12 +110,13 @@ def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Fram
 
 
 def _root(listing: "Listing") -> str:
-    """Return the one folder that the names of all files begin at."""
+    """Return the folder that the names of all files are relative to."""
     roots = {item.path.removesuffix(f"/{item.name}") for item in listing.items}
     root = roots.pop()
     if listing.archive is not None or roots or any(item.path == root for item in listing.items):
         raise InputError(
-            "--list-only: the videos are no files under one folder (they lie in an archive, or "
-            "here and there); unpack or link them into one, or prepare a store without --list-only"
+            "--list-only: the videos are not files below one folder (they lie in an archive, or "
+            "in several places); unpack or link them into one folder, or prepare a store without "
+            "--list-only"
         )
     return root

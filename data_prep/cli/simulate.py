@@ -1,4 +1,4 @@
-"""`data-prep simulate`: the bin world, by MuJoCo."""
+"""`data-prep simulate`: the bin world, simulated by MuJoCo."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from data_prep.cli.options import add_workers, count
 from video_vq.arguments import Parser
 from video_vq.errors import InputError
 
-TEST_SHARE, MOST_TEST = 10, 256  # a tenth, at most as many as BAIR has
+TEST_SHARE, MOST_TEST = 10, 256  # a tenth of the episodes, at most as many as BAIR has
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -19,22 +19,26 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
             "Simulate a robot arm that pushes random objects in a bin by random actions (MuJoCo, "
             "extra [sim]), 30 frames of 64x64 from two cameras, and write BAIR's schema and "
             "layout, every record labelled simulated. The same settings give the same bytes on "
-            "one machine; a killed run goes on when started again."
+            "one machine; a killed run resumes when started again."
         ),
         allow_abbrev=False,
         examples=("data-prep simulate pushing --episodes 1000",),
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument(
-        "--episodes", type=count, default=1000, metavar="N", help="in all (default: 1000)"
+        "--episodes",
+        type=count,
+        default=1000,
+        metavar="N",
+        help="number of all episodes (default: 1000)",
     )
     parser.add_argument(
         "--test-episodes",
         type=int,
         metavar="N",
-        help="how many of them are the test side (default: a tenth, at most 256)",
+        help="number of episodes of the test side (default: a tenth, at most 256)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default: 0)")
     add_workers(parser)
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""`data-prep stats`: the numbers of a clip store, for people, as JSON, and as a picture."""
+"""`data-prep stats`: counts and moments of a clip store, as text, JSON, or a picture."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Count, print, and draw the sheet.
 
     Raises:
-        InputError: the store cannot be used, or the sheet not be written.
+        InputError: the store cannot be used, or the sheet cannot be written.
     """
     from data_prep.stats import require_some, statistics_of, table
     from data_prep.verify import write_sheet

@@ -14,7 +14,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         description=(
             "Render a gripper that pushes coloured bodies over a table, four classes told apart by "
             "their motion, and write it as raw files in UCF-101's or BAIR's official layout. "
-            "The same settings give the same videos; a killed run goes on when started again."
+            "The same settings give the same videos; a killed run resumes when started again."
         ),
         examples=("data-prep synthetic raw --layout ucf101 --videos 800",),
     )
@@ -23,13 +23,18 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--layout",
         choices=("ucf101", "bair", "both"),
         default="ucf101",
-        help="ucf101: .avi files and split lists; bair: TFRecords of two cameras (default: ucf101)",
+        help="layout to write: ucf101, .avi files and split lists; or bair, TFRecords of two "
+        "cameras (default: ucf101)",
     )
-    parser.add_argument("--videos", type=int, default=600, help="how many (default: 600)")
-    parser.add_argument("--frames", type=int, default=30, help="frames of each (default: 30)")
-    parser.add_argument("--size", type=int, default=64, help="pixels of a side (default: 64)")
-    parser.add_argument("--seed", type=int, default=0, help="of the world (default: 0)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--videos", type=int, default=600, help="number of videos (default: 600)")
+    parser.add_argument(
+        "--frames", type=int, default=30, help="number of frames of each video (default: 30)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="side of the square frames in pixels (default: 64)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world (default: 0)")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes (default: 1)")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""`data-prep verify`: every byte of a store, and its counts."""
+"""`data-prep verify`: checks every byte of a store, and prints its counts."""
 
 import argparse
 from pathlib import Path
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     strangers = verify(store)
     print(printable(f"{store.path}: every byte is as it was written"))
     if strangers:
-        print(printable(f"no part of the store: {', '.join(strangers)}"))
+        print(printable(f"not part of the store: {', '.join(strangers)}"))
     if isinstance(store, TokenStore):
         return
     print(printable(describe(store)))

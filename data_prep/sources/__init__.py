@@ -1,4 +1,4 @@
-"""What every source of raw videos gives: a list of videos to decode, without decoding them."""
+"""What every source of raw videos returns: a list of videos to decode, none of them decoded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,20 +19,20 @@ class Item:
     """One video to prepare.
 
     Attributes:
-        id: unique in the store.
-        label: class, None when the data have none.
+        id: its id, unique in the store.
+        label: name of its class; None when the data have none.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
-        name: the file, relative to the source's folder; what the store remembers.
-        path: the file on this machine; the store never holds it. Where the listing has an archive
-            to unpack, its member's name, until `prepare` has unpacked it.
+        name: path of the file relative to the source's folder, which the store keeps.
+        path: path of the file on this machine, which the store never keeps. If the listing has an
+            archive to unpack, the member's name until `prepare` has unpacked it.
         num_bytes: size of the file (of the record; of the whole mp4 that holds an episode).
-        offset: byte at which the video's record begins, 0 where a file is one video.
+        offset: byte at which the video's record begins; 0 where a file is one video.
         base: byte of `path` at which the source's file begins (inside a tar), else 0.
-        actions: file of one row of numbers per frame of the video's file, None without.
-        table: the file on this machine that holds its per-frame rows, if it is not `path`.
-        place: where in the files it lies, as its source says it (JSON).
-        kind: what it is, which decides what opens it.
+        actions: file of one row of numbers per frame of the video's file; None without one.
+        table: file on this machine that holds its per-frame rows, if it is not `path`.
+        place: its place in the files, as its source describes it (JSON).
+        kind: kind of the item, which decides what opens it.
         settings: settings of the source, for what opens the item (JSON).
     """
 
@@ -52,14 +52,14 @@ class Item:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def video(self, origin: dict[str, Any], fps: float | None = None) -> Video:
-        """Return what a store says of this video, besides its frames."""
+        """Return what a store records about this video, besides its frames."""
         return Video(self.id, self.label, self.split, self.group, fps=fps, origin=origin)
 
 
 OpenItem = Callable[[Item, FrameRecipe, Watch, list[dict[str, str]]], PreparedVideo]
 """Opens an item by a recipe; its frames are decoded as they are taken.
 
-It tells the watch what begins, adds to the notes (id, note) what is odd with the video, and raises
+It calls the watch at each stage, adds oddities of the video to the notes (id, note), and raises
 UnusableVideoError or UnreadableVideoError, now or while the frames are taken; or OSError, now.
 """
 
@@ -73,11 +73,11 @@ class Listing:
         settings: the source's own settings that decide the store (JSON).
         items: the videos, in the order of the store.
         classes: ordered class names.
-        skipped: what cannot be used, as far as it shows without decoding.
+        skipped: files that cannot be used, as far as is known without decoding.
         arrays: per-frame arrays of each video: name -> shape of one frame's row.
-        notes: what the user should hear of the listing.
-        simulated: what simulated the episodes, None when they were recorded.
-        max_skipped: the share of videos that may be unusable, unless the user says otherwise.
+        notes: messages for the user about the listing.
+        simulated: the simulator of the episodes; None when they were recorded.
+        max_skipped: share of videos that may be unusable, unless the user says otherwise.
         archive: the archive that holds the items and has to be unpacked; None where their paths are
             files.
     """
@@ -102,4 +102,4 @@ def require_folder(root: Path, what: str) -> None:
     """
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
-        raise InputError(f"{root}: expected {what}, found {found} there")
+        raise InputError(f"{root}: expected {what}, found {found}")

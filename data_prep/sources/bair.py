@@ -1,6 +1,6 @@
 """BAIR robot pushing, its tar or unpacked: {train,test}/*.tfrecords, two cameras.
 
-A tar is read where it lies: its files are stored as they are, so a record is a range of its bytes.
+A tar is read in place: its files are stored uncompressed, so a record is a range of its bytes.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44
 SIDES = ("train", "test")
 TAR = "bair_robot_pushing_dataset_v0.tar"
 ARRAYS: dict[str, tuple[int, ...]] = {"actions": (4,), "endeffector_pos": (3,)}
-SIMULATED = "simulated"  # a feature of our simulator's records; a robot's have none of this name
+SIMULATED = "simulated"  # a feature of our simulator's records, which a robot's records lack
 FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
-MAX_TOLD = 10_000  # records of one file, by its name; BAIR's have 256
-MAX_LABELLED_BYTES = 8 << 20  # a record has 0.7 MB; it is looked at where nothing limits it
+MAX_TOLD = 10_000  # number of records that a file's name may announce; BAIR's have 256
+MAX_LABELLED_BYTES = 8 << 20  # largest record read for its label; records have 0.7 MB
 SIMULATED_NOTE = (
-    "these episodes are simulated, and the store says so; no score on them compares with one on "
-    "BAIR's"
+    "these episodes are simulated, and the store says so; scores on them do not compare with "
+    "scores on BAIR"
 )
 
 Camera = Literal["aux1", "main"]
@@ -46,8 +46,8 @@ class BairSettings:
     """Which camera, and how much of the training side becomes val.
 
     Attributes:
-        camera: aux1 (VideoGPT, tensor2tensor, MAGVIT) or main (SAVP).
-        val: share of the training videos; the official test side chooses nothing.
+        camera: name of the camera: aux1 (VideoGPT, tensor2tensor, MAGVIT) or main (SAVP).
+        val: share of the training videos that becomes val; the official test side chooses nothing.
     """
 
     camera: Camera = "aux1"
@@ -67,16 +67,16 @@ class _File(NamedTuple):
 def list_bair(root: Path, settings: BairSettings) -> Listing:
     """List the records of all files, in the order of their trajectories.
 
-    Simulated episodes are told by the feature that labels their records. Records that cannot be
-    found, since a length is damaged or a file ends too early, are listed as skipped, each of them.
+    Simulated episodes are recognised by the feature that labels their records. Records that cannot
+    be found, because a length is damaged or a file ends too early, are each listed as skipped.
 
     Args:
         root: the official tar, a folder that holds it, or the unpacked folder.
         settings: the camera and the split.
 
     Raises:
-        InputError: no such files, or no record in them; one cannot be read; the tar is damaged or
-            hostile; or files of simulated episodes lie among others.
+        InputError: there are no such files or no records in them, one cannot be read, the tar is
+            damaged or hostile, or files of simulated episodes lie among others.
     """
     records: list[tuple[str, _File, int, int]] = []
     lost: list[Skipped] = []
@@ -168,16 +168,16 @@ def _files_in_tar(path: Path) -> list[_File]:
 
 
 def _is_records(name: str) -> bool:
-    """Whether a file is to be read; ._traj_0_to_255.tfrecords is what macOS lays beside one."""
+    """Whether a file is to be read; macOS adds files such as ._traj_0_to_255.tfrecords."""
     return name.endswith(".tfrecords") and not name.startswith(".")
 
 
 def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]]]:
-    """Return number, offset and length of each record, and number and reason of each that is lost.
+    """Return number, offset and length of each record, and number and reason of each lost one.
 
-    A file that tells by its name how many it holds, as BAIR's do, has lost all that are missing:
-    one in each stretch without a record, the others in the last stretch or at the end. Of a file
-    that tells nothing each such stretch has lost one.
+    If a file's name announces the number of its records, as BAIR's do, all missing ones are lost:
+    one in each stretch without a record, the others in the last stretch or at the end. Otherwise
+    each such stretch counts as one lost record.
     """
     try:
         scan = scan_records(file.path, file.base, file.num_bytes)
@@ -201,29 +201,29 @@ def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, s
         if place < len(scan.records):
             found.append((number, *scan.records[place]))
             number += 1
-    reason = f"the file ends after {number} of the {told} records that its name tells"
+    reason = f"the file ends after {number} of the {told} records that its name announces"
     return found, lost + [(number + n, reason) for n in range(missing)]
 
 
 def _told(file: _File) -> int:
-    """Return how many records a name like traj_512_to_767 tells, 0 where it tells none."""
+    """Return how many records a name like traj_512_to_767 announces; 0 for other names."""
     match = re.fullmatch(r"traj_(\d{1,9})_to_(\d{1,9})", PurePosixPath(file.name).stem)
     told = int(match[2]) - int(match[1]) + 1 if match is not None else 0
     return told if told <= MAX_TOLD else 0
 
 
 def _trajectory(file: _File) -> tuple[bool, int, str]:
-    """Sort the test side last, and traj_512_to_767 after traj_0_to_255."""
+    """Return a key that sorts the test side last, and traj_512_to_767 after traj_0_to_255."""
     digits = PurePosixPath(file.name).stem.split("_")[1:2]
     number = int(digits[0]) if digits and digits[0].isdecimal() else 0
     return (file.side == "test", number, file.name)
 
 
 def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None:
-    """Return what the first readable record of every file says of its simulator, None if nothing.
+    """Return the simulator that the first readable record of every file names, None without one.
 
     Raises:
-        InputError: the files differ in it.
+        InputError: the files name different ones.
     """
     labels: dict[str, str | None] = {}
     for _, file, offset, length in records:
@@ -237,13 +237,13 @@ def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None
         told = ", ".join(sorted(label or "none" for label in found))
         raise InputError(
             f"{root}: its files are labelled differently as simulated ({told}); "
-            "keep simulated episodes and others in folders of their own"
+            "keep simulated episodes and others in separate folders"
         )
     return found.pop() if found else None
 
 
 def _simulated(example: Example) -> str | None:
-    """Return the label of a simulated record, None without one."""
+    """Return the label of a simulated record; None without one."""
     value = example.get(SIMULATED)
     if value is None:
         return None
@@ -279,11 +279,11 @@ def frames_of(
 
     Args:
         data: bytes of the record.
-        camera: whose frames.
-        simulated: the label that the record must carry, None for none.
+        camera: name of the camera.
+        simulated: label that the record must have; None for none.
 
     Raises:
-        ValueError: the record is not of BAIR's schema, or is labelled otherwise.
+        ValueError: the record does not have BAIR's schema, or has another label.
     """
     example = parse_example(data)
     if (label := _simulated(example)) != simulated:
@@ -312,13 +312,15 @@ def frames_of(
 
 
 def _image(example: Example, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Read one raw RGB frame; the official ones are 64x64, any square is taken."""
+    """Read one raw RGB frame; official ones are 64x64, but any square is accepted."""
     value = example[name]
     if not isinstance(value, list) or len(value) != 1:
         raise ValueError(f"{name}: expected one value of bytes")
     side = math.isqrt(len(value[0]) // 3)
     if not side or len(value[0]) != 3 * side * side:
-        raise ValueError(f"{name}: {len(value[0]):,} bytes are no raw RGB square (64x64: 12,288)")
+        raise ValueError(
+            f"{name}: {len(value[0]):,} bytes are not a raw RGB square (64x64: 12,288)"
+        )
     return np.frombuffer(value[0], np.uint8).reshape(side, side, 3)
 
 

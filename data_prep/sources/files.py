@@ -1,4 +1,4 @@
-"""Opens an item that is a video file, with the numbers of its frames if it has some."""
+"""Opens an item that is a video file, with the numbers of its frames if there are any."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ def open_video_file(
 
 
 def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, str]]:
-    """Return the numbers of a video's frames, and what its origin says of them."""
+    """Return the numbers of a video's frames, and what its origin records about them."""
     if item.actions is None:
         return None, {}
     try:
@@ -57,7 +57,7 @@ def _finished(
     notes: list[dict[str, str]],
     origin: dict[str, Any],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-    """Yield the frames; at the end check their number, and note what was odd and what repeated."""
+    """Yield the frames; at the end check their number, and note oddities and repeats."""
     yield from opened.frames
     num_frames = opened.stream.num_frames
     if actions is not None and len(actions) != num_frames:

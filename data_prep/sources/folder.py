@@ -13,7 +13,7 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
     """List the videos of a tree, sorted by name; see `list_videos`.
 
     Raises:
-        InputError: no folder, no video in it, or a bad setting.
+        InputError: it is not a folder, it holds no video, or a setting is wrong.
     """
     require_folder(root, "a folder of videos")
     found = list_videos(root, settings)

@@ -25,7 +25,7 @@ from video_vq.stores.clips import Skipped
 from video_vq.stores.files import read_json
 
 VERSION = re.compile(r"v?3\.\d+(\.\d+)?")
-# Our names for the per-frame arrays, and the features they are.
+# Our names for the per-frame arrays, and the features that they hold.
 ARRAYS = {"actions": "action", "states": "observation.state"}
 TOTALS = ("total_episodes", "total_frames")
 MAX_WIDTH = 4096
@@ -47,8 +47,8 @@ class LerobotSettings:
     """Which camera, and how the episodes are split.
 
     Attributes:
-        camera: a video feature, or the end of its name; None where there is one only.
-        val, test: shares of the episodes, for the sides that info.json does not name.
+        camera: name of a video feature, or the end of its name; None where there is only one.
+        val, test: shares of the episodes, for the splits that info.json does not name.
     """
 
     camera: str | None = None
@@ -63,10 +63,10 @@ class Info:
     Attributes:
         fps: frames per second.
         camera: the feature that is taken.
-        arrays: our name -> its feature and the numbers in a row.
-        data_path, video_path: templates.
-        splits: train, val or test -> first episode and the one after the last.
-        totals: total_episodes and total_frames, as far as it tells them.
+        arrays: feature, and number of numbers in a row, by our name.
+        data_path, video_path: templates of paths.
+        splits: first episode, and the one after the last, by split.
+        totals: total_episodes and total_frames, if they are given.
     """
 
     fps: float
@@ -84,8 +84,8 @@ def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
     An episode's label is its task, if every episode has one and the tasks are shared.
 
     Raises:
-        InputError: no LeRobot v3 data set, pyarrow is missing, a path that leaves the folder, or
-            an index that contradicts itself.
+        InputError: it is not a LeRobot v3 data set, pyarrow is missing, a path leaves the folder,
+            or the index contradicts itself.
     """
     require_folder(root, "a LeRobot v3 data set")
     require_pyarrow()
@@ -142,7 +142,7 @@ def read_info(root: Path, camera: str | None) -> Info:
     """Read and check meta/info.json.
 
     Raises:
-        InputError: what is wrong with it, or which cameras there are to choose from.
+        InputError: says what is wrong, or which cameras there are to choose from.
     """
     path = root / "meta" / "info.json"
     info = read_json(path, "the description of a LeRobot v3 data set")
@@ -157,11 +157,11 @@ def read_info(root: Path, camera: str | None) -> Info:
         raise InputError(f"{path}: fps is {fps!r}, expected a number from 0 to 1000")
     features = info.get("features")
     if not isinstance(features, dict) or not all(isinstance(f, dict) for f in features.values()):
-        raise InputError(f"{path}: features is no table of features")
+        raise InputError(f"{path}: features is not a table of features")
     templates = [info.get(name) for name in ("data_path", "video_path")]
     if not all(isinstance(template, str) for template in templates):
         raise InputError(
-            f"{path}: data_path or video_path is no text; a data set whose cameras are pictures "
+            f"{path}: data_path or video_path is not a text; a data set whose cameras are pictures "
             "in its tables cannot be read, only one with videos"
         )
     data_path, video_path = (str(template) for template in templates)
@@ -177,10 +177,12 @@ def read_info(root: Path, camera: str | None) -> Info:
 
 
 def _camera(path: Path, features: dict[str, Any], wanted: str | None) -> str:
-    """Return the video feature that is meant."""
+    """Return the video feature that the user means."""
     cameras = sorted(str(name) for name, of in features.items() if of.get("dtype") == "video")
     if odd := [name for name in cameras if not CAMERA.fullmatch(name)]:
-        raise InputError(f"{path}: a camera is called {odd[0]!r}, which cannot be a folder's name")
+        raise InputError(
+            f"{path}: a camera is called {odd[0]!r}, which cannot be the name of a folder"
+        )
     if not cameras:
         raise InputError(f"{path}: no feature is a video")
     known = ", ".join(cameras)
@@ -242,12 +244,12 @@ def _totals(path: Path, info: dict[str, Any]) -> dict[str, int]:
     found = {name: info[name] for name in TOTALS if info.get(name) is not None}
     for name, value in found.items():
         if not _is_count(value, 10**12):
-            raise InputError(f"{path}: {name} is {value!r}, expected a whole number from 1 on")
+            raise InputError(f"{path}: {name} is {value!r}, expected a whole number of at least 1")
     return found
 
 
 def _require_all(root: Path, info: Info, rows: list[IndexRow]) -> None:
-    """Refuse an index that lacks episodes: a file of it that is missing shows by nothing else."""
+    """Refuse an index that lacks episodes: nothing else reveals a missing file."""
     held: dict[str, int] = {
         "total_episodes": len(rows),
         "total_frames": sum(row.length for row in rows),
@@ -256,7 +258,7 @@ def _require_all(root: Path, info: Info, rows: list[IndexRow]) -> None:
         if held[name] != told:
             raise InputError(
                 f"{root / 'meta' / 'info.json'}: {name} is {told:,}, but the index in "
-                f"meta/episodes holds {held[name]:,}; a file is missing or left over there: fetch "
+                f"meta/episodes holds {held[name]:,}; a file is missing or left over there; fetch "
                 "the data set again"
             )
 
@@ -309,10 +311,10 @@ def _splits(
 
 
 def _labels(rows: list[IndexRow]) -> dict[int, str]:
-    """Return each episode's task as its label; none where tasks are not classes.
+    """Return each episode's task as its label; empty where tasks are not classes.
 
-    They are where every episode has exactly one, and there are at least two tasks with at least
-    two episodes each on average.
+    They are classes if every episode has exactly one, and there are at least two tasks with at
+    least two episodes each on average.
     """
     tasks = Counter(task for row in rows for task in row.tasks)
     shared = 2 <= len(tasks) <= min(len(rows) // 2, MAX_CLASSES)
@@ -322,7 +324,7 @@ def _labels(rows: list[IndexRow]) -> dict[int, str]:
 
 
 def _contradiction(row: IndexRow, fps: float) -> str | None:
-    """Return how an episode's seconds contradict its rows, None if they do not."""
+    """Return how an episode's seconds contradict its rows; None if they do not."""
     seconds = row.to_seconds - row.from_seconds
     if (
         not math.isfinite(seconds)

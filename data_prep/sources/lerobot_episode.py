@@ -23,7 +23,7 @@ from video_vq.media.ranges import FrameRanges
 from video_vq.media.resize import resize
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError
 
-MAX_EPISODE_VALUES = 1 << 26  # of all its arrays together: 256 MB
+MAX_EPISODE_VALUES = 1 << 26  # values of all its arrays together: 256 MB
 MAX_STRETCHES = 1_000_000
 
 
@@ -32,12 +32,12 @@ class Place:
     """Where an episode lies; see data_prep.sources.lerobot.
 
     Attributes:
-        episode: its number.
-        num_frames: how many frames and rows it has.
-        first_row: its first row, counted over the whole data set.
-        from_seconds: when its first frame is shown.
+        episode: number of the episode.
+        num_frames: number of its frames and rows.
+        first_row: number of its first row, counted over the whole data set.
+        from_seconds: time of its first frame in the video, in seconds.
         fps: frame rate of the data set.
-        arrays: our name -> its column and the numbers in a row.
+        arrays: column, and number of numbers in a row, by our name.
     """
 
     episode: int
@@ -49,7 +49,7 @@ class Place:
 
 
 class _OpenVideo:
-    """The video that the last episode came from: the next one mostly goes on in it."""
+    """The video that the last episode came from, which mostly holds the next one, too."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -57,10 +57,10 @@ class _OpenVideo:
         self._sha256 = ""
 
     def get(self, path: str, num_bytes: int, limits: Limits) -> tuple[FrameRanges, str]:
-        """Return the frames of a video that has so many bytes, and the sha256 of its file.
+        """Return the frames of a video, and the sha256 of its file, which must have `num_bytes`.
 
         Raises:
-            UnusableVideoError: it has others now.
+            UnusableVideoError: its size has changed.
         """
         status = os.stat(path)
         if status.st_size != num_bytes:
@@ -101,9 +101,9 @@ class _OpenTable:
         """Return an episode's rows; the others of the table are not held.
 
         Raises:
-            UnusableVideoError: they are not as many as the index says, or lie apart.
+            UnusableVideoError: their number differs from the index, or they lie apart.
             TableError: the table cannot be read.
-            OSError: it is gone.
+            OSError: the table is gone.
         """
         status = os.stat(path)
         key = (path, status.st_size, status.st_mtime_ns, tuple(wanted.items()))
@@ -161,7 +161,7 @@ _table = _OpenTable()
 
 
 def begin_shard() -> None:
-    """Forget where the last shard stood: a shard's bytes depend on the shard alone."""
+    """Forget the place of the last shard, so that a shard's bytes depend only on the shard."""
     _video.rewind()
 
 
@@ -236,7 +236,7 @@ def _rows(item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
     """Return an episode's rows of each array.
 
     Raises:
-        UnusableVideoError: there are not as many as frames, or they are others.
+        UnusableVideoError: their number differs from that of the frames, or they belong to others.
     """
     wanted: dict[str, tuple[Kind, int]] = {
         "index": ("integer", 1),
@@ -261,8 +261,8 @@ def _rows(item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
     if not on_time.all():
         row = int(np.argmin(on_time))
         raise UnusableVideoError(
-            f"row {row} of its table is of {table['timestamp'][row]:.4f} s; at {place.fps:g} "
-            f"frames a second it should be of {row / place.fps:.4f} s"
+            f"row {row} of its table is at {table['timestamp'][row]:.4f} s; at {place.fps:g} "
+            f"frames per second it should be at {row / place.fps:.4f} s"
         )
     arrays = {ours: table[str(column)] for ours, (column, _) in place.arrays.items()}
     for ours, rows in arrays.items():

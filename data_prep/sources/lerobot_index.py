@@ -1,4 +1,4 @@
-"""Reads the index of a LeRobot v3 data set, a row per episode, in a process that may die."""
+"""Reads the index of a LeRobot v3 data set, a row per episode, in a separate process."""
 
 import io
 import json
@@ -15,12 +15,12 @@ from data_prep.parquet import Kind, TableError, read_columns
 from video_vq.errors import InputError
 from video_vq.media.supervisor import child_environment
 
-# How far times may lie from where they should, in frames: sums of rounded lengths drift. Less than
+# How far times may deviate, in frames, as sums of rounded lengths drift: less than
 # this on all sides, and no frame belongs to two episodes.
 TOLERANCE = 0.25
 OVERLAP_SECONDS = 1e-3
 MAX_EPISODES = 1_000_000
-MAX_NUMBER = 1_000_000  # of a chunk or a file
+MAX_NUMBER = 1_000_000  # largest number of a chunk or a file
 MAX_TASK_LENGTH = 300
 CPU_SECONDS, WALL_SECONDS = 300, 1800
 MEMORY_BYTES = 8 << 30
@@ -31,12 +31,12 @@ class IndexRow(NamedTuple):
     """One episode.
 
     Attributes:
-        episode: its number.
-        length: its rows, one for each frame.
-        first_row: its first row, counted over the whole data set.
-        tasks: what it shows, in words.
+        episode: number of the episode.
+        length: number of its rows, one for each frame.
+        first_row: number of its first row, counted over the whole data set.
+        tasks: descriptions of what it shows.
         data_file, video_file: chunk and file number of its table and of the camera's video.
-        from_seconds, to_seconds: where it lies in the video.
+        from_seconds, to_seconds: its start and end in the video, in seconds.
     """
 
     episode: int
@@ -52,8 +52,8 @@ class IndexRow(NamedTuple):
 def read_index(root: Path, camera: str) -> list[IndexRow]:
     """Return all episodes in the order of their numbers.
 
-    The tables are read in a process of their own, with a limit on its memory and its time: the
-    reader of Parquet is a large native library, and a table may be made to break it.
+    The tables are read in a separate process, with limits on its memory and its time: the reader of
+    Parquet is a large native library, and a table may be made to break it.
 
     Raises:
         InputError: a table is damaged or too large, or the index contradicts itself.
@@ -76,11 +76,11 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
             f"(exit code {done.returncode}{': ' if last else ''}{last[:200]}); "
             "fetch the data set again"
         )
-    lines = io.BytesIO(done.stdout)  # a row each: a million of them at once would take 2 GB
+    lines = io.BytesIO(done.stdout)  # one row at a time: a million at once would take 2 GB
     answer = json.loads(next(lines))
     if "problem" in answer:
         raise InputError(answer["problem"])
-    known: dict[str, str] = {}  # tasks: few, each of many episodes
+    known: dict[str, str] = {}  # tasks, of which there are few
     return [
         IndexRow(
             *(episode, length, first),
@@ -94,7 +94,7 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
 
 
 def _lower(kind: int, most: int) -> None:
-    """Lower a limit, never above one that is set already."""
+    """Lower a limit; never raise one that is already set."""
     soft, hard = resource.getrlimit(kind)
     allowed = min([most, *(limit for limit in (soft, hard) if limit >= 0)])
     resource.setrlimit(kind, (allowed, hard))
@@ -114,7 +114,7 @@ def main() -> None:
     except InputError as error:
         print(json.dumps({"problem": str(error)}))
     sys.stdout.flush()
-    os._exit(0)  # native threads need no orderly end
+    os._exit(0)  # native threads need no orderly shutdown
 
 
 def _read(root: Path, camera: str) -> list[IndexRow]:
@@ -181,11 +181,11 @@ def _check(folder: Path, rows: list[IndexRow]) -> None:
         elif row.first_row < row_end:
             problem = f"begins at row {row.first_row}, where another episode lies"
         elif any(len(task) > MAX_TASK_LENGTH or not task.isprintable() for task in row.tasks):
-            problem = "has a task of unprintable characters or of too many"
+            problem = "has a task with unprintable characters, or with too many"
         if problem is not None:
             raise InputError(f"{folder}: episode {row.episode} {problem}; fetch the data set again")
         row_end = row.first_row + row.length
-    # Where times are no numbers the episode is left out later, with its reason.
+    # If times are not numbers, the episode is left out later, with its reason.
     timed = [row for row in rows if math.isfinite(row.from_seconds + row.to_seconds)]
     timed.sort(key=lambda row: (row.video_file, row.from_seconds))
     for before, row in pairwise(timed):

@@ -1,4 +1,4 @@
-"""A CSV that names videos: path, and if wanted label, split, group and a file of actions."""
+"""A CSV that lists videos: path, and optionally label, split, group and a file of actions."""
 
 import csv
 import difflib
@@ -32,7 +32,7 @@ Row = dict[str, str]
 
 @dataclass
 class _Mistakes:
-    """All that is wrong with a table, each with its line."""
+    """All mistakes in a table, each with its line."""
 
     path: Path
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -50,11 +50,13 @@ class _Mistakes:
             shown.append(f"and {len(ordered) - MAX_TOLD:,} more")
         listed = "\n  ".join(shown)
         count = f"{len(ordered):,} mistake{'s' if len(ordered) > 1 else ''}"
-        raise InputError(f"{self.path}: {count}:\n  {listed}\nMend the table and run this again.")
+        raise InputError(
+            f"{self.path}: {count}:\n  {listed}\nCorrect the table and run this again."
+        )
 
 
 class _Entry(NamedTuple):
-    """A row without mistakes: its line, and its video, whose split is empty where none is told."""
+    """A row without mistakes: its line, and its video, whose split is empty where none is given."""
 
     line: int
     item: Item
@@ -71,14 +73,14 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
 
     Args:
         table: the CSV.
-        root: folder that the paths begin in.
+        root: folder that the paths are relative to.
         settings: shares of the splits, and how videos are grouped.
 
     Raises:
-        InputError: names every mistake with its line.
+        InputError: lists every mistake with its line.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: expected the folder that the table's paths begin in")
+        raise InputError(f"{root}: expected the folder that the table's paths are relative to")
     mistakes = _Mistakes(table)
     columns, rows = _read(table, mistakes)
     if "path" not in columns:
@@ -143,9 +145,9 @@ def _read(table: Path, mistakes: _Mistakes) -> tuple[list[str], list[tuple[int, 
             if len(rows) > MAX_ROWS:
                 raise InputError(f"{table}: has more than {MAX_ROWS:,} rows; cut it into pieces")
     except csv.Error as error:
-        mistakes.add(reader.line_num, f"is no CSV from here on ({error})")
+        mistakes.add(reader.line_num, f"is not a CSV file from here on ({error})")
     if not rows and not mistakes.found:
-        mistakes.add(1, "no row follows; expected a video a line")
+        mistakes.add(1, "no row follows; expected one video per line")
     return columns, rows
 
 
@@ -216,7 +218,7 @@ def _problems(row: Row) -> Iterator[str]:
 def _file(root: Path, text: str) -> tuple[Path, int] | str:
     """Return a file inside `root` and its size, or what is wrong with it."""
     if not text.isprintable() or len(text) > 4096:
-        return f"{text!r:.80} is no path"
+        return f"{text!r:.80} is not a path"
     if os.path.isabs(text) or ".." in Path(text).parts:
         return f"{text!r:.80} leads out of {root}; paths are relative to it (--root names another)"
     size = size_inside(root / text, root.resolve())
@@ -226,14 +228,14 @@ def _file(root: Path, text: str) -> tuple[Path, int] | str:
 
 
 def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
-    """Find videos that are there twice, and groups that lie in two splits."""
+    """Find videos that are listed twice, and groups that lie in two splits."""
     names: dict[str, int] = {}
     splits: dict[str, _Entry] = {}
     for entry in entries:
         line, item = entry
         first = names.setdefault(item.name, line)
         if first != line:
-            mistakes.add(line, f"{item.name!r:.80} is in line {first} already")
+            mistakes.add(line, f"{item.name!r:.80} is already in line {first}")
         other = splits.setdefault(item.group, entry)
         if other.item.split != item.split:
             mistakes.add(
@@ -255,5 +257,7 @@ def _check_actions(entries: list[_Entry], mistakes: _Mistakes) -> int | None:
             continue
         first = first or (width, line)
         if width != first[0]:
-            mistakes.add(line, f"actions: {width} numbers a frame, {first[0]} in line {first[1]}")
+            mistakes.add(
+                line, f"actions: {width} numbers per frame, but {first[0]} in line {first[1]}"
+            )
     return first[0] if first is not None else None

@@ -14,7 +14,7 @@ from video_vq.errors import InputError
 from video_vq.media.folder import MAX_SKIPPED, split_groups
 from video_vq.stores.clips import Skipped
 
-# Where the archives and their mirrors put the videos and the lists, from the root.
+# Where archives and mirrors put the videos and the lists, relative to the root.
 VIDEO_FOLDERS = ("UCF-101", "UCF101", ".", "UCF-101/UCF-101", "UCF101/UCF-101", "videos")
 LIST_FOLDERS = (
     "ucfTrainTestlist",
@@ -25,7 +25,7 @@ LIST_FOLDERS = (
     "../UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist",
     ".",
 )
-# As they are fetched, in the order in which they are looked for.
+# Names of the archives, in the order in which they are searched for.
 VIDEO_ARCHIVES = ("UCF101.rar", "UCF-101.rar", "UCF101.zip", "UCF-101.zip", "UCF101.tar")
 LIST_ARCHIVES = ("UCF101TrainTestSplits-RecognitionTask.zip", "ucfTrainTestlist.zip")
 MAX_LIST_BYTES = 16 << 20
@@ -37,9 +37,9 @@ class Ucf101Settings:
     """Which of the three official splits, and how much of its training side becomes val.
 
     Attributes:
-        split: 1, 2 or 3.
-        val: share of the training groups; the official test side chooses nothing.
-        lists: folder or archive of the lists, None to look for it.
+        split: number of the official split: 1, 2 or 3.
+        val: share of the training groups that becomes val; the official test side chooses nothing.
+        lists: folder or archive of the lists; None to search for it.
     """
 
     split: int = 1
@@ -58,14 +58,15 @@ class _Video(NamedTuple):
 def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
     """List one official split of UCF-101; a video's group is its class and number gXX.
 
-    Files are matched whatever their case: the folder HandstandPushups holds v_HandStandPushups_*.
+    File names are matched case-insensitively: the folder HandstandPushups holds
+    v_HandStandPushups_*.
 
     Args:
         root: UCF101.rar (or a zip or tar of it), a folder that holds it, or the unpacked folder.
         settings: the split, and where the lists are.
 
     Raises:
-        InputError: the videos or lists are not there, or a list or archive is damaged.
+        InputError: the videos or lists are missing, or a list or archive is damaged.
     """
     if not root.is_file():
         require_folder(root, "UCF-101: its archive, or the folder that it unpacks to")
@@ -76,8 +77,8 @@ def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
     listed = {key: videos[key] for key in sides if key in videos}
     if not listed:
         raise InputError(
-            f"{root}: none of the {len(sides)} videos of split {settings.split} is there; "
-            "it is not UCF-101, or only a part of it"
+            f"{root}: none of the {len(sides)} videos of split {settings.split} was found; it is "
+            "not UCF-101, or only a part of it"
         )
     canonical = {label.lower(): label for label in classes}
     found = {}
@@ -108,7 +109,7 @@ def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
         settings={"split": settings.split, "val": settings.val},
         items=tuple(items),
         classes=classes,
-        skipped=tuple(Skipped(key, key, "listed, but not there") for key in missing),
+        skipped=tuple(Skipped(key, key, "listed, but missing") for key in missing),
         notes=(f"{unlisted} of the videos are in no list of the split",) if unlisted else (),
         max_skipped=MAX_SKIPPED,
         archive=archive,
@@ -116,7 +117,7 @@ def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
 
 
 class _Text(NamedTuple):
-    """One of the lists, and how errors name it."""
+    """One of the lists, and its name in errors."""
 
     name: str
     text: str
@@ -153,7 +154,7 @@ def _decoded(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
             raise InputError(
-                f"{path}: has over {MAX_LIST_BYTES:,} bytes; this is no list of UCF-101"
+                f"{path}: has over {MAX_LIST_BYTES:,} bytes; this is not a list of UCF-101"
             )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -185,7 +186,7 @@ def _lists_in_archive(path: Path, needed: tuple[str, ...]) -> dict[str, _Text]:
 
 
 def _videos(root: Path, classes: tuple[str, ...]) -> tuple[dict[str, _Video], Archive | None]:
-    """Return class/file in small letters -> video, and the archive that holds them, if one does."""
+    """Return video by lower-case class/file, and the archive that holds them, if one does."""
     wanted = {label.lower() for label in classes}
     if root.is_file():
         return _in_archive(root, wanted)
@@ -226,7 +227,7 @@ def _in_archive(path: Path, wanted: set[str]) -> tuple[dict[str, _Video], Archiv
             len(parts) > 1
             and parts[-2].lower() in wanted
             and parts[-1].lower().endswith(".avi")
-            and not parts[-1].startswith("._")  # what macOS adds
+            and not parts[-1].startswith("._")  # added by macOS
         ):
             found.append(_Video("/".join(parts[-2:]), member.name, member.num_bytes))
     return _by_key(path, found), archive
@@ -238,7 +239,8 @@ def _by_key(where: Path, videos: Iterable[_Video]) -> dict[str, _Video]:
         other = found.setdefault(video.name.lower(), video)
         if other is not video:
             raise InputError(
-                f"{where}: {other.path} and {video.path} are one video of UCF-101; take one away"
+                f"{where}: {other.path} and {video.path} are the same video of UCF-101; remove "
+                "one of them"
             )
     return found
 
@@ -265,7 +267,7 @@ def _read_classes(source: _Text) -> tuple[str, ...]:
 
 
 def _read_sides(lists: dict[str, _Text], split: int) -> dict[str, str]:
-    """Return class/file in small letters -> train or test."""
+    """Return train or test by lower-case class/file."""
     sides: dict[str, str] = {}
     for side in ("train", "test"):
         source = lists[f"{side}list{split:02d}.txt"]
@@ -277,7 +279,7 @@ def _read_sides(lists: dict[str, _Text], split: int) -> dict[str, str]:
 
 
 def _read_names(source: _Text) -> list[tuple[int, str]]:
-    """Return line number and Class/file.avi; the lists for training tell the class again."""
+    """Return line number and Class/file.avi; the lists for training repeat the class."""
     names = []
     for number, line in _lines(source.text):
         name = line.split()[0].replace("\\", "/")

@@ -1,6 +1,6 @@
 """Writes the synthetic world as raw files in the official layouts of UCF-101 and of BAIR pushing.
 
-So whatever reads the official data reads these, and the demo and the tests need no download.
+Whatever reads the official data also reads these, so the demo and the tests need no download.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -42,8 +42,8 @@ class TableWorldSettings:
 
     Attributes:
         layout: the official layout to write.
-        num_videos: how many, at least 8, so that both sides of the split have every class.
-        num_frames: length of each.
+        num_videos: number of videos, at least 8, so that both sides of the split have every class.
+        num_frames: number of frames of each video.
         size: side of the square frames, in pixels.
         seed: seed of the world.
     """
@@ -70,19 +70,19 @@ class _Place:
 
 
 def write_table_world(out: Path, settings: TableWorldSettings, workers: int = 1) -> None:
-    """Render the world and write it under `out`; does nothing when it is all there.
+    """Render the world and write it under `out`; do nothing if all of it exists.
 
-    A killed run is continued by the same call: files appear whole, and those there are kept.
+    The same call resumes a killed run: files appear whole, and existing ones are kept.
 
     Args:
         out: the folder; UCF-101 goes to `UCF-101/` and `ucfTrainTestlist/`, BAIR to
             `softmotion30_44k/`.
-        settings: decide every byte.
-        workers: processes that render.
+        settings: settings that decide every byte.
+        workers: number of processes that render.
 
     Raises:
-        InputError: a setting out of range, or `out` holds other files, was made otherwise or is
-            being written by another process.
+        InputError: a setting is out of range, or `out` holds other files, was made with other
+            settings or is being written by another process.
     """
     _check(settings, workers)
     plan = {"renderer": RENDERER_VERSION, **asdict(settings)}
@@ -114,8 +114,8 @@ def _check(settings: TableWorldSettings, workers: int) -> None:
     if settings.layout != "ucf101" and (settings.num_frames, settings.size) != official:
         problems.append(
             f"BAIR's layout holds {BAIR_FRAMES} frames of {BAIR_SIZE}x{BAIR_SIZE}, found "
-            f"{settings.num_frames} of {settings.size}x{settings.size}; leave frames and size "
-            "alone, or choose --layout ucf101"
+            f"{settings.num_frames} of {settings.size}x{settings.size}; leave --frames and --size "
+            "out, or choose --layout ucf101"
         )
     if problems:
         raise InputError("synthetic videos: " + "; ".join(problems))
@@ -153,7 +153,7 @@ def _write_ucf101(out: Path, settings: TableWorldSettings, places: list[_Place],
         lists / "classInd.txt", [f"{number} {label}" for number, label in enumerate(CLASSES, 1)]
     )
     for split, test_groups in enumerate(TEST_GROUPS, 1):
-        # As in the official lists, only those for training tell the class.
+        # As in the official lists, only those for training give the class.
         _write_lines(
             lists / f"trainlist{split:02d}.txt",
             [

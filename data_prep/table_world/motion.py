@@ -18,8 +18,8 @@ DIRECTIONS = {
     "PushToward": (0.0, 1.0),
 }
 NUM_GROUPS = 25
-# Groups 1 to 7, the test groups of UCF-101's first split, come evenly between the others, so that
-# any number of videos has both sides.
+# Groups 1 to 7, the test groups of UCF-101's first split, are spread evenly over the others, so
+# that any number of videos has both sides.
 GROUP_ORDER = sorted(
     range(1, NUM_GROUPS + 1),
     key=lambda group: (group - 0.5) / 7 if group <= 7 else (group - 7.5) / 18,
@@ -41,7 +41,7 @@ GRIPPER_LIFT = 0.34  # height from which it descends and to which it leaves
 MEAN_SPEED = 0.034  # view widths per frame
 SPEED_RANGE = 0.3
 SUBSTEPS = 4
-FRICTION = 0.93  # what a sliding body keeps of its speed per substep
+FRICTION = 0.93  # share of its speed that a sliding body keeps per substep
 CAMERA_LEAD = 0.10
 
 
@@ -75,7 +75,7 @@ class TableScene:
 
 @dataclass(frozen=True)
 class Motion:
-    """A scene's course: one row per frame, and one more row of the gripper for the last action."""
+    """A scene's motion: one row per frame, and one more row of the gripper for the last action."""
 
     gripper: Float[np.ndarray, "t_and_1 3"]
     opening: Float[np.ndarray, " t_and_1"]  # 0 closed, 1 open
@@ -87,7 +87,7 @@ class Motion:
 def draw_style(seed: int, group: int) -> Style:
     """Draw the look that the videos of a group share.
 
-    Groups 1 to 7, the test groups of UCF-101's first split, have tables that other groups have too.
+    Groups 1 to 7, the test groups of UCF-101's first split, share their tables with other groups.
     """
     tables = len(MATERIALS) * len(TABLE_PALETTES)
     order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,))).permutation(tables)
@@ -135,9 +135,9 @@ def draw_table(seed: int, index: int) -> TableScene:
 def _scatter_bodies(
     random: np.random.Generator,
 ) -> tuple[Float[np.ndarray, " bodies"], Float[np.ndarray, "bodies 2"]]:
-    """Place one body near each of the four ways, so that the first frame betrays none, then fill.
+    """Place one body near each of the four paths, so that the first frame reveals none, then fill.
 
-    The filling is a dart throw with a least distance, over all that the camera may come to see.
+    The filling is dart throwing with a minimum distance, over all that the camera may see.
     """
     centres: list[np.ndarray] = []
     radii: list[float] = []
@@ -186,7 +186,7 @@ def push_bodies(scene: TableScene, num_frames: int) -> Motion:
             0.35 + 0.65 * _smooth((num_frames - frame) / leave)
         )
         speed = scene.speed * pace
-        # Steer towards the nearest body ahead, gently and never faster than half the way ahead.
+        # Steer towards the nearest body ahead, gently and at most at half the forward speed.
         wish = 0.25 * _sideways_to_target(gripper, centres, direction, sideways)
         drift += 0.4 * (min(max(wish, -0.5 * speed), 0.5 * speed) - drift)
         amplitude, omega, phase = scene.wobble
@@ -233,7 +233,7 @@ def _sideways_to_target(
 def _without_overlap(
     centres: np.ndarray, radii: np.ndarray, gripper: np.ndarray, touching: bool
 ) -> np.ndarray:
-    """Push bodies out of the gripper and of each other, the lighter of two the farther."""
+    """Push bodies out of the gripper and each other, the lighter of two farther."""
     if touching:
         away = centres - gripper
         distance = np.maximum(np.linalg.norm(away, axis=1), 1e-6)

@@ -1,4 +1,4 @@
-"""Renders the synthetic pushing world into labelled clips, with numpy alone."""
+"""Renders the synthetic pushing world into labelled clips, using only NumPy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ from data_prep.table_world.motion import (
 )
 
 FPS = 25
-RENDERER_VERSION = 2  # grows with every change that moves a pixel or an action
+RENDERER_VERSION = 2  # increases with every change of a pixel or an action
 BODY_HEIGHT = 0.075
 LIGHT = (0.035, 0.045)  # where a shadow falls, per 0.1 of height
 DARK, STEEL, PALE = (0.20, 0.22, 0.26), (0.62, 0.65, 0.70), (0.90, 0.91, 0.93)
@@ -30,10 +30,10 @@ class TableClip:
     Attributes:
         frames: uint8 RGB.
         label: the class, one of CLASSES.
-        group: 1..25; clips of one group share the table's look.
+        group: number of its group, 1..25; clips of one group share the table's look.
         actions: array of t 4: from each frame to the next, the gripper's displacement in x, y and
             z, and the change of the fingers' opening.
-        positions: the gripper's x, y, z in view widths; y points towards the viewer.
+        positions: position x, y, z of the gripper in view widths; y points towards the viewer.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -48,9 +48,9 @@ class View:
     """A parallel projection of the table that follows the gripper.
 
     Attributes:
-        widths: how many units of the table the picture spans, across and down.
-        turn: 1 seen from the near side, -1 from the far side (both axes flip).
-        rise: how far up the picture a height of 1 lifts a point, in units of the table.
+        widths: width and height of the picture in units of the table.
+        turn: 1 for a view from the near side, -1 from the far side (both axes flip).
+        rise: distance that a height of 1 lifts a point up the picture, in units of the table.
         follow: the part of the camera's path that this view follows.
     """
 
@@ -78,9 +78,10 @@ def render_clip(
     Args:
         seed: seed of the whole set.
         index: number of the clip; its class is CLASSES[index % 4].
-        num_frames: length; the gripper comes down at the start and leaves at the end.
+        num_frames: number of frames; the gripper comes down at the start and leaves at the end.
         size: side of the square frames, in pixels.
-        camera: aux1 looks down and follows the gripper; main sees more, from the far side.
+        camera: name of the camera: aux1 looks down and follows the gripper; main sees more, from
+            the far side.
     """
     scene = draw_table(seed, index)
     motion = push_bodies(scene, num_frames)

@@ -154,8 +154,9 @@ def require_same_list(out: Path, videos: RawVideos) -> None:
     if not isinstance(plan, dict) or plan.get("data_hash") in (None, videos.content_hash):
         return
     raise InputError(
-        f"{videos.root}: has changed since {out} was begun: {'; '.join(_differences(out, videos))}. "
-        "Tokens are made from one list of videos: restore the folder and the settings, and the "
+        f"{videos.root}: has changed since {out} was begun: "
+        f"{'; '.join(_differences(out, videos))}. Tokens are made from one list of videos: restore "
+        "the folder and the settings, and the "
         f"same command resumes; or name another --out, or delete {out}"
     )
 

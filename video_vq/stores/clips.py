@@ -38,18 +38,18 @@ VERSION = 1
 HOW_TO_MAKE = "make a clip store with `data-prep folder VIDEOS --out STORE`"
 SPLITS = ("train", "val", "test")
 SKIPPED = "skipped.jsonl"
-PROVENANCE = "provenance.json"  # sealed, and outside of the manifest: it may name the decoder
+PROVENANCE = "provenance.json"  # sealed, but not in the manifest: it may name the decoder
 
 
 class ClipStoreWriter:
     """Fills a clip store shard by shard; shards may be written by any process, in any order.
 
     Args:
-        path: the store's folder.
+        path: folder of the store.
         frame_size_hw: height and width of every frame, in pixels.
-        plan: the settings that made the store (JSON); a second start must bring the same.
-        arrays: per-frame arrays that every video carries: name -> shape of one frame's row.
-        owner: False in all processes but one (see ShardFolder).
+        plan: the settings that make the store (JSON); a second start must have the same.
+        arrays: per-frame arrays of every video: name -> shape of one frame's row.
+        owner: whether this is the process that owns the folder (see ShardFolder).
     """
 
     def __init__(
@@ -85,9 +85,11 @@ class ClipStoreWriter:
         """Write and commit one shard.
 
         Args:
-            videos: consumed one after the other; at most one video's chunk is held in memory.
-            skipped: read after the videos have been consumed.
-            notes: kept in the shard's record until the store is sealed; read like `skipped`.
+            videos: videos of the shard, taken one after the other; at most one video's chunk is
+                held in memory.
+            skipped: videos that were left out; it is read after the videos have been taken.
+            notes: oddities, kept in the shard's record until the store is sealed; read like
+                `skipped`.
         """
         height, width = self.frame_size_hw
         written: list[Video] = []
@@ -158,7 +160,7 @@ class ClipStoreWriter:
         """Seal the store: write `skipped.jsonl` and the manifest.
 
         Raises:
-            InputError: no video could be used, or two videos have one id.
+            InputError: no video could be used, or two videos have the same id.
         """
         if self.is_complete:
             return ClipStore(self.path)
@@ -241,7 +243,7 @@ class ClipStore:
             if not name.isidentifier():
                 raise InputError(f"{self.path}: array name {name!r} is not an identifier")
         if len({video.id for video in self.videos}) != len(self.videos):
-            raise InputError(f"{self.path}: two videos have one id; prepare the store again")
+            raise InputError(f"{self.path}: two videos have the same id; prepare the store again")
         for video in self.videos:
             inside = (
                 0 <= video.shard < len(self.shards)
@@ -261,7 +263,7 @@ class ClipStore:
 
     @property
     def simulated(self) -> str | None:
-        """Return what simulated its videos; None where they were recorded, as far as it tells."""
+        """Return the simulator of its videos; None where they were recorded, as far as is known."""
         label = self.plan.get("simulated")
         return None if label is None else str(label)
 
@@ -269,7 +271,7 @@ class ClipStore:
     def content_hash(self) -> str:
         """Return the sha256 that names the data: frames, order, labels and splits."""
         videos = [asdict(video) for video in self.videos]
-        for video in videos:  # it follows from the rest, and stores of before do not have it
+        for video in videos:  # it follows from the rest, and older stores do not have it
             (video["origin"] or {}).pop(REPEATED, None)
         return sha256_json(
             {
@@ -281,7 +283,7 @@ class ClipStore:
         )
 
     def describe(self) -> Facts:
-        """Return what `video-vq info` says of it."""
+        """Return what `video-vq info` says about it."""
         lengths = [video.num_frames for video in self.videos]
         low, high = min(lengths), max(lengths)
         length = f"{low}" if low == high else f"{low} to {high}"
@@ -321,8 +323,8 @@ class ClipStore:
 
         Args:
             index: position in `videos`.
-            start: first frame.
-            num_frames: how many frames; None for all from `start` on.
+            start: number of the first frame.
+            num_frames: number of frames; None for all from `start` on.
             stride: distance between frames.
 
         Raises:
@@ -369,7 +371,7 @@ class ClipStore:
         return self._maps[name, shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers started by spawn map the files anew instead of copying them.
+        # Workers started by spawn map the files again instead of copying them.
         return {**self.__dict__, "_maps": {}}
 
     def files(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Atomic files: every file that must not be half written is written here, beside, and renamed."""
+"""Atomic files: every file that must never be half written is written aside here, then renamed."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ import numpy as np
 from video_vq.errors import InputError
 
 PARTIAL = ".partial"
-HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256, and its beginning
+HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256, with its beginning as a group
 
 
 def sha256_file(path: Path) -> str:
@@ -116,7 +116,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def damage(path: Path, sha256: str) -> str | None:
-    """Return a line that says what is wrong with a file, None where it is as it was written.
+    """Return a line that says what is wrong with a file; None if it is as it was written.
 
     Args:
         sha256: hash of the file as it was written.
@@ -171,7 +171,7 @@ class ArrayFile:
         self.num_rows += len(rows)
 
     def truncate(self, num_rows: int) -> None:
-        """Take rows off the end, so that `num_rows` stay."""
+        """Remove rows at the end, so that `num_rows` remain."""
         if not 0 <= num_rows <= self.num_rows:
             raise ValueError(f"{self.path.name} holds {self.num_rows} rows, not {num_rows}")
         self._file.flush()
@@ -196,7 +196,7 @@ class ArrayFile:
         self._context.__exit__(None, None, None)
 
     def _write_header(self) -> None:
-        # NumPy pads the header for the first axis to grow, so both headers have one length.
+        # NumPy pads the header so that the first axis can grow: both headers have one length.
         header = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
@@ -245,9 +245,9 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def told_difference(old: Any, new: Any) -> list[str]:
-    """Return `difference` for people: settings first, and of hashes no more than a beginning.
+    """Return `difference` for people: settings first, hashes shortened.
 
-    A hash tells nobody anything where a setting differs, too: there it is left out.
+    Hashes are left out if a setting differs, as they add nothing then.
     """
     lines = difference(old, new)
     settings = [line for line in lines if not HASH.search(line)]

@@ -1,15 +1,15 @@
 """Locks on what is being written: a second start that would write the same is refused.
 
 A lock is `flock` on a small file that says who holds it: `.lock` in a folder, `.NAME.lock` beside a
-single file. It ends with the process that holds it, however that ends; the file may stay behind and
-means nothing then. A process may take its own lock again, so that one step may stand inside
-another. Imports no torch and no numpy.
+single file. It ends with the process that holds it, however that ends; a file that stays behind
+means nothing. A process may take its own lock again, so that steps may be nested.
+Imports no torch and no numpy.
 
-Not the locks of POSIX (`fcntl.lockf`), though no forked child shares those: they end as soon as
-their process closes any descriptor of the file, so that reading who holds one would drop it.
-`flock` belongs to the open file, which a forked child shares and would keep locked after its
-parent was killed; so a child closes it as it is forked. Children that write into the folder
-themselves, as data-prep's workers, are handed the descriptor and keep the lock until they end.
+POSIX locks (`fcntl.lockf`), which no forked child shares, are not used: they end as soon as their
+process closes any descriptor of the file, so that reading who holds one would drop it. `flock`
+belongs to the open file, which a forked child shares and would keep locked after its parent was
+killed; so a child closes it as it is forked. Children that write into the folder themselves, such
+as data-prep's workers, get the descriptor and keep the lock until they end.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ from pathlib import Path
 from video_vq.errors import InputError
 
 LOCK = ".lock"
-# What is left of a killed process, such as its workers, may take until it notices.
+# The remains of a killed process, such as its workers, may need this long to notice.
 PATIENCE_SECONDS = 10.0
 RETRY_SECONDS = 0.05
 
@@ -48,7 +48,7 @@ class _Held:
 
 
 _held: dict[str, _Held] = {}  # by the lock's file
-_told: set[str] = set()  # of which it was said that they cannot be locked
+_told: set[str] = set()  # files whose lack of a lock was reported
 
 
 def flock(descriptor: int, operation: int) -> None:
@@ -57,7 +57,7 @@ def flock(descriptor: int, operation: int) -> None:
 
 
 class Lock:
-    """What `acquire` returns; it holds nothing where there was nothing to lock."""
+    """What `acquire` returns; it holds nothing if nothing could be locked."""
 
     def __init__(self, file: str | None):
         self._file = file
@@ -68,10 +68,10 @@ class Lock:
         return None if self._file is None else _held[self._file].descriptor
 
     def release(self) -> None:
-        """Let go; a folder that was made for the lock and stayed empty goes, too.
+        """Release the lock, and remove a folder that was made for it and stayed empty.
 
-        What now has the lock's name but is another's, as somebody removed the folder and a second
-        process began in its place, is left alone.
+        A file of this name that belongs to another process, because somebody removed the folder and
+        a second process began in its place, is left as it is.
         """
         file, self._file = self._file, None
         own = None if file is None else _held.get(file)  # none in a forked child
@@ -92,12 +92,12 @@ class Lock:
 def acquire(path: Path, single_file: bool = False) -> Lock:
     """Lock a folder, or a file, that this process is about to write.
 
-    Where the file system has no locks, or the lock's file cannot be made, this is said once on
-    stderr and the work goes on without.
+    If the file system has no locks, or the lock's file cannot be made, one warning on stderr says
+    so and the work continues without a lock.
 
     Args:
-        path: a folder, made when missing; a file in its place is left to the caller to refuse.
-        single_file: whether `path` is a file to be written; its folder is made when missing.
+        path: a folder, created if missing; the caller must refuse a file in its place.
+        single_file: whether `path` is a file to be written; its folder is created if missing.
 
     Raises:
         InputError: another process holds it; names host, process and time. Or the folder cannot
@@ -113,8 +113,8 @@ def acquire(path: Path, single_file: bool = False) -> Lock:
         except OSError as error:
             if file not in _told:
                 print(
-                    f"warning: {path}: cannot be locked here ({error.strerror or error}); going "
-                    "on without a lock: see to it that nothing else writes there",
+                    f"warning: {path}: cannot be locked here ({error.strerror or error}); "
+                    "continuing without a lock: make sure that nothing else writes there",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -128,7 +128,7 @@ def acquire(path: Path, single_file: bool = False) -> Lock:
 
 @contextmanager
 def held(path: Path, single_file: bool = False) -> Iterator[Lock]:
-    """Hold what `acquire` locks for the length of a block."""
+    """Hold what `acquire` locks for the duration of a block."""
     lock = acquire(path, single_file)
     try:
         yield lock
@@ -147,7 +147,7 @@ def require_free(path: Path, single_file: bool = False) -> None:
     file = _file_of(path, single_file)
     if file in _held or not os.path.exists(file):
         return
-    with suppress(OSError):  # `acquire` says what else is wrong
+    with suppress(OSError):  # `acquire` reports any other problem
         os.close(_locked(file, path, os.O_RDONLY, fcntl.LOCK_SH))
 
 
@@ -157,7 +157,7 @@ def _file_of(path: Path, single_file: bool) -> str:
 
 
 def _locked(file: str, path: Path, flags: int, operation: int) -> int:
-    """Return the descriptor of a file that is locked now, and that is still the one of its name.
+    """Return the descriptor of a file that is now locked and still has its name.
 
     Raises:
         InputError: another process holds it, or its folder cannot be made.
@@ -178,7 +178,7 @@ def _locked(file: str, path: Path, flags: int, operation: int) -> int:
             flock(descriptor, operation)
             if _is_named(descriptor, file):
                 return descriptor
-            os.close(descriptor)  # its holder released it, and took the name away
+            os.close(descriptor)  # its holder released it and removed the name
             continue
         except BlockingIOError:
             holder = _read_holder(descriptor)
@@ -186,7 +186,7 @@ def _locked(file: str, path: Path, flags: int, operation: int) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        # Twice, as somebody may just be looking whether it is free.
+        # Twice, as another process may be checking at this moment whether it is free.
         if (is_second_try and _is_alive(holder)) or time.monotonic() > end:
             raise InputError(_refusal(path, holder))
         is_second_try = True
@@ -198,7 +198,7 @@ def _make_folder(folder: str, path: Path) -> None:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{path}: is no folder that can be written ({error.strerror}); name another"
+            f"{path}: is not a writable folder ({error.strerror}); name another"
         ) from None
 
 
@@ -210,7 +210,7 @@ def _is_named(descriptor: int, file: str) -> bool:
 
 
 def _sign(descriptor: int) -> None:
-    """Write down who holds the lock; a full disk costs the name, not the lock."""
+    """Record who holds the lock; a full disk costs the record, not the lock."""
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     holder = _Holder(os.uname().nodename, os.getpid(), since)
     with suppress(OSError):
@@ -228,7 +228,7 @@ def _read_holder(descriptor: int) -> _Holder | None:
 
 
 def _is_alive(holder: _Holder | None) -> bool:
-    """Whether the process that took a lock still runs; of another machine's: yes, if it is held."""
+    """Whether the process that took a lock still runs; on another machine, whether it is held."""
     if holder is None:
         return False
     if holder.host != os.uname().nodename:
@@ -241,14 +241,14 @@ def _is_alive(holder: _Holder | None) -> bool:
 
 
 def _refusal(path: Path, holder: _Holder | None) -> str:
-    who = "another process, which has not said who it is"
+    who = "an unknown process"
     if holder is not None:
         who = f"process {holder.pid} on {holder.host}, since {holder.since}"
         if not _is_alive(holder):
-            who = f"what is left of {who}"
+            who = f"the remains of {who}"
     return (
-        f"{path}: is being written by {who}; wait until it ends (it may outlive what launched it), "
-        "or end it, then run this again"
+        f"{path}: is being written by {who}; wait until it ends (it may outlive its launcher), or "
+        "end it, then run this again"
     )
 
 

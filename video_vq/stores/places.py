@@ -1,4 +1,4 @@
-"""What can be known of a place to write to before anything is computed for it."""
+"""Checks a place to write to before anything is computed for it."""
 
 import os
 import shutil
@@ -9,17 +9,17 @@ from pathlib import Path
 from video_vq.errors import InputError
 from video_vq.stores.shards import MANIFEST
 
-ENOUGH = 1 << 16  # bytes: what a full disk no longer takes
+ENOUGH = 1 << 16  # bytes, too many for a full disk
 
 
 def require_out(out: Path, inputs: Mapping[str, Path | None]) -> None:
     """Refuse an output that is one of the inputs, or that cannot be written.
 
-    Of a finished store nothing will be written: it may lie on a disk that takes nothing.
+    Nothing will be written to a finished store, so it may lie on a read-only disk.
 
     Args:
-        out: the folder that is to be made or filled.
-        inputs: what each input is, in words -> its path, None where it was not given.
+        out: folder to create or to fill.
+        inputs: path of each input by its name in words; None where it was not given.
 
     Raises:
         InputError: says which input it is, or why it cannot be written.
@@ -33,14 +33,14 @@ def require_not_input(out: Path, inputs: Mapping[str, Path | None]) -> None:
     """Refuse an output that is one of the inputs; see `require_out`."""
     for what, path in inputs.items():
         if path is not None and os.path.realpath(out) == os.path.realpath(path):
-            raise InputError(f"{out}: is the {what} itself; name another place for what is made")
+            raise InputError(f"{out}: is the {what} itself; name another place for the output")
 
 
 def require_writable(out: Path) -> None:
     """Refuse a folder that cannot be made, or in which nothing can be written; leaves no trace.
 
     Raises:
-        InputError: it is a file, or the system refuses a file in it or in the folder above it.
+        InputError: it is a file, or no file can be created in it or in the folder above it.
     """
     folder = _nearest(out)
     try:
@@ -49,16 +49,16 @@ def require_writable(out: Path) -> None:
             file.flush()
     except OSError as error:
         raise InputError(
-            f"{out}: is no folder that can be written ({error.strerror or error}); make room or "
+            f"{out}: is not a writable folder ({error.strerror or error}); free some space or "
             "name another place"
         ) from None
 
 
 def require_room(out: Path, num_bytes: int) -> None:
-    """Refuse what is larger than the room that the disk of a folder has.
+    """Refuse what does not fit on the disk of a folder.
 
     Args:
-        out: the folder; it need not be there yet.
+        out: the folder; it need not exist yet.
         num_bytes: number of bytes that are still to be written.
 
     Raises:
@@ -68,12 +68,12 @@ def require_room(out: Path, num_bytes: int) -> None:
     if num_bytes > free:
         raise InputError(
             f"{out}: will take {num_bytes / 1e9:,.3g} GB, its disk has {free / 1e9:,.3g} GB left; "
-            "make room, or name a folder on another disk"
+            "free some space, or name a folder on another disk"
         )
 
 
 def _nearest(path: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that is there."""
+    """Return the folder itself, or the nearest existing one above it."""
     path = path.absolute()
     while not os.path.exists(path) and path != path.parent:
         path = path.parent

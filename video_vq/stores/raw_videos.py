@@ -1,4 +1,4 @@
-"""The list of raw videos: which file is which video, and how its frames are to be made; no pixels.
+"""The list of raw videos: which file is which video, and how to make its frames; no pixels.
 
 A folder with a manifest like that of the stores. `data-prep … --list-only` writes it, or
 `video-vq encode` itself for a plain folder of videos; `encode` decodes what it lists, where the
@@ -18,9 +18,9 @@ from video_vq.stores.lock import held
 from video_vq.stores.shards import ShardFolder, read_manifest
 from video_vq.stores.videos import Skipped
 
-# About 64 shards keep many workers busy; more than 128 videos in one cost too much when lost.
+# About 64 shards keep many workers busy; losing one of more than 128 videos costs too much.
 USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
-# What follows from the list of videos alone, of a plan.
+# The part of a plan that follows from the list of videos.
 LIST_SETTINGS = {"list_sha256", "num_videos", "videos_per_shard"}
 FORMAT = "video-vq raw videos"
 VERSION = 1
@@ -50,14 +50,14 @@ class RawVideos:
     """A list of raw videos.
 
     Attributes:
-        root: the folder of the files, on this machine.
+        root: folder of the files, on this machine.
         recipe: how their frames are made (the fields of media's FrameRecipe, as JSON).
         plan: the settings that decide list and frames; equal to those of the clip store that the
             same command makes without `--list-only`.
         classes: ordered class names.
         videos: the videos, in the order of the store.
-        skipped: what cannot be used, as far as it shows without decoding.
-        videos_per_shard: how many of them make a shard.
+        skipped: files that cannot be used, as far as is known without decoding.
+        videos_per_shard: number of videos in a shard.
         max_skipped: share of the videos that may be unusable.
     """
 
@@ -72,12 +72,12 @@ class RawVideos:
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that names the data, wherever on whatever machine they lie."""
+        """Return the sha256 that names the data, independent of where they lie."""
         return sha256_json({"plan": self.plan, "classes": self.classes})
 
     @property
     def num_shards(self) -> int:
-        """Return how many shards the videos make."""
+        """Return the number of shards."""
         return -(-len(self.videos) // self.videos_per_shard)
 
     def shard(self, number: int) -> range:
@@ -102,14 +102,14 @@ def plan_of_videos(
     skipped: Sequence[Skipped],
     videos_per_shard: int,
 ) -> dict[str, Any]:
-    """Return what decides every byte of a store of videos, and names a list of them.
+    """Return what decides every byte of a store of videos, and identifies a list of them.
 
     Args:
         recipe: how the frames are made.
         settings: settings of the listing.
-        entries: all that the listing says of each video, in the order of the store.
-        skipped: what cannot be used, as far as it shows without decoding.
-        videos_per_shard: how many of them make a shard.
+        entries: all that the listing says about each video, in the order of the store.
+        skipped: files that cannot be used, as far as is known without decoding.
+        videos_per_shard: number of videos in a shard.
     """
     return {
         **recipe,
@@ -132,7 +132,7 @@ def list_raw_videos(
     max_skipped: float,
     videos_per_shard: int | None = None,
 ) -> RawVideos:
-    """Return a list of raw videos; whoever makes it of the same files makes the same.
+    """Return a list of raw videos; the same files always give the same list.
 
     Args:
         root: the folder of the files.
@@ -140,11 +140,11 @@ def list_raw_videos(
         recipe, recipe_plan: FrameRecipe's `to_json` and `plan`.
         settings: settings of the listing.
         classes, videos, skipped, max_skipped: see `RawVideos`.
-        videos_per_shard: None for the usual.
+        videos_per_shard: number of videos in a shard; None for the usual number.
     """
     per_shard = videos_per_shard or usual_videos_per_shard(len(videos))
     entries = [
-        # 0: where it begins in its file
+        # 0: the offset at which it begins in its file
         [video.id, video.label, video.split, video.group, video.name, video.num_bytes, 0]
         for video in videos
     ]
@@ -216,11 +216,11 @@ def _texts(values: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _check(read: RawVideos) -> None:
-    """Raise a ValueError or TypeError for what no writer wrote."""
+    """Raise a ValueError or TypeError for anything that no writer wrote."""
     if read.videos_per_shard < 1 or not read.videos:
         raise ValueError("it has no shards")
     if len({video.id for video in read.videos}) != len(read.videos):
-        raise ValueError("two videos have one id")
+        raise ValueError("two videos have the same id")
     for video in read.videos:
         texts = (video.id, video.split, video.group, video.name)
         if not all(isinstance(text, str) for text in texts) or type(video.num_bytes) is not int:

@@ -1,7 +1,7 @@
-"""A folder of shards that is filled piece by piece, survives any stop, and is sealed by a manifest.
+"""A folder of shards that is filled shard by shard, survives any stop, and ends in a manifest.
 
-While it grows: `plan.json` (what will be written) and `shard-00000.json` (one per committed shard)
-under `parts/`. When the manifest stands, the store is complete and `parts/` is gone.
+While it grows, `parts/` holds `plan.json` (what will be written) and a `shard-00000.json` for each
+committed shard. Once the manifest exists, the store is complete and `parts/` is gone.
 """
 
 import fcntl
@@ -25,13 +25,13 @@ from video_vq.stores.files import (
 from video_vq.stores.lock import LOCK
 
 MANIFEST = "manifest.json"
-HASH = "sha256"  # of a file's other fields, in canonical JSON
+HASH = "sha256"  # hash of a file's other fields, in canonical JSON
 PARTS = "parts"
 PLAN = f"{PARTS}/plan.json"
 
 
 def plan_of(path: Path) -> Any:
-    """Return the plan of a store, finished or not; None where there is none.
+    """Return the plan of a store, finished or not; None without one.
 
     Raises:
         InputError: it cannot be read.
@@ -43,10 +43,11 @@ def plan_of(path: Path) -> Any:
 
 
 def sealed_plan(path: Path) -> dict[str, Any] | None:
-    """Return the plan of a store that is finished and tidied up; None of any other.
+    """Return the plan of a store that is finished and tidied up; None for any other.
 
-    A second start looks at it alone: damage to a shard passes, `data-prep verify` looks at every
-    byte. Where it differs from what is asked for, the verb itself, which loads the models, says so.
+    A second start checks only the plan: it does not notice a damaged shard, for which `data-prep
+    verify` checks every byte. If the plan differs from the request, the verb itself, which loads
+    the models, says so.
     """
     if not (path / MANIFEST).exists() or (path / PARTS).exists():
         return None
@@ -57,7 +58,7 @@ def sealed_plan(path: Path) -> dict[str, Any] | None:
 
 
 def describe_unfinished(path: Path) -> tuple[str, Facts]:
-    """Return what a store is that is still being made, and what `video-vq info` says of it."""
+    """Return the kind of an unfinished store, and what `video-vq info` says about it."""
     plan = read_json(path / PLAN, "an unfinished store's plan")
     kind, unit = ("token", "count") if "tokenizer_hash" in plan else ("clip", "frames")
     records = sorted((path / PARTS).glob("shard-*.json"))
@@ -66,7 +67,7 @@ def describe_unfinished(path: Path) -> tuple[str, Facts]:
         "shards done": len(records),
         f"{'clips' if kind == 'token' else 'frames'} done": done,
         "made by": made_by(plan),
-        "to finish": "run the command that made it again, it goes on where it stopped",
+        "to finish": "run the command that made it again; it resumes where it stopped",
     }
 
 
@@ -79,14 +80,14 @@ def is_sealed(value: dict[str, Any]) -> bool:
     """Whether a JSON object is the one that `write_sealed` wrote."""
     try:
         return value.get(HASH) == sha256_json({k: v for k, v in value.items() if k != HASH})
-    except (ValueError, RecursionError):  # NaN, half a surrogate pair: never written
+    except (ValueError, RecursionError):  # NaN or half a surrogate pair is never written
         return False
 
 
 def sealed_damage(path: Path) -> str | None:
     """Return a line if any byte of a sealed file differs from what was written, else None.
 
-    The hash covers the values; white space and the like are compared with how they are written.
+    The hash covers the values; whitespace and the like must be as they are written.
     """
     try:
         value = read_json(path, "sealed JSON")
@@ -102,11 +103,11 @@ class ShardFolder:
     """The commit log of one store: which shards are done, and the plan they belong to.
 
     Args:
-        path: the store's folder; made when missing.
-        plan: JSON object that decides every byte of the store. A second start with another plan
-            is refused.
-        owner: the one process that clears what a killed run left half written; the other ranks
-            open the folder after it, with owner=False.
+        path: folder of the store, created if missing.
+        plan: JSON object that decides every byte of the store. A second start with another plan is
+            refused.
+        owner: whether this is the one process that clears what a killed run left half written; the
+            other ranks open the folder after it, with owner=False.
 
     Raises:
         InputError: the folder holds something else, or a store made by another plan.
@@ -141,21 +142,21 @@ class ShardFolder:
     def _require_same(self, old: Any, new: dict[str, Any]) -> None:
         if isinstance(old, dict) and (was := _kind(old)) != (wanted := _kind(new)):
             raise InputError(
-                f"{self.path}: is {was}, and {wanted} is to be made; name another folder"
+                f"{self.path}: is {was}, but {wanted} is to be made; name another folder"
             )
         lines = told_difference(old, new)
         if lines:
             shown = "\n  ".join(lines[:12])
             advice = "Name another folder, repeat the old settings, or delete this one."
             if any("precision:" in line for line in lines):
-                advice += " The launcher sets precision: `accelerate launch`, told nothing, to no."
+                advice += " Without flags, `accelerate launch` sets the precision to no."
             raise InputError(
                 f"{self.path}: was made with other settings (was -> now):\n  {shown}\n{advice}"
             )
 
     @property
     def is_complete(self) -> bool:
-        """Whether the manifest stands."""
+        """Whether the manifest exists."""
         return (self.path / MANIFEST).exists()
 
     def record_path(self, shard: int) -> Path:
@@ -168,10 +169,10 @@ class ShardFolder:
 
     @contextmanager
     def locked(self, shard: int) -> Iterator[int]:
-        """Hold one shard while it is made, where another machine may still be at it.
+        """Hold one shard while it is made, as another machine may still be making it.
 
-        Gives a file descriptor: the lock ends with its last holder, so a child may inherit it. On a
-        drive without locks nothing is held, as was said when the folder could not be locked.
+        Yields a file descriptor: the lock ends with its last holder, so a child may inherit it. On
+        a drive without locks nothing is held, as was reported when the folder could not be locked.
         """
         lock = os.open(self.parts / f"shard-{shard:05d}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -190,7 +191,7 @@ class ShardFolder:
         return read_json(self.record_path(shard), "a shard's record")
 
     def seal(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest with its own sha256: from here on the store is complete."""
+        """Write the manifest with its own sha256: from then on the store is complete."""
         write_sealed(self.path / MANIFEST, manifest)
         shutil.rmtree(self.parts)
 
@@ -208,23 +209,23 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
     """Read the manifest of a complete store.
 
     Raises:
-        InputError: no store there, an unfinished one, another kind, another version, or a
-            manifest that is not as it was written.
+        InputError: there is no store, it is unfinished, of another kind or version, or its manifest
+            is not as it was written.
     """
     if not path.exists():
         raise InputError(f"{path}: no such folder; {how_to_make}")
     if not (path / MANIFEST).exists():
         if (path / PARTS).exists():
             raise InputError(
-                f"{path}: this store is unfinished; run the command that made it again, "
-                "it goes on where it stopped"
+                f"{path}: this store is unfinished; run the command that made it again; it "
+                "resumes where it stopped"
             )
         raise InputError(f"{path}: holds no {MANIFEST}; {how_to_make}")
     manifest = read_json(path / MANIFEST, "a store's manifest")
     if "format" not in manifest:
         raise InputError(
-            f"{path / MANIFEST}: is no manifest of a store, it names no format; if it belongs to a "
-            f"folder of videos give it another name, else {how_to_make}"
+            f"{path / MANIFEST}: is not the manifest of a store, as it names no format; if it "
+            f"belongs to a folder of videos, rename it, else {how_to_make}"
         )
     if manifest.get("format") != format_name:
         raise InputError(

@@ -2,9 +2,9 @@
 
 A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), with an axis of levels last where a
 position has several codes, beside `rows-00000.npy`, int64 (n, 3): video (its position in the
-manifest), first frame, stride. Where the videos have actions, there is
-`actions-00000.npy`, float32 (n, t, a): what is done on the way to each latent frame.
-`skipped.jsonl` says which videos were left out, where raw ones were encoded.
+manifest), first frame, stride. Where the videos have actions, there is `actions-00000.npy`, float32
+(n, t, a): the actions on the way to each latent frame. `skipped.jsonl` says which videos were left
+out, where raw ones were encoded.
 """
 
 import hashlib
@@ -36,19 +36,20 @@ class TokenHeader:
 
     Attributes:
         tokenizer_hash: hash of the tokenizer's tensors and model config.
-        codebook_size: tokens lie in 0 .. codebook_size − 1; of several codes a position, the number
-            of their combinations.
+        codebook_size: number of codes; tokens lie in 0 .. codebook_size − 1. Where a position has
+            several codes, number of their combinations.
         grid_thw: shape of a grid.
         num_frames, frame_size_hw: length and frame size of the clips that were encoded.
         fps: frames per second of these clips, the commonest where they are mixed, None when
-            unknown. Of raw videos at their own rates it is known when all are decoded: a writer's
+            unknown. For raw videos at their own rates it is known once all are decoded: a writer's
             header has None, a reader's the rate.
         classes: ordered class names.
         data_hash: content hash of the clip store or list of raw videos that was encoded, None for
             samples of a prior.
         made_by: the settings that made the store.
-        num_action_dims: a, the numbers per latent frame that say what was done; 0 without actions.
-        levels: number of codes of each of several codes a position; empty for a single one.
+        num_action_dims: how many numbers describe the actions of a latent frame, a; 0 without
+            actions.
+        levels: number of codes of each level where a position has several; empty for a single one.
     """
 
     tokenizer_hash: str
@@ -79,7 +80,7 @@ class TokenHeader:
         return np.dtype(np.uint16 if max(self.vocabulary) <= 1 << 16 else np.uint32)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the header as JSON values; what has no actions, or levels, does not say so."""
+        """Return the header as JSON values; without actions or levels these fields are left out."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -123,11 +124,11 @@ class TokenStoreWriter:
 
         Args:
             tokens: integer grids n t h w, or n t h w level.
-            rows: int64 (n, 3).
-            actions: n t a, where the header has some.
+            rows: video, first frame and stride of each grid, int64 (n, 3).
+            actions: actions n t a, if the header has some.
             skipped: videos that could not be used.
-            rates: frames per second by position of video, where only decoding shows them.
-            notes: what was odd with which video (id, note).
+            rates: frames per second by position of the video, where only decoding shows them.
+            notes: oddities of videos (id, note).
         """
         if tokens.shape[1:] != self.header.token_shape or rows.shape != (len(tokens), ROW):
             raise ValueError(
@@ -174,8 +175,8 @@ class TokenStoreWriter:
         """Seal the store.
 
         Args:
-            videos: what the first column of the rows points into; a rate that decoding showed
-                takes the place of theirs.
+            videos: the videos that the first column of the rows points to; a rate that decoding
+                showed replaces theirs.
         """
         if not self.is_complete:
             records = [self.folder.record(shard) for shard in range(num_shards)]
@@ -215,8 +216,8 @@ class TokenStore:
     Attributes:
         header: what the grids have in common.
         videos: id, label, split, group and rate of each video that rows point to.
-        num_skipped: how many raw videos were left out (`skipped.jsonl`).
-        notes: what was odd with which raw video (id, note).
+        num_skipped: number of raw videos that were left out (`skipped.jsonl`).
+        notes: oddities of raw videos (id, note).
 
     Raises:
         InputError: the store is missing, unfinished, of another kind, or inconsistent.
@@ -272,7 +273,7 @@ class TokenStore:
         if len(self._rows) and not (
             0 <= self._rows[:, 0].min() <= self._rows[:, 0].max() < len(self.videos)
         ):
-            raise InputError(f"{self.path}: rows point to videos that are not there; encode again")
+            raise InputError(f"{self.path}: rows point to missing videos; encode again")
 
         if self.header.fps is None and len(self._rows):
             rate = usual_rate(self.videos, int(self._rows[0, 2]))
@@ -306,7 +307,7 @@ class TokenStore:
         return files if self._skipped is None else {**files, SKIPPED: self._skipped}
 
     def describe(self) -> Facts:
-        """Return what `video-vq info` says of it."""
+        """Return what `video-vq info` says about it."""
         header = self.header
         rate = "an unknown rate" if header.fps is None else f"{header.fps:g} fps"
         mixed = len({video.fps for video in self.videos}) > 1
@@ -340,7 +341,7 @@ class TokenStore:
         return found
 
     def read(self, row: int) -> np.ndarray:
-        """Return one grid t h w, or t h w level of several codes a position.
+        """Return one grid t h w, or t h w level where a position has several codes.
 
         Raises:
             InputError: a token lies outside its codebook.
@@ -361,7 +362,7 @@ class TokenStore:
         return np.stack([self.read(int(row)) for row in rows]).astype(np.int64)
 
     def read_actions(self, row: int) -> np.ndarray | None:
-        """Return what is done on the way to each latent frame, float32 t a; None without actions.
+        """Return the actions on the way to each latent frame, float32 t a; None without actions.
 
         Raises:
             InputError: a number is not finite.
@@ -372,8 +373,7 @@ class TokenStore:
         actions = np.array(self._actions[shard][row - self._first[shard]])
         if not np.isfinite(actions).all():
             raise InputError(
-                f"{self.path}: an action of row {row} is not finite; encode again from data that "
-                "are sound"
+                f"{self.path}: an action of row {row} is not finite; encode again from valid data"
             )
         return actions
 
@@ -387,7 +387,7 @@ class TokenStore:
         return self.videos[int(self._rows[row, 0])]
 
     def class_of(self, row: int) -> int:
-        """Return the class index of a row, −1 when it has none."""
+        """Return the class index of a row; −1 when it has none."""
         label = self.video_of(row).label
         return -1 if label is None else self.header.classes.index(label)
 
@@ -404,11 +404,11 @@ def _of_level(level: int, header: TokenHeader) -> str:
 def usual_rate(videos: Sequence[Video], stride: int) -> float | None:
     """Return the commonest frame rate of clips, None when unknown.
 
-    Of the train split where there is one: a prior samples what it is trained on.
+    It is that of the train split if there is one: a prior samples what it is trained on.
 
     Args:
         videos: the videos that the clips are cut from.
-        stride: every how many frames of them a clip has one.
+        stride: distance between the frames of a clip, in frames of the video.
     """
     train = [video for video in videos if video.split == "train"]
     rate = commonest_fps(train or videos)

@@ -1,4 +1,4 @@
-"""What a clip store says about a video, and about one that was left out."""
+"""The records of a clip store about a video, and about one that was left out."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,13 +17,13 @@ class Video:
     """One decoded video of a store.
 
     Attributes:
-        id: unique in the store.
-        label: class name, None when the data have no classes.
+        id: its id, unique in the store.
+        label: class name; None when the data have no classes.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
-        num_frames: decoded length.
-        fps: frames per second of the stored frames, None when unknown.
-        origin: where it comes from: the source's name and sha256, or the model and seed.
+        num_frames: number of decoded frames.
+        fps: frames per second of the stored frames; None when unknown.
+        origin: its source: the source's name and sha256, or the model and seed.
         shard, offset: where its first frame lies; set by the writer.
     """
 
@@ -48,14 +48,14 @@ class Skipped:
 
 
 class UnusableVideoError(InputError):
-    """Raised by a video's frames: the store leaves this video out and keeps the reason."""
+    """Raised by a video's frames: the store leaves out this video and keeps the reason."""
 
 
 @dataclass(frozen=True)
 class PreparedVideo:
     """What a writer takes: a video's description, its frames in chunks, its per-frame arrays.
 
-    When the frames raise UnusableVideoError, what was written of the video is taken back.
+    If the frames raise UnusableVideoError, what was written of the video is removed.
     """
 
     video: Video
@@ -64,15 +64,15 @@ class PreparedVideo:
 
 
 def commonest_fps(videos: Iterable[Video]) -> float | None:
-    """Return the frame rate that most videos have, None when none is known; of two, the first."""
+    """Return the commonest frame rate, the first of several; None when none is known."""
     rates = Counter(video.fps for video in videos if video.fps is not None)
     return rates.most_common(1)[0][0] if rates else None
 
 
 def num_repeated(video: Video) -> int | None:
-    """Return how many frames repeat the one before for the sake of a fixed rate; None: not known.
+    """Return how many frames repeat the one before to reach a fixed rate; None when unknown.
 
-    It stands in the origin, where a fixed rate was asked for; older stores do not say.
+    The origin records it where a fixed rate was requested; older stores do not.
     """
     found = (video.origin or {}).get(REPEATED)
     return found if type(found) is int and 0 <= found < video.num_frames else None
@@ -84,7 +84,7 @@ def skipped_entry(video: Video, reason: str) -> Skipped:
 
 
 def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
-    """Return what was left out: a line for each file and reason, the first few of them."""
+    """Return what was left out: a line for each file and reason, up to `most` lines."""
     counts = Counter(f"  {entry['path']}: {entry['reason']}" for entry in skipped)
     lines = [
         line if count == 1 else f"{line} ({count:,} videos)"
@@ -99,21 +99,21 @@ def require_few_skipped(skipped: Sequence[dict[str, str]], total: int, limit: fl
     """Stop a run that loses too many videos.
 
     Args:
-        skipped: the videos that were left out so far (path, reason).
-        total: how many videos there are in all.
-        limit: the share of them that may be left out; above 0 a single one always may.
+        skipped: videos that were left out so far (path, reason).
+        total: number of all videos.
+        limit: share of the videos that may be left out; if it is above 0, a single one always may.
 
     Raises:
-        InputError: more are, and why.
+        InputError: more were left out; says which and why.
     """
     if len(skipped) > max(limit * total, limit > 0):
         raise InputError(
             f"{len(skipped)} of {total} videos cannot be used, more than the "
             f"allowed share of {limit:g}:\n{reasons(skipped)}\n"
-            "There may be more among those not looked at yet. Allow a larger share with "
-            "--max-skipped, and the same command goes on where it stopped, leaves them out, and "
-            "lists all in skipped.jsonl. To mend or remove them instead, delete what was begun, "
-            "as a store is made of one list of videos."
+            "There may be more among those not read yet. Allow a larger share with --max-skipped, "
+            "and the same command resumes where it stopped, leaves them out, and lists all in "
+            "skipped.jsonl. To repair or remove them instead, delete what was begun, as a store "
+            "is made from one list of videos."
         )
 
 

@@ -27,7 +27,8 @@ class Averages:
 
         Args:
             model: the model that was trained.
-            copied_rows: rows of tensors that jumped (restarted codes): copied, not averaged.
+            copied_rows: rows of tensors that jumped (restarted codes), which are copied, not
+                averaged.
         """
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
@@ -40,7 +41,7 @@ class Averages:
             self.tensors[name][rows] = model.state_dict()[name][rows]
 
     def load(self, tensors: dict[str, Tensor], num_updates: int) -> None:
-        """Take over what a checkpoint held."""
+        """Restore what a checkpoint held."""
         for name, value in self.tensors.items():
             value.copy_(tensors[name])
         self.num_updates = num_updates

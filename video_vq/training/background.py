@@ -1,4 +1,4 @@
-"""Saving while training goes on: copies are taken at once, bytes are written by a thread."""
+"""Saving while training continues: copies are taken at once, a thread writes the bytes."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ class Snapshot:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
     def take(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """Copy: file name -> tensor name -> tensor; the copies of before are overwritten."""
+        """Copy: file name -> tensor name -> tensor; earlier copies are overwritten."""
         return {
             file: {name: self._copy((file, name), value) for name, value in values.items()}
             for file, values in tensors.items()
@@ -30,7 +30,7 @@ class Snapshot:
 
 
 class BackgroundJob:
-    """One job at a time in a thread; what it raised is raised where it is waited for.
+    """One job at a time in a thread; `wait` raises what the job raised.
 
     The interpreter waits for the thread before it exits, so an unhandled error elsewhere costs no
     checkpoint.
@@ -41,7 +41,7 @@ class BackgroundJob:
         self._error: BaseException | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run `work`; the job before must have been waited for."""
+        """Run `work`; the previous job must have been waited for."""
         assert self._thread is None
 
         def catch() -> None:
@@ -66,4 +66,4 @@ class BackgroundJob:
             if error is not None:
                 raise error
         finally:
-            del error  # it would keep this frame, and so all that the job held, among it a lock
+            del error  # it would keep this frame and all that the job held, including a lock

@@ -1,8 +1,8 @@
 """Checkpoints to resume from: folders of safetensors and JSON, hashed, written aside, renamed.
 
 `state/step_0000100/` appears whole or not at all: its files are written and fsynced in a folder
-beside it, `manifest.json` with their sha256 last, then the folder is renamed; only after that are
-older ones renamed away and deleted. Nothing is ever unpickled.
+beside it, `manifest.json` with their sha256 last, then the folder is renamed; only then are older
+ones renamed away and deleted. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class CheckpointFolder(CheckpointFiles):
     """The checkpoints of one run, to be written and loaded.
 
     Args:
-        path: the run's `state` folder.
+        path: folder `state` of the run.
     """
 
     def save(
@@ -40,13 +40,13 @@ class CheckpointFolder(CheckpointFiles):
         """Write a checkpoint, then prune: the last two that verify and those in `keep` stay.
 
         Args:
-            step: optimizer steps done.
-            tensors: file name (without suffix) -> tensors.
-            state: JSON: everything that is not a tensor.
+            step: number of optimizer steps done.
+            tensors: tensors by file name (without suffix).
+            state: everything that is not a tensor, as JSON.
             keep: steps that must stay, such as the best.
 
         Raises:
-            OSError: the disk is full or broken; what was there before is as it was.
+            OSError: the disk is full or broken; earlier checkpoints are as they were.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._delete_leftovers()
@@ -61,7 +61,7 @@ class CheckpointFolder(CheckpointFiles):
             hashes = {name: _write(aside / name, parts) for name, parts in contents.items()}
             _write(aside / MANIFEST, [files.readable_json({"step": step, "sha256": hashes})])
             files.fsync_folder(aside)
-            if target.exists():  # damaged, or it would have been resumed from
+            if target.exists():  # it is damaged, or it would have been resumed from
                 files.rename(target, target.with_name(f"{target.name}.replaced{files.PARTIAL}"))
             files.rename(aside, target)
             files.fsync_folder(self.path)
@@ -82,7 +82,7 @@ class CheckpointFolder(CheckpointFiles):
         healthy = 0
         for step in reversed(self.steps()):
             if healthy < KEEP:
-                # Read back each time, the new one too: a byte may have been lost since.
+                # All are read back each time, also the new one: a byte may have been lost since.
                 healthy += self.problem(step) is None
             elif step not in keep:
                 try:
@@ -130,7 +130,7 @@ _DTYPES = {
 
 
 def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file part by part: the library would copy all of it twice in memory.
+    """Yield a safetensors file in parts: the library would copy all of it twice in memory.
 
     https://huggingface.co/docs/safetensors: length of the header, header, data without gaps.
     """
@@ -162,7 +162,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor]) -> None:
-    """Put back what `random_state` gave; a state of a device that is not here is left out."""
+    """Restore what `random_state` returned; states of devices that are missing are ignored."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

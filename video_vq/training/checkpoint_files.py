@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and whether their bytes are right; imports no torch."""
+"""Which checkpoints a run has, and whether their bytes are intact; imports no torch."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ class CheckpointFiles:
     """The checkpoints of one run as files.
 
     Args:
-        path: the run's `state` folder.
+        path: folder `state` of the run.
     """
 
     def __init__(self, path: Path):
@@ -34,11 +34,11 @@ class CheckpointFiles:
         return self.path / f"step_{step:07d}"
 
     def problem(self, step: int) -> str | None:
-        """Return why a checkpoint cannot be used, None when all its bytes are right."""
+        """Return why a checkpoint cannot be used; None when all its bytes are intact."""
         folder = self.folder(step)
         try:
             entries = list(folder.iterdir())
-            # Before anything is read: a pipe would never end.
+            # This comes before anything is read, as a pipe would never end.
             if not all(entry.is_file() and not entry.is_symlink() for entry in entries):
                 return f"{folder}: holds something that is not a plain file"
             manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
@@ -50,9 +50,9 @@ class CheckpointFiles:
             if odd := [
                 name for name in hashes if not re.fullmatch(r"\w+\.safetensors|state\.json", name)
             ]:
-                return f"{folder}/{MANIFEST}: lists {odd[0]!r}, which is no file of a checkpoint"
+                return f"{folder}/{MANIFEST}: lists {odd[0]!r}, which is not a file of a checkpoint"
             if {entry.name for entry in entries} - {MANIFEST} != set(hashes):
-                return f"{folder}: holds other files than its manifest lists"
+                return f"{folder}: holds files other than those its manifest lists"
             for name, expected in hashes.items():
                 if sha256_file(folder / name) != expected:
                     return f"{folder / name}: its bytes are not those that were written"
@@ -63,10 +63,10 @@ class CheckpointFiles:
         return None
 
     def newest(self) -> tuple[int, list[str]] | None:
-        """Return the newest step that verifies, and why newer ones were passed over.
+        """Return the newest step that verifies, and why newer ones were skipped.
 
         Raises:
-            InputError: there are checkpoints and none can be used.
+            InputError: there are checkpoints, but none can be used.
         """
         problems: list[str] = []
         for step in reversed(self.steps()):
@@ -84,7 +84,7 @@ class CheckpointFiles:
 
 
 def describe_checkpoint(folder: Path) -> Facts:
-    """Return what `video-vq info` says of a checkpoint."""
+    """Return what `video-vq info` says about a checkpoint."""
     manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
     state = read_json(folder / STATE, "a checkpoint's state")
     best = state.get("best")
@@ -100,10 +100,10 @@ def describe_checkpoint(folder: Path) -> Facts:
 
 
 def _validation(value: float) -> str:
-    """Return a validation value as people know it: a run keeps −PSNR, so that less is better."""
+    """Return a validation value for people: a run keeps −PSNR, so that lower is better."""
     return f"PSNR {-value:.5g} dB" if value < 0 else f"{value:.5g} bits per token"
 
 
 def _is_name(match: re.Match[str]) -> bool:
-    """Whether a folder is named as `CheckpointFolder.folder` names it, digits and all."""
+    """Whether a folder is named exactly as `CheckpointFolder.folder` names it."""
     return match[0] == f"step_{int(match[1]):07d}"

@@ -25,7 +25,7 @@ from video_vq.training.training_config import AdversarialConfig, OptimizerConfig
 
 Video = Float[Tensor, "b 3 t h w"]
 
-ANCHOR_DECAY = 0.99  # of LeCam's averages per step, with the codebook's warm-up
+ANCHOR_DECAY = 0.99  # decay of LeCam's averages per step, with the codebook's warm-up
 
 
 def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[int, int]) -> None:
@@ -55,7 +55,7 @@ def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[
 
 
 class DiscriminatorFigures(NamedTuple):
-    """Means over one step; the logits' are what LeCam's anchors follow."""
+    """Means over one step; LeCam's anchors follow those of the logits."""
 
     loss: Tensor
     lecam: Tensor
@@ -69,9 +69,9 @@ class Discriminator:
 
     The weight of the tokenizer's side is fixed: VQGAN's adaptive one needs the gradients of the
     last layer inside the forward pass, which DDP does not support, and follows their noise. Under
-    several ranks the discriminator is a DDP module of its own, whose forward and backward are one
-    call each; the tokenizer's loss looks through its weights as constants, so that it leaves no
-    gradients behind, and no parameter of either ever goes unused.
+    several ranks the discriminator is a DDP module of its own, with one forward and one backward
+    call; the tokenizer's loss looks through its weights as constants, so that it leaves no
+    gradients behind, and every parameter of both is always used.
 
     Args:
         accelerator: the Accelerator.
@@ -94,7 +94,7 @@ class Discriminator:
         self._norm = torch.zeros(())
 
     def prepare(self) -> None:
-        """Put discriminator and optimizer under Accelerate, after a checkpoint was put back."""
+        """Put discriminator and optimizer under Accelerate, after a checkpoint was restored."""
         self._wrapped, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
 
     def fooling_loss(self, reconstruction: Video) -> Float[Tensor, ""]:
@@ -109,7 +109,7 @@ class Discriminator:
 
         Args:
             video: real clips.
-            reconstruction: reconstructions of these clips; no gradient goes there.
+            reconstruction: reconstructions of these clips, which get no gradient.
             accumulation: number of micro-batches per step.
             is_last: whether this is the last of them, in which the ranks' gradients are averaged.
         """
@@ -132,7 +132,7 @@ class Discriminator:
         self._parts.append(DiscriminatorFigures(*(part.detach() for part in parts)))
 
     def clip(self) -> Float[Tensor, ""]:
-        """Scale the step's gradients down to optim.clip_norm; return the norm that they had."""
+        """Scale the step's gradients down to optim.clip_norm; return their original norm."""
         self._norm = clip_gradients(self.accelerator, self._wrapped, self.optim.clip_norm)
         return self._norm
 
@@ -159,7 +159,7 @@ class Discriminator:
         self.optimizer.zero_grad()
 
     def numbers(self) -> dict[str, float]:
-        """Return `discriminator/…` of the last step that was made, means over all ranks."""
+        """Return `discriminator/…` of the last step that was made, as means over all ranks."""
         if self._figures is None:
             return {}
         numbers = {
@@ -179,7 +179,7 @@ class Discriminator:
         }
 
     def load(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        """Take over what a checkpoint held; before `prepare`.
+        """Restore what a checkpoint held; call it before `prepare`.
 
         Args:
             tensors: what `tensors` returned: file name -> name -> tensor.

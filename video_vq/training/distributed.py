@@ -35,18 +35,18 @@ class StopFlag:
         return bool(over_ranks(self._accelerator, flag, "sum") > 0)
 
     def clear(self, step: int, steps: int, saved: bool) -> None:
-        """Say how to go on, and remove the stop file.
+        """Print how to resume, and remove the stop file.
 
         Args:
             step: number of steps done.
             steps: number of steps of the whole run.
             saved: whether the checkpoint of this step could be written.
         """
-        state = "and saved; the same command goes on from there"
+        state = "and saved; the same command resumes from there"
         if not saved:
-            state = "but could not save; the same command goes on from the last good checkpoint"
+            state = "but could not save; the same command resumes from the last good checkpoint"
         if step == 0:
-            state = "before anything was there to save; the same command starts again"
+            state = "before there was anything to save; the same command starts again"
         self._accelerator.print(f"stopped after step {step} of {steps} {state}")
         self.remove_file()
 
@@ -73,7 +73,7 @@ def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: 
 def rank_batches(
     accelerator: Accelerator, items: Sequence[T], batch_size: int
 ) -> Iterator[Sequence[T]]:
-    """Yield this rank's share in batches, as many on every rank; the last ones may be empty."""
+    """Yield this rank's share in batches, equally many on every rank; the last may be empty."""
     size, rank = accelerator.num_processes, accelerator.process_index
     mine = items[rank::size]
     for start in range(0, -(-len(items) // size), batch_size):
@@ -81,7 +81,7 @@ def rank_batches(
 
 
 def clip_gradients(accelerator: Accelerator, model: torch.nn.Module, limit: float) -> torch.Tensor:
-    """Scale gradients down to a norm; return the norm that they had."""
+    """Scale gradients down to a norm; return their original norm."""
     norm = accelerator.clip_grad_norm_(model.parameters(), limit)
     return torch.as_tensor(0.0 if norm is None else norm)
 

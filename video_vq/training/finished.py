@@ -1,4 +1,4 @@
-"""How far a run is, and whether it has made its model already; imports no torch."""
+"""How far a run is, and whether it has finished its model; imports no torch."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from video_vq.stores.files import difference, read_json
 from video_vq.training.checkpoint_files import CheckpointFiles
 
 RUN, METRICS = "run.json", "metrics.jsonl"
-TAIL_BYTES = 1 << 16  # of metrics.jsonl: its last lines
-# Settings that have come since the first runs, with what the code did before; by kind.
+TAIL_BYTES = 1 << 16  # bytes at the end of metrics.jsonl that hold its last lines
+# Settings added since the first runs, with what the code did before; by kind.
 ADDED_TO_ESTIMATORS: dict[str, Any] = {
     "tangential_commitment": False,
     "equal_angle": 30.0,
@@ -33,13 +33,13 @@ def finished_model(
 ) -> Path | None:
     """Return the folder of the model that a run made, None while there is work left.
 
-    Work is left too when the last checkpoint is damaged: training goes back and mends it.
+    Work is also left when the last checkpoint is damaged: training goes back and repairs it.
 
     Args:
         run: path of the run folder.
         kind: "tokenizer" or "prior".
         steps: number of steps of the whole run.
-        checkpoints: the run's checkpoints, where they are open already.
+        checkpoints: checkpoints of the run, if they are open already.
     """
     folder = run / kind
     if not all((folder / name).exists() for name in (CONFIG, TENSORS)):
@@ -53,11 +53,11 @@ def finished_model(
 def in_todays_settings(identity: Any) -> Any:
     """Return what a run of an earlier version recorded in the settings of today.
 
-    A setting that has gone decided nothing about the run and is left out; one that has come since
-    gets the value that says what the code did before.
+    A removed setting, which decided nothing about the run, is left out; an added one gets the value
+    for what the code did before.
 
     Args:
-        identity: What a run.json holds, not checked yet.
+        identity: unchecked content of a run.json.
     """
     if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
         return identity
@@ -89,7 +89,7 @@ def finished_by_same_command(
         data_hash: content hash of the training store.
 
     Returns:
-        None where anything differs, is missing or damaged: the training itself then says what.
+        None where anything differs, is missing or damaged: the training itself then reports it.
     """
     with suppress(InputError, OSError):
         described = in_todays_settings(read_json(run / RUN, "a run's description").get("identity"))
@@ -110,7 +110,7 @@ def finished_by_same_command(
 
 
 def describe_run(path: Path) -> tuple[str, Facts] | None:
-    """Return what run a folder holds, and what `video-vq info` says of it; None for no run."""
+    """Return a folder's kind of run and what `video-vq info` says about it; None without one."""
     description = read_json(path / RUN, "a run's description")
     if not {"identity", "environment"} <= description.keys():
         return None
@@ -123,7 +123,7 @@ def describe_run(path: Path) -> tuple[str, Facts] | None:
     return f"the run folder of a {kind}", {
         "progress": f"{'finished:' if exported else 'at'} step {done:,} of {steps:,}",
         "checkpoints at step": saved or "none",
-        "model": kind if exported else "not yet: the same command goes on with training",
+        "model": kind if exported else "not yet: the same command resumes training",
         "command": " ".join(str(word) for word in environment.get("command") or []),
         "run with": plain({key: value for key, value in identity.items() if key != "kind"}),
         "started": str(environment.get("started")),

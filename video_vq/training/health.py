@@ -1,7 +1,7 @@
-"""Warnings of a run that still counts but goes wrong: a loss that jumps, a codebook that collapses.
+"""Warnings of a run that goes wrong while its numbers are finite: loss spikes, codebook collapse.
 
-Looked at where numbers are logged, on numbers that are equal on all ranks; part of the checkpoint,
-so that a resumed run warns like an uninterrupted one.
+They are checked when numbers are logged, on numbers that are equal on all ranks, and are part of
+the checkpoint, so that a resumed run warns like an uninterrupted one.
 """
 
 import math
@@ -12,17 +12,17 @@ from pydantic.dataclasses import dataclass
 
 from video_vq.config import STRICT
 
-FORGET = 0.9  # of the averages of the loss and its square, per logged step
-MIN_LOGS = 10  # before them a mean says little, and a new codebook is still being filled
+FORGET = 0.9  # decay per logged step of the averages of the loss and its square
+MIN_LOGS = 10  # before these, a mean says little and a new codebook is still being filled
 SPIKE_DEVIATIONS = 6.0
 SPIKE_RATIO = 1.5
-COLLAPSED = 0.05  # of the codes that the logged tokens could have used
+COLLAPSED = 0.05  # share of the codes that the logged tokens could have used
 
 RESTARTS = (
     "a higher model.quantizer.restart_threshold, learning: ema with init: data, a lower optim.lr, "
     "or a smaller model.quantizer.codebook_dim"
 )
-REMEDIES = {  # of a collapse, by kind of quantizer
+REMEDIES = {  # remedies for a collapse, by kind of quantizer
     "vector": RESTARTS,
     "residual": RESTARTS,
     "simvq": "a lower optim.lr, a smaller model.quantizer.codebook_dim, or kind: vector",
@@ -34,13 +34,13 @@ REMEDIES = {  # of a collapse, by kind of quantizer
 
 @dataclass(config=STRICT)
 class Health:
-    """What was warned of, and what the next warning depends on.
+    """The warnings so far, and what the next one depends on.
 
     Attributes:
-        loss_spikes, collapses: warnings so far.
-        logs: logged steps.
+        loss_spikes, collapses: number of warnings so far.
+        logs: number of logged steps.
         mean, square: averages of the loss and of its square.
-        is_collapsed: whether the codebook was at the last logged step.
+        is_collapsed: whether the codebook was collapsed at the last logged step.
     """
 
     loss_spikes: NonNegativeInt
@@ -63,21 +63,21 @@ class Health:
         codes: str = "the codes",
         remedy: str = RESTARTS,
     ) -> list[str]:
-        """Return warnings, with what to try; one per spike, one per collapse.
+        """Return warnings with remedies, one per spike and one per collapse.
 
         Args:
             loss: loss of the logged step, mean over all ranks.
             usage: fraction of the codes used since the last log; None for a prior.
-            possible: the fraction that so many tokens would use if all codes were as likely.
-            codes: what they are called, of several codes a position those used least.
-            remedy: what helps against a collapse.
+            possible: fraction that this many tokens would use if all codes were equally likely.
+            codes: name of the codes; where a position has several, that of the least used.
+            remedy: remedy for a collapse.
         """
         warnings = []
         if self._spikes(loss):
             self.loss_spikes += 1
             warnings.append(
                 f"the loss jumped to {loss:.4g}, from {self.mean:.4g} on average; if it does not "
-                "come back: lower optim.lr, lengthen optim.warmup_steps, lower optim.clip_norm, or "
+                "recover: lower optim.lr, lengthen optim.warmup_steps, lower optim.clip_norm, or "
                 "train with --mixed_precision no"
             )
         if math.isfinite(loss):
@@ -94,7 +94,7 @@ class Health:
         return warnings
 
     def forget(self) -> None:
-        """Forget the losses so far, as others come now; the counts of warnings stay."""
+        """Forget the losses so far, as different ones follow; the counts of warnings stay."""
         self.logs = 0
         self.mean = self.square = 0.0
 
@@ -110,7 +110,7 @@ class Health:
         return loss > limit
 
     def _follow(self, loss: float) -> None:
-        # Like Adam's, averages of what there was: at the first log the loss itself.
+        # Bias-corrected as in Adam: at the first log, the average is the loss itself.
         weight = (1 - FORGET) / (1 - FORGET ** (self.logs + 1))
         self.mean += weight * (loss - self.mean)
         self.square += weight * (loss**2 - self.square)
@@ -119,14 +119,14 @@ class Health:
 def least_used(
     use: dict[str, float], vocabulary: Sequence[int], num_tokens: int
 ) -> tuple[float, float, str]:
-    """Return what `Health.look` takes of codes: usage, possible usage, and what they are called.
+    """Return what `Health.look` takes about codes: usage, possible usage, and their name.
 
-    Of several codes a position it is the level that comes least near to what is possible.
+    Where a position has several codes, it is the level farthest from what is possible.
 
     Args:
         use: figures since the last log, by path.
         vocabulary: number of codes of each level.
-        num_tokens: positions that were counted.
+        num_tokens: number of positions that were counted.
     """
     possible = [1 - (1 - 1 / size) ** num_tokens for size in vocabulary]
     if len(vocabulary) == 1:

@@ -19,7 +19,7 @@ def starting_tokenizer(
 ) -> VideoTokenizer:
     """Return a tokenizer with weights drawn by `run.seed`, or with those of `init_from`.
 
-    What is drawn next from torch's generator, such as a discriminator, depends on the seed alone.
+    What is drawn next from torch's generator, such as a discriminator, depends only on the seed.
 
     Raises:
         InputError: see `initial_tensors`.
@@ -35,9 +35,10 @@ def starting_tokenizer(
 def initial_tensors(
     config: TokenizerTrainingConfig, out: Path, say: Callable[[str], None]
 ) -> dict[str, Tensor] | None:
-    """Return the tensors of `init_from`; None without one, or where a run only goes on.
+    """Return the tensors of `init_from`; None without one, or where a run only resumes.
 
-    Settings may differ where the tensors fit, such as the gradient estimator; it is said how.
+    Settings that keep the tensors' shapes, such as the gradient estimator, may differ; the
+    differences are printed.
 
     Args:
         config: the resolved config of the training.

@@ -1,4 +1,4 @@
-"""The rhythm of a run, the same for all models; a step itself stands in the model's own file."""
+"""The rhythm of a run, the same for all models; a model's own file holds its step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -39,7 +39,7 @@ def open_run(
     data: str,
     allowed_changes: Sequence[str],
 ) -> RunFolder:
-    """Open a run folder on all ranks, on rank 0 first, which makes it; see `RunFolder`.
+    """Open a run folder on all ranks, first on rank 0, which creates it; see `RunFolder`.
 
     Args:
         accelerator: the Accelerator.
@@ -67,9 +67,9 @@ def open_run(
 class Training:
     """One start of a run: from the newest checkpoint to the last step, or to a stop.
 
-    It owns what all trainings share: optimizer, averaged weights, checkpoints, the log, when to
-    validate, save and stop, and that a step is made or skipped on all ranks alike. How a batch
-    becomes a loss is written in the model's file, top to bottom (`train_tokenizer`, `train_prior`):
+    It owns what all trainings share: the optimizer, averaged weights, checkpoints, the log, when to
+    validate, save and stop, and making or skipping a step alike on all ranks. How a batch becomes a
+    loss is written in the model's file, top to bottom (`train_tokenizer`, `train_prior`):
 
         training = Training(accelerator, run_folder, config, model, "clips", trackers, request)
         batches = training.batches(dataset)
@@ -92,7 +92,7 @@ class Training:
         run_folder: the open run folder.
         config: the resolved config.
         model: the model with its first weights; it is moved to the device.
-        unit: what a batch holds, in the plural, for people.
+        unit: what a batch holds, as a plural noun for messages.
         trackers: experiment trackers to log to, besides metrics.jsonl.
         request: an optional stop request; a file `stop` in the run folder also works.
         usage: code usage of a tokenizer between two lines of the log, or None for a prior.
@@ -101,9 +101,9 @@ class Training:
     Attributes:
         model: wrapped for the forward pass in training, by DDP where there are several ranks.
         bare_model: the same model, not wrapped.
-        state: steps done, averages, counters: what a checkpoint holds.
+        state: number of steps done, averages and counters: what a checkpoint holds.
         micro_batch_size: number of items that a rank's network takes at once.
-        timer: where the time goes; `with training.timer("forward"): …`.
+        timer: timer of the phases of a step; `with training.timer("forward"): …`.
         stop: whether to stop; a validation looks at it before each batch.
         log_is_due: whether the current step writes a line of the log.
         lr: learning rate of the current step.
@@ -173,7 +173,7 @@ class Training:
         one optimizer step, made by `update`. Checkpoints are written in between.
         """
         state, last_step = self.state, self.optim.steps
-        if state.step < last_step:  # else a validation or the export alone is left
+        if state.step < last_step:  # else only a validation or the export is left
             self.accelerator.print(
                 f"training steps {state.step + 1} to {last_step}, {self.optim.batch_size} "
                 f"{self._unit} each; a line every {self.rhythm.log_every} steps"
@@ -202,7 +202,7 @@ class Training:
             set_learning_rate(self.optimizer, self.lr)
             self.log_is_due = (state.step + 1) % self.rhythm.log_every == 0
             yield "train"
-            if not self.log_is_due:  # else its line was written just now
+            if not self.log_is_due:  # else its line has just been written
                 self._progress.look(state.step, at_once=is_first)
             is_first = False
 
@@ -212,7 +212,7 @@ class Training:
         return self.state.step == self.optim.steps and not self.state.validation_is_due
 
     def _leave_out_of_rates(self) -> None:
-        """Leave the time since the last step out of the rates, as it is no part of a step."""
+        """Leave the time since the last step out of the rates, as it is not part of a step."""
         self.timer.restart()
         self._progress.leave_out()
 
@@ -237,8 +237,8 @@ class Training:
         """Make the optimizer step, or skip it on all ranks alike; collective.
 
         Args:
-            must_be_finite: the step's losses on this rank, unweighted; like the gradient norms they
-                must be finite on every rank, and nothing else is asked of them.
+            must_be_finite: unweighted losses of the step on this rank; like the gradient norms,
+                they must be finite on every rank.
             discriminator: the discriminator where it takes part in the step, to be stepped or
                 skipped together with the model; else None.
 
@@ -273,7 +273,7 @@ class Training:
         """Write the step's line: the model's figures, the optimizer's, and where the time went.
 
         Args:
-            figures: numbers by path (`loss/…`), alike on all ranks.
+            figures: numbers by path (`loss/…`), equal on all ranks.
             warnings: sentences to show on the screen.
         """
         with self.timer("logging"):  # .item() waits for a GPU
@@ -284,7 +284,9 @@ class Training:
                 "optim/skipped_steps": self.state.skipped_steps,
             }
         line |= self.timer.numbers(self.optim.batch_size, self.optim.steps - self.state.step)
-        with self.timer("logging"):  # a line cannot count its own writing: the next one does
+        with self.timer(
+            "logging"
+        ):  # a line cannot include the time of writing it: the next one does
             self.run_folder.log(self.state.step, line, warnings)
         self._progress.restart(self.state.step)
 
@@ -293,7 +295,7 @@ class Training:
 
         Args:
             figures: numbers by path (`validation/…`).
-            value: what checkpoints are compared by; smaller is better.
+            value: number that checkpoints are compared by; lower is better.
         """
         self.state.note_validation(value)
         self.run_folder.log(self.state.step, figures)
@@ -303,7 +305,7 @@ class Training:
         """Write the averaged weights as a finished model, close the run, return the model's folder.
 
         Args:
-            facts: what the finished model says of its training.
+            facts: what the finished model records about its training.
         """
         folder = self.run_folder.path / self.bare_model.kind
         if self.accelerator.is_main_process:
@@ -312,6 +314,6 @@ class Training:
             with self.run_folder.exporting(folder):
                 self.bare_model.save_pretrained(folder)
         self.run_folder.close()
-        self.stop.remove_file()  # made too late to stop this run, it would stop a later start
+        self.stop.remove_file()  # a file that came too late would stop the next start
         self.accelerator.wait_for_everyone()
         return folder

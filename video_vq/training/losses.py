@@ -27,14 +27,14 @@ from video_vq.training.training_config import (
 
 Video = Float[Tensor, "b 3 t h w"]
 
-MEASURED_CLIPS = 256  # of the training data; their pixels tell its variance to a few percent
+MEASURED_CLIPS = 256  # training clips, whose pixels give the variance to a few percent
 
 
 class TokenizerLosses:
     """All losses of a tokenizer by name, with the networks that they need.
 
     `reconstruction`, `perceptual` and `adversarial` are computed here; those of the quantizer
-    (`commitment`, `codebook`, …) come with its output. What has no weight costs nothing.
+    (`commitment`, `codebook`, …) come with its output. A loss without weight costs nothing.
 
     Args:
         accelerator: the Accelerator.
@@ -46,8 +46,8 @@ class TokenizerLosses:
         discriminator: the adversarial discriminator, or None where its loss has no weight.
 
     Raises:
-        InputError: a network cannot take these clips, or this precision, or its weights are not
-            here; see `load_perceptual` and `check_adversarial`.
+        InputError: a network does not take these clips or this precision, or its weights are
+            missing; see `load_perceptual` and `check_adversarial`.
     """
 
     def __init__(self, accelerator: Accelerator, config: TokenizerTrainingConfig, store: ClipStore):
@@ -68,7 +68,7 @@ class TokenizerLosses:
         """Return the losses of a micro-batch by name, unweighted.
 
         Args:
-            output: what the tokenizer made of the video.
+            output: the tokenizer's output for the video.
             video: the clips that it reconstructs.
             step: number of optimizer steps before this one, skipped ones included.
             micro_batch: index of the micro-batch in its step.
@@ -160,7 +160,7 @@ def perceptual_loss(
         network: the perceptual network, frozen; gradients pass through it.
         output: the reconstructions, in [-1, 1].
         target: the originals, in [-1, 1].
-        frames: indices of the frames to compare, each clip's own.
+        frames: indices of the frames to compare, for each clip.
     """
     clip = torch.arange(len(frames), device=output.device)[:, None]
     frames = frames.to(output.device)
@@ -174,7 +174,7 @@ def perceptual_loss(
 def draw_frames(
     num_frames: int, config: PerceptualConfig, positions: Sequence[int], seed: int
 ) -> Int[Tensor, "b n"]:
-    """Draw different frames of each clip, by the clip's position in the training alone.
+    """Draw different frames of each clip, which depend only on the clip's position in the training.
 
     Any number of ranks and micro-batches draws the same.
 
@@ -199,7 +199,7 @@ def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> 
         config: the resolved config of the training.
 
     Raises:
-        InputError: all pixels are alike.
+        InputError: all pixels are equal.
     """
     if config.loss.reconstruction_weight != "data":
         return config.loss.reconstruction_weight
@@ -216,8 +216,9 @@ def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> 
     spread = float((share * (value - (share * value).sum()).abs() ** power).sum())
     if spread < 1e-8:
         raise InputError(
-            f"{store.path}: all pixels of {len(windows)} training clips are alike, so they have no "
-            "variance to divide by; set loss.reconstruction_weight to a number, or look at the data"
+            f"{store.path}: all pixels of {len(windows)} training clips are equal, so they have "
+            "no variance to divide by; set loss.reconstruction_weight to a number, or check the "
+            "data"
         )
     return 1 / spread
 
@@ -234,7 +235,7 @@ def load_perceptual(
 
     Raises:
         InputError: frames are too small for it, a clip has fewer than are to be drawn, or the
-            network's weights are not here.
+            network's weights are missing.
     """
     if not config.weight:
         return None

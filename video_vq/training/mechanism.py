@@ -1,4 +1,4 @@
-"""The logged numbers of the quantizer's mechanism on one training step."""
+"""Measures the quantizer's mechanism on one training step, for the log."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -22,9 +22,9 @@ class WatchedBatch(NamedTuple):
 
     Attributes:
         video: the clips.
-        quantized: what the quantizer made of them; its rows keep their gradients.
-        loss_scale: what the backward pass multiplies the micro-batch's loss by.
-        at_latents: gradients of a second pass of the decoder by name, if they are measured.
+        quantized: the quantizer's output for them; its rows keep their gradients.
+        loss_scale: factor that the backward pass multiplies the micro-batch's loss by.
+        at_latents: gradients of a second pass of the decoder, by name, if they are measured.
     """
 
     video: Float[Tensor, "b 3 t h w"]
@@ -44,7 +44,7 @@ def watch(
     Args:
         accelerator: the Accelerator.
         video: the last micro-batch.
-        quantized: what the quantizer made of it.
+        quantized: the quantizer's output for it.
         accumulation: number of micro-batches per step.
     """
     quantized.rows.passed.retain_grad()
@@ -62,7 +62,7 @@ def watched_step(
     commitment: float,
     weight_decay: float,
 ) -> dict[str, float]:
-    """Return `quantizer/…` after a step, means over the ranks; collective.
+    """Return `quantizer/…` after a step, as means over the ranks; collective.
 
     Beside the figures of `quantizers/mechanism.py` and `radial_forces`, `quantizer/changed_codes`:
     the share of the last micro-batch's tokens that this one step, of encoder and codebook, moved
@@ -117,7 +117,7 @@ def radial_forces(
     Args:
         quantizer: the quantizer that the rows went through.
         rows: rows with the gradients of `passed` and `latents`.
-        loss_scale: what the gradients are multiples of; they are divided by it.
+        loss_scale: factor of the gradients, which are divided by it.
         commitment: weight of the commitment loss.
         weight_decay: weight decay of the projection to the latents.
     """

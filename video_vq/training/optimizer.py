@@ -1,4 +1,4 @@
-"""The optimizer: which tensors it moves and how fast, its state as named tensors, its memory."""
+"""The optimizer: its tensors and their rates, its state as named tensors, and its memory."""
 
 import math
 import re
@@ -18,7 +18,7 @@ NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 # The root mean square of AdamW's updates: so scaled, Muon's take AdamW's learning rates.
 ADAMW_RMS = 0.2
 LEAST_ROWS = 16  # a matrix with fewer rows or columns is moved by AdamW
-# Layers that meet pixels, codes or tokens are known to be hurt by Muon: the first and the last of
+# Muon is known to hurt layers that meet pixels, codes or tokens: the first and the last of
 # the encoders, decoders, priors and quantizers. These are names of layers in `models/`: a new
 # backbone whose outer layers have other names adds them here.
 OUTER_LAYERS = re.compile(
@@ -34,7 +34,7 @@ def make_optimizer(
     Args:
         module: the module to train.
         config: the optimizer's settings.
-        outer_layers: beginnings of the names of tensors that Muon must not move.
+        outer_layers: pattern of the beginnings of names of tensors that Muon must not move.
     """
     optimizer = Muon if config.kind == "muon" else torch.optim.AdamW
     groups = parameter_groups(module, config, outer_layers)
@@ -46,7 +46,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the trained tensors in groups: matrices and kernels are decayed, all else is not.
 
-    Vectors, norms and embeddings are kept from decay: it would draw them to zero without a reason.
+    Vectors, norms and embeddings do not decay, as that would pull them to zero for no reason.
     With Muon the hidden matrices and kernels are a third group.
     """
     hidden: list[Tensor] = []
@@ -77,7 +77,7 @@ def is_hidden(name: str, matrix: Tensor, outer_layers: re.Pattern[str] = OUTER_L
     Args:
         name: name of the parameter in its module.
         matrix: the parameter.
-        outer_layers: beginnings of the names of tensors that Muon must not move.
+        outer_layers: pattern of the beginnings of names of tensors that Muon must not move.
     """
     is_weight = name.endswith("weight") and not outer_layers.match(name)
     return is_weight and min(matrix.flatten(1).shape) >= LEAST_ROWS
@@ -86,10 +86,10 @@ def is_hidden(name: str, matrix: Tensor, outer_layers: re.Pattern[str] = OUTER_L
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) for groups with `is_orthogonalised`, AdamW for all others.
 
-    One optimizer, so that fp16's loss scale skips the step of both or of none. A kernel is taken as
-    the matrix of its output channels by all else. Its momentum (Nesterov's) is orthogonalised and
-    scaled by 0.2 √max(rows, columns), so that learning rates are AdamW's (Liu et al. 2025, eq. 4);
-    decay is AdamW's. All ranks compute the same from the same gradients.
+    It is one optimizer, so that fp16's loss scale skips the step of both or of neither. A kernel is
+    treated as a matrix of its output channels by all other axes. Its momentum (Nesterov's) is
+    orthogonalised and scaled by 0.2 √max(rows, columns), so that learning rates are AdamW's (Liu et
+    al. 2025, eq. 4); decay is AdamW's. All ranks compute the same from the same gradients.
 
     `torch.optim.Muon` takes matrices only, in an optimizer of their own, and iterates in bf16.
     """
@@ -103,7 +103,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Make a step from the gradients that are there; a closure is not taken."""
+        """Make a step from the existing gradients; closures are not supported."""
         assert closure is None
         self._adamw.state = self.state
         self._adamw.param_groups = [g for g in self.param_groups if not g["is_orthogonalised"]]
@@ -148,7 +148,7 @@ def orthogonalise(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the rate of this step."""
+    """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
@@ -157,12 +157,11 @@ def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
     """Return what the optimizer keeps of one tensor after its first step.
 
     Args:
-        group: the parameter group that holds the tensor; a group with another algorithm is another
-            branch here.
+        group: the parameter group that holds the tensor, which decides the algorithm.
         value: the tensor.
 
     Returns:
-        Tensors of the right names, shapes and types; their values mean nothing.
+        Tensors with the right names, shapes and types; their values mean nothing.
     """
     if group.get("is_orthogonalised"):
         return {"momentum": value}
@@ -183,7 +182,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave of such an optimizer.
+    """Restore what `optimizer_tensors` returned for such an optimizer.
 
     Raises:
         InputError: the tensors are not those of this optimizer.
@@ -191,7 +190,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     current = optimizer.state_dict()
     trained = [(group, value) for group in optimizer.param_groups for value in group["params"]]
     expected: dict[str, Tensor] = {}
-    if tensors:  # none before the first step that was not skipped
+    if tensors:  # there are none before the first step that is made
         for index, (group, value) in enumerate(trained):
             for name, kept in state_of(group, value).items():
                 expected[f"{index}.{name}"] = kept
@@ -206,7 +205,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
 def trained_bytes(module: nn.Module, config: OptimizerConfig) -> int:
     """Return the bytes of all weights, their gradients and the optimizer's state.
 
-    Works on tensors without data, too.
+    It also works on tensors without data.
     """
     weights = sum(value.nbytes for value in module.parameters())
     state = sum(

@@ -35,12 +35,13 @@ def train_prior(
     """Train a prior on a token store; the same call again resumes.
 
     Args:
-        config: the whole training; see configs/prior/.
-        tokens: path of a token store; it is trained on its train split and validated on val.
+        config: settings of the whole training; see configs/prior/.
+        tokens: path of a token store, whose train split is trained on and whose val split
+            validates.
         out: path of the run folder.
         trackers: experiment trackers to log to, besides metrics.jsonl.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: an entered StopRequest, so that signals stop the run, and not only a file `stop`.
+        request: an entered StopRequest, so that signals also stop the run, not only a file `stop`.
 
     Returns:
         The folder of the finished prior, or None when the run was stopped.
@@ -102,10 +103,10 @@ def train_prior(
 
 
 def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
-    """Return what the finished prior will say of its training.
+    """Return what the finished prior records about its training.
 
     Args:
-        config: the whole training.
+        config: settings of the whole training.
         store: the token store that is trained on.
     """
     header = store.header
@@ -123,8 +124,8 @@ def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
 def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
     """Return mean and deviation of the train split's actions, summed in float64.
 
-    The first latent frame has places that stand for no action (`data/actions.py`) and is left out
-    where there are others. A constant number gets the deviation 1.
+    The first latent frame has places without an action (`data/actions.py`) and is left out if there
+    are others. A constant action gets the deviation 1.
     """
     first = min(1, store.header.grid_thw[0] - 1)
     size = store.header.num_action_dims
@@ -146,7 +147,7 @@ def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Ten
 
 
 def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]:
-    """Return the rows of the val split that are scored, the same all through a run."""
+    """Return the rows of the val split that are scored, the same throughout a run."""
     shuffled = np.random.default_rng([config.run.seed, 0x7A1]).permutation(store.rows("val"))
     return [int(row) for row in shuffled[: config.run.validation_clips]]
 
@@ -154,10 +155,10 @@ def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]
 def validate(training: Training, prior: Prior, store: TokenStore, rows: list[int]) -> None:
     """Score and log the averaged weights; collective.
 
-    Nothing is logged where the run was asked to stop in the meantime: it is done again then.
+    If the run is asked to stop meanwhile, nothing is logged: the next start validates again.
     """
     averages = training.state.averages.tensors
-    batch_size = training.micro_batch_size  # what training takes at once fits into memory
+    batch_size = training.micro_batch_size  # this many fit into memory in training
     bits = score(training.accelerator, prior, averages, store, rows, batch_size, training.stop)
     if bits is not None:
         training.note_validation({"validation/bits_per_token": bits}, bits)
@@ -185,7 +186,7 @@ def score(
         stop: whether the run was asked to stop.
 
     Returns:
-        None when the run was asked to stop in the meantime.
+        None if the run was asked to stop meanwhile.
     """
     prior.eval()
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)

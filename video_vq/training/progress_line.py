@@ -1,4 +1,4 @@
-"""A line on stderr that says how far something long is, at least every 30 seconds."""
+"""A line on stderr that shows the progress of something long, at least every 30 seconds."""
 
 import sys
 import time
@@ -10,16 +10,16 @@ SILENCE_SECONDS = 30.0
 
 
 class ProgressLine:
-    """Says how far a training or a validation is, where nothing else has been said for a while.
+    """Shows the progress of a training or a validation if nothing else was printed for a while.
 
     Args:
         name: what the line begins with: "step", or "validating: clip".
         total: total number of steps (or clips).
-        done: number that is done at the start.
-        rate: what the rate counts, in the plural: "clips".
+        done: number of steps done at the start.
+        rate: what the rate counts, as a plural noun such as "clips".
         per_part: number of rate units per step.
-        is_shown: whether to say anything; only rank 0 does.
-        clock: function that returns seconds which never go back.
+        is_shown: whether to print anything; only rank 0 does.
+        clock: function that returns monotonic seconds.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ProgressLine:
         self.restart(done)
 
     def restart(self, done: int) -> None:
-        """Measure anew, because another line was written just now.
+        """Restart the measurement, because another line has just been printed.
 
         Args:
             done: number of steps done so far.
@@ -53,11 +53,11 @@ class ProgressLine:
         self._looked_at = now
 
     def look(self, done: int, at_once: bool = False) -> None:
-        """Say how far it is, where the next look would be too late.
+        """Print the progress if the next look would be too late.
 
         Args:
             done: number of steps done so far.
-            at_once: whether to say it in any case.
+            at_once: whether to print it in any case.
         """
         now = self._clock()
         last_part, self._looked_at = now - self._looked_at, now

@@ -30,18 +30,17 @@ SHOWN = (
     "time/clips_per_second",
     "time/left_minutes",
 )
-# All that a run leaves which is killed before it has described itself.
+# All that a run leaves behind if it is killed before it has described itself.
 _NO_RUN_YET = {f"run.json{PARTIAL}", LOCK}
 
 
 class RunFolder:
     """One training run on the disk; every rank opens it, only rank 0 writes.
 
-    Rank 0 locks it for as long as this object is there, which may be longer than the training's
-    launcher.
+    Rank 0 locks it for the lifetime of this object, which may outlive the training's launcher.
 
     Args:
-        path: the folder; made when missing.
+        path: path of the folder, created if missing.
         kind: "tokenizer" or "prior".
         config: the resolved configuration as JSON.
         facts: what else decides the run: hash of the data, precision, world size, threads.
@@ -77,8 +76,8 @@ class RunFolder:
             if lock is not None:
                 lock.release()
             raise
-        # Not by `close`: a checkpoint may still be on its way to the disk then, and the thread that
-        # writes it keeps this object.
+        # `close` does not do this: a checkpoint may still be on its way to the disk then, and the
+        # thread that writes it keeps this object.
         self._let_go = None if lock is None else weakref.finalize(self, lock.release)
 
     def _open(self, identity: dict[str, Any], allowed: Sequence[str]) -> None:
@@ -103,12 +102,12 @@ class RunFolder:
             write_json(run_file, {"identity": identity, "environment": environment()})
 
     def let_go(self) -> None:
-        """Free the folder for others, when a run has failed: its error may keep this object."""
+        """Release the folder when a run has failed, as its error may keep this object alive."""
         if self._let_go is not None:
             self._let_go()
 
     def finished_model(self, steps: int) -> Path | None:
-        """Return the folder of the model that this run made, None while there is work left.
+        """Return the folder of the model that this run made; None while there is work left.
 
         Args:
             steps: number of steps of the whole run.
@@ -116,7 +115,7 @@ class RunFolder:
         return finished_model(self.path, self._kind, steps, self.checkpoints)
 
     def track(self, names: Sequence[TrackerName], first_step: int) -> None:
-        """Show the run in trackers, too.
+        """Also show the run in trackers.
 
         Args:
             names: names of the trackers.
@@ -129,23 +128,21 @@ class RunFolder:
             self.trackers = Trackers(names, self.path, self._config, first_step)
 
     def close(self) -> None:
-        """End the trackers, and say what the log lacks; the run itself needs no end."""
+        """End the trackers, and report the lines that the log lacks."""
         if self._lines_lost:
-            self._say(
-                f"{self._metrics} lacks {self._lines_lost} line(s) that were shown here alone"
-            )
+            self._say(f"{self._metrics} lacks {self._lines_lost} line(s) that were only shown here")
         if self.trackers is not None:
             self.trackers.finish()
 
     def log_position(self) -> int:
-        """Return how many bytes of metrics.jsonl there are."""
+        """Return the length of metrics.jsonl in bytes."""
         return self._metrics.stat().st_size if self._metrics.exists() else 0
 
     def rewind_log(self, position: int) -> None:
         """Cut metrics.jsonl back to where a checkpoint left it.
 
         Args:
-            position: its length in bytes then, from `log_position`.
+            position: its length in bytes at that time, from `log_position`.
         """
         if self.is_main and self._metrics.exists():
             os.truncate(self._metrics, min(position, self.log_position()))
@@ -156,7 +153,7 @@ class RunFolder:
         Args:
             step: number of steps done.
             values: numbers by path (`loss/…`).
-            warnings: sentences to show on stderr alone.
+            warnings: sentences to show only on stderr.
         """
         if not self.is_main:
             return
@@ -170,16 +167,18 @@ class RunFolder:
             self._say(f"step {step}  WARNING: {warning}")
 
     def _append(self, line: dict[str, float | int]) -> None:
-        """Write a line of metrics.jsonl; a full disk costs lines, not the run, and is said once."""
+        """Write a line of metrics.jsonl; a full disk costs lines, not the run (reported once)."""
         end = self.log_position()
         try:
             with open(self._metrics, "ab") as file:
                 files.write(file, json.dumps(line).encode() + b"\n")
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.truncate(self._metrics, end)  # half a line would spoil the next
+                os.truncate(self._metrics, end)  # half a line would spoil the next one
             if not self._lines_lost:
-                self._say(f"could not write {self._metrics}: {error}; training goes on without")
+                self._say(
+                    f"could not write {self._metrics}: {error}; training continues without it"
+                )
             self._lines_lost += 1
 
     @staticmethod
@@ -188,7 +187,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def exporting(self, folder: Path) -> Iterator[None]:
-        """Say how to go on where the finished model cannot be written.
+        """Explain how to resume if the finished model cannot be written.
 
         Args:
             folder: the folder that gets the finished model.
@@ -201,13 +200,13 @@ class RunFolder:
         except OSError as error:
             self.let_go()
             raise InputError(
-                f"{folder}: the finished model could not be written: {error}; make room, then the "
-                "same command goes on from the last good checkpoint"
+                f"{folder}: the finished model could not be written: {error}; free some space, "
+                "then the same command resumes from the last good checkpoint"
             ) from None
 
 
 def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> None:
-    """Refuse to resume a run with settings that changed, but for those that are allowed to.
+    """Refuse to resume a run with changed settings, except for those that may change.
 
     Args:
         path: the run folder.
@@ -215,7 +214,7 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
         allowed: names of settings that may change, or of sections that hold them.
 
     Raises:
-        InputError: prints what changed, and names the flag where one helps.
+        InputError: lists what changed, and names the flag that allows it, if there is one.
     """
     names = [line.partition(":")[0] for line in changes]
     refused = [
@@ -229,13 +228,13 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
     flags = " ".join(f"--allow-change {name}" for name, _ in refused if not _is_fixed(name))
     advice = (
         "Repeat the old settings to resume it (OMP_NUM_THREADS sets threads, the launcher "
-        "precision and world_size; told neither, `accelerate launch` asks for precision no and one "
-        "thread), or name another --out for a new run."
+        "precision and world_size; without flags, `accelerate launch` asks for precision no and "
+        "one thread), or name another --out for a new run."
     )
     if any(_is_fixed(name) for name, _ in refused):
         advice += " With another model or seed it would be another run."
     else:
-        advice += f" To go on with the new ones from the newest checkpoint: {flags}"
+        advice += f" To resume with the new ones from the newest checkpoint: {flags}"
     raise InputError(
         f"{path}: this run folder was started with other settings (was -> now):\n"
         f"  {shown}\n{advice}"

@@ -8,8 +8,8 @@ from video_vq.training.training_config import OptimizerConfig
 def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Return the learning rate of an optimizer step.
 
-    It rises linearly over `warmup_steps` and then falls to `final_lr` x lr: along a cosine, or with
-    `decay_steps` linearly over so many last steps and not before (warm-up–stable–decay).
+    It rises linearly over `warmup_steps` and then falls to `final_lr` x lr: along a cosine, or,
+    with `decay_steps`, linearly and only over that many last steps (warm-up–stable–decay).
 
     Args:
         config: the optimizer's settings.

@@ -1,4 +1,4 @@
-"""A screen that goes away costs the words, not the run: metrics.jsonl has the numbers."""
+"""Keeps a run alive when its terminal goes away: metrics.jsonl has the numbers."""
 
 import io
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Screen(io.FileIO):
-    """Drops what cannot be written: the terminal is closed, `| tee` is dead, the disk is full."""
+    """Drops what cannot be written: the terminal is closed, `| tee` has ended, the disk is full."""
 
     def write(self, data, /) -> int:
         try:
@@ -21,8 +21,8 @@ class _Screen(io.FileIO):
 def lasting_screen() -> Iterator[None]:
     """Print to stdout and stderr without errors while it is entered.
 
-    The Ctrl-C that asks a run to stop, or the terminal's end that does, may take its reader away;
-    the words that follow must not cost the checkpoint.
+    The Ctrl-C or the closed terminal that asks a run to stop may also end the reader of its output;
+    the messages that follow must not cost the checkpoint.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_lasting, before)
@@ -36,7 +36,7 @@ def lasting_screen() -> Iterator[None]:
 def _lasting(stream: Any) -> Any:
     try:
         file = _Screen(stream.fileno(), "w", closefd=False)
-    except (io.UnsupportedOperation, AttributeError):  # no file, as in a notebook, or no screen
+    except (io.UnsupportedOperation, AttributeError):  # not a file, as in a notebook, or missing
         return stream
     return io.TextIOWrapper(
         io.BufferedWriter(file), stream.encoding, stream.errors, line_buffering=True

@@ -1,6 +1,6 @@
 """Gradients at the latents as if they were not quantized, by a second pass of the decoder.
 
-What reaches them of the quantizer's own losses, such as commitment, is left out. The weights, their
+The quantizer's own losses, such as commitment, are left out. The weights, their
 gradients and the random state stay as they are.
 """
 
@@ -55,11 +55,11 @@ class SecondPass:
         """Return the gradients that the estimator needs, or that are measured, by name.
 
         Args:
-            quantized: what the quantizer made of the micro-batch.
+            quantized: the quantizer's output for the micro-batch.
             video: the clips.
             step: number of optimizer steps before this one, skipped ones included.
             micro_batch: index of the micro-batch in its step.
-            watched: the micro-batch, if it is the last of a logged step.
+            watched: the micro-batch, if it is the last one of a logged step.
         """
         config = self._config
         measures = watched is not None and config.run.measure_gradients
@@ -90,10 +90,10 @@ def gradients_at_latents(
     Args:
         accelerator: the Accelerator.
         tokenizer: the tokenizer, not wrapped.
-        quantized: what the quantizer made of the micro-batch.
+        quantized: the quantizer's output for the micro-batch.
         loss_of: the weighted loss of a decoded video.
         names: the gradients to return, of these two.
-        is_compiled: whether the decoder is.
+        is_compiled: whether the decoder is compiled.
     """
     rows = quantized.rows
     scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()

@@ -1,4 +1,4 @@
-"""What a run is at one moment: model, averages, optimizer, counters; saved and put back exactly."""
+"""The state of a run: model, averages, optimizer, counters; saved and restored exactly."""
 
 import math
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from video_vq.training.training_config import RunConfig
 
 @dataclass(frozen=True, config=STRICT)
 class SavedState:
-    """What is not a tensor: `state.json` of a checkpoint."""
+    """The part that is not tensors: `state.json` of a checkpoint."""
 
     step: NonNegativeInt
     skipped_steps: NonNegativeInt
@@ -52,8 +52,8 @@ class TrainingState:
 
     Attributes:
         step: number of optimizer steps done; skipped ones count too.
-        saved_step: the last step that was saved, or could not be.
-        validation_is_due: whether these weights are still to be validated; kept over a stop.
+        saved_step: the last step that was saved or could not be saved.
+        validation_is_due: whether these weights have yet to be validated; kept over a stop.
         epoch_usage: code usage since the last whole epoch that was logged.
         skipped_steps: number of steps left out because a loss or gradient was not finite.
         bad_in_a_row: the same number since the last step that was made.
@@ -102,14 +102,14 @@ class TrainingState:
         """Remember the step with the smallest validation value.
 
         Args:
-            value: what checkpoints are compared by; smaller is better, NaN is never the best.
+            value: number that checkpoints are compared by; lower is better, NaN is never the best.
         """
         self.validation_is_due = False
         if math.isfinite(value) and (self.best is None or value < self.best[0]):
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Return whether to save: each n-th step, the best so far, and at an end; once per step.
+        """Return whether to save: every n-th step, the best so far, and at an end; once per step.
 
         Args:
             every: number of steps between two checkpoints.
@@ -121,15 +121,16 @@ class TrainingState:
     def save(self, run_folder: RunFolder, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint; collective, as each rank's random state goes into it.
 
-        Returns once everything is copied; it is written while training goes on. Ask `wait_for_save`
-        whether it was. A disk that is full or broken, or weights that are not finite, cost this
-        checkpoint, not the run: it is said, and training goes on with the last good one in place.
+        It returns once everything is copied, and training continues while it is written;
+        `wait_for_save` says whether it was. A disk that is full or broken, or weights that are not
+        finite, cost this checkpoint, not the run: a message says so, and the last good checkpoint
+        stays in place.
 
         Args:
             run_folder: the open run folder, which gets the checkpoint.
             optimizer: the model's optimizer.
         """
-        self.wait_for_save()  # of the step before: it has a message of its own
+        self.wait_for_save()  # the previous one, which has its own message
         self.saved_step = self.step
         random = self._gathered_random_state()
         usage = self._summed_usage()
@@ -175,7 +176,7 @@ class TrainingState:
         except (OSError, InputError) as error:
             self.accelerator.print(
                 f"could not save the checkpoint of step {self.saved_step}: {error}; the last good "
-                "one stays, training goes on"
+                "one stays, training continues"
             )
             return False
         return True
@@ -187,7 +188,7 @@ class TrainingState:
         }
 
     def _restore_usage(self, tensors: dict[str, Tensor]) -> None:
-        """Give what all ranks had counted to rank 0; the others count from zero."""
+        """Give all ranks' counts to rank 0; the others count from zero."""
         states = self._usage_states()
         check_tensors({n: getattr(metric, state) for n, metric, state in states}, tensors, "usage")
         if self.accelerator.is_main_process:
@@ -205,7 +206,7 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return code usage since the last call and, at an epoch's end, of the split; collective.
+        """Return code usage since the last call and, after an epoch, of the split; collective.
 
         Args:
             epoch_ended: whether an epoch ended since the last call.
@@ -254,7 +255,7 @@ class TrainingState:
     def resume(
         self, run_folder: RunFolder, optimizer: torch.optim.Optimizer, last_step: int
     ) -> bool:
-        """Put back the newest checkpoint that verifies; False when there is none.
+        """Restore the newest checkpoint that verifies; return False when there is none.
 
         Args:
             run_folder: the open run folder, whose checkpoint is read and whose log is cut back.
@@ -262,7 +263,7 @@ class TrainingState:
             last_step: the step at which the run is to end.
 
         Raises:
-            InputError: there are checkpoints, and none fits; or the run is beyond its last step.
+            InputError: there are checkpoints, but none fits; or the run is beyond its last step.
         """
         found = run_folder.checkpoints.newest()
         if found is None:
@@ -270,7 +271,7 @@ class TrainingState:
             return False
         step, problems = found
         for problem in problems:
-            self.accelerator.print(f"passed over a damaged checkpoint: {problem}")
+            self.accelerator.print(f"skipped a damaged checkpoint: {problem}")
         source = run_folder.checkpoints.folder(step)
         if step > last_step:
             raise InputError(
@@ -281,12 +282,12 @@ class TrainingState:
             tensors, described = run_folder.checkpoints.load(step)
             state = check_config(SavedState, described, "state.json")
             if state.step != step:
-                raise InputError(f"state.json: is of step {state.step}")
+                raise InputError(f"state.json: belongs to step {state.step}")
             self._restore(state, tensors, optimizer)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{source}: does not fit this run: {error}\n"
-                "Delete this folder to go on from the checkpoint before it, if there is one"
+                "Delete this folder to resume from the checkpoint before it, if there is one"
             ) from None
         run_folder.rewind_log(state.log_position)
         self.accelerator.print(f"resuming from {source}")
@@ -303,8 +304,8 @@ class TrainingState:
             expected |= self.discriminator.tensors().keys()
         if odd := tensors.keys() ^ expected:
             raise InputError(
-                f"has or lacks tensors of {', '.join(sorted(odd))}, other than this run; a "
-                "discriminator comes or goes in a new run alone, with init_from"
+                f"unlike this run, has or lacks tensors of {', '.join(sorted(odd))}; only a new "
+                "run, with init_from, can add or drop a discriminator"
             )
         for name in ("model", "averages"):
             check_tensors(self.model.state_dict(), tensors[name], name)
@@ -328,7 +329,7 @@ class TrainingState:
 
 
 def not_finite(tensors: dict[str, dict[str, Tensor]]) -> str | None:
-    """Return the name of a tensor that holds NaN or infinity, None when all are finite."""
+    """Return the name of a tensor that holds NaN or infinity; None when all are finite."""
     for file, values in tensors.items():
         for name, value in values.items():
             if not torch.isfinite(value).all():

@@ -1,6 +1,6 @@
-"""Being asked to stop: by a signal, or by the death of the launcher. Imports no torch.
+"""Requests to stop, by a signal or by the death of the launcher; imports no torch.
 
-A run listens from its first line on, so that a signal during start-up is answered like any other.
+A run listens from its first line on, so that a signal during start-up counts like any other.
 """
 
 import os
@@ -13,12 +13,12 @@ from types import FrameType
 
 from video_vq.machine import is_launched
 
-# SIGHUP: a terminal that goes away must not cost the steps since the last checkpoint.
+# SIGHUP: a closed terminal must not cost the steps since the last checkpoint.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Ctrl-C reaches the launcher and its ranks, and the launcher passes it on: one wish, two signals.
+# Ctrl-C reaches the launcher and its ranks, and the launcher passes it on: one request, 2 signals.
 ECHO_SECONDS = 5.0
 WATCH_SECONDS = 0.5
-# What a rank may take to save once its launcher is gone; its peers may be gone as well.
+# How long a rank may take to save once its launcher is gone; its peers may be gone as well.
 GRACE_SECONDS = 120.0
 FIRST_PROCESS = Path("/proc/1/cmdline")
 
@@ -26,9 +26,9 @@ FIRST_PROCESS = Path("/proc/1/cmdline")
 class StopRequest:
     """Listens while it is entered; `reason` is empty until somebody asks the process to stop.
 
-    What a process was told to ignore when it was started, as nohup does with SIGHUP, stays ignored.
+    Signals that a process was started to ignore, as nohup does with SIGHUP, stay ignored.
     A further signal, more than 5 seconds after the first, ends the process at once. Under a
-    launcher (accelerate, torchrun) its death is a request, too; where saving then takes over two
+    launcher (accelerate, torchrun), its death is also a request; where saving then takes over two
     minutes, because other ranks are gone, the process ends itself, so that none is left behind.
     """
 
@@ -38,7 +38,7 @@ class StopRequest:
         self._over = threading.Event()
 
     def __enter__(self) -> "StopRequest":
-        main = threading.current_thread() is threading.main_thread()  # no other can catch signals
+        main = threading.current_thread() is threading.main_thread()  # only it can catch signals
         heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._catch) for number in heard if main}
         if is_launched(os.environ):
@@ -52,7 +52,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def ignore_echo(self) -> None:
-        """After a request that was followed: be deaf to its echo, as the process is about to end.
+        """Ignore the echo of a request that was followed, as the process is about to end.
 
         Python itself would undo a handler before its last moments.
         """
@@ -84,7 +84,7 @@ class StopRequest:
 
 
 def _is_stand_in(parent: int) -> bool:
-    """Say whether process 1 has adopted us: then the launcher died before we began to watch it.
+    """Return whether process 1 has adopted us: then the launcher died before we watched it.
 
     In a container the launcher may be process 1 itself.
     """
@@ -98,6 +98,6 @@ def _is_stand_in(parent: int) -> bool:
 
 
 def _say(text: str) -> None:
-    """Not by print, as a handler may run in the middle of one; to nobody, if nobody is left."""
+    """Write to stderr, if it is open; not by print, which a handler may interrupt."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())

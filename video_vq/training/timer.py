@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Measures where the time of a training step goes."""
 
 import time
 from collections import defaultdict
@@ -32,7 +32,7 @@ class StepTimer:
         self._steps += 1
 
     def restart(self) -> None:
-        """Begin anew, after something that is no part of a step."""
+        """Restart after something that is not part of a step."""
         self._phases.clear()
         self._started = time.perf_counter()
         self._steps = 0

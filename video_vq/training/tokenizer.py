@@ -34,7 +34,7 @@ from video_vq.training.trackers import TrackerName
 from video_vq.training.training_config import TokenizerTrainingConfig
 from video_vq.training.validation import validation_batches
 
-CODEBOOK = "quantizer.codebook."  # of the names of a tokenizer's tensors
+CODEBOOK = "quantizer.codebook."  # prefix of the codebook's tensors in a tokenizer
 SHOWN_CLIPS = 4
 
 
@@ -57,12 +57,12 @@ def train_tokenizer(
     """Train a tokenizer on a clip store; the same call again resumes.
 
     Args:
-        config: the whole training; see configs/tokenizer/.
-        data: path of a clip store; it is trained on its train split and validated on val.
+        config: settings of the whole training; see configs/tokenizer/.
+        data: path of a clip store, whose train split is trained on and whose val split validates.
         out: path of the run folder.
         trackers: experiment trackers, besides metrics.jsonl; they also get validation clips.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: an entered StopRequest, so that signals stop the run, and not only a file `stop`.
+        request: an entered StopRequest, so that signals also stop the run, not only a file `stop`.
 
     Returns:
         The folder of the finished tokenizer, or None when the run was stopped.
@@ -77,7 +77,7 @@ def train_tokenizer(
     dataset = ClipDataset(store, "train", config.data, seed)
     validation, facts = validation_windows(store, config), facts_of(config, store)
 
-    # Refused before the run folder is made: what does not fit. A resume or tracker refuses later.
+    # What does not fit is refused before the run folder exists. A resume or tracker refuses later.
     tokenizer = starting_tokenizer(config, out, accelerator.print)
     losses = TokenizerLosses(accelerator, config, store)
     run_folder = open_run(
@@ -189,18 +189,18 @@ def begin_quantizing(training: Training, config: TokenizerTrainingConfig) -> boo
     """End the continuous steps; return whether the codes are now to be drawn from data.
 
     Args:
-        training: the training, whose losses so far say nothing of those to come.
-        config: the whole training.
+        training: the training, whose losses so far say nothing about those to come.
+        config: settings of the whole training.
     """
     training.state.health.forget()
     return getattr(config.model.quantizer, "init", None) == "data"
 
 
 def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFacts:
-    """Return what the finished tokenizer will say of its training.
+    """Return what the finished tokenizer records about its training.
 
     Args:
-        config: the whole training.
+        config: settings of the whole training.
         store: the clip store that is trained on.
 
     Raises:
@@ -230,10 +230,10 @@ def figures_of(
         dataset: the dataset that is trained on, which knows where its epochs end.
         means: the step's losses on this rank, by name.
         tokens_per_clip: number of positions per clip.
-        kind: the quantizer's.
+        kind: kind of the quantizer.
 
     Returns:
-        Numbers by path, and warnings that they give rise to.
+        Numbers by path, and the warnings that follow from them.
     """
     state, optim = training.state, training.optim
     losses = {
@@ -255,7 +255,7 @@ def figures_of(
 
 
 def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:
-    """Return the fixed clips of the val split, the same all through a run."""
+    """Return the fixed clips of the val split, the same throughout a run."""
     return scoring_windows(
         store,
         "val",
@@ -276,18 +276,18 @@ def validate(
 ) -> None:
     """Score, show and log the averaged weights; collective.
 
-    Nothing is logged where the run was asked to stop in the meantime: it is done again then.
+    If the run is asked to stop meanwhile, nothing is logged: the next start validates again.
 
     Args:
         training: the training.
         tokenizer: the tokenizer, not wrapped.
         store: the clip store that holds the clips.
         windows: the clips of all ranks.
-        continuous: decode the latents themselves, not their codes; it is said, and such weights
-            are never the best.
+        continuous: whether to decode the latents themselves, not their codes; this is printed, and
+            such weights are never the best.
     """
     accelerator, averages = training.accelerator, training.state.averages.tensors
-    batch_size = training.micro_batch_size  # what training takes at once fits into memory
+    batch_size = training.micro_batch_size  # this many fit into memory in training
     scores = score(
         *(accelerator, tokenizer, averages, store, windows, batch_size, training.stop, continuous)
     )
@@ -328,14 +328,14 @@ def score(
         windows: the clips of all ranks.
         batch_size: number of clips that one rank takes at once.
         stop: whether the run was asked to stop.
-        continuous: decode the latents themselves, not their codes.
+        continuous: whether to decode the latents themselves, not their codes.
 
     Returns:
-        None when the run was asked to stop in the meantime.
+        None if the run was asked to stop meanwhile.
     """
     model = tokenizer.eval()
     usage = CodeUsage(model.config.quantizer.vocabulary).to(accelerator.device)
-    usage.update(usage.counts[:0])  # a rank without clips must have updated before it computes
+    usage.update(usage.counts[:0])  # a rank without clips must also update before it computes
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for mine in validation_batches(accelerator, windows, "clip", batch_size, stop):
         if mine is None:
@@ -370,7 +370,7 @@ def originals_and_reconstructions(
         weights: the weights to reconstruct with, by name.
         clips: the originals.
         batch_size: number of clips to reconstruct at once.
-        continuous: decode the latents themselves, not their codes.
+        continuous: whether to decode the latents themselves, not their codes.
     """
     model = tokenizer.eval()
     rows = [*clips.numpy()]

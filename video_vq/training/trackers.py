@@ -31,7 +31,7 @@ def chosen_trackers(asked: Sequence[str] | None) -> tuple[TrackerName, ...]:
     """Return the trackers of a command line.
 
     Args:
-        asked: names; "none" for no tracker; None for TensorBoard where it is installed.
+        asked: names of trackers; "none" for no tracker; None for TensorBoard where it is installed.
 
     Raises:
         InputError: one is not installed.
@@ -48,14 +48,14 @@ def _require_installed(name: TrackerName) -> None:
     if importlib.util.find_spec(name) is None:
         raise InputError(
             f"--tracker {name}: not installed; `pip install {name}`, or leave --tracker out "
-            "(metrics.jsonl is written always)"
+            "(metrics.jsonl is always written)"
         )
 
 
 class Trackers:
-    """Sends the numbers and pictures of one run to its trackers; rank 0 alone makes one.
+    """Sends the numbers and pictures of one run to its trackers; only rank 0 makes one.
 
-    A tracker shows a run, it does not decide it: other trackers at a resume are no other run.
+    Trackers show a run and do not decide it, so a resumed run may have other trackers.
 
     Args:
         names: names of the trackers.
@@ -79,14 +79,14 @@ class Trackers:
         try:
             tracker = self._make(name, first_step)
             tracker.start()
-            if name != "tensorboard":  # there it would write a folder of its own at each start
+            if name != "tensorboard":  # which would write a separate folder at each start
                 tracker.store_init_configuration(flat(config))
         except Exception as error:
             raise InputError(f"--tracker {name}: does not start: {error}") from error
         return tracker
 
     def _make(self, name: TrackerName, first_step: int) -> Tracker:
-        # The folder's path names the run, so that a resume goes on in the same one.
+        # The folder's path names the run, so that a resumed start continues the same one.
         identity = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
         run_name = self.path.resolve().name
         if name == "tensorboard":
@@ -104,7 +104,7 @@ class Trackers:
                 tracker.log(values, step=step)
 
     def log_clip(self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Send a playing clip; it is kept in the run folder's `clips/` too."""
+        """Send a playing clip; it is also kept in the run folder's `clips/`."""
         stem = f"{name.replace('/', '-')}-{step:08d}"
         with self._going_on():
             folder = self.path / "clips"
@@ -135,19 +135,19 @@ class Trackers:
         writer.add_summary(summary(value=[value]), step)
 
     def finish(self) -> None:
-        """Close all."""
+        """Close all trackers."""
         with self._going_on():
             for tracker in self._trackers:
                 tracker.finish()
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
-        """A full disk costs pictures and curves, not the run; said once."""
+        """Let a full disk cost pictures and curves, not the run; it is reported once."""
         try:
             yield
         except OSError as error:
             if not self._has_failed:
-                text = f"could not write for the trackers: {error}; training goes on"
+                text = f"could not write for the trackers: {error}; training continues"
                 print(text, file=sys.stderr, flush=True)
             self._has_failed = True
 

@@ -1,4 +1,4 @@
-"""What can be set about training, for tokenizer and prior; imports no torch."""
+"""Settings of the training of tokenizers and priors; imports no torch."""
 
 from typing import Annotated, Literal
 
@@ -18,18 +18,20 @@ class OptimizerConfig:
     """The optimizer and the schedule of its learning rate.
 
     Attributes:
-        kind: "muon" moves the hidden matrices and kernels by Muon (Jordan et al. 2024) and all else
-            by AdamW (Loshchilov and Hutter 2019), at the same learning rates; "adamw" moves all by
-            AdamW.
-        steps: optimizer steps in all.
-        batch_size: the global batch, over all processes and accumulated micro-batches.
-        accumulation: micro-batches per step.
+        kind: name of the optimizer. "muon" moves hidden matrices and kernels by Muon (Jordan et al.
+            2024) and everything else by AdamW (Loshchilov and Hutter 2019), at the same learning
+            rates; "adamw" moves everything by AdamW.
+        steps: total number of optimizer steps.
+        batch_size: size of the global batch, over all processes and accumulated micro-batches.
+        accumulation: number of micro-batches per step.
         lr: peak learning rate; `final_lr` is the fraction of it that is left at the end.
-        warmup_steps: optimizer steps of linear warm-up.
-        decay_steps: last optimizer steps over which the rate falls linearly, after a constant rate
-            (warm-up–stable–decay); null lets it fall along a cosine from the end of the warm-up.
-        clip_norm: gradients with a larger norm are scaled down to it.
-        max_bad_steps: skipped steps in a row (loss or gradient not finite) that end the run.
+        warmup_steps: number of optimizer steps of linear warm-up.
+        decay_steps: number of last optimizer steps over which the rate falls linearly, after a
+            constant rate (warm-up–stable–decay); null lets it fall along a cosine from the end of
+            the warm-up.
+        clip_norm: largest norm of the gradients; larger ones are scaled down to it.
+        max_bad_steps: number of steps skipped in a row (loss or gradient not finite) that ends the
+            run.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -63,11 +65,12 @@ class RunConfig:
     Attributes:
         seed: seed of weights, order of data, restarts and dropout.
         log_every, validate_every, checkpoint_every: intervals in optimizer steps.
-        validation_clips: how many fixed clips (or token grids) of the val split are scored.
+        validation_clips: number of fixed clips (or token grids) of the val split that are scored.
         average_decay: decay of the averaged weights; 0 turns averaging off.
-        num_workers: processes per rank that read data ahead.
-        compile: run encoder and decoder, or the prior, through torch.compile in training steps.
-        checkpoint_activations: recompute activations in the backward pass to save memory.
+        num_workers: number of processes per rank that read data ahead.
+        compile: whether torch.compile runs encoder and decoder, or the prior, in training steps.
+        checkpoint_activations: whether to recompute activations in the backward pass to save
+            memory.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -86,8 +89,9 @@ class TokenizerRunConfig(RunConfig):
     """How a tokenizer's run is kept and watched.
 
     Attributes:
-        measure_gradients: also log how near every estimator's gradient comes to the exact one,
-            at each logged step; costs it two more passes of the decoder, and changes nothing.
+        measure_gradients: whether to also log, at each logged step, how close every estimator's
+            gradient is to the exact one; this costs two more passes of the decoder and changes
+            nothing.
     """
 
     measure_gradients: bool = False
@@ -95,12 +99,13 @@ class TokenizerRunConfig(RunConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class PerceptualConfig:
-    """ST-LPIPS (Ghildyal and Liu 2022) of some frames and their originals, off by default.
+    """ST-LPIPS (Ghildyal and Liu 2022) between some frames and their originals, off by default.
 
     Attributes:
         weight: weight of the mean distance; 0 leaves it out, the rotation trick's paper has 0.1.
         num_frames: number of frames of each clip, drawn again at each step.
-        trunk: "vgg", the usual one for losses, or "alex", about four times faster.
+        trunk: network that compares frames: "vgg", the usual one for losses, or "alex", about four
+            times faster.
     """
 
     weight: Annotated[float, Field(ge=0)] = 0.0
@@ -115,14 +120,14 @@ class AdversarialConfig:
     Attributes:
         weight: fixed weight of the tokenizer's loss; 0 leaves the discriminator out, the rotation
             trick's paper has 0.1.
-        start: the step from which the discriminator learns; before it costs nothing.
+        start: step from which the discriminator learns; before, it costs nothing.
         warmup_steps: number of steps over which the weight then grows from 0, so that a
             discriminator that knows nothing yet says little.
         lecam: weight of the regulariser (Tseng et al. 2021, eq. 4).
-        lr_ratio: the discriminator's learning rate over the tokenizer's.
-        betas: The betas of its AdamW; Muon is not used for it.
+        lr_ratio: ratio of the discriminator's learning rate to the tokenizer's.
+        betas: betas of its AdamW; Muon is not used for it.
         channels: base width, doubled at each level up to eight times.
-        levels: halvings of t, h and w; a patch is judged by one logit.
+        levels: number of halvings of t, h and w; each patch gets one logit.
     """
 
     weight: Annotated[float, Field(ge=0)] = 0.0
@@ -140,10 +145,11 @@ class TokenizerLossConfig:
     """Weights of the tokenizer's losses.
 
     Attributes:
-        reconstruction: "l1", or "mse", of pixels in [-1, 1].
-        reconstruction_weight: "data" is one over what guessing the mean of all training pixels
-            would cost: their variance for "mse" (VQ-VAE), their mean deviation for "l1".
-        commitment: weight of mean (e − sg(q))²; VQ-VAE's 0.25.
+        reconstruction: loss of pixels in [-1, 1]: "l1" or "mse".
+        reconstruction_weight: weight of that loss. "data" is one over what guessing the mean of all
+            training pixels would cost: their variance for "mse" (VQ-VAE), their mean deviation for
+            "l1".
+        commitment: weight of mean (e − sg(q))²; 0.25 in VQ-VAE.
         codebook: weight of mean (q − sg(e))², used when the codebook learns by gradient.
         entropy: weight of the entropy loss of binary codes (quantizers/quantizer_config.py).
         perceptual, adversarial: settings of these losses.
@@ -163,12 +169,12 @@ class TokenizerTrainingConfig:
     """A tokenizer's training: the whole of configs/tokenizer/*.yaml.
 
     Attributes:
-        init_from: a finished tokenizer to go on from (fine-tuning): its folder, its run folder, or
+        init_from: a finished tokenizer to start from (fine-tuning): its folder, its run folder, or
             "org/name" on the Hugging Face Hub. Its tensors, codes included, must fit `model`; the
-            optimizer, the steps and the averages begin anew.
-        continuous_steps: quantize late: in the first steps the decoder sees the latents themselves.
+            optimizer, the steps and the averages start fresh.
+        continuous_steps: number of first steps in which the decoder sees the latents themselves.
             The codes follow them unseen, the losses of the quantizer weigh nothing, and validations
-            score the reconstructions of the latents. Then `init: data` draws the codes anew.
+            score the reconstructions of the latents. Then `init: data` draws the codes again.
     """
 
     data: ClipConfig = ClipConfig()

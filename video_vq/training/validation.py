@@ -17,12 +17,12 @@ def validation_batches(
 ) -> Iterator[Sequence[T] | None]:
     """Yield this rank's share of the items in batches; collective.
 
-    All ranks ask before each batch whether to stop, also a rank whose share is used up.
+    All ranks check before each batch whether to stop, even a rank whose share is used up.
 
     Args:
         accelerator: the Accelerator.
-        items: what all ranks together validate on.
-        unit: what an item is, for people: "clip" or "grid".
+        items: the items that all ranks together validate on.
+        unit: what an item is, for messages: "clip" or "grid".
         batch_size: number of items that one rank takes at once.
         stop: whether the run was asked to stop.
 
