@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused(made, tmp_path, capsys):
     wide = write(tmp_path / "wide.npy", np.zeros((3, 3)))
     refused("holds 3 numbers of actions per frame, the prior was trained with 2", "--actions", wide)
     spoilt = write(tmp_path / "spoilt.npy", np.full((3, 2), np.inf))
-    refused("holds a number that is not finite; give numbers alone", "--actions", spoilt)
+    refused("holds a number that is not finite; give only finite", "--actions", spoilt)
     text = write(tmp_path / "text.npy", np.array([["a"]]))
     refused("expected an array of numbers", "--actions", text)
     objects = write(tmp_path / "objects.npy", np.array([[{}]]))

@@ -182,7 +182,9 @@ def load(data: bytes) -> dict[str, torch.Tensor]:
 def test_a_run_without_a_discriminator_cannot_go_on_with_one(config_file, clip_store, tmp_path):
     train(config_file, clip_store, tmp_path / "run", stop_after=3)
     config = load_config(TokenizerTrainingConfig, config_file, ADVERSARIAL)
-    with pytest.raises(InputError, match="comes or goes in a new run alone, with init_from"):
+    with pytest.raises(
+        InputError, match="only a new run, with init_from, can add or drop a discriminator"
+    ):
         train_tokenizer(config, clip_store, tmp_path / "run", allowed_changes=["config.loss"])
 
 

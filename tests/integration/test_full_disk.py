@@ -76,7 +76,7 @@ def test_training_goes_on_when_no_file_can_grow_and_resumes_when_it_can(folder):
     answer = run([*limited, "--tracker", "none", *CHANGES], expect=1)
     assert_went_on(path, answer.stdout, answer.stderr, before)
     assert f"{path / 'prior'}: the finished model could not be written: [Errno 27]" in answer.stderr
-    assert "the same command goes on from the last good checkpoint" in answer.stderr
+    assert "the same command resumes from the last good checkpoint" in answer.stderr
     assert "Traceback" not in answer.stderr
     train("prior", folder, path, CHANGES)
     assert saved(path)[0] == 60
@@ -94,7 +94,7 @@ def test_training_goes_on_on_a_full_disk_and_resumes_when_there_is_room(folder, 
     capfd.readouterr()
     with pytest.raises(InputError, match="the finished model could not be written") as refusal:
         train("prior", folder, path, CHANGES)
-    assert "make room, then the same command goes on" in str(refusal.value)
+    assert "free some space, then the same command resumes" in str(refusal.value)
     out, err = capfd.readouterr()
     assert_went_on(path, out, err, before)
     ballast.unlink()

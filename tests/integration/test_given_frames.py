@@ -213,7 +213,9 @@ def test_a_video_that_cannot_be_continued_is_refused(made, tmp_path, capsys):
     )
     refused("--given-frames 2: expected 1 + a multiple of 2", "--given-frames", "2")
     refused("at most 3: its clips have 5 frames in all", "--given-frames", "7")
-    refused("--class 'up': is none of the prior's 2 classes; it knows left, right", "--class", "up")
+    refused(
+        "--class 'up': is not one of the prior's 2 classes; it knows left, right", "--class", "up"
+    )
     refused("did you mean 'left'?", "--class", "lift")
     refused("this prior was trained without actions", "--actions", "x.csv")
     refused("none.mp4", of=tmp_path / "none.mp4")

@@ -187,9 +187,9 @@ def test_a_video_that_is_too_short_leaves_out_its_last_episode_only(tmp_path):
         ),
         (
             {"timestamp": lambda rows: np.asarray(rows) * 2.0},
-            "row 1 of its table is of 0.2000 s; at 10 frames a second it should be of 0.1000 s",
+            "row 1 of its table is at 0.2000 s; at 10 frames per second it should be at 0.1000 s",
         ),
-        ({"timestamp": lambda rows: [math.nan] * len(rows)}, "row 0 of its table is of nan s"),
+        ({"timestamp": lambda rows: [math.nan] * len(rows)}, "row 0 of its table is at nan s"),
         ({"index": lambda rows: np.asarray(rows) + 1}, "not numbered like its frames"),
         ({"episode_index": lambda rows: [0] * 6 + [1] * 13}, "6 rows for 7 frames"),
         (
@@ -245,8 +245,8 @@ def test_a_path_template_cannot_leave_the_data_set(tmp_path, capsys, template):
         ({"codebase_version": "v2.1"}, "expected v3.0"),
         ({"fps": math.inf}, "expected a number"),
         ({"fps": True}, "expected a number"),
-        ({"features": []}, "no table of features"),
-        ({"features": {"a/../b": {"dtype": "video"}}}, "cannot be a folder's name"),
+        ({"features": []}, "not a table of features"),
+        ({"features": {"a/../b": {"dtype": "video"}}}, "cannot be the name of a folder"),
         ({"features": {}}, "no feature is a video"),
         ({"splits": {"train": "0:3", "val": "2:6"}}, "share episodes"),
         ({"splits": {"train": "0:3"}}, "3 episodes are in none of its splits"),
@@ -354,4 +354,4 @@ def test_a_video_of_an_unknown_codec_is_left_out(tmp_path):
     assert prepare(made, tmp_path / "store", "--workers", "1", "--max-skipped", "1") == 0
     found = reasons(tmp_path / "store")
     assert found.keys() == {"episode_000004", "episode_000005"}
-    assert all("is of a codec that FFmpeg does not know" in text for text in found.values())
+    assert all("uses a codec that FFmpeg does not know" in text for text in found.values())

@@ -164,7 +164,7 @@ def test_fvd_refuses_before_it_loads_a_network(clip_store, tmp_path, monkeypatch
     assert "no video in split" in refusal(clip_store, clip_store, *google, "--split", "tset")
     assert "at least 2 clips" in refusal(clip_store, clip_store, *google, "--max-clips", "1")
     saved = ("--save-real", tmp_path / "real.safetensors")
-    assert "is there already; remove it" in refusal(clip_store, clip_store, *saved)
+    assert "already exists; remove it" in refusal(clip_store, clip_store, *saved)
     assert (tmp_path / "real.safetensors").read_bytes() == b"kept"
 
 
@@ -221,7 +221,7 @@ def test_tokens_of_another_tokenizer_are_not_decoded(clip_store, tmp_path):
         (["train-prior", "--config", "c", "--tokens", "d", "--out", "o", "--optim.lr=1e-4"],
          "train-prior", "settings are written without dashes: optim.lr=1e-4"),
         (["train-prior", "--config", "c", "a.b=1", "--tokens", "d", "--out", "o", "optim.lr=1"],
-         "train-prior", "write all settings one behind the other"),
+         "train-prior", "write all settings one after the other"),
     ],
 )  # fmt: skip
 def test_an_unknown_flag_is_answered_by_its_verb(capsys, arguments, verb, answer):

@@ -78,7 +78,7 @@ def test_a_folder_becomes_a_store_and_what_is_no_video_a_line(raw, reference):
     assert {video.split for video in store.videos} == {"train", "val", "test"}
     line = json.loads((reference / "skipped.jsonl").read_text())
     assert line["path"] == "walk/notes.mp4"
-    assert line["reason"].startswith("is no video file that FFmpeg understands")
+    assert line["reason"].startswith("is not a video file that FFmpeg understands")
     for index, video in enumerate(store.videos):
         number = int(Path(video.id).stem)
         expected = resize(
@@ -188,7 +188,7 @@ def test_another_list_of_files_is_another_plan(raw, tmp_path, capsys):
     assert main(["folder", str(videos), "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert "the folder now holds 1 more video (2, not 1) than" in error
-    assert "with the folder as it was, the same command goes on" in error
+    assert "with the folder as it was, the same command resumes" in error
 
 
 def test_two_runs_do_not_fill_one_store(raw, tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_too_many_unusable_videos_stop_the_run_until_more_are_allowed(tmp_path, 
     assert main(["folder", str(videos), "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert "2 of 3 videos cannot be used, more than the allowed share of 0.01" in error
-    assert "b.mp4: is no video file" in error
+    assert "b.mp4: is not a video file" in error
     assert "\x1b" not in error
     assert not (out / "manifest.json").exists()
     assert main(["folder", str(videos), "--out", str(out), "--max-skipped", "0.7"]) == 0

@@ -176,7 +176,7 @@ def test_a_wrong_archive_is_refused_in_one_line(official, tmp_path, capsys, monk
         ("bair", notes, (), "holds no softmotion30_44k/train/*.tfrecords; the first file is"),
         ("bair", hostile, (), "leads out of its folder"),
         ("bair", zipped, (), "BAIR comes as bair_robot_pushing_dataset_v0.tar, this is a zip"),
-        ("ucf101", notes, lists, "none of the 16 videos of split 1 is there"),
+        ("ucf101", notes, lists, "none of the 16 videos of split 1 was found"),
         ("ucf101", tmp_path / "UCF101.rar", lists, "apt-get install unar"),
         ("ucf101", notes, ("--lists", str(zipped)), "holds no classInd.txt and no trainlist01.txt"),
         ("ucf101", notes, (), "no folder with classInd.txt, trainlist01.txt, testlist01.txt"),
@@ -196,4 +196,4 @@ def test_two_files_for_one_video_are_refused_and_not_chosen_from(official, tmp_p
     twice.write_bytes(zip_of({**files, first.replace("/v_", "/V_"): b"another"}))
     options = ("--lists", str(official / "ucfTrainTestlist"))
     assert ucf101(twice, tmp_path / "store", *options) == 1
-    assert "are one video of UCF-101; take one away" in capsys.readouterr().err
+    assert "are the same video of UCF-101; remove one of them" in capsys.readouterr().err

@@ -40,11 +40,11 @@ GOOD = {
 BAD = {
     "audio.mp4": "holds no video track",
     "truncated.avi": "is cut off or damaged: packet",
-    "truncated.mp4": "is no video file that FFmpeg understands",
+    "truncated.mp4": "is not a video file that FFmpeg understands",
     "bomb.mp4": "would decode to 10,758,389,760 (380 frames of 4096x2304), more than 5,000 times",
     "endless.mkv": "lasts 2,000,000 s by its time stamps",
-    "text.avi": "is no video file that FFmpeg understands",
-    "empty.webm": "is no video file that FFmpeg understands",
+    "text.avi": "is not a video file that FFmpeg understands",
+    "empty.webm": "is not a video file that FFmpeg understands",
 }
 
 
@@ -164,7 +164,7 @@ def test_actions_that_vanish_once_they_are_listed_are_told_by_name(tmp_path, cap
     code, error = prepare_after(path.unlink, tmp_path, capsys, monkeypatch)
     assert code == 1
     assert error.startswith(f"data-prep: {path}: the actions of 2.avi were there when")
-    assert "(No such file or directory); put them back" in error
+    assert "(No such file or directory); restore them" in error
     assert error.count("\n") == 1
 
 

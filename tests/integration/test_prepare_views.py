@@ -9,7 +9,7 @@ from data_prep.cli import main
 from video_vq.media.encode import write_video
 
 NAMES = [f"{scene}_cam{number}.avi" for scene in ("a", "b", "c", "d") for number in (1, 2)]
-NOTE = "note: names that differ in a view or number alone lie in different splits"
+NOTE = "note: names that differ only in a view or number lie in different splits"
 
 
 @pytest.fixture(scope="module")

@@ -166,11 +166,11 @@ def test_all_ranks_end_where_another_process_writes(folder, two):
     holder = (folder / "2" / "holder").read_text()
     first, second = ((folder / "2" / f"refusal-rank{rank}").read_text() for rank in (0, 1))
     assert f"held: is being written by {holder}" in first
-    assert second == "rank 0 cannot go on, and says why"
+    assert second == "rank 0 cannot continue; its message says why"
     # Each rank looks for itself before torch is loaded; later rank 0 looks for all.
     refusal = f"held: is being written by {holder}"
     assert two.stderr.count(refusal) == 3
-    assert two.stderr.count("video-vq [rank 1]: rank 0 cannot go on, and says why") >= 1
+    assert two.stderr.count("video-vq [rank 1]: rank 0 cannot continue; its message says why") >= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -91,7 +91,7 @@ def test_tokens_of_a_folder_note_what_a_fixed_rate_repeats(raw, tmp_path, capsys
     trained_tokenizer().save_pretrained(tmp_path / "t")
     options = ("--tokenizer", str(tmp_path / "t"), "--out", str(tmp_path / "tokens"))
     assert main(["encode", str(raw), *options, "--fps", "25", "--workers", "1"]) == 0
-    assert "odd with 2 videos, see the notes" in capsys.readouterr().out
+    assert "2 videos have oddities, see the notes" in capsys.readouterr().out
     note = "30 of 50 frames (60.0%) repeat the one before, to reach 25 frames per second"
     notes = TokenStore(tmp_path / "tokens").notes
     assert notes == ({"id": "0.avi", "note": note}, {"id": "3.avi", "note": note})

@@ -152,9 +152,9 @@ def test_a_folder_that_changed_between_two_starts_is_refused_in_words(
     (root / "raw" / "walk" / "04-notes.mp4").write_text("still not a video\n")
     (root / "raw" / "run" / "02.mp4").rename(root / "away.mp4")
     error = refusal()
-    assert f"{root / 'raw'}: is not what {out} was begun with: 1 video came" in error
-    assert "1 video came (the first: walk/new.avi)" in error
-    assert "1 video went (the first: run/02.mp4)" in error
+    assert f"{root / 'raw'}: has changed since {out} was begun: 1 video added" in error
+    assert "1 video added (the first: walk/new.avi)" in error
+    assert "1 video removed (the first: run/02.mp4)" in error
     assert "1 video changed in size (the first: walk/04-notes.mp4)" in error
     assert "or name another --out, or delete" in error
     (root / "away.mp4").rename(root / "raw" / "run" / "02.mp4")
@@ -162,15 +162,15 @@ def test_a_folder_that_changed_between_two_starts_is_refused_in_words(
     other.unlink()
     link = root / "raw" / "link.mp4"
     link.symlink_to("nowhere")
-    assert "with: other files, or for other reasons, cannot be used. Tokens" in refusal()
+    assert "begun: other files cannot be used, or for other reasons. Tokens" in refusal()
     link.unlink()
-    assert "with: setting fps: None -> 5.0. Tokens" in refusal("--fps", "5")
+    assert "begun: setting fps: None -> 5.0. Tokens" in refusal("--fps", "5")
     assert "setting source_settings.val: 0.1 -> 0.5" in refusal("--val", "0.5")
     root = root.rename(tmp_path / "there")  # the same files elsewhere
     out, other = root / "tokens", root / "raw" / "walk" / "new.avi"
     assert encode(root, "raw", out, *PER_SHARD) == 0
     shutil.copy(root / "raw" / "run" / "00.avi", other)
-    assert "1 video came (the first: walk/new.avi)" in refusal()  # of a whole store, too
+    assert "1 video added (the first: walk/new.avi)" in refusal()  # of a whole store, too
     other.unlink()
     assert "other settings were given, or it was made from a store or a list" in refusal(
         "--fps", "5"
@@ -186,7 +186,7 @@ def test_tokens_whose_list_is_not_there_are_refused_without_a_guess(made, tmp_pa
         assert encode(root, "raw", root / "tokens", *PER_SHARD) == 130
     assert raw_folder.write_raw_videos is usual
     assert encode(root, "raw", root / "tokens", *PER_SHARD, "--fps", "5") == 1
-    assert "with: it was begun with a store, or with a list that is not" in capsys.readouterr().err
+    assert "begun: it was begun with a store, or with a list that is not" in capsys.readouterr().err
     assert encode(root, "raw", root / "tokens", *PER_SHARD) == 0
     assert hashes(root / "tokens") == hashes(made / "of folder")
 
@@ -249,7 +249,7 @@ def test_views_of_one_scene_in_different_splits_are_said_once_and_how_to_keep_th
         open_encoder(job, Accelerator(cpu=True), owner=owner).source.close()
         said = capsys.readouterr().err
         if owner and told is not None:
-            assert said.startswith("note: names that differ in a view or number alone")
+            assert said.startswith("note: names that differ only in a view or number")
             assert told in said
             assert ("--group-regex" in said) == ("--list-only" in said)
         else:

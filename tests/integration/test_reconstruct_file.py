@@ -180,7 +180,7 @@ def test_pixels_that_are_not_square_are_shown_as_a_player_shows_them(
     assert main(["reconstruct", str(source), str(out), "--tokenizer", tokenizer]) == 0
     said = capsys.readouterr().out
     assert f"5 frames of {width}x{height}, original left" in said
-    assert "in.mp4 are not square; they were made so" in said
+    assert "in.mp4 are not square and were made square" in said
     assert probe(out).pixel_aspect == 1
     left, _ = halves(out, width)
     bright = left[2, :height].mean(-1) > 125
@@ -202,10 +202,10 @@ def test_what_cannot_be_done_is_said_and_nothing_is_lost(tmp_path, tokenizers, c
     assert "no such file" in complaint(tmp_path / "none.mp4", tmp_path / "out.mp4")
     assert "a video ends in .mp4" in complaint(source, tmp_path / "out.txt")
     error = complaint(source, source / "out.mp4")
-    assert "is no folder that can be written (Not a directory)" in error
+    assert "is not a writable folder (Not a directory)" in error
     text = tmp_path / "text.mp4"
     text.write_text("no video")
-    assert "is no video file that FFmpeg understands" in complaint(text, tmp_path / "out.mp4")
+    assert "is not a video file that FFmpeg understands" in complaint(text, tmp_path / "out.mp4")
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(before[: len(before) // 2])
     assert "cut.mp4" in complaint(cut, tmp_path / "out.mp4")

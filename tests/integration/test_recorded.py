@@ -112,10 +112,12 @@ def test_a_damaged_record_sets_nothing(text, tmp_path, capsys):
 
 
 def test_a_refused_precision_names_what_the_launcher_asks_for(tmp_path):
-    with pytest.raises(InputError, match="told neither, `accelerate launch` asks for precision no"):
+    with pytest.raises(
+        InputError, match="without flags, `accelerate launch` asks for precision no"
+    ):
         refuse_changes(tmp_path, ["precision: 'bf16' -> 'no'"], ())
     begun_samples(tmp_path / "out")
-    with pytest.raises(InputError, match="`accelerate launch`, told nothing, to no"):
+    with pytest.raises(InputError, match="`accelerate launch` sets the precision to no"):
         ShardFolder(tmp_path / "out", {"kind": "samples", **FACTS, "precision": "no"})
 
 

@@ -37,7 +37,7 @@ def test_the_gallery_keeps_the_first_the_best_and_the_worst(tmp_path):
 
 def test_a_gallery_never_replaces_another_store(tmp_path):
     make_clip_store(tmp_path / "gallery", num_videos=3)
-    with pytest.raises(InputError, match="a store of its own"):
+    with pytest.raises(InputError, match="is already another store"):
         gallery_of(["a"]).write(tmp_path / "gallery", {}, 8.0)
     assert len(ClipStore(tmp_path / "gallery").videos) == 3
 
@@ -123,8 +123,8 @@ def test_each_number_says_of_how_many_clips_it_is():
 
 
 def test_each_known_group_of_curves_is_explained(hostile_run):
-    assert "What training lowers, each part before it is weighed" in render(known_run())
-    assert "How fast training went" in render(known_run())
+    assert "What training minimises, each part unweighted" in render(known_run())
+    assert "Speed of training" in render(known_run())
     curves = find_parts(hostile_run).runs[0].curves
     assert render(find_parts(hostile_run)).count('<svg class="chart"') == len(curves) + 1
 
@@ -147,11 +147,11 @@ def test_a_chart_places_its_points_in_order_and_inside():
     ("damage", "message"),
     [
         (lambda run: [shutil.rmtree(part) for part in run.iterdir()], "holds neither a run"),
-        (lambda run: (run / "scores" / "scores.json").write_text("{}"), "damaged or of another"),
+        (lambda run: (run / "scores" / "scores.json").write_text("{}"), "damaged or from another"),
         (lambda run: (run / "scores" / "scores.json").write_text("["), "cannot be read"),
         (lambda run: (run / "tokenizer" / "run.json").write_text("{}"), "no identity"),
         (lambda run: (run / "tokenizer" / "metrics.jsonl").write_text("[]\n"), "line 1 is not"),
-        (lambda run: (run / "scores/gallery/manifest.json").write_text("{}"), "is no manifest"),
+        (lambda run: (run / "scores/gallery/manifest.json").write_text("{}"), "not the manifest"),
     ],
 )  # fmt: skip
 def test_damage_is_named(hostile_run, damage, message):

@@ -126,7 +126,7 @@ def test_a_prior_of_other_grids_or_another_tokenizer_is_refused(models, tmp_path
             "models tokens of t h w = (1, 4, 4), the tokenizer makes (2, 4, 4)",
         ),
         (tmp_path / "other", [], "belongs to the tokenizer 000000000000…, this one is"),
-        (models / "p", ["--class", "up"], "--class 'up': is none of the prior's 2 classes"),
+        (models / "p", ["--class", "up"], "--class 'up': is not one of the prior's 2 classes"),
     ):
         sample("sample", "--prior", prior, *common, *more, expect=1)
         assert told in capsys.readouterr().err

@@ -140,7 +140,7 @@ def test_an_encoding_that_is_stopped_goes_on_with_the_next_shard(
 
     monkeypatch.setattr(Encoder, "encode", stop_at_the_third)
     assert encode(made, "list", out) == 130
-    assert "stopped; what was finished is kept" in capsys.readouterr().err
+    assert "stopped; finished work is kept" in capsys.readouterr().err
     assert len(list((out / "parts").glob("shard-*.json"))) == 2
     assert encode(made, "list", out) == 0
     assert asked == [0, 1, 2, 2, 3]
@@ -154,7 +154,7 @@ def test_too_many_unusable_videos_stop_the_encoding_until_more_are_allowed(made,
     assert encode(made, "list", out, "--max-skipped", "0") == 1
     error = capsys.readouterr().err
     assert "1 of 12 videos cannot be used, more than the allowed share of 0:" in error
-    assert "walk/04-notes.mp4: is no video file" in error
+    assert "walk/04-notes.mp4: is not a video file" in error
     assert not (out / "manifest.json").exists()
     assert encode(made, "list", out) == 0
     assert "left out 1 videos" in capsys.readouterr().out
@@ -180,7 +180,7 @@ def test_a_list_says_nothing_but_names_and_is_checked_when_it_is_read(made, tmp_
         ("videos", [{**manifest["videos"][0], "name": "../../etc/passwd"}], "leads out of"),
         ("videos", [{**manifest["videos"][0], "name": "/etc/passwd"}], "leads out of"),
         ("videos", [{**manifest["videos"][0], "label": "flying"}], "unknown class 'flying'"),
-        ("videos", [manifest["videos"][0]] * 2, "two videos have one id"),
+        ("videos", [manifest["videos"][0]] * 2, "two videos have the same id"),
         ("videos", [3], "the list is damaged"),
         ("videos_per_shard", 0, "it has no shards"),
         ("recipe", {**manifest["recipe"], "fps": 3.0}, "makes other frames"),

@@ -124,11 +124,11 @@ def check_what_is_left(stop: Stop, out: Path, said: str) -> None:
     assert not (out / "stop").exists()
     if stop.phase == "start-up":
         assert newest is None
-        assert "before anything was there to save; the same command starts again" in said
+        assert "before there was anything to save; the same command starts again" in said
         return
     assert newest is not None
     step, problems = newest
-    assert f"stopped after step {step} of 200 and saved; the same command goes on" in said
+    assert f"stopped after step {step} of 200 and saved; the same command resumes" in said
     assert not problems
     assert FIRST_LOOK[stop.phase] <= step <= FIRST_LOOK[stop.phase] + 4
 

@@ -85,10 +85,10 @@ def test_a_run_in_two_parts_is_bit_equal_to_a_run_in_one(
     (part / "run.json").write_bytes((whole / "run.json").read_bytes())
     (part / "stop").touch()
     stopped = video_vq(*command)
-    assert "stopped after step 0 of 6 before anything was there to save" in stopped.stdout
+    assert "stopped after step 0 of 6 before there was anything to save" in stopped.stdout
     assert not (part / "stop").exists()
     train(kind, configs, data[1], part, AfterStep(3))
-    assert "stopped after step 3 of 6 and saved; the same command goes on" in capfd.readouterr().out
+    assert "stopped after step 3 of 6 and saved; the same command resumes" in capfd.readouterr().out
     assert not (part / kind).exists()
     resumed = video_vq(*command)
     assert "resuming from" in resumed.stdout
@@ -165,7 +165,7 @@ def test_a_damaged_checkpoint_is_passed_over(trained, configs, clip_store, tmp_p
     damaged[-1] ^= 1
     newest.write_bytes(damaged)
     answer = video_vq(*command, "--out", out)
-    assert "passed over a damaged checkpoint" in answer.stdout
+    assert "skipped a damaged checkpoint" in answer.stdout
     assert "resuming from" in answer.stdout
     assert "step_0000004" in answer.stdout
     assert final_state(out) == final_state(trained / "t")
@@ -187,7 +187,7 @@ def test_a_finished_run_goes_on_where_more_steps_are_allowed(configs, clip_store
     command = ("train-tokenizer", "--config", configs / "tokenizer.yaml", "--data", clip_store)
     video_vq(*command, "--out", tmp_path / "run")
     refused = video_vq(*command, "--out", tmp_path / "run", "optim.steps=8", expect=1)
-    assert "To go on with the new ones" in refused.stderr
+    assert "To resume with the new ones" in refused.stderr
     assert "--allow-change config.optim.steps" in refused.stderr
     longer = ("optim.steps=8", "--allow-change", "config.optim.steps")
     answer = video_vq(*command, "--out", tmp_path / "run", *longer)

@@ -116,7 +116,7 @@ def test_every_damaged_file_is_named_and_what_is_not_of_the_store_is_said(clips,
     (store / "sheet.png").write_bytes(b"mine")
     (store / LOCK).touch()  # left behind by a killed run
     assert main(["verify", str(store)]) == 0
-    assert "no part of the store: sheet.png\n" in capsys.readouterr().out
+    assert "not part of the store: sheet.png\n" in capsys.readouterr().out
     (store / "frames-00000.npy").unlink()
     (store / "frames-00000.npy").mkdir()
     (store / "actions-00001.npy").unlink()

@@ -40,7 +40,7 @@ def test_every_problem_is_reported_at_once_with_the_nearest_name(tmp_path):
             "levels=[5,5]",
             "did you mean model.quantizer.levels or loss.adversarial.levels?",
         ),
-        (TokenizerTrainingConfig, "model.quantizer.levels=[5,5]", "belongs to another `kind`"),
+        (TokenizerTrainingConfig, "model.quantizer.levels=[5,5]", "belongs to a `kind` other than"),
         (TokenizerTrainingConfig, "batchsize=10", "did you mean optim.batch_size?"),
         (
             TokenizerTrainingConfig,
@@ -109,9 +109,9 @@ def test_another_kind_begins_anew_and_the_same_kind_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: a.yaml\n", "does not end"),
+        ("base: a.yaml\n", "has no end"),
         ("optim: {lr: 1e-3\n", "not valid YAML"),
-        ("- 1\n", "a config is a mapping"),
+        ("- 1\n", "expected a mapping"),
         ("optim: {lr: 1, lr: 2}\n", "given twice"),
         ("a: &x {lr: 1}\noptim: *x\n", "aliases are not allowed"),
         ("optim: {steps: !!python/object:os.system x}\n", "not valid YAML"),

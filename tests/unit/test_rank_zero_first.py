@@ -67,7 +67,7 @@ def test_nobody_waits_for_a_main_process_that_failed(is_main):
 def test_where_the_main_process_failed_the_others_end_before_they_begin():
     accelerator, events = ranks_of(is_main=False, main_failed=True)
     with (
-        pytest.raises(InputError, match="rank 0 cannot go on, and says why"),
+        pytest.raises(InputError, match="rank 0 cannot continue; its message says why"),
         main_process_first(accelerator),
     ):
         events.append("work")

@@ -126,7 +126,7 @@ class Gallery(NamedTuple):
         frame_size_hw = self.pairs["shown"][0].real.shape[1:3]
         if (path / "manifest.json").exists():
             if ClipStore(path).plan.get("kind") != KIND:
-                raise InputError(f"{path}: already is another store; name another --out")
+                raise InputError(f"{path}: is already another store; name another --out")
             shutil.rmtree(path)
         elif path.exists():
             shutil.rmtree(path / "parts", ignore_errors=True)

@@ -151,11 +151,11 @@ TRAIN = "video-vq train-tokenizer --config demo/tokenizer"
         ("data-prep folder {made}/videos --out {made}/videos", "is the folder of videos itself"),
         ("data-prep bair {made}/videos --out {made}/videos", "is the data set itself"),
         ("video-vq reconstruct {made}/in.mp4 {made}/videos/a.mp4 --tokenizer {made}/t",
-         "MADE/videos/a.mp4: is there already; remove it, or name another file"),
+         "MADE/videos/a.mp4: already exists; remove it, or name another file"),
         (f"video-vq continue {{made}}/in.mp4 {MODELS} --out {{made}}/videos/a.mp4",
-         "MADE/videos/a.mp4: is there already; remove it, or name another file"),
+         "MADE/videos/a.mp4: already exists; remove it, or name another file"),
         # an output that cannot be written
-        *((f"{line} --out {{made}}/file/below", "MADE/file/below: is no folder that can be written")
+        *((f"{line} --out {{made}}/file/below", "MADE/file/below: is not a writable folder")
           for line in (
               "video-vq encode {made}/clips --tokenizer {made}/t",
               "video-vq decode {made}/tokens --tokenizer {made}/t",
@@ -169,11 +169,11 @@ TRAIN = "video-vq train-tokenizer --config demo/tokenizer"
               "data-prep lerobot {made}/videos",
               "data-prep folder {made}/videos --list-only",
           )),
-        ("data-prep synthetic {made}/file/below", "is no folder that can be written"),
-        ("data-prep simulate {made}/file/below", "is no folder that can be written"),
+        ("data-prep synthetic {made}/file/below", "is not a writable folder"),
+        ("data-prep simulate {made}/file/below", "is not a writable folder"),
         ("video-vq report {made}/clips --out {made}/videos", "MADE/videos: is a folder; name the"),
         ("video-vq report {made}/clips --out {made}/file/page.html",
-         "is no folder that can be written"),
+         "is not a writable folder"),
         # what is no store, model or video of the kind that is needed
         ("video-vq encode {made}/clips --tokenizer {made}/p --out {tmp}/o",
          "MADE/p: expected a tokenizer written by video-vq, found kind 'prior'"),
@@ -191,7 +191,7 @@ TRAIN = "video-vq train-tokenizer --config demo/tokenizer"
         (f"{SAMPLE} --given {{made}}/two --out {{tmp}}/o", "no video in split 'test'; it has"),
         (f"{SAMPLE} --given {{made}}/clips --out {{tmp}}/o", "this tokenizer is not causal"),
         (f"{SAMPLE} --actions {{tmp}}/none.npy --out {{tmp}}/o", "prior was trained without a"),
-        (f"{SAMPLE} --class up --out {{tmp}}/o", "is none of the prior's 2 classes"),
+        (f"{SAMPLE} --class up --out {{tmp}}/o", "is not one of the prior's 2 classes"),
         (f"video-vq continue {{tmp}}/none.mp4 {MODELS} --out {{tmp}}/o.mp4",
          "TMP/none.mp4: no such file; name a video file"),
         (f"video-vq continue {{made}}/in.mp4 {MODELS} --out {{tmp}}/o.gif", "a video ends in .mp4"),
@@ -352,7 +352,7 @@ def test_a_full_disk_and_a_read_only_one_are_refused_and_a_finished_store_is_not
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("video_vq.stores.places.tempfile.TemporaryFile", full)
-    with pytest.raises(InputError, match=r"No space left on device\); make room or"):
+    with pytest.raises(InputError, match=r"No space left on device\); free some space or"):
         require_out(tmp_path / "a" / "b", {})
     require_out(made / "clips", {})  # nothing is written there
 
@@ -361,7 +361,7 @@ def test_a_full_disk_and_a_read_only_one_are_refused_and_a_finished_store_is_not
 def test_a_place_that_cannot_be_looked_at_ends_in_no_traceback(tmp_path, name):
     (tmp_path / "loop").symlink_to("loop")
     require_out(tmp_path / name, {"store": tmp_path})
-    with pytest.raises(InputError, match="is no folder that can be written"):
+    with pytest.raises(InputError, match="is not a writable folder"):
         acquire(tmp_path / name)
     assert os.listdir(tmp_path) == ["loop"]
 

@@ -24,7 +24,7 @@ class OutOfMemoryError(RuntimeError):
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "stopped; what was finished is kept, the same command goes on"),
+        (KeyboardInterrupt(), 130, "stopped; finished work is kept, the same command resumes"),
         (ConfigError("two mistakes"), 2, "two mistakes"),
         (InputError("no such folder"), 1, "no such folder"),
         (MemoryError(), 1, "out of memory (MemoryError); lower optim.batch_size"),

@@ -112,9 +112,9 @@ HOSTILE = {
     "pax parent.tar": (pax(path="../../a.avi") + END, OUTSIDE),
     "drive.tar": (tar_entry("C:/a.avi") + END, OUTSIDE),
     "parent folder.tar": (tar_entry("../a", kind=tarfile.DIRTYPE) + END, OUTSIDE),
-    "backslash.tar": (tar_entry("a\\b.avi") + END, "is no name of a file"),
-    "escape.tar": (tar_entry("\x1b[31m.avi") + END, "is no name of a file"),
-    "empty name.tar": (tar_entry("") + END, "is no name of a file"),
+    "backslash.tar": (tar_entry("a\\b.avi") + END, "is not the name of a file"),
+    "escape.tar": (tar_entry("\x1b[31m.avi") + END, "is not the name of a file"),
+    "empty name.tar": (tar_entry("") + END, "is not the name of a file"),
     "deep.tar": (tar_entry("a/" * 40 + "b.avi") + END, "too long or too deep"),
     "link.tar": (tar_entry("a.avi", kind=LINK, link="/etc/passwd") + END, "a symbolic link"),
     "hard link.tar": (tar_entry("a.avi", kind=HARD_LINK, link="/x") + END, "a hard link"),
@@ -151,12 +151,12 @@ HOSTILE = {
     "huge name.tar": (tar_entry("x" * 70_000) + END, "a name or an extended header of"),
     "all of one name.tar": (
         tarfile.TarInfo.create_pax_global_header({"path": "a.avi"}) + tar_entry("b") + END,
-        "gives all its files one name",
+        "gives all its files the same name",
     ),
     "parent.zip": (zip_of({"../a.avi": b"x"}), OUTSIDE),
     "absolute.zip": (zip_of({"/etc/a.avi": b"x"}), OUTSIDE),
     "link.zip": (zip_with_mode("a.avi", b"/etc/passwd", stat.S_IFLNK | 0o777), "a symbolic link"),
-    "device.zip": (zip_with_mode("a.avi", b"", stat.S_IFCHR), "is no regular file"),
+    "device.zip": (zip_with_mode("a.avi", b"", stat.S_IFCHR), "is not a regular file"),
     "lzma.zip": (zip_of({"a.avi": b"x" * 99}, zipfile.ZIP_LZMA), "packed by method 14"),
     "overlapping.zip": (overlapping_zip(3, bytes(1000)), "lies over another file"),
     "cut off.zip": (zip_of(FILES)[:-40], "is cut off: the directory at its end is missing"),
@@ -166,7 +166,7 @@ HOSTILE = {
     ),
     "empty.zip": (zip_of({}), "holds no file"),
     "gzip": (b"\x1f\x8b" + bytes(99), "is compressed with gzip; uncompress it first"),
-    "text": (b"no archive\n" * 99, "is no tar, zip or rar archive"),
+    "text": (b"no archive\n" * 99, "is not a tar, zip or rar archive"),
 }
 
 
@@ -231,7 +231,7 @@ def test_a_zip_whose_directory_would_fill_the_memory_is_refused(tmp_path, monkey
 def test_a_pipe_or_a_device_is_no_archive(tmp_path):
     os.mkfifo(tmp_path / "pipe.tar")
     for path in (tmp_path / "pipe.tar", Path("/dev/zero")):
-        with pytest.raises(ArchiveError, match="is no regular file"):
+        with pytest.raises(ArchiveError, match="is not a regular file"):
             read_archive(path)
     with pytest.raises(ArchiveError, match="cannot be read"):
         read_archive(tmp_path / "none.tar")
@@ -346,10 +346,14 @@ def fake(folder: Path, **programs: str) -> None:
 
 LSAR = 'print(\'{"lsarContents": [{"XADFileName": "a.avi", "XADFileSize": 3}]}\')'
 TROUBLE = {
-    "less than it told": (LSAR, "print('ab', end='')", r"'a\.avi' in it is damaged"),
-    "more than it told": (LSAR, "print('abcd', end='')", "unar gives more bytes than it told"),
+    "less than it announced": (LSAR, "print('ab', end='')", r"'a\.avi' in it is damaged"),
+    "more than it announced": (
+        LSAR,
+        "print('abcd', end='')",
+        "unar gives more bytes than it announced",
+    ),
     "failed": (LSAR, "print('abc', end=''); sys.exit(3)", r"cannot be read by unar \(exit 3\)"),
-    "silent": (LSAR, "time.sleep(600)", "unar gave nothing for 1 s"),
+    "silent": (LSAR, "time.sleep(600)", "unar printed nothing for 1 s"),
     "wrote a file": (
         LSAR,
         "open('loot', 'wb', 0).write(b'x' * 9); print('abc', end='')",
@@ -367,7 +371,11 @@ TROUBLE = {
         "cannot be listed by lsar",
     ),
     "lists no objects": ('print(\'{"lsarContents": ["a"]}\')', "", "cannot be listed by lsar"),
-    "prints without end": ("while True: print('x' * 99999)", "", "lists more files than are taken"),
+    "prints without end": (
+        "while True: print('x' * 99999)",
+        "",
+        "lists more files than are accepted",
+    ),
 }
 
 

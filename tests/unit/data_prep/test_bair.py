@@ -81,7 +81,7 @@ def put(name, value):
         (put("1/action", np.zeros(4, np.int64)), "1/action: expected 4 floats"),
         (put("1/action", np.full(4, np.nan, np.float32)), "not finite"),
         (put("1/image_aux1/encoded", [b"\xff\xd8\xff"]), "its frames differ in size"),
-        (put("1/image_aux1/encoded", [b"1234"]), "4 bytes are no raw RGB square"),
+        (put("1/image_aux1/encoded", [b"1234"]), "4 bytes are not a raw RGB square"),
         (put("1/image_aux1/encoded", [bytes(27)]), "its frames differ in size"),
         (put("1/image_aux1/encoded", []), "expected one value"),
         (put("1/image_aux1/encoded", np.zeros(4, np.float32)), "expected one value"),
@@ -158,7 +158,9 @@ def test_a_damaged_length_leaves_out_one_record_and_names_it(tmp_path):
     assert [(item.id, item.offset) for item in listing.items] == kept
     (skipped,) = listing.skipped
     assert (skipped.id, skipped.path) == (lost.id, "train/traj_256_to_258.tfrecords")
-    assert skipped.reason.startswith(f"byte {lost.offset:,}: no TFRecord, or its length is damaged")
+    assert skipped.reason.startswith(
+        f"byte {lost.offset:,}: not a TFRecord, or its length is damaged"
+    )
     assert "; the next record begins at byte" in skipped.reason
 
 
@@ -166,8 +168,11 @@ def test_a_damaged_length_leaves_out_one_record_and_names_it(tmp_path):
     ("ends", "reason"),
     [
         ("inside its last record", "the file ends inside a record (1 bytes are missing)"),
-        ("between two records", "the file ends after 2 of the 256 records that its name tells"),
-        ("before its first record", "the file ends after 0 of the 256 records that its name tells"),
+        ("between two records", "the file ends after 2 of the 256 records that its name announces"),
+        (
+            "before its first record",
+            "the file ends after 0 of the 256 records that its name announces",
+        ),
     ],
 )
 def test_a_file_that_is_cut_off_has_lost_all_records_that_its_name_tells(tmp_path, ends, reason):

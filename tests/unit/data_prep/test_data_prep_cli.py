@@ -35,7 +35,7 @@ except SystemExit as end:
         (["folder", "x", "--out", "y", "--size", "0"], "a side has 1 to 4096 pixels"),
         (["folder", "x", "--out", "y", "--fps", "nan"], "expected a number above 0"),
         (["folder", "x", "--out", "y", "--fps", "5", "--stride", "2"], "not allowed with"),
-        (["folder", "x", "--out", "y", "--workers", "0"], "expected a whole number from 1 on"),
+        (["folder", "x", "--out", "y", "--workers", "0"], "expected a whole number of at least 1"),
         (["folder", "x", "--out", "y", "--val", "1.5"], "expected a share from 0 to 1"),
         (["folder", "x", "--out", "y", "--decoder", "cv2"], "invalid choice: 'cv2'"),
         (["folder", "x", "--out", "y", "--extensions", ","], "expected endings like mp4,avi"),
@@ -77,5 +77,5 @@ def test_a_file_where_the_store_should_be_is_left_alone(capsys, tmp_path):
     (tmp_path / "raw" / "a.mp4").write_text("x")
     (tmp_path / "store").write_text("mine")
     assert main(["folder", str(tmp_path / "raw"), "--out", str(tmp_path / "store")]) == 1
-    assert "is no folder that can be written" in capsys.readouterr().err
+    assert "is not a writable folder" in capsys.readouterr().err
     assert (tmp_path / "store").read_text() == "mine"

@@ -158,7 +158,7 @@ def test_a_decoder_that_sleeps_forever_is_found_and_stopped(tmp_path, monkeypatc
 
 def test_storage_that_does_not_answer_is_an_error_and_no_skip(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.2)
-    with pytest.raises(InputError, match="reading it made no progress for 2 s; see to the storage"):
+    with pytest.raises(InputError, match="reading it made no progress for 2 s; check the storage"):
         run(tmp_path, ["fine-0", "stuckread-1"], stall_seconds=2.5)
 
 
@@ -169,7 +169,7 @@ def test_a_video_may_not_take_all_the_memory(tmp_path):
 
 
 def test_a_process_that_is_stopped_from_outside_costs_no_video(tmp_path):
-    with pytest.raises(InputError, match="made no progress for 2 s; see to the storage and the"):
+    with pytest.raises(InputError, match="made no progress for 2 s; check the storage and the"):
         run(tmp_path, ["fine-0", "stopped-1"], stall_seconds=2.5)
 
 
@@ -178,7 +178,7 @@ def test_a_process_that_is_stopped_from_outside_costs_no_video(tmp_path):
     [
         ("memory", "the system killed the worker that decoded it, twice, probably for its memory"),
         ("full", r"store: cannot be written \(No space left on device\)\nNothing is lost"),
-        ("flaky", "SIGSEGV among other videos, not alone"),
+        ("flaky", "SIGSEGV among other videos, but not by itself"),
     ],
 )
 def test_what_is_no_fault_of_the_video_stops_the_run(tmp_path, kind, problem):

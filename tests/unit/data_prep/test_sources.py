@@ -94,7 +94,7 @@ def test_links_and_pipes_never_lead_anywhere_else(tmp_path):
         "a/out.mp4": "a link that leads out of the folder is not followed",
         "a/gone.mp4": "cannot be read (No such file or directory)",
         "a/self.mp4": "cannot be read (a loop of links)",
-        "a/pipe.mp4": "is no regular file",
+        "a/pipe.mp4": "is not a regular file",
         "linked": "a link to a folder is not followed",
         "loop": "a link to a folder is not followed",
     }
@@ -147,7 +147,7 @@ def test_near_duplicates_of_a_group_share_a_split(tmp_path):
 
 def test_an_empty_folder_says_what_was_looked_for(tmp_path):
     touch(tmp_path, "a.txt")
-    with pytest.raises(InputError, match=r"no video file there; looked for .*\.mp4"):
+    with pytest.raises(InputError, match=r"holds no video file; looked for .*\.mp4"):
         list_folder(tmp_path, FolderSettings())
     with pytest.raises(InputError, match="expected a folder of videos, found a file"):
         list_folder(tmp_path / "a.txt", FolderSettings())
@@ -243,7 +243,7 @@ def test_listed_videos_that_are_missing_are_counted_and_unlisted_ones_noted(tmp_
     listing = list_ucf101(root, Ucf101Settings())
     assert len(listing.items) == 99
     assert [(entry.id, entry.reason) for entry in listing.skipped] == [
-        ("archery/v_archery_g03_c01.avi", "listed, but not there")
+        ("archery/v_archery_g03_c01.avi", "listed, but missing")
     ]
     assert listing.notes == ("1 of the videos are in no list of the split",)
 

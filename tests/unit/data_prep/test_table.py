@@ -98,7 +98,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
     message = str(refusal.value)
     for line, problem in (
         (3, "group 'g1' is in test here and in train in line 2"),
-        (4, "'a.avi' is in line 2 already"),
+        (4, "'a.avi' is already in line 2"),
         (5, "'../videos/a.avi' leads out of"),
         (6, "'/etc/passwd' leads out of"),
         (7, "'none.avi': cannot be read (No such file"),
@@ -106,7 +106,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
         (9, "has 3 fields, the first line 5"),
         (10, r"label: expected at most 200 printable characters, found 'x\x1b[31m'"),
         (10, "no group; with a column `group` every row has one"),
-        (10, "'c': is no regular file"),
+        (10, "'c': is not a regular file"),
         (11, "'out.avi': a link that leads out of"),
         (11, "actions: expected a .npy or .csv file, found '2.txt'"),
         (12, "no path"),
@@ -116,7 +116,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
     lines = [int(line.split()[1][:-1]) for line in message.splitlines()[1:-1]]
     assert lines == sorted(lines)
     assert "\x1b" not in message
-    assert message.endswith("Mend the table and run this again.")
+    assert message.endswith("Correct the table and run this again.")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
         ("path,lable\na.avi,x\n", "no such column: 'lable'; did you mean 'label'"),
         ("path,path\na.avi,x\n", "names a column twice"),
         ("path\n", "no row follows"),
-        ('path\n"a.avi\n', "is no CSV from here on"),
+        ('path\n"a.avi\n', "is not a CSV file from here on"),
         ("path,label\na.avi\nb.avi,x,y\n", "2 mistakes:\n  line 2: has 1 fields.*\n  line 3: has"),
     ],
 )
@@ -143,7 +143,7 @@ def test_rows_of_two_widths_and_numbers_that_are_not_finite_are_mistakes(tmp_pat
     text = "path,actions\na.avi,2.npy\nb.avi,3.npy\nc/d.avi,nan.npy\n"
     with pytest.raises(InputError) as refusal:
         listed(table(tmp_path, text))
-    assert "line 3: actions: 3 numbers a frame, 2 in line 2" in str(refusal.value)
+    assert "line 3: actions: 3 numbers per frame, but 2 in line 2" in str(refusal.value)
     assert "nan.npy: row 1 (from 0) holds a number that is not finite" in str(refusal.value)
 
 
@@ -174,8 +174,8 @@ def test_actions_are_the_same_from_npy_and_csv(tmp_path):
 
 
 BAD = {
-    "a.npy": (b"\x93NUMPY\x01\x00garbage", "is no array of numbers"),
-    "b.npy": (b"", "is no array of numbers"),
+    "a.npy": (b"\x93NUMPY\x01\x00garbage", "is not an array of numbers"),
+    "b.npy": (b"", "is not an array of numbers"),
     "a.csv": (b"1,2\n3\n", "line 2: 1 numbers, 2 before"),
     "b.csv": (b"1,2\nx,3\n", "line 2: expected numbers, found"),
     "c.csv": (b"x,y\n", "holds no numbers"),
@@ -200,12 +200,12 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path):
             return (Path(tmp_path / "executed").touch, ())
 
     np.save(tmp_path / "a.npy", np.array([Canary()], dtype=object))
-    with pytest.raises(ValueError, match="is no array of numbers"):
+    with pytest.raises(ValueError, match="is not an array of numbers"):
         read_actions(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", np.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match=r"shape \(frames, n\), found float64 of shape"):
         read_actions(tmp_path / "b.npy")
-    with pytest.raises(ValueError, match="is no regular file"):
+    with pytest.raises(ValueError, match="is not a regular file"):
         read_actions(Path("/dev/zero"))
     assert not (tmp_path / "executed").exists()
 
@@ -222,5 +222,5 @@ def test_a_header_that_breaks_numpys_parser_is_a_reason_and_no_crash(tmp_path, h
     data = header.encode() + b"\n"
     start = b"\x93NUMPY\x02\x00" + len(data).to_bytes(4, "little")
     (tmp_path / "a.npy").write_bytes(start + data)
-    with pytest.raises(ValueError, match="is no array of numbers"):
+    with pytest.raises(ValueError, match="is not an array of numbers"):
         read_actions(tmp_path / "a.npy")

@@ -201,10 +201,10 @@ def test_a_published_file_scores_as_the_videos_do_and_refuses_others(tmp_path):
         (lambda rows, meta: rows.update(x=np.full((9, 6), np.nan, np.float32)), "finite float32"),
         (lambda rows, meta: rows.update(x=np.zeros((3, 6), np.float32)), "of 9 x 6, found"),
         (lambda rows, meta: meta.update(described="{}"), "description is damaged"),
-        (lambda rows, meta: meta.update(described="["), "not a readable file"),
+        (lambda rows, meta: meta.update(described="["), "not a readable feature file"),
         (lambda rows, meta: meta.update(described="[1]"), "description is damaged"),
-        (lambda rows, meta: meta.update(version="9"), "no file of features of this version"),
-        (lambda rows, meta: meta.pop("format"), "no file of features of this version"),
+        (lambda rows, meta: meta.update(version="9"), "not a feature file of this version"),
+        (lambda rows, meta: meta.pop("format"), "not a feature file of this version"),
     ],
 )
 def test_a_damaged_published_file_is_refused_with_the_reason(tmp_path, change, message):
@@ -223,7 +223,7 @@ def test_a_damaged_published_file_is_refused_with_the_reason(tmp_path, change, m
 def test_bytes_that_are_no_safetensors_are_refused(tmp_path):
     file = tmp_path / "x.safetensors"
     file.write_bytes(b"\x80\x04cos\nsystem\n")
-    with pytest.raises(InputError, match="not a readable file of features"):
+    with pytest.raises(InputError, match="not a readable feature file"):
         read_features(file, network(), CUT)
     with pytest.raises(InputError, match="no such file"):
         read_features(tmp_path / "none.safetensors", network(), CUT)

@@ -134,7 +134,7 @@ def test_a_driver_that_torch_cannot_use_is_a_thing_to_do(tmp_path, monkeypatch):
     assert not check.advice
     script(tmp_path / "nvidia-smi", "")
     (check,) = checkup.devices()
-    assert "an NVIDIA driver is here, but torch" in check.advice
+    assert "an NVIDIA driver is installed, but torch" in check.advice
 
 
 def test_missing_weights_and_a_full_disk_are_things_to_do(tmp_path, monkeypatch):

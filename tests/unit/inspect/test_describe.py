@@ -107,7 +107,7 @@ def test_other_things_are_refused_with_a_list_of_what_is_known(written, tmp_path
     for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "config.json", other):
         assert main(["info", str(path)]) == 1
         error = capsys.readouterr().err
-        assert "is nothing that video-vq wrote; `video-vq info` knows a clip store" in error
+        assert "was not written by video-vq; `video-vq info` knows a clip store" in error
         assert len(error.replace(str(path), "").split()) < 40
     assert main(["info", str(tmp_path / "none")]) == 1
     assert "no such file or folder; `video-vq info` knows" in capsys.readouterr().err
@@ -177,7 +177,7 @@ def test_why_a_folder_of_videos_cannot_be_described_is_said(tmp_path, capsys, mo
 def test_a_file_that_only_is_named_like_a_video_is_said_to_be_none(tmp_path, capsys):
     (tmp_path / "a.mp4").write_text("hello")
     assert main(["info", str(tmp_path / "a.mp4")]) == 1
-    assert "is no video file that FFmpeg understands" in capsys.readouterr().err
+    assert "is not a video file that FFmpeg understands" in capsys.readouterr().err
 
 
 JSON_FILES = (

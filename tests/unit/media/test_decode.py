@@ -325,5 +325,5 @@ def test_a_codec_that_nobody_knows_is_refused(tmp_path, decoder):
     data = path.read_bytes()
     assert data.count(b"V_VP8") == 1
     path.write_bytes(data.replace(b"V_VP8", b"V_XX8"))
-    with pytest.raises(UnreadableVideoError, match="is of a codec that FFmpeg does not know"):
+    with pytest.raises(UnreadableVideoError, match="uses a codec that FFmpeg does not know"):
         decoded(path, decoder)

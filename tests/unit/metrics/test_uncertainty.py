@@ -220,7 +220,7 @@ def test_at_400_features_and_256_clips_the_bias_hides_the_order_of_two_models():
     )
     assert found.at_n.high < 0
     assert found.population is None
-    assert "more may turn it round" in describe_difference(found, "narrow", "perfect")
+    assert "more may reverse it" in describe_difference(found, "narrow", "perfect")
 
 
 def sentence(at_n: tuple[float, float], population: tuple[float, float] | None) -> str:
@@ -240,7 +240,7 @@ def sentence(at_n: tuple[float, float], population: tuple[float, float] | None) 
         ((2, 6), (2, 6), "and also once the bias of that N is taken out."),
         ((2, 6), (-1, 3), "but not for certain once the bias of that N is taken out."),
         ((2, 6), (-6, -2), "but not for certain once the bias of that N is taken out."),
-        ((2, 6), None, "so few clips favour models of little variety, more may turn it round."),
+        ((2, 6), None, "so few clips favour models of little variety, more may reverse it."),
     ],
 )
 def test_the_sentence_says_what_is_known(at_n, population, expected):

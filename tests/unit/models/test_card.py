@@ -40,7 +40,7 @@ def test_a_card_says_scores_protocol_counts_floor_origin_and_how_to_load(tmp_pat
     assert "vector-quantization" in front["tags"]
     for expected in (
         "| PSNR, dB | 27.250 | 256 clips |",
-        "| rFVD | 41.500 | 256 real, 255 made clips |",
+        "| rFVD | 41.500 | 256 real, 255 generated clips |",
         "| FVD floor, real against real | 12.125 | N = 128 |",
         r"name styleganv; resize half\-pixel; fit squash; pixels uint8",
         "hash of the clips",
@@ -94,7 +94,7 @@ def test_a_priors_card_has_rate_and_gfvd_and_reads_scores_from_the_folder(tmp_pa
     prior.save_pretrained(tmp_path / "p", scores=tmp_path)
     card = (tmp_path / "p" / "README.md").read_text()
     assert "| bits per token | 3.250 | 256 clips |" in card
-    assert "| gFVD | 99.500 | 256 real, 256 made clips |" in card
+    assert "| gFVD | 99.500 | 256 real, 256 generated clips |" in card
     assert "| classes (2) | left, right |" in card
 
 

@@ -208,7 +208,7 @@ def test_without_network_the_message_says_so(fake_hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with pytest.raises(InputError, match="no such folder here, and the Hugging Face Hub cannot"):
         Prior.from_pretrained("org/model")
-    with pytest.raises(InputError, match="refused or broke off"):
+    with pytest.raises(InputError, match="refused or broke the connection"):
         trained_prior().push_to_hub("org/model")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="no network, or HF_HUB_OFFLINE is set"):

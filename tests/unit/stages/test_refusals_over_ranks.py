@@ -67,7 +67,7 @@ def one_of_two(said: list[float], is_main: bool, main_failed: bool) -> Accelerat
 def test_where_rank_0_refuses_the_other_ranks_end(made, verb, is_main):
     said: list[float] = []
     # What lies at --out is another store, which the rank that owns it refuses.
-    expected = "/clips: " if is_main else "rank 0 cannot go on, and says why"
+    expected = "/clips: " if is_main else "rank 0 cannot continue; its message says why"
     with pytest.raises(InputError, match=expected):
         WRITE[verb](one_of_two(said, is_main, not is_main), made)
     assert said == [float(is_main)]

@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_looked_at_gets_one_sentence(tmp_path, monkeypatc
     no_entry(monkeypatch, tmp_path / "locked")
     (tmp_path / "locked").mkdir()
     require_free(tmp_path / place)
-    with pytest.raises(InputError, match=r"is no folder that can be written \((Permission|File)"):
+    with pytest.raises(InputError, match=r"is not a writable folder \((Permission|File)"):
         acquire(tmp_path / place)
 
 
@@ -200,7 +200,7 @@ def test_children_that_were_handed_the_lock_are_waited_for(tmp_path, monkeypatch
     with Holder(tmp_path, more=KEEPING.format(pipe=pipe.reading)) as holder, closing(pipe):
         holder.kill()
         monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
-        with pytest.raises(InputError, match=f"by what is left of {holder.name}"):
+        with pytest.raises(InputError, match=f"by the remains of {holder.name}"):
             acquire(tmp_path)
         monkeypatch.setattr(lock, "PATIENCE_SECONDS", 60.0)
         slept, whole = [], time.sleep
@@ -234,7 +234,7 @@ def test_a_run_whose_launcher_has_returned_holds_its_folder_until_it_ends(tmp_pa
         said = {process.stdout.readline().strip() for _ in range(2)}
         (pid,) = said - {"held"}
         process.wait()
-        with pytest.raises(InputError, match=f"by process {pid} on .*it may outlive what launched"):
+        with pytest.raises(InputError, match=f"by process {pid} on .*it may outlive its launcher"):
             require_free(tmp_path)
         process.stdin.close()
         assert process.stdout.read() == ""  # it has ended
@@ -253,8 +253,8 @@ def test_a_drive_without_locks_is_said_once_and_work_goes_on(tmp_path, monkeypat
             assert got.descriptor is None
     said = capsys.readouterr().err
     assert said == (
-        f"warning: {tmp_path}: cannot be locked here ({os.strerror(code)}); going on without a "
-        "lock: see to it that nothing else writes there\n"
+        f"warning: {tmp_path}: cannot be locked here ({os.strerror(code)}); continuing without "
+        "a lock: make sure that nothing else writes there\n"
     )
 
 
@@ -276,7 +276,7 @@ def test_a_full_disk_costs_the_holders_name_and_not_the_lock(tmp_path, monkeypat
     full = "import os; os.ftruncate(lock.descriptor, 0)"
     with (
         Holder(tmp_path, more=full),
-        pytest.raises(InputError, match="by another process, which has not said who it is"),
+        pytest.raises(InputError, match="by an unknown process"),
     ):
         acquire(tmp_path)
 
@@ -331,7 +331,7 @@ def test_a_holder_that_would_paint_the_terminal_is_not_named(tmp_path, monkeypat
     paint = f"import os; os.pwrite(lock.descriptor, {named!r}.encode() + b' ' * 200, 0)"
     with (
         Holder(tmp_path, more=paint),
-        pytest.raises(InputError, match="by another process, which has not said who it is"),
+        pytest.raises(InputError, match="by an unknown process"),
     ):
         acquire(tmp_path)
 
@@ -405,7 +405,7 @@ def test_a_file_in_the_folders_place_is_left_to_the_caller(tmp_path):
     (tmp_path / "file").write_text("kept")
     with held(tmp_path / "file") as got:
         assert got.descriptor is None
-    with pytest.raises(InputError, match="is no folder that can be written"):
+    with pytest.raises(InputError, match="is not a writable folder"):
         acquire(tmp_path / "file" / "below")
     assert (tmp_path / "file").read_text() == "kept"
 

@@ -96,7 +96,7 @@ def damaged(path: Path, **changes: object) -> None:
     [
         ({"videos_per_shard": 0}, "it has no shards"),
         ({"videos": []}, "it has no shards"),
-        ({"id": "v0"}, "two videos have one id"),
+        ({"id": "v0"}, "two videos have the same id"),
         ({"num_bytes": True}, "a field of the wrong type"),
         ({"label": "c"}, "unknown class 'c'"),
         ({"name": "../v.avi"}, "leads out of the folder"),

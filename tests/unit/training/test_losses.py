@@ -63,7 +63,7 @@ def test_short_videos_that_are_filled_up_count_as_the_config_says(tmp_path):
 
 def test_data_without_variance_is_refused(tmp_path):
     store = grey_store(tmp_path / "clips", size=16)
-    with pytest.raises(InputError, match="all pixels of 1 training clips are alike"):
+    with pytest.raises(InputError, match="all pixels of 1 training clips are equal"):
         measured(store, "mse")
 
 

@@ -196,7 +196,7 @@ def test_a_run_that_failed_holds_its_folder_no_longer_than_its_error_is_known(tm
     if how == "diverged":
         diverged(run, 3, 10)
     else:
-        with pytest.raises(InputError, match="make room"), run.exporting(tmp_path / "run"):
+        with pytest.raises(InputError, match="free some space"), run.exporting(tmp_path / "run"):
             raise OSError(errno.ENOSPC, "No space left on device")
     assert not is_held(tmp_path / "run")
     assert run.is_main
@@ -224,12 +224,12 @@ def test_lines_that_cannot_be_written_are_said_once_and_leave_no_halves(
             run.log(step, {"loss/x": 1.0})
     said = capsys.readouterr().err
     assert said.count("could not write") == 1
-    assert "metrics.jsonl: [Errno 28] No space left on device; training goes on" in said
+    assert "metrics.jsonl: [Errno 28] No space left on device; training continues" in said
     assert all(f"step {step}  loss/x 1" in said for step in (1, 2, 3))
     run.log(4, {"loss/x": 1.0})
     run.log(5, {"loss/x": 1.0})
     run.close()
-    assert "metrics.jsonl lacks 2 line(s) that were shown here alone" in capsys.readouterr().err
+    assert "metrics.jsonl lacks 2 line(s) that were only shown here" in capsys.readouterr().err
     assert lines(tmp_path / "run" / "metrics.jsonl") == [1, 4, 5]
 
 
@@ -258,7 +258,9 @@ def test_trackers_on_a_full_disk_are_said_once(tmp_path, monkeypatch, capsys):
 def test_a_model_that_cannot_be_written_at_the_end_says_how_to_go_on(tmp_path):
     run = open_run(tmp_path / "run")
     with (
-        pytest.raises(InputError, match=r"run/prior: the finished .* make room, then the same"),
+        pytest.raises(
+            InputError, match=r"run/prior: the finished .* free some space, then the same"
+        ),
         run.exporting(tmp_path / "run" / "prior"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
