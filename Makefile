@@ -20,6 +20,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_docstrings.py
 
 wheel: $(VENV)/.installed weights
 	PYTHON=$(CURDIR)/$(BIN)/python bash scripts/check_wheel.sh

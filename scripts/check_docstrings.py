@@ -33,14 +33,13 @@ class Entry(NamedTuple):
 
 def entries(file: Path) -> Iterator[Entry]:
     """Yield all entries of a file's docstrings."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    source = file.read_text()
+    for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        if ast.get_docstring(node, clean=False) is None:
-            continue
-        literal = node.body[0]
-        lines = file.read_text().splitlines()[literal.lineno - 1 : literal.end_lineno]
-        yield from _entries_of(file, literal.lineno, lines)
+        if ast.get_docstring(node, clean=False) is not None:
+            first, last = node.body[0].lineno, node.body[0].end_lineno
+            yield from _entries_of(file, first, source.splitlines()[first - 1 : last])
 
 
 def _entries_of(file: Path, first: int, lines: list[str]) -> Iterator[Entry]:

@@ -151,7 +151,7 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path):
         list_folder(tmp_path, FolderSettings())
     with pytest.raises(InputError, match="expected a folder of videos, found a file"):
         list_folder(tmp_path / "a.txt", FolderSettings())
-    with pytest.raises(InputError, match="found nothing there"):
+    with pytest.raises(InputError, match="found nothing"):
         list_folder(tmp_path / "b", FolderSettings())
 
 

@@ -154,16 +154,16 @@ def hls_playlist(path: Path) -> None:
 
 
 REFUSALS = {
-    "text": ("a.mp4", lambda path: path.write_text("hello\n" * 99), "no video file"),
-    "empty": ("a.mp4", lambda path: path.write_bytes(b""), "no video file"),
+    "text": ("a.mp4", lambda path: path.write_text("hello\n" * 99), "not a video file"),
+    "empty": ("a.mp4", lambda path: path.write_bytes(b""), "not a video file"),
     "missing": ("a.mp4", lambda path: None, "no such file"),
-    "folder": ("a.mp4", lambda path: path.mkdir(), "no video file"),
+    "folder": ("a.mp4", lambda path: path.mkdir(), "not a video file"),
     "audio": ("a.mp4", audio_only, "holds no video track"),
-    "playlist of other files": ("a.mp4", hls_playlist, "no video file"),
+    "playlist of other files": ("a.mp4", hls_playlist, "not a video file"),
     "script of other files": (
         "a.mp4",
         lambda path: path.write_text("ffconcat version 1.0\nfile 'part.ts'\n"),
-        "no video file",
+        "not a video file",
     ),
     "cut avi": (
         "a.avi",
@@ -173,7 +173,7 @@ REFUSALS = {
     "cut mp4": (
         "a.mp4",
         lambda path: cut(encode(path, scene(30, 64, 64), "libx264"), 0.6),
-        "no video file",
+        "not a video file",
     ),
 }
 
