@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_vq.quantizers.commitment import mean_square
-from video_vq.quantizers.fixed import FixedCodebook, FixedRows
+from video_vq.quantizers.fixed import FixedCodebook, FixedQuantizer, FixedRows
+from video_vq.quantizers.module import plain_errors
 from video_vq.quantizers.quantizer_config import BinaryConfig
 from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
 from video_vq.quantizers.rows import QuantizedRows, check_codes, dot
@@ -72,6 +73,50 @@ class BinaryCodebook(FixedCodebook):
 
     def _vectors(self, bits: Tensor) -> Float[Tensor, "n d"]:
         return torch.where(bits, self.size, -self.size).flatten(1)
+
+
+class BinaryQuantizer(FixedQuantizer):
+    """The sign of each channel as a bit: BSQ (Zhao et al. 2024), or LFQ (Yu et al. 2023).
+
+    Add its losses `commitment` and `entropy` to yours; nothing needs to be moved, `step` only
+    counts.
+
+    Args:
+        dim: number of channels of the input and of the output; two linear layers project them to
+            num_bits x groups channels and back.
+        num_bits: bits of a code; there are 2^num_bits codes.
+        spherical: True for BSQ, latents and codes on the unit sphere; False for LFQ, raw latents
+            and codes of ±1.
+        groups: codes of a position, each of channels of its own.
+        temperature: temperature of the soft choice in the entropy loss; see `BinaryConfig`.
+        diversity: weight, in the entropy loss, of the part that asks for equally frequent codes.
+        entropy_channels: bits of a block whose entropy is computed jointly.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_bits: int = 10,
+        *,
+        spherical: bool = True,
+        groups: int = 1,
+        temperature: float = 0.01,
+        diversity: float = 1.0,
+        entropy_channels: int = 9,
+    ):
+        with plain_errors("BinaryQuantizer", dim):
+            config = BinaryConfig(
+                num_bits=num_bits,
+                spherical=spherical,
+                groups=groups,
+                temperature=temperature,
+                diversity=diversity,
+                entropy_channels=entropy_channels,
+            )
+        super().__init__(dim, BinaryCodebook(config))
 
 
 def bit_entropy(logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

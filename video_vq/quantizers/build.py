@@ -1,8 +1,9 @@
 """Builds a quantizer from its settings."""
 
-from video_vq.quantizers.binary import BinaryCodebook
-from video_vq.quantizers.finite import FiniteCodebook
-from video_vq.quantizers.fixed import FixedQuantizer
+from dataclasses import fields
+
+from video_vq.quantizers.binary import BinaryQuantizer
+from video_vq.quantizers.finite import FiniteScalarQuantizer
 from video_vq.quantizers.quantizer_config import (
     BinaryConfig,
     FiniteConfig,
@@ -11,20 +12,26 @@ from video_vq.quantizers.quantizer_config import (
     SimVQConfig,
 )
 from video_vq.quantizers.residual import ResidualQuantizer
-from video_vq.quantizers.vector import VectorQuantizer
+from video_vq.quantizers.vector import SimVQ, VectorQuantizer
+
+AnyQuantizer = VectorQuantizer | SimVQ | FiniteScalarQuantizer | BinaryQuantizer | ResidualQuantizer
+BUILT_BY: dict[type, type[AnyQuantizer]] = {
+    QuantizerConfig: VectorQuantizer,
+    SimVQConfig: SimVQ,
+    FiniteConfig: FiniteScalarQuantizer,
+    BinaryConfig: BinaryQuantizer,
+    ResidualConfig: ResidualQuantizer,
+}
 
 
 def build_quantizer(
     dim: int, config: QuantizerConfig | SimVQConfig | FiniteConfig | BinaryConfig | ResidualConfig
-) -> VectorQuantizer | FixedQuantizer | ResidualQuantizer:
+) -> AnyQuantizer:
     """Return the quantizer that the settings describe, for features of `dim` channels.
 
-    All implement the interface `Quantizer` (quantizers/interface.py).
+    The settings are the constructor's arguments. All implement the interface `Quantizer`
+    (quantizers/interface.py).
     """
-    if isinstance(config, FiniteConfig):
-        return FixedQuantizer(dim, FiniteCodebook(config))
-    if isinstance(config, BinaryConfig):
-        return FixedQuantizer(dim, BinaryCodebook(config))
-    if isinstance(config, ResidualConfig):
-        return ResidualQuantizer(dim, config)
-    return VectorQuantizer(dim, config)
+    settings = {field.name: getattr(config, field.name) for field in fields(config)}
+    del settings["kind"]
+    return BUILT_BY[type(config)](dim, **settings)

@@ -15,6 +15,7 @@ from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
 from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, check_codes
 from video_vq.quantizers.scale import divide_by_rms
 
+MAX_PASSES = 100  # largest number of training passes between two moves of the codes
 ROWS = 1024  # number of rows at a time, so that nothing of the codebook's size is held twice
 
 
@@ -58,6 +59,7 @@ class Codebook(nn.Module):
     def __init__(self, config: QuantizerConfig):
         super().__init__()
         self.config = config
+        self._passes = 0  # since the codes last moved
         size, dim = config.codebook_size, config.codebook_dim
         codes = torch.empty(size, dim).uniform_(-1 / size, 1 / size)
         if config.learning == "gradient":
@@ -100,6 +102,26 @@ class Codebook(nn.Module):
             sums.index_add_(0, indices[rows], latents[rows].double())
         return CodebookStatistics(counts, sums, (latents,))
 
+    def watch(self) -> None:
+        """Refuse to go on with a training in which nobody moves the codes.
+
+        Counts the passes with gradients in training mode since the last `initialize` or `update`.
+
+        Raises:
+            InputError: there were more than `MAX_PASSES`.
+        """
+        trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not trains or (self.config.learning == "frozen" and bool(self.is_initialized)):
+            return
+        self._passes += 1
+        if self._passes > MAX_PASSES:
+            raise InputError(
+                f"the codebook has not moved in {MAX_PASSES} training passes: call "
+                "quantizer.step(output) after each optimizer.step(); if more micro-batches than "
+                'that make a step pass check=False, and learning="frozen" leaves the codes where '
+                "they are"
+            )
+
     @torch.no_grad()
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
         """Place the first codes on latents drawn from the global batch (init: data).
@@ -110,6 +132,7 @@ class Codebook(nn.Module):
                 later; where no rank has any, it does.
             seed: seed that decides which latents are drawn.
         """
+        self._passes = 0
         size = self.config.codebook_size
         drawn = self._draw(latents, size, seed)
         if len(drawn) == 0 or not torch.isfinite(drawn).all():
@@ -155,6 +178,7 @@ class Codebook(nn.Module):
                 f"this codebook has {len(self.codes)} codes of dimension {self.codes.shape[1]}, "
                 f"the statistics are of {' x '.join(map(str, statistics.sums.shape))}"
             )
+        self._passes = 0
         counts = sum_over_ranks(statistics.counts.clone())
         restarted = counts.new_empty(0)
         if self.config.rms_scaling != "none":  # these latents were divided by the scale so far

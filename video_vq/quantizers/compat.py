@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from video_vq.errors import InputError
 from video_vq.quantizers.codebook import Codebook
-from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.rows import check_finite
 from video_vq.quantizers.vector import VectorQuantizer
 
@@ -99,22 +98,17 @@ class VectorQuantize(nn.Module):
                 raise InputError(f"VectorQuantize: {names} exclude each other")
         if rotation_trick is None:
             rotation_trick = dim > 1
-        code_dim = codebook_dim or dim
         self.quantizer = VectorQuantizer(
             dim,
-            QuantizerConfig(
-                codebook_size=codebook_size,
-                codebook_dim=code_dim,
-                estimator="rotation" if rotation_trick else "straight_through",
-                normalize=use_cosine_sim,
-                learning="gradient" if learnable_codebook else "ema",
-                decay=decay,
-                decay_warmup=False,
-                init="data" if kmeans_init else "uniform",
-            ),
+            codebook_size,
+            None if codebook_dim in (None, 0, dim) else codebook_dim,
+            estimator="rotation" if rotation_trick else "straight_through",
+            normalize=use_cosine_sim,
+            learning="gradient" if learnable_codebook else "ema",
+            decay=decay,
+            decay_warmup=False,
+            init="data" if kmeans_init else "uniform",
         )
-        if code_dim == dim:
-            self.quantizer.project_in, self.quantizer.project_out = nn.Identity(), nn.Identity()
         self.dim = dim
         self.commitment_weight = commitment_weight
         self.kmeans_iters = kmeans_iters
@@ -138,9 +132,7 @@ class VectorQuantize(nn.Module):
 
     @property
     def _book(self) -> Codebook:
-        book = self.quantizer.codebook
-        assert isinstance(book, Codebook)
-        return book
+        return self.quantizer.codebook
 
     @property
     def codebook(self) -> Float[Tensor, "k d"]:

@@ -1,13 +1,15 @@
 """Finite scalar quantization: the codebook is a grid, and nothing needs to learn it."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from video_vq.quantizers.fixed import FixedCodebook, FixedRows
-from video_vq.quantizers.quantizer_config import FiniteConfig
+from video_vq.quantizers.fixed import FixedCodebook, FixedQuantizer, FixedRows
+from video_vq.quantizers.module import plain_errors
+from video_vq.quantizers.quantizer_config import Activation, FiniteConfig
 from video_vq.quantizers.rows import QuantizedRows, check_codes
 
 SIGMOID_SLOPE = 0.8  # iFSQ's 2σ(1.6x) − 1 is tanh(0.8x)
@@ -69,3 +71,31 @@ class FiniteCodebook(FixedCodebook):
         level = self.split_codes(indices).unsqueeze(-1) // self.strides % self.levels
         half_width = self.levels // 2
         return ((level - half_width).float() / half_width).flatten(1)
+
+
+class FiniteScalarQuantizer(FixedQuantizer):
+    """Finite scalar quantization (FSQ, Mentzer et al. 2023): each channel rounded to a few levels.
+
+    There is no loss to add and nothing to move; `step` only counts.
+
+    Args:
+        dim: number of channels of the input and of the output; two linear layers project them to
+            one channel for each entry of `levels` (times `groups`) and back.
+        levels: number of values of each channel, at least 3; their product is the codebook's size.
+        groups: codes of a position, each of channels of its own with these levels.
+        activation: what bounds a channel before it is rounded: "tanh", or iFSQ's "sigmoid".
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        levels: Sequence[int] = (8, 5, 5, 5),
+        groups: int = 1,
+        activation: Activation = "tanh",
+    ):
+        with plain_errors("FiniteScalarQuantizer", dim):
+            config = FiniteConfig(levels=tuple(levels), groups=groups, activation=activation)
+        super().__init__(dim, FiniteCodebook(config))

@@ -4,23 +4,20 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Integer, Shaped
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
-from video_vq.nn.precision import Float32Module
 from video_vq.quantizers import gradient
+from video_vq.quantizers.module import FeaturesLike, QuantizerModule
 from video_vq.quantizers.quantizer_config import BinaryConfig, FiniteConfig
 from video_vq.quantizers.rows import (
     CodebookStatistics,
     CodebookUpdate,
     QuantizedRows,
     QuantizerOutput,
-    check_channels,
     check_finite,
     counts_only,
-    decode_grid,
     features_of,
-    flatten_grid,
     update_of_fixed,
 )
 
@@ -83,12 +80,15 @@ class FixedCodebook(nn.Module, ABC):
         """Sum the counts over the ranks; the codes are fixed. Collective."""
         return update_of_fixed(statistics)
 
+    def watch(self) -> None:
+        """Do nothing: no step needs to move the codes."""
+
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
         """Return nothing: no tensor holds the codes."""
         return {}
 
 
-class FixedQuantizer(Float32Module):
+class FixedQuantizer(QuantizerModule):
     """Project, round to the codebook's grid, copy the gradient past the rounding.
 
     It has the interface of `VectorQuantizer`; the losses are the codebook's, if any.
@@ -98,18 +98,14 @@ class FixedQuantizer(Float32Module):
         codebook: the grid of codes.
     """
 
-    project_in: nn.Module
-    project_out: nn.Module
+    config: FiniteConfig | BinaryConfig
+    codebook: FixedCodebook
 
     def __init__(self, dim: int, codebook: FixedCodebook):
-        super().__init__()
-        self.dim = dim
-        self.config = codebook.config
-        self.project_in = nn.Linear(dim, codebook.num_channels)
-        self.project_out = nn.Linear(codebook.num_channels, dim)
+        super().__init__(dim, codebook.config, codebook.num_channels)
         self.codebook = codebook
 
-    def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
+    def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
         """Project and bound or normalise: the rows that are compared with the codes."""
         return self.codebook.quantize(self._project(features)).e
 
@@ -131,17 +127,12 @@ class FixedQuantizer(Float32Module):
                 rows=QuantizedRows(latents, e, q, e, q, passed),
             )
 
-    def _project(self, features: Tensor) -> Tensor:
-        check_channels(features, self.dim)
-        with torch.autocast(features.device.type, enabled=False):
-            return self.project_in(flatten_grid(features).float())
-
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
         """Return the force of the codebook; see `VectorQuantizer.commitment_force`."""
         return self.codebook.commitment_force(rows)
 
-    def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid_and_level"]:
-        """Return the codes of a grid of features.
+    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid_and_level"]:
+        """Return the codes of a grid of features, a tensor or a NumPy array.
 
         Raises:
             InputError: the number of channels is wrong, or latents are not finite.
@@ -151,12 +142,3 @@ class FixedQuantizer(Float32Module):
         check_finite(latents)
         codes = self.codebook.quantize(latents).codes
         return codes.view(batch, *grid, *codes.shape[1:])
-
-    def decode(self, codes: Shaped[Tensor, "b *grid_and_level"]) -> Float[Tensor, "b c *grid"]:
-        """Return the features that codes stand for: what `forward` gives for the same codes.
-
-        Raises:
-            InputError: a code lies outside the codebook, or they are not integers.
-        """
-        vocabulary = self.config.vocabulary
-        return decode_grid(codes, vocabulary, self.codebook.lookup, self.project_out)

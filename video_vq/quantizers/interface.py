@@ -30,6 +30,10 @@ class CodebookInterface(Protocol):
         """Move the codes, once per optimizer step, alike on all ranks; collective."""
         ...
 
+    def watch(self) -> None:
+        """Refuse to go on with a training, in training mode, in which nobody calls `update`."""
+        ...
+
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
         """Return the vectors of codes; an index that is not a code is an InputError."""
         ...
@@ -66,6 +70,10 @@ class Quantizer(Protocol):
 
     def __call__(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
         """Quantize for training; `check=False` lets latents that are not finite through."""
+        ...
+
+    def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
+        """Start or move the codes after an optimizer step of anybody's loop; collective."""
         ...
 
     def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:

@@ -24,6 +24,18 @@ Estimator = Literal[
     "hessian",
     "none",
 ]
+ResidualEstimator = Literal[
+    "straight_through",
+    "rotation",
+    "rotation_unit",
+    "rotation_clipped",
+    "scaled",
+    "reflection",
+]
+Learning = Literal["ema", "gradient", "frozen"]
+Init = Literal["data", "uniform"]
+RmsScaling = Literal["none", "constant", "with_gradient"]
+Activation = Literal["tanh", "sigmoid"]
 # Settings that only one estimator has: their names, that estimator, their defaults.
 SETTINGS_OF_ONE: tuple[tuple[str, Estimator, float], ...] = (
     ("equal_angle", "rotation_blended", 30.0),
@@ -147,12 +159,12 @@ class QuantizerConfig(EstimatorConfig):
     kind: Literal["vector"] = "vector"
     codebook_size: CodebookSize = 1024
     codebook_dim: CodebookDim = 64
-    learning: Literal["ema", "gradient", "frozen"] = "ema"
+    learning: Learning = "ema"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     decay_warmup: bool = True
-    init: Literal["data", "uniform"] = "data"
+    init: Init = "data"
     restart_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    rms_scaling: Literal["none", "constant", "with_gradient"] = "none"
+    rms_scaling: RmsScaling = "none"
 
     @model_validator(mode="after")
     def _scales_once(self) -> "QuantizerConfig":
@@ -215,7 +227,7 @@ class FiniteConfig(_ManyCodes):
     kind: Literal["finite"] = "finite"
     levels: tuple[Annotated[int, Field(ge=3, le=256)], ...] = (8, 5, 5, 5)
     groups: Groups = 1
-    activation: Literal["tanh", "sigmoid"] = "tanh"
+    activation: Activation = "tanh"
 
     @model_validator(mode="after")
     def _has_a_size(self) -> "FiniteConfig":
@@ -288,18 +300,11 @@ class ResidualConfig(_ManyCodes):
     codebook_dim: CodebookDim = 64
     shared: bool = False
     dropout: bool = False
-    estimator: Literal[
-        "straight_through",
-        "rotation",
-        "rotation_unit",
-        "rotation_clipped",
-        "scaled",
-        "reflection",
-    ] = "rotation"
-    learning: Literal["ema", "gradient", "frozen"] = "ema"
+    estimator: ResidualEstimator = "rotation"
+    learning: Learning = "ema"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     decay_warmup: bool = True
-    init: Literal["data", "uniform"] = "data"
+    init: Init = "data"
     restart_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")

@@ -1,33 +1,36 @@
 """Several codes per position: residual levels, groups of channels, or both."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer, Shaped
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_vq.nn.precision import Float32Module
+from video_vq.errors import InputError
 from video_vq.quantizers import gradient
 from video_vq.quantizers.codebook import Codebook, merge
 from video_vq.quantizers.commitment import mean_square
 from video_vq.quantizers.lookup import nearest_codes
-from video_vq.quantizers.quantizer_config import ResidualConfig
+from video_vq.quantizers.module import FeaturesLike, QuantizerModule, plain_errors
+from video_vq.quantizers.quantizer_config import (
+    Init,
+    Learning,
+    ResidualConfig,
+    ResidualEstimator,
+)
 from video_vq.quantizers.ranks import sum_over_ranks
 from video_vq.quantizers.rows import (
     CodebookStatistics,
     CodebookUpdate,
     QuantizedRows,
     QuantizerOutput,
-    check_channels,
     check_codes,
     check_finite,
-    decode_grid,
     dot,
     features_of,
-    flatten_grid,
 )
 
 DROPOUT_STREAM = 0xD309
@@ -149,6 +152,10 @@ class ResidualCodebook(nn.Module):
             start += sizes[index]
         return CodebookUpdate(sum_over_ranks(statistics.counts.clone()), torch.cat(restarted))
 
+    def watch(self) -> None:
+        """Refuse a training in which nobody moves the codes; see `Codebook.watch`."""
+        self.book(0).watch()
+
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
         """Return the rows of each tensor of codes that these numbers of codes stand for."""
         rows, start = {}, 0
@@ -170,34 +177,78 @@ class ResidualCodebook(nn.Module):
         return self.total([F.embedding(some, self.book(i).vectors()) for i, some in codes])
 
 
-class ResidualQuantizer(Float32Module):
+class ResidualQuantizer(QuantizerModule):
     """Residual VQ (Zeghidour et al. 2021), grouped VQ, or both, with one gradient estimator.
 
     The estimator maps the latents of each group onto the *sum* of its levels. Copied level by
-    level, as in some implementations, the gradient would count once for each level.
+    level, as in some implementations, the gradient would count once for each level. `forward`
+    changes nothing: call `step(output)` after each optimizer step, which moves the codes.
 
     Args:
         dim: number of channels of the input and of the output.
-        config: settings of the codebooks and the estimator.
+        codebook_sizes: number of codes of each level; a level quantizes what the one before left.
+        groups: parts that the channels of a latent are cut into, each with codebooks of its own.
+        codebook_dim: dimension of a code, that is of one group; features are projected to
+            groups x codebook_dim channels and back. None cuts the features themselves.
+        shared: all levels of a group use one codebook.
+        dropout: in training only the first levels are decoded, as many as are drawn for each step.
+        estimator: gradient from the sum of a group's levels to its latent.
+        learning: how codes learn; see `VectorQuantizer`, as for the next four.
+        decay: decay of the averages per step.
+        decay_warmup: begin with a smaller decay, so that unused codes are replaced soon.
+        init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
+        restart_threshold: codes used less than this fraction of the mean are placed on latents of
+            the batch; 0 leaves them.
+
+    Raises:
+        InputError: an argument is out of its range, or two do not fit together.
     """
 
-    project_in: nn.Module
-    project_out: nn.Module
+    config: ResidualConfig
+    codebook: ResidualCodebook
 
-    def __init__(self, dim: int, config: ResidualConfig):
-        super().__init__()
-        self.dim = dim
-        self.config = config
-        width = config.groups * config.codebook_dim
-        self.project_in = nn.Linear(dim, width)
-        self.project_out = nn.Linear(width, dim)
+    def __init__(
+        self,
+        dim: int,
+        codebook_sizes: Sequence[int] = (1024, 1024),
+        groups: int = 1,
+        codebook_dim: int | None = None,
+        *,
+        shared: bool = False,
+        dropout: bool = False,
+        estimator: ResidualEstimator = "rotation",
+        learning: Learning = "ema",
+        decay: float = 0.99,
+        decay_warmup: bool = True,
+        init: Init = "data",
+        restart_threshold: float = 0.1,
+    ):
+        with plain_errors("ResidualQuantizer", dim):
+            if codebook_dim is None and groups > 0 and dim % groups:
+                raise InputError(
+                    f"ResidualQuantizer: dim = {dim} does not divide by groups = {groups}; give a "
+                    "codebook_dim, to which the features are projected"
+                )
+            config = ResidualConfig(
+                codebook_sizes=tuple(codebook_sizes),
+                groups=groups,
+                codebook_dim=dim // max(groups, 1) if codebook_dim is None else codebook_dim,
+                shared=shared,
+                dropout=dropout,
+                estimator=estimator,
+                learning=learning,
+                decay=decay,
+                decay_warmup=decay_warmup,
+                init=init,
+                restart_threshold=restart_threshold,
+            )
+        width = None if codebook_dim is None else groups * codebook_dim
+        super().__init__(dim, config, width)
         self.codebook = ResidualCodebook(config)
 
-    def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
+    def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
         """Project to the codebooks' dimension, the groups side by side."""
-        check_channels(features, self.dim)
-        with torch.autocast(features.device.type, enabled=False):
-            return self.project_in(flatten_grid(features).float())
+        return self._project(features)
 
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
         """Quantize a grid of features; see `VectorQuantizer.forward`.
@@ -209,6 +260,7 @@ class ResidualQuantizer(Float32Module):
         batch, _, *grid = features.shape
         if check:
             check_finite(e)
+            self.codebook.watch()
         with torch.autocast(features.device.type, enabled=False):
             levels = self.codebook.quantize(e)
             drops = self.config.dropout and self.training
@@ -250,8 +302,8 @@ class ResidualQuantizer(Float32Module):
         ]
         return torch.stack(forces).sum() * (2 / max(1, rows.latents.numel()))
 
-    def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid level"]:
-        """Return the codes of a grid of features.
+    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid level"]:
+        """Return the codes of a grid of features, a tensor or a NumPy array.
 
         Raises:
             InputError: the number of channels is wrong, or latents are not finite.
@@ -261,16 +313,6 @@ class ResidualQuantizer(Float32Module):
         check_finite(rows)
         codes = torch.stack([level.codes for level in self.codebook.quantize(rows)], dim=1)
         return codes.view(batch, *grid, -1)
-
-    def decode(self, codes: Shaped[Tensor, "b *grid level"]) -> Float[Tensor, "b c *grid"]:
-        """Return the features that codes stand for: what `forward` gives for the same codes.
-
-        Raises:
-            InputError: a code lies outside its codebook, they are not integers, or their levels
-                are not those of this quantizer.
-        """
-        vocabulary = self.config.vocabulary
-        return decode_grid(codes, vocabulary, self.codebook.lookup, self.project_out)
 
 
 def _seed(seed: int, index: int) -> int:

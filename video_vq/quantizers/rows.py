@@ -149,9 +149,12 @@ def check_channels(features: Tensor, dim: int) -> None:
         InputError: they are not b c *grid with c = dim.
     """
     if features.ndim < 3 or features.shape[1] != dim:
+        hint = ""
+        if features.ndim > 2 and features.shape[-1] == dim:
+            hint = "; channels stand second: pass features.movedim(-1, 1)"
         raise InputError(
             f"the quantizer takes features of {dim} channels, b c *grid with c = {dim}; "
-            f"found {tuple(features.shape)}"
+            f"found {tuple(features.shape)}{hint}"
         )
 
 

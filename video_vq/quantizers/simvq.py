@@ -58,6 +58,9 @@ class SimVQCodebook(nn.Module):
         """Sum the counts over the ranks; the optimizer moves the map."""
         return update_of_fixed(statistics)
 
+    def watch(self) -> None:
+        """Do nothing: the optimizer moves the codes."""
+
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
         """Return nothing: the codes stay where they are."""
         return {}

@@ -1,62 +1,51 @@
 """The vector quantizer: project, look up, pass the gradient on, report statistics."""
 
+from typing import Generic, TypeVar
+
 import torch
-from jaxtyping import Float, Int, Shaped
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn import functional as F
 
-from video_vq.nn.precision import Float32Module
 from video_vq.quantizers import gradient, substitutes
 from video_vq.quantizers.codebook import Codebook
 from video_vq.quantizers.commitment import mean_square
 from video_vq.quantizers.lookup import Implementation, nearest_codes
-from video_vq.quantizers.quantizer_config import QuantizerConfig, SimVQConfig
+from video_vq.quantizers.module import FeaturesLike, QuantizerModule, plain_errors
+from video_vq.quantizers.quantizer_config import (
+    Estimator,
+    Init,
+    Learning,
+    QuantizerConfig,
+    RmsScaling,
+    SimVQConfig,
+)
 from video_vq.quantizers.ranks import min_over_ranks
 from video_vq.quantizers.rows import (
     QuantizedRows,
     QuantizerOutput,
-    check_channels,
     check_finite,
-    decode_grid,
     dot,
     features_of,
-    flatten_grid,
 )
 from video_vq.quantizers.simvq import SimVQCodebook
 
+Settings = TypeVar("Settings", bound=QuantizerConfig | SimVQConfig)
+Codes = TypeVar("Codes", bound=Codebook | SimVQCodebook)
 
-class VectorQuantizer(Float32Module):
-    """Vector quantization with a choice of gradient estimators (quantizers/gradient.py).
 
-    `forward` changes nothing; call `codebook.update(output.statistics, seed)` once per optimizer
-    step. Everything inside is float32, whatever the autocast outside; half(), bfloat16() and
-    double() leave it so.
+class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
+    """Quantization by the nearest code, with a choice of gradient estimators.
 
-    Args:
-        dim: number of channels of the input and of the output.
-        config: settings of the codebook and the estimator.
-        implementation: implementation of the lookup (quantizers/lookup.py).
+    `forward` changes nothing; `step(output)` moves the codes, once per optimizer step. Everything
+    inside is float32, whatever the autocast outside; half(), bfloat16() and double() leave it so.
     """
 
-    project_in: nn.Module
-    project_out: nn.Module
+    config: Settings
+    codebook: Codes
+    implementation: Implementation
 
-    def __init__(
-        self,
-        dim: int,
-        config: QuantizerConfig | SimVQConfig,
-        implementation: Implementation = "torch",
-    ):
-        super().__init__()
-        self.dim = dim
-        self.config = config
-        self.implementation: Implementation = implementation
-        self.project_in = nn.Linear(dim, config.codebook_dim)
-        self.project_out = nn.Linear(config.codebook_dim, dim)
-        is_simvq = isinstance(config, SimVQConfig)
-        self.codebook = SimVQCodebook(config) if is_simvq else Codebook(config)
-
-    def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
+    def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
         """Project to the codebook's dimension: the rows that are compared with the codes."""
         return self.codebook.comparable(self._project(features))
 
@@ -68,16 +57,19 @@ class VectorQuantizer(Float32Module):
 
         Args:
             features: output of the encoder, with `dim` channels.
-            check: whether to refuse NaN and infinite latents. A training loop that skips and counts
-                steps whose loss is not finite, alike on all ranks, passes False.
+            check: whether to refuse NaN and infinite latents, and a training that never moves the
+                codes. A training loop that skips and counts steps whose loss is not finite, alike
+                on all ranks, passes False.
 
         Raises:
-            InputError: the number of channels is wrong, or latents are not finite.
+            InputError: the number of channels is wrong, latents are not finite, or many training
+                passes went by without a `step`.
         """
         rows = self._project(features)
         batch, _, *grid = features.shape
         if check:
             check_finite(rows)
+            self.codebook.watch()
         with torch.autocast(features.device.type, enabled=False):
             output = self.quantize(rows)
             return output._replace(
@@ -103,11 +95,6 @@ class VectorQuantizer(Float32Module):
             statistics=self.codebook.statistics(compared, indices),
             rows=rows,
         )
-
-    def _project(self, features: Tensor) -> Tensor:
-        check_channels(features, self.dim)
-        with torch.autocast(features.device.type, enabled=False):
-            return self.project_in(flatten_grid(features).float())
 
     def _estimate(
         self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
@@ -176,8 +163,8 @@ class VectorQuantizer(Float32Module):
         pull = rows.compared - rows.code
         return dot(rows.compared, pull) * (2 / max(1, pull.numel()))
 
-    def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid"]:
-        """Return the codes of a grid of features.
+    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid"]:
+        """Return the codes of a grid of features, a tensor or a NumPy array.
 
         Raises:
             InputError: the number of channels is wrong, or latents are not finite.
@@ -188,11 +175,142 @@ class VectorQuantizer(Float32Module):
         indices = nearest_codes(rows, self.codebook.vectors(), self.implementation)
         return indices.view(batch, *grid)
 
-    def decode(self, codes: Shaped[Tensor, "b *grid"]) -> Float[Tensor, "b c *grid"]:
-        """Return the features that codes stand for: what `forward` gives for the same codes.
 
-        Raises:
-            InputError: a code lies outside the codebook, or the codes are not integers.
-        """
-        vocabulary = self.config.vocabulary
-        return decode_grid(codes, vocabulary, self.codebook.lookup, self.project_out)
+class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
+    """Vector quantization (van den Oord et al. 2017) with the rotation trick (Fifty et al. 2024).
+
+    `forward` changes nothing: call `step(output)` after each optimizer step, which moves the codes.
+    Everything inside is float32, whatever the autocast outside.
+
+    Args:
+        dim: number of channels of the input and of the output.
+        codebook_size: number of codes, K.
+        codebook_dim: dimension of a code; features are projected to it and back by two linear
+            layers. None compares the features themselves.
+        estimator: gradient that passes the quantizer; see `EstimatorConfig`, as for the next seven.
+            exact_gradient and hessian need the second pass that `video-vq train-tokenizer` makes.
+        normalize: quantize on the unit sphere.
+        gradient_through_norm: with `normalize`, whether the gradient passes the normalisation.
+        centered: rotate about the mean latent instead of the origin.
+        tangential_commitment: the commitment loss turns latents and keeps their lengths.
+        equal_angle: setting of the estimator rotation_blended, in degrees.
+        noise_variance: setting of the estimator diveq, per channel.
+        temperature: setting of the estimator gumbel_softmax, in units of distances to codes.
+        learning: how codes learn: "ema" moves them to averages of their latents, "gradient" by the
+            loss `codebook`, "frozen" leaves them where they are.
+        decay: decay of the averages per step.
+        decay_warmup: begin with a smaller decay, so that unused codes are replaced soon.
+        init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
+        restart_threshold: codes used less than this fraction of the mean are placed on latents of
+            the batch; 0 leaves them.
+        rms_scaling: divide latents by their averaged root mean square: "none", "constant" or
+            "with_gradient".
+        implementation: implementation of the lookup (quantizers/lookup.py).
+
+    Raises:
+        InputError: an argument is out of its range, or two do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int = 1024,
+        codebook_dim: int | None = None,
+        *,
+        estimator: Estimator = "rotation",
+        normalize: bool = False,
+        gradient_through_norm: bool = True,
+        centered: bool = False,
+        tangential_commitment: bool = False,
+        equal_angle: float = 30.0,
+        noise_variance: float = 5e-3,
+        temperature: float = 1.0,
+        learning: Learning = "ema",
+        decay: float = 0.99,
+        decay_warmup: bool = True,
+        init: Init = "data",
+        restart_threshold: float = 0.1,
+        rms_scaling: RmsScaling = "none",
+        implementation: Implementation = "torch",
+    ):
+        with plain_errors("VectorQuantizer", dim):
+            config = QuantizerConfig(
+                codebook_size=codebook_size,
+                codebook_dim=dim if codebook_dim is None else codebook_dim,
+                estimator=estimator,
+                normalize=normalize,
+                gradient_through_norm=gradient_through_norm,
+                centered=centered,
+                tangential_commitment=tangential_commitment,
+                equal_angle=equal_angle,
+                noise_variance=noise_variance,
+                temperature=temperature,
+                learning=learning,
+                decay=decay,
+                decay_warmup=decay_warmup,
+                init=init,
+                restart_threshold=restart_threshold,
+                rms_scaling=rms_scaling,
+            )
+        super().__init__(dim, config, codebook_dim)
+        self.implementation = implementation
+        self.codebook = Codebook(config)
+
+
+class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
+    """SimVQ (Zhu et al. 2024): fixed random codes behind one learned linear map.
+
+    Every step of the optimizer moves all codes, so none is left behind; add the loss `codebook` to
+    yours, which trains the map. `step` only counts.
+
+    Args:
+        dim: number of channels of the input and of the output.
+        codebook_size: number of codes, K.
+        codebook_dim: dimension of a code; None compares the features themselves.
+        estimator: gradient that passes the quantizer; see `EstimatorConfig`, as for the next seven.
+            exact_gradient and hessian need the second pass that `video-vq train-tokenizer` makes.
+        normalize: quantize on the unit sphere.
+        gradient_through_norm: with `normalize`, whether the gradient passes the normalisation.
+        centered: rotate about the mean code instead of the origin.
+        tangential_commitment: the commitment loss turns latents and keeps their lengths.
+        equal_angle: setting of the estimator rotation_blended, in degrees.
+        noise_variance: setting of the estimator diveq, per channel.
+        temperature: setting of the estimator gumbel_softmax, in units of distances to codes.
+        implementation: implementation of the lookup (quantizers/lookup.py).
+
+    Raises:
+        InputError: an argument is out of its range, or two do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int = 1024,
+        codebook_dim: int | None = None,
+        *,
+        estimator: Estimator = "rotation",
+        normalize: bool = False,
+        gradient_through_norm: bool = True,
+        centered: bool = False,
+        tangential_commitment: bool = False,
+        equal_angle: float = 30.0,
+        noise_variance: float = 5e-3,
+        temperature: float = 1.0,
+        implementation: Implementation = "torch",
+    ):
+        with plain_errors("SimVQ", dim):
+            config = SimVQConfig(
+                codebook_size=codebook_size,
+                codebook_dim=dim if codebook_dim is None else codebook_dim,
+                estimator=estimator,
+                normalize=normalize,
+                gradient_through_norm=gradient_through_norm,
+                centered=centered,
+                tangential_commitment=tangential_commitment,
+                equal_angle=equal_angle,
+                noise_variance=noise_variance,
+                temperature=temperature,
+            )
+        super().__init__(dim, config, codebook_dim)
+        self.implementation = implementation
+        self.codebook = SimVQCodebook(config)

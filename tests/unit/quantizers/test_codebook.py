@@ -7,10 +7,10 @@ import torch
 from vector_quantize_pytorch import VectorQuantize
 
 from video_vq.errors import InputError
+from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.codebook import Codebook, merge
 from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.quantizer_config import Estimator, QuantizerConfig
-from video_vq.quantizers.vector import VectorQuantizer
 
 
 def config(**changes) -> QuantizerConfig:
@@ -54,7 +54,7 @@ def test_first_codes_wait_for_latents_that_are_finite():
 
 def test_forward_changes_nothing():
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(8, config())
+    quantizer: Any = build_quantizer(8, config())
     features = torch.randn(2, 8, 2, 3, 3)
     quantizer.codebook.initialize((quantizer.latents(features),), 0)
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
@@ -68,7 +68,7 @@ def test_forward_changes_nothing():
 
 def test_forward_gives_exactly_the_code_also_inside_autocast():
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(8, config())
+    quantizer: Any = build_quantizer(8, config())
     features = torch.randn(2, 8, 2, 3, 3)
     quantizer.codebook.initialize((quantizer.latents(features),), 0)
     plain = quantizer(features)
@@ -161,7 +161,7 @@ def test_unit_sphere_codes_stay_on_it():
 
 def test_gradient_learning_moves_codes_by_the_codebook_loss_alone():
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(4, config(learning="gradient", init="uniform"))
+    quantizer: Any = build_quantizer(4, config(learning="gradient", init="uniform"))
     output = quantizer(torch.randn(2, 4, 1, 2, 2))
     output.quantized.sum().backward(retain_graph=True)
     assert quantizer.codebook.codes.grad is None
@@ -172,7 +172,7 @@ def test_gradient_learning_moves_codes_by_the_codebook_loss_alone():
 @pytest.mark.parametrize("estimator", get_args(Estimator))
 def test_every_estimator_reaches_the_encoder(estimator):
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(8, config(estimator=estimator))
+    quantizer: Any = build_quantizer(8, config(estimator=estimator))
     features = torch.randn(2, 8, 2, 2, 2, requires_grad=True)
     quantizer.codebook.initialize((quantizer.latents(features).detach(),), 0)
     output = quantizer(features)
@@ -185,7 +185,7 @@ def test_every_estimator_reaches_the_encoder(estimator):
 
 
 def test_codes_out_of_range_are_refused():
-    quantizer = VectorQuantizer(8, config())
+    quantizer: Any = build_quantizer(8, config())
     with pytest.raises(InputError, match=r"in 0\.\.15, found 0\.\.16; .* another size"):
         quantizer.decode(torch.tensor([[[[0, 16]]]]))
     with pytest.raises(InputError, match="must be integers"):

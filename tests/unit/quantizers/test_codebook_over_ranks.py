@@ -4,16 +4,17 @@ import hashlib
 import json
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
 
+from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.codebook import Codebook, merge
 from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.quantizer_config import QuantizerConfig
-from video_vq.quantizers.vector import VectorQuantizer
 
 SIZE, DIM, BATCH, STEPS = 32, 8, 512, 200
 CONFIG = QuantizerConfig(
@@ -56,7 +57,7 @@ def dynamic_gradient(rank: int = 0, world: int = 1) -> torch.Tensor:
     """Return the gradient of this rank's part of a batch, weighted over the global batch."""
     config = QuantizerConfig(codebook_size=4, codebook_dim=DIM, estimator="rotation_dynamic")
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(DIM, config)
+    quantizer: Any = build_quantizer(DIM, config)
     quantizer.codebook.codes.copy_(torch.randn(4, DIM))
     rows = batch_of(0).chunk(world)[rank].clone().requires_grad_()
     quantizer(rows[:, :, None]).quantized.sum().backward()

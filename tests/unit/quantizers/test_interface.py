@@ -30,10 +30,10 @@ def members(interface: type) -> set[str]:
 
 def test_the_interface_says_what_a_tokenizer_and_its_training_use():
     assert len(KINDS) >= 3
-    methods = {"latents", "encode", "decode", "commitment_force"}
+    methods = {"latents", "encode", "decode", "step", "commitment_force"}
     assert members(Quantizer) == {"dim", "project_in", "project_out", "codebook", *methods}
     assert members(CodebookInterface) == {
-        *("is_initialized", "initialize", "update", "lookup", "code_rows")
+        *("is_initialized", "initialize", "update", "watch", "lookup", "code_rows")
     }
 
 

@@ -17,7 +17,6 @@ from video_vq.quantizers.quantizer_config import (
     QuantizerConfig,
     SimVQConfig,
 )
-from video_vq.quantizers.vector import VectorQuantizer
 
 
 def make_config(**settings: Any) -> QuantizerConfig:
@@ -38,7 +37,7 @@ CONFIGS = [
 
 def started(config: Any, features: torch.Tensor) -> Any:
     torch.manual_seed(0)
-    quantizer = build_quantizer(8, config)
+    quantizer: Any = build_quantizer(8, config)
     if not quantizer.codebook.is_initialized:
         quantizer.codebook.initialize((quantizer.latents(features).detach(),), 0)
     return quantizer
@@ -103,7 +102,7 @@ def test_finite_scalar_quantization_agrees_with_the_peer():
 
 def test_simvq_agrees_with_the_peer():
     theirs: Any = vector_quantize_pytorch.SimVQ(dim=6, codebook_size=32)
-    ours: Any = VectorQuantizer(6, SimVQConfig(codebook_size=32, codebook_dim=6))
+    ours: Any = build_quantizer(6, SimVQConfig(codebook_size=32, codebook_dim=6))
     ours.project_in, ours.project_out = torch.nn.Identity(), torch.nn.Identity()
     ours.codebook.codes.copy_(theirs.frozen_codebook)
     ours.codebook.map.load_state_dict(theirs.code_transform.state_dict())
@@ -217,7 +216,7 @@ def test_the_papers_arms_have_the_gradients_that_their_names_say():
             gradient_through_norm=through,
         )
         torch.manual_seed(1)
-        quantizer: Any = VectorQuantizer(4, config)
+        quantizer: Any = build_quantizer(4, config)
         quantizer.project_in, quantizer.project_out = torch.nn.Identity(), torch.nn.Identity()
         quantizer.codebook.initialize((torch.nn.functional.normalize(torch.randn(64, 4)),), 0)
         leaf = features.clone().requires_grad_()
@@ -246,7 +245,7 @@ def test_a_centered_rotation_does_not_depend_on_where_the_origin_is():
 
     def gradient_at(shift: float) -> torch.Tensor:
         config = QuantizerConfig(codebook_size=16, codebook_dim=4, centered=True)
-        quantizer = VectorQuantizer(4, config)
+        quantizer: Any = build_quantizer(4, config)
         quantizer.codebook.initialize((rows + shift,), 0)
         leaf = (rows + shift).requires_grad_()
         output = quantizer.quantize(leaf)
@@ -260,7 +259,7 @@ def test_a_centered_rotation_does_not_depend_on_where_the_origin_is():
 
 def test_a_codebook_of_another_size_is_refused():
     small, large = (
-        VectorQuantizer(8, QuantizerConfig(codebook_size=size, codebook_dim=4)) for size in (16, 32)
+        build_quantizer(8, QuantizerConfig(codebook_size=size, codebook_dim=4)) for size in (16, 32)
     )
     with pytest.raises(RuntimeError, match=r"size mismatch for codebook\.codes"):
         small.load_state_dict(large.state_dict())

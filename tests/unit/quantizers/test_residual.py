@@ -7,16 +7,16 @@ import torch
 import vector_quantize_pytorch
 
 from video_vq.errors import InputError
+from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.codebook import merge
 from video_vq.quantizers.quantizer_config import ResidualConfig
-from video_vq.quantizers.residual import ResidualQuantizer
 
 
 def made(config: ResidualConfig, scale: float = 1.0) -> Any:
     """Return a quantizer without projections, its levels' codes drawn ever smaller."""
     torch.manual_seed(0)
     width = config.groups * config.codebook_dim
-    quantizer: Any = ResidualQuantizer(width, config)
+    quantizer: Any = build_quantizer(width, config)
     quantizer.project_in = quantizer.project_out = torch.nn.Identity()
     for index, book in enumerate(quantizer.codebook.books):
         level = index // config.groups
@@ -90,7 +90,7 @@ def test_the_estimator_passes_the_gradient_once_whatever_the_number_of_levels(gr
 def test_first_codes_of_a_level_are_what_the_level_before_left_over():
     torch.manual_seed(0)
     config = ResidualConfig(codebook_sizes=(4, 16), codebook_dim=4)
-    quantizer = ResidualQuantizer(4, config)
+    quantizer: Any = build_quantizer(4, config)
     assert not quantizer.codebook.is_initialized
     rows = torch.randn(200, 4)
     quantizer.codebook.initialize((rows[:90], rows[90:]), seed=3)

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 import torch
 
+from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.scale import divide_by_rms
-from video_vq.quantizers.vector import VectorQuantizer
 
 
 def quantizer_with(rms_scaling, **settings) -> Any:
     torch.manual_seed(0)
     config = QuantizerConfig(codebook_size=8, codebook_dim=4, rms_scaling=rms_scaling, **settings)
-    return VectorQuantizer(4, config)
+    return build_quantizer(4, config)
 
 
 def test_the_gradient_of_a_constant_scale_is_divided_by_it():

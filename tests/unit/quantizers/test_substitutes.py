@@ -6,9 +6,9 @@ import pytest
 import torch
 from vector_quantize_pytorch.vector_quantize_pytorch import directional_reparam, gumbel_sample
 
+from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.quantizers.substitutes import diveq, gumbel_softmax, noise_substitution
-from video_vq.quantizers.vector import VectorQuantizer
 
 SUBSTITUTES: tuple[Any, ...] = ("diveq", "noise_substitution", "gumbel_softmax")
 
@@ -93,7 +93,7 @@ def test_only_a_training_step_decodes_something_else_than_the_code(estimator, le
     config = QuantizerConfig(
         codebook_size=16, codebook_dim=4, estimator=estimator, learning=learning
     )
-    quantizer = VectorQuantizer(8, config)
+    quantizer: Any = build_quantizer(8, config)
     features = torch.randn(2, 8, 2, 3, 3, requires_grad=True)
     quantizer.codebook.initialize((quantizer.latents(features).detach(),), 0)
     random = torch.get_rng_state()
@@ -119,7 +119,7 @@ def test_only_a_training_step_decodes_something_else_than_the_code(estimator, le
 
 def test_without_a_quantizer_the_latents_are_decoded_always_and_the_codes_follow():
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(
+    quantizer: Any = build_quantizer(
         8, QuantizerConfig(codebook_size=16, codebook_dim=4, estimator="none")
     )
     features = torch.randn(2, 8, 2, 3, 3)

@@ -1,0 +1,143 @@
+"""What every quantizer inherits: its projections, its way back from codes, and its step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from video_vq.errors import InputError
+from video_vq.nn.inputs import as_tensor
+from video_vq.nn.precision import Float32Module
+from video_vq.quantizers.codebook import merge
+from video_vq.quantizers.ranks import sum_over_ranks
+from video_vq.quantizers.rows import (
+    CodebookUpdate,
+    QuantizerOutput,
+    check_channels,
+    decode_grid,
+    flatten_grid,
+)
+
+FeaturesLike = Float[Tensor, "b c *grid"] | Float[np.ndarray, "b c *grid"]
+GridLike = Shaped[Tensor, "b *grid_and_level"] | Shaped[np.ndarray, "b *grid_and_level"]
+
+
+class QuantizerModule(Float32Module):
+    """Features of `dim` channels, projected to a codebook and back; a subclass adds the codebook.
+
+    Args:
+        dim: number of channels of the input and of the output.
+        config: settings of the codebook.
+        width: channels of the latents that are compared with the codes; None for `dim`, without
+            projections.
+    """
+
+    config: Any
+    codebook: Any
+    project_in: nn.Module
+    project_out: nn.Module
+
+    def __init__(self, dim: int, config: Any, width: int | None):
+        super().__init__()
+        self.dim = dim
+        self.config = config
+        self.project_in = nn.Identity() if width is None else nn.Linear(dim, width)
+        self.project_out = nn.Identity() if width is None else nn.Linear(width, dim)
+
+    @property
+    def codebook_size(self) -> int:
+        """Return the number of codes, K; of several codes a position, of their combinations."""
+        return self.config.codebook_size
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Return the number of codes of each code of a position."""
+        return self.config.vocabulary
+
+    def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
+        """Move the codebook: call it once after each optimizer step, on all ranks alike.
+
+        The first call places the codes on latents of its batch (`init="data"`): until then they
+        are next to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ) it only counts.
+
+        Args:
+            outputs: what the quantizer returned in this step: one output, or one of each
+                accumulated micro-batch.
+            seed: decides which latents become first codes and take the place of unused ones.
+
+        Returns:
+            How often each code was used, over all ranks, and which codes were placed anew.
+
+        Raises:
+            InputError: no output was given, or one of another quantizer.
+        """
+        if not outputs:
+            raise InputError("step takes what the quantizer returned: quantizer.step(output)")
+        statistics = merge([output.statistics for output in outputs])
+        if len(statistics.counts) != sum(self.vocabulary):
+            raise InputError(
+                f"this quantizer has {sum(self.vocabulary)} codes, the output is of one with "
+                f"{len(statistics.counts)}"
+            )
+        if self.codebook.is_initialized:
+            return self.codebook.update(statistics, seed)
+        self.codebook.initialize(tuple(output.rows.compared.detach() for output in outputs), seed)
+        counts = sum_over_ranks(statistics.counts.clone())
+        placed = torch.arange(len(counts), device=counts.device)
+        return CodebookUpdate(counts, placed if self.codebook.is_initialized else placed[:0])
+
+    def decode(self, codes: GridLike) -> Float[Tensor, "b c *grid"]:
+        """Return the features that codes stand for: what `forward` gives for the same codes.
+
+        Args:
+            codes: as `encode` returns them; a tensor or a NumPy array.
+
+        Raises:
+            InputError: a code lies outside its codebook, they are not integers, or their levels
+                are not those of this quantizer.
+        """
+        found = as_tensor(codes, "codes").to(self._device)
+        return decode_grid(found, self.vocabulary, self.codebook.lookup, self.project_out)
+
+    def _project(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
+        found = as_tensor(features, "features").to(self._device)
+        check_channels(found, self.dim)
+        with torch.autocast(found.device.type, enabled=False):
+            return self.project_in(flatten_grid(found).float())
+
+    @property
+    def _device(self) -> torch.device:
+        return next(chain(self.parameters(), self.buffers())).device
+
+
+@contextmanager
+def plain_errors(name: str, dim: int) -> Iterator[None]:
+    """Say in one sentence which argument of a quantizer's constructor is wrong.
+
+    Args:
+        name: name of the class.
+        dim: its first argument, which no settings check.
+
+    Raises:
+        InputError: instead of pydantic's error of several lines.
+    """
+    if not isinstance(dim, int) or dim < 1:
+        raise InputError(f"{name}: dim = {dim!r} should be a whole number of channels, at least 1")
+    try:
+        yield
+    except ValidationError as error:
+        problems = "; ".join(_problem(dict(detail)) for detail in error.errors())
+        raise InputError(f"{name}: {problems}") from None
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if not detail["loc"]:  # of several arguments, which the message names
+        return message
+    return f"{'.'.join(map(str, detail['loc']))} = {detail['input']!r} {message}"
