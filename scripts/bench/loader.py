@@ -19,7 +19,7 @@ import torch
 
 from video_vq.config import find_config, load_config
 from video_vq.data.clip_config import ClipConfig
-from video_vq.data.loader import ClipDataset, training_batches
+from video_vq.data.loader import ClipSequence, training_batches
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
@@ -48,7 +48,7 @@ def make_store(path: Path, size: int) -> ClipStore:
 def clips_per_second(store: ClipStore, rounds: int) -> dict[str, list[float]]:
     """Return clips per CPU second of both ways to read the same windows, for each round."""
     config = ClipConfig()
-    dataset = ClipDataset(store, "train", config, seed=0)
+    dataset = ClipSequence(store, "train", config, seed=0)
     windows = [dataset.window(position) for position in range(BATCH * BATCHES)]
     rows = [
         (video.shard, video.offset + window.start)

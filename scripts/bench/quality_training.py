@@ -13,7 +13,7 @@ from recipes import Baseline, Recipe
 from torch import Tensor, nn
 
 from video_vq.data.clip_config import ClipConfig
-from video_vq.data.loader import ClipDataset, training_batches
+from video_vq.data.loader import ClipSequence, training_batches
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.models.tokenizer import to_pixels, to_uint8
@@ -123,7 +123,7 @@ def train(
     optimizer = make_optimizer(model, config, model.outer_layers)
     if of_loss := list(loss_of.parameters()):
         optimizer.add_param_group({"params": of_loss, "weight_decay": 0.0})
-    dataset = ClipDataset(store, "train", ClipConfig(NUM_FRAMES), settings.seed)
+    dataset = ClipSequence(store, "train", ClipConfig(NUM_FRAMES), settings.seed)
     batches = training_batches(
         dataset,
         first_step=0,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from video_vq.data.loader import ClipDataset, TokenDataset, training_batches
+from video_vq.data.loader import ClipSequence, TokenSequence, training_batches
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.prior import Prior, prior_loss
 from video_vq.models.prior_config import config_for
@@ -133,7 +133,7 @@ def tokenizer_steps(config: TokenizerTrainingConfig, store: ClipStore, world: in
     averages = copied(tokenizer.state_dict())
     anchors, anchor_updates = torch.zeros(2), 0
     codebook = tokenizer.quantizer.codebook
-    ranks = Ranks(config, ClipDataset(store, "train", config.data, seed), world)
+    ranks = Ranks(config, ClipSequence(store, "train", config.data, seed), world)
     losses: dict[int, dict[str, float]] = {}
 
     for step in range(optim.steps):
@@ -227,7 +227,7 @@ def prior_steps(config: PriorTrainingConfig, store: TokenStore, world: int) -> P
     prior = Prior(config_for(store.header, config.model))
     optimizer = adamw(prior, optim, optim.betas)
     averages = copied(prior.state_dict())
-    ranks = Ranks(config, TokenDataset(store, "train", seed), world)
+    ranks = Ranks(config, TokenSequence(store, "train", seed), world)
     losses: dict[int, dict[str, float]] = {}
     for step in range(optim.steps):
         gradients, nats = [], []

@@ -50,8 +50,11 @@ class FlatTokens(NamedTuple):
     actions: Float[Tensor, "b t a"] | None
 
 
-class ClipDataset(Dataset[tuple[np.ndarray, int]]):
-    """Position -> a clip of one split, as the config says; a random one by (seed, position)."""
+class ClipSequence(Dataset[tuple[np.ndarray, int]]):
+    """The clips of a training: position in its endless sequence of epochs -> clip of one split.
+
+    Which one the config says; a random one is drawn by (seed, position).
+    """
 
     def __init__(self, store: ClipStore, split: str, config: ClipConfig, seed: int):
         self.store = store
@@ -67,8 +70,8 @@ class ClipDataset(Dataset[tuple[np.ndarray, int]]):
         return read_window(self.store, window), window.video
 
 
-class TokenDataset(Dataset[int]):
-    """Position -> the row of a token grid of one split."""
+class TokenSequence(Dataset[int]):
+    """The grids of a training: position in its endless sequence of epochs -> row of one split."""
 
     def __init__(self, store: TokenStore, split: str, seed: int):
         self.store = store
@@ -107,7 +110,7 @@ def _leave_stopping_to_the_trainer(worker: int) -> None:
 
 
 def training_batches(
-    dataset: ClipDataset | TokenDataset,
+    dataset: ClipSequence | TokenSequence,
     *,
     first_step: int,
     last_step: int,
@@ -124,7 +127,7 @@ def training_batches(
         num_workers: processes that read ahead; 0 reads in the training process.
     """
     shape = {"batch_size": batch_size, "accumulation": accumulation, "world_size": world_size}
-    clips = isinstance(dataset, ClipDataset)
+    clips = isinstance(dataset, ClipSequence)
     return DataLoader(
         dataset,
         batch_sampler=_RankSampler(first_step, last_step, rank, shape),

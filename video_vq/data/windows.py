@@ -1,10 +1,12 @@
 """Clips cut out of videos: which window of which video, as a pure function."""
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from video_vq.data.clip_config import ClipConfig, ShortVideos
 from video_vq.errors import InputError
@@ -30,11 +32,20 @@ def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"
     Raises:
         ValueError: the video ends before the clip, and no rule says how it continues.
     """
+    return _cut(store.read, store, window)
+
+
+def read_window_arrays(store: ClipStore, window: Window) -> dict[str, Float32[np.ndarray, "t ..."]]:
+    """Return the per-frame arrays of a clip, by name; see `read_window`."""
+    return {name: _cut(partial(store.read_array, name), store, window) for name in store.arrays}
+
+
+def _cut(read: Callable[..., np.ndarray], store: ClipStore, window: Window) -> np.ndarray:
     video, start, num_frames, stride, short_videos = window
     available = store.videos[video].num_frames
     if short_videos == "leave_out" or start + (num_frames - 1) * stride < available:
-        return store.read(video, start, num_frames, stride)
-    return store.read(video)[frame_numbers(window, available)]
+        return read(video, start, num_frames, stride)
+    return read(video)[frame_numbers(window, available)]
 
 
 def frame_numbers(window: Window, available: int) -> Int[np.ndarray, " t"]:

@@ -285,6 +285,10 @@ class TokenStore:
     def __len__(self) -> int:
         return int(self._first[-1])
 
+    def __reduce__(self) -> tuple[type["TokenStore"], tuple[Path]]:
+        # Workers started by spawn map the files anew instead of copying them.
+        return TokenStore, (self.path,)
+
     @property
     def content_hash(self) -> str:
         """Return the sha256 that names the tokens, their videos and their tokenizer."""

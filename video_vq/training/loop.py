@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from video_vq.config import to_json
-from video_vq.data.loader import ClipDataset, TokenDataset, training_batches
+from video_vq.data.loader import ClipSequence, TokenSequence, training_batches
 from video_vq.distributed import main_process_first
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.model_folder import Kind
@@ -148,7 +148,7 @@ class Training:
         self.lr = 0.0
         self.grad_norm = torch.zeros(())
 
-    def batches(self, dataset: ClipDataset | TokenDataset) -> Iterator[Any]:
+    def batches(self, dataset: ClipSequence | TokenSequence) -> Iterator[Any]:
         """Return this rank's micro-batches of all steps that are left, in order.
 
         Args:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 
-from video_vq.data.loader import TokenDataset, read_grids
+from video_vq.data.loader import TokenSequence, read_grids
 from video_vq.distributed import make_accelerator, over_ranks
 from video_vq.models.prior import Prior, prior_loss, token_nats
 from video_vq.models.prior_config import PriorFacts, config_for
@@ -53,7 +53,7 @@ def train_prior(
     accelerator = make_accelerator()
     store, optim = TokenStore(tokens), config.optim
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
-    dataset = TokenDataset(store, "train", config.run.seed)
+    dataset = TokenSequence(store, "train", config.run.seed)
     validation = validation_rows(store, config)
     model_config = config_for(store.header, config.model)
     run_folder = open_run(accelerator, out, "prior", config, store.content_hash, allowed_changes)

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.func import functional_call
 
-from video_vq.data.loader import ClipBatch, ClipDataset, read_windows
+from video_vq.data.loader import ClipBatch, ClipSequence, read_windows
 from video_vq.data.windows import Window, scoring_windows
 from video_vq.distributed import make_accelerator, over_ranks
 from video_vq.media.encode import tile
@@ -74,7 +74,7 @@ def train_tokenizer(
     accelerator = make_accelerator()
     store, optim, seed = ClipStore(data), config.optim, config.run.seed
     require_even_batch(accelerator, optim.batch_size, optim.accumulation)
-    dataset = ClipDataset(store, "train", config.data, seed)
+    dataset = ClipSequence(store, "train", config.data, seed)
     validation, facts = validation_windows(store, config), facts_of(config, store)
 
     # What does not fit is refused before the run folder exists. A resume or tracker refuses later.
@@ -218,7 +218,7 @@ def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFact
 
 def figures_of(
     training: Training,
-    dataset: ClipDataset,
+    dataset: ClipSequence,
     means: dict[str, Tensor],
     tokens_per_clip: int,
     kind: str,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from video_vq.config import check_config
 from video_vq.data.clip_config import ClipConfig
-from video_vq.data.loader import ClipDataset, training_batches
+from video_vq.data.loader import ClipSequence, training_batches
 from video_vq.data.order import EpochOrder
 from video_vq.data.windows import (
     EpochClips,
@@ -120,7 +120,7 @@ def test_an_epoch_holds_the_clips_that_a_list_of_them_holds(store, config, split
         with pytest.raises(InputError, match="no video of split"):
             EpochClips(store, split, config, seed)
         return
-    dataset = ClipDataset(store, split, config, seed)
+    dataset = ClipSequence(store, split, config, seed)
     count = len(dataset.clips)
     assert count == len(expected)
     shown = [dataset.window(position) for position in range(epoch * count, (epoch + 1) * count)]
@@ -193,7 +193,7 @@ def test_a_short_video_without_a_rule_is_never_read(store):
 
 def test_every_start_of_a_video_is_equally_likely_and_each_epoch_draws_anew(store):
     config = ClipConfig(num_frames=24)  # video 8 alone is long enough: 7 starts
-    dataset = ClipDataset(store, "val", config, seed=0)
+    dataset = ClipSequence(store, "val", config, seed=0)
     drawn = [dataset.window(position).start for position in range(7000)]
     counts = np.bincount(drawn, minlength=7)
     assert len(counts) == 7
@@ -230,7 +230,7 @@ WORLDS = [(world, workers) for world, workers in product((1, 2, 3, 4), (0, 1, 2)
 def test_ranks_and_workers_change_no_clip_of_any_step(store, config, world_size, num_workers):
     accumulation, batch_size, first, last = 2, 24, 3, 6
     items = written_out(config, "train", 5, 0)
-    dataset = ClipDataset(store, "train", config, seed=5)
+    dataset = ClipSequence(store, "train", config, seed=5)
     expected = []
     for position in range(first * batch_size, last * batch_size):
         epoch, inside = divmod(position, len(items))
@@ -259,15 +259,15 @@ def test_ranks_and_workers_change_no_clip_of_any_step(store, config, world_size,
 
 def test_to_begin_at_a_late_step_reads_nothing_that_came_before(store, monkeypatch):
     shuffled, windows = [], []
-    shuffle, window = EpochOrder._shuffle, ClipDataset.window
+    shuffle, window = EpochOrder._shuffle, ClipSequence.window
     monkeypatch.setattr(
         EpochOrder, "_shuffle", lambda self, epoch: shuffled.append(epoch) or shuffle(self, epoch)
     )
     monkeypatch.setattr(
-        ClipDataset, "window", lambda self, place: windows.append(place) or window(self, place)
+        ClipSequence, "window", lambda self, place: windows.append(place) or window(self, place)
     )
     config = ClipConfig(num_frames=2)
-    dataset = ClipDataset(store, "train", config, seed=0)
+    dataset = ClipSequence(store, "train", config, seed=0)
     step, late = 10**12, {"rank": 0, "accumulation": 1, "world_size": 1, "num_workers": 0}
     batches = training_batches(dataset, first_step=step, last_step=step + 100, batch_size=2, **late)
     first = next(iter(batches))

@@ -1,0 +1,244 @@
+"""Map-style datasets for anybody's DataLoader: the clips of a clip store, the grids of tokens."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from video_vq.config import check_config
+from video_vq.data.clip_config import ClipConfig, ShortVideos, Windows
+from video_vq.data.windows import EpochClips, Window, read_window, read_window_arrays
+from video_vq.errors import InputError
+from video_vq.stores.clips import ClipStore
+from video_vq.stores.tokens import TokenStore
+
+
+class ClipItem(NamedTuple):
+    """A clip; a batch of clips is the same, of tensors with a first axis b.
+
+    Attributes:
+        clip: uint8 t h w 3, RGB; or what the transform makes of it.
+        label: position in the dataset's `classes`; −1 without a class.
+        video: position in the store's `videos`.
+        first_frame: frame of the video that the clip begins with.
+        arrays: what the store holds of each frame (`actions`, `poses`), float32 t ...; often empty.
+    """
+
+    clip: Any
+    label: int
+    video: int
+    first_frame: int
+    arrays: dict[str, Tensor]
+
+
+class TokenItem(NamedTuple):
+    """The tokens of a clip; a batch of them is the same, of tensors with a first axis b.
+
+    Attributes:
+        tokens: int64 t h w, or t h w level of several codes a position; or what the transform makes
+            of it.
+        label: position in the dataset's `classes`; −1 without a class.
+        video: position in the store's `videos`.
+        first_frame: frame of the video that the clip begins with.
+        actions: what is done on the way to each latent frame, t a; a = 0 where there are none.
+    """
+
+    tokens: Any
+    label: int
+    video: int
+    first_frame: int
+    actions: Float[Tensor, "t a"]
+
+
+Item = TypeVar("Item", ClipItem, TokenItem)
+
+
+def collate(items: Sequence[Item]) -> Item:
+    """Return a batch of a dataset's items, for a DataLoader's `collate_fn`.
+
+    Raises:
+        InputError: they cannot be batched, as a transform made them of different sizes, or no
+            tensors of them.
+    """
+    try:
+        return default_collate(list(items))
+    except (RuntimeError, TypeError, ValueError) as error:
+        found = ", ".join(dict.fromkeys(_kind(item[0]) for item in items))
+        raise InputError(
+            f"items of a batch must be tensors of one shape, the transform returned {found}"
+        ) from error
+
+
+def _kind(value: object) -> str:
+    return (
+        f"{type(value).__name__} of {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else type(value).__name__
+    )
+
+
+class ClipDataset(Dataset[ClipItem]):
+    """The clips of a clip store: a map-style dataset, for a DataLoader.
+
+    An item is read from the memory-mapped shards when it is asked for. It depends on the arguments,
+    the epoch and its number alone: workers and ranks, forked or spawned, change no clip.
+
+    Args:
+        store: clip store or its path.
+        split: "train", "val" or "test"; None for all videos.
+        num_frames: number of frames of a clip.
+        stride: distance between a clip's frames; 2 takes every other frame.
+        windows: which clips of a video are items: "all", one every `hop` frames; "uniform",
+            `clips_per_video` evenly spaced ones; "random", `clips_per_video` that begin anywhere,
+            drawn anew for each epoch (`set_epoch`).
+        clips_per_video: number of clips of a video, for "uniform" and "random".
+        hop: for "all", frames from one clip's start to the next; None: clips do not overlap.
+        short_videos: what becomes of a video that is shorter than a clip: "leave_out",
+            "repeat_last" (its last frame stands still) or "loop".
+        seed: seed of the random windows.
+        transform: function that is applied to each clip, uint8 t h w 3.
+
+    Attributes:
+        store: the clip store.
+        classes: names of the classes, which `label` counts.
+
+    Raises:
+        InputError: no such store or split, no video that is long enough, or arguments that do not
+            fit together.
+    """
+
+    def __init__(
+        self,
+        store: ClipStore | str | Path,
+        split: str | None = "train",
+        *,
+        num_frames: int = 16,
+        stride: int = 1,
+        windows: Windows = "all",
+        clips_per_video: int = 1,
+        hop: int | None = None,
+        short_videos: ShortVideos = "leave_out",
+        seed: int = 0,
+        transform: Callable[[Tensor], Any] | None = None,
+    ):
+        settings = {
+            "num_frames": num_frames,
+            "stride": stride,
+            "windows": windows,
+            "clips_per_video": clips_per_video,
+            "hop": hop,
+            "short_videos": short_videos,
+        }
+        self.store = store if isinstance(store, ClipStore) else ClipStore(store)
+        config = check_config(ClipConfig, settings, "ClipDataset")
+        self.classes = self.store.classes
+        self.transform = transform
+        self._clips = EpochClips(self.store, split, config, seed)
+        # In shared memory: workers that live on between epochs see what set_epoch says.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the random windows of another epoch, in all workers; call it before each epoch.
+
+        With windows "all" and "uniform" every epoch holds the same clips.
+        """
+        self._epoch.fill_(epoch)
+
+    def window(self, index: int) -> Window:
+        """Return which frames of which video an item shows in this epoch.
+
+        Raises:
+            IndexError: there is no such item.
+        """
+        item = _checked_index(index, len(self))
+        return self._clips(item, int(self._epoch) * len(self) + item)
+
+    def __getitem__(self, index: int) -> ClipItem:
+        window = self.window(index)
+        clip = torch.from_numpy(read_window(self.store, window))
+        label = self.store.videos[window.video].label
+        arrays = read_window_arrays(self.store, window)
+        return ClipItem(
+            clip if self.transform is None else self.transform(clip),
+            -1 if label is None else self.classes.index(label),
+            window.video,
+            window.start,
+            {name: torch.from_numpy(values) for name, values in arrays.items()},
+        )
+
+    collate = staticmethod(collate)
+
+
+class TokenDataset(Dataset[TokenItem]):
+    """The token grids of a token store: a map-style dataset, for a DataLoader.
+
+    Flattened in the order t h w (`tokens.flatten()`) a grid is a sequence for a transformer.
+
+    Args:
+        store: token store or its path.
+        split: "train", "val" or "test"; None for all grids.
+        transform: function that is applied to each grid, int64 t h w.
+
+    Attributes:
+        store: the token store.
+        classes: names of the classes, which `label` counts.
+        codebook_size: tokens lie in 0 … codebook_size − 1; of several codes a position, the number
+            of their combinations.
+        vocabulary: number of codes of each code of a position.
+        grid_thw: latent frames, height and width of a grid.
+
+    Raises:
+        InputError: no such store or split.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore | str | Path,
+        split: str | None = "train",
+        *,
+        transform: Callable[[Tensor], Any] | None = None,
+    ):
+        self.store = store if isinstance(store, TokenStore) else TokenStore(store)
+        header = self.store.header
+        self.classes = header.classes
+        self.codebook_size = header.codebook_size
+        self.vocabulary = header.vocabulary
+        self.grid_thw = header.grid_thw
+        self.transform = transform
+        self._rows = self.store.rows(split)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> TokenItem:
+        row = int(self._rows[_checked_index(index, len(self))])
+        tokens = torch.from_numpy(self.store.read_rows([row])[0])
+        actions = self.store.read_actions(row)
+        video, first_frame, _ = self.store.window_of(row)
+        return TokenItem(
+            tokens if self.transform is None else self.transform(tokens),
+            self.store.class_of(row),
+            video,
+            first_frame,
+            torch.zeros(self.grid_thw[0], 0) if actions is None else torch.from_numpy(actions),
+        )
+
+    collate = staticmethod(collate)
+
+
+def _checked_index(index: int, length: int) -> int:
+    """Return an index counted from the start, as a list takes it.
+
+    Raises:
+        IndexError: there is no such item.
+    """
+    if not -length <= index < length:
+        raise IndexError(f"item {index} of a dataset of {length}")
+    return index % length
