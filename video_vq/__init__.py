@@ -1,27 +1,63 @@
 """Videos to discrete tokens and back, a prior over the tokens, and FVD for both.
 
-`video_vq.VideoTokenizer` and `video_vq.Prior` are imported when they are first named: importing the
-package loads neither torch nor av.
+Everything in `__all__` is imported when it is first named: `import video_vq` itself loads neither
+torch nor av. docs/python.md shows each of them at work.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from video_vq.models.prior import Prior
-    from video_vq.models.tokenizer import VideoTokenizer
+    from video_vq.data.datasets import ClipDataset as ClipDataset
+    from video_vq.data.datasets import TokenDataset as TokenDataset
+    from video_vq.errors import InputError as InputError
+    from video_vq.metrics.code_usage import CodeUsage as CodeUsage
+    from video_vq.metrics.fvd import FrechetVideoDistance as FrechetVideoDistance
+    from video_vq.models.prior import Prior as Prior
+    from video_vq.models.tokenizer import VideoTokenizer as VideoTokenizer
+    from video_vq.models.tokenizer import to_pixels as to_pixels
+    from video_vq.models.tokenizer import to_uint8 as to_uint8
+    from video_vq.quantizers.binary import BinaryQuantizer as BinaryQuantizer
+    from video_vq.quantizers.finite import FiniteScalarQuantizer as FiniteScalarQuantizer
+    from video_vq.quantizers.residual import ResidualQuantizer as ResidualQuantizer
+    from video_vq.quantizers.vector import SimVQ as SimVQ
+    from video_vq.quantizers.vector import VectorQuantizer as VectorQuantizer
+    from video_vq.stores.clips import ClipStore as ClipStore
+    from video_vq.stores.tokens import TokenStore as TokenStore
 
-__all__ = ["Prior", "VideoTokenizer", "__version__"]
 __version__ = "0.1.0"
+# Where each name comes from.
+_SOURCES = {
+    "BinaryQuantizer": "quantizers.binary",
+    "ClipDataset": "data.datasets",
+    "ClipStore": "stores.clips",
+    "CodeUsage": "metrics.code_usage",
+    "FiniteScalarQuantizer": "quantizers.finite",
+    "FrechetVideoDistance": "metrics.fvd",
+    "InputError": "errors",
+    "Prior": "models.prior",
+    "ResidualQuantizer": "quantizers.residual",
+    "SimVQ": "quantizers.vector",
+    "TokenDataset": "data.datasets",
+    "TokenStore": "stores.tokens",
+    "VectorQuantizer": "quantizers.vector",
+    "VideoTokenizer": "models.tokenizer",
+    "to_pixels": "models.tokenizer",
+    "to_uint8": "models.tokenizer",
+}
+__all__ = [*_SOURCES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a model class when it is first asked for (PEP 562)."""
-    if name == "VideoTokenizer":
-        from video_vq.models.tokenizer import VideoTokenizer
+    """Import a name when it is first asked for (PEP 562)."""
+    if name not in _SOURCES:
+        message = f"module 'video_vq' has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=importlib.import_module(__name__))
+    value = getattr(importlib.import_module(f"video_vq.{_SOURCES[name]}"), name)
+    globals()[name] = value
+    return value
 
-        return VideoTokenizer
-    if name == "Prior":
-        from video_vq.models.prior import Prior
 
-        return Prior
-    raise AttributeError(f"module 'video_vq' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    """List what can be imported."""
+    return sorted({*globals(), *__all__})

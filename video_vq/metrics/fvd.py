@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.i3d import NUM_LOGITS, load_i3d
-from video_vq.metrics.protocol import DEFAULT_PROTOCOL, FVDProtocol
+from video_vq.metrics.protocol import DEFAULT_PROTOCOL, FVDProtocol, fvd_protocol
 from video_vq.metrics.resize import checked_clips, resized
 from video_vq.nn.inputs import Clips, as_tensor
 from video_vq.nn.precision import exact_float32
@@ -120,8 +120,11 @@ class FrechetVideoDistance(Metric):
         network: any module from b 3 t 224 224 in [-1, 1] to b d; by default I3D with the pinned
             weights. It stays in eval mode.
         num_features: number of features, d.
-        protocol: the convention; it travels with the score (`protocol.describe()`).
+        protocol: the convention, or its name; it travels with the score (`protocol.describe()`).
         batch_size: number of clips per forward pass.
+
+    Raises:
+        InputError: there is no protocol of that name, or no I3D weights; says how to fetch them.
     """
 
     is_differentiable = False
@@ -139,12 +142,12 @@ class FrechetVideoDistance(Metric):
         self,
         network: nn.Module | None = None,
         num_features: int = NUM_LOGITS,
-        protocol: FVDProtocol = DEFAULT_PROTOCOL,
+        protocol: FVDProtocol | str = DEFAULT_PROTOCOL,
         batch_size: int | None = None,
     ):
         super().__init__()
+        self.protocol = fvd_protocol(protocol) if isinstance(protocol, str) else protocol
         self.network = (load_i3d() if network is None else network).eval()
-        self.protocol = protocol
         self.num_features = num_features
         self.batch_size = batch_size
         for side in ("real", "fake"):

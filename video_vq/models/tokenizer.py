@@ -89,6 +89,11 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return next(self.parameters()).device
 
     @property
+    def codebook_size(self) -> int:
+        """Return the number of codes, K; of several codes a position, of their combinations."""
+        return self.config.quantizer.codebook_size
+
+    @property
     def quantizes(self) -> bool:
         """Return whether the decoder was trained on codes, not on the latents themselves."""
         return quantizes(self.config.quantizer)
