@@ -1,23 +1,13 @@
 """Token stores for others: docs/token_format.md's lines, run as they stand."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
+from pages import code_of
 
 from video_vq.data.hugging_face import token_dataset
 from video_vq.errors import InputError
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 from video_vq.stores.videos import Video
-
-PAGE = (Path(__file__).parents[2] / "docs" / "token_format.md").read_text()
-
-
-def lines_of(mark: str) -> str:
-    found = re.search(rf"<!-- {mark} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
-    return found[1]
 
 
 def make_tokens(path, classes=("left", "right"), num_action_dims: int = 3) -> TokenStore:
@@ -39,7 +29,7 @@ def make_tokens(path, classes=("left", "right"), num_action_dims: int = 3) -> To
 def test_ten_lines_of_numpy_read_what_the_store_holds(tmp_path, monkeypatch):
     store = make_tokens(tmp_path / "own" / "tokens")
     monkeypatch.chdir(tmp_path)
-    lines = lines_of("numpy")
+    lines = code_of("token_format.md", "numpy")
     assert len([line for line in lines.splitlines() if line and "import" not in line]) <= 10
     found: dict = {}
     exec(lines, found)  # our own page
@@ -69,7 +59,7 @@ def test_a_hugging_face_dataset_holds_what_the_store_holds(tmp_path, monkeypatch
         token_dataset(plain.path, "val")
     monkeypatch.chdir(tmp_path)
     found: dict = {}
-    exec(lines_of("datasets"), found)
+    exec(code_of("token_format.md", "datasets"), found)
     assert np.shape(found["sequences"][0]["input_ids"]) == (24,)
 
 

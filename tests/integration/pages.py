@@ -1,0 +1,14 @@
+"""The code of the documentation's pages, for the tests that run it as it stands."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def code_of(page: str, mark: str) -> str:
+    """Return the code block that follows a page's mark, an HTML comment."""
+    lines = (DOCS / page).read_text()
+    found = re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)```", lines, re.DOTALL)
+    assert found is not None, f"docs/{page} has no code after <!-- {mark} -->"
+    return found[1]
