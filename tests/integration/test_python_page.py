@@ -61,6 +61,7 @@ def test_our_metric_in_your_loop(data, monkeypatch, capsys):
     assert found[2] == found[3]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a single core
 def test_our_clips_in_your_data_loader(data, monkeypatch, capsys):
     lines = printed("own-dataloader", data, monkeypatch, capsys)
     for epoch, line in enumerate(lines):

@@ -338,6 +338,8 @@ ARRAYS: dict[str, tuple[Call, Any]] = {
         levels(1, 3, 16).numpy(),
     ),
     "decode": (lambda x: trained_tokenizer().decode(x), np.zeros((1, 2, 4, 4), np.int64)),
+    "to_pixels": (to_pixels, levels(1, 3, 16).numpy()),
+    "to_uint8": (to_uint8, np.zeros((1, 3, 2, 4, 4))),
     "decode_stream": (
         lambda x: list(trained_tokenizer(causal=True).decode_stream([x])),
         np.zeros((1, 2, 4, 4), np.uint16),

@@ -301,11 +301,18 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         )
 
 
-def to_pixels(clips: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
-    """Turn uint8 clips into network input in [-1, 1]: the one place where this is done."""
-    if clips.dtype != torch.uint8:
-        raise InputError(f"to_pixels takes uint8 clips in 0..255, found {clips.dtype}")
-    channels_first = rearrange(clips, "b t h w c -> b c t h w")
+def to_pixels(
+    clips: UInt8[Tensor, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"],
+) -> Float[Tensor, "b 3 t h w"]:
+    """Turn uint8 clips, RGB, into network input in [-1, 1]: the one place where this is done.
+
+    Raises:
+        InputError: they are not uint8.
+    """
+    found = as_tensor(clips, "clips")
+    if found.dtype != torch.uint8:
+        raise InputError(f"to_pixels takes uint8 clips in 0..255, found {found.dtype}")
+    channels_first = rearrange(found, "b t h w c -> b c t h w")
     return in_order(channels_first).float().div_(127.5).sub_(1)
 
 
@@ -314,15 +321,18 @@ def in_order(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+def to_uint8(
+    video: Float[Tensor, "b 3 t h w"] | Float[np.ndarray, "b 3 t h w"],
+) -> UInt8[Tensor, "b t h w 3"]:
     """Turn network output into uint8 clips, rounded to the nearest level and clamped.
 
     Raises:
         InputError: the video is not float; clips of 0…255 are not network output.
     """
-    if not video.is_floating_point():
-        raise InputError(f"to_uint8 takes floats in [-1, 1], found {video.dtype}")
-    levels = video.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    found = as_tensor(video, "video")
+    if not found.is_floating_point():
+        raise InputError(f"to_uint8 takes floats in [-1, 1], found {found.dtype}")
+    levels = found.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return rearrange(levels, "b c t h w -> b t h w c").contiguous()
 
 
