@@ -96,7 +96,8 @@ class ClipDataset(Dataset[ClipItem]):
             `clips_per_video` evenly spaced ones; "random", `clips_per_video` that begin anywhere,
             drawn anew for each epoch (`set_epoch`).
         clips_per_video: number of clips of a video, for "uniform" and "random".
-        hop: for "all", frames from one clip's start to the next; None: clips do not overlap.
+        hop: number of frames from one clip's start to the next, for "all"; None means clips that do
+            not overlap.
         short_videos: what becomes of a video that is shorter than a clip: "leave_out",
             "repeat_last" (its last frame stands still) or "loop".
         seed: seed of the random windows.

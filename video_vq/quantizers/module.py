@@ -96,7 +96,7 @@ class QuantizerModule(Float32Module):
         """Return the features that codes stand for: what `forward` gives for the same codes.
 
         Args:
-            codes: as `encode` returns them; a tensor or a NumPy array.
+            codes: grid of codes as `encode` returns it; a tensor or a NumPy array.
 
         Raises:
             InputError: a code lies outside its codebook, they are not integers, or their levels

@@ -190,12 +190,13 @@ class ResidualQuantizer(QuantizerModule):
         groups: parts that the channels of a latent are cut into, each with codebooks of its own.
         codebook_dim: dimension of a code, that is of one group; features are projected to
             groups x codebook_dim channels and back. None cuts the features themselves.
-        shared: all levels of a group use one codebook.
-        dropout: in training only the first levels are decoded, as many as are drawn for each step.
+        shared: whether all levels of a group use one codebook.
+        dropout: whether to decode only the first levels in training, as many as are drawn for each
+            step.
         estimator: gradient from the sum of a group's levels to its latent.
         learning: how codes learn; see `VectorQuantizer`, as for the next four.
         decay: decay of the averages per step.
-        decay_warmup: begin with a smaller decay, so that unused codes are replaced soon.
+        decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
         init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
         restart_threshold: codes used less than this fraction of the mean are placed on latents of
             the batch; 0 leaves them.

@@ -189,22 +189,22 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
             layers. None compares the features themselves.
         estimator: gradient that passes the quantizer; see `EstimatorConfig`, as for the next seven.
             exact_gradient and hessian need the second pass that `video-vq train-tokenizer` makes.
-        normalize: quantize on the unit sphere.
-        gradient_through_norm: with `normalize`, whether the gradient passes the normalisation.
-        centered: rotate about the mean latent instead of the origin.
-        tangential_commitment: the commitment loss turns latents and keeps their lengths.
+        normalize: whether to quantize on the unit sphere.
+        gradient_through_norm: whether the gradient passes the normalisation of `normalize`.
+        centered: whether to rotate about the mean latent instead of the origin.
+        tangential_commitment: whether the commitment loss turns latents and keeps their lengths.
         equal_angle: setting of the estimator rotation_blended, in degrees.
         noise_variance: setting of the estimator diveq, per channel.
         temperature: setting of the estimator gumbel_softmax, in units of distances to codes.
         learning: how codes learn: "ema" moves them to averages of their latents, "gradient" by the
             loss `codebook`, "frozen" leaves them where they are.
         decay: decay of the averages per step.
-        decay_warmup: begin with a smaller decay, so that unused codes are replaced soon.
+        decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
         init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
         restart_threshold: codes used less than this fraction of the mean are placed on latents of
             the batch; 0 leaves them.
-        rms_scaling: divide latents by their averaged root mean square: "none", "constant" or
-            "with_gradient".
+        rms_scaling: whether to divide latents by their averaged root mean square: "none",
+            "constant" or "with_gradient".
         implementation: implementation of the lookup (quantizers/lookup.py).
 
     Raises:
@@ -269,10 +269,10 @@ class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
         codebook_dim: dimension of a code; None compares the features themselves.
         estimator: gradient that passes the quantizer; see `EstimatorConfig`, as for the next seven.
             exact_gradient and hessian need the second pass that `video-vq train-tokenizer` makes.
-        normalize: quantize on the unit sphere.
-        gradient_through_norm: with `normalize`, whether the gradient passes the normalisation.
-        centered: rotate about the mean code instead of the origin.
-        tangential_commitment: the commitment loss turns latents and keeps their lengths.
+        normalize: whether to quantize on the unit sphere.
+        gradient_through_norm: whether the gradient passes the normalisation of `normalize`.
+        centered: whether to rotate about the mean code instead of the origin.
+        tangential_commitment: whether the commitment loss turns latents and keeps their lengths.
         equal_angle: setting of the estimator rotation_blended, in degrees.
         noise_variance: setting of the estimator diveq, per channel.
         temperature: setting of the estimator gumbel_softmax, in units of distances to codes.

@@ -152,7 +152,10 @@ def test_arrays_and_tensors_give_the_same_codes_and_features(build):
         (lambda: VectorQuantizer(6, 1), r"^VectorQuantizer: codebook_size = 1 should be greater"),
         (lambda: VectorQuantizer(0), "^VectorQuantizer: dim = 0 should be a whole number"),
         (lambda: VectorQuantizer(6, decay=2.0), "decay = 2.0 should be less than 1"),
-        (lambda: VectorQuantizer(6, normalize=True, rms_scaling="constant"), "leave one of them"),
+        (
+            lambda: VectorQuantizer(6, normalize=True, rms_scaling="constant"),
+            "leave out one of them",
+        ),
         (lambda: SimVQ(6, temperature=2.0), "temperature is a setting of estimator: gumbel"),
         (lambda: ResidualQuantizer(6, (8, 8), groups=4), "6 does not divide by groups = 4"),
         (lambda: ResidualQuantizer(6, (8,)), "for a single code set kind: vector"),
