@@ -88,8 +88,7 @@ def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
         try:
             status = main(words)
         except SystemExit as error:  # argparse
-            assert isinstance(error.code, int)
-            status = error.code
+            status = int(error.code or 0)
     answer = subprocess.CompletedProcess(words, status, stdout.getvalue(), stderr.getvalue())
     return checked(answer, expect)
 

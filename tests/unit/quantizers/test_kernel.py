@@ -24,7 +24,7 @@ for n, k, d in [(1, 1, 1), (100, 300, 5), (257, 1000, 64), (64, 65, 100), (300, 
     gap = distance.gather(1, found[:, None]) - distance.gather(1, expected[:, None])
     assert float(gap.abs().max()) < 1e-5, (n, k, d)
     assert int(differ.sum()) <= n // 1000
-c = torch.randn(8, 4, generator=generator)
+c = torch.arange(32.0).view(8, 4) % 11  # products are exact, whatever the order of the sums
 assert nearest_codes(c, c.repeat(40, 1), "triton").tolist() == list(range(8))  # ties
 with torch.autocast("cpu", dtype=torch.bfloat16):
     assert torch.equal(nearest_codes(x.bfloat16(), c[:, :1].repeat(1, 16), "triton"),
