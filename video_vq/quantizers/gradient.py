@@ -16,9 +16,7 @@ To rotate about a centre c instead of the origin, and still return q bit for bit
 `straight_through(rotation(e - c, q - c), q)`.
 """
 
-import importlib.util
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -150,9 +148,9 @@ def rotate_back(
 ) -> Tensor:
     """Return γ Rᵀ g row by row in at least float32; γ = weight, or min(λ, limit) without one."""
     if torch.compiler.is_compiling():
-        return _rotate_everywhere(_wide(e), _wide(q), _wide(g), weight, limit)
+        return rotate_everywhere(_wide(e), _wide(q), _wide(g), weight, limit)
     if e.is_cuda:
-        return _compiled()(_wide(e), _wide(q), _wide(g), weight, limit)
+        return rotate_on_gpu(_wide(e), _wide(q), _wide(g), weight, limit)
     wide = torch.promote_types(e.dtype, torch.float32)
     result = torch.empty(e.shape, dtype=wide, device=e.device)
     step = max(1, BLOCK_BYTES // (4 * e.shape[1]))
@@ -196,7 +194,7 @@ def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
     return gamma * (g - 2 * s_term + 2 * e_hat * _dot(q_hat, g))
 
 
-def _rotate_everywhere(
+def rotate_everywhere(
     e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
 ) -> Tensor:
     """Return γ Rᵀ g without branches, for a compiler to fuse: on a GPU, or in a user's graph."""
@@ -205,10 +203,8 @@ def _rotate_everywhere(
     return torch.where(near, _s_form(e, q, g, weight, limit), result)
 
 
-@cache
-def _compiled() -> Any:
-    has_compiler = importlib.util.find_spec("triton") is not None
-    return torch.compile(_rotate_everywhere, dynamic=True) if has_compiler else _rotate_everywhere
+# quantizers/fused.py may put a compiled one here, the same for all values.
+rotate_on_gpu: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor] = rotate_everywhere
 
 
 def _wide(x: Tensor) -> Tensor:

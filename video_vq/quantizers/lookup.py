@@ -1,6 +1,7 @@
 """Exact nearest codes without an N x K matrix."""
 
 import importlib.util
+from functools import cache
 from typing import Literal
 
 import torch
@@ -8,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from video_vq.errors import InputError
+from video_vq.nn.cards import is_verified
+from video_vq.nn.fallback import WithFallback
 from video_vq.nn.precision import exact_float32
 
 # Measured on one core of a Zen 4: wide products want 256 rows at a time, and tiles of 2 MiB.
@@ -15,14 +18,14 @@ BUFFER_BYTES = 16 << 20
 TILE_CODES = 2048  # a multiple of BLOCK
 BLOCK = 32
 
-Implementation = Literal["torch", "triton"]
+Implementation = Literal["auto", "torch", "triton"]
 
 
 @torch.no_grad()
 def nearest_codes(
     latents: Float[Tensor, "n d"],
     codebook: Float[Tensor, "k e"],
-    implementation: Implementation = "torch",
+    implementation: Implementation = "auto",
 ) -> Int[Tensor, "n"]:
     """Return for each latent the index of the nearest code; of equal distances, the lowest index.
 
@@ -33,7 +36,8 @@ def nearest_codes(
         latents: finite rows; the code nearest to NaN is undefined.
         codebook: the codes.
         implementation: "torch" is the reference; "triton" a fused kernel for CUDA, an optional
-            extra that has not been measured on a GPU yet.
+            extra; "auto" takes the kernel on cards where `make gpu` found it right and faster, and
+            the reference from the first failure of its compiler on.
 
     Raises:
         InputError: there are no codes, they have another dimension, or Triton is requested and
@@ -47,6 +51,8 @@ def nearest_codes(
     with exact_float32(latents.device):
         if implementation == "triton":
             return _triton(latents, codebook)
+        if implementation == "auto" and _kernel_is_verified(latents):
+            return _kernel_or_tiles()(latents, codebook)
         return _in_tiles(latents, codebook)
 
 
@@ -93,6 +99,19 @@ def _rows_at_a_time(bytes_per_row: int, dim: int, device: torch.device) -> int:
     most = 256 if dim >= 64 else 128
     rows = max(64, min(BUFFER_BYTES // bytes_per_row, most))
     return rows if device.type == "cpu" else rows * 64
+
+
+def _kernel_is_verified(latents: Tensor) -> bool:
+    return (
+        is_verified("triton_lookup", latents.device)
+        and latents.dtype != torch.float64
+        and importlib.util.find_spec("triton") is not None
+    )
+
+
+@cache
+def _kernel_or_tiles() -> WithFallback[[Tensor, Tensor], Tensor]:
+    return WithFallback("the Triton lookup", _triton, _in_tiles)
 
 
 def _triton(latents: Tensor, codebook: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from video_vq.quantizers import gradient, substitutes
+from video_vq.quantizers import fused, gradient, substitutes
 from video_vq.quantizers.codebook import Codebook
 from video_vq.quantizers.commitment import mean_square
 from video_vq.quantizers.lookup import Implementation, nearest_codes
@@ -29,6 +29,8 @@ from video_vq.quantizers.rows import (
     features_of,
 )
 from video_vq.quantizers.simvq import SimVQCodebook
+
+gradient.rotate_on_gpu = fused.rotate_on_gpu  # gradient.py itself needs torch alone
 
 Settings = TypeVar("Settings", bound=QuantizerConfig | SimVQConfig)
 Codes = TypeVar("Codes", bound=Codebook | SimVQCodebook)
@@ -231,7 +233,7 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
         init: Init = "data",
         restart_threshold: float = 0.1,
         rms_scaling: RmsScaling = "none",
-        implementation: Implementation = "torch",
+        implementation: Implementation = "auto",
     ):
         with plain_errors("VectorQuantizer", dim):
             config = QuantizerConfig(
@@ -296,7 +298,7 @@ class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
         equal_angle: float = 30.0,
         noise_variance: float = 5e-3,
         temperature: float = 1.0,
-        implementation: Implementation = "torch",
+        implementation: Implementation = "auto",
     ):
         with plain_errors("SimVQ", dim):
             config = SimVQConfig(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from video_vq.models.tokenizer_config import ConvBackboneConfig
 from video_vq.nn.blocks import PositionNorm, ResidualBlock
+from video_vq.nn.cards import laid_out
 from video_vq.nn.checkpointing import Layers
 from video_vq.nn.conv3d import (
     Conv3d,
@@ -54,7 +55,7 @@ class ConvEncoder(nn.Module):
         self, video: Float[Tensor, "b 3 t h w"], past: Past | None = None
     ) -> Float[Tensor, "b c lt lh lw"]:
         """Encode a video in [-1, 1]; with a `past`, the next piece of a stream."""
-        x = self.layers(space_to_depth(video, self.patch_thw), past)
+        x = self.layers(laid_out(space_to_depth(video, self.patch_thw)), past)
         return self.out(F.silu(self.norm(x)))
 
 
@@ -92,7 +93,7 @@ class ConvDecoder(nn.Module):
         self, features: Float[Tensor, "b c lt lh lw"], past: Past | None = None
     ) -> Float[Tensor, "b 3 t h w"]:
         """Decode to a video, not clamped; with a `past`, the next piece of a stream."""
-        x = self.out(F.silu(self.norm(self.layers(features, past))), past)
+        x = self.out(F.silu(self.norm(self.layers(laid_out(features), past))), past)
         return depth_to_space(x, self.patch_thw)
 
 

@@ -1,0 +1,48 @@
+"""What is switched on by itself on a kind of GPU: what `make gpu` found there right and faster.
+
+The record, verified_cards.json, holds for each card, by the name that PyTorch gives it, the
+features that passed, and when and with what they were tried. On any other card the plain way is
+taken. `python scripts/gpu/record.py` writes it.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Feature = Literal["triton_lookup", "compiled_rotation", "channels_last", "sampling_graphs"]
+RECORD = Path(__file__).with_name("verified_cards.json")
+
+
+@cache
+def verified_features(card: str) -> frozenset[str]:
+    """Return the features that were verified on a kind of card.
+
+    Args:
+        card: as `torch.cuda.get_device_name` names it.
+    """
+    cards: dict[str, dict[str, Any]] = json.loads(RECORD.read_text())["cards"]
+    return frozenset(cards.get(card, {}).get("features", ()))
+
+
+def is_verified(feature: Feature, device: torch.device) -> bool:
+    """Return whether a feature is on by itself on a device; never inside a graph of torch.compile.
+
+    A compiler chooses layouts and kernels itself.
+    """
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        return False
+    return feature in verified_features(torch.cuda.get_device_name(device))
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Return a b c t h w tensor with channels last in memory where that is verified; else as it is.
+
+    The convolutions behind it keep the layout.
+    """
+    if is_verified("channels_last", x.device):
+        return x.contiguous(memory_format=torch.channels_last_3d)
+    return x

@@ -1,0 +1,27 @@
+"""The rotation's backward on a GPU as one kernel, on cards where that is verified."""
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from video_vq.nn.cards import is_verified
+from video_vq.nn.fallback import WithFallback
+from video_vq.quantizers.gradient import rotate_everywhere
+
+
+def rotate_on_gpu(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float) -> Tensor:
+    """Return γ Rᵀ g as `gradient.rotate_back` does, compiled where the card is known for it."""
+    rotate = compiled() if is_verified("compiled_rotation", e.device) else rotate_everywhere
+    return rotate(e, q, g, weight, limit)
+
+
+@cache
+def compiled() -> Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]:
+    """Return the compiled rotation, or the plain one where there is no compiler for a GPU."""
+    if importlib.util.find_spec("triton") is None:
+        return rotate_everywhere
+    fused = torch.compile(rotate_everywhere, dynamic=True)
+    return WithFallback("compiling the rotation's backward", fused, rotate_everywhere)
