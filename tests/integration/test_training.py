@@ -10,7 +10,9 @@ import observed
 import pytest
 import torch
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, AfterStep, launch, launch_program, run, video_vq
+from torch import nn
 
+from video_vq.cli import main
 from video_vq.config import load_config
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
@@ -138,6 +140,31 @@ def test_a_compiled_training_is_the_one_as_written(kind, trained, configs, clip_
     assert [line.keys() for line in found] == [line.keys() for line in expected]
     for line, other in zip(found, expected, strict=True):
         assert line == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def fail_to_compile(module):
+    """Compile as torch does, with a compiler that fails at the first call."""
+
+    def failing(*inputs):
+        raise OSError("no working compiler was found")
+
+    module._compiled_call_impl = failing
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "prior"])
+def test_a_compiler_that_fails_costs_a_warning_and_no_run(
+    kind, trained, configs, clip_store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(nn.Module, "compile", fail_to_compile)
+    data = ("--data", clip_store) if kind == "tokenizer" else ("--tokens", trained / "tokens")
+    command = (f"train-{kind}", "--config", configs / f"{kind}.yaml", *data)
+    with pytest.warns(RuntimeWarning, match="torch.compile failed .*no working compiler") as caught:
+        assert main([*map(str, command), "--out", str(tmp_path / "run"), "run.compile=true"]) == 0
+    assert len(caught) == 1
+    expected, found = (
+        without_clock(run / "metrics.jsonl") for run in (trained / kind[0], tmp_path / "run")
+    )
+    assert found == expected
 
 
 def test_a_finished_training_says_so_and_changes_nothing(trained, configs, clip_store):

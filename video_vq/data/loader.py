@@ -1,5 +1,6 @@
 """Batches for training: positions in, tensors out, the same on any number of ranks and workers."""
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from video_vq.data.clip_config import ClipConfig
 from video_vq.data.order import EpochOrder, rank_positions
 from video_vq.data.windows import EpochClips, Window, read_window
 from video_vq.stores.clips import ClipStore
-from video_vq.stores.tokens import TokenStore
+from video_vq.stores.tokens import TokenHeader, TokenStore
 
 
 class ClipBatch(NamedTuple):
@@ -48,6 +49,19 @@ class FlatTokens(NamedTuple):
     tokens: Int[Tensor, "b n *level"]
     classes: Int[Tensor, " b"] | None
     actions: Float[Tensor, "b t a"] | None
+
+
+def blank_tokens(
+    header: TokenHeader, number: int, device: torch.device | None = None
+) -> FlatTokens:
+    """Return a batch of zeros in the shapes of a store's: to count with, or to try a compiler."""
+    tokens = (number, math.prod(header.grid_thw), *header.token_shape[3:])
+    actions = torch.zeros(number, *header.actions_shape, device=device)
+    return FlatTokens(
+        torch.zeros(tokens, dtype=torch.int64, device=device),
+        torch.zeros(number, dtype=torch.int64, device=device) if header.classes else None,
+        actions if header.num_action_dims else None,
+    )
 
 
 class ClipSequence(Dataset[tuple[np.ndarray, int]]):

@@ -11,6 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_vq.config import to_json
+from video_vq.data.loader import blank_tokens
 from video_vq.data.windows import EpochClips
 from video_vq.errors import InputError
 from video_vq.facts import codes as told_codes
@@ -81,13 +82,10 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
     count = math.prod(header.grid_thw)
     with FakeTensorMode():
         prior = Prior(model_config, config.run.checkpoint_activations)
-        flat = torch.zeros(per_process, count, *header.token_shape[3:], dtype=torch.int64)
-        labels = torch.zeros(per_process, dtype=torch.int64) if header.classes else None
-        shape = (per_process, *header.actions_shape)
-        actions = torch.zeros(shape) if header.num_action_dims else None
+        blank = blank_tokens(header, per_process)
         activations = saved_bytes(
             prior,
-            lambda: prior_loss(prior(flat, labels, actions), flat, prior.sub_codes).nats,
+            lambda: prior_loss(prior(*blank), blank.tokens, prior.sub_codes).nats,
             asked_precision(),
         )
     lines = [

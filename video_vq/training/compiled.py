@@ -1,8 +1,53 @@
-"""Keeps torch.compile away from what it must not compile."""
+"""Tries torch.compile before a training's first step, and keeps it away from validations."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from video_vq.distributed import over_ranks
+from video_vq.nn.fallback import warn_of_fallback
+
+
+def compile_parts(
+    accelerator: Accelerator,
+    model: nn.Module,
+    parts: Sequence[nn.Module],
+    trial: Callable[[], Tensor],
+) -> None:
+    """Compile parts of a model, or leave them as written on all ranks where one's compiler fails.
+
+    Collective. A forward and a backward pass are made to see it; they change no gradient and no
+    random number.
+
+    Args:
+        accelerator: the Accelerator.
+        model: what the training steps call, wrapped where there are ranks.
+        parts: what is compiled.
+        trial: runs the parts on a batch of the training's size and returns a loss of it.
+    """
+    for part in parts:
+        part.compile()
+    failure: Exception | None = None
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    model.train()
+    with torch.random.fork_rng(devices), accelerator.no_sync(model), accelerator.autocast():
+        try:
+            accelerator.backward(trial())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            failure = error
+    model.zero_grad()
+    failures = torch.tensor(float(failure is not None), device=accelerator.device)
+    if over_ranks(accelerator, failures, "sum") == 0:
+        return
+    for part in parts:
+        part._compiled_call_impl = None  # what `compile` set
+    if failure is not None:
+        warn_of_fallback("run.compile: torch.compile", failure)
 
 
 def uncompiled(is_compiled: bool) -> AbstractContextManager[None]:

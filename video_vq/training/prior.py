@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 
-from video_vq.data.loader import TokenSequence, read_grids
+from video_vq.data.loader import TokenSequence, blank_tokens, read_grids
 from video_vq.distributed import make_accelerator, over_ranks
 from video_vq.models.prior import Prior, prior_loss, token_nats
 from video_vq.models.prior_config import PriorFacts, config_for
 from video_vq.stores.tokens import TokenStore
+from video_vq.training.compiled import compile_parts
 from video_vq.training.distributed import StopFlag, require_even_batch
 from video_vq.training.loop import Training, open_run
 from video_vq.training.stop_request import StopRequest
@@ -67,7 +68,11 @@ def train_prior(
         prior.set_action_statistics(*action_statistics(store))
     training = Training(accelerator, run_folder, config, prior, "grids", trackers, request)
     if config.run.compile:
-        training.model.compile()
+        blank = blank_tokens(store.header, training.micro_batch_size, accelerator.device)
+        compile_parts(
+            *(accelerator, training.model, [training.model]),
+            lambda: training.model(*blank).square().mean(),
+        )
     timer, batches = training.timer, training.batches(dataset)
 
     # Between two turns `training` saves, stops, sets the learning rate and calls `.train()`.

@@ -22,6 +22,7 @@ from video_vq.models.tokenizer_config import TokenizerFacts
 from video_vq.quantizers.codebook import merge
 from video_vq.quantizers.rows import CodebookStatistics, dot
 from video_vq.stores.clips import ClipStore
+from video_vq.training.compiled import compile_parts
 from video_vq.training.distributed import StopFlag, require_even_batch
 from video_vq.training.health import REMEDIES, least_used
 from video_vq.training.initial import starting_tokenizer
@@ -94,8 +95,12 @@ def train_tokenizer(
         discriminator=losses.discriminator,
     )
     if config.run.compile:  # not the quantizer between them: its lookup walks through memory
-        tokenizer.encoder.compile()
-        tokenizer.decoder.compile()
+        size = (training.micro_batch_size, 3, config.data.num_frames, *store.frame_size_hw)
+        video = torch.zeros(size, device=accelerator.device)
+        compile_parts(
+            *(accelerator, training.model, (tokenizer.encoder, tokenizer.decoder)),
+            lambda: tokenizer.decoder(tokenizer.encoder(video)).float().square().mean(),
+        )
     second_pass = SecondPass(accelerator, tokenizer, losses, config)
     timer, batches = training.timer, training.batches(dataset)
     codebook = tokenizer.quantizer.codebook
