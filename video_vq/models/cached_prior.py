@@ -10,11 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from video_vq.models.prior import Condition, Prior
+from video_vq.models.step_graphs import Step, StepGraphs
 from video_vq.nn.attention import NORM_EPS, TransformerBlock
 from video_vq.nn.packed import Product, constant_product
 from video_vq.nn.rotary import rotate
 
 QUERY_BLOCK = 128  # queries whose scores over a prefix are held at once
+SPAN = 64  # on a GPU a step looks at a multiple of it of the cache, so that few graphs serve all
 UNSHARED = 32767  # torch runs element-wise operations on up to this many numbers in one thread
 
 
@@ -46,9 +48,16 @@ class CachedPrior:
         prior: the prior, whose weights are copied; it embeds the conditions itself.
         num_rows: number of rows of the batch, the same in every call.
         dtype: dtype of weights, cache and products; norms, positions and logits stay in float32.
+        graphs: whether to record steps as CUDA graphs; on a GPU alone.
     """
 
-    def __init__(self, prior: Prior, num_rows: int, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        prior: Prior,
+        num_rows: int,
+        dtype: torch.dtype = torch.float32,
+        graphs: bool = False,
+    ):
         config, sizes = prior.config, prior.config.transformer
         self.num_rows = num_rows
         self.dtype = dtype
@@ -69,10 +78,16 @@ class CachedPrior:
         ]
         self.sub_code_layer = self._sub_code_layer(prior) if len(self.sub_codes) > 1 else None
         shape = (sizes.depth, num_rows, self.heads, config.num_tokens, self.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=head.device)
-        self.values = torch.empty(shape, dtype=dtype, device=head.device)
-        self.condition: Condition | None = None
+        # Zeros, as a step on a GPU multiplies what is not held yet by 0.
+        self.keys = torch.zeros(shape, dtype=dtype, device=head.device)
+        self.values = torch.zeros(shape, dtype=dtype, device=head.device)
+        self.per_frame: Tensor | None = None  # of the condition
         self.num_held = 0
+        # On a GPU a step finds its place in a tensor: the same kernels serve all steps of a span.
+        self.by_place = head.is_cuda
+        self.place = torch.zeros(1, dtype=torch.int64, device=head.device)
+        self.taken = self.place.new_zeros(num_rows, len(self.sub_codes))
+        self.graphs = StepGraphs(self._step_at_place) if graphs else None
         self.last = head.new_empty(num_rows, sizes.width)  # output of the slot that was read last
 
     def _product(self, weight: Tensor) -> Product:
@@ -112,7 +127,12 @@ class CachedPrior:
         Returns:
             The logits of the next token's first sub-code.
         """
-        self.condition = condition
+        if condition.per_frame is None:
+            self.per_frame = None
+        elif self.per_frame is None:
+            self.per_frame = condition.per_frame.clone()
+        else:
+            self.per_frame.copy_(condition.per_frame)  # where graphs look for it
         self.num_held = 0
         slots = condition.start[:, None]
         if given is not None:
@@ -121,7 +141,24 @@ class CachedPrior:
 
     def step(self, sub_codes: Int[Tensor, "b s"]) -> Float[Tensor, "b v"]:
         """Read one more token in every row, return the logits of the next one's first sub-code."""
-        return self._read(self._embedded(sub_codes)[:, None])
+        if self.graphs is None:
+            return self._read(self._embedded(sub_codes)[:, None])
+        self.place.fill_(self.num_held)
+        self.taken.copy_(sub_codes)
+        logits, self.last = self.graphs(self._span(self.num_held))
+        self.num_held += 1
+        return logits
+
+    def _step_at_place(self, span: int) -> Step:
+        """Read the tokens in `taken` at `place`: what a graph records, so nothing else changes."""
+        slots = self._embedded(self.taken)[:, None] + self.positions[self.place]
+        if self.per_frame is not None:
+            slots = slots + self.per_frame[:, self.place // self.cells]
+        logits = self._through_layers(slots, self.place, span)
+        return Step(logits, self.last)
+
+    def _span(self, place: int) -> int:
+        return min(-(-(place + 1) // SPAN) * SPAN, self.keys.shape[3])
 
     def further(self, place: int, before: Int[Tensor, " b"]) -> Float[Tensor, "b v"]:
         """Return the logits of a token's sub-code at a place after the first.
@@ -140,19 +177,33 @@ class CachedPrior:
         return self.token_embedding[self.sub_codes.in_a_row(sub_codes)].sum(-2)
 
     def _read(self, slots: Float[Tensor, "b m d"]) -> Float[Tensor, "b v"]:
-        assert self.condition is not None
         first, new = self.num_held, slots.shape[1]
         slots = slots + self.positions[first : first + new]
-        if self.condition.per_frame is not None:
+        if self.per_frame is not None:
             frames = torch.arange(first, first + new, device=slots.device) // self.cells
-            slots = slots + self.condition.per_frame[:, frames]
+            slots = slots + self.per_frame[:, frames]
         self.num_held += new
-        return self._through_layers(slots, first)
+        return self._run(slots, first)
 
-    def _through_layers(self, slots: Float[Tensor, "b m d"], first: int) -> Float[Tensor, "b v"]:
-        """Run the transformer on slots first … first + m - 1 and fill the cache with them."""
+    def _run(self, slots: Float[Tensor, "b m d"], first: int) -> Float[Tensor, "b v"]:
+        """Run the transformer on slots first … first + m - 1."""
+        new = slots.shape[1]
+        if new == 1 and self.by_place:
+            return self._through_layers(slots, self.place.fill_(first), self._span(first))
+        return self._through_layers(slots, slice(first, first + new), first + new)
+
+    def _through_layers(
+        self, slots: Float[Tensor, "b m d"], places: slice | Int[Tensor, "1"], span: int
+    ) -> Float[Tensor, "b v"]:
+        """Run the transformer on slots and fill the cache with them.
+
+        Args:
+            slots: what is read.
+            places: theirs; a tensor for a single one.
+            span: how much of the cache is looked at: up to the last place, or beyond.
+        """
         batch, new, width = slots.shape
-        cos, sin = self.cos[first : first + new], self.sin[first : first + new]
+        cos, sin = self.cos[places], self.sin[places]
         x = slots.reshape(batch * new, width)
         for index, layer in enumerate(self.layers):
             mixed = layer.query_key_value(self._normed(x)).view(
@@ -162,9 +213,10 @@ class CachedPrior:
             norm = torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp_min_(NORM_EPS)
             pair = rotate(pair * (layer.gains / norm), cos, sin).to(self.dtype)
             keys, values = self.keys[index], self.values[index]
-            keys[:, :, first : first + new] = pair[:, :, 1].transpose(1, 2)
-            values[:, :, first : first + new] = mixed[:, :, 2].transpose(1, 2)
-            read = self._attend(pair[:, :, 0].transpose(1, 2), keys, values, first)
+            keys[:, :, places] = pair[:, :, 1].transpose(1, 2)
+            values[:, :, places] = mixed[:, :, 2].transpose(1, 2)
+            query = pair[:, :, 0].transpose(1, 2)
+            read = self._attend(query, keys[:, :, :span], values[:, :, :span], places)
             x = x + layer.output(read)
             gate, up = layer.gate_up(self._normed(x)).chunk(2, dim=-1)
             x = x + layer.down(silu_by_rows(gate).mul_(up))
@@ -182,13 +234,16 @@ class CachedPrior:
         query: Float[Tensor, "b heads m c"],
         keys: Float[Tensor, "b heads n c"],
         values: Float[Tensor, "b heads n c"],
-        first: int,
+        places: slice | Int[Tensor, "1"],
     ) -> Float[Tensor, "rows d"]:
         """Let each new slot read the cache up to itself."""
-        read = [
-            self._attend_block(query[:, :, start:end], keys, values, first + start)
-            for start, end in _blocks(query.shape[2])
-        ]
+        if isinstance(places, slice):
+            read = [
+                self._attend_block(query[:, :, start:end], keys, values, places.start + start)
+                for start, end in _blocks(query.shape[2])
+            ]
+        else:
+            read = [self._attend_at(query, keys, values, places)]
         merged = torch.cat(read, dim=2) if len(read) > 1 else read[0]
         return rearrange(merged, "b heads m c -> (b m) (heads c)")
 
@@ -206,6 +261,11 @@ class CachedPrior:
             scores = scores.masked_fill(later, -torch.inf)
         return torch.matmul(torch.softmax(scores, dim=-1), values[:, :, :held])
 
+    def _attend_at(self, query: Tensor, keys: Tensor, values: Tensor, place: Tensor) -> Tensor:
+        later = torch.arange(keys.shape[2], device=place.device) > place
+        scores = torch.matmul(query, keys.transpose(-1, -2)).masked_fill(later, -torch.inf)
+        return torch.matmul(torch.softmax(scores, dim=-1), values)
+
     def rows_agree(self, num_given: int) -> bool:
         """Return whether rows of equal content come out equal, bit by bit, wherever they stand.
 
@@ -221,7 +281,7 @@ class CachedPrior:
         ]
         for first, new in [*probes, (num_tokens - 1, 1)]:
             rows = noise[first : first + new].expand(self.num_rows, -1, -1)
-            logits = [self._through_layers(rows, first)]
+            logits = [self._run(rows, first)]
             zeros = torch.zeros(self.num_rows, dtype=torch.int64, device=rows.device)
             logits += [self.further(place, zeros) for place in range(1, len(self.sub_codes))]
             written = slice(first, first + new)

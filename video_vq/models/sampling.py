@@ -21,6 +21,7 @@ from video_vq.models.conditions import (
 )
 from video_vq.models.prior import Condition, Prior
 from video_vq.models.prior_config import SamplingSettings
+from video_vq.nn.cards import is_verified
 from video_vq.nn.precision import exact_float32
 
 PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, so that rows agree
@@ -95,6 +96,11 @@ class TokenSampler:
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
         batch_size: number of samples that are decoded in step; record it with the samples.
         dtype: dtype of weights, cache and products.
+        graphs: whether to record decoding steps as CUDA graphs, which changes no bit of a sample.
+            None does so on cards where `make gpu` found it right and faster (nn/cards.py).
+
+    Raises:
+        InputError: graphs of a prior that is not on a GPU.
     """
 
     def __init__(
@@ -103,7 +109,12 @@ class TokenSampler:
         settings: SamplingSettings | None = None,
         batch_size: int = 16,
         dtype: torch.dtype = torch.float32,
+        graphs: bool | None = None,
     ):
+        device = prior.head.weight.device
+        if graphs and device.type != "cuda":
+            raise InputError(f"CUDA graphs need a prior on a GPU, this one is on {device}")
+        self.graphs = is_verified("sampling_graphs", device) if graphs is None else graphs
         if prior.head.weight.dtype != torch.float32:
             prior = copy.deepcopy(prior).float()
         self.prior, self.settings = prior, settings or SamplingSettings()
@@ -171,7 +182,7 @@ class TokenSampler:
         if num_given not in self._held:
             self._held.clear()  # a cache is as large as the weights or larger: one is held
             self._held[num_given] = prepared_prior(
-                self.prior, self.settings, self.batch_size, num_given, self.dtype
+                *(self.prior, self.settings, self.batch_size, num_given, self.dtype, self.graphs)
             )
         return self._held[num_given]
 
@@ -236,6 +247,7 @@ def prepared_prior(
     batch_size: int,
     num_given: int,
     dtype: torch.dtype,
+    graphs: bool = False,
 ) -> CachedPrior:
     """Return a cached prior whose rows do not depend on their place, padding the batch if need be.
 
@@ -244,7 +256,7 @@ def prepared_prior(
     """
     for padding in PADDINGS:
         num_rows = -(-batch_size // padding) * padding
-        cached = CachedPrior(prior, num_rows * len(hidden_per_pass(settings)), dtype)
+        cached = CachedPrior(prior, num_rows * len(hidden_per_pass(settings)), dtype, graphs)
         if batch_size == 1 or cached.rows_agree(num_given):
             return cached
     raise InputError(

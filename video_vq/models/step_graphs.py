@@ -1,0 +1,72 @@
+"""Decoding steps as CUDA graphs: a step's kernels are launched as one, not one by one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from video_vq.nn.fallback import warn_of_fallback
+
+
+class Step(NamedTuple):
+    """What a step gives: logits of the next token's first sub-code, and the last slot's output."""
+
+    logits: Tensor
+    last: Tensor
+
+
+Work = Callable[[int], Step]
+
+
+class StepGraphs:
+    """Runs a step once as written for each span of the cache, then as the graph recorded of it.
+
+    The graphs are the kernels of the step itself: samples have the same bits without them.
+    A graph that cannot be recorded costs one warning; the steps then run as written.
+
+    Args:
+        work: a step over a span of the cache. It reads and writes the same tensors at every call,
+            and may be called again for the step that it has done.
+        record: returns what repeats a call of a function; its results are overwritten.
+    """
+
+    def __init__(self, work: Work, record: Callable[..., Callable[[], Step]] | None = None):
+        self._work = work
+        self._record = record or _Recorder().record
+        self._recorded: dict[int, Callable[[], Step]] | None = {}
+
+    def __call__(self, span: int) -> Step:
+        """Do the step."""
+        if self._recorded is None:
+            return self._work(span)
+        if span in self._recorded:
+            return self._recorded[span]()
+        done = self._work(span)
+        try:
+            self._recorded[span] = self._record(lambda: self._work(span))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self._recorded = None
+            warn_of_fallback("recording a CUDA graph of a sampling step", error)
+        return done
+
+
+class _Recorder:
+    """Records CUDA graphs that share the memory of what they hold in between."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def record(self, work: Callable[[], Step]) -> Callable[[], Step]:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            step = work()
+
+        def replay() -> Step:
+            graph.replay()
+            return step
+
+        return replay
