@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all check wheel setup weights test-weights clean
+.PHONY: demo test test-all check wheel gpu setup weights test-weights clean
 
 demo: $(VENV)/.installed weights
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -24,6 +24,10 @@ check: $(VENV)/.installed-dev
 
 wheel: $(VENV)/.installed weights
 	PYTHON=$(CURDIR)/$(BIN)/python bash scripts/check_wheel.sh
+
+# Uses the environment that is there: a GPU machine may be without network (docs/gpu.md).
+gpu:
+	@bash scripts/gpu.sh
 
 setup: $(VENV)/.installed-dev
 

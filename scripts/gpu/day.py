@@ -1,0 +1,152 @@
+"""What the parts of a GPU day share: where they run, how they check and time, what they leave."""
+
+import gc
+import json
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from measure import milliseconds
+from torch import Tensor
+
+from video_vq.config import find_config, load_config
+from video_vq.environment import environment
+from video_vq.stores.files import write_bytes
+from video_vq.training.training_config import TokenizerTrainingConfig
+
+Number = TypeVar("Number")
+Figures = dict[str, Any]
+
+
+class Day(NamedTuple):
+    """Where the parts run and write.
+
+    Attributes:
+        out: folder of results and data.
+        device: "cuda", or "cpu" for a rehearsal.
+        is_smoke: do everything in miniature, to see that it runs; its figures say nothing.
+    """
+
+    out: Path
+    device: str
+    is_smoke: bool
+
+    def pick(self, full: Number, small: Number) -> Number:
+        """Return a size for the GPU, or the one for the rehearsal."""
+        return small if self.is_smoke else full
+
+
+class Part(NamedTuple):
+    """One measurement, made in a process of its own.
+
+    Attributes:
+        name: "correct/…", "speed/…" or "train/…".
+        work: returns figures; "unfinished": true among them asks for another turn.
+        seconds: after which it is ended.
+    """
+
+    name: str
+    work: Callable[[Day], Figures]
+    seconds: int = 240
+
+
+class Results:
+    """results.json: the machine and each part's figures, always whole on the disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.parts: dict[str, Figures] = {}
+        self.machine: Figures = {}
+        if path.exists():
+            held = json.loads(path.read_text())
+            self.machine, self.parts = held["machine"], held["parts"]
+
+    def is_done(self, name: str) -> bool:
+        """Return whether a part has its figures and asks for no other turn."""
+        return self.parts.get(name, {}).get("status") == "done"
+
+    def write(self, name: str, figures: Figures) -> None:
+        """Replace a part's figures."""
+        self.parts[name] = figures
+        self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        text = json.dumps({"machine": self.machine, "parts": self.parts}, indent=1)
+        write_bytes(self.path, text.encode())
+
+
+def machine(day: Day) -> Figures:
+    """Return what the results depend on; it begins CUDA, so a process of its own must call it."""
+    found: Figures = {**environment(), "is_smoke": day.is_smoke, "cores": os.cpu_count()}
+    del found["command"]
+    if day.device == "cuda":
+        card = torch.cuda.get_device_properties(0)
+        found |= {
+            "cards": torch.cuda.device_count(),
+            "card_gigabytes": round(card.total_memory / 1e9, 1),
+            "compute_capability": f"{card.major}.{card.minor}",
+            "cuda": torch.version.cuda,
+        }
+    return found
+
+
+def check(value: float, limit: float) -> Figures:
+    """Return a figure that must not exceed a limit; NaN does."""
+    return {"value": float(value), "limit": limit, "passed": bool(value <= limit)}
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Return |found − expected| / |expected| in float64."""
+    found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
+    return float((found - expected).norm() / expected.norm())
+
+
+def median_milliseconds(day: Day, work: Callable[[], object], rounds: int = 20) -> float:
+    """Return the median time of `work` on the device, after three calls to warm up."""
+    return statistics.median(all_milliseconds(day, work, rounds))
+
+
+def all_milliseconds(day: Day, work: Callable[[], object], rounds: int = 20) -> list[float]:
+    """Return the times of `work` on the device, after three calls to warm up."""
+    for _ in range(day.pick(3, 1)):
+        work()
+    wait(day)
+    return [milliseconds(work, day.device) for _ in range(day.pick(rounds, 2))]
+
+
+def wait(day: Day) -> None:
+    """Wait until the GPU has done what it was given."""
+    if day.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def free(day: Day) -> None:
+    """Give back what nothing refers to, so that the next peak is its own."""
+    gc.collect()
+    if day.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gigabytes(day: Day) -> float | None:
+    """Return the most memory that tensors took on the GPU since `free`."""
+    return torch.cuda.max_memory_allocated() / 1e9 if day.device == "cuda" else None
+
+
+SMALL = (
+    *("model.backbone.channels=8", "model.backbone.num_blocks=1", "data.num_frames=5"),
+    *("model.quantizer.codebook_size=32", "model.quantizer.codebook_dim=8"),
+)
+
+
+def tokenizer_config(day: Day, name: str, *changes: str) -> TokenizerTrainingConfig:
+    """Return a shipped config, in a rehearsal with far smaller networks."""
+    if day.is_smoke:
+        # One model stands for all: what differs between configs is tested elsewhere.
+        name, changes = "bair_small", (*changes, *SMALL)
+    path = find_config(name, "tokenizer")
+    return load_config(TokenizerTrainingConfig, path, changes)

@@ -1,0 +1,155 @@
+"""Simulated pushing, rendered here or brought along, and trainings on it in pieces that resume.
+
+    python scripts/gpu/pushing.py gpu/pushing.tar.xz [--episodes 400]
+
+writes the store that travels to a machine without MuJoCo: the parts take it from their folder.
+"""
+
+import argparse
+import json
+import tarfile
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from day import Day, Figures, check, tokenizer_config
+from speed import precision
+
+from data_prep.cli import main as data_prep
+from video_vq.stores.clips import ClipStore
+from video_vq.training.stop_request import StopRequest
+from video_vq.training.tokenizer import train_tokenizer
+
+PACKED = "pushing.tar.xz"
+STUDY = Path(__file__).parents[1] / "study" / "rotation.yaml"
+TARGET_PSNR = 30.0  # of the validation clips; the CPU's 33 minutes gave 27.2
+PIECE_SECONDS = 330  # of training; compiling, a validation and saving come on top
+PIECE_LIMIT = 470
+ARM_STEPS = 3000
+SPEED = "time/clips_per_second"  # of a line of the log
+
+
+def make_clips(day: Day) -> Figures:
+    """Take the clips from the packed store, or render them."""
+    clips, packed = day.out / "clips", day.out / PACKED
+    if not (clips / "manifest.json").exists():
+        if packed.exists():
+            unpack(packed, day.out)
+        else:
+            render(day.out, day.pick(1500, 6), day.pick(256, 2))
+    store = ClipStore(clips)
+    return {"videos": len(store.videos), "hash": store.content_hash}
+
+
+def unpack(packed: Path, out: Path) -> None:
+    """Unpack a store of clips; nothing outside its folder is written."""
+    with tarfile.open(packed) as archive:
+        archive.extractall(out, filter="data")
+
+
+def render(out: Path, episodes: int, test_episodes: int) -> None:
+    """Simulate pushing and prepare its clips.
+
+    Raises:
+        RuntimeError: MuJoCo or graphics are missing, and the messages above say what to do.
+    """
+    raw = str(out / "pushing")
+    numbers = ("--episodes", str(episodes), "--test-episodes", str(test_episodes))
+    for command in (["simulate", raw, *numbers], ["bair", raw, "--out", str(out / "clips")]):
+        if data_prep(command):
+            raise RuntimeError(
+                f"no pushing can be rendered here; bring {PACKED}, made elsewhere by "
+                f"`python scripts/gpu/pushing.py {PACKED}`"
+            )
+
+
+def train_piece(day: Day, name: str, changes: tuple[str, ...]) -> Figures:
+    """Train on the clips until the run is finished or the piece's time is over; it resumes.
+
+    Returns:
+        Curve and speed so far; "unfinished" where another piece is needed.
+    """
+    run = day.out / "runs" / name
+    config = tokenizer_config(day, "bair_small", *changes)
+    request = StopRequest()
+    clock = threading.Timer(PIECE_SECONDS, lambda: setattr(request, "reason", "a piece is over"))
+    clock.daemon = True
+    clock.start()
+    with precision(day):
+        finished = train_tokenizer(config, day.out / "clips", run, request=request)
+    clock.cancel()
+    return {"unfinished": finished is None, **figures_of(run, config.optim.batch_size)}
+
+
+def figures_of(run: Path, batch_size: int) -> Figures:
+    """Return what a run's log says of it: its curve, its speed and how its codes are used."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = [line for line in lines if "validation/psnr" in line]
+    speeds = sorted(line[SPEED] for line in lines if SPEED in line)
+    speed = speeds[len(speeds) // 2] if speeds else None
+    return {
+        "step": lines[-1]["step"],
+        "curve": [[line["step"], round(line["validation/psnr"], 3)] for line in scores],
+        "clips/s": speed,
+        "minutes": lines[-1]["step"] * batch_size / speed / 60 if speed else None,
+        "usage": scores[-1]["validation/code_usage"] if scores else None,
+        "perplexity": scores[-1]["validation/perplexity"] if scores else None,
+    }
+
+
+def settings(day: Day, steps: int, warmup: int, validate: int) -> tuple[str, ...]:
+    """Return the settings of a training on this day."""
+    small = ("optim.batch_size=2", "run.validation_clips=2", "run.num_workers=0")
+    return (
+        *(f"optim.steps={day.pick(steps, 2)}", f"optim.warmup_steps={day.pick(warmup, 1)}"),
+        *(f"run.validate_every={day.pick(validate, 1)}", "optim.lr=2e-3"),
+        *("loss.commitment=1.0", f"run.checkpoint_every={day.pick(500, 1)}"),
+        *day.pick(("optim.batch_size=32", "run.num_workers=8"), small),
+    )
+
+
+def bair_small(day: Day) -> Figures:
+    """Train `bair_small` to a target PSNR, with the straight-through estimator as on the CPU."""
+    found = train_piece(
+        *(day, "bair_small"),
+        (*settings(day, 12_000, 300, 1000), "model.quantizer.estimator=straight_through"),
+    )
+    if found["unfinished"] or day.is_smoke:
+        return found
+    missing = TARGET_PSNR - found["curve"][-1][1]
+    return {**found, "checks": {f"dB below the target of {TARGET_PSNR:g}": check(missing, 0)}}
+
+
+def study_arm(name: str, seed: int) -> Callable[[Day], Figures]:
+    """Return the part that trains an arm of the study's plan for equal steps.
+
+    Args:
+        name: of the arm in scripts/study/rotation.yaml.
+        seed: of the run; runs of one seed are paired.
+    """
+
+    def work(day: Day) -> Figures:
+        arm = yaml.safe_load(STUDY.read_text())["arms"][name]
+        changes = (*settings(day, ARM_STEPS, 100, ARM_STEPS), *arm, f"run.seed={seed}")
+        return train_piece(day, f"{name}-{seed}", changes)
+
+    return work
+
+
+def main() -> None:
+    """Pack a store."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("packed", type=Path)
+    parser.add_argument("--episodes", type=int, default=400, help="an eighth of them for test")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        render(Path(folder), options.episodes, options.episodes // 8)
+        with tarfile.open(options.packed, "w:xz") as archive:
+            archive.add(Path(folder) / "clips", "clips")
+    print(f"{options.packed}: {options.packed.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
