@@ -5,7 +5,7 @@
 #   SMOKE=1 bash scripts/reproduce_bair.sh …      the same chain on synthetic records in BAIR's
 #                                                 layout, 20 steps a stage: proves that it runs
 # Hours of trainings are the models' FLOPs (docs/configs.md, docs/prior.md; a backward pass is two
-# forward ones) at 300 TFLOP/s: nothing was measured on a GPU, and convolutions of few channels reach less.
+# forward ones) at 300 TFLOP/s: counted, not measured; convolutions of few channels reach less.
 set -euo pipefail
 DATA=${1:?the tar of BAIR, or the folder that holds softmotion30_44k}
 OUT=${2:?a folder for stores and runs}

@@ -5,7 +5,7 @@
 #   SMOKE=1 bash scripts/reproduce_ucf101.sh …    the same chain on synthetic videos in UCF-101's
 #                                                 layout, 20 steps a stage: proves that it runs
 # Hours of trainings are the models' FLOPs (docs/configs.md, docs/prior.md; a backward pass is two
-# forward ones) at 300 TFLOP/s: nothing was measured on a GPU, and convolutions of few channels reach less.
+# forward ones) at 300 TFLOP/s: counted, not measured; convolutions of few channels reach less.
 set -euo pipefail
 DATA=${1:?the folder of UCF-101 and its lists, packed or unpacked}
 OUT=${2:?a folder for stores and runs}

@@ -24,7 +24,6 @@ import torch
 from day import Day, Figures, Part, Results, machine
 
 LAST_WORDS = 2000  # characters of what a failed part said
-START_SECONDS = 60  # for what comes before a part's own work
 FORK = multiprocessing.get_context("fork")  # children have what is imported here, and no CUDA yet
 
 
@@ -96,8 +95,7 @@ def run(day: Day, chosen: Sequence[Part], minutes: float) -> int:
     later = 0
     for part in chosen:
         while not results.is_done(part.name):
-            left = 60 * minutes - (time.monotonic() - started)
-            if left < min(part.seconds, 60 * minutes - START_SECONDS):
+            if 60 * minutes - (time.monotonic() - started) < part.seconds:
                 later += 1
                 break
             figures = perform(part, day)
