@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from runs import SMALL_TOKENIZER, environment, launch
 
 from video_vq.models.tokenizer import VideoTokenizer
@@ -72,17 +73,42 @@ def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "state").glob("step_*[0-9]"))
 
 
-@pytest.mark.slow
-def test_a_job_on_two_nodes_that_loses_a_rank_goes_on_when_it_is_queued_again(clip_store, tmp_path):
-    config = tmp_path / "config.yaml"
+def weights(run: Path) -> torch.Tensor:
+    """Return a finished tokenizer's weights in one vector."""
+    tokenizer = VideoTokenizer.from_pretrained(run / "tokenizer")
+    return torch.cat([value.detach().double().flatten() for value in tokenizer.parameters()])
+
+
+@pytest.fixture(scope="module")
+def arguments(clip_store, tmp_path_factory) -> list[str]:
+    """Return the command of all trainings, without its end."""
+    config = tmp_path_factory.mktemp("config") / "config.yaml"
     config.write_text(SMALL_TOKENIZER)
     command = ["train-tokenizer", "--config", str(config), "--data", str(clip_store)]
-    launch(RANKS, *command, "--out", tmp_path / "whole", *SETTINGS)
+    return [*command, *SETTINGS, "--out"]
 
-    arguments = [*command, "--out", str(tmp_path / "run"), *SETTINGS]
-    job = Job(arguments, tmp_path)
+
+@pytest.fixture(scope="module")
+def whole(arguments, tmp_path_factory) -> Path:
+    """Return the run of four ranks of one node, which nobody disturbed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    launch(RANKS, *arguments, run)
+    return run
+
+
+@pytest.mark.slow
+def test_two_nodes_train_bit_for_bit_as_one_with_as_many_ranks(whole, arguments, tmp_path):
+    job = Job([*arguments, str(tmp_path / "run")], tmp_path)
+    assert job.end() == [0, 0], job.said()
+    assert torch.equal(weights(tmp_path / "run"), weights(whole))
+
+
+@pytest.mark.slow
+def test_a_job_that_loses_a_rank_goes_on_when_it_is_queued_again(whole, arguments, tmp_path):
+    run = tmp_path / "run"
+    job = Job([*arguments, str(run)], tmp_path)
     until = time.monotonic() + SECONDS
-    while not checkpoints(tmp_path / "run"):
+    while not checkpoints(run):
         assert time.monotonic() < until, job.said()
         assert job.nodes[0].poll() is None, job.said()
         time.sleep(0.05)
@@ -92,12 +118,12 @@ def test_a_job_on_two_nodes_that_loses_a_rank_goes_on_when_it_is_queued_again(cl
     assert any(job.end()), job.said()
     _, alive = psutil.wait_procs(of_both, timeout=60)
     assert not alive  # nothing is left of a dead job
-    assert not (tmp_path / "run" / "tokenizer").exists()
+    assert not (run / "tokenizer").exists()
 
-    again = Job(arguments, tmp_path)
+    again = Job([*arguments, str(run)], tmp_path)
     assert again.end() == [0, 0], again.said()
     assert "resuming from" in again.said()
-    whole, requeued = (
-        VideoTokenizer.from_pretrained(tmp_path / run / "tokenizer") for run in ("whole", "run")
-    )
-    assert requeued.hash == whole.hash
+    # Of more than two ranks a resume agrees within rounding: DDP arranges its buckets anew after a
+    # step, and gloo adds up a bucket's parts in an order that depends on where they lie.
+    expected = weights(whole)
+    assert float((weights(run) - expected).norm() / expected.norm()) < 1e-5

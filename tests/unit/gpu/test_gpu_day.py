@@ -77,8 +77,10 @@ def test_parts_are_done_once_and_failed_ones_again(day, capsys):
         return {"checks": {}}
 
     def fail_at_first(day: Day) -> Figures:
-        (day.out / "second").exists() or ((day.out / "second").touch(), sys.exit("no card"))
-        return {}
+        if (day.out / "a second time").exists():
+            return {}
+        (day.out / "a second time").touch()
+        sys.exit("no card")
 
     def in_pieces(day: Day) -> Figures:
         with (day.out / "pieces").open("a") as file:
