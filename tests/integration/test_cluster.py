@@ -123,7 +123,6 @@ def test_a_job_that_loses_a_rank_goes_on_when_it_is_queued_again(whole, argument
     again = Job([*arguments, str(run)], tmp_path)
     assert again.end() == [0, 0], again.said()
     assert "resuming from" in again.said()
-    # Of more than two ranks a resume agrees within rounding: DDP arranges its buckets anew after a
-    # step, and gloo adds up a bucket's parts in an order that depends on where they lie.
+    # Of more than two ranks a resume agrees within rounding (docs/multi_gpu.md).
     expected = weights(whole)
     assert float((weights(run) - expected).norm() / expected.norm()) < 1e-5
