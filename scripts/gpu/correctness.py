@@ -19,7 +19,7 @@ from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.nn import cards
 from video_vq.quantizers import fused, gradient
 from video_vq.quantizers.lookup import Implementation, nearest_codes
-from video_vq.quantizers.quantizer_config import QuantizerConfig
+from video_vq.quantizers.quantizer_config import Estimator
 from video_vq.quantizers.vector import VectorQuantizer
 from video_vq.training.losses import reconstruction_loss
 
@@ -97,11 +97,11 @@ def rotation(day: Day) -> Figures:
 def quantizer(day: Day) -> Figures:
     """Compare forward and backward of the whole quantizer with one of float64 arithmetic."""
     checks = {}
-    for estimator in ("rotation", "straight_through", "reflection", "rotation_unit"):
+    estimators: tuple[Estimator, ...] = ("rotation", "straight_through", "reflection")
+    for estimator in estimators:
         for name in implementations(day):
             n, d, k = day.pick((4096, 64, 512), (64, 8, 16))
-            config = QuantizerConfig(codebook_size=k, codebook_dim=d, estimator=estimator)
-            module = VectorQuantizer(d, config, name)
+            module = VectorQuantizer(d, k, d, estimator=estimator, implementation=name)
             with torch.no_grad():
                 module.codebook.codes.normal_()
             features, g = torch.randn(n, d, 1), torch.randn(n, d, 1)

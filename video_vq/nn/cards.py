@@ -22,7 +22,7 @@ def verified_features(card: str) -> frozenset[str]:
     """Return the features that were verified on a kind of card.
 
     Args:
-        card: as `torch.cuda.get_device_name` names it.
+        card: name of the card, as `torch.cuda.get_device_name` gives it.
     """
     cards: dict[str, dict[str, Any]] = json.loads(RECORD.read_text())["cards"]
     return frozenset(cards.get(card, {}).get("features", ()))

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -371,7 +371,7 @@ def test_the_branchless_form_for_a_gpu_agrees_with_the_blocks(angle):
 def test_without_a_compiler_a_gpu_gets_the_plain_form(monkeypatch, has_triton):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "found" if has_triton else None)
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: lambda *values: "compiled")
-    found = fused.compiled.__wrapped__()
+    found: Any = fused.compiled.__wrapped__()
     assert found() == "compiled" if has_triton else found is gradient.rotate_everywhere
 
 
