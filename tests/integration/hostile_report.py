@@ -50,11 +50,15 @@ def gallery_of(labels: list[str | None]) -> Gallery:
         Pair(blob(number), blob(number + 100), (f"{label}/v{number}", 3), label, 20.0 + number)
         for number, label in enumerate(labels)
     ]
-    by_role = places_to_show(np.array([pair.psnr for pair in pairs]))
+    videos = [pair.source[0] for pair in pairs]
+    by_role = places_to_show(np.array([pair.psnr for pair in pairs]), videos)
     return Gallery(
         {role: [pairs[place] for place in places] for role, places in by_role.items()},
         some_of_each_class(
             (label, lambda number=number: blob(200 + number)) for number, label in enumerate(labels)
+        ),
+        some_of_each_class(
+            (label, lambda number=number: blob(500 + number)) for number, label in enumerate(labels)
         ),
         {"tokens per position": [blob(300)]},
         [Neighbour(blob(400), blob(401), 12.5)],
@@ -78,8 +82,8 @@ def scores_of(name: str) -> dict:
             "ssim": {"mean": 0.9},
             "rfvd": fvd,
             "codebook": {"code_usage": 0.75, "perplexity": 2.5},
-            "codebook_size": 4,
-            "code_counts": [50, 30, 20, 0],
+            "vocabulary": [4],
+            "code_counts": [[50, 30, 20, 0]],
             "bits_per_clip": 128.0,
             "clips": [clip],
         },

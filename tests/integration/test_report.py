@@ -5,14 +5,16 @@ import re
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 from hostile_report import gallery_of, scores_of
 from runs import make_clip_store, video_vq
 
 from video_vq.errors import InputError
-from video_vq.evaluation.gallery import EXTREMES, SHOWN
+from video_vq.evaluation.gallery import EXTREMES, SHOWN, places_to_show
 from video_vq.report import render, write_report
-from video_vq.report.charts import line_chart
+from video_vq.report.charts import Line, line_chart
+from video_vq.report.curves import grouped
 from video_vq.report.found import Evaluation, Parts, Run, find_parts
 from video_vq.stores.clips import ClipStore
 
@@ -58,8 +60,11 @@ def known_run() -> Parts:
     identity = {"kind": "tokenizer", "config": config, "precision": "bf16", "world_size": 2}
     train = ["train-tokenizer", "--config", "x", "--data", "my clips", "--out", "runs/t"]
     # 300 steps of 8 clips at 8 clips a second, then 300 at 4: 300 s and 600 s.
-    curves = {"time/clips_per_second": [(300.0, 8.0), (600.0, 4.0)], "loss/x": [(600.0, 1.0)]}
-    run = Run("t", {**identity, "threads": 1}, {"command": train, "device": "cpu"}, curves, 0)
+    curves = {
+        "time/clips_per_second": [(300.0, 8.0), (600.0, 4.0)],
+        "loss/x": [(300.0, 2.0), (600.0, 1.0)],
+    }
+    run = Run("t", {**identity, "threads": 1}, {"command": train, "device": "cpu"}, curves, 0, {})
     prepared = {
         "source": "folder", "num_videos": 1234, "size_hw": [32, 48], "fps": 10.0, "stride": 1,
         "source_settings": {"val": 0.1, "test": 0.2, "group_by": "regex", "group_regex": "g(.)"},
@@ -98,7 +103,8 @@ def test_the_commands_of_the_whole_pipeline_are_in_order_and_can_be_pasted():
     page = html.unescape(render(known_run()))
     found = re.search(r"<h2>Commands</h2>.*?<code>(.*?)</code>", page, re.DOTALL)
     assert found is not None
-    shown = found[1].replace("\\\n", "").split("\n\n")
+    text = re.sub("</?span>", "", found[1])
+    shown = text.replace("\\\n", "").split("\n\n")
     expected = [
         "data-prep folder RAW --out 'my clips' --size 32x48 --val 0.1 --test 0.2 "
         "--group-regex 'g(.)' --fps 10.0",
@@ -111,7 +117,7 @@ def test_the_commands_of_the_whole_pipeline_are_in_order_and_can_be_pasted():
         "--prior runs/p",
     ]
     assert [shlex.split(line) for line in shown] == [shlex.split(line) for line in expected]
-    assert max(map(len, found[1].splitlines())) <= 90
+    assert max(map(len, text.splitlines())) <= 90
 
 
 def test_each_number_says_of_how_many_clips_it_is():
@@ -119,7 +125,7 @@ def test_each_number_says_of_how_many_clips_it_is():
     assert "N = 48; 0 is perfect. The floor, real clips against other real clips, is 800.00" in page
     assert "N = 32 and N = 48 cannot be compared" in page
     assert "<td>48 to 1,040</td>" in page
-    assert "→ 1 is right; mean squared distance among samples" in page
+    assert '<td class="note">→ 1 is right; mean squared distance among samples' in page
 
 
 def test_each_known_group_of_curves_is_explained(hostile_run):
@@ -129,8 +135,75 @@ def test_each_known_group_of_curves_is_explained(hostile_run):
     assert render(find_parts(hostile_run)).count('<svg class="chart"') == len(curves) + 1
 
 
+def test_curves_have_names_in_words_and_those_that_tell_nothing_are_left_out():
+    steps = [1.0, 2.0, 3.0]
+    moving = [*zip(steps, [3.0, 2.0, 1.0], strict=True)]
+    curves = {
+        "loss/reconstruction": moving,
+        "loss/commitment": moving[:1],
+        "quantizer/angle_p05": moving,
+        "quantizer/angle_p50": moving,
+        "codebook/level_0/usage": moving,
+        "codebook/level_1/usage": moving,
+        "weight/codebook": [(step, 0.25) for step in steps],
+        "own/part_of_mine": moving,
+    }
+    groups = {group.heading: group for group in grouped(curves)}
+    titles = {
+        heading: [(chart.title, [line.name for line in chart.lines]) for chart in group.charts]
+        for heading, group in groups.items()
+    }
+    assert titles == {
+        "Losses": [("reconstruction loss", [""])],
+        "Weights of the losses": [],
+        "Codebook": [("code usage of each level", ["level 1", "level 2"])],
+        "Quantizer": [("angle to the code, degrees", ["5 %", "median"])],
+        "own": [("part of mine", [""])],
+    }
+    assert "commitment loss: 3." in groups["Losses"].left_out
+    assert "weight of the codebook loss: 0.25." in groups["Weights of the losses"].left_out
+
+
+def test_several_codes_a_position_are_told_apart():
+    parts = known_run()
+    found = parts.evaluations[0].scores["reconstruction"]
+    found["vocabulary"], found["code_counts"] = [4, 2], [[50, 50, 0, 0], [70, 30]]
+    config = {"kind": "residual", "codebook_sizes": [4, 2]}
+    parts.runs[0].identity["config"]["model"]["quantizer"] = config
+    page = render(parts)
+    assert "Tokenizer: 4 x 2 codes" in page
+    assert "Each of 100 positions has 2 codes, of 4 x 2." in page
+    assert "↑ of 4 x 2 codes, mean over the codes of a position" in page
+    row = '<th scope="row">level 1</th><td>4</td><td>2</td><td>2.0</td>'
+    assert row in page
+
+
+def test_best_and_worst_are_of_different_videos():
+    psnr = np.array([10.0, 11.0, 30.0, 31.0, 20.0, 21.0])
+    places = places_to_show(psnr, ["a", "a", "b", "b", "c", "c"])
+    assert places["best"] == [3, 5, 1]
+    assert places["worst"] == [0, 4, 2]
+    assert places["shown"] == [0, 1, 2, 3, 4, 5]
+
+
+def test_clips_stand_above_the_numbers_and_samples_beside_real_clips(hostile_run):
+    page = render(find_parts(hostile_run))
+    assert page.index("<h2>Reconstructions") < page.index("<h2>Samples") < page.index("<h2>Scores")
+    assert "<span>samples</span><span>real clips</span>" in page
+
+
+def test_a_file_that_is_no_page_of_ours_is_not_replaced(hostile_run, tmp_path):
+    own = tmp_path / "notes.html"
+    own.write_text("<title>my notes</title>")
+    with pytest.raises(InputError, match="is no page of video-vq; remove it, or name another"):
+        write_report(hostile_run, own)
+    assert own.read_text() == "<title>my notes</title>"
+    for _ in range(2):  # a page of ours is
+        assert write_report(hostile_run, tmp_path / "page.html").exists()
+
+
 def test_a_chart_places_its_points_in_order_and_inside():
-    chart = str(line_chart("loss", [(1.0, 100.0), (50.0, 1.0), (99.0, 0.01)]))
+    chart = str(line_chart("loss", [Line("", [(1.0, 100.0), (50.0, 1.0), (99.0, 0.01)])]))
     found = re.search(r'points="([^"]+)"', chart)
     assert found is not None
     points = [tuple(map(float, point.split(","))) for point in found[1].split()]
@@ -139,8 +212,8 @@ def test_a_chart_places_its_points_in_order_and_inside():
     assert all(0 <= x <= 320 and 0 <= y <= 170 for x, y in points)
     # On a logarithmic axis equal ratios are equal distances.
     assert points[1][1] - points[0][1] == pytest.approx(points[2][1] - points[1][1], abs=0.2)
-    assert "nan" not in str(line_chart("flat", [(0.0, 0.0), (1.0, 0.0)]))
-    assert "nan" not in str(line_chart("one", [(5.0, -3.0)]))
+    assert "nan" not in str(line_chart("flat", [Line("", [(0.0, 0.0), (1.0, 0.0)])]))
+    assert "nan" not in str(line_chart("one", [Line("", [(5.0, -3.0)])]))
 
 
 @pytest.mark.parametrize(

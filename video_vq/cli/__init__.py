@@ -24,6 +24,7 @@ from video_vq.cli import (
     sample,
     train_prior,
     train_tokenizer,
+    view,
 )
 from video_vq.errors import ConfigError, InputError, system_refusal
 
@@ -38,6 +39,7 @@ VERBS = (
     evaluate,
     compare,
     report,
+    view,
     fvd,
     info,
     doctor,

@@ -1,11 +1,13 @@
 """Scores of a tokenizer and its prior's samples, beside controls computed in the same run."""
 
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from video_vq.data.windows import usable_videos
+from video_vq.data.windows import read_window, usable_videos
 from video_vq.environment import environment
 from video_vq.errors import InputError
 from video_vq.evaluation.controls import (
@@ -16,7 +18,7 @@ from video_vq.evaluation.controls import (
 from video_vq.evaluation.evaluation_job import EvaluationJob
 from video_vq.evaluation.evaluation_setup import EvaluationSetup
 from video_vq.evaluation.feature_file import write_features
-from video_vq.evaluation.gallery import SHOWN, Gallery
+from video_vq.evaluation.gallery import SHOWN, Clip, Gallery, some_of_each_class
 from video_vq.evaluation.likelihood import score_prior
 from video_vq.evaluation.reconstruction_scores import ReconstructionScores, score_reconstructions
 from video_vq.evaluation.sample_scores import SampleScores, score_samples
@@ -106,7 +108,11 @@ def _write_clips(
     gallery = Gallery(copies.pairs)
     sets = {"real": setup.real, "reconstructed": copies.features}
     if samples is not None:
-        gallery = gallery._replace(sampled=samples.shown, neighbours=samples.neighbours)
+        gallery = gallery._replace(
+            sampled=samples.shown,
+            of_class=_real_of_classes(setup, samples.shown),
+            neighbours=samples.neighbours,
+        )
         sets["sampled"] = samples.features
     if of_samples is not None:
         drawn = list(of_samples.drawn[:SHOWN])
@@ -118,6 +124,18 @@ def _write_clips(
     cut = Cut(setup.scored_frames, setup.stride)
     for name, features in sets.items():
         write_features(out / f"features-{name}.safetensors", features, setup.network, cut)
+
+
+def _real_of_classes(
+    setup: EvaluationSetup, classes: Collection[str | None]
+) -> dict[str | None, list[Clip]]:
+    """Return some of the scored real clips of each class; samples without one get any."""
+    labels = [setup.store.videos[window.video].label for window in setup.windows]
+    return some_of_each_class(
+        (label if label in classes else None, partial(read_window, setup.store, window))
+        for label, window in zip(labels, setup.windows, strict=True)
+        if label in classes or None in classes
+    )
 
 
 def _require_fit(

@@ -42,14 +42,29 @@ class Pair(NamedTuple):
     psnr: float
 
 
-def places_to_show(psnr: np.ndarray) -> dict[str, list[int]]:
-    """Return the clips to show: the first ones, and those of the highest and the lowest PSNR."""
-    order = np.argsort(psnr, kind="stable")
+def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[int]]:
+    """Return the clips to show: the first ones, and those of the highest and the lowest PSNR.
+
+    The best are of different videos, and so are the worst: neighbouring clips look alike.
+
+    Args:
+        psnr: of each clip, in dB.
+        videos: id of the video that each clip is cut from.
+    """
+    order = [int(place) for place in np.argsort(psnr, kind="stable")]
     return {
         "shown": list(range(min(SHOWN, len(psnr)))),
-        "best": [int(place) for place in order[::-1][:EXTREMES]],
-        "worst": [int(place) for place in order[:EXTREMES]],
+        "best": _of_different_videos(order[::-1], videos),
+        "worst": _of_different_videos(order, videos),
     }
+
+
+def _of_different_videos(order: Sequence[int], videos: Sequence[str]) -> list[int]:
+    """Return the first places of an order, at most one of each video."""
+    firsts: dict[str, int] = {}
+    for place in order:
+        firsts.setdefault(videos[place], place)
+    return list(firsts.values())[:EXTREMES]
 
 
 class Neighbour(NamedTuple):
@@ -82,12 +97,14 @@ class Gallery(NamedTuple):
     Attributes:
         pairs: clips and their reconstructions; roles are those of `places_to_show`.
         sampled: some samples of each class.
+        of_class: some real clips of each of these classes.
         controls: clips that the samples are compared with, by name.
         neighbours: samples nearest to a training clip.
     """
 
     pairs: Mapping[str, list[Pair]]
     sampled: Mapping[str | None, list[Clip]] = MappingProxyType({})
+    of_class: Mapping[str | None, list[Clip]] = MappingProxyType({})
     controls: Mapping[str, Sequence[Clip]] = MappingProxyType({})
     neighbours: Sequence[Neighbour] = ()
 
@@ -148,9 +165,10 @@ class Gallery(NamedTuple):
             }
             for kind, clip in (("real", pair.real), ("reconstructed", pair.reconstructed)):
                 yield _entry(f"{role}-{number:02d}-{kind}", clip, pair.label, kind, fps, origin)
-        sampled = [(label, clip) for label, clips in self.sampled.items() for clip in clips]
-        for number, (label, clip) in enumerate(sampled):
-            yield _entry(f"sampled-{number:02d}", clip, label, "sampled", fps, {"role": "sampled"})
+        for kind, by_class in (("sampled", self.sampled), ("of-class", self.of_class)):
+            shown = [(label, clip) for label, clips in by_class.items() for clip in clips]
+            for number, (label, clip) in enumerate(shown):
+                yield _entry(f"{kind}-{number:02d}", clip, label, kind, fps, {"role": kind})
         for number, (clip, nearest, distance) in enumerate(self.neighbours):
             origin = {"role": "neighbour", "distance": distance}
             yield _entry(f"near-{number:02d}-sample", clip, None, "near", fps, origin)

@@ -84,7 +84,8 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     metrics = dict(METRICS)
     if st_lpips is not None:
         metrics["st_lpips"] = lambda copy, real: st_lpips_per_clip(copy, real, st_lpips)
-    usage = CodeUsage(tokenizer.config.quantizer.vocabulary).to(accelerator.device)
+    vocabulary = tokenizer.config.quantizer.vocabulary
+    usage = CodeUsage(vocabulary).to(accelerator.device)
     found = _scored(setup, metrics, usage)
     values = {name: np.array([one.values[name] for one in found]) for name in metrics}
     counts = torch.as_tensor(accelerator.reduce(usage.counts.clone(), "sum"))
@@ -104,8 +105,10 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
         **{name: quantiles(each) for name, each in values.items()},
         "rfvd": setup.fvd(features),
         "codebook": {**use._asdict(), "levels": [level._asdict() for level in use.levels]},
-        "codebook_size": len(counts),
-        "code_counts": counts.sort(descending=True).values.tolist(),
+        "vocabulary": list(vocabulary),
+        "code_counts": [  # a list for each code of a position, the most used codes first
+            level.sort(descending=True).values.tolist() for level in counts.split(list(vocabulary))
+        ],
         "clips": per_clip(store, setup.windows, values),
         "bits_per_clip": bits,
         "bits_per_second": _per_second(setup, bits),
@@ -157,7 +160,8 @@ def _per_second(setup: EvaluationSetup, bits_per_clip: float) -> float | None:
 
 def _pairs(setup: EvaluationSetup, psnr: np.ndarray) -> dict[str, list[Pair]]:
     pairs: dict[str, list[Pair]] = {}
-    for role, places in places_to_show(psnr).items():
+    ids = [setup.store.videos[window.video].id for window in setup.windows]
+    for role, places in places_to_show(psnr, ids).items():
         windows = [setup.windows[place] for place in places]
         clips = read_windows(setup.store, windows)
         _, copies = reconstruct(setup.accelerator, setup.tokenizer, clips)

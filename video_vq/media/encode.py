@@ -301,8 +301,9 @@ def tile(
     gap: int = 2,
     scale: int = 1,
     labels: Sequence[str] | None = None,
+    background: int = 255,
 ) -> UInt8[np.ndarray, "_ _ _ 3"]:
-    """Lay out clips of one size as a grid that plays as one clip, row by row, on white.
+    """Lay out clips of one size as a grid that plays as one clip, row by row.
 
     Args:
         clips: all of one length and size.
@@ -310,6 +311,7 @@ def tile(
         gap: number of pixels around each tile.
         scale: integer factor of enlargement; pixels are repeated.
         labels: one short text above each tile; cut where it is wider than the tile.
+        background: grey level between the tiles, 0 to 255; labels stand on white.
 
     Returns:
         The grid; its height and width are even, so that every codec takes it.
@@ -328,7 +330,7 @@ def tile(
     columns = min(columns, len(clips))
     rows = math.ceil(len(clips) / columns)
     size = [rows * (top + height) + gap, columns * (gap + width) + gap]
-    grid = np.full((num_frames, *(side + side % 2 for side in size), 3), 255, np.uint8)
+    grid = np.full((num_frames, *(side + side % 2 for side in size), 3), background, np.uint8)
     for place, clip in enumerate(clips):
         y = place // columns * (top + height) + top
         x = place % columns * (gap + width) + gap

@@ -1,6 +1,8 @@
 """What a report's sections are made of: texts, tables, charts, code and films."""
 
 import base64
+import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from video_vq.media.encode import encode_mp4, tile
 Clip = UInt8[np.ndarray, "t h w 3"]
 
 TILE_PIXELS = 144  # approximate height of a clip on the page
+GAP, GREY = 2, 140  # pixels between clips, in a grey that shows on white and on black
 DEFAULT_FPS = 8.0
 
 
@@ -28,7 +31,7 @@ class Row(NamedTuple):
 
     Attributes:
         cells: the cells, one per column.
-        note: a small line under the first cell.
+        note: what the row means, in a last, wide column.
         below: whether it belongs to the row before, as what that is compared with.
     """
 
@@ -42,6 +45,11 @@ class Table(NamedTuple):
 
     head: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether a row has a note, which needs a column of its own."""
+        return any(row.note for row in self.rows)
 
 
 class Headline(NamedTuple):
@@ -61,13 +69,36 @@ class Headlines(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Commands or a configuration, as they stand."""
+    """A configuration as it stands, or commands, whose words are never broken."""
 
     text: str
+    is_command: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """Return words and the white space between them in turn, a word first."""
+        return re.split(r"(\s+)", self.text)
 
 
 class Film(NamedTuple):
-    """A playing clip: an mp4 as a data address, its size in pixels, and what it shows."""
+    """A playing clip.
+
+    Attributes:
+        address: an mp4 as a data address.
+        width, height: in pixels.
+        caption: what it shows.
+        heads: names of its columns, from left to right.
+    """
+
+    address: str
+    width: int
+    height: int
+    caption: str
+    heads: tuple[str, ...] = ()
+
+
+class Picture(NamedTuple):
+    """A PNG as a data address, its size in pixels, and what it shows."""
 
     address: str
     width: int
@@ -82,15 +113,23 @@ class FilmStrip(NamedTuple):
     items: tuple[Film, ...]
 
 
+class Pictures(NamedTuple):
+    """Pictures side by side under one heading."""
+
+    heading: str
+    items: tuple[Picture, ...]
+
+
 class Charts(NamedTuple):
-    """Small line charts, as SVG made by `charts.line_chart`, and what they show."""
+    """Small line charts, as SVG made by `charts.line_chart`, what they show, and what is absent."""
 
     items: tuple[Markup, ...]
     heading: str = ""
     note: str = ""
+    left_out: str = ""
 
 
-Block = Text | Table | Headlines | Code | FilmStrip | Charts
+Block = Text | Table | Headlines | Code | FilmStrip | Pictures | Charts
 
 
 class Section(NamedTuple):
@@ -112,16 +151,43 @@ class Films:
         self.quality = quality
 
     def film(
-        self, clips: Sequence[Clip], columns: int, caption: str, fps: float | None = None
+        self,
+        clips: Sequence[Clip],
+        columns: int,
+        caption: str,
+        fps: float | None = None,
+        heads: tuple[str, ...] = (),
     ) -> Film:
-        """Return clips of one shape, laid out in columns, as one film."""
+        """Return clips of one shape, laid out in columns, as one film.
+
+        Args:
+            clips: row by row.
+            columns: number of clips side by side.
+            caption: what the film shows.
+            fps: frames per second; None for the usual.
+            heads: names above the film, each over its share of the width.
+        """
         # Pixels of small frames are repeated: a browser would blur them, and H.264 stores colour
         # at half the size.
         scale = max(1, round(TILE_PIXELS / clips[0].shape[1]))
-        grid = tile(clips, columns, gap=2, scale=scale)
+        grid = tile(clips, columns, gap=GAP, scale=scale, background=GREY)
+        inner = [
+            number * (side * scale + GAP)
+            for number, side in zip(
+                (math.ceil(len(clips) / columns), min(columns, len(clips))),
+                clips[0].shape[1:3],
+                strict=True,
+            )
+        ]
+        grid = grid[:, GAP : inner[0], GAP : inner[1]]  # without the outer gap
         data = encode_mp4(grid, fps or DEFAULT_FPS, self.quality)
         address = "data:video/mp4;base64," + base64.b64encode(data).decode()
-        return Film(address, grid.shape[2], grid.shape[1], caption)
+        return Film(address, grid.shape[2], grid.shape[1], caption, heads)
+
+
+def named(video: str, label: str | None) -> str:
+    """Return the id of a video behind its class, which many ids begin with."""
+    return video if label is None or video.startswith(f"{label}/") else f"{label} · {video}"
 
 
 def difference(real: Clip, copy: Clip) -> Clip:

@@ -1,69 +1,73 @@
 """Small line charts as SVG; colours come from the page's style, so they follow light and dark."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 WIDTH, HEIGHT = 320, 170
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 26, 24
 MAX_POINTS = 400
 LOG_RATIO = 30  # values that span a larger factor are drawn on a logarithmic axis
+NUM_COLOURS = 6  # that the page's style has for lines
+MAX_NAMED = 4  # lines of a chart that are named below it
+
+Points = Sequence[tuple[float, float]]
+
+
+class Line(NamedTuple):
+    """One line of a chart: its name, and (x, y), finite, x ascending; of many some are drawn."""
+
+    name: str
+    points: Points
 
 
 def line_chart(
-    title: str, points: Sequence[tuple[float, float]], x_name: str = "step", zero: bool = False
+    title: str, lines: Sequence[Line], x_name: str = "step", zero: bool = False
 ) -> Markup:
-    """Return a chart of one quantity.
+    """Return a chart of one quantity, whose values the page shows under the pointer.
 
     Args:
-        title: the quantity's name.
-        points: finite pairs (x, y), x ascending; of many, only some are drawn.
+        title: name of the quantity.
+        lines: at least one, each with at least one point.
         x_name: what x counts.
         zero: whether the axis begins at 0, as for shares.
     """
-    points = _thinned(points)
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    logarithmic = low > 0 and high / low > LOG_RATIO and not zero
-    ticks = _log_ticks(low, high) if logarithmic else _ticks(0.0 if zero else low, high)
-    bottom, top = min(ticks[0], low), max(ticks[-1], high)
-    left, right = points[0][0], points[-1][0]
-
-    def across(x: float) -> float:
-        share = 0.5 if right == left else (x - left) / (right - left)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
-
-    def down(y: float) -> float:
-        bend = math.log if logarithmic else float
-        span = bend(top) - bend(bottom)
-        share = 0.5 if span == 0 else (bend(y) - bend(bottom)) / span
-        return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
-
-    lines = [
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-            LEFT, WIDTH - RIGHT, *[f"{down(tick):.1f}"] * 2
+    lines = [Line(name, _thinned(points)) for name, points in lines]
+    xs, ys = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
+    left, right = min(xs), max(xs)
+    across = _scale(left, right, LEFT, WIDTH - RIGHT)
+    down, ticks = _axis(min(ys), max(ys), zero)
+    grid = [
+        Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
+            LEFT, WIDTH - RIGHT, y=f"{down(tick):.1f}"
         )
         + Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
             LEFT - 5, f"{down(tick) + 3.5:.1f}", short(tick)
         )
         for tick in ticks
     ]
-    path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in points)
-    last_x, last_y = points[-1]
-    summary = f"{title}: {short(points[0][1])} at {short(left)}, {short(last_y)} at {short(right)}"
+    drawn = [
+        Markup('<polyline class="line c{}" points="{}"/>').format(
+            number % NUM_COLOURS, " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line.points)
+        )
+        for number, line in enumerate(lines)
+    ]
+    told = [f"{name} {_course(points)}" for name, points in lines[:NUM_COLOURS]]
     return Markup(
-        '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-label="{summary}">'
-        '<text class="title" x="0" y="14">{title}</text>'
-        '<text class="now" x="{w}" y="14" text-anchor="end">{now}</text>{lines}'
-        '<polyline class="line" points="{path}"/>'
-        '<circle class="dot" cx="{x}" cy="{y}" r="3"/>'
+        '<svg class="chart" viewBox="0 0 {w} {h}" role="img" tabindex="0" aria-label="{summary}" '
+        'data-chart="{data}"><text class="title" x="0" y="14">{title}</text>'
+        '<text class="now" x="{w}" y="14" text-anchor="end">{now}</text>{grid}{lines}{legend}'
         '<text class="tick" x="{left}" y="{base}">{first}</text>'
         '<text class="tick" x="{end}" y="{base}" text-anchor="end">{x_name} {last}</text></svg>'
     ).format(
-        w=WIDTH, h=HEIGHT, summary=summary, title=title, now=short(last_y),
-        lines=Markup("").join(lines), path=path, x=f"{across(last_x):.1f}",
-        y=f"{down(last_y):.1f}", left=LEFT, end=WIDTH - RIGHT, base=HEIGHT - 6,
-        first=short(left), x_name=escape(x_name), last=short(right),
+        w=WIDTH, h=HEIGHT, title=title, left=LEFT, end=WIDTH - RIGHT, base=HEIGHT - 6,
+        now=short(lines[0].points[-1][1]) if len(lines) == 1 else "", legend=_legend(lines),
+        summary=f"{title}: {'; '.join(told).strip()}", grid=Markup("").join(grid),
+        lines=Markup("").join(drawn), first=short(left), x_name=x_name, last=short(right),
+        data=json.dumps({"x": x_name, "lines": [_values(line) for line in lines]}),
     )  # fmt: skip
 
 
@@ -75,7 +79,56 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _legend(lines: Sequence[Line]) -> Markup:
+    """Return the names of several lines in their colours, or how many there are."""
+    if len(lines) == 1:
+        return Markup("")
+    names = [
+        Markup('<tspan class="name c{}">{}</tspan>').format(number, line.name)
+        for number, line in enumerate(lines)
+    ]
+    return Markup('<text class="legend" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+        (LEFT + WIDTH - RIGHT) // 2,
+        HEIGHT - 6,
+        Markup(" ").join(names) if len(lines) <= MAX_NAMED else f"{len(lines)} lines",
+    )
+
+
+def _course(points: Points) -> str:
+    (first_x, first), (last_x, last) = points[0], points[-1]
+    return f"{short(first)} at {short(first_x)}, {short(last)} at {short(last_x)}"
+
+
+def _values(line: Line) -> dict[str, object]:
+    """Return what the page shows under the pointer: texts beside the points that are drawn."""
+    return {
+        "name": line.name,
+        "x": [short(x) if x != round(x) else f"{x:,.0f}" for x, _ in line.points],
+        "y": [short(y) for _, y in line.points],
+    }
+
+
+def _scale(low: float, high: float, start: int, end: int) -> Callable[[float], float]:
+    """Return the linear map of low … high to start … end; to the middle where both are equal."""
+    span = high - low
+
+    def place(value: float) -> float:
+        return start + (0.5 if span == 0 else (value - low) / span) * (end - start)
+
+    return place
+
+
+def _axis(low: float, high: float, zero: bool) -> tuple[Callable[[float], float], list[float]]:
+    """Return the map of values to heights in the picture, and the ticks."""
+    logarithmic = low > 0 and high / low > LOG_RATIO and not zero
+    ticks = _log_ticks(low, high) if logarithmic else _ticks(0.0 if zero else low, high)
+    bend = math.log if logarithmic else float
+    bottom, top = bend(min(ticks[0], low)), bend(max(ticks[-1], high))
+    scale = _scale(bottom, top, HEIGHT - BOTTOM, TOP)
+    return (lambda value: scale(bend(value))), ticks
+
+
+def _thinned(points: Points) -> list[tuple[float, float]]:
     if len(points) <= MAX_POINTS:
         return list(points)
     step = (len(points) - 1) / (MAX_POINTS - 1)

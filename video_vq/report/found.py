@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from video_vq.errors import InputError
+from video_vq.facts import Facts
+from video_vq.models.model_folder import CONFIG, describe_model
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json
 
+RUN, SCORES = "run.json", "scores.json"
 MAX_METRICS_BYTES = 256 << 20
 
 
@@ -21,6 +24,7 @@ class Run(NamedTuple):
         environment: versions, device, command.
         curves: pairs (step, value) by name, in the order logged; finite values only.
         num_not_finite: number of values that were left out of the curves.
+        model: facts about its finished model; empty before.
     """
 
     name: str
@@ -28,6 +32,7 @@ class Run(NamedTuple):
     environment: dict[str, Any]
     curves: dict[str, list[tuple[float, float]]]
     num_not_finite: int
+    model: Facts
 
 
 class Evaluation(NamedTuple):
@@ -54,11 +59,9 @@ def find_parts(path: Path) -> Parts:
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; name a run folder, or a folder that holds some")
-    folders = [path, *sorted(child for child in path.iterdir() if child.is_dir())]
-    runs = [_read_run(folder) for folder in folders if (folder / "run.json").exists()]
-    evaluations = [
-        _read_evaluation(folder) for folder in folders if (folder / "scores.json").exists()
-    ]
+    folders = _folders(path)
+    runs = [_read_run(folder) for folder in folders if (folder / RUN).exists()]
+    evaluations = [_read_evaluation(folder) for folder in folders if (folder / SCORES).exists()]
     if not runs and not evaluations:
         raise InputError(
             f"{path}: holds neither a run (run.json) nor scores (scores.json), and no folder in it "
@@ -69,13 +72,32 @@ def find_parts(path: Path) -> Parts:
     return Parts(path.resolve().name, tuple(runs), tuple(evaluations))
 
 
+def holds_reported(path: Path) -> bool:
+    """Return whether a folder, or one in it, is of a run or an evaluation."""
+    if not path.is_dir():
+        return False
+    return any((folder / name).exists() for folder in _folders(path) for name in (RUN, SCORES))
+
+
+def _folders(path: Path) -> list[Path]:
+    return [path, *sorted(child for child in path.iterdir() if child.is_dir())]
+
+
 def _read_run(folder: Path) -> Run:
-    described = read_json(folder / "run.json", "a run's description")
+    described = read_json(folder / RUN, "a run's description")
     identity, environment = (described.get(key) for key in ("identity", "environment"))
     if not isinstance(identity, dict) or not isinstance(environment, dict):
         raise InputError(f"{folder}/run.json: holds no identity and environment; is it a run's?")
     curves, num_not_finite = _read_curves(folder / "metrics.jsonl")
-    return Run(folder.resolve().name, identity, environment, curves, num_not_finite)
+    model = _describe_model(folder, identity.get("kind"))
+    return Run(folder.resolve().name, identity, environment, curves, num_not_finite, model)
+
+
+def _describe_model(run: Path, kind: Any) -> Facts:
+    if kind not in ("tokenizer", "prior") or not (run / kind / CONFIG).is_file():
+        return {}
+    described = describe_model(run / kind)
+    return {} if described is None else described[1]
 
 
 def _read_curves(file: Path) -> tuple[dict[str, list[tuple[float, float]]], int]:
@@ -109,7 +131,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_evaluation(folder: Path) -> Evaluation:
-    scores = read_json(folder / "scores.json", "scores")
+    scores = read_json(folder / SCORES, "scores")
     gallery = folder / "gallery"
     store = ClipStore(gallery) if (gallery / "manifest.json").exists() else None
     return Evaluation(folder.resolve().name, scores, store)

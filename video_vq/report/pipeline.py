@@ -2,10 +2,15 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+from video_vq.config import check_config
+from video_vq.errors import ConfigError
 from video_vq.evaluation.generation_protocols import at, simulation
+from video_vq.facts import codes
+from video_vq.models.tokenizer_config import TokenizerConfig
 from video_vq.report.found import Evaluation, Parts, Run
 
 LINE = 88  # characters of a command before it continues on the next line
@@ -47,22 +52,31 @@ def lead(parts: Parts) -> str:
 
 def _told(run: Run) -> str:
     kind = run.identity.get("kind")
-    model = {
-        "tokenizer": (("quantizer", "codebook_size"), "{} codes"),
-        "prior": (("depth",), "{} layers"),
-    }.get(str(kind))
     steps, batch = (at(run.identity, "config", "optim", key) for key in ("steps", "batch_size"))
-    if model is None or not isinstance(steps, int) or not isinstance(batch, int):
+    if kind not in ("tokenizer", "prior"):
         return ""
-    place, words = model
-    size = at(run.identity, "config", "model", *place)
-    shown = [words.format(f"{size:,}")] if isinstance(size, int) else []
+    if not isinstance(steps, int) or not isinstance(batch, int):
+        return ""
+    shown = [size] if (size := _size(run)) else []
     done = int(max((points[-1][0] for points in run.curves.values()), default=0))
     share = f"{steps:,}" if done >= steps else f"{done:,} of {steps:,}"
     shown.append(f"{share} steps of {batch:,} clips")
     if (minutes := _minutes(run, batch)) is not None:
         shown.append(f"{minutes} of training on {run.environment.get('device')}")
     return f"{str(kind).capitalize()}: {', '.join(shown)}."
+
+
+def _size(run: Run) -> str:
+    """Return how many codes a tokenizer has, or layers a prior; "" where it is not known."""
+    model = at(run.identity, "config", "model")
+    if run.identity.get("kind") == "prior":
+        depth = at(model, "depth")
+        return f"{depth:,} layers" if isinstance(depth, int) else ""
+    with suppress(ConfigError):
+        return (
+            f"{codes(check_config(TokenizerConfig, model, 'run.json').quantizer.vocabulary)} codes"
+        )
+    return ""
 
 
 def _minutes(run: Run, batch: int) -> str | None:

@@ -3,9 +3,11 @@
 Each takes what was found and returns sections, one per run or evaluation that it applies to.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import yaml
 
 from video_vq.report.blocks import (
@@ -20,8 +22,11 @@ from video_vq.report.blocks import (
     Table,
     Text,
     difference,
+    named,
 )
-from video_vq.report.charts import line_chart, short
+from video_vq.report.charts import short
+from video_vq.report.code_usage import counts_of_levels, usage_blocks
+from video_vq.report.curves import GROUPS, grouped
 from video_vq.report.found import Evaluation, Parts, Run
 from video_vq.report.pipeline import known_commands
 from video_vq.report.summary import remarks
@@ -29,33 +34,9 @@ from video_vq.report.verdicts import headlines, score_table
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.videos import Video
 
-WALL_CLOCK = ("time/clips_per_second",)  # the only time that is worth a curve
-GROUPS = {
-    "validation": "Scores of the averaged weights on fixed clips of the val split: a run is "
-    "judged by these.",
-    "loss": "What training minimises, each part unweighted, on the current clips.",
-    "weight": "What each part of the loss is multiplied by.",
-    "discriminator": "How well the discriminator tells clips from reconstructions: the share of "
-    "patches that it classifies correctly (0.5: it guesses; 1: it has won), its losses and mean "
-    "logits.",
-    "codebook": "How the codes are used: the share of them that occurs, how many equally frequent "
-    "ones would carry as much (perplexity), and how many unused ones were restarted.",
-    "quantizer": "Encoder outputs against their codes: the angle in degrees, the ratio of lengths "
-    "and the outputs' norm (p05, p50, p95: quantiles), the cosine between the gradient and the "
-    "rotated one, and the share of tokens that one step moved to another code; the share of "
-    "obtuse angles, the part of the outputs' variance that codes miss (distortion), and what pulls "
-    "the outputs towards the origin (radial forces: positive ones shrink them).",
-    "optim": "The gradient's norm before it is clipped, the learning rate, and the steps that were "
-    "left out because a number was not finite.",
-    "time": "Speed of training.",
-    "warnings": "Number of warnings of the run.",
-}
-SHARES = (
-    "codebook/usage",
-    "codebook/batch_usage",
-    "validation/code_usage",
-    "discriminator/accuracy",
-)
+FIRST = tuple(GROUPS[name].heading for name in ("validation", "loss"))  # groups shown unfolded
+
+TOLD_OF_MODELS = ("clips", "tokens", "sub-codes", "compression", "transformer", "classes")
 
 
 def scores(parts: Parts, films: Films) -> list[Section]:
@@ -87,8 +68,8 @@ def reconstructions(parts: Parts, films: Films) -> list[Section]:
             items = tuple(_pair_film(store, films, real, copy) for real, copy in pairs)
             strips.append(FilmStrip(heading, items))
         lead = Text(
-            "Each film: original, reconstruction, and their difference around mid-grey, twice "
-            "enlarged (grey is equal)."
+            "The difference is shown around mid-grey, twice enlarged: grey is equal. Loops of "
+            "less than a second are slowed to last one."
         )
         title = _titled("Reconstructions", evaluation.name, parts.evaluations)
         sections.append(Section(title, (lead, *strips)))
@@ -103,16 +84,14 @@ def samples(parts: Parts, films: Films) -> list[Section]:
         chosen = [] if store is None else _of_kind(store, "sampled")
         if store is None or not chosen:
             continue
-        by_class: dict[str, list[int]] = {}
-        for index in chosen:
-            by_class.setdefault(store.videos[index].label or "no class", []).append(index)
+        real = _by_class(store, _of_kind(store, "of-class"))
         items = tuple(
-            films.film([store.read(index) for index in found], 2, name, store.videos[found[0]].fps)
-            for name, found in by_class.items()
+            _class_film(store, films, name, found, real.get(name, []))
+            for name, found in _by_class(store, chosen).items()
         )
         blocks: list[Block] = [
             Text(_how_sampled(evaluation.scores)),
-            FilmStrip("Samples by class", items),
+            FilmStrip("Samples beside real clips of their class" if real else "Samples", items),
         ]
         controls = _of_kind(store, "control")
         if controls:
@@ -128,10 +107,11 @@ def samples(parts: Parts, films: Films) -> list[Section]:
                     [store.read(sample), store.read(train)], 2,
                     f"{float(_origin(store.videos[sample], 'distance')):.1f} grey levels apart",
                     store.videos[sample].fps,
+                    ("sample", "training clip"),
                 )
                 for sample, train in near
             )  # fmt: skip
-            heading = "Samples nearest to a training clip: sample, training clip"
+            heading = "Samples nearest to a training clip"
             blocks.append(FilmStrip(heading, items))
         title = _titled("Samples", evaluation.name, parts.evaluations)
         sections.append(Section(title, (*blocks,)))
@@ -143,54 +123,48 @@ def codebook(parts: Parts, films: Films) -> list[Section]:
     sections = []
     for evaluation in parts.evaluations:
         found = evaluation.scores["reconstruction"]
-        counts = found.get("code_counts")
-        if not counts:
+        if not found.get("code_counts"):
             continue
-        use, total, size = found["codebook"], sum(counts), len(counts)
-        running, points = 0, [(0.0, 0.0)]
-        for rank, count in enumerate(counts, 1):
-            running += count
-            points.append((float(rank), running / total))
-        chart = line_chart("share of tokens in the most used codes", points, "codes", zero=True)
-        used = sum(count > 0 for count in counts)
-        text = (
-            f"{used:,} of {size:,} codes occur among {total:,} tokens of split "
-            f"{evaluation.scores['split']}. Perplexity {use['perplexity']:.0f}: the codes carry as "
-            f"much as {use['perplexity']:.0f} equally frequent ones would. A straight line would "
-            "be perfectly even use; a line that jumps up at once is a collapsed codebook."
-        )
+        text, *blocks = usage_blocks(counts_of_levels(found))
+        where = f"Counted on split {evaluation.scores['split']}."
         title = _titled("Codebook usage", evaluation.name, parts.evaluations)
-        sections.append(Section(title, (Text(text), Charts((chart,)))))
+        sections.append(Section(title, (text._replace(text=f"{text.text} {where}"), *blocks)))
     return sections
 
 
 def curves(parts: Parts, films: Films) -> list[Section]:
-    """Return the training curves of each run."""
-    sections = []
-    for run in parts.runs:
-        shown = {
-            name: points
-            for name, points in run.curves.items()
-            if not name.startswith("time/") or name in WALL_CLOCK
-        }
-        blocks: list[Block] = [*_by_group(shown)] or [Text("No metrics were logged yet.")]
-        if run.num_not_finite:
-            count = f"{run.num_not_finite} logged values were not finite and are left out."
-            blocks.append(Text(count, strong=True))
-        sections.append(Section(f"Training: {_kind(run, parts)}", (*blocks,)))
-    return sections
+    """Return the model and the most telling training curves of each run."""
+    return [
+        Section(f"Training: {_kind(run, parts)}", (*_model(run), *_curves(run, True)))
+        for run in parts.runs
+    ]
 
 
-def _by_group(curves: dict[str, list[tuple[float, float]]]) -> Iterator[Charts]:
-    """Yield the curves of each group (`loss/…`), with a description if the group is known."""
-    groups = {name.partition("/")[0] for name in curves}
-    for group in [*(name for name in GROUPS if name in groups), *sorted(groups - GROUPS.keys())]:
-        charts = tuple(
-            line_chart(name, points, zero=name in SHARES)
-            for name, points in curves.items()
-            if name.partition("/")[0] == group
-        )
-        yield Charts(charts, group, GROUPS.get(group, ""))
+def more_curves(parts: Parts, films: Films) -> list[Section]:
+    """Return the other training curves of each run."""
+    return [
+        Section(f"More curves: {_kind(run, parts)}", blocks, folded=True)
+        for run in parts.runs
+        if (blocks := tuple(_curves(run, False)))
+    ]
+
+
+def _model(run: Run) -> list[Block]:
+    told = {name: run.model[name] for name in TOLD_OF_MODELS if name in run.model}
+    return [facts_table(told)] if told else []
+
+
+def _curves(run: Run, first: bool) -> Iterator[Block]:
+    """Yield the curves of validation and losses, or those of all other groups."""
+    if first and not run.curves:
+        yield Text("No metrics were logged yet.")
+    for group in grouped(run.curves):
+        if (group.heading in FIRST) == first:
+            drawn = tuple(chart.draw() for chart in group.charts)
+            yield Charts(drawn, group.heading, group.note, group.left_out)
+    if first and run.num_not_finite:
+        count = f"{run.num_not_finite} logged values were not finite and are left out."
+        yield Text(count, strong=True)
 
 
 def commands(parts: Parts, films: Films) -> list[Section]:
@@ -202,7 +176,7 @@ def commands(parts: Parts, films: Films) -> list[Section]:
         "Trainings and evaluations are shown as they were given. The others are reconstructed "
         "from their stores; RAW is the folder of raw videos."
     )
-    return [Section("Commands", (told, Code("\n\n".join(lines))))]
+    return [Section("Commands", (told, Code("\n\n".join(lines), is_command=True)))]
 
 
 def settings(parts: Parts, films: Films) -> list[Section]:
@@ -212,7 +186,8 @@ def settings(parts: Parts, films: Films) -> list[Section]:
         config = yaml.safe_dump(run.identity.get("config", {}), sort_keys=False)
         rest = {name: value for name, value in run.identity.items() if name != "config"}
         rest |= {name: value for name, value in run.environment.items() if name != "command"}
-        blocks = (_facts(rest), Code(config.rstrip()))
+        rest |= {f"model, {name}": value for name, value in run.model.items()}
+        blocks = (facts_table(rest), Code(config.rstrip()))
         sections.append(Section(f"Settings: {_kind(run, parts)}", blocks, folded=True))
     for evaluation in parts.evaluations:
         found = evaluation.scores
@@ -230,17 +205,18 @@ def settings(parts: Parts, films: Films) -> list[Section]:
         made_by = dict(found.get("made_by", {}))
         made_by["samples"] = found.get("generation", {}).get("samples")
         stores = yaml.safe_dump(made_by, sort_keys=False).rstrip()
-        sections.append(Section(title, (_facts(rest), Code(stores)), folded=True))
+        sections.append(Section(title, (facts_table(rest), Code(stores)), folded=True))
     return sections
 
 
 SECTIONS: tuple[Callable[[Parts, Films], list[Section]], ...] = (
-    scores,
     reconstructions,
     samples,
+    scores,
     codebook,
     curves,
     commands,
+    more_curves,
     settings,
 )
 
@@ -273,10 +249,35 @@ def _pair_film(store: ClipStore, films: Films, real: int, copy: int) -> Film:
     clip, reconstruction = store.read(real), store.read(copy)
     psnr = _origin(video, "psnr")
     told = "exact" if psnr is None else f"{float(psnr):.2f} dB"
-    where = f"{_origin(video, 'video')}, from frame {_origin(video, 'start')}"
-    caption = f"{told} · {video.label or 'no class'} · {where}"
+    where = named(str(_origin(video, "video")), video.label)
+    caption = f"{told} · {where}, from frame {_origin(video, 'start')}"
     clips = [clip, reconstruction, difference(clip, reconstruction)]
-    return films.film(clips, 3, caption, video.fps)
+    return films.film(clips, 3, caption, video.fps, ("original", "reconstruction", "difference"))
+
+
+def _by_class(store: ClipStore, found: list[int]) -> dict[str, list[int]]:
+    by_class: dict[str, list[int]] = {}
+    for index in found:
+        by_class.setdefault(store.videos[index].label or "no class", []).append(index)
+    return by_class
+
+
+def _class_film(
+    store: ClipStore, films: Films, name: str, sampled: list[int], real: list[int]
+) -> Film:
+    """Return samples of a class on the left, real clips on the right, in rows of two and two."""
+    fps = store.videos[sampled[0]].fps
+    if not real:
+        return films.film([store.read(index) for index in sampled], 2, name, fps)
+    rows = max(math.ceil(len(found) / 2) for found in (sampled, real))
+    blank = np.full_like(store.read(sampled[0]), 128)
+    clips = [
+        store.read(found[place]) if place < len(found) else blank
+        for row in range(rows)
+        for found in (sampled, real)
+        for place in (2 * row, 2 * row + 1)
+    ]
+    return films.film(clips, 4, name, fps, ("samples", "real clips"))
 
 
 def _how_sampled(found: dict[str, Any]) -> str:
@@ -290,9 +291,20 @@ def _how_sampled(found: dict[str, Any]) -> str:
     )
 
 
-def _facts(facts: dict[str, Any]) -> Table:
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_told(inner)}" for name, inner in value.items()) or "none"
+    return short(value) if isinstance(value, float) else str(value)
+
+
+def facts_table(facts: dict[str, Any]) -> Table:
+    """Return names and values as a table; what is None is left out."""
     rows = tuple(
-        Row((name.replace("_", " "), short(value) if isinstance(value, float) else str(value)))
+        Row((name.replace("_", " "), _told(value)))
         for name, value in facts.items()
         if value is not None
     )

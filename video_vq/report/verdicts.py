@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from video_vq.facts import codes
 from video_vq.report.blocks import Headline, Headlines, Row, Table
 
 CONTROL_NAMES = {
@@ -92,7 +93,7 @@ def score_table(scores: dict[str, Any]) -> Table:
         ),
         _row("rFVD", found["rfvd"]["value"], num, "↓ distance of reconstructions to their clips"),
         _row("code usage", use["code_usage"], num, "↑ share of the codes that occur"),
-        _row("perplexity", use["perplexity"], num, f"↑ of {found.get('codebook_size', 'K')} codes"),
+        _row("perplexity", use["perplexity"], num, _of_codes(found)),
         _row("bits per clip", found["bits_per_clip"], num, "what the tokens cost, uncompressed"),
     ]
     if "prior" in scores:
@@ -120,6 +121,12 @@ def score_table(scores: dict[str, Any]) -> Table:
         )
         rows.append(_row("FVD floor", floor["distance"], floor["num_clips"], told))
     return Table(("score", "value", "N"), tuple(rows))
+
+
+def _of_codes(found: dict[str, Any]) -> str:
+    vocabulary = found.get("vocabulary", ())  # earlier scores do not have it
+    several = ", mean over the codes of a position" if len(vocabulary) > 1 else ""
+    return f"↑ of {codes(vocabulary) or 'K'} codes{several}"
 
 
 def _saved(bits: float) -> str:

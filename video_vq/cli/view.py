@@ -1,0 +1,83 @@
+"""`video-vq view`: a local page that shows a store, a video or a run."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from video_vq.cli import following
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "view",
+        help="look at a store, a video or a run in a browser",
+        description="Write one HTML file that shows clips, tokens with what they decode to and how "
+        "often each code is used, a video, or a run. It needs no server and no network.",
+        examples=("video-vq view clips", "video-vq view tokens --tokenizer runs/tokenizer"),
+    )
+    parser.add_argument(
+        "path",
+        type=Path,
+        metavar="STORE|VIDEO|RUN",
+        help="a clip store, a token store, a video, a folder of videos, or what `report` takes",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="decodes the tokens of a token store, and encodes a video (default: for tokens the "
+        "one that made them, where it lies beside them or in runs/)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: NAME.html in the current folder)",
+    )
+    parser.add_argument(
+        "--no-open",
+        action="store_true",
+        help="write the page, and do not open it in a browser",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page and open it."""
+    from video_vq.inspect.describe import describe
+    from video_vq.report.view import write_view
+
+    path: Path = arguments.path
+    facts = describe(path).facts
+    out = arguments.out or Path(f"{path.resolve().name}.html")
+    tokenizer = arguments.tokenizer or _tokenizer_of(path)
+    write_view(path, facts, out, tokenizer)
+    print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB; open it in a browser)")
+    if not arguments.no_open:
+        _open(out)
+    return 0
+
+
+def _tokenizer_of(path: Path) -> Path | None:
+    """Return the tokenizer of a token store, where it lies near it."""
+    from video_vq.stores import tokens
+    from video_vq.stores.files import read_json
+    from video_vq.stores.shards import MANIFEST
+
+    manifest = path / MANIFEST
+    if not manifest.is_file() or read_json(manifest, "a manifest").get("format") != tokens.FORMAT:
+        return None
+    name = tokens.TokenStore(path).header.tokenizer_hash
+    found = following.tokenizer_of(name, (path, path.parent / "runs" / path.name))
+    return None if found == following.ANY_TOKENIZER else found
+
+
+def _open(page: Path) -> None:
+    """Open a page, where somebody sits before a screen."""
+    has_screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if has_screen and sys.stdout.isatty():
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())

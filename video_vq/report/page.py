@@ -1,0 +1,100 @@
+"""One HTML page that needs nothing else: no server, no network, no file beside it."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from video_vq.errors import InputError
+from video_vq.report.blocks import Section
+from video_vq.stores.files import write_bytes
+from video_vq.stores.lock import held
+from video_vq.stores.places import require_writable
+
+MAX_BYTES = 20_000_000
+QUALITIES = (18, 26, 34)  # of H.264: the first at which the page is small enough
+GENERATOR = b'<meta name="generator" content="video-vq">'
+OURS = (GENERATOR, b"video-vq report</title>")  # the latter in pages of earlier versions
+
+
+def require_page(out: Path) -> None:
+    """Refuse, before anything is computed, a page that cannot be written.
+
+    Raises:
+        InputError: it is a folder or another's file, or its folder cannot be written.
+    """
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name the page in it, as {out / 'report.html'}")
+    if out.exists():
+        with open(out, "rb") as file:
+            head = file.read(2000)
+            if not any(mark in head for mark in OURS):
+                raise InputError(f"{out}: is no page of video-vq; remove it, or name another file")
+    require_writable(out.parent)
+
+
+def write_page(out: Path, render: Callable[[int], str], what: Path) -> None:
+    """Write a page, in place of an earlier one; its films lose quality where it would be large.
+
+    Args:
+        out: the file.
+        render: returns the page whose films have a quality of H.264.
+        what: it shows.
+
+    Raises:
+        InputError: it is too large even so, or another process is writing it.
+    """
+    with held(out, single_file=True):
+        page = b""
+        for quality in QUALITIES:
+            page = render(quality).encode()
+            if len(page) <= MAX_BYTES:
+                break
+        if len(page) > MAX_BYTES:
+            raise InputError(
+                f"{what}: the page would have {len(page) / 1e6:.0f} MB, more than "
+                f"{MAX_BYTES / 1e6:.0f}; take its parts one by one"
+            )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(out, page)
+
+
+def render_page(title: str, kind: str, lead: str, sections: Sequence[Section]) -> str:
+    """Return the page.
+
+    Every text that comes from files (names of classes, videos, settings) is escaped by the
+    template; a content security policy forbids all but the page's own style and script.
+
+    Args:
+        title: the heading.
+        kind: what kind of page it is, below the heading.
+        lead: a few sentences before the sections; "" for none.
+        sections: in order.
+    """
+    templates = Environment(
+        loader=PackageLoader("video_vq.report", "."), autoescape=True, undefined=StrictUndefined
+    )
+    style, script = (_read_asset(name) for name in ("page.css", "page.js"))
+    return templates.get_template("page.html.j2").render(
+        title=title,
+        kind=kind,
+        lead=lead,
+        sections=sections,
+        generator=Markup(GENERATOR.decode()),
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+    )
+
+
+def _read_asset(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,0 +1,246 @@
+"""A page to look at what one has: a store of clips or tokens, videos, or a run."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from markupsafe import Markup
+
+from video_vq.errors import InputError
+from video_vq.facts import Facts, times
+from video_vq.media.decode import FrameStream
+from video_vq.media.folder import VIDEO_SUFFIXES, FolderSettings, holds_video, list_videos
+from video_vq.media.probe import UnreadableVideoError, VideoInfo, probe
+from video_vq.media.resize import resize
+from video_vq.report import render_checked
+from video_vq.report.blocks import (
+    Block,
+    Charts,
+    Clip,
+    Film,
+    Films,
+    FilmStrip,
+    Row,
+    Section,
+    Table,
+    Text,
+    difference,
+    named,
+)
+from video_vq.report.charts import Line, line_chart
+from video_vq.report.code_pictures import as_clip
+from video_vq.report.found import find_parts, holds_reported
+from video_vq.report.page import render_page, require_page, write_page
+from video_vq.report.sections import facts_table
+from video_vq.report.view_tokens import CodePainter, token_sections
+from video_vq.stages.reconstruct_file import square_size
+from video_vq.stores import clips, tokens
+from video_vq.stores.clips import SPLITS, ClipStore
+from video_vq.stores.files import read_json
+from video_vq.stores.shards import MANIFEST
+from video_vq.stores.tokens import TokenStore
+
+SHOWN = 8  # clips of each split, and videos of a folder
+MAX_FRAMES = 96  # of a video that are shown
+SHORT_SIDE = 256  # pixels that frames of a file are scaled down to, at most
+MAX_LINES = 12  # numbers of an action that are drawn
+SLOWED = "Loops of less than a second are slowed to last one."
+
+Make = Callable[[Films], list[Section]]
+
+
+def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = None) -> None:
+    """Write a page that shows what a path holds.
+
+    Args:
+        path: a clip store, a token store, a video, a folder of videos, or what `write_report`
+            takes.
+        facts: what `video-vq info` says of it.
+        out: the page; an earlier one is replaced.
+        tokenizer: decodes the tokens of a token store, and encodes a video; its folder, or its run
+            folder.
+
+    Raises:
+        InputError: it is none of these, it is damaged, the tokenizer does not fit, or the page
+            cannot be written.
+    """
+    require_page(out)
+    kind = _kind_of(path)
+    if tokenizer is not None and kind not in ("tokens", "video"):
+        raise InputError(f"{path}: --tokenizer is for token stores and videos; leave it out")
+    if kind == "run":
+        parts = find_parts(path)
+        write_page(out, lambda quality: render_checked(parts, path, quality), path)
+        return
+    painter = None if tokenizer is None else CodePainter.load(tokenizer)
+    make: Make = {
+        "tokens": lambda films: token_sections(TokenStore(path), painter, films),
+        "clips": lambda films: clip_sections(ClipStore(path), films),
+        "video": lambda films: video_sections(path, painter, films),
+        "folder": lambda films: folder_sections(path, films),
+    }[kind]
+
+    def rendered(quality: int) -> str:
+        sections = [*make(Films(quality)), Section("What it is", (facts_table(facts),))]
+        return render_page(path.resolve().name, "video-vq view", "", sections)
+
+    write_page(out, rendered, path)
+
+
+def _kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
+    """Return what kind of page a path gets.
+
+    Raises:
+        InputError: there is nothing to look at.
+    """
+    if (path / MANIFEST).is_file():
+        form = read_json(path / MANIFEST, "a manifest").get("format")
+        if form in (clips.FORMAT, tokens.FORMAT):
+            return "tokens" if form == tokens.FORMAT else "clips"
+    elif path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        return "video"
+    elif holds_reported(path):
+        return "run"
+    elif path.is_dir() and holds_video(path, FolderSettings().extensions):
+        return "folder"
+    raise InputError(
+        f"{path}: holds nothing to look at; name a finished clip store or token store, a video, a "
+        "folder of videos, or a run folder"
+    )
+
+
+def clip_sections(store: ClipStore, films: Films) -> list[Section]:
+    """Return the sections of a clip store's page: some clips of each split, and its classes."""
+    strips: list[Block] = [Text(SLOWED)]
+    for split in SPLITS:
+        found = [index for index, video in enumerate(store.videos) if video.split == split]
+        items = tuple(_stored_film(store, films, index) for index in _some(store, found))
+        if items:
+            strips.append(FilmStrip(f"{split}: {len(found):,} videos", items))
+    sections = [Section("Clips", (*strips,))]
+    if store.classes:
+        sections.append(Section("Classes", (_classes(store),)))
+    if charts := tuple(_array_charts(store)):
+        note = f"Of {store.videos[0].id}, frame by frame."
+        sections.append(Section("Arrays", (Charts(charts, note=note),)))
+    return sections
+
+
+def _some(store: ClipStore, found: list[int]) -> list[int]:
+    """Return some of the videos, of each class in turn."""
+    by_class: dict[str | None, list[int]] = {}
+    for index in found:
+        by_class.setdefault(store.videos[index].label, []).append(index)
+    turns = zip_longest(*by_class.values())
+    return [index for turn in turns for index in turn if index is not None][:SHOWN]
+
+
+def _stored_film(store: ClipStore, films: Films, index: int) -> Film:
+    video = store.videos[index]
+    count = min(video.num_frames, MAX_FRAMES)
+    caption = f"{named(video.id, video.label)} · {_length(count, video.num_frames)}"
+    return films.film([store.read(index, 0, count)], 1, caption, video.fps)
+
+
+def _length(shown: int, total: int) -> str:
+    return f"{total:,} frames" if shown == total else f"the first {shown:,} of {total:,} frames"
+
+
+def _classes(store: ClipStore) -> Table:
+    counts = Counter((video.label, video.split) for video in store.videos)
+    splits = [split for split in SPLITS if any(video.split == split for video in store.videos)]
+    rows = tuple(
+        Row((name, *(f"{counts[name, split]:,}" for split in splits))) for name in store.classes
+    )
+    return Table(("class", *splits), rows)
+
+
+def _array_charts(store: ClipStore) -> Iterator[Markup]:
+    """Yield a chart of each array of the first video, where it is short enough to be drawn."""
+    for name in store.arrays:
+        rows = store.read_array(name, 0).reshape(store.videos[0].num_frames, -1)[:, :MAX_LINES]
+        lines = [
+            Line(str(number), [(float(frame), float(y)) for frame, y in enumerate(column)])
+            for number, column in enumerate(rows.T)
+            if np.isfinite(column).all()
+        ]
+        if lines:
+            yield line_chart(name, lines, "frame")
+
+
+def video_sections(path: Path, painter: CodePainter | None, films: Films) -> list[Section]:
+    """Return the sections of a video's page: its frames, and what a tokenizer makes of them.
+
+    Raises:
+        UnreadableVideoError: it cannot be decoded.
+    """
+    info = probe(path)
+    frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
+    caption = f"{path.name} · {_length(len(frames), info.num_packets)}"
+    strips: list[Block] = [
+        Text(SLOWED),
+        FilmStrip("", (films.film([frames], 1, caption, info.fps),)),
+    ]
+    if painter is not None:
+        strips.append(FilmStrip("As tokens", (_tokenized(info, painter, films),)))
+    return [Section("Video", (*strips,))]
+
+
+def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
+    """Return the first clip of a video, cropped as for training, beside what comes back."""
+    known = painter.tokenizer.facts
+    frames = _first_frames(info, known.frame_size_hw, known.num_frames * known.stride)
+    clip = frames[:: known.stride]
+    if len(clip) < known.num_frames:
+        raise InputError(
+            f"{info.path}: has {len(frames)} frames; the tokenizer takes clips of "
+            f"{known.num_frames}, {known.stride} apart; leave --tokenizer out"
+        )
+    grids, copy = painter.encode(clip)
+    codes = as_clip(painter.paint(grids)[0], clip.shape[:3], painter.is_causal)
+    heads = ("original", "reconstruction", "difference", "codes")
+    shown = [clip, copy, difference(clip, copy), codes]
+    fps = None if info.fps is None else info.fps / known.stride
+    caption = (
+        f"the first {known.num_frames} frames, at {times(known.frame_size_hw)} pixels; the colours "
+        "of codes are the first three principal components of their vectors"
+    )
+    return films.film(shown, 4, caption, fps, heads)
+
+
+def folder_sections(path: Path, films: Films) -> list[Section]:
+    """Return the sections of the page of a folder of videos: some of them, evenly spaced.
+
+    Raises:
+        InputError: the folder cannot be listed.
+    """
+    videos = list_videos(path, FolderSettings()).videos
+    items, problems = [], []
+    for video in videos[:: max(1, len(videos) // SHOWN)][:SHOWN]:
+        try:
+            info = probe(path / video.name)
+            frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
+        except UnreadableVideoError as error:
+            problems.append(Text(str(error), strong=True))
+            continue
+        caption = f"{video.name} · {_length(len(frames), info.num_packets)}"
+        items.append(films.film([frames], 1, caption, info.fps))
+    strip = FilmStrip(f"{len(items):,} of {len(videos):,} videos", tuple(items))
+    return [Section("Videos", (Text(SLOWED), strip, *problems))]
+
+
+def _first_frames(info: VideoInfo, size_hw: tuple[int, int], count: int) -> Clip:
+    frames = [
+        resize(frame[None], size_hw, info.pixel_aspect)
+        for frame in islice(FrameStream(info), count)
+    ]
+    return np.concatenate(frames)
+
+
+def _shown_size(info: VideoInfo) -> tuple[int, int]:
+    height, width = square_size(info.size_hw, info.pixel_aspect)
+    scale = min(1.0, SHORT_SIDE / min(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
