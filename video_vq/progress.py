@@ -1,12 +1,30 @@
 """Progress with rate and time left for everything that takes more than a few seconds."""
 
+import importlib.util
 import sys
 
 from tqdm import tqdm
 
+LINE_SECONDS = 10.0  # between two lines of a log
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Show no progress from now on, or show it again."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Return whether progress is hidden."""
+    return _quiet
+
 
 def progress(description: str, total: int | None, unit: str, initial: int = 0) -> tqdm:
-    """Return a progress bar on stderr: a moving line on a terminal, a line every 10 s in a log.
+    """Return a progress bar on stderr.
+
+    On a terminal it moves, in a notebook it is a widget (where ipywidgets is installed), and in a
+    log or a pipe it is a line every 10 s and one at the end.
 
     Args:
         description: what is being done, in a few words.
@@ -14,14 +32,46 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
         unit: what is counted, in the singular ("clip").
         initial: number of units that an earlier, interrupted start did; not counted in the rate.
     """
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        desc=description,
-        unit=f" {unit}",
-        initial=initial,
-        mininterval=0.2 if terminal else 10.0,
-        dynamic_ncols=terminal,
-        file=sys.stderr,
-        disable=total == 0,
-    )
+    if _quiet or total == 0:
+        return tqdm(total=total, disable=True)
+    unit = f" {unit}"
+    if _in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm as notebook_bar
+
+        return notebook_bar(total=total, desc=description, unit=unit, initial=initial)
+    if sys.stderr.isatty():
+        return tqdm(
+            total=total, desc=description, unit=unit, initial=initial, mininterval=0.2,
+            dynamic_ncols=True, file=sys.stderr,
+        )  # fmt: skip
+    share = "" if total is None else "{percentage:.0f} %, "
+    count = "{n_fmt}{unit}s" if total is None else "{n_fmt} of {total_fmt}{unit}s"
+    left = "" if total is None else "{remaining} left, "
+    return _Lines(
+        total=total, desc=description, unit=unit, initial=initial, mininterval=LINE_SECONDS,
+        miniters=1, delay=1e-9, leave=False, file=sys.stderr,
+        bar_format=f"{{desc}}: {share}{count}, {{elapsed}} so far, {left}{{rate_fmt}}",
+    )  # fmt: skip
+
+
+class _Lines(tqdm):
+    """Writes whole lines, none of which is written over: for logs and pipes."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Write a line; tqdm clears with an empty one, where there is nothing to clear."""
+        if msg != "":
+            print(self if msg is None else msg, file=self.fp, flush=True)
+        return False
+
+    def close(self) -> None:
+        """Write how it ended."""
+        if not self.disable:
+            self.display()
+        super().close()
+
+
+def _in_notebook() -> bool:
+    """Return whether this process is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from video_vq.progress import is_quiet
+
 SILENCE_SECONDS = 30.0
 
 
@@ -64,7 +66,7 @@ class ProgressLine:
         silence = now - self._said_at
         if not at_once and silence + last_part <= SILENCE_SECONDS:
             return
-        if self._is_shown:
+        if self._is_shown and not is_quiet():
             seconds = max(now - self._rate_from, 1e-9) / max(1, done - self._done)  # for one part
             left = tqdm.format_interval(seconds * (self.total - done))
             rate = f"{self.per_part / seconds:,.2f} {self.rate} per second"

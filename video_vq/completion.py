@@ -1,0 +1,47 @@
+"""`completion`, a verb of both commands: the script by which a shell completes their words."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def add_parser(verbs: Any, parser: argparse.ArgumentParser) -> None:
+    """Add the verb to a command.
+
+    Args:
+        verbs: of the command.
+        parser: of the whole command, which is completed.
+    """
+    name = parser.prog
+    verb = verbs.add_parser(
+        "completion",
+        help="the script that lets a shell complete verbs, flags and paths",
+        description=f"Print the script by which a shell completes {name}. Put one of these lines "
+        f'where your shell reads them, as ~/.bashrc or ~/.zshrc: eval "$({name} completion bash)", '
+        f'eval "$({name} completion zsh)"; for fish, {name} completion fish | source.',
+        examples=(f"{name} completion bash",),
+    )
+    verb.add_argument("shell", choices=SHELLS, help="the shell that is to complete")
+    verb.set_defaults(run=lambda arguments: _print_script(parser, arguments.shell))
+
+
+def _print_script(parser: argparse.ArgumentParser, shell: str) -> int:
+    import shtab
+
+    for action in _actions(parser):
+        if action.type is Path:
+            action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
+    print(shtab.complete(parser, shell=shell))
+    return 0
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Yield all arguments of a command and of its verbs."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from _actions(verb)
