@@ -293,7 +293,7 @@ def _version(package: str) -> str | None:
 
 
 def summarize(outcome: Outcome, listing: Listing) -> str:
-    """Return what to tell the user at the end."""
+    """Return what was made, and what is odd about it, for people."""
     store = outcome.store
     videos = len(store.videos)
     height, width = store.frame_size_hw
@@ -318,19 +318,42 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
         lines += [f"  {note['id']}: {note['note']}" for note in outcome.notes[:3]]
     lines += [f"note: {note}" for note in (*listing.notes, *mixed_rates(store.videos))]
     lines += repeated_frames(store.videos, store.plan.get("fps"))
-    lines += [
-        f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)",
-    ]
-    config = CONFIGS.get(listing.source)
-    trainable = splits["train"] and splits["val"]
-    if trainable and config is not None and (height, width) == CONFIG_SIZES.get(config):
-        lines.append(
-            f"then: video-vq train-tokenizer --config {config} "
-            f"--data {store.path} --out runs/tokenizer"
-        )
     if missing := [name for name in SPLITS if not splits[name]]:
         lines.append(
             f"warning: no {' and no '.join(missing)} videos: training needs train and val, scores "
             "need test; add videos"
         )
     return "\n".join(lines)
+
+
+def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
+    """Return the commands that come next, a line each."""
+    store = outcome.store
+    lines = [f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)"]
+    config = CONFIGS.get(listing.source)
+    trainable = {"train", "val"} <= {video.split for video in store.videos}
+    if trainable and config is not None and store.frame_size_hw == CONFIG_SIZES.get(config):
+        lines.append(
+            f"then: video-vq train-tokenizer --config {config} "
+            f"--data {store.path} --out runs/tokenizer"
+        )
+    return lines
+
+
+def numbers(outcome: Outcome) -> dict[str, Any]:
+    """Return what was made as JSON."""
+    store = outcome.store
+    frames = sum(video.num_frames for video in store.videos)
+    return {
+        "out": store.path,
+        "videos": len(store.videos),
+        "new_videos": outcome.new_videos,
+        "splits": Counter(video.split for video in store.videos),
+        "classes": store.classes,
+        "frames": frames,
+        "frame_size_hw": store.frame_size_hw,
+        "bytes": frames * math.prod(store.frame_size_hw) * 3,
+        "videos_left_out": store.num_skipped,
+        "videos_with_notes": len(outcome.notes),
+        "seconds": outcome.seconds,
+    }

@@ -2,10 +2,14 @@
 
 import argparse
 import difflib
+import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
+MAX_COUNT = 1_000_000_000  # largest whole number that a flag takes
 MAX_SIDE = 4096  # largest height or width of a frame, in pixels
 SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
@@ -80,3 +84,74 @@ def file_endings(text: str) -> tuple[str, ...]:
     if not endings or "." in endings:
         raise argparse.ArgumentTypeError(f"expected endings like mp4,avi, found {text!r}")
     return endings
+
+
+def positive(text: str) -> int:
+    """Parse a whole number from 1 on."""
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_COUNT):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Parse a share from 0 to 1."""
+    return _number(text, "a share from 0 to 1", lambda number: 0 <= number <= 1)
+
+
+def fraction(text: str) -> float:
+    """Parse a number above 0 and at most 1."""
+    return _number(text, "a number above 0 and at most 1", lambda number: 0 < number <= 1)
+
+
+def rate(text: str) -> float:
+    """Parse a number of frames per second."""
+    return _number(text, "a number above 0, at most 1000", lambda number: 0 < number <= 1000)
+
+
+def seconds(text: str) -> float:
+    """Parse a time."""
+    return _number(text, "a number above 0, below a million", lambda number: 0 < number < 1e6)
+
+
+def _number(text: str, expected: str, is_right: Callable[[float], bool]) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not is_right(number):
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+    return number
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add `--quiet`; `set_quiet` of `video_vq.progress` makes it so."""
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="show no progress and no next command; results, warnings and errors stay",
+    )
+
+
+def add_json(parser: argparse._ActionsContainer, what: str = "the result") -> None:
+    """Add `--json`.
+
+    Args:
+        parser: a verb's parser, or a group of it.
+        what: is printed.
+    """
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def print_json(found: Mapping[str, Any]) -> None:
+    """Print an answer as JSON; paths and tuples become what JSON has, what is not finite null."""
+    print(json.dumps(_plain(found), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, PurePath) else value

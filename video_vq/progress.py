@@ -57,15 +57,15 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
 class _Lines(tqdm):
     """Writes whole lines, none of which is written over: for logs and pipes."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write a line; tqdm clears with an empty one, where there is nothing to clear."""
         if msg != "":
             print(self if msg is None else msg, file=self.fp, flush=True)
         return False
 
     def close(self) -> None:
-        """Write how it ended."""
-        if not self.disable:
+        """Write how it ended, unless that is the last line already."""
+        if not self.disable and self.n != self.last_print_n:
             self.display()
         super().close()
 

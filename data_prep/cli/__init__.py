@@ -5,8 +5,10 @@ import sys
 
 from data_prep.cli import bair, folder, lerobot, simulate, stats, synthetic, ucf101, verify
 from data_prep.cli.preparing import require_ready
-from video_vq.arguments import Parser
+from video_vq import completion
+from video_vq.arguments import Parser, add_quiet
 from video_vq.errors import InputError, printable, system_refusal
+from video_vq.progress import set_quiet
 
 VERBS = (folder, ucf101, bair, lerobot, simulate, synthetic, verify, stats)
 
@@ -14,6 +16,7 @@ VERBS = (folder, ucf101, bair, lerobot, simulate, synthetic, verify, stats)
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for bad input, 2 for wrong usage."""
     arguments = make_parser().parse_args(argv)
+    set_quiet(getattr(arguments, "quiet", False))
     try:
         if hasattr(arguments, "out"):
             require_ready(arguments)
@@ -44,4 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     for verb in VERBS:
         verb.add_parser(verbs)
+    for added in verbs.choices.values():
+        add_quiet(added)
+    completion.add_parser(verbs, parser)
     return parser

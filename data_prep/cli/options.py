@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.arguments import frame_size
+from video_vq.arguments import add_json, frame_size, positive, rate, seconds, share
 from video_vq.errors import InputError
 from video_vq.media.folder import MAX_SKIPPED
 
@@ -50,14 +50,14 @@ def add_shares(
 
 def add_rate(parser: argparse.ArgumentParser) -> None:
     """Add --fps or --stride, and --decoder: for sources that are files of video."""
-    rate = parser.add_mutually_exclusive_group()
-    rate.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--fps",
-        type=_positive,
+        type=rate,
         metavar="FPS",
         help="convert all videos to this frame rate (default: their own)",
     )
-    add_stride(rate)
+    add_stride(either)
     parser.add_argument(
         "--decoder",
         choices=("pyav", "decord"),
@@ -79,7 +79,7 @@ def add_list_only(parser: argparse.ArgumentParser) -> None:
 def add_stride(parser: "argparse._ActionsContainer") -> None:
     """Add --stride."""
     parser.add_argument(
-        "--stride", type=count, default=1, metavar="N", help="keep every N-th frame (default: 1)"
+        "--stride", type=positive, default=1, metavar="N", help="keep every N-th frame (default: 1)"
     )
 
 
@@ -87,7 +87,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add --workers."""
     parser.add_argument(
         "--workers",
-        type=count,
+        type=positive,
         metavar="N",
         help="number of processes (default: one per processor core)",
     )
@@ -105,7 +105,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--videos-per-shard",
-        type=count,
+        type=positive,
         metavar="N",
         help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
         "of all, at most 128)",
@@ -120,7 +120,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cpu-limit",
-        type=_positive,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="processor seconds that a video may take, besides 1 s for each 50 MB of its decoded "
@@ -128,12 +128,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-expansion",
-        type=count,
+        type=positive,
         default=5000,
         metavar="TIMES",
         help="refuse a video that decodes to more than 4 GiB and more than this many times its "
         "file's size (default: 5000)",
     )
+    add_json(parser)
 
 
 def add_sheet(parser: argparse.ArgumentParser) -> None:
@@ -162,32 +163,3 @@ def require_sheet(sheet: Path | None) -> None:
     if not sheet.parent.is_dir():
         raise InputError(f"{sheet}: there is no folder {sheet.parent}; make it first")
     require_writable(sheet.parent)
-
-
-def _number(text: str, what: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}") from None
-
-
-def share(text: str) -> float:
-    """Read a share from 0 to 1."""
-    value = _number(text, "a share from 0 to 1")
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, found {text!r}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _number(text, "a number above 0")
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-    return value
-
-
-def count(text: str) -> int:
-    """Read a whole number of at least 1."""
-    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from video_vq.arguments import print_json
 from video_vq.errors import InputError, printable
 from video_vq.machine import num_cores
+from video_vq.progress import is_quiet
 from video_vq.stores.lock import require_free
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
     Raises:
         InputError: see `prepare`; or the source cannot be a list.
     """
-    from data_prep.run import prepare, summarize
+    from data_prep.run import next_commands, numbers, prepare, summarize
     from video_vq.media.prepared import FrameRecipe
     from video_vq.media.probe import Limits
 
@@ -69,7 +71,11 @@ def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
         videos_per_shard=arguments.videos_per_shard,
         max_skipped=arguments.max_skipped,
     )
-    print(printable(summarize(outcome, listing)))
+    if arguments.json:
+        print_json(numbers(outcome))
+        return
+    lines = [summarize(outcome, listing), *([] if is_quiet() else next_commands(outcome, listing))]
+    print(printable("\n".join(lines)))
 
 
 def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "FrameRecipe") -> None:
@@ -98,13 +104,18 @@ def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Fram
     )
     write_raw_videos(arguments.out, raw)
     total = sum(video.num_bytes for video in raw.videos)
+    if arguments.json:
+        counts = {"videos": len(raw.videos), "videos_left_out": len(raw.skipped)}
+        print_json({"out": arguments.out, **counts, "bytes": total, "shards": raw.num_shards})
+        return
+    following = f"next: video-vq encode {arguments.out} --tokenizer DIR --out TOKENS"
     notes = "".join(f"note: {note}\n" for note in listing.notes)
     left_out = f"; {len(raw.skipped):,} left out" if raw.skipped else ""
     print(
         printable(
             f"{arguments.out}: a list of {len(raw.videos):,} videos, {total / 1e6:,.0f} MB, in "
             f"{raw.num_shards:,} shards{left_out}; nothing was decoded\n{notes}"
-            f"next: video-vq encode {arguments.out} --tokenizer DIR --out TOKENS"
+            f"{'' if is_quiet() else following}".rstrip()
         )
     )
 

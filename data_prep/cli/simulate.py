@@ -1,11 +1,13 @@
 """`data-prep simulate`: the bin world, simulated by MuJoCo."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
-from data_prep.cli.options import add_workers, count
-from video_vq.arguments import Parser
+from data_prep.cli.options import add_workers
+from video_vq.arguments import Parser, add_json, positive, print_json
 from video_vq.errors import InputError
+from video_vq.progress import is_quiet
 
 TEST_SHARE, MOST_TEST = 10, 256  # a tenth of the episodes, at most as many as BAIR has
 
@@ -27,7 +29,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument(
         "--episodes",
-        type=count,
+        type=positive,
         default=1000,
         metavar="N",
         help="number of all episodes (default: 1000)",
@@ -40,6 +42,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default: 0)")
     add_workers(parser)
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -57,9 +60,14 @@ def run(arguments: argparse.Namespace) -> None:
         )
     settings = BinWorldSettings(num_train=total - test, num_test=test, seed=arguments.seed)
     pushed = write_bin_world(arguments.out, settings, arguments.workers or num_cores())
+    if arguments.json:
+        sides = {"train_episodes": total - test, "test_episodes": test}
+        print_json({"out": arguments.out, **asdict(pushed), **sides})
+        return
     print(
         f"{arguments.out}: {pushed.episodes:,} simulated episodes ({total - test:,} train, "
         f"{test:,} test); objects were pushed in {pushed.touched / pushed.episodes:.0%} of them, "
-        f"{pushed.moved:,} of {pushed.objects:,} objects\n"
-        f"next: data-prep bair {arguments.out} --out STORE"
+        f"{pushed.moved:,} of {pushed.objects:,} objects"
     )
+    if not is_quiet():
+        print(f"next: data-prep bair {arguments.out} --out STORE")

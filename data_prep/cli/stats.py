@@ -1,11 +1,11 @@
 """`data-prep stats`: counts and moments of a clip store, as text, JSON, or a picture."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.cli.options import add_sheet, require_sheet
+from video_vq.arguments import add_json, print_json
 from video_vq.errors import printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         examples=("data-prep stats clips", "data-prep stats clips --json --sheet sheet.png"),
     )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the clip store")
-    parser.add_argument("--json", action="store_true", help="print all numbers as JSON instead")
+    add_json(parser, "all numbers")
     add_sheet(parser)
     parser.set_defaults(run=run)
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     with progress("counting", len(store.videos), "video") as bar:
         found = statistics_of(store, on_video=bar.update)
     if arguments.json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+        print_json(found.to_json())
     else:
         print(printable(f"{store.path}\n{table(found)}"))
     if sheet is not None:

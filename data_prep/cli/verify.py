@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_prep.cli.options import add_sheet, require_sheet
-from video_vq.arguments import Parser
+from video_vq.arguments import Parser, add_json, print_json
 from video_vq.errors import InputError, printable
 
 
@@ -20,6 +20,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
     add_sheet(parser)
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: a file is damaged, or the sheet cannot be written.
     """
     from data_prep.verify import describe, open_store, verify, write_sheet
+    from video_vq.stores.clips import ClipStore
     from video_vq.stores.tokens import TokenStore
 
     require_sheet(arguments.sheet)
@@ -39,12 +41,16 @@ def run(arguments: argparse.Namespace) -> None:
             f"{store.path}: is a token store, which has no pictures for a sheet; leave --sheet out"
         )
     strangers = verify(store)
+    if arguments.sheet is not None and isinstance(store, ClipStore):
+        write_sheet(store, arguments.sheet)
+    if arguments.json:
+        found = {"store": store.path, "is_sound": True, "no_part_of_it": strangers}
+        print_json({**found, "num_files": len(store.files()), **store.describe()})
+        return
     print(printable(f"{store.path}: every byte is as it was written"))
     if strangers:
         print(printable(f"not part of the store: {', '.join(strangers)}"))
-    if isinstance(store, TokenStore):
-        return
-    print(printable(describe(store)))
+    if isinstance(store, ClipStore):
+        print(printable(describe(store)))
     if arguments.sheet is not None:
-        write_sheet(store, arguments.sheet)
         print(printable(f"contact sheet: {arguments.sheet}"))

@@ -1,12 +1,14 @@
-"""The report in a real browser: it plays, logs no error, sends no request, runs no name."""
+"""Reports and views in a real browser: they play, log no error, send no request, run no name."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostile_report import HOSTILE
+from hostile_report import HOSTILE, make_hostile_run
+from runs import make_clip_store
 
+from video_vq.cli import main
 from video_vq.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -40,12 +42,18 @@ class Visit:
         self.page.goto(file.resolve().as_uri())
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """Return the report of a run whose every name is an attack."""
+    return write_report(make_hostile_run(tmp_path_factory.mktemp("hostile")))
+
+
 @pytest.fixture
-def visit(browser, hostile_run) -> Iterator:
+def visit(browser, report) -> Iterator:
     visits: list[Visit] = []
 
-    def open_page(**settings) -> Visit:
-        visits.append(Visit(browser, write_report(hostile_run), **settings))
+    def open_page(file: Path = report, **settings) -> Visit:
+        visits.append(Visit(browser, file, **settings))
         return visits[-1]
 
     yield open_page
@@ -110,3 +118,70 @@ def test_nothing_sticks_out_at_any_width(visit, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(20, 23, 26)"
+
+
+def test_a_loop_lasts_a_second_at_least_and_the_speed_can_be_chosen(visit):
+    page = visit(viewport={"width": 1280, "height": 900}).page
+    film = page.locator("video").first
+    page.wait_for_function("document.querySelector('video').duration > 0")
+    length = film.evaluate("film => film.duration")
+    assert film.evaluate("film => film.playbackRate") == pytest.approx(min(1, length))
+    page.get_by_label("Speed").select_option("0.5")
+    assert film.evaluate("film => film.playbackRate") == pytest.approx(min(1, length) / 2)
+    film.evaluate("film => Object.defineProperty(film, 'duration', {value: 0.1})")
+    page.get_by_label("Speed").select_option("1")
+    assert film.evaluate("film => film.playbackRate") == pytest.approx(0.1)
+
+
+def test_a_chart_shows_its_values_under_the_pointer_and_to_the_arrow_keys(visit):
+    page = visit(viewport={"width": 1280, "height": 900}).page
+    chart = page.get_by_role("img", name="x loss")  # its values are 1 / step, of steps 1 to 29
+    values = page.locator("#values")
+    chart.scroll_into_view_if_needed()
+    assert values.is_hidden()
+    box = chart.bounding_box()
+    assert box is not None
+    chart.hover(position={"x": box["width"] - 12, "y": box["height"] / 2})
+    assert values.inner_text().split() == ["step", "29", "0.0345"]
+    chart.hover(position={"x": 2, "y": box["height"] / 2})
+    assert values.inner_text().split() == ["step", "1", "1"]
+    page.mouse.move(0, 0)
+    assert values.is_hidden()
+    chart.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    assert values.inner_text().split() == ["step", "2", "0.5"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pause_and_speed_cover_no_clip_that_stands_at_the_top(visit, width):
+    page = visit(viewport={"width": width, "height": 844}).page
+    page.evaluate("document.querySelector('section').scrollIntoView({behavior: 'instant'})")
+    bar = page.locator("#player").bounding_box()
+    assert bar is not None
+    assert bar["y"] == pytest.approx(0, abs=1)
+    assert bar["height"] < 64
+    heading = page.locator("h2").first.bounding_box()
+    assert heading is not None
+    assert heading["y"] >= bar["y"] + bar["height"]
+
+
+def test_a_page_on_a_phone_is_short_and_its_commands_break_at_spaces(visit, report):
+    opened = visit(viewport={"width": 390, "height": 844})
+    tall = opened.page.evaluate("document.documentElement.scrollHeight")
+    assert tall < 10_000
+    words = opened.page.locator("code span").evaluate_all(
+        "words => words.filter(word => word.getClientRects().length > 1).map(w => w.textContent)"
+    )
+    assert words == []
+
+
+def test_a_view_of_a_store_plays_says_nothing_and_asks_nothing(visit, tmp_path):
+    make_clip_store(tmp_path / "clips", num_videos=6)
+    out = tmp_path / "page.html"
+    assert main(["view", str(tmp_path / "clips"), "--out", str(out), "--no-open"]) == 0
+    opened = visit(out, viewport={"width": 390, "height": 844}, color_scheme="dark")
+    opened.page.wait_for_function("document.querySelector('video').currentTime > 0.05")
+    assert opened.said == []
+    assert [url for url in opened.asked if not url.startswith("data:")] == opened.asked[:1]
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390

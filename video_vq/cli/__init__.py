@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 import video_vq
-from video_vq.arguments import Parser
+from video_vq import completion
+from video_vq.arguments import Parser, add_quiet
 from video_vq.cli import (
     compare,
     continue_video,
@@ -27,6 +28,7 @@ from video_vq.cli import (
     view,
 )
 from video_vq.errors import ConfigError, InputError, system_refusal
+from video_vq.progress import set_quiet
 
 VERBS = (
     train_tokenizer,
@@ -62,6 +64,9 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_parser(verbs)
+    for added in verbs.choices.values():
+        add_quiet(added)
+    completion.add_parser(verbs, parser)
     return parser
 
 
@@ -72,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stopped by Ctrl-C.
     """
     parsed = make_parser().parse_args(arguments)
+    set_quiet(getattr(parsed, "quiet", False))
     try:
         return parsed.run(parsed)
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 """`video-vq compare`: several evaluations side by side, with what can be told apart."""
 
 import argparse
-import json
 from pathlib import Path
 
+from video_vq.arguments import add_json, print_json
 from video_vq.cli import options
 
 
@@ -26,7 +26,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     shape.add_argument(
         "--latex", action="store_true", help="print a LaTeX table (default: markdown)"
     )
-    shape.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_json(shape, "everything")
     parser.set_defaults(run=run)
 
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     network = arguments.network and load_feature_network(arguments.network, "cpu")
     table = compare_evaluations(arguments.runs, network)
     if arguments.json:
-        print(json.dumps(as_json(table), indent=1))
+        print_json(as_json(table))
     else:
         print(as_latex(table) if arguments.latex else as_markdown(table))
     return 0

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from video_vq.arguments import add_json, positive, print_json
 from video_vq.cli import following, options
 from video_vq.errors import InputError
 from video_vq.stores.lock import require_free
@@ -30,14 +31,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--given-frames",
-        type=options.positive,
+        type=positive,
         metavar="N",
         help="number of last frames of the video that are given: 1 + a multiple of the "
         "tokenizer's stride in time (default: about half of a clip)",
     )
     parser.add_argument(
         "--num",
-        type=options.positive,
+        type=positive,
         default=1,
         metavar="N",
         help="number of continuations, side by side (default: 1)",
@@ -50,6 +51,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "with a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
     )
     options.add_sampling(parser, "a class name (default: none)")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -83,7 +85,17 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.out,
             request,
         )
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and arguments.json:
+        print_json(
+            {
+                "out": arguments.out,
+                "given_frames": made.num_given,
+                "continued_frames": made.clips.shape[1] - made.num_given,
+                "fps": made.fps,
+                "fps_known": made.fps_known,
+            }
+        )
+    elif accelerator.is_main_process:
         count = made.clips.shape[1]
         given = "the last frame" if made.num_given == 1 else f"the last {made.num_given} frames"
         assumed = "" if made.fps_known else " (assumed: the rate of the prior's clips is unknown)"

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from video_vq.arguments import add_json, print_json
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import is_main_rank
@@ -27,6 +28,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="decode only this split (default: all)",
     )
     options.add_batch_size(parser)
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -54,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):
             store = decode_store(accelerator, job)
-    if is_main_rank():
+    if is_main_rank() and arguments.json:
+        print_json({"out": arguments.out, "clips": len(store.videos)})
+    elif is_main_rank():
         print(f"{len(store.videos)} clips: {arguments.out}")
         following.say_next(*following.verify_words(arguments.out))
     return 0

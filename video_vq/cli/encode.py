@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from video_vq.arguments import add_json, positive, print_json, share
 from video_vq.cli import folder_options, following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import is_main_rank, num_cores
@@ -41,13 +42,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--clips-per-video",
-        type=options.positive,
+        type=positive,
         metavar="N",
         help="number of clips per video; required by --windows uniform and random (default: none)",
     )
     parser.add_argument(
         "--hop",
-        type=options.positive,
+        type=positive,
         metavar="FRAMES",
         help="number of frames from one clip's start to the next, with --windows all (default: no "
         "overlap)",
@@ -56,14 +57,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     options.add_batch_size(parser)
     parser.add_argument(
         "--workers",
-        type=options.positive,
+        type=positive,
         metavar="N",
         help="number of processes per rank that decode raw videos (default: the cores, shared "
         "among the ranks of a machine; 1 with --engine ray)",
     )
     parser.add_argument(
         "--max-skipped",
-        type=options.share,
+        type=share,
         metavar="SHARE",
         help="fail if more than this share of the raw videos, and more than one, cannot be used; "
         "skipped.jsonl lists those left out, with the reason (default: the list's own share; 0.01 "
@@ -77,6 +78,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "Ray of this machine (default: local)",
     )
     folder_options.add(parser)
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -141,6 +143,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
     """Print what the store holds, and the command that comes next."""
+    if arguments.json:
+        print_json(
+            {
+                "out": arguments.out,
+                "clips": len(store),
+                "grid_thw": store.header.grid_thw,
+                "vocabulary": store.header.vocabulary,
+                "num_action_dims": store.header.num_action_dims,
+                "videos_left_out": store.num_skipped,
+                "videos_with_notes": len(store.notes),
+            }
+        )
+        return
     grid = "x".join(str(side) for side in store.header.grid_thw)
     numbers = store.header.num_action_dims
     steered = f", {numbers} numbers of actions for each latent frame" if numbers else ""

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from video_vq.arguments import add_json, positive, print_json
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import asked_precision, is_main_rank
@@ -50,7 +51,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--num",
-        type=options.positive,
+        type=positive,
         metavar="N",
         help="largest number of clips to score, none of which overlap (default: 2048, or as many "
         "as --generation takes)",
@@ -78,6 +79,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--st-lpips", action="store_true", help="also compute ST-LPIPS (weights: doctor --st-lpips)"
     )
     options.add_short_videos(parser)
+    add_json(parser, "all scores, as in scores.json,")
     parser.set_defaults(run=run)
 
 
@@ -129,7 +131,9 @@ def run(arguments: argparse.Namespace) -> int:
         accelerator = make_accelerator()
         with holding(accelerator, arguments.out):
             scores = evaluate(accelerator, job, arguments.out, identity)
-    if is_main_rank():
+    if is_main_rank() and arguments.json:
+        print_json(scores)
+    elif is_main_rank():
         print(summary(scores))
         print(f"{arguments.out}/scores.json, sheet.webp, sheet.png")
         following.say_next("video-vq", "report", arguments.out)

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_vq.arguments import file_endings, frame_size
-from video_vq.cli import options
+from video_vq.arguments import file_endings, frame_size, positive, rate, share
 from video_vq.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,14 +29,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--fps",
-        type=options.rate,
+        type=rate,
         metavar="FPS",
         help="convert all videos to this frame rate (default: their own)",
     )
     for name in ("val", "test"):
         group.add_argument(
             f"--{name}",
-            type=options.share,
+            type=share,
             metavar="SHARE",
             help=f"share of the groups that becomes the {name} split (default: 0.1)",
         )
@@ -55,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--videos-per-shard",
-        type=options.positive,
+        type=positive,
         metavar="N",
         help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
         "of all, at most 128)",

@@ -9,13 +9,14 @@ from pathlib import Path
 from video_vq.errors import InputError
 from video_vq.machine import is_main_rank
 from video_vq.models.model_folder import read_model_config
+from video_vq.progress import is_quiet
 
 ANY_TOKENIZER = Path("TOKENIZER")  # stands for one that was not found
 
 
 def say_next(*words: str | Path) -> None:
-    """Print the command that comes next, on the first rank only."""
-    if is_main_rank():
+    """Print the command that comes next, on the first rank only; nothing with `--quiet`."""
+    if is_main_rank() and not is_quiet():
         print(f"next: {shlex.join(map(str, words))}")
 
 

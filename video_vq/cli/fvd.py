@@ -1,9 +1,9 @@
 """`video-vq fvd`: the Fréchet video distance between sets of videos of any model."""
 
 import argparse
-import json
 from pathlib import Path
 
+from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
 from video_vq.stores.lock import require_free
 
@@ -36,21 +36,21 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--frames",
-        type=options.positive,
+        type=positive,
         default=16,
         metavar="N",
         help="number of frames in a clip; of a video file, the first ones (default: 16)",
     )
     parser.add_argument(
         "--stride",
-        type=options.positive,
+        type=positive,
         default=1,
         metavar="N",
         help="take every n-th frame (default: 1)",
     )
     parser.add_argument(
         "--fps",
-        type=options.rate,
+        type=rate,
         metavar="R",
         help="convert video files to this frame rate first (default: their own)",
     )
@@ -60,7 +60,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--max-clips",
-        type=options.positive,
+        type=positive,
         metavar="N",
         help="largest number of clips to score on each side (default: all)",
     )
@@ -71,7 +71,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="write REAL's features as a .safetensors file, to publish them (default: not kept)",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
             comparison.save(arguments.save_real, real)
     result = comparison.scores(real, fakes)
     if arguments.json:
-        print(json.dumps(result, indent=1))
+        print_json(result)
     else:
         show(result)
         if arguments.save_real is not None:

@@ -1,8 +1,9 @@
 """`video-vq info`: what a store, model, checkpoint, run or evaluation is."""
 
 import argparse
-import json
 from pathlib import Path
+
+from video_vq.arguments import add_json, print_json
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -13,7 +14,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         examples=("video-vq info clips", "video-vq info my_videos/first.mp4"),
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a folder or a file")
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -22,5 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.inspect.describe import describe
 
     found = describe(arguments.path)
-    print(json.dumps(found.to_json(), indent=1) if arguments.json else "\n".join(found.lines()))
+    if arguments.json:
+        print_json(found.to_json())
+    else:
+        print("\n".join(found.lines()))
     return 0

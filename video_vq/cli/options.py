@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from video_vq.arguments import fraction, positive
 from video_vq.config import check_config, config_names
 from video_vq.errors import ConfigError, InputError
 from video_vq.models.model_folder import read_model_config
@@ -224,35 +225,3 @@ def require_new_video(path: Path, source: Path) -> None:
     if os.path.exists(path):
         raise InputError(f"{path}: already exists; remove it, or name another file")
     require_writable(path.parent)
-
-
-def positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, found {number}")
-    return number
-
-
-def fraction(text: str) -> float:
-    """Parse a number in (0, 1]."""
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {number}")
-    return number
-
-
-def rate(text: str) -> float:
-    """Parse a frame rate, in (0, 1000]."""
-    number = float(text)
-    if not 0 < number <= 1000:
-        raise argparse.ArgumentTypeError(f"must lie in (0, 1000], found {number}")
-    return number
-
-
-def share(text: str) -> float:
-    """Parse a number in [0, 1]."""
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1], found {number}")
-    return number

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
 from video_vq.errors import InputError
 from video_vq.stores.lock import held, require_free
@@ -24,22 +25,23 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     options.add_tokenizer(parser)
     parser.add_argument(
         "--size",
-        type=options.positive,
+        type=positive,
         metavar="PIXELS",
         help="scale the shorter side of the frames to this (default: their own size)",
     )
     parser.add_argument(
         "--num-frames",
-        type=options.positive,
+        type=positive,
         metavar="N",
         help="number of frames to take from the start (default: all)",
     )
     parser.add_argument(
         "--fps",
-        type=options.rate,
+        type=rate,
         metavar="RATE",
         help="frames per second of OUT (default: the mean rate of IN)",
     )
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -72,6 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.num_frames,
             arguments.fps,
         )
+    if arguments.json:
+        print_json({"out": arguments.out, **made._asdict()})
+        return 0
     height, width = made.size_hw
     print(
         f"{made.num_frames} frames of {width}x{height}, original left, reconstruction from "

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from video_vq.arguments import add_json, print_json
+
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
@@ -20,6 +22,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the page to write (default: report.html in RUN)"
     )
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -28,5 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.report import write_report
 
     page = write_report(arguments.folder, arguments.out)
-    print(f"{page}  ({page.stat().st_size / 1e6:.1f} MB; open it in a browser)")
+    if arguments.json:
+        print_json({"page": page, "bytes": page.stat().st_size})
+    else:
+        print(f"{page}  ({page.stat().st_size / 1e6:.1f} MB; open it in a browser)")
     return 0

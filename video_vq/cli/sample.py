@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from video_vq.arguments import add_json, positive, print_json
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import is_main_rank
@@ -25,7 +26,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     options.add_out(parser, "the clip store, with mp4s; run the same command again to resume")
     parser.add_argument(
         "--num",
-        type=options.positive,
+        type=positive,
         metavar="N",
         help="number of samples (default: 64; with --given, --samples-per-clip for each video)",
     )
@@ -44,7 +45,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--given-frames",
-        type=options.positive,
+        type=positive,
         default=1,
         metavar="N",
         help="number of given frames (default: 1)",
@@ -58,7 +59,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--samples-per-clip",
-        type=options.positive,
+        type=positive,
         default=1,
         metavar="N",
         help="number of samples for each given video (default: 1)",
@@ -72,6 +73,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     options.add_sampling(parser, "name of the class to sample (default: all in turn)")
     options.add_batch_size(parser)
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -120,7 +122,10 @@ def run(arguments: argparse.Namespace) -> int:
             store = sample_store(accelerator, job)
             if is_main_rank():
                 write_videos(store, job.out / VIDEOS)
-    if is_main_rank():
+    if is_main_rank() and arguments.json:
+        videos = job.out / VIDEOS
+        print_json({"out": job.out, "samples": len(store.videos), "videos": videos})
+    elif is_main_rank():
         print(f"{len(store.videos)} samples: {job.out} (mp4s in {VIDEOS}/)")
         following.say_next(*_next(arguments))
     return 0

@@ -1,10 +1,14 @@
 """What `train-tokenizer` and `train-prior` share: their options, and how a training is run."""
 
 import argparse
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from video_vq.arguments import add_json, print_json
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.config import to_json
@@ -23,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_allow_change(parser)
     options.add_dry_run(parser)
     options.add_trackers(parser)
+    add_json(parser, "the model's place, or with --dry-run all numbers,")
 
 
 def run_training(
@@ -38,26 +43,35 @@ def run_training(
     Args:
         next_words: returns the command that comes next.
     """
-
-    def say_finished(text: str) -> None:
-        if is_main_rank():
-            print(text)
-            following.say_next(*next_words())
-
     out = arguments.out
+
+    def say_ended(model: Path | None, text: str) -> None:
+        """Say where the model is; it is None where the training was stopped before its end."""
+        if not is_main_rank():
+            return
+        if arguments.json:
+            print_json({"kind": kind, "model": model, "run": out, "steps": config.optim.steps})
+        elif model is not None:
+            print(f"{text}{kind}: {model}")
+            following.say_next(*next_words())
+        elif arguments.quiet:  # else it was said
+            print("stopped before the end; the same command goes on")
+
     go_on_as_recorded(out)
     if arguments.dry_run:
         from video_vq.inspect.dry_run import plan_prior, plan_tokenizer
 
         plan = plan_tokenizer if kind == "tokenizer" else plan_prior
-        text = plan(config, data, arguments.time)
-        if is_main_rank():
-            print(text)
+        found = plan(config, data, arguments.time)
+        if is_main_rank() and arguments.json:
+            print_json(found.to_json())
+        elif is_main_rank():
+            print(found.text())
         return 0
     require_free(out)
     finished = finished_by_same_command(out, kind, to_json(config), data_hash)
     if finished is not None:
-        say_finished(f"already finished: {finished}\n{kind}: {finished}")
+        say_ended(finished, f"already finished: {finished}\n")
         return 0
     if not (out / "run.json").exists():  # a run may resume on a full disk
         require_writable(out)
@@ -68,8 +82,19 @@ def run_training(
 
         train = train_tokenizer if kind == "tokenizer" else train_prior
         trackers = chosen_trackers(arguments.tracker)
-        folder = train(config, data, out, trackers, arguments.allow_change, request)
-        if folder is not None:
-            say_finished(f"{kind}: {folder}")
+        with _stdout_aside(arguments.quiet, arguments.json):
+            folder = train(config, data, out, trackers, arguments.allow_change, request)
+        say_ended(folder, "")
         request.ignore_echo()
     return 0
+
+
+@contextmanager
+def _stdout_aside(quiet: bool, json: bool) -> Iterator[None]:
+    """Hide what a training says of its course, or send it to stderr where stdout is for JSON."""
+    if quiet:
+        with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+            yield
+    else:
+        with redirect_stdout(sys.stderr if json else sys.stdout):
+            yield

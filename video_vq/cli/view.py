@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from video_vq.arguments import add_json, print_json
 from video_vq.cli import following
 
 
@@ -41,6 +42,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="write the page, and do not open it in a browser",
     )
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -54,7 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path(f"{path.resolve().name}.html")
     tokenizer = arguments.tokenizer or _tokenizer_of(path)
     write_view(path, facts, out, tokenizer)
-    print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB; open it in a browser)")
+    if arguments.json:
+        print_json({"page": out, "bytes": out.stat().st_size})
+    else:
+        print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB; open it in a browser)")
     if not arguments.no_open:
         _open(out)
     return 0

@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -16,7 +16,7 @@ from video_vq.data.windows import EpochClips
 from video_vq.errors import InputError
 from video_vq.facts import codes as told_codes
 from video_vq.inspect.costs import averaged_bytes, saved_bytes, through
-from video_vq.inspect.timing import time_lines
+from video_vq.inspect.timing import MeasuredTime, measured_time
 from video_vq.machine import asked_precision
 from video_vq.models.discriminator import PatchDiscriminator
 from video_vq.models.prior import Prior, prior_loss
@@ -34,11 +34,28 @@ from video_vq.training.training_config import (
 )
 
 
-def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool = False) -> str:
-    """Return, as text, what `train_tokenizer` would do.
+class Plan(NamedTuple):
+    """What a training would be: its settings, its numbers by name, and lines that tell them."""
+
+    config: dict[str, Any]
+    numbers: dict[str, Any]
+    lines: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return settings and numbers."""
+        return {"config": self.config, **self.numbers}
+
+    def text(self) -> str:
+        """Return settings and lines for people."""
+        shown = yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None)
+        return "\n".join([shown.rstrip(), "", *self.lines, "", "dry run: nothing was written"])
+
+
+def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool = False) -> Plan:
+    """Return what `train_tokenizer` would do.
 
     Args:
-        with_time: whether to measure some steps, too; see `time_lines`.
+        with_time: whether to measure some steps, too; see `measured_time`.
 
     Raises:
         InputError: store or sizes are wrong.
@@ -55,6 +72,16 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool 
     bits = math.log2(config.model.quantizer.codebook_size)
     tokens = math.prod(grid_thw)
     raw = math.prod(size_thw) * 24
+    time = measured_time(train_tokenizer, config, data) if with_time else None
+    numbers = {
+        "parameters": num_parameters(tokenizer),
+        "clip_thw": size_thw,
+        "grid_thw": grid_thw,
+        "bits_per_token": bits,
+        "compression": raw / (tokens * bits),
+        "train_videos": len(clips.videos),
+        "train_clips": len(clips),
+    }
     lines = [
         f"parameters      {_count(tokenizer)} (encoder {_count(tokenizer.encoder)}, "
         f"decoder {_count(tokenizer.decoder)}, quantizer {_count(tokenizer.quantizer)})",
@@ -66,14 +93,12 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool 
         f"data            {len(clips.videos):,} train videos of {data}, {len(clips):,} clips "
         f"an epoch ({config.data.windows})",
         *_steps(config.optim, len(clips), "clips", "clips of an epoch"),
-        *_memory(tokenizer, config.optim, activations, per_process),
-        *(time_lines(train_tokenizer, config, data) if with_time else []),
     ]
-    return _with_config(config, lines)
+    return _plan(config, numbers, lines, tokenizer, activations, time)
 
 
-def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = False) -> str:
-    """Return, as text, what `train_prior` would do; see `plan_tokenizer`."""
+def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = False) -> Plan:
+    """Return what `train_prior` would do; see `plan_tokenizer`."""
     store = TokenStore(tokens)
     header = store.header
     grids = len(store.rows("train"))
@@ -88,6 +113,16 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
             lambda: prior_loss(prior(*blank), blank.tokens, prior.sub_codes).nats,
             asked_precision(),
         )
+    time = measured_time(train_prior, config, tokens) if with_time else None
+    numbers = {
+        "parameters": num_parameters(prior),
+        "grid_thw": header.grid_thw,
+        "vocabulary": header.vocabulary,
+        "bits_per_token": math.log2(header.codebook_size),
+        "classes": len(header.classes),
+        "num_action_dims": header.num_action_dims,
+        "train_grids": grids,
+    }
     lines = [
         f"parameters      {_count(prior)} (blocks {_count(prior.blocks)})",
         f"tokens          {_times(header.grid_thw)} = {count:,} a clip, of "
@@ -97,10 +132,8 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
         f"actions         {header.num_action_dims} numbers per latent frame",
         f"data            {grids:,} train grids of {tokens}",
         *_steps(config.optim, grids, "grids", "train grids"),
-        *_memory(prior, config.optim, activations, per_process),
-        *(time_lines(train_prior, config, tokens) if with_time else []),
     ]
-    return _with_config(config, lines)
+    return _plan(config, numbers, lines, prior, activations, time)
 
 
 def micro_batch(optim: OptimizerConfig) -> int:
@@ -164,18 +197,36 @@ def _steps(optim: OptimizerConfig, items: int, what: str, pool: str) -> list[str
     ]
 
 
-def _memory(
-    model: nn.Module, optim: OptimizerConfig, activations: int, per_process: int
-) -> list[str]:
-    weights = averaged_bytes(model, optim)
-    return [
+def _plan(
+    config: TokenizerTrainingConfig | PriorTrainingConfig,
+    numbers: dict[str, Any],
+    lines: list[str],
+    model: nn.Module,
+    activations: int,
+    time: MeasuredTime | None,
+) -> Plan:
+    """Return the plan with what both trainings have: steps, memory, and the time if it is known.
+
+    Args:
+        activations: bytes that the backward pass needs of one micro-batch.
+    """
+    optim, weights = config.optim, averaged_bytes(model, config.optim)
+    per_process = micro_batch(optim)
+    memory = (
         f"memory          about {(weights + activations) / 1e9:.2f} GB on each process: "
         f"{weights / 1e9:.2f} weights and optimizer, {activations / 1e9:.2f} activations of "
         f"{per_process} clips (precision {asked_precision()}); workspace and the framework come "
-        "on top",
-    ]
-
-
-def _with_config(config: Any, lines: list[str]) -> str:
-    shown = yaml.safe_dump(to_json(config), sort_keys=False, default_flow_style=None)
-    return "\n".join([shown.rstrip(), "", *lines, "", "dry run: nothing was written"])
+        "on top"
+    )
+    numbers = {
+        **numbers,
+        "steps": optim.steps,
+        "batch_size": optim.batch_size,
+        "micro_batch_size": per_process,
+        "bytes_of_weights_and_optimizer": weights,
+        "bytes_of_activations": activations,
+        "precision": asked_precision(),
+        "time": None if time is None else time._asdict(),
+    }
+    told = [] if time is None else [time.line(optim.batch_size)]
+    return Plan(to_json(config), numbers, [*lines, memory, *told])

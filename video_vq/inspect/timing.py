@@ -8,14 +8,13 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from video_vq.distributed import make_accelerator
 from video_vq.training.training_config import (
-    OptimizerConfig,
     PriorTrainingConfig,
     TokenizerTrainingConfig,
 )
@@ -25,14 +24,34 @@ TIMED_STEPS = 10
 Config = TypeVar("Config", TokenizerTrainingConfig, PriorTrainingConfig)
 
 
-def time_lines(
+class MeasuredTime(NamedTuple):
+    """How long a training takes on this machine, in seconds."""
+
+    steps: int
+    validations: int
+    seconds_per_step: float
+    seconds_per_validation: float
+    seconds: float
+
+    def line(self, batch_size: int) -> str:
+        """Return it as a line of text."""
+        return (
+            f"time            about {_duration(self.seconds)} on this machine: {self.steps:,} "
+            f"steps of {self.seconds_per_step:.3g} s "
+            f"({batch_size / self.seconds_per_step:.3g} clips per second) and {self.validations:,} "
+            f"validations of {self.seconds_per_validation:.3g} s; measured on {TIMED_STEPS} steps "
+            "with their data loading, checkpoints come on top"
+        )
+
+
+def measured_time(
     train: Callable[[Config, Path, Path], Path | None], config: Config, store: Path
-) -> list[str]:
-    """Return, as text, the rate of a training on this machine and the time for the whole run.
+) -> MeasuredTime | None:
+    """Return how long a training takes on this machine.
 
     The training itself runs for 15 steps and a validation, data loading included, in a temporary
     folder that is deleted afterwards. A discriminator plays from the first of them on. All
-    processes of a launcher take part; the first of them gets the text.
+    processes of a launcher take part; the first of them gets the time, the others None.
 
     Args:
         train: `train_tokenizer` or `train_prior`.
@@ -49,10 +68,13 @@ def time_lines(
             )
             train(_shortened(config), store, Path(shared) / "run")
         if not accelerator.is_main_process:
-            return []
+            return None
         lines = (Path(shared) / "run" / "metrics.jsonl").read_text().splitlines()
     per_step, per_validation = _seconds(lines)
-    return _as_text(config.optim, config.run.validate_every, per_step, per_validation)
+    steps = config.optim.steps
+    validations = math.ceil(steps / config.run.validate_every)
+    seconds = per_step * steps + per_validation * validations
+    return MeasuredTime(steps, validations, per_step, per_validation, seconds)
 
 
 def _of_main_process(accelerator: Accelerator, value: str) -> str:
@@ -82,19 +104,6 @@ def _seconds(lines: list[str]) -> tuple[float, float]:
     validated = next(line["clock"] for line in values if any("validation/" in key for key in line))
     ended = clocks[WARM_STEPS + TIMED_STEPS]
     return (ended - clocks[WARM_STEPS]) / TIMED_STEPS, validated - ended
-
-
-def _as_text(
-    optim: OptimizerConfig, validate_every: int, per_step: float, per_validation: float
-) -> list[str]:
-    validations = math.ceil(optim.steps / validate_every)
-    training, validating = per_step * optim.steps, per_validation * validations
-    return [
-        f"time            about {_duration(training + validating)} on this machine: "
-        f"{optim.steps:,} steps of {per_step:.3g} s ({optim.batch_size / per_step:.3g} clips per "
-        f"second) and {validations:,} validations of {per_validation:.3g} s; measured on "
-        f"{TIMED_STEPS} steps with their data loading, checkpoints come on top",
-    ]
 
 
 def _duration(seconds: float) -> str:

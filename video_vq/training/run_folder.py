@@ -13,6 +13,7 @@ from typing import Any
 from video_vq.environment import environment
 from video_vq.errors import InputError
 from video_vq.models.model_folder import Kind
+from video_vq.progress import is_quiet
 from video_vq.stores import files
 from video_vq.stores.files import PARTIAL, difference, read_json, write_json
 from video_vq.stores.lock import LOCK, acquire
@@ -162,7 +163,8 @@ class RunFolder:
             self.trackers.log(step, values)
         told = {name: value for name, value in values.items() if name.startswith(SHOWN)}
         shown = "  ".join(f"{name} {_short(value)}" for name, value in told.items())
-        self._say(f"step {step}  {shown}")
+        if not is_quiet():
+            self._say(f"step {step}  {shown}")
         for warning in warnings:
             self._say(f"step {step}  WARNING: {warning}")
 
