@@ -68,7 +68,7 @@ def test_codes_alone_are_shown_where_no_tokenizer_is_known(root, tmp_path):
 
 
 def test_each_of_several_codes_a_position_has_its_picture_and_its_map(root, tmp_path):
-    make_tokens(root, "several", "residual", ResidualConfig((8, 4), codebook_dim=4))
+    make_tokens(root, "several", "residual", ResidualConfig(codebook_sizes=(8, 4), codebook_dim=4))
     page = view(root / "several", tmp_path / "page.html")
     assert "has 2 codes, of 8 x 4." in page
     assert page.count("<img ") == 2
@@ -116,7 +116,7 @@ def test_names_in_a_store_are_shown_and_not_obeyed(tmp_path):
         ("tokenizer", [], "holds nothing to look at; name a finished clip store or token store"),
         ("clips", ["--tokenizer", "tokenizer"], "--tokenizer is for token stores and videos"),
         ("tokens", ["--tokenizer", "clips"], "expected a tokenizer|no such|holds no|config"),
-        ("clips", ["--out", "clips"], "is a folder; name the page in it"),
+        ("clips", ["--out", "clips"], "is a folder; name a file, as clips.html"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(root, tmp_path, capsys, monkeypatch, path, more, message):

@@ -49,10 +49,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and open it."""
     from video_vq.inspect.describe import describe
-    from video_vq.report.view import write_view
+    from video_vq.report.view import kind_of, write_view
 
     path: Path = arguments.path
-    facts = describe(path).facts
+    facts = {} if kind_of(path) == "run" else describe(path).facts
     out = arguments.out or Path(f"{path.resolve().name}.html")
     tokenizer = arguments.tokenizer or _tokenizer_of(path)
     write_view(path, facts, out, tokenizer)

@@ -27,7 +27,7 @@ def require_page(out: Path) -> None:
         InputError: it is a folder or another's file, or its folder cannot be written.
     """
     if out.is_dir():
-        raise InputError(f"{out}: is a folder; name the page in it, as {out / 'report.html'}")
+        raise InputError(f"{out}: is a folder; name a file, as {out.name}.html")
     if out.exists():
         with open(out, "rb") as file:
             head = file.read(2000)

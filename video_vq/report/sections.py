@@ -68,8 +68,8 @@ def reconstructions(parts: Parts, films: Films) -> list[Section]:
             items = tuple(_pair_film(store, films, real, copy) for real, copy in pairs)
             strips.append(FilmStrip(heading, items))
         lead = Text(
-            "The difference is shown around mid-grey, twice enlarged: grey is equal. Loops of "
-            "less than a second are slowed to last one."
+            "The difference is shown around mid-grey, twice enlarged: grey is equal. Loops "
+            "shorter than a second are slowed to one second."
         )
         title = _titled("Reconstructions", evaluation.name, parts.evaluations)
         sections.append(Section(title, (lead, *strips)))

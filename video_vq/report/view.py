@@ -47,7 +47,7 @@ SHOWN = 8  # clips of each split, and videos of a folder
 MAX_FRAMES = 96  # of a video that are shown
 SHORT_SIDE = 256  # pixels that frames of a file are scaled down to, at most
 MAX_LINES = 12  # numbers of an action that are drawn
-SLOWED = "Loops of less than a second are slowed to last one."
+SLOWED = "Loops shorter than a second are slowed to one second."
 
 Make = Callable[[Films], list[Section]]
 
@@ -58,7 +58,7 @@ def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = Non
     Args:
         path: a clip store, a token store, a video, a folder of videos, or what `write_report`
             takes.
-        facts: what `video-vq info` says of it.
+        facts: what `video-vq info` says of it; not needed of a run.
         out: the page; an earlier one is replaced.
         tokenizer: decodes the tokens of a token store, and encodes a video; its folder, or its run
             folder.
@@ -68,7 +68,7 @@ def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = Non
             cannot be written.
     """
     require_page(out)
-    kind = _kind_of(path)
+    kind = kind_of(path)
     if tokenizer is not None and kind not in ("tokens", "video"):
         raise InputError(f"{path}: --tokenizer is for token stores and videos; leave it out")
     if kind == "run":
@@ -90,7 +90,7 @@ def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = Non
     write_page(out, rendered, path)
 
 
-def _kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
+def kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
     """Return what kind of page a path gets.
 
     Raises:
@@ -106,8 +106,9 @@ def _kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]
         return "run"
     elif path.is_dir() and holds_video(path, FolderSettings().extensions):
         return "folder"
+    found = "holds nothing to look at" if path.exists() else "no such file or folder"
     raise InputError(
-        f"{path}: holds nothing to look at; name a finished clip store or token store, a video, a "
+        f"{path}: {found}; name a finished clip store or token store, a video, a "
         "folder of videos, or a run folder"
     )
 

@@ -34,7 +34,7 @@ SHOWN = 8  # clips of each split
 MAX_COUNTED = 4096  # clips whose codes are counted
 MAX_LEVELS = 4  # that are shown where no tokenizer sums them up
 
-Grids = Integer[np.ndarray, "n t h w *level"]
+Grids = Integer[np.ndarray, "n lt lh lw *level"]
 
 
 class CodePainter:
@@ -65,7 +65,7 @@ class CodePainter:
         return [to_uint8(self.tokenizer.decode(each))[0].cpu().numpy() for each in codes.split(1)]
 
     @torch.no_grad()
-    def paint(self, grids: Grids) -> UInt8[np.ndarray, "n t h w 3"]:
+    def paint(self, grids: Grids) -> UInt8[np.ndarray, "n lt lh lw 3"]:
         """Return a colour for each token: those of like vectors are alike, in all the grids."""
         codes = torch.from_numpy(grids.astype(np.int64)).to(self.tokenizer.device)
         vectors = self.tokenizer.quantizer.decode(codes)
@@ -115,12 +115,12 @@ def _explained(painter: CodePainter | None) -> str:
         return (
             "Each square is a token, and each code has a colour of its own: that two colours are "
             "alike says nothing. With --tokenizer the tokens are decoded to clips, and codes that "
-            "are alike get colours that are. Loops of less than a second are slowed to last one."
+            "are alike get colours that are. Loops shorter than a second are slowed to one second."
         )
     return (
         "Left what the tokens decode to, right a square for each token. The colours of codes are "
         "the first three principal components of their vectors, so codes that are alike look "
-        "alike. Loops of less than a second are slowed to last one."
+        "alike. Loops shorter than a second are slowed to one second."
     )
 
 
