@@ -12,8 +12,8 @@ def add_parser(verbs: Any, parser: argparse.ArgumentParser) -> None:
     """Add the verb to a command.
 
     Args:
-        verbs: of the command.
-        parser: of the whole command, which is completed.
+        verbs: the command's verbs.
+        parser: parser of the whole command, which is completed.
     """
     name = parser.prog
     verb = verbs.add_parser(

@@ -27,15 +27,22 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         help="layout to write: ucf101, .avi files and split lists; or bair, TFRecords of two "
         "cameras (default: ucf101)",
     )
-    parser.add_argument("--videos", type=positive, default=600, help="number of videos (default: 600)")
+    parser.add_argument(
+        "--videos", type=positive, default=600, help="number of videos (default: 600)"
+    )
     parser.add_argument(
         "--frames", type=positive, default=30, help="number of frames of each video (default: 30)"
     )
     parser.add_argument(
-        "--size", type=positive, default=64, help="side of the square frames in pixels (default: 64)"
+        "--size",
+        type=positive,
+        default=64,
+        help="side of the square frames in pixels (default: 64)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the world (default: 0)")
-    parser.add_argument("--workers", type=positive, default=1, help="number of processes (default: 1)")
+    parser.add_argument(
+        "--workers", type=positive, default=1, help="number of processes (default: 1)"
+    )
     parser.set_defaults(run=run)
 
 

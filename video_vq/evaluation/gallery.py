@@ -48,7 +48,7 @@ def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[in
     The best are of different videos, and so are the worst: neighbouring clips look alike.
 
     Args:
-        psnr: of each clip, in dB.
+        psnr: PSNR of each clip, in dB.
         videos: id of the video that each clip is cut from.
     """
     order = [int(place) for place in np.argsort(psnr, kind="stable")]

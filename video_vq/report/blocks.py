@@ -84,8 +84,8 @@ class Film(NamedTuple):
     """A playing clip.
 
     Attributes:
-        address: an mp4 as a data address.
-        width, height: in pixels.
+        address: the mp4 as a data address.
+        width, height: size of the picture in pixels.
         caption: what it shows.
         heads: names of its columns, from left to right.
     """

@@ -48,7 +48,7 @@ def as_clip(
     """Enlarge the colours of tokens to a clip of the size of the video that they stand for.
 
     Args:
-        colours: of a grid of tokens.
+        colours: colour of each token of a grid.
         size_thw: frames, height and width of the clip.
         causal: whether the first latent frame stands for a single frame.
     """
@@ -69,8 +69,8 @@ def usage_map(counts: Integer[np.ndarray, " k"], name: str) -> Picture:
     """Return a picture of how often each code occurs: a cell for each code, row by row.
 
     Args:
-        counts: of each code.
-        name: of the codebook, for the caption; "" where there is one.
+        counts: number of tokens of each code.
+        name: name of the codebook, for the caption; "" where there is one.
     """
     per_cell = math.ceil(len(counts) / MAX_CELLS)
     cells = np.pad(counts, (0, -len(counts) % per_cell)).reshape(-1, per_cell).sum(1)

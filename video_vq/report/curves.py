@@ -23,9 +23,7 @@ GROUPS = {
         "Validation",
         "Scores of the averaged weights on fixed clips of the val split: a run is judged by these.",
     ),
-    "loss": Group(
-        "Losses", "What training minimises, each part unweighted, on the current clips."
-    ),
+    "loss": Group("Losses", "What training minimises, each part unweighted, on the current clips."),
     "weight": Group("Weights of the losses", "What each part of the loss is multiplied by."),
     "discriminator": Group(
         "Discriminator",

@@ -72,7 +72,7 @@ def render_page(title: str, kind: str, lead: str, sections: Sequence[Section]) -
         title: the heading.
         kind: what kind of page it is, below the heading.
         lead: a few sentences before the sections; "" for none.
-        sections: in order.
+        sections: the sections in order.
     """
     templates = Environment(
         loader=PackageLoader("video_vq.report", "."), autoescape=True, undefined=StrictUndefined

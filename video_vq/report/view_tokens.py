@@ -82,7 +82,7 @@ def token_sections(store: TokenStore, painter: CodePainter | None, films: Films)
 
     Args:
         store: the tokens.
-        painter: of the tokenizer that made them; None shows codes alone.
+        painter: the tokenizer that made them; None shows codes alone.
         films: makes the films.
 
     Raises:
