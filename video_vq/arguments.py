@@ -87,9 +87,9 @@ def file_endings(text: str) -> tuple[str, ...]:
 
 
 def positive(text: str) -> int:
-    """Parse a whole number from 1 on."""
+    """Parse a whole number of at least 1."""
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_COUNT):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)
 
 

@@ -48,6 +48,25 @@ def test_a_dry_run_of_the_tokenizer_tells_its_sizes_and_writes_nothing(clip_stor
     assert not out.exists()
     parameters = sum(value.numel() for value in small_tokenizer().parameters())
     assert f"parameters      {parameters:,} (" in text or f"{parameters / 1e6:.2f} M" in text
+    common = ["--data", clip_store, "--out", out, "--dry-run", "--json"]
+    numbers = json.loads(train("train-tokenizer", configs, *common).stdout)
+    assert numbers["parameters"] == parameters
+    assert (numbers["grid_thw"], numbers["bits_per_token"]) == ([2, 4, 4], 5)
+    assert (numbers["train_clips"], numbers["steps"], numbers["time"]) == (6, 6, None)
+    assert numbers["config"]["optim"]["batch_size"] == 4
+
+
+def test_a_quiet_training_says_where_its_model_is_and_json_has_stdout_for_itself(
+    clip_store, configs
+):
+    common = ["--data", clip_store, "--out", configs / "run", "--tracker", "none"]
+    common += ["optim.steps=2", "optim.warmup_steps=0"]
+    quiet = train("train-tokenizer", configs, *common, "--quiet")
+    assert quiet.stdout == f"tokenizer: {configs / 'run' / 'tokenizer'}\n"
+    assert quiet.stderr == ""
+    found = json.loads(train("train-tokenizer", configs, *common, "--json").stdout)
+    assert found["model"] == str(configs / "run" / "tokenizer")
+    assert found["steps"] == 2
 
 
 def small_tokenizer() -> VideoTokenizer:
