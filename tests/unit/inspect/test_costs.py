@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from video_vq.config import find_config, load_config, shipped_configs, to_json
-from video_vq.inspect.costs import tokenizer_costs
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import (
     ConvBackboneConfig,
@@ -29,12 +28,12 @@ def script():
     return module
 
 
-def test_the_flops_of_a_timesformer_are_those_of_its_products():
+def test_the_flops_of_a_timesformer_are_those_of_its_products(script):
     backbone = TimeSformerConfig(
         size_thw=(4, 8, 8), patch_thw=(1, 2, 2), width=16, depth=3, heads=2, mlp_width=40
     )
     config = TokenizerTrainingConfig(model=TokenizerConfig(backbone))
-    costs = tokenizer_costs(config, (4, 8, 8), "no")
+    costs = script.tokenizer_costs(config, (4, 8, 8), "no")
     tokens, places = 4 * 4 * 4, 4 * 4
     products = tokens * (2 * 4 * 16 * 16 + 16 * 16 + 2 * 16 * 40)
     attention = tokens * (2 * 4 * 16 + 2 * places * 16)  # along time, in the frame
@@ -45,13 +44,13 @@ def test_the_flops_of_a_timesformer_are_those_of_its_products():
     assert costs.num_tokens == tokens
 
 
-def test_the_flops_of_convolutions_are_those_of_their_kernels_and_recomputing_adds_a_pass():
+def test_the_flops_of_convolutions_are_those_of_their_kernels_and_recomputing_adds_a_pass(script):
     backbone = ConvBackboneConfig(
         patch_thw=(1, 1, 1), strides_thw=(), multipliers=(1,), channels=8, num_blocks=1
     )
     sizes = (4, 8, 8)
     config = TokenizerTrainingConfig(model=TokenizerConfig(backbone))
-    costs = tokenizer_costs(config, sizes, "no")
+    costs = script.tokenizer_costs(config, sizes, "no")
     cells = 4 * 8 * 8
     encoder = 27 * (3 * 8 + 2 * 8 * 8) + 8 * 8
     decoder = 27 * (8 * 8 + 2 * 8 * 8 + 8 * 3)
@@ -59,7 +58,7 @@ def test_the_flops_of_convolutions_are_those_of_their_kernels_and_recomputing_ad
     recomputed = TokenizerTrainingConfig(
         model=TokenizerConfig(backbone), run=TokenizerRunConfig(checkpoint_activations=True)
     )
-    again = tokenizer_costs(recomputed, sizes, "no")
+    again = script.tokenizer_costs(recomputed, sizes, "no")
     assert again.forward_flops == costs.forward_flops
     # Of each residual block the first convolution: of the last only the input is needed.
     blocks = 2 * cells * 27 * (8 * 8 + 8 * 8)
@@ -67,12 +66,14 @@ def test_the_flops_of_convolutions_are_those_of_their_kernels_and_recomputing_ad
     assert again.clip_bytes < costs.clip_bytes
 
 
-def test_copies_of_weights_in_bf16_are_counted_once_and_not_with_each_clip():
+def test_copies_of_weights_in_bf16_are_counted_once_and_not_with_each_clip(script):
     backbone = ConvBackboneConfig(
         patch_thw=(1, 1, 1), strides_thw=(), multipliers=(1,), channels=8, num_blocks=1
     )
     config = TokenizerTrainingConfig(model=TokenizerConfig(backbone))
-    exact, low = (tokenizer_costs(config, (4, 8, 8), precision) for precision in ("no", "bf16"))
+    exact, low = (
+        script.tokenizer_costs(config, (4, 8, 8), precision) for precision in ("no", "bf16")
+    )
     tokenizer = VideoTokenizer(config.model)
     weights = [
         parameter.numel()
