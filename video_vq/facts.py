@@ -18,6 +18,11 @@ def codes(vocabulary: Iterable[int]) -> str:
     return " x ".join(f"{size:,}" for size in vocabulary)
 
 
+def score(value: float | None) -> str:
+    """Return a score; None stands for a PSNR of clips that come back bit by bit."""
+    return "exact" if value is None else f"{value:.3f}"
+
+
 def tokens(grid_thw: Iterable[int], vocabulary: Iterable[int]) -> str:
     """Return the tokens of a clip: "4 x 8 x 8 of 512 for each clip"."""
     return f"{times(grid_thw)} of {codes(vocabulary)} for each clip"

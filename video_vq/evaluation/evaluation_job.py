@@ -8,7 +8,7 @@ from typing import Any, Literal
 from video_vq.data.clip_config import ShortVideos
 from video_vq.errors import ConfigError, InputError
 from video_vq.evaluation.generation_protocols import GenerationProtocol
-from video_vq.facts import Facts
+from video_vq.facts import Facts, score
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.models.model_folder import read_model_config
 from video_vq.stores.clips import ClipStore
@@ -132,23 +132,19 @@ def describe_evaluation(path: Path) -> Facts | None:
     facts = {
         "scored": f"{int(scores['num_clips']):,} clips of split {scores['split']}",
         "tokenizer": str(scores["tokenizer"]),
-        "PSNR, SSIM": f"{_score(copy['psnr']['mean'])} dB, {_score(copy['ssim']['mean'])}",
-        "rFVD": _score(copy["rfvd"]["value"]),
+        "PSNR, SSIM": f"{score(copy['psnr']['mean'])} dB, {score(copy['ssim']['mean'])}",
+        "rFVD": score(copy["rfvd"]["value"]),
     }
     if "generation" in scores:
-        facts["gFVD"] = _score(scores["generation"]["gfvd"]["value"])
+        facts["gFVD"] = score(scores["generation"]["gfvd"]["value"])
     if "prior" in scores:
-        facts["bits per token"] = _score(scores["prior"]["bits_per_token"])
+        facts["bits per token"] = score(scores["prior"]["bits_per_token"])
     floor = scores["floor"]
     facts["FVD floor"] = (
         "too few clips"
         if floor is None
-        else f"{_score(floor['distance'])} at N = {int(floor['num_clips'])}"
+        else f"{score(floor['distance'])} at N = {int(floor['num_clips'])}"
     )
     facts["FVD protocol"] = str(scores["protocol"]["name"])
     facts["data"] = str(scores["data"])
     return facts
-
-
-def _score(value: Any) -> str:
-    return "exact" if value is None else f"{float(value):.3f}"

@@ -6,14 +6,17 @@ Whatever comes from outside (class names, scores) is escaped: it is shown, never
 import math
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from video_vq.config import check_config
 from video_vq.errors import InputError
-from video_vq.facts import codes as told_codes
+from video_vq.facts import codes, score, times
 from video_vq.models.tokenizer_config import TokenizerConfig
 from video_vq.stores.files import read_json
 
@@ -25,26 +28,6 @@ TAGS = {
 }
 MAX_TEXT = 200  # characters of one name
 MAX_CLASSES = 200
-
-LOAD = {
-    "tokenizer": """\
-import torch
-from video_vq import VideoTokenizer
-
-tokenizer = VideoTokenizer.from_pretrained("{name}")
-codes = tokenizer.encode(torch.zeros(1, {t}, {h}, {w}, 3, dtype=torch.uint8))  # b t h w c, RGB
-video = tokenizer.decode(codes)  # b c t h w in [-1, 1]
-""",
-    "prior": """\
-import torch
-from video_vq import Prior
-from video_vq.models.sampling import sample_tokens
-
-prior = Prior.from_pretrained("{name}")
-tokens = sample_tokens(prior, seeds=[0, 1]{conditions})  # n t h w{level}
-# `VideoTokenizer.decode(tokens)` of the tokenizer named below turns them into video.
-""",
-}
 
 
 def model_card(
@@ -71,21 +54,36 @@ def model_card(
             f'license {license!r}: expected an identifier of the Hub such as "mit", "cc-by-4.0" '
             'or "other"'
         )
-    kind = config["kind"]
+    kind, facts, model = config["kind"], config["facts"], config["model"]
     front = {
         **({} if license is None else {"license": license}),
         "library_name": LIBRARY,
         "pipeline_tag": PIPELINES[kind],
         "tags": TAGS[kind],
     }
-    sections = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        _heading(config),
-        f"With the package video-vq:\n\n```python\n{_code(name, config)}```",
-        _facts(config, num_parameters),
-        _scores(None if scores is None else read_scores(scores), config),
-    ]
-    return "\n\n".join(sections) + "\n"
+    known = None if scores is None else _scores_of(scores, kind, config["hash"])
+    templates = Environment(
+        loader=PackageLoader("video_vq.models", "."),
+        trim_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    templates.filters |= {"escaped": escaped, "times": times}
+    return templates.get_template("card.md.j2").render(
+        config,
+        dtype=config.get("dtype", "float32"),
+        front=yaml.safe_dump(front, sort_keys=False),
+        name=name,
+        size=f"{facts['num_frames']} x {times(facts['frame_size_hw'])}",
+        codebook=_codebook(model) if kind == "tokenizer" else None,
+        num_parameters=num_parameters,
+        most=MAX_CLASSES,
+        scores=known,
+        number=partial(_number, known),
+        count=partial(_count, known),
+        protocol=None if known is None else _protocol(known),
+        warnings=None if known is None else _warnings(known, kind),
+    )
 
 
 def is_our_card(file: Path) -> bool:
@@ -130,131 +128,44 @@ def escaped(value: Any) -> str:
     return "".join(shown)
 
 
-def _heading(config: dict[str, Any]) -> str:
-    facts = config["facts"]
-    size = f"{facts['num_frames']} x {_times(facts['frame_size_hw'])}"
-    if config["kind"] == "tokenizer":
-        quantizer = check_config(TokenizerConfig, config["model"], "the model's config").quantizer
-        return (
-            "# Video tokenizer\n\n"
-            f"Clips of {size} (frames x height x width) to {_times(facts['grid_thw'])} tokens "
-            f"{_codebook(quantizer.vocabulary)}, and back."
-        )
-    return (
-        "# Prior over video tokens\n\n"
-        f"Samples the {_times(config['model']['grid_thw'])} tokens of clips of {size} "
-        "(frames x height x width)."
+def _codebook(model: dict[str, Any]) -> str:
+    sizes = check_config(TokenizerConfig, model, "the model's config").quantizer.vocabulary
+    if len(sizes) == 1:
+        return f"of a codebook of {sizes[0]}"
+    return f"of {len(sizes)} codes each, of codebooks of {codes(sizes)}"
+
+
+def _scores_of(scores: str | Path | dict[str, Any], kind: str, model_hash: str) -> dict[str, Any]:
+    """Return scores, read from scores.json when they are a path, that are this model's."""
+    if not isinstance(scores, dict):
+        path = Path(scores)
+        scores = read_json(path / "scores.json" if path.is_dir() else path, "scores")
+    scored = (
+        scores.get("tokenizer")
+        if kind == "tokenizer"
+        else _at(scores, "identity.prior", lambda _: True)
     )
-
-
-def _codebook(vocabulary: tuple[int, ...]) -> str:
-    if len(vocabulary) == 1:
-        return f"of a codebook of {vocabulary[0]}"
-    return f"of {len(vocabulary)} codes each, of codebooks of {told_codes(vocabulary)}"
-
-
-def _code(name: str, config: dict[str, Any]) -> str:
-    height, width = config["facts"]["frame_size_hw"]
-    model, conditions = config["model"], ""
-    if model.get("num_classes"):
-        conditions += ", class_labels=torch.tensor([0, 0])"
-    if model.get("num_action_dims"):
-        shape = (2, model["grid_thw"][0], model["num_action_dims"])
-        conditions += f", actions=torch.zeros{shape}"
-    return LOAD[config["kind"]].format(
-        name=name,
-        level=" level" if model.get("levels") else "",
-        t=config["facts"]["num_frames"],
-        h=height,
-        w=width,
-        conditions=conditions,
-    )
-
-
-def _facts(config: dict[str, Any], num_parameters: int) -> str:
-    facts = config["facts"]
-    rows: list[tuple[str, str]] = [
-        ("parameters", f"{num_parameters:,}"),
-        ("of dtype", config.get("dtype", "float32")),
-        ("hash of config and tensors", f"`{config['hash']}`"),
-        ("optimizer steps", f"{facts['steps']:,}"),
-        ("trained on (content hash of the store)", escaped(facts["trained_on"])),
-    ]
-    if config["kind"] == "tokenizer":
-        rows.append(("frames of a clip lie apart by", f"{facts['stride']}"))
-    else:
-        rows.append(("tokenizer (its hash)", escaped(facts["tokenizer_hash"])))
-        rows.append(("frames per second", escaped(facts["fps"] or "unknown")))
-        classes = facts["classes"]
-        listed = ", ".join(escaped(name) for name in classes[:MAX_CLASSES])
-        more = f" and {len(classes) - MAX_CLASSES} more" if len(classes) > MAX_CLASSES else ""
-        rows.append((f"classes ({len(classes)})", f"{listed}{more}" or "none"))
-    return "## What it is\n\n" + _table(("", ""), rows)
-
-
-def _scores(scores: dict[str, Any] | None, config: dict[str, Any]) -> str:
-    if scores is None:
-        return (
-            "## Scores\n\nNone yet: run `video-vq evaluate`, then save or push the model with "
-            "`scores=` and the folder of its scores.json."
-        )
-    kind = config["kind"]
-    scored = scores.get("tokenizer") if kind == "tokenizer" else _at(scores, "identity", "prior")
-    if scored != config["hash"]:
+    if scored != model_hash:
         raise InputError(
             f"the scores are of the {kind} {str(scored)[:12]}…, this one is "
-            f"{config['hash'][:12]}…; run `video-vq evaluate` on this one"
+            f"{model_hash[:12]}…; run `video-vq evaluate` on this one"
         )
-    rows = _reconstruction(scores)
-    if kind == "prior":
-        rows += _generation(scores)
-    floor = scores.get("floor")
-    if floor is None:
-        rows.append(("FVD floor, real against real", "too few clips", ""))
-    else:
-        num = f"N = {_count(scores, 'floor', 'num_clips')}"
-        rows.append(("FVD floor, real against real", _number(scores, "floor", "distance"), num))
-    return "\n\n".join(
-        [
-            "## Scores\n\n" + _table(("", "value", "on"), rows),
-            f"Split {escaped(scores.get('split'))}, {_count(scores, 'num_clips')} clips of "
-            f"{_count(scores, 'num_frames')} frames, {_count(scores, 'frame_stride')} apart; FVD "
-            f"of the first {_count(scores, 'num_frames_in_fvd')}. At its N a distance near the "
-            "floor cannot be distinguished from the distance of the data from themselves; only "
-            "scores of one "
-            "protocol and one N can be compared.",
-            f"FVD protocol: {_protocol(scores)}. "
-            f"Data (content hash): {escaped(scores.get('data'))}.",
-            *_warnings(scores, kind),
-        ]
-    )
+    return scores
 
 
-def _protocol(scores: dict[str, Any]) -> str:
-    protocol = _at(scores, "protocol")
-    if not isinstance(protocol, dict):
-        raise _damaged("protocol", protocol)
+def _protocol(scores: dict[str, Any]) -> dict[str, Any]:
+    protocol = _at(scores, "protocol", lambda value: isinstance(value, dict))
     # The actual numbers of clips and frames stand beside the scores.
-    settings = [
-        f"{escaped(key)} {escaped(value)}"
-        for key, value in protocol.items()
-        if key not in ("num_real", "num_fake", "num_frames", "stride")
-    ]
-    sha256 = escaped(scores.get("network_sha256"))
-    return "; ".join([*settings, f"network sha256 {sha256}"])
+    beside = ("num_real", "num_fake", "num_frames", "stride")
+    return {key: value for key, value in protocol.items() if key not in beside}
 
 
-def _warnings(scores: dict[str, Any], kind: str) -> list[str]:
-    """Return the warnings that the scores themselves call for, a paragraph each."""
-    places = [("reconstruction", "rfvd")]
-    if kind == "prior" and "generation" in scores:
-        places.append(("generation", "gfvd"))
+def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
+    """Return the warnings that the scores themselves call for, each once."""
+    of_samples = ["generation.gfvd"] if kind == "prior" and "generation" in scores else []
     said: list[Any] = []
-    for place in places:
-        warnings = _at(scores, *place, "warnings")
-        if not isinstance(warnings, list):
-            raise _damaged(".".join([*place, "warnings"]), warnings)
-        said += warnings
+    for place in ("reconstruction.rfvd", *of_samples):
+        said += _at(scores, f"{place}.warnings", lambda value: isinstance(value, list))
     if scores.get("split") == "train":
         said.append("the clips are of the training split: these scores flatter the model")
     made_by = scores.get("made_by")
@@ -264,75 +175,37 @@ def _warnings(scores: dict[str, Any], kind: str) -> list[str]:
             f"the videos are simulated ({data['simulated']}): no score compares with a published "
             "one"
         )
-    return [f"**Beware:** {escaped(warning)}." for warning in dict.fromkeys(map(str, said))]
+    return dict.fromkeys(map(str, said))
 
 
-def _reconstruction(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
-    where = ("reconstruction",)
-    return [
-        ("PSNR, dB", _number(scores, *where, "psnr", "mean"), _clips(scores)),
-        ("SSIM", _number(scores, *where, "ssim", "mean"), _clips(scores)),
-        ("rFVD", _number(scores, *where, "rfvd", "value"), _pairs(scores, *where, "rfvd")),
-        ("code usage, of K", _number(scores, *where, "codebook", "code_usage"), _clips(scores)),
-    ]
+def _at(scores: Any, place: str, fits: Callable[[Any], bool]) -> Any:
+    """Return the value at a dotted place.
 
-
-def _generation(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
-    rows = []
-    if "prior" in scores:
-        num = f"{_count(scores, 'prior', 'num_grids')} clips"
-        rows.append(("bits per token", _number(scores, "prior", "bits_per_token"), num))
-    if "generation" in scores:
-        where = ("generation", "gfvd")
-        rows.append(("gFVD", _number(scores, *where, "value"), _pairs(scores, *where)))
-    return rows
-
-
-def _clips(scores: dict[str, Any]) -> str:
-    return f"{_count(scores, 'num_clips')} clips"
-
-
-def _pairs(scores: dict[str, Any], *keys: str) -> str:
-    real, fake = _count(scores, *keys, "num_real"), _count(scores, *keys, "num_fake")
-    return f"{real} real, {fake} generated clips"
-
-
-def _at(scores: dict[str, Any], *keys: str) -> Any:
-    value: Any = scores
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:
-            raise _damaged(".".join(keys), None)
-        value = value[key]
+    Raises:
+        InputError: there is none, or one that does not fit.
+    """
+    value = scores
+    try:
+        for key in place.split("."):
+            value = value[key]
+        good = fits(value)
+    except (KeyError, TypeError):
+        good, value = False, None
+    if not good:
+        raise InputError(
+            f"the scores hold no usable {place} (found {value!r:.80}); give what "
+            "`video-vq evaluate` wrote to scores.json"
+        )
     return value
 
 
-def _number(scores: dict[str, Any], *keys: str) -> str:
-    value = _at(scores, *keys)
-    if value is None:
-        return "exact"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _damaged(".".join(keys), value)
-    return f"{value:.3f}"
+def _number(scores: Any, place: str) -> str:
+    return score(_at(scores, place, _is_number))
 
 
-def _count(scores: dict[str, Any], *keys: str) -> int:
-    value = _at(scores, *keys)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _damaged(".".join(keys), value)
-    return value
+def _is_number(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))
 
 
-def _damaged(key: str, value: Any) -> InputError:
-    return InputError(
-        f"the scores hold no usable {key} (found {value!r:.80}); give what `video-vq evaluate` "
-        "wrote to scores.json"
-    )
-
-
-def _times(sides: list[int]) -> str:
-    return " x ".join(str(side) for side in sides)
-
-
-def _table(head: tuple[str, ...], rows: list[Any]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+def _count(scores: Any, place: str) -> int:
+    return _at(scores, place, lambda value: type(value) is int)
