@@ -22,7 +22,7 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 
 from video_vq.cli import main
 from video_vq.config import load_config
-from video_vq.data.windows import every_window
+from video_vq.data.windows import EpochClips
 from video_vq.distributed import holding, make_accelerator
 from video_vq.errors import InputError
 from video_vq.models.prior import Prior
@@ -202,7 +202,7 @@ def validation(folder: Path, out: Path) -> None:
     torch.manual_seed(0)
     config = load_config(TokenizerTrainingConfig, given(folder, "tokenizer"), [])
     tokenizer = VideoTokenizer(config.model)
-    windows = every_window(clips, "val", num_frames=4, stride=1, hop=1)
+    windows = EpochClips(clips, "val", ClipConfig(4, windows="all", hop=1), seed=0).all()
     with torch.no_grad():
         tokenizer.state_dict()["quantizer.codebook.codes"].normal_(std=0.3)
     sizes = load_config(PriorTrainingConfig, given(folder, "prior"), []).model

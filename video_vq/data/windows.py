@@ -25,6 +25,11 @@ class Window(NamedTuple):
     stride: int
     short_videos: ShortVideos = "leave_out"
 
+    @property
+    def span(self) -> int:
+        """Frames of the video from the clip's first to its last."""
+        return (self.num_frames - 1) * self.stride + 1
+
 
 def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"]:
     """Return the frames of a clip.
@@ -43,7 +48,7 @@ def read_window_arrays(store: ClipStore, window: Window) -> dict[str, Float32[np
 def _cut(read: Callable[..., np.ndarray], store: ClipStore, window: Window) -> np.ndarray:
     video, start, num_frames, stride, short_videos = window
     available = store.videos[video].num_frames
-    if short_videos == "leave_out" or start + (num_frames - 1) * stride < available:
+    if short_videos == "leave_out" or start + window.span <= available:
         return read(video, start, num_frames, stride)
     return read(video)[frame_numbers(window, available)]
 
@@ -181,23 +186,6 @@ def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int)
     rest = (config.num_frames, config.stride, config.short_videos)
     # A start may be drawn twice; a grid is named after its window.
     return [Window(video, start, *rest) for start in dict.fromkeys(chosen)]
-
-
-def every_window(
-    store: ClipStore,
-    split: str,
-    num_frames: int,
-    stride: int,
-    hop: int,
-    short_videos: ShortVideos = "leave_out",
-) -> list[Window]:
-    """Return the windows that start at frames 0, hop, 2·hop, … of each usable video."""
-    span = (num_frames - 1) * stride + 1
-    return [
-        Window(video, start, num_frames, stride, short_videos)
-        for video in usable_videos(store, split, num_frames, stride, short_videos)
-        for start in range(0, max(store.videos[video].num_frames - span, 0) + 1, hop)
-    ]
 
 
 def scoring_windows(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from video_vq.data.windows import Window, read_window, usable_videos
+from video_vq.data.windows import Window, read_window
 from video_vq.metrics.class_accuracy import (
     BATCH,
     STEPS,
@@ -40,19 +40,21 @@ def class_accuracy(
     real = [window for window in held_out if store.videos[window.video].label is not None]
     made = [w for w in sampled if samples.videos[w.video].label in store.classes]
     stride, rule = held_out[0].stride, held_out[0].short_videos
-    span = (num_frames - 1) * stride + 1
+    like = Window(0, 0, num_frames, stride, rule)
     trained = [
-        video
-        for video in store.videos
-        if video.split == "train" and (rule != "leave_out" or video.num_frames >= span)
+        index
+        for index, video in enumerate(store.videos)
+        if video.split == "train"
+        and video.label is not None
+        and (rule != "leave_out" or video.num_frames >= like.span)
     ]
+    to_tell_apart = {store.videos[index].label for index in trained}
     asked = {samples.videos[window.video].label for window in made}
-    if num_frames < 2 or not real or len(asked) < 2 or len({v.label for v in trained} - {None}) < 2:
+    if num_frames < 2 or not real or len(asked) < 2 or len(to_tell_apart) < 2:
         return None
     classes = store.classes
-    classifier = train_classifier(
-        _batches(store, Window(0, 0, num_frames, stride, rule), seed), len(classes), device, seed
-    )
+    batches = _batches(store, trained, like, seed)
+    classifier = train_classifier(batches, len(classes), device, seed)
 
     def scored(of: ClipStore, windows: Sequence[Window]) -> tuple[float, dict[str, float]]:
         clips = [read_window(of, w._replace(num_frames=num_frames)) for w in windows]
@@ -74,23 +76,18 @@ def class_accuracy(
     }
 
 
-def _batches(store: ClipStore, like: Window, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield random clips of random labelled training videos, all drawn by the seed.
+def _batches(
+    store: ClipStore, videos: list[int], like: Window, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield random clips of random videos, all drawn by the seed, and their classes.
 
     Args:
         like: how the clips are cut, except for video and start.
     """
-    _, _, num_frames, stride, rule = like
     random = np.random.default_rng([seed, 0xC1A])
-    videos = [
-        video
-        for video in usable_videos(store, "train", num_frames, stride, rule)
-        if store.videos[video].label is not None
-    ]
-    span = (num_frames - 1) * stride + 1
     for _ in range(STEPS):
         picked = [videos[pick] for pick in random.integers(len(videos), size=BATCH)]
-        starts = [max(1, store.videos[video].num_frames - span + 1) for video in picked]
+        starts = [max(1, store.videos[video].num_frames - like.span + 1) for video in picked]
         clips = [
             read_window(store, like._replace(video=video, start=int(random.integers(number))))
             for video, number in zip(picked, starts, strict=True)

@@ -9,8 +9,9 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch.nn import functional as F
 
+from video_vq.data.clip_config import ClipConfig
 from video_vq.data.loader import read_windows
-from video_vq.data.windows import Window, every_window
+from video_vq.data.windows import EpochClips, Window
 from video_vq.stores.clips import ClipStore
 
 THUMB = 16  # side in pixels that clips are averaged down to
@@ -68,7 +69,9 @@ def memorisation(
     """
     # Half a clip apart, so that every moment of a training video is near the start of some clip.
     hop = max(1, num_frames * stride // 2)
-    train = every_window(store, "train", num_frames, stride, hop, held_out[0].short_videos)
+    rule = held_out[0].short_videos
+    every = ClipConfig(num_frames, stride, windows="all", hop=hop, short_videos=rule)
+    train = EpochClips(store, "train", every, seed=0).all()
     if len(train) > MAX_TRAIN_CLIPS:
         chosen = np.random.default_rng([0, 0x3E3]).choice(
             len(train), MAX_TRAIN_CLIPS, replace=False
