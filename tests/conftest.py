@@ -1,5 +1,6 @@
 """What every test relies on."""
 
+import os
 import signal
 
 import pytest
@@ -21,3 +22,14 @@ def pytest_runtest_setup() -> None:
     for number, handler in DEFAULTS.items():
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def weights_of_the_user() -> None:
+    """Name the weights that the user has fetched: tests put caches into folders of their own."""
+    from video_vq.metrics.weights import I3D_WEIGHTS, ST_LPIPS_WEIGHTS
+    from video_vq.stores.files import cache_folder
+
+    for weights in (I3D_WEIGHTS, ST_LPIPS_WEIGHTS):
+        if (path := cache_folder() / weights.stored.name).exists():
+            os.environ.setdefault(weights.variable, str(path))

@@ -22,6 +22,7 @@ from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 
 from video_vq.cli import main
 from video_vq.config import load_config
+from video_vq.data.clip_config import ClipConfig
 from video_vq.data.windows import EpochClips
 from video_vq.distributed import holding, make_accelerator
 from video_vq.errors import InputError

@@ -8,7 +8,6 @@ same.
 
 import hashlib
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,20 +16,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from video_vq.errors import InputError
-from video_vq.stores.files import fsync_folder, read_json, rename, sha256_json, write_json
+from video_vq.stores.files import (
+    CACHE,
+    cache_folder,
+    read_json,
+    readable_json,
+    sha256_json,
+    write_shared,
+)
 
 KEY_BYTES = 32  # a sha256
 CHECK_BYTES = 4  # a CRC32C over key and values
-VARIABLE = "VIDEO_VQ_CACHE"
-
-
-def cache_folder() -> Path:
-    """Return the folder of the caches: $VIDEO_VQ_CACHE, or video-vq/ in the user's cache folder."""
-    named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "video-vq"
 
 
 def clip_key(clip: np.ndarray) -> bytes:
@@ -54,23 +50,19 @@ class FeatureCache:
     def __init__(self, settings: dict, num_features: int, folder: Path | None = None):
         self._record_bytes = KEY_BYTES + 4 * num_features + CHECK_BYTES
         self.path = (folder or cache_folder() / "features") / sha256_json(settings)[:32]
+        belongs_to = {**settings, "num_features": num_features}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             described = self.path / "settings.json"
             if not described.exists():
-                # One folder per process: two processes must not write the same partial file.
-                with tempfile.TemporaryDirectory(dir=self.path, prefix="settings-") as own:
-                    written = Path(own, described.name)
-                    write_json(written, {**settings, "num_features": num_features})
-                    rename(written, described)
-                    fsync_folder(self.path)
+                write_shared(described, readable_json(belongs_to))
         except OSError as error:
             raise InputError(
                 f"{self.path}: the feature cache cannot be written ({error.strerror}); set "
-                f"{VARIABLE} to a writable folder"
+                f"{CACHE} to a writable folder"
             ) from None
         found = read_json(described, "a feature cache's settings")
-        if found != {**settings, "num_features": num_features}:
+        if found != belongs_to:
             raise InputError(f"{self.path}: belongs to other settings; delete it")
         self._known: dict[bytes, np.ndarray] = {}
         self.num_torn = 0

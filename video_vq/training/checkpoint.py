@@ -6,7 +6,6 @@ ones renamed away and deleted. Nothing is ever unpickled.
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -130,27 +129,19 @@ _DTYPES = {
 
 
 def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file in parts: the library would copy all of it twice in memory.
-
-    https://huggingface.co/docs/safetensors: length of the header, header, data without gaps.
-    """
+    """Yield a safetensors file in parts: the library would copy all of it twice in memory."""
     order = list(_DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
-    header, end = {}, 0
-    for name in names:
-        start, end = end, end + tensors[name].nbytes
-        header[name] = {
-            "dtype": _DTYPES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [start, end],
+    return files.safetensors_parts(
+        {
+            name: (_DTYPES[value.dtype], value.shape, _bytes_of(value))
+            for name, value in ((name, tensors[name]) for name in names)
         }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little")
-    yield text
-    for name in names:
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
+    )
+
+
+def _bytes_of(value: Tensor) -> memoryview:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def random_state() -> dict[str, Tensor]:

@@ -75,7 +75,8 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, by
     )
     monkeypatch.setattr(weights, "I3D_WEIGHTS", small)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(weights.I3D_WEIGHTS.variable, raising=False)
+    for name in (weights.I3D_WEIGHTS.variable, "VIDEO_VQ_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     return {"archive": archive, "checkpoint": checkpoint, "weights": converted}
 
 
@@ -296,7 +297,7 @@ def test_a_cache_that_cannot_be_written_is_named(small_world, tmp_path, monkeypa
     named.write_bytes(small_world["archive"])
     monkeypatch.setenv(weights.I3D_WEIGHTS.variable, str(named))
 
-    with pytest.raises(InputError, match="XDG_CACHE_HOME"):
+    with pytest.raises(InputError, match="VIDEO_VQ_CACHE"):
         weights.I3D_WEIGHTS.path(fetch=False)
 
 
