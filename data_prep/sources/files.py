@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from data_prep.actions import read_actions
 from data_prep.sources import Item
 from video_vq.media.prepared import FrameRecipe, OpenedFile, Watch, open_file
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError
+from video_vq.stores.number_rows import read_rows
 from video_vq.stores.videos import REPEATED
 
 
@@ -35,7 +35,7 @@ def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, s
     if item.actions is None:
         return None, {}
     try:
-        rows = read_actions(Path(item.actions))
+        rows = read_rows(Path(item.actions))
     except ValueError as error:
         raise UnusableVideoError(f"its actions {Path(item.actions).name}: {error}") from None
     return rows, {"actions_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.actions import SUFFIXES, read_actions
 from data_prep.sources import Item, Listing
 from video_vq.errors import InputError
 from video_vq.media.folder import (
@@ -22,6 +21,7 @@ from video_vq.media.folder import (
 )
 from video_vq.media.views import note_on_views
 from video_vq.stores.clips import SPLITS
+from video_vq.stores.number_rows import SUFFIXES, read_rows
 
 COLUMNS = ("path", "label", "split", "group", "actions")
 MAX_BYTES, MAX_ROWS = 256 << 20, 1_000_000
@@ -251,7 +251,7 @@ def _check_actions(entries: list[_Entry], mistakes: _Mistakes) -> int | None:
     for line, item in entries:
         assert item.actions is not None
         try:
-            width = read_actions(Path(item.actions)).shape[1]
+            width = read_rows(Path(item.actions)).shape[1]
         except ValueError as error:
             mistakes.add(line, f"actions: {item.actions}: {error}")
             continue

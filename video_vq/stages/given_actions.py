@@ -17,6 +17,7 @@ from video_vq.errors import InputError
 from video_vq.models.prior import Prior
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
+from video_vq.stores.number_rows import read_rows
 
 Rows = Float[np.ndarray, "r d"]
 
@@ -109,13 +110,11 @@ def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> Give
             f"{path}: is a folder, expected a .npy or .csv file of "
             f"{rows_wanted(prior, tokenizer)}; `video-vq sample --actions` takes a clip store's"
         )
-    found = _numbers(path)
+    try:
+        found = read_rows(path, axes=(2, 3))
+    except ValueError as error:
+        raise InputError(f"{path}: actions cannot be read: {error}") from None
     sequences = found[None] if found.ndim == 2 else found
-    if sequences.ndim != 3 or not sequences.size:
-        raise InputError(
-            f"{path}: expected one row of numbers per frame, r d, or n r d for n samples; "
-            f"found the shape {found.shape}"
-        )
     _require_dims(str(path), sequences.shape[2], prior, tokenizer)
     count = num_actions(facts.num_frames, facts.stride)
     if sequences.shape[1] < count:
@@ -124,13 +123,7 @@ def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> Give
             f"frame of a clip to its last ({facts.num_frames} frames at stride {facts.stride}); "
             f"give {rows_wanted(prior, tokenizer)}"
         )
-    if not np.isfinite(sequences).all():
-        sequence, row, _ = np.argwhere(~np.isfinite(sequences))[0]
-        raise InputError(
-            f"{path}: row {row} of sequence {sequence} holds a number that is not finite; give "
-            "only finite numbers (0 where an action is unknown)"
-        )
-    rows = sequences[:, :count].astype(np.float32)
+    rows = sequences[:, :count]
     return GivenActions(
         {"actions": hashlib.sha256(rows.tobytes()).hexdigest(), "actions_of": list(rows.shape)},
         None if len(rows) == 1 else len(rows),
@@ -139,29 +132,6 @@ def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> Give
         ),
         lambda number: f"{path.name}[{number % len(rows)}]",
     )
-
-
-def _numbers(path: Path) -> np.ndarray:
-    try:
-        if path.suffix == ".npy":
-            found = np.load(path, allow_pickle=False)
-        elif path.suffix == ".csv":
-            found = np.loadtxt(path, delimiter=",", ndmin=2)
-        else:
-            raise InputError(
-                f"{path}: expected a clip store (a folder), a .npy file, or a .csv file with one "
-                "line per frame"
-            )
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: actions cannot be read ({error}); expected an array of numbers as written "
-            "by numpy.save, or by numpy.savetxt with commas"
-        ) from None
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
-        raise InputError(f"{path}: expected an array of numbers")
-    return found.astype(np.float64)
 
 
 def _require_dims(what: str, row_dims: int, prior: Prior, tokenizer: VideoTokenizer) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.actions import read_actions
 from data_prep.sources.table import list_table
 from video_vq.errors import InputError
 from video_vq.media.folder import FolderSettings
+from video_vq.stores.number_rows import read_rows
 
 EVEN = FolderSettings(val=0.25, test=0.25)
 
@@ -167,10 +167,10 @@ def test_actions_are_the_same_from_npy_and_csv(tmp_path):
     lines = "\n".join(",".join(repr(float(value)) for value in row) for row in rows)
     for name, text in (("a.csv", lines), ("b.csv", f"x,y,z\r\n{lines}\r\n\r\n")):
         (tmp_path / name).write_text(text)
-        assert np.array_equal(read_actions(tmp_path / name), rows)
-    assert np.array_equal(read_actions(tmp_path / "a.npy"), rows)
+        assert np.array_equal(read_rows(tmp_path / name), rows)
+    assert np.array_equal(read_rows(tmp_path / "a.npy"), rows)
     np.save(tmp_path / "one.npy", np.arange(4))
-    assert read_actions(tmp_path / "one.npy").shape == (4, 1)
+    assert read_rows(tmp_path / "one.npy").shape == (4, 1)
 
 
 BAD = {
@@ -191,7 +191,7 @@ def test_what_is_no_table_of_numbers_is_refused(tmp_path, name):
     data, problem = BAD[name]
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=problem):
-        read_actions(tmp_path / name)
+        read_rows(tmp_path / name)
 
 
 def test_an_array_of_objects_is_never_unpickled(tmp_path):
@@ -201,12 +201,12 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path):
 
     np.save(tmp_path / "a.npy", np.array([Canary()], dtype=object))
     with pytest.raises(ValueError, match="is not an array of numbers"):
-        read_actions(tmp_path / "a.npy")
+        read_rows(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", np.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match=r"shape \(frames, n\), found float64 of shape"):
-        read_actions(tmp_path / "b.npy")
+        read_rows(tmp_path / "b.npy")
     with pytest.raises(ValueError, match="is not a regular file"):
-        read_actions(Path("/dev/zero"))
+        read_rows(Path("/dev/zero"))
     assert not (tmp_path / "executed").exists()
 
 
@@ -223,4 +223,4 @@ def test_a_header_that_breaks_numpys_parser_is_a_reason_and_no_crash(tmp_path, h
     start = b"\x93NUMPY\x02\x00" + len(data).to_bytes(4, "little")
     (tmp_path / "a.npy").write_bytes(start + data)
     with pytest.raises(ValueError, match="is not an array of numbers"):
-        read_actions(tmp_path / "a.npy")
+        read_rows(tmp_path / "a.npy")

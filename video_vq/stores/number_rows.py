@@ -1,4 +1,4 @@
-"""Reads the numbers of a video's frames, one row per frame, from .npy or .csv files."""
+"""Reads rows of numbers, one row per frame of a video, from .npy or .csv files."""
 
 import csv
 import os
@@ -12,11 +12,14 @@ MAX_BYTES, MAX_CSV_BYTES = 256 << 20, 16 << 20  # a CSV takes about 60 times its
 SUFFIXES = (".npy", ".csv")
 
 
-def read_actions(path: Path) -> Float32[np.ndarray, "t n"]:
+def read_rows(path: Path, axes: tuple[int, ...] = (1, 2)) -> Float32[np.ndarray, "*s t n"]:
     """Read one row of numbers per frame.
 
-    A .npy array has one axis (one number per frame) or two; a .csv has a row per frame, commas
-    between numbers, and may begin with a line of names.
+    A .npy array has one axis (one number per frame), two, or three (s sequences); a .csv has a row
+    per frame, commas between numbers, and may begin with a line of names.
+
+    Args:
+        axes: allowed numbers of axes.
 
     Raises:
         ValueError: the file is not such a table, or holds a value that is not a finite float32; the
@@ -38,27 +41,30 @@ def read_actions(path: Path) -> Float32[np.ndarray, "t n"]:
     if is_csv:
         rows = _from_csv(data)
     elif path.suffix.lower() == ".npy":
-        rows = _from_npy(path)
+        rows = _from_npy(path, axes)
     else:
         raise ValueError(f"expected a name ending in {' or '.join(SUFFIXES)}")
     with np.errstate(over="ignore"):
         rows = rows.astype(np.float32)
-    finite = np.isfinite(rows).all(axis=1)
+    finite = np.isfinite(rows).all(axis=-1)
     if not finite.all():
-        raise ValueError(f"row {int(finite.argmin())} (from 0) holds a number that is not finite")
+        *sequence, row = np.argwhere(~finite)[0].tolist()
+        where = f"of sequence {sequence[0]} " if sequence else ""
+        raise ValueError(f"row {row} {where}(from 0) holds a number that is not finite")
     return rows
 
 
-def _from_npy(path: Path) -> np.ndarray:
+def _from_npy(path: Path, axes: tuple[int, ...]) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
     except Exception as error:  # NumPy's parser of the header may raise any error
         raise ValueError(f"is not an array of numbers ({type(error).__name__}: {error})") from None
-    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
+    if array.dtype.kind not in "fiu" or array.ndim not in axes or not array.size:
+        wanted = "(frames, n)" + (" or (sequences, frames, n)" if 3 in axes else "")
         raise ValueError(
-            f"expected numbers of shape (frames, n), found {array.dtype} of shape {array.shape}"
+            f"expected numbers of shape {wanted}, found {array.dtype} of shape {array.shape}"
         )
-    return array.reshape(len(array), -1)
+    return array[:, None] if array.ndim == 1 else array
 
 
 def _from_csv(data: bytes) -> np.ndarray:
