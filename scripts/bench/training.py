@@ -18,8 +18,8 @@ import torch
 
 from video_vq.config import find_config, load_config
 from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Video
-from video_vq.training.background import Snapshot
 from video_vq.training.checkpoint import CheckpointFolder
+from video_vq.training.state import Snapshot
 from video_vq.training.tokenizer import train_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 

@@ -1,6 +1,7 @@
 """The state of a run: model, averages, optimizer, counters; saved and restored exactly."""
 
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Annotated, Any
 
 import torch
@@ -15,7 +16,6 @@ from video_vq.errors import InputError
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.pretrained import check_tensors
 from video_vq.training.averaging import Averages
-from video_vq.training.background import BackgroundJob, Snapshot
 from video_vq.training.checkpoint import random_state, set_random_state
 from video_vq.training.discriminator import Discriminator
 from video_vq.training.health import Health
@@ -38,6 +38,29 @@ class SavedState:
     log_position: NonNegativeInt
     world_size: Annotated[int, Field(ge=1)]
     scaler: dict[str, int | float] | None
+
+
+class Snapshot:
+    """Copies of tensors in main memory, in buffers that the next copies are taken into."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, str], Tensor] = {}
+
+    def take(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """Copy: file name -> tensor name -> tensor; the copies of before are overwritten."""
+        return {
+            file: {name: self._copy((file, name), value) for name, value in values.items()}
+            for file, values in tensors.items()
+        }
+
+    def _copy(self, key: tuple[str, str], value: Tensor) -> Tensor:
+        value = value.detach()
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+            self._buffers[key] = value.to("cpu", copy=True)
+        else:
+            buffer.copy_(value)
+        return self._buffers[key]
 
 
 class TrainingState:
@@ -76,7 +99,9 @@ class TrainingState:
         if self.epoch_usage is not None:
             self.epoch_usage.to(accelerator.device)
         self.health = Health.at_start()
-        self._snapshot, self._saving = Snapshot(), BackgroundJob()
+        self._snapshot = Snapshot()
+        self._writer = ThreadPoolExecutor(1)  # which the interpreter waits for before it exits
+        self._saving: Future[None] | None = None
         self.averages = Averages(model, rhythm)
         self.step = 0
         self.saved_step = 0
@@ -167,18 +192,22 @@ class TrainingState:
                 raise InputError(f"{name} is not finite")
             run_folder.checkpoints.save(step, tensors, state, keep)
 
-        self._saving.start(write)
+        self._saving = self._writer.submit(write)
 
     def wait_for_save(self) -> bool:
         """Wait for the checkpoint that is being written; False when it could not be."""
+        if self._saving is None:
+            return True
         try:
-            self._saving.wait()
+            self._saving.result()
         except (OSError, InputError) as error:
             self.accelerator.print(
                 f"could not save the checkpoint of step {self.saved_step}: {error}; the last good "
                 "one stays, training continues"
             )
             return False
+        finally:
+            self._saving = None
         return True
 
     def _summed_usage(self) -> dict[str, Tensor]:
