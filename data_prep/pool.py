@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.shard import Verdict, open_video, prepare_shard
+from data_prep.shard import OPENERS, Verdict, open_video, prepare_shard
 from data_prep.sources import Item
 from video_vq.errors import InputError
 from video_vq.media.child import WatchVideo, serve
@@ -165,8 +165,9 @@ def do(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
 
 
 def _try(item: Item, recipe: FrameRecipe, watch: WatchVideo) -> None:
+    opener = OPENERS[item.kind]()
     try:
-        for _ in open_video(item, replace(recipe, decoder="pyav"), watch, []).frames:
+        for _ in open_video(opener, item, replace(recipe, decoder="pyav"), watch, []).frames:
             pass
     except UnusableVideoError:
         pass  # the shard will find the same reason

@@ -1,6 +1,6 @@
 """Turns raw videos into one shard of a clip store: a pure function, the unit of work of a run."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,7 +9,7 @@ import numpy as np
 from data_prep.sources import Item, ItemKind, OpenItem
 from data_prep.sources.bair import open_record
 from data_prep.sources.files import open_video_file
-from data_prep.sources.lerobot_episode import begin_shard, open_episode
+from data_prep.sources.lerobot_episode import EpisodeOpener
 from video_vq.media.child import WatchVideo
 from video_vq.media.decode import Decoder
 from video_vq.media.prepared import FrameRecipe
@@ -21,10 +21,11 @@ from video_vq.stores.clips import (
     UnusableVideoError,
 )
 
-OPEN: dict[ItemKind, OpenItem] = {
-    "file": open_video_file,
-    "record": open_record,
-    "episode": open_episode,
+# What makes the opener of a shard's items.
+OPENERS: dict[ItemKind, Callable[[], OpenItem]] = {
+    "file": lambda: open_video_file,
+    "record": lambda: open_record,
+    "episode": EpisodeOpener,
 }
 
 
@@ -57,7 +58,8 @@ def prepare_shard(
     Raises:
         OSError: the store cannot be written.
     """
-    begin_shard()
+    kinds: set[ItemKind] = {item.kind for item in items}
+    openers = {kind: OPENERS[kind]() for kind in kinds}
     left_out = list(skipped)
     notes: list[dict[str, str]] = []
 
@@ -68,7 +70,7 @@ def prepare_shard(
                 if verdict.skip is not None:
                     raise UnusableVideoError(verdict.skip)
                 by = replace(recipe, decoder=verdict.decoder or recipe.decoder)
-                prepared = open_video(item, by, watch, notes)
+                prepared = open_video(openers[item.kind], item, by, watch, notes)
                 _require_widths(prepared, writer.arrays)
                 yield prepared
             except UnusableVideoError as reason:
@@ -94,7 +96,11 @@ def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...
 
 
 def open_video(
-    item: Item, recipe: FrameRecipe, watch: WatchVideo, notes: list[dict[str, str]]
+    open_item: OpenItem,
+    item: Item,
+    recipe: FrameRecipe,
+    watch: WatchVideo,
+    notes: list[dict[str, str]],
 ) -> PreparedVideo:
     """Open one video; its frames are decoded as they are taken.
 
@@ -103,7 +109,7 @@ def open_video(
     """
     watch(item.id, "read", recipe.cpu_limit(item.num_bytes))
     try:
-        opened = OPEN[item.kind](item, recipe, partial(watch, item.id), notes)
+        opened = open_item(item, recipe, partial(watch, item.id), notes)
     except UnreadableVideoError as error:
         raise UnusableVideoError(error.reason) from None
     except OSError as error:

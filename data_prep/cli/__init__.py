@@ -41,7 +41,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog="data-prep",
         description="Turn raw videos into a clip store. Every command resumes where it stopped "
         "when it is run again.",
-        allow_abbrev=False,
         examples=("data-prep folder my_videos --out clips --size 64", "data-prep folder --help"),
     )
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)

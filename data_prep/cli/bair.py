@@ -17,7 +17,6 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "is read where it lies, or a folder that holds it or softmotion30_44k/{train,test}/"
         "*.tfrecords. Actions and end-effector positions are kept with the frames. val is taken "
         "from the official train side; test is the official test side.",
-        allow_abbrev=False,
         examples=("data-prep bair bair_robot_pushing_dataset_v0.tar --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="the tar, or the unpacked folder")

@@ -18,7 +18,6 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "a hash of the group decides the split. Or prepare a CSV of videos, whose first line "
         "names its columns: path, and optionally label, split, group and actions (a .npy or .csv "
         "with one row of numbers per frame).",
-        allow_abbrev=False,
         examples=(
             "data-prep folder my_videos --out clips --size 64",
             "data-prep folder videos.csv --root my_videos --out clips --group-by folder",

@@ -18,7 +18,6 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "mp4 files; actions and states are kept with the frames, and tasks are labels where "
         "episodes share them. Splits are those of info.json; if it names no val or test, they are "
         "taken from its train side by hash.",
-        allow_abbrev=False,
         examples=("data-prep lerobot data_set --camera top --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")

@@ -23,7 +23,6 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
             "layout, every record labelled simulated. The same settings give the same bytes on "
             "one machine; a killed run resumes when started again."
         ),
-        allow_abbrev=False,
         examples=("data-prep simulate pushing --episodes 1000",),
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")

@@ -20,7 +20,6 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         description="Print counts, lengths, class balance and groups of each split, mean and "
         "deviation of every pixel of each channel (exact, over all frames), and the ranges of the "
         "per-frame arrays.",
-        allow_abbrev=False,
         examples=("data-prep stats clips", "data-prep stats clips --json --sheet sheet.png"),
     )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the clip store")

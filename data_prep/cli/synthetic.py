@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, positive
 from video_vq.progress import is_quiet
 
@@ -40,15 +41,14 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         help="side of the square frames in pixels (default: 64)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the world (default: 0)")
-    parser.add_argument(
-        "--workers", type=positive, default=1, help="number of processes (default: 1)"
-    )
+    add_workers(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the synthetic videos that the arguments describe."""
     from data_prep.table_world.layouts import TableWorldSettings, write_table_world
+    from video_vq.machine import num_cores
 
     settings = TableWorldSettings(
         layout=arguments.layout,
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         size=arguments.size,
         seed=arguments.seed,
     )
-    write_table_world(arguments.out, settings, arguments.workers)
+    write_table_world(arguments.out, settings, arguments.workers or num_cores())
     source = "bair" if arguments.layout == "bair" else "ucf101"
     if not is_quiet():
         print(f"next: data-prep {source} {arguments.out} --out STORE")

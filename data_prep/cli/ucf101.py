@@ -17,7 +17,6 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "tar of it, or a folder that holds it or UCF-101/<class>/*.avi. The split lists lie beside "
         "it, as the official zip or unpacked. val is taken from the official train side, by "
         "groups; test is the official test side.",
-        allow_abbrev=False,
         examples=("data-prep ucf101 UCF101.rar --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="archive or folder of UCF-101")

@@ -76,14 +76,10 @@ class _OpenVideo:
             self._ranges, self._key = FrameRanges(path, limits), key
         return self._ranges, self._sha256
 
-    def rewind(self) -> None:
-        """Let the next episode begin with a seek."""
-        if self._ranges is not None:
-            self._ranges.close()
-
     def close(self) -> None:
         """Forget the video."""
-        self.rewind()
+        if self._ranges is not None:
+            self._ranges.close()
         self._key = self._ranges = None
 
 
@@ -156,40 +152,37 @@ def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple
     return by_episode
 
 
-_video = _OpenVideo()
-_table = _OpenTable()
+class EpisodeOpener:
+    """Opens the episodes of one shard, whose bytes depend on that shard alone; see `OpenItem`."""
 
+    def __init__(self) -> None:
+        self._video, self._table = _OpenVideo(), _OpenTable()
 
-def begin_shard() -> None:
-    """Forget the place of the last shard, so that a shard's bytes depend only on the shard."""
-    _video.rewind()
-
-
-def open_episode(
-    item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
-) -> PreparedVideo:
-    """Open one episode; see `OpenItem`."""
-    assert item.place is not None
-    place = Place(**item.place)
-    arrays = _rows(item, place)
-    ranges, sha256 = _video.get(item.path, item.num_bytes, recipe.limits)
-    first = _first_frame(ranges, place)
-    height, width = ranges.info.size_hw
-    # A video without keyframes is decoded from its beginning.
-    decoded_bytes = (first + place.num_frames) * height * width * 3
-    watch("decode", recipe.cpu_limit(decoded_bytes))
-    origin = {
-        "name": item.name,
-        "sha256": sha256,
-        "first_frame": first,
-        "packets": place.num_frames,
-    }
-    frames = _frames(item, ranges, first, place.num_frames, recipe, notes)
-    return PreparedVideo(
-        item.video(origin, place.fps / recipe.stride),
-        frames,
-        {name: rows[:: recipe.stride] for name, rows in arrays.items()},
-    )
+    def __call__(
+        self, item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
+    ) -> PreparedVideo:
+        """Open one episode."""
+        assert item.place is not None
+        place = Place(**item.place)
+        arrays = _rows(self._table, item, place)
+        ranges, sha256 = self._video.get(item.path, item.num_bytes, recipe.limits)
+        first = _first_frame(ranges, place)
+        height, width = ranges.info.size_hw
+        # A video without keyframes is decoded from its beginning.
+        decoded_bytes = (first + place.num_frames) * height * width * 3
+        watch("decode", recipe.cpu_limit(decoded_bytes))
+        origin = {
+            "name": item.name,
+            "sha256": sha256,
+            "first_frame": first,
+            "packets": place.num_frames,
+        }
+        frames = _frames(item, ranges, first, place.num_frames, recipe, notes)
+        return PreparedVideo(
+            item.video(origin, place.fps / recipe.stride),
+            frames,
+            {name: rows[:: recipe.stride] for name, rows in arrays.items()},
+        )
 
 
 def _first_frame(ranges: FrameRanges, place: Place) -> int:
@@ -232,7 +225,7 @@ def _frames(
         notes.append({"id": item.id, "note": note})
 
 
-def _rows(item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
+def _rows(opened: _OpenTable, item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
     """Return an episode's rows of each array.
 
     Raises:
@@ -246,7 +239,7 @@ def _rows(item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
         **{str(column): ("vector", int(width)) for column, width in place.arrays.values()},
     }
     try:
-        table = _table.rows(item.table, place, wanted)
+        table = opened.rows(item.table, place, wanted)
     except TableError as error:
         raise UnusableVideoError(f"its table {error.reason}") from None
     except OSError as error:

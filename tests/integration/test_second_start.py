@@ -92,7 +92,7 @@ VERBS = {
     "data-prep lerobot": Verb(data_prep, f"lerobot @robot {STORE} --camera top"),
     "data-prep simulate": Verb(data_prep, "simulate OUT --episodes 1 --test-episodes 0"),
     "data-prep synthetic": Verb(
-        data_prep, "synthetic OUT --videos 8 --frames 2 --size 16"
+        data_prep, "synthetic OUT --videos 8 --frames 2 --size 16 --workers 1"
     ),
     "data-prep verify": Verb(data_prep, "verify @clips --sheet OUT", "sheet.png", True),
     "data-prep stats": Verb(data_prep, "stats @clips --sheet OUT", "sheet.png", True),
@@ -131,7 +131,9 @@ def world(tmp_path_factory, one_thread) -> Path:
 
 
 def make_raw_sets(path: Path) -> None:
-    assert data_prep(f"synthetic {path}/ucf --videos 8 --frames 2 --size 16".split()) == 0
+    assert (
+        data_prep(f"synthetic {path}/ucf --videos 8 --frames 2 --size 16 --workers 1".split()) == 0
+    )
     for side in ("train", "test"):
         records = []
         for number in range(3):

@@ -6,7 +6,9 @@ from pathlib import Path
 from video_vq.arguments import add_json, positive, print_json
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
+from video_vq.evaluation.generation_protocols import GENERATION_PROTOCOLS
 from video_vq.machine import asked_precision, is_main_rank
+from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS
 from video_vq.stores.lock import require_free
 
 
@@ -58,10 +60,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--protocol",
-        default="styleganv",
+        default=DEFAULT_PROTOCOL.name,
         metavar="NAME",
-        help="convention of FVD: styleganv, google, videogpt, tats, cd-fvd or larp (default: "
-        "styleganv)",
+        help=f"convention of FVD: {', '.join(PROTOCOLS)} (default: {DEFAULT_PROTOCOL.name})",
     )
     parser.add_argument(
         "--controls",
@@ -71,8 +72,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--generation",
         metavar="NAME",
-        help="a published protocol that --samples must follow: ucf101-2048-test, "
-        "ucf101-10k-train, bair-256 or bair-256x100 (default: none)",
+        help="a published protocol that --samples must follow: "
+        f"{', '.join(GENERATION_PROTOCOLS)} (default: none)",
     )
     options.add_network(parser)
     parser.add_argument(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
+from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS
 from video_vq.stores.lock import require_free
 
 
@@ -29,10 +30,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--protocol",
-        default="styleganv",
+        default=DEFAULT_PROTOCOL.name,
         metavar="NAME",
-        help="styleganv, google, videogpt, tats, cd-fvd or larp; several with commas; or all "
-        "(default: styleganv)",
+        help=f"{', '.join(PROTOCOLS)}; several with commas; or all "
+        f"(default: {DEFAULT_PROTOCOL.name})",
     )
     parser.add_argument(
         "--frames",

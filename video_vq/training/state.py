@@ -47,7 +47,7 @@ class Snapshot:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
     def take(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """Copy: file name -> tensor name -> tensor; the copies of before are overwritten."""
+        """Copy: file name -> tensor name -> tensor; earlier copies are overwritten."""
         return {
             file: {name: self._copy((file, name), value) for name, value in values.items()}
             for file, values in tensors.items()

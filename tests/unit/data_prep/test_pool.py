@@ -21,7 +21,7 @@ import numpy as np
 from data_prep import pool, shard
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError, Video
 
-def open_video(item, recipe, watch, notes):
+def open_video(opener, item, recipe, watch, notes):
     kind, number = item.id.split("-")
     watch(item.id, "read", recipe.cpu_seconds)
     if kind == "stuckread":

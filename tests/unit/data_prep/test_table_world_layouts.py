@@ -180,7 +180,7 @@ def test_all_settings_out_of_range_are_named_at_once(tmp_path):
 
 
 def test_the_command_writes_what_its_arguments_say(tmp_path):
-    words = ["--videos", "8", "--frames", "2", "--size", "16", "--seed", "4"]
+    words = ["--videos", "8", "--frames", "2", "--size", "16", "--seed", "4", "--workers", "1"]
     assert main(["synthetic", str(tmp_path / "out"), *words]) == 0
     plan = json.loads((tmp_path / "out" / "synthetic.json").read_text())["plan"]
     del plan["renderer"]
