@@ -140,7 +140,7 @@ def prepare(
         _note_provenance(writer, recipe)
         missing, tally = _remaining(writer, listing, per_shard, limit)
         if listing.archive is not None:
-            missing = _unpacked(listing.archive, missing, writer.folder.parts / UNPACKED)
+            missing = _unpacked(listing.archive, missing, writer.parts / UNPACKED)
         making = Making(out, plan, listing.arrays, recipe)
         run = partial(run_pool_on_ray, making)
         if engine == "local":
@@ -220,7 +220,7 @@ class _Tally:
     def add(self, shard: int) -> None:
         """Count a committed shard (the first brings those of the listing, already counted)."""
         known = {entry["id"] for entry in self._skipped}
-        record = self._writer.folder.record(shard)
+        record = self._writer.record(shard)
         self._skipped += [entry for entry in record["skipped"] if entry["id"] not in known]
         self.check()
 
@@ -277,11 +277,11 @@ def _note_provenance(writer: ClipStoreWriter, recipe: FrameRecipe) -> None:
     }
     known = _read_provenance(writer)["made_by"]
     if made_by not in known:
-        write_json(writer.folder.parts / PROVENANCE, {"made_by": [*known, made_by]})
+        write_json(writer.parts / PROVENANCE, {"made_by": [*known, made_by]})
 
 
 def _read_provenance(writer: ClipStoreWriter) -> dict[str, Any]:
-    path = writer.folder.parts / PROVENANCE
+    path = writer.parts / PROVENANCE
     return read_json(path, "a store's provenance") if path.exists() else {"made_by": []}
 
 

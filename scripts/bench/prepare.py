@@ -109,7 +109,7 @@ def our_shard(items: tuple[Item, ...], decoder: Decoder, size: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         writer = ClipStoreWriter(Path(folder) / "store", (size, size), recipe.plan())
         prepare_shard(writer, recipe, 0, items, (), {}, lambda video, stage, seconds: None)
-        return int(writer.folder.record(0)["frames"])
+        return int(writer.record(0)["frames"])
 
 
 def main() -> None:

@@ -94,18 +94,6 @@ def is_our_card(file: Path) -> bool:
         return f"library_name: {LIBRARY}\n" in stream.read(2000)
 
 
-def read_scores(scores: str | Path | dict[str, Any]) -> dict[str, Any]:
-    """Return scores, read from scores.json when they are a path.
-
-    Raises:
-        InputError: the scores are missing.
-    """
-    if isinstance(scores, dict):
-        return scores
-    path = Path(scores)
-    return read_json(path / "scores.json" if path.is_dir() else path, "scores")
-
-
 def escaped(value: Any) -> str:
     """Return any value as markdown that shows it as it is, on one line.
 

@@ -70,7 +70,7 @@ def _encode_shard(job: EncodeJob, how: _Computing, shard: int) -> None:
     if plan_of(job.out) is None:
         raise InputError(not_shared(job.out))
     encoder = _encoder_of_process(job, how)
-    with encoder.writer.folder.locked(shard):
+    with encoder.writer.locked(shard):
         if not encoder.writer.is_committed(shard):
             encoder.encode(shard, lambda: None)
 

@@ -41,7 +41,7 @@ SKIPPED = "skipped.jsonl"
 PROVENANCE = "provenance.json"  # sealed, but not in the manifest: it may name the decoder
 
 
-class ClipStoreWriter:
+class ClipStoreWriter(ShardFolder):
     """Fills a clip store shard by shard; shards may be written by any process, in any order.
 
     Args:
@@ -60,20 +60,10 @@ class ClipStoreWriter:
         arrays: dict[str, tuple[int, ...]] | None = None,
         owner: bool = True,
     ):
-        self.path = Path(path)
+        super().__init__(Path(path), plan, owner)
         self.frame_size_hw = frame_size_hw
         self.arrays = arrays or {}
         self.plan = plan
-        self.folder = ShardFolder(self.path, plan, owner)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the store is finished and sealed."""
-        return self.folder.is_complete
-
-    def is_committed(self, shard: int) -> bool:
-        """Whether a shard is on the disk already."""
-        return self.folder.is_committed(shard)
 
     def write_shard(
         self,
@@ -114,7 +104,7 @@ class ClipStoreWriter:
                     left_out.append(skipped_entry(prepared.video, str(reason)))
                 else:
                     written.append(replace(video, shard=shard, offset=offset))
-        self.folder.commit(
+        self.commit(
             shard,
             {
                 "frames": frames_file.num_rows,
@@ -153,8 +143,8 @@ class ClipStoreWriter:
     def committed(self, num_shards: int) -> Iterator[dict[str, Any]]:
         """Yield the record of every committed shard."""
         for shard in range(num_shards):
-            if self.folder.is_committed(shard):
-                yield self.folder.record(shard)
+            if self.is_committed(shard):
+                yield self.record(shard)
 
     def finish(self, num_shards: int, classes: Sequence[str]) -> "ClipStore":
         """Seal the store: write `skipped.jsonl` and the manifest.
@@ -164,7 +154,7 @@ class ClipStoreWriter:
         """
         if self.is_complete:
             return ClipStore(self.path)
-        records = [self.folder.record(shard) for shard in range(num_shards)]
+        records = [self.record(shard) for shard in range(num_shards)]
         videos = [video for record in records for video in record["videos"]]
         skipped = [entry for record in records for entry in record["skipped"]]
         if not videos:
@@ -180,7 +170,7 @@ class ClipStoreWriter:
             raise InputError(f"{self.path}: two videos have the id {twice!r}")
         lines = b"".join(canonical_json(entry) + b"\n" for entry in skipped)
         write_bytes(self.path / SKIPPED, lines)
-        self.folder.seal(
+        self.seal(
             {
                 "format": FORMAT,
                 "version": VERSION,

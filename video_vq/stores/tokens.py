@@ -93,22 +93,12 @@ class TokenHeader:
         return self.grid_thw[0], self.num_action_dims
 
 
-class TokenStoreWriter:
+class TokenStoreWriter(ShardFolder):
     """Fills a token store shard by shard; see `ClipStoreWriter`."""
 
     def __init__(self, path: str | Path, header: TokenHeader, owner: bool = True):
-        self.path = Path(path)
+        super().__init__(Path(path), header.to_json(), owner)
         self.header = header
-        self.folder = ShardFolder(self.path, header.to_json(), owner)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the store is finished and sealed."""
-        return self.folder.is_complete
-
-    def is_committed(self, shard: int) -> bool:
-        """Whether a shard is on the disk already."""
-        return self.folder.is_committed(shard)
 
     def write_shard(
         self,
@@ -160,16 +150,16 @@ class TokenStoreWriter:
             "rates": {str(position): fps for position, fps in (rates or {}).items()},
             "notes": list(notes),
         }
-        self.folder.commit(shard, record)
+        self.commit(shard, record)
 
     def skipped(self, shard: int) -> list[dict[str, str]]:
         """Return the videos that a committed shard left out (id, path, reason)."""
-        return self.folder.record(shard)["skipped"]
+        return self.record(shard)["skipped"]
 
     def num_grids(self, num_shards: int) -> int:
         """Return how many grids the committed shards hold."""
         shards = (shard for shard in range(num_shards) if self.is_committed(shard))
-        return sum(int(self.folder.record(shard)["count"]) for shard in shards)
+        return sum(int(self.record(shard)["count"]) for shard in shards)
 
     def finish(self, num_shards: int, videos: Sequence[Video]) -> "TokenStore":
         """Seal the store.
@@ -179,12 +169,12 @@ class TokenStoreWriter:
                 showed replaces theirs.
         """
         if not self.is_complete:
-            records = [self.folder.record(shard) for shard in range(num_shards)]
+            records = [self.record(shard) for shard in range(num_shards)]
             rates = {place: fps for record in records for place, fps in record["rates"].items()}
             skipped = [entry for record in records for entry in record["skipped"]]
             lines = b"".join(canonical_json(entry) + b"\n" for entry in skipped)
             write_bytes(self.path / SKIPPED, lines)
-            self.folder.seal(
+            self.seal(
                 {
                     "format": FORMAT,
                     "version": VERSION,
@@ -240,23 +230,13 @@ class TokenStore:
             self.num_skipped = int(manifest.get("num_skipped", 0))
             self._skipped: str | None = manifest.get("skipped_sha256")
             self.notes = tuple(dict(note) for note in manifest.get("notes", ()))
-            bad = [v.label for v in self.videos if v.label not in (None, *self.header.classes)]
-            if bad:
+            if bad := [v.label for v in self.videos if v.label not in (None, *self.header.classes)]:
                 raise ValueError(f"unknown class {bad[0]!r}")
             self._first = np.cumsum([0, *(count for count, _ in self.shards)])
-            self._tokens = [
-                self._open(f"tokens-{shard:05d}.npy", self.header.token_shape, self.header.dtype)
-                for shard in range(len(self.shards))
-            ]
-            parts = [
-                np.array(self._open(f"rows-{shard:05d}.npy", (ROW,), np.int64))
-                for shard in range(len(self.shards))
-            ]
-            self._actions = [
-                self._open(f"actions-{shard:05d}.npy", self.header.actions_shape, np.float32)
-                for shard in range(len(self.shards))
-                if self.header.num_action_dims
-            ]
+            self._tokens = self._open("tokens", self.header.token_shape, self.header.dtype)
+            parts = self._open("rows", (ROW,), np.int64)
+            shape = self.header.actions_shape
+            self._actions = self._open("actions", shape, np.float32) if shape[1] else []
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -274,13 +254,13 @@ class TokenStore:
             0 <= self._rows[:, 0].min() <= self._rows[:, 0].max() < len(self.videos)
         ):
             raise InputError(f"{self.path}: rows point to missing videos; encode again")
-
         if self.header.fps is None and len(self._rows):
             rate = usual_rate(self.videos, int(self._rows[0, 2]))
             self.header = replace(self.header, fps=rate)
 
-    def _open(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
-        return open_array(self.path / name, shape, dtype)
+    def _open(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> list[np.ndarray]:
+        shards = range(len(self.shards))
+        return [open_array(self.path / f"{name}-{k:05d}.npy", shape, dtype) for k in shards]
 
     def __len__(self) -> int:
         return int(self._first[-1])
