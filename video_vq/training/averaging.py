@@ -26,7 +26,6 @@ class Averages:
         """Follow the model by one optimizer step.
 
         Args:
-            model: the model that was trained.
             copied_rows: rows of tensors that jumped (restarted codes), which are copied, not
                 averaged.
         """

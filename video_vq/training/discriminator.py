@@ -32,9 +32,7 @@ def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[
     """Refuse what the adversarial loss cannot train on.
 
     Args:
-        config: settings of the adversarial loss.
         precision: Accelerate's mixed precision: "no", "bf16", "fp16", ….
-        size_hw: height and width of the frames.
 
     Raises:
         InputError: the frames are too small, or the precision is fp16.
@@ -74,8 +72,6 @@ class Discriminator:
     gradients behind, and every parameter of both is always used.
 
     Args:
-        accelerator: the Accelerator.
-        config: settings of the adversarial loss; see `AdversarialConfig`.
         optim: settings of the tokenizer's optimizer, whose rates the discriminator's follow.
     """
 
@@ -110,7 +106,6 @@ class Discriminator:
         Args:
             video: real clips.
             reconstruction: reconstructions of these clips, which get no gradient.
-            accumulation: number of micro-batches per step.
             is_last: whether this is the last of them, in which the ranks' gradients are averaged.
         """
         both = torch.cat([video, reconstruction.detach()])

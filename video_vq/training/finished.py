@@ -36,8 +36,6 @@ def finished_model(
     Work is also left when the last checkpoint is damaged: training goes back and repairs it.
 
     Args:
-        run: path of the run folder.
-        kind: "tokenizer" or "prior".
         steps: number of steps of the whole run.
         checkpoints: checkpoints of the run, if they are open already.
     """
@@ -83,8 +81,6 @@ def finished_by_same_command(
     """Return the folder of the model where a second start would have nothing to do.
 
     Args:
-        run: path of the run folder.
-        kind: "tokenizer" or "prior".
         config: the resolved configuration as JSON.
         data_hash: content hash of the training store.
 

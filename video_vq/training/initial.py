@@ -40,11 +40,6 @@ def initial_tensors(
     Settings that keep the tensors' shapes, such as the gradient estimator, may differ; the
     differences are printed.
 
-    Args:
-        config: the resolved config of the training.
-        out: path of the run folder.
-        say: function that prints a line.
-
     Raises:
         InputError: there is no such tokenizer, or its tensors do not fit the config's model.
     """

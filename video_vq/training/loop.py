@@ -42,10 +42,6 @@ def open_run(
     """Open a run folder on all ranks, first on rank 0, which creates it; see `RunFolder`.
 
     Args:
-        accelerator: the Accelerator.
-        out: path of the run folder.
-        kind: "tokenizer" or "prior".
-        config: the resolved config.
         data: content hash of the training store.
         allowed_changes: settings that a resume may change.
 
@@ -88,15 +84,11 @@ class Training:
     `batches` for what a rank sees and `turns` for what it holds (tests/integration/observed.py).
 
     Args:
-        accelerator: the Accelerator.
-        run_folder: the open run folder.
-        config: the resolved config.
         model: the model with its first weights; it is moved to the device.
         unit: what a batch holds, as a plural noun for messages.
         trackers: experiment trackers to log to, besides metrics.jsonl.
         request: an optional stop request; a file `stop` in the run folder also works.
         usage: code usage of a tokenizer between two lines of the log, or None for a prior.
-        discriminator: the adversarial discriminator, or None.
 
     Attributes:
         model: wrapped for the forward pass in training, by DDP where there are several ranks.
@@ -149,11 +141,7 @@ class Training:
         self.grad_norm = torch.zeros(())
 
     def batches(self, dataset: ClipSequence | TokenSequence) -> Iterator[Any]:
-        """Return this rank's micro-batches of all steps that are left, in order.
-
-        Args:
-            dataset: the clips or token grids that are trained on.
-        """
+        """Return this rank's micro-batches of all steps that are left, in order."""
         loader = training_batches(
             dataset,
             first_step=self.state.step,

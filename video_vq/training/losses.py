@@ -35,10 +35,9 @@ class TokenizerLosses:
 
     `reconstruction`, `perceptual` and `adversarial` are computed here; those of the quantizer
     (`commitment`, `codebook`, …) come with its output. A loss without weight costs nothing.
+    A step is known by the number of optimizer steps before it, skipped ones included.
 
     Args:
-        accelerator: the Accelerator.
-        config: the resolved config of the training.
         store: the clip store that is trained on; the weight of the reconstruction loss may be
             measured on it.
 
@@ -65,14 +64,7 @@ class TokenizerLosses:
     def __call__(
         self, output: TokenizerOutput, video: Video, step: int, micro_batch: int
     ) -> dict[str, Float[Tensor, ""]]:
-        """Return the losses of a micro-batch by name, unweighted.
-
-        Args:
-            output: the tokenizer's output for the video.
-            video: the clips that it reconstructs.
-            step: number of optimizer steps before this one, skipped ones included.
-            micro_batch: index of the micro-batch in its step.
-        """
+        """Return the losses of a micro-batch by name, unweighted."""
         of_video = self.of_decoded(output.video, video, step, micro_batch)
         reconstruction = of_video.pop("reconstruction")
         return {"reconstruction": reconstruction, **output.quantized.losses, **of_video}
@@ -114,9 +106,6 @@ class TokenizerLosses:
         """Return the discriminator if it takes part in a step, None before it joins.
 
         The step asks for its own part, to train it; `__call__` for the tokenizer's part, its loss.
-
-        Args:
-            step: number of optimizer steps before this one, skipped ones included.
         """
         has_begun = step >= self._config.loss.adversarial.start
         return self.discriminator if has_begun else None
@@ -126,10 +115,6 @@ class TokenizerLosses:
 
         A loss of the quantizer has the number of the same name in the config's `loss` section, and
         none before the codes are used.
-
-        Args:
-            name: name of the loss, as `__call__` returns it.
-            step: number of optimizer steps before this one, skipped ones included.
         """
         config = self._config.loss
         match name:
@@ -179,10 +164,8 @@ def draw_frames(
     Any number of ranks and micro-batches draws the same.
 
     Args:
-        num_frames: number of frames per clip.
         config: settings of the perceptual loss, including how many frames to draw.
         positions: positions of the clips in the training; see `rank_positions`.
-        seed: the run's seed.
     """
     drawn = [
         np.random.default_rng([seed, position, 0xF4A]).permutation(num_frames)[: config.num_frames]
@@ -193,10 +176,6 @@ def draw_frames(
 
 def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> float:
     """Return the weight of the reconstruction loss, measured on training clips if it is "data".
-
-    Args:
-        store: the clip store that is trained on.
-        config: the resolved config of the training.
 
     Raises:
         InputError: all pixels are equal.
@@ -228,11 +207,6 @@ def load_perceptual(
 ) -> StLpips | None:
     """Return the network of the perceptual loss, None where it has no weight.
 
-    Args:
-        config: settings of the perceptual loss.
-        size_thw: number of frames, height and width of a clip.
-        device: the device that the network is moved to.
-
     Raises:
         InputError: frames are too small for it, a clip has fewer than are to be drawn, or the
             network's weights are missing.
@@ -255,11 +229,6 @@ def load_perceptual(
 
 
 def adversarial_weight(config: AdversarialConfig, step: int) -> float:
-    """Return the weight of the adversarial loss at a step: it grows from zero.
-
-    Args:
-        config: settings of the adversarial loss.
-        step: number of optimizer steps before this one, skipped ones included.
-    """
+    """Return the weight of the adversarial loss at a step: it grows from zero."""
     grown = (step + 1 - config.start) / max(1, config.warmup_steps)
     return config.weight * min(1.0, max(0.0, grown))

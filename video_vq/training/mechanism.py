@@ -42,10 +42,7 @@ def watch(
     """Keep the gradients that `watched_step` needs; call it between forward and backward.
 
     Args:
-        accelerator: the Accelerator.
         video: the last micro-batch.
-        quantized: the quantizer's output for it.
-        accumulation: number of micro-batches per step.
     """
     quantized.rows.passed.retain_grad()
     quantized.rows.latents.retain_grad()
@@ -69,7 +66,6 @@ def watched_step(
     to another code; and those of `quantizers/exactness.py` where gradients are measured.
 
     Args:
-        accelerator: the Accelerator.
         tokenizer: the tokenizer after the step, not wrapped.
         batch: the last micro-batch, before the step.
         commitment: weight of the commitment loss.

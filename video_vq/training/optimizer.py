@@ -32,8 +32,6 @@ def make_optimizer(
     """Return the optimizer of all tensors of a module that are trained; see `OptimizerConfig`.
 
     Args:
-        module: the module to train.
-        config: the optimizer's settings.
         outer_layers: pattern of the beginnings of names of tensors that Muon must not move.
     """
     optimizer = Muon if config.kind == "muon" else torch.optim.AdamW
@@ -75,8 +73,6 @@ def is_hidden(name: str, matrix: Tensor, outer_layers: re.Pattern[str] = OUTER_L
     """Return whether a matrix or kernel connects hidden features and is large enough for Muon.
 
     Args:
-        name: name of the parameter in its module.
-        matrix: the parameter.
         outer_layers: pattern of the beginnings of names of tensors that Muon must not move.
     """
     is_weight = name.endswith("weight") and not outer_layers.match(name)
@@ -158,7 +154,6 @@ def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
 
     Args:
         group: the parameter group that holds the tensor, which decides the algorithm.
-        value: the tensor.
 
     Returns:
         Tensors with the right names, shapes and types; their values mean nothing.

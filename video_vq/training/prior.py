@@ -108,12 +108,7 @@ def train_prior(
 
 
 def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
-    """Return what the finished prior records about its training.
-
-    Args:
-        config: settings of the whole training.
-        store: the token store that is trained on.
-    """
+    """Return what the finished prior records about its training."""
     header = store.header
     return PriorFacts(
         tokenizer_hash=header.tokenizer_hash,
@@ -182,13 +177,9 @@ def score(
     """Return bits per token of weights on fixed grids, shared among the ranks; collective.
 
     Args:
-        accelerator: the Accelerator.
         prior: the prior, not wrapped; its own weights are not used.
-        weights: the weights to score, by name.
-        store: the token store that holds the grids.
         rows: the grids of all ranks, as rows of the store.
         batch_size: number of grids that one rank takes at once.
-        stop: whether the run was asked to stop.
 
     Returns:
         None if the run was asked to stop meanwhile.

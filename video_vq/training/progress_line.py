@@ -40,11 +40,7 @@ class ProgressLine:
         self.restart(done)
 
     def restart(self, done: int) -> None:
-        """Restart the measurement, because another line has just been printed.
-
-        Args:
-            done: number of steps done so far.
-        """
+        """Restart the measurement, because another line has just been printed."""
         self._done, self._said_at = done, self._clock()
         self._rate_from = self._looked_at = self._said_at
 
@@ -58,7 +54,6 @@ class ProgressLine:
         """Print the progress if the next look would be too late.
 
         Args:
-            done: number of steps done so far.
             at_once: whether to print it in any case.
         """
         now = self._clock()

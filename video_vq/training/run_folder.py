@@ -42,7 +42,6 @@ class RunFolder:
 
     Args:
         path: path of the folder, created if missing.
-        kind: "tokenizer" or "prior".
         config: the resolved configuration as JSON.
         facts: what else decides the run: hash of the data, precision, world size, threads.
         is_main: whether this is rank 0.
@@ -108,18 +107,13 @@ class RunFolder:
             self._let_go()
 
     def finished_model(self, steps: int) -> Path | None:
-        """Return the folder of the model that this run made; None while there is work left.
-
-        Args:
-            steps: number of steps of the whole run.
-        """
+        """Return the folder of the model that this run made; None while there is work left."""
         return finished_model(self.path, self._kind, steps, self.checkpoints)
 
     def track(self, names: Sequence[TrackerName], first_step: int) -> None:
         """Also show the run in trackers.
 
         Args:
-            names: names of the trackers.
             first_step: number of steps done; what was logged of later ones is dropped.
 
         Raises:
@@ -152,7 +146,6 @@ class RunFolder:
         """Append a line of numbers to metrics.jsonl; show the main ones and warnings on stderr.
 
         Args:
-            step: number of steps done.
             values: numbers by path (`loss/…`).
             warnings: sentences to show only on stderr.
         """
@@ -191,9 +184,6 @@ class RunFolder:
     def exporting(self, folder: Path) -> Iterator[None]:
         """Explain how to resume if the finished model cannot be written.
 
-        Args:
-            folder: the folder that gets the finished model.
-
         Raises:
             InputError: the disk is full or broken.
         """
@@ -211,7 +201,6 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
     """Refuse to resume a run with changed settings, except for those that may change.
 
     Args:
-        path: the run folder.
         changes: lines of `difference`.
         allowed: names of settings that may change, or of sections that hold them.
 
@@ -255,8 +244,6 @@ def diverged(run_folder: RunFolder, step: int, bad_in_a_row: int) -> InputError:
     """Return the error that ends a run whose numbers have gone wrong, and free its folder.
 
     Args:
-        run_folder: the open run folder.
-        step: number of steps done.
         bad_in_a_row: number of steps skipped since the last one that was made.
     """
     found = run_folder.checkpoints.newest()

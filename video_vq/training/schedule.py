@@ -12,7 +12,6 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     with `decay_steps`, linearly and only over that many last steps (warm-up–stable–decay).
 
     Args:
-        config: the optimizer's settings.
         step: number of optimizer steps before this one.
     """
     if step < config.warmup_steps:

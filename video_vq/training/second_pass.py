@@ -28,10 +28,7 @@ class SecondPass:
     """The second passes of a training: those that its estimator needs, or that it measures.
 
     Args:
-        accelerator: the Accelerator.
         tokenizer: the tokenizer, not wrapped.
-        losses: the losses of the training.
-        config: the config of the training.
     """
 
     def __init__(
@@ -55,10 +52,6 @@ class SecondPass:
         """Return the gradients that the estimator needs, or that are measured, by name.
 
         Args:
-            quantized: the quantizer's output for the micro-batch.
-            video: the clips.
-            step: number of optimizer steps before this one, skipped ones included.
-            micro_batch: index of the micro-batch in its step.
             watched: the micro-batch, if it is the last one of a logged step.
         """
         config = self._config
@@ -88,12 +81,9 @@ def gradients_at_latents(
     second order from the codes, g + H (e − q), by a Hessian-vector product.
 
     Args:
-        accelerator: the Accelerator.
         tokenizer: the tokenizer, not wrapped.
-        quantized: the quantizer's output for the micro-batch.
         loss_of: the weighted loss of a decoded video.
         names: the gradients to return, of these two.
-        is_compiled: whether the decoder is compiled.
     """
     rows = quantized.rows
     scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()

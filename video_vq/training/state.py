@@ -67,7 +67,6 @@ class TrainingState:
     """Everything that a resumed run needs.
 
     Args:
-        accelerator: the Accelerator.
         model: the model, not wrapped by DDP.
         rhythm: run settings, including `average_decay`.
         usage: code usage since the last logged step, or None for a prior.
@@ -115,8 +114,6 @@ class TrainingState:
 
         Args:
             healthy: whether the step was made.
-            rhythm: run settings, including `validate_every`.
-            last_step: the step at which the run ends.
         """
         self.step += 1
         self.validation_is_due = self.step % rhythm.validate_every == 0 or self.step == last_step
@@ -134,12 +131,7 @@ class TrainingState:
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Return whether to save: every n-th step, the best so far, and at an end; once per step.
-
-        Args:
-            every: number of steps between two checkpoints.
-            ending: whether the run ends or stops here.
-        """
+        """Return whether to save: every n-th step, at the best so far and an end; once a step."""
         is_best = self.best is not None and self.best[1] == self.step
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
@@ -150,10 +142,6 @@ class TrainingState:
         `wait_for_save` says whether it was. A disk that is full or broken, or weights that are not
         finite, cost this checkpoint, not the run: a message says so, and the last good checkpoint
         stays in place.
-
-        Args:
-            run_folder: the open run folder, which gets the checkpoint.
-            optimizer: the model's optimizer.
         """
         self.wait_for_save()  # the previous one, which has its own message
         self.saved_step = self.step
@@ -235,11 +223,7 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return code usage since the last call and, after an epoch, of the split; collective.
-
-        Args:
-            epoch_ended: whether an epoch ended since the last call.
-        """
+        """Return code usage since the last call and, after an epoch, of the split; collective."""
         assert self.usage is not None
         assert self.epoch_usage is not None
         use = self.usage.compute()
@@ -287,9 +271,7 @@ class TrainingState:
         """Restore the newest checkpoint that verifies; return False when there is none.
 
         Args:
-            run_folder: the open run folder, whose checkpoint is read and whose log is cut back.
             optimizer: the model's optimizer, not prepared.
-            last_step: the step at which the run is to end.
 
         Raises:
             InputError: there are checkpoints, but none fits; or the run is beyond its last step.

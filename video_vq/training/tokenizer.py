@@ -191,22 +191,13 @@ def train_tokenizer(
 
 
 def begin_quantizing(training: Training, config: TokenizerTrainingConfig) -> bool:
-    """End the continuous steps; return whether the codes are now to be drawn from data.
-
-    Args:
-        training: the training, whose losses so far say nothing about those to come.
-        config: settings of the whole training.
-    """
+    """End the continuous steps; return whether the codes are now to be drawn from data."""
     training.state.health.forget()
     return getattr(config.model.quantizer, "init", None) == "data"
 
 
 def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFacts:
     """Return what the finished tokenizer records about its training.
-
-    Args:
-        config: settings of the whole training.
-        store: the clip store that is trained on.
 
     Raises:
         InputError: the clips do not fit the model.
@@ -231,11 +222,7 @@ def figures_of(
     """Return a step's losses over all ranks and the codes' use since the last line; collective.
 
     Args:
-        training: the training, after the step.
-        dataset: the dataset that is trained on, which knows where its epochs end.
         means: the step's losses on this rank, by name.
-        tokens_per_clip: number of positions per clip.
-        kind: kind of the quantizer.
 
     Returns:
         Numbers by path, and the warnings that follow from them.
@@ -284,10 +271,6 @@ def validate(
     If the run is asked to stop meanwhile, nothing is logged: the next start validates again.
 
     Args:
-        training: the training.
-        tokenizer: the tokenizer, not wrapped.
-        store: the clip store that holds the clips.
-        windows: the clips of all ranks.
         continuous: whether to decode the latents themselves, not their codes; this is printed, and
             such weights are never the best.
     """
@@ -326,13 +309,9 @@ def score(
     """Score weights on fixed clips, shared among the ranks; collective.
 
     Args:
-        accelerator: the Accelerator.
         tokenizer: the tokenizer, not wrapped; its own weights are not used.
-        weights: the weights to score, by name.
-        store: the clip store that holds the clips.
         windows: the clips of all ranks.
         batch_size: number of clips that one rank takes at once.
-        stop: whether the run was asked to stop.
         continuous: whether to decode the latents themselves, not their codes.
 
     Returns:
@@ -370,11 +349,8 @@ def originals_and_reconstructions(
     """Return a playing sheet: clips above their reconstructions by these weights.
 
     Args:
-        accelerator: the Accelerator.
         tokenizer: the tokenizer, not wrapped; its own weights are not used.
         weights: the weights to reconstruct with, by name.
-        clips: the originals.
-        batch_size: number of clips to reconstruct at once.
         continuous: whether to decode the latents themselves, not their codes.
     """
     model = tokenizer.eval()

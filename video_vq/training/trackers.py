@@ -58,9 +58,7 @@ class Trackers:
     Trackers show a run and do not decide it, so a resumed run may have other trackers.
 
     Args:
-        names: names of the trackers.
         path: path of the run folder; TensorBoard writes into it, the others name the run after it.
-        config: the resolved configuration as JSON.
         first_step: TensorBoard drops what an interrupted start logged from here on.
 
     Raises:

@@ -20,11 +20,9 @@ def validation_batches(
     All ranks check before each batch whether to stop, even a rank whose share is used up.
 
     Args:
-        accelerator: the Accelerator.
         items: the items that all ranks together validate on.
         unit: what an item is, for messages: "clip" or "grid".
         batch_size: number of items that one rank takes at once.
-        stop: whether the run was asked to stop.
 
     Yields:
         A batch that is not empty; or None, as the last, when the run was asked to stop.
