@@ -3,13 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from config_table import names_of
+from config_table import TokenizerCosts, names_of, tokenizer_costs
 from correctness import switched_on
 from day import Day, Figures, free, median_milliseconds, peak_gigabytes, tokenizer_config
 from speed import known_ceilings
 from torch import Tensor, nn
 
-from video_vq.inspect.costs import TokenizerCosts, tokenizer_costs
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.training.losses import reconstruction_loss
 from video_vq.training.optimizer import make_optimizer
