@@ -55,7 +55,7 @@ def limited(code: str, raw: Path, out: Path) -> subprocess.CompletedProcess[str]
 def assert_clear(error: str) -> None:
     assert "Traceback" not in error
     assert "Nothing is lost" in error
-    assert "run the same command again to resume" in error
+    assert "run the command again; it resumes where it stopped" in error
 
 
 def test_files_that_cannot_grow_stop_the_run_and_it_resumes(raw, reference, tmp_path):
