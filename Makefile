@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all check wheel gpu setup weights test-weights clean
+.PHONY: demo test test-all check docs wheel gpu setup weights test-weights clean
 
 demo: $(VENV)/.installed weights
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -21,6 +21,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_docstrings.py
+
+# The site opens from the disk: site/index.html. The variable silences an advertisement of the theme.
+docs: $(VENV)/.installed-docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 wheel: $(VENV)/.installed weights
 	PYTHON=$(CURDIR)/$(BIN)/python bash scripts/check_wheel.sh
@@ -52,6 +56,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
 	touch $@
 
 clean:
