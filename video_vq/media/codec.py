@@ -19,6 +19,7 @@ CodecName = Literal["h264", "hevc", "av1"]
 Clip = UInt8[np.ndarray, "t h w 3"]
 
 SCALES = (0.5, 0.25)  # of height and width, to which a clip is scaled down on trial
+MIN_SIDE = 16  # pixels; smaller frames are padded
 STEPS_PER_UNIT = 2  # qualities tried: every half
 RATE = Fraction(25)
 
@@ -32,7 +33,6 @@ class CodecFacts(NamedTuple):
         options: slow and tuned to the squared error, which is what the best size is chosen by.
         qualities: best and worst quantizer (crf).
         pixels: forms of colour: at full and at half of the height and width.
-        min_side: pixels, fewer of which the encoder refuses.
         pictures: NAL or OBU types of coded pictures; all others are headers.
         remarks: NAL types of supplemental information, which the file leaves out.
     """
@@ -42,7 +42,6 @@ class CodecFacts(NamedTuple):
     options: dict[str, str]
     qualities: tuple[int, int]
     pixels: tuple[str, ...]
-    min_side: int
     pictures: frozenset[int]
     remarks: tuple[int, ...] = ()
 
@@ -54,17 +53,16 @@ CODECS: dict[CodecName, CodecFacts] = {
         {"preset": "veryslow", "tune": "psnr"},
         (0, 51),
         ("yuv444p", "yuv420p"),
-        16,
         frozenset(range(1, 6)),
         (6,),
     ),
     "hevc": CodecFacts(
         "HEVC",
         "libx265",
-        {"preset": "medium", "tune": "psnr", "x265-params": "log-level=none:info=0"},
+        # cutree writes past its arrays on some frames below 64 pixels, and ends the process.
+        {"preset": "medium", "tune": "psnr", "x265-params": "log-level=none:info=0:cutree=0"},
         (0, 51),
         ("yuv444p", "yuv420p"),
-        32,
         frozenset(range(32)),
         (39, 40),
     ),
@@ -74,7 +72,6 @@ CODECS: dict[CodecName, CodecFacts] = {
         {"preset": "4", "svtav1-params": "tune=1"},
         (1, 63),
         ("yuv420p",),
-        64,
         frozenset((3, 4, 6)),
     ),
 }
@@ -112,7 +109,7 @@ def available_codecs() -> tuple[CodecName, ...]:
     return tuple(name for name, facts in CODECS.items() if facts.encoder in av.codecs_available)
 
 
-def code_clip(clip: Clip, codec: CodecName, max_bits: float) -> CodedClip:
+def code_clip(clip: Clip, codec: CodecName, max_bits: int | float) -> CodedClip:
     """Return a clip after a codec that may spend so many bits of payload on it.
 
     Of the forms the one of the smallest squared error is taken. Where the codec cannot go so low
@@ -140,7 +137,7 @@ def payload_bits(file: bytes, codec: CodecName) -> int:
     """Return the bits of the coded pictures in an .mp4, counted packet by packet."""
     import av
 
-    with av.open(io.BytesIO(file)) as opened:
+    with av.open(io.BytesIO(file), "r") as opened:
         packets = [bytes(packet) for packet in opened.demux(video=0)]
     units = (_obus(packet) if codec == "av1" else _nal_units(packet, codec) for packet in packets)
     pictures = CODECS[codec].pictures
@@ -174,17 +171,17 @@ def _obus(packet: bytes) -> Iterator[tuple[int, int]]:
 def _forms(clip: Clip, codec: CodecName) -> list[Form]:
     """Return the forms in which a codec takes a clip, those of its own size first.
 
-    A size is even, as halved colour asks for, and no side of it is shorter than the encoder's least.
+    Sizes are even, as halved colour asks for, and no side is shorter than the encoder's least.
     """
     facts = CODECS[codec]
     height, width = clip.shape[1:3]
-    own = tuple(max(facts.min_side, side + side % 2) for side in (height, width))
+    own = tuple(max(MIN_SIDE, side + side % 2) for side in (height, width))
     scaled = [tuple(2 * round(side * scale / 2) for side in (height, width)) for scale in SCALES]
-    sizes = [own, *(size for size in scaled if min(size) >= facts.min_side)]
+    sizes = [own, *(size for size in scaled if min(size) >= MIN_SIDE)]
     return [Form((size[0], size[1]), pixels) for size in sizes for pixels in facts.pixels]
 
 
-def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: float) -> CodedClip:
+def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: int | float) -> CodedClip:
     """Return the best quality whose payload fits; the worst of all where none does."""
     low, high = (STEPS_PER_UNIT * quality for quality in CODECS[codec].qualities)
     file = b""  # of the quality `high`, once one has fitted
@@ -201,7 +198,7 @@ def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: float) -> C
     return CodedClip(decoded, payload_bits(file, codec), 8 * len(file), quality, form)
 
 
-def _encode(clip: Clip, codec: CodecName, quality: float, form: Form) -> bytes:
+def _encode(clip: Clip, codec: CodecName, quality: int | float, form: Form) -> bytes:
     """Return an .mp4 with one key frame and nothing that depends on time or chance."""
     import av
     from av.bitstream import BitStreamFilterContext
@@ -236,7 +233,7 @@ def _decode(file: bytes, form: Form, size_hw: tuple[int, ...]) -> Clip:
     import av
 
     height, width = size_hw if _is_scaled(form, size_hw) else form.size_hw
-    with av.open(io.BytesIO(file)) as opened:
+    with av.open(io.BytesIO(file), "r") as opened:
         frames = [
             frame.reformat(width, height, "rgb24", interpolation=_scaler()).to_ndarray()
             for frame in opened.decode(video=0)

@@ -5,7 +5,7 @@ from typing import Any
 from video_vq.evaluation.generation_protocols import simulation
 from video_vq.metrics.protocol import fvd_protocol
 from video_vq.report.blocks import Row
-from video_vq.report.verdicts import score_table
+from video_vq.report.verdicts import codec_sentences, score_table
 
 SMALL = 256
 
@@ -32,6 +32,7 @@ def remarks(scores: dict[str, Any]) -> list[str]:
         lines.append(
             f"the network of FVD is {network}, not I3D: compare only numbers of this network"
         )
+    lines += codec_sentences(scores)
     lines += _counts(scores)
     if scores["split"] == "train":
         lines.append("the reference is the training split: these scores flatter the model")

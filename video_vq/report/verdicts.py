@@ -9,6 +9,12 @@ CONTROL_NAMES = {
     "psnr_clip_mean": "each clip's mean picture, standing still",
     "psnr_first_frame": "the first frame, repeated",
     "psnr_kmeans_patches": "k-means on raw patches, same tokens and codes",
+    "psnr_h264": "H.264 at the tokens' bits",
+    "psnr_hevc": "HEVC at the tokens' bits",
+    "psnr_av1": "AV1 at the tokens' bits",
+    "psnr_h264_above": "H.264, which needs more than the tokens' bits",
+    "psnr_hevc_above": "HEVC, which needs more than the tokens' bits",
+    "psnr_av1_above": "AV1, which needs more than the tokens' bits",
     "fvd_first_frame": "the real clips' first frames, standing still",
     "fvd_tokens_per_position": "tokens drawn position by position",
     "token_frequencies": "token frequencies",
@@ -127,6 +133,44 @@ def _of_codes(found: dict[str, Any]) -> str:
     vocabulary = found.get("vocabulary", ())  # earlier scores do not have it
     several = ", mean over the codes of a position" if len(vocabulary) > 1 else ""
     return f"↑ of {codes(vocabulary) or 'K'} codes{several}"
+
+
+CODEC_SCORES = {"psnr": ("PSNR", 1), "ssim": ("SSIM", 1), "st_lpips": ("ST-LPIPS", -1)}
+RATES = {"tokens": "the tokens' bits", "prior": "the bits after the prior"}
+
+
+def codec_sentences(scores: dict[str, Any]) -> list[str]:
+    """Return a sentence per codec and rate: what it took, and in which scores it is better."""
+    return [_codec_sentence(codec, scores["reconstruction"]) for codec in scores.get("codecs", [])]
+
+
+def _codec_sentence(codec: dict[str, Any], ours: dict[str, Any]) -> str:
+    pairs = {
+        name: (codec[key]["mean"], ours[key]["mean"], sign)
+        for key, (name, sign) in CODEC_SCORES.items()
+        if key in codec and key in ours
+    }
+    pairs["rFVD"] = (codec["rfvd"]["value"], ours["rfvd"]["value"], -1)
+    known = {name: pair for name, pair in pairs.items() if None not in pair}
+    told = ", ".join(
+        f"{name} {_number(a)} against {_number(b)}" for name, (a, b, _) in known.items()
+    )
+    better = [name for name, (a, b, sign) in known.items() if sign * (a - b) > 0]
+    above = codec["share_above"]
+    took = f"of which it took {codec['payload_bits']:,.0f}"
+    if above > 0:
+        took = (
+            f"which are too few for {above:.0%} of the clips: it took {codec['payload_bits']:,.0f}"
+        )
+    verdict = "nothing" if not better else _listed(better)
+    return (
+        f"{codec['title']} at {RATES[codec['rate']]}, {codec['bits_per_clip']:,.0f} a clip, {took} "
+        f"({codec['file_bits']:,.0f} as a file): {told}; it is better in {verdict}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _saved(bits: float) -> str:
