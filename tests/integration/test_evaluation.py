@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import codec as codec_bench
 import pytest
 import torch
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, launch, make_clip_store, video_vq
@@ -183,6 +184,24 @@ def test_codecs_stand_beside_the_tokenizer_at_its_bits(made, tmp_path, monkeypat
     [line] = [one for one in told.splitlines() if one.startswith("H.264 at the tokens' bits, ")]
     assert f"too few for 100% of the clips: it took {at_tokens['payload_bits']:,.0f}" in line
     assert "it is better in " in line
+
+
+def test_the_codecs_curves_are_measured_once(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
+    words = ["--data", made / "clips", "--out", tmp_path / "out", "--num", "4", "--codecs", "h264"]
+    words += ["--model", f"a={made / 'a'},{made / 'tokens'},{made / 'prior'}"]
+    words += ["--bits", "3000", "9000", "--network", f"{__name__}:averages"]
+    words = [str(word) for word in words]
+    codec_bench.main(words)
+    table = capsys.readouterr().out
+    assert "| a, after the prior |" in table
+    monkeypatch.setattr(codec_bench, "score_codec", None)  # would be called for what is missing
+    codec_bench.main(words)
+    assert capsys.readouterr().out == table
+    codecs = json.loads((tmp_path / "out" / "codecs.json").read_text())["scores"]
+    few, many = codecs
+    assert few["payload_bits"] <= 3000 < many["payload_bits"] <= 9000
+    assert many["psnr"]["mean"] > few["psnr"]["mean"]
 
 
 def quick_network() -> FeatureNetwork:
