@@ -11,6 +11,7 @@ from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.facts import Facts
 from video_vq.media.codec import available_codecs
 from video_vq.media.decode import pyav_version
+from video_vq.metrics.network_choice import network_name
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.models.model_folder import read_model_config
 from video_vq.stores.clips import ClipStore
@@ -112,7 +113,7 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
     if job.with_codec:
         identity["codecs"] = [*available_codecs(), pyav_version()]
     if job.network is not None:
-        identity["network"] = job.network
+        identity["network"] = network_name(job.network)
     return identity
 
 

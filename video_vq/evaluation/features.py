@@ -87,6 +87,7 @@ class Extractor:
     def __init__(
         self, network: FeatureNetwork, protocols: Sequence[FVDProtocol], cache: Path | None = None
     ):
+        network.require(protocols)
         self.network = network
         self._protocols = {protocol.preparation: protocol for protocol in protocols}
         self._caches = {
