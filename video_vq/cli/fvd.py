@@ -16,6 +16,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         examples=(
             "video-vq fvd real_videos generated_videos",
             "video-vq fvd clips samples --protocol all",
+            "video-vq fvd --sanity clips",
         ),
     )
     what = "clip store, folder of videos, or file of features (.safetensors)"
@@ -24,15 +25,15 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "fake",
         type=Path,
         metavar="FAKE",
-        nargs="+",
-        help=f"{what}; several are also compared with each other",
+        nargs="*",
+        help=f"{what}; several are also compared with each other; none with --sanity",
     )
     parser.add_argument(
         "--protocol",
         default="styleganv",
         metavar="NAME",
-        help="styleganv, google, videogpt, tats, cd-fvd or larp; several with commas; or all "
-        "(default: styleganv)",
+        help="styleganv, google, videogpt, tats, cd-fvd or larp; several with commas; or all; or "
+        "padded for clips of fewer than 9 frames (default: styleganv)",
     )
     parser.add_argument(
         "--frames",
@@ -66,6 +67,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     options.add_network(parser)
     parser.add_argument(
+        "--sanity",
+        action="store_true",
+        help="score REAL's own clips frozen, shuffled, played backwards, slowed down and blurred, "
+        "to see what the score sees",
+    )
+    parser.add_argument(
         "--save-real",
         type=Path,
         metavar="FILE",
@@ -80,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
+    _require_sides(arguments)
     sources = (arguments.real, *arguments.fake)
     if arguments.save_real is not None:
         _require_new_file(arguments.save_real, sources)
@@ -87,8 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.distributed import holding, make_accelerator
     from video_vq.evaluation.feature_network import load_feature_network
     from video_vq.evaluation.fvd_comparison import FVDComparison, require_scorable
+    from video_vq.evaluation.sanity import sanity
     from video_vq.evaluation.scored_clip import Cut
-    from video_vq.report.fvd_text import show
+    from video_vq.report.fvd_text import show, show_sanity
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
     chosen = (protocols, cut, arguments.split, arguments.max_clips)
@@ -96,6 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
     comparison = FVDComparison(network, protocols, cut, arguments.max_clips, accelerator)
+    if arguments.sanity:
+        found = sanity(comparison, arguments.real, arguments.split)
+        if accelerator.is_main_process:
+            print(json.dumps(found, indent=1)) if arguments.json else show_sanity(found)
+        return 0
     with holding(accelerator, arguments.save_real, single_file=True):
         real, fakes = comparison.read_all(arguments.real, arguments.fake, arguments.split)
         if not accelerator.is_main_process:
@@ -110,6 +124,23 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.save_real is not None:
             following.say_next(*_with_saved(arguments))
     return 0
+
+
+def _require_sides(arguments: argparse.Namespace) -> None:
+    """Refuse too few sides, or too many.
+
+    Raises:
+        ConfigError: names the argument.
+    """
+    from video_vq.errors import ConfigError
+
+    if arguments.sanity and (arguments.fake or arguments.save_real):
+        surplus = "--save-real" if arguments.save_real else f"FAKE {arguments.fake[0]}"
+        raise ConfigError(f"--sanity compares REAL with itself; leave out {surplus}")
+    if not arguments.sanity and not arguments.fake:
+        raise ConfigError(
+            "name FAKE, the videos to score against REAL; or --sanity, to see what the score sees"
+        )
 
 
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
