@@ -1,6 +1,7 @@
 """`video-vq fvd`: the Fréchet video distance between sets of videos of any model."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json, rate
@@ -21,11 +22,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     what = "clip store, folder of videos, or file of features (.safetensors)"
     parser.add_argument("real", type=Path, metavar="REAL", help=what)
-    parser.add_argument(
+    fake = parser.add_argument(
         "fake",
         type=Path,
         metavar="FAKE",
-        nargs="*",
+        nargs="+",
         help=f"{what}; several are also compared with each other; none with --sanity",
     )
     parser.add_argument(
@@ -68,7 +69,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     options.add_network(parser)
     parser.add_argument(
         "--sanity",
-        action="store_true",
+        action=_Alone,
+        other=fake,
         help="score REAL's own clips frozen, shuffled, played backwards, slowed down and blurred, "
         "to see what the score sees",
     )
@@ -82,12 +84,29 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+class _Alone(argparse.Action):
+    """A flag without which another argument is required.
+
+    Args:
+        other: that argument; with nargs="*" from the start, options could not stand before it.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, other: argparse.Action, help: str):
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+        self._other = other
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, *_: object) -> None:
+        """Set the flag."""
+        setattr(namespace, self.dest, True)
+        self._other.nargs, self._other.required, self._other.default = "*", False, []
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Score."""
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
-    _require_sides(arguments)
+    _require_one_side(arguments)
     sources = (arguments.real, *arguments.fake)
     if arguments.save_real is not None:
         _require_new_file(arguments.save_real, sources)
@@ -126,8 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _require_sides(arguments: argparse.Namespace) -> None:
-    """Refuse too few sides, or too many.
+def _require_one_side(arguments: argparse.Namespace) -> None:
+    """Refuse more than --sanity compares.
 
     Raises:
         ConfigError: names the argument.
@@ -137,10 +156,6 @@ def _require_sides(arguments: argparse.Namespace) -> None:
     if arguments.sanity and (arguments.fake or arguments.save_real):
         surplus = "--save-real" if arguments.save_real else f"FAKE {arguments.fake[0]}"
         raise ConfigError(f"--sanity compares REAL with itself; leave out {surplus}")
-    if not arguments.sanity and not arguments.fake:
-        raise ConfigError(
-            "name FAKE, the videos to score against REAL; or --sanity, to see what the score sees"
-        )
 
 
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:

@@ -20,7 +20,7 @@ from video_vq.stores.files import difference, read_json
 CONFIDENCE = 0.95
 SAME = ("data", "split", "num_clips", "protocol")  # of an identity: they must agree
 
-FVD_ROWS = {"rFVD", "gFVD"}
+FVD_ROWS = {"rFVD", "gFVD", "padded rFVD", "padded gFVD"}
 PER_CLIP = {
     "psnr": ("PSNR, dB", "↑"),
     "ssim": ("SSIM", "↑"),
@@ -154,7 +154,7 @@ def _codec_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
     known = [one["controls"].get("psnr_h264") for one in scores]
     if all(value is None for value in known):
         return []
-    return [("PSNR of H.264 at the same bits, dB", "", tuple(map(Cell, known)))]
+    return [("PSNR of H.264 at the same bits, dB", "↑", tuple(map(Cell, known)))]
 
 
 Values = tuple[np.ndarray, tuple[str, ...]]  # per clip, and its group
@@ -223,7 +223,8 @@ def _fvd_rows(
             sets.append(read_features(file, network, cut) if file.exists() else None)
         if any(found is not None for found in sets):
             cells = _fvd_cells(real, sets, scores, place, protocol)
-            rows.append((name, "↓", cells))
+            title = name if protocol.pad_to is None else f"padded {name}"
+            rows.append((title, "↓", cells))
     return rows
 
 

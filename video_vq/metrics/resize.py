@@ -21,7 +21,7 @@ CHUNK_PIXELS = 1 << 20
 POSITION_ERROR = 2.0**-21
 
 
-def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t 224 224"]:
+def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 224 224"]:
     """Bring clips into the form that a convention feeds to the network, in float32.
 
     Args:
@@ -38,7 +38,7 @@ def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t 2
 
 def resized(
     clips: Num[Tensor, "b t h w c"], protocol: FVDProtocol
-) -> Float[Tensor, "b c t 224 224"]:
+) -> Float[Tensor, "b c t2 224 224"]:
     """Bring clips that `checked_clips` returned into the form of `network_input`."""
     num_frames, height, width = clips.shape[1:4]
     frames = rearrange(clips, "b t h w c -> (b t) h w c")

@@ -39,9 +39,23 @@ def remarks(scores: dict[str, Any]) -> list[str]:
     if min(counts) < SMALL:
         lines.append(
             f"FVD at N = {min(counts)} is an illustration: below {SMALL} clips its bias is "
-            "larger than most differences"
+            f"larger than most differences{_unbiased(scores)}"
         )
     return lines
+
+
+def _unbiased(scores: dict[str, Any]) -> str:
+    """Return what KVD says beside it, where there are enough clips for that."""
+    sides = {
+        "reconstructions": scores["reconstruction"]["rfvd"].get("kvd"),
+        "samples": scores.get("generation", {}).get("gfvd", {}).get("kvd"),
+    }
+    told = [
+        f"{kvd['value']:.3g} ± {kvd['standard_error']:.2g} for {name}"
+        for name, kvd in sides.items()
+        if kvd is not None
+    ]
+    return f"; KVD, which has no such bias, is {' and '.join(told)}" if told else ""
 
 
 def _counts(scores: dict[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ def headlines(scores: dict[str, Any]) -> Headlines:
     found, controls = scores["reconstruction"], scores["controls"]
     items = [
         _judged("PSNR", found["psnr"]["mean"], "dB", _of(controls, "psnr_"), higher=True),
-        _against_floor("rFVD", found["rfvd"], scores["floor"]),
+        _against_floor(_fvd(scores, "rFVD"), found["rfvd"], scores["floor"]),
     ]
     if "prior" in scores:
         prior = scores["prior"]
@@ -44,7 +44,7 @@ def headlines(scores: dict[str, Any]) -> Headlines:
         )
     if "generation" in scores:
         value = scores["generation"]["gfvd"]["value"]
-        items.append(_judged("gFVD", value, "", _of(controls, "fvd_"), higher=False))
+        items.append(_judged(_fvd(scores, "gFVD"), value, "", _of(controls, "fvd_"), higher=False))
     return Headlines(tuple(items))
 
 
@@ -97,7 +97,9 @@ def score_table(scores: dict[str, Any]) -> Table:
             for key, (name, note) in BESIDE.items()
             if found.get(key, {}).get("mean") is not None
         ),
-        _row("rFVD", found["rfvd"]["value"], num, "↓ distance of reconstructions to their clips"),
+        *_distances(
+            "r", scores, found["rfvd"], num, "↓ distance of reconstructions to their clips"
+        ),
         _row("code usage", use["code_usage"], num, "↑ share of the codes that occur"),
         _row("perplexity", use["perplexity"], num, _of_codes(found)),
         _row("bits per clip", found["bits_per_clip"], num, "what the tokens cost, uncompressed"),
@@ -117,7 +119,7 @@ def score_table(scores: dict[str, Any]) -> Table:
     if "generation" in scores:
         gfvd = scores["generation"]["gfvd"]
         counts = f"{gfvd['num_fake']} to {gfvd['num_real']}"
-        rows.append(_row("gFVD", gfvd["value"], counts, "↓ distance of samples to real clips"))
+        rows += _distances("g", scores, gfvd, counts, "↓ distance of samples to real clips")
         rows += _controls(_of(controls, "fvd_"))
         rows += _of_samples(scores["generation"], counts)
     if scores["floor"] is not None:
@@ -171,6 +173,22 @@ def _codec_sentence(codec: dict[str, Any], ours: dict[str, Any]) -> str:
 
 def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _fvd(scores: dict[str, Any], name: str) -> str:
+    """Return what a distance is called: of padded clips it is another metric."""
+    return name if scores["protocol"].get("pad_to") is None else f"padded {name}"
+
+
+def _distances(
+    of: str, scores: dict[str, Any], found: dict[str, Any], num: int | str, meaning: str
+) -> list[Row]:
+    """Return the row of FVD, and one of JEDi where that was computed."""
+    rows = [_row(_fvd(scores, f"{of}FVD"), found["value"], num, meaning)]
+    if "jedi" in found:
+        told = "↓ the same by JEDi; smaller sets have a larger one"
+        rows.append(_row(f"{of}JEDi", found["jedi"], num, told))
+    return rows
 
 
 def _saved(bits: float) -> str:
