@@ -69,7 +69,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         choices=("codec",),
         metavar="codec",
         help="also compute the controls that the scores must beat; takes about twice the time. "
-        "With `codec` they include H.264, HEVC and AV1 at the tokenizer's bits (seconds a clip)",
+        "With `codec` they include H.264, HEVC and AV1 at the tokenizer's bits, seconds a clip "
+        "(default: none)",
     )
     parser.add_argument(
         "--generation",
