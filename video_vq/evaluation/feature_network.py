@@ -11,12 +11,10 @@ from torch import nn
 from video_vq.errors import ConfigError, InputError
 from video_vq.evaluation.preset_weights import load_preset
 from video_vq.metrics.i3d import NUM_LOGITS, load_i3d
-from video_vq.metrics.network_choice import PUBLISHED, read_preset
+from video_vq.metrics.network_choice import I3D_NAME, PUBLISHED, read_preset
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL, FVDProtocol
 from video_vq.metrics.resize import NETWORK_SIZE
 from video_vq.metrics.weights import CHECKPOINT
-
-I3D_NAME = "i3d-kinetics-400"
 
 
 class FeatureNetwork(NamedTuple):

@@ -11,6 +11,7 @@ PUBLISHED: dict[PresetName, str] = {
     "jedi": "vith16.pth.tar and ssv2-probe.pth.tar of V-JEPA",
     "videomae": "vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE v2",
 }
+I3D_NAME = "i3d-kinetics-400"
 HUB = "hf://"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from video_vq.metrics.network_choice import I3D_NAME
+
 
 def show(result: dict[str, Any]) -> None:
     """Print the scores of `FVDComparison.scores`."""
@@ -88,7 +90,7 @@ def _title(result: dict[str, Any], under: dict[str, Any]) -> str:
     if under["settings"].get("pad_to") is not None:
         return "padded FVD"
     network = result["network"]["name"]
-    return "FVD" if network == "i3d-kinetics-400" else f"FVD on {network}"
+    return "FVD" if network == I3D_NAME else f"FVD on {network}"
 
 
 def _show_score(score: dict[str, Any], title: str, under: dict[str, Any]) -> None:
