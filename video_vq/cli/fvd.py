@@ -88,7 +88,8 @@ class _Alone(argparse.Action):
     """A flag without which another argument is required.
 
     Args:
-        other: that argument; with nargs="*" from the start, options could not stand before it.
+        other: the argument that is then not required. With nargs="*" from the start, options could
+            not stand before it.
     """
 
     def __init__(self, option_strings: Sequence[str], dest: str, other: argparse.Action, help: str):

@@ -68,7 +68,7 @@ def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
     """Give a network its weights, all of them and no others, as float32.
 
     Args:
-        tensors: by the names of the authors, see `_named`.
+        tensors: the weights by the names of the authors, see `_named`.
 
     Raises:
         InputError: a tensor is missing, left over, of another shape or not finite, or the biases

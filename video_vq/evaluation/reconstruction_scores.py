@@ -69,7 +69,7 @@ class Copies(NamedTuple):
     """Copies of some clips, and what else is known of each.
 
     Attributes:
-        clips: as many and as long.
+        clips: the copies, as many and as long as the clips.
         values: one per clip, by name.
     """
 

@@ -70,8 +70,8 @@ class ChangedExtractor(Extractor):
     """Features of clips after a change, kept under names of their own.
 
     Args:
-        extractor: of the clips as they are; its caches are shared.
-        name: of the change, one of `CHANGES`.
+        extractor: the extractor of the clips as they are; its caches are shared.
+        name: the change, one of `CHANGES`.
     """
 
     def __init__(self, extractor: Extractor, name: str):

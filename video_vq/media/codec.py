@@ -89,10 +89,11 @@ class CodedClip(NamedTuple):
 
     Attributes:
         clip: decoded, at its own size.
-        payload_bits: of the coded pictures alone: no parameter sets, no start codes, no container.
-        file_bits: of the same as an .mp4.
+        payload_bits: number of bits of the coded pictures, without parameter sets, start codes and
+            container.
+        file_bits: number of bits of the whole .mp4 file.
         quality: the quantizer (crf) that gave it.
-        form: in which it was coded.
+        form: the form in which it was coded.
     """
 
     clip: Clip

@@ -30,11 +30,11 @@ class TransformerSizes:
     """Sizes of a video transformer.
 
     Attributes:
-        width: of a token.
-        hidden: of the MLPs.
+        width: number of values of a token.
+        hidden: number of values between the layers of an MLP.
         patch: pixels of a token's side.
         frame_size: pixels of a frame's side.
-        num_frames: of a clip.
+        num_frames: number of frames of a clip.
     """
 
     width: int
