@@ -142,7 +142,7 @@ RATES = {"tokens": "the tokens' bits", "prior": "the bits after the prior"}
 
 
 def codec_sentences(scores: dict[str, Any]) -> list[str]:
-    """Return a sentence per codec and rate: what it took, and in which scores it is better."""
+    """Return a sentence per codec and rate: where it wins, what it took, its scores to ours."""
     return [_codec_sentence(codec, scores["reconstruction"]) for codec in scores.get("codecs", [])]
 
 
@@ -158,21 +158,16 @@ def _codec_sentence(codec: dict[str, Any], ours: dict[str, Any]) -> str:
         f"{name} {_number(a)} against {_number(b)}" for name, (a, b, _) in known.items()
     )
     better = [name for name, (a, b, sign) in known.items() if sign * (a - b) > 0]
-    above = codec["share_above"]
-    took = f"of which it took {codec['payload_bits']:,.0f}"
-    if above > 0:
-        took = (
-            f"which are too few for {above:.0%} of the clips: it took {codec['payload_bits']:,.0f}"
-        )
-    verdict = "nothing" if not better else _listed(better)
-    return (
-        f"{codec['title']} at {RATES[codec['rate']]}, {codec['bits_per_clip']:,.0f} a clip, {took} "
-        f"({codec['file_bits']:,.0f} as a file): {told}; it is better in {verdict}"
-    )
+    took = f"{codec['bits_per_clip']:,.0f} a clip, took {codec['payload_bits']:,.0f}"
+    if (above := codec["share_above"]) > 0:
+        took += f", as {above:.0%} of the clips need more"
+    return f"{codec['title']} wins in {_listed(better)} at {RATES[codec['rate']]} ({took}): {told}"
 
 
 def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    if len(names) < 2:
+        return names[0] if names else "nothing"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _fvd(scores: dict[str, Any], name: str) -> str:
