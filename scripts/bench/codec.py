@@ -159,10 +159,18 @@ def at_bits(curve: Sequence[Point], bits: float, score: str) -> float | None:
     return float(np.interp(math.log(bits), np.log(rates), values))
 
 
+def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
+    """Return the titles of the scores that there are; a network other than I3D is named."""
+    found = list(models.values())
+    titles = {k: v for k, v in PANELS.items() if any(k in each["reconstruction"] for each in found)}
+    network = found[0]["identity"].get("network")
+    return titles if network is None else {**titles, "rfvd": f"rFVD on {network}"}
+
+
 def markdown(models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]) -> str:
     """Return a row per tokenizer and rate, beside each codec at as many bits."""
-    shown = [key for key in PANELS if any(key in s["reconstruction"] for s in models.values())]
-    heads = [PANELS[key] for key in shown]
+    shown = titles_of(models)
+    heads = list(shown.values())
     head = [
         "",
         "bits per clip",
@@ -192,9 +200,9 @@ def picture(
 
     mpl.rcParams["svg.hashsalt"] = "codec"
     points = {name: points_of(scores) for name, scores in models.items()}
-    shown = [key for key in PANELS if any(key in s["reconstruction"] for s in models.values())]
+    shown = titles_of(models)
     figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 4.0), squeeze=False)
-    for axis, key in zip(axes[0], shown, strict=True):
+    for axis, (key, panel) in zip(axes[0], shown.items(), strict=True):
         for title, curve in curves.items():
             drawn = [(p.bits, v) for p in curve if (v := p.scores.get(key)) is not None]
             if drawn:
@@ -208,7 +216,7 @@ def picture(
             for (bits, value), fill in zip(places, (colour, "white"), strict=False):
                 label = name if fill == colour else None
                 axis.plot(bits, value, "D", color=colour, markerfacecolor=fill, label=label)
-        axis.set(xscale="log", xlabel="bits per clip", title=PANELS[key])
+        axis.set(xscale="log", xlabel="bits per clip", title=panel)
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=7)
     figure.suptitle("filled: codes at a fixed length; open: after the prior", fontsize=9)
