@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.sanity:
         found = sanity(comparison, arguments.real, arguments.split)
         if accelerator.is_main_process:
-            print(json.dumps(found, indent=1)) if arguments.json else show_sanity(found)
+            print_json(found) if arguments.json else show_sanity(found)
         return 0
     with holding(accelerator, arguments.save_real, single_file=True):
         real, fakes = comparison.read_all(arguments.real, arguments.fake, arguments.split)

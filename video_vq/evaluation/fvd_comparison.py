@@ -281,12 +281,19 @@ def beside_fvd(
     KVD is None where there are too few clips for it.
     """
     first, second = real.of(protocol), fake.of(protocol)
-    found: dict[str, Any] = {"kvd": None}
+    kvd = None
     if min(len(first), len(second)) >= MIN_CLIPS:
-        found["kvd"] = kernel_distance(first, second)._asdict()
-    if network.name == "jedi":
-        found["jedi"] = jedi_distance(first, second)
-    return found
+        kvd = kernel_distance(first, second)._asdict()
+    return {"kvd": kvd, **jedi_of(network, real, fake, protocol)}
+
+
+def jedi_of(
+    network: FeatureNetwork, real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol
+) -> dict[str, float]:
+    """Return JEDi under its name; nothing where the network is not V-JEPA."""
+    if network.name != "jedi":
+        return {}
+    return {"jedi": jedi_distance(real.of(protocol), fake.of(protocol))}
 
 
 def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a score can see: the distance of clips from themselves after their motion was spoilt.
 
-A score that sees motion is as far from 0 for spoilt motion as for a spoilt picture. Of each change
-the same clips stand on both sides, so sampling adds next to nothing.
+A score that sees motion is as far from 0 for spoilt motion as for a spoilt picture. The same clips
+stand on both sides, so sampling adds next to nothing to the Fréchet distance. KVD is left out: it
+takes both sides for independent.
 """
 
 import copy
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from video_vq.errors import InputError
 from video_vq.evaluation.features import Extractor, Rows
-from video_vq.evaluation.fvd_comparison import FVDComparison, beside_fvd, compare, is_saved
+from video_vq.evaluation.fvd_comparison import FVDComparison, compare, is_saved, jedi_of
 from video_vq.evaluation.scored_clip import ReadClip
 from video_vq.metrics.protocol import FVDProtocol
 
@@ -131,7 +132,7 @@ def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str
                         "name": name,
                         "title": CHANGES[name][0],
                         "fvd": result.value,
-                        **beside_fvd(real, sets[name], protocol, comparison.network),
+                        **jedi_of(comparison.network, real, sets[name], protocol),
                     }
                     for name, result in results.items()
                 ],

@@ -51,19 +51,16 @@ def show_sanity(result: dict[str, Any]) -> None:
     """Print the table of `sanity`, and what it means."""
     for under in result["protocols"]:
         title = _title(result, under)
-        head = ["what was done to each clip", title, "KVD"]
-        rows = [["nothing", "0.00", "0"]]
-        for change in under["changes"]:
-            kvd = "—" if change["kvd"] is None else f"{change['kvd']['value']:.4g}"
-            rows.append([change["title"], f"{change['fvd']:.2f}", kvd])
-            if "jedi" in change:
-                rows[-1].append(f"{change['jedi']:.4g}")
+        columns = {"fvd": title}
         if "jedi" in under["changes"][0]:
-            head.append("JEDi")
-            rows[0].append("0")
-        print(f"({under['settings']['name']})")
-        for first, *numbers in (head, *rows):
-            print(f"  {first:34}" + "".join(f"{number:>14}" for number in numbers))
+            columns["jedi"] = "JEDi"
+        width = max(map(len, columns.values())) + 12
+        heads = "".join(f"{head:>{width}}" for head in columns.values())
+        print(f"what was done to each clip ({under['settings']['name']})".ljust(42) + heads)
+        print(f"  {'nothing':40}" + f"{'0':>{width}}" * len(columns))
+        for change in under["changes"]:
+            numbers = "".join(f"{change[key]:>{width}.4g}" for key in columns)
+            print(f"  {change['title']:40}{numbers}")
         if (floor := under["floor"]) is not None:
             print(
                 f"  floor {floor['distance']:.2f}: real clips against other real clips at "

@@ -67,7 +67,8 @@ def test_a_codec_s_wins_are_said_first_and_what_it_took_beside_them():
 
 
 def test_at_small_n_the_unbiased_distance_stands_beside_fvd():
-    scores = scores_of("tokenizer") | {"num_clips": 6}
+    scores = scores_of("tokenizer")
+    scores["num_clips"] = 6
     scores["reconstruction"]["rfvd"]["kvd"] = {"value": 1.25, "standard_error": 0.5}
     [line] = [line for line in remarks(scores) if "is an illustration" in line]
     assert line.endswith("; KVD, which has no such bias, is 1.25 ± 0.5 for reconstructions")
