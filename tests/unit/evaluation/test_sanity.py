@@ -58,28 +58,29 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-def distances(network: torch.nn.Module, videos: Path, cache: Path) -> dict[str, float]:
-    named = FeatureNetwork(
-        network, type(network).__name__, "0" * 64, 4 - isinstance(network, Motion)
-    )
+def changes(network: torch.nn.Module, videos: Path, cache: Path, name: str) -> dict[str, dict]:
+    named = FeatureNetwork(network, name, "0" * 64, 3 if isinstance(network, Motion) else 4)
     comparison = FVDComparison(named, [PROTOCOLS["styleganv"]], Cut(16), cache=cache)
     found = sanity(comparison, videos, None)
     assert found["num_clips"] == 4
     [under] = found["protocols"]
     assert [change["name"] for change in under["changes"]] == list(CHANGES)
-    return {change["name"]: change["fvd"] for change in under["changes"]}
+    return {change["name"]: change for change in under["changes"]}
 
 
 def test_a_network_of_pictures_sees_no_order_and_one_of_motion_does(videos, tmp_path):
-    seen = distances(Pictures(), videos, tmp_path / "pictures")
-    assert seen["shuffled"] == pytest.approx(0, abs=1e-6)
-    assert seen["backwards"] == pytest.approx(0, abs=1e-6)
-    assert seen["blurred"] > 0.001
-    moved = distances(Motion(), videos, tmp_path / "motion")
+    seen = changes(Pictures(), videos, tmp_path / "pictures", "jedi")
+    for score in ("fvd", "jedi"):  # JEDi is computed where the network is V-JEPA
+        assert seen["shuffled"][score] == pytest.approx(0, abs=1e-6)
+        assert seen["backwards"][score] == pytest.approx(0, abs=1e-6)
+        assert seen["blurred"][score] > 0.001
+    found = changes(Motion(), videos, tmp_path / "motion", "motion")
+    moved = {name: change["fvd"] for name, change in found.items()}
     assert min(moved[name] for name in ("frozen", "shuffled", "backwards", "slowed")) > 0.1
     assert moved["blurred"] < 0.01 * moved["frozen"]
     # Half the speed is less of a change than none.
     assert moved["slowed"] < moved["frozen"] < moved["backwards"]
+    assert "jedi" not in found["frozen"]
 
 
 def test_the_command_prints_one_table_and_computes_each_clip_once(
