@@ -188,7 +188,7 @@ def markdown(models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]
 
 
 def _cell(value: float | None) -> str:
-    return "—" if value is None else f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+    return "—" if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
 
 
 def picture(
