@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import codec as codec_bench
 import pytest
 import torch
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, launch, make_clip_store, video_vq
 
 from video_vq.cli import main
-from video_vq.evaluation import evaluation_setup
+from video_vq.evaluation import codec_control, evaluation_setup
 from video_vq.evaluation.feature_network import FeatureNetwork, named_i3d
 from video_vq.metrics.i3d import NUM_LOGITS
 
@@ -160,6 +161,47 @@ def test_compare_tells_what_differs(made, tmp_path, monkeypatch, capsys):
     assert "protocol.name: 'styleganv' -> 'google'" in refused
     none = answer("compare", tmp_path / "a", tmp_path, expect=1)
     assert "holds no scores.json" in none
+
+
+def test_codecs_stand_beside_the_tokenizer_at_its_bits(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation_setup, "load_feature_network", lambda *_: quick_network())
+    monkeypatch.setattr(codec_control, "available_codecs", lambda: ("h264",))
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
+    models = ("--tokens", made / "tokens", "--prior", made / "prior", "--controls", "codec")
+    run(*arguments(made, "a", tmp_path / "a"), *models, "--num", "4")
+    told = capsys.readouterr().out
+    scores = comparable(tmp_path / "a")
+    at_tokens, after_prior = scores["codecs"]
+    ours = scores["reconstruction"]
+    assert at_tokens["bits_per_clip"] == ours["bits_per_clip"]
+    assert after_prior["bits_per_clip"] == scores["prior"]["bits_per_clip"]
+    assert at_tokens["payload_bits"] < at_tokens["file_bits"]
+    # A clip of 16 x 16 has fewer bits of tokens than H.264 can do with; it says what it took.
+    assert at_tokens["share_above"] == 1.0
+    assert at_tokens["payload_bits"] > ours["bits_per_clip"]
+    assert scores["controls"]["psnr_h264_above"] == at_tokens["psnr"]["mean"]
+    assert "H.264, which needs more than the tokens' bits" in told
+    [line] = [one for one in told.splitlines() if "at the tokens' bits (" in one]
+    assert line.startswith("H.264 wins in ")
+    assert f"took {at_tokens['payload_bits']:,.0f}, as 100% of the clips need more): PSNR" in line
+
+
+def test_the_codecs_curves_are_measured_once(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
+    words = ["--data", made / "clips", "--out", tmp_path / "out", "--num", "4", "--codecs", "h264"]
+    words += ["--model", f"a={made / 'a'},{made / 'tokens'},{made / 'prior'}"]
+    words += ["--bits", "3000", "9000", "--network", f"{__name__}:averages"]
+    words = [str(word) for word in words]
+    codec_bench.main(words)
+    table = capsys.readouterr().out
+    assert "| a, after the prior |" in table
+    monkeypatch.setattr(codec_bench, "score_codec", None)  # would be called for what is missing
+    codec_bench.main(words)
+    assert capsys.readouterr().out == table
+    codecs = json.loads((tmp_path / "out" / "codecs.json").read_text())["scores"]
+    few, many = codecs
+    assert few["payload_bits"] <= 3000 < many["payload_bits"] <= 9000
+    assert many["psnr"]["mean"] > few["psnr"]["mean"]
 
 
 def quick_network() -> FeatureNetwork:

@@ -66,8 +66,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--controls",
-        action="store_true",
-        help="also compute the controls that the scores must beat; takes about twice the time",
+        nargs="*",
+        choices=("codec",),
+        metavar="codec",
+        help="also compute the controls that the scores must beat; takes about twice the time. "
+        "With `codec` they include H.264, HEVC and AV1 at the tokenizer's bits, seconds a clip "
+        "(default: none)",
     )
     parser.add_argument(
         "--generation",
@@ -106,7 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         samples=arguments.samples,
         prior=arguments.prior,
         tokens=arguments.tokens,
-        with_controls=arguments.controls,
+        with_controls=arguments.controls is not None,
+        with_codec="codec" in (arguments.controls or ()),
         generation=None if name is None else generation_protocol(name),
         st_lpips="alex" if arguments.st_lpips else None,
         short_videos=arguments.short_videos,

@@ -1,6 +1,7 @@
 """`video-vq fvd`: the Fréchet video distance between sets of videos of any model."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json, rate
@@ -17,23 +18,24 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         examples=(
             "video-vq fvd real_videos generated_videos",
             "video-vq fvd clips samples --protocol all",
+            "video-vq fvd --sanity clips",
         ),
     )
     what = "clip store, folder of videos, or file of features (.safetensors)"
     parser.add_argument("real", type=Path, metavar="REAL", help=what)
-    parser.add_argument(
+    fake = parser.add_argument(
         "fake",
         type=Path,
         metavar="FAKE",
         nargs="+",
-        help=f"{what}; several are also compared with each other",
+        help=f"{what}; several are also compared with each other; none with --sanity",
     )
     parser.add_argument(
         "--protocol",
         default=DEFAULT_PROTOCOL.name,
         metavar="NAME",
-        help=f"{', '.join(PROTOCOLS)}; several with commas; or all "
-        f"(default: {DEFAULT_PROTOCOL.name})",
+        help=f"{', '.join(PROTOCOLS)} (for clips of fewer than 9 frames); several with commas; "
+        f"or all (default: {DEFAULT_PROTOCOL.name})",
     )
     parser.add_argument(
         "--frames",
@@ -67,6 +69,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     options.add_network(parser)
     parser.add_argument(
+        "--sanity",
+        action=_Alone,
+        other=fake,
+        help="score REAL's own clips frozen, shuffled, played backwards, slowed down and blurred, "
+        "to see what the score sees",
+    )
+    parser.add_argument(
         "--save-real",
         type=Path,
         metavar="FILE",
@@ -76,11 +85,30 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+class _Alone(argparse.Action):
+    """A flag without which another argument is required.
+
+    Args:
+        other: the argument that is then not required. With nargs="*" from the start, options could
+            not stand before it.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, other: argparse.Action, help: str):
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+        self._other = other
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, *_: object) -> None:
+        """Set the flag."""
+        setattr(namespace, self.dest, True)
+        self._other.nargs, self._other.required, self._other.default = "*", False, []
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Score."""
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
+    _require_one_side(arguments)
     sources = (arguments.real, *arguments.fake)
     if arguments.save_real is not None:
         _require_new_file(arguments.save_real, sources)
@@ -88,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.distributed import holding, make_accelerator
     from video_vq.evaluation.feature_network import load_feature_network
     from video_vq.evaluation.fvd_comparison import FVDComparison, require_scorable
+    from video_vq.evaluation.sanity import sanity
     from video_vq.evaluation.scored_clip import Cut
-    from video_vq.report.fvd_text import show
+    from video_vq.report.fvd_text import show, show_sanity
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
     chosen = (protocols, cut, arguments.split, arguments.max_clips)
@@ -97,6 +126,11 @@ def run(arguments: argparse.Namespace) -> int:
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
     comparison = FVDComparison(network, protocols, cut, arguments.max_clips, accelerator)
+    if arguments.sanity:
+        found = sanity(comparison, arguments.real, arguments.split)
+        if accelerator.is_main_process:
+            print_json(found) if arguments.json else show_sanity(found)
+        return 0
     with holding(accelerator, arguments.save_real, single_file=True):
         real, fakes = comparison.read_all(arguments.real, arguments.fake, arguments.split)
         if not accelerator.is_main_process:
@@ -111,6 +145,19 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.save_real is not None:
             following.say_next(*_with_saved(arguments))
     return 0
+
+
+def _require_one_side(arguments: argparse.Namespace) -> None:
+    """Refuse more than --sanity compares.
+
+    Raises:
+        ConfigError: names the argument.
+    """
+    from video_vq.errors import ConfigError
+
+    if arguments.sanity and (arguments.fake or arguments.save_real):
+        surplus = "--save-real" if arguments.save_real else f"FAKE {arguments.fake[0]}"
+        raise ConfigError(f"--sanity compares REAL with itself; leave out {surplus}")
 
 
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:

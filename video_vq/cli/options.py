@@ -194,8 +194,9 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     """Add `--network`."""
     parser.add_argument(
         "--network",
-        metavar="MODULE:FUNCTION",
-        help="your own feature network for FVD, as module:function (default: I3D, as published)",
+        metavar="NAME",
+        help="the feature network: jedi=FILE,FILE or videomae=FILE with its published weights, or "
+        "your own code as module:function (default: I3D, as published)",
     )
 
 

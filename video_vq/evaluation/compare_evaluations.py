@@ -20,7 +20,7 @@ from video_vq.stores.files import difference, read_json
 CONFIDENCE = 0.95
 SAME = ("data", "split", "num_clips", "protocol")  # of an identity: they must agree
 
-FVD_ROWS = {"rFVD", "gFVD"}
+FVD_ROWS = {"rFVD", "gFVD", "padded rFVD", "padded gFVD"}
 PER_CLIP = {
     "psnr": ("PSNR, dB", "↑"),
     "ssim": ("SSIM", "↑"),
@@ -82,6 +82,7 @@ def compare_evaluations(
         cut = Cut(int(scores[0]["num_frames_in_fvd"]), int(scores[0]["frame_stride"]))
         rows += _fvd_rows(folders, scores, network, protocol, cut)
         rows += _rate_row(scores)
+        rows += _codec_row(scores)
         methods = _methods(scores[0], rows, protocol, cut)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -146,6 +147,14 @@ def _rate_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
         means = [None if values is None else float(values[0].mean()) for values in lists]
         return [("prior, bits per token (of other tokens)", "↓", tuple(map(Cell, means)))]
     return [("prior, bits per token", "↓", _paired_cells(lists))]
+
+
+def _codec_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
+    """Return what H.264 makes of the clips at the bits of each tokenizer, where that is known."""
+    known = [one["controls"].get("psnr_h264") for one in scores]
+    if all(value is None for value in known):
+        return []
+    return [("PSNR of H.264 at the same bits, dB", "↑", tuple(map(Cell, known)))]
 
 
 Values = tuple[np.ndarray, tuple[str, ...]]  # per clip, and its group
@@ -214,7 +223,8 @@ def _fvd_rows(
             sets.append(read_features(file, network, cut) if file.exists() else None)
         if any(found is not None for found in sets):
             cells = _fvd_cells(real, sets, scores, place, protocol)
-            rows.append((name, "↓", cells))
+            title = name if protocol.pad_to is None else f"padded {name}"
+            rows.append((title, "↓", cells))
     return rows
 
 

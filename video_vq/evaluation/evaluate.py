@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from video_vq.data.windows import read_window, usable_videos
 from video_vq.environment import environment
 from video_vq.errors import InputError
+from video_vq.evaluation.codec_control import codec_scores, psnr_controls
 from video_vq.evaluation.controls import (
     GenerationControls,
     generation_controls,
@@ -60,6 +61,16 @@ def evaluate(
     setup = EvaluationSetup(accelerator, job, tokenizer)
     copies = score_reconstructions(setup, st_lpips)
     controls = reconstruction_controls(setup) if job.with_controls else {}
+    rate = None
+    if tokens is not None and prior is not None:
+        rate = score_prior(accelerator, prior, tokens, setup.split)
+    codecs = None
+    if job.with_codec:
+        rates = {"tokens": copies.scores["bits_per_clip"]}
+        if rate is not None:
+            rates["prior"] = rate["bits_per_clip"]
+        codecs = codec_scores(setup, st_lpips, rates)
+        controls = {**controls, **psnr_controls(codecs)}
     samples = None if setup.samples is None else score_samples(setup, setup.samples)
     of_samples = None
     if tokens is not None and job.with_controls and samples is not None:
@@ -85,9 +96,9 @@ def evaluate(
         "floor": setup.floor(),
         "controls": controls,
         **({} if samples is None else {"generation": samples.scores}),
+        **({} if codecs is None else {"codecs": codecs}),
+        **({} if rate is None else {"prior": rate}),
     }
-    if tokens is not None and prior is not None:
-        scores["prior"] = score_prior(accelerator, prior, tokens, setup.split)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         _write_clips(out, identity, setup, copies, samples, of_samples)

@@ -9,6 +9,9 @@ from video_vq.data.clip_config import ShortVideos
 from video_vq.errors import ConfigError, InputError
 from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.facts import Facts, score
+from video_vq.media.codec import available_codecs
+from video_vq.media.decode import pyav_version
+from video_vq.metrics.network_choice import network_name
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.models.model_folder import read_model_config
 from video_vq.stores.clips import ClipStore
@@ -32,6 +35,7 @@ class EvaluationJob:
         samples: a clip store of samples: adds gFVD.
         prior, tokens: a prior and the token store of `data`: add the rate.
         with_controls: compute in the same run what the scores must beat.
+        with_codec: among these, video codecs at the tokenizer's bits.
         generation: a published protocol that the samples must follow.
         st_lpips: the trunk of the perceptual network, None to leave its score out.
         short_videos: what becomes of videos shorter than a clip.
@@ -51,6 +55,7 @@ class EvaluationJob:
     prior: Path | None = None
     tokens: Path | None = None
     with_controls: bool = False
+    with_codec: bool = False
     generation: GenerationProtocol | None = None
     st_lpips: Literal["alex", "vgg"] | None = None
     short_videos: ShortVideos = "leave_out"
@@ -105,8 +110,10 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
     }
     if job.short_videos != "leave_out":
         identity["short_videos"] = job.short_videos
+    if job.with_codec:
+        identity["codecs"] = [*available_codecs(), pyav_version()]
     if job.network is not None:
-        identity["network"] = job.network
+        identity["network"] = network_name(job.network)
     return identity
 
 

@@ -11,7 +11,7 @@ from video_vq.errors import InputError
 from video_vq.evaluation.evaluation_job import EvaluationJob
 from video_vq.evaluation.feature_network import load_feature_network
 from video_vq.evaluation.features import Clip, Extractor, FeatureSet, store_features
-from video_vq.evaluation.fvd_comparison import compare
+from video_vq.evaluation.fvd_comparison import beside_fvd, compare
 from video_vq.evaluation.generation_protocols import require_protocol, require_same_clips
 from video_vq.metrics.resize import check_length
 from video_vq.models.tokenizer import VideoTokenizer
@@ -118,6 +118,7 @@ class EvaluationSetup:
         result = compare(self.real, fake, self.protocol)._asdict()
         return {
             **{name: result[name] for name in ("value", "num_real", "num_fake")},
+            **beside_fvd(self.real, fake, self.protocol, self.network),
             "warnings": list(result["warnings"]),
         }
 

@@ -1,19 +1,20 @@
-"""The network behind FVD: I3D with its pinned weights, or the user's own module."""
+"""The network behind FVD: I3D, VideoMAE or V-JEPA, or a module of the user's own."""
 
 import hashlib
 import importlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from video_vq.errors import ConfigError, InputError
+from video_vq.evaluation.preset_weights import load_preset
 from video_vq.metrics.i3d import NUM_LOGITS, load_i3d
-from video_vq.metrics.protocol import FVDProtocol
+from video_vq.metrics.network_choice import I3D_NAME, PUBLISHED, read_preset
+from video_vq.metrics.protocol import DEFAULT_PROTOCOL, FVDProtocol
 from video_vq.metrics.resize import NETWORK_SIZE
 from video_vq.metrics.weights import CHECKPOINT
-
-I3D_NAME = "i3d-kinetics-400"
 
 
 class FeatureNetwork(NamedTuple):
@@ -31,6 +32,19 @@ class FeatureNetwork(NamedTuple):
     sha256: str
     num_features: int
 
+    def require(self, protocols: Iterable[FVDProtocol]) -> None:
+        """Refuse conventions that prepare clips otherwise than a published network takes them.
+
+        Raises:
+            InputError: names the convention.
+        """
+        for protocol in protocols:
+            if self.name in PUBLISHED and protocol.preparation != DEFAULT_PROTOCOL.preparation:
+                raise InputError(
+                    f"FVD protocol {protocol.name!r} prepares clips for I3D alone; {self.name} "
+                    f"takes them as {DEFAULT_PROTOCOL.name!r} does: name that one"
+                )
+
     def cache_settings(self, protocol: FVDProtocol) -> dict:
         """Return what decides the features of a clip's bytes: the key of their cache."""
         return {"network": self.sha256, "name": self.name, **protocol.feature_settings()}
@@ -42,22 +56,32 @@ def named_i3d() -> FeatureNetwork:
 
 
 def load_feature_network(name: str | None, device: torch.device | str) -> FeatureNetwork:
-    """Return I3D, or the network that `module:function` makes.
+    """Return I3D, a published network with the user's weights, or what `module:function` makes.
 
     Args:
-        name: None for I3D; else an importable function without arguments that returns a module
-            from b 3 t 224 224 in [-1, 1] to b d. It is the user's own code, and runs.
+        name: None for I3D; "videomae=FILE" or "jedi=FILE,FILE" (see `read_preset`); else an
+            importable function without arguments that returns a module from b 3 t 224 224 in
+            [-1, 1] to b d. It is the user's own code, and runs.
         device: the device to put it on.
 
     Raises:
         ConfigError: the name is not of that form, or nothing is found under it.
-        InputError: I3D's weights are missing, or the function does not return such a module.
+        InputError: weights are missing or not what they should be, or the function does not
+            return such a module.
     """
     if name is None:
         return named_i3d()._replace(module=load_i3d().to(device))
+    preset = read_preset(name)
+    if preset is not None:
+        found = load_preset(preset)
+        hashed = weights_hash(preset.name, found)
+        return FeatureNetwork(found.eval().to(device), preset.name, hashed, found.sizes.width)
     module_name, colon, function_name = name.partition(":")
     if not colon or not module_name or not function_name:
-        raise ConfigError(f"--network {name!r}: write package.module:function")
+        raise ConfigError(
+            f"--network {name!r}: write package.module:function, or "
+            f"{' or '.join(f'{preset}=FILE' for preset in PUBLISHED)}"
+        )
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:

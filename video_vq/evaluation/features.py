@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from einops import rearrange
 from jaxtyping import Float, Float32
 
 from video_vq.data.windows import Window, read_window, scoring_windows
@@ -33,6 +32,7 @@ from video_vq.evaluation.scored_clip import (
 from video_vq.media.folder import VIDEO_SUFFIXES
 from video_vq.metrics.fvd import device_of, input_features, usual_batch_size
 from video_vq.metrics.protocol import FVDProtocol
+from video_vq.metrics.resize import network_layout
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import sha256_json
@@ -87,6 +87,7 @@ class Extractor:
     def __init__(
         self, network: FeatureNetwork, protocols: Sequence[FVDProtocol], cache: Path | None = None
     ):
+        network.require(protocols)
         self.network = network
         self._protocols = {protocol.preparation: protocol for protocol in protocols}
         self._caches = {
@@ -131,9 +132,9 @@ class Extractor:
         device = device_of(network)
         step = usual_batch_size(device)
         batches = (
-            rearrange(
-                [clip(protocol, device) for clip in clips[start : start + step]],
-                "b t h w c -> b c t h w",
+            network_layout(
+                torch.stack([clip(protocol, device) for clip in clips[start : start + step]]),
+                protocol,
             )
             for start in range(0, len(clips), step)
         )

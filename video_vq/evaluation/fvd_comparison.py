@@ -26,7 +26,7 @@ from video_vq.evaluation.scored_clip import Cut
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
 from video_vq.metrics.grouped import GroupedFeatures
-from video_vq.metrics.kernel import MIN_CLIPS, kernel_distance
+from video_vq.metrics.kernel import MIN_CLIPS, jedi_distance, kernel_distance
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.resize import check_length
 from video_vq.metrics.uncertainty import (
@@ -75,7 +75,10 @@ def compare(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> FVDRes
 
 def _require_two(found: int, where: str) -> None:
     if found < 2:
-        raise InputError(f"{where}: FVD needs at least 2 clips, found {found}; name more videos")
+        raise InputError(
+            f"{where}: FVD needs at least 2 clips, found {found}; name more videos. KVD, which is "
+            f"unbiased at any N, is given from {MIN_CLIPS} clips on, and the floor from 4"
+        )
 
 
 def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
@@ -85,7 +88,8 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
     if smaller < SMALL:
         warnings.append(
             f"N = {smaller} is below {SMALL}: the bias is larger than most differences; compare "
-            "only numbers of the same N, and read them against the floor"
+            "only numbers of the same N, and read them against the floor; KVD has no such bias, "
+            "so it is the number to read here, with its error"
         )
     if real.num_clips != fake.num_clips:
         warnings.append(
@@ -255,7 +259,12 @@ class FVDComparison:
             "assumed": protocol.note,
             "floor": None if floor is None else floor._asdict(),
             "scores": [
-                {"name": fake.name, "fvd": result.value, **_beside(real, fake, protocol)}
+                {
+                    "name": fake.name,
+                    "fvd": result.value,
+                    **_errors(real, fake, protocol),
+                    **beside_fvd(real, fake, protocol, self.network),
+                }
                 for fake, result in zip(candidates, results, strict=True)
             ],
             "differences": [
@@ -264,20 +273,37 @@ class FVDComparison:
         }
 
 
-def _beside(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:
-    """Return a score's error, its limit at infinite N, and KVD with its error.
+def beside_fvd(
+    real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol, network: FeatureNetwork
+) -> dict[str, Any]:
+    """Return, as JSON, KVD with its error, and JEDi where the network is V-JEPA.
 
-    Each is None where there are too few clips for it.
+    KVD is None where there are too few clips for it.
     """
+    first, second = real.of(protocol), fake.of(protocol)
+    kvd = None
+    if min(len(first), len(second)) >= MIN_CLIPS:
+        kvd = kernel_distance(first, second)._asdict()
+    return {"kvd": kvd, **jedi_of(network, real, fake, protocol)}
+
+
+def jedi_of(
+    network: FeatureNetwork, real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol
+) -> dict[str, float]:
+    """Return JEDi under its name; nothing where the network is not V-JEPA."""
+    if network.name != "jedi":
+        return {}
+    return {"jedi": jedi_distance(real.of(protocol), fake.of(protocol))}
+
+
+def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:
+    """Return a score's error and its limit at infinite N, each None if there are too few clips."""
     first, second = grouped(real, protocol), grouped(fake, protocol)
-    smaller = min(real.num_clips, fake.num_clips)
-    found: dict[str, Any] = {"fvd_error": None, "fvd_infinity": None, "kvd": None}
+    found: dict[str, Any] = {"fvd_error": None, "fvd_infinity": None}
     if min(len(set(real.groups)), len(set(fake.groups))) >= MIN_VIDEOS:
         found["fvd_error"] = jackknife_error(first, second, protocol.ddof, SEED)
     with suppress(InputError):  # too few clips or videos
         found["fvd_infinity"] = fvd_at_infinity(first, second, protocol.ddof, SEED)._asdict()
-    if smaller >= MIN_CLIPS:
-        found["kvd"] = kernel_distance(first.features, second.features)._asdict()
     return found
 
 

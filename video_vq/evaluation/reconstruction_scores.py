@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from jaxtyping import Float64, UInt8
+from torch import Tensor
 
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import Window
@@ -63,13 +65,40 @@ def reconstruct(
     return codes.cpu(), to_uint8(video).cpu()
 
 
+class Copies(NamedTuple):
+    """Copies of some clips, and what else is known of each.
+
+    Attributes:
+        clips: the copies, as many and as long as the clips.
+        values: one per clip, by name.
+    """
+
+    clips: UInt8[Tensor, "b t h w 3"]
+    values: dict[str, Sequence[float]]
+
+
+class ScoredCopies(NamedTuple):
+    """Scores of copies of all clips of an evaluation, by name, and their features."""
+
+    values: dict[str, Float64[np.ndarray, " n"]]
+    features: FeatureSet
+
+
 class _Scored(NamedTuple):
-    """One reconstruction: its place, its values, its features and their key."""
+    """One copy: its place, its values, its features and their key."""
 
     place: int
     values: dict[str, float]
     rows: dict[str, np.ndarray]
     key: str
+
+
+def clip_metrics(st_lpips: StLpips | None) -> dict[str, ClipMetric]:
+    """Return the scores of single clips by name; None leaves ST-LPIPS out."""
+    metrics = dict(METRICS)
+    if st_lpips is not None:
+        metrics["st_lpips"] = lambda copy, real: st_lpips_per_clip(copy, real, st_lpips)
+    return metrics
 
 
 def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> ReconstructionScores:
@@ -81,23 +110,16 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
         st_lpips: the network; None leaves the score out.
     """
     accelerator, tokenizer, store = setup.accelerator, setup.tokenizer, setup.store
-    metrics = dict(METRICS)
-    if st_lpips is not None:
-        metrics["st_lpips"] = lambda copy, real: st_lpips_per_clip(copy, real, st_lpips)
     vocabulary = tokenizer.config.quantizer.vocabulary
     usage = CodeUsage(vocabulary).to(accelerator.device)
-    found = _scored(setup, metrics, usage)
-    values = {name: np.array([one.values[name] for one in found]) for name in metrics}
+
+    def copy(clips: UInt8[Tensor, "b t h w 3"]) -> Copies:
+        codes, copies = reconstruct(accelerator, tokenizer, clips)
+        usage.update(codes.to(accelerator.device))
+        return Copies(copies, {})
+
+    values, features = score_copies(setup, clip_metrics(st_lpips), copy, "reconstructed")
     counts = torch.as_tensor(accelerator.reduce(usage.counts.clone(), "sum"))
-    features = FeatureSet(
-        "reconstructed",
-        {name: np.stack([one.rows[name] for one in found]) for name in found[0].rows},
-        tuple(store.videos[window.video].group for window in setup.windows),
-        (),
-        sha256_json([one.key for one in found]),
-        None,
-        {},
-    )
     grid_thw = tokenizer.config.backbone.grid_thw((setup.num_frames, *store.frame_size_hw))
     bits = math.prod(grid_thw) * math.log2(tokenizer.config.quantizer.codebook_size)
     use = usage.compute()
@@ -117,31 +139,38 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     return ReconstructionScores(scores, features, pairs)
 
 
-def _scored(
-    setup: EvaluationSetup, metrics: dict[str, ClipMetric], usage: CodeUsage
-) -> list[_Scored]:
-    """Reconstruct and score every clip; whole batches go to the ranks in turn.
+def score_copies(
+    setup: EvaluationSetup,
+    metrics: dict[str, ClipMetric],
+    copy: Callable[[UInt8[Tensor, "b t h w 3"]], Copies],
+    name: str,
+) -> ScoredCopies:
+    """Copy and score every clip; collective, every rank gets all.
 
-    So code usage per batch does not depend on the number of ranks.
+    Whole batches go to the ranks in turn, so what is counted per batch does not depend on the
+    number of ranks.
+
+    Args:
+        copy: makes the copies of a batch of clips.
+        name: what the copies are called.
     """
     accelerator, windows = setup.accelerator, setup.windows
     starts = range(0, len(windows), BATCH)[accelerator.process_index :: accelerator.num_processes]
     batches = [range(start, min(start + BATCH, len(windows))) for start in starts]
     found: list[_Scored] = []
-    with progress("reconstructions", sum(map(len, batches)), "clip") as bar:
+    with progress(name, sum(map(len, batches)), "clip") as bar:
         for places in batches:
             clips = read_windows(setup.store, [windows[place] for place in places])
-            codes, copies = reconstruct(accelerator, setup.tokenizer, clips)
-            usage.update(codes.to(accelerator.device))
+            copies, others = copy(clips)
             scored = copies[:, : setup.scored_frames]
             keys = [clip_key(clip.numpy()) for clip in scored]
             rows = setup.extractor(keys, [read_clip(clip) for clip in scored])
-            values = {name: metric(copies, clips) for name, metric in metrics.items()}
+            values = {**others, **{key: metric(copies, clips) for key, metric in metrics.items()}}
             found += [
                 _Scored(
                     place,
-                    {name: float(each[row]) for name, each in values.items()},
-                    {name: each[row] for name, each in rows.items()},
+                    {key: float(each[row]) for key, each in values.items()},
+                    {key: each[row] for key, each in rows.items()},
                     keys[row].hex(),
                 )
                 for row, place in enumerate(places)
@@ -149,7 +178,18 @@ def _scored(
             bar.update(len(places))
     if accelerator.num_processes > 1:
         found = gather_object(found)
-    return sorted(found, key=lambda one: one.place)
+    found = sorted(found, key=lambda one: one.place)
+    features = FeatureSet(
+        name,
+        {key: np.stack([one.rows[key] for one in found]) for key in found[0].rows},
+        tuple(setup.store.videos[window.video].group for window in windows),
+        (),
+        sha256_json([one.key for one in found]),
+        None,
+        {},
+    )
+    scores = {key: np.array([one.values[key] for one in found]) for key in found[0].values}
+    return ScoredCopies(scores, features)
 
 
 def _per_second(setup: EvaluationSetup, bits_per_clip: float) -> float | None:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_vq.errors import InputError
+from video_vq.metrics.protocol import LEAST_FRAMES, PADDED
 from video_vq.metrics.weights import I3D_WEIGHTS
 from video_vq.nn.inputs import check_unit_range
 from video_vq.nn.precision import exact_float32
 
-MIN_FRAMES = 9  # fewer leave a single frame for the average pool, which takes two
 FRAME_SIZE = 224
 NUM_LOGITS = 400
 
@@ -79,10 +79,11 @@ class I3D(nn.Module):
                 f"I3D takes clips of {expected}, found {tuple(video.shape)}; "
                 "use video_vq.metrics.resize.network_input on uint8 clips"
             )
-        if video.shape[2] < MIN_FRAMES:
+        if video.shape[2] < LEAST_FRAMES:
             raise InputError(
-                f"I3D, and so FVD, takes clips of at least {MIN_FRAMES} frames, found "
-                f"{video.shape[2]}; score longer clips (16 frames are usual)"
+                f"I3D, and so FVD, takes clips of at least {LEAST_FRAMES} frames, found "
+                f"{video.shape[2]}; score longer clips (16 frames are usual), or take --protocol "
+                f"{PADDED}, another metric"
             )
         if not video.is_floating_point():
             raise InputError(

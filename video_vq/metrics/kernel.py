@@ -60,6 +60,28 @@ def kernel_distance(
     return KernelDistance(float(value), float(np.sqrt(variance)))
 
 
+def jedi_distance(real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]) -> float:
+    """Return JEDi of V-JEPA features: 100 times the squared MMD with the kernel (x·y / d)².
+
+    Luo et al., "Beyond FVD" (2024), as their code computes it: all pairs count, each vector with
+    itself too, so that the value is biased upwards like 1/N and never negative. In float64.
+
+    Raises:
+        InputError: different numbers of features.
+    """
+    x, y = as_array(real, "real features"), as_array(fake, "fake features")
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise InputError(f"JEDi compares features of one network, found {x.shape} and {y.shape}")
+    # The mean of (x·y)² over all pairs is the product of both second moments.
+    difference = _second_moment(x) - _second_moment(y)
+    return 100.0 * float(np.square(difference).sum()) / x.shape[1] ** 2
+
+
+def _second_moment(x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "d d"]:
+    values = x.astype(np.float64)
+    return values.T @ values / len(values)
+
+
 def _row_sums(
     x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"], skip_diagonal: bool
 ) -> Float64[np.ndarray, "n"]:

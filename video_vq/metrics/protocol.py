@@ -27,6 +27,7 @@ class FVDProtocol:
         ddof: degrees of freedom: covariances are divided by N - ddof.
         num_frames: number of frames per clip; None leaves it to the caller.
         stride: distance of the frames in the source video.
+        pad_to: number of frames to which a clip's last frame is repeated; None leaves the clip.
         num_real, num_fake: number of clips on each side; None for all.
         source: the code that it follows.
         note: what differs from the paper or had to be assumed; may be empty.
@@ -44,10 +45,11 @@ class FVDProtocol:
     note: str = ""
     input_range: float = 1.0
     stride: int = 1
+    pad_to: int | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that decide the number, as JSON: the key for cached statistics."""
-        texts = ("source", "note")
+        texts = ("source", "note", *(("pad_to",) if self.pad_to is None else ()))
         return {key: value for key, value in asdict(self).items() if key not in texts}
 
     def feature_settings(self) -> dict[str, Any]:
@@ -55,12 +57,14 @@ class FVDProtocol:
 
         Protocols that agree in these share their features; the rest picks clips, or acts on sets.
         """
-        return {"resize": self.resize, "fit": self.fit, "input_range": self.input_range}
+        settings = {"resize": self.resize, "fit": self.fit, "input_range": self.input_range}
+        return settings if self.pad_to is None else {**settings, "pad_to": self.pad_to}
 
     @property
     def preparation(self) -> str:
         """Return the name of the feature settings."""
-        return f"{self.resize}_{self.fit}_{self.input_range:g}"
+        padded = "" if self.pad_to is None else f"_padded_to_{self.pad_to}"
+        return f"{self.resize}_{self.fit}_{self.input_range:g}{padded}"
 
     def describe(
         self,
@@ -81,16 +85,25 @@ class FVDProtocol:
         num_real, num_fake = counts or (self.num_real, self.num_fake)
         real = "all" if num_real is None else f"{num_real}"
         fake = "all" if num_fake is None else f"{num_fake}"
+        title = "FVD"
+        if self.pad_to is not None:
+            title = "padded FVD, which is not FVD"
+            frames += f" frames, the last repeated up to {self.pad_to}"
         return (
-            f"FVD ({self.name}): {frames} frames, stride {stride or self.stride}, {self.pixels} "
-            f"pixels, {RESIZES[self.resize]} to 224 ({fit}), input range "
+            f"{title} ({self.name}): {frames} frames, stride {stride or self.stride}, "
+            f"{self.pixels} pixels, {RESIZES[self.resize]} to 224 ({fit}), input range "
             f"[{-self.input_range:g}, {self.input_range:g}], covariance ddof {self.ddof}, "
             f"{real} real against {fake} generated clips"
         )
 
 
+# I3D takes no fewer frames: its average pool takes two, and 8 frames leave it one.
+LEAST_FRAMES = 9
+
 # How a citation names each resize.
 RESIZES = {"half-pixel": "half-pixel bilinear", "tf1-legacy": "tf1-legacy bilinear"}
+
+PADDED = "padded"
 
 _RESIZE_INSIDE = (
     "its resize is inside a TorchScript file; assumed: half-pixel bilinear per frame, squashed"
@@ -171,6 +184,20 @@ PROTOCOLS: dict[str, FVDProtocol] = {
             source="hywang66/LARP, utils/fvd_utils.py",
             note=_RESIZE_INSIDE,
         ),
+        FVDProtocol(
+            name=PADDED,
+            resize="half-pixel",
+            fit="squash",
+            pixels="uint8",
+            ddof=0,
+            num_frames=None,
+            num_real=None,
+            num_fake=None,
+            pad_to=16,
+            source="no published code",
+            note=f"a metric of our own for clips of fewer than {LEAST_FRAMES} frames, which I3D "
+            "does not take; it compares neither with FVD nor between clips of different lengths",
+        ),
     )
 }
 
@@ -213,6 +240,6 @@ def fvd_protocols(names: str) -> tuple[FVDProtocol, ...]:
         InputError: a name is unknown.
     """
     if names == "all":
-        return tuple(PROTOCOLS.values())
+        return tuple(each for each in PROTOCOLS.values() if each.pad_to is None)
     chosen = dict.fromkeys(name.strip() for name in names.split(","))
     return tuple(named_entry(PROTOCOLS, name, "FVD protocol", "all") for name in chosen)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_vq.errors import InputError
-from video_vq.metrics.protocol import FVDProtocol
+from video_vq.metrics.protocol import LEAST_FRAMES, PADDED, FVDProtocol
 from video_vq.nn.inputs import Clips, as_tensor, check_levels
 
 NETWORK_SIZE = 224
@@ -21,7 +21,7 @@ CHUNK_PIXELS = 1 << 20
 POSITION_ERROR = 2.0**-21
 
 
-def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t 224 224"]:
+def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 224 224"]:
     """Bring clips into the form that a convention feeds to the network, in float32.
 
     Args:
@@ -38,7 +38,7 @@ def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t 2
 
 def resized(
     clips: Num[Tensor, "b t h w c"], protocol: FVDProtocol
-) -> Float[Tensor, "b c t 224 224"]:
+) -> Float[Tensor, "b c t2 224 224"]:
     """Bring clips that `checked_clips` returned into the form of `network_input`."""
     num_frames, height, width = clips.shape[1:4]
     frames = rearrange(clips, "b t h w c -> (b t) h w c")
@@ -49,7 +49,17 @@ def resized(
         pixels = frames[start : start + step]
         target = video[start : start + step]
         prepare_frames(chunk[: len(pixels)].copy_(pixels), protocol, target)
-    return rearrange(video, "(b t) h w c -> b c t h w", t=num_frames)
+    return network_layout(video.unflatten(0, (-1, num_frames)), protocol)
+
+
+def network_layout(
+    clips: Float[Tensor, "b t h w c"], protocol: FVDProtocol
+) -> Float[Tensor, "b c t2 h w"]:
+    """Bring prepared frames into the network's order, the last repeated up to `pad_to`."""
+    missing = max(0, (protocol.pad_to or 0) - clips.shape[1])
+    if missing:
+        clips = torch.cat([clips, clips[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+    return rearrange(clips, "b t h w c -> b c t h w")
 
 
 def prepare_frames(
@@ -95,10 +105,17 @@ def check_length(num_frames: int, protocol: FVDProtocol) -> None:
         InputError: says what to do.
     """
     if protocol.num_frames not in (None, num_frames):
+        way_out = f"take --protocol {PADDED}, which repeats the last frame"
+        if num_frames >= LEAST_FRAMES:
+            way_out = "cut the clips (frames 0-15 of 17), or choose a protocol of that length"
         raise InputError(
             f"FVD protocol {protocol.name!r} scores {protocol.num_frames} frames, found clips of "
-            f"{num_frames}; FVD of another length is another metric: cut the clips "
-            "(frames 0-15 of 17), or choose a protocol of that length"
+            f"{num_frames}; FVD of another length is another metric: {way_out}"
+        )
+    if protocol.pad_to is not None and num_frames >= LEAST_FRAMES:
+        raise InputError(
+            f"FVD protocol {protocol.name!r} is for clips of fewer than {LEAST_FRAMES} frames, "
+            f"found {num_frames}; choose another protocol ('google' takes any number)"
         )
 
 

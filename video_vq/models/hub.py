@@ -47,6 +47,28 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
     return config.parent
 
 
+def fetch_file(name: str, file: str) -> Path:
+    """Return a file of a repository of the Hub, fetched unless it was before.
+
+    Raises:
+        InputError: there is none, or the Hub cannot be reached.
+    """
+    check_repository(name)
+    api = _api()
+    from huggingface_hub import errors
+
+    with _explained(name, None):
+        try:
+            return Path(api.hf_hub_download(name, file))
+        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+            raise InputError(
+                f"{name}/{file}: the Hugging Face Hub cannot be reached (no network, or "
+                "HF_HUB_OFFLINE is set) and did not give it before; name a file that is here"
+            ) from None
+        except errors.EntryNotFoundError:
+            raise InputError(f"{name}: holds no {file} on the Hugging Face Hub") from None
+
+
 def check_repository(name: str) -> None:
     """Refuse what cannot be a repository.
 

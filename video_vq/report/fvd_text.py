@@ -3,12 +3,14 @@
 import sys
 from typing import Any
 
+from video_vq.metrics.network_choice import I3D_NAME
+
 
 def show(result: dict[str, Any]) -> None:
     """Print the scores of `FVDComparison.scores`."""
     for under in result["protocols"]:
         for score in under["scores"]:
-            _show_score(score, under)
+            _show_score(score, _title(result, under), under)
         if under["floor"] is not None:
             floor = under["floor"]
             print(
@@ -45,8 +47,53 @@ def _warn(warnings: list[str]) -> None:
             print(f"  {warning}", file=sys.stderr)
 
 
-def _show_score(score: dict[str, Any], under: dict[str, Any]) -> None:
-    told = f"FVD {score['fvd']:.2f}"
+def show_sanity(result: dict[str, Any]) -> None:
+    """Print the table of `sanity`, and what it means."""
+    for under in result["protocols"]:
+        title = _title(result, under)
+        columns = {"fvd": title}
+        if "jedi" in under["changes"][0]:
+            columns["jedi"] = "JEDi"
+        width = max(map(len, columns.values())) + 12
+        heads = "".join(f"{head:>{width}}" for head in columns.values())
+        print(f"what was done to each clip ({under['settings']['name']})".ljust(42) + heads)
+        print(f"  {'nothing':40}" + f"{'0':>{width}}" * len(columns))
+        for change in under["changes"]:
+            numbers = "".join(f"{change[key]:>{width}.4g}" for key in columns)
+            print(f"  {change['title']:40}{numbers}")
+        if (floor := under["floor"]) is not None:
+            print(
+                f"  floor {floor['distance']:.2f}: real clips against other real clips at "
+                f"N = {floor['num_clips']}; unlike the rows above, it holds the noise of sampling"
+            )
+        print(f"  {_seen(under['changes'], title)}")
+    network = result["network"]
+    print(f"network {network['name']} {network['sha256'][:12]}; ", end="")
+    print(f"{_count(result['num_clips'], 'clip')} of {result['num_frames']} frames from ", end="")
+    print(f"{result['real']}, against themselves")
+
+
+def _seen(changes: list[dict[str, Any]], title: str) -> str:
+    """Say which changes of the motion count less than the blur of the pictures."""
+    [blur] = [change["fvd"] for change in changes if change["name"] == "blurred"]
+    weak = [c["title"] for c in changes if c["name"] != "blurred" and c["fvd"] < blur]
+    if not weak:
+        return f"every change of the motion costs more {title} than the blur of the pictures"
+    return f"less {title} than the blur of the pictures: {', '.join(weak)}"
+
+
+def _title(result: dict[str, Any], under: dict[str, Any]) -> str:
+    """Return what the distance is called: FVD is that of I3D, on whole clips."""
+    if under["settings"].get("pad_to") is not None:
+        return "padded FVD"
+    network = result["network"]["name"]
+    return "FVD" if network == I3D_NAME else f"FVD on {network}"
+
+
+def _show_score(score: dict[str, Any], title: str, under: dict[str, Any]) -> None:
+    if "jedi" in score:
+        print(f"JEDi {score['jedi']:.4g}  {score['name']}  (smaller sets have a larger one)")
+    told = f"{title} {score['fvd']:.2f}"
     if score["fvd_error"] is not None:
         told += f" ± {score['fvd_error']:.2f}"
     else:

@@ -5,7 +5,7 @@ from typing import Any
 from video_vq.evaluation.generation_protocols import simulation
 from video_vq.metrics.protocol import fvd_protocol
 from video_vq.report.blocks import Row
-from video_vq.report.verdicts import score_table
+from video_vq.report.verdicts import codec_sentences, score_table
 
 SMALL = 256
 
@@ -32,15 +32,30 @@ def remarks(scores: dict[str, Any]) -> list[str]:
         lines.append(
             f"the network of FVD is {network}, not I3D: compare only numbers of this network"
         )
+    lines += codec_sentences(scores)
     lines += _counts(scores)
     if scores["split"] == "train":
         lines.append("the reference is the training split: these scores flatter the model")
     if min(counts) < SMALL:
         lines.append(
             f"FVD at N = {min(counts)} is an illustration: below {SMALL} clips its bias is "
-            "larger than most differences"
+            f"larger than most differences{_unbiased(scores)}"
         )
     return lines
+
+
+def _unbiased(scores: dict[str, Any]) -> str:
+    """Return what KVD says beside it, where there are enough clips for that."""
+    sides = {
+        "reconstructions": scores["reconstruction"]["rfvd"].get("kvd"),
+        "samples": scores.get("generation", {}).get("gfvd", {}).get("kvd"),
+    }
+    told = [
+        f"{kvd['value']:.3g} ± {kvd['standard_error']:.2g} for {name}"
+        for name, kvd in sides.items()
+        if kvd is not None
+    ]
+    return f"; KVD, which has no such bias, is {' and '.join(told)}" if told else ""
 
 
 def _counts(scores: dict[str, Any]) -> list[str]:

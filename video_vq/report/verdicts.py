@@ -9,6 +9,12 @@ CONTROL_NAMES = {
     "psnr_clip_mean": "each clip's mean picture, standing still",
     "psnr_first_frame": "the first frame, repeated",
     "psnr_kmeans_patches": "k-means on raw patches, same tokens and codes",
+    "psnr_h264": "H.264 at the tokens' bits",
+    "psnr_hevc": "HEVC at the tokens' bits",
+    "psnr_av1": "AV1 at the tokens' bits",
+    "psnr_h264_above": "H.264, which needs more than the tokens' bits",
+    "psnr_hevc_above": "HEVC, which needs more than the tokens' bits",
+    "psnr_av1_above": "AV1, which needs more than the tokens' bits",
     "fvd_first_frame": "the real clips' first frames, standing still",
     "fvd_tokens_per_position": "tokens drawn position by position",
     "token_frequencies": "token frequencies",
@@ -28,7 +34,7 @@ def headlines(scores: dict[str, Any]) -> Headlines:
     found, controls = scores["reconstruction"], scores["controls"]
     items = [
         _judged("PSNR", found["psnr"]["mean"], "dB", _of(controls, "psnr_"), higher=True),
-        _against_floor("rFVD", found["rfvd"], scores["floor"]),
+        _against_floor(_fvd(scores, "rFVD"), found["rfvd"], scores["floor"]),
     ]
     if "prior" in scores:
         prior = scores["prior"]
@@ -38,7 +44,7 @@ def headlines(scores: dict[str, Any]) -> Headlines:
         )
     if "generation" in scores:
         value = scores["generation"]["gfvd"]["value"]
-        items.append(_judged("gFVD", value, "", _of(controls, "fvd_"), higher=False))
+        items.append(_judged(_fvd(scores, "gFVD"), value, "", _of(controls, "fvd_"), higher=False))
     return Headlines(tuple(items))
 
 
@@ -91,7 +97,9 @@ def score_table(scores: dict[str, Any]) -> Table:
             for key, (name, note) in BESIDE.items()
             if found.get(key, {}).get("mean") is not None
         ),
-        _row("rFVD", found["rfvd"]["value"], num, "↓ distance of reconstructions to their clips"),
+        *_distances(
+            "r", scores, found["rfvd"], num, "↓ distance of reconstructions to their clips"
+        ),
         _row("code usage", use["code_usage"], num, "↑ share of the codes that occur"),
         _row("perplexity", use["perplexity"], num, _of_codes(found)),
         _row("bits per clip", found["bits_per_clip"], num, "what the tokens cost, uncompressed"),
@@ -111,7 +119,7 @@ def score_table(scores: dict[str, Any]) -> Table:
     if "generation" in scores:
         gfvd = scores["generation"]["gfvd"]
         counts = f"{gfvd['num_fake']} to {gfvd['num_real']}"
-        rows.append(_row("gFVD", gfvd["value"], counts, "↓ distance of samples to real clips"))
+        rows += _distances("g", scores, gfvd, counts, "↓ distance of samples to real clips")
         rows += _controls(_of(controls, "fvd_"))
         rows += _of_samples(scores["generation"], counts)
     if scores["floor"] is not None:
@@ -127,6 +135,55 @@ def _of_codes(found: dict[str, Any]) -> str:
     vocabulary = found.get("vocabulary", ())  # earlier scores do not have it
     several = ", mean over the codes of a position" if len(vocabulary) > 1 else ""
     return f"↑ of {codes(vocabulary) or 'K'} codes{several}"
+
+
+CODEC_SCORES = {"psnr": ("PSNR", 1), "ssim": ("SSIM", 1), "st_lpips": ("ST-LPIPS", -1)}
+RATES = {"tokens": "the tokens' bits", "prior": "the bits after the prior"}
+
+
+def codec_sentences(scores: dict[str, Any]) -> list[str]:
+    """Return a sentence per codec and rate: where it wins, what it took, its scores to ours."""
+    return [_codec_sentence(codec, scores["reconstruction"]) for codec in scores.get("codecs", [])]
+
+
+def _codec_sentence(codec: dict[str, Any], ours: dict[str, Any]) -> str:
+    pairs = {
+        name: (codec[key]["mean"], ours[key]["mean"], sign)
+        for key, (name, sign) in CODEC_SCORES.items()
+        if key in codec and key in ours
+    }
+    pairs["rFVD"] = (codec["rfvd"]["value"], ours["rfvd"]["value"], -1)
+    known = {name: pair for name, pair in pairs.items() if None not in pair}
+    told = ", ".join(
+        f"{name} {_number(a)} against {_number(b)}" for name, (a, b, _) in known.items()
+    )
+    better = [name for name, (a, b, sign) in known.items() if sign * (a - b) > 0]
+    took = f"{codec['bits_per_clip']:,.0f} a clip, took {codec['payload_bits']:,.0f}"
+    if (above := codec["share_above"]) > 0:
+        took += f", as {above:.0%} of the clips need more"
+    return f"{codec['title']} wins in {_listed(better)} at {RATES[codec['rate']]} ({took}): {told}"
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) < 2:
+        return names[0] if names else "nothing"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _fvd(scores: dict[str, Any], name: str) -> str:
+    """Return what a distance is called: of padded clips it is another metric."""
+    return name if scores["protocol"].get("pad_to") is None else f"padded {name}"
+
+
+def _distances(
+    of: str, scores: dict[str, Any], found: dict[str, Any], num: int | str, meaning: str
+) -> list[Row]:
+    """Return the row of FVD, and one of JEDi where that was computed."""
+    rows = [_row(_fvd(scores, f"{of}FVD"), found["value"], num, meaning)]
+    if "jedi" in found:
+        told = "↓ the same by JEDi; smaller sets have a larger one"
+        rows.append(_row(f"{of}JEDi", found["jedi"], num, told))
+    return rows
 
 
 def _saved(bits: float) -> str:

@@ -60,6 +60,10 @@ def videogpt(video: np.ndarray) -> np.ndarray:
     return video[:, top : top + 224, left : left + 224] / 255 - 0.5
 
 
+def padded(video: np.ndarray) -> np.ndarray:
+    return squash(np.concatenate([video, video[-1:].repeat(16 - len(video), axis=0)]))
+
+
 # name: preprocessing of one clip t h w c, and the covariance's ddof.
 REFERENCES = {
     "styleganv": (squash, 0),  # the resize inside its TorchScript file is assumed
@@ -68,6 +72,7 @@ REFERENCES = {
     "tats": (squash, 1),
     "cd-fvd": (squash, 0),
     "larp": (squash, 0),
+    "padded": (padded, 0),
 }
 
 
@@ -87,7 +92,8 @@ def test_network_input_is_that_of_the_convention(name, size_hw):
     np.testing.assert_allclose(found.movedim(1, -1).numpy(), reference, atol=1e-4)
 
 
-HALF_PIXEL = [name for name, protocol in PROTOCOLS.items() if protocol.resize == "half-pixel"]
+WHOLE = [protocol for protocol in PROTOCOLS.values() if protocol.pad_to is None]
+HALF_PIXEL = [protocol.name for protocol in WHOLE if protocol.resize == "half-pixel"]
 
 
 @pytest.mark.parametrize("size_hw", [*SIZES, (1, 1), (3, 90), (449, 448), (1920, 1088), (481, 853)])
@@ -205,12 +211,30 @@ def test_what_is_no_rgb_clip_is_refused(shape):
 
 
 def test_a_misspelt_preset_is_suggested():
-    with pytest.raises(InputError, match=r"no FVD protocol 'al': .*larp, all; did you mean 'all'"):
+    with pytest.raises(
+        InputError, match=r"no FVD protocol 'al': .*larp, padded, all; did you mean 'all'"
+    ):
         fvd_protocols("google, al")
     assert fvd_protocols("google, tats,google") == (PROTOCOLS["google"], PROTOCOLS["tats"])
     with pytest.raises(InputError, match="did you mean 'styleganv'"):
         fvd_protocol("stylegan-v")
     assert fvd_protocol("tats") is PROTOCOLS["tats"]
+
+
+def test_short_clips_are_padded_under_a_name_that_never_meets_another():
+    short = random_clips(0, 1, (8, 8), num_frames=5)
+    with pytest.raises(InputError, match=r"found clips of 5; .* take --protocol padded"):
+        network_input(short, DEFAULT_PROTOCOL)
+    with pytest.raises(InputError, match="for clips of fewer than 9 frames, found 9"):
+        network_input(random_clips(0, 1, (8, 8), num_frames=9), PROTOCOLS["padded"])
+    assert PROTOCOLS["padded"] not in fvd_protocols("all")
+    assert PROTOCOLS["padded"].preparation not in {protocol.preparation for protocol in WHOLE}
+    line = PROTOCOLS["padded"].describe((4, 4), num_frames=5)
+    assert line.startswith(
+        "padded FVD, which is not FVD (padded): 5 frames, the last repeated up to 16 frames"
+    )
+    # What earlier scores say of their protocol still matches.
+    assert "pad_to" not in DEFAULT_PROTOCOL.settings()
 
 
 def test_no_two_presets_have_the_same_settings_line():

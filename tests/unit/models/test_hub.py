@@ -223,6 +223,17 @@ def test_what_was_fetched_once_loads_without_network(fake_hub, monkeypatch):
     assert VideoTokenizer.from_pretrained("org/model").hash == model.hash
 
 
+def test_a_single_file_is_fetched_by_its_name(fake_hub, monkeypatch):
+    fake_hub.put("org/eyes", {"weights.safetensors": b"arrays"})
+    assert hub.fetch_file("org/eyes", "weights.safetensors").read_bytes() == b"arrays"
+    with pytest.raises(InputError, match=r"org/eyes: holds no other\.pth on the Hugging Face Hub"):
+        hub.fetch_file("org/eyes", "other.pth")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.fetch_file("org/eyes", "weights.safetensors").read_bytes() == b"arrays"
+    with pytest.raises(InputError, match=r"cannot be reached .* name a file that is here"):
+        hub.fetch_file("org/eyes", "new.safetensors")
+
+
 def test_a_stranger_loads_it_as_the_card_says(fake_hub, tmp_path):
     model = trained_tokenizer()
     model.push_to_hub("org/model")

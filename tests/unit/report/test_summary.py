@@ -4,6 +4,7 @@ from trained import scores_of
 
 from video_vq.evaluation.generation_protocols import as_scored, generation_protocol, simulation
 from video_vq.report.summary import remarks
+from video_vq.report.verdicts import headlines
 
 
 def told(num_clips: int, asked: int, num_fake: int, found: int, split: str = "test") -> str:
@@ -45,3 +46,32 @@ def test_simulated_videos_are_said_beside_the_scores_and_their_protocol():
 
 def test_equal_numbers_need_no_words():
     assert "\n" not in told(256, asked=256, num_fake=256, found=256)
+
+
+def test_a_codec_s_wins_are_said_first_and_what_it_took_beside_them():
+    scores = scores_of("tokenizer")
+    coded = {"codec": "h264", "title": "H.264", "rate": "tokens", "bits_per_clip": 2304.0}
+    coded |= {"payload_bits": 2235.0, "file_bits": 9000.0, "share_above": 0.0}
+    coded |= {"psnr": {"mean": 26.0}, "ssim": {"mean": 0.95}, "rfvd": {"value": 30.0}}
+    worse = {"rate": "prior", "share_above": 0.25, "rfvd": {"value": 300.0}, "ssim": {"mean": 0.1}}
+    scores["codecs"] = [coded, coded | worse]
+    first, second = (line for line in remarks(scores) if line.startswith("H.264"))
+    assert first == (
+        "H.264 wins in SSIM and rFVD at the tokens' bits (2,304 a clip, took 2,235): "
+        "PSNR 26.00 against 27.25, SSIM 0.95 against 0.9, rFVD 30.00 against 41.50"
+    )
+    assert second.startswith(
+        "H.264 wins in nothing at the bits after the prior (2,304 a clip, took 2,235, as 25% of "
+        "the clips need more)"
+    )
+
+
+def test_at_small_n_the_unbiased_distance_stands_beside_fvd():
+    scores = scores_of("tokenizer")
+    scores["num_clips"] = 6
+    scores["reconstruction"]["rfvd"]["kvd"] = {"value": 1.25, "standard_error": 0.5}
+    [line] = [line for line in remarks(scores) if "is an illustration" in line]
+    assert line.endswith("; KVD, which has no such bias, is 1.25 ± 0.5 for reconstructions")
+    del scores["prior"]
+    scores["protocol"]["pad_to"] = 16
+    assert "padded rFVD" in [item.name for item in headlines(scores).items]

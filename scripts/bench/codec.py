@@ -1,0 +1,260 @@
+"""Rate and distortion of tokenizers beside video codecs, on the same clips.
+
+  python scripts/bench/codec.py --data clips --model small=runs/a,tokens-a,runs/prior-a \
+    --model large=runs/b --out codec --picture codec.svg
+
+A tokenizer has two rates: that of its codes at a fixed length and, where a token store and a prior
+are named, that after the prior, at which an arithmetic coder would store them. A codec's rate is
+its payload, without the container. What is there already is not computed again.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from video_vq.distributed import make_accelerator
+from video_vq.errors import ConfigError, InputError
+from video_vq.evaluation.codec_control import score_codec
+from video_vq.evaluation.evaluate import evaluate
+from video_vq.evaluation.evaluation_job import EvaluationJob, finished_scores, identity_of_scores
+from video_vq.evaluation.evaluation_setup import EvaluationSetup
+from video_vq.machine import asked_precision
+from video_vq.media.codec import CODECS, CodecName, available_codecs
+from video_vq.metrics.perceptual import load_st_lpips
+from video_vq.metrics.protocol import DEFAULT_PROTOCOL
+from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stores.files import read_json, write_json
+
+Scores = dict[str, Any]
+NUM_RATES = 7
+REACH = 4.0  # the codecs' rates go from the tokenizers' least over this to their largest times it
+PANELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "st_lpips": "ST-LPIPS", "rfvd": "rFVD"}
+
+
+class Model(NamedTuple):
+    """A tokenizer to be measured, and a prior of its tokens."""
+
+    name: str
+    tokenizer: Path
+    tokens: Path | None = None
+    prior: Path | None = None
+
+
+class Point(NamedTuple):
+    """Bits per clip, and the scores there."""
+
+    bits: float
+    scores: dict[str, float | None]
+
+
+def read_model(text: str) -> Model:
+    name, equals, paths = text.partition("=")
+    parts = [Path(part) for part in paths.split(",")]
+    if not equals or len(parts) not in (1, 3):
+        raise ConfigError(f"--model {text}: write NAME=TOKENIZER or NAME=TOKENIZER,TOKENS,PRIOR")
+    return Model(name, *parts)
+
+
+def job_of(model: Model, options: argparse.Namespace) -> EvaluationJob:
+    return EvaluationJob(
+        data=options.data,
+        tokenizer=model.tokenizer,
+        protocol=DEFAULT_PROTOCOL,
+        split=options.split,
+        num_clips=options.num,
+        tokens=model.tokens,
+        prior=model.prior,
+        st_lpips="alex" if options.st_lpips else None,
+        network=options.network,
+    )
+
+
+def measure(models: Sequence[Model], options: argparse.Namespace) -> dict[str, Scores]:
+    """Return the scores of every tokenizer by its name.
+
+    Raises:
+        InputError: two of them take clips of different lengths or strides.
+    """
+    accelerator = make_accelerator()
+    found = {}
+    for model in models:
+        job, out = job_of(model, options), options.out / model.name
+        identity = identity_of_scores(job, asked_precision())
+        found[model.name] = finished_scores(out, identity) or evaluate(
+            accelerator, job, out, identity
+        )
+    cuts = {name: (each["num_frames"], each["frame_stride"]) for name, each in found.items()}
+    if len(set(cuts.values())) > 1:
+        raise InputError(f"bits per clip compare at one length and stride alone, found {cuts}")
+    return found
+
+
+def measure_codecs(model: Model, bits: Sequence[int], options: argparse.Namespace) -> list[Scores]:
+    """Return the scores of every codec at every rate, on the clips of one tokenizer."""
+    accelerator = make_accelerator()
+    job = job_of(model, options)
+    identity = identity_of_scores(job, asked_precision())
+    clips = {key: identity[key] for key in ("data", "split", "num_clips", "protocol", "st_lpips")}
+    path = options.out / "codecs.json"
+    known = read_json(path, "scores of codecs") if path.exists() else {"clips": clips, "scores": []}
+    if known["clips"] != clips:
+        raise InputError(f"{path}: belongs to other clips; name another --out")
+    done = {(one["codec"], one["bits_per_clip"]) for one in known["scores"]}
+    names: tuple[CodecName, ...] = tuple(options.codecs or available_codecs())
+    missing: list[tuple[CodecName, int]] = [
+        (codec, rate) for codec in names for rate in bits if (codec, rate) not in done
+    ]
+    if missing:
+        tokenizer = VideoTokenizer.from_pretrained(model.tokenizer, device=accelerator.device)
+        setup = EvaluationSetup(accelerator, job, tokenizer)
+        st_lpips = load_st_lpips("alex").to(accelerator.device) if options.st_lpips else None
+        for codec, rate in missing:
+            known["scores"].append(score_codec(setup, st_lpips, codec, "asked", rate))
+            write_json(path, known)
+    asked = {(codec, rate) for codec in names for rate in bits}
+    return [one for one in known["scores"] if (one["codec"], one["bits_per_clip"]) in asked]
+
+
+def rates_around(models: Mapping[str, Scores]) -> list[int]:
+    """Return rates from below the least to above the largest of the tokenizers, evenly in log."""
+    bits = [point.bits for scores in models.values() for point in points_of(scores).values()]
+    return [int(rate) for rate in np.geomspace(min(bits) / REACH, max(bits) * REACH, NUM_RATES)]
+
+
+def points_of(scores: Scores) -> dict[str, Point]:
+    """Return a tokenizer's points: at a fixed length and, where it is known, after the prior."""
+    ours = scores["reconstruction"]
+    values = _values(ours)
+    points = {"fixed length": Point(ours["bits_per_clip"], values)}
+    if "prior" in scores:
+        points["after the prior"] = Point(scores["prior"]["bits_per_clip"], values)
+    return points
+
+
+def _values(scores: Scores) -> dict[str, float | None]:
+    values = {key: scores[key]["mean"] for key in PANELS if key in scores and key != "rfvd"}
+    return {**values, "rfvd": scores["rfvd"]["value"]}
+
+
+def curves_of(codecs: Sequence[Scores]) -> dict[str, list[Point]]:
+    """Return each codec's points by its title, rising in the bits that it took."""
+    curves: dict[str, list[Point]] = {}
+    for one in codecs:
+        curves.setdefault(one["title"], []).append(Point(one["payload_bits"], _values(one)))
+    return {title: sorted(points, key=lambda point: point.bits) for title, points in curves.items()}
+
+
+def at_bits(curve: Sequence[Point], bits: float, score: str) -> float | None:
+    """Return a curve's score at a rate, straight between its points over log bits."""
+    known = [
+        (point.bits, value) for point in curve if (value := point.scores.get(score)) is not None
+    ]
+    if not known or not known[0][0] <= bits <= known[-1][0]:
+        return None
+    rates, values = zip(*known, strict=True)
+    return float(np.interp(math.log(bits), np.log(rates), values))
+
+
+def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
+    """Return the titles of the scores that there are; a network other than I3D is named."""
+    found = list(models.values())
+    titles = {k: v for k, v in PANELS.items() if any(k in each["reconstruction"] for each in found)}
+    network = found[0]["identity"].get("network")
+    return titles if network is None else {**titles, "rfvd": f"rFVD on {network}"}
+
+
+def markdown(models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]) -> str:
+    """Return a row per tokenizer and rate, beside each codec at as many bits."""
+    shown = titles_of(models)
+    heads = list(shown.values())
+    head = [
+        "",
+        "bits per clip",
+        *heads,
+        *(f"{name}: {title}" for name in curves for title in heads),
+    ]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, scores in models.items():
+        for rate, point in points_of(scores).items():
+            ours = [point.scores.get(key) for key in shown]
+            theirs = [at_bits(curve, point.bits, key) for curve in curves.values() for key in shown]
+            cells = [f"{name}, {rate}", f"{point.bits:,.0f}", *map(_cell, [*ours, *theirs])]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _cell(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def picture(
+    models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]], path: Path
+) -> None:
+    """Draw a panel per score over bits per clip: codecs as lines, tokenizers as points."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "codec"
+    points = {name: points_of(scores) for name, scores in models.items()}
+    shown = titles_of(models)
+    figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 4.0), squeeze=False)
+    for axis, (key, panel) in zip(axes[0], shown.items(), strict=True):
+        for title, curve in curves.items():
+            drawn = [(p.bits, v) for p in curve if (v := p.scores.get(key)) is not None]
+            if drawn:
+                axis.plot(*zip(*drawn, strict=True), marker=".", label=title)
+        for number, (name, rates) in enumerate(points.items()):
+            colour = f"C{number + len(CODECS)}"
+            places = [
+                (p.bits, p.scores[key]) for p in rates.values() if p.scores.get(key) is not None
+            ]
+            axis.plot(*zip(*places, strict=True), color=colour, linewidth=1)
+            for (bits, value), fill in zip(places, (colour, "white"), strict=False):
+                label = name if fill == colour else None
+                axis.plot(bits, value, "D", color=colour, markerfacecolor=fill, label=label)
+        axis.set(xscale="log", xlabel="bits per clip", title=panel)
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=7)
+    figure.suptitle("filled: codes at a fixed length; open: after the prior", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="the clip store")
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        metavar="NAME=TOKENIZER[,TOKENS,PRIOR]",
+        help="a tokenizer, with its token store and prior for the rate after the prior",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of what was measured")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--num", type=int, default=64, help="clips at most")
+    parser.add_argument("--bits", type=int, nargs="+", help="the codecs' rates, bits per clip")
+    parser.add_argument("--codecs", nargs="+", choices=list(CODECS), help="default: all there are")
+    parser.add_argument("--st-lpips", action="store_true", help="score ST-LPIPS, too")
+    parser.add_argument("--network", metavar="MODULE:FUNCTION", help="instead of I3D")
+    parser.add_argument("--picture", type=Path, help="draw the curves into this file")
+    options = parser.parse_args(arguments)
+    models = [read_model(text) for text in options.model]
+    options.out.mkdir(parents=True, exist_ok=True)
+    scores = measure(models, options)
+    bits = sorted(options.bits or rates_around(scores))
+    curves = curves_of(measure_codecs(models[0], bits, options))
+    print(markdown(scores, curves))
+    if options.picture is not None:
+        picture(scores, curves, options.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Curves of codecs beside tokenizers: rates, interpolation, the table and the picture."""
+
+import math
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+
+import codec as bench
+import pytest
+from trained import scores_of
+
+from video_vq.errors import ConfigError
+
+
+def tokenizer(bits: float, after_prior: float | None) -> dict:
+    scores = scores_of("tokenizer")
+    scores["reconstruction"]["bits_per_clip"] = bits
+    if after_prior is None:
+        del scores["prior"]
+    else:
+        scores["prior"]["bits_per_clip"] = after_prior
+    return scores
+
+
+def coded(title: str, bits: float, psnr: float) -> dict:
+    scores = {"psnr": {"mean": psnr}, "ssim": {"mean": 0.5}, "rfvd": {"value": 900.0}}
+    return {"title": title, "bits_per_clip": 2 * bits, "payload_bits": bits, **scores}
+
+
+CURVES = bench.curves_of([coded("H.264", 4000, 30.0), coded("H.264", 1000, 20.0)])
+MODELS = {"small": tokenizer(2000, 1000), "large": tokenizer(32000, None)}
+
+
+def test_a_curve_is_read_at_the_bits_that_it_took_and_never_beyond_its_ends():
+    curve = CURVES["H.264"]
+    assert [point.bits for point in curve] == [1000, 4000]
+    assert bench.at_bits(curve, 2000, "psnr") == pytest.approx(25.0)  # halfway over log bits
+    assert bench.at_bits(curve, 999, "psnr") is None
+    assert bench.at_bits(curve, 2000, "st_lpips") is None
+
+
+def test_rates_reach_beyond_every_tokenizer_also_after_its_prior():
+    rates = bench.rates_around(MODELS)
+    assert rates[0] == 1000 / bench.REACH
+    assert rates[-1] == pytest.approx(32000 * bench.REACH, abs=1)
+    steps = {round(math.log(b / a), 2) for a, b in pairwise(rates)}
+    assert len(steps) == 1
+
+
+def test_the_table_says_what_the_codec_makes_of_as_many_bits():
+    head, _, fixed, after, large = bench.markdown(MODELS, CURVES).splitlines()
+    assert head.startswith("|  | bits per clip | PSNR, dB | SSIM | rFVD | H.264: PSNR, dB")
+    assert (
+        fixed == "| small, fixed length | 2,000 | 27.25 | 0.9 | 41.50 | 25.00 | 0.5 | 900.00 |"
+    )
+    assert after.startswith("| small, after the prior | 1,000 | 27.25 |")
+    assert large == "| large, fixed length | 32,000 | 27.25 | 0.9 | 41.50 | — | — | — |"
+
+
+def test_the_picture_is_the_same_each_time_and_names_every_curve(tmp_path):
+    files = [tmp_path / name for name in ("a.svg", "b.svg")]
+    for file in files:
+        bench.picture(MODELS, CURVES, file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    ElementTree.fromstring(files[0].read_text())
+    for label in ("H.264", "small", "large", "bits per clip"):
+        assert f"<!-- {label} -->" in files[0].read_text()
+
+
+@pytest.mark.parametrize("text", ["runs/a", "a=tokenizer,tokens", "a=1,2,3,4"])
+def test_a_model_is_named_with_its_prior_and_tokens_or_alone(text):
+    with pytest.raises(ConfigError, match="write NAME=TOKENIZER or NAME=TOKENIZER,TOKENS,PRIOR"):
+        bench.read_model(text)
+    assert bench.read_model("a=b").prior is None

@@ -1,0 +1,79 @@
+"""What a video codec makes of the same clips at the tokenizer's bits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from video_vq.evaluation.evaluation_setup import EvaluationSetup
+from video_vq.evaluation.reconstruction_scores import (
+    Copies,
+    clip_metrics,
+    quantiles,
+    score_copies,
+)
+from video_vq.media.codec import CODECS, CodecName, available_codecs, code_clip
+from video_vq.metrics.perceptual import StLpips
+
+COMPARED = ("psnr", "ssim", "st_lpips")
+
+
+def codec_scores(
+    setup: EvaluationSetup, st_lpips: StLpips | None, rates: Mapping[str, int | float]
+) -> list[dict[str, Any]]:
+    """Return, as JSON, the scores of every codec that there is at every rate; collective.
+
+    Args:
+        st_lpips: the network, None to leave its score out.
+        rates: bits per clip, by what spends them.
+    """
+    return [
+        score_codec(setup, st_lpips, codec, rate, bits)
+        for codec in available_codecs()
+        for rate, bits in rates.items()
+    ]
+
+
+def score_codec(
+    setup: EvaluationSetup, st_lpips: StLpips | None, codec: CodecName, rate: str, bits: int | float
+) -> dict[str, Any]:
+    """Return, as JSON, the scores of one codec that may spend some bits on each clip; collective.
+
+    `payload_bits` is the mean that it took, which is more than it may where it cannot go so low.
+    """
+
+    def copy(clips: torch.Tensor) -> Copies:
+        coded = [code_clip(clip.numpy(), codec, bits) for clip in clips]
+        height = clips.shape[2]
+        values = {
+            "payload_bits": [one.payload_bits for one in coded],
+            "file_bits": [one.file_bits for one in coded],
+            "too_many": [one.payload_bits > bits for one in coded],
+            "scaled": [one.form.size_hw[0] < height for one in coded],
+        }
+        return Copies(torch.from_numpy(np.stack([one.clip for one in coded])), values)
+
+    title = CODECS[codec].title
+    values, features = score_copies(setup, clip_metrics(st_lpips), copy, f"{title} copies")
+    return {
+        "codec": codec,
+        "title": title,
+        "rate": rate,
+        "bits_per_clip": bits,
+        "payload_bits": float(values["payload_bits"].mean()),
+        "file_bits": float(values["file_bits"].mean()),
+        "share_above": float(values["too_many"].mean()),
+        "share_scaled": float(values["scaled"].mean()),
+        **{name: quantiles(values[name]) for name in COMPARED if name in values},
+        "rfvd": setup.fvd(features),
+    }
+
+
+def psnr_controls(scores: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Return the PSNR of codecs at the tokens' own bits, named by whether they kept to them."""
+    return {
+        f"psnr_{one['codec']}" + ("_above" if one["share_above"] > 0 else ""): one["psnr"]["mean"]
+        for one in scores
+        if one["rate"] == "tokens"
+    }

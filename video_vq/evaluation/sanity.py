@@ -1,0 +1,148 @@
+"""What a score can see: the distance of clips from themselves after their motion was spoilt.
+
+A score that sees motion is as far from 0 for spoilt motion as for a spoilt picture. The same clips
+stand on both sides, so sampling adds next to nothing to the Fréchet distance. KVD is left out: it
+takes both sides for independent.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from video_vq.errors import InputError
+from video_vq.evaluation.features import Extractor, Rows
+from video_vq.evaluation.fvd_comparison import FVDComparison, compare, is_saved, jedi_of
+from video_vq.evaluation.scored_clip import ReadClip
+from video_vq.metrics.protocol import FVDProtocol
+
+Frames = Float[Tensor, "t 224 224 3"]
+# Returns the frames that are scored instead, as the network takes them; the seed is the clip's own.
+Change = Callable[[Frames, int], Frames]
+
+BLUR = 7  # pixels of 224, to whose mean each pixel of a blurred frame is set
+
+
+def frozen(frames: Frames, seed: int) -> Frames:
+    """Stand still at the first frame."""
+    return frames[:1].expand_as(frames)
+
+
+def shuffled(frames: Frames, seed: int) -> Frames:
+    """Show the frames in an order drawn by the clip's seed."""
+    order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed))
+    return frames[order.to(frames.device)]
+
+
+def backwards(frames: Frames, seed: int) -> Frames:
+    """Play from the last frame to the first."""
+    return frames.flip(0)
+
+
+def slowed(frames: Frames, seed: int) -> Frames:
+    """Play the first half at half the speed: each frame twice."""
+    return frames.repeat_interleave(2, 0)[: len(frames)]
+
+
+def blurred(frames: Frames, seed: int) -> Frames:
+    """Blur each frame, and leave the motion as it is."""
+    pictures = rearrange(frames, "t h w c -> t c h w")
+    means = F.avg_pool2d(F.pad(pictures, [BLUR // 2] * 4, "replicate"), BLUR, stride=1)
+    return rearrange(means, "t c h w -> t h w c")
+
+
+CHANGES: dict[str, tuple[str, Change]] = {
+    "frozen": ("frozen at the first frame", frozen),
+    "shuffled": ("frames shuffled", shuffled),
+    "backwards": ("played backwards", backwards),
+    "slowed": ("at half speed", slowed),
+    "blurred": ("each frame blurred, motion kept", blurred),
+}
+
+
+class ChangedExtractor(Extractor):
+    """Features of clips after a change, kept under names of their own.
+
+    Args:
+        extractor: the extractor of the clips as they are; its caches are shared.
+        name: the change, one of `CHANGES`.
+    """
+
+    def __init__(self, extractor: Extractor, name: str):
+        self.__dict__.update(extractor.__dict__)
+        self._name = name
+        self._change = CHANGES[name][1]
+
+    def missing(self, key: bytes) -> list[FVDProtocol]:
+        """Return a protocol for each preparation under which the features are not known."""
+        return super().missing(self._named(key))
+
+    def __call__(self, keys: Sequence[bytes], clips: Sequence[ReadClip | None]) -> Rows:
+        """Return the features of changed clips; see `Extractor`."""
+        changed = [
+            None if clip is None else self._changed(key, clip)
+            for key, clip in zip(keys, clips, strict=True)
+        ]
+        return super().__call__([self._named(key) for key in keys], changed)
+
+    def _named(self, key: bytes) -> bytes:
+        return hashlib.sha256(key + self._name.encode()).digest()
+
+    def _changed(self, key: bytes, clip: ReadClip) -> ReadClip:
+        seed, change = int.from_bytes(key[:6], "little"), self._change
+        return lambda protocol, device: change(clip(protocol, device), seed)
+
+
+def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str, Any]:
+    """Return, as JSON, the distance of a set of clips from itself after each change; collective.
+
+    Args:
+        comparison: its network, conventions and cut.
+        path: a clip store or a folder of videos.
+        split: The split of a store.
+
+    Raises:
+        InputError: there is nothing to score, or the path holds features and no clips.
+    """
+    if is_saved(path):
+        raise InputError(f"{path}: holds features, whose clips cannot be changed; name the videos")
+    real = comparison.read(path, split)
+    after = copy.copy(comparison)
+    sets = {}
+    for name in CHANGES:
+        after.extractor = ChangedExtractor(comparison.extractor, name)
+        sets[name] = after.read(path, split)
+    under = []
+    for protocol in comparison.protocols:
+        results = {name: compare(real, fake, protocol) for name, fake in sets.items()}
+        floor = results["frozen"].floor
+        under.append(
+            {
+                "settings": protocol.settings(),
+                "floor": None if floor is None else floor._asdict(),
+                "changes": [
+                    {
+                        "name": name,
+                        "title": CHANGES[name][0],
+                        "fvd": result.value,
+                        **jedi_of(comparison.network, real, sets[name], protocol),
+                    }
+                    for name, result in results.items()
+                ],
+            }
+        )
+    return {
+        "real": real.name,
+        "num_clips": real.num_clips,
+        "num_frames": comparison.cut.num_frames,
+        "network": {"name": comparison.network.name, "sha256": comparison.network.sha256},
+        "protocols": under,
+        "left_out": list(real.left_out),
+    }

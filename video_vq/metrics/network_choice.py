@@ -1,0 +1,64 @@
+"""What `--network` names: a function of the user's, or a published network with its weights."""
+
+import re
+from typing import Literal, NamedTuple, get_args
+
+from video_vq.errors import ConfigError
+
+PresetName = Literal["jedi", "videomae"]
+# What files of its weights each is published in.
+PUBLISHED: dict[PresetName, str] = {
+    "jedi": "vith16.pth.tar and ssv2-probe.pth.tar of V-JEPA",
+    "videomae": "vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE v2",
+}
+I3D_NAME = "i3d-kinetics-400"
+HUB = "hf://"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class WeightsFile(NamedTuple):
+    """A path, or hf://org/name/file; and the sha256 that the file must have, None for any."""
+
+    place: str
+    sha256: str | None
+
+
+class Preset(NamedTuple):
+    """A published network, and the files that together hold its weights."""
+
+    name: PresetName
+    files: tuple[WeightsFile, ...]
+
+
+def read_preset(text: str) -> Preset | None:
+    """Return the published network that `--network` names; None for module:function.
+
+    Raises:
+        ConfigError: the files are missing, or what follows an @ is no sha256.
+    """
+    name, _, files = text.partition("=")
+    [preset] = [one for one in get_args(PresetName) if one == name] or [None]
+    if preset is None:
+        return None
+    if not files:
+        raise ConfigError(
+            f"--network {preset}: its weights are not downloaded; write {preset}=FILE with "
+            f"{PUBLISHED[preset]} (several files with commas, each as FILE.safetensors or "
+            f"FILE@SHA256, here or on the Hub: {HUB}org/name/FILE)"
+        )
+    return Preset(preset, tuple(_read_file(text, file) for file in files.split(",")))
+
+
+def _read_file(text: str, file: str) -> WeightsFile:
+    place, at, sha256 = file.partition("@")
+    if not place or (at and not SHA256.fullmatch(sha256)):
+        raise ConfigError(
+            f"--network {text}: write a file as FILE or FILE@SHA256, 64 digits of 0-9 and a-f"
+        )
+    return WeightsFile(place, sha256 or None)
+
+
+def network_name(text: str) -> str:
+    """Return a network's name without the paths of its weights, which its hash stands for."""
+    preset = read_preset(text)
+    return text if preset is None else preset.name

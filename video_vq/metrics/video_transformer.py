@@ -1,0 +1,237 @@
+"""The two video transformers whose features are published beside FVD's: VideoMAE and V-JEPA.
+
+VideoMAE as content-debiased FVD uses it (Ge et al. 2024): VideoMAE v2, ViT-g, fine-tuned on
+Something-Something v2. V-JEPA as JEDi uses it (Luo et al. 2024): ViT-H/16 and the attentive pooler
+of its probe of the same data. Names of tensors are those of the published checkpoints.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from video_vq.errors import InputError
+
+NUM_FRAMES = 16
+FRAME_SIZE = 224
+TUBELET = 2  # frames that a token stands for
+ENCODER_EPS = 1e-6
+POOLER_EPS = 1e-5  # the probe was made with PyTorch's default
+# The mean and deviation of ImageNet's pixels in [0, 1].
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class TransformerSizes:
+    """Sizes of a video transformer.
+
+    Attributes:
+        width: number of values of a token.
+        hidden: number of values between the layers of an MLP.
+        patch: pixels of a token's side.
+        frame_size: pixels of a frame's side.
+        num_frames: number of frames of a clip.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    patch: int
+    frame_size: int = FRAME_SIZE
+    num_frames: int = NUM_FRAMES
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens a clip has."""
+        return (self.num_frames // TUBELET) * (self.frame_size // self.patch) ** 2
+
+
+VIDEOMAE_G = TransformerSizes(width=1408, depth=40, heads=16, hidden=6144, patch=14)
+V_JEPA_H = TransformerSizes(width=1280, depth=32, heads=16, hidden=5120, patch=16)
+
+
+class Attention(nn.Module):
+    """Self-attention; its one product makes queries, keys and values."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Attend."""
+        q, k, v = rearrange(self.qkv(x), "b n (s h d) -> s b h n d", s=3, h=self.heads)
+        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Attention of queries to tokens."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, queries: Float[Tensor, "b m d"], x: Float[Tensor, "b n d"]
+    ) -> Float[Tensor, "b m d"]:
+        """Attend."""
+        q = rearrange(self.q(queries), "b m (h d) -> b h m d", h=self.heads)
+        k, v = rearrange(self.kv(x), "b n (s h d) -> s b h n d", s=2, h=self.heads)
+        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h m d -> b m (h d)"))
+
+
+class Mlp(nn.Module):
+    """Two layers with an exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Apply both."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A transformer's block, normalised before each half."""
+
+    def __init__(self, sizes: TransformerSizes):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(sizes.width, eps=ENCODER_EPS)
+        self.attn = Attention(sizes.width, sizes.heads)
+        self.norm2 = nn.LayerNorm(sizes.width, eps=ENCODER_EPS)
+        self.mlp = Mlp(sizes.width, sizes.hidden)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Apply the block."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class PoolerBlock(nn.Module):
+    """A block whose queries look at all tokens."""
+
+    def __init__(self, sizes: TransformerSizes):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(sizes.width, eps=POOLER_EPS)
+        self.xattn = CrossAttention(sizes.width, sizes.heads)
+        self.norm2 = nn.LayerNorm(sizes.width, eps=POOLER_EPS)
+        self.mlp = Mlp(sizes.width, sizes.hidden)
+
+    def forward(
+        self, queries: Float[Tensor, "b m d"], x: Float[Tensor, "b n d"]
+    ) -> Float[Tensor, "b m d"]:
+        """Apply the block."""
+        queries = queries + self.xattn(queries, self.norm1(x))
+        return queries + self.mlp(self.norm2(queries))
+
+
+class Pooler(nn.Module):
+    """One learned query that gathers a clip."""
+
+    def __init__(self, sizes: TransformerSizes):
+        super().__init__()
+        self.query_tokens = nn.Parameter(torch.zeros(1, 1, sizes.width))
+        self.cross_attention_block = PoolerBlock(sizes)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        """Return what the query gathered."""
+        queries = self.query_tokens.expand(len(x), -1, -1)
+        return self.cross_attention_block(queries, x)[:, 0]
+
+
+class _Patches(nn.Module):
+    """Boxes of pixels to tokens."""
+
+    def __init__(self, sizes: TransformerSizes):
+        super().__init__()
+        box = (TUBELET, sizes.patch, sizes.patch)
+        self.proj = nn.Conv3d(3, sizes.width, box, stride=box)
+
+    def forward(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b n d"]:
+        """Return tokens in the order t h w."""
+        return rearrange(self.proj(x), "b d t h w -> b (t h w) d")
+
+
+class VideoMae(nn.Module):
+    """VideoMAE's features: the mean of a clip's last tokens, normalised."""
+
+    def __init__(self, sizes: TransformerSizes = VIDEOMAE_G):
+        super().__init__()
+        self.sizes = sizes
+        self.patch_embed = _Patches(sizes)
+        self.pos_embed = nn.Buffer(sinusoids(sizes.num_tokens, sizes.width), persistent=False)
+        self.blocks = nn.Sequential(*(Block(sizes) for _ in range(sizes.depth)))
+        self.fc_norm = nn.LayerNorm(sizes.width, eps=ENCODER_EPS)
+        self.requires_grad_(False)
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+        """Return the features of RGB clips in [-1, 1].
+
+        They reach the network in [0, 1], without ImageNet's mean and deviation: so does the code of
+        content-debiased FVD.
+
+        Raises:
+            InputError: not 16 frames of 224 x 224.
+        """
+        require_clips(video, self.sizes, "VideoMAE")
+        x = self.patch_embed((video + 1) / 2) + self.pos_embed
+        return self.fc_norm(self.blocks(x).mean(dim=1))
+
+
+class VJepa(nn.Module):
+    """V-JEPA's features as JEDi takes them: what the probe's query gathers of a clip."""
+
+    def __init__(self, sizes: TransformerSizes = V_JEPA_H):
+        super().__init__()
+        self.sizes = sizes
+        self.patch_embed = _Patches(sizes)
+        self.pos_embed = nn.Parameter(torch.zeros(1, sizes.num_tokens, sizes.width))
+        self.blocks = nn.Sequential(*(Block(sizes) for _ in range(sizes.depth)))
+        self.norm = nn.LayerNorm(sizes.width, eps=ENCODER_EPS)
+        self.pooler = Pooler(sizes)
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(IMAGENET_STD).view(3, 1, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+        """Return the features of RGB clips in [-1, 1].
+
+        Raises:
+            InputError: not 16 frames of 224 x 224.
+        """
+        require_clips(video, self.sizes, "V-JEPA")
+        pixels = ((video + 1) / 2 - self.mean) / self.std
+        x = self.patch_embed(pixels) + self.pos_embed
+        return self.pooler(self.norm(self.blocks(x)))
+
+
+def require_clips(video: Tensor, sizes: TransformerSizes, name: str) -> None:
+    """Refuse clips of another size than a network's.
+
+    Raises:
+        InputError: says what it takes.
+    """
+    side = sizes.frame_size
+    if video.ndim != 5 or video.shape[1:] != (3, sizes.num_frames, side, side):
+        raise InputError(
+            f"{name} takes clips of b 3 {sizes.num_frames} {side} {side}, found "
+            f"{tuple(video.shape)}; score clips of {sizes.num_frames} frames"
+        )
+
+
+def sinusoids(num_tokens: int, width: int) -> Float[Tensor, "1 n d"]:
+    """Return VideoMAE's fixed places of tokens (Vaswani et al. 2017, section 3.5)."""
+    angles = np.arange(num_tokens)[:, None] / 10000 ** (2 * (np.arange(width) // 2) / width)
+    places = np.where(np.arange(width) % 2 == 0, np.sin(angles), np.cos(angles))
+    return torch.from_numpy(places)[None].float()
