@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from video_vq.errors import InputError as InputError
     from video_vq.metrics.code_usage import CodeUsage as CodeUsage
     from video_vq.metrics.fvd import FrechetVideoDistance as FrechetVideoDistance
+    from video_vq.models.masked_prior import MaskedPrior as MaskedPrior
     from video_vq.models.prior import Prior as Prior
     from video_vq.models.tokenizer import VideoTokenizer as VideoTokenizer
     from video_vq.models.tokenizer import to_pixels as to_pixels
@@ -35,6 +36,7 @@ _SOURCES = {
     "FiniteScalarQuantizer": "quantizers.finite",
     "FrechetVideoDistance": "metrics.fvd",
     "InputError": "errors",
+    "MaskedPrior": "models.masked_prior",
     "Prior": "models.prior",
     "ResidualQuantizer": "quantizers.residual",
     "SimVQ": "quantizers.vector",

@@ -18,7 +18,7 @@ from torch import Tensor
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import PriorConfig, TransformerConfig
 from video_vq.models.sampling import sample_tokens
-from video_vq.nn.attention import CausalAttention, SwiGLU, TransformerBlock
+from video_vq.nn.attention import SelfAttention, SwiGLU, TransformerBlock
 from video_vq.nn.blocks import num_parameters
 from video_vq.nn.rotary import rotate
 
@@ -48,7 +48,7 @@ def eager_loop(prior: Prior, batch: int) -> Tensor:
         for block, (keys, values) in zip(prior.blocks, caches, strict=True):
             assert isinstance(block, TransformerBlock)
             attention, mlp = block.attention, block.mlp
-            assert isinstance(attention, CausalAttention)
+            assert isinstance(attention, SelfAttention)
             assert isinstance(mlp, SwiGLU)
             mixed = attention.query_key_value(block.attention_norm(x))
             query, key, value = rearrange(

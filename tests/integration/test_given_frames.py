@@ -16,7 +16,7 @@ from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.sampling import sample_tokens
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
-from video_vq.stages.continue_file import ContinueRequest, continue_video
+from video_vq.stages.continue_file import ContinueRequest, continued
 from video_vq.stages.decode_tokens import decode_grids
 from video_vq.stages.given_frames import given_tokens
 from video_vq.stores.clips import ClipStore
@@ -182,19 +182,18 @@ def test_a_continuation_is_the_sample_that_the_same_frames_in_a_store_give(made,
     clip = ClipStore(made / "clips").read(0)
     video = write_file(tmp_path / "in.mp4", clip)
     request = ContinueRequest(given_frames=3, num=2, seed=5)
-    result = continue_video(
-        accelerator, video, made / "p", made / "t", tmp_path / "out.mp4", request
-    )
-    frames = frames_of(video)[-3:]
-    assert np.array_equal(result.clips[:, :3], np.stack([frames, frames]))
-    given = given_tokens(accelerator, tokenizer, frames[None], 1).expand(2, -1)
     prior = Prior.from_pretrained(made / "p")
+    told, moments = continued(accelerator, prior, tokenizer, video, request)
+    clips = np.stack(list(moments), axis=1)
+    assert (told.num_given, told.num_made) == (3, FRAMES - 3)
+    frames = frames_of(video)[-3:]
+    assert np.array_equal(clips[:, :3], np.stack([frames, frames]))
+    given = given_tokens(accelerator, tokenizer, frames[None], 1).expand(2, -1)
     labels = torch.full((2,), NO_CLASS)
     grids = sample_tokens(prior, [5, 6], labels, given, batch_size=2)
     expected = decode_grids(accelerator, tokenizer, grids, 2)
-    assert np.array_equal(result.clips[:, 3:], expected[:, 3:])
-    assert not np.array_equal(result.clips[0], result.clips[1])
-    assert frames_of(tmp_path / "out.mp4").shape[0] == FRAMES
+    assert np.array_equal(clips[:, 3:], expected[:, 3:])
+    assert not np.array_equal(clips[0], clips[1])
 
 
 def test_a_video_that_cannot_be_continued_is_refused(made, tmp_path, capsys):

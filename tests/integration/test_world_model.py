@@ -19,7 +19,8 @@ from video_vq.media.encode import write_video
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import SamplingSettings
 from video_vq.models.sampling import sample_tokens
-from video_vq.stages.continue_file import ContinueRequest, continue_video
+from video_vq.stages.continue_file import ContinueRequest, continued
+from video_vq.stages.model_pair import load_pair
 from video_vq.stores.clips import ClipStore, Video
 from video_vq.stores.tokens import TokenHeader, TokenStore, TokenStoreWriter
 
@@ -166,12 +167,13 @@ def test_each_continuation_of_a_video_follows_its_own_actions(made, tmp_path):
     np.savetxt(tmp_path / "one.csv", recorded, delimiter=",")
     np.save(tmp_path / "three.npy", np.stack([recorded, 3 - recorded, recorded * 0 + 2]))
 
-    def continued(file: str) -> np.ndarray:
+    def clips_of(file: str) -> np.ndarray:
         request = ContinueRequest(given_frames=1, num=3, actions=tmp_path / file)
-        paths = (tmp_path / "in.mp4", made.prior, made.tokenizer, tmp_path / "out.mp4")
-        return continue_video(Accelerator(), *paths, request).clips
+        models = load_pair(Accelerator(), made.prior, made.tokenizer)
+        _, moments = continued(Accelerator(), *models, tmp_path / "in.mp4", request)
+        return np.stack(list(moments), axis=1)
 
-    alike, each = continued("one.csv"), continued("three.npy")
+    alike, each = clips_of("one.csv"), clips_of("three.npy")
     assert np.array_equal(alike[0], each[0])
     assert np.array_equal(alike[:, 0], each[:, 0])
     assert not np.array_equal(alike[1:], each[1:])

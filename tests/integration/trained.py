@@ -1,10 +1,13 @@
 """Small models with facts, as if they had been trained, and scores as if they had been scored."""
 
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from video_vq.metrics.protocol import fvd_protocol
+from video_vq.models.masked_prior import MaskedPrior
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import PriorConfig, PriorFacts, TransformerConfig
 from video_vq.models.tokenizer import VideoTokenizer
@@ -43,6 +46,36 @@ def trained_prior(classes: tuple[str, ...] = ("left", "right")) -> Prior:
         model.head.weight.normal_(std=0.1)
     model.facts = PriorFacts("0" * 64, classes, 4, (16, 16), 10.0, "hash of the tokens", 6)
     return model.eval()
+
+
+WINDOW, WINDOW_FRAMES = 4, 7  # latent frames and frames of a clip of the causal models: 1 + 3 x 2
+
+
+class CausalModels(NamedTuple):
+    """A causal tokenizer and an autoregressive prior; their folder also holds a masked one."""
+
+    folder: Path
+    tokenizer: VideoTokenizer
+    prior: Prior
+
+
+def save_causal_models(folder: Path) -> CausalModels:
+    """Save a causal tokenizer and priors of both kinds with random weights: `t`, `p` and `m`."""
+    tokenizer = trained_tokenizer(causal=True)
+    grid_thw = (WINDOW, 4, 4)
+    tokenizer.facts = replace(tokenizer.facts, num_frames=WINDOW_FRAMES, grid_thw=grid_thw)
+    tokenizer.save_pretrained(folder / "t")
+    prior = trained_prior()
+    config = replace(prior.config, grid_thw=grid_thw)
+    sizes = replace(config.transformer, kind="masked")
+    models = Prior(config), MaskedPrior(replace(config, transformer=sizes))
+    for name, model in zip("pm", models, strict=True):
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        model.facts = replace(prior.facts, tokenizer_hash=tokenizer.hash, num_frames=WINDOW_FRAMES)
+        model.eval().save_pretrained(folder / name)
+    return CausalModels(folder, tokenizer, models[0])
 
 
 def scores_of(tokenizer: str, prior: str | None = None) -> dict[str, Any]:

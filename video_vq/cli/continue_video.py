@@ -16,6 +16,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="continue a video file with a prior",
         examples=(
             "video-vq continue in.mp4 --prior runs/prior --tokenizer runs/tokenizer --out out.mp4",
+            "video-vq continue in.mp4 --prior runs/prior --tokenizer runs/tokenizer --out out.mp4 "
+            "--seconds 60",
         ),
     )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="any video file")
@@ -50,6 +52,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="actions from the first given frame on, for a prior that takes them: a .npy or .csv "
         "with a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
     )
+    options.add_parallel(parser)
+    options.add_length(parser, "how much is added", "the rest of a clip")
     options.add_sampling(parser, "a class name (default: none)")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -58,6 +62,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Continue."""
     settings = options.sampling_settings(arguments)
+    parallel = options.parallel_settings(arguments)
+    options.require_seconds_to_stride(arguments)
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)
     if not arguments.video.is_file():
@@ -70,10 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
         given_frames=arguments.given_frames,
         num=arguments.num,
         settings=settings,
+        parallel=parallel,
         label=arguments.label,
         seed=arguments.seed,
         dtype=arguments.dtype,
         actions=arguments.actions,
+        seconds=arguments.seconds,
+        window_stride=arguments.window_stride,
     )
     accelerator = make_accelerator()
     with holding(accelerator, arguments.out, single_file=True):
@@ -90,18 +99,17 @@ def run(arguments: argparse.Namespace) -> int:
             {
                 "out": arguments.out,
                 "given_frames": made.num_given,
-                "continued_frames": made.clips.shape[1] - made.num_given,
+                "continued_frames": made.num_made,
                 "fps": made.fps,
                 "fps_known": made.fps_known,
             }
         )
     elif accelerator.is_main_process:
-        count = made.clips.shape[1]
         given = "the last frame" if made.num_given == 1 else f"the last {made.num_given} frames"
         assumed = "" if made.fps_known else " (assumed: the rate of the prior's clips is unknown)"
         print(
             f"{arguments.out}: {given} of {arguments.video} at "
-            f"{made.fps:g} frames per second{assumed}, then {count - made.num_given} continued "
+            f"{made.fps:g} frames per second{assumed}, then {made.num_made} continued "
             "ones (red bar)"
         )
         following.say_next("video-vq", "info", arguments.out)

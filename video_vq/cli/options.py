@@ -4,11 +4,11 @@ import argparse
 import os
 from pathlib import Path
 
-from video_vq.arguments import fraction, positive
+from video_vq.arguments import fraction, positive, seconds
 from video_vq.config import check_config, config_names
 from video_vq.errors import ConfigError, InputError
 from video_vq.models.model_folder import read_model_config
-from video_vq.models.prior_config import SamplingSettings
+from video_vq.models.prior_config import ParallelSettings, SamplingSettings
 
 
 def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
@@ -148,6 +148,66 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
         default="float32",
         help="precision of the prior's weights, cache and products (default: float32)",
     )
+
+
+def add_parallel(parser: argparse.ArgumentParser) -> None:
+    """Add how a masked prior draws several tokens at once."""
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="of a masked prior: passes for a clip, each of which draws several tokens; at most "
+        "its number of tokens (default: 12)",
+    )
+    parser.add_argument(
+        "--confidence-temperature",
+        type=float,
+        metavar="T",
+        help="of a masked prior: noise in the choice of the tokens that a step keeps; 0 keeps the "
+        "surest (default: 4.5)",
+    )
+
+
+def parallel_settings(arguments: argparse.Namespace) -> ParallelSettings | None:
+    """Return the settings that `add_parallel` took; None where none is named.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    named = {
+        "steps": arguments.steps,
+        "confidence_temperature": arguments.confidence_temperature,
+    }
+    chosen = {name: value for name, value in named.items() if value is not None}
+    return check_config(ParallelSettings, chosen, "sampling") if chosen else None
+
+
+def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None:
+    """Add how long samples are."""
+    parser.add_argument(
+        "--seconds",
+        type=seconds,
+        metavar="S",
+        help=f"{what}, rounded up to whole latent frames; any length, for a causal tokenizer "
+        f"(default: {default})",
+    )
+    parser.add_argument(
+        "--window-stride",
+        type=positive,
+        metavar="K",
+        help="with --seconds: latent frames that each window of the prior adds; fewer see more of "
+        "the past and take longer (default: half of a clip's)",
+    )
+
+
+def require_seconds_to_stride(arguments: argparse.Namespace) -> None:
+    """Refuse `--window-stride` where no window slides.
+
+    Raises:
+        ConfigError: there is no `--seconds`.
+    """
+    if arguments.window_stride is not None and arguments.seconds is None:
+        raise ConfigError("--window-stride needs --seconds: without it a sample is one window")
 
 
 def sampling_settings(arguments: argparse.Namespace) -> SamplingSettings:

@@ -19,6 +19,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "video-vq sample --prior runs/prior --tokenizer runs/tokenizer --out samples --num 32",
             "video-vq sample --prior runs/prior --tokenizer runs/tokenizer --out samples "
             "--given clips",
+            "video-vq sample --prior runs/prior --tokenizer runs/tokenizer --out samples "
+            "--seconds 60 --num 4",
         ),
     )
     options.add_prior(parser)
@@ -71,6 +73,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="actions, for a prior that takes them: those of a clip store's videos (their split: "
         "--given-split), or a .npy or .csv with a row per frame (default: the given videos' own)",
     )
+    options.add_parallel(parser)
+    options.add_length(parser, "length of each sample", "a clip")
     options.add_sampling(parser, "name of the class to sample (default: all in turn)")
     options.add_batch_size(parser)
     add_json(parser)
@@ -80,11 +84,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Sample."""
     settings = options.sampling_settings(arguments)
+    parallel = options.parallel_settings(arguments)
+    options.require_seconds_to_stride(arguments)
     options.require_models(arguments)
     _require_places(arguments)
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
     from video_vq.stages.sample_job import (
+        DEFAULT_FPS,
         VIDEOS,
         FramesToGive,
         SampleJob,
@@ -103,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         num_samples=arguments.num,
         settings=settings,
+        parallel=parallel,
         label=arguments.label,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
@@ -111,6 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
         actions=arguments.actions,
         actions_split=arguments.given_split,
         samples_per_clip=arguments.samples_per_clip,
+        seconds=arguments.seconds,
+        window_stride=arguments.window_stride,
     )
     store = finished_samples(job)
     if store is None:
@@ -126,7 +136,10 @@ def run(arguments: argparse.Namespace) -> int:
         videos = job.out / VIDEOS
         print_json({"out": job.out, "samples": len(store.videos), "videos": videos})
     elif is_main_rank():
-        print(f"{len(store.videos)} samples: {job.out} (mp4s in {VIDEOS}/)")
+        assumed = ""
+        if job.seconds is not None and store.videos[0].fps is None:
+            assumed = f", at {DEFAULT_FPS:g} frames per second: the prior's clips do not say theirs"
+        print(f"{len(store.videos)} samples: {job.out} (mp4s in {VIDEOS}/){assumed}")
         following.say_next(*_next(arguments))
     return 0
 

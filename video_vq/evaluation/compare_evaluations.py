@@ -27,6 +27,11 @@ PER_CLIP = {
     "st_lpips": ("ST-LPIPS", "↓"),
     "motion_energy_ratio": ("motion-energy ratio", "→ 1"),
     "flicker": ("flicker, grey levels", "↓"),
+    "boundary_flicker": ("flicker at latent boundaries", "→ 1"),
+}
+RATES = {  # of a prior; that of a masked one is no rate, and never beside the other's
+    "bits_per_token": "prior, bits per token",
+    "bits_per_hidden_token": "masked prior, bits per hidden token",
 }
 
 
@@ -136,17 +141,21 @@ def _clip_rows(scores: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def _rate_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
-    lists = [
-        _per_clip(one["prior"]["clips"], "bits_per_token") if "prior" in one else None
-        for one in scores
-    ]
+    rows = []
+    for key, name in RATES.items():
+        rows += _rate_rows(scores, key, name)
+    return rows
+
+
+def _rate_rows(scores: Sequence[dict[str, Any]], key: str, name: str) -> list[Row]:
+    lists = [_per_clip(one["prior"]["clips"], key) if "prior" in one else None for one in scores]
     tokenizers = {one["tokenizer"] for one in scores}
     if all(values is None for values in lists):
         return []
     if len(tokenizers) > 1:  # bits of different tokens: shown, never compared
         means = [None if values is None else float(values[0].mean()) for values in lists]
-        return [("prior, bits per token (of other tokens)", "↓", tuple(map(Cell, means)))]
-    return [("prior, bits per token", "↓", _paired_cells(lists))]
+        return [(f"{name} (of other tokens)", "↓", tuple(map(Cell, means)))]
+    return [(name, "↓", _paired_cells(lists))]
 
 
 def _codec_row(scores: Sequence[dict[str, Any]]) -> list[Row]:

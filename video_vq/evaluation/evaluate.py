@@ -25,7 +25,7 @@ from video_vq.evaluation.reconstruction_scores import ReconstructionScores, scor
 from video_vq.evaluation.sample_scores import SampleScores, score_samples
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.metrics.perceptual import TRUNKS, StLpips, load_st_lpips
-from video_vq.models.prior import Prior
+from video_vq.models.priors import AnyPrior, load_prior
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stages.model_pair import require_same_tokenizer
 from video_vq.stores.clips import ClipStore
@@ -55,7 +55,7 @@ def evaluate(
     tokens = None if job.tokens is None else TokenStore(job.tokens)
     prior = None
     if job.prior is not None:
-        prior = Prior.from_pretrained(job.prior, device=accelerator.device)
+        prior = load_prior(job.prior, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
     _require_fit(job, tokenizer, tokens, prior, st_lpips)
     setup = EvaluationSetup(accelerator, job, tokenizer)
@@ -153,7 +153,7 @@ def _require_fit(
     job: EvaluationJob,
     tokenizer: VideoTokenizer,
     tokens: TokenStore | None,
-    prior: Prior | None,
+    prior: AnyPrior | None,
     st_lpips: StLpips | None,
 ) -> None:
     """Refuse what does not belong together, before anything is computed.
@@ -191,7 +191,7 @@ def _require_fit(
             )
 
 
-def require_tokens_of(store: ClipStore, tokens: TokenStore, prior: Prior | None) -> None:
+def require_tokens_of(store: ClipStore, tokens: TokenStore, prior: AnyPrior | None) -> None:
     """Refuse tokens of another clip store, and a prior of other tokens.
 
     Raises:

@@ -145,7 +145,9 @@ def describe_evaluation(path: Path) -> Facts | None:
     if "generation" in scores:
         facts["gFVD"] = score(scores["generation"]["gfvd"]["value"])
     if "prior" in scores:
-        facts["bits per token"] = score(scores["prior"]["bits_per_token"])
+        prior = scores["prior"]
+        rate = "bits_per_token" if "bits_per_token" in prior else "bits_per_hidden_token"
+        facts[rate.replace("_", " ")] = score(prior[rate])
     floor = scores["floor"]
     facts["FVD floor"] = (
         "too few clips"

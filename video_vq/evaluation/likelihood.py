@@ -1,4 +1,7 @@
-"""The rate of a prior on held-out tokens, beside predictors that need no network."""
+"""The rate of a prior on held-out tokens, beside predictors that need no network.
+
+A masked prior has none: only the cross entropy of hidden tokens can be said of it.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -11,7 +14,9 @@ from einops import rearrange
 
 from video_vq.data.loader import read_grids
 from video_vq.metrics.predictors import score_predictors, token_entropy
-from video_vq.models.prior import Prior, token_nats
+from video_vq.models.masked_prior import MaskedPrior
+from video_vq.models.prior import Prior, clip_nats, token_nats
+from video_vq.models.priors import AnyPrior, hidden_in_scoring, prior_inputs, rate_name
 from video_vq.progress import progress
 from video_vq.stores.tokens import TokenStore, codes_of_levels
 
@@ -26,11 +31,14 @@ PREDICTORS = {
 
 
 class _Rate(NamedTuple):
-    """One clip's place among the rows, its source's group, and its bits per token by frame."""
+    """One clip's place among the rows, its source's group, and its bits per token.
+
+    By latent frame; of a masked prior one number, of all its hidden tokens.
+    """
 
     place: int
     group: str
-    by_frame: list[float]
+    bits: list[float]
 
 
 def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
@@ -42,9 +50,34 @@ def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
 
 
 def score_prior(
+    accelerator: Accelerator, prior: AnyPrior, tokens: TokenStore, split: str
+) -> dict[str, Any]:
+    """Return how well a prior predicts the tokens of one split; collective.
+
+    Of a masked prior, the cross entropy of hidden tokens: shares of each grid that are drawn by its
+    row as in training. It is no rate: tokens that are drawn at once do not see each other.
+    """
+    if isinstance(prior, MaskedPrior):
+        return _score_masked(accelerator, prior, tokens, split)
+    return _score_rate(accelerator, prior, tokens, split)
+
+
+def _score_masked(
+    accelerator: Accelerator, prior: MaskedPrior, tokens: TokenStore, split: str
+) -> dict[str, Any]:
+    rates, name = _rates(accelerator, prior, tokens, tokens.rows(split)), rate_name(prior)
+    return {
+        "split": split,
+        "num_grids": len(rates),
+        name: float(np.mean([rate.bits for rate in rates])),
+        "clips": [{"group": rate.group, name: float(np.mean(rate.bits))} for rate in rates],
+    }
+
+
+def _score_rate(
     accelerator: Accelerator, prior: Prior, tokens: TokenStore, split: str
 ) -> dict[str, Any]:
-    """Return bits per token of a prior on one split, in total and per latent frame; collective.
+    """Return bits per token on one split, in total and per latent frame; collective.
 
     It is a rate of these tokens, never comparable with likelihoods of pixels. The predictors
     (metrics/predictors.py) are fitted on the train split; `gain` is what the prior saves over each,
@@ -53,7 +86,7 @@ def score_prior(
     """
     rows = tokens.rows(split)
     rates = _rates(accelerator, prior, tokens, rows)
-    by_frame = np.array([rate.by_frame for rate in rates])
+    by_frame = np.array([rate.bits for rate in rates])
     bits = float(by_frame.mean())
     train = draw_rows(tokens, "train", PREDICTOR_GRIDS)
     held_out = tokens.read_rows(rows)
@@ -83,7 +116,7 @@ def score_prior(
         "bits_per_token": bits,
         "bits_per_token_by_latent_frame": by_frame.mean(0).tolist(),
         "clips": [
-            {"group": rate.group, "bits_per_token": float(np.mean(rate.by_frame))} for rate in rates
+            {"group": rate.group, "bits_per_token": float(np.mean(rate.bits))} for rate in rates
         ],
         "bits_per_clip": bits * math.prod(tokens.header.grid_thw),
         "token_entropy": sum(entropy for _, entropy in levels),
@@ -99,7 +132,7 @@ def score_prior(
 
 @torch.no_grad()
 def _rates(
-    accelerator: Accelerator, prior: Prior, tokens: TokenStore, rows: np.ndarray
+    accelerator: Accelerator, prior: AnyPrior, tokens: TokenStore, rows: np.ndarray
 ) -> list[_Rate]:
     """Return every clip's rate on every rank; whole batches are shared, so ranks change no bit."""
     starts = range(0, len(rows), BATCH)
@@ -110,11 +143,16 @@ def _rates(
             chosen = rows[start : start + BATCH].tolist()
             batch = read_grids(tokens, chosen).flat(accelerator.device)
             with accelerator.autocast():
-                logits = prior(*batch)
-            nats = token_nats(logits, batch.tokens, prior.sub_codes).double().cpu().numpy()
-            by_frame = rearrange(nats, "b (t n) -> b t n", t=tokens.header.grid_thw[0]).mean(2)
+                hidden = hidden_in_scoring(prior, chosen)
+                logits = prior(*prior_inputs(batch, hidden))
+            nats = token_nats(logits, batch.tokens, prior.sub_codes).double()
+            if hidden is None:
+                parts = rearrange(nats, "b (t n) -> b t n", t=tokens.header.grid_thw[0]).mean(2)
+            else:
+                parts = clip_nats(nats, hidden)[:, None]
+            bits = (parts / LN2).tolist()
             found += [
-                _Rate(start + place, tokens.video_of(row).group, (by_frame[place] / LN2).tolist())
+                _Rate(start + place, tokens.video_of(row).group, bits[place])
                 for place, row in enumerate(chosen)
             ]
             bar.update(len(chosen))

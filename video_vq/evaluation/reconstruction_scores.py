@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,12 @@ from video_vq.evaluation.features import BATCH, FeatureSet
 from video_vq.evaluation.gallery import Pair, places_to_show
 from video_vq.evaluation.scored_clip import read_clip
 from video_vq.metrics.code_usage import CodeUsage
-from video_vq.metrics.motion import flicker_per_clip, motion_energy_ratio_per_clip
+from video_vq.metrics.motion import (
+    boundary_flicker_per_clip,
+    flicker_per_clip,
+    latent_starts,
+    motion_energy_ratio_per_clip,
+)
 from video_vq.metrics.perceptual import StLpips, st_lpips_per_clip
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
@@ -102,7 +108,7 @@ def clip_metrics(st_lpips: StLpips | None) -> dict[str, ClipMetric]:
 
 
 def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> ReconstructionScores:
-    """Score the reconstructions: PSNR, SSIM, motion, ST-LPIPS, code usage, paired rFVD.
+    """Score the reconstructions: PSNR, SSIM, motion, flicker, ST-LPIPS, code usage, paired rFVD.
 
     Collective, every rank gets all.
 
@@ -110,6 +116,11 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
         st_lpips: the network; None leaves the score out.
     """
     accelerator, tokenizer, store = setup.accelerator, setup.tokenizer, setup.store
+    backbone = tokenizer.config.backbone
+    metrics = clip_metrics(st_lpips)
+    starts = latent_starts(setup.num_frames, backbone.total_stride_thw[0], backbone.causal)
+    if 0 < len(starts) < setup.num_frames - 1:  # else there is nothing beside boundaries
+        metrics["boundary_flicker"] = partial(boundary_flicker_per_clip, starts=starts)
     vocabulary = tokenizer.config.quantizer.vocabulary
     usage = CodeUsage(vocabulary).to(accelerator.device)
 
@@ -118,9 +129,9 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
         usage.update(codes.to(accelerator.device))
         return Copies(copies, {})
 
-    values, features = score_copies(setup, clip_metrics(st_lpips), copy, "reconstructed")
+    values, features = score_copies(setup, metrics, copy, "reconstructed")
     counts = torch.as_tensor(accelerator.reduce(usage.counts.clone(), "sum"))
-    grid_thw = tokenizer.config.backbone.grid_thw((setup.num_frames, *store.frame_size_hw))
+    grid_thw = backbone.grid_thw((setup.num_frames, *store.frame_size_hw))
     bits = math.prod(grid_thw) * math.log2(tokenizer.config.quantizer.codebook_size)
     use = usage.compute()
     scores = {

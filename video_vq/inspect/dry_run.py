@@ -19,8 +19,9 @@ from video_vq.inspect.costs import averaged_bytes, saved_bytes, through
 from video_vq.inspect.timing import MeasuredTime, measured_time
 from video_vq.machine import asked_precision
 from video_vq.models.discriminator import PatchDiscriminator
-from video_vq.models.prior import Prior, prior_loss
+from video_vq.models.prior import prior_loss
 from video_vq.models.prior_config import config_for
+from video_vq.models.priors import build_prior
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.nn.blocks import num_parameters
 from video_vq.stores.clips import ClipStore
@@ -106,7 +107,7 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
     per_process = micro_batch(config.optim)
     count = math.prod(header.grid_thw)
     with FakeTensorMode():
-        prior = Prior(model_config, config.run.checkpoint_activations)
+        prior = build_prior(model_config, config.run.checkpoint_activations)
         blank = blank_tokens(header, per_process)
         activations = saved_bytes(
             prior,
@@ -124,7 +125,7 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
         "train_grids": grids,
     }
     lines = [
-        f"parameters      {_count(prior)} (blocks {_count(prior.blocks)})",
+        f"parameters      {_count(prior)} (blocks {_count(prior.blocks)}), {config.model.kind}",
         f"tokens          {_times(header.grid_thw)} = {count:,} a clip, of "
         f"{told_codes(header.vocabulary)} codes; a uniform guess costs "
         f"{math.log2(header.codebook_size):g} bits per token",

@@ -1,9 +1,10 @@
-"""Compares the motion of a copied clip with its original: motion-energy ratio and flicker.
+"""Measures motion: that of a copied clip beside its original, and change where pieces meet.
 
 Δ is the difference between a frame and the one before it, at each pixel and colour, in grey levels.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64, Num
@@ -57,6 +58,82 @@ def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
         for clip, truth in zip(clips, reference, strict=True)
     ]
     return torch.stack(added)
+
+
+def latent_starts(num_frames: int, stride_t: int, is_causal: bool) -> range:
+    """Return the frames at which a latent frame begins, without the first of the clip.
+
+    Args:
+        num_frames: of the clip.
+        stride_t: frames of a latent frame.
+        is_causal: whether the clip's first frame is a latent frame of its own.
+    """
+    return range(1 if is_causal else stride_t, num_frames, stride_t)
+
+
+def boundary_change_per_clip(
+    clips: Clips, starts: Sequence[int], others: Sequence[int] | None = None
+) -> Float64[Tensor, "b"]:
+    """Return the mean |Δ| on the way to some frames, over the mean |Δ| on the way to others.
+
+    1 where motion does not know the boundaries, 2 where a clip changes twice as much there as
+    elsewhere. It is not defined for a clip that stands still elsewhere, and NaN there.
+
+    Args:
+        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
+        starts: the frames at which something begins anew, as `latent_starts` gives them.
+        others: what they are compared with; None for all other frames but the first.
+
+    Raises:
+        InputError: the values are no RGB in 0..255, a frame is none of 1 … t - 1, or there is
+            nothing to compare.
+    """
+    clips, _ = _moving(clips, clips)
+    last = clips.shape[1] - 1
+    if others is None:
+        others = sorted(set(range(1, last + 1)) - set(starts))
+    if not starts or not others:
+        raise InputError(
+            f"clips of {last + 1} frames with boundaries before {len(starts)} and none before "
+            f"{len(others)} of them leave nothing to compare; there must be changes at boundaries "
+            "and elsewhere"
+        )
+    if not all(1 <= frame <= last for frame in (*starts, *others)):
+        raise InputError(
+            f"boundaries lie before the frames 1 to {last} of these clips, found "
+            f"{min(*starts, *others)} to {max(*starts, *others)}"
+        )
+    ratios = []
+    for clip in clips:
+        change = _steps(clip).abs_().flatten(1).mean(1)
+        there, elsewhere = (
+            change[[frame - 1 for frame in frames]].mean() for frames in (starts, others)
+        )
+        ratios.append(torch.where(elsewhere > 0, there / elsewhere, math.nan))
+    return torch.stack(ratios)
+
+
+def boundary_flicker_per_clip(
+    clips: Clips, reference: Clips, starts: Sequence[int]
+) -> Float64[Tensor, "b"]:
+    """Return `boundary_change_per_clip` of a copy over that of its original.
+
+    1 is right; above it the copy jumps from one latent frame to the next more than its original
+    does there: it shimmers. The original's own share keeps motion that happens to fall on a
+    boundary out. Not defined, and NaN, where either stands still on one side of the comparison;
+    0 for a copy that stands still at the boundaries alone.
+
+    Args:
+        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
+        reference: the clips that they should be, likewise.
+        starts: see `boundary_change_per_clip`.
+
+    Raises:
+        InputError: the shapes differ, or see `boundary_change_per_clip`.
+    """
+    clips, reference = _moving(clips, reference)
+    copied, true = (boundary_change_per_clip(each, starts) for each in (clips, reference))
+    return torch.where(true > 0, copied / true, math.nan)
 
 
 def _steps(clip: Num[Tensor, "t h w c"]) -> Float64[Tensor, "t-1 h w c"]:

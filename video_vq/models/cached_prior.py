@@ -9,8 +9,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from video_vq.models.prior import Condition, Prior
+from video_vq.models.prior import Prior
 from video_vq.models.step_graphs import Step, StepGraphs
+from video_vq.models.token_transformer import Condition
 from video_vq.nn.attention import NORM_EPS, TransformerBlock
 from video_vq.nn.packed import Product, constant_product
 from video_vq.nn.rotary import rotate

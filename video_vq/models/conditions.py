@@ -9,8 +9,8 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from video_vq.errors import InputError
-from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
+from video_vq.models.token_transformer import TokenTransformer
 from video_vq.nn.inputs import as_integers, as_tensor, plain_integers
 
 Integers = Sequence[int] | Integer[Tensor, " n"] | Integer[np.ndarray, " n"]
@@ -70,7 +70,7 @@ def as_conditions(class_labels: object, given: object, actions: object) -> Condi
 
 
 def check_sampling(
-    prior: Prior,
+    prior: TokenTransformer,
     seeds: Sequence[int],
     conditions: Conditions,
     settings: SamplingSettings,
@@ -109,7 +109,7 @@ def check_sampling(
     _check_values(prior, conditions)
 
 
-def _check_values(prior: Prior, conditions: Conditions) -> None:
+def _check_values(prior: TokenTransformer, conditions: Conditions) -> None:
     config = prior.config
     labels, given, actions = conditions
     if labels is not None and config.num_classes:

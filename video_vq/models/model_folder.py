@@ -166,6 +166,7 @@ def _describe_prior(path: Path) -> Facts:
     return {
         "tokens": facts.tokens(config.grid_thw, config.vocabulary),
         **({"sub-codes": facts.codes(sub_codes)} if len(sub_codes) > 1 else {}),
+        "kind": sizes.kind,
         "transformer": f"width {sizes.width}, depth {sizes.depth}, {sizes.heads} heads",
         "classes": facts.or_none(known.classes),
         **facts.actions(config.num_action_dims),

@@ -1,7 +1,7 @@
 """Settings of a prior and of its sampling, checked without loading torch."""
 
 from math import log, prod
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
@@ -15,13 +15,17 @@ MAX_SUB_CODE = 1 << 24
 MAX_TOKENS = 65536  # positions of one clip; a config that asks for more is a mistake
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+PriorKind = Literal["autoregressive", "masked"]
 
 
 @dataclass(frozen=True, config=STRICT)
 class TransformerConfig:
-    """Sizes of the transformer.
+    """Kind and sizes of the transformer.
 
     Attributes:
+        kind: "autoregressive" predicts a clip's tokens one after the other. "masked" predicts
+            hidden tokens from the visible ones, so that several can be drawn at once (MaskGIT,
+            Chang et al. 2022): faster, without a likelihood.
         width: channels of the residual stream.
         depth: number of blocks.
         heads: number of attention heads; width / heads must be a multiple of 8.
@@ -37,6 +41,7 @@ class TransformerConfig:
             predicted as several sub-codes of at most this size, one after the other (`factorise`).
     """
 
+    kind: PriorKind = "autoregressive"
     width: Annotated[int, Field(ge=8, le=16384)] = 512
     depth: Annotated[int, Field(ge=1, le=256)] = 8
     heads: Annotated[int, Field(ge=1, le=256)] = 8
@@ -228,3 +233,18 @@ class SamplingSettings:
     top_k: PositiveInt | None = None
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     guidance: Annotated[float, Field(ge=0.0, le=1e4)] = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class ParallelSettings:
+    """How a masked prior draws several tokens at once (Chang et al. 2022, §3.2).
+
+    Attributes:
+        steps: passes of the transformer for a clip; the hidden share falls along a cosine, by one
+            token a step at least. As many as tokens draw them one after the other.
+        confidence_temperature: of the noise that is added to the log probability by which the
+            drawn tokens to keep are chosen, falling to 0 at the last step. 0 keeps the surest.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 12
+    confidence_temperature: Annotated[float, Field(ge=0.0, le=1e4)] = 4.5

@@ -19,20 +19,23 @@ from video_vq.models.conditions import (
     as_seeds,
     check_sampling,
 )
-from video_vq.models.prior import Condition, Prior
+from video_vq.models.prior import Prior
 from video_vq.models.prior_config import SamplingSettings
+from video_vq.models.token_transformer import Condition, TokenTransformer
 from video_vq.nn.cards import is_verified
 from video_vq.nn.precision import exact_float32
 
 PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, so that rows agree
 
 
-def uniform_noise(seed: int, number: int) -> np.ndarray:
+def uniform_noise(seed: int, number: int, window: int = 0, step: int = 0) -> np.ndarray:
     """Return uniform numbers in [0, 1), each a function of only the seed and its place.
 
-    The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep.
+    The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep. Windows
+    of a long sample, and steps that draw several tokens, have streams of their own: 2^66 numbers
+    of the same cycle apart.
     """
-    raw = np.random.Philox(key=seed).random_raw(number)
+    raw = np.random.Philox(key=seed, counter=[0, window, step, 0]).random_raw(number)
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
@@ -91,8 +94,8 @@ class TokenSampler:
     depend by a single bit on the other samples, their order, or how full the batch is.
 
     Args:
-        prior: the prior, on any device; its training mode does not matter, and one in bf16, fp16 or
-            float64 samples as its float32 copy.
+        prior: autoregressive, on any device; its training mode does not matter, and one in bf16,
+            fp16 or float64 samples as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
         batch_size: number of samples that are decoded in step; record it with the samples.
         dtype: dtype of weights, cache and products.
@@ -100,17 +103,22 @@ class TokenSampler:
             None does so on cards where `make gpu` found it right and faster (nn/cards.py).
 
     Raises:
-        InputError: graphs of a prior that is not on a GPU.
+        InputError: the prior is masked; or graphs of a prior that is not on a GPU.
     """
 
     def __init__(
         self,
-        prior: Prior,
+        prior: TokenTransformer,
         settings: SamplingSettings | None = None,
         batch_size: int = 16,
         dtype: torch.dtype = torch.float32,
         graphs: bool | None = None,
     ):
+        if not isinstance(prior, Prior):
+            raise InputError(
+                "this prior is masked, it does not draw one token after the other; draw from it "
+                "with MaskedSampler (video_vq.models.masked_sampling)"
+            )
         device = prior.head.weight.device
         if graphs and device.type != "cuda":
             raise InputError(f"CUDA graphs need a prior on a GPU, this one is on {device}")
@@ -119,7 +127,8 @@ class TokenSampler:
             prior = copy.deepcopy(prior).float()
         self.prior, self.settings = prior, settings or SamplingSettings()
         self.batch_size, self.dtype = batch_size, dtype
-        self._held: dict[int, CachedPrior] = {}
+        self._held: CachedPrior | None = None  # one: a cache is as large as the weights or larger
+        self._num_rows: dict[int, int] = {}  # of the padded batch, by the number of given tokens
 
     def draw(
         self,
@@ -128,6 +137,7 @@ class TokenSampler:
         given: Integer[Tensor, "n p *level"] | Integer[np.ndarray, "n p *level"] | None = None,
         actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
         progress: Callable[[int], object] | None = None,
+        window: int = 0,
     ) -> Int[Tensor, "n t h w *level"]:
         """Draw one clip's tokens per seed.
 
@@ -139,6 +149,7 @@ class TokenSampler:
             actions: numbers per latent frame, in the data's units.
             progress: function that is called after each position with the number of tokens just
                 drawn.
+            window: number of the window in a longer sample; each has noise of its own.
 
         Returns:
             int64 tokens on the CPU; where a position has several codes, the level is the last axis.
@@ -164,7 +175,9 @@ class TokenSampler:
                 # A short batch is filled up with copies of its last sample, thrown away later.
                 index = torch.arange(start, start + num_rows).clamp(max=end - 1)
                 numbers = num_tokens * len(split)
-                noise = np.stack([uniform_noise(seeds[row], numbers) for row in index.tolist()])
+                noise = np.stack(
+                    [uniform_noise(seeds[row], numbers, window) for row in index.tolist()]
+                )
                 drawn = sample_batch(
                     cached,
                     embedded(prior, conditions.rows(index, device), settings, num_rows),
@@ -179,12 +192,13 @@ class TokenSampler:
         return rearrange(tokens, "n (t h w) ... -> n t h w ...", h=rows, w=columns)
 
     def _cached(self, num_given: int) -> CachedPrior:
-        if num_given not in self._held:
-            self._held.clear()  # a cache is as large as the weights or larger: one is held
-            self._held[num_given] = prepared_prior(
-                *(self.prior, self.settings, self.batch_size, num_given, self.dtype, self.graphs)
+        if self._held is None or self._num_rows.get(num_given) != self._held.num_rows:
+            self._held = prepared_prior(
+                *(self.prior, self.settings, self.batch_size, num_given, self.dtype, self.graphs),
+                self._held,
             )
-        return self._held[num_given]
+            self._num_rows[num_given] = self._held.num_rows
+        return self._held
 
 
 def sample_tokens(
@@ -211,8 +225,8 @@ def hidden_per_pass(settings: SamplingSettings) -> tuple[bool, ...]:
 
 
 def guided_logits(
-    logits: Float[Tensor, "rows v"], settings: SamplingSettings
-) -> Float[Tensor, "b v"]:
+    logits: Float[Tensor, "rows *n v"], settings: SamplingSettings
+) -> Float[Tensor, "b *n v"]:
     """Combine the stacked passes: null + g · (conditional - null)."""
     if len(hidden_per_pass(settings)) == 1:
         return logits
@@ -222,7 +236,7 @@ def guided_logits(
 
 
 def embedded(
-    prior: Prior, conditions: Conditions, settings: SamplingSettings, num_rows: int
+    prior: TokenTransformer, conditions: Conditions, settings: SamplingSettings, num_rows: int
 ) -> Condition:
     """Embed the conditions of one padded batch, once per pass, stacked.
 
@@ -248,17 +262,22 @@ def prepared_prior(
     num_given: int,
     dtype: torch.dtype,
     graphs: bool = False,
+    held: CachedPrior | None = None,
 ) -> CachedPrior:
     """Return a cached prior whose rows do not depend on their place, padding the batch if need be.
+
+    Args:
+        held: one of the same prior and dtype, which is returned if it has the right padding.
 
     Raises:
         InputError: no padding achieves it on this machine.
     """
     for padding in PADDINGS:
-        num_rows = -(-batch_size // padding) * padding
-        cached = CachedPrior(prior, num_rows * len(hidden_per_pass(settings)), dtype, graphs)
-        if batch_size == 1 or cached.rows_agree(num_given):
-            return cached
+        num_rows = -(-batch_size // padding) * padding * len(hidden_per_pass(settings))
+        if held is None or held.num_rows != num_rows:
+            held = CachedPrior(prior, num_rows, dtype, graphs)
+        if batch_size == 1 or held.rows_agree(num_given):
+            return held
     raise InputError(
         f"samples of one batch of {batch_size} cannot be kept apart on this machine: its matrix "
         "products round a row by its place; use batch size 1, or one thread (OMP_NUM_THREADS=1)"
@@ -301,6 +320,19 @@ def sample_batch(
             logits = cached.step(tokens[:, position].repeat(num_passes, 1))
         if progress is not None:
             progress()
+    require_distributions(usable, settings)
+    return tokens
+
+
+def require_distributions(usable: Bool[Tensor, " b"], settings: SamplingSettings) -> None:
+    """Refuse samples that were drawn from no distribution.
+
+    Args:
+        usable: whether each sample's probabilities were finite and had mass.
+
+    Raises:
+        InputError: one's were not.
+    """
     if not bool(usable.all()):
         raise InputError(
             "the prior's probabilities are not a distribution (not finite, or all masked) at "
@@ -308,4 +340,3 @@ def sample_batch(
             "temperature nearer to 1; if that does not help its weights are damaged: restore its "
             "folder, or train it again"
         )
-    return tokens

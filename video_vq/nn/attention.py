@@ -1,4 +1,4 @@
-"""Transformer blocks for causal sequences: RMS norm, rotary attention with unit queries, SwiGLU."""
+"""Transformer blocks for sequences: RMS norm, rotary attention with unit queries, SwiGLU."""
 
 import torch
 import torch.nn.functional as F
@@ -26,22 +26,25 @@ class ChannelRMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.gain.shape, self.gain.float(), NORM_EPS).to(x.dtype)
 
 
-class CausalAttention(nn.Module):
-    """Causal self-attention on unit queries and keys, with a learned sharpness per head.
+class SelfAttention(nn.Module):
+    """Self-attention on unit queries and keys, with a learned sharpness per head.
 
     The logits are gain · √head_dim · cos(q, k): bounded, so that they cannot blow up in bf16 (QK
     norm, Henry et al. 2020). No dropout inside: it would leave the fused kernels.
+
+    Args:
+        is_causal: whether a slot reads itself and the slots before it, or all slots.
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, is_causal: bool = True):
         super().__init__()
-        self.heads = heads
+        self.heads, self.is_causal = heads, is_causal
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
         self.gain = nn.Parameter(torch.full((heads,), INITIAL_GAIN))
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
-        """Let each slot read itself and the slots before it."""
+        """Let each slot read the slots that it may."""
         query, key, value = rearrange(
             self.query_key_value(x),
             "b n (three heads c) -> three b heads n c",
@@ -54,7 +57,7 @@ class CausalAttention(nn.Module):
         query = rotate(query, rotary.query_cos, rotary.query_sin)
         key = rotate(key, rotary.key_cos, rotary.key_sin)
         mixed = F.scaled_dot_product_attention(
-            query.to(value.dtype), key.to(value.dtype), value, is_causal=True, scale=1.0
+            query.to(value.dtype), key.to(value.dtype), value, is_causal=self.is_causal, scale=1.0
         )
         return self.output(rearrange(mixed, "b heads n c -> b n (heads c)"))
 
@@ -76,10 +79,10 @@ class SwiGLU(nn.Module):
 class TransformerBlock(nn.Module):
     """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float, is_causal: bool = True):
         super().__init__()
         self.attention_norm = ChannelRMSNorm(width)
-        self.attention = CausalAttention(width, heads)
+        self.attention = SelfAttention(width, heads, is_causal)
         self.mlp_norm = ChannelRMSNorm(width)
         self.mlp = SwiGLU(width, hidden)
         self.dropout = nn.Dropout(dropout)

@@ -26,6 +26,10 @@ BESIDE = {
     "st_lpips": ("ST-LPIPS", "↓ 0 is equal; shift-tolerant perceptual distance"),
     "motion_energy_ratio": ("motion-energy ratio", "→ 1 is right; below it motion is lost"),
     "flicker": ("flicker", "↓ grey levels of frame-to-frame change that were added"),
+    "boundary_flicker": (
+        "flicker at latent boundaries",
+        "→ 1 is right; change there over change elsewhere, over the same of the original",
+    ),
 }
 
 
@@ -36,8 +40,7 @@ def headlines(scores: dict[str, Any]) -> Headlines:
         _judged("PSNR", found["psnr"]["mean"], "dB", _of(controls, "psnr_"), higher=True),
         _against_floor(_fvd(scores, "rFVD"), found["rfvd"], scores["floor"]),
     ]
-    if "prior" in scores:
-        prior = scores["prior"]
+    if "bits_per_token" in (prior := scores.get("prior", {})):
         rate = prior["bits_per_token"]
         items.append(
             _judged("prior's rate", rate, "bits per token", prior["predictors"], higher=False)
@@ -104,8 +107,11 @@ def score_table(scores: dict[str, Any]) -> Table:
         _row("perplexity", use["perplexity"], num, _of_codes(found)),
         _row("bits per clip", found["bits_per_clip"], num, "what the tokens cost, uncompressed"),
     ]
-    if "prior" in scores:
-        prior = scores["prior"]
+    if "bits_per_hidden_token" in (prior := scores.get("prior", {})):
+        told = f"↓ cross entropy of hidden tokens on split {prior['split']}; no code length"
+        bits, count = prior["bits_per_hidden_token"], prior["num_grids"]
+        rows.append(_row("masked prior, bits per hidden token", bits, count, told))
+    if "bits_per_token" in prior:
         rate, count = prior["bits_per_token"], prior["num_grids"]
         rows.append(
             _row("prior, bits per token", rate, count, f"↓ code length on split {prior['split']}")

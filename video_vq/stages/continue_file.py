@@ -1,6 +1,7 @@
 """A user's video, continued: its last frames are given, a prior and a decoder make what follows."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,21 +14,26 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.media.decode import FrameStream
-from video_vq.media.encode import tile, write_video
+from video_vq.media.encode import tile, write_frames
 from video_vq.media.probe import probe
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import resize
-from video_vq.models.prior import Prior
-from video_vq.models.prior_config import NO_CLASS, SamplingSettings
-from video_vq.models.sampling import sample_tokens
+from video_vq.models.prior_config import NO_CLASS, ParallelSettings, SamplingSettings
+from video_vq.models.priors import AnyPrior, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
-from video_vq.stages.decode_tokens import decode_grids
 from video_vq.stages.given_actions import actions_of_file, rows_wanted
-from video_vq.stages.given_frames import given_latents, given_tokens
+from video_vq.stages.given_frames import given_latents, given_tokens, with_frames
+from video_vq.stages.long_samples import LongSampler, decoded_frames
 from video_vq.stages.model_pair import load_pair
 from video_vq.stages.sample_clips import DTYPES, require_class
 from video_vq.stages.sample_job import DEFAULT_FPS, Dtype
+from video_vq.stages.sample_length import (
+    SampleLength,
+    clip_length,
+    latents_within,
+    length_of_latents,
+)
 
 MARK = (230, 30, 30)  # colour of the bar above frames that the model made
 
@@ -41,27 +47,35 @@ class ContinueRequest:
             stride in time; None for the largest number that leaves half of the clip to the model.
         num: number of continuations, side by side in one file.
         settings: temperature, top-k, top-p, guidance.
+        parallel: steps and confidence of a masked prior; None for its defaults.
         label: name of the class; None for no class.
         seed: seed of the first continuation; continuation i is drawn with seed + i.
         dtype: The dtype of the prior's weights, cache and products.
         actions: file of the actions from the first given frame on, for a prior that takes actions:
             a row per frame, or a sequence of rows for each continuation.
+        seconds: duration of what is added, rounded up to whole latent frames; None for the rest of
+            a clip.
+        window_stride: number of latent frames that each window after the first adds; None for half
+            of a clip's.
     """
 
     given_frames: int | None = None
     num: int = 1
     settings: SamplingSettings = field(default_factory=SamplingSettings)
+    parallel: ParallelSettings | None = None
     label: str | None = None
     seed: int = 0
     dtype: Dtype = "float32"
     actions: Path | None = None
+    seconds: float | None = None
+    window_stride: int | None = None
 
 
 class Continuation(NamedTuple):
-    """Clips that begin with `num_given` given frames; `fps_known` is false if fps is assumed."""
+    """How many frames are given and made; `fps_known` is false if fps is assumed."""
 
-    clips: UInt8[np.ndarray, "n t h w 3"]
     num_given: int
+    num_made: int
     fps: float
     fps_known: bool
 
@@ -83,33 +97,77 @@ def continue_video(
         InputError: the video is unreadable or too short, models and video do not fit, or the
             tokenizer is not causal.
     """
-    prior, tokenizer = load_pair(accelerator, prior_path, tokenizer_path)
-    num_given = request.given_frames or default_given_frames(tokenizer)
-    given_latents(tokenizer, num_given)
-    label = _label(prior, request)
-    actions = _actions(prior, tokenizer, request)
-    frames = last_frames(video, num_given, prior.facts.fps, prior.facts.frame_size_hw)
-    given = given_tokens(accelerator, tokenizer, frames[None], 1)
-    num_drawn = prior.config.num_tokens - given.shape[1]
-    with progress("continuing", num_drawn * request.num, "token") as bar:
-        grids = sample_tokens(
-            prior,
-            [request.seed + number for number in range(request.num)],
-            None if label is None else torch.full((request.num,), label),
-            given.expand(request.num, -1),
-            actions,
-            request.settings,
-            batch_size=request.num,
-            progress=bar.update,
-            dtype=DTYPES[request.dtype],
-        )
-    clips = decode_grids(accelerator, tokenizer, grids, request.num)
-    clips[:, :num_given] = frames
-    fps = prior.facts.fps
-    made = Continuation(clips, num_given, fps or DEFAULT_FPS, fps is not None)
+    models = load_pair(accelerator, prior_path, tokenizer_path)
+    made, moments = continued(accelerator, *models, video, request)
     if accelerator.is_main_process:
-        write_video(out, marked(made), made.fps)
+        pictures = (marked(each, place >= made.num_given) for place, each in enumerate(moments))
+        write_frames(out, pictures, made.fps)
     return made
+
+
+def continued(
+    accelerator: Accelerator,
+    prior: AnyPrior,
+    tokenizer: VideoTokenizer,
+    video: Path,
+    request: ContinueRequest,
+) -> tuple[Continuation, Iterator[UInt8[np.ndarray, "n h w 3"]]]:
+    """Return what becomes of a video, and its frames, moment by moment of all continuations.
+
+    The given frames come first. Memory does not grow with their number.
+
+    Raises:
+        InputError: see `continue_video`; at once.
+    """
+    num_given, facts = request.given_frames or default_given_frames(tokenizer), prior.facts
+    length = _length(prior, tokenizer, num_given, request)
+    label = _label(prior, request)
+    actions = _actions(prior, tokenizer, request, length)
+    frames = last_frames(video, num_given, facts.fps, facts.frame_size_hw)
+    given = given_tokens(accelerator, tokenizer, frames[None], 1)
+    sampler = make_sampler(
+        prior, request.settings, request.parallel, request.num, DTYPES[request.dtype]
+    )
+    long = LongSampler(accelerator, tokenizer, sampler, length, request.num)
+    num_drawn = (
+        prior.config.num_tokens
+        // length.window
+        * length.num_drawn(given_latents(tokenizer, num_given))
+    )
+
+    def moments() -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
+        with progress("continuing", num_drawn * request.num, "token") as bar:
+            latents = long.latents(
+                [request.seed + number for number in range(request.num)],
+                None if label is None else torch.full((request.num,), label),
+                given.expand(request.num, *given.shape[1:]),
+                actions,
+                bar.update,
+            )
+            shown = np.repeat(frames[:, None], request.num, axis=1)
+            chunks = decoded_frames(accelerator, tokenizer, latents)
+            for chunk in with_frames((part.swapaxes(0, 1) for part in chunks), shown):
+                yield from chunk
+
+    made = Continuation(
+        num_given, length.num_frames - num_given, facts.fps or DEFAULT_FPS, facts.fps is not None
+    )
+    return made, moments()
+
+
+def _length(
+    prior: AnyPrior, tokenizer: VideoTokenizer, num_given: int, request: ContinueRequest
+) -> SampleLength:
+    of_given = given_latents(tokenizer, num_given)
+    if request.seconds is None:
+        return clip_length(tokenizer.facts)
+    config = tokenizer.config
+    frames_per_latent = config.backbone.total_stride_thw[0]
+    fps = prior.facts.fps or DEFAULT_FPS
+    added = latents_within(request.seconds, fps, frames_per_latent, is_first=False)
+    return length_of_latents(
+        of_given + max(1, added), config, tokenizer.facts, request.window_stride
+    )
 
 
 def default_given_frames(tokenizer: VideoTokenizer) -> int:
@@ -142,29 +200,31 @@ def last_frames(
     return np.stack(kept)
 
 
-def marked(made: Continuation) -> UInt8[np.ndarray, "t h w 3"]:
-    """Return the clips side by side, with a bar above the frames that were made; sides are even."""
-    height = made.clips.shape[2]
+def marked(
+    pictures: UInt8[np.ndarray, "n h w 3"], is_made: bool
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Return pictures side by side, below a bar: red where the model made them, else black."""
+    height = pictures.shape[1]
     bar = max(2, height // 16 // 2 * 2)
-    clips = np.pad(made.clips, ((0, 0), (0, 0), (bar, 0), (0, 0), (0, 0)))
-    clips[:, made.num_given :, :bar] = MARK
-    if len(clips) == 1:
-        (clip,) = clips
-        return np.pad(clip, ((0, 0), (0, clip.shape[1] % 2), (0, clip.shape[2] % 2), (0, 0)))
-    return tile(list(clips), columns=math.ceil(math.sqrt(len(clips))))
+    below = np.pad(pictures, ((0, 0), (bar, 0), (0, 0), (0, 0)))
+    if is_made:
+        below[:, :bar] = MARK
+    if len(below) == 1:
+        return below[0]  # `write_frames` makes its sides even
+    return tile(list(below[:, None]), columns=math.ceil(math.sqrt(len(below))))[0]
 
 
 def _actions(
-    prior: Prior, tokenizer: VideoTokenizer, request: ContinueRequest
+    prior: AnyPrior, tokenizer: VideoTokenizer, request: ContinueRequest, length: SampleLength
 ) -> Float[Tensor, "n t a"] | None:
     if request.actions is None:
         if prior.config.num_action_dims and request.settings.guidance:
             raise InputError(
                 "this prior needs actions: name a .npy or .csv with --actions, "
-                f"{rows_wanted(prior, tokenizer)}, or continue without any (--guidance 0)"
+                f"{rows_wanted(prior, tokenizer, length)}, or continue without any (--guidance 0)"
             )
         return None
-    steering = actions_of_file(request.actions, prior, tokenizer)
+    steering = actions_of_file(request.actions, prior, tokenizer, length)
     if steering.num_samples not in (None, request.num):
         raise InputError(
             f"--num {request.num}: {request.actions} holds {steering.num_samples} sequences of "
@@ -173,7 +233,7 @@ def _actions(
     return steering.of(range(request.num))
 
 
-def _label(prior: Prior, request: ContinueRequest) -> int | None:
+def _label(prior: AnyPrior, request: ContinueRequest) -> int | None:
     require_class(prior, request.label)
     classes = prior.facts.classes
     if not classes:

@@ -14,8 +14,9 @@ from torch import Tensor
 from video_vq.data.actions import actions_of_window, latent_actions, num_actions, row_dims_of
 from video_vq.data.windows import usable_videos
 from video_vq.errors import InputError
-from video_vq.models.prior import Prior
+from video_vq.models.priors import AnyPrior
 from video_vq.models.tokenizer import VideoTokenizer
+from video_vq.stages.sample_length import SampleLength
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.number_rows import read_rows
 
@@ -29,7 +30,7 @@ class GivenActions:
     Attributes:
         plan: what decides the actions, for the samples' plan.
         num_samples: number of samples that there are actions for; None for any number.
-        one: function from i to the latent actions t a of sample i.
+        one: function from i to the latent actions t a of all latent frames of sample i.
         origin: function from i to the source of its actions, for its entry in the manifest.
     """
 
@@ -44,7 +45,12 @@ class GivenActions:
 
 
 def read_actions(
-    path: Path, split: str, per_clip: int, prior: Prior, tokenizer: VideoTokenizer
+    path: Path,
+    split: str,
+    per_clip: int,
+    prior: AnyPrior,
+    tokenizer: VideoTokenizer,
+    length: SampleLength,
 ) -> GivenActions:
     """Read actions from a clip store (a folder) or a file (.npy or .csv).
 
@@ -53,14 +59,19 @@ def read_actions(
     """
     _require_actions(str(path), prior)
     if path.is_dir():
-        store, facts = ClipStore(path), tokenizer.facts
-        videos = usable_videos(store, split, facts.num_frames, facts.stride)
-        return actions_of_videos(store, videos, per_clip, prior, tokenizer)
-    return actions_of_file(path, prior, tokenizer)
+        store = ClipStore(path)
+        videos = usable_videos(store, split, length.num_frames, tokenizer.facts.stride)
+        return actions_of_videos(store, videos, per_clip, prior, tokenizer, length)
+    return actions_of_file(path, prior, tokenizer, length)
 
 
 def actions_of_videos(
-    store: ClipStore, videos: Sequence[int], per_clip: int, prior: Prior, tokenizer: VideoTokenizer
+    store: ClipStore,
+    videos: Sequence[int],
+    per_clip: int,
+    prior: AnyPrior,
+    tokenizer: VideoTokenizer,
+    length: SampleLength,
 ) -> GivenActions:
     """Return the actions of each video from its first frame on; sample i has video i // per_clip.
 
@@ -69,12 +80,12 @@ def actions_of_videos(
     """
     facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
     _require_dims(str(store.path), row_dims_of(store), prior, tokenizer)
-    span = num_actions(facts.num_frames, facts.stride) + 1
+    span = num_actions(length.num_frames, facts.stride) + 1
     for video in videos:
         if store.videos[video].num_frames < span:
             raise InputError(
                 f"{store.path}: video {store.videos[video].id!r} has "
-                f"{store.videos[video].num_frames} frames, a clip and its actions have {span}; "
+                f"{store.videos[video].num_frames} frames, a sample and its actions have {span}; "
                 "give the actions in a file (--actions)"
             )
     return GivenActions(
@@ -88,16 +99,18 @@ def actions_of_videos(
             store,
             videos[number // per_clip],
             0,
-            facts.num_frames,
+            length.num_frames,
             facts.stride,
             strides[0],
-            facts.grid_thw[0],
+            length.num_latents,
         ),
         lambda number: store.videos[videos[number // per_clip]].id,
     )
 
 
-def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> GivenActions:
+def actions_of_file(
+    path: Path, prior: AnyPrior, tokenizer: VideoTokenizer, length: SampleLength
+) -> GivenActions:
     """Read one sequence of actions for all samples, r d, or one for each, n r d.
 
     Raises:
@@ -108,7 +121,8 @@ def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> Give
     if path.is_dir():
         raise InputError(
             f"{path}: is a folder, expected a .npy or .csv file of "
-            f"{rows_wanted(prior, tokenizer)}; `video-vq sample --actions` takes a clip store's"
+            f"{rows_wanted(prior, tokenizer, length)}; `video-vq sample --actions` takes a clip "
+            "store's"
         )
     try:
         found = read_rows(path, axes=(2, 3))
@@ -116,25 +130,25 @@ def actions_of_file(path: Path, prior: Prior, tokenizer: VideoTokenizer) -> Give
         raise InputError(f"{path}: actions cannot be read: {error}") from None
     sequences = found[None] if found.ndim == 2 else found
     _require_dims(str(path), sequences.shape[2], prior, tokenizer)
-    count = num_actions(facts.num_frames, facts.stride)
+    count = num_actions(length.num_frames, facts.stride)
     if sequences.shape[1] < count:
         raise InputError(
             f"{path}: holds {sequences.shape[1]} rows of actions, {count} lead from the first "
-            f"frame of a clip to its last ({facts.num_frames} frames at stride {facts.stride}); "
-            f"give {rows_wanted(prior, tokenizer)}"
+            f"frame of a sample to its last ({length.num_frames} frames at stride "
+            f"{facts.stride}); give {rows_wanted(prior, tokenizer, length)}"
         )
     rows = sequences[:, :count]
     return GivenActions(
         {"actions": hashlib.sha256(rows.tobytes()).hexdigest(), "actions_of": list(rows.shape)},
         None if len(rows) == 1 else len(rows),
         lambda number: latent_actions(
-            rows[number % len(rows)], facts.stride, strides[0], facts.grid_thw[0]
+            rows[number % len(rows)], facts.stride, strides[0], length.num_latents
         ),
         lambda number: f"{path.name}[{number % len(rows)}]",
     )
 
 
-def _require_dims(what: str, row_dims: int, prior: Prior, tokenizer: VideoTokenizer) -> None:
+def _require_dims(what: str, row_dims: int, prior: AnyPrior, tokenizer: VideoTokenizer) -> None:
     _require_actions(what, prior)
     wanted = _row_dims(prior, tokenizer)
     if row_dims != wanted:
@@ -144,17 +158,17 @@ def _require_dims(what: str, row_dims: int, prior: Prior, tokenizer: VideoTokeni
         )
 
 
-def rows_wanted(prior: Prior, tokenizer: VideoTokenizer) -> str:
-    """Return in words how many rows of how many numbers steer one clip."""
-    count = num_actions(tokenizer.facts.num_frames, tokenizer.facts.stride)
+def rows_wanted(prior: AnyPrior, tokenizer: VideoTokenizer, length: SampleLength) -> str:
+    """Return in words how many rows of how many numbers steer one sample."""
+    count = num_actions(length.num_frames, tokenizer.facts.stride)
     return f"{count} rows of {_row_dims(prior, tokenizer)} numbers, from the first frame on"
 
 
-def _row_dims(prior: Prior, tokenizer: VideoTokenizer) -> int:
+def _row_dims(prior: AnyPrior, tokenizer: VideoTokenizer) -> int:
     rows_per_latent = tokenizer.facts.stride * tokenizer.config.backbone.total_stride_thw[0]
     return prior.config.num_action_dims // rows_per_latent
 
 
-def _require_actions(what: str, prior: Prior) -> None:
+def _require_actions(what: str, prior: AnyPrior) -> None:
     if not prior.config.num_action_dims:
         raise InputError(f"{what}: this prior was trained without actions; leave --actions out")

@@ -1,6 +1,6 @@
 """First frames of real videos, which samples continue."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,12 @@ class GivenFrames:
         return self.store.read(self.video(number), 0, self.num_frames, self.stride)
 
     def shown_in(
-        self, number: int, clip: UInt8[np.ndarray, "t h w 3"]
-    ) -> UInt8[np.ndarray, "t h w 3"]:
-        """Return a sample with the given frames that it shows: the real ones, or the decoder's."""
+        self, number: int, chunks: Iterable[UInt8[np.ndarray, "_ h w 3"]]
+    ) -> Iterator[UInt8[np.ndarray, "_ h w 3"]]:
+        """Yield a sample with the given frames that it shows: the real ones, or the decoder's."""
         if self.shown == "reconstruction":
-            return clip
-        return np.concatenate([self.frames(number), clip[self.num_frames :]])
+            return iter(chunks)
+        return with_frames(chunks, self.frames(number))
 
     def tokens(
         self, accelerator: Accelerator, numbers: Sequence[int], batch_size: int
@@ -80,6 +80,16 @@ class GivenFrames:
         """Return the given tokens of some samples, encoded at one batch shape."""
         frames = np.stack([self.frames(number) for number in numbers])
         return given_tokens(accelerator, self.tokenizer, frames, batch_size)
+
+
+def with_frames(
+    chunks: Iterable[UInt8[np.ndarray, "_ ..."]], first: UInt8[np.ndarray, "t ..."]
+) -> Iterator[UInt8[np.ndarray, "_ ..."]]:
+    """Yield a video that comes in chunks along its first axis, with other first frames."""
+    for chunk in chunks:
+        own = first[: len(chunk)]
+        first = first[len(chunk) :]
+        yield np.concatenate([own, chunk[len(own) :]]) if len(own) else chunk
 
 
 def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:

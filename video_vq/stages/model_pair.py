@@ -5,26 +5,26 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from video_vq.errors import InputError
-from video_vq.models.prior import Prior
+from video_vq.models.priors import AnyPrior, load_prior
 from video_vq.models.tokenizer import VideoTokenizer
 
 
 def load_pair(
     accelerator: Accelerator, prior_path: Path, tokenizer_path: Path
-) -> tuple[Prior, VideoTokenizer]:
+) -> tuple[AnyPrior, VideoTokenizer]:
     """Load a prior and its tokenizer.
 
     Raises:
         InputError: one is missing or damaged, or they do not belong together.
     """
-    prior = Prior.from_pretrained(prior_path, device=accelerator.device)
+    prior = load_prior(prior_path, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
     require_same_tokenizer(tokenizer, prior.facts.tokenizer_hash, str(prior_path))
     require_same_grid(prior, tokenizer, prior_path)
     return prior, tokenizer
 
 
-def require_same_grid(prior: Prior, tokenizer: VideoTokenizer, prior_path: Path) -> None:
+def require_same_grid(prior: AnyPrior, tokenizer: VideoTokenizer, prior_path: Path) -> None:
     """Refuse a prior of other grids, or other codes, than the tokenizer makes of its clips.
 
     Raises:

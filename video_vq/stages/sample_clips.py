@@ -1,17 +1,18 @@
 """Samples of a prior as a clip store: one seed per sample."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from video_vq.errors import InputError
-from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS
-from video_vq.models.sampling import TokenSampler
+from video_vq.models.priors import AnyPrior, AnySampler, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stages.decode_tokens import decode_grids
 from video_vq.stages.fill_clip_store import MadeClips, fill_clip_store
@@ -22,8 +23,15 @@ from video_vq.stages.given_actions import (
     rows_wanted,
 )
 from video_vq.stages.given_frames import GivenFrames
+from video_vq.stages.long_samples import LongSampler, decoded_frames
 from video_vq.stages.model_pair import load_pair
-from video_vq.stages.sample_job import DEFAULT_NUMBER, Dtype, SampleJob
+from video_vq.stages.sample_job import DEFAULT_FPS, DEFAULT_NUMBER, Dtype, SampleJob
+from video_vq.stages.sample_length import (
+    SampleLength,
+    clip_length,
+    latents_within,
+    length_of_latents,
+)
 from video_vq.stores.clips import ClipStore, PreparedVideo, Video
 
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,10 +51,11 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
             frames or actions do not fit.
     """
     prior, tokenizer = load_pair(accelerator, job.prior, job.tokenizer)
-    given = None
-    if job.given is not None:
-        given = GivenFrames(job.given, job.samples_per_clip, tokenizer)
-    actions = _actions(job, given, prior, tokenizer)
+    job = job.for_kind(prior.predicts)
+    given = None if job.given is None else GivenFrames(job.given, job.samples_per_clip, tokenizer)
+    num_given = 0 if given is None else given.num_latents
+    length = _length(job, num_given, prior, tokenizer)
+    actions = _actions(job, given, prior, tokenizer, length)
     num_samples = _number(job.num_samples, given, actions)
     classes, batch_size, seed = list(prior.facts.classes), job.batch_size, job.seed
     require_class(prior, job.label)
@@ -57,38 +66,39 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
         **({} if given is None else given.plan()),
         **({} if actions is None else actions.plan),
     }
-    sampler = TokenSampler(prior, job.settings, batch_size, DTYPES[job.dtype])
-    _, rows, columns = prior.config.grid_thw
-    num_given = 0 if given is None else given.num_latents * rows * columns
+    source = make_sampler(prior, job.settings, job.parallel, batch_size, DTYPES[job.dtype])
+    if job.seconds is not None:
+        source = LongSampler(accelerator, tokenizer, source, length, batch_size)
+    per_clip = prior.config.num_tokens // length.window * length.num_drawn(num_given)
     drawn = 0  # number of tokens drawn so far
 
     def sampled(numbers: range, bar: tqdm) -> Iterator[PreparedVideo]:
         def tick(count: int) -> None:
             nonlocal drawn
             drawn += count
-            bar.update(drawn // (prior.config.num_tokens - num_given) - bar.n)
+            bar.update(drawn // per_clip - bar.n)
 
         labels = [_label(classes, job.label, number, given) for number in numbers]
         indices = [NO_CLASS if name is None else classes.index(name) for name in labels]
-        grids = sampler.draw(
+        asked = (
             [seed + number for number in numbers],
             torch.tensor(indices) if classes else None,
             None if given is None else given.tokens(accelerator, numbers, batch_size),
             None if actions is None else actions.of(numbers),
-            progress=tick,
+            tick,
         )
-        clips = decode_grids(accelerator, tokenizer, grids, batch_size)
-        for number, label, clip in zip(numbers, labels, clips, strict=True):
-            shown = clip if given is None else given.shown_in(number, clip)
+        videos = _decoded(accelerator, tokenizer, source, asked, batch_size)
+        for number, label, frames in zip(numbers, labels, videos, strict=True):
+            shown = frames if given is None else given.shown_in(number, frames)
             video = _video(number, label, seed, prior.facts.fps, given, actions)
-            yield PreparedVideo(video, [shown], {})
+            yield PreparedVideo(video, shown, {})
 
-    size_thw = (tokenizer.facts.num_frames, *prior.facts.frame_size_hw)
+    size_thw = (length.num_frames, *prior.facts.frame_size_hw)
     clips = MadeClips(plan, num_samples, batch_size, size_thw, prior.facts.classes)
     return fill_clip_store(accelerator, job.out, clips, "sampling", sampled)
 
 
-def require_class(prior: Prior, label: str | None) -> None:
+def require_class(prior: AnyPrior, label: str | None) -> None:
     """Refuse a class that a prior does not know.
 
     Raises:
@@ -110,26 +120,64 @@ def require_class(prior: Prior, label: str | None) -> None:
     )
 
 
+def _decoded(
+    accelerator: Accelerator,
+    tokenizer: VideoTokenizer,
+    source: AnySampler | LongSampler,
+    asked: tuple[Any, ...],
+    batch_size: int,
+) -> Iterator[Iterable[UInt8[np.ndarray, "t h w 3"]]]:
+    """Yield the frames of samples: clips whole, longer ones some frames at a time."""
+    if isinstance(source, LongSampler):
+        for grid in torch.cat(list(source.latents(*asked)), dim=1):
+            chunks = decoded_frames(accelerator, tokenizer, iter([grid[None]]))
+            yield (chunk[0] for chunk in chunks)
+    else:
+        for clip in decode_grids(accelerator, tokenizer, source.draw(*asked), batch_size):
+            yield [clip]
+
+
+def _length(
+    job: SampleJob, num_given: int, prior: AnyPrior, tokenizer: VideoTokenizer
+) -> SampleLength:
+    if job.seconds is None:
+        return clip_length(tokenizer.facts)
+    config = tokenizer.config
+    frames_per_latent = config.backbone.total_stride_thw[0]
+    fps = prior.facts.fps or DEFAULT_FPS
+    num_latents = latents_within(job.seconds, fps, frames_per_latent, is_first=True)
+    if num_latents <= num_given:
+        raise InputError(
+            f"--seconds {job.seconds:g}: at {fps:g} frames per second the given frames fill it; "
+            "give fewer frames, or name more seconds"
+        )
+    return length_of_latents(num_latents, config, tokenizer.facts, job.window_stride)
+
+
 def _actions(
-    job: SampleJob, given: GivenFrames | None, prior: Prior, tokenizer: VideoTokenizer
+    job: SampleJob,
+    given: GivenFrames | None,
+    prior: AnyPrior,
+    tokenizer: VideoTokenizer,
+    length: SampleLength,
 ) -> GivenActions | None:
     per_clip = job.samples_per_clip
     if job.actions is not None:
         if given is not None and job.actions.is_dir():
             store = ClipStore(job.actions)
             if store.content_hash == given.store.content_hash:
-                return actions_of_videos(store, given.videos, per_clip, prior, tokenizer)
-        return read_actions(job.actions, job.actions_split, per_clip, prior, tokenizer)
+                return actions_of_videos(store, given.videos, per_clip, prior, tokenizer, length)
+        return read_actions(job.actions, job.actions_split, per_clip, prior, tokenizer, length)
     if not prior.config.num_action_dims or job.settings.guidance == 0:
         return None
     if given is None:
         raise InputError(
             "this prior needs actions: name them with --actions (a clip store, or a .npy or .csv "
-            f"of {rows_wanted(prior, tokenizer)}), "
+            f"of {rows_wanted(prior, tokenizer, length)}), "
             "continue videos that have them (--given), or sample without any condition "
             "(--guidance 0)"
         )
-    return actions_of_videos(given.store, given.videos, per_clip, prior, tokenizer)
+    return actions_of_videos(given.store, given.videos, per_clip, prior, tokenizer, length)
 
 
 def _number(asked: int | None, given: GivenFrames | None, actions: GivenActions | None) -> int:

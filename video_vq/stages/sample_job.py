@@ -1,16 +1,20 @@
 """Which samples to draw, what decides their bytes, and their mp4s; imports no torch."""
 
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
 
 from video_vq.config import check_config
 from video_vq.errors import InputError
 from video_vq.machine import asked_precision, is_recorded_number_of_threads
-from video_vq.media.encode import write_video
+from video_vq.media.encode import write_frames
 from video_vq.models.model_folder import CONFIG, read_model_config
-from video_vq.models.prior_config import PriorConfig, SamplingSettings
+from video_vq.models.prior_config import ParallelSettings, PriorConfig, PriorKind, SamplingSettings
 from video_vq.progress import progress
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import difference
@@ -21,6 +25,7 @@ Shown = Literal["true", "reconstruction"]
 DEFAULT_NUMBER = 64
 VIDEOS = "videos"  # folder of the mp4s inside that of the samples
 DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
+FRAMES_AT_ONCE = 256
 
 
 class FramesToGive(NamedTuple):
@@ -49,6 +54,8 @@ class SampleJob:
         num_samples: number of clips; None for 64, or for as many as there are given clips or
             sequences of actions.
         settings: temperature, top-k, top-p, guidance.
+        parallel: steps and confidence of a masked prior; None for its defaults, and for a prior of
+            another kind.
         label: name of the class; None for all in turn, or for the given videos' classes.
         seed: seed of the first sample; sample i is drawn with seed + i.
         batch_size: number of samples that are decoded in step.
@@ -58,6 +65,9 @@ class SampleJob:
         actions_split: The split of that store.
         samples_per_clip: number of samples for each given video, and for each sequence of a store's
             actions.
+        seconds: duration of each sample, rounded up to whole latent frames; None for a clip.
+        window_stride: number of latent frames that each window of a sample longer than a clip adds;
+            None for half of a clip's.
     """
 
     prior: Path
@@ -65,6 +75,7 @@ class SampleJob:
     out: Path
     num_samples: int | None = None
     settings: SamplingSettings = field(default_factory=SamplingSettings)
+    parallel: ParallelSettings | None = None
     label: str | None = None
     seed: int = 0
     batch_size: int = 16
@@ -73,6 +84,14 @@ class SampleJob:
     actions: Path | None = None
     actions_split: str = "test"
     samples_per_clip: int = 1
+    seconds: float | None = None
+    window_stride: int | None = None
+
+    def for_kind(self, kind: PriorKind) -> "SampleJob":
+        """Return the job with the defaults of a masked prior, where it is one."""
+        if kind == "masked" and self.parallel is None:
+            return replace(self, parallel=ParallelSettings())
+        return self
 
     def plan(
         self,
@@ -100,6 +119,9 @@ class SampleJob:
             "dtype": self.dtype,
             "precision": precision,
             "threads": threads,
+            **({} if self.parallel is None else {"parallel": asdict(self.parallel)}),
+            **({} if self.seconds is None else {"seconds": self.seconds}),
+            **({} if self.window_stride is None else {"window_stride": self.window_stride}),
         }
 
 
@@ -119,7 +141,9 @@ def finished_samples(job: SampleJob) -> ClipStore | None:
         threads = plan.get("threads")
         number = job.num_samples or DEFAULT_NUMBER
         models = found.hash, read_model_config(job.tokenizer, "tokenizer").hash
-        expected = job.plan(number, *models, asked_precision(), threads)
+        expected = job.for_kind(config.transformer.kind).plan(
+            number, *models, asked_precision(), threads
+        )
         if is_recorded_number_of_threads(threads) and not difference(plan, expected):
             store = ClipStore(job.out)
             return None if missing_videos(store, job.out / VIDEOS) else store
@@ -142,7 +166,15 @@ def write_videos(store: ClipStore, folder: Path) -> None:
     with progress("writing mp4s", len(missing), "video") as bar:
         for index in missing:
             video = store.videos[index]
-            frames = store.read(index)
-            even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-            write_video(folder / f"{video.id}.mp4", even, video.fps or DEFAULT_FPS)
+            frames = _even_frames(store, index)
+            write_frames(folder / f"{video.id}.mp4", frames, video.fps or DEFAULT_FPS)
             bar.update()
+
+
+def _even_frames(store: ClipStore, index: int) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
+    """Yield a video's frames without an odd last row or column, read some at a time."""
+    height, width = (side // 2 * 2 for side in store.frame_size_hw)
+    total = store.videos[index].num_frames
+    for start in range(0, total, FRAMES_AT_ONCE):
+        frames = store.read(index, start, min(FRAMES_AT_ONCE, total - start))
+        yield from frames[:, :height, :width]

@@ -65,6 +65,10 @@ def in_todays_settings(identity: Any) -> Any:
         quantizer = model["quantizer"]
         added = ADDED_TO_QUANTIZERS.get(quantizer.get("kind"), {})
         config["model"] = {**model, "quantizer": {**added, **quantizer}}
+    if isinstance(model, dict) and identity.get("kind") == "prior":
+        config["model"] = {"kind": "autoregressive", **model}
+    if isinstance(config.get("loss"), dict):
+        config["loss"] = {"temporal": 0.0, **config["loss"]}
     if isinstance(config.get("run"), dict):
         config["run"] = {k: v for k, v in config["run"].items() if k != "audit_every"}
         if identity.get("kind") == "tokenizer":

@@ -33,8 +33,9 @@ MEASURED_CLIPS = 256  # training clips, whose pixels give the variance to a few 
 class TokenizerLosses:
     """All losses of a tokenizer by name, with the networks that they need.
 
-    `reconstruction`, `perceptual` and `adversarial` are computed here; those of the quantizer
-    (`commitment`, `codebook`, …) come with its output. A loss without weight costs nothing.
+    `reconstruction`, `temporal`, `perceptual` and `adversarial` are computed here; those of the
+    quantizer (`commitment`, `codebook`, …) come with its output. A loss without weight costs
+    nothing.
     A step is known by the number of optimizer steps before it, skipped ones included.
 
     Args:
@@ -75,6 +76,8 @@ class TokenizerLosses:
         """Return the losses of a decoded video by name, unweighted; see `__call__`."""
         config, optim = self._config.loss, self._config.optim
         losses = {"reconstruction": reconstruction_loss(decoded, video, config.reconstruction)}
+        if config.temporal:
+            losses["temporal"] = temporal_loss(decoded, video, config.reconstruction)
         if self._perceptual is not None:
             positions = rank_positions(
                 step,
@@ -120,6 +123,8 @@ class TokenizerLosses:
         match name:
             case "reconstruction":
                 return self._reconstruction_weight
+            case "temporal":
+                return config.temporal
             case "perceptual":
                 return config.perceptual.weight
             case "adversarial":
@@ -134,6 +139,16 @@ def reconstruction_loss(
     if kind == "l1":
         return F.l1_loss(output.float(), target)
     return F.mse_loss(output.float(), target)
+
+
+def temporal_loss(output: Video, target: Video, kind: Literal["l1", "mse"]) -> Float[Tensor, ""]:
+    """Return the mean absolute or squared error of the changes from each frame to the next.
+
+    Of an error e in the pixels, "mse" is the mean of (e_t − e_{t−1})²: 2·(1 − ρ) times the error's
+    variance where neighbouring frames' errors correlate by ρ. So it is 0 for an error that stays
+    and largest for one that alternates.
+    """
+    return reconstruction_loss(output.float().diff(dim=2), target.diff(dim=2), kind)
 
 
 def perceptual_loss(

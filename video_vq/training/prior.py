@@ -7,14 +7,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import functional_call
 
 from video_vq.data.loader import TokenSequence, blank_tokens, read_grids
+from video_vq.data.order import rank_positions
 from video_vq.distributed import make_accelerator, over_ranks
-from video_vq.models.prior import Prior, prior_loss, token_nats
+from video_vq.models.masked_prior import MaskedPrior, hidden_tokens
+from video_vq.models.prior import clip_nats, prior_loss, token_nats
 from video_vq.models.prior_config import PriorFacts, config_for
+from video_vq.models.priors import (
+    AnyPrior,
+    build_prior,
+    hidden_in_scoring,
+    prior_inputs,
+    rate_name,
+)
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.compiled import compile_parts
 from video_vq.training.distributed import StopFlag, require_even_batch
@@ -63,7 +72,7 @@ def train_prior(
         return finished
 
     torch.manual_seed(config.run.seed)
-    prior = Prior(model_config, config.run.checkpoint_activations)
+    prior = build_prior(model_config, config.run.checkpoint_activations)
     if store.header.num_action_dims:
         prior.set_action_statistics(*action_statistics(store))
     training = Training(accelerator, run_folder, config, prior, "grids", trackers, request)
@@ -86,9 +95,11 @@ def train_prior(
         for number in range(optim.accumulation):
             with timer("data"):
                 batch = next(batches).flat(accelerator.device)
+                hidden = hidden_in_training(training, prior, number)
             with training.summing(is_last=number == optim.accumulation - 1):
                 with timer("forward"):
-                    loss = prior_loss(training.model(*batch), batch.tokens, prior.sub_codes).nats
+                    logits = training.model(*prior_inputs(batch, hidden))
+                    loss = prior_loss(logits, batch.tokens, prior.sub_codes, hidden).nats
                 with timer("backward"):
                     training.backward(loss)  # divided by accumulation
             nats += loss.detach() / optim.accumulation
@@ -101,10 +112,32 @@ def train_prior(
                 bits = float(over_ranks(accelerator, nats, "mean")) / math.log(2)
                 health = training.state.health
                 warnings = health.look(bits)
-            figures = {"loss/bits_per_token": bits, "warnings/loss_spikes": health.loss_spikes}
+            figures = {f"loss/{rate_name(prior)}": bits, "warnings/loss_spikes": health.loss_spikes}
             training.log(figures, warnings)
 
     return training.export(facts_of(config, store)) if training.is_finished else None
+
+
+def hidden_in_training(
+    training: Training, prior: AnyPrior, micro_batch: int
+) -> Bool[Tensor, "b n"] | None:
+    """Return which tokens of a micro-batch a masked prior is to predict; None for another kind.
+
+    Drawn by the run's seed and the clip's position in the training: any number of ranks and
+    micro-batches draws the same.
+    """
+    if not isinstance(prior, MaskedPrior):
+        return None
+    positions = rank_positions(
+        training.state.step,
+        micro_batch,
+        training.accelerator.process_index,
+        batch_size=training.optim.batch_size,
+        accumulation=training.optim.accumulation,
+        world_size=training.accelerator.num_processes,
+    )
+    keys = [(training.rhythm.seed, position) for position in positions]
+    return hidden_tokens(keys, prior.config.num_tokens).to(training.accelerator.device)
 
 
 def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
@@ -152,7 +185,7 @@ def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]
     return [int(row) for row in shuffled[: config.run.validation_clips]]
 
 
-def validate(training: Training, prior: Prior, store: TokenStore, rows: list[int]) -> None:
+def validate(training: Training, prior: AnyPrior, store: TokenStore, rows: list[int]) -> None:
     """Score and log the averaged weights; collective.
 
     If the run is asked to stop meanwhile, nothing is logged: the next start validates again.
@@ -161,13 +194,13 @@ def validate(training: Training, prior: Prior, store: TokenStore, rows: list[int
     batch_size = training.micro_batch_size  # this many fit into memory in training
     bits = score(training.accelerator, prior, averages, store, rows, batch_size, training.stop)
     if bits is not None:
-        training.note_validation({"validation/bits_per_token": bits}, bits)
+        training.note_validation({f"validation/{rate_name(prior)}": bits}, bits)
 
 
 @torch.no_grad()
 def score(
     accelerator: Accelerator,
-    prior: Prior,
+    prior: AnyPrior,
     weights: dict[str, Tensor],
     store: TokenStore,
     rows: Sequence[int],
@@ -175,6 +208,8 @@ def score(
     stop: StopFlag,
 ) -> float | None:
     """Return bits per token of weights on fixed grids, shared among the ranks; collective.
+
+    Of a masked prior, bits per hidden token.
 
     Args:
         prior: the prior, not wrapped; its own weights are not used.
@@ -191,8 +226,11 @@ def score(
             return None
         batch = read_grids(store, mine).flat(accelerator.device)
         with accelerator.autocast():
-            logits = functional_call(prior, weights, tuple(batch))
+            hidden = hidden_in_scoring(prior, mine)
+            logits = functional_call(prior, weights, prior_inputs(batch, hidden))
         nats = token_nats(logits, batch.tokens, prior.sub_codes)
+        if hidden is not None:
+            nats = clip_nats(nats, hidden)
         total[0] += nats.double().sum()
         total[1] += nats.numel()
     total = over_ranks(accelerator, total, "sum")

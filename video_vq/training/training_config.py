@@ -152,6 +152,9 @@ class TokenizerLossConfig:
         commitment: weight of mean (e − sg(q))²; 0.25 in VQ-VAE.
         codebook: weight of mean (q − sg(e))², used when the codebook learns by gradient.
         entropy: weight of the entropy loss of binary codes (quantizers/quantizer_config.py).
+        temporal: weight of the error of the changes from each frame to the next, absolute or
+            squared as `reconstruction` says; 0 leaves it out. It is large where a reconstruction
+            flickers, and does not see an error that stays the same in all frames.
         perceptual, adversarial: settings of these losses.
     """
 
@@ -160,6 +163,7 @@ class TokenizerLossConfig:
     commitment: Annotated[float, Field(ge=0)] = 0.25
     codebook: Annotated[float, Field(ge=0)] = 1.0
     entropy: Annotated[float, Field(ge=0)] = 0.1
+    temporal: Annotated[float, Field(ge=0)] = 0.0
     perceptual: PerceptualConfig = PerceptualConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
 
@@ -192,6 +196,15 @@ class TokenizerTrainingConfig:
                 f"continuous_steps = {self.continuous_steps} leaves none of optim.steps = "
                 f"{self.optim.steps} to quantize in; lower it, or set "
                 "model.quantizer.estimator: none for a model that never quantizes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frames_change(self) -> "TokenizerTrainingConfig":
+        if self.loss.temporal and self.data.num_frames == 1:
+            raise ValueError(
+                f"loss.temporal = {self.loss.temporal:g} needs clips of at least 2 frames, "
+                "data.num_frames is 1; set loss.temporal=0"
             )
         return self
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from video_vq.errors import InputError
-from video_vq.metrics.motion import flicker_per_clip, motion_energy_ratio_per_clip
+from video_vq.metrics.motion import (
+    boundary_change_per_clip,
+    boundary_flicker_per_clip,
+    flicker_per_clip,
+    latent_starts,
+    motion_energy_ratio_per_clip,
+)
 
 SCORES = (motion_energy_ratio_per_clip, flicker_per_clip)
 
@@ -112,3 +118,41 @@ def test_one_frame_does_not_move():
             score(clips, clips)
         with pytest.raises(InputError, match="equal shapes"):
             score(clips[:0], clips[:0])
+
+
+def stepping(changes: list[int]) -> torch.Tensor:
+    """A grey clip that changes by so many levels from each frame to the next, up and down."""
+    signs = torch.tensor([(-1) ** place for place in range(len(changes))])
+    levels = 128 + torch.cat([torch.zeros(1), (torch.tensor(changes) * signs).cumsum(0)])
+    return levels.to(torch.uint8)[None, :, None, None, None].expand(1, -1, 4, 4, 3)
+
+
+def test_latent_frames_begin_at_multiples_of_the_stride_after_a_causal_first_frame():
+    assert list(latent_starts(9, 4, is_causal=True)) == [1, 5]
+    assert list(latent_starts(12, 4, is_causal=False)) == [4, 8]
+    assert list(latent_starts(4, 4, is_causal=False)) == []
+
+
+def test_flicker_at_boundaries_is_the_copys_ratio_of_changes_over_the_originals():
+    starts = latent_starts(9, 4, is_causal=True)
+    original = stepping([2, 4, 4, 4, 2, 4, 4, 4])
+    copy = stepping([9, 3, 3, 3, 9, 3, 3, 3])
+    assert boundary_change_per_clip(original, starts).item() == 0.5
+    assert boundary_change_per_clip(copy, starts).item() == 3
+    assert boundary_flicker_per_clip(copy, original, starts).item() == 6
+    assert boundary_flicker_per_clip(original, original, starts).item() == 1
+    calm = stepping([0, 3, 3, 3, 0, 3, 3, 3])
+    assert boundary_flicker_per_clip(calm, original, starts).item() == 0
+
+
+def test_flicker_at_boundaries_is_undefined_where_one_side_stands_still():
+    moving, starts = stepping([2, 4, 2, 4]), [1, 3]
+    for still in (stepping([2, 0, 2, 0]), stepping([0, 4, 0, 4]), stepping([0, 0, 0, 0])):
+        assert boundary_flicker_per_clip(moving, still, starts).isnan().all()
+    assert boundary_flicker_per_clip(stepping([2, 0, 2, 0]), moving, starts).isnan().all()
+
+
+@pytest.mark.parametrize("starts", [[], [1, 2, 3, 4], [0], [5]])
+def test_boundaries_that_leave_nothing_to_compare_are_refused(starts):
+    with pytest.raises(InputError, match="boundaries"):
+        boundary_change_per_clip(stepping([2, 4, 2, 4]), starts)

@@ -22,6 +22,7 @@ from video_vq.training.losses import (
     load_perceptual,
     perceptual_loss,
     reconstruction_weight,
+    temporal_loss,
 )
 from video_vq.training.training_config import (
     AdversarialConfig,
@@ -158,11 +159,12 @@ def test_each_loss_is_weighed_by_the_setting_of_its_name(tmp_path):
         reconstruction_weight=3.0,
         commitment=0.5,
         codebook=0.7,
+        temporal=0.9,
         adversarial=adversarial,
     )
-    names = ("reconstruction", "commitment", "codebook", "perceptual", "adversarial")
+    names = ("reconstruction", "commitment", "codebook", "temporal", "perceptual", "adversarial")
     weights = [losses.weight(name, step=4) for name in names]
-    assert weights == [3.0, 0.5, 0.7, 0.0, pytest.approx(0.1)]
+    assert weights == [3.0, 0.5, 0.7, 0.9, 0.0, pytest.approx(0.1)]
     assert [losses.discriminator_at(step) for step in (2, 3)] == [None, losses.discriminator]
     assert losses.discriminator is not None
 
@@ -177,3 +179,27 @@ def test_the_losses_are_the_reconstructions_and_the_quantizers_own(tmp_path):
     assert list(found) == ["reconstruction", "commitment", "codebook"]
     torch.testing.assert_close(found["reconstruction"], (output.video - video).abs().mean())
     assert found["commitment"] is output.quantized.losses["commitment"]
+
+
+@pytest.mark.parametrize(("kind", "power"), [("l1", 1), ("mse", 2)])
+def test_the_temporal_loss_sees_errors_that_change_and_none_that_stay(kind, power):
+    video = torch.rand(2, 3, 5, 4, 4) - 0.5
+    assert temporal_loss(video + 0.25, video, kind) < 1e-12
+    alternating = 0.25 * (-1.0) ** torch.arange(5)[:, None, None]
+    assert temporal_loss(video + alternating, video, kind).item() == pytest.approx(0.5**power)
+
+
+def test_a_training_has_the_temporal_loss_where_it_has_a_weight(tmp_path):
+    losses, _ = made_losses(tmp_path, reconstruction="l1", temporal=0.5)
+    video = torch.rand(2, 3, 4, 16, 16) - 0.5
+    copy = (video + torch.rand(4, 1, 1)).requires_grad_()
+    found = losses.of_decoded(copy, video, step=0, micro_batch=0)
+    assert list(found) == ["reconstruction", "temporal"]
+    expected = (copy.diff(dim=2) - video.diff(dim=2)).abs().mean()
+    torch.testing.assert_close(found["temporal"], expected)
+    weighted = losses.total(found, step=0)
+    torch.testing.assert_close(weighted, 4.0 * found["reconstruction"] + 0.5 * expected)
+    with pytest.raises(ValueError, match=r"loss.temporal = 0.5 needs clips of at least 2 frames"):
+        TokenizerTrainingConfig(
+            data=ClipConfig(num_frames=1), loss=TokenizerLossConfig(temporal=0.5)
+        )

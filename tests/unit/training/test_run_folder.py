@@ -27,7 +27,7 @@ from video_vq.training.trackers import Trackers
 from video_vq.training.training_config import OptimizerConfig, RunConfig, TokenizerTrainingConfig
 
 CONFIG = {
-    "model": {"width": 8},
+    "model": {"kind": "autoregressive", "width": 8},
     "optim": {"kind": "adamw", "decay_steps": None, "lr": 0.1, "steps": 9},
     "run": {"seed": 0},
 }
@@ -78,7 +78,7 @@ def test_a_run_of_an_earlier_version_goes_on_without_a_flag(tmp_path):
     del recorded["optim"]["kind"], recorded["optim"]["decay_steps"]
     recorded["run"]["audit_every"] = 5
     del recorded["run"]["measure_gradients"]
-    del recorded["continuous_steps"]
+    del recorded["continuous_steps"], recorded["loss"]["temporal"]
     # What the first versions knew of a quantizer.
     known = "kind codebook_size codebook_dim learning decay decay_warmup init restart_threshold"
     known += " estimator normalize gradient_through_norm centered"
@@ -91,6 +91,12 @@ def test_a_run_of_an_earlier_version_goes_on_without_a_flag(tmp_path):
     muon = to_json(TokenizerTrainingConfig(optim=OptimizerConfig(kind="muon")))
     with pytest.raises(InputError, match=r"config\.optim\.kind: 'adamw' -> 'muon'"):
         RunFolder(*arguments, muon, facts, True)
+
+
+def test_a_prior_of_an_earlier_version_is_autoregressive():
+    before = {"kind": "prior", "config": {"model": {"width": 64}}}
+    today = in_todays_settings(before)
+    assert today["config"]["model"] == {"kind": "autoregressive", "width": 64}
 
 
 @pytest.mark.parametrize("identity", [None, [], {}, {"config": 3}, {"config": {"optim": []}}])

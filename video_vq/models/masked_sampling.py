@@ -1,0 +1,253 @@
+"""Tokens drawn from a masked prior, several at once: the surest first (MaskGIT)."""
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int, Integer
+from torch import Tensor
+
+from video_vq.errors import InputError
+from video_vq.models.cached_prior import same_bits
+from video_vq.models.conditions import Integers, as_conditions, as_seeds, check_sampling
+from video_vq.models.masked_prior import MaskedPrior
+from video_vq.models.prior_config import ParallelSettings, SamplingSettings
+from video_vq.models.sampling import (
+    adjusted_logits,
+    embedded,
+    guided_logits,
+    hidden_per_pass,
+    invert,
+    require_distributions,
+    uniform_noise,
+)
+from video_vq.models.token_transformer import Condition
+from video_vq.nn.precision import exact_float32
+
+CHUNK = 1 << 24  # logits that are held at once
+LEAST = 2.0**-54  # noise of 0 is taken as this, so that its Gumbel noise is finite
+
+
+class Drawn(NamedTuple):
+    """What a pass draws for every position.
+
+    Attributes:
+        sub_codes: drawn as if the token was hidden.
+        log_probability: of the whole token, before temperature, top-k and top-p.
+        usable: whether a clip's positions all had a distribution to draw from.
+    """
+
+    sub_codes: Int[Tensor, "b n s"]
+    log_probability: Float[Tensor, "b n"]
+    usable: Bool[Tensor, " b"]
+
+
+def still_hidden(num_tokens: int, steps: int) -> list[int]:
+    """Return how many tokens are hidden after each step: M · cos(π/2 · step / steps), rounded down.
+
+    At least one token is drawn in each step, so that as many steps as tokens draw them one by one;
+    more steps than tokens are as many.
+    """
+    steps, left, found = min(steps, num_tokens), num_tokens, []
+    for step in range(1, steps + 1):
+        planned = math.floor(num_tokens * math.cos(math.pi / 2 * step / steps))
+        left = max(steps - step, min(left - 1, planned))
+        found.append(left)
+    return found
+
+
+class MaskedSampler:
+    """Draws clips' tokens from a masked prior, several in each step.
+
+    In each step all hidden tokens are drawn, and those are kept whose log probability, plus noise
+    that falls to 0 at the last step, is largest. A sample's noise comes from its seed, window, step
+    and position alone, and every batch has one shape. Where this machine rounds a row by its place
+    in the batch, samples are drawn one at a time. So a sample's tokens do not depend, bit by bit,
+    on the other samples.
+
+    Args:
+        prior: on any device; its training mode does not matter, and one in bf16, fp16 or float64
+            samples as its float32 copy.
+        settings: guidance, temperature, top-k, top-p; None for plain sampling.
+        parallel: steps and confidence; None for the defaults.
+        batch_size: samples drawn in step; record it with the samples.
+        dtype: of products.
+
+    Raises:
+        InputError: there are more steps than tokens.
+    """
+
+    def __init__(
+        self,
+        prior: MaskedPrior,
+        settings: SamplingSettings | None = None,
+        parallel: ParallelSettings | None = None,
+        batch_size: int = 16,
+        dtype: torch.dtype = torch.float32,
+    ):
+        if prior.head.weight.dtype != torch.float32 or prior.training:
+            prior = copy.deepcopy(prior).float().eval()
+        self.prior, self.settings = prior, settings or SamplingSettings()
+        self.parallel = parallel or ParallelSettings()
+        self.batch_size, self.dtype = batch_size, dtype
+        if self.parallel.steps > prior.config.num_tokens:
+            raise InputError(
+                f"{self.parallel.steps} steps for a clip of {prior.config.num_tokens} tokens: name "
+                f"at most {prior.config.num_tokens}, which draw one token each"
+            )
+        self._num_rows: int | None = None
+
+    def draw(
+        self,
+        seeds: Integers,
+        class_labels: Integers | None = None,
+        given: Integer[Tensor, "n p *level"] | Integer[np.ndarray, "n p *level"] | None = None,
+        actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
+        progress: Callable[[int], object] | None = None,
+        window: int = 0,
+    ) -> Int[Tensor, "n t h w *level"]:
+        """Draw one clip's tokens per seed; see `TokenSampler.draw`.
+
+        Args:
+            progress: called after each step with the number of tokens just drawn.
+
+        Raises:
+            InputError: see there.
+        """
+        prior, settings = self.prior, self.settings
+        seeds = as_seeds(seeds)
+        conditions = as_conditions(class_labels, given, actions)
+        check_sampling(prior, seeds, conditions, settings, self.batch_size)
+        split, device = prior.sub_codes, prior.head.weight.device
+        num_tokens, num_given = prior.config.num_tokens, conditions.num_given
+        tokens = torch.zeros(len(seeds), num_tokens, len(split), dtype=torch.int64)
+        if conditions.given is not None:
+            tokens[:, :num_given] = split.split(conditions.given)
+        is_bf16 = self.dtype == torch.bfloat16
+        with (
+            torch.inference_mode(),
+            exact_float32(device),
+            torch.autocast(device.type, torch.bfloat16, enabled=is_bf16),
+        ):
+            num_rows = self._rows(device)
+            for start in range(0, len(seeds), num_rows):
+                end = min(start + num_rows, len(seeds))
+                # A short batch is filled up with copies of its last sample, thrown away later.
+                index = torch.arange(start, start + num_rows).clamp(max=end - 1)
+                condition = embedded(prior, conditions.rows(index, device), settings, num_rows)
+                drawn = self._draw_batch(
+                    tokens[index].to(device),
+                    num_given,
+                    condition,
+                    partial(self._noise, [seeds[row] for row in index.tolist()], window),
+                    None if progress is None else lambda count, n=end - start: progress(n * count),
+                )
+                tokens[start:end] = drawn[: end - start].cpu()
+        _, rows, columns = prior.config.grid_thw
+        return rearrange(split.join(tokens), "n (t h w) ... -> n t h w ...", h=rows, w=columns)
+
+    def _noise(self, seeds: list[int], window: int, step: int) -> Float[Tensor, "b n s1"]:
+        """Return a step's uniform noise: of each sub-code, and of the confidence."""
+        num_tokens, each = self.prior.config.num_tokens, len(self.prior.sub_codes) + 1
+        noise = [uniform_noise(seed, num_tokens * each, window, step) for seed in seeds]
+        return torch.from_numpy(np.stack(noise)).unflatten(1, (num_tokens, each))
+
+    def _draw_batch(
+        self,
+        tokens: Int[Tensor, "b n s"],
+        num_given: int,
+        condition: Condition,
+        noise_of: Callable[[int], Tensor],
+        progress: Callable[[int], object] | None,
+    ) -> Int[Tensor, "b n s"]:
+        """Draw the hidden sub-codes of one padded batch.
+
+        Raises:
+            InputError: the prior gave no distribution to draw from.
+        """
+        hidden = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        hidden[:, :num_given] = False
+        usable = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        plan = still_hidden(tokens.shape[1] - num_given, self.parallel.steps)
+        before = tokens.shape[1] - num_given
+        for step, left in enumerate(plan):
+            noise = noise_of(step).to(tokens.device)
+            drawn = self._drawn(tokens, hidden, condition, noise[..., :-1])
+            usable &= drawn.usable
+            gumbel = -torch.log(-torch.log(noise[..., -1].clamp(min=LEAST)))
+            heat = self.parallel.confidence_temperature * (1 - (step + 1) / len(plan))
+            confidence = drawn.log_probability.double() + heat * gumbel
+            confidence = confidence.masked_fill(~hidden, torch.inf)
+            order = confidence.argsort(dim=1, stable=True)
+            stay = torch.zeros_like(hidden).scatter(1, order[:, :left], True)
+            tokens = torch.where((hidden & ~stay)[..., None], drawn.sub_codes, tokens)
+            hidden = stay
+            if progress is not None:
+                progress(before - left)
+            before = left
+        require_distributions(usable, self.settings)
+        return tokens
+
+    def _drawn(
+        self,
+        tokens: Int[Tensor, "b n s"],
+        hidden: Bool[Tensor, "b n"],
+        condition: Condition,
+        noise: Float[Tensor, "b n s"],
+    ) -> Drawn:
+        """Draw every position's token from one pass, some positions at a time."""
+        passes = len(hidden_per_pass(self.settings))
+        outputs = self.prior.outputs(
+            tokens.repeat(passes, 1, 1), hidden.repeat(passes, 1), condition
+        )
+        width = max(1, CHUNK // (len(outputs) * max(self.prior.sub_codes.sizes)))
+        parts = [
+            self._drawn_of(x, uniform)
+            for x, uniform in zip(outputs.split(width, 1), noise.split(width, 1), strict=True)
+        ]
+        sub_codes, log_probability, usable = zip(*parts, strict=True)
+        return Drawn(
+            torch.cat(sub_codes, 1), torch.cat(log_probability, 1), torch.stack(usable).all(0)
+        )
+
+    def _drawn_of(self, x: Float[Tensor, "rows n d"], noise: Float[Tensor, "b n s"]) -> Drawn:
+        batch, num_positions, num_places = noise.shape
+        passes = len(hidden_per_pass(self.settings))
+        sub_codes = torch.zeros(noise.shape, dtype=torch.int64, device=noise.device)
+        log_probability = torch.zeros(batch, num_positions, device=noise.device)
+        usable = torch.ones(batch, dtype=torch.bool, device=noise.device)
+        for place in range(num_places):
+            before = sub_codes[..., place - 1].repeat(passes, 1) if place else None
+            x, logits = self.prior.next_logits(x, place, before)
+            guided = guided_logits(logits.float(), self.settings).flatten(0, 1)
+            adjusted = adjusted_logits(guided, self.settings)
+            found, had_mass = invert(adjusted, noise[..., place].flatten())
+            of_found = guided.log_softmax(-1).gather(1, found[:, None])
+            sub_codes[..., place] = found.view(batch, num_positions)
+            log_probability += of_found.view(batch, num_positions)
+            usable &= had_mass.view(batch, num_positions).all(1)
+        return Drawn(sub_codes, log_probability, usable)
+
+    def _rows(self, device: torch.device) -> int:
+        """Return how many samples are drawn at once: a batch, if rows do not see their place."""
+        if self._num_rows is None:
+            agree = self.batch_size == 1 or self._rows_agree(self.batch_size, device)
+            self._num_rows = self.batch_size if agree else 1
+        return self._num_rows
+
+    def _rows_agree(self, num_rows: int, device: torch.device) -> bool:
+        """Return whether equal clips come out equal, bit by bit, wherever they stand."""
+        sizes, passes = self.prior.sub_codes.sizes, len(hidden_per_pass(self.settings))
+        generator = torch.Generator().manual_seed(0)
+        num_tokens, rows = self.prior.config.num_tokens, num_rows * passes
+        clip = [torch.randint(0, size, (num_tokens,), generator=generator) for size in sizes]
+        tokens = torch.stack(clip, dim=-1).expand(rows, -1, -1).to(device)
+        hidden = (torch.arange(num_tokens, device=device) % 2 == 0).expand(rows, -1)
+        start = self.prior.class_embedding.weight[-1].expand(rows, -1)
+        x = self.prior.outputs(tokens, hidden, Condition(start, None))
+        return same_bits(x, 0) and same_bits(self.prior.logits(x, tokens), 0)

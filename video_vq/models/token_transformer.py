@@ -1,0 +1,309 @@
+"""What all priors share: tokens and conditions embedded, transformer blocks, heads of sub-codes."""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Integer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from video_vq.errors import InputError
+from video_vq.models.pretrained import Pretrained
+from video_vq.models.prior_config import PriorConfig, PriorFacts, PriorKind
+from video_vq.models.sub_codes import SubCodes
+from video_vq.nn.attention import ChannelRMSNorm, SwiGLU, TransformerBlock
+from video_vq.nn.inputs import as_integers, as_tensor
+from video_vq.nn.precision import keeping_dtype
+from video_vq.nn.rotary import RotaryTables, rotary_tables
+
+Labels = Integer[Tensor, " b"] | Integer[np.ndarray, " b"]
+Actions = Float[Tensor, "b t a"] | Float[np.ndarray, "b t a"]
+
+
+class Condition(NamedTuple):
+    """What steers a clip, embedded: its start, and what is added to each latent frame's slots."""
+
+    start: Float[Tensor, "b d"]
+    per_frame: Float[Tensor, "b t d"] | None
+
+
+class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
+    """A transformer over the tokens of a clip, flattened in the order t h w.
+
+    A token of several sub-codes (models/sub_codes.py) takes one slot of the transformer: its
+    embedding is the sum of theirs, and a small MLP predicts them one after the other from the
+    slot's output and the sub-codes before. In slots of their own they would multiply the length,
+    and attention by its square; 2 x 2^9 sub-codes have the head and the logits of 1,024 codes,
+    where a single head over 2^18 would be 256 times as large.
+
+    The head is not tied to the token embedding: it is at most a few percent of the parameters, and
+    it starts at zero, so that training starts from exactly log K nats.
+
+    Args:
+        config: the tokens, the conditions and the sizes.
+        checkpoint_activations: recompute each block in the backward pass, which takes about a third
+            more time and 1 / depth of the memory. It changes no result.
+
+    Attributes:
+        predicts: the kind of prior that it is, as the config names it.
+
+    Raises:
+        InputError: the config is of another kind.
+    """
+
+    kind = "prior"
+    config_type = PriorConfig
+    facts_type = PriorFacts
+    predicts: ClassVar[PriorKind]
+
+    action_mean: Float[Tensor, " a"]
+    action_std: Float[Tensor, " a"]
+
+    def __init__(self, config: PriorConfig, checkpoint_activations: bool = False):
+        super().__init__(config)
+        sizes = config.transformer
+        if sizes.kind != self.predicts:
+            raise InputError(
+                f"{type(self).__name__} is {self.predicts}, this prior's kind is {sizes.kind!r}; "
+                "load_prior (video_vq.models.priors) loads either"
+            )
+        frames, rows, columns = config.grid_thw
+        self.checkpoint_activations = checkpoint_activations
+        self.sub_codes = SubCodes(config.factors)
+        self.token_embedding = nn.Embedding(sum(self.sub_codes.sizes), sizes.width)
+        self.class_embedding = nn.Embedding(config.num_classes + 1, sizes.width)  # last: no class
+        self.frame_position = nn.Parameter(torch.empty(frames, sizes.width))
+        self.cell_position = nn.Parameter(torch.empty(rows * columns, sizes.width))
+        if config.num_action_dims:
+            self.action_embedding = nn.Linear(config.num_action_dims, sizes.width)
+            self.no_action = nn.Parameter(torch.empty(sizes.width))
+            self.register_buffer("action_mean", torch.zeros(config.num_action_dims))
+            self.register_buffer("action_std", torch.ones(config.num_action_dims))
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                sizes.width,
+                sizes.heads,
+                sizes.hidden,
+                sizes.dropout,
+                is_causal=self.predicts == "autoregressive",
+            )
+            for _ in range(sizes.depth)
+        )
+        self.final_norm = ChannelRMSNorm(sizes.width)
+        self.head = nn.Linear(sizes.width, sum(self.sub_codes.sizes), bias=False)
+        if len(self.sub_codes) > 1:
+            before_last = sum(self.sub_codes.sizes[:-1])
+            self.sub_code_embedding = nn.Embedding(before_last, sizes.width)
+            self.sub_code_norm = ChannelRMSNorm(sizes.width)
+            self.sub_code_mlp = SwiGLU(sizes.width, sizes.width)
+        for name, table in zip(
+            RotaryTables._fields,
+            rotary_tables(config.grid_thw, sizes.head_dim, sizes.rotary_base),
+            strict=True,
+        ):
+            self.register_buffer(f"rotary_{name}", table, persistent=False)
+        self._initialise()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TokenTransformer":
+        """Keep angles and action statistics float32 under half(), bfloat16() and double()."""
+        buffers = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in buffers.items():
+            assert buffer is not None
+            self._buffers[name] = keeping_dtype(fn)(buffer)
+        return self
+
+    def _initialise(self) -> None:
+        """Draw the weights from torch's global generator (GPT-2's scales; head zero)."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            assert isinstance(block, TransformerBlock)
+            for output in (block.attention.output, block.mlp.down):
+                with torch.no_grad():
+                    output.weight.div_(math.sqrt(2 * len(self.blocks)))
+        nn.init.normal_(self.frame_position, std=0.02)
+        nn.init.normal_(self.cell_position, std=0.02)
+        nn.init.zeros_(self.head.weight)
+        if self.config.num_action_dims:
+            nn.init.normal_(self.no_action, std=0.02)
+            nn.init.normal_(
+                self.action_embedding.weight, std=0.02 * self.config.num_action_dims**-0.5
+            )
+
+    def set_action_statistics(self, mean: Float[Tensor, " a"], std: Float[Tensor, " a"]) -> None:
+        """Keep the training actions' mean and deviation; actions are standardised by them.
+
+        Raises:
+            InputError: the prior takes no actions, the sizes differ, or a number cannot be used.
+        """
+        size = self.config.num_action_dims
+        if not size:
+            raise InputError("this prior takes no actions (num_action_dims is 0)")
+        if mean.shape != (size,) or std.shape != (size,):
+            raise InputError(
+                f"action statistics: expected {size} means and deviations, "
+                f"found {tuple(mean.shape)} and {tuple(std.shape)}"
+            )
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise InputError(
+                "action statistics: means must be finite and deviations positive; "
+                "give a constant action the deviation 1"
+            )
+        self.action_mean.copy_(mean)
+        self.action_std.copy_(std)
+
+    @property
+    def rotary(self) -> RotaryTables:
+        """Return the rotary tables of all slots."""
+        return RotaryTables(*(getattr(self, f"rotary_{name}") for name in RotaryTables._fields))
+
+    @property
+    def positions(self) -> Float[Tensor, "n d"]:
+        """Return the learned position of each token: its latent frame's plus its cell's."""
+        return (self.frame_position[:, None] + self.cell_position).flatten(0, 1)
+
+    def condition(
+        self,
+        batch: int,
+        class_label: Labels | None,
+        actions: Actions | None,
+        dropped: Bool[Tensor, " b"] | None,
+    ) -> Condition:
+        """Embed what steers the clips.
+
+        Args:
+            batch: number of clips.
+            class_label: 0 … num_classes - 1, or NO_CLASS.
+            actions: actions on the way to each latent frame, in the data's units.
+            dropped: mask of clips whose class and actions are hidden; None for none.
+
+        Raises:
+            InputError: a condition is missing (unless every clip's is dropped), given to a prior
+                without it, or has another shape.
+        """
+        device = self.head.weight.device
+        if dropped is None:
+            dropped = torch.zeros(batch, dtype=torch.bool, device=device)
+        num_classes = self.config.num_classes
+        label = torch.full_like(dropped, num_classes, dtype=torch.long)
+        self._require("class labels", class_label is not None, num_classes > 0, dropped)
+        if class_label is not None:
+            given = as_integers(class_label, "class labels").to(device).long()
+            if given.shape != (batch,):
+                raise InputError(
+                    f"class labels: expected one for each of {batch} clips, found the shape "
+                    f"{tuple(given.shape)}"
+                )
+            label = torch.where(dropped | (given < 0), label, given)
+        self._require("actions", actions is not None, self.config.num_action_dims > 0, dropped)
+        per_frame = None
+        if self.config.num_action_dims:
+            frames = self.config.grid_thw[0]
+            per_frame = self.no_action.expand(batch, frames, -1)
+            if actions is not None:
+                actions = as_tensor(actions, "actions").to(device, torch.float32)
+                expected = (batch, frames, self.config.num_action_dims)
+                if tuple(actions.shape) != expected:
+                    raise InputError(
+                        f"actions: expected b t a = {expected} (numbers per latent frame), "
+                        f"found {tuple(actions.shape)}"
+                    )
+                standard = (actions - self.action_mean) / self.action_std
+                embedded = self.action_embedding(standard.to(self.no_action.dtype))
+                per_frame = torch.where(dropped[:, None, None], per_frame, embedded)
+        return Condition(self.class_embedding(label), per_frame)
+
+    def _require(self, what: str, given: bool, taken: bool, dropped: Tensor) -> None:
+        if given and not taken:
+            raise InputError(f"this prior was trained without {what}; leave them out")
+        if taken and not given and not bool(dropped.all()):
+            raise InputError(
+                f"this prior needs {what}; give them, or sample without any condition (guidance 0)"
+            )
+
+    def split_tokens(
+        self, tokens: Integer[Tensor, "b n *level"] | Integer[np.ndarray, "b n *level"]
+    ) -> Int[Tensor, "b n s"]:
+        """Return the sub-codes of tokens, on the model's device.
+
+        Raises:
+            InputError: they have other axes, or another length than 1 … the tokens of a clip.
+        """
+        tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
+        sub_codes = self.sub_codes.split(tokens)
+        if sub_codes.ndim != 3:
+            axes, flat = ("b n level", "1, 3") if self.sub_codes.has_levels else ("b n", "1")
+            raise InputError(
+                f"tokens: expected {axes}, found the shape {tuple(tokens.shape)}; "
+                f"of a grid of codes pass grid.flatten({flat})"
+            )
+        num_slots = sub_codes.shape[1]
+        if not 1 <= num_slots <= self.config.num_tokens:
+            raise InputError(
+                f"{num_slots} tokens for a prior of t h w = {self.config.grid_thw}: "
+                f"expected 1 to {self.config.num_tokens}"
+            )
+        return sub_codes
+
+    def drawn_or(self, dropped: Bool[Tensor, " b"] | None, batch: int) -> Bool[Tensor, " b"] | None:
+        """Return which clips' conditions are hidden; in training mode None draws them.
+
+        From torch's global generator, with probability `condition_dropout`.
+        """
+        steered = self.config.num_classes or self.config.num_action_dims
+        if dropped is None and self.training and steered:
+            share = self.config.transformer.condition_dropout
+            return torch.rand(batch, device=self.head.weight.device) < share
+        return dropped
+
+    def through_blocks(
+        self, x: Float[Tensor, "b n d"], rotary: RotaryTables
+    ) -> Float[Tensor, "b n d"]:
+        """Run the transformer on embedded slots."""
+        x = self.dropout(x)
+        for block in self.blocks:
+            if self.checkpoint_activations and self.training:
+                x = checkpoint(block, x, rotary, use_reentrant=False)
+            else:
+                x = block(x, rotary)
+        return x
+
+    def logits(
+        self, x: Float[Tensor, "b n d"], sub_codes: Int[Tensor, "b n s"]
+    ) -> Float[Tensor, "b n v"]:
+        """Return the logits of all sub-codes in a row, each given those before it."""
+        if len(self.sub_codes) == 1:
+            return self.head(self.final_norm(x))
+        found = []
+        for place in range(len(self.sub_codes)):
+            before = sub_codes[..., place - 1] if place else None
+            x, of_place = self.next_logits(x, place, before)
+            found.append(of_place)
+        return torch.cat(found, dim=-1)
+
+    def next_logits(
+        self, x: Float[Tensor, "*n d"], place: int, before: Int[Tensor, "*n"] | None
+    ) -> tuple[Float[Tensor, "*n d"], Float[Tensor, "*n v"]]:
+        """Return what predicts the sub-code at a place, and its logits.
+
+        Args:
+            x: the slots' outputs; after the first place, what was returned for the place before.
+            before: the sub-code at the place before; None for the first.
+        """
+        head = self.head.weight.split(self.sub_codes.sizes)[place]
+        if before is None:
+            return x, F.linear(self.final_norm(x), head)
+        x = x + self.sub_code_embedding(before + self.sub_codes.starts[place - 1])
+        mixed = x + self.sub_code_mlp(self.sub_code_norm(x))
+        return x, F.linear(self.final_norm(mixed), head)

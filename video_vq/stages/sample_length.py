@@ -1,0 +1,84 @@
+"""How long samples are, and how a prior's window slides over those longer than its clips."""
+
+import math
+from typing import NamedTuple
+
+from video_vq.errors import InputError
+from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
+
+
+class SampleLength(NamedTuple):
+    """The length of samples, and the windows of a prior's clips that they are made of.
+
+    Attributes:
+        num_frames, num_latents: of a sample.
+        window: latent frames of a clip, which the prior was trained on.
+        stride: latent frames that each window after the first adds.
+    """
+
+    num_frames: int
+    num_latents: int
+    window: int
+    stride: int
+
+    @property
+    def num_windows(self) -> int:
+        """Return how many windows a sample has."""
+        return 1 + max(0, -(-(self.num_latents - self.window) // self.stride))
+
+    def num_drawn(self, num_given: int) -> int:
+        """Return the latent frames that are drawn for a sample of so many given ones.
+
+        Those of the last window that lie behind the sample's end are among them.
+        """
+        return self.window - num_given + (self.num_windows - 1) * self.stride
+
+
+def clip_length(facts: TokenizerFacts) -> SampleLength:
+    """Return the length of a tokenizer's clips: one window."""
+    num_latents = facts.grid_thw[0]
+    return SampleLength(facts.num_frames, num_latents, num_latents, num_latents)
+
+
+def length_of_latents(
+    num_latents: int, config: TokenizerConfig, facts: TokenizerFacts, stride: int | None
+) -> SampleLength:
+    """Return the length of samples of so many latent frames.
+
+    Args:
+        stride: latent frames that each window adds; None for half of a window.
+
+    Raises:
+        InputError: the tokenizer is not causal, its clips have one latent frame alone, or the
+            stride leaves nothing of a window to go on from.
+    """
+    if not config.backbone.causal:
+        raise InputError(
+            "--seconds needs a causal tokenizer, in this one each frame sees later ones, so clips "
+            "do not go on; train one with model.backbone.causal=true, or leave --seconds out"
+        )
+    window = facts.grid_thw[0]
+    if window < 2:
+        raise InputError(
+            "--seconds: the prior's clips have one latent frame, so it knows nothing of what "
+            "follows; train tokenizer and prior on longer clips"
+        )
+    stride = window // 2 if stride is None else stride
+    if not 1 <= stride < window:
+        raise InputError(
+            f"--window-stride {stride}: expected 1 to {window - 1}; the prior's clips have "
+            f"{window} latent frames, and a window goes on from one at least"
+        )
+    frames_per_latent = config.backbone.total_stride_thw[0]
+    num_frames = 1 + (num_latents - 1) * frames_per_latent
+    return SampleLength(num_frames, num_latents, window, stride)
+
+
+def latents_within(seconds: float, fps: float, frames_per_latent: int, is_first: bool) -> int:
+    """Return the fewest latent frames that last so many seconds.
+
+    Args:
+        is_first: whether they begin a video, whose first latent frame holds one frame alone.
+    """
+    num_frames = math.ceil(seconds * fps - 1e-6) - is_first
+    return max(0, -(-num_frames // frames_per_latent)) + is_first
