@@ -5,7 +5,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json
 from video_vq.cli import following, options
-from video_vq.errors import InputError
+from video_vq.media.reading import add_reading, reading_of
 from video_vq.stores.lock import require_free
 
 
@@ -18,7 +18,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "video-vq continue in.mp4 --prior runs/prior --tokenizer runs/tokenizer --out out.mp4",
         ),
     )
-    parser.add_argument("video", type=Path, metavar="VIDEO", help="any video file")
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="any video")
     options.add_prior(parser)
     options.add_tokenizer(parser)
     parser.add_argument(
@@ -51,6 +51,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "with a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
     )
     options.add_sampling(parser, "a class name (default: none)")
+    add_reading(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -60,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = options.sampling_settings(arguments)
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)
-    if not arguments.video.is_file():
-        raise InputError(f"{arguments.video}: no such file; name a video file")
+    options.require_video(arguments.video, reading_of(arguments))
     require_free(arguments.out, single_file=True)
     from video_vq.distributed import holding, make_accelerator
     from video_vq.stages.continue_file import ContinueRequest, continue_video
@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         dtype=arguments.dtype,
         actions=arguments.actions,
+        reading=reading_of(arguments),
     )
     accelerator = make_accelerator()
     with holding(accelerator, arguments.out, single_file=True):

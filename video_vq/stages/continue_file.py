@@ -14,9 +14,10 @@ from torch import Tensor
 from video_vq.errors import InputError
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import tile, write_video
-from video_vq.media.probe import probe
+from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import resize
+from video_vq.media.sources import probe_video
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS, SamplingSettings
 from video_vq.models.sampling import sample_tokens
@@ -46,6 +47,7 @@ class ContinueRequest:
         dtype: The dtype of the prior's weights, cache and products.
         actions: file of the actions from the first given frame on, for a prior that takes actions:
             a row per frame, or a sequence of rows for each continuation.
+        reading: how a video that is a frame folder, or lies in an array, is read.
     """
 
     given_frames: int | None = None
@@ -55,6 +57,7 @@ class ContinueRequest:
     seed: int = 0
     dtype: Dtype = "float32"
     actions: Path | None = None
+    reading: Reading = USUAL
 
 
 class Continuation(NamedTuple):
@@ -88,7 +91,8 @@ def continue_video(
     given_latents(tokenizer, num_given)
     label = _label(prior, request)
     actions = _actions(prior, tokenizer, request)
-    frames = last_frames(video, num_given, prior.facts.fps, prior.facts.frame_size_hw)
+    size_hw = prior.facts.frame_size_hw
+    frames = last_frames(video, num_given, prior.facts.fps, size_hw, request.reading)
     given = given_tokens(accelerator, tokenizer, frames[None], 1)
     num_drawn = prior.config.num_tokens - given.shape[1]
     with progress("continuing", num_drawn * request.num, "token") as bar:
@@ -119,14 +123,18 @@ def default_given_frames(tokenizer: VideoTokenizer) -> int:
 
 
 def last_frames(
-    video: Path, count: int, fps: float | None, size_hw: tuple[int, int]
+    video: Path,
+    count: int,
+    fps: float | None,
+    size_hw: tuple[int, int],
+    reading: Reading = USUAL,
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Return the last frames of a video file at a rate (None: its own) and a size.
+    """Return the last frames of a video at a rate (None: its own) and a size.
 
     Raises:
         InputError: it cannot be read, or is too short.
     """
-    info = probe(video)
+    info = probe_video(video, reading)
     stream = FrameStream(info)
     indices = range(info.num_packets) if fps is None else frames_at_rate(info, fps)
     kept: list[np.ndarray] = []
