@@ -7,6 +7,7 @@ from data_prep.cli.options import add_list_only, add_out, add_rate, add_run, add
 from data_prep.cli.preparing import prepare_listing
 from video_vq.arguments import Parser, file_endings
 from video_vq.errors import InputError
+from video_vq.media.reading import add_reading, reading_of
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -17,17 +18,20 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         description="Prepare any tree of videos: the first folder below VIDEOS is the label; "
         "a hash of the group decides the split. Or prepare a CSV of videos, whose first line "
         "names its columns: path, and optionally label, split, group and actions (a .npy or .csv "
-        "with one row of numbers per frame).",
+        "with one row of numbers per frame). A video is a file, a folder of numbered pictures, or "
+        "lies in an array.",
         examples=(
             "data-prep folder my_videos --out clips --size 64",
             "data-prep folder videos.csv --root my_videos --out clips --group-by folder",
+            "data-prep folder my_frames --out clips --fps 25",
+            "data-prep folder samples.npz --out clips --layout btchw --values signed",
         ),
     )
     parser.add_argument(
         "videos",
         type=Path,
         metavar="VIDEOS",
-        help="folder of videos, or a .csv file that lists them",
+        help="folder of videos, array file, or a .csv file that lists videos",
     )
     add_out(parser)
     parser.add_argument(
@@ -56,9 +60,11 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--extensions",
         type=file_endings,
         metavar="LIST",
-        help="file name endings to take, for example mp4,avi (default: all usual ones)",
+        help="file name endings to take, for example mp4,avi (default: those of video files; if "
+        "there are none, those of pictures; if there are none, those of arrays)",
     )
     add_rate(parser)
+    add_reading(parser)
     add_list_only(parser)
     add_run(parser)
     parser.set_defaults(run=run)
@@ -68,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Prepare a folder or a table of videos."""
     from data_prep.sources.folder import list_folder
     from data_prep.sources.table import list_table
-    from video_vq.media.folder import VIDEO_SUFFIXES, FolderSettings
+    from video_vq.media.folder import FolderSettings
 
     by_regex = arguments.group_regex is not None
     settings = FolderSettings(
@@ -76,7 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
         test=arguments.test,
         group_by="regex" if by_regex else arguments.group_by,
         group_regex=arguments.group_regex,
-        extensions=arguments.extensions or VIDEO_SUFFIXES,
+        extensions=arguments.extensions,
+        reading=reading_of(arguments),
     )
     videos: Path = arguments.videos
     if videos.suffix.lower() == ".csv" and not videos.is_dir():

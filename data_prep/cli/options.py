@@ -5,7 +5,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, frame_size, positive, rate, seconds, share
 from video_vq.errors import InputError
-from video_vq.media.folder import MAX_SKIPPED
+from video_vq.media.kinds import MAX_SKIPPED
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:

@@ -56,6 +56,7 @@ def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
         limits=Limits(max_expansion=arguments.max_expansion),
         cpu_seconds=arguments.cpu_limit,
         decoder=getattr(arguments, "decoder", "pyav"),
+        reading=listing.reading,
     )
     if getattr(arguments, "list_only", False):
         _write_list(arguments, listing, recipe)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from data_prep.archives import Archive
 from video_vq.errors import InputError
 from video_vq.media.prepared import FrameRecipe, Watch
+from video_vq.media.reading import USUAL, Reading
 from video_vq.stores.clips import PreparedVideo, Skipped, Video
 
 SourceName = Literal["folder", "ucf101", "bair", "lerobot"]
@@ -23,10 +24,12 @@ class Item:
         label: name of its class; None when the data have none.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
-        name: path of the file relative to the source's folder, which the store keeps.
-        path: path of the file on this machine, which the store never keeps. If the listing has an
+        name: path relative to the source's folder of the file or frame folder, or address of a
+            video in an array, which the store keeps.
+        path: the same path on this machine, which the store never keeps. If the listing has an
             archive to unpack, the member's name until `prepare` has unpacked it.
-        num_bytes: size of the file (of the record; of the whole mp4 that holds an episode).
+        num_bytes: size of the file (of the record; of the whole mp4 that holds an episode; of
+            all frames; of a video's values in an array).
         offset: byte at which the video's record begins; 0 where a file is one video.
         base: byte of `path` at which the source's file begins (inside a tar), else 0.
         actions: file of one row of numbers per frame of the video's file; None without one.
@@ -80,6 +83,7 @@ class Listing:
         max_skipped: share of videos that may be unusable, unless the user says otherwise.
         archive: the archive that holds the items and has to be unpacked; None where their paths are
             files.
+        reading: how items that are frame folders or videos in arrays are read.
     """
 
     source: SourceName
@@ -92,6 +96,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     archive: Archive | None = None
     simulated: str | None = None
+    reading: Reading = USUAL
 
 
 def require_folder(root: Path, what: str) -> None:

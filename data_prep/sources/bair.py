@@ -19,7 +19,8 @@ from data_prep.archives import read_archive
 from data_prep.sources import Item, Listing, require_folder
 from data_prep.tfrecord import Example, RecordError, parse_example, read_record, scan_records
 from video_vq.errors import InputError
-from video_vq.media.folder import MAX_SKIPPED, split_groups
+from video_vq.media.folder import split_groups
+from video_vq.media.kinds import MAX_SKIPPED
 from video_vq.media.prepared import FrameRecipe, Watch
 from video_vq.media.resize import resize
 from video_vq.stores.clips import PreparedVideo, Skipped, UnusableVideoError

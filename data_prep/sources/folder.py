@@ -1,21 +1,24 @@
-"""Any tree of video files: the first folder is the label, a hash of the group the split."""
+"""Any tree of videos: the first folder is the label, a hash of the group the split."""
 
 import os
 from pathlib import Path
 
 from data_prep.sources import Item, Listing, require_folder
-from video_vq.media.folder import MAX_SKIPPED, FolderSettings, list_videos
+from video_vq.media.array_videos import is_array_file
+from video_vq.media.folder import FolderSettings, list_videos
+from video_vq.media.kinds import MAX_SKIPPED
 from video_vq.media.views import note_on_views
 from video_vq.stores.clips import Skipped
 
 
 def list_folder(root: Path, settings: FolderSettings) -> Listing:
-    """List the videos of a tree, sorted by name; see `list_videos`.
+    """List the videos of a tree, or of a file of arrays; see `list_videos`.
 
     Raises:
         InputError: it is not a folder, it holds no video, or a setting is wrong.
     """
-    require_folder(root, "a folder of videos")
+    if not is_array_file(root):
+        require_folder(root, "a folder of videos, or a file of arrays")
     found = list_videos(root, settings)
     views = note_on_views({video.name: video.split for video in found.videos})
     return Listing(
@@ -28,7 +31,7 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
                 split=video.split,
                 group=video.group,
                 name=video.name,
-                path=os.path.abspath(root / video.name),
+                path=os.path.abspath(found.root / video.name),
                 num_bytes=video.num_bytes,
             )
             for video in found.videos
@@ -36,5 +39,6 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
         classes=found.classes,
         skipped=tuple(Skipped(name, name, reason) for name, reason in found.left_out),
         max_skipped=MAX_SKIPPED,
-        notes=() if views is None else (views,),
+        notes=found.notes if views is None else (*found.notes, views),
+        reading=found.reading,
     )

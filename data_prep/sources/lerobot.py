@@ -20,7 +20,9 @@ from data_prep.parquet import require_pyarrow
 from data_prep.sources import Item, Listing, require_folder
 from data_prep.sources.lerobot_index import TOLERANCE, IndexRow, read_index
 from video_vq.errors import InputError
-from video_vq.media.folder import MAX_SKIPPED, size_inside, split_groups
+from video_vq.media.folder import split_groups
+from video_vq.media.kinds import MAX_SKIPPED
+from video_vq.media.tree import size_inside
 from video_vq.stores.clips import Skipped
 from video_vq.stores.files import read_json
 

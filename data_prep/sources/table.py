@@ -7,18 +7,20 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.sources import Item, Listing
 from video_vq.errors import InputError
 from video_vq.media.folder import (
-    MAX_SKIPPED,
     FolderSettings,
+    VideoFinder,
     grouping,
-    size_inside,
     split_groups,
 )
+from video_vq.media.kinds import MAX_SKIPPED
+from video_vq.media.tree import size_inside
 from video_vq.media.views import note_on_views
 from video_vq.stores.clips import SPLITS
 from video_vq.stores.number_rows import SUFFIXES, read_rows
@@ -86,9 +88,10 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
     if "path" not in columns:
         mistakes.check()
     group_of = grouping(settings)
+    finder = VideoFinder(root, settings.reading)
     entries = []
     for line, row in rows:
-        entry = _entry(root, line, row, group_of, mistakes)
+        entry = _entry(finder, line, row, group_of, mistakes)
         if entry is not None:
             entries.append(entry)
     _check_together(entries, mistakes)
@@ -99,6 +102,8 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
     items = tuple(replace(item, split=item.split or shares[item.group]) for item in found)
     by_hand = "split" in columns or "group" in columns
     views = None if by_hand else note_on_views({item.name: item.split for item in items})
+    finder.require_needed()
+    reading = finder.finish()
     return Listing(
         source="folder",
         settings={
@@ -112,7 +117,8 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
         classes=tuple(sorted({item.label for item in items if item.label is not None})),
         arrays={} if width is None else {"actions": (width,)},
         max_skipped=MAX_SKIPPED,
-        notes=() if views is None else (views,),
+        notes=(*finder.notes, *([] if views is None else [views])),
+        reading=reading,
     )
 
 
@@ -164,12 +170,12 @@ def _check_columns(columns: list[str], mistakes: _Mistakes) -> None:
 
 
 def _entry(
-    root: Path, line: int, row: Row, group_of: Callable[[str], str], mistakes: _Mistakes
+    finder: VideoFinder, line: int, row: Row, group_of: Callable[[str], str], mistakes: _Mistakes
 ) -> _Entry | None:
     """Check one row; None when it has mistakes."""
     before = len(mistakes.found)
     problems = list(_problems(row))
-    found = _file(root, row["path"]) if row["path"] else "no path"
+    found = _file(finder.root, row["path"], finder.add_named) if row["path"] else "no path"
     if isinstance(found, str):
         problems.append(found)
     actions = None
@@ -177,7 +183,7 @@ def _entry(
         if Path(row["actions"]).suffix.lower() not in SUFFIXES:
             problems.append(f"actions: expected a .npy or .csv file, found {row['actions']!r:.80}")
         else:
-            actions = _file(root, row["actions"])
+            actions = _file(finder.root, row["actions"], partial(_size_of_file, finder.root))
             if isinstance(actions, str):
                 problems.append(f"actions: {actions}")
     name = Path(os.path.normpath(row["path"])).as_posix()
@@ -215,13 +221,21 @@ def _problems(row: Row) -> Iterator[str]:
         yield f"split: expected {', '.join(SPLITS)}, found {row['split']!r:.80}"
 
 
-def _file(root: Path, text: str) -> tuple[Path, int] | str:
-    """Return a file inside `root` and its size, or what is wrong with it."""
+def _size_of_file(root: Path, name: str) -> int | str:
+    return size_inside(root / name, root.resolve())
+
+
+def _file(root: Path, text: str, size_of: Callable[[str], int | str]) -> tuple[Path, int] | str:
+    """Return a path inside `root` and its size, or what is wrong with it.
+
+    Args:
+        size_of: returns the size of what the text names, or what is wrong with it.
+    """
     if not text.isprintable() or len(text) > 4096:
         return f"{text!r:.80} is not a path"
     if os.path.isabs(text) or ".." in Path(text).parts:
         return f"{text!r:.80} leads out of {root}; paths are relative to it (--root names another)"
-    size = size_inside(root / text, root.resolve())
+    size = size_of(text)
     if isinstance(size, str):
         return f"{text!r:.80}: {size}"
     return Path(os.path.abspath(root / text)), size

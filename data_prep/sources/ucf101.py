@@ -11,7 +11,8 @@ from typing import NamedTuple
 from data_prep.archives import Archive, read_archive
 from data_prep.sources import Item, Listing, require_folder
 from video_vq.errors import InputError
-from video_vq.media.folder import MAX_SKIPPED, split_groups
+from video_vq.media.folder import split_groups
+from video_vq.media.kinds import MAX_SKIPPED
 from video_vq.stores.clips import Skipped
 
 # Where archives and mirrors put the videos and the lists, relative to the root.

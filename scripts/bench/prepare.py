@@ -24,7 +24,8 @@ from data_prep.sources import Item
 from data_prep.sources.folder import list_folder
 from video_vq.media.decode import Decoder
 from video_vq.media.encode import write_video
-from video_vq.media.folder import VIDEO_SUFFIXES, FolderSettings
+from video_vq.media.folder import FolderSettings
+from video_vq.media.kinds import VIDEO_SUFFIXES
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.resize import REDUCING_GAP, crop_box
 from video_vq.stores.clips import ClipStoreWriter

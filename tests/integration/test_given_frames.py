@@ -9,14 +9,17 @@ from accelerate import Accelerator
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, make_clip_store
 
 from video_vq.cli import main
+from video_vq.errors import InputError
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import write_video
 from video_vq.media.probe import probe
+from video_vq.media.reading import Reading
+from video_vq.media.resize import resize
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.sampling import sample_tokens
 from video_vq.models.tokenizer import VideoTokenizer, to_uint8
-from video_vq.stages.continue_file import ContinueRequest, continued
+from video_vq.stages.continue_file import ContinueRequest, continued, last_frames
 from video_vq.stages.decode_tokens import decode_grids
 from video_vq.stages.given_frames import given_tokens
 from video_vq.stores.clips import ClipStore
@@ -175,6 +178,19 @@ def test_a_users_video_of_any_size_and_rate_is_continued_from_its_end(made, tmp_
     assert (bar[3:, ..., 0] > 120).all()
     assert "the last 3 frames" in capsys.readouterr().out
     assert probe(tmp_path / "new" / "out.mp4").fps == 10
+
+
+def test_the_frames_of_an_array_are_continued_at_the_priors_rate(made, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (24, 36, 48, 3), np.uint8)
+    np.save(tmp_path / "in.npy", frames)
+    request = ContinueRequest(given_frames=3, reading=Reading(fps=20.0))
+    prior, tokenizer = Prior.from_pretrained(made / "p"), VideoTokenizer.from_pretrained(made / "t")
+    _, moments = continued(Accelerator(), prior, tokenizer, tmp_path / "in.npy", request)
+    given = np.stack([moment[0] for moment in moments])[:3]
+    size_hw = given.shape[1:3]
+    assert np.array_equal(given, resize(frames[[18, 20, 22]], size_hw))
+    with pytest.raises(InputError, match="say its rate with --source-fps"):
+        last_frames(tmp_path / "in.npy", 3, 10.0, size_hw)
 
 
 def test_a_continuation_is_the_sample_that_the_same_frames_in_a_store_give(made, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate import Accelerator
+from PIL import Image
 from test_scale import encode, hashes, prepare, write_videos
 from trained import trained_tokenizer
 
@@ -54,6 +55,27 @@ def stop_at_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
         usual(self, shard, on_video)
 
     monkeypatch.setattr(Encoder, "encode", stopped)
+
+
+def test_frame_folders_and_arrays_give_the_tokens_of_their_store(made, tmp_path, capsys):
+    clips = np.random.default_rng(0).integers(0, 256, (3, 9, 16, 24, 3), np.uint8)
+    shutil.copytree(made / "t", tmp_path / "t")
+    np.save(tmp_path / "clips.npy", clips / np.float32(255))
+    for number, clip in enumerate(clips):
+        (tmp_path / "raw" / str(number)).mkdir(parents=True)
+        for place, frame in enumerate(clip):
+            Image.fromarray(frame).save(tmp_path / "raw" / str(number) / f"{place}.png")
+    assert prepare(tmp_path, "store") == 0
+    for data in ("store", "raw", "clips.npy"):
+        options = () if data == "store" else PER_SHARD
+        assert encode(tmp_path, data, tmp_path / f"of {data}", *options) == 0
+    said = capsys.readouterr().err
+    assert "float arrays hold values from 0 to 1: taken for 0 to 1 (--values unit)" in said
+    stores = [TokenStore(tmp_path / f"of {data}") for data in ("store", "raw", "clips.npy")]
+    assert len(stores[0]) >= 3
+    for store in stores[1:]:
+        for number in range(len(stores[0])):
+            assert np.array_equal(store.read(number), stores[0].read(number))
 
 
 @pytest.mark.parametrize("options", [(), MANY], ids=["usual", "many options"])

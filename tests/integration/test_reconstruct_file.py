@@ -80,6 +80,29 @@ def frames_of(path: Path) -> np.ndarray:
     return np.stack(list(FrameStream(probe(path))))
 
 
+def test_a_frame_folder_and_an_array_are_reconstructed_as_files_are(tmp_path, tokenizers, capsys):
+    frames = picture(7, 34, 46)
+    (tmp_path / "frames").mkdir()
+    for place, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{place}.png")
+    np.savez(tmp_path / "x.npz", videos=np.stack([frames[::-1], frames]))
+    by = ("--tokenizer", str(tokenizers["causal"]))
+    made = []
+    for source in ("frames", "x.npz#videos:1"):
+        out = tmp_path / f"{len(made)}.mp4"
+        assert main(["reconstruct", str(tmp_path / source), str(out), "--fps", "9", *by]) == 0
+        made.append(frames_of(out))
+        assert probe(out).fps == 9
+    assert np.array_equal(*made)
+    assert np.abs(made[0][:, :, :46].astype(int) - frames).mean() < 8
+    refused = str(tmp_path / "no.mp4")
+    assert main(["reconstruct", str(tmp_path / "frames"), refused, *by]) == 1
+    assert main(["reconstruct", str(tmp_path / "x.npz"), refused, "--fps", "9", *by]) == 1
+    said = capsys.readouterr().err
+    assert "does not give a frame rate; name one with --fps" in said
+    assert "holds 2 videos; name one, for example x.npz#videos:1" in said
+
+
 def halves(path: Path, width: int) -> tuple[np.ndarray, np.ndarray]:
     frames = frames_of(path)
     return frames[:, :, :width], frames[:, :, width + GAP : 2 * width + GAP]

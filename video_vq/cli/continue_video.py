@@ -5,7 +5,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json
 from video_vq.cli import following, options
-from video_vq.errors import InputError
+from video_vq.media.reading import add_reading, reading_of
 from video_vq.stores.lock import require_free
 
 
@@ -20,7 +20,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "--seconds 60",
         ),
     )
-    parser.add_argument("video", type=Path, metavar="VIDEO", help="any video file")
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="any video")
     options.add_prior(parser)
     options.add_tokenizer(parser)
     parser.add_argument(
@@ -55,6 +55,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     options.add_parallel(parser)
     options.add_length(parser, "how much is added", "the rest of a clip")
     options.add_sampling(parser, "a class name (default: none)")
+    add_reading(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -66,8 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     options.require_seconds_to_stride(arguments)
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)
-    if not arguments.video.is_file():
-        raise InputError(f"{arguments.video}: no such file; name a video file")
+    options.require_video(arguments.video, reading_of(arguments))
     require_free(arguments.out, single_file=True)
     from video_vq.distributed import holding, make_accelerator
     from video_vq.stages.continue_file import ContinueRequest, continue_video
@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         actions=arguments.actions,
         seconds=arguments.seconds,
         window_stride=arguments.window_stride,
+        reading=reading_of(arguments),
     )
     accelerator = make_accelerator()
     with holding(accelerator, arguments.out, single_file=True):

@@ -19,7 +19,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="turn a clip store, or raw videos, into a token store",
         description="Turn clips into tokens. DATA is a clip store, or a folder of videos, or a "
         "list of raw videos (`data-prep … --list-only`). Raw videos are decoded on the way, and "
-        "their pixels are not kept. The tokens are the same.",
+        "their pixels are not kept. The tokens are the same. A video is a file, a folder of "
+        "numbered pictures, or lies in an array.",
         examples=(
             "video-vq encode clips --tokenizer runs/tokenizer --out tokens",
             "video-vq encode my_videos --tokenizer runs/tokenizer --out tokens --size 64",
@@ -29,7 +30,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "data",
         type=Path,
         metavar="DATA",
-        help="a clip store, a folder of videos, or a list of raw videos",
+        help="a clip store, a folder of videos, an array file, or a list of raw videos",
     )
     options.add_tokenizer(parser)
     options.add_out(parser, "the token store; run the same command again to resume")

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from video_vq.arguments import file_endings, frame_size, positive, rate, share
 from video_vq.errors import InputError
+from video_vq.media.reading import READING_OPTIONS, add_reading, reading_of
 
 if TYPE_CHECKING:
     from video_vq.stages.raw_folder import FolderOptions
 
-NAMES = ("size", "fps", "val", "test", "group_by", "extensions", "videos_per_shard")
+NAMES = (
+    "size", "fps", "val", "test", "group_by", "extensions", "videos_per_shard", *READING_OPTIONS,
+)  # fmt: skip
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +53,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--extensions",
         type=file_endings,
         metavar="LIST",
-        help="file name endings to take, for example mp4,avi (default: all usual ones)",
+        help="file name endings to take, for example mp4,avi (default: those of video files; if "
+        "there are none, those of pictures; if there are none, those of arrays)",
     )
     group.add_argument(
         "--videos-per-shard",
@@ -59,6 +63,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
         "of all, at most 128)",
     )
+    add_reading(parser)
 
 
 def read(arguments: argparse.Namespace) -> "FolderOptions":
@@ -85,6 +90,6 @@ def read(arguments: argparse.Namespace) -> "FolderOptions":
     return FolderOptions(
         size_hw=arguments.size,
         fps=arguments.fps,
-        listing=FolderSettings(**listing),
+        listing=FolderSettings(**listing, reading=reading_of(arguments)),
         videos_per_shard=arguments.videos_per_shard,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
+from video_vq.media.reading import READING_OPTIONS, add_reading, reading_of
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS
 from video_vq.stores.lock import require_free
 
@@ -14,14 +15,15 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "fvd",
-        help="score folders of videos or clip stores by FVD",
+        help="score folders of videos, arrays or clip stores by FVD",
         examples=(
             "video-vq fvd real_videos generated_videos",
             "video-vq fvd clips samples --protocol all",
             "video-vq fvd --sanity clips",
+            "video-vq fvd real_frames samples.npy",
         ),
     )
-    what = "clip store, folder of videos, or file of features (.safetensors)"
+    what = "clip store, folder of videos, array file, or file of features (.safetensors)"
     parser.add_argument("real", type=Path, metavar="REAL", help=what)
     fake = parser.add_argument(
         "fake",
@@ -68,6 +70,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="largest number of clips to score on each side (default: all)",
     )
     options.add_network(parser)
+    add_reading(parser)
     parser.add_argument(
         "--sanity",
         action=_Alone,
@@ -122,10 +125,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     cut = Cut(arguments.frames, arguments.stride, arguments.fps)
     chosen = (protocols, cut, arguments.split, arguments.max_clips)
-    require_scorable(arguments.real, arguments.fake, *chosen)
+    reading = reading_of(arguments)
+    require_scorable(arguments.real, arguments.fake, *chosen, reading)
     accelerator = make_accelerator()
     network = load_feature_network(arguments.network, accelerator.device)
-    comparison = FVDComparison(network, protocols, cut, arguments.max_clips, accelerator)
+    comparison = FVDComparison(
+        network, protocols, cut, arguments.max_clips, accelerator, reading=reading
+    )
     if arguments.sanity:
         found = sanity(comparison, arguments.real, arguments.split)
         if accelerator.is_main_process:
@@ -183,7 +189,7 @@ def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
 def _with_saved(arguments: argparse.Namespace) -> list[str]:
     """Return the command that scores the same against the features that were saved."""
     words = ["video-vq", "fvd", arguments.save_real, *arguments.fake]
-    for name in ("protocol", "frames", "stride", "fps", "max_clips", "network"):
+    for name in ("protocol", "frames", "stride", "fps", "max_clips", "network", *READING_OPTIONS):
         value = getattr(arguments, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", value]

@@ -7,6 +7,7 @@ from pathlib import Path
 from video_vq.arguments import fraction, positive, seconds
 from video_vq.config import check_config, config_names
 from video_vq.errors import ConfigError, InputError
+from video_vq.media.reading import Reading
 from video_vq.models.model_folder import read_model_config
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
 
@@ -286,3 +287,15 @@ def require_new_video(path: Path, source: Path) -> None:
     if os.path.exists(path):
         raise InputError(f"{path}: already exists; remove it, or name another file")
     require_writable(path.parent)
+
+
+def require_video(path: Path, reading: Reading) -> None:
+    """Refuse what is not a video, as far as is known without decoding.
+
+    Raises:
+        InputError: says what it is.
+    """
+    from video_vq.media.sources import VideoFile, source_of
+
+    if isinstance(source_of(path, reading), VideoFile) and not path.is_file():
+        raise InputError(f"{path}: no such file; name a video")

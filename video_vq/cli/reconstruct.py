@@ -6,6 +6,7 @@ from pathlib import Path
 from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
 from video_vq.errors import InputError
+from video_vq.media.reading import add_reading, reading_of
 from video_vq.stores.lock import held, require_free
 
 
@@ -16,9 +17,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="show a video file beside its reconstruction from tokens",
         examples=("video-vq reconstruct in.mp4 out.mp4 --tokenizer runs/tokenizer",),
     )
-    parser.add_argument(
-        "video", type=Path, metavar="IN", help="a video file of any size and length"
-    )
+    parser.add_argument("video", type=Path, metavar="IN", help="a video of any size and length")
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="the video to write: .mp4, .mkv, .avi or .webm"
     )
@@ -41,17 +40,18 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="RATE",
         help="frames per second of OUT (default: the mean rate of IN)",
     )
+    add_reading(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Reconstruct."""
-    from video_vq.media.probe import probe
+    from video_vq.media.sources import probe_video
 
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)
-    info = probe(arguments.video)
+    info = probe_video(arguments.video, reading_of(arguments))
     require_free(arguments.out, single_file=True)
     from video_vq.distributed import make_accelerator
     from video_vq.models.tokenizer import VideoTokenizer

@@ -9,6 +9,7 @@ same.
 import hashlib
 import os
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -33,6 +34,31 @@ def clip_key(clip: np.ndarray) -> bytes:
     """Return the sha256 of a clip's dtype, shape and bytes."""
     header = f"{clip.dtype.str} {clip.shape} ".encode()
     return hashlib.sha256(header + np.ascontiguousarray(clip).tobytes()).digest()
+
+
+class PassingClip:
+    """A clip's frames on their way, and at their end the clip's key; see `clip_key`.
+
+    Args:
+        frames: h w c each.
+        num_frames: how many there will be.
+    """
+
+    def __init__(self, frames: Iterable[np.ndarray], num_frames: int):
+        self._frames, self._num_frames = frames, num_frames
+        self._digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for number, frame in enumerate(self._frames):
+            if number == 0:
+                header = f"{frame.dtype.str} {(self._num_frames, *frame.shape)} ".encode()
+                self._digest = hashlib.sha256(header)
+            self._digest.update(np.ascontiguousarray(frame).data)
+            yield frame
+
+    def key(self) -> bytes:
+        """Return the key of the clip, after its last frame."""
+        return self._digest.digest()
 
 
 class FeatureCache:

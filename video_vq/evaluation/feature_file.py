@@ -48,6 +48,15 @@ def write_features(path: Path, features: FeatureSet, network: FeatureNetwork, cu
     write_bytes(path, safetensors.numpy.save(tensors, metadata))
 
 
+def holds_other_tensors(path: Path) -> bool:
+    """Whether a file is readable, and no file of features by its header."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("format") != FORMAT
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
     """Read such a file.
 

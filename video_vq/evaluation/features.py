@@ -27,9 +27,10 @@ from video_vq.evaluation.scored_clip import (
     ReadClip,
     ScoredClip,
     clip_at_hand,
-    clip_of_file,
+    clip_of_video,
 )
-from video_vq.media.folder import VIDEO_SUFFIXES
+from video_vq.media.folder import FolderSettings, list_videos
+from video_vq.media.reading import USUAL, Reading
 from video_vq.metrics.fvd import device_of, input_features, usual_batch_size
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.resize import network_layout
@@ -55,6 +56,7 @@ class FeatureSet(NamedTuple):
         split: the split that was read; None for a plain folder.
         kinds: number of clips of each frame size and rate.
         simulated: the simulator of the videos; None where nothing says that they are simulated.
+        notes: messages for the reader about how the videos were read.
     """
 
     name: str
@@ -65,6 +67,7 @@ class FeatureSet(NamedTuple):
     split: str | None
     kinds: dict[str, int]
     simulated: str | None = None
+    notes: tuple[str, ...] = ()
 
     def of(self, protocol: FVDProtocol) -> Float32[np.ndarray, "n d"]:
         """Return the features under one protocol."""
@@ -148,12 +151,19 @@ def _known(cache: FeatureCache, key: bytes) -> Float32[np.ndarray, " d"]:
 
 
 class _Source(NamedTuple):
-    """Clips to be read one after another; opening or reading one may fail."""
+    """Clips to be read one after another; opening or reading one may fail.
+
+    Attributes:
+        left_out: what is known not to be readable.
+        notes: see `FeatureSet`.
+    """
 
     name: str
     split: str | None
     groups: tuple[str, ...]
     open: Callable[[int], ScoredClip]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class _Scored(NamedTuple):
@@ -174,15 +184,17 @@ def features_of(
     max_clips: int | None = None,
     seed: int = 0,
     accelerator: Accelerator | None = None,
+    reading: Reading = USUAL,
 ) -> FeatureSet:
-    """Return the features of a clip store, or of a folder of videos of any model.
+    """Return the features of a clip store, or of a folder or array file of videos of any model.
 
-    Of a store, clips are drawn as `scoring_windows` says; of a video file, its first frames.
+    Of a store, clips are drawn as `scoring_windows` says; of any other video, its first frames.
 
     Args:
         split: split of a store; None for test where there is one, else for all.
         max_clips: largest number of clips to use; they are drawn by the seed.
         accelerator: shares the clips among its ranks; each gets all features.
+        reading: how frame folders and arrays are read.
 
     Raises:
         InputError: there is nothing to score.
@@ -192,11 +204,11 @@ def features_of(
         split = _split_of(store, split)
         windows = scoring_windows(store, split, cut.num_frames, cut.stride, max_clips, seed)
         return store_features(store, windows, extractor, str(path), split, accelerator)
-    source = _folder_source(path, cut, None if max_clips is None else seed)
+    source = _folder_source(path, cut, None if max_clips is None else seed, reading)
     return _score(source, extractor, max_clips, accelerator)
 
 
-def count_clips(path: Path, cut: Cut, split: str | None) -> int:
+def count_clips(path: Path, cut: Cut, split: str | None, reading: Reading = USUAL) -> int:
     """Return how many clips `features_of` would find, some of which may prove unreadable.
 
     Raises:
@@ -205,7 +217,7 @@ def count_clips(path: Path, cut: Cut, split: str | None) -> int:
     """
     store = _store(path, cut)
     if store is None:
-        return len(_folder_source(path, cut, None).groups)
+        return len(_folder_source(path, cut, None, reading).groups)
     windows = scoring_windows(
         store, _split_of(store, split), cut.num_frames, cut.stride, None, seed=0
     )
@@ -268,25 +280,19 @@ def clip_features_of(
     return _score(source, extractor, None, accelerator)
 
 
-def _folder_source(path: Path, cut: Cut, seed: int | None) -> _Source:
-    if not path.is_dir():
-        raise InputError(
-            f"{path}: neither a clip store, nor a folder of videos, nor saved features"
-        )
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file() and not file.is_symlink()
-    )
-    if not files:
-        raise InputError(
-            f"{path}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and is not a clip store"
-        )
-    if seed is not None:  # in the order of the classes, the first ones would all be of one class
-        order = np.random.default_rng([seed, 0xF7D]).permutation(len(files))
-        files = [files[place] for place in order]
-    names = tuple(str(file.relative_to(path)) for file in files)
-    return _Source(str(path), None, names, lambda place: clip_of_file(files[place], cut))
+def _folder_source(path: Path, cut: Cut, seed: int | None, reading: Reading) -> _Source:
+    found = list_videos(path, FolderSettings(reading=reading, is_only_place=False))
+    videos = sorted(found.videos, key=lambda video: Path(video.name.partition("#")[0]))
+    if seed is not None:  # sorted by class, the first ones would be one class
+        order = np.random.default_rng([seed, 0xF7D]).permutation(len(videos))
+        videos = [videos[place] for place in order]
+
+    def open_clip(place: int) -> ScoredClip:
+        return clip_of_video(found.root / videos[place].name, cut, found.reading)
+
+    names = tuple(video.name for video in videos)
+    left_out = tuple(f"{found.root / name}: {reason}" for name, reason in found.left_out)
+    return _Source(str(path), None, names, open_clip, left_out, found.notes)
 
 
 def _score(
@@ -301,7 +307,7 @@ def _score(
         scored += _score_round(source, places, extractor, accelerator)
         done = places.stop
     good = [one for one in scored if not one.reason]
-    left_out = tuple(one.reason for one in scored if one.reason)
+    left_out = (*source.left_out, *(one.reason for one in scored if one.reason))
     if not good:
         listed = "\n  ".join(left_out[:10])
         raise InputError(f"{source.name}: none of its {total} videos can be scored:\n  {listed}")
@@ -314,6 +320,7 @@ def _score(
         sha256_json([one.data_hash for one in good]),
         source.split,
         dict(Counter(one.kind for one in good).most_common()),
+        notes=source.notes,
     )
 
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from video_vq.errors import InputError
 from video_vq.evaluation.feature_file import (
     SUFFIX,
+    holds_other_tensors,
     read_features,
     require_preparations,
     write_features,
@@ -23,6 +24,8 @@ from video_vq.evaluation.features import (
     features_of,
 )
 from video_vq.evaluation.scored_clip import Cut
+from video_vq.media.array_videos import is_array_file
+from video_vq.media.reading import USUAL, Reading
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
 from video_vq.metrics.grouped import GroupedFeatures
@@ -116,6 +119,7 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
                 f"{Path(features.name).name} holds simulated videos ({features.simulated}): no "
                 "score compares with a published one"
             )
+        warnings += [f"{features.name}: {note}" for note in features.notes]
         if len(features.kinds) > 1:
             told = ", ".join(f"{count} of {kind}" for kind, count in features.kinds.items())
             warnings.append(f"{features.name} is mixed: {told}; each clip is resized separately")
@@ -142,12 +146,14 @@ def require_scorable(
     cut: Cut,
     split: str | None = None,
     max_clips: int | None = None,
+    reading: Reading = USUAL,
 ) -> None:
     """Refuse, before the network is loaded, what cannot be scored; feature files need the network.
 
     Args:
         split: The split of the real side; see `features_of`.
         max_clips: largest number of clips on each side; None for all.
+        reading: how frame folders and arrays are read.
 
     Raises:
         InputError: a convention asks for clips of another length, a side is missing, its split is
@@ -156,18 +162,19 @@ def require_scorable(
     for protocol in protocols:
         check_length(cut.num_frames, protocol)
     for path, part in ((real, split), *((path, None) for path in candidates)):
-        if not path.exists():
+        if not path.exists() and not is_array_file(path):
             raise InputError(
-                f"{path}: neither a clip store, nor a folder of videos, nor a feature file"
+                f"{path}: neither a clip store, nor a folder of videos, nor an array file, nor a "
+                "feature file"
             )
         if not is_saved(path):
-            found = count_clips(path, cut, part)
+            found = count_clips(path, cut, part, reading)
             _require_two(found if max_clips is None else min(found, max_clips), str(path))
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a path is a feature file."""
-    return path.suffix == SUFFIX and not path.is_dir()
+    """Whether a path is a feature file, and not a file of videos."""
+    return path.suffix == SUFFIX and not path.is_dir() and not holds_other_tensors(path)
 
 
 class FVDComparison:
@@ -178,6 +185,7 @@ class FVDComparison:
         max_clips: largest number of clips on each side; None for all.
         accelerator: shares the clips among its ranks.
         cache: folder of all feature caches; None for the user's.
+        reading: how frame folders and arrays are read.
     """
 
     def __init__(
@@ -188,7 +196,9 @@ class FVDComparison:
         max_clips: int | None = None,
         accelerator: Accelerator | None = None,
         cache: Path | None = None,
+        reading: Reading = USUAL,
     ):
+        self.reading = reading
         self.network, self.protocols, self.cut = network, protocols, cut
         self.max_clips, self.accelerator = max_clips, accelerator
         self.extractor = Extractor(network, protocols, cache)
@@ -211,7 +221,7 @@ class FVDComparison:
         )
 
     def read(self, path: Path, split: str | None = None) -> FeatureSet:
-        """Return the features of a clip store, a folder of videos, or a feature file.
+        """Return the features of a clip store, a folder or file of videos, or a feature file.
 
         Raises:
             InputError: there is nothing to score, or the file is of another network or cut, or of
@@ -223,9 +233,8 @@ class FVDComparison:
             require_preparations(path, found.rows, wanted)
             _require_two(found.num_clips, str(path))
             return found
-        return features_of(
-            path, self.extractor, self.cut, split, self.max_clips, SEED, self.accelerator
-        )
+        chosen = (self.cut, split, self.max_clips, SEED, self.accelerator, self.reading)
+        return features_of(path, self.extractor, *chosen)
 
     def save(self, path: Path, features: FeatureSet) -> None:
         """Write a side as a file to publish."""

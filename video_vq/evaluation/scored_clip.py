@@ -1,10 +1,12 @@
 """Clips to be scored: each is named by its content, and decoded only if its features are unknown.
 
-A clip in memory is named by its bytes. One of a video file is named by the file's bytes and the
+A clip in memory is named by its bytes, and so is one of a frame folder or an array, whose first
+frames can be read without the others. One of a video file is named by the file's bytes and the
 numbers of its frames: hashing decoded full-HD frames costs as much as decoding them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +16,12 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from video_vq.evaluation.feature_cache import clip_key
-from video_vq.media.decode import FirstFrames, pyav_version
-from video_vq.media.probe import UnreadableVideoError, probe
+from video_vq.evaluation.feature_cache import PassingClip, clip_key
+from video_vq.media.decode import FirstFrames, FrameStream, pyav_version
+from video_vq.media.probe import DEFAULT_LIMITS, UnreadableVideoError, VideoInfo, probe
+from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
+from video_vq.media.sources import VideoFile, source_of
 from video_vq.metrics.protocol import FVDProtocol
 from video_vq.metrics.resize import (
     NETWORK_SIZE,
@@ -28,6 +32,7 @@ from video_vq.metrics.resize import (
 )
 from video_vq.stores.files import sha256_file, sha256_json
 
+Frame = UInt8[np.ndarray, "h w 3"]
 Clip = UInt8[np.ndarray, "t h w 3"]
 # Returns a clip as one of the conventions that it was read for feeds it to the network on a device.
 ReadClip = Callable[[FVDProtocol, torch.device], Float[Tensor, "t 224 224 3"]]
@@ -44,6 +49,11 @@ class Cut(NamedTuple):
     num_frames: int
     stride: int = 1
     fps: float | None = None
+
+    @property
+    def span(self) -> int:
+        """Return how many frames of a video lie between a clip's first and its last, with both."""
+        return (self.num_frames - 1) * self.stride + 1
 
 
 class ScoredClip(NamedTuple):
@@ -82,6 +92,47 @@ def clip_at_hand(clip: Clip, fps: float | None) -> ScoredClip:
     )
 
 
+def clip_of_video(path: Path, cut: Cut, reading: Reading = USUAL) -> ScoredClip:
+    """Return the first clip of any video: a file, a frame folder, or one in an array.
+
+    Raises:
+        UnreadableVideoError: it cannot be read, now or by `read`, or is shorter than a clip.
+    """
+    source = source_of(path, reading)
+    if isinstance(source, VideoFile):
+        return clip_of_file(path, cut)
+    return _clip_of_pictures(source.probe(DEFAULT_LIMITS), cut)
+
+
+def _clip_of_pictures(info: VideoInfo, cut: Cut) -> ScoredClip:
+    """Return the first clip of a frame folder or an array, named by its pixels.
+
+    One frame is in memory at a time; where the clip's features are not known, they are decoded
+    once more.
+    """
+    indices = range(info.num_packets) if cut.fps is None else frames_at_rate(info, cut.fps)
+    chosen = list(indices[: cut.span : cut.stride])
+    if len(chosen) < cut.num_frames:
+        raise _too_short(info.path, cut)
+
+    def passing() -> PassingClip:
+        decoded = islice(FrameStream(info), chosen[-1] + 1)
+        return PassingClip(keep(decoded, chosen), cut.num_frames)
+
+    named = passing()
+    for _ in named:
+        pass
+
+    def read(protocols: Sequence[FVDProtocol]) -> ReadClip:
+        again = passing()
+        inputs = _network_inputs(again, range(cut.num_frames), protocols)
+        return _read_inputs(info.path, cut, inputs, again.key() == named.key())
+
+    fps = info.fps if cut.fps is None else cut.fps
+    kind = _kind(info.size_hw, None if fps is None else fps / cut.stride)
+    return ScoredClip(named.key(), named.key().hex(), lambda: kind, read)
+
+
 def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
     """Return the first clip of a video file, not decoded yet.
 
@@ -93,33 +144,22 @@ def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
             than a clip, or changed since it was named.
     """
     file_hash = _content_hash(file)
-    span = (cut.num_frames - 1) * cut.stride + 1
-    info, indices = None, range(span)
+    info, indices = None, range(cut.span)
     if cut.fps is not None:
         info = probe(file)
         indices = frames_at_rate(info, cut.fps)
-    chosen = list(indices)[: span : cut.stride]
+    chosen = list(indices)[: cut.span : cut.stride]
     data_hash = sha256_json({"file": file_hash, "frames": chosen})
 
     def read(protocols: Sequence[FVDProtocol]) -> ReadClip:
         nonlocal info
         frames = FirstFrames(file, chosen[-1] + 1)
         inputs = _network_inputs(frames, chosen, protocols)
-        if inputs is None or len(chosen) < cut.num_frames:
-            raise UnreadableVideoError(
-                file,
-                f"is shorter than a clip of {span} frames "
-                f"({cut.num_frames} at stride {cut.stride}); lower --frames or --stride",
-            )
-        if _content_hash(file) != file_hash:
-            raise UnreadableVideoError(file, "was changed while it was read; score it again")
+        if len(chosen) < cut.num_frames:
+            inputs = None
+        found = _read_inputs(file, cut, inputs, inputs is None or _content_hash(file) == file_hash)
         info = frames.info
-
-        def input_of(protocol: FVDProtocol, device: torch.device) -> Float[Tensor, "t 224 224 3"]:
-            check_length(cut.num_frames, protocol)
-            return inputs[protocol.preparation].to(device)
-
-        return input_of
+        return found
 
     def kind() -> str:
         found = info or probe(file)
@@ -130,6 +170,38 @@ def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
     return ScoredClip(bytes.fromhex(key), data_hash, kind, read)
 
 
+def _read_inputs(
+    path: Path, cut: Cut, inputs: dict[str, Float[Tensor, "t 224 224 3"]] | None, is_same: bool
+) -> ReadClip:
+    """Return a clip of which all frames were read, as each preparation feeds it to the network.
+
+    Args:
+        inputs: None where the video ends before.
+        is_same: whether it is what it was when it was named.
+
+    Raises:
+        UnreadableVideoError: it is not, or too short.
+    """
+    if inputs is None:
+        raise _too_short(path, cut)
+    if not is_same:
+        raise UnreadableVideoError(path, "was changed while it was read; score it again")
+
+    def input_of(protocol: FVDProtocol, device: torch.device) -> Float[Tensor, "t 224 224 3"]:
+        check_length(cut.num_frames, protocol)
+        return inputs[protocol.preparation].to(device)
+
+    return input_of
+
+
+def _too_short(path: Path, cut: Cut) -> UnreadableVideoError:
+    return UnreadableVideoError(
+        path,
+        f"is shorter than a clip of {cut.span} frames "
+        f"({cut.num_frames} at stride {cut.stride}); lower --frames or --stride",
+    )
+
+
 def _content_hash(file: Path) -> str:
     try:
         return sha256_file(file)
@@ -138,7 +210,7 @@ def _content_hash(file: Path) -> str:
 
 
 def _network_inputs(
-    frames: FirstFrames, indices: Sequence[int], protocols: Sequence[FVDProtocol]
+    frames: Iterable[Frame], indices: Sequence[int], protocols: Sequence[FVDProtocol]
 ) -> dict[str, Float[Tensor, "t 224 224 3"]] | None:
     """Return frames at rising indices for each preparation; None where the video ends before.
 

@@ -14,8 +14,9 @@ import numpy as np
 from video_vq.errors import InputError
 from video_vq.evaluation.evaluation_job import SCORES, describe_evaluation
 from video_vq.facts import Facts, per_split, times
-from video_vq.media.folder import VIDEO_SUFFIXES, FolderSettings, holds_video, list_videos
-from video_vq.media.probe import probe
+from video_vq.media.folder import FolderSettings, holds_video, is_frame_folder, list_videos
+from video_vq.media.kinds import VIDEO_SUFFIXES
+from video_vq.media.sources import probe_video
 from video_vq.models.model_folder import CONFIG, describe_model, describe_tensors
 from video_vq.stores import clips, raw_videos, tokens
 from video_vq.stores.files import read_json
@@ -99,8 +100,9 @@ def _folder(path: Path) -> Found | None:
     }
     if inside:
         return "a folder that holds", dict(list(inside.items())[:9])
-    videos = _describe_videos(path)
-    return None if videos is None else ("a folder of videos", videos)
+    if is_frame_folder(path):
+        return "the frames of a video", _describe_video(path)
+    return ("a folder of videos", _describe_videos(path)) if holds_video(path, None) else None
 
 
 def _file(path: Path) -> Found | None:
@@ -111,6 +113,8 @@ def _file(path: Path) -> Found | None:
         return "an array of a store", {"shape": times(array.shape), **size, **_inside(path)}
     if path.suffix == ".safetensors":
         return "tensors", {**describe_tensors(path), **_inside(path)}
+    if path.suffix == ".npz":
+        return "arrays of videos", _describe_videos(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return "a video", _describe_video(path)
     if path.suffix not in (".json", ".jsonl"):
@@ -151,12 +155,12 @@ def _evaluation(path: Path) -> Found | None:
 
 
 def _describe_video(path: Path) -> Facts:
-    """Describe a video file as it is shown; its frames are counted, its header is not trusted.
+    """Describe a video as it is shown; its frames are counted, its header is not trusted.
 
     Raises:
-        UnreadableVideoError: see `probe`.
+        UnreadableVideoError: see `probe_video`.
     """
-    info = probe(path)
+    info = probe_video(path)
     height, width = info.size_hw
     frames = f"{info.num_packets:,} of {height} x {width}"
     if info.pixel_aspect != 1:
@@ -173,16 +177,13 @@ def _describe_video(path: Path) -> Facts:
     }
 
 
-def _describe_videos(path: Path) -> Facts | None:
-    """Describe a folder by the videos that `data-prep folder` takes; None where it has none.
+def _describe_videos(path: Path) -> Facts:
+    """Describe a folder or an array file by the videos that `data-prep folder` takes.
 
     Raises:
         InputError: a folder below cannot be listed, or no video can be read; says which and why.
     """
-    settings = FolderSettings()
-    if not holds_video(path, settings.extensions):
-        return None
-    found = list_videos(path, settings)
+    found = list_videos(path, FolderSettings())
     size = sum(video.num_bytes for video in found.videos)
     return {
         "videos": f"{len(found.videos):,}, together {size / 1e6:,.1f} MB",

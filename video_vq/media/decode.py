@@ -104,6 +104,9 @@ class FrameStream:
             raise UnreadableVideoError(self.info.path, "holds no frame that can be decoded")
 
     def _frames(self) -> Iterator[np.ndarray]:
+        if self.info.frames is not None:
+            yield from self.info.frames()
+            return
         if self.decoder == "decord":
             yield from self._decord_frames()
             if self.handed_over is None:

@@ -1,23 +1,28 @@
 """Lists a folder's videos: its subfolders are the labels, a hash of the group decides the split."""
 
-import errno
 import hashlib
 import os
 import re
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from video_vq.errors import InputError
-
-# Files whose names end in these are taken for videos.
-VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
-    ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv",
-)  # fmt: skip
-MAX_SKIPPED = 0.01  # share of the videos that may be unusable, unless the user says otherwise
+from video_vq.errors import InputError, printable
+from video_vq.media.array_files import AS_ARRAY
+from video_vq.media.array_videos import (
+    Address,
+    ArrayVideos,
+    find_values,
+    one_video,
+    parse_address,
+    videos_at,
+)
+from video_vq.media.frame_sets import FrameSet
+from video_vq.media.kinds import PICKLE_SUFFIXES, PICTURE_SUFFIXES, TAKEN_SUFFIXES, VIDEO_SUFFIXES
+from video_vq.media.probe import UnreadableVideoError
+from video_vq.media.reading import USUAL, Reading, require_reading
+from video_vq.media.tree import LeftOut, Tree, size_inside, walk
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,19 @@ class FolderSettings:
         group_by: "video": each is its own group; "folder": those of one folder are;
             "regex": those whose ids match `group_regex` alike (its first group, or the whole).
         group_regex: the pattern for group_by "regex".
-        extensions: endings of the files to take, in lower case, with the dot.
+        extensions: endings of the files to take, in lower case, with the dot; None for the usual
+            ones of one kind: video files, or if there are none pictures, or else arrays.
+        reading: how frame folders and arrays are read.
+        is_only_place: whether the reading is meant for this tree alone, which then has to need it.
     """
 
     val: float = 0.1
     test: float = 0.1
     group_by: str = "video"
     group_regex: str | None = None
-    extensions: tuple[str, ...] = VIDEO_SUFFIXES
+    extensions: tuple[str, ...] | None = None
+    reading: Reading = USUAL
+    is_only_place: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return what decides labels, groups and splits; the endings show in the list itself."""
@@ -49,14 +59,15 @@ class FolderSettings:
 
 
 class FolderVideo(NamedTuple):
-    """A video file of a folder.
+    """A video of a folder.
 
     Attributes:
-        name: path of the file, relative to the folder; it is also the video's id.
+        name: path of the file or frame folder, relative to the folder, or address of a video in an
+            array (see `ArrayVideos.place`); it is also the video's id.
         label: the first folder of its name, None where it lies at the top.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
-        num_bytes: size of the file.
+        num_bytes: size of the file, of all frames, or of the values.
     """
 
     name: str
@@ -66,46 +77,174 @@ class FolderVideo(NamedTuple):
     num_bytes: int
 
 
-class LeftOut(NamedTuple):
-    """A file that cannot be used: its printable name, and why."""
-
-    name: str
-    reason: str
-
-
 class VideoFolder(NamedTuple):
-    """What a folder holds: videos and what cannot be used, each sorted by name; class names."""
+    """What a folder holds.
 
+    Attributes:
+        root: the folder that names begin in.
+        videos: sorted by the names of their files.
+        left_out: what cannot be used, sorted by name.
+        classes: their names.
+        reading: how frames and arrays are read, with what was found; the usual without them.
+        notes: what a user should hear.
+    """
+
+    root: Path
     videos: tuple[FolderVideo, ...]
     left_out: tuple[LeftOut, ...]
     classes: tuple[str, ...]
+    reading: Reading
+    notes: tuple[str, ...]
+
+
+class VideoFinder:
+    """Names and sizes of videos, and what else is found while they are listed.
+
+    Args:
+        root: the folder that names begin in.
+        reading: what the user said of frame folders and arrays.
+    """
+
+    def __init__(self, root: Path, reading: Reading):
+        self.root, self.reading = root, reading
+        self.videos: list[tuple[str, int]] = []
+        self.left_out: list[LeftOut] = []
+        self.notes: list[str] = []
+        self.has_files = self.has_frames = False
+        self.arrays: list[ArrayVideos] = []
+
+    def add_frames(self, tree: Tree) -> None:
+        """Add the frame folders of a tree."""
+        gaps = []
+        for name, frames in sorted(tree.frames.items()):
+            problem, gap = frames.problem, frames.numbering.gaps()
+            if problem is None and self.reading.frame_names is None:
+                problem = frames.numbering.problem()
+            if not name or name.rpartition("/")[2] in (".", ".."):
+                raise InputError(
+                    f"{self.root}: holds {frames.numbering.count:,} pictures itself, so it is one "
+                    "video; name the folder above it, or if they are of several videos, say with "
+                    f"--frame-names how these are named ({problem or 'the group video'})"
+                )
+            self.has_frames = True
+            if problem is not None:
+                self.left_out.append(LeftOut(printable(name), problem))
+                continue
+            self.videos.append((name, frames.num_bytes))
+            if gap is not None:
+                gaps.append(f"{name}: {gap}")
+        if gaps:
+            more = f"; and {len(gaps) - 1:,} more frame folders with gaps" if len(gaps) > 1 else ""
+            self.notes.append(f"{gaps[0]}{more}")
+        if tree.num_unmatched:
+            self.notes.append(f"pictures that do not match --frame-names: {tree.num_unmatched:,}")
+
+    def add_arrays(self, name: str, path: Path) -> None:
+        """Add the videos of an array file, or those that an address names."""
+        address = parse_address(path)
+        assert address is not None
+        try:
+            found = videos_at(address, self.reading.layout)
+            if address.number is not None:
+                one_video(path, address, self.reading.layout)
+        except UnreadableVideoError as error:
+            self.left_out.append(LeftOut(printable(name), error.reason))
+            return
+        file = name.partition("#")[0] if address.member is not None else name
+        self.arrays += found.arrays
+        is_one = address.member is None and [a.num_videos for a in found.arrays] == [None]
+        for array in found.arrays:
+            for index in array.indices:
+                if address.number in (None, index):
+                    own = file if is_one else f"{file}#{array.place(index)}"
+                    self.videos.append((own, array.bytes_of_one))
+        if found.passed_over:
+            told = "; ".join(f"{member} {why}" for member, why in found.passed_over[:2])
+            more = f"; and {len(found.passed_over) - 2:,} more" if found.passed_over[2:] else ""
+            self.notes.append(f"{name}: no videos, and passed over: {told}{more}")
+
+    def add_named(self, name: str) -> int | str:
+        """Add a video that a table names; return its size, or why it cannot be used."""
+        path, real_root = self.root / name, os.path.realpath(self.root)
+        try:
+            address = parse_address(path)
+            if address is not None and not path.is_dir():
+                size = size_inside(address.file, real_root)
+                return size if isinstance(size, str) else self._add_array(path, address)
+            if path.is_dir() or (self.reading.frame_names is not None and not path.exists()):
+                folder = path if path.is_dir() else path.parent
+                inside = os.path.join(os.path.realpath(folder), "")
+                if not inside.startswith(os.path.join(real_root, "")):
+                    return "a link that leads out of the folder is not followed; copy the frames"
+                return self._add_frames(path, folder)
+        except UnreadableVideoError as error:
+            return error.reason
+        return size_inside(path, real_root)
+
+    def _add_array(self, path: Path, address: Address) -> int:
+        array, _ = one_video(path, address, self.reading.layout)
+        self.arrays.append(array)
+        return array.bytes_of_one
+
+    def _add_frames(self, path: Path, folder: Path) -> int | str:
+        FrameSet(path, self.reading)  # refuses names without an order
+        self.has_frames = True
+        frames = Tree(folder, PICTURE_SUFFIXES, self.reading.frame_names).frames
+        found = frames[path.relative_to(folder).as_posix().lstrip(".")]
+        return found.problem or found.num_bytes
+
+    def require_needed(self) -> None:
+        """Refuse options that none of the videos needs.
+
+        Raises:
+            InputError: names one.
+        """
+        require_reading(self.reading, self.has_frames, bool(self.arrays), self.root)
+
+    def finish(self) -> Reading:
+        """Say what was found of rates, axes and ranges; return how frames and arrays are read."""
+        if not self.has_frames and not self.arrays:
+            return USUAL
+        reading = self.reading
+        for layout in sorted({array.layout for array in self.arrays}):
+            same = [array for array in self.arrays if array.layout == layout]
+            shape = " x ".join(map(str, same[0].header.shape))
+            more = f" and {len(same) - 1:,} more" if len(same) > 1 else ""
+            self.notes.append(
+                f"{same[0].file.name}{more}: {same[0].header.type_name} {shape} taken for the axes "
+                f"{' '.join(layout)}"
+            )
+        if reading.values is None and (values := find_values(self.arrays)) is not None:
+            reading = replace(reading, values=values[0])
+            self.notes.append(values[1])
+        if reading.fps is not None:
+            self.notes.append(
+                f"frames and arrays say no rate: taken for {reading.fps:g} frames per second "
+                "(--source-fps)"
+            )
+        return reading
 
 
 def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
-    """List the videos of a tree; nothing is decoded.
+    """List the videos of a tree, or of one array file; nothing is decoded.
 
     Names that begin with a dot are ignored. Links are followed to files inside the tree only;
     those that lead out of it, and everything that is not a file, are left out.
+
+    Args:
+        root: a folder, a file of arrays, or the address of an array inside of one.
 
     Raises:
         InputError: no video in the folder, or a bad setting.
     """
     group_of = grouping(settings)
-    found, left_out = _find(root, settings.extensions)
-    if not found:
-        raise InputError(
-            f"{root}: holds no video file; looked for names ending in "
-            f"{', '.join(settings.extensions)}"
-            + (
-                f" ({len(left_out)} that cannot be read, the first: {left_out[0].name}: "
-                f"{left_out[0].reason})"
-                if left_out
-                else ""
-            )
-            + "; name another folder, or other endings with --extensions"
-        )
-    found.sort()
-    groups = {name: group_of(name) for name, _ in found}
+    found = _find(root, settings)
+    if settings.is_only_place:
+        found.require_needed()
+    reading = found.finish()
+    groups = {name: group_of(name) for name, _ in found.videos}
+    if len(groups) < len(found.videos):
+        raise InputError(f"{root}: two videos have one name; rename a folder, or the pictures")
     splits = split_groups(groups.values(), settings.val, settings.test)
     videos = tuple(
         FolderVideo(
@@ -115,86 +254,87 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
             group=groups[name],
             num_bytes=num_bytes,
         )
-        for name, num_bytes in found
+        for name, num_bytes in found.videos
     )
     classes = sorted({video.label for video in videos if video.label is not None})
-    return VideoFolder(videos, tuple(sorted(left_out)), tuple(classes))
+    left_out = tuple(sorted(found.left_out))
+    return VideoFolder(found.root, videos, left_out, tuple(classes), reading, tuple(found.notes))
 
 
-def holds_video(root: Path, extensions: tuple[str, ...]) -> bool:
-    """Whether a tree holds a name with one of these endings; stops at the first."""
-    return any(path.suffix.lower() in extensions for path in _walk(root))
+def holds_video(root: Path, extensions: tuple[str, ...] | None) -> bool:
+    """Whether a tree holds a name that may be a video's; stops at the first."""
+    wanted = extensions or TAKEN_SUFFIXES
+    return any(Path(entry.name).suffix.lower() in wanted for entry, _ in walk(root))
 
 
-def _find(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str, int]], list[LeftOut]]:
-    """Return name and size of each usable file, and what cannot be used."""
-    real_root = root.resolve()
-    found: list[tuple[str, int]] = []
-    left_out: list[LeftOut] = []
-    for path in _walk(root):
-        if os.path.isdir(path) and not os.path.islink(path):
-            continue
-        if path.suffix.lower() not in extensions and not _is_linked_folder(path):
-            continue
-        name = path.relative_to(root).as_posix()
-        readable = name.encode(errors="backslashreplace").decode()
-        size = _size_or_problem(path, name, real_root)
-        if isinstance(size, int):
-            found.append((name, size))
-        else:
-            left_out.append(LeftOut(readable, size))
-    return found, left_out
+def is_frame_folder(path: Path) -> bool:
+    """Whether a folder holds pictures itself, and no video file beside them."""
+    if not path.is_dir():
+        return False
+    endings = {os.path.splitext(name)[1].lower() for name in os.listdir(path)}
+    return bool(endings & set(PICTURE_SUFFIXES)) and not endings & set(VIDEO_SUFFIXES)
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in (*folders, *sorted(files)):
-            if not name.startswith("."):
-                yield Path(folder, name)
+def _find(root: Path, settings: FolderSettings) -> VideoFinder:
+    """Return the videos of a tree or file; of the usual endings, those of one kind."""
+    if not root.is_dir():
+        return _find_in_file(root, settings.reading)
+    tree = Tree(root, settings.extensions, settings.reading.frame_names)
+    found = VideoFinder(root, settings.reading)
+    found.videos = tree.files
+    found.has_files = bool(tree.files or tree.left_out["files"])
+    found.left_out = [*tree.left_out["files"], *tree.left_out["links"]]
+    one_kind = settings.extensions is None
+    passed_over = []
+    if tree.frames and one_kind and found.has_files:
+        passed_over.append(f"folders of pictures ({len(tree.frames):,})")
+    else:
+        found.add_frames(tree)
+    if tree.arrays and one_kind and found.videos:
+        passed_over.append(f"files of arrays ({len(tree.arrays):,})")
+    else:
+        found.left_out += tree.left_out["arrays"]
+        for name, _ in sorted(tree.arrays):
+            found.add_arrays(name, root / name)
+    if passed_over:
+        taken = "video files" if found.has_files else "frame folders"
+        found.notes.append(
+            f"beside the {taken} there are {' and '.join(passed_over)}, which are not taken; "
+            "--extensions says what to take"
+        )
+    if not found.videos:
+        raise InputError(_none(root, settings, tree, found.left_out))
+    found.videos.sort(key=lambda video: video[0].partition("#")[0] if found.arrays else video[0])
+    return found
 
 
-def _refuse(error: OSError) -> None:
-    """End the walk: the videos of a folder that is silently skipped would be missed by nobody."""
-    raise InputError(
-        f"{error.filename}: cannot be listed ({error.strerror}); check the storage and the "
-        "permissions, "
-        "then run the command again"
-    ) from None
+def _find_in_file(path: Path, reading: Reading) -> VideoFinder:
+    address = parse_address(path)
+    if address is None or not address.file.is_file():
+        ending = path.suffix.lower()
+        if ending in PICKLE_SUFFIXES and path.is_file():
+            raise InputError(f"{path}: is a pickle, which is not opened; {AS_ARRAY}")
+        raise InputError(f"{path}: expected a folder of videos, or a file of arrays")
+    found = VideoFinder(path.parent, reading)
+    found.add_arrays(path.name, path)
+    if not found.videos:
+        reason = found.left_out[0].reason if found.left_out else "holds no such video"
+        raise InputError(f"{path}: {reason}")
+    return found
 
 
-def _is_linked_folder(path: Path) -> bool:
-    # Unlike Path's methods, these do not raise where permissions are missing.
-    return os.path.islink(path) and os.path.isdir(path)
-
-
-def _size_or_problem(path: Path, name: str, real_root: Path) -> int | str:
-    """Return the size of a file, or why it cannot be used."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8; rename it"
-    if _is_linked_folder(path):
-        return "a link to a folder is not followed; name that folder itself"
-    return size_inside(path, real_root)
-
-
-def size_inside(path: Path, real_root: Path) -> int | str:
-    """Return the size of a file of a folder, or why it cannot be used.
-
-    Args:
-        path: path of the file; only links inside the folder are followed.
-        real_root: the folder, itself without links.
-    """
-    try:
-        real = os.path.realpath(path, strict=True)
-        if not real.startswith(os.path.join(real_root, "")):
-            return "a link that leads out of the folder is not followed; copy the file"
-        status = path.stat()
-    except OSError as error:
-        loops = error.errno == errno.ELOOP
-        return f"cannot be read ({'a loop of links' if loops else error.strerror})"
-    return status.st_size if stat.S_ISREG(status.st_mode) else "is not a regular file"
+def _none(root: Path, settings: FolderSettings, tree: Tree, left_out: list[LeftOut]) -> str:
+    """Return what to say of a tree without a video."""
+    endings = settings.extensions or TAKEN_SUFFIXES
+    told = f"{root}: holds no videos; looked for names ending in {', '.join(endings)}"
+    if left_out:
+        first = min(left_out)
+        told += f" ({len(left_out)} that cannot be read, the first: {first.name}: {first.reason})"
+    if tree.num_unmatched:
+        told += f"; pictures that do not match --frame-names: {tree.num_unmatched:,}"
+    if tree.num_pickles:
+        told += f"; pickles ({tree.num_pickles:,} there) are not opened: {AS_ARRAY}"
+    return told + "; name another folder, or other endings with --extensions"
 
 
 def grouping(settings: FolderSettings) -> Callable[[str], str]:

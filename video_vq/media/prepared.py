@@ -1,7 +1,5 @@
 """Turns a video file into frames at the wanted rate and size, the same for every use."""
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -17,10 +15,11 @@ from video_vq.media.probe import (
     Limits,
     UnreadableVideoError,
     VideoInfo,
-    probe,
 )
+from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import METHOD, resize
+from video_vq.media.sources import VideoSource, source_of
 
 # Raise these when the same file and recipe give other bytes: for all recipes, or those with a rate,
 # whose frames are chosen by time stamps.
@@ -28,7 +27,6 @@ FRAMES_VERSION = 2
 RATED_FRAMES_VERSION = 3
 # A slow core decodes and scales at ten times this rate.
 BYTES_PER_CPU_SECOND = 50_000_000
-READ_BYTES = 1 << 20
 
 Stage = Literal["read", "decode"]
 Watch = Callable[[Stage, float], None]
@@ -46,6 +44,7 @@ class FrameRecipe:
         limits: limits on what a video may ask for.
         cpu_seconds: processor seconds that any video may take, before its size counts.
         decoder: the decoder to try first; it does not decide the frames.
+        reading: how frame folders and arrays are read.
     """
 
     size_hw: tuple[int, int]
@@ -54,24 +53,29 @@ class FrameRecipe:
     limits: Limits = DEFAULT_LIMITS
     cpu_seconds: float = 60.0
     decoder: Decoder = "pyav"
+    reading: Reading = USUAL
 
     def plan(self) -> dict[str, Any]:
         """Return what decides the bytes, as JSON."""
-        plan = {**asdict(self), "size_hw": list(self.size_hw)}
+        plan = self.to_json()
         del plan["decoder"]
         version = FRAMES_VERSION if self.fps is None else RATED_FRAMES_VERSION
         return {**plan, "resize": METHOD, "frames_version": version}
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON; see `from_json`."""
-        return {**asdict(self), "size_hw": list(self.size_hw)}
+        told = {**asdict(self), "size_hw": list(self.size_hw), "reading": self.reading.to_json()}
+        if self.reading == USUAL:  # as in what was written before there were others
+            del told["reading"]
+        return told
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "FrameRecipe":
         """Return the recipe that `to_json` gave."""
         height, width = value["size_hw"]
-        limits = Limits(**value["limits"])
-        return FrameRecipe(**{**value, "size_hw": (height, width), "limits": limits})
+        limits, reading = Limits(**value["limits"]), Reading(**value.get("reading", {}))
+        made = {"size_hw": (height, width), "limits": limits, "reading": reading}
+        return FrameRecipe(**{**value, **made})
 
     def cpu_limit(self, decoded_bytes: int) -> float:
         """Return the processor seconds that a video of `decoded_bytes` may take."""
@@ -79,14 +83,14 @@ class FrameRecipe:
 
 
 class OpenedFile(NamedTuple):
-    """A video file whose frames are decoded as they are taken.
+    """A video whose frames are decoded as they are taken.
 
     Attributes:
-        info: what is known about the file.
-        sha256: hash of the file's bytes.
+        info: what is known about the video.
+        sha256: hash of the video's content.
         fps: frame rate of the frames that are kept; None when unknown.
         chosen: numbers of the frames that are kept; None for every `stride`-th.
-        stream: all frames of the file; after the last it knows what was odd.
+        stream: all frames of the video; after the last it knows what was odd.
         frames: frames that are kept, at the recipe's size; taking them may raise
             UnreadableVideoError.
     """
@@ -118,27 +122,28 @@ class OpenedFile(NamedTuple):
             found.append(f"its time stamps restart or leap {times}; its parts follow each other")
         if self.stream.handed_over is not None:
             found.append(f"PyAV took over from decord: {self.stream.handed_over}")
+        found += self.info.notes
         if self.stream.num_damaged:
             found.append(f"damaged frames that were mended: {self.stream.num_damaged}")
         return found
 
 
 def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watch) -> OpenedFile:
-    """Open one video file.
+    """Open one video: a file, a frame folder, or one in an array.
 
     Args:
-        path: path of the file.
-        num_bytes: size of the file in bytes when it was listed.
+        path: path of the video.
+        num_bytes: size of the video in bytes when it was listed.
         recipe: how its frames are made.
         watch: function that is called at each stage.
 
     Raises:
         UnreadableVideoError: now or while the frames are taken.
     """
-    path = os.fspath(path)
-    sha256 = _sha256(path, num_bytes)
+    source = source_of(path, recipe.reading)
+    sha256 = _digest(source, num_bytes)
     watch("decode", recipe.cpu_seconds)
-    info = probe(path, recipe.limits)
+    info = source.probe(recipe.limits)
     chosen = None if recipe.fps is None else frames_at_rate(info, recipe.fps, recipe.limits)
     height, width = recipe.size_hw
     frames = info.num_packets if chosen is None else len(chosen)
@@ -170,18 +175,12 @@ def _rate(info: VideoInfo, recipe: FrameRecipe) -> float | None:
     return None if info.fps is None else info.fps / recipe.stride
 
 
-def _sha256(path: str, num_bytes: int) -> str:
-    """Hash the file; it must still be the one that was listed."""
-    digest, size = hashlib.sha256(), 0
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(READ_BYTES):
-                digest.update(chunk)
-                size += len(chunk)
-    except OSError as error:
-        raise UnreadableVideoError(path, f"cannot be read ({error.strerror})") from None
+def _digest(source: VideoSource, num_bytes: int) -> str:
+    """Hash a video; it must still be the one that was listed."""
+    sha256, size = source.digest()
     if size != num_bytes:
         raise UnreadableVideoError(
-            path, f"has {size:,} bytes, {num_bytes:,} when it was listed; something writes to it"
+            source.path,
+            f"has {size:,} bytes, {num_bytes:,} when it was listed; something writes to it",
         )
-    return digest.hexdigest()
+    return sha256

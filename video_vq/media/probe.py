@@ -3,12 +3,14 @@
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from video_vq.errors import InputError
 
@@ -91,6 +93,8 @@ class VideoInfo:
         time_base: seconds per unit.
         num_parts: number of parts: 1, and 1 more for each restart or leap of the file's own time
             stamps.
+        notes: what is odd about it, as far as is known before decoding.
+        frames: function that yields its frames; None for a video file, which FFmpeg decodes.
     """
 
     path: Path
@@ -107,6 +111,8 @@ class VideoInfo:
     timestamps: tuple[int, ...] | None = field(repr=False)
     time_base: Fraction
     num_parts: int = 1
+    notes: tuple[str, ...] = ()
+    frames: Callable[[], Iterator[np.ndarray]] | None = field(default=None, repr=False)
 
     @property
     def decoded_bytes(self) -> int:
@@ -255,11 +261,16 @@ class CountedPackets:
             time_base=self._time_base,
             num_parts=len(self._parts),
         )
-        _check_size(info, self._limits)
+        require_size(info, self._limits)
         return info
 
 
-def _check_size(info: VideoInfo, limits: Limits) -> None:
+def require_size(info: VideoInfo, limits: Limits) -> None:
+    """Refuse a video that lasts too long or decodes to too much.
+
+    Raises:
+        UnreadableVideoError: it does.
+    """
     stamps = info.timestamps or (0,)
     seconds = (stamps[-1] - stamps[0]) * info.time_base
     if seconds > limits.max_duration_seconds:

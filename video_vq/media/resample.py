@@ -57,7 +57,9 @@ def _times(info: VideoInfo) -> list[Fraction]:
         return [(stamp - stamps[0]) * info.time_base for stamp in stamps]
     if info.fps is None:
         raise UnreadableVideoError(
-            info.path, "has neither time stamps nor a frame rate; prepare it without a fixed rate"
+            info.path,
+            "has neither time stamps nor a frame rate; say its rate with --source-fps if it is of "
+            "frames or arrays, or take it without a fixed rate",
         )
     rate = Fraction(info.fps).limit_denominator(1001)
     return [index / rate for index in range(info.num_packets)]

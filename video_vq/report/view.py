@@ -11,10 +11,13 @@ from markupsafe import Markup
 
 from video_vq.errors import InputError
 from video_vq.facts import Facts, times
+from video_vq.media.array_videos import is_array_file
 from video_vq.media.decode import FrameStream
-from video_vq.media.folder import VIDEO_SUFFIXES, FolderSettings, holds_video, list_videos
-from video_vq.media.probe import UnreadableVideoError, VideoInfo, probe
+from video_vq.media.folder import FolderSettings, holds_video, is_frame_folder, list_videos
+from video_vq.media.kinds import VIDEO_SUFFIXES
+from video_vq.media.probe import UnreadableVideoError, VideoInfo
 from video_vq.media.resize import resize
+from video_vq.media.sources import probe_video
 from video_vq.report import render_checked
 from video_vq.report.blocks import (
     Block,
@@ -100,11 +103,13 @@ def kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
         form = read_json(path / MANIFEST, "a manifest").get("format")
         if form in (clips.FORMAT, tokens.FORMAT):
             return "tokens" if form == tokens.FORMAT else "clips"
-    elif path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+    elif (path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES) or is_frame_folder(path):
         return "video"
+    elif is_array_file(path):
+        return "folder"
     elif holds_reported(path):
         return "run"
-    elif path.is_dir() and holds_video(path, FolderSettings().extensions):
+    elif path.is_dir() and holds_video(path, None):
         return "folder"
     found = "holds nothing to look at" if path.exists() else "no such file or folder"
     raise InputError(
@@ -178,7 +183,7 @@ def video_sections(path: Path, painter: CodePainter | None, films: Films) -> lis
     Raises:
         UnreadableVideoError: it cannot be decoded.
     """
-    info = probe(path)
+    info = probe_video(path)
     frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
     caption = f"{path.name} · {_length(len(frames), info.num_packets)}"
     strips: list[Block] = [
@@ -218,11 +223,12 @@ def folder_sections(path: Path, films: Films) -> list[Section]:
     Raises:
         InputError: the folder cannot be listed.
     """
-    videos = list_videos(path, FolderSettings()).videos
+    found = list_videos(path, FolderSettings())
+    videos = found.videos
     items, problems = [], []
     for video in videos[:: max(1, len(videos) // SHOWN)][:SHOWN]:
         try:
-            info = probe(path / video.name)
+            info = probe_video(found.root / video.name, found.reading)
             frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
         except UnreadableVideoError as error:
             problems.append(Text(str(error), strong=True))

@@ -18,9 +18,11 @@ from video_vq.data.actions import actions_of_window, num_action_dims, row_dims_o
 from video_vq.data.clip_config import ClipConfig
 from video_vq.data.windows import frame_numbers, read_window, windows_of_video
 from video_vq.errors import InputError
+from video_vq.media.array_videos import is_array_file
 from video_vq.media.decode import require_decoder
 from video_vq.media.file_decoders import DecodedFile, FileDecoders, FileToDecode
-from video_vq.media.folder import VIDEO_SUFFIXES, holds_video
+from video_vq.media.folder import holds_video
+from video_vq.media.kinds import TAKEN_SUFFIXES
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
 from video_vq.stages.raw_folder import is_folder_of_files
@@ -286,8 +288,8 @@ def is_raw(path: Path) -> bool:
     return False
 
 
-def require_data(path: Path, extensions: tuple[str, ...] = VIDEO_SUFFIXES) -> None:
-    """Refuse anything but a clip store, a list or a folder of videos, before torch is loaded.
+def require_data(path: Path, extensions: tuple[str, ...] | None = None) -> None:
+    """Refuse, before torch is loaded, anything but a clip store, a list, or videos.
 
     Raises:
         InputError: says what it is, and what to do.
@@ -295,16 +297,19 @@ def require_data(path: Path, extensions: tuple[str, ...] = VIDEO_SUFFIXES) -> No
     if is_raw(path):
         read_raw_videos(path)
         return
+    if is_array_file(path):
+        return
     if path.is_file():
         raise InputError(
             f"{path}: is a file; expected a clip store, a list of raw videos, or a folder of "
-            "videos. Name the folder that it is in; for an archive or a table of videos "
-            "make a list with `data-prep … --list-only`"
+            "videos, frame folders or arrays. Name the folder that it is in; for an archive or a "
+            "table of videos make a list with `data-prep … --list-only`"
         )
     if not is_folder_of_files(path):
         ClipStore(path)
     elif not holds_video(path, extensions):
         raise InputError(
             f"{path}: expected a clip store, a list of raw videos, or a folder of videos; found a "
-            f"folder without a {MANIFEST}, and no name in it ends in {', '.join(extensions)}"
+            f"folder without a {MANIFEST}, and no name in it ends in "
+            f"{', '.join(extensions or TAKEN_SUFFIXES)}"
         )

@@ -15,9 +15,10 @@ from torch import Tensor
 from video_vq.errors import InputError
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import tile, write_frames
-from video_vq.media.probe import probe
+from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import resize
+from video_vq.media.sources import probe_video
 from video_vq.models.prior_config import NO_CLASS, ParallelSettings, SamplingSettings
 from video_vq.models.priors import AnyPrior, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
@@ -57,6 +58,7 @@ class ContinueRequest:
             a clip.
         window_stride: number of latent frames that each window after the first adds; None for half
             of a clip's.
+        reading: how a video that is a frame folder, or lies in an array, is read.
     """
 
     given_frames: int | None = None
@@ -69,6 +71,7 @@ class ContinueRequest:
     actions: Path | None = None
     seconds: float | None = None
     window_stride: int | None = None
+    reading: Reading = USUAL
 
 
 class Continuation(NamedTuple):
@@ -123,7 +126,7 @@ def continued(
     length = _length(prior, tokenizer, num_given, request)
     label = _label(prior, request)
     actions = _actions(prior, tokenizer, request, length)
-    frames = last_frames(video, num_given, facts.fps, facts.frame_size_hw)
+    frames = last_frames(video, num_given, facts.fps, facts.frame_size_hw, request.reading)
     given = given_tokens(accelerator, tokenizer, frames[None], 1)
     sampler = make_sampler(
         prior, request.settings, request.parallel, request.num, DTYPES[request.dtype]
@@ -177,14 +180,18 @@ def default_given_frames(tokenizer: VideoTokenizer) -> int:
 
 
 def last_frames(
-    video: Path, count: int, fps: float | None, size_hw: tuple[int, int]
+    video: Path,
+    count: int,
+    fps: float | None,
+    size_hw: tuple[int, int],
+    reading: Reading = USUAL,
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Return the last frames of a video file at a rate (None: its own) and a size.
+    """Return the last frames of a video at a rate (None: its own) and a size.
 
     Raises:
         InputError: it cannot be read, or is too short.
     """
-    info = probe(video)
+    info = probe_video(video, reading)
     stream = FrameStream(info)
     indices = range(info.num_packets) if fps is None else frames_at_rate(info, fps)
     kept: list[np.ndarray] = []

@@ -9,13 +9,16 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from video_vq.errors import InputError, printable
-from video_vq.media.folder import MAX_SKIPPED, FolderSettings, list_videos
+from video_vq.media.array_videos import is_array_file
+from video_vq.media.folder import FolderSettings, list_videos
+from video_vq.media.kinds import MAX_SKIPPED
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.views import note_on_views
 from video_vq.stores.files import difference
@@ -55,25 +58,35 @@ class FolderOptions:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether a folder is neither a store nor a list, finished or only just begun."""
+    """Whether a path is a file of arrays, or a folder that is no store or list, even begun."""
+    if is_array_file(path):
+        return True
     if not path.is_dir() or (path / MANIFEST).exists() or plan_of(path) is not None:
         return False
     return {entry.name for entry in islice(path.iterdir(), 3)} - {LOCK} != {PARTS}
 
 
-def list_folder(root: Path, options: FolderOptions, size_hw: tuple[int, int]) -> RawVideos:
+def list_folder(
+    root: Path,
+    options: FolderOptions,
+    size_hw: tuple[int, int],
+    on_note: Callable[[str], object] = lambda _: None,
+) -> RawVideos:
     """List a folder, as `data-prep folder --list-only` does.
 
     Args:
         size_hw: height and width of the frames, where the options do not give them.
+        on_note: function that is called with each message for the user.
 
     Raises:
         InputError: it holds no video, or a setting is wrong.
     """
     found = list_videos(root, options.listing)
-    recipe = FrameRecipe(options.size_hw or size_hw, options.fps)
+    for note in found.notes:
+        on_note(note)
+    recipe = FrameRecipe(options.size_hw or size_hw, options.fps, reading=found.reading)
     return list_raw_videos(
-        root=os.path.abspath(root),
+        root=os.path.abspath(found.root),
         source=SOURCE,
         recipe=recipe.to_json(),
         recipe_plan=recipe.plan(),
@@ -107,10 +120,15 @@ def list_for_tokens(
     kept = None if owner else kept_list(out)
     if kept is not None:
         return kept
-    found = list_folder(root, options, size_hw)
-    if owner:
-        require_same_list(out, found)
+    if not owner:
+        return list_folder(root, options, size_hw)
+    found = list_folder(root, options, size_hw, _say)
+    require_same_list(out, found)
     return found
+
+
+def _say(note: str) -> None:
+    print(printable(f"note: {note}"), file=sys.stderr)
 
 
 def say_views(videos: RawVideos) -> None:
@@ -125,7 +143,7 @@ def say_views(videos: RawVideos) -> None:
             "--list-only --out LIST`, and the list is encoded like the folder: `video-vq encode "
             "LIST`"
         )
-    print(printable(f"note: {note}"), file=sys.stderr)
+    _say(note)
 
 
 def kept_list(out: Path) -> RawVideos | None:

@@ -49,9 +49,7 @@ def test_rates_reach_beyond_every_tokenizer_also_after_its_prior():
 def test_the_table_says_what_the_codec_makes_of_as_many_bits():
     head, _, fixed, after, large = bench.markdown(MODELS, CURVES).splitlines()
     assert head.startswith("|  | bits per clip | PSNR, dB | SSIM | rFVD | H.264: PSNR, dB")
-    assert (
-        fixed == "| small, fixed length | 2,000 | 27.25 | 0.9 | 41.50 | 25.00 | 0.5 | 900.00 |"
-    )
+    assert fixed == "| small, fixed length | 2,000 | 27.25 | 0.9 | 41.50 | 25.00 | 0.5 | 900.00 |"
     assert after.startswith("| small, after the prior | 1,000 | 27.25 |")
     assert large == "| large, fixed length | 32,000 | 27.25 | 0.9 | 41.50 | — | — | — |"
 

@@ -193,7 +193,7 @@ TRAIN = "video-vq train-tokenizer --config demo/tokenizer"
         (f"{SAMPLE} --actions {{tmp}}/none.npy --out {{tmp}}/o", "prior was trained without a"),
         (f"{SAMPLE} --class up --out {{tmp}}/o", "is not one of the prior's 2 classes"),
         (f"video-vq continue {{tmp}}/none.mp4 {MODELS} --out {{tmp}}/o.mp4",
-         "TMP/none.mp4: no such file; name a video file"),
+         "TMP/none.mp4: no such file"),
         (f"video-vq continue {{made}}/in.mp4 {MODELS} --out {{tmp}}/o.gif", "a video ends in .mp4"),
         ("video-vq reconstruct {made}/in.mp4 {tmp}/o.mp4 --tokenizer {made}/p",
          "expected a tokenizer written by video-vq"),

@@ -106,7 +106,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
         (9, "has 3 fields, the first line 5"),
         (10, r"label: expected at most 200 printable characters, found 'x\x1b[31m'"),
         (10, "no group; with a column `group` every row has one"),
-        (10, "'c': is not a regular file"),
+        (10, "'c': is a folder without png, jpg or webp pictures"),
         (11, "'out.avi': a link that leads out of"),
         (11, "actions: expected a .npy or .csv file, found '2.txt'"),
         (12, "no path"),

@@ -1,0 +1,101 @@
+"""A video that is a folder of pictures, or those of a folder whose names match a pattern."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_vq.media.frame_names import FramePattern, Numbering, names_by_pattern, names_in
+from video_vq.media.pictures import read_picture
+from video_vq.media.probe import Limits, UnreadableVideoError, VideoInfo, require_size
+from video_vq.media.reading import Reading
+
+READ_BYTES = 1 << 20
+
+
+class FrameSet:
+    """A frame folder; see `VideoSource`.
+
+    Args:
+        path: the folder; with `reading.frame_names`, the folder and the video's name in it.
+
+    Raises:
+        UnreadableVideoError: it holds no frames, or they have no order.
+    """
+
+    def __init__(self, path: Path, reading: Reading):
+        self.path, self._fps = path, reading.fps
+        self._folder = path
+        names: Sequence[str]
+        numbering: Numbering
+        if reading.frame_names is None:
+            names, numbering = names_in(path)
+        else:
+            video = path.name if FramePattern(reading.frame_names).has_video else ""
+            self._folder = path.parent if video else path
+            names, numbering = names_by_pattern(self._folder, reading.frame_names, video)
+        self._names, self._gaps = names, numbering.gaps()
+
+    def digest(self) -> tuple[str, int]:
+        """Return the sha256 over the sha256s of the frames in order, and the sum of their sizes."""
+        whole, total = hashlib.sha256(), 0
+        for name in self._names:
+            own, size = hashlib.sha256(), 0
+            try:
+                with open(self._folder / name, "rb") as file:
+                    while chunk := file.read(READ_BYTES):
+                        own.update(chunk)
+                        size += len(chunk)
+            except OSError as error:
+                raise UnreadableVideoError(
+                    self.path, f"{name} cannot be read ({error.strerror})"
+                ) from None
+            whole.update(own.digest())
+            total += size
+        return whole.hexdigest(), total
+
+    def probe(self, limits: Limits) -> VideoInfo:
+        """Look at the names and the first frame.
+
+        Raises:
+            UnreadableVideoError: there are too many, or the first cannot be decoded.
+        """
+        if len(self._names) > limits.max_frames:
+            raise UnreadableVideoError(
+                self.path, f"has more than {limits.max_frames:,} frames; cut it into pieces"
+            )
+        first = read_picture(self._folder / self._names[0], limits)
+        info = VideoInfo(
+            path=self.path,
+            file_bytes=self._num_bytes(),
+            container="frame folder",
+            codec=Path(self._names[0]).suffix.lower().lstrip("."),
+            size_hw=(first.shape[0], first.shape[1]),
+            fps=self._fps,
+            num_packets=len(self._names),
+            claimed_frames=None,
+            duration_seconds=None if self._fps is None else len(self._names) / self._fps,
+            pixel_aspect=Fraction(1),
+            upright=(),
+            timestamps=None,
+            time_base=Fraction(1),
+            notes=() if self._gaps is None else (self._gaps,),
+            frames=lambda: self._frames(limits),
+        )
+        require_size(info, limits)
+        return info
+
+    def _num_bytes(self) -> int:
+        try:
+            return sum((self._folder / name).stat().st_size for name in self._names)
+        except OSError as error:
+            raise UnreadableVideoError(
+                self.path, f"a frame cannot be read ({error.strerror})"
+            ) from None
+
+    def _frames(self, limits: Limits) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        for name in self._names:
+            yield read_picture(self._folder / name, limits)

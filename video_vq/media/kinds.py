@@ -1,0 +1,11 @@
+"""What the names of files end in that are taken for videos, and how many may prove to be none."""
+
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+)  # fmt: skip
+PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
+PICKLE_SUFFIXES = (".pickle", ".pkl", ".pt", ".pth")  # never read
+TAKEN_SUFFIXES = (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, *ARRAY_SUFFIXES)
+MAX_SKIPPED = 0.01  # of the videos may be unusable, unless the user says otherwise

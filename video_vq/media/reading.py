@@ -1,0 +1,152 @@
+"""How frame folders and arrays are read: what they do not say of themselves, and its options."""
+
+import argparse
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from video_vq.errors import InputError
+
+Values = Literal["unit", "signed", "byte"]
+RANGES: dict[Values, tuple[float, float]] = {"unit": (0, 1), "signed": (-1, 1), "byte": (0, 255)}
+EXAMPLE_PATTERN = r"(?P<video>.+)_frame(?P<frame>[0-9]+)\.png"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What frame folders and arrays do not say of themselves.
+
+    Attributes:
+        fps: their frames per second; None where nobody knows.
+        layout: letters for the axes of arrays, of t, h and w, and if wanted c and b (a batch of
+            videos), for example "btchw"; None to tell it from the shape.
+        values: the range of float arrays; None to find it: `list_videos` looks at all of them.
+        frame_names: a regular expression for the whole names of pictures. Its group `frame` orders
+            the frames; its group `video`, if it has one, tells the videos of a folder apart.
+
+    Raises:
+        ValueError: one of them is not what it should be.
+    """
+
+    fps: float | None = None
+    layout: str | None = None
+    values: Values | None = None
+    frame_names: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not 0 < self.fps < 1e6:
+            raise ValueError(f"expected a number above 0, found {self.fps!r}")
+        axes = self.layout
+        if axes is not None and (
+            len(set(axes)) != len(axes) or not set("thw") <= set(axes) <= set("bthwc")
+        ):
+            raise ValueError(f"expected each of t, h and w once, and if wanted c and b: {axes!r}")
+        if self.values is not None and self.values not in RANGES:
+            raise ValueError(f"expected one of {', '.join(RANGES)}, found {self.values!r}")
+        if self.frame_names is not None:
+            _require_pattern(self.frame_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is set, as JSON; `Reading(**value)` is the same again."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+USUAL = Reading()
+READING_OPTIONS = ("source_fps", "layout", "values", "frame_names")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the options, as a group of their own."""
+    group = parser.add_argument_group(
+        "frame folders and arrays",
+        "a folder of png, jpg or webp pictures is a video, and so is each video in a .npy, .npz or "
+        ".safetensors file (NAME.npz#MEMBER:3 names one); see docs/preparing.md",
+    )
+    group.add_argument(
+        "--source-fps",
+        type=_rate,
+        metavar="FPS",
+        help="their frames per second, which they do not say (default: --fps, if that is given)",
+    )
+    group.add_argument(
+        "--layout",
+        type=_layout,
+        metavar="AXES",
+        help="the axes of arrays, for example btchw: b for a batch of videos, then frames, "
+        "channels, height, width (default: told from the shape, where only one is possible)",
+    )
+    group.add_argument(
+        "--values",
+        choices=tuple(RANGES),
+        help="the range of float arrays: unit 0 to 1, signed -1 to 1, byte 0 to 255 (default: "
+        "found from all values, and said)",
+    )
+    group.add_argument(
+        "--frame-names",
+        type=_pattern,
+        metavar="REGEX",
+        help="for folders that hold the frames of several videos, or whose names hold several "
+        f"numbers: matches a whole name, for example '{EXAMPLE_PATTERN}' (default: none)",
+    )
+
+
+def reading_of(arguments: argparse.Namespace) -> Reading:
+    """Return what `add_reading` took; --fps stands in for a rate that is not known."""
+    return Reading(
+        fps=arguments.source_fps or getattr(arguments, "fps", None),
+        layout=arguments.layout,
+        values=arguments.values,
+        frame_names=arguments.frame_names,
+    )
+
+
+def require_reading(asked: Reading, has_pictures: bool, has_arrays: bool, where: object) -> None:
+    """Refuse options that nothing in a place needs.
+
+    Raises:
+        InputError: names them.
+    """
+    for flag, value, needed, what in (
+        ("--layout", asked.layout, has_arrays, "arrays"),
+        ("--values", asked.values, has_arrays, "arrays"),
+        ("--frame-names", asked.frame_names, has_pictures, "pictures"),
+    ):
+        if value is not None and not needed:
+            raise InputError(f"{flag} is for {what}, and {where} holds none that are taken")
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+        Reading(fps=value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}") from None
+    return value
+
+
+def _layout(text: str) -> str:
+    axes = re.sub(r"[\s,]", "", text.lower())
+    try:
+        Reading(layout=axes)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return axes
+
+
+def _pattern(text: str) -> str:
+    try:
+        Reading(frame_names=text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _require_pattern(text: str) -> None:
+    try:
+        groups = re.compile(text).groupindex
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    if "frame" not in groups or set(groups) - {"frame", "video"}:
+        raise ValueError(
+            f"expected a group (?P<frame>…), and if wanted (?P<video>…), found {text!r}"
+        )

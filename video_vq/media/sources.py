@@ -1,0 +1,95 @@
+"""Whatever a video comes as, a file, a frame folder or an array: one way to open it."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from video_vq.media.array_files import PICKLED
+from video_vq.media.array_videos import ArrayVideo, parse_address
+from video_vq.media.frame_sets import FrameSet
+from video_vq.media.kinds import PICKLE_SUFFIXES
+from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo, probe
+from video_vq.media.reading import USUAL, Reading
+
+READ_BYTES = 1 << 20
+
+
+@runtime_checkable
+class VideoSource(Protocol):
+    """A video that is not decoded yet.
+
+    Attributes:
+        path: path of the file or folder; for a video in an array, that of the file, then # and
+            its place.
+    """
+
+    path: Path
+
+    def digest(self) -> tuple[str, int]:
+        """Return a sha256 that stands for its content, and how many bytes were read for it.
+
+        Raises:
+            UnreadableVideoError: it cannot be read.
+        """
+        ...
+
+    def probe(self, limits: Limits) -> VideoInfo:
+        """Return what is known before its frames are decoded, by `FrameStream`.
+
+        Raises:
+            UnreadableVideoError: it cannot be used.
+        """
+        ...
+
+
+class VideoFile:
+    """A video file, which FFmpeg decodes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def digest(self) -> tuple[str, int]:
+        """Return the sha256 of the file and its size."""
+        digest, size = hashlib.sha256(), 0
+        try:
+            with open(self.path, "rb") as file:
+                while chunk := file.read(READ_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+        except OSError as error:
+            raise UnreadableVideoError(self.path, f"cannot be read ({error.strerror})") from None
+        return digest.hexdigest(), size
+
+    def probe(self, limits: Limits) -> VideoInfo:
+        """Read its header, first frame and packets; see `video_vq.media.probe.probe`."""
+        return probe(self.path, limits)
+
+
+def source_of(path: str | Path, reading: Reading = USUAL) -> VideoSource:
+    """Return a video by its path.
+
+    Raises:
+        UnreadableVideoError: it is a pickle, a folder that is no one video's, or an array file that
+            holds several videos or none.
+    """
+    path = Path(os.path.abspath(path))
+    address = parse_address(path)
+    if address is not None and not path.is_dir():
+        return ArrayVideo(path, address, reading)
+    if path.is_dir() or (reading.frame_names is not None and not path.exists()):
+        return FrameSet(path, reading)
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise UnreadableVideoError(path, PICKLED)
+    return VideoFile(path)
+
+
+def probe_video(
+    path: str | Path, reading: Reading = USUAL, limits: Limits = DEFAULT_LIMITS
+) -> VideoInfo:
+    """Return what is known of any video before its frames are decoded.
+
+    Raises:
+        UnreadableVideoError: see `source_of` and `probe`.
+    """
+    return source_of(path, reading).probe(limits)

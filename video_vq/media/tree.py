@@ -1,0 +1,181 @@
+"""What lies in a tree: files by their kinds, and frame folders, without a list of their frames."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from video_vq.errors import InputError
+from video_vq.media.frame_names import FramePattern, Numbering
+from video_vq.media.kinds import ARRAY_SUFFIXES, PICKLE_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES
+
+
+class LeftOut(NamedTuple):
+    """A file that cannot be used: its name, as it can be printed, and why."""
+
+    name: str
+    reason: str
+
+
+class FoundFrames:
+    """The frames of one video, counted as they are found.
+
+    Attributes:
+        num_bytes: size of all frames together.
+        numbering: how their names are numbered.
+        problem: why they cannot be used, as far as it shows in one of them; None where it does not.
+    """
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self.numbering = Numbering()
+        self.problem: str | None = None
+
+
+class Tree:
+    """The files of a tree that may be videos, by their kinds.
+
+    Names that begin with a dot are passed over. Links are followed to files inside the tree only;
+    those that lead out of it, and everything that is no file, are left out.
+
+    Args:
+        root: the top folder.
+        extensions: endings of the files to take, in lower case, with the dot; None for the usual.
+        frame_names: see `Reading`.
+
+    Attributes:
+        files, arrays: name and size of each.
+        frames: those of each frame folder, by the video's name.
+        left_out: files that cannot be used, by kind.
+        num_pickles: how many files are pickles by their names.
+        num_unmatched: how many pictures `frame_names` does not match.
+
+    Raises:
+        InputError: a folder cannot be listed.
+    """
+
+    def __init__(self, root: Path, extensions: tuple[str, ...] | None, frame_names: str | None):
+        self._root, self._real_root = root, os.path.realpath(root)
+        self._pattern = None if frame_names is None else FramePattern(frame_names)
+        others = (*PICTURE_SUFFIXES, *ARRAY_SUFFIXES)
+        self._videos = VIDEO_SUFFIXES
+        if extensions is not None:
+            self._videos = tuple(ending for ending in extensions if ending not in others)
+        self._pictures, self._arrays = (
+            tuple(ending for ending in kind if extensions is None or ending in extensions)
+            for kind in (PICTURE_SUFFIXES, ARRAY_SUFFIXES)
+        )
+        self.files: list[tuple[str, int]] = []
+        self.arrays: list[tuple[str, int]] = []
+        self.frames: dict[str, FoundFrames] = {}
+        self.left_out: dict[str, list[LeftOut]] = {"files": [], "arrays": [], "links": []}
+        self.num_pickles = self.num_unmatched = 0
+        for entry, folder in walk(root):
+            self._add(entry, folder)
+
+    def _add(self, entry: os.DirEntry[str], folder: str) -> None:
+        ending = os.path.splitext(entry.name)[1].lower()
+        name = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.is_symlink() and os.path.isdir(entry.path):
+            reason = "a link to a folder is not followed; name that folder itself"
+            self.left_out["links"].append(LeftOut(_readable(name), reason))
+        elif entry.is_dir(follow_symlinks=False):
+            return
+        elif ending in self._videos:
+            self._add_file("files", self.files, entry, name)
+        elif ending in self._pictures:
+            self._add_picture(entry, folder)
+        elif ending in self._arrays:
+            self._add_file("arrays", self.arrays, entry, name)
+        elif ending in PICKLE_SUFFIXES:
+            self.num_pickles += 1
+
+    def _add_file(
+        self, kind: str, found: list[tuple[str, int]], entry: os.DirEntry[str], name: str
+    ) -> None:
+        size = _size_or_problem(entry, self._real_root)
+        if isinstance(size, int):
+            found.append((name, size))
+        else:
+            self.left_out[kind].append(LeftOut(_readable(name), size))
+
+    def _add_picture(self, entry: os.DirEntry[str], folder: str) -> None:
+        video, frame = folder, entry.name
+        if self._pattern is not None:
+            parsed = self._pattern.parse(entry.name)
+            if parsed is None:
+                self.num_unmatched += 1
+                return
+            video = "/".join(part for part in (folder, parsed[0]) if part)
+            frame = parsed[1]
+        frames = self.frames.setdefault(video, FoundFrames())
+        frames.numbering.add(frame)
+        size = _size_or_problem(entry, self._real_root)
+        if isinstance(size, int):
+            frames.num_bytes += size
+        else:
+            frames.problem = frames.problem or f"{_readable(entry.name)}: {size}"
+
+
+def walk(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Yield what lies in a tree and is not hidden, with the name of its folder below the root.
+
+    Raises:
+        InputError: a folder cannot be listed: if it were passed over in silence, nobody would miss
+            its videos.
+    """
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{folder}/{entry.name}" if folder else entry.name)
+                    yield entry, folder
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or root / folder}: cannot be listed ({error.strerror}); "
+                "check the storage and the permissions, then run the command again"
+            ) from None
+
+
+def _readable(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _size_or_problem(entry: os.DirEntry[str], real_root: str) -> int | str:
+    """Return the size of a file, or why it cannot be taken."""
+    try:
+        entry.path.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    if entry.is_symlink():
+        return size_inside(Path(entry.path), real_root)
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return status.st_size if stat.S_ISREG(status.st_mode) else "is not a regular file"
+
+
+def size_inside(path: Path, real_root: str | Path) -> int | str:
+    """Return the size of a file of a folder, or why it cannot be taken.
+
+    Args:
+        path: path of the file; links are followed inside the folder only.
+        real_root: the folder, itself without links.
+    """
+    try:
+        real = os.path.realpath(path, strict=True)
+        if not real.startswith(os.path.join(real_root, "")):
+            return "a link that leads out of the folder is not followed; copy the file"
+        status = path.stat()
+    except OSError as error:
+        loops = error.errno == errno.ELOOP
+        return f"cannot be read ({'a loop of links' if loops else error.strerror})"
+    return status.st_size if stat.S_ISREG(status.st_mode) else "is not a regular file"
