@@ -216,7 +216,9 @@ def picture(
             for (bits, value), fill in zip(places, (colour, "white"), strict=False):
                 label = name if fill == colour else None
                 axis.plot(bits, value, "D", color=colour, markerfacecolor=fill, label=label)
-        axis.set(xscale="log", xlabel="bits per clip", title=panel)
+        axis.set(xlabel="bits per clip", title=panel)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=7)
     figure.suptitle("filled: codes at a fixed length; open: after the prior", fontsize=9)
