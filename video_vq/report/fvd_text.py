@@ -63,7 +63,7 @@ def show_sanity(result: dict[str, Any]) -> None:
             print(f"  {change['title']:40}{numbers}")
         if (floor := under["floor"]) is not None:
             print(
-                f"  floor {floor['distance']:.2f}: real clips against other real clips at "
+                f"  floor {floor['distance']:.4g}: real clips against other real clips at "
                 f"N = {floor['num_clips']}; unlike the rows above, it holds the noise of sampling"
             )
         print(f"  {_seen(under['changes'], title)}")
