@@ -64,7 +64,7 @@ def latent_starts(num_frames: int, stride_t: int, is_causal: bool) -> range:
     """Return the frames at which a latent frame begins, without the first of the clip.
 
     Args:
-        num_frames: of the clip.
+        num_frames: number of frames of the clip.
         stride_t: frames of a latent frame.
         is_causal: whether the clip's first frame is a latent frame of its own.
     """

@@ -55,7 +55,7 @@ class MaskedPrior(TokenTransformer):
         visible tokens and the sub-codes before it.
 
         Args:
-            tokens: of whole clips, with an axis of levels where a position has several codes.
+            tokens: tokens of whole clips, with an axis of levels where a position has several codes.
                 The last sub-code of a hidden token is never read.
             class_label: 0 … num_classes - 1, or NO_CLASS.
             actions: numbers per latent frame, in the data's units.
@@ -91,7 +91,7 @@ class MaskedPrior(TokenTransformer):
         """Return the slots' outputs, from which `next_logits` predicts.
 
         Args:
-            sub_codes: of whole clips; any where a token is hidden.
+            sub_codes: sub-codes of whole clips; those of hidden tokens are not read.
             hidden: where tokens are hidden.
             condition: what steers the clips, embedded.
         """
@@ -104,14 +104,14 @@ class MaskedPrior(TokenTransformer):
 
 
 def hidden_tokens(keys: Sequence[Sequence[int]], num_tokens: int) -> Bool[Tensor, "b n"]:
-    """Draw which tokens of clips are hidden in training, each clip's by its own key alone.
+    """Draw which tokens of clips are hidden in training, each clip's by its own key.
 
     A share cos(π/2 · u) of them with u uniform in [0, 1): the share that is still hidden at a
     random moment of sampling. At least one token is.
 
     Args:
-        keys: of each clip, non-negative integers.
-        num_tokens: of a clip.
+        keys: a key for each clip, non-negative integers.
+        num_tokens: number of tokens of a clip.
     """
     hidden = np.zeros((len(keys), num_tokens), dtype=bool)
     for row, key in zip(hidden, keys, strict=True):

@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
 
     Attributes:
         sub_codes: drawn as if the token was hidden.
-        log_probability: of the whole token, before temperature, top-k and top-p.
+        log_probability: log probability of the whole token, before temperature, top-k and top-p.
         usable: whether a clip's positions all had a distribution to draw from.
     """
 
@@ -71,12 +71,12 @@ class MaskedSampler:
     on the other samples.
 
     Args:
-        prior: on any device; its training mode does not matter, and one in bf16, fp16 or float64
-            samples as its float32 copy.
+        prior: the prior, on any device; its training mode does not matter, and one in bf16, fp16 or
+            float64 samples as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
         parallel: steps and confidence; None for the defaults.
         batch_size: samples drawn in step; record it with the samples.
-        dtype: of products.
+        dtype: dtype of products.
 
     Raises:
         InputError: there are more steps than tokens.

@@ -100,7 +100,7 @@ def prior_loss(
     """Return the mean cross entropy per token, in nats and in bits; see `token_nats`.
 
     Args:
-        hidden: of a masked prior, where tokens were hidden: these alone count, each clip alike.
+        hidden: where a masked prior's tokens were hidden: only these count, every clip equally.
     """
     if hidden is not None:
         nats = clip_nats(token_nats(logits, tokens, sub_codes), hidden).mean()

@@ -242,8 +242,9 @@ class ParallelSettings:
     Attributes:
         steps: passes of the transformer for a clip; the hidden share falls along a cosine, by one
             token a step at least. As many as tokens draw them one after the other.
-        confidence_temperature: of the noise that is added to the log probability by which the
-            drawn tokens to keep are chosen, falling to 0 at the last step. 0 keeps the surest.
+        confidence_temperature: temperature of the noise that is added to the log probability by
+            which the drawn tokens to keep are chosen; it falls to 0 at the last step. 0 keeps the
+            surest.
     """
 
     steps: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 12

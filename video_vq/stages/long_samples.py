@@ -27,11 +27,11 @@ class LongSampler:
 
     Nothing of the key-value cache outlasts a slide: positions are learned for the latent frames of
     a clip, and all layers above the first have seen what was dropped. The T - k given latent frames
-    are read anew in one pass; within a window the cache is kept.
+    are read again in one pass; within a window the cache is kept.
 
     Args:
         accelerator: its device and precision; decodes and encodes.
-        sampler: of the prior; the first window is what it draws of a clip.
+        sampler: the prior's sampler; the first window is what it draws of a clip.
         batch_size: samples at once, at most; decoded and encoded as a full batch.
     """
 
@@ -58,7 +58,7 @@ class LongSampler:
 
         Args:
             seeds: one per sample; every window of it has noise of its own.
-            class_labels: for all windows.
+            class_labels: class of each sample, for all windows.
             given: the first tokens of each sample, of less than a clip.
             actions: numbers per latent frame of the sample.
             progress: called with the number of tokens just drawn.

@@ -11,7 +11,8 @@ class SampleLength(NamedTuple):
     """The length of samples, and the windows of a prior's clips that they are made of.
 
     Attributes:
-        num_frames, num_latents: of a sample.
+        num_frames: number of frames of a sample.
+        num_latents: number of latent frames of a sample.
         window: latent frames of a clip, which the prior was trained on.
         stride: latent frames that each window after the first adds.
     """
