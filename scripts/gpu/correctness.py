@@ -285,7 +285,10 @@ def streams(day: Day) -> Figures:
 
 def sampling(day: Day) -> Figures:
     """Draw the same tokens with and without CUDA graphs, alone and in a batch."""
-    sizes = day.pick(TransformerConfig(width=256, depth=4, heads=4), TransformerConfig(32, 1, 2))
+    sizes = day.pick(
+        TransformerConfig(width=256, depth=4, heads=4),
+        TransformerConfig(width=32, depth=1, heads=2),
+    )
     torch.manual_seed(0)
     prior = Prior(PriorConfig(512, day.pick((4, 16, 16), (2, 2, 2)), 4, 0, sizes)).to(day.device)
     with torch.no_grad():

@@ -145,7 +145,10 @@ def against_peer(day: Day, size: tuple[int, int, int]) -> Figures:
 def sampling(day: Day) -> Figures:
     """Time samples at several batch sizes, with and without graphs, beside reading and products."""
     ceiling = known_ceilings(day)
-    sizes = day.pick(TransformerConfig(width=576, depth=8, heads=9), TransformerConfig(32, 1, 2))
+    sizes = day.pick(
+        TransformerConfig(width=576, depth=8, heads=9),
+        TransformerConfig(width=32, depth=1, heads=2),
+    )
     grid = day.pick((4, 16, 16), (1, 2, 2))
     prior = Prior(PriorConfig(1024, grid, 0, 0, sizes)).to(day.device)
     rows: Figures = {}

@@ -55,8 +55,8 @@ class MaskedPrior(TokenTransformer):
         visible tokens and the sub-codes before it.
 
         Args:
-            tokens: tokens of whole clips, with an axis of levels where a position has several codes.
-                The last sub-code of a hidden token is never read.
+            tokens: tokens of whole clips, with an axis of levels where a position has several
+                codes. The last sub-code of a hidden token is never read.
             class_label: 0 … num_classes - 1, or NO_CLASS.
             actions: numbers per latent frame, in the data's units.
             dropped: mask of clips whose conditions are hidden; see `Prior.forward`.
