@@ -24,7 +24,7 @@ LIBRARY = "video-vq"
 PIPELINES = {"tokenizer": "video-to-video", "prior": "other"}
 TAGS = {
     "tokenizer": ["video", "video-tokenizer", "vector-quantization", "vq-vae", "rotation-trick"],
-    "prior": ["video", "video-generation", "autoregressive", "vector-quantization"],
+    "prior": ["video", "video-generation", "vector-quantization"],
 }
 MAX_TEXT = 200  # characters of one name
 MAX_CLASSES = 200
@@ -59,7 +59,7 @@ def model_card(
         **({} if license is None else {"license": license}),
         "library_name": LIBRARY,
         "pipeline_tag": PIPELINES[kind],
-        "tags": TAGS[kind],
+        "tags": [*TAGS[kind], *([model["transformer"]["kind"]] if kind == "prior" else [])],
     }
     known = None if scores is None else _scores_of(scores, kind, config["hash"])
     templates = Environment(
