@@ -188,3 +188,17 @@ def test_fvd_on_the_command_line_takes_an_array_and_says_how_it_was_read(made, t
 def make_random() -> torch.nn.Module:
     """Return the network, for `module:function`."""
     return Random()
+
+
+def test_info_and_view_know_frame_folders_and_arrays(made, tmp_path, capsys):
+    for name, told in (
+        ("frames/0", "the frames of a video"),
+        ("frames", "a folder of videos"),
+        ("array.npz", "arrays of videos"),
+    ):
+        assert video_vq.cli.main(["info", str(made / "real" / name)]) == 0
+        assert told in capsys.readouterr().out
+        page = tmp_path / f"{Path(name).name}.html"
+        command = ["view", str(made / "real" / name), "--out", str(page), "--no-open"]
+        assert video_vq.cli.main(command) == 0
+        assert page.stat().st_size > 10_000

@@ -14,7 +14,7 @@ from video_vq.facts import Facts, times
 from video_vq.media.array_videos import is_array_file
 from video_vq.media.decode import FrameStream
 from video_vq.media.folder import FolderSettings, holds_video, is_frame_folder, list_videos
-from video_vq.media.kinds import VIDEO_SUFFIXES
+from video_vq.media.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from video_vq.media.probe import UnreadableVideoError, VideoInfo
 from video_vq.media.resize import resize
 from video_vq.media.sources import probe_video
@@ -109,7 +109,7 @@ def kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
         return "folder"
     elif holds_reported(path):
         return "run"
-    elif path.is_dir() and holds_video(path, None):
+    elif path.is_dir() and holds_video(path, (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)):
         return "folder"
     found = "holds nothing to look at" if path.exists() else "no such file or folder"
     raise InputError(
