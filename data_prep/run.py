@@ -237,8 +237,8 @@ def _writing(out: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"{error.filename or out}: cannot be read or written ({error.strerror or error}). "
-            "Nothing is lost: correct it (free some space), then run the same command again to "
-            "resume"
+            "Nothing is lost: correct it (free some space), then run the command again; it resumes "
+            "where it stopped"
         ) from None
 
 

@@ -269,7 +269,7 @@ def test_nothing_to_do_shows_no_progress(capsys):
     assert capsys.readouterr().err == ""
     with progress("sampling", 1, "token") as bar:
         bar.update()
-    assert "sampling: 100%" in capsys.readouterr().err
+    assert "sampling: 100 %" in capsys.readouterr().err
 
 
 def test_the_demo_writes_no_escape_codes_into_a_log(tmp_path):

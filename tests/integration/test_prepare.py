@@ -212,7 +212,7 @@ def test_too_many_unusable_videos_stop_the_run_until_more_are_allowed(tmp_path, 
     assert not (out / "manifest.json").exists()
     assert main(["folder", str(videos), "--out", str(out), "--max-skipped", "0.7"]) == 0
     assert len(ClipStore(out).videos) == 1
-    assert "left out 2 of 3" in capsys.readouterr().out
+    assert "2 of 3 were left out" in capsys.readouterr().out
 
 
 def test_nothing_usable_is_an_error_even_when_all_may_be_skipped(tmp_path, capsys):

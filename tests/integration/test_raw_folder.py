@@ -208,7 +208,8 @@ def test_tokens_whose_list_is_not_there_are_refused_without_a_guess(made, tmp_pa
         assert encode(root, "raw", root / "tokens", *PER_SHARD) == 130
     assert raw_folder.write_raw_videos is usual
     assert encode(root, "raw", root / "tokens", *PER_SHARD, "--fps", "5") == 1
-    assert "begun: it was begun with a store, or with a list that is not" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "begun: it was begun with a store, or with a list that is missing" in error
     assert encode(root, "raw", root / "tokens", *PER_SHARD) == 0
     assert hashes(root / "tokens") == hashes(made / "of folder")
 

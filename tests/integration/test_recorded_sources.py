@@ -21,8 +21,8 @@ from video_vq.stores.files import sha256_json
 from video_vq.stores.raw_videos import read_raw_videos
 
 RECORDED = {
-    "folder": "c009783ca77bd7da8e32dc9ce030d263a28dfb607a3f871c3281a4a54976104f",
-    "folder at a rate": "25eddb5ff05511cc4528284970eaeca2c5938f88394ac78b51365791582bf37b",
+    "folder": "7a70438c88c0c0826358fa12356718c9718ff137b7b597eae5e39c00e8ee0d91",
+    "folder at a rate": "e477daa19d97bf0a0915e779cd5065b98c5a44fc2f311c3cd5f7b84643d063c5",
     "table": "61f0044185dd848b2edeb0f5768a98ba243201c0266f46828e7a74c62876324b",
     "ucf101": "b2b8f6b898b5d8b154b844cbf0c5116571d5bbca45e9f38279ab211a19a375fa",
     "bair": "2544f7b5866b4af9be6ca61c2eefea34ac74910d814d5cbdd92fc5e5e3b9e7b1",

@@ -171,7 +171,7 @@ TRAIN = "video-vq train-tokenizer --config demo/tokenizer"
           )),
         ("data-prep synthetic {made}/file/below", "is not a writable folder"),
         ("data-prep simulate {made}/file/below", "is not a writable folder"),
-        ("video-vq report {made}/clips --out {made}/videos", "MADE/videos: is a folder; name the"),
+        ("video-vq report {made}/clips --out {made}/videos", "MADE/videos: is a folder; name a"),
         ("video-vq report {made}/clips --out {made}/file/page.html",
          "is not a writable folder"),
         # what is no store, model or video of the kind that is needed

@@ -147,13 +147,15 @@ def test_pickles_in_the_folder_are_never_executed(folder, tmp_path):
     assert not sung.exists()
 
 
-def test_a_folder_that_is_no_model_says_what_was_expected(tmp_path):
+def test_a_folder_that_is_no_model_says_what_was_expected(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no such folder; name a prior's folder, or its run"):
         Prior.from_pretrained(tmp_path / "none")
     with pytest.raises(InputError, match=r"no such file \(expected the config of a prior\)"):
         Prior.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="is a folder here, which has no revision 'v1'"):
         Prior.from_pretrained(tmp_path, revision="v1")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     for name in ("two/slashes/here", "none", "../x", "a/b c", "-a/b", "a/", "ä/b"):
         with pytest.raises(InputError, match=r"no such folder here, and a model of the Hugging"):
             Prior.from_pretrained(name)

@@ -56,7 +56,7 @@ def test_a_constructor_takes_its_settings_with_their_defaults(settings):
     assert takes["codebook_dim"].default is None if "codebook_dim" in expected else True
     expected |= {"codebook_dim": None} if "codebook_dim" in expected else {}
     found = {name: one.default for name, one in takes.items()}
-    assert found.pop("implementation", "torch") == "torch"
+    assert found.pop("implementation", "auto") == "auto"
     assert {name: found[name] for name in found if name not in ("self", "dim")} == expected
 
 
