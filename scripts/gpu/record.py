@@ -121,7 +121,7 @@ def ranks(cards: Cards) -> str:
 def switched_on(cards: Cards) -> str:
     """Return which features are on by default, card by card."""
     if not cards:
-        return "No card is in the record yet: everywhere the plain way is taken."
+        return "No card is in the record yet, so the plain implementations are used everywhere."
     return " ".join(
         f"{name}: {', '.join(verified(held)) or 'none'}." for name, held in cards.items()
     )
