@@ -266,7 +266,7 @@ class TokenStore:
         return int(self._first[-1])
 
     def __reduce__(self) -> tuple[type["TokenStore"], tuple[Path]]:
-        # Workers started by spawn map the files anew instead of copying them.
+        # Workers started by spawn map the files again instead of copying them.
         return TokenStore, (self.path,)
 
     @property
