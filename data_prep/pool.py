@@ -33,10 +33,10 @@ class ShardTask:
 
 
 class Making(NamedTuple):
-    """What all shards of a store share.
+    """The settings that all shards of a store share.
 
     Attributes:
-        store, plan, arrays: what ClipStoreWriter takes under these names.
+        store, plan, arrays: the arguments of ClipStoreWriter of these names.
         recipe: how the frames of the videos are made.
     """
 
@@ -50,9 +50,10 @@ class Pool:
     """Runs shard tasks on long-lived processes.
 
     Args:
-        making: what all shards share.
+        making: the settings that all shards share.
         num_workers: number of processes.
-        keep_open: file descriptors that the workers inherit (a lock ends with its last holder).
+        keep_open: file descriptors that the workers inherit (a lock is held until its last holder
+            ends).
         command: command that starts a worker.
         stall_seconds: seconds that a worker may go without using the processor.
     """
@@ -133,7 +134,7 @@ class Pool:
                 verdicts[item.id] = self._tried_alone(item, deaths)
 
     def _tried_alone(self, item: Item, deaths: Deaths) -> Verdict:
-        """Have a video decoded by itself, because a worker died of it."""
+        """Have a video decoded on its own, because a worker died while decoding it."""
         job = {**self._common, "job": "try", "item": asdict(item)}
         while isinstance(death := self._workers.ask(job, lambda _: None), Death):
             reason = deaths.add(death, item.path)
@@ -143,7 +144,7 @@ class Pool:
 
 
 def main() -> None:
-    """Run one of the processes."""
+    """Run one of the pool's worker processes."""
     serve(do)
 
 

@@ -1,4 +1,4 @@
-"""What both pushing worlds share: a folder for one plan, processes, files in BAIR's layout."""
+"""Helpers of both pushing worlds: a folder for one plan, processes, files in BAIR's layout."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
         out: the folder, created if missing.
         marker: name of the file in it that holds the plan.
         plan: settings that decide every byte.
-        what: what the folder is to hold, for messages.
+        what: description of what the folder is to hold, for messages.
 
     Raises:
         InputError: it is a file, holds something else, or was made by another plan.
@@ -54,7 +54,7 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
 
 
 def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
-    """Return what is wrong with settings, given as name -> value, lowest and highest allowed."""
+    """Return what is wrong with settings, given as name -> (value, lowest, highest allowed)."""
     return [
         f"{name} must lie in {lowest}..{highest}, found {value}"
         for name, (value, lowest, highest) in ranges.items()
@@ -64,12 +64,12 @@ def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
 
 @contextmanager
 def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> Iterator[Any]:
-    """Yield a `map` that keeps the order, over fresh processes.
+    """Yield a `map` over fresh processes that keeps the order.
 
     Args:
         workers: number of processes.
-        prepare: function that each process calls first, with these arguments; it makes the process
-            die with this one, as none may outlive a killed run.
+        prepare: function that each process calls first, with these arguments; it ties the process
+            to this one, because none may outlive a killed run.
 
     Raises:
         InputError: one of them died.

@@ -1,4 +1,4 @@
-"""The parser of both commands: a wrong flag is answered by its verb, a page ends in examples."""
+"""The parser of both commands: wrong flags are reported by their verb, help ends with examples."""
 
 import argparse
 import difflib
@@ -17,10 +17,11 @@ SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 class Parser(argparse.ArgumentParser):
     """Names the known flag nearest to an unknown one, under the usage of its verb.
 
-    argparse itself passes what a verb does not know up to the command, whose usage names no flag.
+    argparse itself passes flags that a verb does not know up to the command, whose usage names no
+    flags.
 
     Args:
-        examples: commands to show at the end of the help page, as one types them.
+        examples: commands to show at the end of the help page, as they are typed.
     """
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any):
@@ -28,13 +29,13 @@ class Parser(argparse.ArgumentParser):
         self.examples = tuple(examples)
 
     def format_help(self) -> str:
-        """Return the help page with its examples, which no wrapping may cut."""
+        """Return the help page, followed by its examples, which are never wrapped."""
         title = "example" if len(self.examples) == 1 else "examples"
         shown = "".join(f"  {example}\n" for example in self.examples)
         return super().format_help() + (f"\n{title}:\n{shown}" if shown else "")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Parse; anything unknown ends the command with status 2."""
+        """Parse arguments; an unknown one ends the command with status 2."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown, args)}")
@@ -124,7 +125,7 @@ def _number(text: str, expected: str, is_right: Callable[[float], bool]) -> floa
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Add `--quiet`; `set_quiet` of `video_vq.progress` makes it so."""
+    """Add `--quiet`; `set_quiet` of `video_vq.progress` carries it out."""
     parser.add_argument(
         "--quiet",
         action="store_true",
@@ -136,14 +137,14 @@ def add_json(parser: argparse._ActionsContainer, what: str = "the result") -> No
     """Add `--json`.
 
     Args:
-        parser: a verb's parser, or a group of it.
-        what: is printed.
+        parser: a verb's parser, or one of its groups.
+        what: the thing that is printed, for the help text.
     """
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
 def print_json(found: Mapping[str, Any]) -> None:
-    """Print an answer as JSON; paths and tuples become what JSON has, what is not finite null."""
+    """Print an answer as JSON: paths become strings, tuples lists, and non-finite numbers null."""
     print(json.dumps(_plain(found), indent=1, allow_nan=False))
 
 

@@ -1,4 +1,4 @@
-"""`completion`, a verb of both commands: the script by which a shell completes their words."""
+"""`completion`, a verb of both commands: prints the script that lets a shell complete them."""
 
 import argparse
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ def add_parser(verbs: Any, parser: argparse.ArgumentParser) -> None:
 
     Args:
         verbs: the command's verbs.
-        parser: parser of the whole command, which is completed.
+        parser: parser of the whole command that is to be completed.
     """
     name = parser.prog
     verb = verbs.add_parser(

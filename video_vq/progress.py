@@ -1,4 +1,4 @@
-"""Progress with rate and time left for everything that takes more than a few seconds."""
+"""Progress bars, with rate and time left, for everything that takes more than a few seconds."""
 
 import importlib.util
 import sys
@@ -10,7 +10,7 @@ _quiet = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Show no progress from now on, or show it again."""
+    """Hide progress from now on, or show it again."""
     global _quiet
     _quiet = quiet
 
@@ -23,14 +23,15 @@ def is_quiet() -> bool:
 def progress(description: str, total: int | None, unit: str, initial: int = 0) -> tqdm:
     """Return a progress bar on stderr.
 
-    On a terminal it moves, in a notebook it is a widget (where ipywidgets is installed), and in a
-    log or a pipe it is a line every 10 s and one at the end.
+    On a terminal, the bar moves; in a notebook, it is a widget if ipywidgets is installed; in a log
+    or a pipe, it is a line every 10 s and one at the end.
 
     Args:
-        description: what is being done, in a few words.
-        total: number of units in total; None when unknown; nothing is shown for 0.
-        unit: what is counted, in the singular ("clip").
-        initial: number of units that an earlier, interrupted start did; not counted in the rate.
+        description: a few words that say what is being done.
+        total: number of units in total; None if unknown. Nothing is shown for 0.
+        unit: name of what is counted, in the singular ("clip").
+        initial: number of units that an earlier, interrupted run has done; they do not count
+            towards the rate.
     """
     if _quiet or total == 0:
         return tqdm(total=total, disable=True)
@@ -55,16 +56,16 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
 
 
 class _Lines(tqdm):
-    """Writes whole lines, none of which is written over: for logs and pipes."""
+    """Writes whole lines and never overwrites one, for logs and pipes."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write a line; tqdm clears with an empty one, where there is nothing to clear."""
+        """Write a line; tqdm's empty ones are ignored, because there is nothing to clear."""
         if msg != "":
             print(self if msg is None else msg, file=self.fp, flush=True)
         return False
 
     def close(self) -> None:
-        """Write how it ended, unless that is the last line already."""
+        """Write the final state, unless the last line already shows it."""
         if not self.disable and self.n != self.last_print_n:
             self.display()
         super().close()

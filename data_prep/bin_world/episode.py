@@ -21,7 +21,7 @@ from data_prep.bin_world.scene import (
 SIMULATOR_VERSION = 1  # increases with every change of a pixel or an action
 NUM_FRAMES, SIZE = 30, 64
 FRAME_SECONDS = 0.16
-SETTLE_SECONDS = 0.6  # time for the objects to come to rest before the first frame
+SETTLE_SECONDS = 0.6  # gives the objects time to come to rest before the first frame
 OVERSAMPLING = 2  # pictures are rendered larger and averaged: no multisampling is needed
 CAMERAS = ("main", "aux1")
 
@@ -58,7 +58,7 @@ def draw_actions(
 ) -> Float64[np.ndarray, "t 4"]:
     """Draw a random walk of the hand: a velocity is kept for some frames, then another is drawn.
 
-    A command that would leave the bin is cut at its border, and a new one drawn.
+    A command that would leave the bin is cut at its border, and a new one is drawn.
 
     Args:
         rng: the episode's random generator.
@@ -103,7 +103,7 @@ class Renderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def open(self, model: Any) -> None:
-        """Load a model, which `draw` shows from now on."""
+        """Load the model that `draw` shows from now on."""
         mujoco = bindings()
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=200)
@@ -131,7 +131,7 @@ class Renderer:
 
 
 def simulate_episode(renderer: Renderer, seed: int, side: int, index: int) -> Episode:
-    """Simulate and render one episode: a pure function of its numbers on one machine.
+    """Simulate and render one episode; on one machine, its arguments determine every byte.
 
     Args:
         renderer: the renderer of this process.

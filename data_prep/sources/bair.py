@@ -1,4 +1,4 @@
-"""BAIR robot pushing, its tar or unpacked: {train,test}/*.tfrecords, two cameras.
+"""BAIR robot pushing, as its tar or unpacked: {train,test}/*.tfrecords, two cameras.
 
 A tar is read in place: its files are stored uncompressed, so a record is a range of its bytes.
 """
@@ -30,7 +30,7 @@ ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44
 SIDES = ("train", "test")
 TAR = "bair_robot_pushing_dataset_v0.tar"
 ARRAYS: dict[str, tuple[int, ...]] = {"actions": (4,), "endeffector_pos": (3,)}
-SIMULATED = "simulated"  # a feature of our simulator's records, which a robot's records lack
+SIMULATED = "simulated"  # a feature of our simulator's records that a robot's records lack
 FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
 MAX_TOLD = 10_000  # number of records that a file's name may announce; BAIR's have 256
 MAX_LABELLED_BYTES = 8 << 20  # largest record read for its label; records have 0.7 MB
@@ -44,11 +44,11 @@ Camera = Literal["aux1", "main"]
 
 @dataclass(frozen=True)
 class BairSettings:
-    """Which camera, and how much of the training side becomes val.
+    """The camera to read, and the share of the training side that goes to val.
 
     Attributes:
         camera: name of the camera: aux1 (VideoGPT, tensor2tensor, MAGVIT) or main (SAVP).
-        val: share of the training videos that becomes val; the official test side chooses nothing.
+        val: share of the training videos that goes to val; the official test side is left as it is.
     """
 
     camera: Camera = "aux1"
@@ -174,7 +174,7 @@ def _is_records(name: str) -> bool:
 
 
 def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]]]:
-    """Return number, offset and length of each record, and number and reason of each lost one.
+    """Return each record's number, offset and length, and each lost record's number and reason.
 
     If a file's name announces the number of its records, as BAIR's do, all missing ones are lost:
     one in each stretch without a record, the others in the last stretch or at the end. Otherwise
@@ -244,7 +244,7 @@ def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None
 
 
 def _simulated(example: Example) -> str | None:
-    """Return the label of a simulated record; None without one."""
+    """Return the label of a simulated record; None if it has none."""
     value = example.get(SIMULATED)
     if value is None:
         return None

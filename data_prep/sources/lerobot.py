@@ -1,9 +1,9 @@
 """A LeRobot v3 data set: episodes that lie end to end in mp4 files, cut by its Parquet index.
 
-Format: huggingface.co/docs/lerobot, LeRobotDataset v3.0: meta/info.json names features, cameras
-and path templates; meta/episodes/*/*.parquet holds a row per episode with its tasks, its rows in
-data/*/*.parquet, and for every camera the mp4 file and the seconds from which and to which it lies
-there.
+Format: huggingface.co/docs/lerobot, LeRobotDataset v3.0: meta/info.json names features, cameras and
+path templates; meta/episodes/*/*.parquet holds a row per episode with its tasks, its rows in
+data/*/*.parquet, and for every camera the mp4 file and the seconds at which the episode starts and
+ends in it.
 """
 
 import math
@@ -27,7 +27,7 @@ from video_vq.stores.clips import Skipped
 from video_vq.stores.files import read_json
 
 VERSION = re.compile(r"v?3\.\d+(\.\d+)?")
-# Our names for the per-frame arrays, and the features that they hold.
+# Our names for the arrays with a row per frame, and the features that they hold.
 ARRAYS = {"actions": "action", "states": "observation.state"}
 TOTALS = ("total_episodes", "total_frames")
 MAX_WIDTH = 4096
@@ -46,7 +46,7 @@ FIELD = re.compile(r"\{(video_key|chunk_index|file_index)(?::0(\d)d)?\}")
 
 @dataclass(frozen=True)
 class LerobotSettings:
-    """Which camera, and how the episodes are split.
+    """The camera to read, and how the episodes are split.
 
     Attributes:
         camera: name of a video feature, or the end of its name; None where there is only one.
@@ -60,14 +60,14 @@ class LerobotSettings:
 
 @dataclass(frozen=True)
 class Info:
-    """What info.json says, checked.
+    """The contents of info.json, checked.
 
     Attributes:
         fps: frames per second.
         camera: the feature that is taken.
-        arrays: feature, and number of numbers in a row, by our name.
+        arrays: feature, and number of values in a row, by our name.
         data_path, video_path: templates of paths.
-        splits: first episode, and the one after the last, by split.
+        splits: the first episode, and the one after the last, by split.
         totals: total_episodes and total_frames, if they are given.
     """
 
@@ -144,7 +144,7 @@ def read_info(root: Path, camera: str | None) -> Info:
     """Read and check meta/info.json.
 
     Raises:
-        InputError: says what is wrong, or which cameras there are to choose from.
+        InputError: it cannot be used; the message says what is wrong, or which cameras there are.
     """
     path = root / "meta" / "info.json"
     info = read_json(path, "the description of a LeRobot v3 data set")
@@ -201,7 +201,7 @@ def _camera(path: Path, features: dict[str, Any], wanted: str | None) -> str:
 
 
 def _arrays(path: Path, features: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Return the features that are kept frame by frame, with the numbers in a row."""
+    """Return the features that are kept frame by frame, with the number of values in a row."""
     found = {}
     for ours, name in ARRAYS.items():
         if name in features:
@@ -231,7 +231,7 @@ def _checked(path: Path, template: str) -> str:
 
 
 def fill(template: str, camera: str, chunk: int, file: int) -> str:
-    """Return a template's path; nothing but its three fields is replaced."""
+    """Fill in a template's three fields and return the path; nothing else is replaced."""
     values = {"chunk_index": chunk, "file_index": file}
 
     def value(match: re.Match[str]) -> str:
@@ -266,7 +266,7 @@ def _require_all(root: Path, info: Info, rows: list[IndexRow]) -> None:
 
 
 def _named_splits(path: Path, splits: Any) -> dict[str, tuple[int, int]]:
-    """Return the ranges of episodes that info.json names; names we do not know are an error."""
+    """Return the ranges of episodes that info.json names; unknown names are an error."""
     if splits is None:
         return {}
     found: dict[str, tuple[int, int]] = {}
@@ -288,7 +288,7 @@ def _named_splits(path: Path, splits: Any) -> dict[str, tuple[int, int]]:
 def _splits(
     root: Path, info: Info, rows: list[IndexRow], settings: LerobotSettings
 ) -> dict[int, str]:
-    """Return each episode's split: info.json's, and shares of its train side for what it lacks."""
+    """Return each episode's split from info.json; missing splits are shares of its train side."""
     sides = {
         row.episode: side
         for row in rows

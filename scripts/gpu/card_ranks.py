@@ -1,4 +1,4 @@
-"""Several ranks: two that share one card, and NCCL where there are several."""
+"""Checks several ranks: two that share one card, and NCCL if there are several cards."""
 
 import json
 import multiprocessing
@@ -22,12 +22,12 @@ from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.training.tokenizer import train_tokenizer
 
-FORK = multiprocessing.get_context("fork")  # the parts have begun no CUDA before they fork
+FORK = multiprocessing.get_context("fork")  # the parts do not initialise CUDA before they fork
 UPDATES = 5
 
 
 def on_ranks(number: int, work: Callable[[Day, Path], None], day: Day, out: Path) -> None:
-    """Do the same in `number` processes that know of each other.
+    """Do the same work in `number` processes that form a process group.
 
     Raises:
         RuntimeError: one of them failed.
@@ -51,7 +51,7 @@ def on_ranks(number: int, work: Callable[[Day, Path], None], day: Day, out: Path
 def one_rank(
     environment: dict[str, object], work: Callable[[Day, Path], None], day: Day, out: Path
 ) -> None:
-    """Be one rank."""
+    """Do the work of one rank."""
     os.environ |= {name: str(value) for name, value in environment.items()}
     torch.set_num_threads(1)
     work(day, out)
@@ -60,7 +60,7 @@ def one_rank(
 
 
 def shared_card(day: Day) -> Figures:
-    """Let two ranks share the first card over gloo, and compare them with one."""
+    """Let two ranks share the first card over gloo, and compare them with a single rank."""
     folder = day.out / "shared_card"
     for number in (1, 2):
         on_ranks(number, codes_and_gradient, day, folder / str(number))
@@ -79,7 +79,7 @@ def shared_card(day: Day) -> Figures:
 
 
 def codes_and_gradient(day: Day, out: Path) -> None:
-    """Move a codebook and make one step's gradient, of this rank's share of a global batch."""
+    """Move a codebook and compute one step's gradient on this rank's share of a global batch."""
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.backends.cudnn.allow_tf32 = False
@@ -110,8 +110,8 @@ def codes_and_gradient(day: Day, out: Path) -> None:
 
 
 def several_cards(day: Day) -> Figures:
-    """Train the same steps on one card and on all over NCCL; in a rehearsal on gloo ranks."""
-    # Asked of another process: CUDA must not begin before this one forks.
+    """Train the same steps on one card and on all, over NCCL, or over gloo in a rehearsal."""
+    # Another process counted them, because CUDA must not be initialised before this one forks.
     number = day.pick(Results(day.out / "results.json").machine.get("cards", 1), 2)
     if number < 2:
         return {"left_out": "NCCL: there is one card", "checks": {}}

@@ -1,4 +1,4 @@
-"""Is what a GPU computes right? Everything against float64 or float32 on the CPU."""
+"""Checks that a GPU computes correctly, against float64 or float32 on the CPU."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ from video_vq.quantizers.quantizer_config import Estimator
 from video_vq.quantizers.vector import VectorQuantizer
 from video_vq.training.losses import reconstruction_loss
 
-FLOAT32, TF32, BF16, FP16 = 1e-4, 5e-3, 5e-2, 2e-2  # relative errors that are allowed
+FLOAT32, TF32, BF16, FP16 = 1e-4, 5e-3, 5e-2, 2e-2  # allowed relative errors
 SIZES = [(4096, 256, 1024), (8192, 64, 1024), (8192, 16, 8192), (1000, 5, 33)]  # n, d, k
 
 
@@ -45,7 +45,7 @@ def lookup(day: Day) -> Figures:
             gap = distance.gather(1, found[:, None])[:, 0] - best
             tie = 4 * torch.finfo(torch.float32).eps * scale
             checks[f"{name} {n}x{d}x{k}"] = check(int((gap > tie).sum()), 0)
-        for name in implementations(day):  # under every setting the same codes
+        for name in implementations(day):  # the codes are the same under every setting
             plain = nearest_codes(x.to(day.device), codes.to(day.device), name)
             with coarse(day):
                 again = nearest_codes(x.to(day.device), codes.to(day.device), name)
@@ -56,7 +56,7 @@ def lookup(day: Day) -> Figures:
 
 
 class coarse:  # noqa: N801 (a context, as torch names them)
-    """TF32 and bf16 autocast on, as a training may have them."""
+    """A context with TF32 and bf16 autocast on, as a training run may have them."""
 
     def __init__(self, day: Day):
         self._autocast = torch.autocast(day.device, torch.bfloat16)
@@ -72,7 +72,7 @@ class coarse:  # noqa: N801 (a context, as torch names them)
 
 
 def rotation(day: Day) -> Figures:
-    """Compare the rotation's backward, as written and compiled, with the CPU in float64."""
+    """Compare the rotation's backward pass, eager and compiled, with the CPU in float64."""
     checks = {}
     ways: dict[str, Callable[..., Tensor]] = {"as written": gradient.rotate_everywhere}
     if day.device == "cuda":
@@ -84,7 +84,7 @@ def rotation(day: Day) -> Figures:
         q[3], e[4] = 0, 0
         expected = gradient.rotate_back(e.double(), q.double(), g.double())
         far = torch.ones(n, dtype=torch.bool)
-        far[:3] = False  # near e = −q digits are lost to the angle itself
+        far[:3] = False  # near e = −q, digits are lost to the angle itself
         for name, way in ways.items():
             on_device = (value.to(day.device) for value in (e, q, g))
             found = way(*on_device, None, gradient.MAX_RATIO).cpu()
@@ -95,7 +95,7 @@ def rotation(day: Day) -> Figures:
 
 
 def quantizer(day: Day) -> Figures:
-    """Compare forward and backward of the whole quantizer with one of float64 arithmetic."""
+    """Compare the forward and backward pass of the whole quantizer with float64 arithmetic."""
     checks = {}
     estimators: tuple[Estimator, ...] = ("rotation", "straight_through", "reflection")
     for estimator in estimators:
@@ -120,7 +120,7 @@ def quantizer(day: Day) -> Figures:
 def in_float64(
     module: VectorQuantizer, features: Tensor, g: Tensor, estimator: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and dL/dfeatures, from the formulas, on the CPU."""
+    """Return the output and dL/dfeatures, computed from the formulas on the CPU."""
     leaf = features.double().requires_grad_()
     weights = {name: value.detach().double() for name, value in module.named_parameters()}
     e = F.linear(leaf[:, :, 0], weights["project_in.weight"], weights["project_in.bias"])
@@ -146,7 +146,7 @@ def fvd(day: Day) -> Figures:
     network = I3D().eval()
     frames = day.pick(16, 9)
     clips = torch.rand(day.pick(2, 1), 3, frames, 224, 224) * 2 - 1
-    with torch.no_grad(), coarse(day):  # I3D switches both off
+    with torch.no_grad(), coarse(day):  # I3D switches TF32 and autocast off
         here = network.to(day.device)(clips.to(day.device))
         wide = network.to("cpu")(clips)
     checks["I3D of random weights, GPU and CPU"] = check(relative(here, wide), 1e-5)
@@ -194,7 +194,7 @@ def training_step(day: Day) -> Figures:
         figures[f"share of other codes, {name}"] = float((found != codes).float().mean())
     exact = figures["relative error of the gradient, float32"]
     same = figures["share of other codes, float32"] == 0
-    checks["gradient, float32"] = check(exact, 1e-2 if same else 0.2)  # another code is a jump
+    checks["gradient, float32"] = check(exact, 1e-2 if same else 0.2)  # a different code is a jump
     return {"checks": checks, **figures}
 
 
@@ -216,7 +216,7 @@ def one_step(
 
 
 def layouts(day: Day) -> Figures:
-    """Compare a forward and backward pass with channels last in memory to the usual layout."""
+    """Compare a forward and backward pass with channels last in memory with the usual layout."""
     config = tokenizer_config(day, "bair_small")
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).to(day.device)
@@ -241,7 +241,7 @@ def layouts(day: Day) -> Figures:
 
 
 class switched_on:  # noqa: N801
-    """Features on, whatever the record of verified cards says."""
+    """A context with some features on, whatever the record of verified cards says."""
 
     def __init__(self, *features: str):
         self.features = features
@@ -259,7 +259,7 @@ class switched_on:  # noqa: N801
 
 
 def streams(day: Day) -> Figures:
-    """Compare a causal tokenizer's stream with the whole at once, and with the training forward."""
+    """Compare a causal tokenizer's stream with the whole video at once, and with training."""
     config = tokenizer_config(day, "bair_small")
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).to(day.device).eval()
@@ -312,7 +312,7 @@ def sampling(day: Day) -> Figures:
 
 
 def compiled_training(day: Day) -> Figures:
-    """Compare loss and gradient of encoder and decoder compiled with those as written."""
+    """Compare the loss and gradient of the compiled encoder and decoder with the eager ones."""
     config = tokenizer_config(day, "bair_small")
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).to(day.device)

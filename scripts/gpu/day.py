@@ -1,4 +1,4 @@
-"""What the parts of a GPU day share: where they run, how they check and time, what they leave."""
+"""Shared by the parts of a GPU day: where they run, how they check and time, their results."""
 
 import gc
 import json
@@ -27,7 +27,8 @@ class Day(NamedTuple):
     Attributes:
         out: folder of results and data.
         device: "cuda", or "cpu" for a rehearsal.
-        is_smoke: do everything in miniature, to see that it runs; its figures say nothing.
+        is_smoke: whether to do everything in miniature, to see that it runs; the figures mean
+            nothing.
     """
 
     out: Path
@@ -35,7 +36,7 @@ class Day(NamedTuple):
     is_smoke: bool
 
     def pick(self, full: Number, small: Number) -> Number:
-        """Return a size for the GPU, or the one for the rehearsal."""
+        """Return the size for the GPU, or the one for a rehearsal."""
         return small if self.is_smoke else full
 
 
@@ -44,8 +45,8 @@ class Part(NamedTuple):
 
     Attributes:
         name: "correct/…", "speed/…" or "train/…".
-        work: returns figures; "unfinished": true among them asks for another turn.
-        seconds: after which it is ended.
+        work: function that returns figures; "unfinished": true among them asks for another turn.
+        seconds: number of seconds after which it is killed.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Part(NamedTuple):
 
 
 class Results:
-    """results.json: the machine and each part's figures, always whole on the disk."""
+    """results.json: the machine and each part's figures; the file on disk is always complete."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -65,7 +66,7 @@ class Results:
             self.machine, self.parts = held["machine"], held["parts"]
 
     def is_done(self, name: str) -> bool:
-        """Return whether a part has its figures and asks for no other turn."""
+        """Return whether a part has its figures and does not ask for another turn."""
         return self.parts.get(name, {}).get("status") == "done"
 
     def write(self, name: str, figures: Figures) -> None:
@@ -80,7 +81,7 @@ class Results:
 
 
 def machine(day: Day) -> Figures:
-    """Return what the results depend on; it begins CUDA, so a process of its own must call it."""
+    """Return what the results depend on; this starts CUDA, so call it in a separate process."""
     found: Figures = {**environment(), "is_smoke": day.is_smoke, "cores": os.cpu_count()}
     del found["command"]
     if day.device == "cuda":
@@ -95,7 +96,7 @@ def machine(day: Day) -> Figures:
 
 
 def check(value: float, limit: float) -> Figures:
-    """Return a figure that must not exceed a limit; NaN does."""
+    """Return a figure that must not exceed a limit; NaN always exceeds it."""
     return {"value": float(value), "limit": limit, "passed": bool(value <= limit)}
 
 
@@ -119,13 +120,13 @@ def all_milliseconds(day: Day, work: Callable[[], object], rounds: int = 20) -> 
 
 
 def wait(day: Day) -> None:
-    """Wait until the GPU has done what it was given."""
+    """Wait until the GPU has finished its work."""
     if day.device == "cuda":
         torch.cuda.synchronize()
 
 
 def free(day: Day) -> None:
-    """Give back what nothing refers to, so that the next peak is its own."""
+    """Free unused memory, so that the next peak does not include it."""
     gc.collect()
     if day.device == "cuda":
         torch.cuda.empty_cache()
@@ -133,7 +134,7 @@ def free(day: Day) -> None:
 
 
 def peak_gigabytes(day: Day) -> float | None:
-    """Return the most memory that tensors took on the GPU since `free`."""
+    """Return the peak memory of tensors on the GPU since `free`."""
     return torch.cuda.max_memory_allocated() / 1e9 if day.device == "cuda" else None
 
 
@@ -144,9 +145,9 @@ SMALL = (
 
 
 def tokenizer_config(day: Day, name: str, *changes: str) -> TokenizerTrainingConfig:
-    """Return a shipped config, in a rehearsal with far smaller networks."""
+    """Return a shipped config; in a rehearsal, its networks are far smaller."""
     if day.is_smoke:
-        # One model stands for all: what differs between configs is tested elsewhere.
+        # One model stands for all, because differences between configs are tested elsewhere.
         name, changes = "bair_small", (*changes, *SMALL)
     path = find_config(name, "tokenizer")
     return load_config(TokenizerTrainingConfig, path, changes)

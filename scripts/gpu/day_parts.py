@@ -1,4 +1,4 @@
-"""The parts of a GPU day, in their order: what is right, how fast, what it learns."""
+"""The parts of a GPU day, in order: correctness, speed and training."""
 
 import card_ranks
 import correctness

@@ -1,4 +1,4 @@
-"""The figures of a GPU day as a section of docs/results.md."""
+"""Renders the figures of a GPU day as a section of docs/results.md."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -43,7 +43,7 @@ def table(results: Results) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a figure with three digits that count."""
+    """Return a figure with three significant digits."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -52,7 +52,7 @@ def shown(value: Any) -> str:
 
 
 def rows(heads: list[str], cells: list[list[Any]]) -> list[str]:
-    """Return a table in Markdown, and a blank line behind it."""
+    """Return a table in Markdown, followed by a blank line."""
     lines = [heads, ["---"] * len(heads), *cells]
     return [*(f"| {' | '.join(map(shown, line))} |" for line in lines), ""]
 

@@ -1,9 +1,9 @@
-"""Say in one line what a machine lacks for a GPU day, before anything begins."""
+"""Says in one line what a machine lacks for a GPU day, before anything starts."""
 
 import importlib.util
 import sys
 
-# What the parts import, by the names of their packages; av and decord are not among it.
+# The modules that the parts import, and their packages; av and decord are not needed.
 MODULES = {
     "torch": "torch>=2.11",
     "accelerate": "accelerate",
@@ -25,7 +25,7 @@ MODULES = {
 
 
 def missing(is_smoke: bool) -> str | None:
-    """Return what is missing, None where nothing is."""
+    """Return what is missing; None if nothing is."""
     if sys.version_info < (3, 11):  # noqa: UP036 (any Python may be started)
         return f"Python >= 3.11; {sys.executable} is {sys.version.split()[0]} (PYTHON=…)"
     lacking = [name for module, name in MODULES.items() if importlib.util.find_spec(module) is None]

@@ -1,4 +1,4 @@
-"""A clip store of noise: what its videos show costs a reader and a training step nothing."""
+"""A clip store of noise, for checks and timings in which the content of videos does not matter."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +12,10 @@ def make_noise_store(path: Path, size: int, num_videos: int, num_frames: int) ->
     """Write videos of noise, a quarter of them for val.
 
     Args:
-        path: of the store; one that is there is taken.
-        size: height and width.
+        path: path of the store; an existing one is reused.
+        size: height and width of the frames.
         num_videos: number of videos.
-        num_frames: frames of each.
+        num_frames: number of frames of each video.
     """
     if (path / "manifest.json").exists():
         return ClipStore(path)

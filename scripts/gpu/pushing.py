@@ -1,8 +1,8 @@
-"""Simulated pushing, rendered here or brought along, and trainings on it in pieces that resume.
+"""Simulated pushing, rendered here or brought along, and training on it in pieces that resume.
 
     python scripts/gpu/pushing.py gpu/pushing.tar.xz [--episodes 400]
 
-writes the store that travels to a machine without MuJoCo: the parts take it from their folder.
+writes a store to copy to a machine without MuJoCo, where the parts find it in their folder.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from video_vq.training.tokenizer import train_tokenizer
 PACKED = "pushing.tar.xz"
 STUDY = Path(__file__).parents[1] / "study" / "rotation.yaml"
 TARGET_PSNR = 30.0  # of the validation clips; the CPU's 33 minutes gave 27.2
-PIECE_SECONDS = 330  # of training; compiling, a validation and saving come on top
+PIECE_SECONDS = 330  # of training; compiling, a validation and saving take extra time
 PIECE_LIMIT = 470
 ARM_STEPS = 3000
 SPEED = "time/clips_per_second"  # of a line of the log
@@ -53,7 +53,7 @@ def render(out: Path, episodes: int, test_episodes: int) -> None:
     """Simulate pushing and prepare its clips.
 
     Raises:
-        RuntimeError: MuJoCo or graphics are missing, and the messages above say what to do.
+        RuntimeError: MuJoCo or a graphics driver is missing; the messages above say what to do.
     """
     raw = str(out / "pushing")
     numbers = ("--episodes", str(episodes), "--test-episodes", str(test_episodes))
@@ -66,10 +66,10 @@ def render(out: Path, episodes: int, test_episodes: int) -> None:
 
 
 def train_piece(day: Day, name: str, changes: tuple[str, ...]) -> Figures:
-    """Train on the clips until the run is finished or the piece's time is over; it resumes.
+    """Train on the clips until the run is finished or the piece's time is up; it can be resumed.
 
     Returns:
-        Curve and speed so far; "unfinished" where another piece is needed.
+        The curve and the speed so far; "unfinished" is true if another piece is needed.
     """
     run = day.out / "runs" / name
     config = tokenizer_config(day, "bair_small", *changes)
@@ -84,7 +84,7 @@ def train_piece(day: Day, name: str, changes: tuple[str, ...]) -> Figures:
 
 
 def figures_of(run: Path, batch_size: int) -> Figures:
-    """Return what a run's log says of it: its curve, its speed and how its codes are used."""
+    """Return the figures in a run's log: its curve, its speed and its code usage."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     scores = [line for line in lines if "validation/psnr" in line]
     speeds = sorted(line[SPEED] for line in lines if SPEED in line)
@@ -100,7 +100,7 @@ def figures_of(run: Path, batch_size: int) -> Figures:
 
 
 def settings(day: Day, steps: int, warmup: int, validate: int) -> tuple[str, ...]:
-    """Return the settings of a training on this day."""
+    """Return the settings of a training run on this day."""
     small = ("optim.batch_size=2", "run.validation_clips=2", "run.num_workers=0")
     return (
         *(f"optim.steps={day.pick(steps, 2)}", f"optim.warmup_steps={day.pick(warmup, 1)}"),
@@ -123,11 +123,11 @@ def bair_small(day: Day) -> Figures:
 
 
 def study_arm(name: str, seed: int) -> Callable[[Day], Figures]:
-    """Return the part that trains an arm of the study's plan for equal steps.
+    """Return the part that trains one arm of the study, for the same number of steps as the others.
 
     Args:
-        name: of the arm in scripts/study/rotation.yaml.
-        seed: of the run; runs of one seed are paired.
+        name: name of the arm in scripts/study/rotation.yaml.
+        seed: seed of the run; runs with the same seed are paired.
     """
 
     def work(day: Day) -> Figures:

@@ -1,12 +1,12 @@
-"""Take over the figures of a GPU day: into the docs, and into what is switched on by itself.
+"""Copies the figures of a GPU day into the docs and into the record of features that are on.
 
     python scripts/gpu/record.py gpu/results.json   # adds or replaces a kind of card
-    python scripts/gpu/record.py                    # writes the passages of the docs anew
+    python scripts/gpu/record.py                    # rewrites the passages of the docs
 
-The figures go to docs/gpu_results.json. From it come all sentences of the docs between
-`<!-- gpu: NAME -->` and `<!-- end of gpu -->`, so that none says longer than it is true that
-something was not measured; and video_vq/nn/verified_cards.json, which decides on each card whether
-the Triton lookup, the compiled backward, channels last and CUDA graphs are taken.
+The figures go to docs/gpu_results.json. Two things are derived from it. All sentences of the docs
+between `<!-- gpu: NAME -->` and `<!-- end of gpu -->` say what was measured, and so never go out of
+date. video_vq/nn/verified_cards.json decides, for each card, whether the Triton lookup, the
+compiled backward pass, channels last and CUDA graphs are used.
 """
 
 import json
@@ -27,7 +27,7 @@ KEPT = ROOT / "docs" / "gpu_results.json"
 PAGES = ("README.md", "docs/architecture.md", "docs/configs.md", "docs/gpu.md")
 PAGES += ("docs/headline.md", "docs/multi_gpu.md", "docs/results.md", "docs/scale.md")
 PASSAGE = re.compile(r"<!-- gpu: ([a-z_]+) -->.*?<!-- end of gpu -->", re.DOTALL)
-GAIN = 1.05  # how much faster a feature must be, in the median, to be switched on
+GAIN = 1.05  # median speed-up that a feature needs to be switched on
 
 Cards = dict[str, Results]  # by name, in the order in which they were recorded
 
@@ -44,7 +44,7 @@ def recorded() -> Cards:
 
 
 def gains(results: Results) -> dict[str, list[float]]:
-    """Return, for each feature, how many times faster it was, where both ways were timed."""
+    """Return how many times faster each feature was, wherever it was timed with and without."""
     sizes = results.parts.get("speed/quantizer", {}).get("sizes", {}).values()
     batches = results.parts.get("speed/sampling", {}).get("batches", {}).values()
     configs = [figures["ways"] for figures in results.parts.values() if "ways" in figures]
@@ -73,7 +73,7 @@ PROOFS = {
 
 
 def verified(results: Results) -> list[str]:
-    """Return the features that were right in every check and faster: those to switch on."""
+    """Return the features to switch on: those that passed every check and were faster."""
     wrong = {name.partition(":")[0] for name in wrong_checks(results)}
     return [
         feature
@@ -90,7 +90,7 @@ def told(cards: Cards) -> str:
 
 
 def having(cards: Cards, prefix: str) -> Cards:
-    """Return the cards with a finished part whose name begins so."""
+    """Return the cards with a finished part whose name begins with a prefix."""
     return {
         name: held
         for name, held in cards.items()
@@ -99,7 +99,7 @@ def having(cards: Cards, prefix: str) -> Cards:
 
 
 def sentence(prefix: str, unmeasured: str, link: str) -> Callable[[Cards], str]:
-    """Return the passage that says where something was measured, or that it was not."""
+    """Return the function that writes where something was measured, or that it was not."""
 
     def passage(cards: Cards) -> str:
         found = having(cards, prefix)
@@ -109,7 +109,7 @@ def sentence(prefix: str, unmeasured: str, link: str) -> Callable[[Cards], str]:
 
 
 def ranks(cards: Cards) -> str:
-    """Return what was run on several ranks of GPUs."""
+    """Return the sentences about runs on several GPU ranks."""
     shared, several = having(cards, "correct/shared_card"), having(cards, "correct/several_cards")
     several = {name: held for name, held in several.items() if held.machine["cards"] > 1}
     nccl = f"NCCL: on {told(several)}" if several else "NCCL: not run yet"
@@ -119,9 +119,9 @@ def ranks(cards: Cards) -> str:
 
 
 def switched_on(cards: Cards) -> str:
-    """Return which features are on by themselves, card by card."""
+    """Return which features are on by default, card by card."""
     if not cards:
-        return "No card is in the record yet: everywhere the plain way is taken."
+        return "No card is in the record yet, so the plain implementations are used everywhere."
     return " ".join(
         f"{name}: {', '.join(verified(held)) or 'none'}." for name, held in cards.items()
     )
@@ -158,10 +158,10 @@ PASSAGES: dict[str, Callable[[Cards], str]] = {
 
 
 def with_passages(page: str, cards: Cards) -> str:
-    """Return a page with its passages as the record has them.
+    """Return a page with its passages updated from the record.
 
     Raises:
-        KeyError: there is no such passage.
+        KeyError: a passage has an unknown name.
     """
 
     def passage(match: re.Match[str]) -> str:
@@ -173,7 +173,7 @@ def with_passages(page: str, cards: Cards) -> str:
 
 
 def write(cards: Cards) -> None:
-    """Write the record, the passages and what is switched on."""
+    """Write the record, the passages and the features to switch on."""
     if cards:
         held = {
             name: {"machine": found.machine, "parts": found.parts} for name, found in cards.items()
@@ -195,7 +195,7 @@ def write(cards: Cards) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Take over a file of results, if one is named, and write everything that follows from it."""
+    """Add a file of results, if one is named, and write everything that follows from the record."""
     cards = recorded()
     if arguments:
         results = Results(Path(arguments[0]))

@@ -1,9 +1,9 @@
-"""Run a GPU day: every part once, in a process of its own; started again, it goes on.
+"""Runs a GPU day: every part once, in its own process; started again, it continues.
 
     python scripts/gpu/run_day.py OUT [--smoke] [--minutes 9] [--only correct/ speed/sampling]
 
 `make gpu` calls it. Each part writes its figures into OUT/results.json before the next begins. A
-part that failed or ran past its limit is tried again by the next start; one that is done is not.
+part that failed or exceeded its time is tried again by the next start; a finished one is not.
 """
 
 import argparse
@@ -23,12 +23,12 @@ import day_table
 import torch
 from day import Day, Figures, Part, Results, machine
 
-LAST_WORDS = 2000  # characters of what a failed part said
-FORK = multiprocessing.get_context("fork")  # children have what is imported here, and no CUDA yet
+LAST_WORDS = 2000  # number of characters kept of a failed part's traceback
+FORK = multiprocessing.get_context("fork")  # children inherit the imports, and no CUDA yet
 
 
 def child(work: Part, day: Day, answer: Connection) -> None:
-    """Do a part in this process, whose group can be ended as a whole."""
+    """Do a part in this process, and make its process group one that can be killed as a whole."""
     os.setsid()
     log = day.out / "logs" / f"{work.name.replace('/', '-')}.log"
     log.parent.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def child(work: Part, day: Day, answer: Connection) -> None:
 
 
 def perform(part: Part, day: Day) -> Figures:
-    """Return a part's figures, or how it failed, within its time."""
+    """Return a part's figures, or how it failed, within its time limit."""
     ours, theirs = FORK.Pipe()
     process = FORK.Process(target=child, args=(part, day, theirs))
     started = time.monotonic()
@@ -57,7 +57,7 @@ def perform(part: Part, day: Day) -> Figures:
         else:
             figures = {"status": "failed", "said": f"not done after {part.seconds} s"}
     finally:
-        with suppress(ProcessLookupError):  # it may have left children; nobody waits for them
+        with suppress(ProcessLookupError):  # it may have left children behind
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.kill()
         process.join()
@@ -67,7 +67,7 @@ def perform(part: Part, day: Day) -> Figures:
 
 
 def told(name: str, figures: Figures) -> str:
-    """Return a part's line for the screen."""
+    """Return the line about a part that is printed."""
     line = f"{name}: {figures['status']}, {figures['seconds']:.0f} s"
     wrong = [key for key, value in figures.get("checks", {}).items() if not value["passed"]]
     if wrong:
@@ -78,7 +78,7 @@ def told(name: str, figures: Figures) -> str:
 
 
 def run(day: Day, chosen: Sequence[Part], minutes: float) -> int:
-    """Do the parts that are left while there is time; return how many are left or failed."""
+    """Do the remaining parts while there is time; return how many are left or failed."""
     results = Results(day.out / "results.json")
     started = time.monotonic()
     found = perform(Part("machine", machine, 120), day)
@@ -110,7 +110,7 @@ def run(day: Day, chosen: Sequence[Part], minutes: float) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 where all parts are done and right, 1 where some are not."""
+    """Return 0 if all parts are done and correct, 1 otherwise."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--smoke", action="store_true", help="in miniature, on the CPU")

@@ -1,4 +1,4 @@
-"""How fast is it, beside its floor? The card's ceilings first, then part by part."""
+"""Measures speed beside its lower bound: the card's ceilings first, then part by part."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ SIZES = [(16384, 256, 1024), (65536, 64, 1024), (16384, 16, 8192), (4096, 256, 1
 
 
 def ceilings(day: Day) -> Figures:
-    """Measure what the card gives: products, a copy, a launch. All floors are of these."""
+    """Measure the card's rates for products, copies and launches; all floors follow from them."""
     side = day.pick(8192, 128)
     found: Figures = {}
     kinds: dict[str, tuple[torch.dtype, str]] = {
@@ -69,7 +69,7 @@ def known_ceilings(day: Day) -> Figures:
     """Return the ceilings that an earlier part measured.
 
     Raises:
-        RuntimeError: it has not.
+        RuntimeError: no part has measured them.
     """
     results = Results(day.out / "results.json")
     if not results.is_done("speed/ceilings"):
@@ -78,7 +78,7 @@ def known_ceilings(day: Day) -> Figures:
 
 
 def quantizer(day: Day) -> Figures:
-    """Time a quantizer step against vector-quantize-pytorch, the lookups and the backward."""
+    """Time a quantizer step against vector-quantize-pytorch, the lookups and the backward pass."""
     sizes = day.pick(SIZES, [(256, 8, 32)])
     ceiling = known_ceilings(day)
     found = {f"{n}x{d}x{k}": of_size(day, (n, d, k), ceiling) for n, d, k in sizes}
@@ -95,7 +95,7 @@ def of_size(day: Day, size: tuple[int, int, int], ceiling: Figures) -> Figures:
         return median_milliseconds(day, lambda: way(e, q, g, None, gradient.MAX_RATIO))
 
     row: Figures = {
-        # The products at float32's rate, or reading latents and codes once.
+        # The products at the rate of float32, or reading latents and codes once.
         "floor ms": max(
             2 * n * d * k / ceiling["float32 TFLOP/s"] / 1e9,
             4 * (n + k) * d / ceiling["copy GB/s"] / 1e6,
@@ -120,7 +120,7 @@ def has_peer() -> bool:
 
 
 def against_peer(day: Day, size: tuple[int, int, int]) -> Figures:
-    """Return times and peaks of one training step, ours and the peer's, which take turns."""
+    """Return the times and peaks of one training step, alternating between ours and the peer's."""
     if not has_peer():
         return {}
     from quantizer import CONTENDERS, make_step  # scripts/bench/quantizer.py imports the peer
@@ -143,7 +143,7 @@ def against_peer(day: Day, size: tuple[int, int, int]) -> Figures:
 
 
 def sampling(day: Day) -> Figures:
-    """Time samples at several batch sizes, with and without graphs, beside reading and products."""
+    """Time sampling at several batch sizes, with and without graphs, beside its floor."""
     ceiling = known_ceilings(day)
     sizes = day.pick(
         TransformerConfig(width=576, depth=8, heads=9),
@@ -169,9 +169,10 @@ def sampling(day: Day) -> Figures:
 def sampling_floor(
     day: Day, prior: Prior, batch: int, dtype: torch.dtype, ceiling: Figures
 ) -> float:
-    """Return the milliseconds that all steps of a clip take at least.
+    """Return the least number of milliseconds that all steps of a clip take.
 
-    Weights and cache are read once a step, or the products are made, whichever takes longer.
+    Each step reads the weights and the cache once and computes its products; the slower of the two
+    counts.
     """
     config, num_tokens = prior.config.transformer, prior.config.num_tokens
     width = torch.empty(0, dtype=dtype).element_size()
@@ -183,7 +184,7 @@ def sampling_floor(
 
 
 def fvd(day: Day) -> Figures:
-    """Time I3D, which is what FVD costs; its weights may be any."""
+    """Time I3D, which dominates the cost of FVD; its weights do not matter."""
     from torch.utils.flop_counter import FlopCounterMode
 
     ceiling = known_ceilings(day)
@@ -199,7 +200,7 @@ def fvd(day: Day) -> Figures:
 
 
 def loading(day: Day) -> Figures:
-    """Train on noise with 0, 2 and 8 reading processes, to see what part waits for data."""
+    """Train on noise with 0, 2 and 8 data workers, to see which share of a step waits for data."""
     folder = day.out / "loading"
     make_noise_store(
         folder / "clips", size=day.pick(64, 16), num_videos=day.pick(256, 8), num_frames=30
@@ -218,7 +219,7 @@ def loading(day: Day) -> Figures:
             train_tokenizer(config, folder / "clips", run)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         timed: list[dict[str, Any]] = [line for line in lines if "time/data" in line]
-        last = timed[-2:]  # the first warm up
+        last = timed[-2:]  # the first ones warm up
         found[f"{workers} workers"] = {
             "share of the step": statistics.median(line["time/data"] for line in last),
             "clips/s": statistics.median(line["time/clips_per_second"] for line in last),
@@ -229,7 +230,7 @@ def loading(day: Day) -> Figures:
 
 
 def precision(day: Day) -> Any:
-    """Return a context in which trainings take bf16, as a rehearsal does not."""
+    """Return a context in which training runs use bf16, except in a rehearsal."""
     from unittest import mock
 
     name = day.pick("bf16", "no")

@@ -1,4 +1,4 @@
-"""Tokenizer training and encode, decode on the GPU, for every shipped config, beside the peak."""
+"""Times training, encoding and decoding on the GPU for every shipped config, beside the peak."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from video_vq.training.losses import reconstruction_loss
 from video_vq.training.optimizer import make_optimizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 
-SHARE = 0.4  # of the card's memory that a timed batch may take by `--dry-run`'s figure
+SHARE = 0.4  # of the card's memory that a timed batch may take, by the figure of `--dry-run`
 MOST_CLIPS = 64
 
 
@@ -22,8 +22,8 @@ def measured(name: str, side: int) -> Callable[[Day], Figures]:
     """Return the part that times a config.
 
     Args:
-        name: of a shipped config.
-        side: of its square frames.
+        name: name of a shipped config.
+        side: height and width of its frames.
     """
 
     def work(day: Day) -> Figures:
@@ -44,7 +44,7 @@ def measured(name: str, side: int) -> Callable[[Day], Figures]:
 
 
 def batch_that_fits(day: Day, config: TokenizerTrainingConfig, costs: TokenizerCosts) -> int:
-    """Return the clips of a timed batch: those of the config, as far as they fit well."""
+    """Return the size of a timed batch: the config's own, as far as it fits comfortably."""
     if day.is_smoke:
         return 1
     memory = SHARE * torch.cuda.get_device_properties(0).total_memory
@@ -60,7 +60,7 @@ def training_figures(
     size: tuple[int, int, int],
     way: str,
 ) -> Figures:
-    """Return clips/s, share of the measured bf16 peak and memory of training steps."""
+    """Return the rate, the share of the measured bf16 peak and the memory of training steps."""
     tokenizer, video = ready(day, config, batch, size)
     optimizer = make_optimizer(tokenizer, config.optim)
     if way == "compiled":
@@ -84,7 +84,7 @@ def training_figures(
 def ready(
     day: Day, config: TokenizerTrainingConfig, batch: int, size: tuple[int, int, int]
 ) -> tuple[VideoTokenizer, Tensor]:
-    """Return a tokenizer with first codes, and a batch of noise."""
+    """Return a tokenizer with initialised codes, and a batch of noise."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations).to(day.device)
     video = torch.rand(batch, 3, *size, device=day.device) * 2 - 1
@@ -96,7 +96,7 @@ def ready(
 def training_step(
     day: Day, tokenizer: VideoTokenizer, optimizer: torch.optim.Optimizer, video: Tensor
 ) -> Callable[[], None]:
-    """Return one step as training makes it, without data, perceptual and adversarial losses."""
+    """Return a training step, without loading and without perceptual and adversarial losses."""
 
     def step() -> None:
         with autocast(day):
@@ -120,7 +120,7 @@ def coding_figures(
     batch: int,
     size: tuple[int, int, int],
 ) -> Figures:
-    """Return frames/s of encode and decode, and those of both at the measured bf16 peak."""
+    """Return frames/s of encoding and decoding, and their frames/s at the measured bf16 peak."""
     tokenizer, video = ready(day, config, batch, size)
     tokenizer.eval()
     found: Figures = {}
@@ -138,5 +138,5 @@ def coding_figures(
 
 
 def autocast(day: Day) -> torch.autocast:
-    """Return the context of bf16."""
+    """Return the context of bf16 autocast."""
     return torch.autocast(day.device, torch.bfloat16)

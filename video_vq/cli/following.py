@@ -1,4 +1,4 @@
-"""The command that follows a verb, with the paths that were just used."""
+"""The command to run after a verb, with the paths that were just used."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ def say_next(*words: str | Path) -> None:
 
 
 def unused(path: Path) -> Path:
-    """Return a path that is free: this one, or this one with the first number that is."""
+    """Return a free path: this one, or this one with the first number that makes it free."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1
@@ -35,13 +35,13 @@ def beside(path: Path, name: str) -> Path:
 
 
 def verify_words(store: Path) -> tuple[str | Path, ...]:
-    """Return the command that checks a clip store and draws a sheet of it."""
+    """Return the command that checks a clip store and draws a contact sheet of it."""
     sheet = beside(store, f"{os.path.basename(os.path.abspath(store))}.png")
     return ("data-prep", "verify", store, "--sheet", sheet)
 
 
 def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
-    """Return the tokenizer of a hash, looked for beside some paths, where one usually keeps it."""
+    """Return the tokenizer with a hash, searched for beside some paths, in its usual places."""
     for path in near:
         candidates: list[Path] = []
         with suppress(OSError):  # it was removed just now, or cannot be read

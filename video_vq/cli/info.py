@@ -19,7 +19,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Describe."""
+    """Describe a path, and return the exit status."""
     from video_vq.inspect.describe import describe
 
     found = describe(arguments.path)

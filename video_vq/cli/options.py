@@ -61,7 +61,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 
 def require_dry_run_to_time(arguments: argparse.Namespace) -> None:
-    """Refuse `--time` where a training would begin.
+    """Refuse `--time` where it would start a training run.
 
     Raises:
         ConfigError: `--dry-run` is missing.
@@ -104,7 +104,7 @@ def add_prior(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
-    """Add how tokens are drawn, which class, and from which seed."""
+    """Add the options that say how tokens are drawn, for which class, and from which seed."""
     parser.add_argument("--class", dest="label", help=classes)
     parser.add_argument(
         "--temperature",
@@ -152,7 +152,7 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
 
 
 def add_parallel(parser: argparse.ArgumentParser) -> None:
-    """Add how a masked prior draws several tokens at once."""
+    """Add the options that say how a masked prior draws several tokens at once."""
     parser.add_argument(
         "--steps",
         type=positive,
@@ -170,7 +170,7 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
 
 
 def parallel_settings(arguments: argparse.Namespace) -> ParallelSettings | None:
-    """Return the settings that `add_parallel` took; None where none is named.
+    """Return the settings given to the options of `add_parallel`; None if there are none.
 
     Raises:
         ConfigError: a number is out of range.
@@ -184,7 +184,7 @@ def parallel_settings(arguments: argparse.Namespace) -> ParallelSettings | None:
 
 
 def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None:
-    """Add how long samples are."""
+    """Add the options for the length of samples."""
     parser.add_argument(
         "--seconds",
         type=seconds,
@@ -212,7 +212,7 @@ def require_seconds_to_stride(arguments: argparse.Namespace) -> None:
 
 
 def sampling_settings(arguments: argparse.Namespace) -> SamplingSettings:
-    """Return the settings that `add_sampling` took.
+    """Return the settings given to the options of `add_sampling`.
 
     Raises:
         ConfigError: a number is out of range.
@@ -262,10 +262,10 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def require_models(arguments: argparse.Namespace) -> None:
-    """Refuse, before torch is loaded, a tokenizer or a prior that is missing or another model.
+    """Refuse a missing tokenizer or prior, or another kind of model, before torch is loaded.
 
     Raises:
-        InputError: says what it is, and what is expected.
+        InputError: one of them does not fit; the message says what was found and what was expected.
     """
     read_model_config(arguments.tokenizer, "tokenizer")
     if getattr(arguments, "prior", None) is not None:
@@ -273,7 +273,7 @@ def require_models(arguments: argparse.Namespace) -> None:
 
 
 def require_new_video(path: Path, source: Path) -> None:
-    """Refuse, before anything is computed, a video that exists already; leaves no trace.
+    """Refuse a video that exists already, before anything is computed; write nothing.
 
     Raises:
         InputError: the name's ending is unknown or has no encoder here, the file exists, or its
@@ -290,10 +290,10 @@ def require_new_video(path: Path, source: Path) -> None:
 
 
 def require_video(path: Path, reading: Reading) -> None:
-    """Refuse what is not a video, as far as is known without decoding.
+    """Refuse anything that is not a video, as far as that is known without decoding.
 
     Raises:
-        InputError: says what it is.
+        InputError: it is not a video; the message says what it is.
     """
     from video_vq.media.sources import VideoFile, source_of
 

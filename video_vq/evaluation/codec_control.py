@@ -1,4 +1,4 @@
-"""What a video codec makes of the same clips at the tokenizer's bits."""
+"""Scores of video codecs on the same clips, at the tokenizer's number of bits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,11 +22,11 @@ COMPARED = ("psnr", "ssim", "st_lpips")
 def codec_scores(
     setup: EvaluationSetup, st_lpips: StLpips | None, rates: Mapping[str, int | float]
 ) -> list[dict[str, Any]]:
-    """Return, as JSON, the scores of every codec that there is at every rate; collective.
+    """Return the scores of every available codec at every rate, as JSON; collective.
 
     Args:
-        st_lpips: the network, None to leave its score out.
-        rates: bits per clip, by what spends them.
+        st_lpips: the network of ST-LPIPS; None leaves its score out.
+        rates: bits per clip, by the name of the rate.
     """
     return [
         score_codec(setup, st_lpips, codec, rate, bits)
@@ -38,9 +38,10 @@ def codec_scores(
 def score_codec(
     setup: EvaluationSetup, st_lpips: StLpips | None, codec: CodecName, rate: str, bits: int | float
 ) -> dict[str, Any]:
-    """Return, as JSON, the scores of one codec that may spend some bits on each clip; collective.
+    """Return the scores of one codec that may spend some bits on each clip, as JSON; collective.
 
-    `payload_bits` is the mean that it took, which is more than it may where it cannot go so low.
+    `payload_bits` is the mean number of bits that it took; it exceeds `bits` if the codec cannot go
+    as low as that.
     """
 
     def copy(clips: torch.Tensor) -> Copies:
@@ -71,7 +72,7 @@ def score_codec(
 
 
 def psnr_controls(scores: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Return the PSNR of codecs at the tokens' own bits, named by whether they kept to them."""
+    """Return the PSNR of codecs at the tokens' own bits; names say which codecs exceeded them."""
     return {
         f"psnr_{one['codec']}" + ("_above" if one["share_above"] > 0 else ""): one["psnr"]["mean"]
         for one in scores

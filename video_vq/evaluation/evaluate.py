@@ -42,10 +42,10 @@ def evaluate(
 
     Args:
         out: folder for scores.json and the sheets.
-        identity: What decides the scores of the job; see `identity_of_scores`.
+        identity: everything that determines the scores; see `identity_of_scores`.
 
     Raises:
-        InputError: data, models, tokens and samples do not belong together; or see
+        InputError: data, models, tokens and samples do not belong together; also see
             `EvaluationSetup`.
     """
     st_lpips = None
@@ -140,7 +140,7 @@ def _write_clips(
 def _real_of_classes(
     setup: EvaluationSetup, classes: Collection[str | None]
 ) -> dict[str | None, list[Clip]]:
-    """Return some of the scored real clips of each class; samples without one get any."""
+    """Return some of the scored real clips of each class; any clips for samples without classes."""
     labels = [setup.store.videos[window.video].label for window in setup.windows]
     return some_of_each_class(
         (label if label in classes else None, partial(read_window, setup.store, window))
@@ -156,7 +156,7 @@ def _require_fit(
     prior: AnyPrior | None,
     st_lpips: StLpips | None,
 ) -> None:
-    """Refuse what does not belong together, before anything is computed.
+    """Refuse parts that do not belong together, before anything is computed.
 
     Raises:
         InputError: says what does not fit.
@@ -180,7 +180,7 @@ def _require_fit(
     if job.with_controls and not tokenizer.config.backbone.causal:
         facts = tokenizer.facts
         train = (store, "train", facts.num_frames, facts.stride, job.short_videos)
-        usable_videos(*train)  # what k-means learns from
+        usable_videos(*train)  # the clips that k-means learns from
     if st_lpips is not None:
         least = TRUNKS[st_lpips.trunk].min_size
         height, width = store.frame_size_hw

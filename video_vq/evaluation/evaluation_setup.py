@@ -1,4 +1,4 @@
-"""What an evaluation scores: which clips, by which network, and the features of the real ones."""
+"""The setup of an evaluation: its clips, its network, and the features of the real clips."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +32,8 @@ class EvaluationSetup:
             which overlap.
         num_frames, stride: length of the real clips, and the distance between their frames.
         scored_frames: number of frames of a clip that FVD sees.
-        samples, sample_windows: the samples, and one clip of each, cut as the real clips are.
-        network, extractor: the network that computes the features, and what runs it.
+        samples, sample_windows: the samples, and one clip of each, cut like the real clips.
+        network, extractor: the network that computes the features, and the extractor that runs it.
         real: features of the real clips.
 
     Raises:
@@ -48,7 +48,7 @@ class EvaluationSetup:
         self.split, num_clips = job.split_and_number
         self.store = ClipStore(job.data)
         self.num_frames, self.stride = tokenizer.facts.num_frames, tokenizer.facts.stride
-        # FVD of 17 frames is another metric than FVD of 16: frames beyond them are not scored.
+        # FVD over 17 frames is a different metric from FVD over 16, so later frames are not scored.
         self.scored_frames = min(FVD_FRAMES, self.num_frames)
         if job.generation is not None and job.generation.given_frames > 0:
             cut = (self.num_frames, self.stride)
@@ -102,13 +102,13 @@ class EvaluationSetup:
 
     @property
     def scored_windows(self) -> list[Window]:
-        """The frames of the real clips that FVD sees."""
+        """Return the windows of the frames of the real clips that FVD sees."""
         return [window._replace(num_frames=self.scored_frames) for window in self.windows]
 
     def real_features(
         self, name: str, transform: Callable[[Clip], Clip] = lambda clip: clip
     ) -> FeatureSet:
-        """Return the features of the real clips, or of what a function turns each into."""
+        """Return the features of the real clips, or of the clips that a function makes of them."""
         windows, sharing = self.scored_windows, self.accelerator
         extractor = self.extractor
         return store_features(self.store, windows, extractor, name, self.split, sharing, transform)
@@ -123,6 +123,6 @@ class EvaluationSetup:
         }
 
     def floor(self) -> dict[str, Any] | None:
-        """Return FVD of real clips against other real clips."""
+        """Return the FVD of real clips against other real clips."""
         found = compare(self.real, self.real, self.protocol).floor
         return None if found is None else found._asdict()

@@ -1,9 +1,9 @@
-"""A cache of features on the disk, under a name that the clip's pixels give.
+"""A cache of features on disk, keyed by the pixels of the clips.
 
-A log of records of fixed size, each with its checksum, one file per process that wrote: a killed
-process leaves at most one torn record behind, which is passed over. So evaluations side by side may
-share a cache, and it has no lock: no process writes to another's file, at worst two compute the
-same.
+It is a log of fixed-size records, each with its checksum, in one file per writing process: a killed
+process leaves at most one torn record behind, which is skipped. Evaluations that run at the same
+time may therefore share a cache, and need no lock: no process writes to another's file, and at
+worst two of them compute the same features.
 """
 
 import hashlib
@@ -37,11 +37,11 @@ def clip_key(clip: np.ndarray) -> bytes:
 
 
 class PassingClip:
-    """A clip's frames on their way, and at their end the clip's key; see `clip_key`.
+    """Passes on a clip's frames, and computes the clip's key from them; see `clip_key`.
 
     Args:
-        frames: h w c each.
-        num_frames: how many there will be.
+        frames: the frames, h w c each.
+        num_frames: number of frames that will come.
     """
 
     def __init__(self, frames: Iterable[np.ndarray], num_frames: int):
@@ -57,7 +57,7 @@ class PassingClip:
             yield frame
 
     def key(self) -> bytes:
-        """Return the key of the clip, after its last frame."""
+        """Return the key of the clip; call it after the last frame."""
         return self._digest.digest()
 
 
@@ -114,11 +114,11 @@ class FeatureCache:
         return len(self._known)
 
     def get(self, key: bytes) -> Float32[np.ndarray, " d"] | None:
-        """Return the features of a clip; None when they are not known."""
+        """Return the features of a clip; None if they are not cached."""
         return self._known.get(key)
 
     def add(self, keys: list[bytes], rows: Float32[np.ndarray, "n d"]) -> None:
-        """Add the features of some clips; they are on the disk when this returns."""
+        """Add the features of some clips; they are on disk when this returns."""
         if self._file is None:
             self._file = self.path / f"{time.time_ns():x}-{os.getpid():x}.log"
         records = b""

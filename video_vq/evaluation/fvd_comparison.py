@@ -148,7 +148,7 @@ def require_scorable(
     max_clips: int | None = None,
     reading: Reading = USUAL,
 ) -> None:
-    """Refuse, before the network is loaded, what cannot be scored; feature files need the network.
+    """Refuse what cannot be scored before the network is loaded; feature files need the network.
 
     Args:
         split: The split of the real side; see `features_of`.
@@ -157,7 +157,7 @@ def require_scorable(
 
     Raises:
         InputError: a convention asks for clips of another length, a side is missing, its split is
-            empty, or it has fewer than 2 clips of the rate that was asked for.
+            empty, or it has fewer than 2 clips at the requested rate.
     """
     for protocol in protocols:
         check_length(cut.num_frames, protocol)
@@ -173,7 +173,7 @@ def require_scorable(
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a path is a feature file, and not a file of videos."""
+    """Return whether a path is a feature file rather than a file of videos."""
     return path.suffix == SUFFIX and not path.is_dir() and not holds_other_tensors(path)
 
 
@@ -241,7 +241,7 @@ class FVDComparison:
         write_features(path, features, self.network, self.cut)
 
     def scores(self, real: FeatureSet, candidates: Sequence[FeatureSet]) -> dict[str, Any]:
-        """Return all scores, as JSON: per protocol its floor, candidates and differences."""
+        """Return all scores as JSON: the floor, candidates and differences of each protocol."""
         return {
             "real": _side(real),
             "candidates": [_side(fake) for fake in candidates],
@@ -285,9 +285,9 @@ class FVDComparison:
 def beside_fvd(
     real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol, network: FeatureNetwork
 ) -> dict[str, Any]:
-    """Return, as JSON, KVD with its error, and JEDi where the network is V-JEPA.
+    """Return KVD with its error, and JEDi where the network is V-JEPA, as JSON.
 
-    KVD is None where there are too few clips for it.
+    KVD is None if there are too few clips.
     """
     first, second = real.of(protocol), fake.of(protocol)
     kvd = None
@@ -299,7 +299,7 @@ def beside_fvd(
 def jedi_of(
     network: FeatureNetwork, real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol
 ) -> dict[str, float]:
-    """Return JEDi under its name; nothing where the network is not V-JEPA."""
+    """Return JEDi under its name; an empty dict where the network is not V-JEPA."""
     if network.name != "jedi":
         return {}
     return {"jedi": jedi_distance(real.of(protocol), fake.of(protocol))}
@@ -356,7 +356,7 @@ def grouped(features: FeatureSet, protocol: FVDProtocol) -> GroupedFeatures:
 
 
 def _of_previews(features: FeatureSet) -> list[str]:
-    """Return a warning where the videos are those that `sample` writes to look at."""
+    """Return a warning if the videos are the previews that `sample` writes."""
     path = Path(features.name)
     if is_saved(path) or not (path.parent / MANIFEST).exists():
         return []

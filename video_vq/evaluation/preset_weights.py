@@ -1,7 +1,7 @@
 """Published weights of VideoMAE and V-JEPA: read without executing anything, and loaded strictly.
 
-safetensors holds nothing but arrays. PyTorch's own files are read by its reader of plain arrays
-(weights_only), and only if they have the sha256 that the user names.
+safetensors files hold nothing but arrays. PyTorch's own files are read with weights_only, which
+accepts plain arrays only, and only if they have the sha256 that the user names.
 """
 
 import re
@@ -22,11 +22,11 @@ from video_vq.stores.files import sha256_file
 
 Tensors = dict[str, Tensor]
 
-# Where a PyTorch file keeps the tensors, the first that is there.
+# Keys under which a PyTorch file may keep the tensors; the first one found is used.
 SECTIONS = ("target_encoder", "classifier", "model", "module")
-# What may stand before a tensor's name.
+# Prefixes that a tensor's name may have.
 WRAPPERS = re.compile(r"^(?:(?:target_encoder|classifier|module|backbone|model|videomae)\.)+")
-# The classification that the features feed; a wrapper's name may be all that it had.
+# The classification head after the features; its name may have been nothing but a prefix.
 HEAD = re.compile(r"(?:(?:head|linear)\.)?(?:weight|bias)")
 # Names in transformers' files of VideoMAE -> those of its authors.
 TRANSFORMERS = (
@@ -49,8 +49,8 @@ def load_preset(preset: Preset) -> VideoMae | VJepa:
     """Return a published network with the user's weights, frozen, on the CPU.
 
     Raises:
-        InputError: a file is missing, has another sha256, is not plain arrays, or they do not hold
-            exactly this network's tensors.
+        InputError: a file is missing, has another sha256 or holds more than plain arrays, or the
+            files do not hold exactly this network's tensors.
     """
     tensors: Tensors = {}
     for file in preset.files:
@@ -68,7 +68,7 @@ def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
     """Give a network its weights, all of them and no others, as float32.
 
     Args:
-        tensors: the weights by the names of the authors, see `_named`.
+        tensors: the weights by the names that their authors use; see `_named`.
 
     Raises:
         InputError: a tensor is missing, left over, of another shape or not finite, or the biases
@@ -121,7 +121,7 @@ def _read(file: WeightsFile) -> Tensors:
         raise InputError(f"{file.place}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file.place}: cannot be read as weights: {error}") from None
-    except Exception as error:  # torch says that a damaged file may raise anything
+    except Exception as error:  # torch may raise anything for a damaged file
         raise InputError(
             f"{file.place}: is not a file of plain arrays; it is read for these alone, and nothing "
             f"is executed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -139,7 +139,7 @@ def _local(file: WeightsFile) -> Path:
 
 
 def _section(loaded: Any, place: str) -> Tensors:
-    """Return the tensors of a checkpoint that holds more than them."""
+    """Return the tensors of a checkpoint that may hold more than tensors."""
     for name in SECTIONS:
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]
@@ -150,7 +150,7 @@ def _section(loaded: Any, place: str) -> Tensors:
 
 
 def _named(tensors: Tensors) -> Tensors:
-    """Return tensors by the names that the authors give them, without the classification."""
+    """Return tensors by the names that their authors use, without the classification head."""
     named = {}
     for name, tensor in tensors.items():
         ours = WRAPPERS.sub("", name)
@@ -162,10 +162,10 @@ def _named(tensors: Tensors) -> Tensors:
 
 
 def _with_joined_attention(tensors: Tensors) -> Tensors:
-    """Return VideoMAE's tensors with one product for queries, keys and values, and its bias.
+    """Return VideoMAE's tensors with one matrix for queries, keys and values, and its bias.
 
-    Keys have no bias. transformers 5 has read q_bias and v_bias as zeros, without an error, where a
-    file was written by another version; a network saved after that is refused.
+    Keys have no bias. transformers 5 reads q_bias and v_bias as zeros, without an error, if another
+    version wrote the file; a network that was saved after that is refused.
 
     Raises:
         InputError: a block has no such biases, or all of them are zero.

@@ -1,8 +1,8 @@
-"""What a score can see: the distance of clips from themselves after their motion was spoilt.
+"""What a score can see: the distance of clips from themselves after their motion has been spoilt.
 
 A score that sees motion is as far from 0 for spoilt motion as for a spoilt picture. The same clips
-stand on both sides, so sampling adds next to nothing to the Fréchet distance. KVD is left out: it
-takes both sides for independent.
+are on both sides, so sampling adds almost nothing to the Fréchet distance. KVD is left out, because
+it assumes that both sides are independent.
 """
 
 import copy
@@ -24,10 +24,10 @@ from video_vq.evaluation.scored_clip import ReadClip
 from video_vq.metrics.protocol import FVDProtocol
 
 Frames = Float[Tensor, "t 224 224 3"]
-# Returns the frames that are scored instead, as the network takes them; the seed is the clip's own.
+# Returns the frames to score instead, as the network takes them; each clip has its own seed.
 Change = Callable[[Frames, int], Frames]
 
-BLUR = 7  # pixels of 224, to whose mean each pixel of a blurred frame is set
+BLUR = 7  # pixels of 224; each pixel of a blurred frame is the mean over a square of this side
 
 
 def frozen(frames: Frames, seed: int) -> Frames:
@@ -47,7 +47,7 @@ def backwards(frames: Frames, seed: int) -> Frames:
 
 
 def slowed(frames: Frames, seed: int) -> Frames:
-    """Play the first half at half the speed: each frame twice."""
+    """Play the first half at half speed, each frame twice."""
     return frames.repeat_interleave(2, 0)[: len(frames)]
 
 
@@ -68,11 +68,11 @@ CHANGES: dict[str, tuple[str, Change]] = {
 
 
 class ChangedExtractor(Extractor):
-    """Features of clips after a change, kept under names of their own.
+    """Features of changed clips, cached under keys of their own.
 
     Args:
-        extractor: the extractor of the clips as they are; its caches are shared.
-        name: the change, one of `CHANGES`.
+        extractor: the extractor of the unchanged clips; its caches are shared.
+        name: name of the change, one of `CHANGES`.
     """
 
     def __init__(self, extractor: Extractor, name: str):
@@ -81,7 +81,7 @@ class ChangedExtractor(Extractor):
         self._change = CHANGES[name][1]
 
     def missing(self, key: bytes) -> list[FVDProtocol]:
-        """Return a protocol for each preparation under which the features are not known."""
+        """Return a protocol for each preparation under which the features are not cached."""
         return super().missing(self._named(key))
 
     def __call__(self, keys: Sequence[bytes], clips: Sequence[ReadClip | None]) -> Rows:
@@ -101,15 +101,15 @@ class ChangedExtractor(Extractor):
 
 
 def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str, Any]:
-    """Return, as JSON, the distance of a set of clips from itself after each change; collective.
+    """Return the distance of a set of clips from itself after each change, as JSON; collective.
 
     Args:
-        comparison: its network, conventions and cut.
+        comparison: the network, the conventions and the cut of the clips.
         path: a clip store or a folder of videos.
-        split: The split of a store.
+        split: the split of a clip store.
 
     Raises:
-        InputError: there is nothing to score, or the path holds features and no clips.
+        InputError: there is nothing to score, or the path holds features rather than clips.
     """
     if is_saved(path):
         raise InputError(f"{path}: holds features, whose clips cannot be changed; name the videos")

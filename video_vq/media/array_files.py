@@ -1,6 +1,6 @@
 """Finds the arrays in .npy, .npz and .safetensors files and maps them; nothing is unpickled.
 
-Headers are taken for hostile: shapes and types are checked against the bytes that are there.
+Headers are not trusted: shapes and types are checked against the bytes that are there.
 """
 
 import functools
@@ -26,8 +26,8 @@ AS_ARRAY = (
 )
 PICKLED = f"is a pickle, which may run anything when it is read, and is not opened; {AS_ARRAY}"
 MAX_MEMBERS = 200_000
-MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, as the library has it
-# A packed member may be so many times its size in the file, or this large.
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, the library's own limit
+# A packed member may unpack to this many times its size in the file, or to this many bytes.
 MAX_UNPACKING, ALLOWED_UNPACKED = 20, 4 << 30
 _SAFETENSORS_TYPES = {"U8": "u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _ZIP_LOCAL = struct.Struct("<4s22x2H")  # signature, then the lengths of name and extra field
@@ -37,11 +37,11 @@ class ArrayHeader(NamedTuple):
     """An array in a file.
 
     Attributes:
-        member: its name, "" in a .npy.
+        member: its name; "" in a .npy.
         dtype: stored type of its values; bfloat16 is stored as uint16.
-        shape: none of them 0.
+        shape: its shape, in which no size is 0.
         fortran: whether the first axis is the innermost.
-        offset: byte where its values begin; inside its member if that is packed.
+        offset: byte at which its values begin; counted within its member if that is packed.
         packed: whether its member is compressed.
         type_name: name of the type, for messages.
     """
@@ -56,42 +56,42 @@ class ArrayHeader(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Return the bytes of its values."""
+        """Return the number of bytes of its values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class ArrayHeaders(NamedTuple):
-    """The arrays of a file that can be read, and why others cannot (name, reason)."""
+    """The arrays of a file that can be read, and the others, as (name, reason)."""
 
     arrays: tuple[ArrayHeader, ...]
     unusable: tuple[tuple[str, str], ...]
 
 
 class _UnusableError(ValueError):
-    """An array that cannot be read; others of the file may be."""
+    """An array cannot be read; others in the file may be readable."""
 
 
 def read_headers(path: Path) -> ArrayHeaders:
-    """Return what arrays a file holds.
+    """Return the headers of the arrays in a file.
 
     Raises:
-        UnreadableVideoError: it is damaged.
+        UnreadableVideoError: the file is damaged.
     """
     return _headers(path, *signature(path))
 
 
 def map_array(path: Path, header: ArrayHeader) -> np.ndarray:
-    """Return the values of an array, mapped from the file; those of a packed member from a copy.
+    """Return the values of an array, mapped from the file, or from a copy if its member is packed.
 
     Raises:
-        UnreadableVideoError: the packed member is damaged, or larger than is honest.
+        UnreadableVideoError: the packed member is damaged or too large.
         InputError: there is no room for the copy.
     """
     return _mapped(path, header, *signature(path))
 
 
 def signature(path: Path) -> tuple[int, int]:
-    """Return size and time of a file: what is known of it holds while these stay.
+    """Return the size and the time of a file; cached facts hold while these stay the same.
 
     Raises:
         UnreadableVideoError: it cannot be read.
@@ -114,7 +114,7 @@ def _headers(path: Path, size: int, changed: int) -> ArrayHeaders:
         return ArrayHeaders((), (("", str(error)),))
     except MemoryError:
         raise UnreadableVideoError(path, "asks for more memory than there is") from None
-    except Exception as error:  # what parsers of damaged bytes raise has no common base
+    except Exception as error:  # parsers of damaged bytes raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         suffix = path.suffix.lower().lstrip(".")
         raise UnreadableVideoError(path, f"is no readable {suffix} file ({reason})") from None
@@ -126,7 +126,7 @@ def _of_npy(path: Path, size: int) -> ArrayHeaders:
 
 
 def _npy_header(file: Any, member: str, size: int, base: int, packed: bool) -> ArrayHeader:
-    """Read the header of a .npy of `size` bytes, whose first lies at byte `base` of the file."""
+    """Read the header of a .npy of `size` bytes that begins at byte `base` of the file."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
@@ -207,7 +207,7 @@ def _member_header(
 def _of_safetensors(path: Path, size: int) -> ArrayHeaders:
     from safetensors import safe_open
 
-    with safe_open(path, "numpy"):  # the library checks that tensors lie one behind the other
+    with safe_open(path, "numpy"):  # the library checks that tensors are contiguous
         pass
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -233,7 +233,7 @@ def _of_safetensors(path: Path, size: int) -> ArrayHeaders:
     return ArrayHeaders(tuple(arrays), tuple(unusable))
 
 
-@functools.lru_cache(maxsize=2)  # the next video is of the same array
+@functools.lru_cache(maxsize=2)  # the next video lies in the same array
 def _mapped(path: Path, header: ArrayHeader, size: int, changed: int) -> np.ndarray:
     order = "F" if header.fortran else "C"
     try:
@@ -254,7 +254,7 @@ def _mapped(path: Path, header: ArrayHeader, size: int, changed: int) -> np.ndar
 
 
 def _unpack(path: Path, header: ArrayHeader, copy: Any) -> None:
-    """Write a packed member to a file; zipfile gives no byte beyond its stated size."""
+    """Write a packed member to a file; zipfile returns no bytes beyond its stated size."""
     try:
         with (
             zipfile.ZipFile(path) as archive,

@@ -1,4 +1,4 @@
-"""Videos in arrays: which axes are which, which range the values have, frame by frame to uint8."""
+"""Videos in arrays: finds their axes and their range of values, and turns frames into uint8."""
 
 import functools
 import hashlib
@@ -25,10 +25,10 @@ from video_vq.media.probe import Limits, UnreadableVideoError, VideoInfo, requir
 from video_vq.media.reading import RANGES, Reading, Values
 
 KNOWN_LAYOUTS = ("thwc", "tchw", "cthw", "bthwc", "btchw", "bcthw")
-MIN_SIDE = 8  # pixels of a frame, where the layout is told from the shape
+MIN_SIDE = 8  # pixels of a frame, if the layout is inferred from the shape
 MAX_VIDEOS = 1_000_000  # of one array
-TOLERANCE = 0.5 / 255  # of a range: half a level of what is shown
-SCAN_VALUES = 1 << 22  # at a time
+TOLERANCE = 0.5 / 255  # as a fraction of a range: half a level of a uint8 frame
+SCAN_VALUES = 1 << 22  # values scanned at a time
 _ADDRESS = re.compile(
     rf"(?P<file>.*(?:{'|'.join(map(re.escape, ARRAY_SUFFIXES))}))(?:#(?P<place>[^/]*))?",
     re.IGNORECASE | re.DOTALL,
@@ -36,7 +36,7 @@ _ADDRESS = re.compile(
 
 
 class Address(NamedTuple):
-    """Videos in an array file: all of them, those of one array, or one of its batch."""
+    """Names videos in an array file: all of them, those of one array, or one of its batch."""
 
     file: Path
     member: str | None
@@ -47,9 +47,9 @@ class ArrayVideos(NamedTuple):
     """An array that holds a video, or a batch of them.
 
     Attributes:
-        file, header: where it lies.
+        file, header: the file of the array, and its header there.
         layout: letters for its axes.
-        num_videos: None without a batch.
+        num_videos: size of the batch; None without one.
     """
 
     file: Path
@@ -58,7 +58,7 @@ class ArrayVideos(NamedTuple):
     num_videos: int | None
 
     def place(self, index: int | None) -> str:
-        """Return what stands behind # in the address of a video."""
+        """Return the part behind # in the address of a video."""
         numbered = "" if index is None else str(index)
         if not self.header.member:
             return numbered
@@ -66,30 +66,30 @@ class ArrayVideos(NamedTuple):
 
     @property
     def bytes_of_one(self) -> int:
-        """Return the bytes of each of its videos."""
+        """Return the number of bytes of each video."""
         return self.header.num_bytes // (self.num_videos or 1)
 
     @property
     def indices(self) -> Iterable[int | None]:
-        """Return the numbers of its videos, or None alone without a batch."""
+        """Return the numbers of its videos, or just None without a batch."""
         return (None,) if self.num_videos is None else range(self.num_videos)
 
 
 class FileVideos(NamedTuple):
-    """The arrays of a file that hold videos; others and why they do not (name, reason)."""
+    """The arrays of a file that hold videos, and the others, as (name, reason)."""
 
     arrays: tuple[ArrayVideos, ...]
     passed_over: tuple[tuple[str, str], ...]
 
 
 def is_array_file(path: Path) -> bool:
-    """Whether a path is a file of arrays, or names videos inside of one."""
+    """Return whether a path is a file of arrays, or names videos inside one."""
     address = parse_address(path)
     return address is not None and address.file.is_file()
 
 
 def parse_address(path: Path) -> Address | None:
-    """Return what a path names in an array file; None where it is no such path."""
+    """Return what a path names in an array file; None for any other path."""
     match = _ADDRESS.fullmatch(str(path))
     if match is None:
         return None
@@ -108,7 +108,7 @@ def videos_at(address: Address, layout: str | None) -> FileVideos:
     """Return the arrays of videos in a file, or the one array that an address names.
 
     Raises:
-        UnreadableVideoError: the file is damaged, or holds no video; says why.
+        UnreadableVideoError: the file is damaged or holds no video; the message says why.
     """
     file = address.file
     headers = read_headers(file)
@@ -136,7 +136,7 @@ def videos_at(address: Address, layout: str | None) -> FileVideos:
 
 
 def one_video(path: Path, address: Address, layout: str | None) -> tuple[ArrayVideos, int | None]:
-    """Return the array and the number in its batch, if it is one, of the video that a path names.
+    """Return the array of the video that a path names, and its number if the array is a batch.
 
     Raises:
         UnreadableVideoError: there is none, or there are several.
@@ -160,13 +160,13 @@ def one_video(path: Path, address: Address, layout: str | None) -> tuple[ArrayVi
 def layout_of(shape: tuple[int, ...], layout: str | None) -> str:
     """Return letters for the axes of an array.
 
-    Of the known layouts those count that give 3 channels, or else 1, and frames of at least 8x8.
+    The known layouts fit that give 3 channels, or else 1, and frames of at least 8x8.
 
     Args:
-        layout: what the user says; None to tell it from the shape.
+        layout: the layout that the user named; None to infer it from the shape.
 
     Raises:
-        ValueError: not one of them fits, or several do.
+        ValueError: none of the layouts fits, or several do.
     """
     told = " x ".join(map(str, shape))
     if layout is not None:
@@ -194,15 +194,15 @@ def layout_of(shape: tuple[int, ...], layout: str | None) -> str:
 
 
 def find_values(arrays: Iterable[ArrayVideos]) -> tuple[Values, str] | None:
-    """Return the one range that float arrays have together, and how it was found.
+    """Return the one range that all float arrays share, and how it was found.
 
-    Values below 0 tell -1 to 1, values above 2 tell 0 to 255; else it is 0 to 1.
+    Values below 0 mean -1 to 1, values above 2 mean 0 to 255; otherwise the range is 0 to 1.
 
     Returns:
-        None without a float array.
+        None if there are no float arrays.
 
     Raises:
-        InputError: values that are not finite, or that lie in none of the ranges.
+        InputError: values are not finite, or lie in none of the ranges.
     """
     edges = [
         (array, *_extremes(array.file, array.header, *signature(array.file)))
@@ -256,7 +256,7 @@ class ArrayVideo:
 
     Raises:
         UnreadableVideoError: there is no such video, or the address names several.
-        InputError: its range is to be found and cannot be.
+        InputError: the range of its values cannot be found.
     """
 
     def __init__(self, path: Path, address: Address, reading: Reading):
@@ -276,7 +276,7 @@ class ArrayVideo:
         self._frames = frames.transpose([axes.index(axis) for axis in "thwc"])
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 over type, shape and values as t h w c, and the bytes of the values."""
+        """Return the sha256 over type, shape and values as t h w c, and the number of bytes."""
         whole = hashlib.sha256(f"{self._header.type_name} {self._frames.shape} ".encode())
         for frame in self._frames:
             whole.update(np.ascontiguousarray(frame).data)
@@ -286,7 +286,7 @@ class ArrayVideo:
         """Look at the shape.
 
         Raises:
-            UnreadableVideoError: frames are too large, or too many.
+            UnreadableVideoError: the frames are too large, or there are too many.
         """
         num_frames, height, width, _ = self._frames.shape
         if height * width > limits.max_pixels:
@@ -328,7 +328,7 @@ class ArrayVideo:
         bottom, top = RANGES[self._values]
         shares = (_floats(frame, self._header) - bottom) / (top - bottom)
         low, high = float(shares.min()), float(shares.max())
-        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails, too
+        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails this, too
             span = top - bottom
             raise UnreadableVideoError(
                 self.path,

@@ -1,6 +1,6 @@
-"""Clips through H.264, HEVC or AV1 at a given number of bits, to hold a learned tokenizer against.
+"""Codes clips by H.264, HEVC or AV1 at a given number of bits, to compare a tokenizer with.
 
-The quality is found by bisection, at the clip's own size and through down- and upscaling.
+The quality is found by bisection, at the clip's own size and with downscaling and upscaling.
 """
 
 import io
@@ -18,23 +18,24 @@ from video_vq.errors import InputError
 CodecName = Literal["h264", "hevc", "av1"]
 Clip = UInt8[np.ndarray, "t h w 3"]
 
-SCALES = (0.5, 0.25)  # of height and width, to which a clip is scaled down on trial
+SCALES = (0.5, 0.25)  # of height and width, which a clip is also scaled down to
 MIN_SIDE = 16  # pixels; smaller frames are padded
-STEPS_PER_UNIT = 2  # qualities tried: every half
+STEPS_PER_UNIT = 2  # every half of a quality is tried
 RATE = Fraction(25)
 
 
 class CodecFacts(NamedTuple):
-    """How one codec is asked for.
+    """How one codec is called and parsed.
 
     Attributes:
-        title: what people call it.
-        encoder: FFmpeg's name of it.
-        options: slow and tuned to the squared error, which is what the best size is chosen by.
-        qualities: best and worst quantizer (crf).
-        pixels: forms of colour: at full and at half of the height and width.
-        pictures: NAL or OBU types of coded pictures; all others are headers.
-        remarks: NAL types of supplemental information, which the file leaves out.
+        title: its usual name.
+        encoder: FFmpeg's name for its encoder.
+        options: encoder options: slow, and tuned to the squared error, by which the best size is
+            chosen.
+        qualities: the best and the worst quality (crf).
+        pixels: pixel formats: colour at the full size, and at half the height and width.
+        pictures: NAL or OBU types of coded pictures; all other types are headers.
+        remarks: NAL types of supplemental information, which are left out of the file.
     """
 
     title: str
@@ -59,7 +60,7 @@ CODECS: dict[CodecName, CodecFacts] = {
     "hevc": CodecFacts(
         "HEVC",
         "libx265",
-        # cutree writes past its arrays on some frames below 64 pixels, and ends the process.
+        # cutree writes past its arrays on some frames below 64 pixels, and crashes the process.
         {"preset": "medium", "tune": "psnr", "x265-params": "log-level=none:info=0:cutree=0"},
         (0, 51),
         ("yuv444p", "yuv420p"),
@@ -78,21 +79,21 @@ CODECS: dict[CodecName, CodecFacts] = {
 
 
 class Form(NamedTuple):
-    """What a codec is given: frames of this size, with colour in this form of FFmpeg's."""
+    """The form in which a codec receives frames: their size, and FFmpeg's pixel format."""
 
     size_hw: tuple[int, int]
     pixels: str
 
 
 class CodedClip(NamedTuple):
-    """A clip after a codec, and what it took.
+    """A clip after coding and decoding, and the bits that it took.
 
     Attributes:
-        clip: decoded, at its own size.
+        clip: the decoded clip, at its own size.
         payload_bits: number of bits of the coded pictures, without parameter sets, start codes and
-            container.
+            the container.
         file_bits: number of bits of the whole .mp4 file.
-        quality: the quantizer (crf) that gave it.
+        quality: the quality (crf) with which it was coded.
         form: the form in which it was coded.
     """
 
@@ -111,10 +112,10 @@ def available_codecs() -> tuple[CodecName, ...]:
 
 
 def code_clip(clip: Clip, codec: CodecName, max_bits: int | float) -> CodedClip:
-    """Return a clip after a codec that may spend so many bits of payload on it.
+    """Return a clip coded with at most a given number of payload bits.
 
-    Of the forms the one of the smallest squared error is taken. Where the codec cannot go so low
-    in any, its smallest result stands there, with the bits that it took.
+    Of all forms, the one with the smallest squared error is taken. If no form is small enough, the
+    smallest result is returned, with the bits that it took.
 
     Args:
         clip: at least one frame, of any size.
@@ -135,7 +136,7 @@ def code_clip(clip: Clip, codec: CodecName, max_bits: int | float) -> CodedClip:
 
 
 def payload_bits(file: bytes, codec: CodecName) -> int:
-    """Return the bits of the coded pictures in an .mp4, counted packet by packet."""
+    """Return the number of bits of the coded pictures in an .mp4, counted packet by packet."""
     import av
 
     with av.open(io.BytesIO(file), "r") as opened:
@@ -146,7 +147,7 @@ def payload_bits(file: bytes, codec: CodecName) -> int:
 
 
 def _nal_units(packet: bytes, codec: CodecName) -> Iterator[tuple[int, int]]:
-    """Yield type and bytes of each NAL unit; an .mp4 writes their lengths in four bytes."""
+    """Yield the type and size of each NAL unit; an .mp4 stores the sizes in four bytes."""
     place = 0
     while place < len(packet):
         size = int.from_bytes(packet[place : place + 4], "big")
@@ -156,7 +157,7 @@ def _nal_units(packet: bytes, codec: CodecName) -> Iterator[tuple[int, int]]:
 
 
 def _obus(packet: bytes) -> Iterator[tuple[int, int]]:
-    """Yield type and bytes of each open bitstream unit (AV1 specification, section 5.3)."""
+    """Yield the type and size of each open bitstream unit (AV1 specification, section 5.3)."""
     place = 0
     while place < len(packet):
         header = packet[place]
@@ -170,9 +171,9 @@ def _obus(packet: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _forms(clip: Clip, codec: CodecName) -> list[Form]:
-    """Return the forms in which a codec takes a clip, those of its own size first.
+    """Return the forms in which a codec can take a clip, those of its own size first.
 
-    Sizes are even, as halved colour asks for, and no side is shorter than the encoder's least.
+    Sizes are even, as halved colour requires, and no side is shorter than encoders accept.
     """
     facts = CODECS[codec]
     height, width = clip.shape[1:3]
@@ -183,9 +184,9 @@ def _forms(clip: Clip, codec: CodecName) -> list[Form]:
 
 
 def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: int | float) -> CodedClip:
-    """Return the best quality whose payload fits; the worst of all where none does."""
+    """Return the clip at the best quality whose payload fits; at the worst one if none does."""
     low, high = (STEPS_PER_UNIT * quality for quality in CODECS[codec].qualities)
-    file = b""  # of the quality `high`, once one has fitted
+    file = b""  # coded at quality `high`, once a quality has fitted
     while low < high:
         middle = (low + high) // 2
         coded = _encode(clip, codec, middle / STEPS_PER_UNIT, form)
@@ -200,7 +201,7 @@ def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: int | float
 
 
 def _encode(clip: Clip, codec: CodecName, quality: int | float, form: Form) -> bytes:
-    """Return an .mp4 with one key frame and nothing that depends on time or chance."""
+    """Return an .mp4 with one key frame, in which nothing depends on time or chance."""
     import av
     from av.bitstream import BitStreamFilterContext
     from av.video.stream import VideoStream
@@ -210,7 +211,7 @@ def _encode(clip: Clip, codec: CodecName, quality: int | float, form: Form) -> b
     if not _is_scaled(form, clip.shape[1:3]):
         missing = (height - clip.shape[1], width - clip.shape[2])
         clip = np.pad(clip, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    os.environ.setdefault("SVT_LOG", "1")  # errors alone; it has no option for that
+    os.environ.setdefault("SVT_LOG", "1")  # errors only; it has no option for that
     options = {**facts.options, "crf": f"{quality:g}", "threads": "1", "flags": "+bitexact"}
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as output:
@@ -243,12 +244,12 @@ def _decode(file: bytes, form: Form, size_hw: tuple[int, ...]) -> Clip:
 
 
 def _is_scaled(form: Form, size_hw: tuple[int, ...]) -> bool:
-    """Whether a clip is scaled down to the form; else it is padded to it."""
+    """Return whether a clip is scaled down to the form, rather than padded to it."""
     return form.size_hw[0] < size_hw[0]
 
 
 def _scaler() -> int:
-    """Return swscale's bicubic filter, exact, with colour interpolated rather than repeated."""
+    """Return swscale's exact bicubic filter, with colour interpolated rather than repeated."""
     from av.video.reformatter import Interpolation as Scale
 
     return Scale.BICUBIC | Scale.ACCURATE_RND | Scale.FULL_CHR_H_INT | Scale.FULL_CHR_H_INP

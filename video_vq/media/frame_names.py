@@ -1,4 +1,4 @@
-"""The names of a video's frames: how they are numbered, what is missing, in natural order."""
+"""The names of a video's frames: their numbering, their gaps and their natural order."""
 
 import functools
 import math
@@ -18,14 +18,14 @@ from video_vq.media.probe import UnreadableVideoError
 from video_vq.media.reading import EXAMPLE_PATTERN
 
 NUMBERS = re.compile("([0-9]+)")
-MAX_DIGITS = 18  # of a number that 64 bits hold
+MAX_DIGITS = 18  # of a number that fits in 64 bits
 
 
 class Numbering:
-    """How names are numbered, learned from one after another in constant memory.
+    """How names are numbered, found by looking at one after another in constant memory.
 
     Attributes:
-        count: how many names there were.
+        count: number of names so far.
     """
 
     def __init__(self) -> None:
@@ -57,11 +57,11 @@ class Numbering:
 
     @property
     def changing(self) -> list[int]:
-        """Return which of the numbers in a name are not the same in all."""
+        """Return which of the numbers in a name differ between names."""
         return [place for place, step in enumerate(self._step) if step]
 
     def problem(self) -> str | None:
-        """Return why these cannot be told to be the frames of one video; None where they can."""
+        """Return why the names may not be the frames of one video; None if they are."""
         if self._odd_one is not None:
             return (
                 f"its pictures are not named alike ({printable(self._first)}, "
@@ -77,7 +77,7 @@ class Numbering:
         return None
 
     def gaps(self) -> str | None:
-        """Return what to say of missing numbers; None where none is missing, or cannot be known."""
+        """Return a note on missing numbers; None if none is missing, or if that is unknown."""
         if self._odd_one is not None or len(self.changing) != 1:
             return None
         (place,) = self.changing
@@ -93,14 +93,14 @@ class Numbering:
 
 
 class NumberedNames(Sequence[str]):
-    """Names that differ in one number, in its order; 9 bytes for each.
+    """Names that differ in one number, in the order of that number; each takes 9 bytes.
 
     Args:
         names: the names, in any order.
-        place: which of their numbers it is.
+        place: index of that number among the numbers in a name.
 
     Raises:
-        ValueError: a number comes twice, or has more than 18 digits.
+        ValueError: a number occurs twice, or has more than 18 digits.
     """
 
     def __init__(self, names: Iterable[str], place: int):
@@ -137,19 +137,19 @@ class NumberedNames(Sequence[str]):
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Return what sorts texts by the numbers in them: frame 9 before frame 10."""
+    """Return a key that sorts texts by the numbers in them: frame 9 before frame 10."""
     parts: list[str | int] = list(NUMBERS.split(text))
     parts[1::2] = [int(digits) for digits in parts[1::2]]
     return parts, text
 
 
 def is_picture(name: str) -> bool:
-    """Whether a name is a picture's, and not hidden."""
+    """Return whether a name belongs to a picture and is not hidden."""
     return not name.startswith(".") and name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def pictures_in(folder: Path) -> Iterator[str]:
-    """Yield the names of the pictures in a folder, in no order.
+    """Yield the names of the pictures in a folder, in no particular order.
 
     Raises:
         UnreadableVideoError: it cannot be listed.
@@ -165,7 +165,7 @@ def names_in(folder: Path) -> tuple[Sequence[str], Numbering]:
     """Return the frames of a folder that is one video, in order, and how they are numbered.
 
     Raises:
-        UnreadableVideoError: they are not numbered as one video's frames, or there are none.
+        UnreadableVideoError: they are not numbered like the frames of one video, or there are none.
     """
     numbering = Numbering()
     for name in pictures_in(folder):
@@ -179,21 +179,21 @@ def names_in(folder: Path) -> tuple[Sequence[str], Numbering]:
         return list(pictures_in(folder)), numbering
     try:
         return NumberedNames(pictures_in(folder), numbering.changing[0]), numbering
-    except (ValueError, IndexError) as error:  # IndexError: another name came meanwhile
+    except (ValueError, IndexError) as error:  # IndexError: a new name has appeared
         raise UnreadableVideoError(folder, f"its frames have no order: {error}") from None
 
 
 class FramePattern:
-    """A regular expression that tells the videos of a folder apart, and their frames' order."""
+    """A regular expression that tells the videos of a folder apart and orders their frames."""
 
     def __init__(self, pattern: str):
         self._pattern = re.compile(pattern)
         self.has_video = "video" in self._pattern.groupindex
 
     def parse(self, name: str) -> tuple[str, str] | None:
-        """Return the video and the frame of a name, None where it does not match.
+        """Return the video and the frame of a name; None if it does not match.
 
-        Without a group `video` that is "", the folder itself; with one it is not empty.
+        Without a group `video`, the video is "", the folder itself; with one, it is never empty.
         """
         match = self._pattern.fullmatch(name)
         if match is None or (self.has_video and not match["video"]):
@@ -223,9 +223,9 @@ def names_by_pattern(folder: Path, pattern: str, video: str) -> tuple[Sequence[s
     return [name for _, name in frames], numbering
 
 
-@functools.lru_cache(maxsize=1)  # the next video is of the same folder
+@functools.lru_cache(maxsize=1)  # the next video lies in the same folder
 def _by_video(folder: Path, changed: int, pattern: str) -> dict[str, list[tuple[str, str]]]:
-    """Return (frame, name) of each video's frames in order. `changed`: when the folder was."""
+    """Return (frame, name) of each video's frames, in order; `changed` is the folder's time."""
     names = FramePattern(pattern)
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in pictures_in(folder):

@@ -1,4 +1,4 @@
-"""A video that is a folder of pictures, or those of a folder whose names match a pattern."""
+"""A video that is a folder of pictures, or the pictures in a folder whose names match a pattern."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class FrameSet:
         self._names, self._gaps = names, numbering.gaps()
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 over the sha256s of the frames in order, and the sum of their sizes."""
+        """Return the sha256 over the frames' sha256s in order, and the sum of their sizes."""
         whole, total = hashlib.sha256(), 0
         for name in self._names:
             own, size = hashlib.sha256(), 0
@@ -61,7 +61,7 @@ class FrameSet:
         """Look at the names and the first frame.
 
         Raises:
-            UnreadableVideoError: there are too many, or the first cannot be decoded.
+            UnreadableVideoError: there are too many frames, or the first cannot be decoded.
         """
         if len(self._names) > limits.max_frames:
             raise UnreadableVideoError(

@@ -1,4 +1,4 @@
-"""What the names of files end in that are taken for videos, and how many may prove to be none."""
+"""The file endings that are taken for videos, and how many of these files may be unusable."""
 
 VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",

@@ -1,4 +1,4 @@
-"""Opens a video file without trusting it: size, rate, rotation, packets, each with a limit."""
+"""Opens a video file without trusting it: size, rate, rotation and packets all have limits."""
 
 import math
 import os
@@ -43,13 +43,13 @@ class UnreadableVideoError(InputError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a video may ask for before it is refused.
+    """The limits beyond which a video is refused.
 
     Attributes:
         max_pixels: largest number of pixels of one frame.
         max_frames: largest number of frames of one video.
         max_duration_seconds: longest time between the first and the last time stamp; the header's
-            duration is not used, as AVI headers over-report it.
+            duration is not used, because AVI headers overstate it.
         max_decoded_bytes: a video that decodes to less is never refused for its expansion.
         max_expansion: largest number of decoded bytes per byte of the file. Real footage reaches
             about 2,000 (a still gym at 1080p); a file that is made to fill a disk, 10,000 and more.
@@ -81,8 +81,7 @@ class VideoInfo:
         fps: mean frames per second; None when the file does not say.
         num_packets: number of compressed frames in the file. A healthy video decodes to as many
             frames.
-        claimed_frames: number of frames in the header (AVI headers over-report it); None without
-            one.
+        claimed_frames: number of frames in the header (AVI headers overstate it); None without one.
         duration_seconds: duration in the header; None without one.
         pixel_aspect: width over height of a pixel as it is shown, after the rotation; 1 where the
             file does not say.
@@ -93,7 +92,7 @@ class VideoInfo:
         time_base: seconds per unit.
         num_parts: number of parts: 1, and 1 more for each restart or leap of the file's own time
             stamps.
-        notes: what is odd about it, as far as is known before decoding.
+        notes: oddities of the file that are known before decoding.
         frames: function that yields its frames; None for a video file, which FFmpeg decodes.
     """
 
@@ -121,7 +120,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
-    """Read a video's header, first frame and packets; nothing is trusted that can be counted.
+    """Read a video's header, first frame and packets; whatever can be counted is counted.
 
     Raises:
         UnreadableVideoError: it is not a video, holds no picture track, is cut off, asks for more
@@ -138,7 +137,7 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
 
 
 class CountedPackets:
-    """The packets of an opened video, each looked at as it passes; iterate once, then ask `info`.
+    """The packets of an opened video, inspected as they pass; iterate once, then call `info`.
 
     Raises:
         UnreadableVideoError: see `probe`.
@@ -155,7 +154,7 @@ class CountedPackets:
         # When each packet is shown and decoded, part by part.
         self._parts: list[list[tuple[int | None, int | None]]] = [[]]
         self._num_packets = 0
-        self._decoding_time: int | None = None  # the last one that is known
+        self._decoding_time: int | None = None  # the last known one
         self._is_broadcast = container.format.name in BROADCASTS
 
     def __iter__(self) -> "Iterator[av.Packet]":
@@ -202,7 +201,7 @@ class CountedPackets:
         """Return when each frame is shown, part after part; None where a packet has no time.
 
         Args:
-            rate: frames per second, for what follows a single frame.
+            rate: frames per second, which gives the time after a single frame.
         """
         distance = max(1, round(1 / (rate * self._time_base))) if rate else 1
         by_decoding = self._is_broadcast and (len(self._parts) > 1 or self._shown_far_off())
@@ -221,8 +220,8 @@ class CountedPackets:
     def _shown_far_off(self) -> bool:
         """Whether a frame is shown long after it is decoded, or before.
 
-        At a leap FFmpeg gives the last picture of a part the time of the next part. Decoding times
-        are right there, and lie as far apart.
+        At a leap, FFmpeg gives the last picture of a part the time of the next part. Decoding times
+        are correct there, and equally far apart.
         """
         most = MAX_AHEAD_SECONDS / self._time_base
         return any(

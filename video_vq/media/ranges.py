@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 class FrameRanges:
     """Ranges of one video's frames; the next begins where the last ended, or at a seek.
 
-    A frame is known by its time: the times of all packets are read first, and every decoded frame
-    must have the next of them. So a seek that lands elsewhere, a lost frame and one that comes
-    twice are found; after a bad seek the file is decoded from its beginning.
+    A frame is identified by its time: the times of all packets are read first, and every decoded
+    frame must have the next one. This detects a seek that lands elsewhere, a lost frame and a
+    repeated one; after a bad seek, the file is decoded from its beginning.
 
     Attributes:
-        info: what `probe` says.
-        num_damaged: number of frames of the last range that FFmpeg reports as mended.
+        info: the result of `probe`.
+        num_damaged: number of frames of the last range that FFmpeg reports as repaired.
         num_decoded: number of frames decoded so far, including those that were skipped.
 
     Raises:
@@ -53,8 +53,8 @@ class FrameRanges:
         self._times = times
         self._places = {time: place for place, time in enumerate(times)}
         self._decoder: Generator[tuple[int, av.VideoFrame]] | None = None
-        self._head: tuple[int, av.VideoFrame] | None = None  # decoded, not yet given out
-        self._next = 0  # the place of the frame to be given out next
+        self._head: tuple[int, av.VideoFrame] | None = None  # decoded, but not yet yielded
+        self._next = 0  # position of the frame to be yielded next
         self._convert: ToRgb | None = None
 
     def seconds(self, place: int) -> float:
@@ -62,12 +62,12 @@ class FrameRanges:
         return float(self._times[place] * self.info.time_base)
 
     def nearest(self, seconds: float) -> int:
-        """Return the place of the frame that is shown nearest to a moment."""
+        """Return the position of the frame that is shown nearest to a time."""
         times = np.asarray(self._times, np.float64) * float(self.info.time_base)
         return int(np.abs(times - seconds).argmin())
 
     def frames(self, first: int, count: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Yield `count` frames from place `first` on.
+        """Yield `count` frames, starting at position `first`.
 
         Raises:
             UnreadableVideoError: a frame cannot be decoded, is lost, or changes its size.
@@ -91,9 +91,10 @@ class FrameRanges:
         self._decoder = self._head = self._convert = None
 
     def _seek(self, first: int) -> None:
-        """Have the decoder begin at place `first` or before it, at worst at the file's beginning.
+        """Move the decoder to position `first` or before it, at worst to the beginning of the file.
 
-        A keyframe is not always where a file says; then the first frame comes too late, or none.
+        A keyframe is not always where a file says; the first frame then comes too late, or not at
+        all.
         """
         self.close()
         if first:
@@ -106,7 +107,7 @@ class FrameRanges:
         self._decoder = self._decode(0)
 
     def _take(self, wanted: int) -> "av.VideoFrame":
-        """Return the frame at a place, skipping those before it."""
+        """Return the frame at a position, skipping those before it."""
         assert self._decoder is not None
         before = -1
         while True:
@@ -136,7 +137,7 @@ class FrameRanges:
             raise self._unreadable(f"a frame cannot be converted to RGB ({error})") from None
 
     def _decode(self, first: int) -> "Generator[tuple[int, av.VideoFrame]]":
-        """Yield place and frame of all frames after a seek to place `first`."""
+        """Yield the position and the frame of all frames after a seek to position `first`."""
         with opened(self.info.path, self.limits) as (container, stream):
             if first:
                 container.seek(self._times[first], stream=stream, backward=True)

@@ -1,4 +1,4 @@
-"""How frame folders and arrays are read: what they do not say of themselves, and its options."""
+"""How frame folders and arrays are read: the facts that they do not state, and their options."""
 
 import argparse
 import re
@@ -14,18 +14,20 @@ EXAMPLE_PATTERN = r"(?P<video>.+)_frame(?P<frame>[0-9]+)\.png"
 
 @dataclass(frozen=True)
 class Reading:
-    """What frame folders and arrays do not say of themselves.
+    """The facts that frame folders and arrays do not state themselves.
 
     Attributes:
-        fps: their frames per second; None where nobody knows.
-        layout: letters for the axes of arrays, of t, h and w, and if wanted c and b (a batch of
-            videos), for example "btchw"; None to tell it from the shape.
-        values: the range of float arrays; None to find it: `list_videos` looks at all of them.
-        frame_names: a regular expression for the whole names of pictures. Its group `frame` orders
-            the frames; its group `video`, if it has one, tells the videos of a folder apart.
+        fps: their frames per second; None if unknown.
+        layout: letters for the axes of arrays: t, h and w, and optionally c and b (a batch of
+            videos), for example "btchw"; None to infer them from the shape.
+        values: the range of float arrays; None to find it from the values of all arrays, as
+            `list_videos` does.
+        frame_names: a regular expression that matches whole names of pictures. Its group `frame`
+            orders the frames; its group `video`, if there is one, tells the videos of a folder
+            apart.
 
     Raises:
-        ValueError: one of them is not what it should be.
+        ValueError: a value is not allowed.
     """
 
     fps: float | None = None
@@ -47,7 +49,7 @@ class Reading:
             _require_pattern(self.frame_names)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is set, as JSON; `Reading(**value)` is the same again."""
+        """Return the values that are set, as JSON; `Reading(**value)` restores them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -56,7 +58,7 @@ READING_OPTIONS = ("source_fps", "layout", "values", "frame_names")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add the options, as a group of their own."""
+    """Add the options to a parser, in a group of their own."""
     group = parser.add_argument_group(
         "frame folders and arrays",
         "a folder of png, jpg or webp pictures is a video, and so is each video in a .npy, .npz or "
@@ -91,7 +93,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def reading_of(arguments: argparse.Namespace) -> Reading:
-    """Return what `add_reading` took; --fps stands in for a rate that is not known."""
+    """Return the values of the options of `add_reading`; --fps replaces an unknown rate."""
     return Reading(
         fps=arguments.source_fps or getattr(arguments, "fps", None),
         layout=arguments.layout,
@@ -104,7 +106,7 @@ def require_reading(asked: Reading, has_pictures: bool, has_arrays: bool, where:
     """Refuse options that nothing in a place needs.
 
     Raises:
-        InputError: names them.
+        InputError: there is such an option; the message names it.
     """
     for flag, value, needed, what in (
         ("--layout", asked.layout, has_arrays, "arrays"),

@@ -1,4 +1,4 @@
-"""Whatever a video comes as, a file, a frame folder or an array: one way to open it."""
+"""One way to open a video, whether it is a file, a frame folder or an array."""
 
 import hashlib
 import os
@@ -20,14 +20,14 @@ class VideoSource(Protocol):
     """A video that is not decoded yet.
 
     Attributes:
-        path: path of the file or folder; for a video in an array, that of the file, then # and
-            its place.
+        path: path of the file or folder; for a video in an array, the path of the file, followed by
+            # and the video's place in it.
     """
 
     path: Path
 
     def digest(self) -> tuple[str, int]:
-        """Return a sha256 that stands for its content, and how many bytes were read for it.
+        """Return a sha256 that identifies its content, and the number of bytes that were read.
 
         Raises:
             UnreadableVideoError: it cannot be read.
@@ -35,7 +35,7 @@ class VideoSource(Protocol):
         ...
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Return what is known before its frames are decoded, by `FrameStream`.
+        """Return what is known before `FrameStream` decodes its frames.
 
         Raises:
             UnreadableVideoError: it cannot be used.
@@ -67,11 +67,11 @@ class VideoFile:
 
 
 def source_of(path: str | Path, reading: Reading = USUAL) -> VideoSource:
-    """Return a video by its path.
+    """Return the video at a path.
 
     Raises:
-        UnreadableVideoError: it is a pickle, a folder that is no one video's, or an array file that
-            holds several videos or none.
+        UnreadableVideoError: it is a pickle, a folder that is not a single video, or an array file
+            that holds several videos or none.
     """
     path = Path(os.path.abspath(path))
     address = parse_address(path)

@@ -22,9 +22,9 @@ Clips = UInt8[Tensor, "b t h w 3"]
 
 
 class ClipClassifier(nn.Module):
-    """Three 3D convolutions on grey frames and their changes, and a mean over time and space.
+    """Three 3D convolutions on grey frames and their differences, and a mean over time and space.
 
-    A clip's brightness and contrast are taken out first. 70,000 parameters: seconds to train.
+    A clip's brightness and contrast are removed first. 70,000 parameters: seconds to train.
     """
 
     def __init__(self, num_classes: int):
@@ -41,7 +41,7 @@ class ClipClassifier(nn.Module):
         """Return logits; clips have at least two frames.
 
         Raises:
-            InputError: the clips are not uint8: brightness is taken out, but not another range's.
+            InputError: the clips are not uint8: brightness is removed, but only in that range.
         """
         if clips.dtype != torch.uint8:
             raise InputError(f"the classifier takes uint8 clips b t h w 3, found {clips.dtype}")

@@ -1,4 +1,4 @@
-"""What `--network` names: a function of the user's, or a published network with its weights."""
+"""The network that `--network` names: a user's function, or a published one with its weights."""
 
 import re
 from typing import Literal, NamedTuple, get_args
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 from video_vq.errors import ConfigError
 
 PresetName = Literal["jedi", "videomae"]
-# What files of its weights each is published in.
+# The files in which the weights of each network are published.
 PUBLISHED: dict[PresetName, str] = {
     "jedi": "vith16.pth.tar and ssv2-probe.pth.tar of V-JEPA",
     "videomae": "vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE v2",
@@ -17,7 +17,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class WeightsFile(NamedTuple):
-    """A path, or hf://org/name/file; and the sha256 that the file must have, None for any."""
+    """A path, or hf://org/name/file, and the sha256 that the file must have; None accepts any."""
 
     place: str
     sha256: str | None
@@ -34,7 +34,7 @@ def read_preset(text: str) -> Preset | None:
     """Return the published network that `--network` names; None for module:function.
 
     Raises:
-        ConfigError: the files are missing, or what follows an @ is no sha256.
+        ConfigError: the files are missing, or the text after an @ is not a sha256.
     """
     name, _, files = text.partition("=")
     [preset] = [one for one in get_args(PresetName) if one == name] or [None]
@@ -59,6 +59,6 @@ def _read_file(text: str, file: str) -> WeightsFile:
 
 
 def network_name(text: str) -> str:
-    """Return a network's name without the paths of its weights, which its hash stands for."""
+    """Return a network's name without the paths of its weights, which its hash identifies."""
     preset = read_preset(text)
     return text if preset is None else preset.name

@@ -1,7 +1,7 @@
-"""The conventions under which FVD has been published; every score travels with one of them.
+"""The conventions under which FVD has been published; every score is reported with one of them.
 
-Squared logit shifts between the resizes alone exceed the distance between good models, so nothing
-here is a detail. Each preset follows the code that it names.
+Between the resizes alone, the squared shifts of the logits exceed the distance between good models,
+so every detail here matters. Each preset follows the code that it names.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,16 +21,18 @@ class FVDProtocol:
             "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel centres).
         fit: "squash" height and width to the network's size, or "crop": short side to the size,
             rounding the long side up, then the centre.
-        pixels: "uint8" when clips are rounded to 8 bits before they are resized; "float" when
-            reconstructions and samples are scored unrounded. uint8 clips are the same in both.
+        pixels: "uint8" if clips are rounded to 8 bits before they are resized; "float" if
+            reconstructions and samples are scored unrounded. uint8 clips are treated the same in
+            both.
         input_range: largest absolute value of the pixels that the network gets.
         ddof: degrees of freedom: covariances are divided by N - ddof.
         num_frames: number of frames per clip; None leaves it to the caller.
-        stride: distance of the frames in the source video.
-        pad_to: number of frames to which a clip's last frame is repeated; None leaves the clip.
+        stride: distance between frames in the source video.
+        pad_to: number of frames to which a clip is padded by repeating its last frame; None leaves
+            the clip as it is.
         num_real, num_fake: number of clips on each side; None for all.
         source: the code that it follows.
-        note: what differs from the paper or had to be assumed; may be empty.
+        note: differences from the paper, and assumptions; may be empty.
     """
 
     name: str
@@ -48,21 +50,22 @@ class FVDProtocol:
     pad_to: int | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that decide the number, as JSON: the key for cached statistics."""
+        """Return the settings that decide the score, as JSON: the key for cached statistics."""
         texts = ("source", "note", *(("pad_to",) if self.pad_to is None else ()))
         return {key: value for key, value in asdict(self).items() if key not in texts}
 
     def feature_settings(self) -> dict[str, Any]:
-        """Return what happens to a uint8 clip before the network: the key for cached features.
+        """Return the settings that decide a uint8 clip's features, the key for caching them.
 
-        Protocols that agree in these share their features; the rest picks clips, or acts on sets.
+        Protocols that agree in these settings share features; the other settings pick clips, or
+        act on sets of them.
         """
         settings = {"resize": self.resize, "fit": self.fit, "input_range": self.input_range}
         return settings if self.pad_to is None else {**settings, "pad_to": self.pad_to}
 
     @property
     def preparation(self) -> str:
-        """Return the name of the feature settings."""
+        """Return a name for the feature settings."""
         padded = "" if self.pad_to is None else f"_padded_to_{self.pad_to}"
         return f"{self.resize}_{self.fit}_{self.input_range:g}{padded}"
 
@@ -214,7 +217,7 @@ def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> En
         also: other names that are allowed, listed in the error.
 
     Raises:
-        InputError: there is none of that name; names the nearest.
+        InputError: there is no such entry; the message names the nearest one.
     """
     if name not in table:
         known = [*table, *also]
@@ -228,13 +231,13 @@ def fvd_protocol(name: str) -> FVDProtocol:
     """Return the preset of that name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no such preset.
     """
     return named_entry(PROTOCOLS, name, "FVD protocol")
 
 
 def fvd_protocols(names: str) -> tuple[FVDProtocol, ...]:
-    """Return the presets of a list with commas, or all of them for "all".
+    """Return the presets named in a comma-separated list, or all of them for "all".
 
     Raises:
         InputError: a name is unknown.

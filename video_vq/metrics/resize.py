@@ -1,4 +1,4 @@
-"""Clips to network input, exactly as each published FVD convention does it."""
+"""Turns clips into network input, exactly as each published FVD convention does it."""
 
 import math
 from collections.abc import Iterable
@@ -30,8 +30,9 @@ def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 
         protocol: the convention, which decides resize, crop and range.
 
     Raises:
-        InputError: not RGB, no pixel, another number of frames than the protocol's, or float
-            clips under a protocol of uint8 pixels, outside 0..255, or in [0, 1].
+        InputError: the clips are not RGB, have no pixels, do not have the protocol's number of
+            frames, or are floats that lie outside 0..255 or in [0, 1], or under a protocol of uint8
+            pixels.
     """
     return resized(checked_clips(clips, protocol), protocol)
 
@@ -55,7 +56,7 @@ def resized(
 def network_layout(
     clips: Float[Tensor, "b t h w c"], protocol: FVDProtocol
 ) -> Float[Tensor, "b c t2 h w"]:
-    """Bring prepared frames into the network's order, the last repeated up to `pad_to`."""
+    """Bring prepared frames into the network's axis order; repeat the last one up to `pad_to`."""
     missing = max(0, (protocol.pad_to or 0) - clips.shape[1])
     if missing:
         clips = torch.cat([clips, clips[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
@@ -80,10 +81,10 @@ def prepare_frames(
 
 
 def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int[np.ndarray, " r"]:
-    """Return the rows that some conventions read of frames of one size, rising.
+    """Return which rows of frames of one size some conventions read, in ascending order.
 
-    Bilinear resizing without antialiasing reads at most two rows for each row of the result: a
-    quarter of full HD.
+    Bilinear resizing without antialiasing reads at most two rows for each row of the result, which
+    is less than half of full HD.
     """
     height = size_hw[0]
     changes = np.zeros(height + 1, np.int64)
@@ -122,7 +123,8 @@ def check_length(num_frames: int, protocol: FVDProtocol) -> None:
 def checked_clips(given: Clips, protocol: FVDProtocol) -> Num[Tensor, "b t h w c"]:
     """Return clips as a tensor; see `network_input`.
 
-    Whether floats lie in [0, 1] is decided over all clips together, as one clip may be dark.
+    Whether floats lie in [0, 1] is decided over all clips together, because a single clip may be
+    dark.
 
     Raises:
         InputError: as `network_input` does.
@@ -145,7 +147,7 @@ def checked_clips(given: Clips, protocol: FVDProtocol) -> Num[Tensor, "b t h w c
 def _resized_size(size_hw: tuple[int, int], protocol: FVDProtocol) -> tuple[int, int]:
     """Return height and width after the resize, before the crop.
 
-    VideoGPT's rounding, float errors included: some square sizes give 225 and lose a row.
+    This is VideoGPT's rounding, float errors included: some square sizes give 225 and lose a row.
     """
     if protocol.fit == "squash":
         return NETWORK_SIZE, NETWORK_SIZE
@@ -178,7 +180,7 @@ def tf1_legacy_bilinear(
 ) -> Float[Tensor, "n c h2 w2"]:
     """Resize as TensorFlow 1's `resize_bilinear(align_corners=False)`: output i samples i·in/out.
 
-    Columns first, then rows, as its kernel does.
+    It resizes columns first, then rows, as TensorFlow's kernel does.
     """
     rows, next_rows, row_weight = _legacy_samples(frames.shape[-2], size_hw[0], frames)
     columns, next_columns, column_weight = _legacy_samples(frames.shape[-1], size_hw[1], frames)
@@ -189,7 +191,7 @@ def tf1_legacy_bilinear(
 
 
 def _legacy_samples(size: int, new_size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return lower index, upper index and the upper one's weight for each output sample."""
+    """Return the lower index, the upper index and the upper one's weight for each output sample."""
     position = torch.arange(new_size, dtype=torch.float32, device=like.device) * (size / new_size)
     lower = position.floor()
     upper = (lower + 1).clamp(max=size - 1)

@@ -17,7 +17,7 @@ from video_vq.nn.packed import Product, constant_product
 from video_vq.nn.rotary import rotate
 
 QUERY_BLOCK = 128  # queries whose scores over a prefix are held at once
-SPAN = 64  # on a GPU a step looks at a multiple of it of the cache, so that few graphs serve all
+SPAN = 64  # on a GPU, a step reads a multiple of this from the cache, so that few graphs serve all
 UNSHARED = 32767  # torch runs element-wise operations on up to this many numbers in one thread
 
 
@@ -42,14 +42,15 @@ class SubCodeLayer(NamedTuple):
 class CachedPrior:
     """Decodes a fixed number of rows in step; equal to `Prior.forward` to rounding.
 
-    Attention is a pair of plain batched products over what the cache holds so far, and not torch's
-    fused kernel, which with several CPU threads rounds a row by its place in the batch.
+    Attention is a pair of plain batched products over the filled part of the cache. It is not
+    torch's fused kernel, which rounds a row by its place in the batch when there are several CPU
+    threads.
 
     Args:
         prior: the prior, whose weights are copied; it embeds the conditions itself.
-        num_rows: number of rows of the batch, the same in every call.
+        num_rows: number of rows of the batch, which is the same in every call.
         dtype: dtype of weights, cache and products; norms, positions and logits stay in float32.
-        graphs: whether to record steps as CUDA graphs; on a GPU alone.
+        graphs: whether to record steps as CUDA graphs; only on a GPU.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class CachedPrior:
         ]
         self.sub_code_layer = self._sub_code_layer(prior) if len(self.sub_codes) > 1 else None
         shape = (sizes.depth, num_rows, self.heads, config.num_tokens, self.head_dim)
-        # Zeros, as a step on a GPU multiplies what is not held yet by 0.
+        # Zeros, because a step on a GPU multiplies the unfilled part by 0.
         self.keys = torch.zeros(shape, dtype=dtype, device=head.device)
         self.values = torch.zeros(shape, dtype=dtype, device=head.device)
         self.per_frame: Tensor | None = None  # of the condition
@@ -119,7 +120,7 @@ class CachedPrior:
     def begin(
         self, condition: Condition, given: Int[Tensor, "b p s"] | None
     ) -> Float[Tensor, "b v"]:
-        """Start a clip in every row: read its given tokens in one pass, return what comes next.
+        """Start a clip in every row: read its given tokens in one pass and predict the next one.
 
         Args:
             condition: the embedded condition of every row.
@@ -141,7 +142,7 @@ class CachedPrior:
         return self._read(slots)
 
     def step(self, sub_codes: Int[Tensor, "b s"]) -> Float[Tensor, "b v"]:
-        """Read one more token in every row, return the logits of the next one's first sub-code."""
+        """Read one more token in every row; return the logits of the next one's first sub-code."""
         if self.graphs is None:
             return self._read(self._embedded(sub_codes)[:, None])
         self.place.fill_(self.num_held)
@@ -151,7 +152,7 @@ class CachedPrior:
         return logits
 
     def _step_at_place(self, span: int) -> Step:
-        """Read the tokens in `taken` at `place`: what a graph records, so nothing else changes."""
+        """Read the tokens in `taken` at `place`; graphs record this, so it changes nothing else."""
         slots = self._embedded(self.taken)[:, None] + self.positions[self.place]
         if self.per_frame is not None:
             slots = slots + self.per_frame[:, self.place // self.cells]
@@ -162,11 +163,11 @@ class CachedPrior:
         return min(-(-(place + 1) // SPAN) * SPAN, self.keys.shape[3])
 
     def further(self, place: int, before: Int[Tensor, " b"]) -> Float[Tensor, "b v"]:
-        """Return the logits of a token's sub-code at a place after the first.
+        """Return the logits of one of a token's later sub-codes, after the first.
 
         Args:
-            place: its place; those before it must have been requested in order.
-            before: the sub-code that was drawn at the place before.
+            place: index of the sub-code; the ones before it must have been requested in order.
+            before: the sub-code that was drawn just before it.
         """
         layer = self.sub_code_layer
         assert layer is not None
@@ -199,9 +200,9 @@ class CachedPrior:
         """Run the transformer on slots and fill the cache with them.
 
         Args:
-            slots: what is read.
-            places: theirs; a tensor for a single one.
-            span: how much of the cache is looked at: up to the last place, or beyond.
+            slots: embeddings of the slots.
+            places: positions of the slots; a tensor for a single slot.
+            span: length of the cache that is read, up to the last position or beyond.
         """
         batch, new, width = slots.shape
         cos, sin = self.cos[places], self.sin[places]
@@ -237,7 +238,7 @@ class CachedPrior:
         values: Float[Tensor, "b heads n c"],
         places: slice | Int[Tensor, "1"],
     ) -> Float[Tensor, "rows d"]:
-        """Let each new slot read the cache up to itself."""
+        """Let each new slot attend to the cache up to itself."""
         if isinstance(places, slice):
             read = [
                 self._attend_block(query[:, :, start:end], keys, values, places.start + start)
@@ -268,9 +269,9 @@ class CachedPrior:
         return torch.matmul(torch.softmax(scores, dim=-1), values)
 
     def rows_agree(self, num_given: int) -> bool:
-        """Return whether rows of equal content come out equal, bit by bit, wherever they stand.
+        """Return whether equal rows come out equal, bit for bit, at any place in the batch.
 
-        Runs the transformer on equal rows: once on a prefix, and on one slot at three lengths.
+        It runs the transformer on equal rows: once on a prefix, and on one slot at three lengths.
         """
         generator = torch.Generator().manual_seed(0)
         num_tokens, width = self.positions.shape
@@ -294,11 +295,11 @@ class CachedPrior:
 
 
 def silu_by_rows(x: Float[Tensor, "r hidden"]) -> Float[Tensor, "r hidden"]:
-    """Apply SiLU in place, so that a row's rounding does not depend on its place.
+    """Apply SiLU in place so that a row's rounding does not depend on its position.
 
-    On a CPU torch shares large arrays among its threads without regard to rows, and the few
-    numbers at the end of a share go through another exponential function. Pieces below its
-    threshold for sharing keep rows whole.
+    On a CPU torch shares large arrays among its threads without regard to rows, and the last few
+    numbers of a share go through a different exponential function. Pieces below its threshold for
+    sharing keep rows whole.
     """
     rows = max(1, UNSHARED // x.shape[1]) if x.device.type == "cpu" else len(x)
     for piece in x.split(rows):

@@ -18,8 +18,8 @@ from video_vq.nn.rotary import RotaryTables
 class MaskedPrior(TokenTransformer):
     """Bidirectional transformer over the tokens of a clip (MaskGIT, Chang et al. 2022).
 
-    Slot i holds token i, or a learned embedding where it is hidden, plus the learned position, the
-    class, and the actions that lead to its latent frame; it predicts token i from all slots.
+    Slot i holds token i, or a learned embedding if the token is hidden, plus the learned position,
+    the class, and the actions that lead to its latent frame. It predicts token i from all slots.
     Tokens that are drawn in one pass do not see each other, so it has no likelihood: its loss is
     the cross entropy of the hidden tokens.
 
@@ -37,7 +37,7 @@ class MaskedPrior(TokenTransformer):
 
     @property
     def rotary(self) -> RotaryTables:
-        """Return the rotary tables: keys turn by the cell that they hold, as queries do."""
+        """Return the rotary tables; keys rotate by the cell that they hold, like queries."""
         of_slots = super().rotary
         return of_slots._replace(key_cos=of_slots.query_cos, key_sin=of_slots.query_sin)
 
@@ -51,17 +51,17 @@ class MaskedPrior(TokenTransformer):
     ) -> Float[Tensor, "b n v"]:
         """Return float32 logits: position i predicts token i from the visible tokens.
 
-        Where a token has several sub-codes, their logits stand in a row; each is predicted from the
+        If a token has several sub-codes, their logits are concatenated; each is predicted from the
         visible tokens and the sub-codes before it.
 
         Args:
-            tokens: tokens of whole clips, with an axis of levels where a position has several
-                codes. The last sub-code of a hidden token is never read.
+            tokens: tokens of whole clips, with an axis of levels if a position has several codes.
+                The last sub-code of a hidden token is never read.
             class_label: 0 … num_classes - 1, or NO_CLASS.
-            actions: numbers per latent frame, in the data's units.
+            actions: values for each latent frame, in the data's units.
             dropped: mask of clips whose conditions are hidden; see `Prior.forward`.
-            hidden: b n, True where a token is hidden; `hidden_tokens` draws them for training.
-                None hides all.
+            hidden: mask b n, True where a token is hidden; `hidden_tokens` draws it for training.
+                None hides all tokens.
 
         Raises:
             InputError: a condition is missing, superfluous or misshapen, or the clips are not
@@ -88,12 +88,12 @@ class MaskedPrior(TokenTransformer):
     def outputs(
         self, sub_codes: Int[Tensor, "b n s"], hidden: Bool[Tensor, "b n"], condition: Condition
     ) -> Float[Tensor, "b n d"]:
-        """Return the slots' outputs, from which `next_logits` predicts.
+        """Return the outputs of the slots, from which `next_logits` predicts.
 
         Args:
-            sub_codes: sub-codes of whole clips; those of hidden tokens are not read.
-            hidden: where tokens are hidden.
-            condition: what steers the clips, embedded.
+            sub_codes: sub-codes of whole clips; those of hidden tokens are ignored.
+            hidden: mask of the hidden tokens.
+            condition: the embedded condition of the clips.
         """
         x = self.token_embedding(self.sub_codes.in_a_row(sub_codes)).sum(2)
         x = torch.where(hidden[..., None], self.hidden_token.to(x.dtype), x)
@@ -104,10 +104,10 @@ class MaskedPrior(TokenTransformer):
 
 
 def hidden_tokens(keys: Sequence[Sequence[int]], num_tokens: int) -> Bool[Tensor, "b n"]:
-    """Draw which tokens of clips are hidden in training, each clip's by its own key.
+    """Draw which tokens of clips are hidden in training, for each clip by its own key.
 
-    A share cos(π/2 · u) of them with u uniform in [0, 1): the share that is still hidden at a
-    random moment of sampling. At least one token is.
+    Their share is cos(π/2 · u) with u uniform in [0, 1), which is the share that is still hidden at
+    a random step of sampling. At least one token is hidden.
 
     Args:
         keys: a key for each clip, non-negative integers.

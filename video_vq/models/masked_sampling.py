@@ -1,4 +1,4 @@
-"""Tokens drawn from a masked prior, several at once: the surest first (MaskGIT)."""
+"""Draws tokens from a masked prior, several at once, the most certain ones first (MaskGIT)."""
 
 import copy
 import math
@@ -29,17 +29,17 @@ from video_vq.models.sampling import (
 from video_vq.models.token_transformer import Condition
 from video_vq.nn.precision import exact_float32
 
-CHUNK = 1 << 24  # logits that are held at once
-LEAST = 2.0**-54  # noise of 0 is taken as this, so that its Gumbel noise is finite
+CHUNK = 1 << 24  # number of logits held at once
+LEAST = 2.0**-54  # replaces noise of 0, so that its Gumbel noise is finite
 
 
 class Drawn(NamedTuple):
-    """What a pass draws for every position.
+    """The tokens that a pass draws for every position.
 
     Attributes:
-        sub_codes: drawn as if the token was hidden.
+        sub_codes: sub-codes, drawn as if the token was hidden.
         log_probability: log probability of the whole token, before temperature, top-k and top-p.
-        usable: whether a clip's positions all had a distribution to draw from.
+        usable: whether all positions of a clip had a distribution to draw from.
     """
 
     sub_codes: Int[Tensor, "b n s"]
@@ -50,8 +50,8 @@ class Drawn(NamedTuple):
 def still_hidden(num_tokens: int, steps: int) -> list[int]:
     """Return how many tokens are hidden after each step: M · cos(π/2 · step / steps), rounded down.
 
-    At least one token is drawn in each step, so that as many steps as tokens draw them one by one;
-    more steps than tokens are as many.
+    Each step draws at least one token, so with as many steps as tokens they are drawn one by one.
+    There are never more steps than tokens.
     """
     steps, left, found = min(steps, num_tokens), num_tokens, []
     for step in range(1, steps + 1):
@@ -62,21 +62,21 @@ def still_hidden(num_tokens: int, steps: int) -> list[int]:
 
 
 class MaskedSampler:
-    """Draws clips' tokens from a masked prior, several in each step.
+    """Draws the tokens of clips from a masked prior, several in each step.
 
-    In each step all hidden tokens are drawn, and those are kept whose log probability, plus noise
-    that falls to 0 at the last step, is largest. A sample's noise comes from its seed, window, step
-    and position alone, and every batch has one shape. Where this machine rounds a row by its place
-    in the batch, samples are drawn one at a time. So a sample's tokens do not depend, bit by bit,
-    on the other samples.
+    Each step draws all hidden tokens, and keeps those with the largest log probability plus a noise
+    that falls to 0 at the last step. A sample's noise depends only on its seed, window, step and
+    position, and every batch has the same shape. If this machine rounds a row by its place in the
+    batch, samples are drawn one at a time. A sample's tokens therefore do not depend on the other
+    samples, bit for bit.
 
     Args:
         prior: the prior, on any device; its training mode does not matter, and one in bf16, fp16 or
             float64 samples as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
         parallel: steps and confidence; None for the defaults.
-        batch_size: samples drawn in step; record it with the samples.
-        dtype: dtype of products.
+        batch_size: number of samples drawn together; record it with the samples.
+        dtype: dtype of the matrix products.
 
     Raises:
         InputError: there are more steps than tokens.
@@ -111,7 +111,7 @@ class MaskedSampler:
         progress: Callable[[int], object] | None = None,
         window: int = 0,
     ) -> Int[Tensor, "n t h w *level"]:
-        """Draw one clip's tokens per seed; see `TokenSampler.draw`.
+        """Draw the tokens of one clip per seed; see `TokenSampler.draw`.
 
         Args:
             progress: called after each step with the number of tokens just drawn.
@@ -152,7 +152,7 @@ class MaskedSampler:
         return rearrange(split.join(tokens), "n (t h w) ... -> n t h w ...", h=rows, w=columns)
 
     def _noise(self, seeds: list[int], window: int, step: int) -> Float[Tensor, "b n s1"]:
-        """Return a step's uniform noise: of each sub-code, and of the confidence."""
+        """Return a step's uniform noise, for each sub-code and for the confidence."""
         num_tokens, each = self.prior.config.num_tokens, len(self.prior.sub_codes) + 1
         noise = [uniform_noise(seed, num_tokens * each, window, step) for seed in seeds]
         return torch.from_numpy(np.stack(noise)).unflatten(1, (num_tokens, each))
@@ -200,7 +200,7 @@ class MaskedSampler:
         condition: Condition,
         noise: Float[Tensor, "b n s"],
     ) -> Drawn:
-        """Draw every position's token from one pass, some positions at a time."""
+        """Draw a token for every position from one pass, some positions at a time."""
         passes = len(hidden_per_pass(self.settings))
         outputs = self.prior.outputs(
             tokens.repeat(passes, 1, 1), hidden.repeat(passes, 1), condition
@@ -234,14 +234,14 @@ class MaskedSampler:
         return Drawn(sub_codes, log_probability, usable)
 
     def _rows(self, device: torch.device) -> int:
-        """Return how many samples are drawn at once: a batch, if rows do not see their place."""
+        """Return how many samples are drawn at once: a batch, if a row's place does not matter."""
         if self._num_rows is None:
             agree = self.batch_size == 1 or self._rows_agree(self.batch_size, device)
             self._num_rows = self.batch_size if agree else 1
         return self._num_rows
 
     def _rows_agree(self, num_rows: int, device: torch.device) -> bool:
-        """Return whether equal clips come out equal, bit by bit, wherever they stand."""
+        """Return whether equal clips come out equal, bit for bit, at any place in the batch."""
         sizes, passes = self.prior.sub_codes.sizes, len(hidden_per_pass(self.settings))
         generator = torch.Generator().manual_seed(0)
         num_tokens, rows = self.prior.config.num_tokens, num_rows * passes

@@ -1,4 +1,4 @@
-"""Settings of a prior and of its sampling, checked without loading torch."""
+"""Settings of a prior and of sampling from it, checked without loading torch."""
 
 from math import log, prod
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from video_vq.stores.tokens import TokenHeader
 
 NO_CLASS = -1  # the label of a clip without a class; the prior reads it as its null class
 MAX_SUB_CODE = 1 << 24
-MAX_TOKENS = 65536  # positions of one clip; a config that asks for more is a mistake
+MAX_TOKENS = 65536  # positions of one clip; a config that asks for more must be a mistake
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 PriorKind = Literal["autoregressive", "masked"]
@@ -20,7 +20,7 @@ PriorKind = Literal["autoregressive", "masked"]
 
 @dataclass(frozen=True, config=STRICT)
 class TransformerConfig:
-    """Kind and sizes of the transformer.
+    """The kind and the sizes of the transformer.
 
     Attributes:
         kind: "autoregressive" predicts a clip's tokens one after the other. "masked" predicts
@@ -30,7 +30,7 @@ class TransformerConfig:
         depth: number of blocks.
         heads: number of attention heads; width / heads must be a multiple of 8.
         mlp_ratio: hidden channels of the SwiGLU over width, rounded up to a multiple of 32. 8/3
-            gives the parameters of a plain MLP of ratio 4 (Shazeer 2020, §2).
+            gives as many parameters as a plain MLP of ratio 4 (Shazeer 2020, §2).
         dropout: rate of dropout on the embeddings and on what each block adds to the residual
             stream.
         condition_dropout: share of the clips whose class and actions are hidden in training, so
@@ -77,16 +77,16 @@ class PriorConfig:
     """One prior: the tokens it models, its conditions, its transformer.
 
     Attributes:
-        codebook_size: number of the tokenizer's codes, K; where a position has several, of their
-            combinations.
+        codebook_size: number of the tokenizer's codes, K, or of combinations where a position has
+            several codes.
         grid_thw: numbers of latent frames, rows and columns of one clip's tokens.
-        num_classes: number of classes it can be asked for; 0 for none.
-        num_action_dims: how many numbers steer a *latent* frame (actions per frame times frames per
-            latent frame); 0 for none.
+        num_classes: number of classes that it can sample; 0 for none.
+        num_action_dims: number of values that steer a *latent* frame (actions per frame times
+            frames per latent frame); 0 for none.
         transformer: sizes of the transformer.
-        levels: number of codes of each code of a position; empty for a single one.
-        sub_codes: for each code of a position, the sizes of the sub-codes that it is predicted as;
-            empty where all codes are predicted as they are.
+        levels: codebook size of each code at a position; empty if there is only one.
+        sub_codes: for each code at a position, the sizes of the sub-codes that it is predicted as;
+            empty if all codes are predicted as they are.
     """
 
     codebook_size: Annotated[int, Field(ge=2)]
@@ -128,25 +128,26 @@ class PriorConfig:
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each code of a position."""
+        """Return the codebook size of each code at a position."""
         return self.levels or (self.codebook_size,)
 
     @property
     def factors(self) -> tuple[tuple[int, ...], ...]:
-        """Return the sizes of the sub-codes of each code of a position."""
+        """Return the sizes of the sub-codes of each code at a position."""
         return self.sub_codes or tuple((size,) for size in self.vocabulary)
 
     @property
     def sub_code_sizes(self) -> tuple[int, ...]:
-        """Return the sizes of all sub-codes of a position, in the order of their prediction."""
+        """Return the sizes of all sub-codes at a position, in the order of their prediction."""
         return tuple(size for sizes in self.factors for size in sizes)
 
 
 def factorise(size: int, most: int) -> tuple[int, ...]:
-    """Return sizes of sub-codes that multiply to a code's: as few as possible, and as even.
+    """Return sizes of sub-codes whose product is a code's size: as few and as even as possible.
 
-    2^18 of at most 2^14 becomes 2^9 x 2^9. Sub-codes are the digits of a code, the highest first,
-    each predicted given those before it, so that their probabilities multiply to the code's.
+    For example, 2^18 with at most 2^14 becomes 2^9 x 2^9. Sub-codes are the digits of a code, the
+    highest first. Each is predicted given the ones before it, so the product of their probabilities
+    is that of the code.
 
     Args:
         size: number of values of the code.
@@ -176,10 +177,10 @@ def _factors(size: int, parts: int, most: int) -> tuple[int, ...] | None:
 
 
 def config_for(header: TokenHeader, sizes: TransformerConfig) -> PriorConfig:
-    """Return the config of a prior of these sizes over the tokens of a store.
+    """Return the config of a prior with these sizes over the tokens of a store.
 
     Raises:
-        InputError: a code does not split into sub-codes of that size.
+        InputError: a code cannot be split into sub-codes of that size.
     """
     split = tuple(factorise(size, sizes.sub_code_size) for size in header.vocabulary)
     return PriorConfig(
@@ -195,7 +196,7 @@ def config_for(header: TokenHeader, sizes: TransformerConfig) -> PriorConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class PriorFacts:
-    """What a prior was trained on.
+    """The facts about a prior's training that are saved with it.
 
     Attributes:
         tokenizer_hash: hash of the tokenizer whose tokens it models.
@@ -217,15 +218,15 @@ class PriorFacts:
 
 @dataclass(frozen=True, config=STRICT)
 class SamplingSettings:
-    """How tokens are drawn from the prior's logits, applied in this order.
+    """How tokens are drawn from the prior's logits; the settings apply in this order.
 
     Attributes:
         guidance: factor g in null + g · (conditional - null), classifier-free guidance on the
             logits (Ho and Salimans 2022, eq. 6, with g = 1 + w). 1 samples the conditional prior, 0
             the unconditional one.
         temperature: number that divides the logits.
-        top_k: draw among the k likeliest tokens (and those equal to the k-th); None for all. Where
-            a token has several sub-codes, each is drawn so.
+        top_k: draw among the k likeliest tokens (and those equal to the k-th); None for all. If a
+            token has several sub-codes, each of them is drawn this way.
         top_p: draw among the likeliest tokens that together reach this probability.
     """
 
@@ -240,11 +241,12 @@ class ParallelSettings:
     """How a masked prior draws several tokens at once (Chang et al. 2022, §3.2).
 
     Attributes:
-        steps: passes of the transformer for a clip; the hidden share falls along a cosine, by one
-            token a step at least. As many as tokens draw them one after the other.
-        confidence_temperature: temperature of the noise that is added to the log probability by
+        steps: number of passes of the transformer for a clip. The hidden share falls along a
+            cosine, by at least one token per step. With as many steps as tokens, they are drawn one
+            after the other.
+        confidence_temperature: temperature of the noise that is added to the log probabilities by
             which the drawn tokens to keep are chosen; it falls to 0 at the last step. 0 keeps the
-            surest.
+            most certain tokens.
     """
 
     steps: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 12

@@ -1,4 +1,4 @@
-"""Either kind of prior: built, loaded, called, and what draws from it."""
+"""Builds, loads and calls either kind of prior, and makes its sampler."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def load_prior(
     """Load a prior of either kind; see `Pretrained.from_pretrained`.
 
     Raises:
-        InputError: see there.
+        InputError: as `Pretrained.from_pretrained` does.
     """
     folder = find_model_folder(name, revision, "prior")
     found = read_model_config(folder, "prior")
@@ -49,7 +49,7 @@ def make_sampler(
     batch_size: int,
     dtype: torch.dtype,
 ) -> AnySampler:
-    """Return what draws from a prior.
+    """Return a sampler for a prior.
 
     Args:
         parallel: how several tokens are drawn at once; None for the defaults of a masked prior.
@@ -68,26 +68,26 @@ def make_sampler(
 
 
 def rate_name(prior: AnyPrior) -> str:
-    """Return what a prior's cross entropy is called: of a masked one it is no code length."""
+    """Return the name of a prior's cross entropy, which is not a code length for a masked prior."""
     return "bits_per_hidden_token" if isinstance(prior, MaskedPrior) else "bits_per_token"
 
 
 def prior_inputs(
     batch: Sequence[Tensor | None], hidden: Bool[Tensor, "b n"] | None
 ) -> tuple[Tensor | None, ...]:
-    """Return what a prior is called with.
+    """Return the arguments for calling a prior.
 
     Args:
         batch: tokens, classes and actions.
-        hidden: which tokens a masked prior is to predict; None for another kind.
+        hidden: mask of the tokens that a masked prior is to predict; None for other priors.
     """
     return tuple(batch) if hidden is None else (*batch, None, hidden)
 
 
 def hidden_in_scoring(prior: AnyPrior, rows: Sequence[int]) -> Bool[Tensor, "b n"] | None:
-    """Return which tokens of a store's rows are predicted where a prior is scored.
+    """Return which tokens of a store's rows are predicted when a prior is scored.
 
-    Drawn by the row alone; None for a prior that is not masked.
+    They depend only on the row; None for a prior that is not masked.
     """
     if not isinstance(prior, MaskedPrior):
         return None

@@ -10,7 +10,7 @@ from video_vq.nn.fallback import warn_of_fallback
 
 
 class Step(NamedTuple):
-    """What a step gives: logits of the next token's first sub-code, and the last slot's output."""
+    """Result of a step: logits of the next token's first sub-code, and the last slot's output."""
 
     logits: Tensor
     last: Tensor
@@ -20,15 +20,16 @@ Work = Callable[[int], Step]
 
 
 class StepGraphs:
-    """Runs a step once as written for each span of the cache, then as the graph recorded of it.
+    """Runs the first step of each span of the cache eagerly, and later ones as a CUDA graph.
 
-    The graphs are the kernels of the step itself: samples have the same bits without them.
-    A graph that cannot be recorded costs one warning; the steps then run as written.
+    The graphs replay the kernels of the step itself, so samples are the same, bit for bit, without
+    them. If a graph cannot be recorded, there is one warning and the steps run eagerly.
 
     Args:
         work: a step over a span of the cache. It reads and writes the same tensors at every call,
             and may be called again for the step that it has done.
-        record: returns what repeats a call of a function; its results are overwritten.
+        record: returns a function that repeats a call of the one that it is given, and overwrites
+            the earlier results.
     """
 
     def __init__(self, work: Work, record: Callable[..., Callable[[], Step]] | None = None):

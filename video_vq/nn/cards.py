@@ -1,8 +1,8 @@
-"""What is switched on by itself on a kind of GPU: what `make gpu` found there right and faster.
+"""The features that are on by default on a kind of GPU: `make gpu` found them correct and faster.
 
-The record, verified_cards.json, holds for each card, by the name that PyTorch gives it, the
-features that passed, and when and with what they were tried. On any other card the plain way is
-taken. `python scripts/gpu/record.py` writes it.
+The record, verified_cards.json, lists for each card, by the name that PyTorch gives it, the
+features that passed, and the date and versions of the test. On any other card, the plain
+implementation is used. `python scripts/gpu/record.py` writes the record.
 """
 
 import json
@@ -29,9 +29,9 @@ def verified_features(card: str) -> frozenset[str]:
 
 
 def is_verified(feature: Feature, device: torch.device) -> bool:
-    """Return whether a feature is on by itself on a device; never inside a graph of torch.compile.
+    """Return whether a feature is on by default on a device.
 
-    A compiler chooses layouts and kernels itself.
+    Inside a graph of torch.compile, no feature is: a compiler chooses layouts and kernels itself.
     """
     if device.type != "cuda" or torch.compiler.is_compiling():
         return False
@@ -39,9 +39,9 @@ def is_verified(feature: Feature, device: torch.device) -> bool:
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Return a b c t h w tensor with channels last in memory where that is verified; else as it is.
+    """Return a b c t h w tensor with channels last in memory if that is verified, else unchanged.
 
-    The convolutions behind it keep the layout.
+    The convolutions that follow keep the layout.
     """
     if is_verified("channels_last", x.device):
         return x.contiguous(memory_format=torch.channels_last_3d)

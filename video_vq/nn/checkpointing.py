@@ -1,4 +1,4 @@
-"""Layers one after the other that can recompute their activations instead of keeping them."""
+"""A sequence of layers that can recompute their activations instead of keeping them."""
 
 from collections.abc import Iterable
 
@@ -9,12 +9,13 @@ from video_vq.nn.conv3d import Past
 
 
 class Layers(nn.Sequential):
-    """Layers that are run in turn.
+    """Layers that run one after the other.
 
     Args:
         layers: the layers, in their order.
-        recompute: keep only each layer's input in training, and run the layer again in the backward
-            pass (Chen et al. 2016). The layers draw nothing at random, so that no result changes.
+        recompute: whether to keep only each layer's input in training, and to run the layer again
+            in the backward pass (Chen et al. 2016). No layer may use random numbers, so the results
+            do not change.
     """
 
     def __init__(self, layers: Iterable[nn.Module], recompute: bool):
@@ -22,7 +23,7 @@ class Layers(nn.Sequential):
         self.recompute = recompute
 
     def forward(self, input: Tensor, past: Past | None = None) -> Tensor:
-        """Run all layers; with a `past`, which they must take, on the next piece of a stream."""
+        """Run all layers; with a `past`, which they must accept, on the next piece of a stream."""
         for layer in self:
             if past is not None:
                 input = layer(input, past)

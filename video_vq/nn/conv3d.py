@@ -1,4 +1,4 @@
-"""3D convolutions, down- and upsampling, causal in time or not."""
+"""3D convolutions, downsampling and upsampling, causal in time or not."""
 
 import math
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ Video = Float[Tensor, "b c t h w"]
 
 
 class Past:
-    """What causal layers remember of earlier frames: the state of a stream, empty at first.
+    """The state of a stream: the earlier frames that causal layers keep; empty at first.
 
-    A stream is given to a network in pieces of time, each with the same `Past`; the outputs are
-    those of the whole in one piece.
+    A network receives a stream in pieces of time, each with the same `Past`; the outputs equal
+    those of the whole video in one piece.
     """
 
     def __init__(self) -> None:
         self._frames: dict[nn.Module, Tensor] = {}
 
     def recall(self, layer: nn.Module) -> Video | None:
-        """Return what a layer kept of earlier pieces; None at the start of the stream."""
+        """Return the frames that a layer kept from earlier pieces; None at a stream's start."""
         return self._frames.get(layer)
 
     def keep(self, layer: nn.Module, frames: Video) -> None:
@@ -35,14 +35,14 @@ class Bf16SafeConv3d(nn.Conv3d):
     """`nn.Conv3d` with correct results in bf16 on a CPU.
 
     oneDNN's bf16 kernels (torch 2.13, AVX512) give wrong weight gradients, and write past their
-    memory, where two frames are padded and not strided, or where a strided height or width comes
-    down to 1 (docs/log.md); for the width, outputs are known to be wrong, too, on some machines:
-    https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, of
+    memory, where two frames are padded and not strided, or where a strided height or width shrinks
+    to 1 (docs/log.md); for the width, outputs are known to be wrong, too, on some machines:
+    https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, on
     operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without it.
     """
 
     def forward(self, input: Video) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Convolve."""
+        """Convolve the input."""
         autocasts = torch.is_autocast_enabled(input.device.type)
         dtype = torch.get_autocast_dtype(input.device.type) if autocasts else input.dtype
         is_low = input.device.type == "cpu" and dtype == torch.bfloat16
@@ -83,7 +83,8 @@ class Conv3d(nn.Module):
         side = kernel // 2
         self.causal = causal
         self.front = kernel - 1
-        # Frames that an output and the one before it both see; below 0, that neither sees.
+        # Frames that an output and the one before it both see; if negative, frames that neither
+        # sees.
         self.overlap = kernel - stride_thw[0]
         self.conv = Bf16SafeConv3d(
             in_channels,
@@ -94,14 +95,14 @@ class Conv3d(nn.Module):
         )
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Convolve; with a `past`, the next piece of a stream (causal layers only).
+        """Convolve the input; with a `past`, it is the next piece of a stream (causal layers only).
 
         The first piece has 1 + n·stride frames, a later one n·stride.
         """
         return self.conv(self._after(x, past) if self.causal else x)
 
     def _after(self, x: Video, past: Past | None) -> Float[Tensor, "b c t2 h w"]:
-        """Put the frames before x in front of it."""
+        """Prepend the frames that come before x."""
         before = None if past is None else past.recall(self)
         if before is None:
             before = x[:, :, :1].expand(-1, -1, self.front, -1, -1)
@@ -134,14 +135,14 @@ class NearestUpsample(nn.Module):
         self.conv = Conv3d(in_channels, out_channels, causal=causal)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Upsample; with a `past`, the next piece of a stream."""
+        """Upsample the input; with a `past`, it is the next piece of a stream."""
         is_start = past is None or past.recall(self.conv) is None
         x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
         return self.conv(x[:, :, self.drop if is_start else 0 :], past)
 
 
 class SubpixelUpsample(nn.Module):
-    """A linear map to a box of finer positions (Shi et al. 2016), begun as nearest upsampling.
+    """A linear map to a box of finer positions (Shi et al. 2016); it starts as nearest upsampling.
 
     It takes a hundredth of the operations of `NearestUpsample`, whose convolution runs at the finer
     resolution; the residual blocks after it do the mixing. Causality is as in `NearestUpsample`.
@@ -161,7 +162,7 @@ class SubpixelUpsample(nn.Module):
         repeat_over_patch(self.conv.conv, stride_thw)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Upsample; with a `past`, the next piece of a stream."""
+        """Upsample the input; with a `past`, it is the next piece of a stream."""
         is_start = past is None or past.recall(self.conv) is None
         x = depth_to_space(self.conv(x, past), self.stride_thw)
         return x[:, :, self.drop if is_start else 0 :]
@@ -183,8 +184,8 @@ def depth_to_space(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "
 def repeat_over_patch(conv: nn.Conv3d, patch_thw: tuple[int, int, int]) -> None:
     """Give all pixels of a box that `depth_to_space` unfolds the weights of its first pixel.
 
-    So the network starts as nearest upsampling and not with a pattern of the boxes (ICNR, Aitken
-    et al. 2017).
+    The network then starts as nearest upsampling, without a checkerboard pattern (ICNR, Aitken et
+    al. 2017).
     """
     boxes = math.prod(patch_thw)
     for parameter in (conv.weight, conv.bias):

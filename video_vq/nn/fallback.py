@@ -1,4 +1,4 @@
-"""A fast way that has to be compiled, and the plain way that computes the same."""
+"""Falls back from a fast function that has to be compiled to a plain one that computes the same."""
 
 import warnings
 from collections.abc import Callable
@@ -11,15 +11,15 @@ Result = TypeVar("Result")
 
 
 class WithFallback(Generic[Arguments, Result]):
-    """Calls the fast way until it fails once, then the plain way for good, with one warning.
+    """Calls a fast function until it fails once, then a plain one for good, with one warning.
 
-    A compiler that is missing, broken or at odds with the driver costs speed, never a run. Too
-    little memory is no such failure.
+    A compiler that is missing, broken or incompatible with the driver costs speed, never a run.
+    Running out of memory does not count as such a failure.
 
     Args:
-        what: names the fast way in the warning.
-        fast: what may fail.
-        plain: takes the same arguments and returns the same.
+        what: name of the fast function in the warning.
+        fast: the function that may fail.
+        plain: the function that takes the same arguments and returns the same result.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class WithFallback(Generic[Arguments, Result]):
         self._fast: Callable[Arguments, Result] | None = fast
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """Return what the fast way gives, or the plain one."""
+        """Return the result of the fast function, or of the plain one."""
         if self._fast is not None:
             try:
                 return self._fast(*args, **kwargs)
@@ -42,7 +42,7 @@ class WithFallback(Generic[Arguments, Result]):
 
 
 def warn_of_fallback(what: str, error: BaseException) -> None:
-    """Warn, in one line, that the plain way is taken in place of one that failed."""
+    """Warn, in one line, that the plain function replaces one that failed."""
     said = " ".join(str(error).split()) or "no message"
     warnings.warn(
         f"{what} failed ({type(error).__name__}: {said[:200]}); the same is computed without it, "

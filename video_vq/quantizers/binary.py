@@ -18,9 +18,9 @@ LEAST = 1e-12  # probability below which −log p no longer grows
 
 
 class BinaryCodebook(FixedCodebook):
-    """All signs of a code's channels, and their numbering: the first channel is the highest bit.
+    """All signs of a code's channels, numbered with the first channel as the highest bit.
 
-    A channel that is 0 has the bit 0. Codes are int64, computed from bits; only the counts have the
+    A channel that is 0 has bit 0. Codes are int64, computed from bits; only the counts have the
     size of the codebook.
     """
 
@@ -36,7 +36,7 @@ class BinaryCodebook(FixedCodebook):
         )  # absolute value of a channel
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
-        """Take the sign of each channel, on the unit sphere if so set."""
+        """Take the sign of each channel, on the unit sphere if so configured."""
         split = self.split(latents)
         e = F.normalize(split, dim=-1) if self.config.spherical else split
         bits = e.detach() > 0
@@ -46,7 +46,8 @@ class BinaryCodebook(FixedCodebook):
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
         """Return the commitment and the entropy loss of `BinaryConfig`.
 
-        Frequencies are those of the global batch in training mode with gradients: collective then.
+        In training mode with gradients, frequencies are those of the global batch, and the call is
+        collective.
         """
         config = self.config
         logits = self.split(rows.e) * (4 * self.size / config.temperature)
@@ -78,19 +79,19 @@ class BinaryCodebook(FixedCodebook):
 class BinaryQuantizer(FixedQuantizer):
     """The sign of each channel as a bit: BSQ (Zhao et al. 2024), or LFQ (Yu et al. 2023).
 
-    Add its losses `commitment` and `entropy` to yours; nothing needs to be moved, `step` only
+    Add its losses `commitment` and `entropy` to yours. No code has to be moved, so `step` only
     counts.
 
     Args:
         dim: number of channels of the input and of the output; two linear layers project them to
             num_bits x groups channels and back.
-        num_bits: bits of a code; there are 2^num_bits codes.
+        num_bits: number of bits of a code; there are 2^num_bits codes.
         spherical: True for BSQ, latents and codes on the unit sphere; False for LFQ, raw latents
             and codes of ±1.
-        groups: codes of a position, each of channels of its own.
+        groups: number of codes at a position, each with channels of its own.
         temperature: temperature of the soft choice in the entropy loss; see `BinaryConfig`.
         diversity: weight, in the entropy loss, of the part that asks for equally frequent codes.
-        entropy_channels: bits of a block whose entropy is computed jointly.
+        entropy_channels: number of bits in a block whose entropy is computed jointly.
 
     Raises:
         InputError: an argument is out of its range.
@@ -129,15 +130,16 @@ def joint_entropy(
 ) -> Float[Tensor, ""]:
     """Return the entropy in nats of codes whose bits are independent within a row, not over rows.
 
-    With p(c | z) = Π p(bit | z) and p̄(c) its mean over rows: −Σ p̄ log p̄, summed over blocks of
-    channels and averaged over groups. p̄ of a block is the product of two matrices, the first
-    half's probabilities transposed times the second half's, so that no row needs a table of codes.
+    With p(c | z) = Π p(bit | z) and p̄(c) its mean over rows, this is −Σ p̄ log p̄, summed over
+    blocks of channels and averaged over groups. The p̄ of a block is the product of two matrices,
+    the first half's probabilities transposed times the second half's, so that no row needs a table
+    of codes.
 
     Args:
         logits: logits of the bits, for each row, group and channel.
         num_channels: largest number of channels of a block.
-        over_ranks: whether to take the mean over the rows of all ranks, which must have equally
-            many; the gradient is then such that the ranks' gradients average to that of the whole.
+        over_ranks: whether to take the mean over the rows of all ranks, which must have the same
+            number of rows each; the ranks' gradients then average to that of the whole batch.
             Collective.
     """
     probability = torch.sigmoid(logits).transpose(0, 1)  # groups n d
@@ -155,7 +157,7 @@ def joint_entropy(
 
 
 def code_probabilities(probability: Float[Tensor, "g n d"]) -> Float[Tensor, "g n codes"]:
-    """Return Π p(bit) for each of the 2^d codes, the first channel the highest bit."""
+    """Return Π p(bit) for each of the 2^d codes; the first channel is the highest bit."""
     codes = probability.new_ones(*probability.shape[:2], 1)
     for channel in probability.unbind(2):
         pair = torch.stack([1 - channel, channel], dim=-1)

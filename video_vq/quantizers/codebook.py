@@ -16,7 +16,7 @@ from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, check_c
 from video_vq.quantizers.scale import divide_by_rms
 
 MAX_PASSES = 100  # largest number of training passes between two moves of the codes
-ROWS = 1024  # number of rows at a time, so that nothing of the codebook's size is held twice
+ROWS = 1024  # rows processed at a time, so that nothing of the codebook's size is held twice
 
 
 def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
@@ -78,7 +78,7 @@ class Codebook(nn.Module):
         return F.normalize(self.codes, dim=1) if self.config.normalize else self.codes
 
     def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return projected latents as they are compared with codes: normalised or scaled if set."""
+        """Return projected latents as they are compared with codes: normalised, scaled or as is."""
         if self.config.normalize:
             return F.normalize(latents, dim=1)
         if self.config.rms_scaling == "none":
@@ -87,7 +87,7 @@ class Codebook(nn.Module):
         return divide_by_rms(latents, self.mean_square.sqrt(), with_gradient)
 
     def center(self) -> Float[Tensor, "1 d"]:
-        """Return the averaged mean of all latents, 0 before the first update."""
+        """Return the moving average of the mean latent; 0 before the first update."""
         return self.average_sum.sum(0, keepdim=True) / self.average_count.sum().clamp(min=1e-6)
 
     @torch.no_grad()
@@ -103,7 +103,7 @@ class Codebook(nn.Module):
         return CodebookStatistics(counts, sums, (latents,))
 
     def watch(self) -> None:
-        """Refuse to go on with a training in which nobody moves the codes.
+        """Refuse to continue a training run in which nothing moves the codes.
 
         Counts the passes with gradients in training mode since the last `initialize` or `update`.
 
@@ -129,7 +129,7 @@ class Codebook(nn.Module):
         Args:
             latents: latents of this rank's whole step, one entry per accumulated micro-batch. Where
                 they hold NaN or infinite values, the codebook may stay as it is, to be placed
-                later; where no rank has any, it does.
+                later; it always does where no rank has any latents.
             seed: seed that decides which latents are drawn.
         """
         self._passes = 0
@@ -239,7 +239,7 @@ class Codebook(nn.Module):
         self.average_sum[rows] = vectors * count
 
     def _draw(self, latents: tuple[Tensor, ...], number: int, seed: int) -> Float[Tensor, "m d"]:
-        """Draw latents from the global batch, alike on all ranks and for any number of ranks.
+        """Draw latents from the global batch, the same on all ranks and for any number of ranks.
 
         The global batch is ordered by micro-batch, then rank, then position. Where it is empty,
         nothing is drawn.
@@ -263,7 +263,7 @@ class Codebook(nn.Module):
         return sum_over_ranks(drawn)
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return the rows of `codes` that codes of these numbers stand in: the numbers."""
+        """Return the rows of `codes` that hold the codes of these numbers: the same numbers."""
         return {"codes": numbers}
 
     @torch.no_grad()

@@ -32,11 +32,11 @@ def exactness(
     exact: Float[Tensor, "n d"],
     others: Mapping[str, Float[Tensor, "n d"]],
 ) -> tuple[dict[str, float], Float[Tensor, "7 5"]]:
-    """Compare the gradients that estimators would pass with the exact one, h.
+    """Compare the gradients that estimators would pass with the exact gradient, h.
 
-    Returns figures, and sums by angle to add up over ranks before `by_angle`.
-    `exact_cosine_NAME` is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` the
-    cosine of all rows as one vector, in which the rows' lengths count, too.
+    Returns figures, and sums by angle to add up over ranks before `by_angle`. `exact_cosine_NAME`
+    is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` is the cosine of all rows as
+    one vector, in which the lengths of the rows count, too.
 
     Args:
         rows: rows of a forward pass.
@@ -59,7 +59,7 @@ def exactness(
 def gradient_of(
     name: str, e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], g: Float[Tensor, "n d"]
 ) -> Float[Tensor, "n d"]:
-    """Return what an estimator makes of the gradient g at the codes, DiVeQ without its noise."""
+    """Return the gradient that an estimator makes of g at the codes; DiVeQ is without noise."""
     with torch.enable_grad():
         leaf = e.detach().requires_grad_()
         without_noise = name == "diveq"
@@ -69,14 +69,14 @@ def gradient_of(
 
 
 def by_angle(sums: Float[Tensor, "7 5"]) -> dict[str, float]:
-    """Return figures of the rows at angles of 0–15°, 15–30°, …, 75–90° and beyond.
+    """Return the figures of the rows by angle: 0–15°, 15–30°, …, 75–90° and beyond.
 
     `exact_cosine_NAME_at_15` is the mean cosine to h of the copied or the rotated gradient;
-    `best_rotation_share_at_15` the share a for which a λRᵀg + (1 − a) g is nearest to h, which
-    `gradient.rotation_share` is fitted to. A bin without rows gives none.
+    `best_rotation_share_at_15` is the share a for which a λRᵀg + (1 − a) g is nearest to h, to
+    which `gradient.rotation_share` is fitted. A bin without rows has no figures.
 
     Args:
-        sums: what `exactness` returned, added up over ranks.
+        sums: the sums that `exactness` returned, added up over ranks.
     """
     figures: dict[str, float] = {}
     for index, (number, copied, rotated, product, square) in enumerate(sums.tolist()):

@@ -1,4 +1,4 @@
-"""What every quantizer inherits: its projections, its way back from codes, and its step."""
+"""The base class of every quantizer: its projections, its decoding of codes, and its step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,30 +52,31 @@ class QuantizerModule(Float32Module):
 
     @property
     def codebook_size(self) -> int:
-        """Return the number of codes, K; of several codes a position, of their combinations."""
+        """Return the number of codes, K, or of combinations where a position has several codes."""
         return self.config.codebook_size
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each code of a position."""
+        """Return the codebook size of each code at a position."""
         return self.config.vocabulary
 
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
         """Move the codebook: call it once after each optimizer step, on all ranks alike.
 
-        The first call places the codes on latents of its batch (`init="data"`): until then they
-        are next to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ) it only counts.
+        The first call places the codes on latents of its batch (`init="data"`); until then they are
+        close to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ), a call only counts how
+        often codes are used.
 
         Args:
-            outputs: what the quantizer returned in this step: one output, or one of each
-                accumulated micro-batch.
+            outputs: the outputs of the quantizer in this step: one, or one for each accumulated
+                micro-batch.
             seed: decides which latents become first codes and take the place of unused ones.
 
         Returns:
-            How often each code was used, over all ranks, and which codes were placed anew.
+            How often each code was used, over all ranks, and which codes were restarted.
 
         Raises:
-            InputError: no output was given, or one of another quantizer.
+            InputError: no output was given, or an output comes from another quantizer.
         """
         if not outputs:
             raise InputError("step takes what the quantizer returned: quantizer.step(output)")
@@ -93,7 +94,7 @@ class QuantizerModule(Float32Module):
         return CodebookUpdate(counts, placed if self.codebook.is_initialized else placed[:0])
 
     def decode(self, codes: GridLike) -> Float[Tensor, "b c *grid"]:
-        """Return the features that codes stand for: what `forward` gives for the same codes.
+        """Return the features that codes stand for, as `forward` gives them for the same codes.
 
         Args:
             codes: grid of codes as `encode` returns it; a tensor or a NumPy array.

@@ -55,14 +55,14 @@ CodebookSize = Annotated[int, Field(ge=2, le=1 << 20)]
 CodebookDim = Annotated[int, Field(ge=1, le=4096)]
 Groups = Annotated[int, Field(ge=1, le=64)]
 MAX_CODES = 1 << 24  # largest number of codes of one level
-MAX_LEVELS = 64  # largest number of codes of a position
+MAX_LEVELS = 64  # largest number of codes at a position
 
 
 @dataclass(frozen=True, config=STRICT)
 class EstimatorConfig:
     """How latents are compared with codes, and which gradient they get.
 
-    With K codes on the unit sphere the arms of the rotation trick's paper are named so:
+    With K codes on the unit sphere, the arms of the rotation trick's paper have these settings:
 
     | arm | estimator | normalize | gradient_through_norm |
     |---|---|---|---|
@@ -73,14 +73,16 @@ class EstimatorConfig:
     | a like-for-like baseline | straight_through | true | true |
 
     Attributes:
-        estimator: name of the gradient that passes the quantizer (quantizers/gradient.py). With
-            diveq, noise_substitution and gumbel_softmax a training step does not decode the code
-            itself (quantizers/substitutes.py); exact_gradient and hessian take theirs from a second
-            pass of the decoder (training/second_pass.py); with none the decoder always sees the
-            latents, an upper bound: the codes follow them unseen and are of no use to a prior.
+        estimator: name of the gradient that is passed through the quantizer
+            (quantizers/gradient.py). With diveq, noise_substitution and gumbel_softmax a training
+            step does not decode the code itself (quantizers/substitutes.py); exact_gradient and
+            hessian take theirs from a second pass of the decoder (training/second_pass.py); with
+            none, the decoder always sees the latents, which gives an upper bound: the codes follow
+            them without being decoded, and are of no use to a prior.
         normalize: whether to quantize on the unit sphere, with l2-normalised latents and codes.
-        gradient_through_norm: whether the gradient, where `normalize` is set, also passes e/|e|,
-            which leaves only its tangential part; false applies the estimator to the raw latent.
+        gradient_through_norm: whether the gradient, if `normalize` is set, also passes through
+            e/|e|, which leaves only its tangential part; false applies the estimator to the raw
+            latent.
         centered: whether to rotate about the mean latent instead of the origin; far from the origin
             the rotation tends to the identity.
         tangential_commitment: whether the commitment loss only turns latents towards their codes
@@ -143,11 +145,11 @@ class QuantizerConfig(EstimatorConfig):
     Attributes:
         codebook_size: number of codes, K.
         codebook_dim: dimension of a code, D; the encoder's output is projected to it.
-        learning: "ema" averages of the latents assigned to a code, "gradient" of a codebook loss,
-            or "frozen": the codes stay as they were initialised or loaded.
+        learning: "ema" moves a code to the average of its latents, "gradient" follows a codebook
+            loss, and "frozen" leaves the codes as they were initialised or loaded.
         decay: decay of the averages per optimizer step.
         decay_warmup: whether the decay at update t is min(decay, (1 + t)/(10 + t)), so that codes
-            which the first steps leave behind are restarted soon.
+            that the first steps leave behind are restarted soon.
         init: "data" draws the first codes from the first batch; "uniform" is U(-1/K, 1/K).
         restart_threshold: fraction of the mean count N/K; a code whose averaged count falls below
             it is placed on a latent of the batch. 0 never restarts.
@@ -177,7 +179,7 @@ class QuantizerConfig(EstimatorConfig):
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each level: there is one."""
+        """Return the number of codes of each level; there is one level."""
         return (self.codebook_size,)
 
 
@@ -194,12 +196,12 @@ class SimVQConfig(EstimatorConfig):
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each level: there is one."""
+        """Return the number of codes of each level; there is one level."""
         return (self.codebook_size,)
 
 
 class _ManyCodes:
-    """Settings whose number of codes follows from `vocabulary`."""
+    """Settings with a number of codes that follows from `vocabulary`."""
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
@@ -208,7 +210,7 @@ class _ManyCodes:
 
     @property
     def codebook_size(self) -> int:
-        """Return the number of codes, K; where a position has several, of their combinations."""
+        """Return the number of codes, K, or of combinations where a position has several codes."""
         return math.prod(self.vocabulary)
 
 
@@ -219,9 +221,10 @@ class FiniteConfig(_ManyCodes):
     Attributes:
         levels: number of values of each channel, at least 3; their product is the codebook's size.
             The paper proposes (8, 6, 5) for 2^8, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5) for 2^12.
-        groups: number of codes of a position, each of its own channels with these levels.
-        activation: what bounds a channel before it is rounded: "tanh", or iFSQ's "sigmoid",
-            2σ(1.6x) − 1, whose values are nearer to uniform for normally distributed latents.
+        groups: number of codes at a position, each with its own channels and these levels.
+        activation: function that bounds a channel before it is rounded: "tanh", or iFSQ's
+            "sigmoid", 2σ(1.6x) − 1, whose values are closer to uniform for normally distributed
+            latents.
     """
 
     kind: Literal["finite"] = "finite"
@@ -245,16 +248,16 @@ class FiniteConfig(_ManyCodes):
 class BinaryConfig(_ManyCodes):
     """The sign of each channel as a bit: BSQ (Zhao et al. 2024), LFQ (Yu et al. 2023).
 
-    Its entropy loss (weight `loss.entropy`) looks at the soft choice among the codes c of a latent
-    z, p(c | z) ∝ exp(−|z − c|² / temperature), under which the bits are independent:
-    H(c | z) + diversity · (log K − H(c)), in nats. The first part asks for certain choices, the
-    second for codes that are equally frequent over the batch.
+    Its entropy loss (weight `loss.entropy`) is computed from the soft choice among the codes c of a
+    latent z, p(c | z) ∝ exp(−|z − c|² / temperature), under which the bits are independent; it is
+    H(c | z) + diversity · (log K − H(c)), in nats. The first part favours certain choices, the
+    second codes that are equally frequent over the batch.
 
     Attributes:
         num_bits: number of channels of a code; there are 2^num_bits codes.
         spherical: true is BSQ, with latents and codes on the unit sphere; false is LFQ, with raw
             latents and codes of ±1.
-        groups: number of codes of a position, each of its own channels.
+        groups: number of codes at a position, each with its own channels.
         temperature: temperature of the soft choice.
         diversity: weight of the second part.
         entropy_channels: number of bits in a block; H(c) is computed as if blocks were independent
@@ -280,17 +283,18 @@ class BinaryConfig(_ManyCodes):
 class ResidualConfig(_ManyCodes):
     """Several codebooks per position: residual levels (Zeghidour et al. 2021), groups, or both.
 
-    With one level and several groups it is grouped, or product, VQ. See `QuantizerConfig` for what
-    is not named here.
+    With one level and several groups it is grouped, or product, VQ. See `QuantizerConfig` for the
+    settings that are not described here.
 
     Attributes:
-        codebook_sizes: number of codes of each level; a level quantizes what the one before left.
+        codebook_sizes: number of codes of each level; a level quantizes the residual of the one
+            before.
         groups: number of parts that the channels of a latent are cut into, each with its own
             codebooks.
-        codebook_dim: dimension of a code: of one group.
+        codebook_dim: dimension of a code, which belongs to one group.
         shared: whether all levels of a group use one codebook.
-        dropout: whether the decoder sees only the first levels in training, a number of them that
-            is drawn for each step.
+        dropout: whether the decoder sees only the first few levels in training; their number is
+            drawn for each step.
         estimator: the gradient from the sum of a group's levels to its latent.
     """
 
@@ -329,7 +333,7 @@ class ResidualConfig(_ManyCodes):
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each code of a position: coarse to fine, then by group."""
+        """Return the codebook size of each code at a position: coarse to fine, then by group."""
         return tuple(size for size in self.codebook_sizes for _ in range(self.groups))
 
     def level_config(self, codebook_size: int) -> QuantizerConfig:
@@ -346,7 +350,7 @@ class ResidualConfig(_ManyCodes):
 
 
 def quantizes(config: Any) -> bool:
-    """Return whether the decoder sees codes, and not the latents (estimator: none)."""
+    """Return whether the decoder sees codes rather than the latents (estimator: none)."""
     return getattr(config, "estimator", None) != "none"
 
 

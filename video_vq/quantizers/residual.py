@@ -37,7 +37,7 @@ DROPOUT_STREAM = 0xD309
 
 
 class _Level(NamedTuple):
-    """What one codebook did: its input, the codes' vectors with its own gradient, the codes."""
+    """The work of one codebook: its input, the codes' vectors with its own gradient, the codes."""
 
     residual: Float[Tensor, "n d"]
     vector: Float[Tensor, "n d"]
@@ -45,9 +45,9 @@ class _Level(NamedTuple):
 
 
 class ResidualCodebook(nn.Module):
-    """A codebook for each level and group; each level quantizes what the one before left over.
+    """A codebook for each level and group; each level quantizes the residual of the level before.
 
-    Codes of a position stand from coarse to fine: level 0 of all groups, then level 1 of all.
+    The codes at a position go from coarse to fine: level 0 of all groups, then level 1 of all.
     Each codebook is a `Codebook` and learns only from its own input.
     """
 
@@ -67,7 +67,7 @@ class ResidualCodebook(nn.Module):
         return all(bool(book.is_initialized) for book in self._distinct())
 
     def book(self, index: int) -> Codebook:
-        """Return the codebook of a code of a position."""
+        """Return the codebook of one of the codes at a position."""
         found = self.books[index % len(self.books)]
         assert isinstance(found, Codebook)
         return found
@@ -89,7 +89,7 @@ class ResidualCodebook(nn.Module):
         return levels
 
     def total(self, vectors: list[Float[Tensor, "n d"]]) -> Float[Tensor, "n d2"]:
-        """Add up the levels of each group, coarse to fine, and put the groups side by side."""
+        """Add up the levels of each group, coarse to fine, and concatenate the groups."""
         groups = self.config.groups
         sums = list(vectors[:groups])
         for index, vector in enumerate(vectors[groups:]):
@@ -97,9 +97,9 @@ class ResidualCodebook(nn.Module):
         return torch.cat(sums, dim=1)
 
     def depth(self) -> int:
-        """Return how many levels the decoder sees in this step of a training with dropout.
+        """Return how many levels the decoder sees in this step of a training run with dropout.
 
-        It is drawn uniformly and depends only on the number of updates, so that ranks,
+        The number is drawn uniformly and depends only on the number of updates, so that ranks,
         micro-batches and a resumed run agree.
         """
         step = int(self.book(0).num_updates)
@@ -109,7 +109,7 @@ class ResidualCodebook(nn.Module):
         return 1 + int(draw)
 
     def statistics(self, levels: list[_Level]) -> CodebookStatistics:
-        """Count and add up what each codebook was given; changes nothing."""
+        """Count and add up the latents that each codebook was given; this changes nothing."""
         parts = [
             self.book(index).statistics(level.residual, level.codes)
             for index, level in enumerate(levels)
@@ -122,7 +122,7 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Place the first codes of each level on what the level before left over; collective."""
+        """Place the first codes of each level on residuals of the level before; collective."""
         groups = self.config.groups
         residuals = [list(rows.chunk(groups, dim=1)) for rows in latents]
         for index in range(len(self.config.vocabulary)):
@@ -153,7 +153,7 @@ class ResidualCodebook(nn.Module):
         return CodebookUpdate(sum_over_ranks(statistics.counts.clone()), torch.cat(restarted))
 
     def watch(self) -> None:
-        """Refuse a training in which nobody moves the codes; see `Codebook.watch`."""
+        """Refuse a training run in which nothing moves the codes; see `Codebook.watch`."""
         self.book(0).watch()
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
@@ -180,21 +180,23 @@ class ResidualCodebook(nn.Module):
 class ResidualQuantizer(QuantizerModule):
     """Residual VQ (Zeghidour et al. 2021), grouped VQ, or both, with one gradient estimator.
 
-    The estimator maps the latents of each group onto the *sum* of its levels. Copied level by
-    level, as in some implementations, the gradient would count once for each level. `forward`
+    The estimator maps the latents of each group onto the *sum* of its levels. If the gradient were
+    copied level by level, as in some implementations, it would count once for each level. `forward`
     changes nothing: call `step(output)` after each optimizer step, which moves the codes.
 
     Args:
         dim: number of channels of the input and of the output.
-        codebook_sizes: number of codes of each level; a level quantizes what the one before left.
-        groups: parts that the channels of a latent are cut into, each with codebooks of its own.
+        codebook_sizes: number of codes of each level; a level quantizes the residual of the one
+            before.
+        groups: number of parts that the channels of a latent are cut into, each with its own
+            codebooks.
         codebook_dim: dimension of a code, that is of one group; features are projected to
             groups x codebook_dim channels and back. None cuts the features themselves.
         shared: whether all levels of a group use one codebook.
-        dropout: whether to decode only the first levels in training, as many as are drawn for each
-            step.
+        dropout: whether to decode only the first few levels in training; their number is drawn for
+            each step.
         estimator: gradient from the sum of a group's levels to its latent.
-        learning: how codes learn; see `VectorQuantizer`, as for the next four.
+        learning: how codes learn; see `VectorQuantizer` for this and the next four arguments.
         decay: decay of the averages per step.
         decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
         init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
@@ -248,14 +250,14 @@ class ResidualQuantizer(QuantizerModule):
         self.codebook = ResidualCodebook(config)
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
-        """Project to the codebooks' dimension, the groups side by side."""
+        """Project to the codebooks' dimension, with the groups concatenated."""
         return self._project(features)
 
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
         """Quantize a grid of features; see `VectorQuantizer.forward`.
 
-        With `dropout`, in training mode, `quantized` is the sum of only the first levels, as many
-        as `ResidualCodebook.depth` says; codes, losses and statistics are of all levels.
+        With `dropout`, in training mode, `quantized` is the sum of only the first
+        `ResidualCodebook.depth` levels; codes, losses and statistics cover all levels.
         """
         e = self.latents(features)
         batch, _, *grid = features.shape
@@ -317,5 +319,5 @@ class ResidualQuantizer(QuantizerModule):
 
 
 def _seed(seed: int, index: int) -> int:
-    """Return a seed per codebook: with equal draws, a level's codes would leave no residual."""
+    """Return a seed per codebook; with equal draws, a level's codes would leave no residual."""
     return seed + (index << 40)

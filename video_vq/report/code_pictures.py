@@ -9,15 +9,15 @@ from jaxtyping import Float, Integer, UInt8
 
 from video_vq.report.blocks import Picture
 
-GOLDEN = 0.618033988749895  # of a turn of the hue from one code to the next
-MAX_CELLS = 1 << 16  # of a map; of larger codebooks each cell stands for several codes
+GOLDEN = 0.618033988749895  # fraction of the colour wheel from one code to the next
+MAX_CELLS = 1 << 16  # of a map; in larger codebooks each cell stands for several codes
 MAP_PIXELS = 320  # sides of a map on the page, about
 DEVIATIONS = 2.0  # of a principal component, from mid-grey to full colour
 FEW, MANY, UNUSED = (214, 228, 243), (16, 58, 122), (196, 72, 48)
 
 
 def colours_of_codes(codes: Integer[np.ndarray, "*grid"]) -> UInt8[np.ndarray, "*grid 3"]:
-    """Return a colour for each code; that two colours are alike says nothing of their codes."""
+    """Return a colour for each code; similar colours do not mean similar codes."""
     hue = (codes.astype(np.float64) * GOLDEN % 1.0)[..., None]
     # The three channels are the same wave a third of a turn apart; brightness varies slowly.
     wave = 0.5 + 0.5 * np.cos(2 * math.pi * (hue + np.array([0.0, 1 / 3, 2 / 3])))
@@ -26,7 +26,7 @@ def colours_of_codes(codes: Integer[np.ndarray, "*grid"]) -> UInt8[np.ndarray, "
 
 
 def colours_of_vectors(vectors: Float[np.ndarray, "*grid d"]) -> UInt8[np.ndarray, "*grid 3"]:
-    """Return colours whose nearness is that of the vectors, as far as three numbers can say it.
+    """Return colours that are as close to each other as the vectors, as far as three numbers allow.
 
     Red, green and blue are the first three principal components of all vectors.
     """
@@ -70,7 +70,7 @@ def usage_map(counts: Integer[np.ndarray, " k"], name: str) -> Picture:
 
     Args:
         counts: number of tokens of each code.
-        name: name of the codebook, for the caption; "" where there is one.
+        name: name of the codebook, for the caption; "" if there is only one.
     """
     per_cell = math.ceil(len(counts) / MAX_CELLS)
     cells = np.pad(counts, (0, -len(counts) % per_cell)).reshape(-1, per_cell).sum(1)
@@ -79,7 +79,7 @@ def usage_map(counts: Integer[np.ndarray, " k"], name: str) -> Picture:
     share = (np.log1p(cells) / max(math.log1p(cells.max()), 1e-9))[:, None]
     colours = (1 - share) * np.array(FEW) + share * np.array(MANY)
     colours[cells == 0] = UNUSED
-    picture = np.zeros((rows * columns, 4), np.uint8)  # what is no code is transparent
+    picture = np.zeros((rows * columns, 4), np.uint8)  # cells without a code are transparent
     picture[: len(cells), :3] = colours.round()
     picture[: len(cells), 3] = 255
     scale = max(1, MAP_PIXELS // columns)

@@ -1,4 +1,4 @@
-"""A page to look at what one has: a store of clips or tokens, videos, or a run."""
+"""A page that shows what a path holds: a store of clips or tokens, videos, or a run."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -47,9 +47,9 @@ from video_vq.stores.shards import MANIFEST
 from video_vq.stores.tokens import TokenStore
 
 SHOWN = 8  # clips of each split, and videos of a folder
-MAX_FRAMES = 96  # of a video that are shown
-SHORT_SIDE = 256  # pixels that frames of a file are scaled down to, at most
-MAX_LINES = 12  # numbers of an action that are drawn
+MAX_FRAMES = 96  # shown of a video
+SHORT_SIDE = 256  # in pixels; larger frames of a file are scaled down to it
+MAX_LINES = 12  # values of an action that are drawn
 SLOWED = "Loops shorter than a second are slowed to one second."
 
 Make = Callable[[Films], list[Section]]
@@ -59,15 +59,15 @@ def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = Non
     """Write a page that shows what a path holds.
 
     Args:
-        path: a clip store, a token store, a video, a folder of videos, or what `write_report`
-            takes.
-        facts: what `video-vq info` says of it; not needed of a run.
-        out: the page; an earlier one is replaced.
-        tokenizer: decodes the tokens of a token store, and encodes a video; its folder, or its run
-            folder.
+        path: a clip store, a token store, a video, a folder of videos, or any path that
+            `write_report` takes.
+        facts: the facts that `video-vq info` shows about it; not needed for a run.
+        out: path of the page; an earlier one is replaced.
+        tokenizer: folder of a tokenizer or of its run, which decodes the tokens of a token store,
+            or encodes a video.
 
     Raises:
-        InputError: it is none of these, it is damaged, the tokenizer does not fit, or the page
+        InputError: the path is none of these or damaged, the tokenizer does not fit, or the page
             cannot be written.
     """
     require_page(out)
@@ -94,7 +94,7 @@ def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = Non
 
 
 def kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
-    """Return what kind of page a path gets.
+    """Return which kind of page a path gets.
 
     Raises:
         InputError: there is nothing to look at.
@@ -136,7 +136,7 @@ def clip_sections(store: ClipStore, films: Films) -> list[Section]:
 
 
 def _some(store: ClipStore, found: list[int]) -> list[int]:
-    """Return some of the videos, of each class in turn."""
+    """Return some of the videos, one of each class in turn."""
     by_class: dict[str | None, list[int]] = {}
     for index in found:
         by_class.setdefault(store.videos[index].label, []).append(index)
@@ -165,7 +165,7 @@ def _classes(store: ClipStore) -> Table:
 
 
 def _array_charts(store: ClipStore) -> Iterator[Markup]:
-    """Yield a chart of each array of the first video, where it is short enough to be drawn."""
+    """Yield a chart of each array of the first video."""
     for name in store.arrays:
         rows = store.read_array(name, 0).reshape(store.videos[0].num_frames, -1)[:, :MAX_LINES]
         lines = [
@@ -178,7 +178,7 @@ def _array_charts(store: ClipStore) -> Iterator[Markup]:
 
 
 def video_sections(path: Path, painter: CodePainter | None, films: Films) -> list[Section]:
-    """Return the sections of a video's page: its frames, and what a tokenizer makes of them.
+    """Return the sections of a video's page: its frames, and their reconstruction by a tokenizer.
 
     Raises:
         UnreadableVideoError: it cannot be decoded.
@@ -196,7 +196,7 @@ def video_sections(path: Path, painter: CodePainter | None, films: Films) -> lis
 
 
 def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
-    """Return the first clip of a video, cropped as for training, beside what comes back."""
+    """Return the first clip of a video, cropped as for training, beside its reconstruction."""
     known = painter.tokenizer.facts
     frames = _first_frames(info, known.frame_size_hw, known.num_frames * known.stride)
     clip = frames[:: known.stride]
@@ -218,7 +218,7 @@ def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
 
 
 def folder_sections(path: Path, films: Films) -> list[Section]:
-    """Return the sections of the page of a folder of videos: some of them, evenly spaced.
+    """Return the sections of a video folder's page, which shows some videos, evenly spaced.
 
     Raises:
         InputError: the folder cannot be listed.

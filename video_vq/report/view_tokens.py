@@ -1,4 +1,4 @@
-"""The page of a token store: clips that its tokens decode to, codes as pictures, their use."""
+"""The page of a token store: decoded clips, codes as pictures, and how often they are used."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,13 +32,13 @@ from video_vq.stores.tokens import TokenHeader, TokenStore, codes_of_levels
 
 SHOWN = 8  # clips of each split
 MAX_COUNTED = 4096  # clips whose codes are counted
-MAX_LEVELS = 4  # that are shown where no tokenizer sums them up
+MAX_LEVELS = 4  # shown if there is no tokenizer to sum them up
 
 Grids = Integer[np.ndarray, "n lt lh lw *level"]
 
 
 class CodePainter:
-    """Turns tokens into clips and pictures by the tokenizer that made them.
+    """Turns tokens into clips and pictures, with the tokenizer that made them.
 
     Args:
         tokenizer: a loaded tokenizer.
@@ -49,12 +49,12 @@ class CodePainter:
 
     @classmethod
     def load(cls, path: Path) -> "CodePainter":
-        """Load a tokenizer, on a GPU where there is one."""
+        """Load a tokenizer, on a GPU if there is one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(VideoTokenizer.from_pretrained(path, device=device))
 
     def encode(self, clip: Clip) -> tuple[Grids, Clip]:
-        """Return the tokens of one clip, and what comes back of it."""
+        """Return the tokens of one clip, and its reconstruction."""
         video = torch.from_numpy(clip)[None]
         copy = to_uint8(self.tokenizer.reconstruct(video))[0].cpu().numpy()
         return self.tokenizer.encode(video).cpu().numpy(), copy
@@ -66,14 +66,14 @@ class CodePainter:
 
     @torch.no_grad()
     def paint(self, grids: Grids) -> UInt8[np.ndarray, "n lt lh lw 3"]:
-        """Return a colour for each token: those of like vectors are alike, in all the grids."""
+        """Return a colour for each token; in all grids, similar vectors have similar colours."""
         codes = torch.from_numpy(grids.astype(np.int64)).to(self.tokenizer.device)
         vectors = self.tokenizer.quantizer.decode(codes)
         return colours_of_vectors(vectors.float().movedim(1, -1).cpu().numpy())
 
     @property
     def is_causal(self) -> bool:
-        """Whether the first latent frame stands for a single frame."""
+        """Return whether the first latent frame stands for a single frame."""
         return self.tokenizer.config.backbone.causal
 
 
@@ -82,11 +82,11 @@ def token_sections(store: TokenStore, painter: CodePainter | None, films: Films)
 
     Args:
         store: the tokens.
-        painter: the tokenizer that made them; None shows codes alone.
-        films: makes the films.
+        painter: the tokenizer that made them; None shows only the codes.
+        films: maker of the films.
 
     Raises:
-        InputError: the tokenizer is another one.
+        InputError: another tokenizer made the tokens.
     """
     if painter is not None:
         hash_of_store = store.header.tokenizer_hash
@@ -140,7 +140,7 @@ def _strips(store: TokenStore, painter: CodePainter | None, films: Films) -> lis
 def _pictures(
     header: TokenHeader, painter: CodePainter | None, grids: Grids
 ) -> list[dict[str, Clip]]:
-    """Return what is shown of each grid, by name."""
+    """Return the pictures that are shown for each grid, by name."""
     size_thw = (header.num_frames, *header.frame_size_hw)
     if painter is None:
         levels = codes_of_levels(grids, header)[:MAX_LEVELS]
@@ -169,7 +169,7 @@ def _film(store: TokenStore, films: Films, row: int, pictures: dict[str, Clip]) 
 
 
 def _counts(store: TokenStore) -> tuple[list[Integer[np.ndarray, " k"]], int]:
-    """Return how often each code of each level occurs in some clips, and in how many."""
+    """Return how often each code of each level occurs, and in how many clips it was counted."""
     vocabulary = store.header.vocabulary
     counts = [np.zeros(size, np.int64) for size in vocabulary]
     every = max(1, -(-len(store) // MAX_COUNTED))

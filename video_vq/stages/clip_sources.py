@@ -45,7 +45,7 @@ class PlacedClip(NamedTuple):
 
 @dataclass
 class Findings:
-    """What decoding the videos of a shard showed.
+    """The findings of decoding the videos of a shard.
 
     Attributes:
         skipped: videos that could not be used.
@@ -67,7 +67,8 @@ class ClipSource(Protocol):
         frame_size_hw, classes: size of the frames in pixels, and the class names.
         fps: frame rate of the clips, None when unknown.
         data_hash: hash that names the data.
-        num_action_dims: how many numbers describe the actions of a latent frame; 0 without actions.
+        num_action_dims: number of values that describe the actions of a latent frame; 0 without
+            actions.
         videos: the videos that rows point to.
         num_shards: number of shards.
         num_listed: number of videos, usable or not.
@@ -90,7 +91,7 @@ class ClipSource(Protocol):
         ...
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Say which shards will be asked for, in their order, so that they may be read ahead."""
+        """Announce which shards will be requested, in order, so that they can be read ahead."""
 
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
@@ -99,7 +100,7 @@ class ClipSource(Protocol):
 
         Args:
             shard: number of the shard.
-            findings: what decoding shows, filled in while the clips are taken.
+            findings: findings of the decoding, filled in while the clips are read.
             on_video: function that is called after each video.
 
         Raises:
@@ -171,10 +172,10 @@ class StoredClips:
 
 
 class RawClips:
-    """The clips of raw videos, decoded when they are taken; see `ClipSource`.
+    """The clips of raw videos, decoded when they are requested; see `ClipSource`.
 
     Args:
-        path: folder of the list, or the folder that was listed.
+        path: the folder of the list, or the folder that was listed.
         num_workers: number of processes that decode ahead.
         max_skipped: share of the videos that may be unusable; None for the list's own.
 
@@ -212,7 +213,7 @@ class RawClips:
         return len(self._raw.shard(shard))
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Decode the videos of these shards ahead."""
+        """Start decoding the videos of these shards ahead of time."""
         self._expected = deque(shards)
         files = (
             FileToDecode(self._raw.path_of(video), video.num_bytes)
@@ -251,7 +252,7 @@ class RawClips:
 
 
 def too_short(data: Path, chosen: ClipConfig) -> str:
-    """Return the message for data whose videos are all shorter than a clip."""
+    """Return the error message for data whose videos are all shorter than a clip."""
     return (
         f"{data}: no video is as long as a clip of this tokenizer ({chosen.num_frames} frames at "
         f"stride {chosen.stride}); prepare longer videos, or fill up short ones (--short-videos)"
@@ -289,10 +290,10 @@ def is_raw(path: Path) -> bool:
 
 
 def require_data(path: Path, extensions: tuple[str, ...] | None = None) -> None:
-    """Refuse, before torch is loaded, anything but a clip store, a list, or videos.
+    """Refuse anything but a clip store, a list, or videos, before torch is loaded.
 
     Raises:
-        InputError: says what it is, and what to do.
+        InputError: it is something else; the message says what, and what to do.
     """
     if is_raw(path):
         read_raw_videos(path)

@@ -1,4 +1,4 @@
-"""Samples longer than a clip: the prior's window slides over latent frames."""
+"""Draws samples that are longer than a clip: the prior's window slides over latent frames."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,21 +18,22 @@ from video_vq.stages.sample_length import SampleLength
 
 
 class LongSampler:
-    """Draws samples of any length, in memory that their length does not show.
+    """Draws samples of any length, in memory that does not depend on their length.
 
-    A prior knows clips of T latent frames, of which the first holds one frame alone (the tokenizer
-    is causal) and has no past. So each window is made a clip again: when it slides by k latent
-    frames, its new first latent frame is the last frame of old latent frame k, decoded and encoded
-    by itself; the T - 1 - k latent frames after that keep their tokens, and k new ones are drawn.
+    A prior models clips of T latent frames, of which the first holds a single frame (the tokenizer
+    is causal) and has no past. Each window is therefore turned into a clip again: when it slides by
+    k latent frames, its new first latent frame is the last frame of old latent frame k, decoded and
+    then encoded by itself. The T - 1 - k latent frames after that keep their tokens, and k new ones
+    are drawn.
 
-    Nothing of the key-value cache outlasts a slide: positions are learned for the latent frames of
-    a clip, and all layers above the first have seen what was dropped. The T - k given latent frames
-    are read again in one pass; within a window the cache is kept.
+    No part of the key-value cache can be kept when the window slides: positions are learned for the
+    latent frames of a clip, and all layers above the first have seen the dropped frames. The T - k
+    given latent frames are read again in one pass; within a window, the cache is kept.
 
     Args:
-        accelerator: its device and precision; decodes and encodes.
-        sampler: the prior's sampler; the first window is what it draws of a clip.
-        batch_size: samples at once, at most; decoded and encoded as a full batch.
+        accelerator: the accelerator whose device and precision are used to decode and encode.
+        sampler: the prior's sampler; the first window is a clip that it draws.
+        batch_size: largest number of samples at once; they are decoded and encoded as a full batch.
     """
 
     def __init__(
@@ -54,14 +55,14 @@ class LongSampler:
         actions: Float[Tensor, "n t a"] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Iterator[Int[Tensor, "n t h w *level"]]:
-        """Yield the tokens of samples, window by window: what each adds.
+        """Yield the tokens of samples, window by window, as each adds them.
 
         Args:
-            seeds: one per sample; every window of it has noise of its own.
-            class_labels: class of each sample, for all windows.
-            given: the first tokens of each sample, of less than a clip.
-            actions: numbers per latent frame of the sample.
-            progress: called with the number of tokens just drawn.
+            seeds: one seed per sample; each of the sample's windows has its own noise.
+            class_labels: class of each sample, for all of its windows.
+            given: the first tokens of each sample, fewer than those of a clip.
+            actions: values for each latent frame of the sample.
+            progress: function that is called with the number of tokens just drawn.
 
         Raises:
             InputError: see `TokenSampler.draw`.
@@ -80,9 +81,9 @@ class LongSampler:
         assert left <= 0 <= left + window
 
     def _slid(self, tokens: Int[Tensor, "n t h w *level"]) -> Int[Tensor, "n p *level"]:
-        """Return what the next window is given of this one's tokens."""
+        """Return the tokens of this window that the next one is given."""
         stride = self.length.stride
-        # Only the last of these frames is needed, but the decoder has a past.
+        # Only the last of these frames is needed, but the decoder depends on the earlier ones.
         clips = decode_grids(
             self.accelerator, self.tokenizer, tokens[:, : stride + 1], self.batch_size
         )
@@ -94,9 +95,9 @@ class LongSampler:
 def window_actions(
     actions: Float[Tensor, "n t a"], number: int, length: SampleLength
 ) -> Float[Tensor, "n window a"]:
-    """Return the actions of one window: as in a clip, none lead to its first frame.
+    """Return the actions of one window; as in a clip, none lead to its first frame.
 
-    What lies behind the sample's end is drawn and dropped; its actions are 0.
+    Latent frames beyond the end of the sample are drawn and dropped; their actions are 0.
     """
     start = number * length.stride
     found = actions[:, start : start + length.window].clone()
@@ -109,10 +110,10 @@ def decoded_frames(
     tokenizer: VideoTokenizer,
     latents: Iterator[Int[Tensor, "n t h w *level"]],
 ) -> Iterator[UInt8[np.ndarray, "n t h w 3"]]:
-    """Yield the frames of latent frames while they come, decoded as one stream.
+    """Yield the frames of latent frames as these arrive, decoded as one stream.
 
     Args:
-        tokenizer: causal.
+        tokenizer: a causal tokenizer.
     """
 
     def drawn() -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Samples of a prior as a clip store: one seed per sample."""
+"""Writes samples of a prior as a clip store, with one seed per sample."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -102,7 +102,7 @@ def require_class(prior: AnyPrior, label: str | None) -> None:
     """Refuse a class that a prior does not know.
 
     Raises:
-        InputError: names the nearest, or all that there are.
+        InputError: the class is unknown; the message names the nearest one, or all of them.
     """
     classes = prior.facts.classes
     if label is None or label in classes:
@@ -127,7 +127,7 @@ def _decoded(
     asked: tuple[Any, ...],
     batch_size: int,
 ) -> Iterator[Iterable[UInt8[np.ndarray, "t h w 3"]]]:
-    """Yield the frames of samples: clips whole, longer ones some frames at a time."""
+    """Yield the frames of samples: whole clips, or a few frames at a time of longer samples."""
     if isinstance(source, LongSampler):
         for grid in torch.cat(list(source.latents(*asked)), dim=1):
             chunks = decoded_frames(accelerator, tokenizer, iter([grid[None]]))

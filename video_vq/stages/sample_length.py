@@ -1,4 +1,4 @@
-"""How long samples are, and how a prior's window slides over those longer than its clips."""
+"""The length of samples, and how a prior's window slides over those longer than its clips."""
 
 import math
 from typing import NamedTuple
@@ -8,13 +8,13 @@ from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 
 
 class SampleLength(NamedTuple):
-    """The length of samples, and the windows of a prior's clips that they are made of.
+    """The length of samples, and the windows that they are made of.
 
     Attributes:
         num_frames: number of frames of a sample.
         num_latents: number of latent frames of a sample.
-        window: latent frames of a clip, which the prior was trained on.
-        stride: latent frames that each window after the first adds.
+        window: number of latent frames of a window, which is a clip as the prior was trained on.
+        stride: number of latent frames that each window after the first adds.
     """
 
     num_frames: int
@@ -28,15 +28,15 @@ class SampleLength(NamedTuple):
         return 1 + max(0, -(-(self.num_latents - self.window) // self.stride))
 
     def num_drawn(self, num_given: int) -> int:
-        """Return the latent frames that are drawn for a sample of so many given ones.
+        """Return how many latent frames are drawn for a sample with some given ones.
 
-        Those of the last window that lie behind the sample's end are among them.
+        This includes those of the last window that lie beyond the end of the sample.
         """
         return self.window - num_given + (self.num_windows - 1) * self.stride
 
 
 def clip_length(facts: TokenizerFacts) -> SampleLength:
-    """Return the length of a tokenizer's clips: one window."""
+    """Return the length of a tokenizer's clips, which is one window."""
     num_latents = facts.grid_thw[0]
     return SampleLength(facts.num_frames, num_latents, num_latents, num_latents)
 
@@ -44,14 +44,14 @@ def clip_length(facts: TokenizerFacts) -> SampleLength:
 def length_of_latents(
     num_latents: int, config: TokenizerConfig, facts: TokenizerFacts, stride: int | None
 ) -> SampleLength:
-    """Return the length of samples of so many latent frames.
+    """Return the length of samples with a number of latent frames.
 
     Args:
-        stride: latent frames that each window adds; None for half of a window.
+        stride: number of latent frames that each window adds; None for half a window.
 
     Raises:
-        InputError: the tokenizer is not causal, its clips have one latent frame alone, or the
-            stride leaves nothing of a window to go on from.
+        InputError: the tokenizer is not causal, its clips have a single latent frame, or the stride
+            leaves nothing of a window to continue from.
     """
     if not config.backbone.causal:
         raise InputError(
@@ -76,10 +76,10 @@ def length_of_latents(
 
 
 def latents_within(seconds: float, fps: float, frames_per_latent: int, is_first: bool) -> int:
-    """Return the fewest latent frames that last so many seconds.
+    """Return the smallest number of latent frames that last for some seconds.
 
     Args:
-        is_first: whether they begin a video, whose first latent frame holds one frame alone.
+        is_first: whether they begin a video, whose first latent frame holds a single frame.
     """
     num_frames = math.ceil(seconds * fps - 1e-6) - is_first
     return max(0, -(-num_frames // frames_per_latent)) + is_first

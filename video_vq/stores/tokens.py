@@ -1,10 +1,10 @@
 """The token store: grids of codes as .npy shards, tied to the tokenizer that made them.
 
-A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), with an axis of levels last where a
-position has several codes, beside `rows-00000.npy`, int64 (n, 3): video (its position in the
-manifest), first frame, stride. Where the videos have actions, there is `actions-00000.npy`, float32
-(n, t, a): the actions on the way to each latent frame. `skipped.jsonl` says which videos were left
-out, where raw ones were encoded.
+A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), with a last axis of levels where a
+position has several codes; beside it lies `rows-00000.npy`, int64 (n, 3): video (its position in
+the manifest), first frame, stride. Where the videos have actions, there is `actions-00000.npy`,
+float32 (n, t, a): the actions on the way to each latent frame. If raw videos were encoded,
+`skipped.jsonl` says which of them were left out.
 """
 
 import hashlib
@@ -32,22 +32,22 @@ ROW = 3  # video, first frame, stride
 
 @dataclass(frozen=True)
 class TokenHeader:
-    """What all grids of a token store have in common.
+    """The properties that all grids of a token store share.
 
     Attributes:
         tokenizer_hash: hash of the tokenizer's tensors and model config.
         codebook_size: number of codes; tokens lie in 0 .. codebook_size − 1. Where a position has
-            several codes, number of their combinations.
+            several codes, the number of their combinations.
         grid_thw: shape of a grid.
         num_frames, frame_size_hw: length and frame size of the clips that were encoded.
-        fps: frames per second of these clips, the commonest where they are mixed, None when
+        fps: frames per second of these clips; the most common rate where they are mixed, None when
             unknown. For raw videos at their own rates it is known once all are decoded: a writer's
             header has None, a reader's the rate.
         classes: ordered class names.
         data_hash: content hash of the clip store or list of raw videos that was encoded, None for
             samples of a prior.
         made_by: the settings that made the store.
-        num_action_dims: how many numbers describe the actions of a latent frame, a; 0 without
+        num_action_dims: number of values that describe the actions of a latent frame, a; 0 without
             actions.
         levels: number of codes of each level where a position has several; empty for a single one.
     """
@@ -66,12 +66,12 @@ class TokenHeader:
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each code of a position."""
+        """Return the codebook size of each code at a position."""
         return self.levels or (self.codebook_size,)
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """Return the shape of one clip's tokens: the grid, and an axis of several levels."""
+        """Return the shape of one clip's tokens: the grid, and an axis for several levels."""
         return (*self.grid_thw, *((len(self.levels),) if self.levels else ()))
 
     @property
@@ -204,8 +204,8 @@ class TokenStore:
     """A finished token store, opened for reading.
 
     Attributes:
-        header: what the grids have in common.
-        videos: id, label, split, group and rate of each video that rows point to.
+        header: the properties that all grids share.
+        videos: id, label, split, group and rate of each video that the rows point to.
         num_skipped: number of raw videos that were left out (`skipped.jsonl`).
         notes: oddities of raw videos (id, note).
 
@@ -266,7 +266,7 @@ class TokenStore:
         return int(self._first[-1])
 
     def __reduce__(self) -> tuple[type["TokenStore"], tuple[Path]]:
-        # Workers started by spawn map the files anew instead of copying them.
+        # Workers started by spawn map the files again instead of copying them.
         return TokenStore, (self.path,)
 
     @property
@@ -291,7 +291,7 @@ class TokenStore:
         return files if self._skipped is None else {**files, SKIPPED: self._skipped}
 
     def describe(self) -> Facts:
-        """Return what `video-vq info` says about it."""
+        """Return the facts that `video-vq info` shows."""
         header = self.header
         rate = "an unknown rate" if header.fps is None else f"{header.fps:g} fps"
         mixed = len({video.fps for video in self.videos}) > 1
@@ -377,7 +377,7 @@ class TokenStore:
 
 
 def codes_of_levels(tokens: np.ndarray, header: TokenHeader) -> list[np.ndarray]:
-    """Return the codes of each level of grids; those of a store with one level as they are."""
+    """Return the codes of grids, level by level; a store with one level has them as they are."""
     return [tokens[..., level] for level in range(len(header.levels))] or [tokens]
 
 
@@ -386,9 +386,9 @@ def _of_level(level: int, header: TokenHeader) -> str:
 
 
 def usual_rate(videos: Sequence[Video], stride: int) -> float | None:
-    """Return the commonest frame rate of clips, None when unknown.
+    """Return the most common frame rate of clips; None when unknown.
 
-    It is that of the train split if there is one: a prior samples what it is trained on.
+    Only the train split counts, if there is one, because a prior samples what it is trained on.
 
     Args:
         videos: the videos that the clips are cut from.

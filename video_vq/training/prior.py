@@ -1,4 +1,4 @@
-"""Training a prior on a token store, never on pixels: one function, top to bottom."""
+"""Trains a prior on a token store, never on pixels: one function, to be read from top to bottom."""
 
 import math
 from collections.abc import Sequence
@@ -45,9 +45,9 @@ def train_prior(
     """Train a prior on a token store; the same call again resumes.
 
     Args:
-        config: settings of the whole training; see configs/prior/.
-        tokens: path of a token store, whose train split is trained on and whose val split
-            validates.
+        config: settings of the whole training run; see configs/prior/.
+        tokens: path of a token store, whose train split is used for training and whose val split
+            for validation.
         out: path of the run folder.
         trackers: experiment trackers to log to, besides metrics.jsonl.
         allowed_changes: settings that a resume may change; see `RunFolder`.
@@ -57,8 +57,8 @@ def train_prior(
         The folder of the finished prior, or None when the run was stopped.
 
     Raises:
-        InputError: store, run folder or number of processes are wrong; too many steps in a row
-            were not finite.
+        InputError: the store, the run folder or the number of processes is wrong, or too many steps
+            in a row were not finite.
     """
     accelerator = make_accelerator()
     store, optim = TokenStore(tokens), config.optim
@@ -121,10 +121,10 @@ def train_prior(
 def hidden_in_training(
     training: Training, prior: AnyPrior, micro_batch: int
 ) -> Bool[Tensor, "b n"] | None:
-    """Return which tokens of a micro-batch a masked prior is to predict; None for another kind.
+    """Return which tokens of a micro-batch a masked prior is to predict; None for other priors.
 
-    Drawn by the run's seed and the clip's position in the training: any number of ranks and
-    micro-batches draws the same.
+    They depend only on the run's seed and on the clip's position in the run, so they are the same
+    for any number of ranks and micro-batches.
     """
     if not isinstance(prior, MaskedPrior):
         return None
@@ -141,7 +141,7 @@ def hidden_in_training(
 
 
 def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
-    """Return what the finished prior records about its training."""
+    """Return the facts that the finished prior records about its training."""
     header = store.header
     return PriorFacts(
         tokenizer_hash=header.tokenizer_hash,
@@ -155,10 +155,10 @@ def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
 
 
 def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
-    """Return mean and deviation of the train split's actions, summed in float64.
+    """Return the mean and standard deviation of the train split's actions, summed in float64.
 
-    The first latent frame has places without an action (`data/actions.py`) and is left out if there
-    are others. A constant action gets the deviation 1.
+    The first latent frame has places without an action (`data/actions.py`) and is left out unless
+    it is the only one. A constant action gets a deviation of 1.
     """
     first = min(1, store.header.grid_thw[0] - 1)
     size = store.header.num_action_dims
@@ -168,7 +168,7 @@ def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Ten
         assert actions is not None
         values = actions[first:].astype(np.float64)
         if not count:
-            shift = values[0]  # near the mean: squares around it lose no digits
+            shift = values[0]  # close to the mean, so that squares around it lose no digits
         sums += (values - shift).sum(0)
         squares += np.square(values - shift).sum(0)
         count += len(values)
@@ -180,7 +180,7 @@ def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Ten
 
 
 def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]:
-    """Return the rows of the val split that are scored, the same throughout a run."""
+    """Return the rows of the val split that are scored; they stay the same throughout a run."""
     shuffled = np.random.default_rng([config.run.seed, 0x7A1]).permutation(store.rows("val"))
     return [int(row) for row in shuffled[: config.run.validation_clips]]
 
@@ -188,10 +188,10 @@ def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]
 def validate(training: Training, prior: AnyPrior, store: TokenStore, rows: list[int]) -> None:
     """Score and log the averaged weights; collective.
 
-    If the run is asked to stop meanwhile, nothing is logged: the next start validates again.
+    If the run is asked to stop in the meantime, nothing is logged; the next start validates again.
     """
     averages = training.state.averages.tensors
-    batch_size = training.micro_batch_size  # this many fit into memory in training
+    batch_size = training.micro_batch_size  # this many fit into memory during training
     bits = score(training.accelerator, prior, averages, store, rows, batch_size, training.stop)
     if bits is not None:
         training.note_validation({f"validation/{rate_name(prior)}": bits}, bits)
@@ -207,9 +207,9 @@ def score(
     batch_size: int,
     stop: StopFlag,
 ) -> float | None:
-    """Return bits per token of weights on fixed grids, shared among the ranks; collective.
+    """Return bits per token of some weights on fixed grids, shared among the ranks; collective.
 
-    Of a masked prior, bits per hidden token.
+    For a masked prior, these are bits per hidden token.
 
     Args:
         prior: the prior, not wrapped; its own weights are not used.
@@ -217,7 +217,7 @@ def score(
         batch_size: number of grids that one rank takes at once.
 
     Returns:
-        None if the run was asked to stop meanwhile.
+        None if the run was asked to stop in the meantime.
     """
     prior.eval()
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)

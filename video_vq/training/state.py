@@ -41,7 +41,7 @@ class SavedState:
 
 
 class Snapshot:
-    """Copies of tensors in main memory, in buffers that the next copies are taken into."""
+    """Copies of tensors in main memory, in buffers that later copies reuse."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], Tensor] = {}
@@ -78,7 +78,7 @@ class TrainingState:
         validation_is_due: whether these weights have yet to be validated; kept over a stop.
         epoch_usage: code usage since the last whole epoch that was logged.
         skipped_steps: number of steps left out because a loss or gradient was not finite.
-        bad_in_a_row: the same number since the last step that was made.
+        bad_in_a_row: number of steps left out since the last step that was made.
         best: the best validation value so far and its step.
     """
 
@@ -131,7 +131,7 @@ class TrainingState:
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Return whether to save: every n-th step, at the best so far and an end; once a step."""
+        """Return whether to save: every n steps, at the best score and the end, once per step."""
         is_best = self.best is not None and self.best[1] == self.step
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
@@ -139,9 +139,9 @@ class TrainingState:
         """Write a checkpoint; collective, as each rank's random state goes into it.
 
         It returns once everything is copied, and training continues while it is written;
-        `wait_for_save` says whether it was. A disk that is full or broken, or weights that are not
-        finite, cost this checkpoint, not the run: a message says so, and the last good checkpoint
-        stays in place.
+        `wait_for_save` says whether that succeeded. A disk that is full or broken, or weights that
+        are not finite, cost this checkpoint but not the run: a message says so, and the last good
+        checkpoint stays in place.
         """
         self.wait_for_save()  # the previous one, which has its own message
         self.saved_step = self.step
@@ -183,7 +183,7 @@ class TrainingState:
         self._saving = self._writer.submit(write)
 
     def wait_for_save(self) -> bool:
-        """Wait for the checkpoint that is being written; False when it could not be."""
+        """Wait for the checkpoint that is being written; return False if writing failed."""
         if self._saving is None:
             return True
         try:
@@ -223,7 +223,7 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return code usage since the last call and, after an epoch, of the split; collective."""
+        """Return code usage since the last call and, after an epoch, over the split; collective."""
         assert self.usage is not None
         assert self.epoch_usage is not None
         use = self.usage.compute()
@@ -274,7 +274,8 @@ class TrainingState:
             optimizer: the model's optimizer, not prepared.
 
         Raises:
-            InputError: there are checkpoints, but none fits; or the run is beyond its last step.
+            InputError: there are checkpoints, but none of them fits; or the run is past its last
+                step.
         """
         found = run_folder.checkpoints.newest()
         if found is None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class StepTimer:
-    """Adds up the seconds of named phases over the steps since the last look."""
+    """Adds up the seconds of named phases over the steps since the last call of `numbers`."""
 
     def __init__(self) -> None:
         self._phases: dict[str, float] = defaultdict(float)
@@ -38,7 +38,7 @@ class StepTimer:
         self._steps = 0
 
     def numbers(self, batch_size: int, steps_left: int) -> dict[str, float]:
-        """Return rate, time left and `time/phase` (fractions of the wall time), and restart.
+        """Return the rate, the time left and each phase's share of the wall time, and restart.
 
         Args:
             batch_size: number of clips (or grids) per step, over all ranks.
