@@ -21,7 +21,7 @@ FORCES = {
     "radial_commitment": "commitment",
     "radial_decay": "weight decay",
 }
-BINS = (0, 15, 30, 45, 60, 75)
+BINS = (0, 15, 30, 45)  # few latents lie further from their codes
 
 
 def curve(result: Result, key: str) -> tuple[list[int], list[float]]:
@@ -50,7 +50,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "rotation"
     measured = [r for r in results if r["part"] == "mechanism" and r["status"] == "finished"]
     without = [r for r in results if r["part"] == "without_commitment" and r["curve"]]
-    figure, ((norms, forces), (angles, exact)) = plt.subplots(2, 2, figsize=(11, 8))
+    figure, ((norms, forces), (angles, exact)) = plt.subplots(2, 2, figsize=(11, 10))
     for result in measured:
         norms.plot(*curve(result, "quantizer/latent_norm_p50"), label=result["arm"])
         angles.plot(*curve(result, "quantizer/angle_p50"), label=result["arm"])
@@ -69,9 +69,9 @@ def draw(results: Sequence[Result], path: Path) -> None:
     forces.set(title="radial force (positive: inwards)", xlabel="step")
     forces.set_yscale("symlog", linthresh=1e-3)
     angles.set(title="angle between latent and code, median", xlabel="step", ylabel="degrees")
-    exact.set(title="cosine to the exact gradient, by angle", xlabel="degrees from")
+    exact.set(title="cosine to the exact gradient, by angle", xlabel="angle of at least, degrees")
     for axis in (norms, forces, angles, exact):
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 

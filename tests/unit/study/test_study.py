@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mechanism
 import numpy as np
 import plan as plans
 import pytest
@@ -275,3 +276,14 @@ def test_a_run_by_the_real_commands(tmp_path):
     assert result["status"] == "finished", result
     for measure in table.MEASURES:
         assert measure.of(result) is not None, measure.title
+
+
+def test_the_picture_of_the_mechanism_takes_cosines_by_angle_over_all_steps_and_arms(tmp_path):
+    key = "quantizer/exact_cosine_rotation_at_15"
+    steps = [{"step": 50, key: 0.8, "quantizer/latent_norm_p50": 2.0}, {"step": 100, key: 0.6}]
+    result = {"part": "mechanism", "status": "finished", "arm": "rotation", "curve": steps}
+    other = {**result, "arm": "tangential", "curve": [{"step": 50, key: 0.1}]}
+    assert mechanism.by_angle([result, other], "rotation") == ([15], [pytest.approx(0.5)])
+    assert mechanism.curve(result, "quantizer/latent_norm_p50") == ([50], [2.0])
+    mechanism.draw([result, other], tmp_path / "mechanism.svg")
+    assert "cosine to the exact gradient" in (tmp_path / "mechanism.svg").read_text()
