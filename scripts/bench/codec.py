@@ -24,6 +24,7 @@ from video_vq.evaluation.evaluation_job import EvaluationJob, finished_scores, i
 from video_vq.evaluation.evaluation_setup import EvaluationSetup
 from video_vq.machine import asked_precision
 from video_vq.media.codec import CODECS, CodecName, available_codecs
+from video_vq.media.decode import pyav_version
 from video_vq.metrics.perceptual import load_st_lpips
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL
 from video_vq.models.tokenizer import VideoTokenizer
@@ -93,22 +94,37 @@ def measure(models: Sequence[Model], options: argparse.Namespace) -> dict[str, S
     return found
 
 
-def measure_codecs(model: Model, bits: Sequence[int], options: argparse.Namespace) -> list[Scores]:
-    """Return the scores of every codec at every rate, on the clips of one tokenizer."""
-    accelerator = make_accelerator()
-    job = job_of(model, options)
-    identity = identity_of_scores(job, asked_precision())
-    clips = {key: identity[key] for key in ("data", "split", "num_clips", "protocol", "st_lpips")}
+def measure_codecs(
+    model: Model, scores: Scores, bits: Sequence[int], options: argparse.Namespace
+) -> list[Scores]:
+    """Return the scores of every codec at every rate, on the clips of one tokenizer.
+
+    Args:
+        scores: the tokenizer's, which say what the codecs' scores must have in common with them.
+
+    Raises:
+        InputError: the folder holds scores of other clips, or ones that were computed otherwise.
+    """
+    identity = scores["identity"]
+    shared = {key: identity[key] for key in ("data", "split", "num_clips", "protocol", "st_lpips")}
+    shared |= {key: scores[key] for key in ("num_frames", "frame_stride", "network_sha256")}
+    shared["pyav"] = pyav_version()
     path = options.out / "codecs.json"
-    known = read_json(path, "scores of codecs") if path.exists() else {"clips": clips, "scores": []}
-    if known["clips"] != clips:
-        raise InputError(f"{path}: belongs to other clips; name another --out")
+    known: dict[str, Any] = {"shared": shared, "scores": []}
+    if path.exists():
+        known = read_json(path, "scores of codecs")
+    if known.get("shared") != shared:
+        raise InputError(
+            f"{path}: holds scores of other clips, or those of another feature network or PyAV; "
+            "name another --out"
+        )
     done = {(one["codec"], one["bits_per_clip"]) for one in known["scores"]}
     names: tuple[CodecName, ...] = tuple(options.codecs or available_codecs())
     missing: list[tuple[CodecName, int]] = [
         (codec, rate) for codec in names for rate in bits if (codec, rate) not in done
     ]
     if missing:
+        accelerator, job = make_accelerator(), job_of(model, options)
         tokenizer = VideoTokenizer.from_pretrained(model.tokenizer, device=accelerator.device)
         setup = EvaluationSetup(accelerator, job, tokenizer)
         st_lpips = load_st_lpips("alex").to(accelerator.device) if options.st_lpips else None
@@ -130,8 +146,8 @@ def points_of(scores: Scores) -> dict[str, Point]:
     ours = scores["reconstruction"]
     values = _values(ours)
     points = {"fixed length": Point(ours["bits_per_clip"], values)}
-    if "prior" in scores:
-        points["after the prior"] = Point(scores["prior"]["bits_per_clip"], values)
+    if (bits := scores.get("prior", {}).get("bits_per_clip")) is not None:  # not of a masked prior
+        points["after the prior"] = Point(bits, values)
     return points
 
 
@@ -252,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     scores = measure(models, options)
     bits = sorted(options.bits or rates_around(scores))
-    curves = curves_of(measure_codecs(models[0], bits, options))
+    curves = curves_of(measure_codecs(models[0], scores[models[0].name], bits, options))
     print(markdown(scores, curves))
     if options.picture is not None:
         picture(scores, curves, options.picture)

@@ -67,7 +67,7 @@ def evaluate(
     codecs = None
     if job.with_codec:
         rates = {"tokens": copies.scores["bits_per_clip"]}
-        if rate is not None:
+        if rate is not None and "bits_per_clip" in rate:  # a masked prior has no code length
             rates["prior"] = rate["bits_per_clip"]
         codecs = codec_scores(setup, st_lpips, rates)
         controls = {**controls, **psnr_controls(codecs)}

@@ -2,13 +2,16 @@
 
 import math
 import xml.etree.ElementTree as ElementTree
+from argparse import Namespace
 from itertools import pairwise
 
 import codec as bench
 import pytest
 from trained import scores_of
 
-from video_vq.errors import ConfigError
+from video_vq.errors import ConfigError, InputError
+from video_vq.media.decode import pyav_version
+from video_vq.stores.files import write_json
 
 
 def tokenizer(bits: float, after_prior: float | None) -> dict:
@@ -62,6 +65,29 @@ def test_the_picture_is_the_same_each_time_and_names_every_curve(tmp_path):
     ElementTree.fromstring(files[0].read_text())
     for label in ("H.264", "small", "large", "bits per clip"):
         assert f"<!-- {label} -->" in files[0].read_text()
+
+
+def test_a_masked_prior_gives_no_second_rate():
+    scores = tokenizer(2000, None)
+    scores["prior"] = {"bits_per_hidden_token": 3.0, "num_grids": 8}
+    assert list(bench.points_of(scores)) == ["fixed length"]
+
+
+def test_codecs_that_another_network_scored_are_not_taken_for_these(tmp_path):
+    same = dict.fromkeys(("data", "split", "num_clips", "protocol", "st_lpips"), "the same")
+
+    def measured(network: str) -> list[dict]:
+        scores = scores_of("tokenizer") | {"network_sha256": network, "identity": same}
+        options = Namespace(out=tmp_path, codecs=["h264"])
+        return bench.measure_codecs(bench.Model("a", tmp_path), scores, [2000], options)
+
+    known = {"codec": "h264", "bits_per_clip": 2000}
+    shared = {**same, "num_frames": 4, "frame_stride": 1, "network_sha256": "i3d"}
+    shared["pyav"] = pyav_version()
+    write_json(tmp_path / "codecs.json", {"shared": shared, "scores": [known]})
+    assert measured("i3d") == [known]
+    with pytest.raises(InputError, match="another feature network or PyAV; name another --out"):
+        measured("videomae")
 
 
 @pytest.mark.parametrize("text", ["runs/a", "a=tokenizer,tokens", "a=1,2,3,4"])
