@@ -14,8 +14,12 @@ from trained import trained_tokenizer
 from video_vq.cli import main
 from video_vq.media.encode import write_video
 from video_vq.quantizers.quantizer_config import ResidualConfig
+from video_vq.report.blocks import Film, Films, FilmStrip
 from video_vq.report.code_pictures import as_clip, colours_of_codes, colours_of_vectors, usage_map
+from video_vq.report.view import kind_of
+from video_vq.report.view_tokens import token_sections
 from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Video
+from video_vq.stores.tokens import TokenHeader, TokenStoreWriter
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,34 @@ def test_a_run_is_shown_as_in_its_report(hostile_run, tmp_path):
     page = view(hostile_run, tmp_path / "page.html")
     assert "<h2>Reconstructions" in page
     assert "<script>window.broken" not in page
+
+
+def test_scores_are_an_evaluation_also_where_their_sheet_lies_beside_them(tmp_path):
+    (tmp_path / "sheet.png").touch()
+    assert kind_of(tmp_path) == "video"
+    (tmp_path / "scores.json").write_text("{}")
+    assert kind_of(tmp_path) == "run"
+
+
+def test_a_split_without_clips_is_passed_over_and_the_store_s_rate_is_that_of_clips(
+    tmp_path, monkeypatch
+):
+    rates = []
+
+    def film(self, clips, columns, caption, fps, heads) -> Film:
+        rates.append(fps)
+        return Film("", 1, 1, caption, heads)
+
+    monkeypatch.setattr(Films, "film", film)
+    header = TokenHeader("0" * 64, 8, (2, 1, 2), 4, (16, 16), 5.0, (), None, {})
+    writer = TokenStoreWriter(tmp_path / "tokens", header)
+    writer.write_shard(0, np.zeros((1, 2, 1, 2), int), np.array([[0, 0, 2]]))
+    videos = [Video("a", None, "train", "a"), Video("too short", None, "test", "b", fps=10.0)]
+    store = writer.finish(1, videos)
+    clips, _ = token_sections(store, None, Films(30))
+    [strip] = [block for block in clips.blocks if isinstance(block, FilmStrip)]
+    assert strip.heading == "train: 1 clips"
+    assert rates == [5.0]
 
 
 def test_names_in_a_store_are_shown_and_not_obeyed(tmp_path):

@@ -103,12 +103,14 @@ def kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
         form = read_json(path / MANIFEST, "a manifest").get("format")
         if form in (clips.FORMAT, tokens.FORMAT):
             return "tokens" if form == tokens.FORMAT else "clips"
-    elif (path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES) or is_frame_folder(path):
+    elif path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
         return "video"
     elif is_array_file(path):
         return "folder"
-    elif holds_reported(path):
+    elif holds_reported(path):  # also where pictures lie beside the scores
         return "run"
+    elif is_frame_folder(path):
+        return "video"
     elif path.is_dir() and holds_video(path, (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)):
         return "folder"
     found = "holds nothing to look at" if path.exists() else "no such file or folder"

@@ -125,7 +125,7 @@ def _explained(painter: CodePainter | None) -> str:
 
 
 def _strips(store: TokenStore, painter: CodePainter | None, films: Films) -> list[Block]:
-    splits = {video.split for video in store.videos}
+    splits = [store.video_of(row).split for row in range(len(store))]
     rows_of = {split: store.rows(split).tolist() for split in SPLITS if split in splits}
     chosen = {split: rows[:: max(1, len(rows) // SHOWN)][:SHOWN] for split, rows in rows_of.items()}
     rows = [row for found in chosen.values() for row in found]
@@ -162,9 +162,8 @@ def _pictures(
 def _film(store: TokenStore, films: Films, row: int, pictures: dict[str, Clip]) -> Film:
     video = store.video_of(row)
     _, start, stride = store.window_of(row)
-    rate = video.fps or store.header.fps
     caption = f"{named(video.id, video.label)}, from frame {start}"
-    fps = None if rate is None else rate / stride
+    fps = store.header.fps if video.fps is None else video.fps / stride
     return films.film([*pictures.values()], len(pictures), caption, fps, tuple(pictures))
 
 
