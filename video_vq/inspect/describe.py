@@ -77,14 +77,24 @@ _DAMAGE = (
 
 
 def _folder(path: Path) -> Found | None:
-    readers: tuple[tuple[str, Callable[[Path], Found | None]], ...] = (
-        (MANIFEST, _sealed),
-        (PLAN, describe_unfinished),
-        (RUN, describe_run),
-        (CONFIG, describe_model),
-        (SCORES, _evaluation),
-    )
-    for name, reader in readers:
+    found = _written(path)
+    if found is not None or any((path / name).is_file() for name in _READERS):
+        return found
+    inside = {
+        child.name: found[0]
+        for child in sorted(path.iterdir())
+        if child.is_dir() and (found := _written(child)) is not None
+    }
+    if inside:
+        return "a folder that holds", dict(list(inside.items())[:9])
+    if is_frame_folder(path):
+        return "the frames of a video", _describe_video(path)
+    return ("a folder of videos", _describe_videos(path)) if holds_video(path, None) else None
+
+
+def _written(path: Path) -> Found | None:
+    """Describe a folder that video-vq wrote, by the files in it that say what it is."""
+    for name, reader in _READERS.items():
         if (path / name).is_file():
             return reader(path)
     checkpoints = CheckpointFiles(path)
@@ -92,17 +102,7 @@ def _folder(path: Path) -> Found | None:
         newest = _sealed(checkpoints.folder(steps[-1]))
         facts = {} if newest is None else newest[1]
         return "the checkpoints of a run", {"steps": steps, **facts}
-    inside = {
-        child.name: found[0]
-        for child in sorted(path.iterdir())
-        if child.is_dir() and any((child / name).is_file() for name, _ in readers)
-        if (found := _folder(child)) is not None
-    }
-    if inside:
-        return "a folder that holds", dict(list(inside.items())[:9])
-    if is_frame_folder(path):
-        return "the frames of a video", _describe_video(path)
-    return ("a folder of videos", _describe_videos(path)) if holds_video(path, None) else None
+    return None
 
 
 def _file(path: Path) -> Found | None:
@@ -120,14 +120,14 @@ def _file(path: Path) -> Found | None:
     if path.suffix not in (".json", ".jsonl"):
         return None
     folder = path.parent.parent if path.parent.name == PARTS else path.parent
-    found = _folder(folder)
+    found = _written(folder)
     return None if found is None else (f"a file of {found[0]}", found[1])
 
 
 def _inside(path: Path) -> dict[str, str]:
-    """Return what the folder of a file is, if it is known."""
+    """Return what the folder of a file is, if video-vq wrote it."""
     try:
-        found = _folder(path.parent)
+        found = _written(path.parent)
     except InputError as error:
         return {"in": f"a damaged folder: {error}"}
     return {} if found is None else {"in": found[0]}
@@ -152,6 +152,16 @@ def _sealed(path: Path) -> Found | None:
 def _evaluation(path: Path) -> Found | None:
     facts = describe_evaluation(path)
     return None if facts is None else ("an evaluation", facts)
+
+
+# The files that say what a folder is, the first that it holds deciding, and who reads them.
+_READERS: dict[str, Callable[[Path], Found | None]] = {
+    MANIFEST: _sealed,
+    PLAN: describe_unfinished,
+    RUN: describe_run,
+    CONFIG: describe_model,
+    SCORES: _evaluation,
+}
 
 
 def _describe_video(path: Path) -> Facts:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from runs import make_clip_store
+from safetensors.torch import save_file
 from trained import scores_of, trained_prior, trained_tokenizer
 
 from video_vq.cli import main
@@ -55,6 +56,17 @@ def written(tmp_path_factory) -> Path:
     (root / "scores").mkdir()
     (root / "scores" / "scores.json").write_text(json.dumps(scores_of(model_hash)))
     return root
+
+
+def test_what_lies_beside_a_file_of_tensors_is_not_read(tmp_path):
+    save_file({"w": torch.zeros(2, 3)}, tmp_path / "weights.safetensors")
+    np.save(tmp_path / "videos.npy", np.zeros((2, 3, 4, 4, 3), np.float32))
+    found = describe(tmp_path / "weights.safetensors")
+    assert found.what == "tensors"
+    assert "in" not in found.facts
+    (tmp_path / "notes.json").write_text("{}")
+    with pytest.raises(InputError, match=r"notes\.json: was not written by video-vq"):
+        describe(tmp_path / "notes.json")
 
 
 CHECKPOINT = "run/state/step_0000010"
