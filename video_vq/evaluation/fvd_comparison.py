@@ -113,17 +113,22 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
             "the blur of the smaller ones, which can outweigh everything else: bring both to one "
             "size first (`data-prep folder VIDEOS --size N` makes a store to score)"
         )
-    for features in (real, fake):
-        if features.simulated is not None:
-            warnings.append(
-                f"{Path(features.name).name} holds simulated videos ({features.simulated}): no "
-                "score compares with a published one"
-            )
-        warnings += [f"{features.name}: {note}" for note in features.notes]
-        if len(features.kinds) > 1:
-            told = ", ".join(f"{count} of {kind}" for kind, count in features.kinds.items())
-            warnings.append(f"{features.name} is mixed: {told}; each clip is resized separately")
-    return tuple(warnings)
+    return (*warnings, *warnings_of_side(real), *warnings_of_side(fake))
+
+
+def warnings_of_side(features: FeatureSet) -> list[str]:
+    """Return what a reader must know about one set, whatever it is compared with."""
+    warnings = []
+    if features.simulated is not None:
+        warnings.append(
+            f"{Path(features.name).name} holds simulated videos ({features.simulated}): no "
+            "score compares with a published one"
+        )
+    warnings += [f"{features.name}: {note}" for note in features.notes]
+    if len(features.kinds) > 1:
+        told = ", ".join(f"{count} of {kind}" for kind, count in features.kinds.items())
+        warnings.append(f"{features.name} is mixed: {told}; each clip is resized separately")
+    return warnings
 
 
 def _rates(features: FeatureSet) -> set[str]:
@@ -252,7 +257,11 @@ class FVDComparison:
             "protocols": [self._under(real, candidates, protocol) for protocol in self.protocols],
             "warnings": sorted(
                 {warning for fake in candidates for warning in warnings_of(real, fake)}
-                | {warning for side in (real, *candidates) for warning in _of_previews(side)}
+                | {
+                    warning
+                    for side in (real, *candidates)
+                    for warning in warnings_of_previews(side)
+                }
             ),
         }
 
@@ -355,7 +364,7 @@ def grouped(features: FeatureSet, protocol: FVDProtocol) -> GroupedFeatures:
     return GroupedFeatures(features.of(protocol), features.groups)
 
 
-def _of_previews(features: FeatureSet) -> list[str]:
+def warnings_of_previews(features: FeatureSet) -> list[str]:
     """Return a warning if the videos are the previews that `sample` writes."""
     path = Path(features.name)
     if is_saved(path) or not (path.parent / MANIFEST).exists():

@@ -18,8 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_vq.errors import InputError
-from video_vq.evaluation.features import Extractor, Rows
-from video_vq.evaluation.fvd_comparison import FVDComparison, compare, is_saved, jedi_of
+from video_vq.evaluation.features import Extractor, FeatureSet, Rows
+from video_vq.evaluation.fvd_comparison import (
+    SMALL,
+    FVDComparison,
+    compare,
+    is_saved,
+    jedi_of,
+    warnings_of_previews,
+    warnings_of_side,
+)
 from video_vq.evaluation.scored_clip import ReadClip
 from video_vq.metrics.protocol import FVDProtocol
 
@@ -144,5 +152,17 @@ def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str
         "num_frames": comparison.cut.num_frames,
         "network": {"name": comparison.network.name, "sha256": comparison.network.sha256},
         "protocols": under,
+        "warnings": _warnings(real),
         "left_out": list(real.left_out),
     }
+
+
+def _warnings(real: FeatureSet) -> list[str]:
+    """Return what a reader must know before using the distances of one set from itself."""
+    found = [*warnings_of_side(real), *warnings_of_previews(real)]
+    if real.num_clips < SMALL:
+        found.append(
+            f"N = {real.num_clips} is below {SMALL}: these distances depend on N; compare them "
+            "with each other, and with those of other videos only at the same N"
+        )
+    return sorted(found)

@@ -32,7 +32,7 @@ def show(result: dict[str, Any]) -> None:
     network = result["network"]
     print(f"network {network['name']} {network['sha256'][:12]}, real data {_hashes(result)}")
     for side in (result["real"], *result["candidates"]):
-        _complain(side)
+        _complain(side["name"], side["left_out"])
     _warn(result["warnings"])
 
 
@@ -71,6 +71,8 @@ def show_sanity(result: dict[str, Any]) -> None:
     print(f"network {network['name']} {network['sha256'][:12]}; ", end="")
     print(f"{_count(result['num_clips'], 'clip')} of {result['num_frames']} frames from ", end="")
     print(f"{result['real']}, against themselves")
+    _complain(result["real"], result["left_out"])
+    _warn(result["warnings"])
 
 
 def _seen(changes: list[dict[str, Any]], title: str) -> str:
@@ -117,8 +119,8 @@ def _hashes(result: dict[str, Any]) -> str:
     return f"{result['real']['data'][:12]}, generated {fakes}"
 
 
-def _complain(side: dict[str, Any]) -> None:
-    if side["left_out"]:
-        print(f"left out of {side['name']}: {len(side['left_out'])}", file=sys.stderr)
-        for line in side["left_out"][:10]:
+def _complain(name: str, left_out: list[str]) -> None:
+    if left_out:
+        print(f"left out of {name}: {len(left_out)}", file=sys.stderr)
+        for line in left_out[:10]:
             print(f"  {line}", file=sys.stderr)

@@ -55,6 +55,7 @@ def videos(tmp_path_factory) -> Path:
             start = 2 * number + 2 * t
             frames[t, 8:24, start : start + 8] = 240
         write_video(folder / f"{number}.mp4", frames, 10, quality=5)
+    (folder / "torn.mp4").write_bytes(b"torn")
     return folder
 
 
@@ -89,7 +90,9 @@ def test_the_command_prints_one_table_and_computes_each_clip_once(
     monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
     words = ["fvd", "--sanity", str(videos), "--network", f"{__name__}:make_pictures"]
     assert main(words) == 0
-    told = capsys.readouterr().out
+    told, warned = capsys.readouterr()
+    assert "warning: N = 4 is below 256: these distances depend on N" in warned
+    assert f"left out of {videos}: 1\n  {videos}/torn.mp4: is not a video" in warned
     assert f"FVD on {__name__}:make_pictures" in told
     assert "played backwards" in told
     assert "than the blur of the pictures: frames shuffled" in told.replace("at half speed, ", "")
