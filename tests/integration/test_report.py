@@ -68,6 +68,7 @@ def known_run() -> Parts:
     prepared = {
         "source": "folder", "num_videos": 1234, "size_hw": [32, 48], "fps": 10.0, "stride": 1,
         "source_settings": {"val": 0.1, "test": 0.2, "group_by": "regex", "group_regex": "g(.)"},
+        "reading": {"fps": 5.0, "layout": "bthwc", "values": "unit"},
     }  # fmt: skip
     given = ["evaluate", "--data", "my clips", "--tokenizer", "runs/t", "--tokens", "tokens"]
     scores = scores_of("test")
@@ -75,6 +76,8 @@ def known_run() -> Parts:
     scores["made_by"] = {"data": prepared, "tokens": {"hop": 4, "precision": "no"}}
     settings = {"temperature": 0.9, "top_k": None, "top_p": 1.0, "guidance": 1.0}
     plan = {"kind": "samples", "num_samples": 48, "seed": 3, "batch_size": 16, "class": None}
+    plan |= {"seconds": 60.0, "window_stride": 2}
+    plan["parallel"] = {"steps": 8, "confidence_temperature": 4.5}
     scores["generation"]["samples"] = {**plan, "precision": "no", "settings": settings}
     scores["generation"]["memorisation"] = {
         "num_train_clips": 1040, "samples_median": 38.0, "held_out_median": 35.0,
@@ -107,11 +110,12 @@ def test_the_commands_of_the_whole_pipeline_are_in_order_and_can_be_pasted():
     shown = text.replace("\\\n", "").split("\n\n")
     expected = [
         "data-prep folder RAW --out 'my clips' --size 32x48 --val 0.1 --test 0.2 "
-        "--group-regex 'g(.)' --fps 10.0",
+        "--group-regex 'g(.)' --source-fps 5.0 --layout bthwc --values unit --fps 10.0",
         "OMP_NUM_THREADS=1 accelerate launch --multi_gpu --num_processes 2 --mixed_precision bf16 "
         "-m video_vq train-tokenizer --config x --data 'my clips' --out runs/t",
         "video-vq encode 'my clips' --tokenizer runs/t --out tokens --hop 4",
-        "video-vq sample --prior runs/p --tokenizer runs/t --out s --num 48 --temperature 0.9 "
+        "video-vq sample --prior runs/p --tokenizer runs/t --out s --num 48 --seconds 60.0 "
+        "--window-stride 2 --steps 8 --confidence-temperature 4.5 --temperature 0.9 "
         "--top-p 1.0 --guidance 1.0 --seed 3 --batch-size 16",
         "video-vq evaluate --data 'my clips' --tokenizer runs/t --tokens tokens --samples s "
         "--prior runs/p",

@@ -19,6 +19,10 @@ PREPARE = {
     "split": "--split", "camera": "--camera", "val": "--val", "test": "--test",
     "group_by": "--group-by", "group_regex": "--group-regex",
 }  # fmt: skip
+READING = {
+    "fps": "--source-fps", "layout": "--layout", "values": "--values",
+    "frame_names": "--frame-names",
+}  # fmt: skip
 ENCODE = {
     "hop": "--hop", "windows_rule": "--windows", "clips_per_video": "--clips-per-video",
     "short_videos": "--short-videos",
@@ -30,6 +34,8 @@ GIVEN = {
 SAMPLE = {
     "temperature": "--temperature", "top_k": "--top-k", "top_p": "--top-p", "guidance": "--guidance"
 }  # fmt: skip
+PARALLEL = {"steps": "--steps", "confidence_temperature": "--confidence-temperature"}
+LENGTH = {"seconds": "--seconds", "window_stride": "--window-stride"}
 
 
 def lead(parts: Parts) -> str:
@@ -130,6 +136,7 @@ def _prepared(evaluation: Evaluation) -> str:
     if at(settings, "group_by") == "regex":  # it has its own flag
         settings = {name: value for name, value in settings.items() if name != "group_by"}
     words += _flags(settings, PREPARE)
+    words += _flags(at(plan, "reading"), READING)
     words += _flags(plan, {"fps": "--fps"})
     words += _flags(plan, {"stride": "--stride"}) if at(plan, "stride") != 1 else []
     return _joined(["data-prep"], words)
@@ -158,6 +165,8 @@ def _sampled(evaluation: Evaluation) -> str:
     words += ["--given", "STORE"] if at(plan, "given_data") else []
     words += _flags(plan, GIVEN)
     words += ["--actions", "STORE|FILE"] if at(plan, "actions") else []
+    words += _flags(plan, LENGTH)
+    words += _flags(at(plan, "parallel"), PARALLEL)
     words += _flags(at(plan, "settings"), SAMPLE)
     words += _flags(plan, {"seed": "--seed", "batch_size": "--batch-size", "dtype": "--dtype"})
     return _joined(_launcher(1, at(plan, "precision")), words)
