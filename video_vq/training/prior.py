@@ -78,9 +78,10 @@ def train_prior(
     training = Training(accelerator, run_folder, config, prior, "grids", trackers, request)
     if config.run.compile:
         blank = blank_tokens(store.header, training.micro_batch_size, accelerator.device)
+        inputs = prior_inputs(blank, hidden_in_training(training, prior, 0))
         compile_parts(
             *(accelerator, training.model, [training.model]),
-            lambda: training.model(*blank).square().mean(),
+            lambda: training.model(*inputs).square().mean(),
         )
     timer, batches = training.timer, training.batches(dataset)
 
