@@ -44,6 +44,15 @@ def test_simulated_videos_are_said_beside_the_scores_and_their_protocol():
     assert "simulated" not in as_scored(generation_protocol("bair-256"), None)
 
 
+def test_a_codec_that_took_more_bits_than_the_tokens_judges_nothing():
+    scores = scores_of("tokenizer")  # a PSNR of 27.25 dB
+    scores["controls"] = {"psnr_first_frame": 20.0, "psnr_av1_above": 40.0}
+    del scores["prior"]
+    first = headlines(scores).items[0]
+    assert first.good is True
+    assert "beats the hardest control, 20.00" in first.verdict
+
+
 def test_equal_numbers_need_no_words():
     assert "\n" not in told(256, asked=256, num_fake=256, found=256)
 
