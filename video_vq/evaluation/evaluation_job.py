@@ -9,7 +9,7 @@ from video_vq.data.clip_config import ShortVideos
 from video_vq.errors import ConfigError, InputError
 from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.facts import Facts, score
-from video_vq.media.codec import available_codecs
+from video_vq.media.codec import CODECS, available_codecs
 from video_vq.media.decode import pyav_version
 from video_vq.metrics.network_choice import network_name
 from video_vq.metrics.protocol import FVDProtocol
@@ -44,6 +44,7 @@ class EvaluationJob:
     Raises:
         ConfigError: tokens or samples are missing, or split or number are not those of the
             generation protocol.
+        InputError: codecs are asked for, and PyAV has the encoder of none.
     """
 
     data: Path
@@ -64,6 +65,13 @@ class EvaluationJob:
     def __post_init__(self) -> None:
         if self.prior is not None and self.tokens is None:
             raise ConfigError("--prior needs --tokens, the token store that `video-vq encode` made")
+        if self.with_codec and not available_codecs():
+            encoders = ", ".join(facts.encoder for facts in CODECS.values())
+            raise InputError(
+                f"--controls codec: the FFmpeg of the installed PyAV has none of the encoders "
+                f"{encoders}; install PyAV's own wheel (pip install --force-reinstall av), or "
+                "leave `codec` out"
+            )
         if self.generation is None:
             return
         if self.samples is None:

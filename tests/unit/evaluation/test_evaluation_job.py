@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from video_vq.errors import ConfigError
+from video_vq.errors import ConfigError, InputError
+from video_vq.evaluation import evaluation_job
 from video_vq.evaluation.evaluation_job import EvaluationJob, finished_scores
 from video_vq.evaluation.generation_protocols import generation_protocol
 from video_vq.metrics.protocol import fvd_protocol
@@ -46,6 +47,12 @@ def test_a_generation_protocol_takes_what_agrees_with_it(asked):
 def test_what_disagrees_with_a_generation_protocol_is_refused(asked, message):
     with pytest.raises(ConfigError, match=message):
         job("bair-256", **asked)
+
+
+def test_codecs_without_an_encoder_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr(evaluation_job, "available_codecs", lambda: ())
+    with pytest.raises(InputError, match="none of the encoders libx264, libx265, libsvtav1; inst"):
+        job(with_controls=True, with_codec=True)
 
 
 def test_scores_by_a_network_of_ones_own_are_never_taken_for_finished(tmp_path):
