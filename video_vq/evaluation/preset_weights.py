@@ -104,7 +104,8 @@ def _read(file: WeightsFile) -> Tensors:
     if not is_safe and file.sha256 is None:
         raise InputError(
             f"{file.place}: is no .safetensors, so it is read only if its sha256 is named: write "
-            f"{file.place}@SHA256, with the hash that its publisher states or that you recorded"
+            f"{file.place}@SHA256, with the hash that its publisher states or that you recorded, "
+            "64 digits of 0-9 and a-f"
         )
     path = _local(file)
     try:

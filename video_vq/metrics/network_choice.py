@@ -34,7 +34,7 @@ def read_preset(text: str) -> Preset | None:
     """Return the published network that `--network` names; None for module:function.
 
     Raises:
-        ConfigError: the files are missing, or the text after an @ is not a sha256.
+        ConfigError: a file is missing.
     """
     name, _, files = text.partition("=")
     [preset] = [one for one in get_args(PresetName) if one == name] or [None]
@@ -50,12 +50,13 @@ def read_preset(text: str) -> Preset | None:
 
 
 def _read_file(text: str, file: str) -> WeightsFile:
-    place, at, sha256 = file.partition("@")
-    if not place or (at and not SHA256.fullmatch(sha256)):
+    place, _, sha256 = file.rpartition("@")
+    found = WeightsFile(place, sha256) if SHA256.fullmatch(sha256) else WeightsFile(file, None)
+    if not found.place:
         raise ConfigError(
             f"--network {text}: write a file as FILE or FILE@SHA256, 64 digits of 0-9 and a-f"
         )
-    return WeightsFile(place, sha256 or None)
+    return found
 
 
 def network_name(text: str) -> str:

@@ -253,7 +253,7 @@ def test_files_that_are_not_the_weights_are_refused_in_one_sentence(
     [
         ("videomae", "its weights are not downloaded; write videomae=FILE with vit_g_hybrid"),
         ("jedi=", "write jedi=FILE with vith16.pth.tar and ssv2-probe.pth.tar"),
-        ("jedi=a.pth@12", "write a file as FILE or FILE@SHA256"),
+        (f"jedi=@{HASH}", "write a file as FILE or FILE@SHA256"),
         ("videomae=,a", "write a file as FILE or FILE@SHA256"),
     ],
 )
@@ -265,11 +265,12 @@ def test_a_published_network_needs_its_files(text, message):
 def test_a_network_is_told_by_its_name_and_not_by_where_its_weights_lie():
     assert network_name(f"jedi=/home/me/a.pth@{HASH},hf://org/name/b.safetensors") == "jedi"
     assert network_name("mine.networks:make") == "mine.networks:make"
-    found = read_preset(f"jedi=a.pth@{HASH},hf://org/name/b.safetensors")
+    found = read_preset(f"jedi=me@home/a.pth@{HASH},hf://org/name/b@2.safetensors,c.pth@12")
     assert found is not None
     assert found.files == (
-        WeightsFile("a.pth", HASH),
-        WeightsFile("hf://org/name/b.safetensors", None),
+        WeightsFile("me@home/a.pth", HASH),
+        WeightsFile("hf://org/name/b@2.safetensors", None),
+        WeightsFile("c.pth@12", None),
     )
 
 
