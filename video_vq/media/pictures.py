@@ -36,6 +36,8 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
                 raise refused("is animated; a frame is a still picture")
             if image.mode not in _MODES:
                 raise refused(f"is of the mode {image.mode}; save it as 8-bit RGB or grey")
+            if image.format == "PNG" and (bits := _png_bits(path)) > 8:
+                raise refused(f"has {bits} bits per channel; save it as 8-bit RGB or grey")
             shown = ImageOps.exif_transpose(image)
             if shown.has_transparency_data:
                 shown = shown.convert("RGBA")
@@ -53,3 +55,16 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
     except Exception as error:  # Pillow has no common base for what it raises
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise refused(f"cannot be decoded ({reason})") from None
+
+
+def _png_bits(path: Path) -> int:
+    """Return the bits per channel by the header; Pillow cuts 16 bits of colour to 8 in silence.
+
+    Raises:
+        ValueError: the header is not the first chunk.
+    """
+    with open(path, "rb") as file:
+        start = file.read(25)
+    if start[12:16] != b"IHDR":
+        raise ValueError("its header is not its first chunk")
+    return start[24]

@@ -131,15 +131,15 @@ def test_a_listing_counts_frames_and_keeps_none_of_their_names(tmp_path):
     assert peaks[1] < peaks[0] + 30_000
 
 
-def hostile_png(width: int, height: int) -> bytes:
-    """Return the header of a picture of any size, and hardly a pixel."""
+def made_png(width: int, height: int, bits: int = 8, kind: int = 2, rows: int = 0) -> bytes:
+    """Return a black picture of any size; without `rows`, the header and hardly a pixel."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(rows * (1 + 8 * width) or 100)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
@@ -157,8 +157,8 @@ def animated() -> bytes:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (hostile_png(10**9, 1), "1000000000x1, more than 35389440 pixels|than 35389440 pixels"),
-        (hostile_png(8000, 4000), "0.png cannot be decoded"),
+        (made_png(10**9, 1), "1000000000x1, more than 35389440 pixels|than 35389440 pixels"),
+        (made_png(8000, 4000), "0.png cannot be decoded"),
         (saved(FRAMES[0], "PNG")[:-200], "0.png cannot be decoded"),
         (saved(FRAMES[0], "JPEG")[:300], "0.png cannot be decoded"),
         (animated(), "0.png is animated; a frame is a still picture"),
@@ -166,6 +166,8 @@ def animated() -> bytes:
         (b"", "0.png is no png, jpg or webp picture"),
         (saved(FRAMES[0], "GIF"), "0.png is no png, jpg or webp picture"),
         (saved(np.zeros((9, 9), np.uint16), "PNG"), "is of the mode I;16; save it as 8-bit"),
+        (made_png(9, 9, 16, 2, rows=9), "0.png has 16 bits per channel; save it as 8-bit RGB"),
+        (made_png(9, 9, 16, 6, rows=9), "0.png has 16 bits per channel; save it as 8-bit RGB"),
         (saved(np.zeros((9, 9, 4), np.uint8), "PNG"), "0.png is transparent"),
     ],
 )
