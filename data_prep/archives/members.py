@@ -9,11 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, runtime_checkable
 
 from video_vq.errors import InputError
+from video_vq.media.zip_limits import MAX_CONTENT_BYTES, MAX_EXPANSION, MAX_MEMBERS
 
-MAX_MEMBERS = 200_000
 MAX_NAME_BYTES, MAX_PART_BYTES, MAX_PARTS = 1024, 255, 16
-# Videos are compressed already: an archive of them is about as large as they are.
-MAX_CONTENT_BYTES, MAX_EXPANSION = 4 << 30, 20
 PIECE_BYTES = 1 << 20
 
 

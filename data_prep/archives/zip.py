@@ -1,14 +1,10 @@
-"""Reads zip files with Python's zipfile; takes only stored and deflated regular files.
-
-zipfile holds every entry of a directory before any can be counted, so the directory's bytes are
-limited; and Python 3.11 reads overlapping members (CVE-2024-0450), so these are detected here.
-"""
+"""Reads zip files with Python's zipfile; takes only stored and deflated regular files."""
 
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,10 +17,9 @@ from data_prep.archives.members import (
     Member,
     clean_name,
 )
+from video_vq.media.zip_limits import MAX_DIRECTORY_BYTES, overlap
 
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
-LOCAL_BYTES = 30  # size of the header before a member's name and bytes
-MAX_DIRECTORY_BYTES = 32 << 20  # what 200,000 names of 100 letters take
 ENCRYPTED, UTF8 = 0x0001 | 0x0040 | 0x2000, 0x0800
 UNIX = 3
 DAMAGE = (
@@ -49,7 +44,8 @@ def zip_members(path: Path) -> tuple[Member, ...]:
         entries = Entries(path, archive.start_dir)
         for info in listed:
             _add(path, info, entries)
-        _require_apart(path, listed, archive.start_dir)
+        if (problem := overlap(listed, archive.start_dir)) is not None:
+            raise ArchiveError(path, problem)
         return entries.done()
 
 
@@ -132,14 +128,3 @@ def _add(path: Path, info: zipfile.ZipInfo, entries: Entries) -> None:
         raise entries.refuse(name, f"packed by method {info.compress_type}")
     number = entries.count
     entries.add(Member(number, clean_name(path, name), info.file_size, crc32=info.CRC))
-
-
-def _require_apart(path: Path, listed: Sequence[zipfile.ZipInfo], directory: int) -> None:
-    """Refuse members that share bytes, by which 40 kB could hold 5 GB."""
-    ends = 0
-    for info in sorted(listed, key=lambda info: info.header_offset):
-        if info.header_offset < ends:
-            raise ArchiveError(path, f"{info.filename!a} in it lies over another file")
-        ends = info.header_offset + LOCAL_BYTES + info.compress_size
-    if ends > directory:
-        raise ArchiveError(path, "holds files that reach into its directory")

@@ -4,6 +4,7 @@ Headers are not trusted: shapes and types are checked against the bytes that are
 """
 
 import functools
+import io
 import json
 import math
 import os
@@ -19,16 +20,22 @@ import numpy as np
 
 from video_vq.errors import InputError
 from video_vq.media.probe import UnreadableVideoError
+from video_vq.media.zip_limits import (
+    LOCAL_BYTES,
+    MAX_CONTENT_BYTES,
+    MAX_DIRECTORY_BYTES,
+    MAX_EXPANSION,
+    MAX_MEMBERS,
+    overlap,
+)
 
 AS_ARRAY = (
     'save the frames as an array of uint8: numpy.save("videos.npy", videos), or '
     'safetensors.numpy.save_file({"videos": videos}, "videos.safetensors")'
 )
 PICKLED = f"is a pickle, which may run anything when it is read, and is not opened; {AS_ARRAY}"
-MAX_MEMBERS = 200_000
+MAX_NPY_HEADER = 10_000  # bytes, NumPy's own limit
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, the library's own limit
-# A packed member may unpack to this many times its size in the file, or to this many bytes.
-MAX_UNPACKING, ALLOWED_UNPACKED = 20, 4 << 30
 _SAFETENSORS_TYPES = {"U8": "u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _ZIP_LOCAL = struct.Struct("<4s22x2H")  # signature, then the lengths of name and extra field
 
@@ -84,7 +91,7 @@ def map_array(path: Path, header: ArrayHeader) -> np.ndarray:
     """Return the values of an array, mapped from the file, or from a copy if its member is packed.
 
     Raises:
-        UnreadableVideoError: the packed member is damaged or too large.
+        UnreadableVideoError: the packed member is damaged.
         InputError: there is no room for the copy.
     """
     return _mapped(path, header, *signature(path))
@@ -128,15 +135,22 @@ def _of_npy(path: Path, size: int) -> ArrayHeaders:
 def _npy_header(file: Any, member: str, size: int, base: int, packed: bool) -> ArrayHeader:
     """Read the header of a .npy of `size` bytes that begins at byte `base` of the file."""
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
+    if version not in ((1, 0), (2, 0)):
         raise _UnusableError(f"is of the npy version {version}, which holds structures; {AS_ARRAY}")
+    stated = file.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(stated, "little")
+    if length > MAX_NPY_HEADER:  # NumPy would read all of it first
+        raise _UnusableError(
+            f"states a header of {length:,} bytes, more than {MAX_NPY_HEADER:,}; {AS_ARRAY}"
+        )
+    text = io.BytesIO(stated + file.read(length))
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(text)
+    else:
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(text)
     if dtype.hasobject:
         raise _UnusableError(f"holds pickled objects, which are not read; {AS_ARRAY}")
-    used = file.tell()
+    used = np.lib.format.MAGIC_LEN + len(stated) + length
     header = ArrayHeader(member, dtype, shape, fortran, base + used, packed, str(dtype))
     _check(header, size - used)
     return header
@@ -160,12 +174,31 @@ def _check(header: ArrayHeader, available: int) -> None:
         )
 
 
+class _BoundedFile(io.BufferedReader):
+    """A file of which zipfile reads no directory that is too large for the memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return `size` bytes; the directory is read at once, and members are read in pieces."""
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"a directory of more than {MAX_DIRECTORY_BYTES:,} bytes")
+        return super().read(size)
+
+
 def _of_npz(path: Path, size: int) -> ArrayHeaders:
     arrays, unusable = [], []
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as raw:
+    with _BoundedFile(io.FileIO(path)) as raw, zipfile.ZipFile(raw) as archive:
         members = archive.infolist()
         if len(members) > MAX_MEMBERS:
             raise UnreadableVideoError(path, f"holds more than {MAX_MEMBERS:,} arrays")
+        if (problem := overlap(members, archive.start_dir)) is not None:
+            raise UnreadableVideoError(path, problem)
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > max(MAX_CONTENT_BYTES, MAX_EXPANSION * size):
+            raise UnreadableVideoError(
+                path,
+                f"would unpack from {size:,} to {unpacked:,} bytes, more than {MAX_EXPANSION} "
+                "times as much; save it unpacked, with numpy.savez",
+            )
         for member in members:
             name = member.filename.removesuffix(".npy")
             try:
@@ -191,15 +224,10 @@ def _member_header(
     base = 0
     if not packed:
         raw.seek(member.header_offset)
-        mark, name_bytes, extra_bytes = _ZIP_LOCAL.unpack(raw.read(_ZIP_LOCAL.size))
-        base = member.header_offset + _ZIP_LOCAL.size + name_bytes + extra_bytes
+        mark, name_bytes, extra_bytes = _ZIP_LOCAL.unpack(raw.read(LOCAL_BYTES))
+        base = member.header_offset + LOCAL_BYTES + name_bytes + extra_bytes
         if mark != b"PK\3\4" or base + member.file_size > size:
             raise _UnusableError("is cut off")
-    elif member.file_size > max(ALLOWED_UNPACKED, MAX_UNPACKING * member.compress_size):
-        raise _UnusableError(
-            f"would unpack from {member.compress_size:,} to {member.file_size:,} bytes, more than "
-            f"{MAX_UNPACKING} times as much; save it unpacked, with numpy.savez"
-        )
     with archive.open(member) as file:
         return _npy_header(file, name, member.file_size, base, packed)
 

@@ -307,7 +307,7 @@ def test_hostile_arrays_get_one_sentence_and_nothing_is_unpickled(tmp_path):
     (tmp_path / "cut.npy").write_bytes(whole[:-1])
     for name, shape in (("lie", (10**12, 16, 24, 3)), ("minus", (-12, 16, 24, 3))):
         (tmp_path / f"{name}.npy").write_bytes(npy_header(*shape) + FRAMES.tobytes())
-    (tmp_path / "no.npy").write_bytes(b"\x93NUMPY\x01\x00\xff\xff{'descr': __import__('os')}")
+    (tmp_path / "no.npy").write_bytes(b"\x93NUMPY\x01\x00\x20\x00{'descr': __import__('os')}")
     np.save(tmp_path / "int.npy", FRAMES.astype(np.int64))
     np.save(tmp_path / "empty.npy", FRAMES[:0])
     np.save(tmp_path / "flat.npy", FRAMES.reshape(-1))
@@ -335,7 +335,7 @@ def test_hostile_arrays_get_one_sentence_and_nothing_is_unpickled(tmp_path):
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(array_files, "ALLOWED_UNPACKED", 10_000)
+    monkeypatch.setattr(array_files, "MAX_CONTENT_BYTES", 10_000)
     np.savez_compressed(tmp_path / "bomb.npz", video=np.zeros((99, 64, 64, 3), np.uint8))
     assert "would unpack from" in refusal(tmp_path / "bomb.npz")
     np.savez_compressed(tmp_path / "short.npz", video=FRAMES)
@@ -345,6 +345,35 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
     data[place : place + 50] = bytes(50)
     (tmp_path / "short.npz").write_bytes(data)
     assert "short.npz" in refusal(tmp_path / "short.npz")
+
+
+def test_members_that_overlap_and_a_huge_directory_are_refused(tmp_path, monkeypatch):
+    """Members that lie over each other would give the same bytes as often as they are listed."""
+    np.savez(tmp_path / "x.npz", a=FRAMES, b=FRAMES)
+    data = (tmp_path / "x.npz").read_bytes()
+    second = data.rindex(b"PK\1\2")  # its entry in the directory, with its place at byte 42
+    (tmp_path / "over.npz").write_bytes(data[: second + 42] + bytes(4) + data[second + 46 :])
+    assert "'b.npy' in it lies over another file" in refusal(tmp_path / "over.npz")
+    monkeypatch.setattr(array_files, "MAX_DIRECTORY_BYTES", 50)
+    assert "a directory of more than 50 bytes" in refusal(tmp_path / "x.npz")
+
+
+def test_the_length_of_an_array_header_is_not_trusted(tmp_path):
+    """A packed member could state 4 GB, which NumPy would read and decode before its check."""
+    head = b"\x93NUMPY\x02\x00" + (1 << 22).to_bytes(4, "little")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("video.npy", head + bytes(1 << 22))
+    (tmp_path / "x.npy").write_bytes(head + bytes(1 << 22))
+    for form in ("npy", "npz"):
+        tracemalloc.start()
+        told = refusal(tmp_path / f"x.{form}")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "states a header of 4,194,304 bytes, more than 10,000" in told
+        assert peak < 1 << 20
+    with open(tmp_path / "2.npy", "wb") as file:
+        np.lib.format.write_array(file, FRAMES, (2, 0))
+    assert np.array_equal(frames_of(tmp_path / "2.npy"), FRAMES)
 
 
 def test_a_folder_of_pickles_says_the_way_out(tmp_path):
