@@ -18,11 +18,11 @@ from video_vq.media.array_videos import (
     parse_address,
     videos_at,
 )
-from video_vq.media.frame_sets import FrameSet
+from video_vq.media.frame_sets import FrameSet, folder_of_frames
 from video_vq.media.kinds import PICKLE_SUFFIXES, PICTURE_SUFFIXES, TAKEN_SUFFIXES, VIDEO_SUFFIXES
 from video_vq.media.probe import UnreadableVideoError
 from video_vq.media.reading import USUAL, Reading, require_reading
-from video_vq.media.tree import LeftOut, Tree, size_inside, walk
+from video_vq.media.tree import FoundFrames, LeftOut, Tree, size_inside, walk
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class VideoFinder:
         self.notes: list[str] = []
         self.has_files = self.has_frames = False
         self.arrays: list[ArrayVideos] = []
+        self._frames_in: dict[Path, dict[str, FoundFrames]] = {}  # folders of several videos
 
     def add_frames(self, tree: Tree) -> None:
         """Add the frame folders of a tree."""
@@ -172,7 +173,7 @@ class VideoFinder:
                 size = size_inside(address.file, real_root)
                 return size if isinstance(size, str) else self._add_array(path, address)
             if path.is_dir() or (self.reading.frame_names is not None and not path.exists()):
-                folder = path if path.is_dir() else path.parent
+                folder = folder_of_frames(path, self.reading.frame_names)
                 inside = os.path.join(os.path.realpath(folder), "")
                 if not inside.startswith(os.path.join(real_root, "")):
                     return "a link that leads out of the folder is not followed; copy the frames"
@@ -189,8 +190,14 @@ class VideoFinder:
     def _add_frames(self, path: Path, folder: Path) -> int | str:
         FrameSet(path, self.reading)  # refuses names without an order
         self.has_frames = True
-        frames = Tree(folder, PICTURE_SUFFIXES, self.reading.frame_names).frames
-        found = frames[path.relative_to(folder).as_posix().lstrip(".")]
+        frames = self._frames_in.get(folder)
+        if frames is None:
+            frames = Tree(folder, PICTURE_SUFFIXES, self.reading.frame_names).frames
+            if folder != path:  # other rows name other videos of the same folder
+                self._frames_in[folder] = frames
+        found = frames.get("" if folder == path else path.name)
+        if found is None:
+            return "has no pictures that can be read"
         return found.problem or found.num_bytes
 
     def require_needed(self) -> None:

@@ -16,6 +16,16 @@ from video_vq.media.reading import Reading
 READ_BYTES = 1 << 20
 
 
+def folder_of_frames(path: Path, frame_names: str | None) -> Path:
+    """Return the folder in which the frames of a video lie: itself, or with a pattern its parent.
+
+    Args:
+        frame_names: see `Reading`; its group `video` is the last part of the path.
+    """
+    by_video = frame_names is not None and FramePattern(frame_names).has_video
+    return path.parent if by_video else path
+
+
 class FrameSet:
     """A frame folder; see `VideoSource`.
 
@@ -28,14 +38,13 @@ class FrameSet:
 
     def __init__(self, path: Path, reading: Reading):
         self.path, self._fps = path, reading.fps
-        self._folder = path
+        self._folder = folder_of_frames(path, reading.frame_names)
         names: Sequence[str]
         numbering: Numbering
         if reading.frame_names is None:
             names, numbering = names_in(path)
         else:
-            video = path.name if FramePattern(reading.frame_names).has_video else ""
-            self._folder = path.parent if video else path
+            video = "" if self._folder == path else path.name
             names, numbering = names_by_pattern(self._folder, reading.frame_names, video)
         self._names, self._gaps = names, numbering.gaps()
 

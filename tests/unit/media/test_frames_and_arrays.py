@@ -15,12 +15,13 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from video_vq.errors import InputError
-from video_vq.media import array_files
+from video_vq.media import array_files, folder
 from video_vq.media.decode import FrameStream
-from video_vq.media.folder import FolderSettings, list_videos
+from video_vq.media.folder import FolderSettings, VideoFinder, list_videos
 from video_vq.media.probe import UnreadableVideoError
-from video_vq.media.reading import Reading
+from video_vq.media.reading import EXAMPLE_PATTERN, Reading
 from video_vq.media.sources import probe_video
+from video_vq.media.tree import Tree
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 16, 24, 3), dtype=np.uint8)
 
@@ -96,6 +97,24 @@ def test_a_pattern_tells_the_videos_of_a_flat_folder_apart(tmp_path):
         frames = frames_of(tmp_path / video.name, frame_names=pattern)
         assert np.array_equal(frames, FRAMES[:num_frames])
     assert "no picture's name matches" in refusal(tmp_path / "video3", frame_names=pattern)
+
+
+def test_a_table_lists_a_folder_of_several_videos_once(tmp_path, monkeypatch):
+    for video in range(4):
+        write_pictures(tmp_path / "all", FRAMES[: video + 1], f"v{video}_frame{{}}.png")
+    (tmp_path / "all" / "v1").mkdir()  # a folder beside them takes nothing from the video
+    (tmp_path / "all" / "empty").mkdir()
+    listed = []
+    monkeypatch.setattr(folder, "Tree", lambda *asked: listed.append(asked) or Tree(*asked))
+    finder = VideoFinder(tmp_path, Reading(frame_names=EXAMPLE_PATTERN))
+    for video in range(4):
+        frames = (tmp_path / "all").glob(f"v{video}_*")
+        assert finder.add_named(f"all/v{video}") == sum(each.stat().st_size for each in frames)
+    assert len(listed) == 1
+    for name in ("all/empty", "all/v9"):
+        assert finder.add_named(name) == "no picture's name matches --frame-names"
+    flat = VideoFinder(tmp_path, Reading(frame_names=r"(?P<frame>\d+)\.jpg"))
+    assert flat.add_named("all/empty") == "no picture's name matches --frame-names"
 
 
 @pytest.mark.parametrize(
