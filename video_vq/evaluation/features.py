@@ -156,6 +156,8 @@ class _Source(NamedTuple):
     Attributes:
         left_out: what is known not to be readable.
         notes: see `FeatureSet`.
+        order: each clip's rank in the order of the files, in which clips are read fastest; None
+            where the order makes no difference.
     """
 
     name: str
@@ -164,6 +166,7 @@ class _Source(NamedTuple):
     open: Callable[[int], ScoredClip]
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    order: Sequence[int] | None = None
 
 
 class _Scored(NamedTuple):
@@ -283,8 +286,9 @@ def clip_features_of(
 def _folder_source(path: Path, cut: Cut, seed: int | None, reading: Reading) -> _Source:
     found = list_videos(path, FolderSettings(reading=reading, is_only_place=False))
     videos = sorted(found.videos, key=lambda video: Path(video.name.partition("#")[0]))
+    order = None
     if seed is not None:  # sorted by class, the first ones would be one class
-        order = np.random.default_rng([seed, 0xF7D]).permutation(len(videos))
+        order = np.random.default_rng([seed, 0xF7D]).permutation(len(videos)).tolist()
         videos = [videos[place] for place in order]
 
     def open_clip(place: int) -> ScoredClip:
@@ -292,7 +296,7 @@ def _folder_source(path: Path, cut: Cut, seed: int | None, reading: Reading) -> 
 
     names = tuple(video.name for video in videos)
     left_out = tuple(f"{found.root / name}: {reason}" for name, reason in found.left_out)
-    return _Source(str(path), None, names, open_clip, left_out, found.notes)
+    return _Source(str(path), None, names, open_clip, left_out, found.notes, order)
 
 
 def _score(
@@ -330,7 +334,9 @@ def _score_round(
     rank, ranks = (0, 1)
     if accelerator is not None:
         rank, ranks = accelerator.process_index, accelerator.num_processes
-    mine = places[rank::ranks]
+    # A packed array is unpacked for its first clip, and kept while the next ones are of it, too.
+    ordered = places if source.order is None else sorted(places, key=source.order.__getitem__)
+    mine = ordered[rank::ranks]
     scored: list[_Scored] = []
     with progress(f"features of {source.name}", len(mine), "clip") as bar:
         clips = _read_ahead(source, mine, extractor)
