@@ -15,6 +15,7 @@ from video_vq.media.encode import write_video
 from video_vq.media.probe import probe
 from video_vq.media.reading import Reading
 from video_vq.media.resize import resize
+from video_vq.media.sources import probe_video
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.sampling import sample_tokens
@@ -190,7 +191,7 @@ def test_the_frames_of_an_array_are_continued_at_the_priors_rate(made, tmp_path)
     size_hw = given.shape[1:3]
     assert np.array_equal(given, resize(frames[[18, 20, 22]], size_hw))
     with pytest.raises(InputError, match="say its rate with --source-fps"):
-        last_frames(tmp_path / "in.npy", 3, 10.0, size_hw)
+        last_frames(probe_video(tmp_path / "in.npy"), 3, 10.0, size_hw)
 
 
 def test_a_continuation_is_the_sample_that_the_same_frames_in_a_store_give(made, tmp_path):

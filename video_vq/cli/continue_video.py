@@ -5,6 +5,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json
 from video_vq.cli import following, options
+from video_vq.errors import printable
 from video_vq.media.reading import add_reading, reading_of
 from video_vq.stores.lock import require_free
 
@@ -103,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "continued_frames": made.num_made,
                 "fps": made.fps,
                 "fps_known": made.fps_known,
+                "notes": made.notes,
             }
         )
     elif accelerator.is_main_process:
@@ -113,5 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{made.fps:g} frames per second{assumed}, then {made.num_made} continued "
             "ones (red bar)"
         )
+        for note in made.notes:
+            print(printable(f"note: {note}"))
         following.say_next("video-vq", "info", arguments.out)
     return 0

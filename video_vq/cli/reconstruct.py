@@ -5,7 +5,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
-from video_vq.errors import InputError
+from video_vq.errors import InputError, printable
 from video_vq.media.reading import add_reading, reading_of
 from video_vq.stores.lock import held, require_free
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.fps,
         )
     if arguments.json:
-        print_json({"out": arguments.out, **made._asdict()})
+        print_json({"out": arguments.out, **made._asdict(), "notes": info.notes})
         return 0
     height, width = made.size_hw
     print(
@@ -83,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"{made.num_tokens:,} tokens right ({made.bits_per_pixel:.3g} bits per pixel, PSNR "
         f"{made.psnr:.2f} dB): {arguments.out}"
     )
+    for note in info.notes:
+        print(printable(f"note: {note}"))
     if info.pixel_aspect != 1:
         print(f"note: the pixels of {arguments.video} are not square and were made square")
     if made.num_damaged:

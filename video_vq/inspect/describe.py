@@ -184,6 +184,7 @@ def _describe_video(path: Path) -> Facts:
         "length": "unknown" if seconds is None else f"{seconds:,.2f} seconds",
         "codec": f"{info.codec}, in {info.container}",
         "size": f"{info.file_bytes / 1e6:,.2f} MB",
+        **({"notes": list(info.notes)} if info.notes else {}),
     }
 
 
@@ -199,6 +200,7 @@ def _describe_videos(path: Path) -> Facts:
         "videos": f"{len(found.videos):,}, together {size / 1e6:,.1f} MB",
         "classes": list(found.classes) or "none",
         "left out": f"{len(found.left_out)} that cannot be read" if found.left_out else "nothing",
+        **({"notes": list(found.notes)} if found.notes else {}),
         "next": f"data-prep folder {path} --out STORE",
     }
 

@@ -264,8 +264,9 @@ class ArrayVideo:
         array, index = one_video(path, address, reading.layout)
         self._header = array.header
         self._values: Values | None = reading.values
+        self._notes: tuple[str, ...] = ()
         if self._values is None and (looked := find_values([array])) is not None:
-            self._values = looked[0]
+            self._values, self._notes = looked[0], (looked[1],)
         frames = map_array(address.file, array.header)
         if array.num_videos is not None:
             axis = array.layout.index("b")
@@ -311,6 +312,7 @@ class ArrayVideo:
             upright=(),
             timestamps=None,
             time_base=Fraction(1),
+            notes=self._notes,
             frames=self._pictures,
         )
         require_size(info, limits)

@@ -92,7 +92,7 @@ class VideoInfo:
         time_base: seconds per unit.
         num_parts: number of parts: 1, and 1 more for each restart or leap of the file's own time
             stamps.
-        notes: oddities of the file that are known before decoding.
+        notes: oddities of the video that are known before decoding, and what was guessed.
         frames: function that yields its frames; None for a video file, which FFmpeg decodes.
     """
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from video_vq.errors import InputError
 from video_vq.media.decode import FrameStream
 from video_vq.media.encode import tile, write_frames
+from video_vq.media.probe import VideoInfo
 from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import resize
@@ -75,12 +76,20 @@ class ContinueRequest:
 
 
 class Continuation(NamedTuple):
-    """How many frames are given and made; `fps_known` is false if fps is assumed."""
+    """How a video was continued.
+
+    Attributes:
+        num_given, num_made: number of frames that are given, and that are made.
+        fps: frames per second of both.
+        fps_known: false if fps is assumed.
+        notes: see `VideoInfo`.
+    """
 
     num_given: int
     num_made: int
     fps: float
     fps_known: bool
+    notes: tuple[str, ...]
 
 
 def continue_video(
@@ -126,7 +135,8 @@ def continued(
     length = _length(prior, tokenizer, num_given, request)
     label = _label(prior, request)
     actions = _actions(prior, tokenizer, request, length)
-    frames = last_frames(video, num_given, facts.fps, facts.frame_size_hw, request.reading)
+    info = probe_video(video, request.reading)
+    frames = last_frames(info, num_given, facts.fps, facts.frame_size_hw)
     given = given_tokens(accelerator, tokenizer, frames[None], 1)
     sampler = make_sampler(
         prior, request.settings, request.parallel, request.num, DTYPES[request.dtype]
@@ -153,7 +163,11 @@ def continued(
                 yield from chunk
 
     made = Continuation(
-        num_given, length.num_frames - num_given, facts.fps or DEFAULT_FPS, facts.fps is not None
+        num_given,
+        length.num_frames - num_given,
+        facts.fps or DEFAULT_FPS,
+        facts.fps is not None,
+        info.notes,
     )
     return made, moments()
 
@@ -180,18 +194,13 @@ def default_given_frames(tokenizer: VideoTokenizer) -> int:
 
 
 def last_frames(
-    video: Path,
-    count: int,
-    fps: float | None,
-    size_hw: tuple[int, int],
-    reading: Reading = USUAL,
+    info: VideoInfo, count: int, fps: float | None, size_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """Return the last frames of a video at a rate (None: its own) and a size.
 
     Raises:
         InputError: it cannot be read, or is too short.
     """
-    info = probe_video(video, reading)
     stream = FrameStream(info)
     indices = range(info.num_packets) if fps is None else frames_at_rate(info, fps)
     kept: list[np.ndarray] = []
@@ -201,7 +210,7 @@ def last_frames(
     if len(kept) < count:
         rate = "" if fps is None else f" at {fps:g} frames per second, the prior's rate"
         raise InputError(
-            f"{video}: has {len(kept)} frames{rate}; {count} are to be given; "
+            f"{info.path}: has {len(kept)} frames{rate}; {count} are to be given; "
             "lower --given-frames, or take a longer video"
         )
     return np.stack(kept)
