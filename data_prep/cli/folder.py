@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         group_regex=arguments.group_regex,
         extensions=arguments.extensions,
         reading=reading_of(arguments),
+        stand_in_fps=arguments.fps,
     )
     videos: Path = arguments.videos
     if videos.suffix.lower() == ".csv" and not videos.is_dir():

@@ -13,12 +13,8 @@ from typing import NamedTuple
 
 from data_prep.sources import Item, Listing
 from video_vq.errors import InputError
-from video_vq.media.folder import (
-    FolderSettings,
-    VideoFinder,
-    grouping,
-    split_groups,
-)
+from video_vq.media.finder import VideoFinder
+from video_vq.media.folder import FolderSettings, grouping, split_groups
 from video_vq.media.kinds import MAX_SKIPPED
 from video_vq.media.tree import size_inside
 from video_vq.media.views import note_on_views
@@ -103,7 +99,7 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
     by_hand = "split" in columns or "group" in columns
     views = None if by_hand else note_on_views({item.name: item.split for item in items})
     finder.require_needed()
-    reading = finder.finish()
+    reading = finder.finish(settings.stand_in_fps)
     return Listing(
         source="folder",
         settings={

@@ -72,6 +72,8 @@ def made(tmp_path_factory) -> Path:
 
 
 def reading_of(form: str) -> Reading:
+    if form == "lossless":
+        return Reading()
     return Reading(fps=float(FPS), frame_names=PATTERN if form == "flat" else None)
 
 

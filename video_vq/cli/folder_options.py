@@ -90,6 +90,8 @@ def read(arguments: argparse.Namespace) -> "FolderOptions":
     return FolderOptions(
         size_hw=arguments.size,
         fps=arguments.fps,
-        listing=FolderSettings(**listing, reading=reading_of(arguments)),
+        listing=FolderSettings(
+            **listing, reading=reading_of(arguments), stand_in_fps=arguments.fps
+        ),
         videos_per_shard=arguments.videos_per_shard,
     )

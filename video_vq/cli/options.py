@@ -293,9 +293,12 @@ def require_video(path: Path, reading: Reading) -> None:
     """Refuse anything that is not a video, as far as that is known without decoding.
 
     Raises:
-        InputError: it is not a video; the message says what it is.
+        InputError: it is not a video, and the message says what it is; or the video does not need
+            one of the options of `reading`.
     """
-    from video_vq.media.sources import VideoFile, source_of
+    from video_vq.media.sources import VideoFile, require_needed, source_of
 
-    if isinstance(source_of(path, reading), VideoFile) and not path.is_file():
+    source = source_of(path, reading)
+    if isinstance(source, VideoFile) and not path.is_file():
         raise InputError(f"{path}: no such file; name a video")
+    require_needed(source, reading)

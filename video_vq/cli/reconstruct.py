@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)
+    options.require_video(arguments.video, reading_of(arguments))
     info = probe_video(arguments.video, reading_of(arguments))
     require_free(arguments.out, single_file=True)
     from video_vq.distributed import make_accelerator

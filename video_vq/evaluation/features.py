@@ -29,7 +29,7 @@ from video_vq.evaluation.scored_clip import (
     clip_at_hand,
     clip_of_video,
 )
-from video_vq.media.folder import FolderSettings, list_videos
+from video_vq.media.folder import FolderSettings, VideoFolder, list_videos
 from video_vq.media.reading import USUAL, Reading
 from video_vq.metrics.fvd import device_of, input_features, usual_batch_size
 from video_vq.metrics.protocol import FVDProtocol
@@ -211,7 +211,15 @@ def features_of(
     return _score(source, extractor, max_clips, accelerator)
 
 
-def count_clips(path: Path, cut: Cut, split: str | None, reading: Reading = USUAL) -> int:
+class ClipCount(NamedTuple):
+    """How many clips there are, and whether some are frame folders or lie in arrays."""
+
+    num_clips: int
+    has_frames: bool = False
+    has_arrays: bool = False
+
+
+def count_clips(path: Path, cut: Cut, split: str | None, reading: Reading = USUAL) -> ClipCount:
     """Return how many clips `features_of` would find, some of which may prove unreadable.
 
     Raises:
@@ -220,11 +228,12 @@ def count_clips(path: Path, cut: Cut, split: str | None, reading: Reading = USUA
     """
     store = _store(path, cut)
     if store is None:
-        return len(_folder_source(path, cut, None, reading).groups)
+        found = _listed(path, cut, reading)
+        return ClipCount(len(found.videos), found.has_frames, found.has_arrays)
     windows = scoring_windows(
         store, _split_of(store, split), cut.num_frames, cut.stride, None, seed=0
     )
-    return len(windows)
+    return ClipCount(len(windows))
 
 
 def _split_of(store: ClipStore, split: str | None) -> str | None:
@@ -283,8 +292,13 @@ def clip_features_of(
     return _score(source, extractor, None, accelerator)
 
 
+def _listed(path: Path, cut: Cut, reading: Reading) -> VideoFolder:
+    settings = FolderSettings(reading=reading, stand_in_fps=cut.fps, is_only_place=False)
+    return list_videos(path, settings)
+
+
 def _folder_source(path: Path, cut: Cut, seed: int | None, reading: Reading) -> _Source:
-    found = list_videos(path, FolderSettings(reading=reading, is_only_place=False))
+    found = _listed(path, cut, reading)
     videos = sorted(found.videos, key=lambda video: Path(video.name.partition("#")[0]))
     order = None
     if seed is not None:  # sorted by class, the first ones would be one class

@@ -25,7 +25,7 @@ from video_vq.evaluation.features import (
 )
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.array_videos import is_array_file
-from video_vq.media.reading import USUAL, Reading
+from video_vq.media.reading import USUAL, Reading, require_reading
 from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.fvd import RealFloor, real_floor
 from video_vq.metrics.grouped import GroupedFeatures
@@ -162,8 +162,10 @@ def require_scorable(
 
     Raises:
         InputError: a convention asks for clips of another length, a side is missing, its split is
-            empty, or it has fewer than 2 clips at the requested rate.
+            empty, or it has fewer than 2 clips at the requested rate; or no side needs one of the
+            options of `reading`.
     """
+    sides = []
     for protocol in protocols:
         check_length(cut.num_frames, protocol)
     for path, part in ((real, split), *((path, None) for path in candidates)):
@@ -174,7 +176,12 @@ def require_scorable(
             )
         if not is_saved(path):
             found = count_clips(path, cut, part, reading)
-            _require_two(found if max_clips is None else min(found, max_clips), str(path))
+            total = found.num_clips
+            _require_two(total if max_clips is None else min(total, max_clips), str(path))
+            sides.append(found)
+    has_frames = any(side.has_frames for side in sides)
+    has_arrays = any(side.has_arrays for side in sides)
+    require_reading(reading, has_frames, has_arrays, " or ".join(map(str, (real, *candidates))))
 
 
 def is_saved(path: Path) -> bool:

@@ -93,9 +93,9 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def reading_of(arguments: argparse.Namespace) -> Reading:
-    """Return the values of the options of `add_reading`; --fps replaces an unknown rate."""
+    """Return the values of the options of `add_reading`."""
     return Reading(
-        fps=arguments.source_fps or getattr(arguments, "fps", None),
+        fps=arguments.source_fps,
         layout=arguments.layout,
         values=arguments.values,
         frame_names=arguments.frame_names,
@@ -108,13 +108,15 @@ def require_reading(asked: Reading, has_pictures: bool, has_arrays: bool, where:
     Raises:
         InputError: there is such an option; the message names it.
     """
+    either = has_pictures or has_arrays
     for flag, value, needed, what in (
+        ("--source-fps", asked.fps, either, "frame folders and arrays"),
         ("--layout", asked.layout, has_arrays, "arrays"),
         ("--values", asked.values, has_arrays, "arrays"),
         ("--frame-names", asked.frame_names, has_pictures, "pictures"),
     ):
         if value is not None and not needed:
-            raise InputError(f"{flag} is for {what}, and {where} holds none that are taken")
+            raise InputError(f"{flag} is for {what}, and none are taken from {where}; leave it out")
 
 
 def _rate(text: str) -> float:

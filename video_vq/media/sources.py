@@ -10,7 +10,7 @@ from video_vq.media.array_videos import ArrayVideo, parse_address
 from video_vq.media.frame_sets import FrameSet
 from video_vq.media.kinds import PICKLE_SUFFIXES
 from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo, probe
-from video_vq.media.reading import USUAL, Reading
+from video_vq.media.reading import USUAL, Reading, require_reading
 
 READ_BYTES = 1 << 20
 
@@ -82,6 +82,16 @@ def source_of(path: str | Path, reading: Reading = USUAL) -> VideoSource:
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise UnreadableVideoError(path, PICKLED)
     return VideoFile(path)
+
+
+def require_needed(source: VideoSource, reading: Reading) -> None:
+    """Refuse reading options that a video does not need.
+
+    Raises:
+        InputError: there is such an option; the message names it.
+    """
+    is_array = isinstance(source, ArrayVideo)
+    require_reading(reading, isinstance(source, FrameSet), is_array, source.path)
 
 
 def probe_video(

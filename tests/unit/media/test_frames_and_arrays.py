@@ -9,19 +9,25 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from video_vq.cli.options import require_video
 from video_vq.errors import InputError
-from video_vq.media import array_files, folder
+from video_vq.evaluation.fvd_comparison import require_scorable
+from video_vq.evaluation.scored_clip import Cut
+from video_vq.media import array_files, finder
 from video_vq.media.decode import FrameStream
-from video_vq.media.folder import FolderSettings, VideoFinder, list_videos
+from video_vq.media.finder import VideoFinder
+from video_vq.media.folder import FolderSettings, list_videos
 from video_vq.media.probe import UnreadableVideoError
 from video_vq.media.reading import EXAMPLE_PATTERN, Reading
 from video_vq.media.sources import probe_video
 from video_vq.media.tree import Tree
+from video_vq.metrics.protocol import PROTOCOLS
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 16, 24, 3), dtype=np.uint8)
 
@@ -105,16 +111,42 @@ def test_a_table_lists_a_folder_of_several_videos_once(tmp_path, monkeypatch):
     (tmp_path / "all" / "v1").mkdir()  # a folder beside them takes nothing from the video
     (tmp_path / "all" / "empty").mkdir()
     listed = []
-    monkeypatch.setattr(folder, "Tree", lambda *asked: listed.append(asked) or Tree(*asked))
-    finder = VideoFinder(tmp_path, Reading(frame_names=EXAMPLE_PATTERN))
+    monkeypatch.setattr(finder, "Tree", lambda *asked: listed.append(asked) or Tree(*asked))
+    found = VideoFinder(tmp_path, Reading(frame_names=EXAMPLE_PATTERN))
     for video in range(4):
         frames = (tmp_path / "all").glob(f"v{video}_*")
-        assert finder.add_named(f"all/v{video}") == sum(each.stat().st_size for each in frames)
+        assert found.add_named(f"all/v{video}") == sum(each.stat().st_size for each in frames)
     assert len(listed) == 1
     for name in ("all/empty", "all/v9"):
-        assert finder.add_named(name) == "no picture's name matches --frame-names"
+        assert found.add_named(name) == "no picture's name matches --frame-names"
     flat = VideoFinder(tmp_path, Reading(frame_names=r"(?P<frame>\d+)\.jpg"))
     assert flat.add_named("all/empty") == "no picture's name matches --frame-names"
+
+
+def test_a_rate_that_no_video_needs_is_refused_wherever_it_can_be_given(tmp_path):
+    """A file says its own; in fvd it is enough that one side does not."""
+    with av.open(str(tmp_path / "a.avi"), "w") as file:
+        stream = file.add_stream("ffv1", rate=10, width=24, height=16, pix_fmt="bgr0")
+        for frame in FRAMES:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        file.mux(stream.encode(None))
+    told = "--source-fps is for frame folders and arrays, and none are taken from"
+    with pytest.raises(InputError, match=told):
+        list_videos(tmp_path, FolderSettings(reading=Reading(fps=25.0)))
+    for option in (Reading(fps=25.0), Reading(layout="thwc"), Reading(frame_names=EXAMPLE_PATTERN)):
+        with pytest.raises(InputError, match="none are taken from"):
+            require_video(tmp_path / "a.avi", option)
+    for name in ("b.avi", "c.avi"):
+        (tmp_path / name).hardlink_to(tmp_path / "a.avi")
+    write_pictures(tmp_path / "frames" / "0")
+    write_pictures(tmp_path / "frames" / "1")
+    chosen = ([PROTOCOLS["styleganv"]], Cut(16))
+    with pytest.raises(InputError, match=told):
+        require_scorable(tmp_path, [tmp_path], *chosen, reading=Reading(fps=25.0))
+    require_scorable(tmp_path, [tmp_path / "frames"], *chosen, reading=Reading(fps=25.0))
+    found = list_videos(tmp_path / "frames", FolderSettings(stand_in_fps=5.0))
+    assert found.reading.fps == 5
+    assert found.notes == ("frames and arrays say no rate: taken for 5 frames per second (--fps)",)
 
 
 @pytest.mark.parametrize(
