@@ -98,7 +98,7 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
     items = tuple(replace(item, split=item.split or shares[item.group]) for item in found)
     by_hand = "split" in columns or "group" in columns
     views = None if by_hand else note_on_views({item.name: item.split for item in items})
-    finder.require_needed()
+    finder.require_needed(table)
     reading = finder.finish(settings.stand_in_fps)
     return Listing(
         source="folder",

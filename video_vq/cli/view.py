@@ -7,6 +7,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, print_json
 from video_vq.cli import following
+from video_vq.media.reading import add_reading, reading_of, require_reading
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -42,6 +43,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="write the page, and do not open it in a browser",
     )
+    add_reading(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -52,10 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.report.view import kind_of, write_view
 
     path: Path = arguments.path
-    facts = {} if kind_of(path) == "run" else describe(path).facts
+    reading = reading_of(arguments)
+    is_run = kind_of(path, reading) == "run"
+    if is_run:
+        require_reading(reading, False, False, path)
+    facts = {} if is_run else describe(path, reading).facts
     out = arguments.out or Path(f"{path.resolve().name}.html")
     tokenizer = arguments.tokenizer or _tokenizer_of(path)
-    write_view(path, facts, out, tokenizer)
+    write_view(path, facts, out, tokenizer, reading)
     if arguments.json:
         print_json({"page": out, "bytes": out.stat().st_size})
     else:

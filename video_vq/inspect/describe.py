@@ -5,6 +5,7 @@ that names the file, and a text is shown without the characters that a terminal 
 """
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,12 @@ import numpy as np
 from video_vq.errors import InputError
 from video_vq.evaluation.evaluation_job import SCORES, describe_evaluation
 from video_vq.facts import Facts, per_split, times
+from video_vq.media.array_videos import is_array_file, parse_address
 from video_vq.media.folder import FolderSettings, holds_video, is_frame_folder, list_videos
 from video_vq.media.kinds import VIDEO_SUFFIXES
-from video_vq.media.sources import probe_video
+from video_vq.media.probe import DEFAULT_LIMITS
+from video_vq.media.reading import USUAL, Reading, require_reading
+from video_vq.media.sources import require_needed, source_of
 from video_vq.models.model_folder import CONFIG, describe_model, describe_tensors
 from video_vq.stores import clips, raw_videos, tokens
 from video_vq.stores.files import read_json
@@ -28,6 +32,10 @@ KNOWN = (
     "a clip store, a token store, a list of raw videos, a model's or a run's folder, a checkpoint, "
     "an evaluation, a file of these, and videos"
 )
+VIDEOS = (
+    "a video", "the frames of a video", "a video in an array", "arrays of videos",
+    "a folder of videos",
+)  # fmt: skip
 MAX_LINE = 160  # characters
 
 
@@ -49,16 +57,21 @@ class Description(NamedTuple):
         return [_printable(line) for line in (f"{self.path}: {self.what}", *rows)]
 
 
-def describe(path: Path) -> Description:
-    """Say what a path is.
+def describe(path: Path, reading: Reading = USUAL) -> Description:
+    """Say what a path is: a folder, a file, or the address of a video in an array.
+
+    Args:
+        reading: how frame folders and arrays are read.
 
     Raises:
-        InputError: it is missing, damaged, or unknown to video-vq; lists what is known.
+        InputError: it is missing, damaged, or unknown to video-vq; lists what is known. Or it does
+            not need one of the options of `reading`.
     """
-    if not path.exists():
+    is_named = not path.exists() and is_frame_folder(path, reading.frame_names)
+    if not (path.exists() or is_array_file(path) or is_named):
         raise InputError(f"{path}: no such file or folder; `video-vq info` knows {KNOWN}")
     try:
-        found = _folder(path) if path.is_dir() else _file(path)
+        found = _folder(path, reading) if path.is_dir() else _file(path, reading)
     except InputError:
         raise
     except _DAMAGE as error:
@@ -67,6 +80,8 @@ def describe(path: Path) -> Description:
         ) from None
     if found is None:
         raise InputError(f"{path}: was not written by video-vq; `video-vq info` knows {KNOWN}")
+    if found[0] not in VIDEOS:
+        require_reading(reading, False, False, path)
     return Description(str(path), *found)
 
 
@@ -76,7 +91,7 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def _folder(path: Path) -> Found | None:
+def _folder(path: Path, reading: Reading) -> Found | None:
     found = _written(path)
     if found is not None or any((path / name).is_file() for name in _READERS):
         return found
@@ -87,9 +102,11 @@ def _folder(path: Path) -> Found | None:
     }
     if inside:
         return "a folder that holds", dict(list(inside.items())[:9])
-    if is_frame_folder(path):
-        return "the frames of a video", _describe_video(path)
-    return ("a folder of videos", _describe_videos(path)) if holds_video(path, None) else None
+    if is_frame_folder(path, reading.frame_names):
+        return "the frames of a video", _describe_video(path, reading)
+    if holds_video(path, None):
+        return "a folder of videos", _describe_videos(path, reading)
+    return None
 
 
 def _written(path: Path) -> Found | None:
@@ -105,8 +122,15 @@ def _written(path: Path) -> Found | None:
     return None
 
 
-def _file(path: Path) -> Found | None:
+def _file(path: Path, reading: Reading) -> Found | None:
     """Describe an array or a tensor file by its header, any other by the folder it belongs to."""
+    if is_frame_folder(path, reading.frame_names):
+        return "the frames of a video", _describe_video(path, reading)
+    address = parse_address(path)
+    if address is not None and address.number is not None:
+        return "a video in an array", _describe_video(path, reading)
+    if address is not None and (address.member is not None or reading != USUAL):
+        return "arrays of videos", _describe_videos(path, reading)
     if path.suffix == ".npy":
         array = np.lib.format.open_memmap(path, mode="r")
         size = {"dtype": str(array.dtype), "bytes": path.stat().st_size}
@@ -114,9 +138,9 @@ def _file(path: Path) -> Found | None:
     if path.suffix == ".safetensors":
         return "tensors", {**describe_tensors(path), **_inside(path)}
     if path.suffix == ".npz":
-        return "arrays of videos", _describe_videos(path)
+        return "arrays of videos", _describe_videos(path, reading)
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return "a video", _describe_video(path)
+        return "a video", _describe_video(path, reading)
     if path.suffix not in (".json", ".jsonl"):
         return None
     folder = path.parent.parent if path.parent.name == PARTS else path.parent
@@ -164,13 +188,15 @@ _READERS: dict[str, Callable[[Path], Found | None]] = {
 }
 
 
-def _describe_video(path: Path) -> Facts:
+def _describe_video(path: Path, reading: Reading) -> Facts:
     """Describe a video as it is shown; its frames are counted, its header is not trusted.
 
     Raises:
         UnreadableVideoError: see `probe_video`.
     """
-    info = probe_video(path)
+    source = source_of(path, reading)
+    require_needed(source, reading)
+    info = source.probe(DEFAULT_LIMITS)
     height, width = info.size_hw
     frames = f"{info.num_packets:,} of {height} x {width}"
     if info.pixel_aspect != 1:
@@ -188,20 +214,20 @@ def _describe_video(path: Path) -> Facts:
     }
 
 
-def _describe_videos(path: Path) -> Facts:
+def _describe_videos(path: Path, reading: Reading) -> Facts:
     """Describe a folder or an array file by the videos that `data-prep folder` takes.
 
     Raises:
         InputError: a folder below cannot be listed, or no video can be read; says which and why.
     """
-    found = list_videos(path, FolderSettings())
+    found = list_videos(path, FolderSettings(reading=reading))
     size = sum(video.num_bytes for video in found.videos)
     return {
         "videos": f"{len(found.videos):,}, together {size / 1e6:,.1f} MB",
         "classes": list(found.classes) or "none",
         "left out": f"{len(found.left_out)} that cannot be read" if found.left_out else "nothing",
         **({"notes": list(found.notes)} if found.notes else {}),
-        "next": f"data-prep folder {path} --out STORE",
+        "next": f"{shlex.join(['data-prep', 'folder', str(path), *reading.words()])} --out STORE",
     }
 
 

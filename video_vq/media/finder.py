@@ -123,13 +123,13 @@ class VideoFinder:
             return "has no pictures that can be read"
         return found.problem or found.num_bytes
 
-    def require_needed(self) -> None:
-        """Refuse options that none of the videos needs.
+    def require_needed(self, where: Path) -> None:
+        """Refuse options that none of the videos needs; the message calls their place `where`.
 
         Raises:
             InputError: names one.
         """
-        require_reading(self.reading, self.has_frames, bool(self.arrays), self.root)
+        require_reading(self.reading, self.has_frames, bool(self.arrays), where)
 
     def finish(self, stand_in_fps: float | None) -> Reading:
         """Say what was found of rates, axes and ranges; return how frames and arrays are read.

@@ -12,6 +12,7 @@ from video_vq.errors import InputError
 from video_vq.media.array_files import AS_ARRAY
 from video_vq.media.array_videos import parse_address
 from video_vq.media.finder import VideoFinder
+from video_vq.media.frame_sets import folder_of_frames
 from video_vq.media.kinds import PICKLE_SUFFIXES, PICTURE_SUFFIXES, TAKEN_SUFFIXES, VIDEO_SUFFIXES
 from video_vq.media.reading import USUAL, Reading
 from video_vq.media.tree import LeftOut, Tree, walk
@@ -110,7 +111,7 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
     group_of = grouping(settings)
     found = _find(root, settings)
     if settings.is_only_place:
-        found.require_needed()
+        found.require_needed(root)
     reading = found.finish(settings.stand_in_fps)
     groups = {name: group_of(name) for name, _ in found.videos}
     if len(groups) < len(found.videos):
@@ -146,8 +147,10 @@ def holds_video(root: Path, extensions: tuple[str, ...] | None) -> bool:
     return any(Path(entry.name).suffix.lower() in wanted for entry, _ in walk(root))
 
 
-def is_frame_folder(path: Path) -> bool:
+def is_frame_folder(path: Path, frame_names: str | None = None) -> bool:
     """Whether a folder holds pictures itself, and no video file beside them."""
+    if folder_of_frames(path, frame_names) != path:  # the name of one of a folder's videos
+        return not path.exists() and path.parent.is_dir()
     if not path.is_dir():
         return False
     endings = {os.path.splitext(name)[1].lower() for name in os.listdir(path)}

@@ -52,6 +52,14 @@ class Reading:
         """Return the values that are set, as JSON; `Reading(**value)` restores them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    def words(self) -> list[str]:
+        """Return what is set as options of a command."""
+        options = (f"--{name.replace('_', '-')}" for name in READING_OPTIONS)
+        fps = None if self.fps is None else f"{self.fps:g}"
+        values = (fps, self.layout, self.values, self.frame_names)
+        pairs = zip(options, values, strict=True)
+        return [word for option, value in pairs if value for word in (option, value)]
+
 
 USUAL = Reading()
 READING_OPTIONS = ("source_fps", "layout", "values", "frame_names")

@@ -11,11 +11,12 @@ from markupsafe import Markup
 
 from video_vq.errors import InputError
 from video_vq.facts import Facts, times
-from video_vq.media.array_videos import is_array_file
+from video_vq.media.array_videos import is_array_file, parse_address
 from video_vq.media.decode import FrameStream
 from video_vq.media.folder import FolderSettings, holds_video, is_frame_folder, list_videos
 from video_vq.media.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from video_vq.media.probe import UnreadableVideoError, VideoInfo
+from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resize import resize
 from video_vq.media.sources import probe_video
 from video_vq.report import render_checked
@@ -55,7 +56,9 @@ SLOWED = "Loops shorter than a second are slowed to one second."
 Make = Callable[[Films], list[Section]]
 
 
-def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = None) -> None:
+def write_view(
+    path: Path, facts: Facts, out: Path, tokenizer: Path | None = None, reading: Reading = USUAL
+) -> None:
     """Write a page that shows what a path holds.
 
     Args:
@@ -71,7 +74,7 @@ def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = Non
             cannot be written.
     """
     require_page(out)
-    kind = kind_of(path)
+    kind = kind_of(path, reading)
     if tokenizer is not None and kind not in ("tokens", "video"):
         raise InputError(f"{path}: --tokenizer is for token stores and videos; leave it out")
     if kind == "run":
@@ -82,8 +85,8 @@ def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = Non
     make: Make = {
         "tokens": lambda films: token_sections(TokenStore(path), painter, films),
         "clips": lambda films: clip_sections(ClipStore(path), films),
-        "video": lambda films: video_sections(path, painter, films),
-        "folder": lambda films: folder_sections(path, films),
+        "video": lambda films: video_sections(path, painter, films, reading),
+        "folder": lambda films: folder_sections(path, films, reading),
     }[kind]
 
     def rendered(quality: int) -> str:
@@ -93,7 +96,9 @@ def write_view(path: Path, facts: Facts, out: Path, tokenizer: Path | None = Non
     write_page(out, rendered, path)
 
 
-def kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
+def kind_of(
+    path: Path, reading: Reading = USUAL
+) -> Literal["tokens", "clips", "video", "folder", "run"]:
     """Return which kind of page a path gets.
 
     Raises:
@@ -106,10 +111,11 @@ def kind_of(path: Path) -> Literal["tokens", "clips", "video", "folder", "run"]:
     elif path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
         return "video"
     elif is_array_file(path):
-        return "folder"
+        address = parse_address(path)
+        return "folder" if address is None or address.number is None else "video"
     elif holds_reported(path):  # also where pictures lie beside the scores
         return "run"
-    elif is_frame_folder(path):
+    elif is_frame_folder(path, reading.frame_names):
         return "video"
     elif path.is_dir() and holds_video(path, (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)):
         return "folder"
@@ -179,13 +185,15 @@ def _array_charts(store: ClipStore) -> Iterator[Markup]:
             yield line_chart(name, lines, "frame")
 
 
-def video_sections(path: Path, painter: CodePainter | None, films: Films) -> list[Section]:
+def video_sections(
+    path: Path, painter: CodePainter | None, films: Films, reading: Reading
+) -> list[Section]:
     """Return the sections of a video's page: its frames, and their reconstruction by a tokenizer.
 
     Raises:
         UnreadableVideoError: it cannot be decoded.
     """
-    info = probe_video(path)
+    info = probe_video(path, reading)
     frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
     caption = f"{path.name} · {_length(len(frames), info.num_packets)}"
     strips: list[Block] = [
@@ -219,13 +227,13 @@ def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
     return films.film(shown, 4, caption, fps, heads)
 
 
-def folder_sections(path: Path, films: Films) -> list[Section]:
+def folder_sections(path: Path, films: Films, reading: Reading) -> list[Section]:
     """Return the sections of a video folder's page, which shows some videos, evenly spaced.
 
     Raises:
         InputError: the folder cannot be listed.
     """
-    found = list_videos(path, FolderSettings())
+    found = list_videos(path, FolderSettings(reading=reading))
     videos = found.videos
     items, problems = [], []
     for video in videos[:: max(1, len(videos) // SHOWN)][:SHOWN]:
