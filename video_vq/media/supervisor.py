@@ -121,6 +121,7 @@ class Supervisor:
         self._children: set[_Child] = set()
         self._lock = threading.Lock()
         self._is_closed = False
+        self._refusal: InputError | None = None
 
     def __enter__(self) -> "Supervisor":
         return self
@@ -152,9 +153,12 @@ class Supervisor:
             on_video: called with the report of each stage of a video.
 
         Raises:
-            InputError: the process failed for a reason that is no video's fault.
+            InputError: this process, or another before it, failed for a reason that is no video's
+                fault; no further job is begun.
             RuntimeError: the process raised an error of its own.
         """
+        if self._refusal is not None:
+            raise self._refusal
         child = self._child()
         answer = child.ask(job, on_video)
         if isinstance(answer, Death):
@@ -165,10 +169,11 @@ class Supervisor:
         elif answer["report"] == "bug":
             raise RuntimeError(f"a worker failed:\n{answer['message']}")
         elif answer["report"] == "refused":
-            raise InputError(
+            self._refusal = InputError(
                 f"{answer['message']}\nNothing is lost: run the command again; it resumes where "
                 "it stopped."
             )
+            raise self._refusal
         return answer
 
     def _child(self) -> "_Child":
