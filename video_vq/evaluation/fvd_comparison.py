@@ -92,8 +92,10 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
         warnings.append(
             f"N = {smaller} is below {SMALL}: the bias is larger than most differences; compare "
             "only numbers of the same N, and read them against the floor; KVD has no such bias, "
-            "so it is the number to read here, with its error"
+            "but a KVD that is smaller than its error says nothing"
         )
+    if real.data_hash == fake.data_hash:
+        warnings.append("both sides hold the same clips")
     if real.num_clips != fake.num_clips:
         warnings.append(
             f"{real.num_clips} real against {fake.num_clips} generated clips: most published "

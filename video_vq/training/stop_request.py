@@ -70,7 +70,9 @@ class StopRequest:
 
     def _ask(self, reason: str) -> None:
         self._first, self.reason = time.monotonic(), reason
-        _say(f"{reason}: finishing this step, then saving; a second signal ends it at once")
+        _say(
+            f"{reason}: finishing this step, then saving; another signal, {ECHO_SECONDS:g} s or more from now, ends it at once"
+        )
 
     def _watch(self, launcher: int) -> None:
         while not self._over.wait(WATCH_SECONDS):

@@ -44,7 +44,7 @@ def test_a_signal_is_the_reason_and_its_echo_is_ignored(number, capfd):
     said = capfd.readouterr().err
     assert said.splitlines() == [
         f"{signal.Signals(number).name}: finishing this step, then saving; "
-        "a second signal ends it at once"
+        "another signal, 5 s or more from now, ends it at once"
     ]
 
 
