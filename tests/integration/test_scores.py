@@ -134,7 +134,8 @@ def test_fvd_of_two_folders_from_the_command_line(tmp_path):
     shown = video_vq("fvd", tmp_path / "a", tmp_path / "a", "--save-real", saved, **cache)
     assert shown.stdout.startswith(("FVD 0.00", "FVD -0.00"))
     assert "3 real against 3 generated clips" in shown.stdout
-    assert "warning: N = 3 is below 256" in shown.stderr
+    assert "N = 3 is below 256" in shown.stderr
+    assert "both sides hold the same clips" in shown.stderr
     # The real set from its file, all conventions: only what was not computed yet is.
     two = [tmp_path / "b", tmp_path / "a"]
     again = json.loads(video_vq("fvd", tmp_path / "a", *two, "--json", **cache).stdout)

@@ -71,7 +71,8 @@ class StopRequest:
     def _ask(self, reason: str) -> None:
         self._first, self.reason = time.monotonic(), reason
         _say(
-            f"{reason}: finishing this step, then saving; another signal, {ECHO_SECONDS:g} s or more from now, ends it at once"
+            f"{reason}: finishing this step, then saving; another signal, {ECHO_SECONDS:g} s or "
+            "more from now, ends it at once"
         )
 
     def _watch(self, launcher: int) -> None:
