@@ -35,7 +35,7 @@ os._exit(0)
 
 @dataclass(frozen=True)
 class Graphics:
-    """What renders.
+    """The renderer in use.
 
     Attributes:
         environment: environment variables that a rendering process needs before it imports MuJoCo.

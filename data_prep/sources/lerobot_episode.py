@@ -29,7 +29,7 @@ MAX_STRETCHES = 1_000_000
 
 @dataclass(frozen=True)
 class Place:
-    """Where an episode lies; see data_prep.sources.lerobot.
+    """The location of an episode; see data_prep.sources.lerobot.
 
     Attributes:
         episode: number of the episode.
@@ -153,7 +153,7 @@ def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple
 
 
 class EpisodeOpener:
-    """Opens the episodes of one shard, whose bytes depend on that shard alone; see `OpenItem`."""
+    """Opens the episodes of one shard, whose bytes depend only on that shard; see `OpenItem`."""
 
     def __init__(self) -> None:
         self._video, self._table = _OpenVideo(), _OpenTable()

@@ -94,7 +94,7 @@ class ClipDataset(Dataset[ClipItem]):
         stride: distance between a clip's frames; 2 takes every other frame.
         windows: which clips of a video are items: "all", one every `hop` frames; "uniform",
             `clips_per_video` evenly spaced ones; "random", `clips_per_video` that begin anywhere,
-            drawn anew for each epoch (`set_epoch`).
+            drawn again for each epoch (`set_epoch`).
         clips_per_video: number of clips of a video, for "uniform" and "random".
         hop: number of frames from one clip's start to the next, for "all"; None means clips that do
             not overlap.

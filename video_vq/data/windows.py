@@ -166,7 +166,7 @@ def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int)
     Args:
         config: which clips to cut out; random ones are drawn by the video's name, each once.
         video: its position in the store.
-        name: its id, the same wherever it stands.
+        name: its id, which does not depend on its position.
         num_frames: number of frames of the video.
     """
     starts = num_frames - config.span + 1

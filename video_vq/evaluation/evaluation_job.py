@@ -126,9 +126,9 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
 
 
 def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the scores of a folder, if they are of this identity.
+    """Return the scores in a folder if they were computed with this identity.
 
-    A user's own network is not known by its name: only running it shows what it computes now.
+    A user's own network is not identified by its name: its code may have changed since.
     """
     if "network" in identity:
         return None

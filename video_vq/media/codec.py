@@ -25,7 +25,7 @@ RATE = Fraction(25)
 
 
 class CodecFacts(NamedTuple):
-    """How one codec is called and parsed.
+    """The names by which one codec is called and parsed.
 
     Attributes:
         title: its usual name.

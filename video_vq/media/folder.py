@@ -20,7 +20,7 @@ from video_vq.media.tree import LeftOut, Tree, walk
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """How a tree is read.
+    """Settings for reading a folder tree.
 
     Attributes:
         val, test: shares of the groups that become the val and the test split.
@@ -60,7 +60,7 @@ class FolderVideo(NamedTuple):
     Attributes:
         name: path of the file or frame folder, relative to the folder, or address of a video in an
             array (see `ArrayVideos.place`); it is also the video's id.
-        label: the first folder of its name, None where it lies at the top.
+        label: the first folder in its name; None if it is at the top.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
         num_bytes: size of the file, of all frames, or of the values.
@@ -74,7 +74,7 @@ class FolderVideo(NamedTuple):
 
 
 class VideoFolder(NamedTuple):
-    """What a folder holds.
+    """The videos in a folder, and the files left out.
 
     Attributes:
         root: the folder that names begin in.

@@ -53,7 +53,7 @@ class Reading:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def words(self) -> list[str]:
-        """Return what is set as options of a command."""
+        """Return the settings as command-line options."""
         options = (f"--{name.replace('_', '-')}" for name in READING_OPTIONS)
         fps = None if self.fps is None else f"{self.fps:g}"
         values = (fps, self.layout, self.values, self.frame_names)

@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended before it answered.
+    """The end of a process that did not answer.
 
     Attributes:
         cause: a few words that say what ended it.

@@ -67,7 +67,7 @@ class StLpips(nn.Module):
     ) -> Float[Tensor, "n"]:
         """Return the distance of each RGB picture in [-1, 1] from its reference; 0 for equal ones.
 
-        The output of a network may lie outside of the range, its reference may not.
+        A network's output may be outside this range; its reference may not.
 
         Raises:
             InputError: pictures of unequal sizes, smaller than the trunk takes, not float32, or

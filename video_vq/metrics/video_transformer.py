@@ -145,7 +145,7 @@ class Pooler(nn.Module):
         self.cross_attention_block = PoolerBlock(sizes)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
-        """Return what the query gathered."""
+        """Return the query's attention-pooled features."""
         queries = self.query_tokens.expand(len(x), -1, -1)
         return self.cross_attention_block(queries, x)[:, 0]
 
@@ -178,7 +178,7 @@ class VideoMae(nn.Module):
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
         """Return the features of RGB clips in [-1, 1].
 
-        They reach the network in [0, 1], without ImageNet's mean and deviation: so does the code of
+        The network receives them in [0, 1], without ImageNet normalization, as in the code of
         content-debiased FVD.
 
         Raises:

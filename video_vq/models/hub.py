@@ -48,10 +48,10 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
 
 
 def fetch_file(name: str, file: str) -> Path:
-    """Return a file of a repository of the Hub, fetched unless it was before.
+    """Return the path of a file in a Hub repository, downloaded unless it is cached.
 
     Raises:
-        InputError: there is none, or the Hub cannot be reached.
+        InputError: there is no such file, or the Hub cannot be reached.
     """
     check_repository(name)
     api = _api()

@@ -90,8 +90,8 @@ class TokenSampler:
     """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
 
     Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
-    position alone. So for one batch_size, dtype, machine and thread count, a sample's tokens do not
-    depend by a single bit on the other samples, their order, or how full the batch is.
+    position only. For a given batch_size, dtype, machine and thread count, a sample's tokens do not
+    depend at all on the other samples, their order, or the number of samples in the batch.
 
     Args:
         prior: autoregressive, on any device; its training mode does not matter, and one in bf16,

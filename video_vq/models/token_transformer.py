@@ -25,7 +25,7 @@ Actions = Float[Tensor, "b t a"] | Float[np.ndarray, "b t a"]
 
 
 class Condition(NamedTuple):
-    """What steers a clip, embedded: its start, and what is added to each latent frame's slots."""
+    """A clip's embedded conditions: its start, and a term for each latent frame's slots."""
 
     start: Float[Tensor, "b d"]
     per_frame: Float[Tensor, "b t d"] | None
@@ -295,7 +295,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     def next_logits(
         self, x: Float[Tensor, "*n d"], place: int, before: Int[Tensor, "*n"] | None
     ) -> tuple[Float[Tensor, "*n d"], Float[Tensor, "*n v"]]:
-        """Return what predicts the sub-code at a place, and its logits.
+        """Return the features that predict the sub-code at a place, and its logits.
 
         Args:
             x: the slots' outputs; after the first place, what was returned for the place before.

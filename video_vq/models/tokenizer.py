@@ -139,7 +139,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     @torch.no_grad()
     def decode(self, codes: CodesLike) -> Float[Tensor, "b 3 t h w"]:
-        """Return the video that codes stand for, float32 in [-1, 1]; see `encode`.
+        """Decode codes into a video, float32 in [-1, 1]; see `encode`.
 
         Raises:
             InputError: a code lies outside the codebook, the codes are not a grid of this model, or

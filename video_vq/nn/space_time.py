@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Let each slot read all."""
+        """Attend from each slot to all slots."""
         query_key_value = rearrange(
             self.query_key_value(x),
             "b n (three heads c) -> three b heads n c",

@@ -97,7 +97,7 @@ class ResidualCodebook(nn.Module):
         return torch.cat(sums, dim=1)
 
     def depth(self) -> int:
-        """Return how many levels the decoder sees in this step of a training run with dropout.
+        """Return the number of levels that the decoder sees in this step under dropout.
 
         The number is drawn uniformly and depends only on the number of updates, so that ranks,
         micro-batches and a resumed run agree.

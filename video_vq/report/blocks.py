@@ -32,7 +32,7 @@ class Row(NamedTuple):
     Attributes:
         cells: the cells, one per column.
         note: what the row means, in a last, wide column.
-        below: whether it belongs to the row before, as what that is compared with.
+        below: whether it is a baseline of the row before it.
     """
 
     cells: tuple[str, ...]
@@ -69,7 +69,7 @@ class Headlines(NamedTuple):
 
 
 class Code(NamedTuple):
-    """A configuration as it stands, or commands, whose words are never broken."""
+    """A verbatim configuration or commands, whose words are never broken."""
 
     text: str
     is_command: bool = False

@@ -99,7 +99,7 @@ def write_view(
 def kind_of(
     path: Path, reading: Reading = USUAL
 ) -> Literal["tokens", "clips", "video", "folder", "run"]:
-    """Return which kind of page a path gets.
+    """Return the kind of page for a path.
 
     Raises:
         InputError: there is nothing to look at.

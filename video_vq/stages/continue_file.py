@@ -42,7 +42,7 @@ MARK = (230, 30, 30)  # colour of the bar above frames that the model made
 
 @dataclass(frozen=True)
 class ContinueRequest:
-    """How a video is to be continued.
+    """A request to continue a video.
 
     Attributes:
         given_frames: number of its last frames that are given, 1 + a multiple of the tokenizer's
@@ -76,7 +76,7 @@ class ContinueRequest:
 
 
 class Continuation(NamedTuple):
-    """How a video was continued.
+    """The result of continuing a video.
 
     Attributes:
         num_given, num_made: number of frames that are given, and that are made.
@@ -103,7 +103,7 @@ def continue_video(
     """Continue a video file, and write given and continued frames as another.
 
     The video is converted to the clips' frame rate, if that is known, and to their size, scaled to
-    cover it and cropped. A red bar lies above each frame that the model made.
+    cover it and cropped. Each frame that the model made has a red bar above it.
 
     Raises:
         InputError: the video is unreadable or too short, models and video do not fit, or the

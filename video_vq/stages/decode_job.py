@@ -16,7 +16,7 @@ from video_vq.stores.tokens import TokenStore
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """What to decode, with which tokenizer and to where.
+    """A decoding job: the tokens, the tokenizer and the output folder.
 
     Attributes:
         tokens: token store of real clips or of a prior's samples.

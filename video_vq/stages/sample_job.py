@@ -46,7 +46,7 @@ class FramesToGive(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleJob:
-    """What to sample, with which models and to where.
+    """A sampling job: the samples, the models and the output folder.
 
     Attributes:
         prior, tokenizer: folders of the models, or the run folders that contain them.

@@ -162,10 +162,10 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def damage(path: Path, sha256: str) -> str | None:
-    """Return a line that says what is wrong with a file; None if it is as it was written.
+    """Return a line that describes the damage to a file; None if it is intact.
 
     Args:
-        sha256: hash of the file as it was written.
+        sha256: hash of the file when it was written.
     """
     try:
         found = sha256_file(path)

@@ -87,7 +87,7 @@ def is_sealed(value: dict[str, Any]) -> bool:
 def sealed_damage(path: Path) -> str | None:
     """Return a line if any byte of a sealed file differs from what was written, else None.
 
-    The hash covers the values; whitespace and the like must be as they are written.
+    The hash covers the values; whitespace and formatting must also be unchanged.
     """
     try:
         value = read_json(path, "sealed JSON")

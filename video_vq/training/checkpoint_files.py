@@ -84,7 +84,7 @@ class CheckpointFiles:
 
 
 def describe_checkpoint(folder: Path) -> Facts:
-    """Return what `video-vq info` says about a checkpoint."""
+    """Return the facts that `video-vq info` shows for a checkpoint."""
     manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
     state = read_json(folder / STATE, "a checkpoint's state")
     best = state.get("best")

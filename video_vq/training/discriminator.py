@@ -163,7 +163,7 @@ class Discriminator:
         return {**numbers, "discriminator/grad_norm": float(self._norm)}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint holds of the discriminator: file name -> name -> tensor."""
+        """Return the discriminator's tensors in a checkpoint: file name -> name -> tensor."""
         return {
             "discriminator": {
                 **self.network.state_dict(),
