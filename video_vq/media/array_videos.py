@@ -89,7 +89,7 @@ def is_array_file(path: Path) -> bool:
 
 
 def parse_address(path: Path) -> Address | None:
-    """Return the video in an array file that a path names; None for any other path."""
+    """Return the address in an array file that a path names; None for any other path."""
     match = _ADDRESS.fullmatch(str(path))
     if match is None:
         return None

@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Death:
-    """The end of a process that did not answer.
+    """The end of a process before it answered.
 
     Attributes:
         cause: a few words that say what ended it.
