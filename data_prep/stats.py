@@ -68,7 +68,7 @@ class Channels:
 
 @dataclass(frozen=True)
 class ArrayRange:
-    """A per-frame array over all frames of the store; one number for each place of a row.
+    """A per-frame array over all frames of the store; one number for each column.
 
     Attributes:
         smallest, largest: extremes of the finite values; None where there are none.

@@ -77,7 +77,7 @@ class _OpenVideo:
         return self._ranges, self._sha256
 
     def close(self) -> None:
-        """Forget the video."""
+        """Release the video."""
         if self._ranges is not None:
             self._ranges.close()
         self._key = self._ranges = None
@@ -119,7 +119,7 @@ class _OpenTable:
         return self._reader.read(*found[0])
 
     def close(self) -> None:
-        """Forget the table."""
+        """Release the table."""
         if self._reader is not None:
             self._reader.close()
         self._key = self._reader = None

@@ -28,7 +28,7 @@ class ClipBatch(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """Token grids with what steers them, where the store has it (class −1: none)."""
+    """Token grids with their conditions, where the store has them (class −1: none)."""
 
     tokens: Int[Tensor, "b t h w *level"]
     classes: Int[Tensor, " b"] | None

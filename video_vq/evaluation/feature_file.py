@@ -103,7 +103,7 @@ def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
 
 
 def require_preparations(path: Path, rows: dict[str, Any], wanted: set[str]) -> None:
-    """Refuse a file that lacks what a protocol needs.
+    """Raise if a file lacks the features that a protocol needs.
 
     Raises:
         InputError: names what is missing.

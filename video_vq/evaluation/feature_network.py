@@ -18,7 +18,7 @@ from video_vq.metrics.weights import CHECKPOINT
 
 
 class FeatureNetwork(NamedTuple):
-    """A frozen network from b 3 t 224 224 to b d, and what names it beside every score.
+    """A frozen network from b 3 t 224 224 to b d, and its name beside every score.
 
     Attributes:
         module: the network in eval mode, on its device.
@@ -56,7 +56,7 @@ def named_i3d() -> FeatureNetwork:
 
 
 def load_feature_network(name: str | None, device: torch.device | str) -> FeatureNetwork:
-    """Return I3D, a published network with the user's weights, or what `module:function` makes.
+    """Return I3D, a published network with the user's weights, or the one from `module:function`.
 
     Args:
         name: None for I3D; "videomae=FILE" or "jedi=FILE,FILE" (see `read_preset`); else an

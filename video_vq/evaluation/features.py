@@ -212,7 +212,7 @@ def features_of(
 
 
 class ClipCount(NamedTuple):
-    """How many clips there are, and whether some are frame folders or lie in arrays."""
+    """The number of clips, and whether some are from frame folders or arrays."""
 
     num_clips: int
     has_frames: bool = False

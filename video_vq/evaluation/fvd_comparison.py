@@ -47,7 +47,7 @@ SEED = 0
 
 
 class FVDResult(NamedTuple):
-    """A Fréchet video distance and what it depends on.
+    """A Fréchet video distance and the facts that it depends on.
 
     Attributes:
         value: the distance.

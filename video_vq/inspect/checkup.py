@@ -117,7 +117,7 @@ def devices() -> list[Check]:
 
 
 def ranks(environment: Mapping[str, str]) -> list[Check]:
-    """Return what a launcher announces, what `accelerate launch` would start, and the backends.
+    """Return checks of the launcher's ranks, the setup of `accelerate launch`, and the backends.
 
     Args:
         environment: environment variables of this process.

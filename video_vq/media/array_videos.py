@@ -58,7 +58,7 @@ class ArrayVideos(NamedTuple):
     num_videos: int | None
 
     def place(self, index: int | None) -> str:
-        """Return the part behind # in the address of a video."""
+        """Return the part after # in the address of a video."""
         numbered = "" if index is None else str(index)
         if not self.header.member:
             return numbered

@@ -120,7 +120,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
-    """Read a video's header, first frame and packets; whatever can be counted is counted.
+    """Read a video's header, first frame and packets, and count everything countable.
 
     Raises:
         UnreadableVideoError: it is not a video, holds no picture track, is cut off, asks for more

@@ -111,7 +111,7 @@ def reading_of(arguments: argparse.Namespace) -> Reading:
 
 
 def require_reading(asked: Reading, has_pictures: bool, has_arrays: bool, where: object) -> None:
-    """Refuse options that nothing in a place needs.
+    """Raise if nothing in a folder needs the options.
 
     Raises:
         InputError: there is such an option; the message names it.

@@ -233,7 +233,7 @@ def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: 
     Args:
         features: features of all real clips.
         groups: each clip's source video (or group of near-duplicates): clips of one group stay on
-            one side. The split depends on these names alone, not on their order.
+            one side. The split depends only on these names, not on their order.
         ddof: degrees of freedom of the protocol, 0 or 1.
 
     Raises:

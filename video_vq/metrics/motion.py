@@ -120,7 +120,7 @@ def boundary_flicker_per_clip(
 
     1 is right; above it the copy jumps from one latent frame to the next more than its original
     does there: it shimmers. The original's own share keeps motion that happens to fall on a
-    boundary out. Not defined, and NaN, where either stands still on one side of the comparison;
+    boundary out. Undefined (NaN) where either is static on one side of the comparison;
     0 for a copy that is static only at the boundaries.
 
     Args:

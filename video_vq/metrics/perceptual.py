@@ -30,7 +30,7 @@ PIXELS_AT_ONCE = 2**18  # 64 frames of 64 px, 4 frames of 256 px
 
 
 class TrunkFacts(NamedTuple):
-    """What a trunk requires of its frames, and the widths of the five layers that are compared."""
+    """A trunk's requirements for its frames, and the widths of its five compared layers."""
 
     min_size: int  # pixels; below it a blur would reflect over more than the picture has
     widths: tuple[int, int, int, int, int]

@@ -76,7 +76,7 @@ def check_sampling(
     settings: SamplingSettings,
     batch_size: int,
 ) -> None:
-    """Refuse what does not fit the prior.
+    """Raise if the conditions do not fit the prior.
 
     Raises:
         InputError: see `TokenSampler.draw`.

@@ -43,7 +43,7 @@ class ModelConfig(NamedTuple):
 
 
 class TokenizerIdentity(NamedTuple):
-    """All of a tokenizer but its weights: what it is, what it was trained on, and its hash."""
+    """A tokenizer without its weights: its config, its training data and its hash."""
 
     config: TokenizerConfig
     facts: TokenizerFacts
@@ -100,7 +100,7 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
 
 
 def read_tokenizer_identity(path: Path) -> TokenizerIdentity:
-    """Read and check what a tokenizer's folder says about it.
+    """Read and check the description of a tokenizer in its folder.
 
     Raises:
         InputError: see `read_model_config`; or a setting is wrong.

@@ -29,7 +29,7 @@ PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, s
 
 
 def uniform_noise(seed: int, number: int, window: int = 0, step: int = 0) -> np.ndarray:
-    """Return uniform numbers in [0, 1), each a function of only the seed and its place.
+    """Return uniform numbers in [0, 1) that depend only on the seed and their position.
 
     The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep. Windows
     of a long sample, and steps that draw several tokens, have streams of their own: 2^66 numbers

@@ -180,7 +180,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         actions: Actions | None,
         dropped: Bool[Tensor, " b"] | None,
     ) -> Condition:
-        """Embed what steers the clips.
+        """Embed the clips' conditions.
 
         Args:
             batch: number of clips.
@@ -257,7 +257,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         return sub_codes
 
     def drawn_or(self, dropped: Bool[Tensor, " b"] | None, batch: int) -> Bool[Tensor, " b"] | None:
-        """Return which clips' conditions are hidden; in training mode None draws them.
+        """Return `dropped`, a mask of clips without conditions; in training mode None draws it.
 
         From torch's global generator, with probability `condition_dropout`.
         """

@@ -104,7 +104,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return next(self.encoder.parameters()).dtype
 
     def latents(self, video: VideoLike) -> Float[Tensor, "n d"]:
-        """Return the rows that would be quantized: what the first codes are drawn from."""
+        """Return the rows that would be quantized, from which the first codes are drawn."""
         return self.quantizer.latents(self._features(video))
 
     def _features(self, video: VideoLike, check: bool = True) -> Float[Tensor, "b c lt lh lw"]:
@@ -304,7 +304,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 def to_pixels(
     clips: UInt8[Tensor, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"],
 ) -> Float[Tensor, "b 3 t h w"]:
-    """Turn uint8 clips, RGB, into network input in [-1, 1]: the one place where this is done.
+    """Convert uint8 RGB clips to network input in [-1, 1]; all conversion happens here.
 
     Raises:
         InputError: they are not uint8.

@@ -57,7 +57,7 @@ class DividedBlock(nn.Module):
         )
 
     def forward(self, x: Tokens) -> Tokens:
-        """Add what each token read, then its MLP's change."""
+        """Add the attention's output, then the MLP's."""
         batch, frames, rows, _, _ = x.shape
         along_time = rearrange(self.norm_time(x), "b t h w d -> (b h w) t d")
         read = self.project_time(self.time(along_time))

@@ -157,7 +157,7 @@ class ResidualCodebook(nn.Module):
         self.book(0).watch()
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
-        """Return the rows of each tensor of codes that these numbers of codes stand for."""
+        """Return the rows of each tensor of codes that these code numbers refer to."""
         rows, start = {}, 0
         for index in range(len(self.books)):
             end = start + self.config.vocabulary[index]

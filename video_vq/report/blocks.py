@@ -53,7 +53,7 @@ class Table(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """A score, large, with a sentence on what it means; `good` is None where nothing is judged."""
+    """A large score with a sentence on its meaning; `good` is None without a judgement."""
 
     name: str
     value: str
@@ -98,7 +98,7 @@ class Film(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A PNG as a data address, its size in pixels, and what it shows."""
+    """A PNG as a data URL, its size in pixels, and its caption."""
 
     address: str
     width: int
@@ -186,7 +186,7 @@ class Films:
 
 
 def named(video: str, label: str | None) -> str:
-    """Return the id of a video behind its class, which many ids begin with."""
+    """Return the id of a video preceded by its class, unless the id begins with it."""
     return video if label is None or video.startswith(f"{label}/") else f"{label} · {video}"
 
 

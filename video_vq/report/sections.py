@@ -302,7 +302,7 @@ def _told(value: Any) -> str:
 
 
 def facts_table(facts: dict[str, Any]) -> Table:
-    """Return names and values as a table; what is None is left out."""
+    """Return names and values as a table, without values that are None."""
     rows = tuple(
         Row((name.replace("_", " "), _told(value)))
         for name, value in facts.items()

@@ -59,7 +59,7 @@ Make = Callable[[Films], list[Section]]
 def write_view(
     path: Path, facts: Facts, out: Path, tokenizer: Path | None = None, reading: Reading = USUAL
 ) -> None:
-    """Write a page that shows what a path holds.
+    """Write a page that shows the contents of a path.
 
     Args:
         path: a clip store, a token store, a video, a folder of videos, or any path that

@@ -149,7 +149,7 @@ class StoredClips:
         return len(self._members[shard])
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Do nothing: what is stored is not read ahead."""
+        """Do nothing: stored clips are not read ahead."""
 
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]

@@ -59,7 +59,7 @@ class ContinueRequest:
             a clip.
         window_stride: number of latent frames that each window after the first adds; None for half
             of a clip's.
-        reading: how a video that is a frame folder, or lies in an array, is read.
+        reading: how a video in a frame folder or in an array is read.
     """
 
     given_frames: int | None = None
@@ -124,7 +124,7 @@ def continued(
     video: Path,
     request: ContinueRequest,
 ) -> tuple[Continuation, Iterator[UInt8[np.ndarray, "n h w 3"]]]:
-    """Return what becomes of a video, and its frames, moment by moment of all continuations.
+    """Return the outcome for a video and its frames, one moment of all continuations at a time.
 
     The given frames come first. Memory does not grow with their number.
 

@@ -33,7 +33,7 @@ class DecodeJob:
     batch_size: int = 16
 
     def plan(self, tokens_hash: str, tokenizer_hash: str, precision: str) -> dict[str, Any]:
-        """Return, as JSON, what decides the bytes of the clips."""
+        """Return all that determines the bytes of the clips, as JSON."""
         return {
             "kind": "decoded tokens",
             "tokens": tokens_hash,

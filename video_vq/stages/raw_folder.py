@@ -132,7 +132,7 @@ def _say(note: str) -> None:
 
 
 def say_views(videos: RawVideos) -> None:
-    """Print which views of a scene lie in different splits, and what keeps them together."""
+    """Print the views of a scene that are in different splits, and how to keep them together."""
     note = note_on_views({video.name: video.split for video in videos.videos})
     if note is None:
         return

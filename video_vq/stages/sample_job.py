@@ -29,7 +29,7 @@ FRAMES_AT_ONCE = 256
 
 
 class FramesToGive(NamedTuple):
-    """Which frames are given.
+    """The frames that are given.
 
     Attributes:
         path: folder of the clip store.
@@ -101,7 +101,7 @@ class SampleJob:
         precision: str,
         threads: int | None,
     ) -> dict[str, Any]:
-        """Return, as JSON, what decides the bytes of samples beside given frames and actions.
+        """Return what determines the samples' bytes besides given frames and actions, as JSON.
 
         Args:
             precision: The precision of the decoder's products.

@@ -58,7 +58,7 @@ def sealed_plan(path: Path) -> dict[str, Any] | None:
 
 
 def describe_unfinished(path: Path) -> tuple[str, Facts]:
-    """Return the kind of an unfinished store, and what `video-vq info` says about it."""
+    """Return the kind of an unfinished store and its facts for `video-vq info`."""
     plan = read_json(path / PLAN, "an unfinished store's plan")
     kind, unit = ("token", "count") if "tokenizer_hash" in plan else ("clip", "frames")
     records = sorted((path / PARTS).glob("shard-*.json"))

@@ -84,7 +84,7 @@ def skipped_entry(video: Video, reason: str) -> Skipped:
 
 
 def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
-    """Return what was left out: a line for each file and reason, up to `most` lines."""
+    """Return the files that were left out: a line per file and reason, up to `most` lines."""
     counts = Counter(f"  {entry['path']}: {entry['reason']}" for entry in skipped)
     lines = [
         line if count == 1 else f"{line} ({count:,} videos)"

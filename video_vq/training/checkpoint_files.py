@@ -34,7 +34,7 @@ class CheckpointFiles:
         return self.path / f"step_{step:07d}"
 
     def problem(self, step: int) -> str | None:
-        """Return why a checkpoint cannot be used; None when all its bytes are intact."""
+        """Return the reason why a checkpoint cannot be used; None if all its bytes are intact."""
         folder = self.folder(step)
         try:
             entries = list(folder.iterdir())
