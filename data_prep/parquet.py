@@ -69,7 +69,7 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
 
 
 class RowReader:
-    """Reads stretches of the rows of a Parquet file, and holds one batch of rows besides them.
+    """Reads ranges of rows of a Parquet file, and holds one further batch of rows.
 
     A stretch that begins where the last one ended continues there. Batches begin where row groups
     do, so the cost of a damaged page does not depend on what was read before.

@@ -14,7 +14,7 @@ def run_pool_on_ray(
     on_video: Callable[[int, int], object],
     on_shard: Callable[[int], object],
 ) -> None:
-    """Do what `Pool` does, on a cluster whose machines all see the store.
+    """Run the work of `Pool` on a cluster whose machines all see the store.
 
     Args:
         making: what all shards share.

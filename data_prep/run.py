@@ -43,7 +43,7 @@ CONFIG_SIZES = {"video64": (64, 64), "ucf101": (128, 128), "bair": (64, 64)}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a preparation made.
+    """The result of a preparation.
 
     Attributes:
         store: the finished store.
@@ -61,7 +61,7 @@ class Outcome:
 
 
 def make_plan(listing: Listing, recipe: FrameRecipe, videos_per_shard: int) -> dict[str, Any]:
-    """Return what decides every byte of the store: neither decoder nor workers nor the machine.
+    """Return all that determines the store's bytes: not the decoder, the workers or the machine.
 
     Raises:
         InputError: a file of actions can no longer be read.
@@ -293,7 +293,7 @@ def _version(package: str) -> str | None:
 
 
 def summarize(outcome: Outcome, listing: Listing) -> str:
-    """Return what was made, and what is odd about it, for people."""
+    """Return a readable summary of the result, with anything unusual about it."""
     store = outcome.store
     videos = len(store.videos)
     height, width = store.frame_size_hw
@@ -341,7 +341,7 @@ def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
 
 
 def numbers(outcome: Outcome) -> dict[str, Any]:
-    """Return what was made as JSON."""
+    """Return the result as JSON."""
     store = outcome.store
     frames = sum(video.num_frames for video in store.videos)
     return {

@@ -31,7 +31,7 @@ OPENERS: dict[ItemKind, Callable[[], OpenItem]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an earlier attempt showed about a video.
+    """The findings of an earlier attempt on a video.
 
     Attributes:
         skip: reason to leave it out; None to keep it.

@@ -31,7 +31,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What one split holds.
+    """The contents of one split.
 
     Attributes:
         largest_group: largest number of its videos that share a group.
@@ -68,7 +68,7 @@ class Channels:
 
 @dataclass(frozen=True)
 class ArrayRange:
-    """A per-frame array over all frames of the store; one number for each place of a row.
+    """A per-frame array over all frames of the store; one number for each column.
 
     Attributes:
         smallest, largest: extremes of the finite values; None where there are none.
@@ -93,7 +93,7 @@ class Statistics:
         pixel_bytes: number of bytes of all frames.
         fps: number of videos per frame rate, which may be "unknown".
         splits: counts by split.
-        classes: number of videos by class and split; "" stands for no class.
+        classes: number of videos by class and split; "" means no class.
         balance: entropy of the classes over the logarithm of their number, 1 when all are equally
             frequent; None with fewer than two.
         groups_in_two_splits: groups with videos in more than one split, which may be
@@ -315,7 +315,7 @@ def class_table(
     """Return a line for each class with its count in each split, and their sums.
 
     Args:
-        classes: number of videos by class and split; "" stands for no class.
+        classes: number of videos by class and split; "" means no class.
         splits: splits that are the columns.
         more: text to add if there are more classes than are shown.
     """
@@ -332,7 +332,7 @@ def class_table(
 
 
 def count_classes(store: ClipStore, splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return the number of videos by class and split; "" stands for no class."""
+    """Return the number of videos by class and split; "" means no class."""
     counts = Counter((video.label, video.split) for video in store.videos)
     labels: list[str | None] = [*store.classes]
     labels += [None] if any(video.label is None for video in store.videos) else []

@@ -54,7 +54,7 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
 
 
 def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
-    """Return what is wrong with settings, given as name -> (value, lowest, highest allowed)."""
+    """Return the problem with settings, given as name -> (value, lowest, highest allowed)."""
     return [
         f"{name} must lie in {lowest}..{highest}, found {value}"
         for name, (value, lowest, highest) in ranges.items()

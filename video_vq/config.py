@@ -117,7 +117,7 @@ def config_names(kind: str) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a config file and merge it over its `base:` (a file beside it), recursively."""
+    """Read a config file and merge it over its `base:` (a file in the same folder), recursively."""
     chain: list[Path] = []
     layers: list[dict[str, Any]] = []
     current: Path | None = path

@@ -97,7 +97,7 @@ def _main_failed(accelerator: Accelerator, failed: bool) -> bool:
 def holding(
     accelerator: Accelerator, path: Path | None, single_file: bool = False
 ) -> Iterator[None]:
-    """Hold what the ranks are about to write for the length of a block; rank 0 takes the lock.
+    """Lock the ranks' output for the duration of a block; rank 0 takes the lock.
 
     Args:
         path: a folder, or a file if `single_file`; None holds nothing.

@@ -10,7 +10,7 @@ class ConfigError(InputError):
 
 
 def system_refusal(error: OSError) -> str:
-    """Return one line that names the file and says what the system refused."""
+    """Return one line with the file's name and the system's error."""
     return f"{error.filename}: {error.strerror or type(error).__name__}"
 
 

@@ -14,12 +14,12 @@ def times(sides: Iterable[int]) -> str:
 
 
 def codes(vocabulary: Iterable[int]) -> str:
-    """Return numbers of codes: "1,024", or "1,024 x 512" where a position has several."""
+    """Return vocabulary sizes as text: "1,024", or "1,024 x 512" for several codes per position."""
     return " x ".join(f"{size:,}" for size in vocabulary)
 
 
 def score(value: float | None) -> str:
-    """Return a score; None stands for a PSNR of clips that come back bit by bit."""
+    """Return a score as text; None means that the clips were reproduced exactly."""
     return "exact" if value is None else f"{value:.3f}"
 
 
@@ -29,7 +29,7 @@ def tokens(grid_thw: Iterable[int], vocabulary: Iterable[int]) -> str:
 
 
 def per_split(splits: Iterable[str]) -> dict[str, int]:
-    """Return how many there are in total and in each split."""
+    """Return the total and the number in each split."""
     counts = Counter(splits)
     return {"all": counts.total(), **{name: counts[name] for name in sorted(counts)}}
 
@@ -56,7 +56,7 @@ def actions(numbers: int) -> Facts:
 
 
 def sizes(files: Iterable[Path]) -> str:
-    """Return how many files there are, their size, and how many are missing."""
+    """Return the number of files, their size, and the number of missing ones."""
     files = list(files)
     present = [file.stat().st_size for file in files if file.is_file()]
     missing = len(files) - len(present)

@@ -25,7 +25,7 @@ HEAD_BYTES = 512
 
 @dataclass(frozen=True)
 class Archive:
-    """What an archive holds, checked; nothing of it is unpacked.
+    """The checked contents of an archive; nothing is unpacked.
 
     Attributes:
         path: path of the archive.

@@ -24,7 +24,7 @@ class ArchiveError(InputError):
 
 @runtime_checkable
 class Readable(Protocol):
-    """What an archive is read from: a file, or the output of a program."""
+    """A source to read an archive from: a file, or the output of a program."""
 
     def read(self, num_bytes: int, /) -> bytes:
         """Return `num_bytes` bytes; fewer only at the end."""
@@ -151,7 +151,7 @@ class Entries:
 
     @property
     def count(self) -> int:
-        """Return how many entries were added, including folders."""
+        """Return the number of entries that were added, including folders."""
         return self._count
 
     def add_folder(self, name: str | bytes) -> None:

@@ -111,7 +111,7 @@ class Renderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._loaded)
 
     def draw(self, data: Any, camera: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return what a camera of the model sees."""
+        """Return the picture that a camera of the model sees."""
         mujoco = bindings()
         side = self._pixels
         self._camera.fixedcamid = camera

@@ -35,7 +35,7 @@ os._exit(0)
 
 @dataclass(frozen=True)
 class Graphics:
-    """What renders.
+    """The renderer in use.
 
     Attributes:
         environment: environment variables that a rendering process needs before it imports MuJoCo.
@@ -54,7 +54,7 @@ def bindings() -> Any:
 
 
 def find_graphics() -> Graphics:
-    """Return a way to render that works on this machine: MUJOCO_GL's if it is set, EGL, OSMesa.
+    """Return a renderer that works on this machine: MUJOCO_GL's if it is set, EGL, or OSMesa.
 
     Raises:
         InputError: MuJoCo is not installed, or no OpenGL works; says what to install.

@@ -49,7 +49,7 @@ class Body:
 
 @dataclass(frozen=True)
 class BinScene:
-    """What differs between episodes before anything moves.
+    """The initial scene of an episode, before anything moves.
 
     Attributes:
         bodies: the objects.

@@ -46,7 +46,7 @@ with a published one on BAIR. Every record carries the feature `{SIMULATED}`; ke
 
 @dataclass(frozen=True)
 class BinWorldSettings:
-    """What decides every byte, besides the versions of MuJoCo and of OpenGL.
+    """Settings that determine every byte, besides the versions of MuJoCo and OpenGL.
 
     Attributes:
         num_train, num_test: number of episodes of each side.
@@ -61,7 +61,7 @@ class BinWorldSettings:
 
 @dataclass(frozen=True)
 class Pushed:
-    """How often objects were pushed.
+    """Counts of pushed objects.
 
     Attributes:
         episodes: number of episodes.

@@ -9,7 +9,7 @@ from video_vq.arguments import Parser
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb."""
+    """Add the verb's parser."""
     parser = verbs.add_parser(
         "lerobot",
         help="prepare a LeRobot v3 data set",

@@ -94,7 +94,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add options for how the preparation runs and what it may leave out."""
+    """Add options for the execution of a preparation and the files that it may leave out."""
     add_workers(parser)
     parser.add_argument(
         "--engine",
@@ -149,7 +149,7 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
 
 
 def require_sheet(sheet: Path | None) -> None:
-    """Raise unless a contact sheet can have this name; None stands for no sheet.
+    """Raise unless a contact sheet can have this name; None means no sheet.
 
     Raises:
         InputError: it does not end in .png, or its folder is missing or not writable.

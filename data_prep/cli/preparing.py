@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_ready(arguments: argparse.Namespace) -> None:
-    """Refuse what is known to fail, before a source is listed, which may take minutes.
+    """Raise for foreseeable failures before a source is listed, which may take minutes.
 
     Raises:
         InputError: the output is the source itself, cannot be written or is being written by
@@ -40,7 +40,7 @@ def require_ready(arguments: argparse.Namespace) -> None:
 
 
 def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
-    """Make what the arguments ask for from a source: a clip store, or a list.
+    """Make the requested output from a source: a clip store, or a list.
 
     Raises:
         InputError: see `prepare`; or the source cannot be a list.

@@ -13,7 +13,7 @@ TEST_SHARE, MOST_TEST = 10, 256  # a tenth of the episodes, at most as many as B
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb."""
+    """Add the verb's parser."""
     parser = verbs.add_parser(
         "simulate",
         help="simulate an arm that pushes objects in a bin, as BAIR's TFRecords",

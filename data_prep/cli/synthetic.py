@@ -9,7 +9,7 @@ from video_vq.progress import is_quiet
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb."""
+    """Add the verb's parser."""
     parser = verbs.add_parser(
         "synthetic",
         help="draw a gripper that pushes bodies over a table, as raw files in official layouts",

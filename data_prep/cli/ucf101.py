@@ -9,7 +9,7 @@ from video_vq.arguments import Parser
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb."""
+    """Add the verb's parser."""
     parser = verbs.add_parser(
         "ucf101",
         help="prepare UCF-101, packed or unpacked",

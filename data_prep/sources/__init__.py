@@ -55,7 +55,7 @@ class Item:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def video(self, origin: dict[str, Any], fps: float | None = None) -> Video:
-        """Return what a store records about this video, besides its frames."""
+        """Return the store's record of this video, besides its frames."""
         return Video(self.id, self.label, self.split, self.group, fps=fps, origin=origin)
 
 
@@ -69,7 +69,7 @@ UnusableVideoError or UnreadableVideoError, now or while the frames are taken; o
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds.
+    """The contents of a source.
 
     Attributes:
         source: the kind of source.

@@ -29,7 +29,7 @@ MAX_STRETCHES = 1_000_000
 
 @dataclass(frozen=True)
 class Place:
-    """Where an episode lies; see data_prep.sources.lerobot.
+    """The location of an episode; see data_prep.sources.lerobot.
 
     Attributes:
         episode: number of the episode.
@@ -77,7 +77,7 @@ class _OpenVideo:
         return self._ranges, self._sha256
 
     def close(self) -> None:
-        """Forget the video."""
+        """Release the video."""
         if self._ranges is not None:
             self._ranges.close()
         self._key = self._ranges = None
@@ -119,7 +119,7 @@ class _OpenTable:
         return self._reader.read(*found[0])
 
     def close(self) -> None:
-        """Forget the table."""
+        """Release the table."""
         if self._reader is not None:
             self._reader.close()
         self._key = self._reader = None
@@ -153,7 +153,7 @@ def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple
 
 
 class EpisodeOpener:
-    """Opens the episodes of one shard, whose bytes depend on that shard alone; see `OpenItem`."""
+    """Opens the episodes of one shard, whose bytes depend only on that shard; see `OpenItem`."""
 
     def __init__(self) -> None:
         self._video, self._table = _OpenVideo(), _OpenTable()

@@ -38,7 +38,7 @@ Layout = Literal["ucf101", "bair", "both"]
 
 @dataclass(frozen=True)
 class TableWorldSettings:
-    """What decides every byte that is written.
+    """Settings that determine every byte that is written.
 
     Attributes:
         layout: the official layout to write.

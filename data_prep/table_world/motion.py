@@ -47,7 +47,7 @@ CAMERA_LEAD = 0.10
 
 @dataclass(frozen=True)
 class Style:
-    """What the videos of one group share: the table and the light's strength."""
+    """The properties shared by the videos of one group: the table and the light's strength."""
 
     material: int
     palette: int

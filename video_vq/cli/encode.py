@@ -13,7 +13,7 @@ from video_vq.stores.tokens import TokenStore
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb."""
+    """Add the verb's parser."""
     parser = verbs.add_parser(
         "encode",
         help="turn a clip store, or raw videos, into a token store",

@@ -67,7 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def read(arguments: argparse.Namespace) -> "FolderOptions":
-    """Return what `add` took.
+    """Return the values of the options from `add`.
 
     Raises:
         InputError: an option is given for data that are not a folder of videos.

@@ -30,7 +30,7 @@ def unused(path: Path) -> Path:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Return an unused path of this name beside another one, which may be `.` or `..`."""
+    """Return an unused path with this name next to another one, which may be `.` or `..`."""
     return unused(_folder_of(path) / name)
 
 
@@ -41,7 +41,7 @@ def verify_words(store: Path) -> tuple[str | Path, ...]:
 
 
 def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
-    """Return the tokenizer with a hash, searched for beside some paths, in its usual places."""
+    """Return the tokenizer with a given hash, searched for in the usual places near some paths."""
     for path in near:
         candidates: list[Path] = []
         with suppress(OSError):  # it was removed just now, or cannot be read

@@ -12,7 +12,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb."""
+    """Add the verb's parser."""
     parser = verbs.add_parser(
         "fvd",
         help="score folders of videos, arrays or clip stores by FVD",

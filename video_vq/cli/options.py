@@ -152,7 +152,7 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
 
 
 def add_parallel(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a masked prior draws several tokens at once."""
+    """Add the options for drawing several tokens at once from a masked prior."""
     parser.add_argument(
         "--steps",
         type=positive,

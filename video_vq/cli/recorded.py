@@ -19,7 +19,7 @@ MAX_THREADS = 4096
 
 
 def go_on_as_recorded(out: Path) -> None:
-    """Set precision and threads to what a folder records, unless something else is asked for.
+    """Set precision and threads to those recorded in a folder, unless others are requested.
 
     Environment variables ask for them, and so does `accelerate launch`: without flags, for
     precision "no" and for one thread.

@@ -11,7 +11,7 @@ from video_vq.training.training_config import PriorTrainingConfig
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb."""
+    """Add the verb's parser."""
     parser = verbs.add_parser(
         "train-prior",
         help="train a prior on a token store",

@@ -11,7 +11,7 @@ from video_vq.training.training_config import TokenizerTrainingConfig
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb."""
+    """Add the verb's parser."""
     parser = verbs.add_parser(
         "train-tokenizer",
         help="train a tokenizer on a clip store",

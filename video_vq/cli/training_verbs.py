@@ -22,7 +22,7 @@ from video_vq.training.stop_request import StopRequest
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add all but the config and the data."""
+    """Add all options except the config and the data."""
     options.add_out(parser, "the run folder; run the same command again to resume")
     options.add_allow_change(parser)
     options.add_dry_run(parser)

@@ -13,7 +13,7 @@ ARRAY = "actions"  # the array's name in a clip store
 
 
 def num_actions(num_frames: int, stride: int) -> int:
-    """Return how many rows of actions lie between a clip's first frame and its last."""
+    """Return the number of rows of actions between a clip's first and last frame."""
     return (num_frames - 1) * stride
 
 
@@ -25,11 +25,11 @@ def num_action_dims(row_dims: int, stride: int, frames_per_latent: int) -> int:
 def latent_actions(
     rows: Float[np.ndarray, "r d"], stride: int, frames_per_latent: int, latent_frames: int
 ) -> Float[np.ndarray, "t a"]:
-    """Return, for each latent frame, the actions on the way to its frames, one after the other.
+    """Return, for each latent frame, the actions that lead to its frames, concatenated.
 
-    A latent frame stands for `frames_per_latent` frames, and `stride` rows lead to each of them.
+    A latent frame covers `frames_per_latent` frames, and `stride` rows lead to each of them.
     What leads to the clip's first frame is unknown, and a causal tokenizer's first latent frame
-    holds that frame alone: these places are 0.
+    holds only that frame: these places are 0.
 
     Args:
         rows: actions between the clip's first frame and its last, `num_actions` rows.

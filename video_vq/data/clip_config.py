@@ -26,7 +26,7 @@ class ClipConfig:
         hop: number of frames from one clip's start to the next, for "all"; null for clips that
             follow each other without overlap.
         short_videos: what becomes of a video that is shorter than a clip: "leave_out";
-            "repeat_last", its last frame stands still until the clip is full; "loop", it begins
+            "repeat_last", its last frame is repeated until the clip is full; "loop", it begins
             again.
     """
 

@@ -85,7 +85,7 @@ class ClipDataset(Dataset[ClipItem]):
     """The clips of a clip store: a map-style dataset, for a DataLoader.
 
     An item is read from the memory-mapped shards when it is asked for. It depends on the arguments,
-    the epoch and its number alone: workers and ranks, forked or spawned, change no clip.
+    the epoch and its number only: workers and ranks, forked or spawned, change no clip.
 
     Args:
         store: clip store or its path.
@@ -94,12 +94,12 @@ class ClipDataset(Dataset[ClipItem]):
         stride: distance between a clip's frames; 2 takes every other frame.
         windows: which clips of a video are items: "all", one every `hop` frames; "uniform",
             `clips_per_video` evenly spaced ones; "random", `clips_per_video` that begin anywhere,
-            drawn anew for each epoch (`set_epoch`).
+            drawn again for each epoch (`set_epoch`).
         clips_per_video: number of clips of a video, for "uniform" and "random".
         hop: number of frames from one clip's start to the next, for "all"; None means clips that do
             not overlap.
         short_videos: what becomes of a video that is shorter than a clip: "leave_out",
-            "repeat_last" (its last frame stands still) or "loop".
+            "repeat_last" (its last frame is repeated) or "loop".
         seed: seed of the random windows.
         transform: function that is applied to each clip, uint8 t h w 3.
 
@@ -153,7 +153,7 @@ class ClipDataset(Dataset[ClipItem]):
         self._epoch.fill_(epoch)
 
     def window(self, index: int) -> Window:
-        """Return which frames of which video an item shows in this epoch.
+        """Return the window (video and frames) that an item shows in this epoch.
 
         Raises:
             IndexError: there is no such item.

@@ -28,14 +28,14 @@ class ClipBatch(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """Token grids with what steers them, where the store has it (class −1: none)."""
+    """Token grids with their conditions, where the store has them (class −1: none)."""
 
     tokens: Int[Tensor, "b t h w *level"]
     classes: Int[Tensor, " b"] | None
     actions: Float[Tensor, "b t a"] | None
 
     def flat(self, device: torch.device) -> "FlatTokens":
-        """Return what a prior takes, on a device."""
+        """Return the inputs of a prior, on a device."""
         return FlatTokens(
             rearrange(self.tokens, "b t h w ... -> b (t h w) ...").to(device, non_blocking=True),
             None if self.classes is None else self.classes.to(device, non_blocking=True),
@@ -76,7 +76,7 @@ class ClipSequence(Dataset[tuple[np.ndarray, int]]):
         self.order = EpochOrder(len(self.clips), seed)
 
     def window(self, position: int) -> Window:
-        """Return the clip that stands at a position."""
+        """Return the clip at a position."""
         return self.clips(self.order(position).item, position)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, int]:

@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Place(NamedTuple):
-    """Where a global position lies: its epoch and the item that it shows."""
+    """A global position as its epoch and the item that it shows."""
 
     epoch: int
     item: int

@@ -89,7 +89,7 @@ def usable_videos(
 
 
 class EpochClips:
-    """The clips of an epoch, numbered: item -> window; nothing is listed but the videos.
+    """The numbered clips of an epoch: item -> window; only the videos are listed.
 
     Args:
         store: the store that holds the videos.
@@ -161,12 +161,12 @@ def _evenly_spaced(number: int, count: int, starts: int) -> int:
 
 
 def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int) -> list[Window]:
-    """Return the clips of one video, whatever other videos the store holds.
+    """Return the clips of one video, regardless of the other videos in the store.
 
     Args:
         config: which clips to cut out; random ones are drawn by the video's name, each once.
         video: its position in the store.
-        name: its id, the same wherever it stands.
+        name: its id, which does not depend on its position.
         num_frames: number of frames of the video.
     """
     starts = num_frames - config.span + 1

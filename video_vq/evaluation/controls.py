@@ -43,7 +43,7 @@ class PatchCodebook:
     a training patch.
 
     Args:
-        patch_thw: the box of pixels that one token stands for.
+        patch_thw: the size in pixels of the box that one token covers.
         num_codes: number of codes, K.
         seed: seed of the first codes and of the choice of patches.
     """

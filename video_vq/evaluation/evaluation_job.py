@@ -24,7 +24,7 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What to score: a tokenizer, and a prior when its samples or its tokens are named.
+    """An evaluation job: a tokenizer, and a prior if its samples or its tokens are given.
 
     Attributes:
         data: the clip store of real videos.
@@ -93,7 +93,7 @@ class EvaluationJob:
 
 
 def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
-    """Return, as JSON, what decides the scores of a job.
+    """Return all that determines the scores of a job, as JSON.
 
     Args:
         precision: The precision of the tokenizer's and the prior's products.
@@ -126,9 +126,9 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
 
 
 def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the scores of a folder, if they are of this identity.
+    """Return the scores in a folder if they were computed with this identity.
 
-    A user's own network is not known by its name: only running it shows what it computes now.
+    A user's own network is not identified by its name: its code may have changed since.
     """
     if "network" in identity:
         return None
@@ -139,7 +139,7 @@ def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def describe_evaluation(path: Path) -> Facts | None:
-    """Return what `video-vq info` says about a folder of scores; None for other scores."""
+    """Return the facts that `video-vq info` shows for a folder of scores; None for other scores."""
     scores = read_json(path / SCORES, "scores")
     if not {"reconstruction", "protocol", "num_clips"} <= scores.keys():
         return None

@@ -114,7 +114,7 @@ class EvaluationSetup:
         return store_features(self.store, windows, extractor, name, self.split, sharing, transform)
 
     def fvd(self, fake: FeatureSet) -> dict[str, Any]:
-        """Return, as JSON, the FVD of other clips to the real ones."""
+        """Return the FVD between other clips and the real ones, as JSON."""
         result = compare(self.real, fake, self.protocol)._asdict()
         return {
             **{name: result[name] for name in ("value", "num_real", "num_fake")},

@@ -58,10 +58,11 @@ def holds_other_tensors(path: Path) -> bool:
 
 
 def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
-    """Read such a file.
+    """Read a feature file.
 
     Raises:
-        InputError: it is missing, damaged, of another network, or of clips cut in another way.
+        InputError: it is missing, damaged, of another network, or of clips that were cut
+            differently.
     """
     described, rows = _open(path)
     try:
@@ -102,7 +103,7 @@ def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
 
 
 def require_preparations(path: Path, rows: dict[str, Any], wanted: set[str]) -> None:
-    """Refuse a file that lacks what a protocol needs.
+    """Raise if a file lacks the features that a protocol needs.
 
     Raises:
         InputError: names what is missing.

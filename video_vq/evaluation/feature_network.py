@@ -18,7 +18,7 @@ from video_vq.metrics.weights import CHECKPOINT
 
 
 class FeatureNetwork(NamedTuple):
-    """A frozen network from b 3 t 224 224 to b d, and what names it beside every score.
+    """A frozen network from b 3 t 224 224 to b d, and its name beside every score.
 
     Attributes:
         module: the network in eval mode, on its device.
@@ -46,7 +46,7 @@ class FeatureNetwork(NamedTuple):
                 )
 
     def cache_settings(self, protocol: FVDProtocol) -> dict:
-        """Return what decides the features of a clip's bytes: the key of their cache."""
+        """Return the settings that determine a clip's features: the key of their cache."""
         return {"network": self.sha256, "name": self.name, **protocol.feature_settings()}
 
 
@@ -56,17 +56,17 @@ def named_i3d() -> FeatureNetwork:
 
 
 def load_feature_network(name: str | None, device: torch.device | str) -> FeatureNetwork:
-    """Return I3D, a published network with the user's weights, or what `module:function` makes.
+    """Return I3D, a published network with the user's weights, or the one from `module:function`.
 
     Args:
         name: None for I3D; "videomae=FILE" or "jedi=FILE,FILE" (see `read_preset`); else an
             importable function without arguments that returns a module from b 3 t 224 224 in
-            [-1, 1] to b d. It is the user's own code, and runs.
+            [-1, 1] to b d. This runs the user's own code.
         device: the device to put it on.
 
     Raises:
         ConfigError: the name is not of that form, or nothing is found under it.
-        InputError: weights are missing or not what they should be, or the function does not
+        InputError: weights are missing or not the expected ones, or the function does not
             return such a module.
     """
     if name is None:

@@ -75,7 +75,7 @@ class FeatureSet(NamedTuple):
 
     @property
     def num_clips(self) -> int:
-        """Return how many clips were scored."""
+        """Return the number of clips that were scored."""
         return len(self.groups)
 
 
@@ -212,7 +212,7 @@ def features_of(
 
 
 class ClipCount(NamedTuple):
-    """How many clips there are, and whether some are frame folders or lie in arrays."""
+    """The number of clips, and whether some are from frame folders or arrays."""
 
     num_clips: int
     has_frames: bool = False
@@ -220,11 +220,11 @@ class ClipCount(NamedTuple):
 
 
 def count_clips(path: Path, cut: Cut, split: str | None, reading: Reading = USUAL) -> ClipCount:
-    """Return how many clips `features_of` would find, some of which may prove unreadable.
+    """Return the number of clips that `features_of` would find; some may prove unreadable.
 
     Raises:
-        InputError: it is neither a folder of videos nor a clip store of the rate that was asked
-            for, the split is empty, or its videos are too short.
+        InputError: it is neither a folder of videos nor a clip store with the requested frame
+            rate, the split is empty, or its videos are too short.
     """
     store = _store(path, cut)
     if store is None:

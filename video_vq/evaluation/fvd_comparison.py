@@ -47,7 +47,7 @@ SEED = 0
 
 
 class FVDResult(NamedTuple):
-    """A Fréchet video distance and what it depends on.
+    """A Fréchet video distance and the facts that it depends on.
 
     Attributes:
         value: the distance.
@@ -85,7 +85,7 @@ def _require_two(found: int, where: str) -> None:
 
 
 def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
-    """Return what a reader must know before using a score of these two sets."""
+    """Return the warnings about a score of these two sets."""
     warnings = []
     smaller = min(real.num_clips, fake.num_clips)
     if smaller < SMALL:
@@ -119,7 +119,7 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
 
 
 def warnings_of_side(features: FeatureSet) -> list[str]:
-    """Return what a reader must know about one set, whatever it is compared with."""
+    """Return the warnings about one set, regardless of the set it is compared with."""
     warnings = []
     if features.simulated is not None:
         warnings.append(
@@ -369,7 +369,7 @@ def difference_of(
 
 
 def grouped(features: FeatureSet, protocol: FVDProtocol) -> GroupedFeatures:
-    """Return a side as the statistics take it."""
+    """Return the features of one side, grouped for the statistics."""
     return GroupedFeatures(features.of(protocol), features.groups)
 
 

@@ -122,7 +122,7 @@ class Gallery(NamedTuple):
         return rows
 
     def write_sheet(self, out: Path, fps: float | None) -> None:
-        """Write sheet.webp, which plays, and sheet.png, four moments of it one below the other."""
+        """Write sheet.webp, an animation, and sheet.png, four of its frames stacked vertically."""
         rows = self.rows()
         columns = min(len(row) for row in rows.values())
         clips = [clip for row in rows.values() for clip in row[:columns]]
@@ -135,7 +135,7 @@ class Gallery(NamedTuple):
         write_png(out / "sheet.png", np.concatenate(quarters, axis=0))
 
     def write(self, path: Path, plan: dict[str, Any], fps: float | None) -> None:
-        """Write the store, in place of an earlier gallery.
+        """Write the store, replacing an earlier gallery.
 
         Raises:
             InputError: the folder holds something else.

@@ -7,7 +7,7 @@ from video_vq.metrics.protocol import named_entry
 
 
 class GenerationProtocol(NamedTuple):
-    """Which real clips, how many samples, and what a sample is given.
+    """The real clips, the number of samples, and the inputs of a sample.
 
     Attributes:
         name: the name that users give.
@@ -130,7 +130,7 @@ def simulation(scores: dict[str, Any]) -> str | None:
 
 
 def at(value: Any, *keys: str) -> Any:
-    """Return the value at a place in JSON; None where there is no such place."""
+    """Return the value at a path in JSON; None if there is no such path."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value

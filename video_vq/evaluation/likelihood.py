@@ -52,7 +52,7 @@ def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
 def score_prior(
     accelerator: Accelerator, prior: AnyPrior, tokens: TokenStore, split: str
 ) -> dict[str, Any]:
-    """Return how well a prior predicts the tokens of one split; collective.
+    """Return scores for a prior's predictions of the tokens of one split; collective.
 
     Of a masked prior, the cross entropy of hidden tokens: shares of each grid that are drawn by its
     row as in training. It is no rate: tokens that are drawn at once do not see each other.

@@ -58,7 +58,7 @@ def memorisation(
 ) -> tuple[dict[str, Any], Neighbours, list[Window]]:
     """Compare each sample with every training clip, with held-out clips as the yardstick.
 
-    A model that copies lies nearer to the training clips than real clips that it has not seen.
+    Samples of a model that copies are nearer to the training clips than unseen real clips are.
 
     Args:
         samples: clips of num_frames frames.

@@ -60,7 +60,7 @@ class ReconstructionScores(NamedTuple):
 def reconstruct(
     accelerator: Accelerator, tokenizer: VideoTokenizer, clips: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the codes of uint8 clips, and what they decode to, uint8, on the CPU.
+    """Return the codes of uint8 clips and the clips decoded from them, uint8, on the CPU.
 
     A tokenizer that does not quantize decodes its latents.
     """
@@ -72,7 +72,7 @@ def reconstruct(
 
 
 class Copies(NamedTuple):
-    """Copies of some clips, and what else is known of each.
+    """Copies of some clips, with further facts about each.
 
     Attributes:
         clips: the copies, as many and as long as the clips.
@@ -255,7 +255,7 @@ def quantiles(values: np.ndarray) -> dict[str, float | int | None]:
 def per_clip(
     store: ClipStore, windows: Sequence[Window], values: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Return a line per clip; what is not finite is null."""
+    """Return a line per clip; values that are not finite are null."""
     return [
         {
             "video": store.videos[window.video].id,

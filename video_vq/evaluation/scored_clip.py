@@ -39,7 +39,7 @@ ReadClip = Callable[[FVDProtocol, torch.device], Float[Tensor, "t 224 224 3"]]
 
 
 class Cut(NamedTuple):
-    """How clips are cut out of videos.
+    """Settings for cutting clips out of videos.
 
     Attributes:
         num_frames, stride: number of frames of a clip, and the distance between them.
@@ -52,7 +52,7 @@ class Cut(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Return how many frames of a video lie between a clip's first and its last, with both."""
+        """Return the number of the video's frames from a clip's first to its last, inclusive."""
         return (self.num_frames - 1) * self.stride + 1
 
 
@@ -60,8 +60,8 @@ class ScoredClip(NamedTuple):
     """A clip that is known by name.
 
     Attributes:
-        key: stands for its pixels: clips of one key have the same.
-        data_hash: stands for its content, whatever decodes it; hex.
+        key: identifies its pixels: clips with the same key have the same pixels.
+        data_hash: identifies its content, regardless of the decoder; hex.
         kind: returns frame size and rate, for people; cheaper when the clip was read.
         read: reads it for some conventions.
     """

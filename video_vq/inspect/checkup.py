@@ -117,7 +117,7 @@ def devices() -> list[Check]:
 
 
 def ranks(environment: Mapping[str, str]) -> list[Check]:
-    """Return what a launcher announces, what `accelerate launch` would start, and the backends.
+    """Return checks of the launcher's ranks, the setup of `accelerate launch`, and the backends.
 
     Args:
         environment: environment variables of this process.
@@ -174,7 +174,7 @@ def _accelerate_config(num_gpus: int) -> Check:
 
 
 def weights(published: PublishedWeights, fetch: bool) -> Check:
-    """Return where the weights of FVD or ST-LPIPS are."""
+    """Return the location of the weights of FVD or ST-LPIPS."""
     try:
         return Check(published.title, str(published.path(fetch)))
     except InputError as error:
@@ -182,7 +182,7 @@ def weights(published: PublishedWeights, fetch: bool) -> Check:
 
 
 def disk(folder: Path) -> Check:
-    """Return how much room a folder's disk has."""
+    """Return the free space on a folder's disk."""
     free = shutil.disk_usage(folder).free / 1e9
     low = f"less than {MIN_FREE_GB} GB free here: prepare and train on a larger disk"
     return Check("disk", f"{free:.0f} GB free in {folder}", "" if free > MIN_FREE_GB else low)

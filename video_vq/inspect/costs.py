@@ -19,7 +19,7 @@ def averaged_bytes(model: nn.Module, optim: OptimizerConfig) -> int:
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str = "no") -> int:
-    """Return how many bytes a forward pass keeps for its backward pass, without the weights.
+    """Return the bytes that a forward pass keeps for its backward pass, excluding weights.
 
     Run on fake tensors it computes nothing and needs no memory.
     """

@@ -40,7 +40,7 @@ MAX_LINE = 160  # characters
 
 
 class Description(NamedTuple):
-    """What a path is, and at most nine facts about it: texts, numbers and lists of these."""
+    """The kind of a path, and at most nine facts about it: texts, numbers and lists of these."""
 
     path: str
     what: str
@@ -58,7 +58,7 @@ class Description(NamedTuple):
 
 
 def describe(path: Path, reading: Reading = USUAL) -> Description:
-    """Say what a path is: a folder, a file, or the address of a video in an array.
+    """Describe a path: a folder, a file, or the address of a video in an array.
 
     Args:
         reading: how frame folders and arrays are read.

@@ -36,7 +36,7 @@ from video_vq.training.training_config import (
 
 
 class Plan(NamedTuple):
-    """What a training would be: its settings, its numbers by name, and lines that tell them."""
+    """A planned training run: its settings, its figures by name, and lines that describe it."""
 
     config: dict[str, Any]
     numbers: dict[str, Any]
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 
 
 def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool = False) -> Plan:
-    """Return what `train_tokenizer` would do.
+    """Return the plan of a run of `train_tokenizer`.
 
     Args:
         with_time: whether to measure some steps, too; see `measured_time`.
@@ -99,7 +99,7 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool 
 
 
 def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = False) -> Plan:
-    """Return what `train_prior` would do; see `plan_tokenizer`."""
+    """Return the plan of a run of `train_prior`; see `plan_tokenizer`."""
     store = TokenStore(tokens)
     header = store.header
     grids = len(store.rows("train"))
@@ -138,10 +138,10 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
 
 
 def micro_batch(optim: OptimizerConfig) -> int:
-    """Return the clips in one forward pass of one process, as many as the launcher announces.
+    """Return the number of clips per forward pass and process, given the launcher's processes.
 
     Raises:
-        InputError: the batch does not divide.
+        InputError: the batch size is not divisible by processes times micro-batches.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     share, rest = divmod(optim.batch_size, optim.accumulation * processes)
@@ -154,7 +154,7 @@ def micro_batch(optim: OptimizerConfig) -> int:
 
 
 def _other_networks(config: TokenizerTrainingConfig) -> list[str]:
-    """Return a line for each network that serves a loss alone."""
+    """Return a line for each network that is used only by a loss."""
     perceptual, adversarial = config.loss.perceptual, config.loss.adversarial
     lines = []
     if perceptual.weight:

@@ -25,7 +25,7 @@ Config = TypeVar("Config", TokenizerTrainingConfig, PriorTrainingConfig)
 
 
 class MeasuredTime(NamedTuple):
-    """How long a training takes on this machine, in seconds."""
+    """The duration of a training run on this machine, in seconds."""
 
     steps: int
     validations: int
@@ -47,7 +47,7 @@ class MeasuredTime(NamedTuple):
 def measured_time(
     train: Callable[[Config, Path, Path], Path | None], config: Config, store: Path
 ) -> MeasuredTime | None:
-    """Return how long a training takes on this machine.
+    """Return the estimated duration of a training run on this machine.
 
     The training itself runs for 15 steps and a validation, data loading included, in a temporary
     folder that is deleted afterwards. A discriminator plays from the first of them on. All

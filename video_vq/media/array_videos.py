@@ -58,7 +58,7 @@ class ArrayVideos(NamedTuple):
     num_videos: int | None
 
     def place(self, index: int | None) -> str:
-        """Return the part behind # in the address of a video."""
+        """Return the part after # in the address of a video."""
         numbered = "" if index is None else str(index)
         if not self.header.member:
             return numbered
@@ -89,7 +89,7 @@ def is_array_file(path: Path) -> bool:
 
 
 def parse_address(path: Path) -> Address | None:
-    """Return what a path names in an array file; None for any other path."""
+    """Return the address in an array file that a path names; None for any other path."""
     match = _ADDRESS.fullmatch(str(path))
     if match is None:
         return None
@@ -284,7 +284,7 @@ class ArrayVideo:
         return whole.hexdigest(), self._frames.nbytes
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Look at the shape.
+        """Return the video's properties from the shape of its array.
 
         Raises:
             UnreadableVideoError: the frames are too large, or there are too many.

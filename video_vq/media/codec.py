@@ -25,7 +25,7 @@ RATE = Fraction(25)
 
 
 class CodecFacts(NamedTuple):
-    """How one codec is called and parsed.
+    """The names and options of one codec.
 
     Attributes:
         title: its usual name.

@@ -50,7 +50,7 @@ def require_decoder(decoder: Decoder) -> None:
 
 
 def pyav_version() -> str:
-    """Return what decides PyAV's frames besides the file: PyAV, FFmpeg's libraries, the machine."""
+    """Return the versions that affect PyAV's frames: PyAV, FFmpeg's libraries, the machine."""
     import av
 
     libraries = (
@@ -160,7 +160,7 @@ class FrameStream:
 
 
 class FirstFrames:
-    """The first frames of a video by PyAV, as `FrameStream` gives them, and what `probe` says.
+    """The first frames of a video from PyAV, as in `FrameStream`, and the facts from `probe`.
 
     One pass over the file does both, as opening it costs as much as some frames. Iterate to the
     end, once: `info` is known then.

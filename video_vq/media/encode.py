@@ -311,7 +311,7 @@ def tile(
         gap: number of pixels around each tile.
         scale: integer factor of enlargement; pixels are repeated.
         labels: one short text above each tile; cut where it is wider than the tile.
-        background: grey level between the tiles, 0 to 255; labels stand on white.
+        background: grey level between the tiles, 0 to 255; labels are on white.
 
     Returns:
         The grid; its height and width are even, so that every codec takes it.

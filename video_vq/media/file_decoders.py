@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def decode(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
-    """Write the frames of one file, uint8 t h w c, and return what to report about it.
+    """Write the frames of one file, uint8 t h w c, and return a report about it.
 
     Raises:
         InputError: the frames cannot be written.

@@ -21,7 +21,7 @@ from video_vq.media.tree import FoundFrames, LeftOut, Tree, size_inside
 
 
 class VideoFinder:
-    """Names and sizes of videos, and what else is found while they are listed.
+    """Names and sizes of videos, and other findings made while listing them.
 
     Args:
         root: the folder that names begin in.

@@ -20,7 +20,7 @@ from video_vq.media.tree import LeftOut, Tree, walk
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """How a tree is read.
+    """Settings for reading a folder tree.
 
     Attributes:
         val, test: shares of the groups that become the val and the test split.
@@ -32,7 +32,7 @@ class FolderSettings:
         reading: how frame folders and arrays are read.
         stand_in_fps: rate of frame folders and arrays where `reading` has none: the rate to which
             videos are converted, which then leaves theirs as they are.
-        is_only_place: whether the reading is meant for this tree alone, which then has to need it.
+        is_only_place: whether the reading is meant only for this tree, which must then need it.
     """
 
     val: float = 0.1
@@ -45,7 +45,7 @@ class FolderSettings:
     is_only_place: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """Return what decides labels, groups and splits; the endings show in the list itself."""
+        """Return the settings for labels, groups and splits; the list itself shows the endings."""
         return {
             "val": self.val,
             "test": self.test,
@@ -60,7 +60,7 @@ class FolderVideo(NamedTuple):
     Attributes:
         name: path of the file or frame folder, relative to the folder, or address of a video in an
             array (see `ArrayVideos.place`); it is also the video's id.
-        label: the first folder of its name, None where it lies at the top.
+        label: the first folder in its name; None if it is at the top.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
         num_bytes: size of the file, of all frames, or of the values.
@@ -74,7 +74,7 @@ class FolderVideo(NamedTuple):
 
 
 class VideoFolder(NamedTuple):
-    """What a folder holds.
+    """The videos in a folder, and the files left out.
 
     Attributes:
         root: the folder that names begin in.
@@ -148,7 +148,7 @@ def holds_video(root: Path, extensions: tuple[str, ...] | None) -> bool:
 
 
 def is_frame_folder(path: Path, frame_names: str | None = None) -> bool:
-    """Whether a folder holds pictures itself, and no video file beside them."""
+    """Whether a folder directly contains pictures and no video file."""
     if folder_of_frames(path, frame_names) != path:  # the name of one of a folder's videos
         return not path.exists() and path.parent.is_dir()
     if not path.is_dir():

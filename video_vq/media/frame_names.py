@@ -22,7 +22,7 @@ MAX_DIGITS = 18  # of a number that fits in 64 bits
 
 
 class Numbering:
-    """How names are numbered, found by looking at one after another in constant memory.
+    """The numbering of names, found by reading them one by one in constant memory.
 
     Attributes:
         count: number of names so far.
@@ -57,11 +57,11 @@ class Numbering:
 
     @property
     def changing(self) -> list[int]:
-        """Return which of the numbers in a name differ between names."""
+        """Return the indices of the numbers in a name that differ between names."""
         return [place for place, step in enumerate(self._step) if step]
 
     def problem(self) -> str | None:
-        """Return why the names may not be the frames of one video; None if they are."""
+        """Return the reason why the names may not be the frames of one video; None if they are."""
         if self._odd_one is not None:
             return (
                 f"its pictures are not named alike ({printable(self._first)}, "
@@ -184,7 +184,7 @@ def names_in(folder: Path) -> tuple[Sequence[str], Numbering]:
 
 
 class FramePattern:
-    """A regular expression that tells the videos of a folder apart and orders their frames."""
+    """A regular expression that separates the videos of a folder and orders their frames."""
 
     def __init__(self, pattern: str):
         self._pattern = re.compile(pattern)

@@ -35,7 +35,7 @@ Watch = Callable[[Stage, float], None]
 
 @dataclass(frozen=True)
 class FrameRecipe:
-    """How the frames of every file are made.
+    """Settings for making the frames of every file.
 
     Attributes:
         size_hw: height and width of the frames, in pixels.
@@ -56,7 +56,7 @@ class FrameRecipe:
     reading: Reading = USUAL
 
     def plan(self) -> dict[str, Any]:
-        """Return what decides the bytes, as JSON."""
+        """Return the settings that determine the bytes, as JSON."""
         plan = self.to_json()
         del plan["decoder"]
         version = FRAMES_VERSION if self.fps is None else RATED_FRAMES_VERSION
@@ -103,7 +103,7 @@ class OpenedFile(NamedTuple):
     frames: Iterator[UInt8[np.ndarray, "1 h w 3"]]
 
     def num_repeated(self) -> int | None:
-        """Return how many frames repeat the one before, after the last; None without a fixed rate.
+        """Return the number of repeated frames, after the last one; None without a fixed rate.
 
         A fixed rate repeats frames where it asks for more of them than the video has.
         """

@@ -62,7 +62,7 @@ class Limits:
     max_expansion: int = 5_000
 
     def allowed_bytes(self, file_bytes: int) -> int:
-        """Return how many bytes of RGB a file of this size may decode to."""
+        """Return the most bytes of RGB that a file of this size may decode to."""
         return max(self.max_decoded_bytes, self.max_expansion * file_bytes)
 
 
@@ -71,7 +71,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known about a video before its frames are decoded.
+    """The properties of a video known before its frames are decoded.
 
     Attributes:
         path: absolute path of the file.
@@ -120,7 +120,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
-    """Read a video's header, first frame and packets; whatever can be counted is counted.
+    """Read a video's header, first frame and packets, and count everything countable.
 
     Raises:
         UnreadableVideoError: it is not a video, holds no picture track, is cut off, asks for more
@@ -232,7 +232,7 @@ class CountedPackets:
         )
 
     def info(self, first: "av.VideoFrame | None") -> VideoInfo:
-        """Return what is known after all packets have passed.
+        """Return the video's properties after all packets have passed.
 
         Args:
             first: the first frame; None if there is none.

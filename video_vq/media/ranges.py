@@ -58,7 +58,7 @@ class FrameRanges:
         self._convert: ToRgb | None = None
 
     def seconds(self, place: int) -> float:
-        """Return when a frame is shown."""
+        """Return the time at which a frame is shown."""
         return float(self._times[place] * self.info.time_base)
 
     def nearest(self, seconds: float) -> int:

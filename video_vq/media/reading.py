@@ -53,7 +53,7 @@ class Reading:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def words(self) -> list[str]:
-        """Return what is set as options of a command."""
+        """Return the settings as command-line options."""
         options = (f"--{name.replace('_', '-')}" for name in READING_OPTIONS)
         fps = None if self.fps is None else f"{self.fps:g}"
         values = (fps, self.layout, self.values, self.frame_names)
@@ -111,7 +111,7 @@ def reading_of(arguments: argparse.Namespace) -> Reading:
 
 
 def require_reading(asked: Reading, has_pictures: bool, has_arrays: bool, where: object) -> None:
-    """Refuse options that nothing in a place needs.
+    """Raise if nothing in a folder needs the options.
 
     Raises:
         InputError: there is such an option; the message names it.

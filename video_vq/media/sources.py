@@ -35,7 +35,7 @@ class VideoSource(Protocol):
         ...
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Return what is known before `FrameStream` decodes its frames.
+        """Return the video's properties before `FrameStream` decodes its frames.
 
         Raises:
             UnreadableVideoError: it cannot be used.
@@ -97,7 +97,7 @@ def require_needed(source: VideoSource, reading: Reading) -> None:
 def probe_video(
     path: str | Path, reading: Reading = USUAL, limits: Limits = DEFAULT_LIMITS
 ) -> VideoInfo:
-    """Return what is known of any video before its frames are decoded.
+    """Return the properties of any kind of video without decoding its frames.
 
     Raises:
         UnreadableVideoError: see `source_of` and `probe`.

@@ -33,14 +33,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended before it answered.
+    """The end of a process before it answered.
 
     Attributes:
         cause: a few words that say what ended it.
         video: id of the video that it was working on; None for none.
         stage: what was being done with the video: "read" or "decode".
         is_stalled: whether it was ended because it made no progress.
-        is_blameless: whether it made no progress for a reason outside of it.
+        is_blameless: whether it made no progress for an external reason.
         is_killed: whether the system ended it.
         last_words: the end of what it wrote to stderr.
     """
@@ -63,7 +63,7 @@ class Deaths:
         self._of_video: Counter[str] = Counter()
 
     def add(self, death: Death, path: str) -> str | None:
-        """Return why the video cannot be used; None when it is to be tried once more.
+        """Return the reason why the video cannot be used; None if it is to be retried.
 
         Args:
             death: the latest death.

@@ -120,7 +120,7 @@ class Tree:
 
 
 def walk(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield what lies in a tree and is not hidden, with the name of its folder below the root.
+    """Yield all entries of a tree that are not hidden, with their folder's name below the root.
 
     Raises:
         InputError: a folder cannot be listed: if it were passed over in silence, nobody would miss

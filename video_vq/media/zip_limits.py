@@ -16,7 +16,7 @@ LOCAL_BYTES = 30  # size of the header before a member's name and bytes
 
 
 def overlap(members: Iterable[zipfile.ZipInfo], directory: int) -> str | None:
-    """Return what is wrong where members share bytes, by which 40 kB could hold 5 GB.
+    """Return the problem if members share bytes, a trick by which 40 kB could hold 5 GB.
 
     Args:
         directory: byte at which the archive's directory begins.

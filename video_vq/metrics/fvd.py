@@ -84,7 +84,7 @@ def input_features(
 
 
 def usual_batch_size(device: torch.device) -> int:
-    """Return how many clips a forward pass takes on a device."""
+    """Return the default number of clips per forward pass on a device."""
     return CPU_BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE
 
 
@@ -196,7 +196,7 @@ class FrechetVideoDistance(Metric):
         return torch.tensor(distance, dtype=torch.float64, device=self.real_sum.device)
 
     def moments(self, real: bool) -> Moments:
-        """Return the statistics of one side; outside of compute(), of this rank's clips only."""
+        """Return the statistics of one side; outside compute(), only those of this rank's clips."""
         count, total, outer = self._sums("real" if real else "fake")
         return Moments.from_sums(int(count), total.cpu().numpy(), outer.cpu().numpy())
 
@@ -233,7 +233,7 @@ def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: 
     Args:
         features: features of all real clips.
         groups: each clip's source video (or group of near-duplicates): clips of one group stay on
-            one side. The split depends on these names alone, not on their order.
+            one side. The split depends only on these names, not on their order.
         ddof: degrees of freedom of the protocol, 0 or 1.
 
     Raises:

@@ -20,7 +20,7 @@ def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tens
 
     1 is right, 0 is a frozen copy; below 1 motion is lost or blurred, above 1 it is exaggerated or
     the copy flickers, and the two can cancel: read it beside `flicker_per_clip`. For an original
-    that stands still it is undefined, NaN: average the rest and count these.
+    without motion it is undefined (NaN): average the other clips and report the number of NaNs.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
@@ -42,7 +42,7 @@ def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
     0 for a perfect copy, and for one that is wrong in the same way in all frames, frozen or
     blurred in time: change that is missing is not flicker, and never makes up for change that was
-    added elsewhere. Where the original stands still it is the mean |Δ copy|, which is 2σ/√π
+    added elsewhere. Where the original is static it is the mean |Δ copy|, which is 2σ/√π
     under noise of standard deviation σ that is independent in each frame.
 
     Args:
@@ -77,11 +77,11 @@ def boundary_change_per_clip(
     """Return the mean |Δ| on the way to some frames, over the mean |Δ| on the way to others.
 
     1 where motion does not know the boundaries, 2 where a clip changes twice as much there as
-    elsewhere. It is not defined for a clip that stands still elsewhere, and NaN there.
+    elsewhere. It is undefined (NaN) for a clip that is static elsewhere.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        starts: the frames at which something begins anew, as `latent_starts` gives them.
+        starts: the frames at which a new unit begins, as returned by `latent_starts`.
         others: what they are compared with; None for all other frames but the first.
 
     Raises:
@@ -120,8 +120,8 @@ def boundary_flicker_per_clip(
 
     1 is right; above it the copy jumps from one latent frame to the next more than its original
     does there: it shimmers. The original's own share keeps motion that happens to fall on a
-    boundary out. Not defined, and NaN, where either stands still on one side of the comparison;
-    0 for a copy that stands still at the boundaries alone.
+    boundary out. Undefined (NaN) where either is static on one side of the comparison;
+    0 for a copy that is static only at the boundaries.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.

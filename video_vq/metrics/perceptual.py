@@ -30,7 +30,7 @@ PIXELS_AT_ONCE = 2**18  # 64 frames of 64 px, 4 frames of 256 px
 
 
 class TrunkFacts(NamedTuple):
-    """What a trunk requires of its frames, and the widths of the five layers that are compared."""
+    """A trunk's requirements for its frames, and the widths of its five compared layers."""
 
     min_size: int  # pixels; below it a blur would reflect over more than the picture has
     widths: tuple[int, int, int, int, int]
@@ -67,7 +67,7 @@ class StLpips(nn.Module):
     ) -> Float[Tensor, "n"]:
         """Return the distance of each RGB picture in [-1, 1] from its reference; 0 for equal ones.
 
-        The output of a network may lie outside of the range, its reference may not.
+        A network's output may be outside this range; its reference may not.
 
         Raises:
             InputError: pictures of unequal sizes, smaller than the trunk takes, not float32, or

@@ -81,7 +81,7 @@ def prepare_frames(
 
 
 def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int[np.ndarray, " r"]:
-    """Return which rows of frames of one size some conventions read, in ascending order.
+    """Return the rows that some conventions read from frames of one size, in ascending order.
 
     Bilinear resizing without antialiasing reads at most two rows for each row of the result, which
     is less than half of full HD.

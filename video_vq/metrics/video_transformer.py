@@ -47,7 +47,7 @@ class TransformerSizes:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens a clip has."""
+        """The number of tokens in a clip."""
         return (self.num_frames // TUBELET) * (self.frame_size // self.patch) ** 2
 
 
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Attend."""
+        """Apply attention."""
         q, k, v = rearrange(self.qkv(x), "b n (s h d) -> s b h n d", s=3, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
@@ -83,7 +83,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, queries: Float[Tensor, "b m d"], x: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b m d"]:
-        """Attend."""
+        """Apply attention."""
         q = rearrange(self.q(queries), "b m (h d) -> b h m d", h=self.heads)
         k, v = rearrange(self.kv(x), "b n (s h d) -> s b h n d", s=2, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h m d -> b m (h d)"))
@@ -145,7 +145,7 @@ class Pooler(nn.Module):
         self.cross_attention_block = PoolerBlock(sizes)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
-        """Return what the query gathered."""
+        """Return the query's attention-pooled features."""
         queries = self.query_tokens.expand(len(x), -1, -1)
         return self.cross_attention_block(queries, x)[:, 0]
 
@@ -178,7 +178,7 @@ class VideoMae(nn.Module):
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
         """Return the features of RGB clips in [-1, 1].
 
-        They reach the network in [0, 1], without ImageNet's mean and deviation: so does the code of
+        The network receives them in [0, 1], without ImageNet normalization, as in the code of
         content-debiased FVD.
 
         Raises:
@@ -190,7 +190,7 @@ class VideoMae(nn.Module):
 
 
 class VJepa(nn.Module):
-    """V-JEPA's features as JEDi takes them: what the probe's query gathers of a clip."""
+    """V-JEPA's features as used by JEDi: the probe's attention-pooled features of a clip."""
 
     def __init__(self, sizes: TransformerSizes = V_JEPA_H):
         super().__init__()
@@ -231,7 +231,7 @@ def require_clips(video: Tensor, sizes: TransformerSizes, name: str) -> None:
 
 
 def sinusoids(num_tokens: int, width: int) -> Float[Tensor, "1 n d"]:
-    """Return VideoMAE's fixed places of tokens (Vaswani et al. 2017, section 3.5)."""
+    """Return VideoMAE's fixed position embeddings (Vaswani et al. 2017, section 3.5)."""
     angles = np.arange(num_tokens)[:, None] / 10000 ** (2 * (np.arange(width) // 2) / width)
     places = np.where(np.arange(width) % 2 == 0, np.sin(angles), np.cos(angles))
     return torch.from_numpy(places)[None].float()

@@ -19,7 +19,7 @@ MAX_SEED = (1 << 63) - 1
 
 
 class Conditions(NamedTuple):
-    """What steers a number of clips, before it is embedded."""
+    """The conditions of a batch of clips, before they are embedded."""
 
     class_labels: Int[Tensor, " n"] | None
     given: Int[Tensor, "n p *level"] | None
@@ -27,7 +27,7 @@ class Conditions(NamedTuple):
 
     @property
     def num_given(self) -> int:
-        """Return how many tokens of each clip are given."""
+        """Return the number of given tokens per clip."""
         return 0 if self.given is None else self.given.shape[1]
 
     def rows(self, index: Int[Tensor, " r"], device: torch.device) -> "Conditions":
@@ -76,7 +76,7 @@ def check_sampling(
     settings: SamplingSettings,
     batch_size: int,
 ) -> None:
-    """Refuse what does not fit the prior.
+    """Raise if the conditions do not fit the prior.
 
     Raises:
         InputError: see `TokenSampler.draw`.

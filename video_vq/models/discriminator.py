@@ -13,7 +13,7 @@ GROUPS = 8  # groups of channels that are normalised together, or as many as div
 class PatchDiscriminator(nn.Module):
     """PatchGAN (Isola et al. 2017) over t h w: strided convolutions to a grid of logits.
 
-    Group norm (Wu and He 2018) in place of batch norm: a clip's logits depend on that clip alone,
+    Group norm (Wu and He 2018) in place of batch norm: a clip's logits depend only on that clip,
     so that several ranks need no synchronised statistics.
 
     Args:

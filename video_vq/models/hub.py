@@ -48,10 +48,10 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
 
 
 def fetch_file(name: str, file: str) -> Path:
-    """Return a file of a repository of the Hub, fetched unless it was before.
+    """Return the path of a file in a Hub repository, downloaded unless it is cached.
 
     Raises:
-        InputError: there is none, or the Hub cannot be reached.
+        InputError: there is no such file, or the Hub cannot be reached.
     """
     check_repository(name)
     api = _api()
@@ -70,7 +70,7 @@ def fetch_file(name: str, file: str) -> Path:
 
 
 def check_repository(name: str) -> None:
-    """Refuse what cannot be a repository.
+    """Raise if a name cannot be that of a repository.
 
     Raises:
         InputError: says what a model's name may be.
@@ -83,7 +83,7 @@ def check_repository(name: str) -> None:
 
 
 def upload_model(name: str, files: dict[str, bytes], private: bool, revision: str | None) -> str:
-    """Make the repository if it is missing, and put all files there in one commit.
+    """Create the repository if it is missing, and upload all files in one commit.
 
     Args:
         name: "org/name".

@@ -48,7 +48,7 @@ class Drawn(NamedTuple):
 
 
 def still_hidden(num_tokens: int, steps: int) -> list[int]:
-    """Return how many tokens are hidden after each step: M · cos(π/2 · step / steps), rounded down.
+    """Return the count of tokens hidden after each step: M · cos(π/2 · step / steps), rounded down.
 
     Each step draws at least one token, so with as many steps as tokens they are drawn one by one.
     There are never more steps than tokens.

@@ -28,7 +28,7 @@ Kind = Literal["tokenizer", "prior"]
 
 
 class ModelConfig(NamedTuple):
-    """What config.json holds; `model` and `facts` are still unchecked JSON objects.
+    """The contents of config.json; `model` and `facts` are still unchecked JSON objects.
 
     Attributes:
         dtype: The dtype of the weights; a tokenizer's quantizer is always float32.
@@ -43,7 +43,7 @@ class ModelConfig(NamedTuple):
 
 
 class TokenizerIdentity(NamedTuple):
-    """All of a tokenizer but its weights: what it is, what it was trained on, and its hash."""
+    """A tokenizer without its weights: its config, its training data and its hash."""
 
     config: TokenizerConfig
     facts: TokenizerFacts
@@ -100,7 +100,7 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
 
 
 def read_tokenizer_identity(path: Path) -> TokenizerIdentity:
-    """Read and check what a tokenizer's folder says about it.
+    """Read and check the description of a tokenizer in its folder.
 
     Raises:
         InputError: see `read_model_config`; or a setting is wrong.
@@ -115,7 +115,7 @@ def read_tokenizer_identity(path: Path) -> TokenizerIdentity:
 
 
 def describe_tensors(file: Path) -> Facts:
-    """Return what `video-vq info` says about a safetensors file; only its header is read.
+    """Return the facts that `video-vq info` shows for a safetensors file; reads only its header.
 
     Raises:
         InputError: the file is missing, cut short, or its header is damaged.
@@ -134,7 +134,7 @@ def describe_tensors(file: Path) -> Facts:
 
 
 def describe_model(path: Path) -> tuple[str, Facts] | None:
-    """Return a folder's kind of model and what `video-vq info` says about it; None without one."""
+    """Return a folder's kind of model and its facts for `video-vq info`; None without a model."""
     kind = read_json(path / CONFIG, "a model's config").get("kind")
     if kind == "tokenizer":
         return "a tokenizer", _describe_tokenizer(path)

@@ -53,7 +53,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
     @property
     def facts(self) -> Facts:
-        """Return what the model was trained on; set by loading and by training.
+        """Return the facts about the model's training data; set by loading and by training.
 
         Raises:
             InputError: it was neither loaded nor trained, so nothing is known.
@@ -92,7 +92,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         Args:
             name: its folder, or the run folder that contains it; a str that is not a folder here
                 may be a repository of the Hugging Face Hub, "org/name". A Path is always local.
-            revision: branch, tag or commit of such a repository; None for its main branch.
+            revision: branch, tag or commit of a Hub repository; None for its main branch.
             device: the device to put it on.
 
         Raises:

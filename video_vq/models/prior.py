@@ -45,7 +45,7 @@ class Prior(TokenTransformer):
     ) -> Float[Tensor, "b n v"]:
         """Return float32 logits: position i predicts token i from the tokens before it.
 
-        Where a token has several sub-codes, their logits stand in a row; each is predicted from the
+        Where a token has several sub-codes, their logits are in a row; each is predicted from the
         tokens and the sub-codes before it.
 
         Args:

@@ -85,7 +85,7 @@ def prior_inputs(
 
 
 def hidden_in_scoring(prior: AnyPrior, rows: Sequence[int]) -> Bool[Tensor, "b n"] | None:
-    """Return which tokens of a store's rows are predicted when a prior is scored.
+    """Return a mask of the tokens in a store's rows that are predicted in scoring.
 
     They depend only on the row; None for a prior that is not masked.
     """

@@ -29,7 +29,7 @@ PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, s
 
 
 def uniform_noise(seed: int, number: int, window: int = 0, step: int = 0) -> np.ndarray:
-    """Return uniform numbers in [0, 1), each a function of only the seed and its place.
+    """Return uniform numbers in [0, 1) that depend only on the seed and their position.
 
     The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep. Windows
     of a long sample, and steps that draw several tokens, have streams of their own: 2^66 numbers
@@ -90,8 +90,8 @@ class TokenSampler:
     """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
 
     Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
-    position alone. So for one batch_size, dtype, machine and thread count, a sample's tokens do not
-    depend by a single bit on the other samples, their order, or how full the batch is.
+    position only. For a given batch_size, dtype, machine and thread count, a sample's tokens do not
+    depend at all on the other samples, their order, or the number of samples in the batch.
 
     Args:
         prior: autoregressive, on any device; its training mode does not matter, and one in bf16,

@@ -103,7 +103,7 @@ class TiledStream:
 
 
 def piece_latents(stride_t: int, size_hw: tuple[int, int]) -> int:
-    """Return how many latent frames a causal network takes at once, for a size of frames."""
+    """Return the number of latent frames that a causal network takes at once for a frame size."""
     pixels = stride_t * min(size_hw[0] * size_hw[1], PIECE_PIXELS)
     return max(1, min(PIECE_FRAMES // stride_t, PIECE_PIXELS // pixels))
 

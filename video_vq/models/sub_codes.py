@@ -12,7 +12,7 @@ from video_vq.errors import InputError
 class SubCodes:
     """Turns tokens into sub-codes and back.
 
-    The sub-codes of a position stand in the order in which they are predicted: code after code as
+    The sub-codes of a position are in the order in which they are predicted: code after code as
     the store holds them (of a residual quantizer from coarse to fine), and of each code its digits,
     the highest first.
 
@@ -70,6 +70,6 @@ class SubCodes:
         return torch.stack(codes, dim=-1) if self.has_levels else codes[0]
 
     def in_a_row(self, sub_codes: Int[Tensor, "*n s"]) -> Int[Tensor, "*n s"]:
-        """Return the rows of sub-codes in a table that holds all, one after the other."""
+        """Return the rows of the sub-codes in one concatenated table."""
         starts = self.starts[: sub_codes.shape[-1]]
         return sub_codes + torch.tensor(starts, device=sub_codes.device)

@@ -25,7 +25,7 @@ Actions = Float[Tensor, "b t a"] | Float[np.ndarray, "b t a"]
 
 
 class Condition(NamedTuple):
-    """What steers a clip, embedded: its start, and what is added to each latent frame's slots."""
+    """A clip's embedded conditions: its start, and a term for each latent frame's slots."""
 
     start: Float[Tensor, "b d"]
     per_frame: Float[Tensor, "b t d"] | None
@@ -180,7 +180,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         actions: Actions | None,
         dropped: Bool[Tensor, " b"] | None,
     ) -> Condition:
-        """Embed what steers the clips.
+        """Embed the clips' conditions.
 
         Args:
             batch: number of clips.
@@ -257,7 +257,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         return sub_codes
 
     def drawn_or(self, dropped: Bool[Tensor, " b"] | None, batch: int) -> Bool[Tensor, " b"] | None:
-        """Return which clips' conditions are hidden; in training mode None draws them.
+        """Return `dropped`, a mask of clips without conditions; in training mode None draws it.
 
         From torch's global generator, with probability `condition_dropout`.
         """
@@ -295,7 +295,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     def next_logits(
         self, x: Float[Tensor, "*n d"], place: int, before: Int[Tensor, "*n"] | None
     ) -> tuple[Float[Tensor, "*n d"], Float[Tensor, "*n v"]]:
-        """Return what predicts the sub-code at a place, and its logits.
+        """Return the features that predict the sub-code at a place, and its logits.
 
         Args:
             x: the slots' outputs; after the first place, what was returned for the place before.

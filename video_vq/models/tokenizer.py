@@ -104,7 +104,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return next(self.encoder.parameters()).dtype
 
     def latents(self, video: VideoLike) -> Float[Tensor, "n d"]:
-        """Return the rows that would be quantized: what the first codes are drawn from."""
+        """Return the rows that would be quantized, from which the first codes are drawn."""
         return self.quantizer.latents(self._features(video))
 
     def _features(self, video: VideoLike, check: bool = True) -> Float[Tensor, "b c lt lh lw"]:
@@ -139,7 +139,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     @torch.no_grad()
     def decode(self, codes: CodesLike) -> Float[Tensor, "b 3 t h w"]:
-        """Return the video that codes stand for, float32 in [-1, 1]; see `encode`.
+        """Decode codes into a video, float32 in [-1, 1]; see `encode`.
 
         Raises:
             InputError: a code lies outside the codebook, the codes are not a grid of this model, or
@@ -304,7 +304,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 def to_pixels(
     clips: UInt8[Tensor, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"],
 ) -> Float[Tensor, "b 3 t h w"]:
-    """Turn uint8 clips, RGB, into network input in [-1, 1]: the one place where this is done.
+    """Convert uint8 RGB clips to network input in [-1, 1]; all conversion happens here.
 
     Raises:
         InputError: they are not uint8.

@@ -61,7 +61,7 @@ class ConvBackboneConfig:
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
-        """Return how many frames, rows and columns one latent stands for."""
+        """Return the numbers of frames, rows and columns that one latent covers."""
         steps = (self.patch_thw, *self.strides_thw)
         t, h, w = (math.prod(step[axis] for step in steps) for axis in range(3))
         return t, h, w
@@ -147,7 +147,7 @@ class TimeSformerConfig:
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
-        """Return how many frames, rows and columns one latent stands for."""
+        """Return the numbers of frames, rows and columns that one latent covers."""
         return self.patch_thw
 
     def grid_thw(self, size_thw: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -197,12 +197,12 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerFacts:
-    """What a tokenizer was trained on.
+    """The data that a tokenizer was trained on.
 
     Attributes:
         num_frames, stride, frame_size_hw: length and stride of its clips in frames, and the size of
             their frames in pixels.
-        grid_thw: grid of the tokens of such a clip.
+        grid_thw: token grid of one of these clips.
         trained_on: content hash of the clip store.
         steps: number of optimizer steps.
     """

@@ -14,7 +14,7 @@ def as_array(value: Any, what: str) -> Shaped[np.ndarray, "..."]:
 
     Args:
         value: what the caller passed.
-        what: what it stands for in the message, such as "features".
+        what: its name in the message, such as "features".
 
     Raises:
         InputError: it is neither; says how to convert it.

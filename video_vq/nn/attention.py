@@ -71,7 +71,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Apply to each slot."""
+        """Apply the layer to each slot."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
@@ -88,6 +88,6 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
-        """Add what attention and MLP find to the residual stream."""
+        """Add the outputs of attention and MLP to the residual stream."""
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -23,7 +23,7 @@ def constant_product(weight: Float[Tensor, "out in_"], num_rows: int) -> Product
     rows where `F.linear` takes 1.31 ms. One row is bound by the reading of the weights; there the
     plain product with weights stored transposed is fastest (0.32 ms against 0.63 ms).
 
-    Packed products also give each row the same arithmetic wherever it stands in the batch, with
+    Packed products also give each row the same arithmetic anywhere in the batch, with
     any number of threads, which the BLAS behind `F.linear` does not.
     """
     packable = weight.device.type == "cpu" and weight.dtype == torch.float32 and num_rows > 1

@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Let each slot read all."""
+        """Attend from each slot to all slots."""
         query_key_value = rearrange(
             self.query_key_value(x),
             "b n (three heads c) -> three b heads n c",
@@ -57,7 +57,7 @@ class DividedBlock(nn.Module):
         )
 
     def forward(self, x: Tokens) -> Tokens:
-        """Add what each token read, then its MLP's change."""
+        """Add the attention's output, then the MLP's."""
         batch, frames, rows, _, _ = x.shape
         along_time = rearrange(self.norm_time(x), "b t h w d -> (b h w) t d")
         read = self.project_time(self.time(along_time))

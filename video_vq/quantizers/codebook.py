@@ -94,7 +94,7 @@ class Codebook(nn.Module):
     def statistics(
         self, latents: Float[Tensor, "n d"], indices: Int[Tensor, "n"]
     ) -> CodebookStatistics:
-        """Count and add up the latents of each code; changes nothing."""
+        """Return the count and sum of each code's latents, without changing the codebook."""
         latents = latents.detach()
         counts = torch.bincount(indices, minlength=self.config.codebook_size)
         sums = torch.zeros_like(self.average_sum, dtype=torch.float64)

@@ -179,7 +179,7 @@ class VectorQuantize(nn.Module):
         return self._from_rows(self._book.lookup(indices.flatten()), tuple(indices.shape))
 
     def get_output_from_indices(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return what `forward` gives for the same codes.
+        """Return the output of `forward` for the same codes.
 
         Raises:
             InputError: an index is not a code.

@@ -89,7 +89,7 @@ class Quantizer(Protocol):
         ...
 
     def decode(self, codes: Shaped[Tensor, "b *grid_and_level"]) -> Float[Tensor, "b c *grid"]:
-        """Return the features that codes stand for.
+        """Return the features that the codes represent.
 
         They are bit for bit those of a call, except for estimators whose calls decode something
         other than the code; see `VectorQuantizer.forward`.

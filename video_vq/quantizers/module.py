@@ -94,7 +94,7 @@ class QuantizerModule(Float32Module):
         return CodebookUpdate(counts, placed if self.codebook.is_initialized else placed[:0])
 
     def decode(self, codes: GridLike) -> Float[Tensor, "b c *grid"]:
-        """Return the features that codes stand for, as `forward` gives them for the same codes.
+        """Return the features that the codes represent, as `forward` does for the same codes.
 
         Args:
             codes: grid of codes as `encode` returns it; a tensor or a NumPy array.

@@ -97,7 +97,7 @@ class ResidualCodebook(nn.Module):
         return torch.cat(sums, dim=1)
 
     def depth(self) -> int:
-        """Return how many levels the decoder sees in this step of a training run with dropout.
+        """Return the number of levels that the decoder sees in this step under dropout.
 
         The number is drawn uniformly and depends only on the number of updates, so that ranks,
         micro-batches and a resumed run agree.
@@ -157,7 +157,7 @@ class ResidualCodebook(nn.Module):
         self.book(0).watch()
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
-        """Return the rows of each tensor of codes that these numbers of codes stand for."""
+        """Return the rows of each tensor of codes that these code numbers refer to."""
         rows, start = {}, 0
         for index in range(len(self.books)):
             end = start + self.config.vocabulary[index]

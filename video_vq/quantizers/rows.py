@@ -13,7 +13,7 @@ from video_vq.quantizers.ranks import sum_over_ranks
 
 
 class CodebookStatistics(NamedTuple):
-    """What one forward pass of one rank says about the codebook; nothing has changed yet.
+    """Codebook statistics of one rank's forward pass; nothing has changed yet.
 
     Where a position has several codes, the levels' counts and sums follow each other.
     """
@@ -24,7 +24,7 @@ class CodebookStatistics(NamedTuple):
 
 
 class CodebookUpdate(NamedTuple):
-    """What an update did, alike on all ranks."""
+    """The result of an update, the same on all ranks."""
 
     counts: Int[Tensor, " k"]  # hits of each code in the global batch
     restarted: Int[Tensor, " r"]  # the codes that were moved to new places
@@ -42,10 +42,10 @@ class QuantizedRows(NamedTuple):
 
 
 class QuantizerOutput(NamedTuple):
-    """What a quantizer makes of a grid of features.
+    """The output of a quantizer for a grid of features.
 
     Attributes:
-        quantized: the features that the codes stand for.
+        quantized: the features that the codes represent.
         codes: the code of each cell of the grid; where a cell has several, the level is the last
             axis.
         losses: losses by name, unweighted, in float32; a training weighs each by the setting of the
@@ -79,7 +79,7 @@ def to_grid(rows: Float[Tensor, "n c"], batch: int, grid: list[int]) -> Float[Te
 def features_of(
     rows: Float[Tensor, "n d"], project_out: nn.Module, batch: int, grid: list[int]
 ) -> Float[Tensor, "b c *grid"]:
-    """Return the features that rows of codes, or latents, stand for, whatever the autocast."""
+    """Project rows of codes, or latents, to a grid of features, with autocast disabled."""
     with torch.autocast(rows.device.type, enabled=False):
         return to_grid(project_out(rows), batch, grid)
 
@@ -98,7 +98,7 @@ def decode_grid(
     lookup: Callable[[Int[Tensor, "n *level"]], Float[Tensor, "n d"]],
     project_out: nn.Module,
 ) -> Float[Tensor, "b c *grid"]:
-    """Return the features that a grid of codes stands for, in float32 whatever the autocast.
+    """Return the features of a grid of codes, in float32 regardless of autocast.
 
     Args:
         codes: a grid of codes; where a cell has several, the level is the last axis.

@@ -32,7 +32,7 @@ def write_report(path: Path, out: Path | None = None) -> Path:
 
 
 def render_checked(parts: Parts, path: Path, quality: int) -> str:
-    """Return the page of what was found at a path.
+    """Return the page for the contents of a path.
 
     Raises:
         InputError: something in it is damaged.

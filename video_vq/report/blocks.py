@@ -32,7 +32,7 @@ class Row(NamedTuple):
     Attributes:
         cells: the cells, one per column.
         note: what the row means, in a last, wide column.
-        below: whether it belongs to the row before, as what that is compared with.
+        below: whether it is a baseline of the row before it.
     """
 
     cells: tuple[str, ...]
@@ -53,7 +53,7 @@ class Table(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """A score, large, with a sentence on what it means; `good` is None where nothing is judged."""
+    """A large score with a sentence on its meaning; `good` is None without a judgement."""
 
     name: str
     value: str
@@ -69,7 +69,7 @@ class Headlines(NamedTuple):
 
 
 class Code(NamedTuple):
-    """A configuration as it stands, or commands, whose words are never broken."""
+    """A verbatim configuration or commands, whose words are never broken."""
 
     text: str
     is_command: bool = False
@@ -98,7 +98,7 @@ class Film(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A PNG as a data address, its size in pixels, and what it shows."""
+    """A PNG as a data URL, its size in pixels, and its caption."""
 
     address: str
     width: int
@@ -186,7 +186,7 @@ class Films:
 
 
 def named(video: str, label: str | None) -> str:
-    """Return the id of a video behind its class, which many ids begin with."""
+    """Return the id of a video preceded by its class, unless the id begins with it."""
     return video if label is None or video.startswith(f"{label}/") else f"{label} · {video}"
 
 

@@ -45,12 +45,12 @@ def colours_of_vectors(vectors: Float[np.ndarray, "*grid d"]) -> UInt8[np.ndarra
 def as_clip(
     colours: UInt8[np.ndarray, "lt lh lw 3"], size_thw: tuple[int, int, int], causal: bool
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Enlarge the colours of tokens to a clip of the size of the video that they stand for.
+    """Enlarge the tokens' colours to a clip of the size of their video.
 
     Args:
         colours: colour of each token of a grid.
         size_thw: frames, height and width of the clip.
-        causal: whether the first latent frame stands for a single frame.
+        causal: whether the first latent frame covers a single frame.
     """
     num_frames, height, width = size_thw
     count = len(colours)

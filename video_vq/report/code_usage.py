@@ -18,7 +18,7 @@ def counts_of_levels(reconstruction: dict[str, Any]) -> list[list[int]]:
 
 
 def usage_blocks(levels: Sequence[Counts]) -> tuple[Text, *tuple[Block, ...]]:
-    """Return how evenly the codes are used.
+    """Return blocks that show how evenly the codes are used.
 
     Args:
         levels: counts for each code of a position.

@@ -12,7 +12,7 @@ WALL_CLOCK = ("time/clips_per_second",)  # of all the times, the one worth a cur
 
 
 class Group(NamedTuple):
-    """A group of curves: its heading, and a sentence on them."""
+    """A group of curves: its heading, and a sentence about them."""
 
     heading: str
     note: str
@@ -137,7 +137,7 @@ def grouped(curves: Mapping[str, Points]) -> Iterator[CurveGroup]:
 
 
 def in_words(name: str) -> tuple[str, str]:
-    """Return the title of the chart of a logged number, and the name of its line there."""
+    """Return the chart title for a logged metric, and the name of its line in that chart."""
     if found := _LEVEL.fullmatch(name):
         level, quantity = found.groups()
         title = LEVEL_NAMES.get(quantity, f"{_spaced(quantity)} of each level")

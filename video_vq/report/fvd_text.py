@@ -48,7 +48,7 @@ def _warn(warnings: list[str]) -> None:
 
 
 def show_sanity(result: dict[str, Any]) -> None:
-    """Print the table of `sanity`, and what it means."""
+    """Print the table of `sanity` and its interpretation."""
     for under in result["protocols"]:
         title = _title(result, under)
         columns = {"fvd": title}

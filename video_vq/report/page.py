@@ -37,7 +37,7 @@ def require_page(out: Path) -> None:
 
 
 def write_page(out: Path, render: Callable[[int], str], what: Path) -> None:
-    """Write a page, in place of an earlier one; its films lose quality where it would be large.
+    """Write a page over an earlier one; its films lose quality if it would be too large.
 
     Args:
         out: the file.

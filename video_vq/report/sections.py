@@ -40,7 +40,7 @@ TOLD_OF_MODELS = ("clips", "tokens", "sub-codes", "compression", "transformer", 
 
 
 def scores(parts: Parts, films: Films) -> list[Section]:
-    """Return the scores, what they mean, and what they must beat."""
+    """Return sections with the scores, their meaning, and the baselines that they must beat."""
     sections = []
     for evaluation in parts.evaluations:
         blocks: list[Block] = [headlines(evaluation.scores), score_table(evaluation.scores)]
@@ -119,7 +119,7 @@ def samples(parts: Parts, films: Films) -> list[Section]:
 
 
 def codebook(parts: Parts, films: Films) -> list[Section]:
-    """Return how the codes are used."""
+    """Return sections on the use of the codes."""
     sections = []
     for evaluation in parts.evaluations:
         found = evaluation.scores["reconstruction"]
@@ -302,7 +302,7 @@ def _told(value: Any) -> str:
 
 
 def facts_table(facts: dict[str, Any]) -> Table:
-    """Return names and values as a table; what is None is left out."""
+    """Return names and values as a table, without values that are None."""
     rows = tuple(
         Row((name.replace("_", " "), _told(value)))
         for name, value in facts.items()

@@ -23,7 +23,7 @@ def summary(scores: dict[str, Any]) -> str:
 
 
 def remarks(scores: dict[str, Any]) -> list[str]:
-    """Return the protocol's line, then what a reader must know before using the numbers."""
+    """Return the protocol's line, then the caveats about the numbers."""
     fake = scores.get("generation", {}).get("gfvd", {}).get("num_fake", scores["num_clips"])
     counts = (scores["num_clips"], fake)
     lines = [fvd_protocol(scores["protocol"]["name"]).describe(counts)]

@@ -59,7 +59,7 @@ Make = Callable[[Films], list[Section]]
 def write_view(
     path: Path, facts: Facts, out: Path, tokenizer: Path | None = None, reading: Reading = USUAL
 ) -> None:
-    """Write a page that shows what a path holds.
+    """Write a page that shows the contents of a path.
 
     Args:
         path: a clip store, a token store, a video, a folder of videos, or any path that
@@ -99,7 +99,7 @@ def write_view(
 def kind_of(
     path: Path, reading: Reading = USUAL
 ) -> Literal["tokens", "clips", "video", "folder", "run"]:
-    """Return which kind of page a path gets.
+    """Return the kind of page for a path.
 
     Raises:
         InputError: there is nothing to look at.

@@ -73,7 +73,7 @@ class CodePainter:
 
     @property
     def is_causal(self) -> bool:
-        """Return whether the first latent frame stands for a single frame."""
+        """Return whether the first latent frame covers a single frame."""
         return self.tokenizer.config.backbone.causal
 
 

@@ -60,7 +60,7 @@ class Findings:
 
 @runtime_checkable
 class ClipSource(Protocol):
-    """Where clips come from.
+    """A source of clips.
 
     Attributes:
         chosen: which clips of each video to take.
@@ -87,7 +87,7 @@ class ClipSource(Protocol):
     max_skipped: float
 
     def num_videos(self, shard: int) -> int:
-        """Return how many videos a shard has."""
+        """Return the number of videos in a shard."""
         ...
 
     def expect(self, shards: Sequence[int]) -> None:
@@ -109,7 +109,7 @@ class ClipSource(Protocol):
         ...
 
     def close(self) -> None:
-        """End the processes that decode."""
+        """Stop the decoding processes."""
 
 
 class StoredClips:
@@ -145,11 +145,11 @@ class StoredClips:
             raise InputError(too_short(store.path, chosen))
 
     def num_videos(self, shard: int) -> int:
-        """Return how many videos a shard has."""
+        """Return the number of videos in a shard."""
         return len(self._members[shard])
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Do nothing: what is stored is not read ahead."""
+        """Do nothing: stored clips are not read ahead."""
 
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
@@ -209,7 +209,7 @@ class RawClips:
         self._decoded: Iterator[DecodedFile | UnreadableVideoError] = iter(())
 
     def num_videos(self, shard: int) -> int:
-        """Return how many videos a shard has."""
+        """Return the number of videos in a shard."""
         return len(self._raw.shard(shard))
 
     def expect(self, shards: Sequence[int]) -> None:
@@ -247,7 +247,7 @@ class RawClips:
             on_video()
 
     def close(self) -> None:
-        """End the processes that decode."""
+        """Stop the decoding processes."""
         self._decoders.close()
 
 

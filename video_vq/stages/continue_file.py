@@ -42,7 +42,7 @@ MARK = (230, 30, 30)  # colour of the bar above frames that the model made
 
 @dataclass(frozen=True)
 class ContinueRequest:
-    """How a video is to be continued.
+    """A request to continue a video.
 
     Attributes:
         given_frames: number of its last frames that are given, 1 + a multiple of the tokenizer's
@@ -59,7 +59,7 @@ class ContinueRequest:
             a clip.
         window_stride: number of latent frames that each window after the first adds; None for half
             of a clip's.
-        reading: how a video that is a frame folder, or lies in an array, is read.
+        reading: how a video in a frame folder or in an array is read.
     """
 
     given_frames: int | None = None
@@ -76,7 +76,7 @@ class ContinueRequest:
 
 
 class Continuation(NamedTuple):
-    """How a video was continued.
+    """The result of continuing a video.
 
     Attributes:
         num_given, num_made: number of frames that are given, and that are made.
@@ -103,7 +103,7 @@ def continue_video(
     """Continue a video file, and write given and continued frames as another.
 
     The video is converted to the clips' frame rate, if that is known, and to their size, scaled to
-    cover it and cropped. A red bar lies above each frame that the model made.
+    cover it and cropped. Each frame that the model made has a red bar above it.
 
     Raises:
         InputError: the video is unreadable or too short, models and video do not fit, or the
@@ -124,7 +124,7 @@ def continued(
     video: Path,
     request: ContinueRequest,
 ) -> tuple[Continuation, Iterator[UInt8[np.ndarray, "n h w 3"]]]:
-    """Return what becomes of a video, and its frames, moment by moment of all continuations.
+    """Return the outcome for a video and its frames, one moment of all continuations at a time.
 
     The given frames come first. Memory does not grow with their number.
 

@@ -16,7 +16,7 @@ from video_vq.stores.tokens import TokenStore
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """What to decode, with which tokenizer and to where.
+    """A decoding job: the tokens, the tokenizer and the output folder.
 
     Attributes:
         tokens: token store of real clips or of a prior's samples.
@@ -33,7 +33,7 @@ class DecodeJob:
     batch_size: int = 16
 
     def plan(self, tokens_hash: str, tokenizer_hash: str, precision: str) -> dict[str, Any]:
-        """Return, as JSON, what decides the bytes of the clips."""
+        """Return all that determines the bytes of the clips, as JSON."""
         return {
             "kind": "decoded tokens",
             "tokens": tokens_hash,

@@ -24,7 +24,7 @@ ALL_CLIPS = ClipConfig(windows="all")  # all clips, following each other without
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """What to encode, with which tokenizer and to where: all that a process needs for its part.
+    """An encoding job: the clips, the tokenizer, the output folder and their settings.
 
     Attributes:
         data: a clip store, a list of raw videos, or a folder of videos.

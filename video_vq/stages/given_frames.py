@@ -49,7 +49,7 @@ class GivenFrames:
         return len(self.videos) * self.per_clip
 
     def plan(self) -> dict[str, Any]:
-        """Return what decides the samples, for their store's plan."""
+        """Return the settings that determine the samples, for their store's plan."""
         return {
             "given_data": self.store.content_hash,
             "given_split": self.split,
@@ -59,7 +59,7 @@ class GivenFrames:
         }
 
     def video(self, number: int) -> int:
-        """Return the place in the store of the video that a sample continues."""
+        """Return the index in the store of the video that a sample continues."""
         return self.videos[number // self.per_clip]
 
     def frames(self, number: int) -> UInt8[np.ndarray, "t h w 3"]:
@@ -69,7 +69,7 @@ class GivenFrames:
     def shown_in(
         self, number: int, chunks: Iterable[UInt8[np.ndarray, "_ h w 3"]]
     ) -> Iterator[UInt8[np.ndarray, "_ h w 3"]]:
-        """Yield a sample with the given frames that it shows: the real ones, or the decoder's."""
+        """Yield a sample whose given frames are either the real ones or the decoded ones."""
         if self.shown == "reconstruction":
             return iter(chunks)
         return with_frames(chunks, self.frames(number))

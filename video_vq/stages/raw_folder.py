@@ -41,7 +41,7 @@ SOURCE = "folder"  # data-prep's name for it: both make the same list
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How a folder of videos becomes clips.
+    """Settings for turning a folder of videos into clips.
 
     Attributes:
         size_hw: height and width of the frames in pixels; None for those the tokenizer was trained
@@ -132,7 +132,7 @@ def _say(note: str) -> None:
 
 
 def say_views(videos: RawVideos) -> None:
-    """Print which views of a scene lie in different splits, and what keeps them together."""
+    """Print the views of a scene that are in different splits, and how to keep them together."""
     note = note_on_views({video.name: video.split for video in videos.videos})
     if note is None:
         return
@@ -163,10 +163,10 @@ def keep_list(out: Path, videos: RawVideos) -> None:
 
 
 def require_same_list(out: Path, videos: RawVideos) -> None:
-    """Refuse a folder that has changed since its tokens were begun, or other settings for it.
+    """Raise if a folder or its settings have changed since its tokens were begun.
 
     Raises:
-        InputError: says what was added or removed, and what to do.
+        InputError: they have; the message says what was added or removed, and what to do.
     """
     plan = plan_of(out)
     if not isinstance(plan, dict) or plan.get("data_hash") in (None, videos.content_hash):

@@ -28,7 +28,7 @@ Frame = UInt8[np.ndarray, "_ _ 3"]
 
 
 class FileReconstruction(NamedTuple):
-    """What was written.
+    """Facts about a reconstructed video file.
 
     Attributes:
         num_frames, size_hw: length and frame size of the reconstruction.

@@ -29,7 +29,7 @@ FRAMES_AT_ONCE = 256
 
 
 class FramesToGive(NamedTuple):
-    """Which frames are given.
+    """The frames that are given.
 
     Attributes:
         path: folder of the clip store.
@@ -46,7 +46,7 @@ class FramesToGive(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleJob:
-    """What to sample, with which models and to where.
+    """A sampling job: the samples, the models and the output folder.
 
     Attributes:
         prior, tokenizer: folders of the models, or the run folders that contain them.
@@ -101,7 +101,7 @@ class SampleJob:
         precision: str,
         threads: int | None,
     ) -> dict[str, Any]:
-        """Return, as JSON, what decides the bytes of samples beside given frames and actions.
+        """Return what determines the samples' bytes besides given frames and actions, as JSON.
 
         Args:
             precision: The precision of the decoder's products.

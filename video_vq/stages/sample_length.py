@@ -24,11 +24,11 @@ class SampleLength(NamedTuple):
 
     @property
     def num_windows(self) -> int:
-        """Return how many windows a sample has."""
+        """Return the number of windows in a sample."""
         return 1 + max(0, -(-(self.num_latents - self.window) // self.stride))
 
     def num_drawn(self, num_given: int) -> int:
-        """Return how many latent frames are drawn for a sample with some given ones.
+        """Return the number of latent frames to draw for a sample with some given ones.
 
         This includes those of the last window that lie beyond the end of the sample.
         """

@@ -273,7 +273,7 @@ class ClipStore:
         )
 
     def describe(self) -> Facts:
-        """Return what `video-vq info` says about it."""
+        """Return the facts that `video-vq info` shows for the store."""
         lengths = [video.num_frames for video in self.videos]
         low, high = min(lengths), max(lengths)
         length = f"{low}" if low == high else f"{low} to {high}"

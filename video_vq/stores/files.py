@@ -51,7 +51,7 @@ def fsync(descriptor: int) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Put source in target's place atomically; one function, so that a test can make it fail."""
+    """Replace target with source atomically; a separate function, so tests can make it fail."""
     os.replace(source, target)
 
 
@@ -112,7 +112,7 @@ def safetensors_parts(
     tensors: Mapping[str, tuple[str, Sequence[int], memoryview]],
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file in parts; always the same bytes, whatever a library does.
+    """Yield a safetensors file in parts, with bytes that do not depend on a library.
 
     https://huggingface.co/docs/safetensors: length of the header, header, data without gaps.
 
@@ -162,10 +162,10 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def damage(path: Path, sha256: str) -> str | None:
-    """Return a line that says what is wrong with a file; None if it is as it was written.
+    """Return a line that describes the damage to a file; None if it is intact.
 
     Args:
-        sha256: hash of the file as it was written.
+        sha256: hash of the file when it was written.
     """
     try:
         found = sha256_file(path)

@@ -57,7 +57,7 @@ def flock(descriptor: int, operation: int) -> None:
 
 
 class Lock:
-    """What `acquire` returns; it holds nothing if nothing could be locked."""
+    """The result of `acquire`; it holds nothing if nothing could be locked."""
 
     def __init__(self, file: str | None):
         self._file = file
@@ -137,7 +137,7 @@ def held(path: Path, single_file: bool = False) -> Iterator[Lock]:
 
 
 def require_free(path: Path, single_file: bool = False) -> None:
-    """Refuse what another process holds, before anything expensive is done; takes no lock.
+    """Raise early if another process holds the lock; takes no lock itself.
 
     Several ranks may ask at once.
 

@@ -55,7 +55,7 @@ def require_writable(out: Path) -> None:
 
 
 def require_room(out: Path, num_bytes: int) -> None:
-    """Refuse what does not fit on the disk of a folder.
+    """Raise if the output does not fit on a folder's disk.
 
     Args:
         out: the folder; it need not exist yet.

@@ -91,7 +91,7 @@ class RawVideos:
 
 
 def usual_videos_per_shard(num_videos: int) -> int:
-    """Return how many videos a shard holds unless the user says otherwise."""
+    """Return the default number of videos per shard."""
     return min(max(math.ceil(num_videos / USUAL_SHARDS), 1), MAX_VIDEOS_PER_SHARD)
 
 
@@ -102,12 +102,12 @@ def plan_of_videos(
     skipped: Sequence[Skipped],
     videos_per_shard: int,
 ) -> dict[str, Any]:
-    """Return what decides every byte of a store of videos, and identifies a list of them.
+    """Return the plan that determines every byte of a video store and identifies a list of videos.
 
     Args:
         recipe: how the frames are made.
         settings: settings of the listing.
-        entries: all that the listing says about each video, in the order of the store.
+        entries: the listing's record of each video, in the order of the store.
         skipped: files that cannot be used, as far as is known without decoding.
         videos_per_shard: number of videos in a shard.
     """

@@ -58,7 +58,7 @@ def sealed_plan(path: Path) -> dict[str, Any] | None:
 
 
 def describe_unfinished(path: Path) -> tuple[str, Facts]:
-    """Return the kind of an unfinished store, and what `video-vq info` says about it."""
+    """Return the kind of an unfinished store and its facts for `video-vq info`."""
     plan = read_json(path / PLAN, "an unfinished store's plan")
     kind, unit = ("token", "count") if "tokenizer_hash" in plan else ("clip", "frames")
     records = sorted((path / PARTS).glob("shard-*.json"))
@@ -87,7 +87,7 @@ def is_sealed(value: dict[str, Any]) -> bool:
 def sealed_damage(path: Path) -> str | None:
     """Return a line if any byte of a sealed file differs from what was written, else None.
 
-    The hash covers the values; whitespace and the like must be as they are written.
+    The hash covers the values; whitespace and formatting must also be unchanged.
     """
     try:
         value = read_json(path, "sealed JSON")

@@ -157,7 +157,7 @@ class TokenStoreWriter(ShardFolder):
         return self.record(shard)["skipped"]
 
     def num_grids(self, num_shards: int) -> int:
-        """Return how many grids the committed shards hold."""
+        """Return the number of grids in the committed shards."""
         shards = (shard for shard in range(num_shards) if self.is_committed(shard))
         return sum(int(self.record(shard)["count"]) for shard in shards)
 
@@ -346,7 +346,7 @@ class TokenStore:
         return np.stack([self.read(int(row)) for row in rows]).astype(np.int64)
 
     def read_actions(self, row: int) -> np.ndarray | None:
-        """Return the actions on the way to each latent frame, float32 t a; None without actions.
+        """Return the actions that lead to each latent frame, float32 t a; None without actions.
 
         Raises:
             InputError: a number is not finite.

@@ -24,7 +24,7 @@ class Video:
         num_frames: number of decoded frames.
         fps: frames per second of the stored frames; None when unknown.
         origin: its source: the source's name and sha256, or the model and seed.
-        shard, offset: where its first frame lies; set by the writer.
+        shard, offset: position of its first frame; set by the writer.
     """
 
     id: str
@@ -53,7 +53,7 @@ class UnusableVideoError(InputError):
 
 @dataclass(frozen=True)
 class PreparedVideo:
-    """What a writer takes: a video's description, its frames in chunks, its per-frame arrays.
+    """Input to a writer: a video's description, its frames in chunks, its per-frame arrays.
 
     If the frames raise UnusableVideoError, what was written of the video is removed.
     """
@@ -70,7 +70,7 @@ def commonest_fps(videos: Iterable[Video]) -> float | None:
 
 
 def num_repeated(video: Video) -> int | None:
-    """Return how many frames repeat the one before to reach a fixed rate; None when unknown.
+    """Return the number of frames repeated to reach a fixed rate; None when unknown.
 
     The origin records it where a fixed rate was requested; older stores do not.
     """
@@ -84,7 +84,7 @@ def skipped_entry(video: Video, reason: str) -> Skipped:
 
 
 def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
-    """Return what was left out: a line for each file and reason, up to `most` lines."""
+    """Return the files that were left out: a line per file and reason, up to `most` lines."""
     counts = Counter(f"  {entry['path']}: {entry['reason']}" for entry in skipped)
     lines = [
         line if count == 1 else f"{line} ({count:,} videos)"

@@ -40,7 +40,7 @@ class Averages:
             self.tensors[name][rows] = model.state_dict()[name][rows]
 
     def load(self, tensors: dict[str, Tensor], num_updates: int) -> None:
-        """Restore what a checkpoint held."""
+        """Restore the averages from a checkpoint."""
         for name, value in self.tensors.items():
             value.copy_(tensors[name])
         self.num_updates = num_updates

@@ -153,7 +153,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor]) -> None:
-    """Restore what `random_state` returned; states of devices that are missing are ignored."""
+    """Restore the result of `random_state`; states of missing devices are ignored."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -34,7 +34,7 @@ class CheckpointFiles:
         return self.path / f"step_{step:07d}"
 
     def problem(self, step: int) -> str | None:
-        """Return why a checkpoint cannot be used; None when all its bytes are intact."""
+        """Return the reason why a checkpoint cannot be used; None if all its bytes are intact."""
         folder = self.folder(step)
         try:
             entries = list(folder.iterdir())
@@ -84,7 +84,7 @@ class CheckpointFiles:
 
 
 def describe_checkpoint(folder: Path) -> Facts:
-    """Return what `video-vq info` says about a checkpoint."""
+    """Return the facts that `video-vq info` shows for a checkpoint."""
     manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
     state = read_json(folder / STATE, "a checkpoint's state")
     best = state.get("best")

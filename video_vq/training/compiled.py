@@ -17,7 +17,7 @@ def compile_parts(
     parts: Sequence[nn.Module],
     trial: Callable[[], Tensor],
 ) -> None:
-    """Compile parts of a model, or leave them as written on all ranks where one's compiler fails.
+    """Compile parts of a model, or none on any rank if the compiler fails on one.
 
     Collective. A forward and a backward pass are made to see it; they change no gradient and no
     random number.
@@ -51,7 +51,7 @@ def compile_parts(
 
 
 def uncompiled(is_compiled: bool) -> AbstractContextManager[None]:
-    """Return a context in which compiled modules run as written.
+    """Return a context in which compiled modules run uncompiled.
 
     It is for validations, where averaged weights and other batch sizes would be compiled again.
     """

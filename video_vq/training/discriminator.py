@@ -29,7 +29,7 @@ ANCHOR_DECAY = 0.99  # decay of LeCam's averages per step, with the codebook's w
 
 
 def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[int, int]) -> None:
-    """Refuse what the adversarial loss cannot train on.
+    """Raise if the adversarial loss cannot train on these clips.
 
     Args:
         precision: Accelerate's mixed precision: "no", "bf16", "fp16", ….
@@ -63,7 +63,7 @@ class DiscriminatorFigures(NamedTuple):
 
 
 class Discriminator:
-    """A network that learns to tell clips from reconstructions: hinge losses and LeCam.
+    """A network that learns to distinguish clips from reconstructions: hinge losses and LeCam.
 
     The weight of the tokenizer's side is fixed: VQGAN's adaptive one needs the gradients of the
     last layer inside the forward pass, which DDP does not support, and follows their noise. Under
@@ -163,7 +163,7 @@ class Discriminator:
         return {**numbers, "discriminator/grad_norm": float(self._norm)}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint holds of the discriminator: file name -> name -> tensor."""
+        """Return the discriminator's tensors in a checkpoint: file name -> name -> tensor."""
         return {
             "discriminator": {
                 **self.network.state_dict(),
@@ -174,7 +174,7 @@ class Discriminator:
         }
 
     def load(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        """Restore what a checkpoint held; call it before `prepare`.
+        """Restore the state from a checkpoint; call it before `prepare`.
 
         Args:
             tensors: what `tensors` returned: file name -> name -> tensor.

@@ -35,7 +35,7 @@ class StopFlag:
         return bool(over_ranks(self._accelerator, flag, "sum") > 0)
 
     def clear(self, step: int, steps: int, saved: bool) -> None:
-        """Print how to resume, and remove the stop file.
+        """Print instructions for resuming, and remove the stop file.
 
         Args:
             step: number of steps done.

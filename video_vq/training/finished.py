@@ -49,7 +49,7 @@ def finished_model(
 
 
 def in_todays_settings(identity: Any) -> Any:
-    """Return what a run of an earlier version recorded in the settings of today.
+    """Convert the settings recorded by an earlier version to those of this version.
 
     A removed setting, which decided nothing about the run, is left out; an added one gets the value
     for what the code did before.
@@ -110,7 +110,7 @@ def finished_by_same_command(
 
 
 def describe_run(path: Path) -> tuple[str, Facts] | None:
-    """Return a folder's kind of run and what `video-vq info` says about it; None without one."""
+    """Return a folder's kind of run and its facts for `video-vq info`; None without a run."""
     description = read_json(path / RUN, "a run's description")
     if not {"identity", "environment"} <= description.keys():
         return None

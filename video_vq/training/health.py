@@ -34,7 +34,7 @@ REMEDIES = {  # remedies for a collapse, by kind of quantizer
 
 @dataclass(config=STRICT)
 class Health:
-    """The warnings so far, and what the next one depends on.
+    """The warnings so far, and the state that the next one depends on.
 
     Attributes:
         loss_spikes, collapses: number of warnings so far.
@@ -119,7 +119,7 @@ class Health:
 def least_used(
     use: dict[str, float], vocabulary: Sequence[int], num_tokens: int
 ) -> tuple[float, float, str]:
-    """Return what `Health.look` takes about codes: usage, possible usage, and their name.
+    """Return the code usage for `Health.look`: usage, possible usage, and the codes' name.
 
     Where a position has several codes, it is the level farthest from what is possible.
 

@@ -155,7 +155,7 @@ class Training:
         return iter(loader)
 
     def turns(self) -> Iterator[Turn]:
-        """Yield what is to be done next, until the last step is done or the run is to stop.
+        """Yield the next thing to do until the last step is done or the run has to stop.
 
         "validate" asks for scores of the averaged weights, given to `note_validation`; "train" for
         one optimizer step, made by `update`. Checkpoints are written in between.

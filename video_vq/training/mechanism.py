@@ -97,7 +97,7 @@ def radial_forces(
     commitment: float,
     weight_decay: float,
 ) -> dict[str, float]:
-    """Return what pulls the projected latents z towards the origin or pushes them outwards.
+    """Return the forces that pull the projected latents z to the origin or push them outwards.
 
     A force is Σ z·∇z over a micro-batch, ∇z the part's gradient of the weighted mean loss: the
     rate at which plain gradient descent changes −½ Σ|z|². Positive: the latents shrink.

@@ -32,7 +32,7 @@ def make_optimizer(
     """Return the optimizer of all tensors of a module that are trained; see `OptimizerConfig`.
 
     Args:
-        outer_layers: pattern of the beginnings of names of tensors that Muon must not move.
+        outer_layers: pattern that matches the start of tensor names that Muon must not update.
     """
     optimizer = Muon if config.kind == "muon" else torch.optim.AdamW
     groups = parameter_groups(module, config, outer_layers)
@@ -73,7 +73,7 @@ def is_hidden(name: str, matrix: Tensor, outer_layers: re.Pattern[str] = OUTER_L
     """Return whether a matrix or kernel connects hidden features and is large enough for Muon.
 
     Args:
-        outer_layers: pattern of the beginnings of names of tensors that Muon must not move.
+        outer_layers: pattern that matches the start of tensor names that Muon must not update.
     """
     is_weight = name.endswith("weight") and not outer_layers.match(name)
     return is_weight and min(matrix.flatten(1).shape) >= LEAST_ROWS
@@ -150,7 +150,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
-    """Return what the optimizer keeps of one tensor after its first step.
+    """Return the optimizer's state for one tensor after its first step.
 
     Args:
         group: the parameter group that holds the tensor, which decides the algorithm.

@@ -122,7 +122,7 @@ def train_prior(
 def hidden_in_training(
     training: Training, prior: AnyPrior, micro_batch: int
 ) -> Bool[Tensor, "b n"] | None:
-    """Return which tokens of a micro-batch a masked prior is to predict; None for other priors.
+    """Return a mask of the tokens that a masked prior has to predict; None for other priors.
 
     They depend only on the run's seed and on the clip's position in the run, so they are the same
     for any number of ranks and micro-batches.

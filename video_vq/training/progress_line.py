@@ -45,7 +45,7 @@ class ProgressLine:
         self._rate_from = self._looked_at = self._said_at
 
     def leave_out(self) -> None:
-        """Leave the time since the last look out of the rate; it still counts as silence."""
+        """Exclude the time since the last look from the rate; it still counts as silence."""
         now = self._clock()
         self._rate_from += now - self._looked_at
         self._looked_at = now

@@ -19,7 +19,7 @@ class _Screen(io.FileIO):
 
 @contextmanager
 def lasting_screen() -> Iterator[None]:
-    """Print to stdout and stderr without errors while it is entered.
+    """Suppress errors from printing to stdout and stderr within this context.
 
     The Ctrl-C or the closed terminal that asks a run to stop may also end the reader of its output;
     the messages that follow must not cost the checkpoint.

@@ -52,9 +52,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def ignore_echo(self) -> None:
-        """Ignore the echo of a request that was followed, as the process is about to end.
+        """Ignore repeats of a stop request that was obeyed, as the process is about to end.
 
-        Python itself would undo a handler before its last moments.
+        Python itself would remove a handler shortly before it exits.
         """
         if self.reason:
             for number in self._before:

@@ -197,7 +197,7 @@ def begin_quantizing(training: Training, config: TokenizerTrainingConfig) -> boo
 
 
 def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFacts:
-    """Return what the finished tokenizer records about its training.
+    """Return the facts that the finished tokenizer records about its training.
 
     Raises:
         InputError: the clips do not fit the model.

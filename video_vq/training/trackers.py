@@ -96,7 +96,7 @@ class Trackers:
         return TrackioTracker(PROJECT, name=f"{run_name}-{identity}", resume="allow")
 
     def log(self, step: int, values: dict[str, float | int]) -> None:
-        """Send numbers."""
+        """Send metrics to the trackers."""
         with self._going_on():
             for tracker in self._trackers:
                 tracker.log(values, step=step)

@@ -70,10 +70,10 @@ class TimeSformerDecoder(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw weights and positions from N(0, 0.02²), biases zero.
+    """Draw weights and positions from N(0, 0.02²) and set biases to zero.
 
     As in the TimeSformer's code, the projection after the attention along time is zero in all
-    blocks but the first: they begin as blocks of a transformer of frames.
+    blocks but the first, so these start out as blocks of a per-frame transformer.
     """
     for name, value in module.named_parameters():
         if "norm" in name:
