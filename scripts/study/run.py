@@ -28,6 +28,7 @@ from video_vq.errors import InputError
 from video_vq.stores.files import write_bytes
 
 WATCHED = ("codebook/usage", "codebook/perplexity")  # kept of each logged step, beside quantizer/…
+LONG = ("clips", "code_counts")  # of the scores, left out of the results: an entry per clip or code
 LAST_WORDS = 2000  # characters of what a failed command said
 
 
@@ -97,6 +98,13 @@ def perform(
     return result | figures_of(folder)
 
 
+def without_lists(scores: Any) -> Any:
+    """Return scores without their longest lists."""
+    if not isinstance(scores, dict):
+        return scores
+    return {key: without_lists(value) for key, value in scores.items() if key not in LONG}
+
+
 def figures_of(folder: Path) -> dict[str, Any]:
     """Return what a run's files say: the curve of its training, and its scores."""
     metrics = folder / "tokenizer" / "metrics.jsonl"
@@ -117,7 +125,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
     return {
         "validation_psnr": psnrs[-1] if psnrs else None,
         "curve": curve,
-        "scores": json.loads(scores.read_text()) if scores.exists() else None,
+        "scores": without_lists(json.loads(scores.read_text())) if scores.exists() else None,
     }
 
 
