@@ -105,21 +105,24 @@ import sys
 from torch import nn
 from torch._dynamo import lookup_backend
 from video_vq.cli import main
-graphs = []
+graphs, calls = [], []
 def keep(graph, inputs):
     graphs.append(graph)
-    return lookup_backend("aot_eager")(graph, inputs)  # no C++ compiler needed
+    function = lookup_backend("aot_eager")(graph, inputs)  # no C++ compiler needed
+    def called(*inputs):
+        calls.append(graph)
+        return function(*inputs)
+    return called
 real = nn.Module.compile
 def compile(module):
     print("compiled", type(module).__name__)
     return real(module, backend=keep)
 nn.Module.compile = compile
 status = main()
-print("graphs", len(graphs))
+print(f"graphs {len(graphs)} called {len(calls)}\\n", end="")
 sys.exit(status)
 """
-# Of the encoder two, as no gradient is asked for where codes are drawn or the last step is watched.
-GRAPHS = {"tokenizer": ["ConvEncoder", "ConvDecoder", "3"], "prior": ["Prior", "1"]}
+PARTS = {"tokenizer": ["ConvEncoder", "ConvDecoder"], "prior": ["Prior"]}
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "prior"])
@@ -133,13 +136,35 @@ def test_a_compiled_training_is_the_one_as_written(kind, trained, configs, clip_
         ]
     )
     assert "Warning" not in answer.stderr
-    # Neither the quantizer nor a validation is compiled.
-    assert re.findall(r"^(?:compiled|graphs) (\w+)$", answer.stdout, re.M) == GRAPHS[kind]
+    assert re.findall(r"^compiled (\w+)$", answer.stdout, re.M) == PARTS[kind]
+    # One graph a part, called in the trial and in the six steps; validations call none.
+    assert counted(answer.stdout) == [(len(PARTS[kind]), 7 * len(PARTS[kind]))]
     expected = without_clock(trained / kind[0] / "metrics.jsonl")
     found = without_clock(tmp_path / "run" / "metrics.jsonl")
     assert [line.keys() for line in found] == [line.keys() for line in expected]
     for line, other in zip(found, expected, strict=True):
         assert line == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "prior"])
+def test_two_ranks_call_what_was_compiled_in_each_step(
+    kind, trained, configs, clip_store, tmp_path
+):
+    program = tmp_path / "compiled.py"
+    program.write_text(COMPILED)
+    data = ("--data", clip_store) if kind == "tokenizer" else ("--tokens", trained / "tokens")
+    answer = launch_program(
+        *(2, program, f"train-{kind}", "--config", configs / f"{kind}.yaml", *data),
+        *("--out", tmp_path / "run", "run.compile=true", "optim.accumulation=2"),
+    )
+    parts = len(PARTS[kind])
+    assert counted(answer.stdout) == [(parts, 13 * parts)] * 2
+
+
+def counted(stdout):
+    """Return how many graphs each process compiled and called."""
+    found = re.findall(r"^graphs (\d+) called (\d+)$", stdout, re.M)
+    return [(int(graphs), int(calls)) for graphs, calls in found]
 
 
 def fail_to_compile(module):

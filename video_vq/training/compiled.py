@@ -1,4 +1,4 @@
-"""Tries torch.compile before a training's first step, and keeps it away from validations."""
+"""Compiles parts of a model before a training's first step, and never after it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -56,3 +56,12 @@ def uncompiled(is_compiled: bool) -> AbstractContextManager[None]:
     It is for validations, where averaged weights and other batch sizes would be compiled again.
     """
     return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
+
+
+def not_recompiled(is_compiled: bool) -> AbstractContextManager[None]:
+    """Return a context in which compiled modules run uncompiled where the trial's code does not fit.
+
+    It is for training steps: a compiler that is called again could fail, and so end the run on one
+    rank and leave the others waiting.
+    """
+    return torch.compiler.set_stance("eager_on_recompile") if is_compiled else nullcontext()

@@ -15,7 +15,7 @@ from video_vq.distributed import main_process_first
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.model_folder import Kind
 from video_vq.models.pretrained import Pretrained
-from video_vq.training.compiled import uncompiled
+from video_vq.training.compiled import not_recompiled, uncompiled
 from video_vq.training.discriminator import Discriminator
 from video_vq.training.distributed import StopFlag, all_finite, clip_gradients
 from video_vq.training.optimizer import make_optimizer, set_learning_rate
@@ -189,7 +189,8 @@ class Training:
             self.lr = learning_rate(self.optim, state.step)
             set_learning_rate(self.optimizer, self.lr)
             self.log_is_due = (state.step + 1) % self.rhythm.log_every == 0
-            yield "train"
+            with not_recompiled(self.rhythm.compile):
+                yield "train"
             if not self.log_is_due:  # else its line has just been written
                 self._progress.look(state.step, at_once=is_first)
             is_first = False

@@ -80,7 +80,7 @@ def train_prior(
         blank = blank_tokens(store.header, training.micro_batch_size, accelerator.device)
         inputs = prior_inputs(blank, hidden_in_training(training, prior, 0))
         compile_parts(
-            *(accelerator, training.model, [training.model]),
+            *(accelerator, training.model, [prior]),
             lambda: training.model(*inputs).square().mean(),
         )
     timer, batches = training.timer, training.batches(dataset)
