@@ -79,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = make_parser().parse_args(arguments)
     set_quiet(getattr(parsed, "quiet", False))
     try:
-        return parsed.run(parsed)
+        status = parsed.run(parsed)
+        _end_process_group()
+        return status
     except KeyboardInterrupt:
         return _complain("stopped; finished work is kept, the same command resumes", 130)
     except ConfigError as error:
@@ -100,6 +102,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             return _complain(out_of_memory(error), 1)
         raise
+
+
+def _end_process_group() -> None:
+    """End the process group of the ranks, if there is one, while Python is still whole.
+
+    The threads of gloo hold tensors; a process that frees them while Python shuts down is aborted
+    (pytorch/pytorch#179291). After a failure the launcher ends the ranks.
+    """
+    if (distributed := sys.modules.get("torch.distributed")) is None:
+        return
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def out_of_memory(error: BaseException) -> str:
