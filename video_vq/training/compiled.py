@@ -59,7 +59,7 @@ def uncompiled(is_compiled: bool) -> AbstractContextManager[None]:
 
 
 def not_recompiled(is_compiled: bool) -> AbstractContextManager[None]:
-    """Return a context in which compiled modules run uncompiled where the trial's code does not fit.
+    """Return a context in which nothing is compiled: what does not fit the trial's code runs as is.
 
     It is for training steps: a compiler that is called again could fail, and so end the run on one
     rank and leave the others waiting.
