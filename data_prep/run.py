@@ -28,7 +28,7 @@ from video_vq.stores.files import read_json, sha256_file, write_json
 from video_vq.stores.lock import Lock, held
 from video_vq.stores.raw_videos import LIST_SETTINGS, plan_of_videos, usual_videos_per_shard
 from video_vq.stores.shards import MANIFEST, PARTS, plan_of, write_sealed
-from video_vq.stores.videos import reasons, require_few_skipped
+from video_vq.stores.videos import reasons, require_few_skipped, warning_of_empty_splits
 
 Engine = Literal["local", "ray"]
 UNPACKED = "unpacked"  # folder in parts/, removed with it
@@ -319,10 +319,7 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
     lines += [f"note: {note}" for note in (*listing.notes, *mixed_rates(store.videos))]
     lines += repeated_frames(store.videos, store.plan.get("fps"))
     if missing := [name for name in SPLITS if not splits[name]]:
-        lines.append(
-            f"warning: no {' and no '.join(missing)} videos: training needs train and val, scores "
-            "need test; add videos"
-        )
+        lines.append(warning_of_empty_splits(missing, store.num_skipped))
     return "\n".join(lines)
 
 
