@@ -50,7 +50,8 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the settings, sizes, rates and memory of the training, without training",
+        help="print the sizes, rates, steps and memory of the training, without training; with "
+        "--json its settings, too",
     )
     parser.add_argument(
         "--time",
