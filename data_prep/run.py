@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from data_prep.archives import Archive, unpack, unpacked_path
@@ -326,13 +327,15 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
 def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
     """Return the commands that come next, a line each."""
     store = outcome.store
-    lines = [f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)"]
+    path, sheet = quote(str(store.path)), quote(f"{store.path}.png")
+    lines = [f"next: data-prep verify {path} --sheet {sheet}   (and look at it)"]
     config = CONFIGS.get(listing.source)
     trainable = {"train", "val"} <= {video.split for video in store.videos}
     if trainable and config is not None and store.frame_size_hw == CONFIG_SIZES.get(config):
+        beside = Path("runs") if store.path.parent == Path() else store.path.parent
         lines.append(
-            f"then: video-vq train-tokenizer --config {config} "
-            f"--data {store.path} --out runs/tokenizer"
+            f"then: video-vq train-tokenizer --config {config} --data {path} "
+            f"--out {quote(str(beside / 'tokenizer'))}"
         )
     return lines
 

@@ -174,7 +174,7 @@ def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
     if store.num_skipped and (missing := [name for name in SPLITS if name not in store.splits]):
         print(warning_of_empty_splits(missing, store.num_skipped))
     if {"train", "val"} <= store.splits:
-        prior = following.beside(arguments.out, "prior")
+        prior = following.beside(arguments.tokenizer, "prior")
         words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)
     else:  # nothing to train on
         decoded = following.beside(arguments.out, "decoded")
