@@ -40,17 +40,17 @@ class SubCodeLayer(NamedTuple):
 
 
 class CachedPrior:
-    """Decodes a fixed number of rows in step; equal to `Prior.forward` to rounding.
+    """Decodes a fixed number of rows in lockstep; equals `Prior.forward` up to rounding.
 
     Attention is a pair of plain batched products over the filled part of the cache. It is not
-    torch's fused kernel, which rounds a row by its place in the batch when there are several CPU
-    threads.
+    torch's fused kernel, whose rounding of a row depends on its place in the batch when there are
+    several CPU threads.
 
     Args:
         prior: the prior, whose weights are copied; it embeds the conditions itself.
         num_rows: number of rows of the batch, which is the same in every call.
         dtype: dtype of weights, cache and products; norms, positions and logits stay in float32.
-        graphs: whether to record steps as CUDA graphs; only on a GPU.
+        graphs: whether to record steps as CUDA graphs, which needs a GPU.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class CachedPrior:
         return logits
 
     def _step_at_place(self, span: int) -> Step:
-        """Read the tokens in `taken` at `place`; graphs record this, so it changes nothing else."""
+        """Read the tokens in `taken` at `place`; changes nothing else, since graphs record it."""
         slots = self._embedded(self.taken)[:, None] + self.positions[self.place]
         if self.per_frame is not None:
             slots = slots + self.per_frame[:, self.place // self.cells]
@@ -238,7 +238,7 @@ class CachedPrior:
         values: Float[Tensor, "b heads n c"],
         places: slice | Int[Tensor, "1"],
     ) -> Float[Tensor, "rows d"]:
-        """Let each new slot attend to the cache up to itself."""
+        """Let each new slot attend to the cache up to and including itself."""
         if isinstance(places, slice):
             read = [
                 self._attend_block(query[:, :, start:end], keys, values, places.start + start)
@@ -269,7 +269,7 @@ class CachedPrior:
         return torch.matmul(torch.softmax(scores, dim=-1), values)
 
     def rows_agree(self, num_given: int) -> bool:
-        """Return whether equal rows come out equal, bit for bit, at any place in the batch.
+        """Return whether equal rows give bitwise equal results at any place in the batch.
 
         It runs the transformer on equal rows: once on a prefix, and on one slot at three lengths.
         """

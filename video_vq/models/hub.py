@@ -1,4 +1,4 @@
-"""Models by name: a folder on this machine, or a repository of the Hugging Face Hub.
+"""Finds models by name: a folder on this machine, or a repository on the Hugging Face Hub.
 
 Exactly two files of a repository are fetched, config.json and model.safetensors; nothing in it is
 executed or unpickled.
@@ -21,15 +21,16 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re
 
 
 def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Path:
-    """Return the folder of a model that is here, or fetch it from the Hub.
+    """Return a local model's folder, or download the model from the Hub.
 
     Args:
-        name: an existing folder; or, if a str, "org/name" of the Hub. A Path is always local.
+        name: an existing folder; or, if a str, "org/name" on the Hub. A Path is always local.
         revision: branch, tag or commit of a repository.
         kind: the kind that the model must be; its tensors are fetched only if it is.
 
     Raises:
-        InputError: the name is neither, or the repository cannot be fetched.
+        InputError: the name is neither a folder nor a repository, or the repository cannot be
+            fetched.
     """
     if Path(name).exists() or isinstance(name, Path):
         if revision is not None:
@@ -70,10 +71,10 @@ def fetch_file(name: str, file: str) -> Path:
 
 
 def check_repository(name: str) -> None:
-    """Raise if a name cannot be that of a repository.
+    """Raise if a name is not valid for a repository.
 
     Raises:
-        InputError: says what a model's name may be.
+        InputError: the name is not valid; the message says which names are.
     """
     if not REPOSITORY.fullmatch(name):
         raise InputError(
@@ -95,7 +96,7 @@ def upload_model(name: str, files: dict[str, bytes], private: bool, revision: st
         The commit's address.
 
     Raises:
-        InputError: the Hub cannot be reached, or refuses.
+        InputError: the Hub cannot be reached, or refuses the upload.
     """
     api = _api()
     from huggingface_hub import CommitOperationAdd
@@ -122,7 +123,7 @@ def _api() -> "HfApi":
 
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what the Hub's client raises into messages that say what to do."""
+    """Turn the exceptions of the Hub's client into messages that say what to do."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{name}"

@@ -1,4 +1,4 @@
-"""Draws tokens from a masked prior, several at once, the most certain ones first (MaskGIT)."""
+"""Draws tokens from a masked prior, several per step, the most certain ones first (MaskGIT)."""
 
 import copy
 import math
@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
     """The tokens that a pass draws for every position.
 
     Attributes:
-        sub_codes: sub-codes, drawn as if the token was hidden.
+        sub_codes: sub-codes, drawn as if the token were hidden.
         log_probability: log probability of the whole token, before temperature, top-k and top-p.
         usable: whether all positions of a clip had a distribution to draw from.
     """
@@ -64,18 +64,18 @@ def still_hidden(num_tokens: int, steps: int) -> list[int]:
 class MaskedSampler:
     """Draws the tokens of clips from a masked prior, several in each step.
 
-    Each step draws all hidden tokens, and keeps those with the largest log probability plus a noise
-    that falls to 0 at the last step. A sample's noise depends only on its seed, window, step and
-    position, and every batch has the same shape. If this machine rounds a row by its place in the
-    batch, samples are drawn one at a time. A sample's tokens therefore do not depend on the other
-    samples, bit for bit.
+    Each step draws all hidden tokens, and keeps those with the largest log probability plus noise,
+    which falls to 0 at the last step. A sample's noise depends only on its seed, window, step and
+    position, and every batch has the same shape. If the rounding of a row depends on its place in
+    the batch on this machine, samples are drawn one at a time. A sample's tokens therefore do not
+    depend on the other samples, bit for bit.
 
     Args:
         prior: the prior, on any device; its training mode does not matter, and one in bf16, fp16 or
             float64 samples as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
         parallel: steps and confidence; None for the defaults.
-        batch_size: number of samples drawn together; record it with the samples.
+        batch_size: number of samples that are drawn together; record it with the samples.
         dtype: dtype of the matrix products.
 
     Raises:
@@ -114,7 +114,7 @@ class MaskedSampler:
         """Draw the tokens of one clip per seed; see `TokenSampler.draw`.
 
         Args:
-            progress: called after each step with the number of tokens just drawn.
+            progress: function that is called after each step with the number of tokens just drawn.
 
         Raises:
             InputError: see there.
@@ -200,7 +200,7 @@ class MaskedSampler:
         condition: Condition,
         noise: Float[Tensor, "b n s"],
     ) -> Drawn:
-        """Draw a token for every position from one pass, some positions at a time."""
+        """Draw a token for every position from one pass, a few positions at a time."""
         passes = len(hidden_per_pass(self.settings))
         outputs = self.prior.outputs(
             tokens.repeat(passes, 1, 1), hidden.repeat(passes, 1), condition
@@ -234,14 +234,14 @@ class MaskedSampler:
         return Drawn(sub_codes, log_probability, usable)
 
     def _rows(self, device: torch.device) -> int:
-        """Return how many samples are drawn at once: a batch, if a row's place does not matter."""
+        """Return the number of samples drawn together: a batch if a row's place does not matter."""
         if self._num_rows is None:
             agree = self.batch_size == 1 or self._rows_agree(self.batch_size, device)
             self._num_rows = self.batch_size if agree else 1
         return self._num_rows
 
     def _rows_agree(self, num_rows: int, device: torch.device) -> bool:
-        """Return whether equal clips come out equal, bit for bit, at any place in the batch."""
+        """Return whether equal clips give bitwise equal results at any place in the batch."""
         sizes, passes = self.prior.sub_codes.sizes, len(hidden_per_pass(self.settings))
         generator = torch.Generator().manual_seed(0)
         num_tokens, rows = self.prior.config.num_tokens, num_rows * passes

@@ -1,4 +1,4 @@
-"""Builds, loads and calls either kind of prior, and makes its sampler."""
+"""Builds, loads and calls priors of either kind, and makes their samplers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def load_prior(
     """Load a prior of either kind; see `Pretrained.from_pretrained`.
 
     Raises:
-        InputError: as `Pretrained.from_pretrained` does.
+        InputError: as for `Pretrained.from_pretrained`.
     """
     folder = find_model_folder(name, revision, "prior")
     found = read_model_config(folder, "prior")
@@ -87,7 +87,7 @@ def prior_inputs(
 def hidden_in_scoring(prior: AnyPrior, rows: Sequence[int]) -> Bool[Tensor, "b n"] | None:
     """Return a mask of the tokens in a store's rows that are predicted in scoring.
 
-    They depend only on the row; None for a prior that is not masked.
+    The mask depends only on the row; it is None for a prior that is not masked.
     """
     if not isinstance(prior, MaskedPrior):
         return None

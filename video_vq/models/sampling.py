@@ -1,4 +1,4 @@
-"""Tokens drawn from the prior: guidance, temperature, top-k, top-p, one noise stream per sample."""
+"""Draws tokens from the prior: guidance, temperature, top-k, top-p, a noise stream per sample."""
 
 import copy
 from collections.abc import Callable
@@ -31,9 +31,9 @@ PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, s
 def uniform_noise(seed: int, number: int, window: int = 0, step: int = 0) -> np.ndarray:
     """Return uniform numbers in [0, 1) that depend only on the seed and their position.
 
-    The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep. Windows
-    of a long sample, and steps that draw several tokens, have streams of their own: 2^66 numbers
-    of the same cycle apart.
+    They come from the raw 64-bit stream of Philox, keyed by the seed, which NumPy guarantees not to
+    change. Windows of a long sample, and steps that draw several tokens, have separate streams,
+    which lie 2^66 numbers apart on the same cycle.
     """
     raw = np.random.Philox(key=seed, counter=[0, window, step, 0]).random_raw(number)
     return (raw >> np.uint64(11)) * 2.0**-53
@@ -94,16 +94,17 @@ class TokenSampler:
     depend at all on the other samples, their order, or the number of samples in the batch.
 
     Args:
-        prior: autoregressive, on any device; its training mode does not matter, and one in bf16,
-            fp16 or float64 samples as its float32 copy.
+        prior: an autoregressive prior, on any device and in either mode; one in bf16, fp16 or
+            float64 is sampled as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
-        batch_size: number of samples that are decoded in step; record it with the samples.
+        batch_size: number of samples that are decoded in lockstep; record it with the samples.
         dtype: dtype of weights, cache and products.
-        graphs: whether to record decoding steps as CUDA graphs, which changes no bit of a sample.
-            None does so on cards where `make gpu` found it right and faster (nn/cards.py).
+        graphs: whether to record decoding steps as CUDA graphs, which does not change a bit of a
+            sample. None does so on cards where `make gpu` found it correct and faster
+            (nn/cards.py).
 
     Raises:
-        InputError: the prior is masked; or graphs of a prior that is not on a GPU.
+        InputError: the prior is masked, or `graphs` is set for a prior that is not on a GPU.
     """
 
     def __init__(
@@ -142,21 +143,22 @@ class TokenSampler:
         """Draw one clip's tokens per seed.
 
         Args:
-            seeds: one per sample, 0 … 2^63 - 1; integers of any kind, as are labels and tokens.
+            seeds: a seed per sample, 0 … 2^63 - 1; like labels and tokens, they may be integers of
+                any dtype.
             class_labels: 0 … num_classes - 1, or NO_CLASS.
-            given: the first p tokens of each clip, kept as they are; from a grid t h w of codes,
-                flattened in this order.
+            given: the first p tokens of each clip, which are kept: a grid t h w of codes, flattened
+                in this order.
             actions: numbers per latent frame, in the data's units.
             progress: function that is called after each position with the number of tokens just
                 drawn.
-            window: number of the window in a longer sample; each has noise of its own.
+            window: index of the window in a longer sample; each window has its own noise.
 
         Returns:
             int64 tokens on the CPU; where a position has several codes, the level is the last axis.
 
         Raises:
             InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives
-                no distribution to draw from, or this machine cannot keep rows apart.
+                no distribution to draw from, or rows cannot be kept independent on this machine.
         """
         prior, settings = self.prior, self.settings
         seeds = as_seeds(seeds)
@@ -238,9 +240,10 @@ def guided_logits(
 def embedded(
     prior: TokenTransformer, conditions: Conditions, settings: SamplingSettings, num_rows: int
 ) -> Condition:
-    """Embed the conditions of one padded batch, once per pass, stacked.
+    """Embed the conditions of one padded batch once per pass, and stack the results.
 
-    One clip at a time, so that its rounding does not depend on its place in the batch.
+    Clips are embedded one at a time, so that the rounding of each does not depend on its place in
+    the batch.
     """
     device = prior.head.weight.device
     clips = [conditions.rows(torch.tensor([row]), device) for row in range(num_rows)]
@@ -264,13 +267,13 @@ def prepared_prior(
     graphs: bool = False,
     held: CachedPrior | None = None,
 ) -> CachedPrior:
-    """Return a cached prior whose rows do not depend on their place, padding the batch if need be.
+    """Return a cached prior whose rows do not depend on their place; pad the batch if necessary.
 
     Args:
-        held: one of the same prior and dtype, which is returned if it has the right padding.
+        held: a cached prior of the same prior and dtype, which is returned if its padding is right.
 
     Raises:
-        InputError: no padding achieves it on this machine.
+        InputError: no padding achieves this on this machine.
     """
     for padding in PADDINGS:
         num_rows = -(-batch_size // padding) * padding * len(hidden_per_pass(settings))
@@ -331,7 +334,7 @@ def require_distributions(usable: Bool[Tensor, " b"], settings: SamplingSettings
         usable: whether each sample's probabilities were finite and had mass.
 
     Raises:
-        InputError: one's were not.
+        InputError: a sample's were not.
     """
     if not bool(usable.all()):
         raise InputError(

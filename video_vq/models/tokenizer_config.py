@@ -1,4 +1,4 @@
-"""Settings of a tokenizer; imports no torch."""
+"""Settings of a tokenizer; does not import torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -22,16 +22,16 @@ class ConvBackboneConfig:
     Attributes:
         patch_thw: size of the box of pixels that the first layer folds into channels; t is 1 in
             causal models.
-        stem_kernel: size of the first and the last convolution: 3, or 1 for large patches.
+        stem_kernel: kernel size of the first and the last convolution: 3, or 1 for large patches.
         strides_thw: strides of each downsampling, in t h w order.
-        multipliers: channels of each level as a multiple of `channels`; one entry more than
+        multipliers: channels of each level as a multiple of `channels`, with one more entry than
             strides.
         channels: base width; processors work well with multiples of 32, which all shipped configs
             have.
         num_blocks: number of residual blocks per level.
         upsampling: how the decoder goes up a level: "subpixel", a linear map to the finer
             positions, or "nearest", copies and a convolution of size 3, which is slower.
-        causal: whether no frame sees a later one; clips then have 1 + n·(stride in t) frames.
+        causal: whether no frame depends on a later one; clips then have 1 + n·(stride in t) frames.
     """
 
     kind: Literal["conv"] = "conv"
@@ -108,8 +108,8 @@ class TimeSformerConfig:
     11): no compression in time, 16 x 32 x 32 tokens a clip.
 
     Attributes:
-        size_thw: numbers of frames, rows and columns of the clips; positions are learned, so it
-            takes no other size.
+        size_thw: number of frames, rows and columns of the clips; positions are learned, so other
+            sizes are refused.
         patch_thw: size of the box of pixels that becomes one token.
         width: number of channels of a token.
         depth: number of blocks of the encoder, and again of the decoder.
@@ -142,7 +142,7 @@ class TimeSformerConfig:
 
     @property
     def causal(self) -> bool:
-        """Return False: each frame sees all frames."""
+        """Return False, since each frame attends to all frames."""
         return False
 
     @property
@@ -154,7 +154,7 @@ class TimeSformerConfig:
         """Return the token grid of a clip.
 
         Raises:
-            InputError: the clip has another size than the positions.
+            InputError: the clip's size is not the one that the positions were made for.
         """
         if size_thw != self.size_thw:
             found, expected = (" x ".join(map(str, size)) for size in (size_thw, self.size_thw))
