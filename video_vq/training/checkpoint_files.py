@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and whether their bytes are intact; imports no torch."""
+"""Lists a run's checkpoints, and checks that their bytes are intact; does not import torch."""
 
 import re
 from pathlib import Path
@@ -100,7 +100,7 @@ def describe_checkpoint(folder: Path) -> Facts:
 
 
 def _validation(value: float) -> str:
-    """Return a validation value for people: a run keeps −PSNR, so that lower is better."""
+    """Return a validation value to show: a run stores −PSNR, so that lower is better."""
     return f"PSNR {-value:.5g} dB" if value < 0 else f"{value:.5g} bits per token"
 
 

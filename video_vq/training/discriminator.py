@@ -1,4 +1,4 @@
-"""The discriminator beside a tokenizer: its losses, its optimizer, its part in a checkpoint."""
+"""The discriminator of a tokenizer's training: its losses, optimizer and part of a checkpoint."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[
 
 
 class DiscriminatorFigures(NamedTuple):
-    """Means over one step; LeCam's anchors follow those of the logits."""
+    """Means over one step; the anchors of LeCam follow the means of the logits."""
 
     loss: Tensor
     lecam: Tensor
@@ -65,11 +65,11 @@ class DiscriminatorFigures(NamedTuple):
 class Discriminator:
     """A network that learns to distinguish clips from reconstructions: hinge losses and LeCam.
 
-    The weight of the tokenizer's side is fixed: VQGAN's adaptive one needs the gradients of the
-    last layer inside the forward pass, which DDP does not support, and follows their noise. Under
-    several ranks the discriminator is a DDP module of its own, with one forward and one backward
-    call; the tokenizer's loss looks through its weights as constants, so that it leaves no
-    gradients behind, and every parameter of both is always used.
+    The weight of the tokenizer's loss is fixed: the adaptive weight of VQGAN needs the gradients of
+    the last layer inside the forward pass, which DDP does not support, and it follows their noise.
+    With several ranks, the discriminator is a separate DDP module with one forward and one backward
+    call. The tokenizer's loss treats its weights as constants, so that no gradients remain in them,
+    and every parameter of both is always used.
 
     Args:
         optim: settings of the tokenizer's optimizer, whose rates the discriminator's follow.
@@ -90,7 +90,7 @@ class Discriminator:
         self._norm = torch.zeros(())
 
     def prepare(self) -> None:
-        """Put discriminator and optimizer under Accelerate, after a checkpoint was restored."""
+        """Hand discriminator and optimizer to Accelerate, after a checkpoint was restored."""
         self._wrapped, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
 
     def fooling_loss(self, reconstruction: Video) -> Float[Tensor, ""]:
@@ -106,7 +106,8 @@ class Discriminator:
         Args:
             video: real clips.
             reconstruction: reconstructions of these clips, which get no gradient.
-            is_last: whether this is the last of them, in which the ranks' gradients are averaged.
+            is_last: whether this is the step's last micro-batch, in which the ranks' gradients are
+                averaged.
         """
         both = torch.cat([video, reconstruction.detach()])
         if is_last:
@@ -133,7 +134,7 @@ class Discriminator:
 
     @torch.no_grad()
     def step(self, healthy: bool, lr: float) -> None:
-        """Make the step, or leave it out on all ranks alike; collective.
+        """Make the step, or skip it on all ranks; collective.
 
         Args:
             healthy: whether all losses and gradients of both sides were finite.
@@ -154,7 +155,7 @@ class Discriminator:
         self.optimizer.zero_grad()
 
     def numbers(self) -> dict[str, float]:
-        """Return `discriminator/…` of the last step that was made, as means over all ranks."""
+        """Return the figures `discriminator/…` of the last step made, as means over all ranks."""
         if self._figures is None:
             return {}
         numbers = {
@@ -177,7 +178,7 @@ class Discriminator:
         """Restore the state from a checkpoint; call it before `prepare`.
 
         Args:
-            tensors: what `tensors` returned: file name -> name -> tensor.
+            tensors: the result of `tensors`: file name -> name -> tensor.
 
         Raises:
             InputError: the tensors are not those of this discriminator.

@@ -1,4 +1,4 @@
-"""The weights that a training begins with."""
+"""The initial weights of a training run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def starting_tokenizer(
 ) -> VideoTokenizer:
     """Return a tokenizer with weights drawn by `run.seed`, or with those of `init_from`.
 
-    What is drawn next from torch's generator, such as a discriminator, depends only on the seed.
+    Later draws from torch's generator, such as a discriminator's weights, depend only on the seed.
 
     Raises:
         InputError: see `initial_tensors`.
@@ -35,7 +35,7 @@ def starting_tokenizer(
 def initial_tensors(
     config: TokenizerTrainingConfig, out: Path, say: Callable[[str], None]
 ) -> dict[str, Tensor] | None:
-    """Return the tensors of `init_from`; None without one, or where a run only resumes.
+    """Return the tensors of `init_from`; None if it is not set, or if the run resumes.
 
     Settings that keep the tensors' shapes, such as the gradient estimator, may differ; the
     differences are printed.

@@ -1,4 +1,4 @@
-"""Trains a prior on a token store, never on pixels: one function, to be read from top to bottom."""
+"""Trains a prior on a token store, never on pixels; one function, which reads top to bottom."""
 
 import math
 from collections.abc import Sequence
@@ -51,14 +51,15 @@ def train_prior(
         out: path of the run folder.
         trackers: experiment trackers to log to, besides metrics.jsonl.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: an entered StopRequest, so that signals also stop the run, not only a file `stop`.
+        request: an entered StopRequest, so that signals also stop the run; without it, only a file
+            `stop` does.
 
     Returns:
         The folder of the finished prior, or None when the run was stopped.
 
     Raises:
-        InputError: the store, the run folder or the number of processes is wrong, or too many steps
-            in a row were not finite.
+        InputError: the store, the run folder or the number of processes is wrong, or too many
+            consecutive steps were not finite.
     """
     accelerator = make_accelerator()
     store, optim = TokenStore(tokens), config.optim
@@ -124,7 +125,7 @@ def hidden_in_training(
 ) -> Bool[Tensor, "b n"] | None:
     """Return a mask of the tokens that a masked prior has to predict; None for other priors.
 
-    They depend only on the run's seed and on the clip's position in the run, so they are the same
+    The mask depends only on the run's seed and on the clip's position in the run, so it is the same
     for any number of ranks and micro-batches.
     """
     if not isinstance(prior, MaskedPrior):
@@ -158,8 +159,8 @@ def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
 def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
     """Return the mean and standard deviation of the train split's actions, summed in float64.
 
-    The first latent frame has places without an action (`data/actions.py`) and is left out unless
-    it is the only one. A constant action gets a deviation of 1.
+    The first latent frame has positions without an action (`data/actions.py`) and is left out
+    unless it is the only one. A constant action gets a standard deviation of 1.
     """
     first = min(1, store.header.grid_thw[0] - 1)
     size = store.header.num_action_dims
@@ -208,14 +209,14 @@ def score(
     batch_size: int,
     stop: StopFlag,
 ) -> float | None:
-    """Return bits per token of some weights on fixed grids, shared among the ranks; collective.
+    """Return the bits per token of given weights on fixed grids, shared among ranks; collective.
 
     For a masked prior, these are bits per hidden token.
 
     Args:
         prior: the prior, not wrapped; its own weights are not used.
         rows: the grids of all ranks, as rows of the store.
-        batch_size: number of grids that one rank takes at once.
+        batch_size: number of grids in a batch of one rank.
 
     Returns:
         None if the run was asked to stop in the meantime.

@@ -9,7 +9,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Return the learning rate of an optimizer step.
 
     It rises linearly over `warmup_steps` and then falls to `final_lr` x lr: along a cosine, or,
-    with `decay_steps`, linearly and only over that many last steps (warm-up–stable–decay).
+    with `decay_steps`, linearly over only that many final steps (warm-up–stable–decay).
 
     Args:
         step: number of optimizer steps before this one.

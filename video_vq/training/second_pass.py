@@ -1,7 +1,7 @@
-"""Gradients at the latents as if they were not quantized, by a second pass of the decoder.
+"""Gradients at the latents as if they were not quantized, from a second pass of the decoder.
 
-The quantizer's own losses, such as commitment, are left out. The weights, their
-gradients and the random state stay as they are.
+The quantizer's own losses, such as commitment, are left out. The weights, their gradients and the
+random state do not change.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ NAMES: tuple[Name, ...] = ("exact_gradient", "hessian")
 
 
 class SecondPass:
-    """The second passes of a training: those that its estimator needs, or that it measures.
+    """The second passes of a training run that its estimator needs or that are measured.
 
     Args:
         tokenizer: the tokenizer, not wrapped.
@@ -75,15 +75,15 @@ def gradients_at_latents(
     names: Sequence[Name],
     is_compiled: bool,
 ) -> dict[str, Float[Tensor, "n d"]]:
-    """Return ∇L at the latents as they are compared with the codes; see Fifty et al., section 3.
+    """Return ∇L at the latents that are compared with the codes; see Fifty et al., section 3.
 
-    `exact_gradient` is that of the loss of the decoded latents, `hessian` its approximation to
-    second order from the codes, g + H (e − q), by a Hessian-vector product.
+    `exact_gradient` is the gradient of the loss of the decoded latents; `hessian` is its
+    first-order expansion around the codes, g + H (e − q), by a Hessian-vector product.
 
     Args:
         tokenizer: the tokenizer, not wrapped.
         loss_of: the weighted loss of a decoded video.
-        names: the gradients to return, of these two.
+        names: names of the gradients to return, of these two.
     """
     rows = quantized.rows
     scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
