@@ -34,14 +34,14 @@ def exactness(
 ) -> tuple[dict[str, float], Float[Tensor, "7 5"]]:
     """Compare the gradients that estimators would pass with the exact gradient, h.
 
-    Returns figures, and sums by angle to add up over ranks before `by_angle`. `exact_cosine_NAME`
-    is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` is the cosine of all rows as
-    one vector, in which the lengths of the rows count, too.
+    It returns figures, and sums by angle, which are added up over ranks before `by_angle`.
+    `exact_cosine_NAME` is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` is the
+    cosine of all rows taken as one vector, in which the lengths of the rows count, too.
 
     Args:
         rows: rows of a forward pass.
         g: dL/dq̃, the gradient of `rows.passed`.
-        exact: h, the gradient at the latents as they are compared with the codes.
+        exact: h, the gradient at the latents that are compared with the codes.
         others: other gradients by name.
     """
     step = row_step(rows)
@@ -59,7 +59,7 @@ def exactness(
 def gradient_of(
     name: str, e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], g: Float[Tensor, "n d"]
 ) -> Float[Tensor, "n d"]:
-    """Return the gradient that an estimator makes of g at the codes; DiVeQ is without noise."""
+    """Return the gradient that an estimator derives from g at the codes; DiVeQ without noise."""
     with torch.enable_grad():
         leaf = e.detach().requires_grad_()
         without_noise = name == "diveq"
@@ -69,14 +69,14 @@ def gradient_of(
 
 
 def by_angle(sums: Float[Tensor, "7 5"]) -> dict[str, float]:
-    """Return the figures of the rows by angle: 0–15°, 15–30°, …, 75–90° and beyond.
+    """Return figures for the rows by angle: 0–15°, 15–30°, …, 75–90° and beyond.
 
     `exact_cosine_NAME_at_15` is the mean cosine to h of the copied or the rotated gradient;
     `best_rotation_share_at_15` is the share a for which a λRᵀg + (1 − a) g is nearest to h, to
     which `gradient.rotation_share` is fitted. A bin without rows has no figures.
 
     Args:
-        sums: the sums that `exactness` returned, added up over ranks.
+        sums: the sums of `exactness`, added up over ranks.
     """
     figures: dict[str, float] = {}
     for index, (number, copied, rotated, product, square) in enumerate(sums.tolist()):

@@ -1,4 +1,4 @@
-"""Quantizers whose codes are fixed points of a grid, found without a lookup."""
+"""Quantizers whose codes are the points of a fixed grid and are found without a lookup."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from video_vq.quantizers.rows import (
 
 
 class FixedRows(NamedTuple):
-    """Latents as they are compared with codes, their codes' vectors, and the codes."""
+    """Latents as they are compared with codes, the vectors of their codes, and the codes."""
 
     e: Float[Tensor, "n d"]
     q: Float[Tensor, "n d"]  # without a gradient
@@ -51,7 +51,7 @@ class FixedCodebook(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
-        """Return losses by name, unweighted; collective in training mode with gradients."""
+        """Return the losses by name, unweighted; collective in training mode with gradients."""
 
     @abstractmethod
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
@@ -59,14 +59,14 @@ class FixedCodebook(nn.Module, ABC):
 
     @abstractmethod
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
-        """Return the vectors of codes; an index that is not a code is an InputError."""
+        """Return the vectors of codes; raise an InputError for an index that is not a code."""
 
     def split(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n groups c"]:
         """Give each group its channels."""
         return latents.unflatten(1, (self.config.groups, -1))
 
     def split_codes(self, codes: Integer[Tensor, "n *level"]) -> Int[Tensor, "n groups"]:
-        """Return codes with an axis of groups, which codes of a single group do not have."""
+        """Return codes with an axis of groups, which the codes of a single group lack."""
         return codes.long().reshape(-1, self.config.groups)
 
     def merge_codes(self, codes: Int[Tensor, "n groups"]) -> Int[Tensor, "n *level"]:
@@ -74,24 +74,24 @@ class FixedCodebook(nn.Module, ABC):
         return codes.squeeze(1) if self.config.groups == 1 else codes
 
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Do nothing: the codes are fixed."""
+        """Do nothing, since the codes are fixed."""
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
         """Sum the counts over the ranks; the codes are fixed. Collective."""
         return update_of_fixed(statistics)
 
     def watch(self) -> None:
-        """Do nothing: no step needs to move the codes."""
+        """Do nothing, since no step has to move the codes."""
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return nothing: no tensor holds the codes."""
+        """Return nothing, since no tensor holds the codes."""
         return {}
 
 
 class FixedQuantizer(QuantizerModule):
-    """Project, round to the codebook's grid, copy the gradient past the rounding.
+    """Projects, rounds to the codebook's grid, and copies the gradient past the rounding.
 
-    It has the interface of `VectorQuantizer`; the losses are the codebook's, if any.
+    It has the interface of `VectorQuantizer`; its losses are those of the codebook, if any.
 
     Args:
         dim: number of channels of the input and of the output.
@@ -106,7 +106,7 @@ class FixedQuantizer(QuantizerModule):
         self.codebook = codebook
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
-        """Project and bound or normalise: the rows that are compared with the codes."""
+        """Project, then bound or normalise, the rows that are compared with the codes."""
         return self.codebook.quantize(self._project(features)).e
 
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
@@ -135,7 +135,7 @@ class FixedQuantizer(QuantizerModule):
         """Return the codes of a grid of features, a tensor or a NumPy array.
 
         Raises:
-            InputError: the number of channels is wrong, or latents are not finite.
+            InputError: the number of channels is wrong, or the latents are not finite.
         """
         latents = self._project(features)
         batch, _, *grid = features.shape

@@ -29,13 +29,13 @@ GridLike = Shaped[Tensor, "b *grid_and_level"] | Shaped[np.ndarray, "b *grid_and
 
 
 class QuantizerModule(Float32Module):
-    """Features of `dim` channels, projected to a codebook and back; a subclass adds the codebook.
+    """Projects features of `dim` channels to a codebook and back; a subclass adds the codebook.
 
     Args:
         dim: number of channels of the input and of the output.
         config: settings of the codebook.
-        width: channels of the latents that are compared with the codes; None for `dim`, without
-            projections.
+        width: number of channels of the latents that are compared with the codes; None for `dim`,
+            without projections.
     """
 
     config: Any
@@ -61,19 +61,19 @@ class QuantizerModule(Float32Module):
         return self.config.vocabulary
 
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
-        """Move the codebook: call it once after each optimizer step, on all ranks alike.
+        """Move the codebook; call this once after each optimizer step, on all ranks.
 
         The first call places the codes on latents of its batch (`init="data"`); until then they are
-        close to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ), a call only counts how
-        often codes are used.
+        close to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ), a call only counts the
+        use of the codes.
 
         Args:
             outputs: the outputs of the quantizer in this step: one, or one for each accumulated
                 micro-batch.
-            seed: decides which latents become first codes and take the place of unused ones.
+            seed: seed that determines which latents become the first codes and replace unused ones.
 
         Returns:
-            How often each code was used, over all ranks, and which codes were restarted.
+            The number of uses of each code, over all ranks, and the codes that were restarted.
 
         Raises:
             InputError: no output was given, or an output comes from another quantizer.
@@ -97,11 +97,11 @@ class QuantizerModule(Float32Module):
         """Return the features that the codes represent, as `forward` does for the same codes.
 
         Args:
-            codes: grid of codes as `encode` returns it; a tensor or a NumPy array.
+            codes: grid of codes as returned by `encode`; a tensor or a NumPy array.
 
         Raises:
-            InputError: a code lies outside its codebook, they are not integers, or their levels
-                are not those of this quantizer.
+            InputError: a code lies outside its codebook, the codes are not integers, or they have
+                other levels than this quantizer.
         """
         found = as_tensor(codes, "codes").to(self._device)
         return decode_grid(found, self.vocabulary, self.codebook.lookup, self.project_out)
@@ -119,14 +119,14 @@ class QuantizerModule(Float32Module):
 
 @contextmanager
 def plain_errors(name: str, dim: int) -> Iterator[None]:
-    """Say in one sentence which argument of a quantizer's constructor is wrong.
+    """Report in one sentence which argument of a quantizer's constructor is wrong.
 
     Args:
         name: name of the class.
-        dim: its first argument, which no settings check.
+        dim: the constructor's first argument, which is not among the settings.
 
     Raises:
-        InputError: instead of pydantic's error of several lines.
+        InputError: an argument is wrong; replaces pydantic's error of several lines.
     """
     if not isinstance(dim, int) or dim < 1:
         raise InputError(f"{name}: dim = {dim!r} should be a whole number of channels, at least 1")

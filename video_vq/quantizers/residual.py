@@ -37,7 +37,7 @@ DROPOUT_STREAM = 0xD309
 
 
 class _Level(NamedTuple):
-    """The work of one codebook: its input, the codes' vectors with its own gradient, the codes."""
+    """The work of one codebook: its input, its codes, and their vectors with its own gradient."""
 
     residual: Float[Tensor, "n d"]
     vector: Float[Tensor, "n d"]
@@ -45,7 +45,7 @@ class _Level(NamedTuple):
 
 
 class ResidualCodebook(nn.Module):
-    """A codebook for each level and group; each level quantizes the residual of the level before.
+    """A codebook for each level and group; each level quantizes the residual of the previous one.
 
     The codes at a position go from coarse to fine: level 0 of all groups, then level 1 of all.
     Each codebook is a `Codebook` and learns only from its own input.
@@ -99,8 +99,8 @@ class ResidualCodebook(nn.Module):
     def depth(self) -> int:
         """Return the number of levels that the decoder sees in this step under dropout.
 
-        The number is drawn uniformly and depends only on the number of updates, so that ranks,
-        micro-batches and a resumed run agree.
+        The number is drawn uniformly and depends only on the number of updates, so that all ranks
+        and micro-batches and a resumed run agree.
         """
         step = int(self.book(0).num_updates)
         draw = np.random.default_rng([step, DROPOUT_STREAM]).integers(
@@ -109,7 +109,7 @@ class ResidualCodebook(nn.Module):
         return 1 + int(draw)
 
     def statistics(self, levels: list[_Level]) -> CodebookStatistics:
-        """Count and add up the latents that each codebook was given; this changes nothing."""
+        """Count and sum the latents that each codebook was given, without changing anything."""
         parts = [
             self.book(index).statistics(level.residual, level.codes)
             for index, level in enumerate(levels)
@@ -122,7 +122,7 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Place the first codes of each level on residuals of the level before; collective."""
+        """Place the first codes of each level on residuals of the previous level; collective."""
         groups = self.config.groups
         residuals = [list(rows.chunk(groups, dim=1)) for rows in latents]
         for index in range(len(self.config.vocabulary)):
@@ -137,7 +137,7 @@ class ResidualCodebook(nn.Module):
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
         """Move each codebook, once per optimizer step; collective.
 
-        `restarted` numbers the codes of all levels, one level after the other.
+        `restarted` numbers the codes of all levels consecutively, level by level.
         """
         sizes, dim = list(self.config.vocabulary), self.config.codebook_dim
         counts, sums = statistics.counts.split(sizes), statistics.sums.split(sizes)
@@ -182,16 +182,16 @@ class ResidualQuantizer(QuantizerModule):
 
     The estimator maps the latents of each group onto the *sum* of its levels. If the gradient were
     copied level by level, as in some implementations, it would count once for each level. `forward`
-    changes nothing: call `step(output)` after each optimizer step, which moves the codes.
+    does not change the codes; call `step(output)` after each optimizer step to move them.
 
     Args:
         dim: number of channels of the input and of the output.
-        codebook_sizes: number of codes of each level; a level quantizes the residual of the one
-            before.
+        codebook_sizes: number of codes of each level; a level quantizes the residual of the
+            previous one.
         groups: number of parts that the channels of a latent are cut into, each with its own
             codebooks.
-        codebook_dim: dimension of a code, that is of one group; features are projected to
-            groups x codebook_dim channels and back. None cuts the features themselves.
+        codebook_dim: dimension of a code, which belongs to one group; features are projected to
+            groups x codebook_dim channels and back. None splits the features themselves.
         shared: whether all levels of a group use one codebook.
         dropout: whether to decode only the first few levels in training; their number is drawn for
             each step.
@@ -200,11 +200,11 @@ class ResidualQuantizer(QuantizerModule):
         decay: decay of the averages per step.
         decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
         init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
-        restart_threshold: codes used less than this fraction of the mean are placed on latents of
-            the batch; 0 leaves them.
+        restart_threshold: codes used less than this fraction of the mean are moved to latents of
+            the batch; 0 turns this off.
 
     Raises:
-        InputError: an argument is out of its range, or two do not fit together.
+        InputError: an argument is out of range, or two arguments are incompatible.
     """
 
     config: ResidualConfig
@@ -280,13 +280,13 @@ class ResidualQuantizer(QuantizerModule):
             )
 
     def _estimate(self, e: Tensor, q: Tensor) -> Tensor:
-        """Pass the gradient on, separately in each group."""
+        """Apply the gradient estimator to each group separately."""
         dim = self.config.codebook_dim
         passed = gradient.ESTIMATORS[self.config.estimator](e.reshape(-1, dim), q.reshape(-1, dim))
         return passed.view(e.shape)
 
     def _losses(self, levels: list[_Level]) -> dict[str, Float[Tensor, ""]]:
-        """Return commitment and codebook loss: the sum over levels of the mean over groups."""
+        """Return the commitment and codebook losses: sums over levels of means over groups."""
         groups = self.config.groups
         commitment = torch.stack([mean_square(r, v.detach()) for r, v, _ in levels]).sum() / groups
         codebook = commitment.detach()
@@ -319,5 +319,5 @@ class ResidualQuantizer(QuantizerModule):
 
 
 def _seed(seed: int, index: int) -> int:
-    """Return a seed per codebook; with equal draws, a level's codes would leave no residual."""
+    """Return a seed per codebook; if the draws were equal, a level would leave no residual."""
     return seed + (index << 40)

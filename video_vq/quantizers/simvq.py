@@ -1,4 +1,4 @@
-"""SimVQ's codebook: fixed random codes behind one learned linear map."""
+"""SimVQ's codebook: fixed random codes that go through one learned linear map."""
 
 import torch
 from jaxtyping import Float, Int, Integer
@@ -32,13 +32,13 @@ class SimVQCodebook(nn.Module):
         self.map = nn.Linear(dim, dim, bias=False)
 
     def vectors(self) -> Float[Tensor, "k d"]:
-        """Return the mapped codes, on the unit sphere if so set."""
+        """Return the mapped codes, normalised if `normalize` is set."""
         with torch.autocast(self.codes.device.type, enabled=False):
             mapped = self.map(self.codes)
         return F.normalize(mapped, dim=1) if self.config.normalize else mapped
 
     def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return projected latents as they are compared with codes, on the unit sphere if set."""
+        """Return projected latents as they are compared with codes, normalised if that is set."""
         return F.normalize(latents, dim=1) if self.config.normalize else latents
 
     def center(self) -> Float[Tensor, "1 d"]:
@@ -52,17 +52,17 @@ class SimVQCodebook(nn.Module):
         return counts_only(indices, self.config.vocabulary)
 
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Do nothing: the codes are random from the start."""
+        """Do nothing, since the codes are random from the start."""
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
         """Sum the counts over the ranks; the optimizer moves the map."""
         return update_of_fixed(statistics)
 
     def watch(self) -> None:
-        """Do nothing: the optimizer moves the codes."""
+        """Do nothing, since the optimizer moves the codes."""
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return nothing: the codes stay where they are."""
+        """Return nothing, since the codes themselves never move."""
         return {}
 
     @torch.no_grad()

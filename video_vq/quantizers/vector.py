@@ -1,4 +1,4 @@
-"""The vector quantizer: project, look up, pass the gradient on, report statistics."""
+"""The vector quantizer: projection, lookup, gradient estimation and statistics."""
 
 from typing import Generic, TypeVar
 
@@ -39,8 +39,8 @@ Codes = TypeVar("Codes", bound=Codebook | SimVQCodebook)
 class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     """Quantization by the nearest code, with a choice of gradient estimators.
 
-    `forward` changes nothing; `step(output)` moves the codes, once per optimizer step. Everything
-    inside is float32, whatever the autocast outside; half(), bfloat16() and double() leave it so.
+    `forward` does not change the codes; `step(output)` moves them, once per optimizer step. All
+    computation is in float32, regardless of autocast, half(), bfloat16() and double().
     """
 
     config: Settings
@@ -48,24 +48,24 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     implementation: Implementation
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
-        """Project to the codebook's dimension: the rows that are compared with the codes."""
+        """Project to the codebook's dimension; these rows are compared with the codes."""
         return self.codebook.comparable(self._project(features))
 
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; the forward value is the code itself, bit for bit.
+        """Quantize a grid of features; the forward value is exactly the code.
 
         Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
-        training mode where a gradient is needed. The codes are still the nearest ones.
+        training mode if a gradient is needed. The codes are still the nearest ones.
 
         Args:
             features: output of the encoder, with `dim` channels.
-            check: whether to refuse NaN and infinite latents, and a training that never moves the
-                codes. A training loop that skips and counts steps whose loss is not finite, alike
+            check: whether to refuse NaN and infinite latents, and training that never moves the
+                codes. A training loop that skips and counts steps with a non-finite loss, the same
                 on all ranks, passes False.
 
         Raises:
-            InputError: the number of channels is wrong, latents are not finite, or many training
-                passes went by without a `step`.
+            InputError: the number of channels is wrong, latents are not finite, or there were many
+                training passes without a `step`.
         """
         rows = self._project(features)
         batch, _, *grid = features.shape
@@ -101,7 +101,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     def _estimate(
         self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
     ) -> QuantizedRows:
-        """Pass the gradient on to the latents that the settings name; q may also have one."""
+        """Pass the gradient to the latents, as the settings say; q may also get one."""
         substitute = self._substitute(compared, q)
         q = q.detach()
         if substitute is not None:
@@ -115,10 +115,10 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         return QuantizedRows(latents, compared, q, e, q, self._pass_on(e, q, indices))
 
     def _substitute(self, e: Tensor, q: Tensor) -> Tensor | None:
-        """Return what is decoded in place of the code; None where it is the code itself.
+        """Return the substitute that is decoded for the code; None if it is the code itself.
 
-        Nothing is drawn at random where no gradient is needed: the log evaluates a training step's
-        batch once more, and must not change the next one.
+        Nothing is drawn at random unless a gradient is needed: the log evaluates a training step's
+        batch again, and must not affect the next step.
         """
         config, trains = self.config, self.training and e.requires_grad
         if config.estimator == "none":
@@ -146,7 +146,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
 
     @torch.no_grad()
     def _fit_weight(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
-        """Return StableVQ's weight; the smallest distances are those of the global batch."""
+        """Return StableVQ's weight, with the smallest distance in the global batch."""
         squared = (e - q).square().sum(1)
         nearest = squared.new_full((self.config.codebook_size,), torch.inf)
         nearest.scatter_reduce_(0, indices, squared, "amin")
@@ -158,8 +158,8 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
         """Return Σ z·∂C/∂z of the unweighted commitment loss C over the projected latents z.
 
-        Positive where gradient descent on C shrinks the latents; 0 where the gradient is
-        tangential, as on the unit sphere, or passes the scale of the latents.
+        It is positive if gradient descent on C shrinks the latents, and 0 if the gradient is
+        tangential, as on the unit sphere, or passes through the scale of the latents.
         """
         config = self.config
         scaled = getattr(config, "rms_scaling", "none") == "with_gradient"
@@ -184,8 +184,8 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
 class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
     """Vector quantization (van den Oord et al. 2017) with the rotation trick (Fifty et al. 2024).
 
-    `forward` changes nothing: call `step(output)` after each optimizer step, which moves the codes.
-    Everything inside is float32, whatever the autocast outside.
+    `forward` does not change the codes; call `step(output)` after each optimizer step to move them.
+    All computation is in float32, regardless of autocast.
 
     Args:
         dim: number of channels of the input and of the output.
@@ -201,13 +201,13 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
         equal_angle: setting of the estimator rotation_blended, in degrees.
         noise_variance: setting of the estimator diveq, per channel.
         temperature: setting of the estimators gumbel_softmax and index_backpropagation.
-        learning: how codes learn: "ema" moves them to averages of their latents, "gradient" by the
-            loss `codebook`, "frozen" leaves them where they are.
+        learning: how codes learn: "ema" moves them to averages of their latents, "gradient" trains
+            them by the loss `codebook`, and "frozen" does not move them.
         decay: decay of the averages per step.
         decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
         init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
-        restart_threshold: codes used less than this fraction of the mean are placed on latents of
-            the batch; 0 leaves them.
+        restart_threshold: codes used less than this fraction of the mean are moved to latents of
+            the batch; 0 turns this off.
         rms_scaling: whether to divide latents by their averaged root mean square: "none",
             "constant" or "with_gradient".
         implementation: implementation of the lookup (quantizers/lookup.py).
@@ -263,10 +263,10 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
 
 
 class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
-    """SimVQ (Zhu et al. 2024): fixed random codes behind one learned linear map.
+    """SimVQ (Zhu et al. 2024): fixed random codes that go through one learned linear map.
 
-    Every step of the optimizer moves all codes, so none is left behind; add the loss `codebook` to
-    yours, which trains the map. `step` only counts.
+    Every optimizer step moves all codes, so none dies. Add the loss `codebook`, which trains the
+    map, to yours. `step` only counts.
 
     Args:
         dim: number of channels of the input and of the output.
