@@ -1,7 +1,7 @@
-"""The conventions under which FVD has been published; every score is reported with one of them.
+"""The conventions under which FVD is published; every score is reported with one of them.
 
-Between the resizes alone, the squared shifts of the logits exceed the distance between good models,
-so every detail here matters. Each preset follows the code that it names.
+Even among the resizes, the squared shifts of the logits exceed the distance between good models, so
+every detail here matters. Each preset follows the code that it names.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,10 +16,11 @@ class FVDProtocol:
 
     Attributes:
         name: the name that users give.
-        resize: bilinear without antialiasing: "half-pixel" (PyTorch's align_corners=False) or
-            "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel centres).
-        fit: "squash" height and width to the network's size, or "crop": short side to the size,
-            rounding the long side up, then the centre.
+        resize: kind of bilinear resize without antialiasing: "half-pixel" (PyTorch's
+            align_corners=False) or "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel
+            centres).
+        fit: "squash" scales height and width to the network's size; "crop" scales the short side to
+            it, rounds the long side up, and crops the centre.
         pixels: "uint8" if clips are rounded to 8 bits before they are resized; "float" if
             reconstructions and samples are scored unrounded. uint8 clips are treated the same in
             both.
@@ -30,7 +31,7 @@ class FVDProtocol:
         pad_to: number of frames to which a clip is padded by repeating its last frame; None leaves
             the clip as it is.
         num_real, num_fake: number of clips on each side; None for all.
-        source: the code that it follows.
+        source: the code that the convention follows.
         note: differences from the paper, and assumptions; may be empty.
     """
 
@@ -49,15 +50,15 @@ class FVDProtocol:
     pad_to: int | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that decide the score, as JSON: the key for cached statistics."""
+        """Return the settings that determine the score, as JSON: the key for cached statistics."""
         texts = ("source", "note", *(("pad_to",) if self.pad_to is None else ()))
         return {key: value for key, value in asdict(self).items() if key not in texts}
 
     def feature_settings(self) -> dict[str, Any]:
-        """Return the settings that decide a uint8 clip's features, the key for caching them.
+        """Return the settings that determine a uint8 clip's features, as the key for caching them.
 
-        Protocols that agree in these settings share features; the other settings pick clips, or
-        act on sets of them.
+        Protocols with equal settings share features; the other settings choose clips or act on sets
+        of clips.
         """
         settings = {"resize": self.resize, "fit": self.fit, "input_range": self.input_range}
         return settings if self.pad_to is None else {**settings, "pad_to": self.pad_to}
@@ -74,7 +75,7 @@ class FVDProtocol:
         num_frames: int | None = None,
         stride: int | None = None,
     ) -> str:
-        """Return one citable line.
+        """Return a one-line description to cite.
 
         Args:
             counts: number of real and generated clips that were scored; None for the convention's.
@@ -216,7 +217,7 @@ def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> En
         also: other names that are allowed, listed in the error.
 
     Raises:
-        InputError: there is no such entry; the message names the nearest one.
+        InputError: there is no such entry; the message names the most similar one.
     """
     if name not in table:
         known = [*table, *also]
