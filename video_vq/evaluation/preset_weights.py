@@ -1,7 +1,7 @@
-"""Published weights of VideoMAE and V-JEPA: read without executing anything, and loaded strictly.
+"""Reads the published weights of VideoMAE and V-JEPA, strictly and without executing anything.
 
-safetensors files hold nothing but arrays. PyTorch's own files are read with weights_only, which
-accepts plain arrays only, and only if they have the sha256 that the user names.
+safetensors files hold only arrays. PyTorch's own files are read with weights_only, which accepts
+only plain arrays, and only if they have the sha256 that the user gives.
 """
 
 import re
@@ -65,14 +65,14 @@ def load_preset(preset: Preset) -> VideoMae | VJepa:
 
 
 def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
-    """Give a network its weights, all of them and no others, as float32.
+    """Load a network's weights, exactly all of them, as float32.
 
     Args:
-        tensors: the weights by the names that their authors use; see `_named`.
+        tensors: the weights, by their authors' names; see `_named`.
 
     Raises:
-        InputError: a tensor is missing, left over, of another shape or not finite, or the biases
-            of queries and values are all zero.
+        InputError: a tensor is missing, unexpected, misshapen or not finite, or the biases of
+            queries and values are all zero.
     """
     name = "videomae" if isinstance(network, VideoMae) else "jedi"
     if name == "videomae":
@@ -95,10 +95,10 @@ def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
 
 
 def _read(file: WeightsFile) -> Tensors:
-    """Return the arrays of a file by their names in it.
+    """Return the arrays of a file by name.
 
     Raises:
-        InputError: see `load_preset`.
+        InputError: as for `load_preset`.
     """
     is_safe = file.place.endswith(".safetensors")
     if not is_safe and file.sha256 is None:
@@ -140,7 +140,7 @@ def _local(file: WeightsFile) -> Path:
 
 
 def _section(loaded: Any, place: str) -> Tensors:
-    """Return the tensors of a checkpoint that may hold more than tensors."""
+    """Return the tensors of a checkpoint, which may also hold other objects."""
     for name in SECTIONS:
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]
@@ -151,7 +151,7 @@ def _section(loaded: Any, place: str) -> Tensors:
 
 
 def _named(tensors: Tensors) -> Tensors:
-    """Return tensors by the names that their authors use, without the classification head."""
+    """Return tensors by their authors' names, without the classification head."""
     named = {}
     for name, tensor in tensors.items():
         ours = WRAPPERS.sub("", name)
@@ -165,11 +165,11 @@ def _named(tensors: Tensors) -> Tensors:
 def _with_joined_attention(tensors: Tensors) -> Tensors:
     """Return VideoMAE's tensors with one matrix for queries, keys and values, and its bias.
 
-    Keys have no bias. transformers 5 reads q_bias and v_bias as zeros, without an error, if another
-    version wrote the file; a network that was saved after that is refused.
+    Keys have no bias. If another version wrote the file, transformers 5 silently reads q_bias and
+    v_bias as zeros; a network that was saved after that is refused.
 
     Raises:
-        InputError: a block has no such biases, or all of them are zero.
+        InputError: a block lacks these biases, or all of them are zero.
     """
     joined = dict(tensors)
     blocks = sorted({key.partition(".attn.")[0] for key in tensors if ".attn." in key})

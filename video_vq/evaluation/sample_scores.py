@@ -21,7 +21,7 @@ class SampleScores(NamedTuple):
     Attributes:
         scores: the scores as JSON.
         features: features of the samples that were scored.
-        shown: some samples of each class, to look at.
+        shown: some samples of each class, to show.
         neighbours: the samples nearest to a training clip.
     """
 
@@ -79,6 +79,6 @@ def _memorised(
 
 
 def _whole(store: ClipStore, video: int, setup: EvaluationSetup) -> Clip:
-    """Return a sample as long as a real clip, its last frame repeated, for a sheet."""
+    """Return a sample extended to the length of a real clip by its last frame, for a sheet."""
     clip = store.read(video)
     return clip[np.arange(setup.num_frames).clip(max=len(clip) - 1)]
