@@ -1,4 +1,4 @@
-"""Clips cut out of videos: which window of which video, as a pure function."""
+"""Cuts clips out of videos: chooses the windows as a pure function."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from video_vq.stores.clips import ClipStore
 class Window(NamedTuple):
     """A clip: video (its position in the store), first frame, number of frames and stride.
 
-    `short_videos` says how the clip continues if the video ends first.
+    `short_videos` determines how the clip continues if the video ends first.
     """
 
     video: int
@@ -27,7 +27,7 @@ class Window(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Frames of the video from the clip's first to its last."""
+        """The number of the video's frames from the clip's first to its last frame."""
         return (self.num_frames - 1) * self.stride + 1
 
 
@@ -35,7 +35,7 @@ def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"
     """Return the frames of a clip.
 
     Raises:
-        ValueError: the video ends before the clip, and no rule says how it continues.
+        ValueError: the video ends before the clip, and no rule says how the clip continues.
     """
     return _cut(store.read, store, window)
 
@@ -89,16 +89,16 @@ def usable_videos(
 
 
 class EpochClips:
-    """The numbered clips of an epoch: item -> window; only the videos are listed.
+    """The numbered clips of an epoch: item -> window. Only the videos are kept in a list.
 
     Args:
         store: the store that holds the videos.
         split: None for all.
-        config: which clips to cut out.
+        config: the choice of the clips.
         seed: seed of random windows.
 
     Attributes:
-        videos: those that give clips, in the store's order.
+        videos: the videos that give clips, in the store's order.
 
     Raises:
         InputError: no video gives a clip.

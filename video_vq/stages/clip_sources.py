@@ -1,4 +1,4 @@
-"""Clips to be encoded, shard by shard: read from a clip store, or decoded from raw videos.
+"""Clips to encode, shard by shard, read from a clip store or decoded from raw videos.
 
 Shard k of the tokens holds the clips of the videos of shard k of the store. Raw videos are cut into
 the same shards as the store made from them, so both batch the same clips.
@@ -65,7 +65,7 @@ class ClipSource(Protocol):
     Attributes:
         chosen: which clips of each video to take.
         frame_size_hw, classes: size of the frames in pixels, and the class names.
-        fps: frame rate of the clips, None when unknown.
+        fps: frame rate of the clips; None if unknown.
         data_hash: hash that names the data.
         num_action_dims: number of values that describe the actions of a latent frame; 0 without
             actions.
@@ -104,7 +104,7 @@ class ClipSource(Protocol):
             on_video: function that is called after each video.
 
         Raises:
-            InputError: reading fails for a reason that is no video's fault.
+            InputError: reading fails for a reason that lies in no single video.
         """
         ...
 
@@ -149,7 +149,7 @@ class StoredClips:
         return len(self._members[shard])
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Do nothing: stored clips are not read ahead."""
+        """Do nothing, since stored clips are not read ahead."""
 
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
@@ -168,7 +168,7 @@ class StoredClips:
         return actions_of_window(self.store, video, start, num_frames, stride, *self._latents)
 
     def close(self) -> None:
-        """Do nothing: nothing is open."""
+        """Do nothing, since nothing is open."""
 
 
 class RawClips:
@@ -263,7 +263,7 @@ def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
     """Read the recipe of a list; it must match its plan and this program.
 
     Raises:
-        InputError: it does not.
+        InputError: the recipe does not match.
     """
     try:
         recipe = FrameRecipe.from_json(raw.recipe)
@@ -290,10 +290,10 @@ def is_raw(path: Path) -> bool:
 
 
 def require_data(path: Path, extensions: tuple[str, ...] | None = None) -> None:
-    """Refuse anything but a clip store, a list, or videos, before torch is loaded.
+    """Refuse anything except a clip store, a list or videos, before torch is loaded.
 
     Raises:
-        InputError: it is something else; the message says what, and what to do.
+        InputError: the data are something else; the message says what, and what to do.
     """
     if is_raw(path):
         read_raw_videos(path)

@@ -63,7 +63,8 @@ def decode_grids(
 ) -> np.ndarray:
     """Decode integer grids n t h w to uint8 clips n t h w 3, always `batch_size` at a time.
 
-    A short batch is filled up, so that a clip's bytes do not depend on how full its batch was.
+    A short batch is padded, so that a clip's bytes do not depend on the number of clips in its
+    batch.
     """
     decoded = []
     for start in range(0, len(grids), batch_size):

@@ -40,10 +40,11 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
     """Sample clips and write them as a clip store; the same call again resumes.
 
     A sample depends only on its number, the seed, the settings, its given frames and actions, the
-    batch size, the dtype and, on a CPU, the number of threads: all of them are in the store's plan.
+    batch size, the dtype and, on a CPU, the number of threads, all of which are in the store's
+    plan.
 
     Args:
-        accelerator: the accelerator whose ranks share the shards (one batch each).
+        accelerator: the accelerator whose ranks share the shards, each of which is one batch.
 
     Raises:
         InputError: prior and tokenizer do not belong together, the class is unknown, or given
@@ -101,7 +102,7 @@ def require_class(prior: AnyPrior, label: str | None) -> None:
     """Refuse a class that a prior does not know.
 
     Raises:
-        InputError: the class is unknown; the message names the nearest one, or all of them.
+        InputError: the class is unknown; the message names the most similar one and all others.
     """
     classes = prior.facts.classes
     if label is None or label in classes:
@@ -126,7 +127,7 @@ def _decoded(
     asked: tuple[Any, ...],
     batch_size: int,
 ) -> Iterator[Iterable[UInt8[np.ndarray, "t h w 3"]]]:
-    """Yield the frames of samples: whole clips, or a few frames at a time of longer samples."""
+    """Yield the frames of samples, as whole clips or, for longer samples, a few at a time."""
     if isinstance(source, LongSampler):
         for grid in torch.cat(list(source.latents(*asked)), dim=1):
             chunks = decoded_frames(accelerator, tokenizer, iter([grid[None]]))
@@ -215,7 +216,7 @@ def _video(
     given: GivenFrames | None,
     actions: GivenActions | None,
 ) -> Video:
-    """Describe a sample."""
+    """Return the description of a sample."""
     own = group = f"sample-{number:06d}"
     origin: dict[str, Any] = {"seed": seed + number}
     if actions is not None:

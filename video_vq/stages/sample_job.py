@@ -1,4 +1,4 @@
-"""Which samples to draw, what decides their bytes, and their mp4s; imports no torch."""
+"""A sampling job, the settings that determine its bytes, and its mp4s; does not import torch."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,7 +33,7 @@ class FramesToGive(NamedTuple):
 
     Attributes:
         path: folder of the clip store.
-        split: The split of the store that is continued.
+        split: split of the store that is continued.
         num_frames: number of given frames, 1 + a multiple of the tokenizer's stride in time.
         shown: whether a sample shows the given frames themselves, rather than their reconstruction.
     """
@@ -51,18 +51,19 @@ class SampleJob:
     Attributes:
         prior, tokenizer: folders of the models, or the run folders that contain them.
         out: folder of the clip store.
-        num_samples: number of clips; None for 64, or for as many as there are given clips or
-            sequences of actions.
+        num_samples: number of clips; None for 64, or for the number of given clips or sequences of
+            actions.
         settings: temperature, top-k, top-p, guidance.
-        parallel: steps and confidence of a masked prior; None for its defaults, and for a prior of
-            another kind.
-        label: name of the class; None for all in turn, or for the given videos' classes.
+        parallel: steps and confidence of a masked prior; None for the defaults, and for other
+            priors.
+        label: name of the class; None for all classes in turn, or for the classes of the given
+            videos.
         seed: seed of the first sample; sample i is drawn with seed + i.
-        batch_size: number of samples that are decoded in step.
-        dtype: The dtype of the prior's weights, cache and products.
+        batch_size: number of samples that are decoded in lockstep.
+        dtype: dtype of the prior's weights, cache and products.
         given: the frames that the samples continue; None for unconditional samples.
-        actions: clip store or file of the actions; None for the given videos' own.
-        actions_split: The split of that store.
+        actions: clip store or file of the actions; None for those of the given videos.
+        actions_split: split of that store.
         samples_per_clip: number of samples for each given video, and for each sequence of a store's
             actions.
         seconds: duration of each sample, rounded up to whole latent frames; None for a clip.
@@ -88,7 +89,7 @@ class SampleJob:
     window_stride: int | None = None
 
     def for_kind(self, kind: PriorKind) -> "SampleJob":
-        """Return the job with the defaults of a masked prior, where it is one."""
+        """Return the job, with the defaults of a masked prior if it has one."""
         if kind == "masked" and self.parallel is None:
             return replace(self, parallel=ParallelSettings())
         return self
@@ -104,8 +105,8 @@ class SampleJob:
         """Return what determines the samples' bytes besides given frames and actions, as JSON.
 
         Args:
-            precision: The precision of the decoder's products.
-            threads: The number of CPU threads that compute; None for a GPU.
+            precision: precision of the decoder's matrix products.
+            threads: number of CPU threads; None for a GPU.
         """
         return {
             "kind": "samples",
@@ -126,9 +127,9 @@ class SampleJob:
 
 
 def finished_samples(job: SampleJob) -> ClipStore | None:
-    """Return the clip store of a job that is done, where no frames and no actions are given.
+    """Return the clip store of a finished job without given frames or actions.
 
-    A job with a missing mp4 is not done: the verb itself writes it, under its lock.
+    A job with a missing mp4 is not finished: the verb itself writes it, under its lock.
     """
     plan = sealed_plan(job.out)
     if plan is None or job.given is not None or job.actions is not None:
@@ -160,7 +161,7 @@ def missing_videos(store: ClipStore, folder: Path) -> list[int]:
 
 
 def write_videos(store: ClipStore, folder: Path) -> None:
-    """Write each clip of a store as an mp4; existing files are left as they are."""
+    """Write each clip of a store as an mp4; existing files are not changed."""
     folder.mkdir(exist_ok=True)
     missing = missing_videos(store, folder)
     with progress("writing mp4s", len(missing), "video") as bar:
@@ -172,7 +173,7 @@ def write_videos(store: ClipStore, folder: Path) -> None:
 
 
 def _even_frames(store: ClipStore, index: int) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """Yield a video's frames without an odd last row or column, read some at a time."""
+    """Yield a video's frames without an odd last row or column, reading a few at a time."""
     height, width = (side // 2 * 2 for side in store.frame_size_hw)
     total = store.videos[index].num_frames
     for start in range(0, total, FRAMES_AT_ONCE):
