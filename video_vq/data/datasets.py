@@ -22,9 +22,9 @@ class ClipItem(NamedTuple):
 
     Attributes:
         clip: uint8 t h w 3, RGB; or the result of the transform.
-        label: position in the dataset's `classes`; −1 without a class.
-        video: position in the store's `videos`.
-        first_frame: frame of the video that the clip begins with.
+        label: index into the dataset's `classes`; −1 without a class.
+        video: index into the store's `videos`.
+        first_frame: index of the clip's first frame in the video.
         arrays: values that the store holds for each frame (`actions`, `poses`), float32 t ...;
             often empty.
     """
@@ -42,9 +42,9 @@ class TokenItem(NamedTuple):
     Attributes:
         tokens: int64 t h w, or t h w level if a position has several codes; or the result of the
             transform.
-        label: position in the dataset's `classes`; −1 without a class.
-        video: position in the store's `videos`.
-        first_frame: frame of the video that the clip begins with.
+        label: index into the dataset's `classes`; −1 without a class.
+        video: index into the store's `videos`.
+        first_frame: index of the clip's first frame in the video.
         actions: actions that lead to each latent frame, t a; a = 0 if there are none.
     """
 
@@ -106,7 +106,7 @@ class ClipDataset(Dataset[ClipItem]):
 
     Attributes:
         store: the clip store.
-        classes: names of the classes, which `label` counts.
+        classes: names of the classes, which `label` indexes.
 
     Raises:
         InputError: there is no such store or split, no video is long enough, or arguments do not
@@ -190,7 +190,7 @@ class TokenDataset(Dataset[TokenItem]):
 
     Attributes:
         store: the token store.
-        classes: names of the classes, which `label` counts.
+        classes: names of the classes, which `label` indexes.
         codebook_size: number of codes; if a position has several codes, number of their
             combinations.
         vocabulary: codebook size of each code at a position.

@@ -93,7 +93,7 @@ class EpochClips:
 
     Args:
         store: the store that holds the videos.
-        split: None for all.
+        split: split of the store; None for all videos.
         config: the choice of the clips.
         seed: seed of random windows.
 
@@ -204,7 +204,7 @@ def scoring_windows(
 
     Args:
         split: None for all splits.
-        count: largest number of windows; None for all.
+        count: largest number of windows; split of the store; None for all videos.
         short_videos: what becomes of videos shorter than a clip; one that is filled up gives one
             clip.
 

@@ -52,7 +52,7 @@ class Cut(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Return the number of the video's frames from a clip's first to its last, inclusive."""
+        """Return the number of the video's frames between a clip's first and last, inclusive."""
         return (self.num_frames - 1) * self.stride + 1
 
 
@@ -176,7 +176,7 @@ def _read_inputs(
     """Return a clip whose frames were all read, as network input for each preparation.
 
     Args:
-        inputs: None where the video ends before.
+        inputs: None if the video ends before.
         is_same: whether the file is unchanged.
 
     Raises:

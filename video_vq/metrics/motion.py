@@ -18,8 +18,8 @@ from video_vq.nn.inputs import Clips
 def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     """Return the mean of (Δ copy)² over the mean of (Δ original)².
 
-    1 is ideal, and 0 is a frozen copy. Below 1, motion is lost or blurred; above 1, it is
-    exaggerated or the copy flickers. As the two can cancel, read it together with
+    The ideal value is 1, and that of a frozen copy is 0. Below 1, motion is lost or blurred; above
+    1, it is exaggerated or the copy flickers. As the two can cancel, read it together with
     `flicker_per_clip`. For an original without motion it is undefined (NaN): average the other
     clips and report the number of NaNs.
 

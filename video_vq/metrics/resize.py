@@ -27,7 +27,7 @@ def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 
     Args:
         clips: RGB in 0..255, uint8; or float if the convention scores unrounded clips. A tensor or
             a NumPy array.
-        protocol: the convention, which decides resize, crop and range.
+        protocol: the convention, which determines resize, crop and range.
 
     Raises:
         InputError: the clips are not RGB, have no pixels or not the protocol's number of frames, or
@@ -69,7 +69,7 @@ def prepare_frames(
 
     Args:
         frames: RGB in 0..255; rows that are not in `rows_read` may hold any finite values.
-        protocol: the convention, which decides resize, crop and range.
+        protocol: the convention, which determines resize, crop and range.
         target: array to write to.
     """
     frames = rearrange(frames, "n h w c -> n c h w")

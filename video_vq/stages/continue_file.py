@@ -45,18 +45,19 @@ class ContinueRequest:
     """A request to continue a video.
 
     Attributes:
-        given_frames: number of its last frames that are given, 1 + a multiple of the tokenizer's
-            stride in time; None for the largest number that leaves half of the clip to the model.
+        given_frames: number of the video's last frames that are given, 1 + a multiple of the
+            tokenizer's stride in time; None for the largest number that leaves half of the clip to
+            the model.
         num: number of continuations, side by side in one file.
         settings: temperature, top-k, top-p, guidance.
         parallel: steps and confidence of a masked prior; None for its defaults.
         label: name of the class; None for no class.
         seed: seed of the first continuation; continuation i is drawn with seed + i.
-        dtype: The dtype of the prior's weights, cache and products.
+        dtype: dtype of the prior's weights, cache and products.
         actions: file of the actions from the first given frame on, for a prior that takes actions:
             a row per frame, or a sequence of rows for each continuation.
-        seconds: duration of what is added, rounded up to whole latent frames; None for the rest of
-            a clip.
+        seconds: duration of the continuation, rounded up to whole latent frames; None for the rest
+            of a clip.
         window_stride: number of latent frames that each window after the first adds; None for half
             of a clip's.
         reading: how a video in a frame folder or in an array is read.
@@ -79,9 +80,9 @@ class Continuation(NamedTuple):
     """The result of continuing a video.
 
     Attributes:
-        num_given, num_made: number of frames that are given, and that are made.
+        num_given, num_made: number of given frames, and of generated ones.
         fps: frames per second of both.
-        fps_known: false if fps is assumed.
+        fps_known: whether fps is known, rather than assumed.
         notes: see `VideoInfo`.
     """
 
@@ -100,10 +101,10 @@ def continue_video(
     out: Path,
     request: ContinueRequest,
 ) -> Continuation:
-    """Continue a video file, and write given and continued frames as another.
+    """Continue a video file, and write the given and the generated frames to another file.
 
     The video is converted to the clips' frame rate, if that is known, and to their size, scaled to
-    cover it and cropped. Each frame that the model made has a red bar above it.
+    cover it and cropped. Each generated frame has a red bar above it.
 
     Raises:
         InputError: the video is unreadable or too short, models and video do not fit, or the
@@ -126,10 +127,10 @@ def continued(
 ) -> tuple[Continuation, Iterator[UInt8[np.ndarray, "n h w 3"]]]:
     """Return the outcome for a video and its frames, one moment of all continuations at a time.
 
-    The given frames come first. Memory does not grow with their number.
+    The given frames come first. Memory does not grow with the number of frames.
 
     Raises:
-        InputError: see `continue_video`; at once.
+        InputError: as for `continue_video`; it is raised immediately.
     """
     num_given, facts = request.given_frames or default_given_frames(tokenizer), prior.facts
     length = _length(prior, tokenizer, num_given, request)
@@ -196,10 +197,10 @@ def default_given_frames(tokenizer: VideoTokenizer) -> int:
 def last_frames(
     info: VideoInfo, count: int, fps: float | None, size_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Return the last frames of a video at a rate (None: its own) and a size.
+    """Return the last frames of a video at a given rate (None for its own) and size.
 
     Raises:
-        InputError: it cannot be read, or is too short.
+        InputError: the video cannot be read, or is too short.
     """
     stream = FrameStream(info)
     indices = range(info.num_packets) if fps is None else frames_at_rate(info, fps)

@@ -113,7 +113,7 @@ def _settings(clips: ClipConfig) -> dict[str, Any]:
 
 
 def finished_tokens(job: EncodeJob) -> TokenStore | None:
-    """Return the token store of a job that is done; see `sealed_plan`."""
+    """Return the token store of a finished job; see `sealed_plan`."""
     plan = sealed_plan(job.out)
     if plan is None:
         return None

@@ -19,7 +19,7 @@ from video_vq.stores.tokens import TokenStore
 
 
 def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -> TokenStore:
-    """Turn clips into tokens on a Ray cluster: one task for each shard, the same bytes.
+    """Turn clips into tokens on a Ray cluster, one task per shard; the bytes do not depend on it.
 
     Args:
         make_accelerator: function that this process and every computing process of the cluster

@@ -55,7 +55,7 @@ def read_actions(
     """Read actions from a clip store (a folder) or a file (.npy or .csv).
 
     Raises:
-        InputError: the prior takes no actions, or these do not fit it.
+        InputError: the prior takes no actions, or the actions do not fit it.
     """
     _require_actions(str(path), prior)
     if path.is_dir():
@@ -114,7 +114,7 @@ def actions_of_file(
     """Read one sequence of actions for all samples, r d, or one for each, n r d.
 
     Raises:
-        InputError: the prior takes no actions, or these do not fit it.
+        InputError: the prior takes no actions, or the actions do not fit it.
     """
     _require_actions(str(path), prior)
     facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw

@@ -75,7 +75,7 @@ def list_folder(
     """List a folder, as `data-prep folder --list-only` does.
 
     Args:
-        size_hw: height and width of the frames, where the options do not give them.
+        size_hw: height and width of the frames, if the options do not give them.
         on_note: function that is called with each message for the user.
 
     Raises:
@@ -109,7 +109,7 @@ def list_for_tokens(
 
     Args:
         root: the data to encode; for a store or a list, None is returned.
-        size_hw: height and width of the frames, where the options do not give them.
+        size_hw: height and width of the frames, if the options do not give them.
         owner: whether this process opens the token store first.
 
     Raises:

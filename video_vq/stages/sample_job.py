@@ -102,7 +102,7 @@ class SampleJob:
         precision: str,
         threads: int | None,
     ) -> dict[str, Any]:
-        """Return what determines the samples' bytes besides given frames and actions, as JSON.
+        """Return the settings that determine the samples, except given frames and actions, as JSON.
 
         Args:
             precision: precision of the decoder's matrix products.
