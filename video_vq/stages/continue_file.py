@@ -1,4 +1,4 @@
-"""A user's video, continued: its last frames are given, a prior and a decoder make what follows."""
+"""Continues a user's video: a prior and a decoder generate what follows its last frames."""
 
 import math
 from collections.abc import Iterator
@@ -125,7 +125,7 @@ def continued(
     video: Path,
     request: ContinueRequest,
 ) -> tuple[Continuation, Iterator[UInt8[np.ndarray, "n h w 3"]]]:
-    """Return the outcome for a video and its frames, one moment of all continuations at a time.
+    """Return facts about the result and its frames, with all continuations side by side.
 
     The given frames come first. Memory does not grow with the number of frames.
 
@@ -220,7 +220,7 @@ def last_frames(
 def marked(
     pictures: UInt8[np.ndarray, "n h w 3"], is_made: bool
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Return pictures side by side, below a bar: red where the model made them, else black."""
+    """Return pictures side by side below a bar, red for generated frames and otherwise black."""
     height = pictures.shape[1]
     bar = max(2, height // 16 // 2 * 2)
     below = np.pad(pictures, ((0, 0), (bar, 0), (0, 0), (0, 0)))

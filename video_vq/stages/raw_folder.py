@@ -58,7 +58,7 @@ class FolderOptions:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether a path is a file of arrays, or a folder that is no store or list, even begun."""
+    """Whether a path is a file of arrays, or a folder other than a (finished or begun) store."""
     if is_array_file(path):
         return True
     if not path.is_dir() or (path / MANIFEST).exists() or plan_of(path) is not None:
