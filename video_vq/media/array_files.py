@@ -1,6 +1,6 @@
 """Finds the arrays in .npy, .npz and .safetensors files and maps them; nothing is unpickled.
 
-Headers are not trusted: shapes and types are checked against the bytes that are there.
+Headers are not trusted: shapes and types are checked against the actual size of the file.
 """
 
 import functools
@@ -44,11 +44,11 @@ class ArrayHeader(NamedTuple):
     """An array in a file.
 
     Attributes:
-        member: its name; "" in a .npy.
+        member: name of the array; "" in a .npy.
         dtype: stored type of its values; bfloat16 is stored as uint16.
-        shape: its shape, in which no size is 0.
+        shape: shape of the array, in which no size is 0.
         fortran: whether the first axis is the innermost.
-        offset: byte at which its values begin; counted within its member if that is packed.
+        offset: offset of its values in bytes, within the file or within a packed member.
         packed: whether its member is compressed.
         type_name: name of the type, for messages.
     """
@@ -68,14 +68,14 @@ class ArrayHeader(NamedTuple):
 
 
 class ArrayHeaders(NamedTuple):
-    """The arrays of a file that can be read, and the others, as (name, reason)."""
+    """The readable arrays of a file, and the others as (name, reason)."""
 
     arrays: tuple[ArrayHeader, ...]
     unusable: tuple[tuple[str, str], ...]
 
 
 class _UnusableError(ValueError):
-    """An array cannot be read; others in the file may be readable."""
+    """Raised for an unreadable array; others in the file may be readable."""
 
 
 def read_headers(path: Path) -> ArrayHeaders:
@@ -92,16 +92,16 @@ def map_array(path: Path, header: ArrayHeader) -> np.ndarray:
 
     Raises:
         UnreadableVideoError: the packed member is damaged.
-        InputError: there is no room for the copy.
+        InputError: there is no space for the copy.
     """
     return _mapped(path, header, *signature(path))
 
 
 def signature(path: Path) -> tuple[int, int]:
-    """Return the size and the time of a file; cached facts hold while these stay the same.
+    """Return the size and the time of a file; cached facts are valid while these do not change.
 
     Raises:
-        UnreadableVideoError: it cannot be read.
+        UnreadableVideoError: the file cannot be read.
     """
     try:
         status = path.stat()
@@ -175,10 +175,10 @@ def _check(header: ArrayHeader, available: int) -> None:
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file of which zipfile reads no directory that is too large for the memory."""
+    """A file that refuses a zip directory too large for the memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return `size` bytes; the directory is read at once, and members are read in pieces."""
+        """Return `size` bytes; only the directory is read in one piece."""
         if size is not None and size > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"a directory of more than {MAX_DIRECTORY_BYTES:,} bytes")
         return super().read(size)

@@ -1,4 +1,4 @@
-"""A video that is a folder of pictures, or the pictures in a folder whose names match a pattern."""
+"""Videos that are folders of pictures, or pictures in a folder whose names match a pattern."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ READ_BYTES = 1 << 20
 
 
 def folder_of_frames(path: Path, frame_names: str | None) -> Path:
-    """Return the folder in which the frames of a video lie: itself, or with a pattern its parent.
+    """Return the folder of a video's frames: the path itself, or with a pattern its parent.
 
     Args:
         frame_names: see `Reading`; its group `video` is the last part of the path.
@@ -33,7 +33,7 @@ class FrameSet:
         path: the folder; with `reading.frame_names`, the folder and the video's name in it.
 
     Raises:
-        UnreadableVideoError: it holds no frames, or they have no order.
+        UnreadableVideoError: the folder holds no frames, or they have no order.
     """
 
     def __init__(self, path: Path, reading: Reading):
@@ -49,7 +49,7 @@ class FrameSet:
         self._names, self._gaps = names, numbering.gaps()
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 over the frames' sha256s in order, and the sum of their sizes."""
+        """Return the sha256 of the frames' hashes in order, and the sum of their sizes."""
         whole, total = hashlib.sha256(), 0
         for name in self._names:
             own, size = hashlib.sha256(), 0
@@ -67,7 +67,7 @@ class FrameSet:
         return whole.hexdigest(), total
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Look at the names and the first frame.
+        """Inspect the names and the first frame.
 
         Raises:
             UnreadableVideoError: there are too many frames, or the first cannot be decoded.

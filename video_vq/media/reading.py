@@ -1,4 +1,4 @@
-"""How frame folders and arrays are read: the facts that they do not state, and their options."""
+"""Settings for reading frame folders and arrays: the facts that they do not state themselves."""
 
 import argparse
 import re
@@ -23,8 +23,7 @@ class Reading:
         values: the range of float arrays; None to find it from the values of all arrays, as
             `list_videos` does.
         frame_names: a regular expression that matches whole names of pictures. Its group `frame`
-            orders the frames; its group `video`, if there is one, tells the videos of a folder
-            apart.
+            orders the frames; its group `video`, if there is one, separates the videos of a folder.
 
     Raises:
         ValueError: a value is not allowed.
@@ -66,7 +65,7 @@ READING_OPTIONS = ("source_fps", "layout", "values", "frame_names")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a parser, in a group of their own."""
+    """Add the options to a parser, in a separate group."""
     group = parser.add_argument_group(
         "frame folders and arrays",
         "a folder of png, jpg or webp pictures is a video, and so is each video in a .npy, .npz or "

@@ -1,4 +1,4 @@
-"""One way to open a video, whether it is a file, a frame folder or an array."""
+"""A common interface for opening videos in files, frame folders and arrays."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ class VideoSource(Protocol):
 
     Attributes:
         path: path of the file or folder; for a video in an array, the path of the file, followed by
-            # and the video's place in it.
+            # and the video's address in it.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class VideoSource(Protocol):
         """Return a sha256 that identifies its content, and the number of bytes that were read.
 
         Raises:
-            UnreadableVideoError: it cannot be read.
+            UnreadableVideoError: the video cannot be read.
         """
         ...
 
@@ -38,7 +38,7 @@ class VideoSource(Protocol):
         """Return the video's properties before `FrameStream` decodes its frames.
 
         Raises:
-            UnreadableVideoError: it cannot be used.
+            UnreadableVideoError: the video cannot be used.
         """
         ...
 
@@ -62,7 +62,7 @@ class VideoFile:
         return digest.hexdigest(), size
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Read its header, first frame and packets; see `video_vq.media.probe.probe`."""
+        """Read the header, first frame and packets; see `video_vq.media.probe.probe`."""
         return probe(self.path, limits)
 
 
@@ -70,8 +70,8 @@ def source_of(path: str | Path, reading: Reading = USUAL) -> VideoSource:
     """Return the video at a path.
 
     Raises:
-        UnreadableVideoError: it is a pickle, a folder that is not a single video, or an array file
-            that holds several videos or none.
+        UnreadableVideoError: the path is a pickle, a folder that is not a single video, or an array
+            file that holds several videos or none.
     """
     path = Path(os.path.abspath(path))
     address = parse_address(path)
@@ -100,6 +100,6 @@ def probe_video(
     """Return the properties of any kind of video without decoding its frames.
 
     Raises:
-        UnreadableVideoError: see `source_of` and `probe`.
+        UnreadableVideoError: as for `source_of` and `probe`.
     """
     return source_of(path, reading).probe(limits)

@@ -1,7 +1,7 @@
-"""The parent's side of processes that decode: they are limited, watched, replaced when they die.
+"""The parent's side of decoding processes, which are limited, watched and replaced if they die.
 
-A process that dies, hangs or takes too much processor time costs the video that it was working on,
-after a second try. Jobs and reports are JSON, one object a line; see `serve` in `media/child.py`.
+If a process dies, hangs or uses too much CPU time twice, the video that it was working on is lost.
+Jobs and reports are JSON, one object per line; see `serve` in `media/child.py`.
 """
 
 import json
@@ -36,13 +36,13 @@ class Death:
     """The end of a process before it answered.
 
     Attributes:
-        cause: a few words that say what ended it.
-        video: id of the video that it was working on; None for none.
-        stage: what was being done with the video: "read" or "decode".
+        cause: short description of the cause.
+        video: id of the video that the process was working on; None for none.
+        stage: stage of the work on the video: "read" or "decode".
         is_stalled: whether it was ended because it made no progress.
         is_blameless: whether it made no progress for an external reason.
         is_killed: whether the system ended it.
-        last_words: the end of what it wrote to stderr.
+        last_words: end of its output on stderr.
     """
 
     cause: str
@@ -63,14 +63,14 @@ class Deaths:
         self._of_video: Counter[str] = Counter()
 
     def add(self, death: Death, path: str) -> str | None:
-        """Return the reason why the video cannot be used; None if it is to be retried.
+        """Return the reason why the video cannot be used; None if it should be retried.
 
         Args:
             death: the latest death.
             path: path of the video, for messages.
 
         Raises:
-            InputError: the video is not to blame, or not the only one.
+            InputError: the cause is not the video, or not only this video.
         """
         if death.is_stalled and (death.is_blameless or death.stage == "read"):
             raise InputError(
