@@ -13,7 +13,7 @@ Video = Float[Tensor, "b c t h w"]
 
 
 class Past:
-    """The state of a stream: the earlier frames that causal layers keep; empty at first.
+    """The state of a stream, which consists of earlier frames that causal layers keep.
 
     A network receives a stream in pieces of time, each with the same `Past`; the outputs equal
     those of the whole video in one piece.
@@ -27,18 +27,18 @@ class Past:
         return self._frames.get(layer)
 
     def keep(self, layer: nn.Module, frames: Video) -> None:
-        """Keep frames for a layer's next piece: a copy, so that the piece itself can be freed."""
+        """Keep a copy of frames for a layer's next piece, so that the piece itself can be freed."""
         self._frames[layer] = frames.clone()
 
 
 class Bf16SafeConv3d(nn.Conv3d):
     """`nn.Conv3d` with correct results in bf16 on a CPU.
 
-    oneDNN's bf16 kernels (torch 2.13, AVX512) give wrong weight gradients, and write past their
-    memory, where two frames are padded and not strided, or where a strided height or width shrinks
-    to 1 (docs/log.md); for the width, outputs are known to be wrong, too, on some machines:
+    oneDNN's bf16 kernels (torch 2.13, AVX512) give wrong weight gradients, and write out of bounds,
+    if two frames are padded and not strided, or if a strided height or width shrinks to 1
+    (docs/log.md). For the width, outputs are also known to be wrong on some machines:
     https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, on
-    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without it.
+    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without this.
     """
 
     def forward(self, input: Video) -> Float[Tensor, "b d t2 h2 w2"]:
@@ -65,10 +65,11 @@ class Bf16SafeConv3d(nn.Conv3d):
 
 
 class Conv3d(nn.Module):
-    """A convolution of size k that keeps t h w up to its stride.
+    """A convolution of size k that keeps t h w, except for its stride.
 
-    Causal: time is padded in front only, with copies of the first frame, so that output i sees no
-    input after i·stride; a length 1 + n·stride gives 1 + n. Not causal: zeros on both sides.
+    If causal, time is padded only in front, with copies of the first frame, so that output i
+    depends on no input after i·stride; a length of 1 + n·stride gives 1 + n. Otherwise, zeros are
+    padded on both sides.
     """
 
     def __init__(
@@ -118,8 +119,8 @@ class Conv3d(nn.Module):
 class NearestUpsample(nn.Module):
     """Nearest-neighbour upsampling and a convolution at the finer resolution.
 
-    Causal: of the copies of the first frame only the last is kept, so 1 + n frames become
-    1 + n·stride, the inverse of a causal strided `Conv3d`.
+    If causal, only the last copy of the first frame is kept, so 1 + n frames become 1 + n·stride,
+    the inverse of a causal strided `Conv3d`.
     """
 
     def __init__(
@@ -144,8 +145,9 @@ class NearestUpsample(nn.Module):
 class SubpixelUpsample(nn.Module):
     """A linear map to a box of finer positions (Shi et al. 2016); it starts as nearest upsampling.
 
-    It takes a hundredth of the operations of `NearestUpsample`, whose convolution runs at the finer
-    resolution; the residual blocks after it do the mixing. Causality is as in `NearestUpsample`.
+    It needs a hundredth of the operations of `NearestUpsample`, whose convolution runs at the finer
+    resolution; the residual blocks after it mix the positions. Causality is as in
+    `NearestUpsample`.
     """
 
     def __init__(
@@ -169,20 +171,20 @@ class SubpixelUpsample(nn.Module):
 
 
 def space_to_depth(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
-    """Fold boxes of pixels into channels: full-resolution convolutions are slow."""
+    """Fold boxes of pixels into channels, since full-resolution convolutions are slow."""
     t, h, w = patch_thw
     return rearrange(x, "b c (t z) (h y) (w x) -> b (c z y x) t h w", z=t, y=h, x=w)
 
 
 def depth_to_space(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
-    """Unfold channels into boxes of pixels: the inverse of `space_to_depth`."""
+    """Unfold channels into boxes of pixels, the inverse of `space_to_depth`."""
     t, h, w = patch_thw
     return rearrange(x, "b (c z y x) t h w -> b c (t z) (h y) (w x)", z=t, y=h, x=w)
 
 
 @torch.no_grad()
 def repeat_over_patch(conv: nn.Conv3d, patch_thw: tuple[int, int, int]) -> None:
-    """Give all pixels of a box that `depth_to_space` unfolds the weights of its first pixel.
+    """Give all pixels of a box of `depth_to_space` the weights of its first pixel.
 
     The network then starts as nearest upsampling, without a checkerboard pattern (ICNR, Aitken et
     al. 2017).
