@@ -1,4 +1,4 @@
-"""What a training will be, before it begins: sizes, rates, memory, steps; nothing is written."""
+"""Plans a training run without starting it: its sizes, rates, memory and steps."""
 
 import math
 import os
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
         return {"config": self.config, **self.numbers}
 
     def text(self) -> str:
-        """Return the lines for people; the settings, which are many, are left to `to_json`."""
+        """Return the lines as text; the settings, which are many, are only in `to_json`."""
         end = "dry run: nothing was written; --json prints the settings, too"
         return "\n".join([*self.lines, "", end])
 
@@ -55,10 +55,10 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool 
     """Return the plan of a run of `train_tokenizer`.
 
     Args:
-        with_time: whether to measure some steps, too; see `measured_time`.
+        with_time: whether to also measure the time of some steps; see `measured_time`.
 
     Raises:
-        InputError: store or sizes are wrong.
+        InputError: the store or the sizes are wrong.
     """
     store = ClipStore(data)
     size_thw = (config.data.num_frames, *store.frame_size_hw)
@@ -205,10 +205,10 @@ def _plan(
     activations: int,
     time: MeasuredTime | None,
 ) -> Plan:
-    """Return the plan with what both trainings have: steps, memory, and the time if it is known.
+    """Return the plan with the common figures of both trainings: steps, memory and any known time.
 
     Args:
-        activations: bytes that the backward pass needs of one micro-batch.
+        activations: number of bytes that the backward pass of one micro-batch needs.
     """
     optim, weights = config.optim, averaged_bytes(model, config.optim)
     per_process = micro_batch(optim)
