@@ -1,6 +1,7 @@
-"""The sections of a report, in order. A new one is a function here and its name in SECTIONS.
+"""The sections of a report, in order; to add one, write a function and list it in SECTIONS.
 
-Each takes what was found and returns sections, one per run or evaluation that it applies to.
+Each function takes what was found and returns sections, one per run or evaluation to which it
+applies.
 """
 
 import math
@@ -51,7 +52,7 @@ def scores(parts: Parts, films: Films) -> list[Section]:
 
 
 def reconstructions(parts: Parts, films: Films) -> list[Section]:
-    """Return clips beside their reconstructions: in the order of the data, the best, the worst."""
+    """Return clips beside their reconstructions: the first ones, the best and the worst."""
     headings = {
         "shown": "Clips as they come",
         "best": "Highest PSNR",
@@ -133,7 +134,7 @@ def codebook(parts: Parts, films: Films) -> list[Section]:
 
 
 def curves(parts: Parts, films: Films) -> list[Section]:
-    """Return the model and the most telling training curves of each run."""
+    """Return the model and the most informative training curves of each run."""
     return [
         Section(f"Training: {_kind(run, parts)}", (*_model(run), *_curves(run, True)))
         for run in parts.runs
@@ -168,7 +169,7 @@ def _curves(run: Run, first: bool) -> Iterator[Block]:
 
 
 def commands(parts: Parts, films: Films) -> list[Section]:
-    """Return the commands of the pipeline, as far as they are known."""
+    """Return the known commands of the pipeline."""
     lines = known_commands(parts)
     if not lines:
         return []
@@ -265,7 +266,7 @@ def _by_class(store: ClipStore, found: list[int]) -> dict[str, list[int]]:
 def _class_film(
     store: ClipStore, films: Films, name: str, sampled: list[int], real: list[int]
 ) -> Film:
-    """Return samples of a class on the left, real clips on the right, in rows of two and two."""
+    """Return samples of a class on the left and real clips on the right, in rows of two each."""
     fps = store.videos[sampled[0]].fps
     if not real:
         return films.film([store.read(index) for index in sampled], 2, name, fps)

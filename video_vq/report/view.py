@@ -1,4 +1,4 @@
-"""A page that shows what a path holds: a store of clips or tokens, videos, or a run."""
+"""Writes a page that shows a store of clips or tokens, videos, or a run."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ def write_view(
             or encodes a video.
 
     Raises:
-        InputError: the path is none of these or damaged, the tokenizer does not fit, or the page
+        InputError: the path is none of these or is damaged, the tokenizer does not fit, or the page
             cannot be written.
     """
     require_page(out)
@@ -102,7 +102,7 @@ def kind_of(
     """Return the kind of page for a path.
 
     Raises:
-        InputError: there is nothing to look at.
+        InputError: there is nothing to show.
     """
     if (path / MANIFEST).is_file():
         form = read_json(path / MANIFEST, "a manifest").get("format")
@@ -191,7 +191,7 @@ def video_sections(
     """Return the sections of a video's page: its frames, and their reconstruction by a tokenizer.
 
     Raises:
-        UnreadableVideoError: it cannot be decoded.
+        UnreadableVideoError: the video cannot be decoded.
     """
     info = probe_video(path, reading)
     frames = _first_frames(info, _shown_size(info), MAX_FRAMES)

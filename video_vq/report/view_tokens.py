@@ -1,4 +1,4 @@
-"""The page of a token store: decoded clips, codes as pictures, and how often they are used."""
+"""The page of a token store: decoded clips, codes as pictures, and the usage of codes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,12 +81,12 @@ def token_sections(store: TokenStore, painter: CodePainter | None, films: Films)
     """Return the sections of a token store's page.
 
     Args:
-        store: the tokens.
+        store: the token store.
         painter: the tokenizer that made them; None shows only the codes.
         films: maker of the films.
 
     Raises:
-        InputError: another tokenizer made the tokens.
+        InputError: another tokenizer made the token store.
     """
     if painter is not None:
         hash_of_store = store.header.tokenizer_hash
@@ -167,7 +167,7 @@ def _film(store: TokenStore, films: Films, row: int, pictures: dict[str, Clip]) 
 
 
 def _counts(store: TokenStore) -> tuple[list[Integer[np.ndarray, " k"]], int]:
-    """Return how often each code of each level occurs, and in how many clips it was counted."""
+    """Return the counts of each code of each level, and the number of clips that were counted."""
     vocabulary = store.header.vocabulary
     counts = [np.zeros(size, np.int64) for size in vocabulary]
     every = max(1, -(-len(store) // MAX_COUNTED))
