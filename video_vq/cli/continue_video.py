@@ -1,4 +1,4 @@
-"""`video-vq continue`: the last frames of a video file, and what a prior thinks comes next."""
+"""`video-vq continue`: the last frames of a video file, and a prior's continuation."""
 
 import argparse
 from pathlib import Path

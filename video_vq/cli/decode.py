@@ -1,4 +1,4 @@
-"""`video-vq decode`: token store to clip store."""
+"""`video-vq decode`: turns a token store into a clip store."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`video-vq encode`: a clip store, or raw videos, to a token store."""
+"""`video-vq encode`: turns a clip store, or raw videos, into a token store."""
 
 import argparse
 import os
@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
-    """Print what the store holds, and the command that comes next."""
+    """Print the contents of the store, and the command that comes next."""
     if arguments.json:
         print_json(
             {

@@ -1,4 +1,4 @@
-"""How `video-vq encode` reads a plain folder of videos; stores and lists have this settled."""
+"""Options of `video-vq encode` for a plain folder of videos; stores and lists need none."""
 
 import argparse
 from pathlib import Path

@@ -89,11 +89,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 class _Alone(argparse.Action):
-    """A flag without which another argument is required.
+    """A flag that makes another argument optional.
 
     Args:
-        other: the argument that is then not required. With nargs="*" from the start, options could
-            not stand before it.
+        other: the argument that becomes optional. With nargs="*" from the start, options could not
+            precede it.
     """
 
     def __init__(self, option_strings: Sequence[str], dest: str, other: argparse.Action, help: str):
@@ -154,10 +154,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_one_side(arguments: argparse.Namespace) -> None:
-    """Refuse more than --sanity compares.
+    """Refuse more arguments than --sanity compares.
 
     Raises:
-        ConfigError: names the argument.
+        ConfigError: there is such an argument; the message names it.
     """
     from video_vq.errors import ConfigError
 
@@ -167,10 +167,11 @@ def _require_one_side(arguments: argparse.Namespace) -> None:
 
 
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
-    """Refuse, before anything is computed, a file of features that cannot be written.
+    """Refuse a file of features that cannot be written, before anything is computed.
 
     Raises:
-        InputError: its name does not end in .safetensors, it exists, or its folder is missing.
+        InputError: the name does not end in .safetensors, the file exists, or its folder is
+            missing.
     """
     from video_vq.errors import InputError
     from video_vq.stores.places import require_not_input, require_writable
@@ -187,7 +188,7 @@ def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
 
 
 def _with_saved(arguments: argparse.Namespace) -> list[str]:
-    """Return the command that scores the same against the features that were saved."""
+    """Return the command that scores the same candidates with the saved features."""
     words = ["video-vq", "fvd", arguments.save_real, *arguments.fake]
     for name in ("protocol", "frames", "stride", "fps", "max_clips", "network", *READING_OPTIONS):
         value = getattr(arguments, name)

@@ -62,7 +62,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 
 def require_dry_run_to_time(arguments: argparse.Namespace) -> None:
-    """Refuse `--time` where it would start a training run.
+    """Refuse `--time` if it would start a training run.
 
     Raises:
         ConfigError: `--dry-run` is missing.
@@ -105,7 +105,7 @@ def add_prior(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
-    """Add the options that say how tokens are drawn, for which class, and from which seed."""
+    """Add the options for drawing tokens: settings, class and seed."""
     parser.add_argument("--class", dest="label", help=classes)
     parser.add_argument(
         "--temperature",
@@ -203,7 +203,7 @@ def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None
 
 
 def require_seconds_to_stride(arguments: argparse.Namespace) -> None:
-    """Refuse `--window-stride` where no window slides.
+    """Refuse `--window-stride` if no window slides.
 
     Raises:
         ConfigError: there is no `--seconds`.
@@ -263,7 +263,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def require_models(arguments: argparse.Namespace) -> None:
-    """Refuse a missing tokenizer or prior, or another kind of model, before torch is loaded.
+    """Refuse a missing tokenizer or prior, or a wrong kind of model, before torch is loaded.
 
     Raises:
         InputError: one of them does not fit; the message says what was found and what was expected.
@@ -274,10 +274,10 @@ def require_models(arguments: argparse.Namespace) -> None:
 
 
 def require_new_video(path: Path, source: Path) -> None:
-    """Refuse a video that exists already, before anything is computed; write nothing.
+    """Refuse an output video that already exists, before anything is computed.
 
     Raises:
-        InputError: the name's ending is unknown or has no encoder here, the file exists, or its
+        InputError: the ending is unknown or has no encoder on this machine, the file exists, or its
             folder cannot be written.
     """
     from video_vq.media.encode import require_video_name
@@ -291,11 +291,11 @@ def require_new_video(path: Path, source: Path) -> None:
 
 
 def require_video(path: Path, reading: Reading) -> None:
-    """Refuse anything that is not a video, as far as that is known without decoding.
+    """Refuse anything that is known not to be a video without decoding it.
 
     Raises:
-        InputError: it is not a video, and the message says what it is; or the video does not need
-            one of the options of `reading`.
+        InputError: the path is not a video, and the message says what it is; or the video does not
+            need one of the options of `reading`.
     """
     from video_vq.media.sources import VideoFile, require_needed, source_of
 

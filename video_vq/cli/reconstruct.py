@@ -1,4 +1,4 @@
-"""`video-vq reconstruct`: a video file beside what a tokenizer makes of it."""
+"""`video-vq reconstruct`: a video file beside its reconstruction."""
 
 import argparse
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""A second start without settings of its own computes as the first one did, and says so.
+"""Makes a second start without explicit settings compute like the first one.
 
-Imports no torch: torch and Accelerate read the environment when they are loaded.
+The module does not import torch, because torch and Accelerate read the environment when they are
+loaded.
 """
 
 import os
@@ -21,8 +22,8 @@ MAX_THREADS = 4096
 def go_on_as_recorded(out: Path) -> None:
     """Set precision and threads to those recorded in a folder, unless others are requested.
 
-    Environment variables ask for them, and so does `accelerate launch`: without flags, for
-    precision "no" and for one thread.
+    Environment variables can request them, and so does `accelerate launch`: without flags, it
+    requests precision "no" and one thread.
 
     Args:
         out: run folder, store or folder of scores, finished or not; it may be missing.
@@ -42,9 +43,9 @@ def go_on_as_recorded(out: Path) -> None:
 
 
 def _recorded(out: Path) -> dict[str, Any]:
-    """Return what a folder says about how it was computed; nothing where it cannot be read.
+    """Return the settings that a folder was computed with; none if it cannot be read.
 
-    The verb that opens the folder reports what is wrong with it.
+    The verb that opens the folder reports the problem.
     """
     with suppress(InputError, OSError):
         for name in ("run.json", "scores.json"):

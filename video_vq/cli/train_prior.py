@@ -1,4 +1,4 @@
-"""`video-vq train-prior`: token store to prior."""
+"""`video-vq train-prior`: trains a prior on a token store."""
 
 import argparse
 from pathlib import Path

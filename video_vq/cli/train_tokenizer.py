@@ -1,4 +1,4 @@
-"""`video-vq train-tokenizer`: clip store to tokenizer."""
+"""`video-vq train-tokenizer`: trains a tokenizer on a clip store."""
 
 import argparse
 from pathlib import Path

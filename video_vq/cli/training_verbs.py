@@ -1,4 +1,4 @@
-"""What `train-tokenizer` and `train-prior` share: their options, and how a training is run."""
+"""The common part of `train-tokenizer` and `train-prior`: their options and their run."""
 
 import argparse
 import os
@@ -38,15 +38,15 @@ def run_training(
     data_hash: str,
     next_words: Callable[[], tuple[str | Path, ...]],
 ) -> int:
-    """Plan a training, report that it is finished, or train.
+    """Plan a training run, report that it is finished, or train.
 
     Args:
-        next_words: returns the command that comes next.
+        next_words: function that returns the command that comes next.
     """
     out = arguments.out
 
     def say_ended(model: Path | None, text: str) -> None:
-        """Say where the model is; it is None where the training was stopped before its end."""
+        """Print where the model is; None means that the training was stopped before its end."""
         if not is_main_rank():
             return
         if arguments.json:
@@ -91,7 +91,7 @@ def run_training(
 
 @contextmanager
 def _stdout_aside(quiet: bool, json: bool) -> Iterator[None]:
-    """Hide what a training says of its course, or send it to stderr where stdout is for JSON."""
+    """Hide the output of a training run, or send it to stderr if stdout is reserved for JSON."""
     if quiet:
         with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
             yield

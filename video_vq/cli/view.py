@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tokenizer_of(path: Path) -> Path | None:
-    """Return the tokenizer of a token store, where it lies near it."""
+    """Return the tokenizer of a token store, if it is found near the store."""
     from video_vq.stores import tokens
     from video_vq.stores.files import read_json
     from video_vq.stores.shards import MANIFEST
@@ -86,7 +86,7 @@ def _tokenizer_of(path: Path) -> Path | None:
 
 
 def _open(page: Path) -> None:
-    """Open a page, where somebody sits before a screen."""
+    """Open a page in a browser, if there is a screen."""
     has_screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
     if has_screen and sys.stdout.isatty():
         import webbrowser
