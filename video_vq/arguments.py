@@ -1,4 +1,4 @@
-"""The parser of both commands: wrong flags are reported by their verb, help ends with examples."""
+"""The parser of both commands, with hints for wrong flags and examples in the help."""
 
 import argparse
 import json
@@ -19,11 +19,11 @@ SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 class Parser(argparse.ArgumentParser):
     """Names the known flag or choice nearest to an unknown one, under the usage of its verb.
 
-    argparse itself passes flags that a verb does not know up to the command, whose usage names no
+    argparse itself leaves flags that are unknown to a verb to the command, whose usage lists no
     flags.
 
     Args:
-        examples: commands to show at the end of the help page, as they are typed.
+        examples: commands to show verbatim at the end of the help page.
     """
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any):
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """End the command with status 2; a flag that is missing may be there, but misspelt."""
+        """End the command with status 2; a missing flag may have been misspelt."""
         if message.startswith("the following arguments are required"):
             known = (*self._option_string_actions, "--")
             flags = [word for word in self._words if word.startswith("--")]
@@ -130,7 +130,7 @@ def rate(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Parse a time."""
+    """Parse a number of seconds."""
     return _number(text, "a number above 0, below a million", lambda number: 0 < number < 1e6)
 
 
@@ -145,7 +145,7 @@ def _number(text: str, expected: str, is_right: Callable[[float], bool]) -> floa
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Add `--quiet`; `set_quiet` of `video_vq.progress` carries it out."""
+    """Add `--quiet`, which `set_quiet` of `video_vq.progress` implements."""
     parser.add_argument(
         "--quiet",
         action="store_true",
@@ -158,13 +158,13 @@ def add_json(parser: argparse._ActionsContainer, what: str = "the result") -> No
 
     Args:
         parser: a verb's parser, or one of its groups.
-        what: the thing that is printed, for the help text.
+        what: description of the output, for the help text.
     """
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
 def print_json(found: Mapping[str, Any]) -> None:
-    """Print an answer as JSON: paths become strings, tuples lists, and non-finite numbers null."""
+    """Print a result as JSON: paths become strings, tuples lists, and non-finite numbers null."""
     print(json.dumps(_plain(found), indent=1, allow_nan=False))
 
 

@@ -1,4 +1,4 @@
-"""`completion`, a verb of both commands: prints the script that lets a shell complete them."""
+"""`completion`, a verb of both commands, which prints a script for completion in a shell."""
 
 import argparse
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ def add_parser(verbs: Any, parser: argparse.ArgumentParser) -> None:
 
     Args:
         verbs: the command's verbs.
-        parser: parser of the whole command that is to be completed.
+        parser: parser of the whole command to complete.
     """
     name = parser.prog
     verb = verbs.add_parser(

@@ -1,6 +1,6 @@
-"""Configuration: YAML with `base:` and overrides, checked as a whole, all mistakes at once.
+"""Loads configurations: YAML with `base:` and overrides, with all mistakes in one report.
 
-The dataclasses themselves stand beside what they configure; here is only the loader.
+The dataclasses themselves are beside the code that they configure; this file is only the loader.
 """
 
 import dataclasses
@@ -75,14 +75,14 @@ def shipped_configs() -> Path:
 
 
 def find_config(name: str, kind: str) -> Path:
-    """Return the file that a `--config` argument means: a path, or a shipped config's name.
+    """Return the file for a `--config` argument, which is a path or a shipped config's name.
 
     Args:
         name: a path ending in .yaml, or a name such as `bair` or `demo/tokenizer`.
         kind: the folder of shipped configs to look in first: `tokenizer`, `prior`.
 
     Raises:
-        ConfigError: there is no such file; names the ones that exist.
+        ConfigError: there is no such file; the message lists the existing ones.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -105,7 +105,7 @@ def find_config(name: str, kind: str) -> Path:
 
 
 def config_names(kind: str) -> list[str]:
-    """Return the names of the shipped configs of a kind, as `find_config` takes them."""
+    """Return the names of the shipped configs of a kind, for `find_config`."""
     folder = shipped_configs()
     names = [
         str(path.relative_to(folder / kind).with_suffix(""))
@@ -146,10 +146,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another: mappings merge, everything else is replaced.
+    """Merge one mapping over another: nested mappings are merged, everything else is replaced.
 
-    A backbone or quantizer of another `kind` than the one below has other settings and replaces
-    it; optimizers of all kinds have the same settings.
+    A backbone or quantizer of a different `kind` has different settings and is replaced as a whole;
+    optimizers of all kinds have the same settings.
     """
     result = dict(below)
     for key, value in above.items():
@@ -170,7 +170,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """Turn `section.key=value` arguments into a nested mapping; values are YAML.
 
     Raises:
-        ConfigError: an argument has no `=`, or a name that is not dotted words.
+        ConfigError: an argument has no `=`, or its name does not consist of dotted words.
     """
     result: dict[str, Any] = {}
     for override in overrides:
@@ -190,10 +190,11 @@ def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] =
     Args:
         settings: the frozen dataclass that describes it.
         path: the YAML file (see `find_config`).
-        overrides: `section.key=value` arguments, laid over the file.
+        overrides: `section.key=value` arguments, which replace values of the file.
 
     Raises:
-        ConfigError: names every unknown key (with the nearest known one) and every wrong value.
+        ConfigError: there are unknown keys or wrong values; the message lists them all, with the
+            nearest known keys.
     """
     merged = merge(read_yaml(path), parse_overrides(overrides))
     source = f"{path} and the command line" if overrides else str(path)
@@ -213,7 +214,7 @@ def check_config(settings: type[Settings], value: dict[str, Any], source: str) -
 
 
 def to_json(settings: Any) -> dict[str, Any]:
-    """Return a settings dataclass as the JSON object that `check_config` reads back."""
+    """Return a settings dataclass as a JSON object, which `check_config` can read."""
     return json.loads(TypeAdapter(type(settings)).dump_json(settings))
 
 

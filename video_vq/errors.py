@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A file, setting or argument is wrong; the message says what was found and what to do next."""
+    """Raised for a wrong file, setting or argument; the message says what to do about it."""
 
 
 class ConfigError(InputError):
-    """A configuration is wrong; the command ends with exit status 2, as for a wrong flag."""
+    """Raised for a wrong configuration; the exit status is then 2, as for a wrong flag."""
 
 
 def system_refusal(error: OSError) -> str:
@@ -18,10 +18,10 @@ def system_refusal(error: OSError) -> str:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name that an unknown one resembles most; None where none is close.
+    """Return the known name most similar to an unknown one; None if none is close.
 
     Args:
-        cutoff: similarity that is close enough, from 0 to 1 for equal names.
+        cutoff: smallest similarity that counts as close, from 0 to 1 for equal names.
     """
     return next(iter(difflib.get_close_matches(name, list(known), 1, cutoff)), None)
 

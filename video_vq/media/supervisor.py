@@ -97,12 +97,12 @@ class Deaths:
 
 
 class Supervisor:
-    """Threads that do pieces of work, each with a process of its own; use as a context manager.
+    """Threads that each control a process of their own; use as a context manager.
 
     Args:
         command: command that starts a process.
         num_workers: number of threads.
-        stall_seconds: seconds that a process may go without using the processor.
+        stall_seconds: seconds that a process may go without using CPU time.
         keep_open: file descriptors that the processes inherit (a lock ends with its last holder).
     """
 
@@ -146,16 +146,16 @@ class Supervisor:
     def ask(
         self, job: dict[str, Any], on_video: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any] | Death:
-        """Give this thread's process a job; return its answer, or how it ended.
+        """Give this thread's process a job; return its answer, or its death.
 
         Args:
             job: the job, as JSON that the process understands.
-            on_video: called with the report of each stage of a video.
+            on_video: function that is called with the report of each stage of a video.
 
         Raises:
-            InputError: this process, or another before it, failed for a reason that is no video's
-                fault; no further job is begun.
-            RuntimeError: the process raised an error of its own.
+            InputError: this or an earlier process failed for a reason unrelated to a video; no
+                further job is started.
+            RuntimeError: the process raised an unexpected error.
         """
         if self._refusal is not None:
             raise self._refusal
@@ -207,7 +207,7 @@ class _Child:
     def ask(
         self, job: dict[str, Any], on_video: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any] | Death:
-        """Give a job; return the last report, or how the process ended."""
+        """Give the process a job; return the last report, or its death."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it died: its reports end
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -288,9 +288,9 @@ def child_environment() -> dict[str, str]:
 
 
 def _state_and_seconds(pid: int) -> tuple[str, float | None]:
-    """Return the letter of a process's state (proc(5)) and its processor time.
+    """Return the letter of a process's state (proc(5)) and its CPU time.
 
-    They are "?" and None where the system does not provide them.
+    They are "?" and None if the system does not provide them.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
