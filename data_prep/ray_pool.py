@@ -1,4 +1,4 @@
-"""Prepares shards on a Ray cluster: one task for each, which decodes in its own child process."""
+"""Prepares shards on a Ray cluster, each by a task that decodes in its own child process."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,14 +14,14 @@ def run_pool_on_ray(
     on_video: Callable[[int, int], object],
     on_shard: Callable[[int], object],
 ) -> None:
-    """Run the work of `Pool` on a cluster whose machines all see the store.
+    """Do the work of `Pool` on a cluster, all of whose machines can access the store.
 
     Args:
-        making: what all shards share.
+        making: the settings that all shards share.
         tasks, on_video, on_shard: see `Pool.run`; videos are counted when their shard is done.
 
     Raises:
-        InputError: see `Pool.run` and `run_on_ray`.
+        InputError: as for `Pool.run` and `run_on_ray`.
     """
     by_shard = {task.shard: task for task in tasks}
     making = making._replace(store=making.store.absolute())

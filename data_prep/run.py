@@ -1,4 +1,4 @@
-"""Turns a listing of raw videos into a clip store, through any number of interruptions."""
+"""Turns a listing of raw videos into a clip store, across any number of interruptions."""
 
 import math
 import os
@@ -62,10 +62,10 @@ class Outcome:
 
 
 def make_plan(listing: Listing, recipe: FrameRecipe, videos_per_shard: int) -> dict[str, Any]:
-    """Return all that determines the store's bytes: not the decoder, the workers or the machine.
+    """Return all settings that determine the store's bytes, which are independent of the machine.
 
     Raises:
-        InputError: a file of actions can no longer be read.
+        InputError: a file of actions has become unreadable.
     """
     entries = [
         [
@@ -111,7 +111,7 @@ def prepare(
     Args:
         listing: the videos of a source.
         out: folder of the store.
-        recipe: how the frames of each video are made.
+        recipe: recipe for making the frames of each video.
         workers: number of processes that decode.
         videos_per_shard: number of videos in a shard; None for the usual number.
         max_skipped: share of the videos that may be unusable; None for the source's own.
@@ -119,8 +119,8 @@ def prepare(
         engine: "local" uses `workers` processes of this machine, "ray" a cluster's.
 
     Raises:
-        InputError: another run fills the store, it was made with other settings, too many videos
-            are unusable, or it cannot be written.
+        InputError: another run is filling the store, it was made with other settings or cannot be
+            written, or too many videos are unusable.
     """
     require_decoder(recipe.decoder)
     if engine == "ray":
@@ -162,7 +162,7 @@ def prepare(
 
 
 def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
-    """Cut the listing into shards; what was left out while listing goes with the first."""
+    """Divide the listing into shards; the first also gets the files that listing left out."""
     tasks = []
     for shard, first in enumerate(range(0, len(listing.items), per_shard)):
         skipped = listing.skipped if shard == 0 else ()
@@ -179,7 +179,7 @@ def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
 def _remaining(
     writer: ClipStoreWriter, listing: Listing, per_shard: int, limit: float
 ) -> tuple[list[ShardTask], "_Tally"]:
-    """Return the shards to make, and a tally of those that are done."""
+    """Return the shards that are missing, and a tally of the others."""
     tally = _Tally(writer, listing, limit)
     missing = []
     for task in _tasks(listing, per_shard):
@@ -192,7 +192,7 @@ def _remaining(
 
 
 def _unpacked(archive: Archive, tasks: list[ShardTask], folder: Path) -> list[ShardTask]:
-    """Unpack what the missing shards need, and return them with the paths of files."""
+    """Unpack the files that the missing shards need; return the shards with the paths of files."""
     wanted = {item.path for task in tasks for item in task.items}
     members = [member for member in archive.members if member.name in wanted]
     with progress(f"unpacking {archive.path.name}", len(members), "file") as bar:
@@ -219,14 +219,14 @@ class _Tally:
         self._skipped = [asdict(entry) for entry in listing.skipped]
 
     def add(self, shard: int) -> None:
-        """Count a committed shard (the first brings those of the listing, already counted)."""
+        """Count a committed shard; entries of the listing, in the first, are already counted."""
         known = {entry["id"] for entry in self._skipped}
         record = self._writer.record(shard)
         self._skipped += [entry for entry in record["skipped"] if entry["id"] not in known]
         self.check()
 
     def check(self) -> None:
-        """Raise when more videos are unusable than the limit allows: a share, or a single one."""
+        """Raise if the share of unusable videos exceeds the limit, except for a single video."""
         require_few_skipped(self._skipped, self._total, self._limit)
 
 
@@ -244,10 +244,10 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
-    """Refuse a store of other videos with an explanation; the writer refuses other settings.
+    """Refuse a store of other videos, with an explanation; the writer refuses other settings.
 
     Raises:
-        InputError: says how many videos were added or removed, and what to do.
+        InputError: the list has changed; the message says by how many videos, and what to do.
     """
     if not isinstance(before, dict) or before.get("list_sha256") == now["list_sha256"]:
         return
@@ -269,7 +269,7 @@ def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
 
 
 def _note_provenance(writer: ClipStoreWriter, recipe: FrameRecipe) -> None:
-    """Record beside the shards what makes them; the plan holds only what decides their bytes."""
+    """Record the software that makes the shards; the plan has only settings that affect bytes."""
     made_by = {
         "decoder": recipe.decoder,
         "machine": platform.machine(),
@@ -325,7 +325,7 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
 
 
 def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
-    """Return the commands that come next, a line each."""
+    """Return the commands that come next, one per line."""
     store = outcome.store
     path, sheet = quote(str(store.path)), quote(f"{store.path}.png")
     lines = [f"next: data-prep verify {path} --sheet {sheet}   (and look at it)"]

@@ -1,4 +1,4 @@
-"""Turns raw videos into one shard of a clip store: a pure function, the unit of work of a run."""
+"""Turns raw videos into one shard of a clip store, the unit of work of a run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,7 +51,7 @@ def prepare_shard(
     verdicts: Mapping[str, Verdict],
     watch: WatchVideo,
 ) -> None:
-    """Decode the videos of one shard, write and commit it.
+    """Decode the videos of one shard, then write and commit it.
 
     A video that cannot be used is left out, with its reason.
 
@@ -81,7 +81,7 @@ def prepare_shard(
 
 
 def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise unless every row has as many numbers as when the source was listed.
+    """Raise unless rows have the same number of values as when the source was listed.
 
     Raises:
         UnusableVideoError: a file has changed since.

@@ -1,8 +1,8 @@
-"""Archives of videos, treated as hostile: regular files only, by number, not by name, with limits.
+"""Reads untrusted archives of videos: only regular files, by number instead of name, with limits.
 
-No library or tool unpacks anything: tools may only print to a pipe, and files are written under
-names that we choose. An archive that holds a link, a device, a name that leads out of its folder,
-or more than the limits allow is refused as a whole.
+No library or tool unpacks files: tools may only print to a pipe, and files are written under names
+that we choose. An archive is refused as a whole if it holds a link, a device or a name that leads
+out of its folder, or exceeds the limits.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ class Archive:
 
     Attributes:
         path: path of the archive.
-        kind: the format that its first bytes show, whatever its name.
-        members: its regular files, in order.
+        kind: format according to its first bytes, regardless of its name.
+        members: regular files of the archive, in order.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Archive:
     members: tuple[Member, ...]
 
     def contents(self, wanted: Collection[Member]) -> Contents:
-        """Yield wanted members with their bytes in pieces, each to be taken before the next.
+        """Yield wanted members with their bytes in pieces, to be read before the next member.
 
         Raises:
             ArchiveError: the archive is damaged, or holds more or less than it announces.
@@ -51,7 +51,8 @@ def read_archive(path: Path) -> Archive:
     """List an archive's regular files.
 
     Raises:
-        ArchiveError: it is not an archive, is hostile or damaged, or no installed tool reads it.
+        ArchiveError: the file is not an archive, is hostile or damaged, or no installed tool reads
+            it.
     """
     kind = _kind(path)
     if kind is None:
@@ -92,12 +93,12 @@ def unpack(
 ) -> None:
     """Write members into a folder under names that we choose (see `unpacked_path`).
 
-    Each file appears whole, after fsync, and existing ones are kept: a second start resumes.
+    Each file appears complete, after fsync, and existing ones are kept, so a second start resumes.
 
     Args:
         archive: the archive to read.
-        wanted: members to write.
-        folder: folder to write to, created if missing.
+        wanted: the members to write.
+        folder: output folder, created if missing.
         on_file: function that is called for each member that is written.
 
     Raises:
@@ -122,7 +123,7 @@ def unpack(
 
 
 def unpacked_path(folder: Path, name: str) -> Path:
-    """Return the path that `unpack` gives a member: only a plain ending of its name is kept."""
+    """Return the path that `unpack` gives a member, which keeps only a plain ending of its name."""
     suffix = Path(name).suffix.lower()
     plain = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8 else ""
     return folder / (hashlib.sha256(name.encode()).hexdigest() + plain)

@@ -1,8 +1,9 @@
-"""Reads rar files through unar or unrar, which may only print.
+"""Reads rar files through unar or unrar, which may only print to a pipe.
 
-Only these programs read rar. They run without permission to write any file, with limits on memory
-and on silence; names are only used for our list, and bytes are assigned by their order, sizes and
-checksums. (bsdtar is not used: it silently returns damaged files of rar 4.)
+Only these programs can read rar. They run without permission to write files, and with limits on
+memory and on time without output; names are used only for our list, and bytes are assigned by
+order, sizes and checksums. (bsdtar is not used, because it silently returns damaged files of rar
+4.)
 """
 
 import json
@@ -47,7 +48,7 @@ def rar_members(path: Path) -> tuple[Member, ...]:
     """List a rar file's regular files with the first installed program.
 
     Raises:
-        ArchiveError: no program is installed, or it cannot read the archive; or see `Entries`.
+        ArchiveError: no program is installed, or it cannot read the archive; or as for `Entries`.
     """
     _require_end(path)
     return {"unar": _list_by_lsar, "unrar": _list_by_unrar}[_program(path)](path)
@@ -72,7 +73,7 @@ def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
 
 
 def _require_end(path: Path) -> None:
-    """Refuse an archive without its last block: the programs take a cut between files as its end.
+    """Refuse an archive without its end block, since the programs accept a cut between files.
 
     Raises:
         ArchiveError: the last bytes hold no end block (RARLAB's technotes of RAR 4 and 5).
@@ -125,7 +126,7 @@ def _program(path: Path) -> str:
 
 
 def _is_real_unrar() -> bool:
-    """Whether `unrar` is RARLAB's: another program of that name has different flags."""
+    """Whether `unrar` is RARLAB's, since another program of that name has different flags."""
     try:
         done = subprocess.run(["unrar"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -220,7 +221,7 @@ class _Pipe:
         self._path, self._program, self._descriptor = path, program, descriptor
 
     def read(self, num_bytes: int) -> bytes:
-        """Return so many bytes, fewer at the end only."""
+        """Return the requested number of bytes; fewer only at the end."""
         found = bytearray()
         while len(found) < num_bytes:
             if not select.select([self._descriptor], [], [], SILENCE_SECONDS)[0]:
@@ -239,7 +240,8 @@ def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
     """Run a program that may only print; yield its output.
 
     Raises:
-        ArchiveError: it failed, which is raised at the end, or printed nothing for too long.
+        ArchiveError: the program failed, which is raised at the end, or printed nothing for too
+            long.
     """
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(

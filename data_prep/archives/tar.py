@@ -1,8 +1,8 @@
-"""Reads only the headers of tar files with Python's tarfile; takes only regular files.
+"""Reads tar files, using Python's tarfile only for headers; accepts only regular files.
 
-tarfile extracts nothing, as links have bypassed its filters more than once (CVE-2025-4517); the
-bytes of headers that it reads are counted (CVE-2025-8194); and as it takes a damaged header for the
-end of the archive, the end is checked here.
+tarfile never extracts anything, because links have repeatedly bypassed its filters (CVE-2025-4517);
+the bytes of headers that it reads are counted (CVE-2025-8194); and because it takes a damaged
+header for the end of the archive, the end is checked here.
 """
 
 import tarfile
@@ -47,7 +47,7 @@ def tar_members(path: Path) -> tuple[Member, ...]:
     """List a tar file's regular files from their headers.
 
     Raises:
-        ArchiveError: it is cut off or damaged, or holds something else; see `Entries`.
+        ArchiveError: the file is cut off or damaged, or holds other entries; see `Entries`.
     """
     with LimitedFile(path) as file:
         entries = Entries(path, file.size)

@@ -1,4 +1,4 @@
-"""Reads zip files with Python's zipfile; takes only stored and deflated regular files."""
+"""Reads zip files with Python's zipfile; accepts only stored and deflated regular files."""
 
 import stat
 import struct
@@ -37,7 +37,7 @@ def zip_members(path: Path) -> tuple[Member, ...]:
     """List a zip file's regular files.
 
     Raises:
-        ArchiveError: it is cut off or damaged, holds something else, or members overlap.
+        ArchiveError: the file is cut off or damaged, holds other entries, or members overlap.
     """
     with _opened(path) as archive:
         listed = archive.infolist()
@@ -86,7 +86,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 def _bytes_of(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member
 ) -> Iterator[bytes]:
-    """Yield a member in pieces: no more bytes than it announces, and with the right checksum."""
+    """Yield a member in pieces, checking its announced size and its checksum."""
     size = 0
     try:
         with archive.open(info) as file:
@@ -100,7 +100,7 @@ def _bytes_of(
 
 
 def _name_of(info: zipfile.ZipInfo) -> str | bytes:
-    """Return a name as it is written: many programs write UTF-8 without saying so."""
+    """Return a name as its author wrote it, since many programs write UTF-8 without the flag."""
     if info.flag_bits & UTF8:
         return info.orig_filename
     written = info.orig_filename.encode("cp437")

@@ -1,4 +1,4 @@
-"""Options that several commands of `data-prep` share, and the kinds of values they take."""
+"""Options that several commands of `data-prep` share, and the types of their values."""
 
 import argparse
 from pathlib import Path
@@ -35,7 +35,7 @@ def add_shares(
     Args:
         parser: the parser of a command.
         val, test: default shares.
-        of: what they are shares of, for the help page.
+        of: quantity that the shares refer to, for the help page.
     """
     shares = {"--val": val} if test is None else {"--val": val, "--test": test}
     for flag, default in shares.items():
@@ -49,7 +49,7 @@ def add_shares(
 
 
 def add_rate(parser: argparse.ArgumentParser) -> None:
-    """Add --fps or --stride, and --decoder: for sources that are files of video."""
+    """Add --fps or --stride, and --decoder, for sources that are video files."""
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--fps",
@@ -94,7 +94,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add options for the execution of a preparation and the files that it may leave out."""
+    """Add options for running a preparation and for the files that it may leave out."""
     add_workers(parser)
     parser.add_argument(
         "--engine",
@@ -149,10 +149,10 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
 
 
 def require_sheet(sheet: Path | None) -> None:
-    """Raise unless a contact sheet can have this name; None means no sheet.
+    """Raise if a contact sheet cannot have this name; None means no sheet.
 
     Raises:
-        InputError: it does not end in .png, or its folder is missing or not writable.
+        InputError: the name does not end in .png, or its folder is missing or not writable.
     """
     from video_vq.stores.places import require_writable  # imports numpy
 

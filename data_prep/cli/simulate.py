@@ -47,7 +47,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the episodes that the arguments describe, and say how much was pushed."""
+    """Write the episodes that the arguments describe, and print how much was pushed."""
     from data_prep.bin_world.tfrecords import BinWorldSettings, write_bin_world
     from video_vq.machine import num_cores
 

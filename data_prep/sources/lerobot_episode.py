@@ -1,7 +1,7 @@
-"""Opens one episode of a LeRobot v3 data set: its frames out of a long video, its rows of a table.
+"""Opens an episode of a LeRobot v3 data set: frames from a long video, and rows of a table.
 
-Neither side is trusted: the frames are counted and their times compared with the index, the rows
-with the frames.
+Neither is trusted: the frames are counted, their times are compared with the index, and the rows
+are compared with the frames.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ class Place:
     Attributes:
         episode: number of the episode.
         num_frames: number of its frames and rows.
-        first_row: number of its first row, counted over the whole data set.
+        first_row: index of its first row in the whole data set.
         from_seconds: time of its first frame in the video, in seconds.
         fps: frame rate of the data set.
-        arrays: column, and number of numbers in a row, by our name.
+        arrays: column and number of values in a row, by our name.
     """
 
     episode: int
@@ -49,7 +49,7 @@ class Place:
 
 
 class _OpenVideo:
-    """The video that the last episode came from, which mostly holds the next one, too."""
+    """The video of the last episode, which mostly also holds the next one."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -60,7 +60,7 @@ class _OpenVideo:
         """Return the frames of a video, and the sha256 of its file, which must have `num_bytes`.
 
         Raises:
-            UnusableVideoError: its size has changed.
+            UnusableVideoError: the file's size has changed.
         """
         status = os.stat(path)
         if status.st_size != num_bytes:
@@ -84,7 +84,7 @@ class _OpenVideo:
 
 
 class _OpenTable:
-    """The table that the last episode came from, and where each of its episodes lies."""
+    """The table of the last episode, and the location of each of its episodes."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -94,12 +94,13 @@ class _OpenTable:
     def rows(
         self, path: str, place: Place, wanted: dict[str, tuple[Kind, int]]
     ) -> dict[str, np.ndarray]:
-        """Return an episode's rows; the others of the table are not held.
+        """Return an episode's rows, without holding the others of the table.
 
         Raises:
-            UnusableVideoError: their number differs from the index, or they lie apart.
+            UnusableVideoError: the number of rows differs from the index, or they are not
+                contiguous.
             TableError: the table cannot be read.
-            OSError: the table is gone.
+            OSError: the table is missing.
         """
         status = os.stat(path)
         key = (path, status.st_size, status.st_mtime_ns, tuple(wanted.items()))
@@ -126,10 +127,10 @@ class _OpenTable:
 
 
 def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
-    """Return first row and number of rows of each stretch of rows of each episode.
+    """Return the first row and the number of rows of each contiguous range of each episode.
 
     Raises:
-        TableError: there are more than any data set has episodes.
+        TableError: there are more ranges than a data set can have episodes.
     """
     found: list[tuple[int, int, int]] = []  # episode, first row, rows
     row = 0
@@ -186,10 +187,10 @@ class EpisodeOpener:
 
 
 def _first_frame(ranges: FrameRanges, place: Place) -> int:
-    """Return the place of an episode's first frame in its video.
+    """Return the index of an episode's first frame in its video.
 
     Raises:
-        UnusableVideoError: the frames' times are not those of the index.
+        UnusableVideoError: the times of the frames differ from the index.
     """
     total = ranges.info.num_packets
     first = ranges.nearest(place.from_seconds)
@@ -226,10 +227,11 @@ def _frames(
 
 
 def _rows(opened: _OpenTable, item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
-    """Return an episode's rows of each array.
+    """Return an episode's rows for each array.
 
     Raises:
-        UnusableVideoError: their number differs from that of the frames, or they belong to others.
+        UnusableVideoError: the number of rows differs from that of the frames, or they belong to
+            other episodes.
     """
     wanted: dict[str, tuple[Kind, int]] = {
         "index": ("integer", 1),

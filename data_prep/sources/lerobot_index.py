@@ -1,4 +1,4 @@
-"""Reads the index of a LeRobot v3 data set, a row per episode, in a separate process."""
+"""Reads the index of a LeRobot v3 data set, with a row per episode, in a separate process."""
 
 import io
 import json
@@ -33,8 +33,8 @@ class IndexRow(NamedTuple):
     Attributes:
         episode: number of the episode.
         length: number of its rows, one for each frame.
-        first_row: number of its first row, counted over the whole data set.
-        tasks: descriptions of what it shows.
+        first_row: index of its first row in the whole data set.
+        tasks: descriptions of its tasks.
         data_file, video_file: chunk and file number of its table and of the camera's video.
         from_seconds, to_seconds: its start and end in the video, in seconds.
     """
@@ -52,8 +52,8 @@ class IndexRow(NamedTuple):
 def read_index(root: Path, camera: str) -> list[IndexRow]:
     """Return all episodes in the order of their numbers.
 
-    The tables are read in a separate process, with limits on its memory and its time: the reader of
-    Parquet is a large native library, and a table may be made to break it.
+    The tables are read in a separate process, with limits on memory and time, because the Parquet
+    reader is a large native library and a table may be crafted to break it.
 
     Raises:
         InputError: a table is damaged or too large, or the index contradicts itself.
@@ -94,14 +94,14 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
 
 
 def _lower(kind: int, most: int) -> None:
-    """Lower a limit; never raise one that is already set."""
+    """Lower a limit, but never raise one that is already set."""
     soft, hard = resource.getrlimit(kind)
     allowed = min([most, *(limit for limit in (soft, hard) if limit >= 0)])
     resource.setrlimit(kind, (allowed, hard))
 
 
 def main() -> None:
-    """Read the index that stdin names and write it to stdout as lines of JSON."""
+    """Read the index that stdin names, and write it to stdout as lines of JSON."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_CPU, CPU_SECONDS)
     _lower(resource.RLIMIT_AS, MEMORY_BYTES)
