@@ -9,7 +9,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from video_vq.errors import InputError
-from video_vq.quantizers.ranks import sum_over_ranks
 
 
 class CodebookStatistics(NamedTuple):
@@ -134,12 +133,6 @@ def counts_only(indices: Int[Tensor, "n *level"], vocabulary: Sequence[int]) -> 
     """Count codes, for a codebook that does not follow its latents."""
     counts = count_codes(indices, vocabulary)
     return CodebookStatistics(counts, torch.zeros(len(counts), 0, device=indices.device), ())
-
-
-def update_of_fixed(statistics: CodebookStatistics) -> CodebookUpdate:
-    """Sum the counts over the ranks; nothing else changes. Collective."""
-    counts = sum_over_ranks(statistics.counts.clone())
-    return CodebookUpdate(counts, counts.new_empty(0))
 
 
 def check_channels(features: Tensor, dim: int) -> None:

@@ -21,13 +21,7 @@ from video_vq.quantizers.quantizer_config import (
     SimVQConfig,
 )
 from video_vq.quantizers.ranks import min_over_ranks
-from video_vq.quantizers.rows import (
-    QuantizedRows,
-    QuantizerOutput,
-    check_finite,
-    dot,
-    features_of,
-)
+from video_vq.quantizers.rows import QuantizedRows, QuantizerOutput, dot
 from video_vq.quantizers.simvq import SimVQCodebook
 
 gradient.rotate_on_gpu = fused.rotate_on_gpu  # gradient.py itself needs torch alone
@@ -50,34 +44,6 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
         """Project to the codebook's dimension: the rows that are compared with the codes."""
         return self.codebook.comparable(self._project(features))
-
-    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; the forward value is the code itself, bit for bit.
-
-        Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
-        training mode where a gradient is needed. The codes are still the nearest ones.
-
-        Args:
-            features: output of the encoder, with `dim` channels.
-            check: whether to refuse NaN and infinite latents, and a training that never moves the
-                codes. A training loop that skips and counts steps whose loss is not finite, alike
-                on all ranks, passes False.
-
-        Raises:
-            InputError: the number of channels is wrong, latents are not finite, or many training
-                passes went by without a `step`.
-        """
-        rows = self._project(features)
-        batch, _, *grid = features.shape
-        if check:
-            check_finite(rows)
-            self.codebook.watch()
-        with torch.autocast(features.device.type, enabled=False):
-            output = self.quantize(rows)
-            return output._replace(
-                quantized=features_of(output.quantized, self.project_out, batch, grid),
-                codes=output.codes.view(batch, *grid),
-            )
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
         """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
@@ -165,17 +131,10 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         pull = rows.compared - rows.code
         return dot(rows.compared, pull) * (2 / max(1, pull.numel()))
 
-    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid"]:
-        """Return the codes of a grid of features, a tensor or a NumPy array.
-
-        Raises:
-            InputError: the number of channels is wrong, or latents are not finite.
-        """
-        rows = self.latents(features)
-        batch, _, *grid = features.shape
-        check_finite(rows)
-        indices = nearest_codes(rows, self.codebook.vectors(), self.implementation)
-        return indices.view(batch, *grid)
+    def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
+        """Return the codes of projected float32 rows."""
+        compared = self.codebook.comparable(latents)
+        return nearest_codes(compared, self.codebook.vectors(), self.implementation)
 
 
 class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
