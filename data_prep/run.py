@@ -162,17 +162,14 @@ def prepare(
 
 def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
     """Cut the listing into shards; what was left out while listing goes with the first."""
-    tasks = []
-    for shard, first in enumerate(range(0, len(listing.items), per_shard)):
-        skipped = listing.skipped if shard == 0 else ()
-        tasks.append(
-            ShardTask(
-                shard,
-                listing.items[first : first + per_shard],
-                tuple(asdict(entry) for entry in skipped),
-            )
+    return [
+        ShardTask(
+            shard,
+            listing.items[first : first + per_shard],
+            tuple(asdict(entry) for entry in listing.skipped) if shard == 0 else (),
         )
-    return tasks
+        for shard, first in enumerate(range(0, len(listing.items), per_shard))
+    ]
 
 
 def _remaining(

@@ -3,7 +3,7 @@
 import io
 import os
 import stat
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, runtime_checkable
@@ -144,15 +144,10 @@ class Entries:
     def __init__(self, path: Path, archive_bytes: int):
         self._path = path
         self._allowed = max(MAX_CONTENT_BYTES, MAX_EXPANSION * archive_bytes)
-        self._count = 0
+        self.count = 0  # entries that were added, including folders
         self._bytes = 0
         self._members: dict[str, Member] = {}
         self._folders: set[str] = set()
-
-    @property
-    def count(self) -> int:
-        """Return the number of entries that were added, including folders."""
-        return self._count
 
     def add_folder(self, name: str | bytes) -> None:
         """Check the name of a folder, which is not needed otherwise."""
@@ -193,8 +188,8 @@ class Entries:
         return tuple(self._members.values())
 
     def _next(self) -> None:
-        self._count += 1
-        if self._count > MAX_MEMBERS:
+        self.count += 1
+        if self.count > MAX_MEMBERS:
             raise ArchiveError(self._path, f"holds more than {MAX_MEMBERS:,} entries")
 
     def _note_folder(self, name: str) -> None:
@@ -219,9 +214,3 @@ def pieces_of(file: Readable, num_bytes: int, cut_off: ArchiveError) -> Iterator
             raise cut_off
         num_bytes -= len(piece)
         yield piece
-
-
-def exhaust(pieces: Iterable[bytes]) -> None:
-    """Read unwanted bytes to the end."""
-    for _ in pieces:
-        pass

@@ -26,7 +26,6 @@ from data_prep.archives.members import (
     Member,
     Readable,
     clean_name,
-    exhaust,
     open_archive,
     pieces_of,
 )
@@ -66,7 +65,8 @@ def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
             pieces = _checked(path, stream, member)
             if member in wanted:
                 yield member, pieces
-            exhaust(pieces)
+            for _ in pieces:  # what was not wanted, or not taken
+                pass
         if stream.read(1):
             raise ArchiveError(path, f"{program} gives more bytes than it announced")
 
@@ -145,7 +145,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
         raise unreadable
     if listed.get("lsarError"):
         raise unreadable
-    entries = _entries(path)
+    entries = Entries(path, path.stat().st_size)
     for entry in contents:
         name, size = entry.get("XADFileName"), entry.get("XADFileSize")
         if not isinstance(name, str) or type(entry.get("XADFileSize", 0)) is not int:
@@ -175,7 +175,7 @@ def _unix_kind(entry: dict[str, Any]) -> int:
 
 def _list_by_unrar(path: Path) -> tuple[Member, ...]:
     text = _listing(path, ["unrar", "lt", "-cfg-", "-p-", str(path.absolute())])
-    entries = _entries(path)
+    entries = Entries(path, path.stat().st_size)
     # An entry is a block of `key: value` lines; a name cannot hold a line's end (checked below).
     for block in re.split(r"\n[ \t]*\n", text.decode(errors="surrogateescape")):
         lines = [line.strip() for line in block.split("\n") if ": " in line]
@@ -198,11 +198,6 @@ def _list_by_unrar(path: Path) -> tuple[Member, ...]:
         number = int(crc, 16) if crc else None
         entries.add(Member(entries.count, clean_name(path, name), int(size), crc32=number))
     return entries.done()
-
-
-def _entries(path: Path) -> Entries:
-    with open_archive(path):
-        return Entries(path, path.stat().st_size)
 
 
 def _listing(path: Path, command: Sequence[str]) -> bytes:

@@ -52,13 +52,10 @@ def zip_members(path: Path) -> tuple[Member, ...]:
 def zip_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Member]) -> Contents:
     """Yield wanted members with their bytes; see `Archive.contents`."""
     with _opened(path) as archive:
-        for info, member in zip(_files(archive), members, strict=True):
+        files = (info for info in archive.infolist() if not _is_folder(info))
+        for info, member in zip(files, members, strict=True):
             if member in wanted:
                 yield member, _bytes_of(path, archive, info, member)
-
-
-def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    return [info for info in archive.infolist() if not _is_folder(info)]
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:

@@ -22,8 +22,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         ),
     )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="any video")
-    options.add_prior(parser)
-    options.add_tokenizer(parser)
+    options.add_model(parser, "prior")
+    options.add_model(parser, "tokenizer")
     parser.add_argument(
         "--out",
         required=True,

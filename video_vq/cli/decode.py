@@ -20,7 +20,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         examples=("video-vq decode tokens --tokenizer runs/tokenizer --out decoded",),
     )
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="a token store (encode)")
-    options.add_tokenizer(parser)
+    options.add_model(parser, "tokenizer")
     options.add_out(parser, "the clip store; run the same command again to resume")
     parser.add_argument(
         "--split",

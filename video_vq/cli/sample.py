@@ -23,8 +23,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "--seconds 60 --num 4",
         ),
     )
-    options.add_prior(parser)
-    options.add_tokenizer(parser)
+    options.add_model(parser, "prior")
+    options.add_model(parser, "tokenizer")
     options.add_out(parser, "the clip store, with mp4s; run the same command again to resume")
     parser.add_argument(
         "--num",
