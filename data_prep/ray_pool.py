@@ -35,7 +35,6 @@ def run_pool_on_ray(
 
 
 def _prepare(making: Making, task: ShardTask) -> None:
-    """Prepare one shard in a process of a cluster."""
     if plan_of(making.store) is None:
         raise InputError(not_shared(making.store))
     folder = ShardFolder(making.store, making.plan, owner=False)

@@ -231,11 +231,7 @@ class _Pipe:
 
 @contextmanager
 def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
-    """Run a program that may only print; yield its output.
-
-    Raises:
-        ArchiveError: it failed, which is raised at the end, or printed nothing for too long.
-    """
+    """Run a program that may only print; yield its output."""
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(
             ["/bin/sh", "-c", CONFINED, *command],

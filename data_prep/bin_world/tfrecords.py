@@ -156,7 +156,6 @@ def _write_all(out: Path, settings: BinWorldSettings, graphics: Graphics, worker
 def _write_file(
     path: Path, tally: Path, episodes: Iterator[_Made], update: Callable[[], Any]
 ) -> None:
-    """Write one file of records, then what was pushed in it."""
     moved: list[int] = []
     objects = 0
 
@@ -183,7 +182,6 @@ def _prepare_process(environment: dict[str, str]) -> None:
 
 
 def _make(seed: int, side: int, index: int) -> _Made:
-    """Simulate one episode in a process of the pool."""
     global _renderer
     if _renderer is None:
         _renderer = Renderer(OVERSAMPLING * SIZE)

@@ -167,7 +167,6 @@ def _read_table(path: Path, camera: str) -> list[IndexRow]:
 
 
 def _check(folder: Path, rows: list[IndexRow]) -> None:
-    """Refuse an index that contradicts itself."""
     row_end = 0
     for before, row in zip([None, *rows], rows, strict=False):
         numbers = (*row.data_file, *row.video_file)

@@ -203,7 +203,6 @@ def _counted(items: Iterable[bytes], update: Callable[[], Any]) -> Iterator[byte
 
 
 def _bair_example(seed: int, place: _Place) -> bytes:
-    """Encode both cameras, actions and positions of one clip as BAIR's records hold them."""
     aux1 = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "aux1")
     main = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "main")
     return encode_record({"main": main.frames, "aux1": aux1.frames}, aux1.actions, aux1.positions)

@@ -144,7 +144,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
-    """Print what the store holds, and the command that comes next."""
     if arguments.json:
         print_json(
             {

@@ -102,7 +102,6 @@ class _Alone(argparse.Action):
         self._other = other
 
     def __call__(self, parser: object, namespace: argparse.Namespace, *_: object) -> None:
-        """Set the flag."""
         setattr(namespace, self.dest, True)
         self._other.nargs, self._other.required, self._other.default = "*", False, []
 
@@ -157,11 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
-    """Refuse, before anything is computed, a file of features that cannot be written.
-
-    Raises:
-        InputError: its name does not end in .safetensors, it exists, or its folder is missing.
-    """
+    """Refuse, before anything is computed, a file of features that cannot be written."""
     from video_vq.stores.places import require_not_input, require_writable
 
     for source in sources:

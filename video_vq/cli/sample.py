@@ -145,7 +145,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_places(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot be read or written, before torch is loaded."""
     from video_vq.media.encode import require_video_name
     from video_vq.stores.clips import ClipStore
     from video_vq.stores.places import require_out

@@ -72,7 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tokenizer_of(path: Path) -> Path | None:
-    """Return the tokenizer of a token store, where it lies near it."""
     from video_vq.stores import tokens
     from video_vq.stores.files import read_json
     from video_vq.stores.shards import MANIFEST

@@ -120,7 +120,6 @@ def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> N
 
 
 def _compared(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return what must agree, with the network if it is not I3D."""
     return {**{name: identity[name] for name in SAME}, "network": identity.get("network")}
 
 

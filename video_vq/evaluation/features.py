@@ -170,8 +170,6 @@ class _Source(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """One clip's features, or why it has none."""
-
     place: int
     data_hash: str
     rows: dict[str, np.ndarray]

@@ -337,7 +337,6 @@ def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[s
 def _difference(
     real: FeatureSet, a: FeatureSet, b: FeatureSet, protocol: FVDProtocol
 ) -> dict[str, Any]:
-    """Return how two candidates differ, or why that is unknown."""
     names = {"a": a.name, "b": b.name}
     try:
         found = difference_of(real, a, b, protocol)

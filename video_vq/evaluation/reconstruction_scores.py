@@ -91,8 +91,6 @@ class ScoredCopies(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """One copy: its place, its values, its features and their key."""
-
     place: int
     values: dict[str, float]
     rows: dict[str, np.ndarray]

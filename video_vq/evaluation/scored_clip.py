@@ -178,9 +178,6 @@ def _read_inputs(
     Args:
         inputs: None where the video ends before.
         is_same: whether it is what it was when it was named.
-
-    Raises:
-        UnreadableVideoError: it is not, or too short.
     """
     if inputs is None:
         raise _too_short(path, cut)

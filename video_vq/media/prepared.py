@@ -176,7 +176,6 @@ def _rate(info: VideoInfo, recipe: FrameRecipe) -> float | None:
 
 
 def _digest(source: VideoSource, num_bytes: int) -> str:
-    """Hash a video; it must still be the one that was listed."""
     sha256, size = source.digest()
     if size != num_bytes:
         raise UnreadableVideoError(

@@ -159,7 +159,6 @@ def _vgg_stages() -> nn.ModuleList:
 
 
 def _unit_length(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Divide the channels at each place by their length."""
     # vector_norm, because its gradient is 0 where all channels are; that of a square root is NaN.
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + NORM_EPS)
 

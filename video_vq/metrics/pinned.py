@@ -131,7 +131,6 @@ class PublishedWeights:
         )
 
     def _known(self) -> tuple[PinnedFile, ...]:
-        """Return the known files, any of which is enough."""
         loose = self.members if len(self.members) == 1 else ()
         return (self.stored, *loose, self.archive)
 

@@ -363,7 +363,6 @@ def _check_enough_clips(real: GroupedFeatures, fake: GroupedFeatures) -> None:
 
 
 def _places(values: Float[np.ndarray, "n"] | Int[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    """Return ranks of the distinct values, spread over [0, 1)."""
     distinct, ranks = np.unique(values, return_inverse=True)
     return ranks.ravel() / len(distinct)
 

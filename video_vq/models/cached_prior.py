@@ -188,7 +188,6 @@ class CachedPrior:
         return self._run(slots, first)
 
     def _run(self, slots: Float[Tensor, "b m d"], first: int) -> Float[Tensor, "b v"]:
-        """Run the transformer on slots first … first + m - 1."""
         new = slots.shape[1]
         if new == 1 and self.by_place:
             return self._through_layers(slots, self.place.fill_(first), self._span(first))

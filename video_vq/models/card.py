@@ -167,11 +167,7 @@ def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
 
 
 def _at(scores: Any, place: str, fits: Callable[[Any], bool]) -> Any:
-    """Return the value at a dotted place.
-
-    Raises:
-        InputError: there is none, or one that does not fit.
-    """
+    """Return the value at a dotted place."""
     value = scores
     try:
         for key in place.split("."):

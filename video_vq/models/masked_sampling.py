@@ -165,11 +165,7 @@ class MaskedSampler:
         noise_of: Callable[[int], Tensor],
         progress: Callable[[int], object] | None,
     ) -> Int[Tensor, "b n s"]:
-        """Draw the hidden sub-codes of one padded batch.
-
-        Raises:
-            InputError: the prior gave no distribution to draw from.
-        """
+        """Draw the hidden sub-codes of one padded batch."""
         hidden = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         hidden[:, :num_given] = False
         usable = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)

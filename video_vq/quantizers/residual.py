@@ -271,7 +271,6 @@ class ResidualQuantizer(QuantizerModule):
         )
 
     def _estimate(self, e: Tensor, q: Tensor) -> Tensor:
-        """Pass the gradient on, separately in each group."""
         dim = self.config.codebook_dim
         passed = gradient.ESTIMATORS[self.config.estimator](e.reshape(-1, dim), q.reshape(-1, dim))
         return passed.view(e.shape)

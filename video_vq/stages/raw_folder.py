@@ -210,7 +210,6 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
 
 
 def _changes(before: dict[str, int], now: dict[str, int]) -> list[str]:
-    """Return which files (name -> size) were added, removed and changed."""
     came = sorted(now.keys() - before.keys())
     went = sorted(before.keys() - now.keys())
     changed = sorted(name for name in now.keys() & before.keys() if now[name] != before[name])

@@ -216,7 +216,6 @@ def _video(
     given: GivenFrames | None,
     actions: GivenActions | None,
 ) -> Video:
-    """Describe a sample."""
     own = group = f"sample-{number:06d}"
     origin: dict[str, Any] = {"seed": seed + number}
     if actions is not None:

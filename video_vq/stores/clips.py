@@ -121,7 +121,6 @@ class ClipStoreWriter(ShardFolder):
     def _append(
         self, prepared: PreparedVideo, frames_file: ArrayFile, array_files: dict[str, ArrayFile]
     ) -> Video:
-        """Append one video's frames and rows, and return its description with its length."""
         offset = frames_file.num_rows
         for chunk in prepared.frames:
             frames_file.append(chunk)
