@@ -14,12 +14,7 @@ from video_vq.media.child import WatchVideo
 from video_vq.media.decode import Decoder
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
-from video_vq.stores.clips import (
-    ClipStoreWriter,
-    PreparedVideo,
-    Skipped,
-    UnusableVideoError,
-)
+from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Skipped, UnusableVideoError
 
 # What makes the opener of a shard's items.
 OPENERS: dict[ItemKind, Callable[[], OpenItem]] = {

@@ -18,13 +18,7 @@ from data_prep.bin_world.episode import (
 from data_prep.bin_world.graphics import Graphics, find_graphics
 from data_prep.sources.bair import SIMULATED
 from data_prep.tfrecord import write_records
-from data_prep.world_files import (
-    claim_folder,
-    encode_record,
-    out_of_range,
-    processes,
-    record_files,
-)
+from data_prep.world_files import claim_folder, encode_record, out_of_range, processes, record_files
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.progress import progress

@@ -13,13 +13,7 @@ from typing import Any, Literal
 from data_prep.table_world.motion import CLASSES, NUM_GROUPS, clip_class_and_group
 from data_prep.table_world.render import FPS, RENDERER_VERSION, render_clip
 from data_prep.tfrecord import write_records
-from data_prep.world_files import (
-    claim_folder,
-    encode_record,
-    out_of_range,
-    processes,
-    record_files,
-)
+from data_prep.world_files import claim_folder, encode_record, out_of_range, processes, record_files
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.media.encode import write_video

@@ -23,9 +23,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     options.add_model(parser, "tokenizer")
     options.add_out(parser, "the clip store; run the same command again to resume")
     parser.add_argument(
-        "--split",
-        choices=("train", "val", "test"),
-        help="decode only this split (default: all)",
+        "--split", choices=("train", "val", "test"), help="decode only this split (default: all)"
     )
     options.add_batch_size(parser)
     add_json(parser)
@@ -42,11 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.stages.decode_job import DecodeJob, finished_clips
 
     job = DecodeJob(
-        arguments.tokens,
-        arguments.tokenizer,
-        arguments.out,
-        arguments.split,
-        arguments.batch_size,
+        arguments.tokens, arguments.tokenizer, arguments.out, arguments.split, arguments.batch_size
     )
     store = finished_clips(job)
     if store is None:

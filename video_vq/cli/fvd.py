@@ -48,11 +48,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="number of frames in a clip; of a video file, the first ones (default: 16)",
     )
     parser.add_argument(
-        "--stride",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="take every n-th frame (default: 1)",
+        "--stride", type=positive, default=1, metavar="N", help="take every n-th frame (default: 1)"
     )
     parser.add_argument(
         "--fps",

@@ -100,10 +100,7 @@ def parallel_settings(arguments: argparse.Namespace) -> ParallelSettings | None:
     Raises:
         ConfigError: a number is out of range.
     """
-    named = {
-        "steps": arguments.steps,
-        "confidence_temperature": arguments.confidence_temperature,
-    }
+    named = {"steps": arguments.steps, "confidence_temperature": arguments.confidence_temperature}
     chosen = {name: value for name, value in named.items() if value is not None}
     return check_config(ParallelSettings, chosen, "sampling") if chosen else None
 

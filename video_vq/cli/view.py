@@ -39,9 +39,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="the page (default: NAME.html in the current folder)",
     )
     parser.add_argument(
-        "--no-open",
-        action="store_true",
-        help="write the page, and do not open it in a browser",
+        "--no-open", action="store_true", help="write the page, and do not open it in a browser"
     )
     add_reading(parser)
     add_json(parser)

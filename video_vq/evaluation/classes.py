@@ -7,12 +7,7 @@ import numpy as np
 import torch
 
 from video_vq.data.windows import Window, read_window
-from video_vq.metrics.class_accuracy import (
-    BATCH,
-    STEPS,
-    predicted_classes,
-    train_classifier,
-)
+from video_vq.metrics.class_accuracy import BATCH, STEPS, predicted_classes, train_classifier
 from video_vq.stores.clips import ClipStore
 
 

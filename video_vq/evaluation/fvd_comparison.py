@@ -17,12 +17,7 @@ from video_vq.evaluation.feature_file import (
     write_features,
 )
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.evaluation.features import (
-    Extractor,
-    FeatureSet,
-    count_clips,
-    features_of,
-)
+from video_vq.evaluation.features import Extractor, FeatureSet, count_clips, features_of
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.array_videos import is_array_file
 from video_vq.media.reading import USUAL, Reading, require_reading

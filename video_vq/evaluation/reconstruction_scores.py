@@ -241,13 +241,7 @@ def quantiles(values: np.ndarray) -> dict[str, float | int | None]:
     if not len(finite):
         return {"mean": None, **left_out}
     low, median, high = (float(point) for point in np.quantile(finite, [0.05, 0.5, 0.95]))
-    return {
-        "mean": float(finite.mean()),
-        "q05": low,
-        "median": median,
-        "q95": high,
-        **left_out,
-    }
+    return {"mean": float(finite.mean()), "q05": low, "median": median, "q95": high, **left_out}
 
 
 def per_clip(

@@ -10,12 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from video_vq.media.decode import Decoder, FrameStream
-from video_vq.media.probe import (
-    DEFAULT_LIMITS,
-    Limits,
-    UnreadableVideoError,
-    VideoInfo,
-)
+from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo
 from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import METHOD, resize

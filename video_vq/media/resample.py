@@ -7,12 +7,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt8
 
-from video_vq.media.probe import (
-    DEFAULT_LIMITS,
-    Limits,
-    UnreadableVideoError,
-    VideoInfo,
-)
+from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo
 
 
 def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS) -> list[int]:

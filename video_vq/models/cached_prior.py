@@ -54,11 +54,7 @@ class CachedPrior:
     """
 
     def __init__(
-        self,
-        prior: Prior,
-        num_rows: int,
-        dtype: torch.dtype = torch.float32,
-        graphs: bool = False,
+        self, prior: Prior, num_rows: int, dtype: torch.dtype = torch.float32, graphs: bool = False
     ):
         config, sizes = prior.config, prior.config.transformer
         self.num_rows = num_rows

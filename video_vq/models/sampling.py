@@ -12,13 +12,7 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models.cached_prior import CachedPrior
-from video_vq.models.conditions import (
-    Conditions,
-    Integers,
-    as_conditions,
-    as_seeds,
-    check_sampling,
-)
+from video_vq.models.conditions import Conditions, Integers, as_conditions, as_seeds, check_sampling
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import SamplingSettings
 from video_vq.models.token_transformer import Condition, TokenTransformer

@@ -25,12 +25,7 @@ Estimator = Literal[
     "none",
 ]
 ResidualEstimator = Literal[
-    "straight_through",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "scaled",
-    "reflection",
+    "straight_through", "rotation", "rotation_unit", "rotation_clipped", "scaled", "reflection"
 ]
 Learning = Literal["ema", "gradient", "frozen"]
 Init = Literal["data", "uniform"]

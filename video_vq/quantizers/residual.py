@@ -15,12 +15,7 @@ from video_vq.quantizers.codebook import Codebook, merge
 from video_vq.quantizers.commitment import mean_square
 from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.module import FeaturesLike, QuantizerModule, plain_errors
-from video_vq.quantizers.quantizer_config import (
-    Init,
-    Learning,
-    ResidualConfig,
-    ResidualEstimator,
-)
+from video_vq.quantizers.quantizer_config import Init, Learning, ResidualConfig, ResidualEstimator
 from video_vq.quantizers.ranks import sum_over_ranks
 from video_vq.quantizers.rows import (
     CodebookStatistics,

@@ -16,12 +16,7 @@ from video_vq.models.priors import AnyPrior, AnySampler, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stages.decode_tokens import decode_grids
 from video_vq.stages.fill_clip_store import MadeClips, fill_clip_store
-from video_vq.stages.given_actions import (
-    GivenActions,
-    actions_of_videos,
-    read_actions,
-    rows_wanted,
-)
+from video_vq.stages.given_actions import GivenActions, actions_of_videos, read_actions, rows_wanted
 from video_vq.stages.given_frames import GivenFrames
 from video_vq.stages.long_samples import LongSampler, decoded_frames
 from video_vq.stages.model_pair import load_pair

@@ -15,13 +15,7 @@ import numpy as np
 from video_vq import facts
 from video_vq.errors import InputError
 from video_vq.facts import Facts
-from video_vq.stores.files import (
-    ArrayFile,
-    canonical_json,
-    open_array,
-    sha256_json,
-    write_bytes,
-)
+from video_vq.stores.files import ArrayFile, canonical_json, open_array, sha256_json, write_bytes
 from video_vq.stores.shards import ShardFolder, read_manifest
 from video_vq.stores.videos import (
     REPEATED,
