@@ -41,7 +41,7 @@ from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrai
 AnyConfig = QuantizerConfig | SimVQConfig | FiniteConfig | BinaryConfig | ResidualConfig
 ARMS = (
     *("vq_rotation", "vq_straight_through", "vq_cosine", "simvq", "fsq", "ifsq"),
-    *("bsq", "lfq", "residual", "grouped"),
+    *("bsq", "lfq", "residual", "grouped", "ibq"),
 )
 WARM, TIMED = 3, 10  # steps
 DIM = 32  # of codes that are looked up
@@ -64,6 +64,13 @@ def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
             )
         case "vq_cosine":
             return QuantizerConfig(codebook_size=size, codebook_dim=DIM, normalize=True)
+        case "ibq":
+            return QuantizerConfig(
+                codebook_size=size,
+                codebook_dim=DIM,
+                estimator="index_backpropagation",
+                learning="gradient",
+            )
         case "simvq":
             return SimVQConfig(codebook_size=size, codebook_dim=DIM)
         case "fsq" | "ifsq":

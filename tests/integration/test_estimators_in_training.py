@@ -38,6 +38,7 @@ def tensors(run: Path) -> dict[str, bytes]:
     [
         ("estimator=diveq", "learning=gradient"),
         ("estimator=gumbel_softmax",),
+        ("estimator=index_backpropagation", "learning=gradient"),
         ("estimator=exact_gradient",),
         ("estimator=rotation", "rms_scaling=with_gradient", "tangential_commitment=true"),
     ],

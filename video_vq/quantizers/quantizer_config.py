@@ -20,6 +20,7 @@ Estimator = Literal[
     "diveq",
     "noise_substitution",
     "gumbel_softmax",
+    "index_backpropagation",
     "exact_gradient",
     "hessian",
     "none",
@@ -31,17 +32,18 @@ Learning = Literal["ema", "gradient", "frozen"]
 Init = Literal["data", "uniform"]
 RmsScaling = Literal["none", "constant", "with_gradient"]
 Activation = Literal["tanh", "sigmoid"]
-# Settings that only one estimator has: their names, that estimator, their defaults.
-SETTINGS_OF_ONE: tuple[tuple[str, Estimator, float], ...] = (
-    ("equal_angle", "rotation_blended", 30.0),
-    ("noise_variance", "diveq", 5e-3),
-    ("temperature", "gumbel_softmax", 1.0),
+# Settings that only some estimators have: their names, these estimators, their defaults.
+SETTINGS_OF_SOME: tuple[tuple[str, tuple[Estimator, ...], float], ...] = (
+    ("equal_angle", ("rotation_blended",), 30.0),
+    ("noise_variance", ("diveq",), 5e-3),
+    ("temperature", ("gumbel_softmax", "index_backpropagation"), 1.0),
 )
 # Their gradients are those at the compared latents, wherever the origin is.
 AT_COMPARED_LATENTS: tuple[Estimator, ...] = (
     "diveq",
     "noise_substitution",
     "gumbel_softmax",
+    "index_backpropagation",
     "exact_gradient",
     "hessian",
     "none",
@@ -86,8 +88,8 @@ class EstimatorConfig:
             gradient weigh the same, for the estimator rotation_blended.
         noise_variance: variance per channel of the noise on the direction of the error, for the
             estimator diveq; the default is vector-quantize-pytorch's.
-        temperature: temperature of the softmax in units of distances to codes, for the estimator
-            gumbel_softmax.
+        temperature: temperature of the softmax over all codes, for the estimators gumbel_softmax,
+            in units of distances, and index_backpropagation, in units of squared distances.
     """
 
     estimator: Estimator = "rotation"
@@ -101,11 +103,11 @@ class EstimatorConfig:
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EstimatorConfig":
-        for name, estimator, default in SETTINGS_OF_ONE:
-            if getattr(self, name) != default and self.estimator != estimator:
+        for name, estimators, default in SETTINGS_OF_SOME:
+            if getattr(self, name) != default and self.estimator not in estimators:
                 raise ValueError(
-                    f"{name} is a setting of estimator: {estimator}, found {self.estimator}; "
-                    "leave it out, or set that estimator"
+                    f"{name} is a setting of estimator: {' or '.join(estimators)}, found "
+                    f"{self.estimator}; leave it out, or set that estimator"
                 )
         if not self.gradient_through_norm and not self.normalize:
             raise ValueError(
@@ -162,6 +164,15 @@ class QuantizerConfig(EstimatorConfig):
     init: Init = "data"
     restart_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
     rms_scaling: RmsScaling = "none"
+
+    @model_validator(mode="after")
+    def _codes_follow(self) -> "QuantizerConfig":
+        if self.estimator == "index_backpropagation" and self.learning != "gradient":
+            raise ValueError(
+                "estimator: index_backpropagation moves all codes by its gradient, found learning: "
+                f"{self.learning}; set learning: gradient"
+            )
+        return self
 
     @model_validator(mode="after")
     def _scales_once(self) -> "QuantizerConfig":

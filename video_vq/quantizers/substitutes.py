@@ -42,6 +42,20 @@ def gumbel_softmax(e: Rows, codes: Float[Tensor, "k d"], temperature: float) -> 
     return (drawn + p - p.detach()) @ codes
 
 
+def index_backpropagation(
+    e: Rows, q: Rows, codes: Float[Tensor, "k d"], temperature: float
+) -> Rows:
+    """IBQ (Shi et al. 2024, arXiv 2412.02692): the code, and the gradient of a softmax.
+
+    p = softmax(−|e − c|²/temperature) over all codes c. The value is q; its gradient is g, and that
+    of Σ p c goes through p to the latent and to every code. With vectors on the unit sphere and
+    temperature 2, p is the paper's softmax(e·c). Holds n x k numbers several times.
+    """
+    p = ((2 * e @ codes.T - codes.square().sum(1)) / temperature).softmax(1)
+    soft = p @ codes.detach()
+    return q + (soft - soft.detach())
+
+
 def _moved(e: Tensor, q: Tensor, direction: Tensor) -> Tensor:
     error = torch.linalg.vector_norm(q - e, dim=1, keepdim=True)
     return e + error * F.normalize(direction, dim=1, eps=1e-30)

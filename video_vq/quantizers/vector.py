@@ -86,16 +86,19 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         Nothing is drawn at random where no gradient is needed: the log evaluates a training step's
         batch once more, and must not change the next one.
         """
-        config, draws = self.config, self.training and e.requires_grad
+        config, trains = self.config, self.training and e.requires_grad
         if config.estimator == "none":
             return e
-        if config.estimator == "diveq" and draws:
+        if config.estimator == "diveq" and trains:
             return substitutes.diveq(e, q, config.noise_variance)
-        if config.estimator == "noise_substitution" and draws:
+        if config.estimator == "noise_substitution" and trains:
             return substitutes.noise_substitution(e, q)
-        if config.estimator == "gumbel_softmax" and draws:
+        if config.estimator == "gumbel_softmax" and trains:
             vectors = self.codebook.vectors()
             return substitutes.gumbel_softmax(e, vectors, config.temperature)
+        if config.estimator == "index_backpropagation" and trains:
+            vectors = self.codebook.vectors()
+            return substitutes.index_backpropagation(e, q, vectors, config.temperature)
         return None
 
     def _pass_on(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
         tangential_commitment: whether the commitment loss turns latents and keeps their lengths.
         equal_angle: setting of the estimator rotation_blended, in degrees.
         noise_variance: setting of the estimator diveq, per channel.
-        temperature: setting of the estimator gumbel_softmax, in units of distances to codes.
+        temperature: setting of the estimators gumbel_softmax and index_backpropagation.
         learning: how codes learn: "ema" moves them to averages of their latents, "gradient" by the
             loss `codebook`, "frozen" leaves them where they are.
         decay: decay of the averages per step.
@@ -236,7 +239,7 @@ class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
         tangential_commitment: whether the commitment loss turns latents and keeps their lengths.
         equal_angle: setting of the estimator rotation_blended, in degrees.
         noise_variance: setting of the estimator diveq, per channel.
-        temperature: setting of the estimator gumbel_softmax, in units of distances to codes.
+        temperature: setting of the estimators gumbel_softmax and index_backpropagation.
         implementation: implementation of the lookup (quantizers/lookup.py).
 
     Raises:
