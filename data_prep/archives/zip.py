@@ -123,5 +123,4 @@ def _add(path: Path, info: zipfile.ZipInfo, entries: Entries) -> None:
         raise entries.refuse(name, "which is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise entries.refuse(name, f"packed by method {info.compress_type}")
-    number = entries.count
-    entries.add(Member(number, clean_name(path, name), info.file_size, crc32=info.CRC))
+    entries.add(Member(entries.count, clean_name(path, name), info.file_size, crc32=info.CRC))

@@ -153,8 +153,7 @@ class EpisodeOpener:
         first = _first_frame(ranges, place)
         height, width = ranges.info.size_hw
         # A video without keyframes is decoded from its beginning.
-        decoded_bytes = (first + place.num_frames) * height * width * 3
-        watch("decode", recipe.cpu_limit(decoded_bytes))
+        watch("decode", recipe.cpu_limit((first + place.num_frames) * height * width * 3))
         origin = {
             "name": item.name,
             "sha256": sha256,

@@ -32,8 +32,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode."""
-    inputs = {"token store": arguments.tokens, "tokenizer": arguments.tokenizer}
-    require_out(arguments.out, inputs)
+    require_out(arguments.out, {"token store": arguments.tokens, "tokenizer": arguments.tokenizer})
     read_model_config(arguments.tokenizer, "tokenizer")
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)

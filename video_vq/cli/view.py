@@ -58,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_reading(reading, False, False, path)
     facts = {} if is_run else describe(path, reading).facts
     out = arguments.out or Path(f"{path.resolve().name}.html")
-    tokenizer = arguments.tokenizer or _tokenizer_of(path)
-    write_view(path, facts, out, tokenizer, reading)
+    write_view(path, facts, out, arguments.tokenizer or _tokenizer_of(path), reading)
     if arguments.json:
         print_json({"page": out, "bytes": out.stat().st_size})
     else:

@@ -200,8 +200,7 @@ def paired_interval(
     """
     good = np.isfinite(differences)
     values = differences[good]
-    names = np.array(groups)[good]
-    _, places = np.unique(names, return_inverse=True)
+    _, places = np.unique(np.array(groups)[good], return_inverse=True)
     count = int(places.max()) + 1 if len(places) else 0
     if count < 2:
         return None, None

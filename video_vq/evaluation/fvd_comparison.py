@@ -67,8 +67,7 @@ def compare(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> FVDRes
     floor = None
     if len(set(real.groups)) > 1 and len(first) >= 4:
         floor = real_floor(first, real.groups, protocol.ddof)
-    warnings = warnings_of(real, fake)
-    return FVDResult(value, len(first), len(second), floor, warnings)
+    return FVDResult(value, len(first), len(second), floor, warnings_of(real, fake))
 
 
 def _require_two(found: int, where: str) -> None:

@@ -224,8 +224,7 @@ def _network_inputs(
             rows = rows_read(frame.shape[:2], protocols)
         pixels.numpy()[0, rows] = frame[rows]
         for protocol in protocols:
-            target = inputs[protocol.preparation][count : count + 1]
-            prepare_frames(pixels, protocol, target)
+            prepare_frames(pixels, protocol, inputs[protocol.preparation][count : count + 1])
         count += 1
     for _ in decoded:  # past the last frame comes what is wrong with the rest of the file
         pass

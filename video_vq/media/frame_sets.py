@@ -22,8 +22,7 @@ def folder_of_frames(path: Path, frame_names: str | None) -> Path:
     Args:
         frame_names: see `Reading`; its group `video` is the last part of the path.
     """
-    by_video = frame_names is not None and FramePattern(frame_names).has_video
-    return path.parent if by_video else path
+    return path.parent if frame_names is not None and FramePattern(frame_names).has_video else path
 
 
 class FrameSet:

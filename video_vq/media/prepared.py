@@ -142,8 +142,7 @@ def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watc
     chosen = None if recipe.fps is None else frames_at_rate(info, recipe.fps, recipe.limits)
     height, width = recipe.size_hw
     frames = info.num_packets if chosen is None else len(chosen)
-    decoded_bytes = info.decoded_bytes + frames * height * width * 3
-    watch("decode", recipe.cpu_limit(decoded_bytes))
+    watch("decode", recipe.cpu_limit(info.decoded_bytes + frames * height * width * 3))
     stream = FrameStream(info, recipe.decoder, recipe.limits)
     frames = _kept(stream, chosen, recipe)
     return OpenedFile(info, sha256, _rate(info, recipe), chosen, stream, frames)

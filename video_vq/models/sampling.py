@@ -182,8 +182,7 @@ class TokenSampler:
                 )
                 sub_codes[start:end] = drawn[: end - start].cpu()
         _, rows, columns = prior.config.grid_thw
-        tokens = split.join(sub_codes)
-        return rearrange(tokens, "n (t h w) ... -> n t h w ...", h=rows, w=columns)
+        return rearrange(split.join(sub_codes), "n (t h w) ... -> n t h w ...", h=rows, w=columns)
 
     def _cached(self, num_given: int) -> CachedPrior:
         if self._held is None or self._num_rows.get(num_given) != self._held.num_rows:

@@ -62,8 +62,7 @@ def gradient_of(
     """Return the gradient that an estimator makes of g at the codes; DiVeQ is without noise."""
     with torch.enable_grad():
         leaf = e.detach().requires_grad_()
-        without_noise = name == "diveq"
-        passed = diveq(leaf, q, 0.0) if without_noise else gradient.ESTIMATORS[name](leaf, q)
+        passed = diveq(leaf, q, 0.0) if name == "diveq" else gradient.ESTIMATORS[name](leaf, q)
         (found,) = torch.autograd.grad(passed, leaf, g)
     return found
 

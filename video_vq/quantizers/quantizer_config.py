@@ -363,8 +363,7 @@ def quantizes(config: Any) -> bool:
 def _tag(value: Any) -> str:
     if isinstance(value, dict):
         return f"[{value.get('kind', 'vector')}]"
-    kind = getattr(value, "kind", None)
-    return f"[{kind}]"
+    return f"[{getattr(value, 'kind', None)}]"
 
 
 # Tags in brackets are left out of the names of settings that the config loader prints.

@@ -238,8 +238,7 @@ class ResidualQuantizer(QuantizerModule):
                 init=init,
                 restart_threshold=restart_threshold,
             )
-        width = None if codebook_dim is None else groups * codebook_dim
-        super().__init__(dim, config, width)
+        super().__init__(dim, config, None if codebook_dim is None else groups * codebook_dim)
         self.codebook = ResidualCodebook(config)
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:

@@ -87,8 +87,7 @@ def unquantized(output: QuantizerOutput, project_out: nn.Module) -> QuantizerOut
     """Return an output whose features are those of the latents themselves; the rest stays."""
     batch, _, *grid = output.quantized.shape
     rows = output.rows._replace(passed=output.rows.compared)
-    features = features_of(rows.passed, project_out, batch, grid)
-    return output._replace(quantized=features, rows=rows)
+    return output._replace(quantized=features_of(rows.passed, project_out, batch, grid), rows=rows)
 
 
 def decode_grid(

@@ -54,8 +54,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         rows = self._estimate(latents, compared, q, indices)
         tangential = self.config.tangential_commitment
         commitment = mean_square(compared, q.detach(), tangential)  # mean (e − sg(q))²
-        learns = q.requires_grad
-        codebook = mean_square(q, compared.detach()) if learns else commitment.detach()
+        codebook = mean_square(q, compared.detach()) if q.requires_grad else commitment.detach()
         return QuantizerOutput(
             quantized=rows.passed,
             codes=indices,

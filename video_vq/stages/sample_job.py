@@ -176,5 +176,4 @@ def _even_frames(store: ClipStore, index: int) -> Iterator[UInt8[np.ndarray, "_ 
     height, width = (side // 2 * 2 for side in store.frame_size_hw)
     total = store.videos[index].num_frames
     for start in range(0, total, FRAMES_AT_ONCE):
-        frames = store.read(index, start, min(FRAMES_AT_ONCE, total - start))
-        yield from frames[:, :height, :width]
+        yield from store.read(index, start, min(FRAMES_AT_ONCE, total - start))[:, :height, :width]

@@ -147,8 +147,7 @@ class Discriminator:
             self.optimizer.step()
             updates = int(self.num_updates)
             decay = min(ANCHOR_DECAY, (1 + updates) / (10 + updates))
-            logits = torch.stack([figures.real_logit, figures.fake_logit])
-            self.anchors.lerp_(logits, 1 - decay)
+            self.anchors.lerp_(torch.stack([figures.real_logit, figures.fake_logit]), 1 - decay)
             self.num_updates += 1
             self._figures = figures
         self.optimizer.zero_grad()

@@ -110,8 +110,7 @@ class TokenizerLosses:
 
         The step asks for its own part, to train it; `__call__` for the tokenizer's part, its loss.
         """
-        has_begun = step >= self._config.loss.adversarial.start
-        return self.discriminator if has_begun else None
+        return self.discriminator if step >= self._config.loss.adversarial.start else None
 
     def weight(self, name: str, step: int) -> float:
         """Return the weight of a loss at a step.

@@ -94,8 +94,7 @@ def gradients_at_latents(
         features = features_of(leaf, tokenizer.quantizer.project_out, batch, grid)
         with accelerator.autocast():
             video = tokenizer.decoder(features.to(tokenizer.dtype)).float()
-        loss = scale * loss_of(video)
-        (first,) = torch.autograd.grad(loss, leaf, create_graph=along is not None)
+        (first,) = torch.autograd.grad(scale * loss_of(video), leaf, create_graph=along is not None)
         if along is None:
             return first / scale
         (second,) = torch.autograd.grad(dot(first, along), leaf)
