@@ -185,9 +185,7 @@ def score_copies(
                 for row, place in enumerate(places)
             ]
             bar.update(len(places))
-    if accelerator.num_processes > 1:
-        found = gather_object(found)
-    found = sorted(found, key=lambda one: one.place)
+    found = sorted(gather_object(found), key=lambda one: one.place)
     features = FeatureSet(
         name,
         {key: np.stack([one.rows[key] for one in found]) for key in found[0].rows},

@@ -227,6 +227,5 @@ def _check(read: RawVideos) -> None:
             raise TypeError(f"video {str(video.id)[:80]!r} has a field of the wrong type")
         if video.label is not None and video.label not in read.classes:
             raise ValueError(f"video {video.id!r} has the unknown class {video.label!r}")
-        inside = os.path.normpath(os.path.join("/", video.name)) == "/" + video.name
-        if not inside:
+        if os.path.normpath(os.path.join("/", video.name)) != "/" + video.name:
             raise ValueError(f"the name {video.name!r} leads out of the folder")
