@@ -24,7 +24,6 @@ from data_prep.archives.members import (
     Contents,
     Entries,
     Member,
-    Readable,
     clean_name,
     open_archive,
     pieces_of,
@@ -102,14 +101,14 @@ def _is_end_of_rar5(block: bytes) -> bool:
     return size > 0 and block[5] == 5 and crc == zlib.crc32(block[4 : 5 + size])
 
 
-def _checked(path: Path, stream: Readable, member: Member) -> Iterator[bytes]:
+def _checked(path: Path, stream: "_Pipe", member: Member) -> Iterator[bytes]:
     crc = 0
     damaged = ArchiveError(
         path,
         f"{member.name!a} in it is damaged, or too new for the program that reads it (unrar knows "
         "more than unar)",
     )
-    for piece in pieces_of(stream, member.num_bytes, damaged):
+    for piece in pieces_of(stream.read, member.num_bytes, damaged):
         crc = zlib.crc32(piece, crc)
         yield piece
     if member.crc32 is not None and crc != member.crc32:

@@ -66,7 +66,7 @@ def tar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
             if member in wanted:
                 file.seek(member.position)
                 cut_off = ArchiveError(path, "became shorter while it was read")
-                yield member, pieces_of(file, member.num_bytes, cut_off)
+                yield member, pieces_of(file.read, member.num_bytes, cut_off)
 
 
 def _headers(path: Path, file: LimitedFile) -> Iterator[tarfile.TarInfo]:

@@ -131,7 +131,9 @@ def continued(
     Raises:
         InputError: see `continue_video`; at once.
     """
-    num_given, facts = request.given_frames or default_given_frames(tokenizer), prior.facts
+    facts, stride = prior.facts, tokenizer.config.backbone.total_stride_thw[0]
+    leaving_half = 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
+    num_given = request.given_frames or leaving_half
     length = _length(prior, tokenizer, num_given, request)
     label = _label(prior, request)
     actions = _actions(prior, tokenizer, request, length)
@@ -185,12 +187,6 @@ def _length(
     return length_of_latents(
         of_given + max(1, added), config, tokenizer.facts, request.window_stride
     )
-
-
-def default_given_frames(tokenizer: VideoTokenizer) -> int:
-    """Return the largest number of given frames that leaves half of the clip to the model."""
-    stride = tokenizer.config.backbone.total_stride_thw[0]
-    return 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
 
 
 def last_frames(

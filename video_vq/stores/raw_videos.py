@@ -197,7 +197,7 @@ def read_raw_videos(path: Path) -> RawVideos:
             root=str(manifest["root"]),
             recipe=dict(manifest["recipe"]),
             plan=plan,
-            classes=_texts(manifest["classes"]),
+            classes=tuple(map(str, manifest["classes"])),
             videos=tuple(RawVideo(**entry) for entry in manifest["videos"]),
             skipped=tuple(Skipped(**entry) for entry in manifest["skipped"]),
             videos_per_shard=int(manifest["videos_per_shard"]),
@@ -209,10 +209,6 @@ def read_raw_videos(path: Path) -> RawVideos:
             f"{path}: the list is damaged ({type(error).__name__}: {error}); list the videos again"
         ) from None
     return read
-
-
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)
 
 
 def _check(read: RawVideos) -> None:

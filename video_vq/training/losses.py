@@ -99,12 +99,6 @@ class TokenizerLosses:
         """Return the sum of losses, each times its weight at a step; see `weight`."""
         return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
 
-    def total_of_decoded(
-        self, decoded: Video, video: Video, step: int, micro_batch: int
-    ) -> Float[Tensor, ""]:
-        """Return the weighted sum of the losses of a decoded video; see `__call__`."""
-        return self.total(self.of_decoded(decoded, video, step, micro_batch), step)
-
     def discriminator_at(self, step: int) -> Discriminator | None:
         """Return the discriminator if it takes part in a step, None before it joins.
 

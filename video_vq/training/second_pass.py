@@ -60,11 +60,13 @@ class SecondPass:
         names: list[Name] = [name for name in NAMES if measures or name == estimator]
         if not names or step < config.continuous_steps:
             return {}
-        return gradients_at_latents(
-            *(self._accelerator, self._tokenizer, quantized),
-            lambda decoded: self._losses.total_of_decoded(decoded, video, step, micro_batch),
-            *(names, config.run.compile),
-        )
+
+        def loss_of(decoded: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
+            losses = self._losses.of_decoded(decoded, video, step, micro_batch)
+            return self._losses.total(losses, step)
+
+        models = (self._accelerator, self._tokenizer)
+        return gradients_at_latents(*models, quantized, loss_of, names, config.run.compile)
 
 
 def gradients_at_latents(
