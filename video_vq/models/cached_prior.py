@@ -1,6 +1,5 @@
 """The prior prepared for decoding: packed weights and a static key-value cache."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -236,8 +235,8 @@ class CachedPrior:
         """Let each new slot attend to the cache up to itself."""
         if isinstance(places, slice):
             read = [
-                self._attend_block(query[:, :, start:end], keys, values, places.start + start)
-                for start, end in _blocks(query.shape[2])
+                self._attend_block(block, keys, values, places.start + number * QUERY_BLOCK)
+                for number, block in enumerate(query.split(QUERY_BLOCK, dim=2))
             ]
         else:
             read = [self._attend_at(query, keys, values, places)]
@@ -306,8 +305,3 @@ def same_bits(x: Tensor, axis: int) -> bool:
     """Return whether all entries along an axis hold equal bits."""
     bits = x.contiguous().view(torch.int32 if x.element_size() == 4 else torch.int16)
     return bool((bits == bits.narrow(axis, 0, 1)).all())
-
-
-def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, size, QUERY_BLOCK):
-        yield start, min(start + QUERY_BLOCK, size)
