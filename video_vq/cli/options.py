@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from video_vq.arguments import fraction, positive, seconds
 from video_vq.config import check_config
@@ -94,17 +95,6 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parallel_settings(arguments: argparse.Namespace) -> ParallelSettings | None:
-    """Return the settings given to the options of `add_parallel`; None if there are none.
-
-    Raises:
-        ConfigError: a number is out of range.
-    """
-    named = {"steps": arguments.steps, "confidence_temperature": arguments.confidence_temperature}
-    chosen = {name: value for name, value in named.items() if value is not None}
-    return check_config(ParallelSettings, chosen, "sampling") if chosen else None
-
-
 def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None:
     """Add the options for the length of samples."""
     parser.add_argument(
@@ -123,32 +113,25 @@ def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None
     )
 
 
-def require_seconds_to_stride(arguments: argparse.Namespace) -> None:
-    """Refuse `--window-stride` where no window slides.
+def drawing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `Drawing`, as `add_sampling`, `add_parallel` and `add_length` give them.
 
     Raises:
-        ConfigError: there is no `--seconds`.
+        ConfigError: a number is out of range, or `--window-stride` is given where no window slides.
     """
+    names = ("temperature", "top_k", "top_p", "guidance")
+    settings = {name: getattr(arguments, name) for name in names}
+    names = ("steps", "confidence_temperature")
+    parallel = {name: getattr(arguments, name) for name in names}
+    parallel = {name: value for name, value in parallel.items() if value is not None}
+    found = {
+        "settings": check_config(SamplingSettings, settings, "sampling"),
+        "parallel": check_config(ParallelSettings, parallel, "sampling") if parallel else None,
+    }
     if arguments.window_stride is not None and arguments.seconds is None:
         raise ConfigError("--window-stride needs --seconds: without it a sample is one window")
-
-
-def sampling_settings(arguments: argparse.Namespace) -> SamplingSettings:
-    """Return the settings given to the options of `add_sampling`.
-
-    Raises:
-        ConfigError: a number is out of range.
-    """
-    return check_config(
-        SamplingSettings,
-        {
-            "temperature": arguments.temperature,
-            "top_k": arguments.top_k,
-            "top_p": arguments.top_p,
-            "guidance": arguments.guidance,
-        },
-        "sampling",
-    )
+    names = ("label", "seed", "dtype", "actions", "seconds", "window_stride")
+    return {**found, **{name: getattr(arguments, name) for name in names}}
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 16) -> None:

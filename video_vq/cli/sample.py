@@ -83,9 +83,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample."""
-    settings = options.sampling_settings(arguments)
-    parallel = options.parallel_settings(arguments)
-    options.require_seconds_to_stride(arguments)
+    drawing = options.drawing(arguments)
     options.require_models(arguments)
     _require_places(arguments)
     require_free(arguments.out)
@@ -109,18 +107,11 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer=arguments.tokenizer,
         out=arguments.out,
         num_samples=arguments.num,
-        settings=settings,
-        parallel=parallel,
-        label=arguments.label,
-        seed=arguments.seed,
         batch_size=arguments.batch_size,
-        dtype=arguments.dtype,
         given=given,
-        actions=arguments.actions,
         actions_split=arguments.given_split,
         samples_per_clip=arguments.samples_per_clip,
-        seconds=arguments.seconds,
-        window_stride=arguments.window_stride,
+        **drawing,
     )
     store = finished_samples(job)
     if store is None:
