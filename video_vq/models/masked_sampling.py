@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from video_vq.models.cached_prior import same_bits
 from video_vq.models.masked_prior import MaskedPrior
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
 from video_vq.models.sampling import (
+    ClipSampler,
     adjusted_logits,
     guided_logits,
     hidden_per_pass,
