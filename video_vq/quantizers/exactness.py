@@ -14,15 +14,9 @@ from video_vq.quantizers.substitutes import diveq
 # `rotation_dynamic` weighs whole rows: their cosines are those of the rotation. Noise substitution
 # passes the copied gradient on average; Gumbel's depends on all codes and is left out.
 COMPARED = (
-    "straight_through",
-    "scaled",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "rotation_blended",
-    "reflection",
-    "diveq",
-)
+    "straight_through", "scaled", "rotation", "rotation_unit", "rotation_clipped",
+    "rotation_blended", "reflection", "diveq",
+)  # fmt: skip
 BIN = 15  # degrees; the last bin holds all angles beyond 90
 
 

@@ -9,22 +9,10 @@ from pydantic.dataclasses import dataclass
 from video_vq.config import STRICT
 
 Estimator = Literal[
-    "straight_through",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "scaled",
-    "rotation_dynamic",
-    "rotation_blended",
-    "reflection",
-    "diveq",
-    "noise_substitution",
-    "gumbel_softmax",
-    "index_backpropagation",
-    "exact_gradient",
-    "hessian",
-    "none",
-]
+    "straight_through", "rotation", "rotation_unit", "rotation_clipped", "scaled",
+    "rotation_dynamic", "rotation_blended", "reflection", "diveq", "noise_substitution",
+    "gumbel_softmax", "index_backpropagation", "exact_gradient", "hessian", "none",
+]  # fmt: skip
 ResidualEstimator = Literal[
     "straight_through", "rotation", "rotation_unit", "rotation_clipped", "scaled", "reflection"
 ]

@@ -206,15 +206,8 @@ def settings(parts: Parts, films: Films) -> list[Section]:
 
 
 SECTIONS: tuple[Callable[[Parts, Films], list[Section]], ...] = (
-    reconstructions,
-    samples,
-    scores,
-    codebook,
-    curves,
-    commands,
-    more_curves,
-    settings,
-)
+    reconstructions, samples, scores, codebook, curves, commands, more_curves, settings,
+)  # fmt: skip
 
 
 def _titled(title: str, name: str, among: tuple[Evaluation, ...]) -> str:
