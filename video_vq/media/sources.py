@@ -11,8 +11,6 @@ from video_vq.media.kinds import PICKLE_SUFFIXES
 from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo, probe
 from video_vq.media.reading import USUAL, Reading, require_reading
 
-READ_BYTES = 1 << 20
-
 
 class VideoFile:
     """A video file, which FFmpeg decodes."""
@@ -22,15 +20,11 @@ class VideoFile:
 
     def digest(self) -> tuple[str, int]:
         """Return the sha256 of the file and its size."""
-        digest, size = hashlib.sha256(), 0
         try:
             with open(self.path, "rb") as file:
-                while chunk := file.read(READ_BYTES):
-                    digest.update(chunk)
-                    size += len(chunk)
+                return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
         except OSError as error:
             raise UnreadableVideoError(self.path, f"cannot be read ({error.strerror})") from None
-        return digest.hexdigest(), size
 
     def probe(self, limits: Limits) -> VideoInfo:
         """Read its header, first frame and packets; see `video_vq.media.probe.probe`."""

@@ -213,13 +213,7 @@ def load_st_lpips(trunk: Trunk, fetch: bool = False) -> StLpips:
         raise InputError(f"ST-LPIPS has no trunk {trunk!r}; expected one of: {', '.join(TRUNKS)}")
     tensors = safetensors.torch.load(ST_LPIPS_WEIGHTS.read(fetch))
     prefix = f"{trunk}."
+    own = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
     network = StLpips(trunk)
-    network.load_state_dict(
-        {
-            name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        },
-        strict=True,
-    )
+    network.load_state_dict(own, strict=True)
     return network.eval()

@@ -130,13 +130,10 @@ class PublishedWeights:
             f"archive {self.archive.name} from a mirror, and set {self.variable} to its path."
         )
 
-    def _known(self) -> tuple[PinnedFile, ...]:
-        loose = self.members if len(self.members) == 1 else ()
-        return (self.stored, *loose, self.archive)
-
     def _identify(self, path: Path) -> tuple[PinnedFile, bytes]:
         """Find by size and sha256 which of the known files this is, and return its bytes."""
-        known = self._known()
+        loose = self.members if len(self.members) == 1 else ()
+        known = (self.stored, *loose, self.archive)
         listed = "; ".join(
             f"{Path(kind.name).name} ({kind.size} bytes, sha256 {kind.sha256})" for kind in known
         )
