@@ -7,12 +7,7 @@ import numpy as np
 import torch
 
 from video_vq.evaluation.evaluation_setup import EvaluationSetup
-from video_vq.evaluation.reconstruction_scores import (
-    Copies,
-    clip_metrics,
-    quantiles,
-    score_copies,
-)
+from video_vq.evaluation.reconstruction_scores import Copies, clip_metrics, quantiles, score_copies
 from video_vq.media.codec import CODECS, CodecName, available_codecs, code_clip
 from video_vq.metrics.perceptual import StLpips
 

@@ -95,11 +95,7 @@ def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
 
 
 def _read(file: WeightsFile) -> Tensors:
-    """Return the arrays of a file by their names in it.
-
-    Raises:
-        InputError: see `load_preset`.
-    """
+    """Return the arrays of a file by their names in it."""
     is_safe = file.place.endswith(".safetensors")
     if not is_safe and file.sha256 is None:
         raise InputError(
@@ -140,7 +136,6 @@ def _local(file: WeightsFile) -> Path:
 
 
 def _section(loaded: Any, place: str) -> Tensors:
-    """Return the tensors of a checkpoint that may hold more than tensors."""
     for name in SECTIONS:
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]
@@ -167,9 +162,6 @@ def _with_joined_attention(tensors: Tensors) -> Tensors:
 
     Keys have no bias. transformers 5 reads q_bias and v_bias as zeros, without an error, if another
     version wrote the file; a network that was saved after that is refused.
-
-    Raises:
-        InputError: a block has no such biases, or all of them are zero.
     """
     joined = dict(tensors)
     blocks = sorted({key.partition(".attn.")[0] for key in tensors if ".attn." in key})

@@ -84,8 +84,6 @@ class ScoredCopies(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """One copy: its place, its values, its features and their key."""
-
     place: int
     values: dict[str, float]
     rows: dict[str, np.ndarray]
@@ -186,9 +184,7 @@ def score_copies(
                 for row, place in enumerate(places)
             ]
             bar.update(len(places))
-    if accelerator.num_processes > 1:
-        found = gather_object(found)
-    found = sorted(found, key=lambda one: one.place)
+    found = sorted(gather_object(found), key=lambda one: one.place)
     features = FeatureSet(
         name,
         {key: np.stack([one.rows[key] for one in found]) for key in found[0].rows},
@@ -242,13 +238,7 @@ def quantiles(values: np.ndarray) -> dict[str, float | int | None]:
     if not len(finite):
         return {"mean": None, **left_out}
     low, median, high = (float(point) for point in np.quantile(finite, [0.05, 0.5, 0.95]))
-    return {
-        "mean": float(finite.mean()),
-        "q05": low,
-        "median": median,
-        "q95": high,
-        **left_out,
-    }
+    return {"mean": float(finite.mean()), "q05": low, "median": median, "q95": high, **left_out}
 
 
 def per_clip(

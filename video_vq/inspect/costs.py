@@ -43,5 +43,4 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str 
 
 def through(tokenizer: VideoTokenizer, video: Tensor) -> Tensor:
     """Run encoder and decoder; the quantizer between them keeps little and depends on values."""
-    features = tokenizer.encoder(video)
-    return tokenizer.decoder(features).float().square().mean()
+    return tokenizer.decoder(tokenizer.encoder(video)).float().square().mean()

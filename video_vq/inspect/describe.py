@@ -189,11 +189,7 @@ _READERS: dict[str, Callable[[Path], Found | None]] = {
 
 
 def _describe_video(path: Path, reading: Reading) -> Facts:
-    """Describe a video as it is shown; its frames are counted, its header is not trusted.
-
-    Raises:
-        UnreadableVideoError: see `probe_video`.
-    """
+    """Describe a video as it is shown; its frames are counted, its header is not trusted."""
     source = source_of(path, reading)
     require_needed(source, reading)
     info = source.probe(DEFAULT_LIMITS)
@@ -215,11 +211,7 @@ def _describe_video(path: Path, reading: Reading) -> Facts:
 
 
 def _describe_videos(path: Path, reading: Reading) -> Facts:
-    """Describe a folder or an array file by the videos that `data-prep folder` takes.
-
-    Raises:
-        InputError: a folder below cannot be listed, or no video can be read; says which and why.
-    """
+    """Describe a folder or an array file by the videos that `data-prep folder` takes."""
     found = list_videos(path, FolderSettings(reading=reading))
     size = sum(video.num_bytes for video in found.videos)
     return {

@@ -206,7 +206,6 @@ def _find_in_file(path: Path, reading: Reading) -> VideoFinder:
 
 
 def _none(root: Path, settings: FolderSettings, tree: Tree, left_out: list[LeftOut]) -> str:
-    """Return what to say of a tree without a video."""
     endings = settings.extensions or TAKEN_SUFFIXES
     told = f"{root}: holds no videos; looked for names ending in {', '.join(endings)}"
     if left_out:

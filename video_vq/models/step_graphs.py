@@ -55,8 +55,6 @@ class StepGraphs:
 
 
 class _Recorder:
-    """Records CUDA graphs that share the memory of what they hold in between."""
-
     def __init__(self) -> None:
         self._pool: Any = None
 

@@ -109,7 +109,6 @@ class Conv3d(nn.Module):
         return self.conv(self._after(x, past) if self.causal else x)
 
     def _after(self, x: Video, past: Past | None) -> Float[Tensor, "b c t2 h w"]:
-        """Prepend the frames that come before x."""
         before = None if past is None else past.recall(self)
         if before is None:
             before = x[:, :, :1].expand(-1, -1, self.front, -1, -1)

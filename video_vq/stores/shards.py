@@ -197,7 +197,6 @@ class ShardFolder:
 
 
 def _kind(plan: dict[str, Any]) -> str:
-    """Return in words what a plan makes."""
     if "tokenizer_hash" in plan:
         return "a token store"
     if plan.get("kind") == "samples":

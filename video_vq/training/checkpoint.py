@@ -70,7 +70,6 @@ class CheckpointFolder(CheckpointFiles):
         self._prune(keep or set())
 
     def _delete_leftovers(self) -> None:
-        """Delete what a killed save or pruning left behind."""
         for leftover in self.path.glob(f"step_*{files.PARTIAL}"):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
