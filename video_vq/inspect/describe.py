@@ -219,7 +219,7 @@ def _describe_videos(path: Path, reading: Reading) -> Facts:
         "classes": list(found.classes) or "none",
         "left out": f"{len(found.left_out)} that cannot be read" if found.left_out else "nothing",
         **({"notes": list(found.notes)} if found.notes else {}),
-        "next": f"{shlex.join(['data-prep', 'folder', str(path), *reading.words()])} --out STORE",
+        "next": f"{shlex.join(['data-prep', 'folder', str(path), *reading.words()])} --out clips",
     }
 
 

@@ -163,7 +163,7 @@ def test_a_folder_of_videos_is_told_and_what_makes_a_store_of_it(tmp_path, capsy
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path}: a folder of videos\n  videos    2, together 0.0 MB\n")
     assert "classes   left, right" in out
-    assert f"next      data-prep folder {tmp_path} --out STORE" in out
+    assert f"next      data-prep folder {tmp_path} --out clips" in out
 
 
 def test_why_a_folder_of_videos_cannot_be_described_is_said(tmp_path, capsys, monkeypatch):
