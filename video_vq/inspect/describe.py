@@ -133,8 +133,11 @@ def _file(path: Path, reading: Reading) -> Found | None:
         return "arrays of videos", _describe_videos(path, reading)
     if path.suffix == ".npy":
         array = np.lib.format.open_memmap(path, mode="r")
+        inside = _inside(path)
+        if not inside and array.ndim >= 4:
+            return "arrays of videos", _describe_videos(path, reading)
         size = {"dtype": str(array.dtype), "bytes": path.stat().st_size}
-        return "an array of a store", {"shape": times(array.shape), **size, **_inside(path)}
+        return "an array", {"shape": times(array.shape), **size, **inside}
     if path.suffix == ".safetensors":
         return "tensors", {**describe_tensors(path), **_inside(path)}
     if path.suffix == ".npz":
