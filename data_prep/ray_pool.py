@@ -30,12 +30,10 @@ def run_pool_on_ray(
         on_video(shard, len(by_shard[shard].items))
         on_shard(shard)
 
-    arguments = {shard: (making, task) for shard, task in by_shard.items()}
-    run_on_ray(_prepare, arguments, on_done)
+    run_on_ray(_prepare, {shard: (making, task) for shard, task in by_shard.items()}, on_done)
 
 
 def _prepare(making: Making, task: ShardTask) -> None:
-    """Prepare one shard in a process of a cluster."""
     if plan_of(making.store) is None:
         raise InputError(not_shared(making.store))
     folder = ShardFolder(making.store, making.plan, owner=False)

@@ -162,24 +162,20 @@ def prepare(
 
 
 def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
-    """Divide the listing into shards; the first also gets the files that listing left out."""
-    tasks = []
-    for shard, first in enumerate(range(0, len(listing.items), per_shard)):
-        skipped = listing.skipped if shard == 0 else ()
-        tasks.append(
-            ShardTask(
-                shard,
-                listing.items[first : first + per_shard],
-                tuple(asdict(entry) for entry in skipped),
-            )
+    """Cut the listing into shards; what was left out while listing goes with the first."""
+    return [
+        ShardTask(
+            shard,
+            listing.items[first : first + per_shard],
+            tuple(asdict(entry) for entry in listing.skipped) if shard == 0 else (),
         )
-    return tasks
+        for shard, first in enumerate(range(0, len(listing.items), per_shard))
+    ]
 
 
 def _remaining(
     writer: ClipStoreWriter, listing: Listing, per_shard: int, limit: float
 ) -> tuple[list[ShardTask], "_Tally"]:
-    """Return the shards that are missing, and a tally of the others."""
     tally = _Tally(writer, listing, limit)
     missing = []
     for task in _tasks(listing, per_shard):
@@ -244,11 +240,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
-    """Refuse a store of other videos, with an explanation; the writer refuses other settings.
-
-    Raises:
-        InputError: the list has changed; the message says by how many videos, and what to do.
-    """
+    """Refuse a store of other videos with an explanation; the writer refuses other settings."""
     if not isinstance(before, dict) or before.get("list_sha256") == now["list_sha256"]:
         return
     changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}

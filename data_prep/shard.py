@@ -14,12 +14,7 @@ from video_vq.media.child import WatchVideo
 from video_vq.media.decode import Decoder
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
-from video_vq.stores.clips import (
-    ClipStoreWriter,
-    PreparedVideo,
-    Skipped,
-    UnusableVideoError,
-)
+from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Skipped, UnusableVideoError
 
 # What makes the opener of a shard's items.
 OPENERS: dict[ItemKind, Callable[[], OpenItem]] = {
@@ -81,11 +76,7 @@ def prepare_shard(
 
 
 def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise unless rows have the same number of values as when the source was listed.
-
-    Raises:
-        UnusableVideoError: a file has changed since.
-    """
+    """Raise unless every row has as many numbers as when the source was listed."""
     for name, shape in arrays.items():
         found = np.shape(prepared.arrays[name])[1:]
         if found != shape:

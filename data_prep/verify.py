@@ -108,7 +108,6 @@ def contact_sheet(store: ClipStore) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _across_classes(store: ClipStore, most: int) -> list[int]:
-    """Choose videos from each class in turn, spreading those of a class evenly over the store."""
     members: dict[str | None, list[int]] = {}
     for index, video in enumerate(store.videos):
         members.setdefault(video.label, []).append(index)

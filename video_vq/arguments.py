@@ -144,6 +144,88 @@ def _number(text: str, expected: str, is_right: Callable[[float], bool]) -> floa
     return number
 
 
+def add_size(parser: argparse._ActionsContainer, default: str | None, told: str = "") -> None:
+    """Add `--size`.
+
+    Args:
+        parser: a verb's parser, or one of its groups.
+        default: its default as it is typed; None for none.
+        told: what happens without it, for the help text, where there is no default.
+    """
+    parser.add_argument(
+        "--size",
+        type=frame_size,
+        default=default,
+        metavar="SIZE",
+        help="side of the square frames in pixels, or HEIGHTxWIDTH; videos are scaled to cover "
+        f"it, then cropped to the centre (default: {default or told})",
+    )
+
+
+def add_fps(parser: argparse._ActionsContainer) -> None:
+    """Add `--fps`."""
+    parser.add_argument(
+        "--fps",
+        type=rate,
+        metavar="FPS",
+        help="convert all videos to this frame rate (default: their own)",
+    )
+
+
+def add_shares(
+    parser: argparse._ActionsContainer, val: float, test: float | None = None, of: str = "groups"
+) -> None:
+    """Add `--val`, and `--test` if the source has no test side.
+
+    Args:
+        parser: a verb's parser, or one of its groups.
+        val, test: default shares.
+        of: what they are shares of, for the help text.
+    """
+    shares = {"--val": val} if test is None else {"--val": val, "--test": test}
+    for flag, default in shares.items():
+        parser.add_argument(
+            flag,
+            type=share,
+            default=default,
+            metavar="SHARE",
+            help=f"share of the {of} that becomes the {flag[2:]} split (default: {default})",
+        )
+
+
+def add_group_by(parser: argparse._ActionsContainer) -> None:
+    """Add `--group-by`."""
+    parser.add_argument(
+        "--group-by",
+        choices=("video", "folder"),
+        default="video",
+        help="what must stay in one split, as near-duplicates should: each video is a group of "
+        "its own, or the videos of a folder are one (default: video)",
+    )
+
+
+def add_extensions(parser: argparse._ActionsContainer) -> None:
+    """Add `--extensions`."""
+    parser.add_argument(
+        "--extensions",
+        type=file_endings,
+        metavar="LIST",
+        help="file name endings to take, for example mp4,avi (default: those of video files; if "
+        "there are none, those of pictures; if there are none, those of arrays)",
+    )
+
+
+def add_videos_per_shard(parser: argparse._ActionsContainer) -> None:
+    """Add `--videos-per-shard`."""
+    parser.add_argument(
+        "--videos-per-shard",
+        type=positive,
+        metavar="N",
+        help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
+        "of all, at most 128)",
+    )
+
+
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add `--quiet`, which `set_quiet` of `video_vq.progress` implements."""
     parser.add_argument(

@@ -56,8 +56,6 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
 
 
 class _Lines(tqdm):
-    """Writes whole lines and never overwrites one, for logs and pipes."""
-
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write a line, but ignore tqdm's empty lines, because there is nothing to clear."""
         if msg != "":
@@ -72,7 +70,6 @@ class _Lines(tqdm):
 
 
 def _in_notebook() -> bool:
-    """Return whether this process is a notebook's kernel."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and "IPKernelApp" in shell.config

@@ -161,7 +161,6 @@ def _outcome_of(task: Callable[..., None], arguments: tuple[Any, ...]) -> str | 
 
 
 def _take(done: Any, shard: int) -> None:
-    """Raise the error that a task ended with, if any."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 

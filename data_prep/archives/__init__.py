@@ -54,38 +54,22 @@ def read_archive(path: Path) -> Archive:
         ArchiveError: the file is not an archive, is hostile or damaged, or no installed tool reads
             it.
     """
-    kind = _kind(path)
-    if kind is None:
-        compression = _compression(path)
-        if compression is not None:
-            raise ArchiveError(path, f"is compressed with {compression}; uncompress it first")
-        if path.is_file() and not path.stat().st_size:
-            raise ArchiveError(path, "is empty: 0 bytes; fetch it again")
-        raise ArchiveError(
-            path,
-            "is not a tar, zip or rar archive; name one, or the folder that holds the files",
-        )
-    members = {"tar": tar_members, "zip": zip_members, "rar": rar_members}[kind](path)
-    return Archive(path, kind, members)
-
-
-def _kind(path: Path) -> Kind | None:
-    head = _head(path)
-    if head.startswith(ZIP_MAGICS):
-        return "zip"
-    if head.startswith(RAR_MAGICS):
-        return "rar"
-    return "tar" if looks_like_tar(head) else None
-
-
-def _compression(path: Path) -> str | None:
-    head = _head(path)
-    return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), None)
-
-
-def _head(path: Path) -> bytes:
     with open_archive(path) as file:
-        return file.read(HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
+    if head.startswith(ZIP_MAGICS):
+        return Archive(path, "zip", zip_members(path))
+    if head.startswith(RAR_MAGICS):
+        return Archive(path, "rar", rar_members(path))
+    if looks_like_tar(head):
+        return Archive(path, "tar", tar_members(path))
+    for magic, name in COMPRESSED.items():
+        if head.startswith(magic):
+            raise ArchiveError(path, f"is compressed with {name}; uncompress it first")
+    if not head:
+        raise ArchiveError(path, "is empty: 0 bytes; fetch it again")
+    raise ArchiveError(
+        path, "is not a tar, zip or rar archive; name one, or the folder that holds the files"
+    )
 
 
 def unpack(

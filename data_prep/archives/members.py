@@ -3,10 +3,10 @@
 import io
 import os
 import stat
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO
 
 from video_vq.errors import InputError
 from video_vq.media.zip_limits import MAX_CONTENT_BYTES, MAX_EXPANSION, MAX_MEMBERS
@@ -20,15 +20,6 @@ class ArchiveError(InputError):
 
     def __init__(self, path: Path, problem: str):
         super().__init__(f"{path}: {problem}")
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A source of an archive's bytes: a file, or the output of a program."""
-
-    def read(self, num_bytes: int, /) -> bytes:
-        """Return `num_bytes` bytes; fewer only at the end."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -144,15 +135,10 @@ class Entries:
     def __init__(self, path: Path, archive_bytes: int):
         self._path = path
         self._allowed = max(MAX_CONTENT_BYTES, MAX_EXPANSION * archive_bytes)
-        self._count = 0
+        self.count = 0  # entries that were added, including folders
         self._bytes = 0
         self._members: dict[str, Member] = {}
         self._folders: set[str] = set()
-
-    @property
-    def count(self) -> int:
-        """Return the number of entries that were added, including folders."""
-        return self._count
 
     def add_folder(self, name: str | bytes) -> None:
         """Check the name of a folder, which has no other use."""
@@ -193,8 +179,8 @@ class Entries:
         return tuple(self._members.values())
 
     def _next(self) -> None:
-        self._count += 1
-        if self._count > MAX_MEMBERS:
+        self.count += 1
+        if self.count > MAX_MEMBERS:
             raise ArchiveError(self._path, f"holds more than {MAX_MEMBERS:,} entries")
 
     def _note_folder(self, name: str) -> None:
@@ -207,21 +193,17 @@ class Entries:
             name = str(PurePosixPath(name).parent)
 
 
-def pieces_of(file: Readable, num_bytes: int, cut_off: ArchiveError) -> Iterator[bytes]:
-    """Yield the next bytes of a file in pieces.
+def pieces_of(
+    read: Callable[[int], bytes], num_bytes: int, cut_off: ArchiveError
+) -> Iterator[bytes]:
+    """Yield the next bytes of a file, or of a program's output, in pieces.
 
     Raises:
         ArchiveError: `cut_off`, if the file ends early.
     """
     while num_bytes:
-        piece = file.read(min(num_bytes, PIECE_BYTES))
+        piece = read(min(num_bytes, PIECE_BYTES))
         if not piece:
             raise cut_off
         num_bytes -= len(piece)
         yield piece
-
-
-def exhaust(pieces: Iterable[bytes]) -> None:
-    """Read unwanted bytes to the end."""
-    for _ in pieces:
-        pass

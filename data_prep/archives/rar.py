@@ -25,9 +25,7 @@ from data_prep.archives.members import (
     Contents,
     Entries,
     Member,
-    Readable,
     clean_name,
-    exhaust,
     open_archive,
     pieces_of,
 )
@@ -67,7 +65,8 @@ def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
             pieces = _checked(path, stream, member)
             if member in wanted:
                 yield member, pieces
-            exhaust(pieces)
+            for _ in pieces:  # what was not wanted, or not taken
+                pass
         if stream.read(1):
             raise ArchiveError(path, f"{program} gives more bytes than it announced")
 
@@ -103,14 +102,14 @@ def _is_end_of_rar5(block: bytes) -> bool:
     return size > 0 and block[5] == 5 and crc == zlib.crc32(block[4 : 5 + size])
 
 
-def _checked(path: Path, stream: Readable, member: Member) -> Iterator[bytes]:
+def _checked(path: Path, stream: "_Pipe", member: Member) -> Iterator[bytes]:
     crc = 0
     damaged = ArchiveError(
         path,
         f"{member.name!a} in it is damaged, or too new for the program that reads it (unrar knows "
         "more than unar)",
     )
-    for piece in pieces_of(stream, member.num_bytes, damaged):
+    for piece in pieces_of(stream.read, member.num_bytes, damaged):
         crc = zlib.crc32(piece, crc)
         yield piece
     if member.crc32 is not None and crc != member.crc32:
@@ -146,7 +145,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
         raise unreadable
     if listed.get("lsarError"):
         raise unreadable
-    entries = _entries(path)
+    entries = Entries(path, path.stat().st_size)
     for entry in contents:
         name, size = entry.get("XADFileName"), entry.get("XADFileSize")
         if not isinstance(name, str) or type(entry.get("XADFileSize", 0)) is not int:
@@ -176,7 +175,7 @@ def _unix_kind(entry: dict[str, Any]) -> int:
 
 def _list_by_unrar(path: Path) -> tuple[Member, ...]:
     text = _listing(path, ["unrar", "lt", "-cfg-", "-p-", str(path.absolute())])
-    entries = _entries(path)
+    entries = Entries(path, path.stat().st_size)
     # An entry is a block of `key: value` lines; a name cannot hold a line's end (checked below).
     for block in re.split(r"\n[ \t]*\n", text.decode(errors="surrogateescape")):
         lines = [line.strip() for line in block.split("\n") if ": " in line]
@@ -199,11 +198,6 @@ def _list_by_unrar(path: Path) -> tuple[Member, ...]:
         number = int(crc, 16) if crc else None
         entries.add(Member(entries.count, clean_name(path, name), int(size), crc32=number))
     return entries.done()
-
-
-def _entries(path: Path) -> Entries:
-    with open_archive(path):
-        return Entries(path, path.stat().st_size)
 
 
 def _listing(path: Path, command: Sequence[str]) -> bytes:
@@ -237,12 +231,7 @@ class _Pipe:
 
 @contextmanager
 def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
-    """Run a program that may only print; yield its output.
-
-    Raises:
-        ArchiveError: the program failed, which is raised at the end, or printed nothing for too
-            long.
-    """
+    """Run a program that may only print; yield its output."""
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(
             ["/bin/sh", "-c", CONFINED, *command],

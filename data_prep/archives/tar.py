@@ -66,7 +66,7 @@ def tar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
             if member in wanted:
                 file.seek(member.position)
                 cut_off = ArchiveError(path, "became shorter while it was read")
-                yield member, pieces_of(file, member.num_bytes, cut_off)
+                yield member, pieces_of(file.read, member.num_bytes, cut_off)
 
 
 def _headers(path: Path, file: LimitedFile) -> Iterator[tarfile.TarInfo]:
@@ -101,8 +101,7 @@ def _add(path: Path, header: tarfile.TarInfo, entries: Entries) -> None:
         entries.add_folder(header.name)
         return
     if not is_regular:
-        kind = REFUSED.get(header.type, f"of the kind {header.type!r}")
-        raise entries.refuse(header.name, kind)
+        raise entries.refuse(header.name, REFUSED.get(header.type, f"of the kind {header.type!r}"))
     if not header.pax_headers.get("size", "0").isdecimal():  # tarfile takes it for 0
         raise ArchiveError(path, "holds a damaged extended header")
     name = clean_name(path, header.name)

@@ -52,13 +52,10 @@ def zip_members(path: Path) -> tuple[Member, ...]:
 def zip_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Member]) -> Contents:
     """Yield wanted members with their bytes; see `Archive.contents`."""
     with _opened(path) as archive:
-        for info, member in zip(_files(archive), members, strict=True):
+        files = (info for info in archive.infolist() if not _is_folder(info))
+        for info, member in zip(files, members, strict=True):
             if member in wanted:
                 yield member, _bytes_of(path, archive, info, member)
-
-
-def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    return [info for info in archive.infolist() if not _is_folder(info)]
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
@@ -126,5 +123,4 @@ def _add(path: Path, info: zipfile.ZipInfo, entries: Entries) -> None:
         raise entries.refuse(name, "which is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise entries.refuse(name, f"packed by method {info.compress_type}")
-    number = entries.count
-    entries.add(Member(number, clean_name(path, name), info.file_size, crc32=info.CRC))
+    entries.add(Member(entries.count, clean_name(path, name), info.file_size, crc32=info.CRC))

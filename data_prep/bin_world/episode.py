@@ -164,7 +164,6 @@ def simulate_episode(renderer: Renderer, seed: int, side: int, index: int) -> Ep
 
 
 def _settle(model: Any, data: Any, hand: np.ndarray) -> None:
-    """Put the hand into position and let the objects come to rest."""
     mujoco = bindings()
     data.qpos[:4] = data.ctrl[:4] = hand
     for _ in range(round(SETTLE_SECONDS / TIMESTEP)):
@@ -172,7 +171,6 @@ def _settle(model: Any, data: Any, hand: np.ndarray) -> None:
 
 
 def _advance(model: Any, data: Any, before: np.ndarray, after: np.ndarray) -> None:
-    """Step to the next frame, with the command moving evenly from one position to the next."""
     mujoco = bindings()
     steps = round(FRAME_SECONDS / TIMESTEP)
     for step in range(1, steps + 1):
@@ -200,6 +198,5 @@ def _pose_arm(model: Any, data: Any) -> None:
 
 
 def _shrunk(picture: UInt8[np.ndarray, "a b 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Average blocks of OVERSAMPLING x OVERSAMPLING pixels."""
     squares = picture.reshape(SIZE, OVERSAMPLING, SIZE, OVERSAMPLING, 3)
     return (squares.mean(axis=(1, 3)) + 0.5).astype(np.uint8)

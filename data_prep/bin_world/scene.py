@@ -210,7 +210,6 @@ def _arm(hand: tuple[float, float, float, float]) -> str:
 
 
 def _body(number: int, body: Body) -> str:
-    """Return one object, standing a little above the floor."""
     x, y = body.position
     parts = "\n".join(_parts(body))
     turn = _text(np.cos(body.angle / 2), 0, 0, np.sin(body.angle / 2))

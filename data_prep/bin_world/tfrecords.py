@@ -18,13 +18,7 @@ from data_prep.bin_world.episode import (
 from data_prep.bin_world.graphics import Graphics, find_graphics
 from data_prep.sources.bair import SIMULATED
 from data_prep.tfrecord import write_records
-from data_prep.world_files import (
-    claim_folder,
-    encode_record,
-    out_of_range,
-    processes,
-    record_files,
-)
+from data_prep.world_files import claim_folder, encode_record, out_of_range, processes, record_files
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.progress import progress
@@ -156,7 +150,6 @@ def _write_all(out: Path, settings: BinWorldSettings, graphics: Graphics, worker
 def _write_file(
     path: Path, tally: Path, episodes: Iterator[_Made], update: Callable[[], Any]
 ) -> None:
-    """Write one file of records, then the counts of pushed objects in it."""
     moved: list[int] = []
     objects = 0
 
@@ -183,7 +176,6 @@ def _prepare_process(environment: dict[str, str]) -> None:
 
 
 def _make(seed: int, side: int, index: int) -> _Made:
-    """Simulate one episode in a process of the pool."""
     global _renderer
     if _renderer is None:
         _renderer = Renderer(OVERSAMPLING * SIZE)

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data_prep.cli.options import add_out, add_run, add_shares, add_size, add_stride
+from data_prep.cli.options import add_out, add_run, add_stride
 from data_prep.cli.preparing import prepare_listing
-from video_vq.arguments import Parser
+from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data_prep.cli.options import add_list_only, add_out, add_rate, add_run, add_shares, add_size
+from data_prep.cli.options import add_list_only, add_out, add_rate, add_run
 from data_prep.cli.preparing import prepare_listing
-from video_vq.arguments import Parser, file_endings
+from video_vq.arguments import Parser, add_extensions, add_group_by, add_shares, add_size
 from video_vq.errors import InputError
 from video_vq.media.reading import add_reading, reading_of
 
@@ -43,26 +43,14 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     add_size(parser, "64")
     add_shares(parser, val=0.1, test=0.1)
     grouping = parser.add_mutually_exclusive_group()
-    grouping.add_argument(
-        "--group-by",
-        choices=("video", "folder"),
-        default="video",
-        help="what must stay in one split, as near-duplicates should: each video is a group of "
-        "its own, or the videos of a folder are one (default: video)",
-    )
+    add_group_by(grouping)
     grouping.add_argument(
         "--group-regex",
         metavar="REGEX",
         help="regular expression whose first group, or whole match, in the path below VIDEOS "
         "names the group (default: as --group-by says)",
     )
-    parser.add_argument(
-        "--extensions",
-        type=file_endings,
-        metavar="LIST",
-        help="file name endings to take, for example mp4,avi (default: those of video files; if "
-        "there are none, those of pictures; if there are none, those of arrays)",
-    )
+    add_extensions(parser)
     add_rate(parser)
     add_reading(parser)
     add_list_only(parser)

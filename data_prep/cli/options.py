@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from video_vq.arguments import add_json, frame_size, positive, rate, seconds, share
+from video_vq.arguments import add_fps, add_json, add_videos_per_shard, positive, seconds, share
 from video_vq.errors import InputError
 from video_vq.media.kinds import MAX_SKIPPED
 
@@ -15,48 +15,10 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_size(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --size."""
-    parser.add_argument(
-        "--size",
-        type=frame_size,
-        default=frame_size(default),
-        metavar="SIZE",
-        help="side of the square frames in pixels, or HEIGHTxWIDTH; videos are scaled to cover "
-        f"it, then cropped to the centre (default: {default})",
-    )
-
-
-def add_shares(
-    parser: argparse.ArgumentParser, val: float, test: float | None = None, of: str = "groups"
-) -> None:
-    """Add --val, and --test if the source has no test side.
-
-    Args:
-        parser: the parser of a command.
-        val, test: default shares.
-        of: quantity that the shares refer to, for the help page.
-    """
-    shares = {"--val": val} if test is None else {"--val": val, "--test": test}
-    for flag, default in shares.items():
-        parser.add_argument(
-            flag,
-            type=share,
-            default=default,
-            metavar="SHARE",
-            help=f"share of the {of} that becomes the {flag[2:]} split (default: {default})",
-        )
-
-
 def add_rate(parser: argparse.ArgumentParser) -> None:
     """Add --fps or --stride, and --decoder, for sources that are video files."""
     either = parser.add_mutually_exclusive_group()
-    either.add_argument(
-        "--fps",
-        type=rate,
-        metavar="FPS",
-        help="convert all videos to this frame rate (default: their own)",
-    )
+    add_fps(either)
     add_stride(either)
     parser.add_argument(
         "--decoder",
@@ -103,13 +65,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="what runs the work: local, processes of this machine; or ray, the cluster at "
         "RAY_ADDRESS or a Ray of this machine; the bytes are the same (default: local)",
     )
-    parser.add_argument(
-        "--videos-per-shard",
-        type=positive,
-        metavar="N",
-        help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
-        "of all, at most 128)",
-    )
+    add_videos_per_shard(parser)
     parser.add_argument(
         "--max-skipped",
         type=share,

@@ -122,7 +122,6 @@ def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Fram
 
 
 def _root(listing: "Listing") -> str:
-    """Return the folder to which the names of all files are relative."""
     roots = {item.path.removesuffix(f"/{item.name}") for item in listing.items}
     root = roots.pop()
     if listing.archive is not None or roots or any(item.path == root for item in listing.items):

@@ -124,7 +124,6 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
 
 
 def _files(root: Path) -> list[_File]:
-    """Return the TFRecord files of a tar or of a folder."""
     if root.is_file():
         return _files_in_tar(root)
     require_folder(root, "BAIR robot pushing: its tar, or the folder that it unpacks to")
@@ -221,11 +220,7 @@ def _trajectory(file: _File) -> tuple[bool, int, str]:
 
 
 def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None:
-    """Return the simulator that the first readable record of every file names, if any.
-
-    Raises:
-        InputError: the files name different simulators.
-    """
+    """Return the simulator that the first readable record of every file names, None without one."""
     labels: dict[str, str | None] = {}
     for _, file, offset, length in records:
         if file.name not in labels and length <= MAX_LABELLED_BYTES:

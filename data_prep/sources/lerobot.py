@@ -179,7 +179,6 @@ def read_info(root: Path, camera: str | None) -> Info:
 
 
 def _camera(path: Path, features: dict[str, Any], wanted: str | None) -> str:
-    """Return the video feature that the user means."""
     cameras = sorted(str(name) for name, of in features.items() if of.get("dtype") == "video")
     if odd := [name for name in cameras if not CAMERA.fullmatch(name)]:
         raise InputError(

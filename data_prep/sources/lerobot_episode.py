@@ -57,11 +57,7 @@ class _OpenVideo:
         self._sha256 = ""
 
     def get(self, path: str, num_bytes: int, limits: Limits) -> tuple[FrameRanges, str]:
-        """Return the frames of a video, and the sha256 of its file, which must have `num_bytes`.
-
-        Raises:
-            UnusableVideoError: the file's size has changed.
-        """
+        """Return the frames of a video, and the sha256 of its file, which must have `num_bytes`."""
         status = os.stat(path)
         if status.st_size != num_bytes:
             raise UnusableVideoError(
@@ -77,7 +73,6 @@ class _OpenVideo:
         return self._ranges, self._sha256
 
     def close(self) -> None:
-        """Release the video."""
         if self._ranges is not None:
             self._ranges.close()
         self._key = self._ranges = None
@@ -94,14 +89,7 @@ class _OpenTable:
     def rows(
         self, path: str, place: Place, wanted: dict[str, tuple[Kind, int]]
     ) -> dict[str, np.ndarray]:
-        """Return an episode's rows, without holding the others of the table.
-
-        Raises:
-            UnusableVideoError: the number of rows differs from the index, or they are not
-                contiguous.
-            TableError: the table cannot be read.
-            OSError: the table is missing.
-        """
+        """Return an episode's rows; the others of the table are not held."""
         status = os.stat(path)
         key = (path, status.st_size, status.st_mtime_ns, tuple(wanted.items()))
         if self._key != key or self._reader is None:
@@ -120,18 +108,13 @@ class _OpenTable:
         return self._reader.read(*found[0])
 
     def close(self) -> None:
-        """Release the table."""
         if self._reader is not None:
             self._reader.close()
         self._key = self._reader = None
 
 
 def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
-    """Return the first row and the number of rows of each contiguous range of each episode.
-
-    Raises:
-        TableError: there are more ranges than a data set can have episodes.
-    """
+    """Return first row and number of rows of each stretch of rows of each episode."""
     found: list[tuple[int, int, int]] = []  # episode, first row, rows
     row = 0
     for piece in pieces:
@@ -170,8 +153,7 @@ class EpisodeOpener:
         first = _first_frame(ranges, place)
         height, width = ranges.info.size_hw
         # A video without keyframes is decoded from its beginning.
-        decoded_bytes = (first + place.num_frames) * height * width * 3
-        watch("decode", recipe.cpu_limit(decoded_bytes))
+        watch("decode", recipe.cpu_limit((first + place.num_frames) * height * width * 3))
         origin = {
             "name": item.name,
             "sha256": sha256,
@@ -187,11 +169,7 @@ class EpisodeOpener:
 
 
 def _first_frame(ranges: FrameRanges, place: Place) -> int:
-    """Return the index of an episode's first frame in its video.
-
-    Raises:
-        UnusableVideoError: the times of the frames differ from the index.
-    """
+    """Return the place of an episode's first frame in its video."""
     total = ranges.info.num_packets
     first = ranges.nearest(place.from_seconds)
     if first + place.num_frames > total:
@@ -227,12 +205,7 @@ def _frames(
 
 
 def _rows(opened: _OpenTable, item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
-    """Return an episode's rows for each array.
-
-    Raises:
-        UnusableVideoError: the number of rows differs from that of the frames, or they belong to
-            other episodes.
-    """
+    """Return an episode's rows of each array."""
     wanted: dict[str, tuple[Kind, int]] = {
         "index": ("integer", 1),
         "episode_index": ("integer", 1),

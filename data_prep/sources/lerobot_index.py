@@ -136,38 +136,26 @@ def _read(root: Path, camera: str) -> list[IndexRow]:
 
 def _read_table(path: Path, camera: str) -> list[IndexRow]:
     video = f"videos/{camera}"
+    whole_numbers = (
+        "episode_index", "length", "dataset_from_index", "data/chunk_index", "data/file_index",
+        f"{video}/chunk_index", f"{video}/file_index",
+    )  # fmt: skip
     kinds: dict[str, tuple[Kind, int]] = {
-        **dict.fromkeys(
-            (
-                "episode_index",
-                "length",
-                "dataset_from_index",
-                "data/chunk_index",
-                "data/file_index",
-                f"{video}/chunk_index",
-                f"{video}/file_index",
-            ),
-            ("integer", 1),
-        ),
+        **dict.fromkeys(whole_numbers, ("integer", 1)),
         f"{video}/from_timestamp": ("number", 1),
         f"{video}/to_timestamp": ("number", 1),
         "tasks": ("texts", 1),
     }
-    columns = read_columns(path, kinds)
+    found = read_columns(path, kinds)
+    columns = (found[name] for name in kinds)
+    lists = (column if isinstance(column, list) else column.tolist() for column in columns)
     return [
         IndexRow(episode, length, first, tuple(tasks), (a, b), (c, d), begin, end)
-        for episode, length, first, a, b, c, d, begin, end, tasks in zip(
-            *(
-                column.tolist() if not isinstance(column, list) else column
-                for column in (columns[name] for name in kinds)
-            ),
-            strict=True,
-        )
+        for episode, length, first, a, b, c, d, begin, end, tasks in zip(*lists, strict=True)
     ]
 
 
 def _check(folder: Path, rows: list[IndexRow]) -> None:
-    """Refuse an index that contradicts itself."""
     row_end = 0
     for before, row in zip([None, *rows], rows, strict=False):
         numbers = (*row.data_file, *row.video_file)

@@ -39,7 +39,6 @@ class _Mistakes:
         self.found.append((line, f"line {line}: {problem}"))
 
     def check(self) -> None:
-        """Raise if there are any problems."""
         if not self.found:
             return
         ordered = [text for _, text in sorted(self.found, key=lambda mistake: mistake[0])]

@@ -126,7 +126,6 @@ class _Text(NamedTuple):
 
 
 def _read_lists(root: Path, settings: Ucf101Settings) -> dict[str, _Text]:
-    """Return the three lists of the split, from a folder or from an archive of them."""
     if settings.split not in (1, 2, 3):
         raise InputError(f"UCF-101 has the splits 1, 2 and 3, found {settings.split}")
     needed = (
@@ -253,7 +252,6 @@ def _lines(text: str) -> list[tuple[int, str]]:
 
 
 def _read_classes(source: _Text) -> tuple[str, ...]:
-    """Return the class names of classInd.txt in the order of their numbers."""
     classes = []
     for number, line in _lines(source.text):
         parts = line.split()

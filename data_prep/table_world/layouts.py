@@ -13,13 +13,7 @@ from typing import Any, Literal
 from data_prep.table_world.motion import CLASSES, NUM_GROUPS, clip_class_and_group
 from data_prep.table_world.render import FPS, RENDERER_VERSION, render_clip
 from data_prep.tfrecord import write_records
-from data_prep.world_files import (
-    claim_folder,
-    encode_record,
-    out_of_range,
-    processes,
-    record_files,
-)
+from data_prep.world_files import claim_folder, encode_record, out_of_range, processes, record_files
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.media.encode import write_video
@@ -204,7 +198,6 @@ def _counted(items: Iterable[bytes], update: Callable[[], Any]) -> Iterator[byte
 
 
 def _bair_example(seed: int, place: _Place) -> bytes:
-    """Encode both cameras, the actions and the positions of one clip like BAIR's records."""
     aux1 = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "aux1")
     main = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "main")
     return encode_record({"main": main.frames, "aux1": aux1.frames}, aux1.actions, aux1.positions)

@@ -31,12 +31,7 @@ TABLE_PALETTES = (
     ((0.80, 0.62, 0.42), (0.55, 0.38, 0.24)),
     ((0.70, 0.80, 0.72), (0.38, 0.53, 0.50)),
 )
-BODY_COLOURS = (
-    (0.86, 0.20, 0.18),
-    (0.96, 0.74, 0.14),
-    (0.20, 0.64, 0.32),
-    (0.18, 0.42, 0.84),
-)
+BODY_COLOURS = ((0.86, 0.20, 0.18), (0.96, 0.74, 0.14), (0.20, 0.64, 0.32), (0.18, 0.42, 0.84))
 GRIPPER_RADIUS = 0.085
 GRIPPER_LIFT = 0.34  # height from which it descends and to which it leaves
 MEAN_SPEED = 0.034  # view widths per frame

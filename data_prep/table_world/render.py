@@ -169,7 +169,6 @@ class _Patch:
         return self.x, self.y + self.canvas.view.turn * self.canvas.view.rise * height
 
     def shade(self, opacity: np.ndarray) -> None:
-        """Darken the image."""
         self.image *= 1 - opacity
 
     def paint(

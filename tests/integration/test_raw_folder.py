@@ -250,7 +250,7 @@ def test_what_is_neither_store_nor_list_nor_folder_of_videos_is_said(made, tmp_p
         made / "of folder", "--fps", "5", "--group-by", "folder"
     )
     assert "no name in it ends in .xyz" in refusal(made / "raw", "--extensions", "xyz")
-    assert "each must be 0 or more, together below 1" in refusal(
+    assert "each must be 0 or more, together at most 1" in refusal(
         made / "raw", "--val", "0.6", "--test", "0.6"
     )
     assert not (tmp_path / "tokens").exists()

@@ -31,21 +31,9 @@ from video_vq.errors import ConfigError, InputError, system_refusal
 from video_vq.progress import set_quiet
 
 VERBS = (
-    train_tokenizer,
-    encode,
-    decode,
-    reconstruct,
-    train_prior,
-    sample,
-    continue_video,
-    evaluate,
-    compare,
-    report,
-    view,
-    fvd,
-    info,
-    doctor,
-)
+    train_tokenizer, encode, decode, reconstruct, train_prior, sample, continue_video, evaluate,
+    compare, report, view, fvd, info, doctor,
+)  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -22,8 +22,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         ),
     )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="any video")
-    options.add_prior(parser)
-    options.add_tokenizer(parser)
+    options.add_model(parser, "prior")
+    options.add_model(parser, "tokenizer")
     parser.add_argument(
         "--out",
         required=True,
@@ -63,9 +63,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue."""
-    settings = options.sampling_settings(arguments)
-    parallel = options.parallel_settings(arguments)
-    options.require_seconds_to_stride(arguments)
+    drawing = options.drawing(arguments)
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)
     options.require_video(arguments.video, reading_of(arguments))
@@ -74,17 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.stages.continue_file import ContinueRequest, continue_video
 
     request = ContinueRequest(
-        given_frames=arguments.given_frames,
-        num=arguments.num,
-        settings=settings,
-        parallel=parallel,
-        label=arguments.label,
-        seed=arguments.seed,
-        dtype=arguments.dtype,
-        actions=arguments.actions,
-        seconds=arguments.seconds,
-        window_stride=arguments.window_stride,
-        reading=reading_of(arguments),
+        arguments.given_frames, arguments.num, reading_of(arguments), **drawing
     )
     accelerator = make_accelerator()
     with holding(accelerator, arguments.out, single_file=True):

@@ -34,7 +34,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="DATA",
         help="a clip store, a folder of videos, an array file, or a list of raw videos",
     )
-    options.add_tokenizer(parser)
+    options.add_model(parser, "tokenizer")
     options.add_out(parser, "the token store; run the same command again to resume")
     parser.add_argument(
         "--windows",
@@ -117,13 +117,14 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.stages.encode_job import EncodeJob, finished_tokens
 
     on_ray = arguments.engine == "ray"
+    cores_of_a_rank = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     job = EncodeJob(
         data=arguments.data,
         tokenizer=arguments.tokenizer,
         out=arguments.out,
         clips=clips,
         batch_size=arguments.batch_size,
-        workers=arguments.workers or (1 if on_ray else _workers_of_a_rank()),
+        workers=arguments.workers or (1 if on_ray else cores_of_a_rank),
         max_skipped=arguments.max_skipped,
         folder=folder,
     )
@@ -145,7 +146,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
-    """Print the contents of the store, and the command that comes next."""
     if arguments.json:
         print_json(
             {
@@ -180,7 +180,3 @@ def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
         decoded = following.beside(arguments.out, "decoded")
         words = ("decode", arguments.out, "--tokenizer", arguments.tokenizer, "--out", decoded)
     following.say_next("video-vq", *words)
-
-
-def _workers_of_a_rank() -> int:
-    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

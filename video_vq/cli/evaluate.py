@@ -28,7 +28,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--data", required=True, type=Path, metavar="STORE", help="the clip store of real videos"
     )
-    options.add_tokenizer(parser)
+    options.add_model(parser, "tokenizer")
     options.add_out(parser, "folder to write scores.json and the sheets to")
     parser.add_argument(
         "--samples", type=Path, metavar="STORE", help="a prior's samples; adds gFVD (default: none)"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
+from video_vq.errors import ConfigError, InputError
 from video_vq.media.reading import READING_OPTIONS, add_reading, reading_of
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS
 from video_vq.stores.lock import require_free
@@ -47,11 +48,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="number of frames in a clip; of a video file, the first ones (default: 16)",
     )
     parser.add_argument(
-        "--stride",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="take every n-th frame (default: 1)",
+        "--stride", type=positive, default=1, metavar="N", help="take every n-th frame (default: 1)"
     )
     parser.add_argument(
         "--fps",
@@ -101,7 +98,6 @@ class _Alone(argparse.Action):
         self._other = other
 
     def __call__(self, parser: object, namespace: argparse.Namespace, *_: object) -> None:
-        """Set the flag."""
         setattr(namespace, self.dest, True)
         self._other.nargs, self._other.required, self._other.default = "*", False, []
 
@@ -111,7 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
-    _require_one_side(arguments)
+    if arguments.sanity and (arguments.fake or arguments.save_real):
+        surplus = "--save-real" if arguments.save_real else f"FAKE {arguments.fake[0]}"
+        raise ConfigError(f"--sanity compares REAL with itself; leave out {surplus}")
     sources = (arguments.real, *arguments.fake)
     if arguments.save_real is not None:
         _require_new_file(arguments.save_real, sources)
@@ -153,27 +151,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _require_one_side(arguments: argparse.Namespace) -> None:
-    """Refuse more arguments than --sanity compares.
-
-    Raises:
-        ConfigError: there is such an argument; the message names it.
-    """
-    from video_vq.errors import ConfigError
-
-    if arguments.sanity and (arguments.fake or arguments.save_real):
-        surplus = "--save-real" if arguments.save_real else f"FAKE {arguments.fake[0]}"
-        raise ConfigError(f"--sanity compares REAL with itself; leave out {surplus}")
-
-
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
-    """Refuse a file of features that cannot be written, before anything is computed.
-
-    Raises:
-        InputError: the name does not end in .safetensors, the file exists, or its folder is
-            missing.
-    """
-    from video_vq.errors import InputError
+    """Refuse, before anything is computed, a file of features that cannot be written."""
     from video_vq.stores.places import require_not_input, require_writable
 
     for source in sources:

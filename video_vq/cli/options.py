@@ -3,29 +3,14 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from video_vq.arguments import fraction, positive, seconds
-from video_vq.config import check_config, config_names
+from video_vq.config import check_config
 from video_vq.errors import ConfigError, InputError
 from video_vq.media.reading import Reading
-from video_vq.models.model_folder import read_model_config
+from video_vq.models.model_folder import Kind, read_model_config
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
-
-
-def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
-    """Add `--config` and the overrides."""
-    parser.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE|NAME",
-        help=f"a .yaml file, or the name of a shipped config: {', '.join(config_names(kind))}",
-    )
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="section.key=value",
-        help="settings that replace those of the config, such as optim.lr=1e-4 (default: none)",
-    )
 
 
 def add_out(parser: argparse.ArgumentParser, what: str) -> None:
@@ -33,74 +18,14 @@ def add_out(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=what)
 
 
-def add_allow_change(parser: argparse.ArgumentParser) -> None:
-    """Add `--allow-change`."""
+def add_model(parser: argparse.ArgumentParser, kind: Kind) -> None:
+    """Add `--tokenizer` or `--prior`."""
     parser.add_argument(
-        "--allow-change",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="setting that a resumed run may change, as the error names it (config.optim.steps, "
-        "world_size, …); may be given several times; run.json records it (default: none)",
-    )
-
-
-def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    """Add `--dry-run`."""
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the sizes, rates, steps and memory of the training, without training; with "
-        "--json its settings, too",
-    )
-    parser.add_argument(
-        "--time",
-        action="store_true",
-        help="with --dry-run: run 15 steps in a temporary folder, and print how long the training "
-        "will take on this machine",
-    )
-
-
-def require_dry_run_to_time(arguments: argparse.Namespace) -> None:
-    """Refuse `--time` if it would start a training run.
-
-    Raises:
-        ConfigError: `--dry-run` is missing.
-    """
-    if arguments.time and not arguments.dry_run:
-        raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")
-
-
-def add_trackers(parser: argparse.ArgumentParser) -> None:
-    """Add `--tracker`."""
-    parser.add_argument(
-        "--tracker",
-        action="append",
-        choices=("tensorboard", "wandb", "trackio", "none"),
-        help="tracker that shows the run, besides metrics.jsonl; may be given several times "
-        "(default: tensorboard where it is installed)",
-    )
-
-
-def add_tokenizer(parser: argparse.ArgumentParser) -> None:
-    """Add `--tokenizer`."""
-    parser.add_argument(
-        "--tokenizer",
+        f"--{kind}",
         required=True,
         type=Path,
         metavar="DIR",
-        help="a trained tokenizer: its folder, or the run folder that it is in",
-    )
-
-
-def add_prior(parser: argparse.ArgumentParser) -> None:
-    """Add `--prior`."""
-    parser.add_argument(
-        "--prior",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="a trained prior: its folder, or the run folder that it is in",
+        help=f"a trained {kind}: its folder, or the run folder that it is in",
     )
 
 
@@ -170,20 +95,6 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parallel_settings(arguments: argparse.Namespace) -> ParallelSettings | None:
-    """Return the settings given to the options of `add_parallel`; None if there are none.
-
-    Raises:
-        ConfigError: a number is out of range.
-    """
-    named = {
-        "steps": arguments.steps,
-        "confidence_temperature": arguments.confidence_temperature,
-    }
-    chosen = {name: value for name, value in named.items() if value is not None}
-    return check_config(ParallelSettings, chosen, "sampling") if chosen else None
-
-
 def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None:
     """Add the options for the length of samples."""
     parser.add_argument(
@@ -202,32 +113,25 @@ def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None
     )
 
 
-def require_seconds_to_stride(arguments: argparse.Namespace) -> None:
-    """Refuse `--window-stride` if no window slides.
+def drawing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `Drawing`, as `add_sampling`, `add_parallel` and `add_length` give them.
 
     Raises:
-        ConfigError: there is no `--seconds`.
+        ConfigError: a number is out of range, or `--window-stride` is given where no window slides.
     """
+    names = ("temperature", "top_k", "top_p", "guidance")
+    settings = {name: getattr(arguments, name) for name in names}
+    names = ("steps", "confidence_temperature")
+    parallel = {name: getattr(arguments, name) for name in names}
+    parallel = {name: value for name, value in parallel.items() if value is not None}
+    found = {
+        "settings": check_config(SamplingSettings, settings, "sampling"),
+        "parallel": check_config(ParallelSettings, parallel, "sampling") if parallel else None,
+    }
     if arguments.window_stride is not None and arguments.seconds is None:
         raise ConfigError("--window-stride needs --seconds: without it a sample is one window")
-
-
-def sampling_settings(arguments: argparse.Namespace) -> SamplingSettings:
-    """Return the settings given to the options of `add_sampling`.
-
-    Raises:
-        ConfigError: a number is out of range.
-    """
-    return check_config(
-        SamplingSettings,
-        {
-            "temperature": arguments.temperature,
-            "top_k": arguments.top_k,
-            "top_p": arguments.top_p,
-            "guidance": arguments.guidance,
-        },
-        "sampling",
-    )
+    names = ("label", "seed", "dtype", "actions", "seconds", "window_stride")
+    return {**found, **{name: getattr(arguments, name) for name in names}}
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 16) -> None:

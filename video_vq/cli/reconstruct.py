@@ -21,7 +21,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="the video to write: .mp4, .mkv, .avi or .webm"
     )
-    options.add_tokenizer(parser)
+    options.add_model(parser, "tokenizer")
     parser.add_argument(
         "--size",
         type=positive,

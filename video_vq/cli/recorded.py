@@ -34,9 +34,10 @@ def go_on_as_recorded(out: Path) -> None:
         os.environ[PRECISION] = str(precision)
         if precision != "no":
             _say(f"precision {precision}, as recorded in {out}; set {PRECISION} for another")
+    is_number = type(threads) is int and 1 <= threads <= MAX_THREADS
     is_asked = THREADS in os.environ or "MKL_NUM_THREADS" in os.environ
     # Once torch is loaded, setting the variable has no effect.
-    if not is_asked and sys.modules.get("torch") is None and _is_number_of_threads(threads):
+    if not is_asked and sys.modules.get("torch") is None and is_number:
         os.environ[THREADS] = str(threads)
         if threads != num_cores():
             _say(f"threads {threads}, as recorded in {out}; set {THREADS} for another number")
@@ -58,10 +59,6 @@ def _recorded(out: Path) -> dict[str, Any]:
 
 def _fields(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _is_number_of_threads(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MAX_THREADS
 
 
 def _say(text: str) -> None:

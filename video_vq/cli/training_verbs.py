@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from video_vq.arguments import add_json, print_json
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
-from video_vq.config import to_json
+from video_vq.config import config_names, find_config, load_config, to_json
+from video_vq.errors import ConfigError
 from video_vq.machine import is_main_rank
 from video_vq.models.model_folder import Kind
 from video_vq.stores.lock import require_free
@@ -20,14 +21,71 @@ from video_vq.training.finished import finished_by_same_command
 from video_vq.training.screen import lasting_screen
 from video_vq.training.stop_request import StopRequest
 
+Config = TypeVar("Config")
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add all options except the config and the data."""
+
+def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: str) -> None:
+    """Add all options.
+
+    Args:
+        parser: the verb's parser.
+        kind: the model that the verb trains.
+        data: the flag for what it is trained on.
+        store: what that is, for the help text.
+    """
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE|NAME",
+        help=f"a .yaml file, or the name of a shipped config: {', '.join(config_names(kind))}",
+    )
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings that replace those of the config, such as optim.lr=1e-4 (default: none)",
+    )
+    parser.add_argument(data, required=True, type=Path, metavar="STORE", help=store)
     options.add_out(parser, "the run folder; run the same command again to resume")
-    options.add_allow_change(parser)
-    options.add_dry_run(parser)
-    options.add_trackers(parser)
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="setting that a resumed run may change, as the error names it (config.optim.steps, "
+        "world_size, …); may be given several times; run.json records it (default: none)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the sizes, rates, steps and memory of the training, without training; with "
+        "--json its settings, too",
+    )
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="with --dry-run: run 15 steps in a temporary folder, and print how long the training "
+        "will take on this machine",
+    )
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        choices=("tensorboard", "wandb", "trackio", "none"),
+        help="tracker that shows the run, besides metrics.jsonl; may be given several times "
+        "(default: tensorboard where it is installed)",
+    )
     add_json(parser, "the model's place, or with --dry-run all numbers,")
+
+
+def read_config(arguments: argparse.Namespace, kind: Kind, of: type[Config]) -> Config:
+    """Return the config that `add_options` named, with its overrides.
+
+    Raises:
+        ConfigError: it cannot be used, or `--time` would start a training run.
+    """
+    if arguments.time and not arguments.dry_run:
+        raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")
+    return load_config(of, find_config(arguments.config, kind), arguments.settings)
 
 
 def run_training(

@@ -39,9 +39,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="the page (default: NAME.html in the current folder)",
     )
     parser.add_argument(
-        "--no-open",
-        action="store_true",
-        help="write the page, and do not open it in a browser",
+        "--no-open", action="store_true", help="write the page, and do not open it in a browser"
     )
     add_reading(parser)
     add_json(parser)
@@ -60,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_reading(reading, False, False, path)
     facts = {} if is_run else describe(path, reading).facts
     out = arguments.out or Path(f"{path.resolve().name}.html")
-    tokenizer = arguments.tokenizer or _tokenizer_of(path)
-    write_view(path, facts, out, tokenizer, reading)
+    write_view(path, facts, out, arguments.tokenizer or _tokenizer_of(path), reading)
     if arguments.json:
         print_json({"page": out, "bytes": out.stat().st_size})
     else:
@@ -72,7 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tokenizer_of(path: Path) -> Path | None:
-    """Return the tokenizer of a token store, if it is found near the store."""
     from video_vq.stores import tokens
     from video_vq.stores.files import read_json
     from video_vq.stores.shards import MANIFEST

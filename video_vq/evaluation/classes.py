@@ -7,12 +7,7 @@ import numpy as np
 import torch
 
 from video_vq.data.windows import Window, read_window
-from video_vq.metrics.class_accuracy import (
-    BATCH,
-    STEPS,
-    predicted_classes,
-    train_classifier,
-)
+from video_vq.metrics.class_accuracy import BATCH, STEPS, predicted_classes, train_classifier
 from video_vq.stores.clips import ClipStore
 
 
@@ -53,8 +48,7 @@ def class_accuracy(
     if num_frames < 2 or not real or len(asked) < 2 or len(to_tell_apart) < 2:
         return None
     classes = store.classes
-    batches = _batches(store, trained, like, seed)
-    classifier = train_classifier(batches, len(classes), device, seed)
+    classifier = train_classifier(_batches(store, trained, like, seed), len(classes), device, seed)
 
     def scored(of: ClipStore, windows: Sequence[Window]) -> tuple[float, dict[str, float]]:
         clips = [read_window(of, w._replace(num_frames=num_frames)) for w in windows]

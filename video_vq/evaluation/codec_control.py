@@ -7,12 +7,7 @@ import numpy as np
 import torch
 
 from video_vq.evaluation.evaluation_setup import EvaluationSetup
-from video_vq.evaluation.reconstruction_scores import (
-    Copies,
-    clip_metrics,
-    quantiles,
-    score_copies,
-)
+from video_vq.evaluation.reconstruction_scores import Copies, clip_metrics, quantiles, score_copies
 from video_vq.media.codec import CODECS, CodecName, available_codecs, code_clip
 from video_vq.metrics.perceptual import StLpips
 
@@ -56,7 +51,9 @@ def score_codec(
         return Copies(torch.from_numpy(np.stack([one.clip for one in coded])), values)
 
     title = CODECS[codec].title
-    values, features = score_copies(setup, clip_metrics(st_lpips), copy, f"{title} copies")
+    values, features = score_copies(
+        setup, clip_metrics(st_lpips, setup.num_frames), copy, f"{title} copies"
+    )
     return {
         "codec": codec,
         "title": title,

@@ -87,7 +87,7 @@ def compare_evaluations(
         protocol = fvd_protocol(str(scores[0]["protocol"]["name"]))
         cut = Cut(int(scores[0]["num_frames_in_fvd"]), int(scores[0]["frame_stride"]))
         rows += _fvd_rows(folders, scores, network, protocol, cut)
-        rows += _rate_row(scores)
+        rows += _rate_rows(scores)
         rows += _codec_row(scores)
         methods = _methods(scores[0], rows, protocol, cut)
     except (KeyError, TypeError, AttributeError) as error:
@@ -102,7 +102,10 @@ def _folder(path: Path) -> Path:
     for folder in (path, path / "scores"):
         if (folder / "scores.json").exists():
             return folder
-    raise InputError(f"{path}: holds no scores.json; run `video-vq evaluate … --out {path}` first")
+    raise InputError(
+        f"{path}: holds no scores.json; compare takes what `video-vq evaluate … --out` wrote "
+        "(`video-vq fvd REAL FAKE` compares videos)"
+    )
 
 
 def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
@@ -121,7 +124,6 @@ def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> N
 
 
 def _compared(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that must agree, with the network if it is not I3D."""
     return {**{name: identity[name] for name in SAME}, "network": identity.get("network")}
 
 
@@ -141,22 +143,18 @@ def _clip_rows(scores: Sequence[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def _rate_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
-    rows = []
+def _rate_rows(scores: Sequence[dict[str, Any]]) -> list[Row]:
+    rows: list[Row] = []
     for key, name in RATES.items():
-        rows += _rate_rows(scores, key, name)
+        lists = [_per_clip(s["prior"]["clips"], key) if "prior" in s else None for s in scores]
+        if all(values is None for values in lists):
+            continue
+        if len({one["tokenizer"] for one in scores}) > 1:  # other tokens: shown, never compared
+            means = [None if values is None else float(values[0].mean()) for values in lists]
+            rows.append((f"{name} (of other tokens)", "↓", tuple(map(Cell, means))))
+        else:
+            rows.append((name, "↓", _paired_cells(lists)))
     return rows
-
-
-def _rate_rows(scores: Sequence[dict[str, Any]], key: str, name: str) -> list[Row]:
-    lists = [_per_clip(one["prior"]["clips"], key) if "prior" in one else None for one in scores]
-    tokenizers = {one["tokenizer"] for one in scores}
-    if all(values is None for values in lists):
-        return []
-    if len(tokenizers) > 1:  # bits of different tokens: shown, never compared
-        means = [None if values is None else float(values[0].mean()) for values in lists]
-        return [(f"{name} (of other tokens)", "↓", tuple(map(Cell, means)))]
-    return [(name, "↓", _paired_cells(lists))]
 
 
 def _codec_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
@@ -203,8 +201,7 @@ def paired_interval(
     """
     good = np.isfinite(differences)
     values = differences[good]
-    names = np.array(groups)[good]
-    _, places = np.unique(names, return_inverse=True)
+    _, places = np.unique(np.array(groups)[good], return_inverse=True)
     count = int(places.max()) + 1 if len(places) else 0
     if count < 2:
         return None, None

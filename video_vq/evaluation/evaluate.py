@@ -115,7 +115,6 @@ def _write_clips(
     samples: SampleScores | None,
     of_samples: GenerationControls | None,
 ) -> None:
-    """Write the sheet, the gallery of the report, and the features that `compare` reads."""
     gallery = Gallery(copies.pairs)
     sets = {"real": setup.real, "reconstructed": copies.features}
     if samples is not None:
@@ -156,11 +155,7 @@ def _require_fit(
     prior: AnyPrior | None,
     st_lpips: StLpips | None,
 ) -> None:
-    """Refuse parts that do not belong together, before anything is computed.
-
-    Raises:
-        InputError: parts do not fit; the message says which.
-    """
+    """Refuse parts that do not belong together, before anything is computed."""
     store, (split, _) = ClipStore(job.data), job.split_and_number
     if job.samples is not None and ClipStore(job.samples).frame_size_hw != store.frame_size_hw:
         raise InputError(

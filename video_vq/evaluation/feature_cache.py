@@ -87,8 +87,7 @@ class FeatureCache:
                 f"{self.path}: the feature cache cannot be written ({error.strerror}); set "
                 f"{CACHE} to a writable folder"
             ) from None
-        found = read_json(described, "a feature cache's settings")
-        if found != belongs_to:
+        if read_json(described, "a feature cache's settings") != belongs_to:
             raise InputError(f"{self.path}: belongs to other settings; delete it")
         self._known: dict[bytes, np.ndarray] = {}
         self.num_torn = 0

@@ -170,8 +170,6 @@ class _Source(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """One clip's features, or the reason why it has none."""
-
     place: int
     data_hash: str
     rows: dict[str, np.ndarray]
@@ -282,10 +280,7 @@ def store_features(
 
 
 def clip_features_of(
-    name: str,
-    clips: Sequence[Clip],
-    extractor: Extractor,
-    accelerator: Accelerator | None = None,
+    name: str, clips: Sequence[Clip], extractor: Extractor, accelerator: Accelerator | None = None
 ) -> FeatureSet:
     """Return the features of clips in memory, each of which counts as one video."""
     groups = tuple(f"{name} {number}" for number in range(len(clips)))

@@ -17,12 +17,7 @@ from video_vq.evaluation.feature_file import (
     write_features,
 )
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.evaluation.features import (
-    Extractor,
-    FeatureSet,
-    count_clips,
-    features_of,
-)
+from video_vq.evaluation.features import Extractor, FeatureSet, count_clips, features_of
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.array_videos import is_array_file
 from video_vq.media.reading import USUAL, Reading, require_reading
@@ -71,8 +66,7 @@ def compare(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> FVDRes
     floor = None
     if len(set(real.groups)) > 1 and len(first) >= 4:
         floor = real_floor(first, real.groups, protocol.ddof)
-    warnings = warnings_of(real, fake)
-    return FVDResult(value, len(first), len(second), floor, warnings)
+    return FVDResult(value, len(first), len(second), floor, warnings_of(real, fake))
 
 
 def _require_two(found: int, where: str) -> None:
@@ -336,7 +330,6 @@ def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[s
 def _difference(
     real: FeatureSet, a: FeatureSet, b: FeatureSet, protocol: FVDProtocol
 ) -> dict[str, Any]:
-    """Return the difference of two candidates, or the reason why it is unknown."""
     names = {"a": a.name, "b": b.name}
     try:
         found = difference_of(real, a, b, protocol)

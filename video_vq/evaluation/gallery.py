@@ -180,12 +180,7 @@ class Gallery(NamedTuple):
 
 
 def _entry(
-    name: str,
-    clip: Clip,
-    label: str | None,
-    kind: str,
-    fps: float | None,
-    origin: dict[str, Any],
+    name: str, clip: Clip, label: str | None, kind: str, fps: float | None, origin: dict[str, Any]
 ) -> PreparedVideo:
     video = Video(name, label, "test", name, fps=fps, origin={"kind": kind, **origin})
     return PreparedVideo(video, [clip], {})

@@ -156,6 +156,4 @@ def _rates(
                 for place, row in enumerate(chosen)
             ]
             bar.update(len(chosen))
-    if accelerator.num_processes > 1:
-        found = gather_object(found)
-    return sorted(found)
+    return sorted(gather_object(found))

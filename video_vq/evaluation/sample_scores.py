@@ -64,7 +64,6 @@ def score_samples(setup: EvaluationSetup, store: ClipStore) -> SampleScores:
 def _memorised(
     setup: EvaluationSetup, clips: Sequence[Clip], held_out: Sequence[Window]
 ) -> tuple[dict[str, Any], list[Neighbour]]:
-    """Return the scores of memorisation, and the samples most similar to a training clip."""
     scores, nearest, train = memorisation(
         setup.store, clips, held_out, setup.scored_frames, setup.stride
     )

@@ -158,7 +158,6 @@ def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str
 
 
 def _warnings(real: FeatureSet) -> list[str]:
-    """Return the warnings about the distances of a set from itself."""
     found = [*warnings_of_side(real), *warnings_of_previews(real)]
     if real.num_clips < SMALL:
         found.append(

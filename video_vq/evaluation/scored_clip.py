@@ -176,11 +176,8 @@ def _read_inputs(
     """Return a clip whose frames were all read, as network input for each preparation.
 
     Args:
-        inputs: None if the video ends before.
-        is_same: whether the file is unchanged.
-
-    Raises:
-        UnreadableVideoError: the file has changed, or is too short.
+        inputs: None where the video ends before.
+        is_same: whether it is what it was when it was named.
     """
     if inputs is None:
         raise _too_short(path, cut)
@@ -227,8 +224,7 @@ def _network_inputs(
             rows = rows_read(frame.shape[:2], protocols)
         pixels.numpy()[0, rows] = frame[rows]
         for protocol in protocols:
-            target = inputs[protocol.preparation][count : count + 1]
-            prepare_frames(pixels, protocol, target)
+            prepare_frames(pixels, protocol, inputs[protocol.preparation][count : count + 1])
         count += 1
     for _ in decoded:  # past the last frame comes what is wrong with the rest of the file
         pass

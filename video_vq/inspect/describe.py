@@ -133,8 +133,11 @@ def _file(path: Path, reading: Reading) -> Found | None:
         return "arrays of videos", _describe_videos(path, reading)
     if path.suffix == ".npy":
         array = np.lib.format.open_memmap(path, mode="r")
+        inside = _inside(path)
+        if not inside and array.ndim >= 4:
+            return "arrays of videos", _describe_videos(path, reading)
         size = {"dtype": str(array.dtype), "bytes": path.stat().st_size}
-        return "an array of a store", {"shape": times(array.shape), **size, **_inside(path)}
+        return "an array", {"shape": times(array.shape), **size, **inside}
     if path.suffix == ".safetensors":
         return "tensors", {**describe_tensors(path), **_inside(path)}
     if path.suffix == ".npz":
@@ -189,11 +192,7 @@ _READERS: dict[str, Callable[[Path], Found | None]] = {
 
 
 def _describe_video(path: Path, reading: Reading) -> Facts:
-    """Describe a video as it is shown; its frames are counted, and its header is not trusted.
-
-    Raises:
-        UnreadableVideoError: as for `probe_video`.
-    """
+    """Describe a video as it is shown; its frames are counted, its header is not trusted."""
     source = source_of(path, reading)
     require_needed(source, reading)
     info = source.probe(DEFAULT_LIMITS)
@@ -215,12 +214,7 @@ def _describe_video(path: Path, reading: Reading) -> Facts:
 
 
 def _describe_videos(path: Path, reading: Reading) -> Facts:
-    """Describe a folder or an array file by the videos that `data-prep folder` takes.
-
-    Raises:
-        InputError: a subfolder cannot be listed, or no video can be read; the message says which
-            and why.
-    """
+    """Describe a folder or an array file by the videos that `data-prep folder` takes."""
     found = list_videos(path, FolderSettings(reading=reading))
     size = sum(video.num_bytes for video in found.videos)
     return {

@@ -193,7 +193,7 @@ def _steps(optim: OptimizerConfig, items: int, what: str, pool: str) -> list[str
     seen = optim.steps * optim.batch_size
     return [
         f"steps           {optim.steps:,} of {optim.batch_size} {what}: {seen:,} {what}, "
-        f"{seen / items:,.1f} times the {pool}",
+        f"{seen / items:,.1f} times the {pool}"
     ]
 
 

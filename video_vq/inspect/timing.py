@@ -14,10 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from video_vq.distributed import make_accelerator
-from video_vq.training.training_config import (
-    PriorTrainingConfig,
-    TokenizerTrainingConfig,
-)
+from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
 
 WARM_STEPS = 5  # left out: first codes, workers that start, compilation
 TIMED_STEPS = 10
@@ -84,12 +81,7 @@ def _of_main_process(accelerator: Accelerator, value: str) -> str:
 def _shortened(config: Config) -> Config:
     """Return the config of a run that logs after the warm-up, and logs and validates at its end."""
     never = WARM_STEPS + TIMED_STEPS
-    run = replace(
-        config.run,
-        log_every=WARM_STEPS,
-        validate_every=never,
-        checkpoint_every=never,
-    )
+    run = replace(config.run, log_every=WARM_STEPS, validate_every=never, checkpoint_every=never)
     short = replace(config, run=run, optim=replace(config.optim, steps=never))
     if isinstance(short, TokenizerTrainingConfig):
         adversarial = replace(short.loss.adversarial, start=0)

@@ -284,10 +284,7 @@ def _mapped(path: Path, header: ArrayHeader, size: int, changed: int) -> np.ndar
 def _unpack(path: Path, header: ArrayHeader, copy: Any) -> None:
     """Write a packed member to a file; zipfile returns no bytes beyond its stated size."""
     try:
-        with (
-            zipfile.ZipFile(path) as archive,
-            archive.open(f"{header.member}.npy") as member,
-        ):
+        with zipfile.ZipFile(path) as archive, archive.open(f"{header.member}.npy") as member:
             shutil.copyfileobj(member, copy, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
         raise UnreadableVideoError(path, f"{header.member} is damaged ({error})") from None

@@ -14,12 +14,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from video_vq.errors import InputError
-from video_vq.media.array_files import (
-    ArrayHeader,
-    map_array,
-    read_headers,
-    signature,
-)
+from video_vq.media.array_files import ArrayHeader, map_array, read_headers, signature
 from video_vq.media.kinds import ARRAY_SUFFIXES
 from video_vq.media.probe import Limits, UnreadableVideoError, VideoInfo, require_size
 from video_vq.media.reading import RANGES, Reading, Values

@@ -49,33 +49,20 @@ class CodecFacts(NamedTuple):
 
 CODECS: dict[CodecName, CodecFacts] = {
     "h264": CodecFacts(
-        "H.264",
-        "libx264",
-        {"preset": "veryslow", "tune": "psnr"},
-        (0, 51),
-        ("yuv444p", "yuv420p"),
-        frozenset(range(1, 6)),
-        (6,),
+        "H.264", "libx264", {"preset": "veryslow", "tune": "psnr"},
+        (0, 51), ("yuv444p", "yuv420p"), frozenset(range(1, 6)), (6,),
     ),
     "hevc": CodecFacts(
-        "HEVC",
-        "libx265",
+        "HEVC", "libx265",
         # cutree writes past its arrays on some frames below 64 pixels, and crashes the process.
         {"preset": "medium", "tune": "psnr", "x265-params": "log-level=none:info=0:cutree=0"},
-        (0, 51),
-        ("yuv444p", "yuv420p"),
-        frozenset(range(32)),
-        (39, 40),
+        (0, 51), ("yuv444p", "yuv420p"), frozenset(range(32)), (39, 40),
     ),
     "av1": CodecFacts(
-        "AV1",
-        "libsvtav1",
-        {"preset": "4", "svtav1-params": "tune=1"},
-        (1, 63),
-        ("yuv420p",),
-        frozenset((3, 4, 6)),
+        "AV1", "libsvtav1", {"preset": "4", "svtav1-params": "tune=1"},
+        (1, 63), ("yuv420p",), frozenset((3, 4, 6)),
     ),
-}
+}  # fmt: skip
 
 
 class Form(NamedTuple):

@@ -132,7 +132,6 @@ def require_video_name(path: str | Path) -> None:
 
 
 def _format(path: Path, codec: Codec | None, quality: int | None) -> tuple[str, Codec, int]:
-    """Return container, codec and quality for a file name and the requested values."""
     if path.suffix.lower() not in _CONTAINERS:
         raise InputError(
             f"{path}: a video ends in {', '.join(_CONTAINERS)}, found {path.suffix!r}; "
@@ -345,7 +344,6 @@ def tile(
 
 
 def _text(text: str, width: int) -> UInt8[np.ndarray, "label_h w 3"]:
-    """Draw a line of black text on a white strip."""
     from PIL import Image, ImageDraw, ImageFont
 
     strip = Image.new("RGB", (width, LABEL_HEIGHT), "white")

@@ -176,9 +176,4 @@ def _decoded(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
         oddities.append(f"{share} repeat the one before, to reach {recipe.fps:g} frames per second")
     if not num_frames:
         raise UnreadableVideoError(path, "holds no frame")
-    return {
-        "report": "decoded",
-        "num_frames": num_frames,
-        "fps": opened.fps,
-        "oddities": oddities,
-    }
+    return {"report": "decoded", "num_frames": num_frames, "fps": opened.fps, "oddities": oddities}

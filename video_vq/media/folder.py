@@ -208,7 +208,6 @@ def _find_in_file(path: Path, reading: Reading) -> VideoFinder:
 
 
 def _none(root: Path, settings: FolderSettings, tree: Tree, left_out: list[LeftOut]) -> str:
-    """Return the message about a tree without videos."""
     endings = settings.extensions or TAKEN_SUFFIXES
     told = f"{root}: holds no videos; looked for names ending in {', '.join(endings)}"
     if left_out:
@@ -251,9 +250,10 @@ def grouping(settings: FolderSettings) -> Callable[[str], str]:
 def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str, str]:
     """Assign each group to train, val or test by its hash.
 
-    The groups are ordered by their sha256: the first are test, the next val and the rest train,
-    with each share met to within one group. No requested split stays empty as long as there are
-    enough groups: train gets the first, test the second, and val the third.
+    The groups are ordered by their sha256; the first are test, the next val, the rest train, each
+    share met to within one group. No split that was asked for stays empty as long as there are
+    groups: train has the first, test the second, val the third. Shares that add up to 1 leave none
+    for train.
 
     Args:
         groups: names of the groups; repeats are allowed.
@@ -261,16 +261,19 @@ def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str,
         test: share of the groups for test; 0 for none.
 
     Raises:
-        InputError: a share is negative, or nothing is left for train.
+        InputError: a share is negative, or together they exceed 1.
     """
-    if min(val, test) < 0 or not val + test < 1:
+    if min(val, test) < 0 or not val + test <= 1:
         raise InputError(
-            f"shares of val {val} and test {test}: each must be 0 or more, together below 1"
+            f"shares of val {val} and test {test}: each must be 0 or more, together at most 1"
         )
     ordered = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
-    left = max(len(ordered) - 1, 0)  # train has one
+    has_train = val + test < 1
+    left = max(len(ordered) - has_train, 0)
     num_test = min(max(round(test * len(ordered)), test > 0), left)
     num_val = min(max(round(val * len(ordered)), val > 0), left - num_test)
+    if not has_train:
+        num_val = left - num_test
     names = ["test"] * num_test + ["val"] * num_val
     names += ["train"] * (len(ordered) - len(names))
     return dict(zip(ordered, names, strict=True))

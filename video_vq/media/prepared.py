@@ -10,12 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from video_vq.media.decode import Decoder, FrameStream
-from video_vq.media.probe import (
-    DEFAULT_LIMITS,
-    Limits,
-    UnreadableVideoError,
-    VideoInfo,
-)
+from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo
 from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import METHOD, resize
@@ -147,8 +142,7 @@ def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watc
     chosen = None if recipe.fps is None else frames_at_rate(info, recipe.fps, recipe.limits)
     height, width = recipe.size_hw
     frames = info.num_packets if chosen is None else len(chosen)
-    decoded_bytes = info.decoded_bytes + frames * height * width * 3
-    watch("decode", recipe.cpu_limit(decoded_bytes))
+    watch("decode", recipe.cpu_limit(info.decoded_bytes + frames * height * width * 3))
     stream = FrameStream(info, recipe.decoder, recipe.limits)
     frames = _kept(stream, chosen, recipe)
     return OpenedFile(info, sha256, _rate(info, recipe), chosen, stream, frames)
@@ -176,7 +170,6 @@ def _rate(info: VideoInfo, recipe: FrameRecipe) -> float | None:
 
 
 def _digest(source: VideoSource, num_bytes: int) -> str:
-    """Hash a video, which must still be the one that was listed."""
     sha256, size = source.digest()
     if size != num_bytes:
         raise UnreadableVideoError(

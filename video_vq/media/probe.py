@@ -164,8 +164,7 @@ class CountedPackets:
                 continue
             if packet.is_corrupt and self._container.format.name != "mpegts":
                 raise UnreadableVideoError(
-                    self._path,
-                    f"is cut off or damaged: packet {self._num_packets} is incomplete",
+                    self._path, f"is cut off or damaged: packet {self._num_packets} is incomplete"
                 )
             if self._begins_part(packet):
                 self._parts.append([])

@@ -55,8 +55,7 @@ class Reading:
         """Return the settings as command-line options."""
         options = (f"--{name.replace('_', '-')}" for name in READING_OPTIONS)
         fps = None if self.fps is None else f"{self.fps:g}"
-        values = (fps, self.layout, self.values, self.frame_names)
-        pairs = zip(options, values, strict=True)
+        pairs = zip(options, (fps, self.layout, self.values, self.frame_names), strict=True)
         return [word for option, value in pairs if value for word in (option, value)]
 
 

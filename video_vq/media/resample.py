@@ -7,12 +7,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt8
 
-from video_vq.media.probe import (
-    DEFAULT_LIMITS,
-    Limits,
-    UnreadableVideoError,
-    VideoInfo,
-)
+from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo
 
 
 def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS) -> list[int]:
@@ -51,7 +46,6 @@ def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS)
 
 
 def _times(info: VideoInfo) -> list[Fraction]:
-    """Return the time of each frame, in seconds after the first."""
     stamps = info.timestamps
     if stamps is not None and (len(stamps) == 1 or stamps[-1] > stamps[0]):
         return [(stamp - stamps[0]) * info.time_base for stamp in stamps]

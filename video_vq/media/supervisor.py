@@ -267,11 +267,9 @@ class _Child:
         )
 
     def kill(self) -> None:
-        """End the process."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the process and close its pipes."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

@@ -75,7 +75,6 @@ def _scenes(names: list[str]) -> list[list[_View]]:
 
 
 def _parsed(name: str) -> tuple[str, str, _View]:
-    """Return folder, rest and view of a name; both parts of a view are empty if it has none."""
     folder, _, file = name.rpartition("/")
     own = file.rpartition(".")[0]
     stem = own.rstrip("0123456789")
@@ -93,7 +92,6 @@ def _pairs(scene: list[_View]) -> set[tuple[int, int]]:
 
 
 def _remedy(apart: list[list[_View]], names: list[str]) -> str:
-    """Return the option that keeps the views of each scene together."""
     in_folder: dict[str, set[str]] = defaultdict(set)
     for name in names:
         in_folder[name.rpartition("/")[0]].add(name)

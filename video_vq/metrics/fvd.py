@@ -250,12 +250,9 @@ def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: 
             f"found {len(members)}"
         )
     halves: tuple[list[int], list[int]] = ([], [])
-    for group in sorted(members, key=lambda name: (-len(members[name]), _hash(name))):
+    hashes = {name: hashlib.sha256(name.encode()).digest() for name in members}
+    for group in sorted(members, key=lambda name: (-len(members[name]), hashes[name])):
         min(halves, key=len).extend(members[group])
     size = min(len(half) for half in halves)
     first, second = (Moments.of(features[half[:size]]) for half in halves)
     return RealFloor(frechet_distance(first, second, ddof), size)
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()

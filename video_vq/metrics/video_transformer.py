@@ -159,7 +159,6 @@ class _Patches(nn.Module):
         self.proj = nn.Conv3d(3, sizes.width, box, stride=box)
 
     def forward(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b n d"]:
-        """Return tokens in the order t h w."""
         return rearrange(self.proj(x), "b d t h w -> b (t h w) d")
 
 

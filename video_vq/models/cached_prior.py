@@ -1,6 +1,5 @@
 """The prior prepared for decoding: packed weights and a static key-value cache."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -54,11 +53,7 @@ class CachedPrior:
     """
 
     def __init__(
-        self,
-        prior: Prior,
-        num_rows: int,
-        dtype: torch.dtype = torch.float32,
-        graphs: bool = False,
+        self, prior: Prior, num_rows: int, dtype: torch.dtype = torch.float32, graphs: bool = False
     ):
         config, sizes = prior.config, prior.config.transformer
         self.num_rows = num_rows
@@ -188,7 +183,6 @@ class CachedPrior:
         return self._run(slots, first)
 
     def _run(self, slots: Float[Tensor, "b m d"], first: int) -> Float[Tensor, "b v"]:
-        """Run the transformer on slots first … first + m - 1."""
         new = slots.shape[1]
         if new == 1 and self.by_place:
             return self._through_layers(slots, self.place.fill_(first), self._span(first))
@@ -241,8 +235,8 @@ class CachedPrior:
         """Let each new slot attend to the cache up to and including itself."""
         if isinstance(places, slice):
             read = [
-                self._attend_block(query[:, :, start:end], keys, values, places.start + start)
-                for start, end in _blocks(query.shape[2])
+                self._attend_block(block, keys, values, places.start + number * QUERY_BLOCK)
+                for number, block in enumerate(query.split(QUERY_BLOCK, dim=2))
             ]
         else:
             read = [self._attend_at(query, keys, values, places)]
@@ -311,8 +305,3 @@ def same_bits(x: Tensor, axis: int) -> bool:
     """Return whether all entries along an axis hold equal bits."""
     bits = x.contiguous().view(torch.int32 if x.element_size() == 4 else torch.int16)
     return bool((bits == bits.narrow(axis, 0, 1)).all())
-
-
-def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, size, QUERY_BLOCK):
-        yield start, min(start + QUERY_BLOCK, size)

@@ -7,7 +7,6 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,8 @@ def model_card(
         num_parameters=num_parameters,
         most=MAX_CLASSES,
         scores=known,
-        number=partial(_number, known),
-        count=partial(_count, known),
+        number=lambda place: score(_at(known, place, _is_number)),
+        count=lambda place: _at(known, place, lambda value: type(value) is int),
         protocol=None if known is None else _protocol(known),
         warnings=None if known is None else _warnings(known, kind),
     )
@@ -168,11 +167,7 @@ def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
 
 
 def _at(scores: Any, place: str, fits: Callable[[Any], bool]) -> Any:
-    """Return the value at a dotted place.
-
-    Raises:
-        InputError: there is no value, or it has the wrong type.
-    """
+    """Return the value at a dotted place."""
     value = scores
     try:
         for key in place.split("."):
@@ -188,13 +183,5 @@ def _at(scores: Any, place: str, fits: Callable[[Any], bool]) -> Any:
     return value
 
 
-def _number(scores: Any, place: str) -> str:
-    return score(_at(scores, place, _is_number))
-
-
 def _is_number(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and math.isfinite(value))
-
-
-def _count(scores: Any, place: str) -> int:
-    return _at(scores, place, lambda value: type(value) is int)

@@ -2,24 +2,22 @@
 
 import copy
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models.cached_prior import same_bits
-from video_vq.models.conditions import Integers, as_conditions, as_seeds, check_sampling
 from video_vq.models.masked_prior import MaskedPrior
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
 from video_vq.models.sampling import (
+    ClipSampler,
     adjusted_logits,
-    embedded,
     guided_logits,
     hidden_per_pass,
     invert,
@@ -27,7 +25,6 @@ from video_vq.models.sampling import (
     uniform_noise,
 )
 from video_vq.models.token_transformer import Condition
-from video_vq.nn.precision import exact_float32
 
 CHUNK = 1 << 24  # number of logits held at once
 LEAST = 2.0**-54  # replaces noise of 0, so that its Gumbel noise is finite
@@ -61,7 +58,7 @@ def still_hidden(num_tokens: int, steps: int) -> list[int]:
     return found
 
 
-class MaskedSampler:
+class MaskedSampler(ClipSampler):
     """Draws the tokens of clips from a masked prior, several in each step.
 
     Each step draws all hidden tokens, and keeps those with the largest log probability plus noise,
@@ -102,56 +99,12 @@ class MaskedSampler:
             )
         self._num_rows: int | None = None
 
-    def draw(
-        self,
-        seeds: Integers,
-        class_labels: Integers | None = None,
-        given: Integer[Tensor, "n p *level"] | Integer[np.ndarray, "n p *level"] | None = None,
-        actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
-        progress: Callable[[int], object] | None = None,
-        window: int = 0,
-    ) -> Int[Tensor, "n t h w *level"]:
-        """Draw the tokens of one clip per seed; see `TokenSampler.draw`.
-
-        Args:
-            progress: function that is called after each step with the number of tokens just drawn.
-
-        Raises:
-            InputError: see there.
-        """
-        prior, settings = self.prior, self.settings
-        seeds = as_seeds(seeds)
-        conditions = as_conditions(class_labels, given, actions)
-        check_sampling(prior, seeds, conditions, settings, self.batch_size)
-        split, device = prior.sub_codes, prior.head.weight.device
-        num_tokens, num_given = prior.config.num_tokens, conditions.num_given
-        tokens = torch.zeros(len(seeds), num_tokens, len(split), dtype=torch.int64)
-        if conditions.given is not None:
-            tokens[:, :num_given] = split.split(conditions.given)
+    def _precision(self) -> AbstractContextManager[Any]:
+        device = self.prior.head.weight.device
         is_bf16 = self.dtype == torch.bfloat16
-        with (
-            torch.inference_mode(),
-            exact_float32(device),
-            torch.autocast(device.type, torch.bfloat16, enabled=is_bf16),
-        ):
-            num_rows = self._rows(device)
-            for start in range(0, len(seeds), num_rows):
-                end = min(start + num_rows, len(seeds))
-                # A short batch is filled up with copies of its last sample, thrown away later.
-                index = torch.arange(start, start + num_rows).clamp(max=end - 1)
-                condition = embedded(prior, conditions.rows(index, device), settings, num_rows)
-                drawn = self._draw_batch(
-                    tokens[index].to(device),
-                    num_given,
-                    condition,
-                    partial(self._noise, [seeds[row] for row in index.tolist()], window),
-                    None if progress is None else lambda count, n=end - start: progress(n * count),
-                )
-                tokens[start:end] = drawn[: end - start].cpu()
-        _, rows, columns = prior.config.grid_thw
-        return rearrange(split.join(tokens), "n (t h w) ... -> n t h w ...", h=rows, w=columns)
+        return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
 
-    def _noise(self, seeds: list[int], window: int, step: int) -> Float[Tensor, "b n s1"]:
+    def _noise(self, seeds: Sequence[int], window: int, step: int) -> Float[Tensor, "b n s1"]:
         """Return a step's uniform noise, for each sub-code and for the confidence."""
         num_tokens, each = self.prior.config.num_tokens, len(self.prior.sub_codes) + 1
         noise = [uniform_noise(seed, num_tokens * each, window, step) for seed in seeds]
@@ -162,21 +115,17 @@ class MaskedSampler:
         tokens: Int[Tensor, "b n s"],
         num_given: int,
         condition: Condition,
-        noise_of: Callable[[int], Tensor],
+        seeds: Sequence[int],
+        window: int,
         progress: Callable[[int], object] | None,
     ) -> Int[Tensor, "b n s"]:
-        """Draw the hidden sub-codes of one padded batch.
-
-        Raises:
-            InputError: the prior gave no distribution to draw from.
-        """
         hidden = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         hidden[:, :num_given] = False
         usable = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         plan = still_hidden(tokens.shape[1] - num_given, self.parallel.steps)
         before = tokens.shape[1] - num_given
         for step, left in enumerate(plan):
-            noise = noise_of(step).to(tokens.device)
+            noise = self._noise(seeds, window, step).to(tokens.device)
             drawn = self._drawn(tokens, hidden, condition, noise[..., :-1])
             usable &= drawn.usable
             gumbel = -torch.log(-torch.log(noise[..., -1].clamp(min=LEAST)))
@@ -233,15 +182,16 @@ class MaskedSampler:
             usable &= had_mass.view(batch, num_positions).all(1)
         return Drawn(sub_codes, log_probability, usable)
 
-    def _rows(self, device: torch.device) -> int:
-        """Return the number of samples drawn together: a batch if a row's place does not matter."""
+    def _rows(self, num_given: int) -> int:
+        """Return how many samples are drawn at once: a batch, if a row's place does not matter."""
         if self._num_rows is None:
-            agree = self.batch_size == 1 or self._rows_agree(self.batch_size, device)
+            agree = self.batch_size == 1 or self._rows_agree(self.batch_size)
             self._num_rows = self.batch_size if agree else 1
         return self._num_rows
 
-    def _rows_agree(self, num_rows: int, device: torch.device) -> bool:
-        """Return whether equal clips give bitwise equal results at any place in the batch."""
+    def _rows_agree(self, num_rows: int) -> bool:
+        """Return whether equal clips come out equal, bit for bit, at any place in the batch."""
+        device = self.prior.head.weight.device
         sizes, passes = self.prior.sub_codes.sizes, len(hidden_per_pass(self.settings))
         generator = torch.Generator().manual_seed(0)
         num_tokens, rows = self.prior.config.num_tokens, num_rows * passes

@@ -1,8 +1,10 @@
 """Draws tokens from the prior: guidance, temperature, top-k, top-p, a noise stream per sample."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +14,7 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models.cached_prior import CachedPrior
-from video_vq.models.conditions import (
-    Conditions,
-    Integers,
-    as_conditions,
-    as_seeds,
-    check_sampling,
-)
+from video_vq.models.conditions import Conditions, Integers, as_conditions, as_seeds, check_sampling
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import SamplingSettings
 from video_vq.models.token_transformer import Condition, TokenTransformer
@@ -86,7 +82,89 @@ def invert(
     return tokens.clamp(max=logits.shape[-1] - 1), usable
 
 
-class TokenSampler:
+class ClipSampler:
+    """Draws clips' tokens from a prior, in batches of one shape; a subclass draws a batch."""
+
+    prior: TokenTransformer
+    settings: SamplingSettings
+    batch_size: int
+
+    def draw(
+        self,
+        seeds: Integers,
+        class_labels: Integers | None = None,
+        given: Integer[Tensor, "n p *level"] | Integer[np.ndarray, "n p *level"] | None = None,
+        actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
+        progress: Callable[[int], object] | None = None,
+        window: int = 0,
+    ) -> Int[Tensor, "n t h w *level"]:
+        """Draw one clip's tokens per seed.
+
+        Args:
+            seeds: one per sample, 0 … 2^63 - 1; integers of any kind, as are labels and tokens.
+            class_labels: 0 … num_classes - 1, or NO_CLASS.
+            given: the first p tokens of each clip, kept as they are; from a grid t h w of codes,
+                flattened in this order.
+            actions: numbers per latent frame, in the data's units.
+            progress: function that is called after each position, or each step of a masked prior,
+                with the number of tokens just drawn.
+            window: number of the window in a longer sample; each has noise of its own.
+
+        Returns:
+            int64 tokens on the CPU; where a position has several codes, the level is the last axis.
+
+        Raises:
+            InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives
+                no distribution to draw from, or this machine cannot keep rows apart.
+        """
+        prior, split = self.prior, self.prior.sub_codes
+        seeds = as_seeds(seeds)
+        conditions = as_conditions(class_labels, given, actions)
+        check_sampling(prior, seeds, conditions, self.settings, self.batch_size)
+        num_given, device = conditions.num_given, prior.head.weight.device
+        tokens = torch.zeros(len(seeds), prior.config.num_tokens, len(split), dtype=torch.int64)
+        if conditions.given is not None:
+            tokens[:, :num_given] = split.split(conditions.given)
+        with torch.inference_mode(), exact_float32(device), self._precision():
+            num_rows = self._rows(num_given)
+            size = min(num_rows, self.batch_size)
+            for start in range(0, len(seeds), size):
+                end = min(start + size, len(seeds))
+                # A short batch is filled up with copies of its last sample, thrown away later.
+                index = torch.arange(start, start + num_rows).clamp(max=end - 1)
+                drawn = self._draw_batch(
+                    tokens[index].to(device),
+                    num_given,
+                    embedded(prior, conditions.rows(index, device), self.settings, num_rows),
+                    [seeds[row] for row in index.tolist()],
+                    window,
+                    None if progress is None else lambda count, n=end - start: progress(n * count),
+                )
+                tokens[start:end] = drawn[: end - start].cpu()
+        _, rows, columns = prior.config.grid_thw
+        return rearrange(split.join(tokens), "n (t h w) ... -> n t h w ...", h=rows, w=columns)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def _rows(self, num_given: int) -> int:
+        """Return the number of samples in a batch, those included that only fill it up."""
+        raise NotImplementedError
+
+    def _draw_batch(
+        self,
+        tokens: Int[Tensor, "b n s"],
+        num_given: int,
+        condition: Condition,
+        seeds: Sequence[int],
+        window: int,
+        progress: Callable[[int], object] | None,
+    ) -> Int[Tensor, "b n s"]:
+        """Draw the sub-codes of one padded batch after those that are given."""
+        raise NotImplementedError
+
+
+class TokenSampler(ClipSampler):
     """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
 
     Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
@@ -129,77 +207,37 @@ class TokenSampler:
         self.prior, self.settings = prior, settings or SamplingSettings()
         self.batch_size, self.dtype = batch_size, dtype
         self._held: CachedPrior | None = None  # one: a cache is as large as the weights or larger
-        self._num_rows: dict[int, int] = {}  # of the padded batch, by the number of given tokens
+        self._padded: dict[int, int] = {}  # rows of the batch, by the number of given tokens
 
-    def draw(
+    def _rows(self, num_given: int) -> int:
+        return self._cached(num_given).num_rows // len(hidden_per_pass(self.settings))
+
+    def _draw_batch(
         self,
-        seeds: Integers,
-        class_labels: Integers | None = None,
-        given: Integer[Tensor, "n p *level"] | Integer[np.ndarray, "n p *level"] | None = None,
-        actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
-        progress: Callable[[int], object] | None = None,
-        window: int = 0,
-    ) -> Int[Tensor, "n t h w *level"]:
-        """Draw one clip's tokens per seed.
-
-        Args:
-            seeds: a seed per sample, 0 … 2^63 - 1; like labels and tokens, they may be integers of
-                any dtype.
-            class_labels: 0 … num_classes - 1, or NO_CLASS.
-            given: the first p tokens of each clip, which are kept: a grid t h w of codes, flattened
-                in this order.
-            actions: numbers per latent frame, in the data's units.
-            progress: function that is called after each position with the number of tokens just
-                drawn.
-            window: index of the window in a longer sample; each window has its own noise.
-
-        Returns:
-            int64 tokens on the CPU; where a position has several codes, the level is the last axis.
-
-        Raises:
-            InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives
-                no distribution to draw from, or rows cannot be kept independent on this machine.
-        """
-        prior, settings = self.prior, self.settings
-        seeds = as_seeds(seeds)
-        conditions = as_conditions(class_labels, given, actions)
-        given = conditions.given
-        check_sampling(prior, seeds, conditions, settings, self.batch_size)
-        num_tokens, split = prior.config.num_tokens, prior.sub_codes
-        given = None if given is None else split.split(given)
-        sub_codes = torch.empty(len(seeds), num_tokens, len(split), dtype=torch.int64)
-        device = prior.head.weight.device
-        with torch.inference_mode(), exact_float32(device):
-            cached = self._cached(conditions.num_given)
-            num_rows = cached.num_rows // len(hidden_per_pass(settings))
-            for start in range(0, len(seeds), self.batch_size):
-                end = min(start + self.batch_size, len(seeds))
-                # A short batch is filled up with copies of its last sample, thrown away later.
-                index = torch.arange(start, start + num_rows).clamp(max=end - 1)
-                numbers = num_tokens * len(split)
-                noise = np.stack(
-                    [uniform_noise(seeds[row], numbers, window) for row in index.tolist()]
-                )
-                drawn = sample_batch(
-                    cached,
-                    embedded(prior, conditions.rows(index, device), settings, num_rows),
-                    None if given is None else given[index].to(device),
-                    torch.from_numpy(noise).to(device).unflatten(1, (num_tokens, len(split))),
-                    settings,
-                    None if progress is None else partial(progress, end - start),
-                )
-                sub_codes[start:end] = drawn[: end - start].cpu()
-        _, rows, columns = prior.config.grid_thw
-        tokens = split.join(sub_codes)
-        return rearrange(tokens, "n (t h w) ... -> n t h w ...", h=rows, w=columns)
+        tokens: Int[Tensor, "b n s"],
+        num_given: int,
+        condition: Condition,
+        seeds: Sequence[int],
+        window: int,
+        progress: Callable[[int], object] | None,
+    ) -> Int[Tensor, "b n s"]:
+        noise = [uniform_noise(seed, tokens[0].numel(), window) for seed in seeds]
+        return sample_batch(
+            self._cached(num_given),
+            condition,
+            tokens[:, :num_given] if num_given else None,
+            torch.from_numpy(np.stack(noise)).to(tokens.device).view(tokens.shape),
+            self.settings,
+            None if progress is None else partial(progress, 1),
+        )
 
     def _cached(self, num_given: int) -> CachedPrior:
-        if self._held is None or self._num_rows.get(num_given) != self._held.num_rows:
+        if self._held is None or self._padded.get(num_given) != self._held.num_rows:
             self._held = prepared_prior(
                 *(self.prior, self.settings, self.batch_size, num_given, self.dtype, self.graphs),
                 self._held,
             )
-            self._num_rows[num_given] = self._held.num_rows
+            self._padded[num_given] = self._held.num_rows
         return self._held
 
 

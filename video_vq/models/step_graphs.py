@@ -55,8 +55,6 @@ class StepGraphs:
 
 
 class _Recorder:
-    """Records CUDA graphs that share the memory of their intermediate results."""
-
     def __init__(self) -> None:
         self._pool: Any = None
 

@@ -72,5 +72,4 @@ class SubCodes:
 
     def in_a_row(self, sub_codes: Int[Tensor, "*n s"]) -> Int[Tensor, "*n s"]:
         """Return the rows of the sub-codes in one concatenated table."""
-        starts = self.starts[: sub_codes.shape[-1]]
-        return sub_codes + torch.tensor(starts, device=sub_codes.device)
+        return sub_codes + torch.tensor(self.starts[: sub_codes.shape[-1]], device=sub_codes.device)

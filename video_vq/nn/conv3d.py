@@ -38,7 +38,11 @@ class Bf16SafeConv3d(nn.Conv3d):
     if two frames are padded and not strided, or if a strided height or width shrinks to 1
     (docs/log.md). For the width, outputs are also known to be wrong on some machines:
     https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, on
-    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without this.
+    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without it.
+
+    A single frame between zeros meets only the kernel's middle frame, so only that is used: an
+    image then takes a third of the operations, and oneDNN, whose bf16 output is arbitrary where
+    such a frame has fewer than 16 channels, never sees the padding.
     """
 
     def forward(self, input: Video) -> Float[Tensor, "b d t2 h2 w2"]:
@@ -46,14 +50,17 @@ class Bf16SafeConv3d(nn.Conv3d):
         autocasts = torch.is_autocast_enabled(input.device.type)
         dtype = torch.get_autocast_dtype(input.device.type) if autocasts else input.dtype
         is_low = input.device.type == "cpu" and dtype == torch.bfloat16
-        if not is_low or not self._is_wrong_in_bf16(input.shape[2:]):
-            return super().forward(input)
-        bias = None if self.bias is None else self.bias.to(dtype).float()
-        # The operands are rounded as autocast rounds them, so that a model in bf16 gives the same.
-        x, weight = input.to(dtype).float(), self.weight.to(dtype).float()
-        with torch.autocast("cpu", enabled=False):
-            y = F.conv3d(x, weight, bias, self.stride, self.padding)
-        return y.to(dtype)
+        if is_low and self._is_wrong_in_bf16(input.shape[2:]):
+            # Rounded as autocast rounds operands, so that a model in bf16 gives the same.
+            bias = None if self.bias is None else self.bias.to(dtype).float()
+            x, weight = input.to(dtype).float(), self.weight.to(dtype).float()
+            with torch.autocast("cpu", enabled=False):
+                return F.conv3d(x, weight, bias, self.stride, self.padding).to(dtype)
+        side = int(self.padding[0])
+        if input.shape[2] == 1 and side and self.kernel_size[0] == 2 * side + 1:
+            middle = self.weight[:, :, side : side + 1]
+            return F.conv3d(input, middle, self.bias, self.stride, (0, *self.padding[1:]))
+        return super().forward(input)
 
     def _is_wrong_in_bf16(self, size_thw: Sequence[int]) -> bool:
         two_frames = size_thw[0] == 2 and self.stride[0] == 1 and self.padding[0] != 0
@@ -103,7 +110,6 @@ class Conv3d(nn.Module):
         return self.conv(self._after(x, past) if self.causal else x)
 
     def _after(self, x: Video, past: Past | None) -> Float[Tensor, "b c t2 h w"]:
-        """Prepend the frames that come before x."""
         before = None if past is None else past.recall(self)
         if before is None:
             before = x[:, :, :1].expand(-1, -1, self.front, -1, -1)

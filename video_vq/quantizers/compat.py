@@ -190,7 +190,6 @@ class VectorQuantize(nn.Module):
         return self._from_rows(rows, tuple(indices.shape))
 
     def _to_rows(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Flatten to rows; also return the shape of the indices."""
         layout = "b d" if x.ndim == 2 else self.layout
         axes = layout.split()
         if x.ndim != len(axes) or x.shape[axes.index("d")] != self.dim:

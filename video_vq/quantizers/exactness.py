@@ -14,15 +14,9 @@ from video_vq.quantizers.substitutes import diveq
 # `rotation_dynamic` weighs whole rows: their cosines are those of the rotation. Noise substitution
 # passes the copied gradient on average; Gumbel's depends on all codes and is left out.
 COMPARED = (
-    "straight_through",
-    "scaled",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "rotation_blended",
-    "reflection",
-    "diveq",
-)
+    "straight_through", "scaled", "rotation", "rotation_unit", "rotation_clipped",
+    "rotation_blended", "reflection", "diveq",
+)  # fmt: skip
 BIN = 15  # degrees; the last bin holds all angles beyond 90
 
 
@@ -62,8 +56,7 @@ def gradient_of(
     """Return the gradient that an estimator derives from g at the codes; DiVeQ without noise."""
     with torch.enable_grad():
         leaf = e.detach().requires_grad_()
-        without_noise = name == "diveq"
-        passed = diveq(leaf, q, 0.0) if without_noise else gradient.ESTIMATORS[name](leaf, q)
+        passed = diveq(leaf, q, 0.0) if name == "diveq" else gradient.ESTIMATORS[name](leaf, q)
         (found,) = torch.autograd.grad(passed, leaf, g)
     return found
 

@@ -82,11 +82,7 @@ def _in_tiles(latents: Tensor, codebook: Tensor) -> Tensor:
         for first in range(0, num_codes, tile):
             some = slice(first, min(first + tile, num_codes))
             torch.addmm(
-                half_square[some, :width],
-                codes[some],
-                chunk,
-                alpha=-1,
-                out=distance[some, :width],
+                half_square[some, :width], codes[some], chunk, alpha=-1, out=distance[some, :width]
             )
             some = slice(first // BLOCK, (first + tile) // BLOCK)
             torch.amin(blocks[some], 1, out=minima[some])

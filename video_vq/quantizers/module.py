@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -20,7 +20,9 @@ from video_vq.quantizers.rows import (
     CodebookUpdate,
     QuantizerOutput,
     check_channels,
+    check_finite,
     decode_grid,
+    features_of,
     flatten_grid,
 )
 
@@ -29,7 +31,9 @@ GridLike = Shaped[Tensor, "b *grid_and_level"] | Shaped[np.ndarray, "b *grid_and
 
 
 class QuantizerModule(Float32Module):
-    """Projects features of `dim` channels to a codebook and back; a subclass adds the codebook.
+    """Features of `dim` channels, projected to a codebook and back.
+
+    A subclass adds the codebook, `quantize` and `codes_of`.
 
     Args:
         dim: number of channels of the input and of the output.
@@ -59,6 +63,54 @@ class QuantizerModule(Float32Module):
     def vocabulary(self) -> tuple[int, ...]:
         """Return the codebook size of each code at a position."""
         return self.config.vocabulary
+
+    def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
+        """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
+        raise NotImplementedError
+
+    def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n *level"]:
+        """Return the codes of projected float32 rows."""
+        raise NotImplementedError
+
+    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
+        """Quantize a grid of features; the forward value is the code itself, bit for bit.
+
+        Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
+        training mode where a gradient is needed. The codes are still the nearest ones.
+
+        Args:
+            features: output of the encoder, with `dim` channels.
+            check: whether to refuse NaN and infinite latents, and a training that never moves the
+                codes. A training loop that skips and counts steps whose loss is not finite, alike
+                on all ranks, passes False.
+
+        Raises:
+            InputError: the number of channels is wrong, latents are not finite, or many training
+                passes went by without a `step`.
+        """
+        rows = self._project(features)
+        batch, _, *grid = features.shape
+        if check:
+            check_finite(rows)
+            self.codebook.watch()
+        with torch.autocast(features.device.type, enabled=False):
+            output = self.quantize(rows)
+            return output._replace(
+                quantized=features_of(output.quantized, self.project_out, batch, grid),
+                codes=output.codes.view(batch, *grid, *output.codes.shape[1:]),
+            )
+
+    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid_and_level"]:
+        """Return the codes of a grid of features, a tensor or a NumPy array.
+
+        Raises:
+            InputError: the number of channels is wrong, or latents are not finite.
+        """
+        rows = self._project(features)
+        batch, _, *grid = features.shape
+        check_finite(rows)
+        codes = self.codes_of(rows)
+        return codes.view(batch, *grid, *codes.shape[1:])
 
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
         """Move the codebook; call this once after each optimizer step, on all ranks.

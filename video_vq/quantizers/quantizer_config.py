@@ -9,29 +9,12 @@ from pydantic.dataclasses import dataclass
 from video_vq.config import STRICT
 
 Estimator = Literal[
-    "straight_through",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "scaled",
-    "rotation_dynamic",
-    "rotation_blended",
-    "reflection",
-    "diveq",
-    "noise_substitution",
-    "gumbel_softmax",
-    "index_backpropagation",
-    "exact_gradient",
-    "hessian",
-    "none",
-]
+    "straight_through", "rotation", "rotation_unit", "rotation_clipped", "scaled",
+    "rotation_dynamic", "rotation_blended", "reflection", "diveq", "noise_substitution",
+    "gumbel_softmax", "index_backpropagation", "exact_gradient", "hessian", "none",
+]  # fmt: skip
 ResidualEstimator = Literal[
-    "straight_through",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "scaled",
-    "reflection",
+    "straight_through", "rotation", "rotation_unit", "rotation_clipped", "scaled", "reflection"
 ]
 Learning = Literal["ema", "gradient", "frozen"]
 Init = Literal["data", "uniform"]
@@ -368,8 +351,7 @@ def quantizes(config: Any) -> bool:
 def _tag(value: Any) -> str:
     if isinstance(value, dict):
         return f"[{value.get('kind', 'vector')}]"
-    kind = getattr(value, "kind", None)
-    return f"[{kind}]"
+    return f"[{getattr(value, 'kind', None)}]"
 
 
 # Tags in brackets are left out of the names of settings that the config loader prints.

@@ -15,12 +15,7 @@ from video_vq.quantizers.codebook import Codebook, merge
 from video_vq.quantizers.commitment import mean_square
 from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.module import FeaturesLike, QuantizerModule, plain_errors
-from video_vq.quantizers.quantizer_config import (
-    Init,
-    Learning,
-    ResidualConfig,
-    ResidualEstimator,
-)
+from video_vq.quantizers.quantizer_config import Init, Learning, ResidualConfig, ResidualEstimator
 from video_vq.quantizers.ranks import sum_over_ranks
 from video_vq.quantizers.rows import (
     CodebookStatistics,
@@ -28,9 +23,7 @@ from video_vq.quantizers.rows import (
     QuantizedRows,
     QuantizerOutput,
     check_codes,
-    check_finite,
     dot,
-    features_of,
 )
 
 DROPOUT_STREAM = 0xD309
@@ -245,42 +238,33 @@ class ResidualQuantizer(QuantizerModule):
                 init=init,
                 restart_threshold=restart_threshold,
             )
-        width = None if codebook_dim is None else groups * codebook_dim
-        super().__init__(dim, config, width)
+        super().__init__(dim, config, None if codebook_dim is None else groups * codebook_dim)
         self.codebook = ResidualCodebook(config)
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
         """Project to the codebooks' dimension, with the groups concatenated."""
         return self._project(features)
 
-    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; see `VectorQuantizer.forward`.
+    def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
+        """Quantize projected float32 rows; `quantized` and `codes` are rows too.
 
         With `dropout`, in training mode, `quantized` is the sum of only the first
         `ResidualCodebook.depth` levels; codes, losses and statistics cover all levels.
         """
-        e = self.latents(features)
-        batch, _, *grid = features.shape
-        if check:
-            check_finite(e)
-            self.codebook.watch()
-        with torch.autocast(features.device.type, enabled=False):
-            levels = self.codebook.quantize(e)
-            drops = self.config.dropout and self.training
-            used = levels[: self.codebook.depth() * self.config.groups] if drops else levels
-            q = self.codebook.total([level.vector.detach() for level in used])
-            passed = self._estimate(e, q)
-            codes = torch.stack([level.codes for level in levels], dim=1)
-            return QuantizerOutput(
-                quantized=features_of(passed, self.project_out, batch, grid),
-                codes=codes.view(batch, *grid, len(levels)),
-                losses=self._losses(levels),
-                statistics=self.codebook.statistics(levels),
-                rows=QuantizedRows(e, e, q, e, q, passed),
-            )
+        levels = self.codebook.quantize(latents)
+        drops = self.config.dropout and self.training
+        used = levels[: self.codebook.depth() * self.config.groups] if drops else levels
+        q = self.codebook.total([level.vector.detach() for level in used])
+        passed = self._estimate(latents, q)
+        return QuantizerOutput(
+            quantized=passed,
+            codes=torch.stack([level.codes for level in levels], dim=1),
+            losses=self._losses(levels),
+            statistics=self.codebook.statistics(levels),
+            rows=QuantizedRows(latents, latents, q, latents, q, passed),
+        )
 
     def _estimate(self, e: Tensor, q: Tensor) -> Tensor:
-        """Apply the gradient estimator to each group separately."""
         dim = self.config.codebook_dim
         passed = gradient.ESTIMATORS[self.config.estimator](e.reshape(-1, dim), q.reshape(-1, dim))
         return passed.view(e.shape)
@@ -305,17 +289,9 @@ class ResidualQuantizer(QuantizerModule):
         ]
         return torch.stack(forces).sum() * (2 / max(1, rows.latents.numel()))
 
-    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid level"]:
-        """Return the codes of a grid of features, a tensor or a NumPy array.
-
-        Raises:
-            InputError: the number of channels is wrong, or latents are not finite.
-        """
-        rows = self.latents(features)
-        batch, _, *grid = features.shape
-        check_finite(rows)
-        codes = torch.stack([level.codes for level in self.codebook.quantize(rows)], dim=1)
-        return codes.view(batch, *grid, -1)
+    def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n level"]:
+        """Return the codes of projected float32 rows."""
+        return torch.stack([level.codes for level in self.codebook.quantize(latents)], dim=1)
 
 
 def _seed(seed: int, index: int) -> int:

@@ -9,7 +9,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from video_vq.errors import InputError
-from video_vq.quantizers.ranks import sum_over_ranks
 
 
 class CodebookStatistics(NamedTuple):
@@ -88,8 +87,7 @@ def unquantized(output: QuantizerOutput, project_out: nn.Module) -> QuantizerOut
     """Return an output whose features are those of the latents; all else is unchanged."""
     batch, _, *grid = output.quantized.shape
     rows = output.rows._replace(passed=output.rows.compared)
-    features = features_of(rows.passed, project_out, batch, grid)
-    return output._replace(quantized=features, rows=rows)
+    return output._replace(quantized=features_of(rows.passed, project_out, batch, grid), rows=rows)
 
 
 def decode_grid(
@@ -134,12 +132,6 @@ def counts_only(indices: Int[Tensor, "n *level"], vocabulary: Sequence[int]) -> 
     """Count codes, for a codebook that does not follow its latents."""
     counts = count_codes(indices, vocabulary)
     return CodebookStatistics(counts, torch.zeros(len(counts), 0, device=indices.device), ())
-
-
-def update_of_fixed(statistics: CodebookStatistics) -> CodebookUpdate:
-    """Sum the counts over the ranks without changing anything else. Collective."""
-    counts = sum_over_ranks(statistics.counts.clone())
-    return CodebookUpdate(counts, counts.new_empty(0))
 
 
 def check_channels(features: Tensor, dim: int) -> None:

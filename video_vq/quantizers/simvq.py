@@ -5,24 +5,18 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from video_vq.quantizers.fixed import StillCodebook
 from video_vq.quantizers.quantizer_config import SimVQConfig
-from video_vq.quantizers.rows import (
-    CodebookStatistics,
-    CodebookUpdate,
-    check_codes,
-    counts_only,
-    update_of_fixed,
-)
+from video_vq.quantizers.rows import CodebookStatistics, check_codes, counts_only
 
 
-class SimVQCodebook(nn.Module):
+class SimVQCodebook(StillCodebook):
     """K random codes, N(0, 1/D), times a learned D x D matrix (Zhu et al. 2024).
 
     The map learns from the codebook loss, so `update` only counts.
     """
 
     codes: Tensor
-    is_initialized = True
 
     def __init__(self, config: SimVQConfig):
         super().__init__()
@@ -50,20 +44,6 @@ class SimVQCodebook(nn.Module):
     ) -> CodebookStatistics:
         """Count the codes."""
         return counts_only(indices, self.config.vocabulary)
-
-    def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Do nothing, since the codes are random from the start."""
-
-    def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Sum the counts over the ranks; the optimizer moves the map."""
-        return update_of_fixed(statistics)
-
-    def watch(self) -> None:
-        """Do nothing, since the optimizer moves the codes."""
-
-    def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return nothing, since the codes themselves never move."""
-        return {}
 
     @torch.no_grad()
     def lookup(self, indices: Integer[Tensor, "..."]) -> Float[Tensor, "... d"]:

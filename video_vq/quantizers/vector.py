@@ -21,13 +21,7 @@ from video_vq.quantizers.quantizer_config import (
     SimVQConfig,
 )
 from video_vq.quantizers.ranks import min_over_ranks
-from video_vq.quantizers.rows import (
-    QuantizedRows,
-    QuantizerOutput,
-    check_finite,
-    dot,
-    features_of,
-)
+from video_vq.quantizers.rows import QuantizedRows, QuantizerOutput, dot
 from video_vq.quantizers.simvq import SimVQCodebook
 
 gradient.rotate_on_gpu = fused.rotate_on_gpu  # gradient.py itself needs torch alone
@@ -51,34 +45,6 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         """Project to the codebook's dimension; these rows are compared with the codes."""
         return self.codebook.comparable(self._project(features))
 
-    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; the forward value is exactly the code.
-
-        Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
-        training mode if a gradient is needed. The codes are still the nearest ones.
-
-        Args:
-            features: output of the encoder, with `dim` channels.
-            check: whether to refuse NaN and infinite latents, and training that never moves the
-                codes. A training loop that skips and counts steps with a non-finite loss, the same
-                on all ranks, passes False.
-
-        Raises:
-            InputError: the number of channels is wrong, latents are not finite, or there were many
-                training passes without a `step`.
-        """
-        rows = self._project(features)
-        batch, _, *grid = features.shape
-        if check:
-            check_finite(rows)
-            self.codebook.watch()
-        with torch.autocast(features.device.type, enabled=False):
-            output = self.quantize(rows)
-            return output._replace(
-                quantized=features_of(output.quantized, self.project_out, batch, grid),
-                codes=output.codes.view(batch, *grid),
-            )
-
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
         """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
         compared = self.codebook.comparable(latents)
@@ -88,8 +54,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         rows = self._estimate(latents, compared, q, indices)
         tangential = self.config.tangential_commitment
         commitment = mean_square(compared, q.detach(), tangential)  # mean (e − sg(q))²
-        learns = q.requires_grad
-        codebook = mean_square(q, compared.detach()) if learns else commitment.detach()
+        codebook = mean_square(q, compared.detach()) if q.requires_grad else commitment.detach()
         return QuantizerOutput(
             quantized=rows.passed,
             codes=indices,
@@ -168,17 +133,10 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         pull = rows.compared - rows.code
         return dot(rows.compared, pull) * (2 / max(1, pull.numel()))
 
-    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid"]:
-        """Return the codes of a grid of features, a tensor or a NumPy array.
-
-        Raises:
-            InputError: the number of channels is wrong, or latents are not finite.
-        """
-        rows = self.latents(features)
-        batch, _, *grid = features.shape
-        check_finite(rows)
-        indices = nearest_codes(rows, self.codebook.vectors(), self.implementation)
-        return indices.view(batch, *grid)
+    def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
+        """Return the codes of projected float32 rows."""
+        compared = self.codebook.comparable(latents)
+        return nearest_codes(compared, self.codebook.vectors(), self.implementation)
 
 
 class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):

@@ -77,7 +77,8 @@ def render_page(title: str, kind: str, lead: str, sections: Sequence[Section]) -
     templates = Environment(
         loader=PackageLoader("video_vq.report", "."), autoescape=True, undefined=StrictUndefined
     )
-    style, script = (_read_asset(name) for name in ("page.css", "page.js"))
+    assets = (Path(__file__).parent / name for name in ("page.css", "page.js"))
+    style, script = (asset.read_text(encoding="utf-8") for asset in assets)
     return templates.get_template("page.html.j2").render(
         title=title,
         kind=kind,
@@ -89,10 +90,6 @@ def render_page(title: str, kind: str, lead: str, sections: Sequence[Section]) -
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
     )
-
-
-def _read_asset(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _csp_hash(text: str) -> str:

@@ -52,12 +52,8 @@ def scores(parts: Parts, films: Films) -> list[Section]:
 
 
 def reconstructions(parts: Parts, films: Films) -> list[Section]:
-    """Return clips beside their reconstructions: the first ones, the best and the worst."""
-    headings = {
-        "shown": "Clips as they come",
-        "best": "Highest PSNR",
-        "worst": "Lowest PSNR",
-    }
+    """Return clips beside their reconstructions: in the order of the data, the best, the worst."""
+    headings = {"shown": "Clips as they come", "best": "Highest PSNR", "worst": "Lowest PSNR"}
     sections = []
     for evaluation in parts.evaluations:
         if evaluation.gallery is None:
@@ -211,15 +207,8 @@ def settings(parts: Parts, films: Films) -> list[Section]:
 
 
 SECTIONS: tuple[Callable[[Parts, Films], list[Section]], ...] = (
-    reconstructions,
-    samples,
-    scores,
-    codebook,
-    curves,
-    commands,
-    more_curves,
-    settings,
-)
+    reconstructions, samples, scores, codebook, curves, commands, more_curves, settings,
+)  # fmt: skip
 
 
 def _titled(title: str, name: str, among: tuple[Evaluation, ...]) -> str:

@@ -19,7 +19,7 @@ from video_vq.media.probe import UnreadableVideoError, VideoInfo
 from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resize import resize
 from video_vq.media.sources import probe_video
-from video_vq.report import render_checked
+from video_vq.report import write_report
 from video_vq.report.blocks import (
     Block,
     Charts,
@@ -36,7 +36,7 @@ from video_vq.report.blocks import (
 )
 from video_vq.report.charts import Line, line_chart
 from video_vq.report.code_pictures import as_clip
-from video_vq.report.found import find_parts, holds_reported
+from video_vq.report.found import holds_reported
 from video_vq.report.page import render_page, require_page, write_page
 from video_vq.report.sections import facts_table
 from video_vq.report.view_tokens import CodePainter, token_sections
@@ -78,8 +78,7 @@ def write_view(
     if tokenizer is not None and kind not in ("tokens", "video"):
         raise InputError(f"{path}: --tokenizer is for token stores and videos; leave it out")
     if kind == "run":
-        parts = find_parts(path)
-        write_page(out, lambda quality: render_checked(parts, path, quality), path)
+        write_report(path, out)
         return
     painter = None if tokenizer is None else CodePainter.load(tokenizer)
     make: Make = {
@@ -194,12 +193,7 @@ def video_sections(
         UnreadableVideoError: the video cannot be decoded.
     """
     info = probe_video(path, reading)
-    frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
-    caption = f"{path.name} · {_length(len(frames), info.num_packets)}"
-    strips: list[Block] = [
-        Text(SLOWED),
-        FilmStrip("", (films.film([frames], 1, caption, info.fps),)),
-    ]
+    strips: list[Block] = [Text(SLOWED), FilmStrip("", (_film_of(info, path.name, films),))]
     if painter is not None:
         strips.append(FilmStrip("As tokens", (_tokenized(info, painter, films),)))
     return [Section("Video", (*strips,))]
@@ -239,12 +233,9 @@ def folder_sections(path: Path, films: Films, reading: Reading) -> list[Section]
     for video in videos[:: max(1, len(videos) // SHOWN)][:SHOWN]:
         try:
             info = probe_video(found.root / video.name, found.reading)
-            frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
+            items.append(_film_of(info, video.name, films))
         except UnreadableVideoError as error:
             problems.append(Text(str(error), strong=True))
-            continue
-        caption = f"{video.name} · {_length(len(frames), info.num_packets)}"
-        items.append(films.film([frames], 1, caption, info.fps))
     strip = FilmStrip(f"{len(items):,} of {len(videos):,} videos", tuple(items))
     return [Section("Videos", (Text(SLOWED), strip, *problems))]
 
@@ -257,7 +248,10 @@ def _first_frames(info: VideoInfo, size_hw: tuple[int, int], count: int) -> Clip
     return np.concatenate(frames)
 
 
-def _shown_size(info: VideoInfo) -> tuple[int, int]:
+def _film_of(info: VideoInfo, name: str, films: Films) -> Film:
     height, width = square_size(info.size_hw, info.pixel_aspect)
     scale = min(1.0, SHORT_SIDE / min(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    size_hw = max(1, round(height * scale)), max(1, round(width * scale))
+    frames = _first_frames(info, size_hw, MAX_FRAMES)
+    caption = f"{name} · {_length(len(frames), info.num_packets)}"
+    return films.film([frames], 1, caption, info.fps)

@@ -19,12 +19,7 @@ from video_vq.report.blocks import (
     Text,
     named,
 )
-from video_vq.report.code_pictures import (
-    as_clip,
-    colours_of_codes,
-    colours_of_vectors,
-    usage_map,
-)
+from video_vq.report.code_pictures import as_clip, colours_of_codes, colours_of_vectors, usage_map
 from video_vq.report.code_usage import usage_blocks
 from video_vq.stages.model_pair import require_same_tokenizer
 from video_vq.stores.clips import SPLITS

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -58,9 +58,11 @@ class Findings:
     notes: list[dict[str, str]] = field(default_factory=list)
 
 
-@runtime_checkable
-class ClipSource(Protocol):
-    """A source of clips.
+class StoredClips:
+    """The clips of a clip store.
+
+    Args:
+        frames_per_latent, latent_frames: the tokenizer's stride in time, and t of its grids.
 
     Attributes:
         chosen: which clips of each video to take.
@@ -73,50 +75,6 @@ class ClipSource(Protocol):
         num_shards: number of shards.
         num_listed: number of videos, usable or not.
         max_skipped: share of the videos that may be unusable.
-    """
-
-    chosen: ClipConfig
-    frame_size_hw: tuple[int, int]
-    classes: tuple[str, ...]
-    fps: float | None
-    data_hash: str
-    num_action_dims: int
-    videos: tuple[Video, ...]
-    num_shards: int
-    num_listed: int
-    max_skipped: float
-
-    def num_videos(self, shard: int) -> int:
-        """Return the number of videos in a shard."""
-        ...
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """Announce which shards will be requested, in order, so that they can be read ahead."""
-
-    def clips(
-        self, shard: int, findings: Findings, on_video: Callable[[], object]
-    ) -> Iterator[PlacedClip]:
-        """Yield the clips of a shard in the order of its videos.
-
-        Args:
-            shard: number of the shard.
-            findings: findings of the decoding, filled in while the clips are read.
-            on_video: function that is called after each video.
-
-        Raises:
-            InputError: reading fails for a reason that lies in no single video.
-        """
-        ...
-
-    def close(self) -> None:
-        """Stop the decoding processes."""
-
-
-class StoredClips:
-    """The clips of a clip store; see `ClipSource`.
-
-    Args:
-        frames_per_latent, latent_frames: the tokenizer's stride in time, and t of its grids.
 
     Raises:
         InputError: no video gives a clip.
@@ -154,25 +112,30 @@ class StoredClips:
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
     ) -> Iterator[PlacedClip]:
-        """Yield the clips of a shard."""
+        """Yield the clips of a shard in the order of its videos.
+
+        Args:
+            shard: number of the shard.
+            findings: findings of the decoding, filled in while the clips are read.
+            on_video: function that is called after each video.
+        """
         for position in self._members[shard]:
             source = self.store.videos[position]
             for window in windows_of_video(self.chosen, position, source.id, source.num_frames):
+                cut = (position, window.start, self.chosen.num_frames, window.stride)
+                actions = None
+                if self.num_action_dims:
+                    actions = actions_of_window(self.store, *cut, *self._latents)
                 row = (position, window.start, window.stride)
-                frames = read_window(self.store, window)
-                yield PlacedClip(row, frames, self._actions(*row) if self.num_action_dims else None)
+                yield PlacedClip(row, read_window(self.store, window), actions)
             on_video()
-
-    def _actions(self, video: int, start: int, stride: int) -> Float[np.ndarray, "t a"]:
-        num_frames = self.chosen.num_frames
-        return actions_of_window(self.store, video, start, num_frames, stride, *self._latents)
 
     def close(self) -> None:
         """Do nothing, since nothing is open."""
 
 
 class RawClips:
-    """The clips of raw videos, decoded when they are requested; see `ClipSource`.
+    """The clips of raw videos, decoded when they are requested; see `StoredClips`.
 
     Args:
         path: the folder of the list, or the folder that was listed.
@@ -228,7 +191,11 @@ class RawClips:
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
     ) -> Iterator[PlacedClip]:
-        """Yield the clips of a shard."""
+        """Yield the clips of a shard; see `StoredClips.clips`.
+
+        Raises:
+            InputError: reading fails for a reason that is no video's fault.
+        """
         if shard == 0:
             findings.skipped += self._raw.skipped
         if not self._expected or self._expected[0] != shard:
@@ -249,6 +216,9 @@ class RawClips:
     def close(self) -> None:
         """Stop the decoding processes."""
         self._decoders.close()
+
+
+ClipSource = StoredClips | RawClips
 
 
 def too_short(data: Path, chosen: ClipConfig) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import resize
 from video_vq.media.sources import probe_video
-from video_vq.models.prior_config import NO_CLASS, ParallelSettings, SamplingSettings
+from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.priors import AnyPrior, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
@@ -29,7 +29,7 @@ from video_vq.stages.given_frames import given_latents, given_tokens, with_frame
 from video_vq.stages.long_samples import LongSampler, decoded_frames
 from video_vq.stages.model_pair import load_pair
 from video_vq.stages.sample_clips import DTYPES, require_class
-from video_vq.stages.sample_job import DEFAULT_FPS, Dtype
+from video_vq.stages.sample_job import DEFAULT_FPS, Drawing
 from video_vq.stages.sample_length import (
     SampleLength,
     clip_length,
@@ -41,7 +41,7 @@ MARK = (230, 30, 30)  # colour of the bar above frames that the model made
 
 
 @dataclass(frozen=True)
-class ContinueRequest:
+class ContinueRequest(Drawing):
     """A request to continue a video.
 
     Attributes:
@@ -49,30 +49,11 @@ class ContinueRequest:
             tokenizer's stride in time; None for the largest number that leaves half of the clip to
             the model.
         num: number of continuations, side by side in one file.
-        settings: temperature, top-k, top-p, guidance.
-        parallel: steps and confidence of a masked prior; None for its defaults.
-        label: name of the class; None for no class.
-        seed: seed of the first continuation; continuation i is drawn with seed + i.
-        dtype: dtype of the prior's weights, cache and products.
-        actions: file of the actions from the first given frame on, for a prior that takes actions:
-            a row per frame, or a sequence of rows for each continuation.
-        seconds: duration of the continuation, rounded up to whole latent frames; None for the rest
-            of a clip.
-        window_stride: number of latent frames that each window after the first adds; None for half
-            of a clip's.
         reading: how a video in a frame folder or in an array is read.
     """
 
     given_frames: int | None = None
     num: int = 1
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
-    parallel: ParallelSettings | None = None
-    label: str | None = None
-    seed: int = 0
-    dtype: Dtype = "float32"
-    actions: Path | None = None
-    seconds: float | None = None
-    window_stride: int | None = None
     reading: Reading = USUAL
 
 
@@ -132,7 +113,9 @@ def continued(
     Raises:
         InputError: as for `continue_video`; it is raised immediately.
     """
-    num_given, facts = request.given_frames or default_given_frames(tokenizer), prior.facts
+    facts, stride = prior.facts, tokenizer.config.backbone.total_stride_thw[0]
+    leaving_half = 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
+    num_given = request.given_frames or leaving_half
     length = _length(prior, tokenizer, num_given, request)
     label = _label(prior, request)
     actions = _actions(prior, tokenizer, request, length)
@@ -186,12 +169,6 @@ def _length(
     return length_of_latents(
         of_given + max(1, added), config, tokenizer.facts, request.window_stride
     )
-
-
-def default_given_frames(tokenizer: VideoTokenizer) -> int:
-    """Return the largest number of given frames that leaves half of the clip to the model."""
-    stride = tokenizer.config.backbone.total_stride_thw[0]
-    return 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
 
 
 def last_frames(

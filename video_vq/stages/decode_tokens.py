@@ -45,7 +45,6 @@ def decode_store(accelerator: Accelerator, job: DecodeJob) -> ClipStore:
 
 
 def _video(store: TokenStore, row: int) -> Video:
-    """Describe the clip of a row of tokens."""
     source = store.video_of(row)
     _, first, stride = store.window_of(row)
     return Video(

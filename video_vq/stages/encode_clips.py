@@ -156,9 +156,6 @@ class _SkippedVideos:
 
         Args:
             shards: numbers of shards; those that are not committed yet are skipped.
-
-        Raises:
-            InputError: they did; the message names the first videos and the reasons.
         """
         for shard in shards:
             known = shard in self._of_shard or self._writer.is_complete

@@ -66,7 +66,6 @@ class _Computing(NamedTuple):
 
 
 def _encode_shard(job: EncodeJob, how: _Computing, shard: int) -> None:
-    """Encode one shard in a process of a cluster."""
     if plan_of(job.out) is None:
         raise InputError(not_shared(job.out))
     encoder = _encoder_of_process(job, how)

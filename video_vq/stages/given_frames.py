@@ -67,14 +67,6 @@ class GivenFrames:
         """Return a sample's given frames."""
         return self.store.read(self.video(number), 0, self.num_frames, self.stride)
 
-    def shown_in(
-        self, number: int, chunks: Iterable[UInt8[np.ndarray, "_ h w 3"]]
-    ) -> Iterator[UInt8[np.ndarray, "_ h w 3"]]:
-        """Yield a sample whose given frames are either the real or the decoded ones."""
-        if self.shown == "reconstruction":
-            return iter(chunks)
-        return with_frames(chunks, self.frames(number))
-
     def tokens(
         self, accelerator: Accelerator, numbers: Sequence[int], batch_size: int
     ) -> Int[Tensor, "n p *level"]:

@@ -1,6 +1,9 @@
 """Draws samples that are longer than a clip, by sliding the prior's window over latent frames."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,19 +120,19 @@ def decoded_frames(
     Args:
         tokenizer: a causal tokenizer.
     """
+    # A prior draws in its own precision.
+    drawn = _inside(partial(torch.autocast, accelerator.device.type, enabled=False), latents)
+    for part in _inside(accelerator.autocast, tokenizer.decode_stream(drawn)):
+        yield to_uint8(part).cpu().numpy()
 
-    def drawn() -> Iterator[Tensor]:
-        while True:
-            with torch.autocast(accelerator.device.type, enabled=False):  # a prior's own precision
-                part = next(latents, None)
-            if part is None:
-                return
-            yield part
 
-    stream = tokenizer.decode_stream(drawn())
+def _inside(
+    context: Callable[[], AbstractContextManager[Any]], parts: Iterator[Tensor]
+) -> Iterator[Tensor]:
+    """Yield tensors that are each made inside a context."""
     while True:
-        with accelerator.autocast():
-            part = next(stream, None)
+        with context():
+            part = next(parts, None)
         if part is None:
             return
-        yield to_uint8(part).cpu().numpy()
+        yield part

@@ -113,7 +113,7 @@ def list_for_tokens(
         owner: whether this process opens the token store first.
 
     Raises:
-        InputError: as for `list_folder` and `require_same_list`.
+        InputError: see `list_folder`; or folder or settings have changed since tokens were begun.
     """
     if not is_folder_of_files(root):
         return None
@@ -123,7 +123,7 @@ def list_for_tokens(
     if not owner:
         return list_folder(root, options, size_hw)
     found = list_folder(root, options, size_hw, _say)
-    require_same_list(out, found)
+    _require_same_list(out, found)
     return found
 
 
@@ -162,12 +162,8 @@ def keep_list(out: Path, videos: RawVideos) -> None:
     write_raw_videos(out / PARTS / LIST, videos)
 
 
-def require_same_list(out: Path, videos: RawVideos) -> None:
-    """Raise if a folder or its settings have changed since its tokens were begun.
-
-    Raises:
-        InputError: they have changed; the message says what was added or removed, and what to do.
-    """
+def _require_same_list(out: Path, videos: RawVideos) -> None:
+    """Refuse a folder that, or whose settings, have changed since its tokens were begun."""
     plan = plan_of(out)
     if not isinstance(plan, dict) or plan.get("data_hash") in (None, videos.content_hash):
         return
@@ -210,7 +206,6 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
 
 
 def _changes(before: dict[str, int], now: dict[str, int]) -> list[str]:
-    """Return which files (name -> size) were added, removed and changed."""
     came = sorted(now.keys() - before.keys())
     went = sorted(before.keys() - now.keys())
     changed = sorted(name for name in now.keys() & before.keys() if now[name] != before[name])

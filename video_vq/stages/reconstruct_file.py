@@ -99,8 +99,6 @@ def reconstruct_file(
 
 
 class _Shown:
-    """Frames beside their reconstructions, and sums over both."""
-
     def __init__(self, tokenizer: VideoTokenizer, size_hw: tuple[int, int], pixel_aspect: Fraction):
         self.tokenizer = tokenizer
         self.size_hw, self.pixel_aspect = size_hw, pixel_aspect

@@ -15,13 +15,8 @@ from video_vq.models.priors import AnyPrior, AnySampler, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stages.decode_tokens import decode_grids
 from video_vq.stages.fill_clip_store import MadeClips, fill_clip_store
-from video_vq.stages.given_actions import (
-    GivenActions,
-    actions_of_videos,
-    read_actions,
-    rows_wanted,
-)
-from video_vq.stages.given_frames import GivenFrames
+from video_vq.stages.given_actions import GivenActions, actions_of_videos, read_actions, rows_wanted
+from video_vq.stages.given_frames import GivenFrames, with_frames
 from video_vq.stages.long_samples import LongSampler, decoded_frames
 from video_vq.stages.model_pair import load_pair
 from video_vq.stages.sample_job import DEFAULT_FPS, DEFAULT_NUMBER, Dtype, SampleJob
@@ -89,9 +84,10 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
         )
         videos = _decoded(accelerator, tokenizer, source, asked, batch_size)
         for number, label, frames in zip(numbers, labels, videos, strict=True):
-            shown = frames if given is None else given.shown_in(number, frames)
+            if given is not None and given.shown == "true":
+                frames = with_frames(frames, given.frames(number))
             video = _video(number, label, seed, prior.facts.fps, given, actions)
-            yield PreparedVideo(video, shown, {})
+            yield PreparedVideo(video, frames, {})
 
     size_thw = (length.num_frames, *prior.facts.frame_size_hw)
     clips = MadeClips(plan, num_samples, batch_size, size_thw, prior.facts.classes)
@@ -216,7 +212,6 @@ def _video(
     given: GivenFrames | None,
     actions: GivenActions | None,
 ) -> Video:
-    """Return the description of a sample."""
     own = group = f"sample-{number:06d}"
     origin: dict[str, Any] = {"seed": seed + number}
     if actions is not None:

@@ -44,49 +44,60 @@ class FramesToGive(NamedTuple):
     shown: Shown
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How samples are drawn from a prior.
+
+    Attributes:
+        settings: temperature, top-k, top-p, guidance.
+        parallel: steps and confidence of a masked prior; None for its defaults, and for a prior of
+            another kind.
+        label: name of the class; None for all in turn, or for the given videos' classes; for no
+            class in a continuation.
+        seed: seed of the first sample; sample i is drawn with seed + i.
+        dtype: The dtype of the prior's weights, cache and products.
+        actions: clip store or file of the actions; None for the given videos' own, and for none in
+            a continuation.
+        seconds: duration of each sample, or of what a continuation adds, rounded up to whole latent
+            frames; None for a clip, or the rest of one.
+        window_stride: number of latent frames that each window after the first adds; None for half
+            of a clip's.
+    """
+
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
+    parallel: ParallelSettings | None = None
+    label: str | None = None
+    seed: int = 0
+    dtype: Dtype = "float32"
+    actions: Path | None = None
+    seconds: float | None = None
+    window_stride: int | None = None
+
+
 @dataclass(frozen=True)
-class SampleJob:
+class SampleJob(Drawing):
     """A sampling job: the samples, the models and the output folder.
 
     Attributes:
         prior, tokenizer: folders of the models, or the run folders that contain them.
         out: folder of the clip store.
-        num_samples: number of clips; None for 64, or for the number of given clips or sequences of
-            actions.
-        settings: temperature, top-k, top-p, guidance.
-        parallel: steps and confidence of a masked prior; None for the defaults, and for other
-            priors.
-        label: name of the class; None for all classes in turn, or for the classes of the given
-            videos.
-        seed: seed of the first sample; sample i is drawn with seed + i.
-        batch_size: number of samples that are decoded in lockstep.
-        dtype: dtype of the prior's weights, cache and products.
+        num_samples: number of clips; None for 64, or for as many as there are given clips or
+            sequences of actions.
+        batch_size: number of samples that are decoded in step.
         given: the frames that the samples continue; None for unconditional samples.
-        actions: clip store or file of the actions; None for those of the given videos.
-        actions_split: split of that store.
+        actions_split: The split of the store of actions.
         samples_per_clip: number of samples for each given video, and for each sequence of a store's
             actions.
-        seconds: duration of each sample, rounded up to whole latent frames; None for a clip.
-        window_stride: number of latent frames that each window of a sample longer than a clip adds;
-            None for half of a clip's.
     """
 
     prior: Path
     tokenizer: Path
     out: Path
     num_samples: int | None = None
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
-    parallel: ParallelSettings | None = None
-    label: str | None = None
-    seed: int = 0
     batch_size: int = 16
-    dtype: Dtype = "float32"
     given: FramesToGive | None = None
-    actions: Path | None = None
     actions_split: str = "test"
     samples_per_clip: int = 1
-    seconds: float | None = None
-    window_stride: int | None = None
 
     def for_kind(self, kind: PriorKind) -> "SampleJob":
         """Return the job, with the defaults of a masked prior if it has one."""
@@ -177,5 +188,4 @@ def _even_frames(store: ClipStore, index: int) -> Iterator[UInt8[np.ndarray, "_ 
     height, width = (side // 2 * 2 for side in store.frame_size_hw)
     total = store.videos[index].num_frames
     for start in range(0, total, FRAMES_AT_ONCE):
-        frames = store.read(index, start, min(FRAMES_AT_ONCE, total - start))
-        yield from frames[:, :height, :width]
+        yield from store.read(index, start, min(FRAMES_AT_ONCE, total - start))[:, :height, :width]

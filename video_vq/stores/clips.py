@@ -15,13 +15,7 @@ import numpy as np
 from video_vq import facts
 from video_vq.errors import InputError
 from video_vq.facts import Facts
-from video_vq.stores.files import (
-    ArrayFile,
-    canonical_json,
-    open_array,
-    sha256_json,
-    write_bytes,
-)
+from video_vq.stores.files import ArrayFile, canonical_json, open_array, sha256_json, write_bytes
 from video_vq.stores.shards import ShardFolder, read_manifest
 from video_vq.stores.videos import (
     REPEATED,
@@ -121,7 +115,6 @@ class ClipStoreWriter(ShardFolder):
     def _append(
         self, prepared: PreparedVideo, frames_file: ArrayFile, array_files: dict[str, ArrayFile]
     ) -> Video:
-        """Append one video's frames and rows, and return its description with its length."""
         offset = frames_file.num_rows
         for chunk in prepared.frames:
             frames_file.append(chunk)

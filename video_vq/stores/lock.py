@@ -157,12 +157,7 @@ def _file_of(path: Path, single_file: bool) -> str:
 
 
 def _locked(file: str, path: Path, flags: int, operation: int) -> int:
-    """Return the descriptor of a file that is now locked and still has its name.
-
-    Raises:
-        InputError: another process holds the lock, or its folder cannot be made.
-        OSError: the file cannot be opened or locked.
-    """
+    """Return the descriptor of a file that is now locked and still has its name."""
     end = time.monotonic() + PATIENCE_SECONDS
     is_second_try = False
     while True:

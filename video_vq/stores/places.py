@@ -73,7 +73,6 @@ def require_room(out: Path, num_bytes: int) -> None:
 
 
 def _nearest(path: Path) -> Path:
-    """Return the folder itself, or the nearest existing folder above it."""
     path = path.absolute()
     while not os.path.exists(path) and path != path.parent:
         path = path.parent

@@ -197,7 +197,7 @@ def read_raw_videos(path: Path) -> RawVideos:
             root=str(manifest["root"]),
             recipe=dict(manifest["recipe"]),
             plan=plan,
-            classes=_texts(manifest["classes"]),
+            classes=tuple(map(str, manifest["classes"])),
             videos=tuple(RawVideo(**entry) for entry in manifest["videos"]),
             skipped=tuple(Skipped(**entry) for entry in manifest["skipped"]),
             videos_per_shard=int(manifest["videos_per_shard"]),
@@ -209,10 +209,6 @@ def read_raw_videos(path: Path) -> RawVideos:
             f"{path}: the list is damaged ({type(error).__name__}: {error}); list the videos again"
         ) from None
     return read
-
-
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)
 
 
 def _check(read: RawVideos) -> None:
@@ -227,6 +223,5 @@ def _check(read: RawVideos) -> None:
             raise TypeError(f"video {str(video.id)[:80]!r} has a field of the wrong type")
         if video.label is not None and video.label not in read.classes:
             raise ValueError(f"video {video.id!r} has the unknown class {video.label!r}")
-        inside = os.path.normpath(os.path.join("/", video.name)) == "/" + video.name
-        if not inside:
+        if os.path.normpath(os.path.join("/", video.name)) != "/" + video.name:
             raise ValueError(f"the name {video.name!r} leads out of the folder")

@@ -255,8 +255,7 @@ class TokenStore:
         ):
             raise InputError(f"{self.path}: rows point to missing videos; encode again")
         if self.header.fps is None and len(self._rows):
-            rate = usual_rate(self.videos, int(self._rows[0, 2]))
-            self.header = replace(self.header, fps=rate)
+            self.header = replace(self.header, fps=usual_rate(self.videos, int(self._rows[0, 2])))
 
     def _open(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> list[np.ndarray]:
         shards = range(len(self.shards))

@@ -70,7 +70,6 @@ class CheckpointFolder(CheckpointFiles):
         self._prune(keep or set())
 
     def _delete_leftovers(self) -> None:
-        """Delete the leftovers of a killed save or deletion."""
         for leftover in self.path.glob(f"step_*{files.PARTIAL}"):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)

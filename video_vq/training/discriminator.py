@@ -1,6 +1,7 @@
 """The discriminator of a tokenizer's training: its losses, optimizer and part of a checkpoint."""
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -110,19 +111,15 @@ class Discriminator:
                 averaged.
         """
         both = torch.cat([video, reconstruction.detach()])
-        if is_last:
-            self._backward(both, accumulation)
-        else:
-            with self.accelerator.no_sync(self._wrapped):
-                self._backward(both, accumulation)
-
-    def _backward(self, both: Video, accumulation: int) -> None:
-        with self.accelerator.autocast():
-            real, fake = self._wrapped(both).float().chunk(2)
-        hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-        # Tseng et al. 2021, eq. 4: each side is drawn to the other side's average.
-        lecam = (real - self.anchors[1]).square().mean() + (fake - self.anchors[0]).square().mean()
-        self.accelerator.backward((hinge + self.config.lecam * lecam) / accumulation)
+        alone = nullcontext() if is_last else self.accelerator.no_sync(self._wrapped)
+        with alone:
+            with self.accelerator.autocast():
+                real, fake = self._wrapped(both).float().chunk(2)
+            hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+            # Tseng et al. 2021, eq. 4: each side is drawn to the other side's average.
+            to_fake, to_real = (real - self.anchors[1]).square(), (fake - self.anchors[0]).square()
+            lecam = to_fake.mean() + to_real.mean()
+            self.accelerator.backward((hinge + self.config.lecam * lecam) / accumulation)
         accuracy = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
         parts = (hinge, lecam, accuracy, real.mean(), fake.mean())
         self._parts.append(DiscriminatorFigures(*(part.detach() for part in parts)))
@@ -148,8 +145,7 @@ class Discriminator:
             self.optimizer.step()
             updates = int(self.num_updates)
             decay = min(ANCHOR_DECAY, (1 + updates) / (10 + updates))
-            logits = torch.stack([figures.real_logit, figures.fake_logit])
-            self.anchors.lerp_(logits, 1 - decay)
+            self.anchors.lerp_(torch.stack([figures.real_logit, figures.fake_logit]), 1 - decay)
             self.num_updates += 1
             self._figures = figures
         self.optimizer.zero_grad()

@@ -18,10 +18,7 @@ class StopFlag:
     """Tells whether any rank was asked to stop, by a request or a file `stop` in the run folder."""
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        run_path: os.PathLike[str],
-        request: StopRequest | None,
+        self, accelerator: Accelerator, run_path: os.PathLike[str], request: StopRequest | None
     ):
         self._accelerator = accelerator
         self._file = os.path.join(run_path, "stop")

@@ -106,8 +106,7 @@ class Health:
         if self.logs < MIN_LOGS or not math.isfinite(loss):
             return False
         deviation = math.sqrt(max(self.square - self.mean**2, 0.0))
-        limit = max(self.mean + SPIKE_DEVIATIONS * deviation, SPIKE_RATIO * self.mean)
-        return loss > limit
+        return loss > max(self.mean + SPIKE_DEVIATIONS * deviation, SPIKE_RATIO * self.mean)
 
     def _follow(self, loss: float) -> None:
         # Bias-corrected as in Adam: at the first log, the average is the loss itself.

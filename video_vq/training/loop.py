@@ -241,11 +241,9 @@ class Training:
         state = self.state
         with self.timer("step"):
             self.grad_norm = clip_gradients(self.accelerator, self.model, self.optim.clip_norm)
-            norms = (
-                [self.grad_norm]
-                if discriminator is None
-                else [self.grad_norm, discriminator.clip()]
-            )
+            norms = [self.grad_norm]
+            if discriminator is not None:
+                norms.append(discriminator.clip())
             healthy = all_finite(self.accelerator, must_be_finite, *norms)
             if healthy or self.accelerator.scaler is not None:  # fp16's scaler skips by itself
                 self.optimizer.step()

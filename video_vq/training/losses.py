@@ -99,20 +99,13 @@ class TokenizerLosses:
         """Return the sum of the losses, each times its weight at a step; see `weight`."""
         return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
 
-    def total_of_decoded(
-        self, decoded: Video, video: Video, step: int, micro_batch: int
-    ) -> Float[Tensor, ""]:
-        """Return the weighted sum of the losses of a decoded video; see `__call__`."""
-        return self.total(self.of_decoded(decoded, video, step, micro_batch), step)
-
     def discriminator_at(self, step: int) -> Discriminator | None:
         """Return the discriminator if it takes part in a step; None before it joins.
 
         The training step uses it to train the discriminator, `__call__` to compute the tokenizer's
         loss.
         """
-        has_begun = step >= self._config.loss.adversarial.start
-        return self.discriminator if has_begun else None
+        return self.discriminator if step >= self._config.loss.adversarial.start else None
 
     def weight(self, name: str, step: int) -> float:
         """Return the weight of a loss at a step.

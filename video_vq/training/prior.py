@@ -17,13 +17,7 @@ from video_vq.distributed import make_accelerator, over_ranks
 from video_vq.models.masked_prior import MaskedPrior, hidden_tokens
 from video_vq.models.prior import clip_nats, prior_loss, token_nats
 from video_vq.models.prior_config import PriorFacts, config_for
-from video_vq.models.priors import (
-    AnyPrior,
-    build_prior,
-    hidden_in_scoring,
-    prior_inputs,
-    rate_name,
-)
+from video_vq.models.priors import AnyPrior, build_prior, hidden_in_scoring, prior_inputs, rate_name
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.compiled import compile_parts
 from video_vq.training.distributed import StopFlag, require_even_batch
@@ -81,8 +75,7 @@ def train_prior(
         blank = blank_tokens(store.header, training.micro_batch_size, accelerator.device)
         inputs = prior_inputs(blank, hidden_in_training(training, prior, 0))
         compile_parts(
-            *(accelerator, training.model, [prior]),
-            lambda: training.model(*inputs).square().mean(),
+            *(accelerator, training.model, [prior]), lambda: training.model(*inputs).square().mean()
         )
     timer, batches = training.timer, training.batches(dataset)
 

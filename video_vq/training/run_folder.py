@@ -81,7 +81,6 @@ class RunFolder:
         self._let_go = None if lock is None else weakref.finalize(self, lock.release)
 
     def _open(self, identity: dict[str, Any], allowed: Sequence[str]) -> None:
-        """Compare the run with the one in the folder, and record it there."""
         path, is_main = self.path, self.is_main
         run_file = path / "run.json"
         if run_file.exists():

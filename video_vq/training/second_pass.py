@@ -60,11 +60,13 @@ class SecondPass:
         names: list[Name] = [name for name in NAMES if measures or name == estimator]
         if not names or step < config.continuous_steps:
             return {}
-        return gradients_at_latents(
-            *(self._accelerator, self._tokenizer, quantized),
-            lambda decoded: self._losses.total_of_decoded(decoded, video, step, micro_batch),
-            *(names, config.run.compile),
-        )
+
+        def loss_of(decoded: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
+            losses = self._losses.of_decoded(decoded, video, step, micro_batch)
+            return self._losses.total(losses, step)
+
+        models = (self._accelerator, self._tokenizer)
+        return gradients_at_latents(*models, quantized, loss_of, names, config.run.compile)
 
 
 def gradients_at_latents(
@@ -94,8 +96,7 @@ def gradients_at_latents(
         features = features_of(leaf, tokenizer.quantizer.project_out, batch, grid)
         with accelerator.autocast():
             video = tokenizer.decoder(features.to(tokenizer.dtype)).float()
-        loss = scale * loss_of(video)
-        (first,) = torch.autograd.grad(loss, leaf, create_graph=along is not None)
+        (first,) = torch.autograd.grad(scale * loss_of(video), leaf, create_graph=along is not None)
         if along is None:
             return first / scale
         (second,) = torch.autograd.grad(dot(first, along), leaf)

@@ -234,10 +234,8 @@ def figures_of(
         f"loss/{name}": float(over_ranks(training.accelerator, value, "mean"))
         for name, value in means.items()
     }
-    clips_done, clips_since = (
-        state.step * optim.batch_size,
-        training.rhythm.log_every * optim.batch_size,
-    )
+    clips_done = state.step * optim.batch_size
+    clips_since = training.rhythm.log_every * optim.batch_size
     epoch_ended = dataset.order.ends_between(clips_done - clips_since, clips_done)
     use = state.count_codes(epoch_ended)
     assert state.usage is not None
@@ -287,9 +285,7 @@ def validate(
         accelerator.print("these are scores of the latents: nothing is quantized yet")
     if training.run_folder.trackers is not None:
         clips = read_windows(store, windows[:SHOWN_CLIPS])
-        sheet = originals_and_reconstructions(
-            *(accelerator, tokenizer, averages, clips, batch_size, continuous)
-        )
+        sheet = _sheet(training, tokenizer, clips, continuous)
         training.run_folder.trackers.log_clip(training.state.step, "validation/clips", sheet)
     figures = {f"validation/{name}": value for name, value in scores._asdict().items()}
     if continuous:
@@ -340,26 +336,18 @@ def score(
 
 
 @torch.no_grad()
-def originals_and_reconstructions(
-    accelerator: Accelerator,
+def _sheet(
+    training: Training,
     tokenizer: VideoTokenizer,
-    weights: dict[str, Tensor],
     clips: UInt8[Tensor, "b t h w 3"],
-    batch_size: int,
-    continuous: bool = False,
+    continuous: bool,
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Return an animated sheet: clips above their reconstructions with these weights.
-
-    Args:
-        tokenizer: the tokenizer, not wrapped; its own weights are not used.
-        weights: the weights to reconstruct with, by name.
-        continuous: whether to decode the latents themselves, not their codes.
-    """
-    model = tokenizer.eval()
+    """Return a playing sheet: clips above their reconstructions by the averaged weights."""
+    model, weights = tokenizer.eval(), training.state.averages.tensors
     rows = [*clips.numpy()]
-    for some in clips.split(batch_size):
-        video = to_pixels(some.to(accelerator.device))
-        with accelerator.autocast():
+    for some in clips.split(training.micro_batch_size):
+        video = to_pixels(some.to(training.accelerator.device))
+        with training.accelerator.autocast():
             output = functional_call(model, weights, (video, continuous))
         rows += [*to_uint8(output.video).cpu().numpy()]
     return tile(rows, columns=len(clips), scale=max(1, 96 // rows[0].shape[1]))

@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from accelerate.tracking import (
-    TensorBoardTracker,
-    TrackioTracker,
-    WandBTracker,
-)
+from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 from jaxtyping import UInt8
 
 from video_vq.errors import InputError

@@ -90,7 +90,7 @@ CHECKPOINT = "run/state/step_0000010"
         (CHECKPOINT, "a checkpoint to resume from", ["PSNR 27.5 dB at step 5", "3, together"]),
         ("scores", "an evaluation", ["256 clips of split test", "27.250 dB", "12.125 at N = 128"]),
         ("clips/manifest.json", "a file of a finished clip store", ["of 16 x 16"]),
-        ("clips/frames-00000.npy", "an array of a store", ["uint8", "in     a finished clip"]),
+        ("clips/frames-00000.npy", "an array", ["uint8", "in     a finished clip"]),
         ("begun/parts/shard-00000.json", "a file of an unfinished token store", ["again"]),
         ("run/metrics.jsonl", "a file of the run folder of a tokenizer", ["at step 10 of 20"]),
         (f"{CHECKPOINT}/averages.safetensors", "tensors", ["1 of 6 numbers", "a checkpoint"]),

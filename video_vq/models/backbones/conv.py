@@ -45,8 +45,7 @@ class ConvEncoder(nn.Module):
                 layers.append(ResidualBlock(width, level_width, config.causal))
                 width = level_width
             if level < len(config.strides_thw):
-                stride = config.strides_thw[level]
-                layers.append(Conv3d(width, width, 3, stride, config.causal))
+                layers.append(Conv3d(width, width, 3, config.strides_thw[level], config.causal))
         self.layers = Layers(layers, checkpoint_activations)
         self.norm = PositionNorm(width)
         self.out = Conv3d(width, width, 1)
