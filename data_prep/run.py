@@ -162,7 +162,7 @@ def prepare(
 
 
 def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
-    """Cut the listing into shards; what was left out while listing goes with the first."""
+    """Divide the listing into shards; the first also gets the files that listing left out."""
     return [
         ShardTask(
             shard,
@@ -240,7 +240,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
-    """Refuse a store of other videos with an explanation; the writer refuses other settings."""
+    """Refuse a store of other videos, with an explanation; the writer refuses other settings."""
     if not isinstance(before, dict) or before.get("list_sha256") == now["list_sha256"]:
         return
     changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}

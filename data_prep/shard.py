@@ -76,7 +76,7 @@ def prepare_shard(
 
 
 def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise unless every row has as many numbers as when the source was listed."""
+    """Raise unless rows have the same number of values as when the source was listed."""
     for name, shape in arrays.items():
         found = np.shape(prepared.arrays[name])[1:]
         if found != shape:

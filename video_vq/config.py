@@ -27,7 +27,7 @@ OWN_SETTINGS_PER_KIND = ("backbone", "quantizer")  # sections whose settings dep
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number (YAML 1.2), refuses a key given twice, and aliases."""
+    """Safe YAML that reads 1e-4 as a number (YAML 1.2) and refuses double keys and aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

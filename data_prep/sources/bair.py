@@ -220,7 +220,7 @@ def _trajectory(file: _File) -> tuple[bool, int, str]:
 
 
 def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None:
-    """Return the simulator that the first readable record of every file names, None without one."""
+    """Return the simulator that the first readable record of every file names, if any."""
     labels: dict[str, str | None] = {}
     for _, file, offset, length in records:
         if file.name not in labels and length <= MAX_LABELLED_BYTES:

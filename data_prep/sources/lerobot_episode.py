@@ -89,7 +89,7 @@ class _OpenTable:
     def rows(
         self, path: str, place: Place, wanted: dict[str, tuple[Kind, int]]
     ) -> dict[str, np.ndarray]:
-        """Return an episode's rows; the others of the table are not held."""
+        """Return an episode's rows, without holding the others of the table."""
         status = os.stat(path)
         key = (path, status.st_size, status.st_mtime_ns, tuple(wanted.items()))
         if self._key != key or self._reader is None:
@@ -114,7 +114,7 @@ class _OpenTable:
 
 
 def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
-    """Return first row and number of rows of each stretch of rows of each episode."""
+    """Return the first row and the number of rows of each contiguous range of each episode."""
     found: list[tuple[int, int, int]] = []  # episode, first row, rows
     row = 0
     for piece in pieces:
@@ -169,7 +169,7 @@ class EpisodeOpener:
 
 
 def _first_frame(ranges: FrameRanges, place: Place) -> int:
-    """Return the place of an episode's first frame in its video."""
+    """Return the index of an episode's first frame in its video."""
     total = ranges.info.num_packets
     first = ranges.nearest(place.from_seconds)
     if first + place.num_frames > total:
@@ -205,7 +205,7 @@ def _frames(
 
 
 def _rows(opened: _OpenTable, item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
-    """Return an episode's rows of each array."""
+    """Return an episode's rows for each array."""
     wanted: dict[str, tuple[Kind, int]] = {
         "index": ("integer", 1),
         "episode_index": ("integer", 1),

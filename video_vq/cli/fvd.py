@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
-    """Refuse, before anything is computed, a file of features that cannot be written."""
+    """Refuse a file of features that cannot be written, before anything is computed."""
     from video_vq.stores.places import require_not_input, require_writable
 
     for source in sources:

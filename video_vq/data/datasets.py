@@ -236,7 +236,7 @@ class TokenDataset(Dataset[TokenItem]):
 
 
 def _checked_index(index: int, length: int) -> int:
-    """Return an index counted from the start, as a list takes it."""
+    """Return an index counted from the start; negative ones count from the end, as for a list."""
     if not -length <= index < length:
         raise IndexError(f"item {index} of a dataset of {length}")
     return index % length

@@ -95,7 +95,7 @@ def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
 
 
 def _read(file: WeightsFile) -> Tensors:
-    """Return the arrays of a file by their names in it."""
+    """Return the arrays of a file by name."""
     is_safe = file.place.endswith(".safetensors")
     if not is_safe and file.sha256 is None:
         raise InputError(
@@ -160,8 +160,8 @@ def _named(tensors: Tensors) -> Tensors:
 def _with_joined_attention(tensors: Tensors) -> Tensors:
     """Return VideoMAE's tensors with one matrix for queries, keys and values, and its bias.
 
-    Keys have no bias. transformers 5 reads q_bias and v_bias as zeros, without an error, if another
-    version wrote the file; a network that was saved after that is refused.
+    Keys have no bias. If another version wrote the file, transformers 5 silently reads q_bias and
+    v_bias as zeros; a network that was saved after that is refused.
     """
     joined = dict(tensors)
     blocks = sorted({key.partition(".attn.")[0] for key in tensors if ".attn." in key})

@@ -176,8 +176,8 @@ def _read_inputs(
     """Return a clip whose frames were all read, as network input for each preparation.
 
     Args:
-        inputs: None where the video ends before.
-        is_same: whether it is what it was when it was named.
+        inputs: network input for each preparation; None if the video ended before.
+        is_same: whether the file is unchanged.
     """
     if inputs is None:
         raise _too_short(path, cut)

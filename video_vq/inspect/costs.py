@@ -42,5 +42,5 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str 
 
 
 def through(tokenizer: VideoTokenizer, video: Tensor) -> Tensor:
-    """Run encoder and decoder; the quantizer between them keeps little and depends on values."""
+    """Run encoder and decoder; the quantizer between them saves little and depends on values."""
     return tokenizer.decoder(tokenizer.encoder(video)).float().square().mean()

@@ -192,7 +192,7 @@ _READERS: dict[str, Callable[[Path], Found | None]] = {
 
 
 def _describe_video(path: Path, reading: Reading) -> Facts:
-    """Describe a video as it is shown; its frames are counted, its header is not trusted."""
+    """Describe a video as it is shown; its frames are counted, and its header is not trusted."""
     source = source_of(path, reading)
     require_needed(source, reading)
     info = source.probe(DEFAULT_LIMITS)

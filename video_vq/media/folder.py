@@ -79,7 +79,7 @@ class VideoFolder(NamedTuple):
 
     Attributes:
         root: the folder that names begin in.
-        videos: the videos, sorted by the names of their files.
+        videos: the videos, the videos, sorted by the names of their files.
         left_out: files that cannot be used, sorted by name.
         classes: names of the classes.
         reading: settings for reading frames and arrays, with the values that were found; the usual
@@ -250,10 +250,10 @@ def grouping(settings: FolderSettings) -> Callable[[str], str]:
 def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str, str]:
     """Assign each group to train, val or test by its hash.
 
-    The groups are ordered by their sha256; the first are test, the next val, the rest train, each
-    share met to within one group. No split that was asked for stays empty as long as there are
-    groups: train has the first, test the second, val the third. Shares that add up to 1 leave none
-    for train.
+    The groups are ordered by their sha256: the first are test, the next val and the rest train,
+    with each share met to within one group. No requested split stays empty as long as there are
+    enough groups: train gets the first, test the second, and val the third. Shares that add up to 1
+    leave none for train.
 
     Args:
         groups: names of the groups; repeats are allowed.

@@ -58,7 +58,7 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _png_bits(path: Path) -> int:
-    """Return the bits per channel by the header; Pillow cuts 16 bits of colour to 8 in silence."""
+    """Return the header's bits per channel, as Pillow silently cuts 16 bits of colour to 8."""
     with open(path, "rb") as file:
         start = file.read(25)
     if start[12:16] != b"IHDR":

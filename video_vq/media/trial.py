@@ -56,7 +56,7 @@ def _answer(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
 
 
 def _decode(decoder: Decoder) -> None:
-    """Write a moving square, decode it, compare."""
+    """Write a moving square, decode it, and compare."""
     frames = np.full((NUM_FRAMES, HEIGHT, WIDTH, 3), 64, dtype=np.uint8)
     for index, frame in enumerate(frames):
         frame[16:32, 4 * index : 4 * index + 16] = (200, 120, 40)

@@ -65,7 +65,7 @@ class StLpips(nn.Module):
     def forward(
         self, frames: Float[Tensor, "n 3 h w"], reference: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, "n"]:
-        """Return the distance of each RGB picture in [-1, 1] from its reference; 0 for equal ones.
+        """Return the distance of each RGB picture in [-1, 1] from its reference.
 
         The output of a network may lie outside this range, but its reference may not.
 

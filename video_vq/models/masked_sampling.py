@@ -183,14 +183,14 @@ class MaskedSampler(ClipSampler):
         return Drawn(sub_codes, log_probability, usable)
 
     def _rows(self, num_given: int) -> int:
-        """Return how many samples are drawn at once: a batch, if a row's place does not matter."""
+        """Return the number of samples drawn together: a batch if a row's place does not matter."""
         if self._num_rows is None:
             agree = self.batch_size == 1 or self._rows_agree(self.batch_size)
             self._num_rows = self.batch_size if agree else 1
         return self._num_rows
 
     def _rows_agree(self, num_rows: int) -> bool:
-        """Return whether equal clips come out equal, bit for bit, at any place in the batch."""
+        """Return whether equal clips give bitwise equal results at any place in the batch."""
         device = self.prior.head.weight.device
         sizes, passes = self.prior.sub_codes.sizes, len(hidden_per_pass(self.settings))
         generator = torch.Generator().manual_seed(0)

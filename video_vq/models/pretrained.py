@@ -207,7 +207,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         }
 
     def _tensors(self) -> tuple[dict[str, torch.Tensor], str]:
-        """Return the tensors to be written, and the dtype that config.json names."""
+        """Return the tensors to write, and the dtype that config.json names."""
         # torch.compile of a part of the model adds its wrapper's name to the names of tensors.
         state = {key.replace("_orig_mod.", ""): value for key, value in self.state_dict().items()}
         if any(value.is_meta for value in state.values()):

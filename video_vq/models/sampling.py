@@ -101,21 +101,22 @@ class ClipSampler:
         """Draw one clip's tokens per seed.
 
         Args:
-            seeds: one per sample, 0 … 2^63 - 1; integers of any kind, as are labels and tokens.
+            seeds: a seed per sample, 0 … 2^63 - 1; like labels and tokens, they may be integers of
+                any dtype.
             class_labels: 0 … num_classes - 1, or NO_CLASS.
-            given: the first p tokens of each clip, kept as they are; from a grid t h w of codes,
-                flattened in this order.
+            given: the first p tokens of each clip, which are kept: a grid t h w of codes, flattened
+                in this order.
             actions: numbers per latent frame, in the data's units.
             progress: function that is called after each position, or each step of a masked prior,
                 with the number of tokens just drawn.
-            window: number of the window in a longer sample; each has noise of its own.
+            window: index of the window in a longer sample; each window has its own noise.
 
         Returns:
             int64 tokens on the CPU; where a position has several codes, the level is the last axis.
 
         Raises:
             InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives
-                no distribution to draw from, or this machine cannot keep rows apart.
+                no distribution to draw from, or rows cannot be kept independent on this machine.
         """
         prior, split = self.prior, self.prior.sub_codes
         seeds = as_seeds(seeds)

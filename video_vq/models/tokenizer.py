@@ -273,7 +273,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         )
 
     def _size_thw(self, codes: Tensor) -> tuple[int, int, int]:
-        """Return the size of the video that a grid of codes stands for."""
+        """Return the size of the video that a grid of codes represents."""
         several = len(self.config.quantizer.vocabulary) > 1
         if codes.ndim != 4 + several or not codes.numel():
             axes = "b t h w level" if several else "b t h w"

@@ -22,7 +22,8 @@ class ConvBackboneConfig:
     Attributes:
         patch_thw: size of the box of pixels that the first layer folds into channels; t is 1 in
             causal models.
-        stem_kernel: kernel size of the first and the last convolution: 3, or 1 for large patches.
+        stem_kernel: kernel kernel size of the first and the last convolution: 3, or 1 for large
+            patches.
         strides_thw: strides of each downsampling, in t h w order.
         multipliers: channels of each level as a multiple of `channels`, with one more entry than
             strides.
@@ -61,7 +62,7 @@ class ConvBackboneConfig:
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
-        """Return the numbers of frames, rows and columns that one latent covers."""
+        """Return the number of frames, rows and columns that one latent covers."""
         steps = (self.patch_thw, *self.strides_thw)
         t, h, w = (math.prod(step[axis] for step in steps) for axis in range(3))
         return t, h, w
@@ -147,7 +148,7 @@ class TimeSformerConfig:
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
-        """Return the numbers of frames, rows and columns that one latent covers."""
+        """Return the number of frames, rows and columns that one latent covers."""
         return self.patch_thw
 
     def grid_thw(self, size_thw: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -38,7 +38,7 @@ class Bf16SafeConv3d(nn.Conv3d):
     if two frames are padded and not strided, or if a strided height or width shrinks to 1
     (docs/log.md). For the width, outputs are also known to be wrong on some machines:
     https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, on
-    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without it.
+    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without this.
 
     A single frame between zeros meets only the kernel's middle frame, so only that is used: an
     image then takes a third of the operations, and oneDNN, whose bf16 output is arbitrary where

@@ -33,7 +33,7 @@ class StillCodebook(nn.Module):
         return CodebookUpdate(counts, counts.new_empty(0))
 
     def watch(self) -> None:
-        """Do nothing: no step needs to move the codes."""
+        """Do nothing, since no step has to move the codes."""
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
         """Return nothing: no tensor of codes changes in an update."""

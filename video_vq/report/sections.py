@@ -52,7 +52,7 @@ def scores(parts: Parts, films: Films) -> list[Section]:
 
 
 def reconstructions(parts: Parts, films: Films) -> list[Section]:
-    """Return clips beside their reconstructions: in the order of the data, the best, the worst."""
+    """Return clips beside their reconstructions: the first ones, the best and the worst."""
     headings = {"shown": "Clips as they come", "best": "Highest PSNR", "worst": "Lowest PSNR"}
     sections = []
     for evaluation in parts.evaluations:

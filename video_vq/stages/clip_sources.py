@@ -194,7 +194,7 @@ class RawClips:
         """Yield the clips of a shard; see `StoredClips.clips`.
 
         Raises:
-            InputError: reading fails for a reason that is no video's fault.
+            InputError: reading fails for a reason that lies in no single video.
         """
         if shard == 0:
             findings.skipped += self._raw.skipped

@@ -50,12 +50,12 @@ class Drawing:
 
     Attributes:
         settings: temperature, top-k, top-p, guidance.
-        parallel: steps and confidence of a masked prior; None for its defaults, and for a prior of
-            another kind.
+        parallel: steps and confidence of a masked prior; None for the defaults, and for other
+            priors.
         label: name of the class; None for all in turn, or for the given videos' classes; for no
             class in a continuation.
         seed: seed of the first sample; sample i is drawn with seed + i.
-        dtype: The dtype of the prior's weights, cache and products.
+        dtype: dtype of the prior's weights, cache and products.
         actions: clip store or file of the actions; None for the given videos' own, and for none in
             a continuation.
         seconds: duration of each sample, or of what a continuation adds, rounded up to whole latent
@@ -81,9 +81,9 @@ class SampleJob(Drawing):
     Attributes:
         prior, tokenizer: folders of the models, or the run folders that contain them.
         out: folder of the clip store.
-        num_samples: number of clips; None for 64, or for as many as there are given clips or
-            sequences of actions.
-        batch_size: number of samples that are decoded in step.
+        num_samples: number of clips; None for 64, or for the number of given clips or sequences of
+            actions.
+        batch_size: number of samples that are decoded in lockstep.
         given: the frames that the samples continue; None for unconditional samples.
         actions_split: The split of the store of actions.
         samples_per_clip: number of samples for each given video, and for each sequence of a store's

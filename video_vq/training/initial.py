@@ -18,7 +18,7 @@ def starting_tokenizer(
 ) -> VideoTokenizer:
     """Return a tokenizer with weights drawn by `run.seed`, or with those of `init_from`.
 
-    What is drawn next from torch's generator, such as a discriminator, depends only on the seed.
+    Later draws from torch's generator, such as a discriminator's weights, depend only on the seed.
     `init_from` is not read where a run only resumes. Settings that keep the tensors' shapes, such
     as the gradient estimator, may differ; the differences are printed.
 
