@@ -81,7 +81,7 @@ def unpack(
 
     Args:
         archive: the archive to read.
-        wanted: the the members to write.
+        wanted: the members to write.
         folder: output folder, created if missing.
         on_file: function that is called for each member that is written.
 

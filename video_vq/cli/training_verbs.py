@@ -99,7 +99,7 @@ def run_training(
     """Plan a training run, report that it is finished, or train.
 
     Args:
-        next_words: function that function that returns the command that comes next.
+        next_words: function that returns the command that comes next.
     """
     out = arguments.out
 

@@ -137,8 +137,8 @@ def training_batches(
     """Return a loader of this rank's micro-batches from `first_step` on; starting is O(1).
 
     Args:
-        batch_size: size of size of the global batch, over ranks and accumulated micro-batches.
-        num_workers: number of number of processes that read ahead; 0 reads in the training process.
+        batch_size: size of the global batch, over ranks and accumulated micro-batches.
+        num_workers: number of processes that read ahead; 0 reads in the training process.
     """
     shape = {"batch_size": batch_size, "accumulation": accumulation, "world_size": world_size}
     clips = isinstance(dataset, ClipSequence)

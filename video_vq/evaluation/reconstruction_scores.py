@@ -159,7 +159,7 @@ def score_copies(
     ranks.
 
     Args:
-        copy: function that function that makes the copies of a batch of clips.
+        copy: function that makes the copies of a batch of clips.
         name: name of the copies.
     """
     accelerator, windows = setup.accelerator, setup.windows

@@ -40,7 +40,7 @@ def checkup(fetch_weights: bool, fetch_st_lpips: bool) -> list[Check]:
     """Check everything.
 
     Args:
-        fetch_weights: whether to whether to download the I3D weights if they are missing.
+        fetch_weights: whether to download the I3D weights if they are missing.
         fetch_st_lpips: whether to check the ST-LPIPS weights, and to download them if they are
             missing.
     """

@@ -48,7 +48,7 @@ def write_video(
     """Write RGB frames as a video file; the suffix names the container.
 
     Args:
-        path: path of the file, which path of the file, which ends in .mp4, .mkv, .avi or .webm.
+        path: path of the file, which ends in .mp4, .mkv, .avi or .webm.
         frames: at least one frame; height and width are even, because colour is stored at half
             size.
         fps: frames per second.
@@ -249,8 +249,8 @@ def write_animation(
     """Write RGB frames as a looping animation, for a README or a report.
 
     Args:
-        path: path of the file, which path of the file, which ends in .webp (small, all colours) or
-            .gif (one palette of 256 colours).
+        path: path of the file, which ends in .webp (small, all colours) or .gif (one palette of 256
+            colours).
         frames: at least one frame, of any size.
         fps: frames per second; a GIF rounds the time of a frame to 10 ms.
         quality: quality of WebP, from 0 to 100.

@@ -79,7 +79,7 @@ class VideoFolder(NamedTuple):
 
     Attributes:
         root: the folder that names begin in.
-        videos: the videos, the videos, sorted by the names of their files.
+        videos: the videos, sorted by the names of their files.
         left_out: files that cannot be used, sorted by name.
         classes: names of the classes.
         reading: settings for reading frames and arrays, with the values that were found; the usual

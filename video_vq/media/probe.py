@@ -350,7 +350,7 @@ def opened(
 def upright_filters(path: Path, frame: "av.VideoFrame") -> tuple[tuple[str, str], ...]:
     """Return the filters that apply a frame's display matrix, as in the ffmpeg program.
 
-    See See FFmpeg, fftools/ffmpeg_filter.c, configure_input_video_filter.
+    See FFmpeg, fftools/ffmpeg_filter.c, configure_input_video_filter.
     """
     matrix = None
     entries: Any = frame.side_data  # PyAV's stubs give it the type of a mapping

@@ -150,8 +150,7 @@ class Supervisor:
 
         Args:
             job: the job, as JSON that the process understands.
-            on_video: function that is function that is called with the report of each stage of a
-                video.
+            on_video: function that is called with the report of each stage of a video.
 
         Raises:
             InputError: this or an earlier process failed for a reason unrelated to a video; no

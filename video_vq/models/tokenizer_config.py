@@ -22,8 +22,7 @@ class ConvBackboneConfig:
     Attributes:
         patch_thw: size of the box of pixels that the first layer folds into channels; t is 1 in
             causal models.
-        stem_kernel: kernel kernel size of the first and the last convolution: 3, or 1 for large
-            patches.
+        stem_kernel: kernel size of the first and the last convolution: 3, or 1 for large patches.
         strides_thw: strides of each downsampling, in t h w order.
         multipliers: channels of each level as a multiple of `channels`, with one more entry than
             strides.

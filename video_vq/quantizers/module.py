@@ -38,8 +38,8 @@ class QuantizerModule(Float32Module):
     Args:
         dim: number of channels of the input and of the output.
         config: settings of the codebook.
-        width: number of number of channels of the latents that are compared with the codes; None
-            for `dim`, without projections.
+        width: number of channels of the latents that are compared with the codes; None for `dim`,
+            without projections.
     """
 
     config: Any

@@ -161,7 +161,7 @@ class Films:
         """Return clips of one shape, laid out in columns, as one film.
 
         Args:
-            clips: the clips, the clips, row by row.
+            clips: the clips, row by row.
             columns: number of clips side by side.
             caption: what the film shows.
             fps: frames per second; None for the usual rate.

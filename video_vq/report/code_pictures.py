@@ -49,7 +49,7 @@ def as_clip(
 
     Args:
         colours: colour of each token of a grid.
-        size_thw: number of number of frames, height and width of the clip.
+        size_thw: number of frames, height and width of the clip.
         causal: whether the first latent frame covers a single frame.
     """
     num_frames, height, width = size_thw

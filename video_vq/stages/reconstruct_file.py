@@ -33,8 +33,8 @@ class FileReconstruction(NamedTuple):
     Attributes:
         num_frames, size_hw: length and frame size of the reconstruction.
         num_tokens: number of tokens of the whole video.
-        bits_per_pixel: number of number of bits of these tokens, log2 K each, divided by frames x
-            height x width.
+        bits_per_pixel: number of bits of these tokens, log2 K each, divided by frames x height x
+            width.
         psnr: peak signal-to-noise ratio in dB, of the mean squared error over all frames; infinite
             for an exact copy.
         num_damaged: number of damaged frames of the file that its decoder repaired.

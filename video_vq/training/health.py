@@ -39,7 +39,7 @@ class Health:
     Attributes:
         loss_spikes, collapses: number of warnings so far.
         logs: number of logged steps.
-        mean, square: moving moving averages of the loss and of its square.
+        mean, square: moving averages of the loss and of its square.
         is_collapsed: whether the codebook was collapsed at the last logged step.
     """
 

@@ -85,7 +85,7 @@ def gradients_at_latents(
     Args:
         tokenizer: the tokenizer, not wrapped.
         loss_of: the weighted loss of a decoded video.
-        names: names of names of the gradients to return, of these two.
+        names: names of the gradients to return, of these two.
     """
     rows = quantized.rows
     scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
