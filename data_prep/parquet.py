@@ -35,7 +35,7 @@ def require_pyarrow() -> None:
     """Raise unless pyarrow is installed.
 
     Raises:
-        InputError: it is missing; the message says how to install it.
+        InputError: pyarrow is missing; the message says how to install it.
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise InputError(

@@ -149,8 +149,8 @@ def add_size(parser: argparse._ActionsContainer, default: str | None, told: str 
 
     Args:
         parser: a verb's parser, or one of its groups.
-        default: its default as it is typed; None for none.
-        told: what happens without it, for the help text, where there is no default.
+        default: default value as typed on the command line; None for none.
+        told: behaviour without the option, for the help text, if there is no default.
     """
     parser.add_argument(
         "--size",
@@ -180,7 +180,7 @@ def add_shares(
     Args:
         parser: a verb's parser, or one of its groups.
         val, test: default shares.
-        of: what they are shares of, for the help text.
+        of: quantity that the shares refer to, for the help text.
     """
     shares = {"--val": val} if test is None else {"--val": val, "--test": test}
     for flag, default in shares.items():

@@ -166,7 +166,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
 
 
 def _unix_kind(entry: dict[str, Any]) -> int:
-    """Return the type bits of a Unix file mode; 0 where it is missing."""
+    """Return the type bits of a Unix file mode; 0 if it is missing."""
     mode = entry.get("XADPosixPermissions", 0)
     if entry.get("RAR5OS") == 1:
         mode = entry.get("RAR5Attributes", 0)

@@ -103,7 +103,7 @@ def require_folder(root: Path, what: str) -> None:
     """Raise unless `root` is a folder.
 
     Raises:
-        InputError: it is not a folder.
+        InputError: `root` is not a folder.
     """
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"

@@ -29,9 +29,9 @@ def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: s
 
     Args:
         parser: the verb's parser.
-        kind: the model that the verb trains.
-        data: the flag for what it is trained on.
-        store: what that is, for the help text.
+        kind: kind of model that the verb trains.
+        data: flag that names the training data.
+        store: kind of store that holds the data, for the help text.
     """
     parser.add_argument(
         "--config",
@@ -81,7 +81,7 @@ def read_config(arguments: argparse.Namespace, kind: Kind, of: type[Config]) -> 
     """Return the config that `add_options` named, with its overrides.
 
     Raises:
-        ConfigError: it cannot be used, or `--time` would start a training run.
+        ConfigError: the config cannot be used, or `--time` would start a training run.
     """
     if arguments.time and not arguments.dry_run:
         raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")

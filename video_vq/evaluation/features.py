@@ -56,7 +56,7 @@ class FeatureSet(NamedTuple):
         split: the split that was read; None for a plain folder.
         kinds: number of clips of each frame size and rate.
         simulated: the simulator of the videos; None if they are not labelled as simulated.
-        notes: messages for the reader about how the videos were read.
+        notes: remarks for the reader on reading the videos.
     """
 
     name: str

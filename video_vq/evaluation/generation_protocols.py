@@ -85,7 +85,8 @@ def require_protocol(
         sampled_with: the plan of the samples' store.
 
     Raises:
-        InputError: they do not; the message says what is missing, and how to make it.
+        InputError: samples or clips do not follow it; the message says what is missing, and how to
+            make it.
     """
     given = sampled_with.get("given_frames", 0)
     if given != protocol.given_frames:
@@ -108,7 +109,7 @@ def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
     """Refuse samples that continue other clips than the ones they are compared with.
 
     Raises:
-        InputError: they do; the message names both sets of clips.
+        InputError: the samples continue other clips; the message names both sets.
     """
     found = (sampled_with.get("given_data"), sampled_with.get("given_split"))
     if found != (data_hash, split):

@@ -91,7 +91,7 @@ class _Scored(NamedTuple):
 
 
 def clip_metrics(st_lpips: StLpips | None, num_frames: int) -> dict[str, ClipMetric]:
-    """Return the scores of clips of so many frames by name; None leaves ST-LPIPS out.
+    """Return the scores of clips with this many frames by name; None leaves ST-LPIPS out.
 
     A single frame has no motion to score.
     """

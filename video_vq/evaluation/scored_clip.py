@@ -43,7 +43,7 @@ class Cut(NamedTuple):
 
     Attributes:
         num_frames, stride: number of frames of a clip, and the distance between them.
-        fps: frame rate that files are converted to first; None for their own.
+        fps: frame rate to which files are converted first; None for their own rates.
     """
 
     num_frames: int

@@ -78,7 +78,7 @@ class VideoFolder(NamedTuple):
     """The videos in a folder, and the files that were left out.
 
     Attributes:
-        root: the folder that names begin in.
+        root: the folder that all names are relative to.
         videos: the videos, sorted by the names of their files.
         left_out: files that cannot be used, sorted by name.
         classes: names of the classes.

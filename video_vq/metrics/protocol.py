@@ -28,8 +28,8 @@ class FVDProtocol:
         ddof: degrees of freedom: covariances are divided by N - ddof.
         num_frames: number of frames per clip; None leaves it to the caller.
         stride: distance between frames in the source video.
-        pad_to: number of frames to which a clip is padded by repeating its last frame; None leaves
-            the clip as it is.
+        pad_to: number of frames to which a clip is padded by repeating its last frame; None does
+            not pad.
         num_real, num_fake: number of clips on each side; None for all.
         source: the code that the convention follows.
         note: differences from the paper, and assumptions; may be empty.

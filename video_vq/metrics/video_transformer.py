@@ -181,7 +181,7 @@ class VideoMae(nn.Module):
         content-debiased FVD.
 
         Raises:
-            InputError: not 16 frames of 224 x 224.
+            InputError: the clips are not 16 frames of 224 x 224.
         """
         require_clips(video, self.sizes, "VideoMAE")
         x = self.patch_embed((video + 1) / 2) + self.pos_embed
@@ -207,7 +207,7 @@ class VJepa(nn.Module):
         """Return the features of RGB clips in [-1, 1].
 
         Raises:
-            InputError: not 16 frames of 224 x 224.
+            InputError: the clips are not 16 frames of 224 x 224.
         """
         require_clips(video, self.sizes, "V-JEPA")
         pixels = ((video + 1) / 2 - self.mean) / self.std

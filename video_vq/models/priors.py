@@ -55,7 +55,7 @@ def make_sampler(
         parallel: how several tokens are drawn at once; None for the defaults of a masked prior.
 
     Raises:
-        InputError: an autoregressive prior is to draw several tokens at once.
+        InputError: the prior is autoregressive, and cannot draw several tokens at once.
     """
     if isinstance(prior, MaskedPrior):
         return MaskedSampler(prior, settings, parallel, batch_size, dtype)

@@ -55,7 +55,7 @@ class TiledStream:
     Args:
         network: the encoder or the decoder.
         grid_hw: numbers of rows and columns of latents in a frame.
-        margin_hw: reach of the network in latents; None for a network that takes only whole frames.
+        margin_hw: reach of the network in latents; None for a network that needs whole frames.
         stride_hw: height and width of a latent, in pixels.
         reads_pixels: whether the network goes from pixels to latents, rather than back.
         causal: whether later pieces follow; the network then takes a `Past`.

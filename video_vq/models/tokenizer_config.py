@@ -29,8 +29,8 @@ class ConvBackboneConfig:
         channels: base width; processors work well with multiples of 32, which all shipped configs
             have.
         num_blocks: number of residual blocks per level.
-        upsampling: how the decoder goes up a level: "subpixel", a linear map to the finer
-            positions, or "nearest", copies and a convolution of size 3, which is slower.
+        upsampling: upsampling of the decoder: "subpixel", a linear map to the finer positions, or
+            "nearest", copies and a convolution of size 3, which is slower.
         causal: whether no frame depends on a later one; clips then have 1 + n·(stride in t) frames.
     """
 
@@ -70,7 +70,7 @@ class ConvBackboneConfig:
         """Return the token grid of a clip.
 
         Raises:
-            InputError: the clip does not divide by the strides.
+            InputError: the clip is not divisible by the strides.
         """
         stride_t, stride_h, stride_w = self.total_stride_thw
         num_frames, height, width = size_thw

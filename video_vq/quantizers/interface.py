@@ -15,7 +15,7 @@ from video_vq.quantizers.rows import (
 
 @runtime_checkable
 class CodebookInterface(Protocol):
-    """The K codes of a quantizer, and how they are started and moved."""
+    """The K codes of a quantizer, with their initialisation and updates."""
 
     @property
     def is_initialized(self) -> Tensor | bool:

@@ -73,20 +73,20 @@ class QuantizerModule(Float32Module):
         raise NotImplementedError
 
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; the forward value is the code itself, bit for bit.
+        """Quantize a grid of features; the forward value is exactly the code.
 
         Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
-        training mode where a gradient is needed. The codes are still the nearest ones.
+        training mode if a gradient is needed. The codes are still the nearest ones.
 
         Args:
             features: output of the encoder, with `dim` channels.
-            check: whether to refuse NaN and infinite latents, and a training that never moves the
-                codes. A training loop that skips and counts steps whose loss is not finite, alike
+            check: whether to refuse NaN and infinite latents, and training that never moves the
+                codes. A training loop that skips and counts steps with a non-finite loss, the same
                 on all ranks, passes False.
 
         Raises:
-            InputError: the number of channels is wrong, latents are not finite, or many training
-                passes went by without a `step`.
+            InputError: the number of channels is wrong, latents are not finite, or there were many
+                training passes without a `step`.
         """
         rows = self._project(features)
         batch, _, *grid = features.shape

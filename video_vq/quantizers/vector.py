@@ -150,12 +150,14 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
         codebook_size: number of codes, K.
         codebook_dim: dimension of a code; features are projected to it and back by two linear
             layers. None compares the features themselves.
-        estimator: gradient that passes the quantizer; see `EstimatorConfig`, as for the next seven.
-            exact_gradient and hessian need the second pass that `video-vq train-tokenizer` makes.
+        estimator: gradient that passes through the quantizer; see `EstimatorConfig`, also for the
+            next seven arguments. exact_gradient and hessian need the second pass that `video-vq
+            train-tokenizer` makes.
         normalize: whether to quantize on the unit sphere.
-        gradient_through_norm: whether the gradient passes the normalisation of `normalize`.
+        gradient_through_norm: whether the gradient passes through the normalisation of `normalize`.
         centered: whether to rotate about the mean latent instead of the origin.
-        tangential_commitment: whether the commitment loss turns latents and keeps their lengths.
+        tangential_commitment: whether the commitment loss turns latents without changing their
+            lengths.
         equal_angle: setting of the estimator rotation_blended, in degrees.
         noise_variance: setting of the estimator diveq, per channel.
         temperature: setting of the estimators gumbel_softmax and index_backpropagation.
@@ -171,7 +173,7 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
         implementation: implementation of the lookup (quantizers/lookup.py).
 
     Raises:
-        InputError: an argument is out of its range, or two do not fit together.
+        InputError: an argument is out of range, or two arguments are incompatible.
     """
 
     def __init__(
@@ -230,19 +232,21 @@ class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
         dim: number of channels of the input and of the output.
         codebook_size: number of codes, K.
         codebook_dim: dimension of a code; None compares the features themselves.
-        estimator: gradient that passes the quantizer; see `EstimatorConfig`, as for the next seven.
-            exact_gradient and hessian need the second pass that `video-vq train-tokenizer` makes.
+        estimator: gradient that passes through the quantizer; see `EstimatorConfig`, also for the
+            next seven arguments. exact_gradient and hessian need the second pass that `video-vq
+            train-tokenizer` makes.
         normalize: whether to quantize on the unit sphere.
-        gradient_through_norm: whether the gradient passes the normalisation of `normalize`.
+        gradient_through_norm: whether the gradient passes through the normalisation of `normalize`.
         centered: whether to rotate about the mean code instead of the origin.
-        tangential_commitment: whether the commitment loss turns latents and keeps their lengths.
+        tangential_commitment: whether the commitment loss turns latents without changing their
+            lengths.
         equal_angle: setting of the estimator rotation_blended, in degrees.
         noise_variance: setting of the estimator diveq, per channel.
         temperature: setting of the estimators gumbel_softmax and index_backpropagation.
         implementation: implementation of the lookup (quantizers/lookup.py).
 
     Raises:
-        InputError: an argument is out of its range, or two do not fit together.
+        InputError: an argument is out of range, or two arguments are incompatible.
     """
 
     def __init__(

@@ -163,7 +163,7 @@ class Films:
         Args:
             clips: the clips, row by row.
             columns: number of clips side by side.
-            caption: what the film shows.
+            caption: description of the film.
             fps: frames per second; None for the usual rate.
             heads: names above the film, each over its share of the width.
         """

@@ -1,4 +1,4 @@
-"""Finds what a report can show: the training runs and evaluations in a folder."""
+"""Finds the training runs and evaluations in a folder, which a report can show."""
 
 import json
 import math
@@ -22,7 +22,7 @@ class Run(NamedTuple):
         name: name of its folder.
         identity: kind, config, data, precision, …
         environment: versions, device, command.
-        curves: pairs (step, value) by name, in the order logged; finite values only.
+        curves: pairs (step, value) by name, in the order of logging; only finite values.
         num_not_finite: number of values that were left out of the curves.
         model: facts about its finished model; empty until it is finished.
     """

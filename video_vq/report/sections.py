@@ -1,6 +1,6 @@
 """The sections of a report, in order; to add one, write a function and list it in SECTIONS.
 
-Each function takes what was found and returns sections, one per run or evaluation to which it
+Each function takes the findings and returns sections, one per run or evaluation to which it
 applies.
 """
 

@@ -49,7 +49,7 @@ class ContinueRequest(Drawing):
             tokenizer's stride in time; None for the largest number that leaves half of the clip to
             the model.
         num: number of continuations, side by side in one file.
-        reading: how a video in a frame folder or in an array is read.
+        reading: settings for reading a video in a frame folder or in an array.
     """
 
     given_frames: int | None = None

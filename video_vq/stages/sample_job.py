@@ -52,14 +52,14 @@ class Drawing:
         settings: temperature, top-k, top-p, guidance.
         parallel: steps and confidence of a masked prior; None for the defaults, and for other
             priors.
-        label: name of the class; None for all in turn, or for the given videos' classes; for no
-            class in a continuation.
+        label: name of the class; None for all classes in turn, for the classes of the given videos,
+            or, in a continuation, for no class.
         seed: seed of the first sample; sample i is drawn with seed + i.
         dtype: dtype of the prior's weights, cache and products.
-        actions: clip store or file of the actions; None for the given videos' own, and for none in
-            a continuation.
-        seconds: duration of each sample, or of what a continuation adds, rounded up to whole latent
-            frames; None for a clip, or the rest of one.
+        actions: clip store or file of the actions; None for those of the given videos, or, in a
+            continuation, for none.
+        seconds: duration of each sample, or of the frames that a continuation adds, rounded up to
+            whole latent frames; None for a clip, or the rest of one.
         window_stride: number of latent frames that each window after the first adds; None for half
             of a clip's.
     """

@@ -22,7 +22,8 @@ def require_out(out: Path, inputs: Mapping[str, Path | None]) -> None:
         inputs: path of each input by its name in messages; None if it was not given.
 
     Raises:
-        InputError: it is, or cannot be written; the message names the input or the reason.
+        InputError: the output is an input, or cannot be written; the message names the input or the
+            reason.
     """
     require_not_input(out, inputs)
     if not os.path.exists(out / MANIFEST):
@@ -62,7 +63,7 @@ def require_room(out: Path, num_bytes: int) -> None:
         num_bytes: number of bytes that have yet to be written.
 
     Raises:
-        InputError: it does not fit; the message gives both sizes.
+        InputError: the output does not fit; the message gives both sizes.
     """
     free = shutil.disk_usage(_nearest(out)).free
     if num_bytes > free:

@@ -236,7 +236,7 @@ class Training:
             Whether the step was made.
 
         Raises:
-            InputError: too many steps in a row were skipped.
+            InputError: too many consecutive steps were skipped.
         """
         state = self.state
         with self.timer("step"):

@@ -49,7 +49,7 @@ def train_prior(
             `stop` does.
 
     Returns:
-        The folder of the finished prior, or None when the run was stopped.
+        The folder of the finished prior; None if the run was stopped.
 
     Raises:
         InputError: the store, the run folder or the number of processes is wrong, or too many

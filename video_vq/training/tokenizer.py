@@ -68,7 +68,7 @@ def train_tokenizer(
             `stop` does.
 
     Returns:
-        The folder of the finished tokenizer, or None when the run was stopped.
+        The folder of the finished tokenizer; None if the run was stopped.
 
     Raises:
         InputError: the store, the sizes, the run folder or the number of processes is wrong, or too
