@@ -106,7 +106,7 @@ def radial_forces(
     * `radial_wish`: Σ q·g with g = dL/dq̃, the change in the *codes'* length that the loss asks
       for; equal to `radial_estimator` under the rotation of raw latents, for every e.
     * `radial_estimator`: the force that reaches the latents through the estimator, from all losses
-    on pixels.
+      on pixels.
     * `radial_commitment`: the force of the weighted commitment loss.
     * `radial_decay`: the force of weight decay on the projection W, z = Wx + b: decay d moves z as
       a gradient d (z − b) would. Adam divides the other forces by the size of their gradients, so
