@@ -1,8 +1,9 @@
-"""What a million clips cost: bytes, processor hours and GPU hours, from rates measured here.
+"""Estimates the costs of a million clips in bytes, CPU hours and GPU hours, from measured rates.
 
-Decodes some videos of a list and encodes their clips with a tokenizer of a config's size (weights
-do not change the time), by process CPU time on one thread. On a machine with a GPU the tokenizer is
-timed there; else its GPU hours are its counted operations over the rate that is assumed.
+It decodes some videos of a list and encodes their clips with a tokenizer of a config's size
+(weights do not affect the time), measuring CPU time on one thread. On a machine with a GPU, the
+tokenizer is timed on the GPU; otherwise, its GPU hours are its counted operations over an assumed
+rate.
 
 Example: `OMP_NUM_THREADS=1 python scripts/cost_model.py LIST --config video64`
 """
@@ -102,7 +103,7 @@ def main() -> None:
 
 
 def measure_decoding(raw: RawVideos, recipe: FrameRecipe, most: int, rounds: int) -> Decoding:
-    """Decode videos spread evenly over the list; the time is the median of the rounds."""
+    """Decode videos that are spread evenly over the list; the time is the median over rounds."""
     places = np.linspace(0, len(raw.videos) - 1, min(most, len(raw.videos))).round().astype(int)
     chosen = [raw.videos[place] for place in places]
     seconds, frames = [], 0
@@ -119,7 +120,7 @@ def measure_decoding(raw: RawVideos, recipe: FrameRecipe, most: int, rounds: int
 
 
 def measure_encoding(tokenizer: VideoTokenizer, shape: tuple[int, ...], rounds: int) -> Encoding:
-    """Encode one batch of noise b t h w 3 a few times; per clip."""
+    """Encode one batch of noise b t h w 3 a few times; the result is per clip."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     tokenizer = tokenizer.to(device).eval()

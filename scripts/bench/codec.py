@@ -1,14 +1,14 @@
-"""Rate and distortion of tokenizers beside video codecs, on the same clips.
+"""Compares rate and distortion of tokenizers with video codecs, on the same clips.
 
   python scripts/bench/codec.py --data clips --model small=runs/a,tokens-a,runs/prior-a \
     --model large=runs/b --out codec --picture codec.svg
 
   python scripts/bench/codec.py --join demo=codec footage=codec-footage --picture codec.svg
 
-A tokenizer has two rates: that of its codes at a fixed length and, where a token store and a prior
-are named, that after the prior, at which an arithmetic coder would store them. A codec's rate is
-its payload, without the container. What is there already is not computed again. --join draws what
-was measured on several stores, and measures nothing.
+A tokenizer has two rates: that of its codes at a fixed length and, if a token store and a prior are
+given, that after the prior, at which an arithmetic coder would store them. The rate of a codec is
+that of its payload, without the container. Existing results are not computed again. --join only
+draws the results of several stores.
 """
 
 import argparse
@@ -41,7 +41,7 @@ PANELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "st_lpips": "ST-LPIPS", "rfvd": "r
 
 
 class Model(NamedTuple):
-    """A tokenizer to be measured, and a prior of its tokens."""
+    """A tokenizer to measure, and a prior of its tokens."""
 
     name: str
     tokenizer: Path
@@ -50,19 +50,19 @@ class Model(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Bits per clip, and the scores there."""
+    """Bits per clip, and the scores at this rate."""
 
     bits: float
     scores: dict[str, float | None]
 
 
 class Panel(NamedTuple):
-    """What a panel of the picture shows.
+    """The contents of a panel of the picture.
 
     Attributes:
         key: the score.
         models: points of each tokenizer by the name of the rate.
-        curves: points of each codec, rising in bits.
+        curves: points of each codec, in ascending order of bits.
     """
 
     key: str
@@ -93,10 +93,10 @@ def job_of(model: Model, options: argparse.Namespace) -> EvaluationJob:
 
 
 def measure(models: Sequence[Model], options: argparse.Namespace) -> dict[str, Scores]:
-    """Return the scores of every tokenizer by its name.
+    """Return the scores of every tokenizer, by name.
 
     Raises:
-        InputError: two of them take clips of different lengths or strides.
+        InputError: two tokenizers need clips of different lengths or strides.
     """
     accelerator = make_accelerator()
     found = {}
@@ -118,10 +118,10 @@ def measure_codecs(
     """Return the scores of every codec at every rate, on the clips of one tokenizer.
 
     Args:
-        scores: the tokenizer's, which say what the codecs' scores must have in common with them.
+        scores: scores of the tokenizer, whose protocol the scores of the codecs must share.
 
     Raises:
-        InputError: the folder holds scores of other clips, or ones that were computed otherwise.
+        InputError: the folder holds scores of other clips, or of another protocol.
     """
     identity = scores["identity"]
     shared = {key: identity[key] for key in ("data", "split", "num_clips", "protocol", "st_lpips")}
@@ -154,13 +154,13 @@ def measure_codecs(
 
 
 def rates_around(models: Mapping[str, Scores]) -> list[int]:
-    """Return rates from below the least to above the largest of the tokenizers, evenly in log."""
+    """Return log-spaced rates from below the smallest to above the largest of the tokenizers."""
     bits = [point.bits for scores in models.values() for point in points_of(scores).values()]
     return [int(rate) for rate in np.geomspace(min(bits) / REACH, max(bits) * REACH, NUM_RATES)]
 
 
 def points_of(scores: Scores) -> dict[str, Point]:
-    """Return a tokenizer's points: at a fixed length and, where it is known, after the prior."""
+    """Return a tokenizer's points: at a fixed length and, if known, after the prior."""
     ours = scores["reconstruction"]
     values = _values(ours)
     points = {"fixed length": Point(ours["bits_per_clip"], values)}
@@ -175,7 +175,7 @@ def _values(scores: Scores) -> dict[str, float | None]:
 
 
 def curves_of(codecs: Sequence[Scores]) -> dict[str, list[Point]]:
-    """Return each codec's points by its title, rising in the bits that it took."""
+    """Return each codec's points by its title, in ascending order of bits."""
     curves: dict[str, list[Point]] = {}
     for one in codecs:
         curves.setdefault(one["title"], []).append(Point(one["payload_bits"], _values(one)))
@@ -183,7 +183,7 @@ def curves_of(codecs: Sequence[Scores]) -> dict[str, list[Point]]:
 
 
 def at_bits(curve: Sequence[Point], bits: float, score: str) -> float | None:
-    """Return a curve's score at a rate, straight between its points over log bits."""
+    """Return a curve's score at a rate, interpolated linearly in log bits."""
     known = [
         (point.bits, value) for point in curve if (value := point.scores.get(score)) is not None
     ]
@@ -194,7 +194,7 @@ def at_bits(curve: Sequence[Point], bits: float, score: str) -> float | None:
 
 
 def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
-    """Return the titles of the scores that there are; a network other than I3D is named."""
+    """Return the titles of the available scores, with the network if it is not I3D."""
     found = list(models.values())
     titles = {k: v for k, v in PANELS.items() if any(k in each["reconstruction"] for each in found)}
     network = found[0]["identity"].get("network")
@@ -202,7 +202,7 @@ def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
 
 
 def markdown(models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]) -> str:
-    """Return a row per tokenizer and rate, beside each codec at as many bits."""
+    """Return a row per tokenizer and rate, with each codec at the same number of bits."""
     shown = titles_of(models)
     heads = list(shown.values())
     head = [
@@ -234,7 +234,7 @@ def panels_of(
 
 
 def read_panels(texts: Sequence[str]) -> dict[str, Panel]:
-    """Return the PSNR of what was measured on several stores, a panel for each NAME=FOLDER."""
+    """Return the PSNR on several stores, as a panel for each NAME=FOLDER."""
     panels = {}
     for text in texts:
         name, equals, folder = text.partition("=")

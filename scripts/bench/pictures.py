@@ -1,10 +1,10 @@
-"""Feature networks that see pictures and no motion.
+"""Feature networks that see pictures but no motion.
 
   PYTHONPATH=scripts/bench video-vq fvd --sanity clips --network pictures:mean_of_frames
 
-`mean_of_frames`, to hold a sanity table of FVD against, averages ST-LPIPS's last layer over space
-and time, so the order of the frames cannot matter. `colours` takes no time: where FVD is not
-wanted, it stands in for a network.
+`mean_of_frames`, for comparison with a sanity table of FVD, averages ST-LPIPS's last layer over
+space and time, so the order of the frames cannot matter. `colours` takes no time and replaces a
+network where FVD is not needed.
 """
 
 import torch
