@@ -199,8 +199,8 @@ def add_group_by(parser: argparse._ActionsContainer) -> None:
         "--group-by",
         choices=("video", "folder"),
         default="video",
-        help="what must stay in one split, as near-duplicates should: each video is a group of "
-        "its own, or the videos of a folder are one (default: video)",
+        help="what has to stay in one split, such as near-duplicates: each video is its own "
+        "group, or the videos of a folder form a group (default: video)",
     )
 
 
@@ -231,7 +231,7 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quiet",
         action="store_true",
-        help="show no progress and no next command; results, warnings and errors stay",
+        help="show only results, warnings and errors: no progress and no next command",
     )
 
 

@@ -18,13 +18,14 @@ def add_parser(verbs: Any, parser: argparse.ArgumentParser) -> None:
     name = parser.prog
     verb = verbs.add_parser(
         "completion",
-        help="the script that lets a shell complete verbs, flags and paths",
-        description=f"Print the script by which a shell completes {name}. Put one of these lines "
-        f'where your shell reads them, as ~/.bashrc or ~/.zshrc: eval "$({name} completion bash)", '
+        help="print the script for completing verbs, flags and paths in a shell",
+        description=f"Print the script by which a shell completes {name}. Add one of these lines "
+        "to the start-up file of your shell, such as ~/.bashrc or ~/.zshrc: "
+        f'eval "$({name} completion bash)", '
         f'eval "$({name} completion zsh)"; for fish, {name} completion fish | source.',
         examples=(f"{name} completion bash",),
     )
-    verb.add_argument("shell", choices=SHELLS, help="the shell that is to complete")
+    verb.add_argument("shell", choices=SHELLS, help="name of the shell")
     verb.set_defaults(run=lambda arguments: _print_script(parser, arguments.shell))
 
 

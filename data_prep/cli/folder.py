@@ -15,11 +15,12 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser = verbs.add_parser(
         "folder",
         help="prepare any folder or table of videos",
-        description="Prepare any tree of videos: the first folder below VIDEOS is the label; "
-        "a hash of the group decides the split. Or prepare a CSV of videos, whose first line "
-        "names its columns: path, and optionally label, split, group and actions (a .npy or .csv "
-        "with one row of numbers per frame). A video is a file, a folder of numbered pictures, or "
-        "lies in an array.",
+        description="Prepare any tree of videos: the first folder below VIDEOS is the "
+        "label; a hash "
+        "of the group decides the split. Or prepare a CSV of videos, whose first line "
+        "names its columns: path, and optionally label, split, group and actions (a .npy "
+        "or .csv with one row of numbers per frame). A video is a file, a folder of "
+        "numbered pictures, or an array.",
         examples=(
             "data-prep folder my_videos --out clips --size 64",
             "data-prep folder videos.csv --root my_videos --out clips --group-by folder",
@@ -38,7 +39,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--root",
         type=Path,
         metavar="FOLDER",
-        help="folder that the paths of the CSV are relative to (default: the CSV's folder)",
+        help="folder to which the paths of the CSV are relative (default: the CSV's folder)",
     )
     add_size(parser, "64")
     add_shares(parser, val=0.1, test=0.1)
@@ -48,7 +49,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--group-regex",
         metavar="REGEX",
         help="regular expression whose first group, or whole match, in the path below VIDEOS "
-        "names the group (default: as --group-by says)",
+        "names the group (default: see --group-by)",
     )
     add_extensions(parser)
     add_rate(parser)

@@ -62,8 +62,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="what runs the work: local, processes of this machine; or ray, the cluster at "
-        "RAY_ADDRESS or a Ray of this machine; the bytes are the same (default: local)",
+        help="where to run: local, in processes of this machine; or ray, on the cluster at "
+        "RAY_ADDRESS or with Ray on this machine; the bytes are the same (default: local)",
     )
     add_videos_per_shard(parser)
     parser.add_argument(
@@ -79,8 +79,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="processor seconds that a video may take, besides 1 s for each 50 MB of its decoded "
-        "frames (default: 60)",
+        help="CPU seconds that a video may take, in addition to 1 s for each 50 MB of its "
+        "decoded frames (default: 60)",
     )
     parser.add_argument(
         "--max-expansion",

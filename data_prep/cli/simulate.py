@@ -32,13 +32,13 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         type=positive,
         default=1000,
         metavar="N",
-        help="number of all episodes (default: 1000)",
+        help="total number of episodes (default: 1000)",
     )
     parser.add_argument(
         "--test-episodes",
         type=int,
         metavar="N",
-        help="number of episodes of the test side (default: a tenth, at most 256)",
+        help="number of episodes on the test side (default: a tenth, at most 256)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default: 0)")
     add_workers(parser)

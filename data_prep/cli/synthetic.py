@@ -15,9 +15,10 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "synthetic",
         help="draw a gripper that pushes bodies over a table, as raw files in official layouts",
         description=(
-            "Render a gripper that pushes coloured bodies over a table, four classes told apart by "
-            "their motion, and write it as raw files in UCF-101's or BAIR's official layout. "
-            "The same settings give the same videos; a killed run resumes when started again."
+            "Render a gripper that pushes coloured bodies over a table, in four classes "
+            "that differ only in motion, and write it as raw files in UCF-101's or BAIR's "
+            "official layout. The same settings give the same videos; a killed run "
+            "resumes when started again."
         ),
         examples=("data-prep synthetic raw --layout ucf101 --videos 800",),
     )

@@ -40,7 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = Parser(
         prog="video-vq",
-        description="Videos to discrete tokens and back, a prior over the tokens, FVD for both.",
+        description="Turn videos into discrete tokens and back, train a prior over the tokens, and "
+        "score both by FVD.",
         epilog="Several processes: accelerate launch --multi_gpu --num_processes N -m video_vq …",
         examples=(
             "video-vq train-tokenizer --config video64 --data clips --out runs/tokenizer",

@@ -50,8 +50,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--actions",
         type=Path,
         metavar="FILE",
-        help="actions from the first given frame on, for a prior that takes them: a .npy or .csv "
-        "with a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
+        help="actions from the first given frame on, for a prior that takes them: a .npy or "
+        ".csv with a row per frame; or an array n r d, with a sequence of rows for each "
+        "of --num (default: none)",
     )
     options.add_parallel(parser)
     options.add_length(parser, "how much is added", "the rest of a clip")

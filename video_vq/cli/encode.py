@@ -19,10 +19,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "encode",
         help="turn a clip store, or raw videos, into a token store",
-        description="Turn clips into tokens. DATA is a clip store, or a folder of videos, or a "
-        "list of raw videos (`data-prep … --list-only`). Raw videos are decoded on the way, and "
-        "their pixels are not kept. The tokens are the same. A video is a file, a folder of "
-        "numbered pictures, or lies in an array.",
+        description="Turn clips into tokens. DATA is a clip store, or a folder of videos, "
+        "or a list "
+        "of raw videos (`data-prep … --list-only`). Raw videos are decoded without "
+        "keeping their pixels, and give the same tokens. A video is a file, a folder of "
+        "numbered pictures, or an array.",
         examples=(
             "video-vq encode clips --tokenizer runs/tokenizer --out tokens",
             "video-vq encode my_videos --tokenizer runs/tokenizer --out tokens --size 64",
@@ -77,8 +78,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="local: this process and the ranks beside it; ray: the cluster at RAY_ADDRESS, or a "
-        "Ray of this machine (default: local)",
+        help="local: this process and the other ranks; ray: the cluster at RAY_ADDRESS, or Ray "
+        "on this machine (default: local)",
     )
     folder_options.add(parser)
     add_json(parser)

@@ -72,8 +72,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--sanity",
         action=_Alone,
         other=fake,
-        help="score REAL's own clips frozen, shuffled, played backwards, slowed down and blurred, "
-        "to see what the score sees",
+        help="score REAL's own clips frozen, shuffled, played backwards, slowed down and "
+        "blurred, to show what the score is sensitive to",
     )
     parser.add_argument(
         "--save-real",

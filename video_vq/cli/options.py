@@ -25,7 +25,7 @@ def add_model(parser: argparse.ArgumentParser, kind: Kind) -> None:
         required=True,
         type=Path,
         metavar="DIR",
-        help=f"a trained {kind}: its folder, or the run folder that it is in",
+        help=f"a trained {kind}: its folder, or the run folder that contains it",
     )
 
 
@@ -59,8 +59,8 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
         type=float,
         default=1.0,
         metavar="W",
-        help="weight of classes and actions: 0 ignores them, 1 is as trained, more sharpens them "
-        "(default: 1.0)",
+        help="weight of classes and actions: 0 ignores them, 1 is as trained, and larger "
+        "values sharpen them (default: 1.0)",
     )
     parser.add_argument(
         "--seed",
@@ -83,15 +83,15 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=positive,
         metavar="N",
-        help="of a masked prior: passes for a clip, each of which draws several tokens; at most "
-        "its number of tokens (default: 12)",
+        help="for a masked prior: number of passes per clip, each of which draws several "
+        "tokens; at most the number of tokens (default: 12)",
     )
     parser.add_argument(
         "--confidence-temperature",
         type=float,
         metavar="T",
-        help="of a masked prior: noise in the choice of the tokens that a step keeps; 0 keeps the "
-        "surest (default: 4.5)",
+        help="for a masked prior: noise in the choice of the tokens that a step keeps; 0 keeps "
+        "the most certain (default: 4.5)",
     )
 
 
@@ -108,8 +108,8 @@ def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None
         "--window-stride",
         type=positive,
         metavar="K",
-        help="with --seconds: latent frames that each window of the prior adds; fewer see more of "
-        "the past and take longer (default: half of a clip's)",
+        help="with --seconds: number of latent frames that each window of the prior adds; "
+        "fewer use more of the past and take longer (default: half of a clip's)",
     )
 
 

@@ -89,6 +89,6 @@ def run(arguments: argparse.Namespace) -> int:
     if info.pixel_aspect != 1:
         print(f"note: the pixels of {arguments.video} are not square and were made square")
     if made.num_damaged:
-        print(f"note: the decoder had to mend {made.num_damaged} frames of {arguments.video}")
+        print(f"note: the decoder had to repair {made.num_damaged} frames of {arguments.video}")
     following.say_next("video-vq", "info", arguments.out)
     return 0

@@ -52,8 +52,9 @@ def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: s
         action="append",
         default=[],
         metavar="NAME",
-        help="setting that a resumed run may change, as the error names it (config.optim.steps, "
-        "world_size, …); may be given several times; run.json records it (default: none)",
+        help="setting that a resumed run may change, as named in the error "
+        "(config.optim.steps, world_size, …); may be given several times; run.json "
+        "records it (default: none)",
     )
     parser.add_argument(
         "--dry-run",
@@ -72,7 +73,7 @@ def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: s
         action="append",
         choices=("tensorboard", "wandb", "trackio", "none"),
         help="tracker that shows the run, besides metrics.jsonl; may be given several times "
-        "(default: tensorboard where it is installed)",
+        "(default: tensorboard, if it is installed)",
     )
     add_json(parser, "the model's place, or with --dry-run all numbers,")
 

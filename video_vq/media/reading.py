@@ -74,20 +74,22 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         "--source-fps",
         type=_rate,
         metavar="FPS",
-        help="their frames per second, which they do not say (default: --fps, if that is given)",
+        help="frames per second of frame folders and arrays, which do not state it (default: "
+        "--fps, if that is given)",
     )
     group.add_argument(
         "--layout",
         type=_layout,
         metavar="AXES",
         help="the axes of arrays, for example btchw: b for a batch of videos, then frames, "
-        "channels, height, width (default: told from the shape, where only one is possible)",
+        "channels, height, width (default: inferred from the shape, if only one is "
+        "possible)",
     )
     group.add_argument(
         "--values",
         choices=tuple(RANGES),
         help="the range of float arrays: unit 0 to 1, signed -1 to 1, byte 0 to 255 (default: "
-        "found from all values, and said)",
+        "inferred from all values, and printed)",
     )
     group.add_argument(
         "--frame-names",
