@@ -81,7 +81,7 @@ def describe(store: ClipStore) -> str:
         f"bytes     {sum(lengths) * height * width * 3:,} of pixels in {len(store.shards)} shards",
     ]
     if store.plan.get("simulated") is not None:
-        lines.append(f"simulated {store.plan['simulated']}: compares with no published number")
+        lines.append(f"simulated {store.plan['simulated']}: not comparable with published numbers")
     if store.arrays:
         shapes = (f"{name} {list(shape)}" for name, shape in store.arrays.items())
         lines.append(f"arrays    {', '.join(shapes)} per frame")

@@ -233,7 +233,7 @@ def test_evaluate_names_the_command_that_makes_a_store_of_other_videos(
         capsys.readouterr()
         assert main([str(word) for word in command]) == 1
         (told,) = capsys.readouterr().err.splitlines()
-        assert f"{form}: holds no manifest.json, and evaluate takes clips from a store" in told
+        assert f"{form}: holds no manifest.json, but evaluate needs a clip store" in told
         way = shlex.split(told.split("`")[1].replace("STORE", shlex.quote(str(store))))
         assert way.pop(0) == "data-prep"
         assert data_prep.cli.main(way) == 0

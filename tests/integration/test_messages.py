@@ -50,7 +50,7 @@ def test_a_missing_store_and_a_wrong_size_are_named(clip_store, tmp_path, capsys
     assert main([*common, "--data", str(tmp_path / "none")]) == 1
     assert "no such folder; make a clip store with `data-prep folder" in capsys.readouterr().err
     assert main([*common, "--data", str(clip_store), "data.num_frames=5"]) == 1
-    assert "does not divide by the tokenizer's strides 2 x 4 x 4" in capsys.readouterr().err
+    assert "is not divisible by the tokenizer's strides 2 x 4 x 4" in capsys.readouterr().err
     assert main([*common, "--data", str(clip_store), "data.num_frames=20"]) == 1
     assert "has the 20 frames of a clip" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

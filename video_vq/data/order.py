@@ -56,12 +56,12 @@ def rank_positions(
     and each of these among the ranks, so that every world size sees the same clips.
 
     Raises:
-        ValueError: the global batch does not divide evenly.
+        ValueError: the global batch cannot be divided evenly.
     """
     parts = accumulation * world_size
     if batch_size % parts:
         raise ValueError(
-            f"the global batch of {batch_size} does not divide by {accumulation} micro-batches "
+            f"the global batch of {batch_size} is not divisible by {accumulation} micro-batches "
             f"x {world_size} processes"
         )
     size = batch_size // parts

@@ -82,7 +82,7 @@ def usable_videos(
         raise InputError(
             f"{store.path}: no video of split {split!r} has the {span} frames of a clip "
             f"({num_frames} at stride {stride}); the longest has {longest}; lower data.num_frames "
-            "or data.stride, fill up short videos (data.short_videos=repeat_last or loop), or "
+            "or data.stride, extend short videos (data.short_videos=repeat_last or loop), or "
             "prepare longer ones"
         )
     return usable

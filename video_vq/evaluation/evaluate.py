@@ -181,7 +181,7 @@ def _require_fit(
         height, width = store.frame_size_hw
         if min(height, width) < least:
             raise InputError(
-                f"{store.path}: ST-LPIPS on {st_lpips.trunk} takes frames of at least {least} x "
+                f"{store.path}: ST-LPIPS on {st_lpips.trunk} needs frames of at least {least} x "
                 f"{least} pixels, found {height} x {width}; leave --st-lpips out"
             )
 

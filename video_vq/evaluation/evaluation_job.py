@@ -136,8 +136,8 @@ def _clip_store(path: Path, frame_size_hw: tuple[int, int]) -> ClipStore:
     if path.exists() and not any((path / name).exists() for name in (MANIFEST, PARTS)):
         size = "x".join(map(str, frame_size_hw))
         raise InputError(
-            f"{path}: holds no {MANIFEST}, and evaluate takes clips from a store; of videos, frame "
-            f"folders or arrays `data-prep folder {shlex.quote(str(path))} --out STORE --size "
+            f"{path}: holds no {MANIFEST}, but evaluate needs a clip store; for videos, frame "
+            f"folders or arrays, `data-prep folder {shlex.quote(str(path))} --out STORE --size "
             f"{size} --val 0 --test 1` makes one, with all of them in split 'test'"
         )
     return ClipStore(path)

@@ -41,7 +41,7 @@ class FeatureNetwork(NamedTuple):
         for protocol in protocols:
             if self.name in PUBLISHED and protocol.preparation != DEFAULT_PROTOCOL.preparation:
                 raise InputError(
-                    f"FVD protocol {protocol.name!r} prepares clips for I3D alone; {self.name} "
+                    f"FVD protocol {protocol.name!r} prepares clips only for I3D; {self.name} "
                     f"takes them as {DEFAULT_PROTOCOL.name!r} does: name that one"
                 )
 

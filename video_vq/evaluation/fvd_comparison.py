@@ -371,7 +371,7 @@ def warnings_of_previews(features: FeatureSet) -> list[str]:
     if is_saved(path) or not (path.parent / MANIFEST).exists():
         return []
     return [
-        f"{path} holds videos to look at, lossy MP4s of the clip store above them; score "
+        f"{path} holds previews, lossy MP4s of the clip store above them; score "
         f"{path.parent} itself"
     ]
 

@@ -114,7 +114,7 @@ def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
     found = (sampled_with.get("given_data"), sampled_with.get("given_split"))
     if found != (data_hash, split):
         raise InputError(
-            f"the samples continue split {found[1]} of the store {str(found[0])[:12]}, and are to "
+            f"the samples continue split {found[1]} of the store {str(found[0])[:12]}, but would "
             f"be scored against split {split} of {data_hash[:12]}; sample with --given and the "
             "store and split of this evaluation"
         )

@@ -88,7 +88,7 @@ def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
         )
     for key, value in tensors.items():
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise InputError(f"--network {name}: {key} is not all finite floats; fetch it anew")
+            raise InputError(f"--network {name}: {key} is not all finite floats; fetch it again")
     network.load_state_dict(
         {key: value.float() for key, value in tensors.items()}, strict=True, assign=True
     )
@@ -99,15 +99,15 @@ def _read(file: WeightsFile) -> Tensors:
     is_safe = file.place.endswith(".safetensors")
     if not is_safe and file.sha256 is None:
         raise InputError(
-            f"{file.place}: is no .safetensors, so it is read only if its sha256 is named: write "
-            f"{file.place}@SHA256, with the hash that its publisher states or that you recorded, "
-            "64 digits of 0-9 and a-f"
+            f"{file.place}: is not a .safetensors file, so it is read only if its sha256 is given: "
+            f"write {file.place}@SHA256, with the hash that its publisher states or that you "
+            "recorded, 64 digits of 0-9 and a-f"
         )
     path = _local(file)
     try:
         if file.sha256 is not None and (found := sha256_file(path)) != file.sha256:
             raise InputError(
-                f"{file.place}: has the sha256 {found}, expected {file.sha256}; fetch it anew"
+                f"{file.place}: has the sha256 {found}, expected {file.sha256}; fetch it again"
             )
         if is_safe:
             return safetensors.torch.load_file(path)
@@ -120,7 +120,7 @@ def _read(file: WeightsFile) -> Tensors:
         raise InputError(f"{file.place}: cannot be read as weights: {error}") from None
     except Exception as error:  # torch may raise anything for a damaged file
         raise InputError(
-            f"{file.place}: is not a file of plain arrays; it is read for these alone, and nothing "
+            f"{file.place}: is not a file of plain arrays; only these are read, and nothing "
             f"is executed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from None
     return _section(loaded, file.place)

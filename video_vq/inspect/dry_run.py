@@ -146,7 +146,7 @@ def micro_batch(optim: OptimizerConfig) -> int:
     share, rest = divmod(optim.batch_size, optim.accumulation * processes)
     if rest:
         raise InputError(
-            f"optim.batch_size = {optim.batch_size} does not divide by {optim.accumulation} "
+            f"optim.batch_size = {optim.batch_size} is not divisible by {optim.accumulation} "
             f"micro-batches x {processes} processes"
         )
     return share

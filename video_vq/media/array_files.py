@@ -33,7 +33,7 @@ AS_ARRAY = (
     'save the frames as an array of uint8: numpy.save("videos.npy", videos), or '
     'safetensors.numpy.save_file({"videos": videos}, "videos.safetensors")'
 )
-PICKLED = f"is a pickle, which may run anything when it is read, and is not opened; {AS_ARRAY}"
+PICKLED = f"is a pickle, which may run any code when it is read, and is not opened; {AS_ARRAY}"
 MAX_NPY_HEADER = 10_000  # bytes, NumPy's own limit
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, the library's own limit
 _SAFETENSORS_TYPES = {"U8": "u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -169,7 +169,7 @@ def _check(header: ArrayHeader, available: int) -> None:
         raise _UnusableError(f"is of {dtype}; save it as float32 or uint8")
     if header.num_bytes > available:
         raise _UnusableError(
-            f"is cut off, or its header lies: {told} takes {header.num_bytes:,} bytes, "
+            f"is cut off, or its header is wrong: {told} takes {header.num_bytes:,} bytes, "
             f"{max(available, 0):,} are there"
         )
 
@@ -276,8 +276,8 @@ def _mapped(path: Path, header: ArrayHeader, size: int, changed: int) -> np.ndar
         if not header.packed or error.filename == os.fspath(path):
             raise UnreadableVideoError(path, f"cannot be read ({error.strerror})") from None
         raise InputError(
-            f"{path}: {header.member} cannot be unpacked ({error.strerror}); make room, or name "
-            "another folder with TMPDIR, or save it unpacked, with numpy.savez"
+            f"{path}: {header.member} cannot be unpacked ({error.strerror}); free some space, or "
+            "name another folder with TMPDIR, or save it unpacked, with numpy.savez"
         ) from None
 
 

@@ -184,7 +184,7 @@ def layout_of(shape: tuple[int, ...], layout: str | None) -> str:
         raise ValueError(f"{told} may be {several}: say which with --layout")
     raise ValueError(
         f"{told} is in none of the layouts {', '.join(KNOWN_LAYOUTS)} with 1 or 3 channels: if it "
-        "holds videos, say its axes with --layout (thw without channels)"
+        "holds videos, give its axes with --layout (thw without channels)"
     )
 
 

@@ -85,7 +85,7 @@ class VideoFinder:
         if found.passed_over:
             told = "; ".join(f"{member} {why}" for member, why in found.passed_over[:2])
             more = f"; and {len(found.passed_over) - 2:,} more" if found.passed_over[2:] else ""
-            self.notes.append(f"{name}: no videos, and passed over: {told}{more}")
+            self.notes.append(f"{name}: no videos, and ignored: {told}{more}")
 
     def add_named(self, name: str) -> int | str:
         """Add a video that a table names; return its size, or the reason why it cannot be used."""
@@ -156,6 +156,6 @@ class VideoFinder:
             fps, flag = stand_in_fps, "--fps"
         if fps is not None:
             self.notes.append(
-                f"frames and arrays say no rate: taken for {fps:g} frames per second ({flag})"
+                f"frames and arrays state no rate: taken for {fps:g} frames per second ({flag})"
             )
         return replace(reading, fps=fps)

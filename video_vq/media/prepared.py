@@ -119,7 +119,7 @@ class OpenedFile(NamedTuple):
             found.append(f"PyAV took over from decord: {self.stream.handed_over}")
         found += self.info.notes
         if self.stream.num_damaged:
-            found.append(f"damaged frames that were mended: {self.stream.num_damaged}")
+            found.append(f"damaged frames that were repaired: {self.stream.num_damaged}")
         return found
 
 
@@ -159,7 +159,7 @@ def _kept(
         for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
             pass
     except MemoryError:
-        reason = "asks for more memory than a video may have"
+        reason = "needs more memory than a video may have"
         raise UnreadableVideoError(stream.info.path, reason) from None
 
 

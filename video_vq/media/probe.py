@@ -374,5 +374,5 @@ def upright_filters(path: Path, frame: "av.VideoFrame") -> tuple[tuple[str, str]
     if degrees in (269, 270, 271):
         return (("transpose", "clock_flip" if matrix[3] < 0 else "cclock"),)
     raise UnreadableVideoError(
-        path, f"is to be shown rotated by {degrees} degrees; only quarter turns are understood"
+        path, f"is rotated by {degrees} degrees; only quarter turns are supported"
     )

@@ -52,8 +52,8 @@ def _times(info: VideoInfo) -> list[Fraction]:
     if info.fps is None:
         raise UnreadableVideoError(
             info.path,
-            "has neither time stamps nor a frame rate; say its rate with --source-fps if it is of "
-            "frames or arrays, or take it without a fixed rate",
+            "has neither time stamps nor a frame rate; give its rate with --source-fps if "
+            "it is of frames or arrays, or take it without a fixed rate",
         )
     rate = Fraction(info.fps).limit_denominator(1001)
     return [index / rate for index in range(info.num_packets)]

@@ -250,7 +250,7 @@ class _Child:
         if stalled_in is not None:
             cause = "hangs the decoder"
         elif code == -signal.SIGPROF:
-            cause = f"takes more than {at.get('cpu_seconds', 0.0):,.0f} s of processor time"
+            cause = f"takes more than {at.get('cpu_seconds', 0.0):,.0f} s of CPU time"
         elif code < 0:
             cause = f"ends the decoder with {signal.Signals(-code).name}"
         else:

@@ -82,7 +82,7 @@ class I3D(nn.Module):
         if video.shape[2] < LEAST_FRAMES:
             raise InputError(
                 f"I3D, and so FVD, takes clips of at least {LEAST_FRAMES} frames, found "
-                f"{video.shape[2]}; score longer clips (16 frames are usual), or take --protocol "
+                f"{video.shape[2]}; score longer clips (16 frames are usual), or use --protocol "
                 f"{PADDED}, another metric"
             )
         if not video.is_floating_point():

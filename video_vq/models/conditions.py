@@ -134,8 +134,8 @@ def _check_given(given: Int[Tensor, "n p *level"], vocabulary: Sequence[int]) ->
     expected = () if len(vocabulary) == 1 else (len(vocabulary),)
     if tuple(given.shape[2:]) != expected:
         raise InputError(
-            f"given tokens: this prior has codes of {len(vocabulary)} levels a position, found the "
-            f"shape {tuple(given.shape)}; of a grid of codes pass grid.flatten(1, 3)"
+            f"given tokens: this prior has codes of {len(vocabulary)} levels per position, found "
+            f"the shape {tuple(given.shape)}; of a grid of codes pass grid.flatten(1, 3)"
         )
     for level, size in enumerate(vocabulary):
         codes = given if len(vocabulary) == 1 else given[..., level]

@@ -64,7 +64,7 @@ def fetch_file(name: str, file: str) -> Path:
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
             raise InputError(
                 f"{name}/{file}: the Hugging Face Hub cannot be reached (no network, or "
-                "HF_HUB_OFFLINE is set) and did not give it before; name a file that is here"
+                "HF_HUB_OFFLINE is set) and the file was not fetched before; name a local file"
             ) from None
         except errors.EntryNotFoundError:
             raise InputError(f"{name}: holds no {file} on the Hugging Face Hub") from None
@@ -148,7 +148,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise InputError(
             f"{name}: there is no such folder here, and the Hugging Face Hub cannot be reached "
-            "(no network, or HF_HUB_OFFLINE is set) and has not been asked for it before; "
+            "(no network, or HF_HUB_OFFLINE is set) and it was not fetched before; "
             f"name a folder, or copy {CONFIG} and {TENSORS} from a machine with network"
         ) from None
     except errors.EntryNotFoundError:

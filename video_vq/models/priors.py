@@ -61,8 +61,9 @@ def make_sampler(
         return MaskedSampler(prior, settings, parallel, batch_size, dtype)
     if parallel is not None:
         raise InputError(
-            "--steps and --confidence-temperature are of masked priors, this one draws one token "
-            "after the other; leave them out, or train a prior with model.kind=masked"
+            "--steps and --confidence-temperature are for masked priors, but this one "
+            "draws one token after the other; leave them out, or train a prior with "
+            "model.kind=masked"
         )
     return TokenSampler(prior, settings, batch_size, dtype)
 

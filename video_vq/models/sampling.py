@@ -196,8 +196,8 @@ class TokenSampler(ClipSampler):
     ):
         if not isinstance(prior, Prior):
             raise InputError(
-                "this prior is masked, it does not draw one token after the other; draw from it "
-                "with MaskedSampler (video_vq.models.masked_sampling)"
+                "this prior is masked, and does not draw one token after the other; draw "
+                "from it with MaskedSampler (video_vq.models.masked_sampling)"
             )
         device = prior.head.weight.device
         if graphs and device.type != "cuda":

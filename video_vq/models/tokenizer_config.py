@@ -94,8 +94,8 @@ class ConvBackboneConfig:
             )
         if wrong:
             raise InputError(
-                f"a clip of t h w = {num_frames} x {height} x {width} does not divide by the "
-                f"tokenizer's strides {stride_t} x {stride_h} x {stride_w}; {'; '.join(wrong)}"
+                f"a clip of t h w = {num_frames} x {height} x {width} is not divisible by "
+                f"the tokenizer's strides {stride_t} x {stride_h} x {stride_w}; {'; '.join(wrong)}"
             )
         return (num_frames - lead) // stride_t + lead, height // stride_h, width // stride_w
 
@@ -129,7 +129,7 @@ class TimeSformerConfig:
     def _divides(self) -> "TimeSformerConfig":
         if any(size % patch for size, patch in zip(self.size_thw, self.patch_thw, strict=True)):
             raise ValueError(
-                f"size_thw {self.size_thw} does not divide by patch_thw {self.patch_thw}"
+                f"size_thw {self.size_thw} is not divisible by patch_thw {self.patch_thw}"
             )
         if math.prod(self.size_thw) // math.prod(self.patch_thw) > MAX_TOKENS:
             raise ValueError(
@@ -137,7 +137,7 @@ class TimeSformerConfig:
                 f"{MAX_TOKENS} tokens; take larger patches"
             )
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide by heads {self.heads}")
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         return self
 
     @property

@@ -118,9 +118,9 @@ class Codebook(nn.Module):
         if self._passes > MAX_PASSES:
             raise InputError(
                 f"the codebook has not moved in {MAX_PASSES} training passes: call "
-                "quantizer.step(output) after each optimizer.step(); if more micro-batches than "
-                'that make a step pass check=False, and learning="frozen" leaves the codes where '
-                "they are"
+                "quantizer.step(output) after each optimizer.step(); if a step has more "
+                'micro-batches than that, pass check=False, and learning="frozen" leaves the codes '
+                "where they are"
             )
 
     @torch.no_grad()

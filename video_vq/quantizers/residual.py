@@ -222,7 +222,7 @@ class ResidualQuantizer(QuantizerModule):
         with plain_errors("ResidualQuantizer", dim):
             if codebook_dim is None and groups > 0 and dim % groups:
                 raise InputError(
-                    f"ResidualQuantizer: dim = {dim} does not divide by groups = {groups}; give a "
+                    f"ResidualQuantizer: dim = {dim} is not divisible by groups = {groups}; give a "
                     "codebook_dim, to which the features are projected"
                 )
             config = ResidualConfig(

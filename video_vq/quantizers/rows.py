@@ -143,7 +143,7 @@ def check_channels(features: Tensor, dim: int) -> None:
     if features.ndim < 3 or features.shape[1] != dim:
         hint = ""
         if features.ndim > 2 and features.shape[-1] == dim:
-            hint = "; channels stand second: pass features.movedim(-1, 1)"
+            hint = "; channels come second: pass features.movedim(-1, 1)"
         raise InputError(
             f"the quantizer takes features of {dim} channels, b c *grid with c = {dim}; "
             f"found {tuple(features.shape)}{hint}"

@@ -32,7 +32,9 @@ def require_page(out: Path) -> None:
         with open(out, "rb") as file:
             head = file.read(2000)
             if not any(mark in head for mark in OURS):
-                raise InputError(f"{out}: is no page of video-vq; remove it, or name another file")
+                raise InputError(
+                    f"{out}: is not a page of video-vq; remove it, or name another file"
+                )
     require_writable(out.parent)
 
 

@@ -65,8 +65,8 @@ def reconstructions(parts: Parts, films: Films) -> list[Section]:
             items = tuple(_pair_film(store, films, real, copy) for real, copy in pairs)
             strips.append(FilmStrip(heading, items))
         lead = Text(
-            "The difference is shown around mid-grey, twice enlarged: grey is equal. Loops "
-            "shorter than a second are slowed to one second."
+            "The difference is shown around mid-grey, amplified twice: grey means equal. "
+            "Loops shorter than a second are slowed to one second."
         )
         title = _titled("Reconstructions", evaluation.name, parts.evaluations)
         sections.append(Section(title, (lead, *strips)))
@@ -96,7 +96,7 @@ def samples(parts: Parts, films: Films) -> list[Section]:
                 [store.read(index) for index in controls], 4,
                 "tokens drawn position by position, without context", store.videos[controls[0]].fps,
             )  # fmt: skip
-            blocks.append(FilmStrip("A control: what the prior must beat", (film,)))
+            blocks.append(FilmStrip("A control that the prior must beat", (film,)))
         near = list(zip(_of_kind(store, "near"), _of_kind(store, "train"), strict=True))
         if near:
             items = tuple(

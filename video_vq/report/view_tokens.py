@@ -108,14 +108,15 @@ def token_sections(store: TokenStore, painter: CodePainter | None, films: Films)
 def _explained(painter: CodePainter | None) -> str:
     if painter is None:
         return (
-            "Each square is a token, and each code has a colour of its own: that two colours are "
-            "alike says nothing. With --tokenizer the tokens are decoded to clips, and codes that "
-            "are alike get colours that are. Loops shorter than a second are slowed to one second."
+            "Each square is a token, and each code has its own colour; similar colours "
+            "have no meaning. With --tokenizer, the tokens are decoded to clips, and "
+            "similar codes get similar colours. Loops shorter than a second are slowed to "
+            "one second."
         )
     return (
-        "Left what the tokens decode to, right a square for each token. The colours of codes are "
-        "the first three principal components of their vectors, so codes that are alike look "
-        "alike. Loops shorter than a second are slowed to one second."
+        "On the left the decoded clip, on the right a square for each token. The colours "
+        "of codes are the first three principal components of their vectors, so similar "
+        "codes look similar. Loops shorter than a second are slowed to one second."
     )
 
 

@@ -225,7 +225,7 @@ def too_short(data: Path, chosen: ClipConfig) -> str:
     """Return the error message for data whose videos are all shorter than a clip."""
     return (
         f"{data}: no video is as long as a clip of this tokenizer ({chosen.num_frames} frames at "
-        f"stride {chosen.stride}); prepare longer videos, or fill up short ones (--short-videos)"
+        f"stride {chosen.stride}); prepare longer videos, or extend short ones (--short-videos)"
     )
 
 

@@ -79,7 +79,7 @@ def header_of_job(
     if not quantizes(config.quantizer):
         raise InputError(
             f"{job.tokenizer}: its decoder was trained on latents (estimator: none), so tokens "
-            "would stand for nothing; train a tokenizer with another estimator"
+            "would have no meaning; train a tokenizer with another estimator"
         )
     vocabulary = config.quantizer.vocabulary
     return TokenHeader(

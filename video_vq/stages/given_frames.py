@@ -95,9 +95,10 @@ def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:
     backbone, facts = tokenizer.config.backbone, tokenizer.facts
     if not backbone.causal:
         raise InputError(
-            "frames cannot be given: this tokenizer is not causal, so tokens of the first frames "
-            "hold later ones; train one that is (`train-tokenizer --config bair` or bair_small, "
-            "for any clips of 64 px; in your own config, model.backbone.causal=true)"
+            "frames cannot be given: this tokenizer is not causal, so tokens of the first "
+            "frames depend on later ones; train one that is (`train-tokenizer --config "
+            "bair` or bair_small, for any clips of 64 px; in your own config, "
+            "model.backbone.causal=true)"
         )
     stride = backbone.total_stride_thw[0]
     if num_frames >= facts.num_frames or (num_frames - 1) % stride:

@@ -55,20 +55,21 @@ def length_of_latents(
     """
     if not config.backbone.causal:
         raise InputError(
-            "--seconds needs a causal tokenizer, in this one each frame sees later ones, so clips "
-            "do not go on; train one with model.backbone.causal=true, or leave --seconds out"
+            "--seconds needs a causal tokenizer, in this one each frame depends on later "
+            "ones, so clips cannot be continued; train one with "
+            "model.backbone.causal=true, or leave --seconds out"
         )
     window = facts.grid_thw[0]
     if window < 2:
         raise InputError(
-            "--seconds: the prior's clips have one latent frame, so it knows nothing of what "
-            "follows; train tokenizer and prior on longer clips"
+            "--seconds: the prior's clips have one latent frame, so it cannot continue "
+            "them; train tokenizer and prior on longer clips"
         )
     stride = window // 2 if stride is None else stride
     if not 1 <= stride < window:
         raise InputError(
             f"--window-stride {stride}: expected 1 to {window - 1}; the prior's clips have "
-            f"{window} latent frames, and a window goes on from one at least"
+            f"{window} latent frames, and a window continues at least one of them"
         )
     frames_per_latent = config.backbone.total_stride_thw[0]
     num_frames = 1 + (num_latents - 1) * frames_per_latent

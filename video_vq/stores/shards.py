@@ -143,7 +143,7 @@ class ShardFolder:
     def _require_same(self, old: Any, new: dict[str, Any]) -> None:
         if isinstance(old, dict) and (was := _kind(old)) != (wanted := _kind(new)):
             raise InputError(
-                f"{self.path}: is {was}, but {wanted} is to be made; name another folder"
+                f"{self.path}: is {was}, but {wanted} should be made there; name another folder"
             )
         lines = told_difference(old, new)
         if lines:

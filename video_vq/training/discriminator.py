@@ -43,7 +43,7 @@ def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[
     least = 2**config.levels
     if min(size_hw) < least:
         raise InputError(
-            f"a discriminator of {config.levels} levels takes frames of at least {least} x {least} "
+            f"a discriminator of {config.levels} levels needs frames of at least {least} x {least} "
             f"pixels, found {size_hw[0]} x {size_hw[1]}; lower loss.adversarial.levels"
         )
     if precision == "fp16":

@@ -62,7 +62,7 @@ def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: 
     parts = accumulation * accelerator.num_processes
     if batch_size % parts:
         raise InputError(
-            f"optim.batch_size = {batch_size} does not divide by {accumulation} micro-batches x "
+            f"optim.batch_size = {batch_size} is not divisible by {accumulation} micro-batches x "
             f"{accelerator.num_processes} processes; set it to a multiple of {parts}"
         )
 

@@ -79,7 +79,7 @@ def test_a_store_of_another_kind_is_named_in_one_line_without_internals(
         return
     with pytest.raises(InputError) as caught:
         ShardFolder(tmp_path / "store", KINDS[new])
-    told = f"{tmp_path / 'store'}: is {old}, but {new} is to be made; name another folder"
+    told = f"{tmp_path / 'store'}: is {old}, but {new} should be made there; name another folder"
     assert str(caught.value) == told
 
 
