@@ -51,7 +51,7 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
     return _Lines(
         total=total, desc=description, unit=unit, initial=initial, mininterval=LINE_SECONDS,
         miniters=1, delay=1e-9, leave=False, file=sys.stderr,
-        bar_format=f"{{desc}}: {share}{count}, {{elapsed}} so far, {left}{{rate_fmt}}",
+        bar_format=f"{{desc}}: {share}{count}, {{elapsed}} so far, {left}{{rate_noinv_fmt}}",
     )  # fmt: skip
 
 
