@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from data_prep.archives import Archive, unpack, unpacked_path
@@ -28,7 +29,7 @@ from video_vq.stores.files import read_json, sha256_file, write_json
 from video_vq.stores.lock import Lock, held
 from video_vq.stores.raw_videos import LIST_SETTINGS, plan_of_videos, usual_videos_per_shard
 from video_vq.stores.shards import MANIFEST, PARTS, plan_of, write_sealed
-from video_vq.stores.videos import reasons, require_few_skipped
+from video_vq.stores.videos import reasons, require_few_skipped, warning_of_empty_splits
 
 Engine = Literal["local", "ray"]
 UNPACKED = "unpacked"  # folder in parts/, removed with it
@@ -311,23 +312,22 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
     lines += [f"note: {note}" for note in (*listing.notes, *mixed_rates(store.videos))]
     lines += repeated_frames(store.videos, store.plan.get("fps"))
     if missing := [name for name in SPLITS if not splits[name]]:
-        lines.append(
-            f"warning: no {' and no '.join(missing)} videos: training needs train and val, scores "
-            "need test; add videos"
-        )
+        lines.append(warning_of_empty_splits(missing, store.num_skipped))
     return "\n".join(lines)
 
 
 def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
     """Return the commands that come next, a line each."""
     store = outcome.store
-    lines = [f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)"]
+    path, sheet = quote(str(store.path)), quote(f"{store.path}.png")
+    lines = [f"next: data-prep verify {path} --sheet {sheet}   (and look at it)"]
     config = CONFIGS.get(listing.source)
     trainable = {"train", "val"} <= {video.split for video in store.videos}
     if trainable and config is not None and store.frame_size_hw == CONFIG_SIZES.get(config):
+        beside = Path("runs") if store.path.parent == Path() else store.path.parent
         lines.append(
-            f"then: video-vq train-tokenizer --config {config} "
-            f"--data {store.path} --out runs/tokenizer"
+            f"then: video-vq train-tokenizer --config {config} --data {path} "
+            f"--out {quote(str(beside / 'tokenizer'))}"
         )
     return lines
 

@@ -74,4 +74,4 @@ def main(paths: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["video_vq", "data_prep"]))
+    sys.exit(main(sys.argv[1:] or ["video_vq", "data_prep", "scripts", "tests", "experiments"]))

@@ -32,12 +32,12 @@ HOUR = 3600.0
 
 
 class Decoding(NamedTuple):
-    """What was measured of the videos.
+    """Measurements of the decoding of some videos.
 
     Attributes:
-        frames: of all that were decoded, at the rate of the list.
-        file_bytes: of their files.
-        cpu_seconds: for hashing, decoding and resizing them.
+        frames: number of decoded frames, at the rate of the list.
+        file_bytes: size of the videos' files.
+        cpu_seconds: CPU time for hashing, decoding and resizing them.
     """
 
     frames: int
@@ -46,12 +46,12 @@ class Decoding(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What was measured or counted of one clip in the tokenizer.
+    """Measured or counted costs of one clip in the tokenizer.
 
     Attributes:
-        flops: floating-point operations.
-        cpu_seconds: on one thread, None on a machine with a GPU.
-        gpu_seconds: None on a machine without.
+        flops: number of floating-point operations.
+        cpu_seconds: time on one CPU thread; None on a machine with a GPU.
+        gpu_seconds: time on a GPU; None on a machine without one.
     """
 
     flops: int
@@ -156,14 +156,14 @@ def costs(
     grid_bytes: int,
     assumed_tflops: float,
 ) -> list[tuple[str, str]]:
-    """Return what CLIPS clips cost that follow each other without overlap.
+    """Return the costs of CLIPS clips that follow one another without overlap.
 
     Args:
-        decoding, encoding: as measured.
-        frames_per_clip: of the video that one clip uses up.
-        clip_bytes: of its pixels in a clip store.
-        grid_bytes: of its tokens.
-        assumed_tflops: that a GPU reaches, in 1e12 operations a second.
+        decoding, encoding: the measured costs.
+        frames_per_clip: number of frames of the video that one clip uses up.
+        clip_bytes: size of the clip's pixels in a clip store.
+        grid_bytes: size of the clip's tokens.
+        assumed_tflops: rate that a GPU reaches, in 1e12 operations per second.
     """
     clips_decoded = decoding.frames / frames_per_clip
     source_bytes = decoding.file_bytes / clips_decoded * CLIPS

@@ -1,13 +1,15 @@
 """The parser of both commands: wrong flags are reported by their verb, help ends with examples."""
 
 import argparse
-import difflib
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NoReturn
+
+from video_vq.errors import nearest
 
 MAX_COUNT = 1_000_000_000  # largest whole number that a flag takes
 MAX_SIDE = 4096  # largest height or width of a frame, in pixels
@@ -15,7 +17,7 @@ SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the known flag nearest to an unknown one, under the usage of its verb.
+    """Names the known flag or choice nearest to an unknown one, under the usage of its verb.
 
     argparse itself passes flags that a verb does not know up to the command, whose usage names no
     flags.
@@ -27,6 +29,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self.examples = tuple(examples)
+        self._words: list[str] = []
 
     def format_help(self) -> str:
         """Return the help page, followed by its examples, which are never wrapped."""
@@ -36,34 +39,51 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Parse arguments; an unknown one ends the command with status 2."""
-        parsed, unknown = super().parse_known_args(args, namespace)
+        self._words = list(sys.argv[1:] if args is None else args)
+        parsed, unknown = super().parse_known_args(self._words, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown, args)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown)}")
         return parsed, unknown
 
-    def _hint(self, unknown: Sequence[str], args: Sequence[str] | None) -> str:
-        settings = [self._setting(word, args or ()) for word in unknown if SETTING.fullmatch(word)]
+    def error(self, message: str) -> NoReturn:
+        """End the command with status 2; a flag that is missing may be there, but misspelt."""
+        if message.startswith("the following arguments are required"):
+            known = (*self._option_string_actions, "--")
+            flags = [word for word in self._words if word.startswith("--")]
+            if unknown := [flag for flag in flags if flag.partition("=")[0] not in known]:
+                message += f"; unrecognized: {' '.join(unknown)}{self._hint(unknown)}"
+        super().error(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            if close := nearest(str(value), map(str, action.choices or ())):
+                error.message += f"\ndid you mean {close}?"
+            raise
+
+    def _hint(self, unknown: Sequence[str]) -> str:
+        settings = [self._setting(word) for word in unknown if SETTING.fullmatch(word)]
         if settings and self._takes_settings():
             return f"\nsettings are written without dashes: {' '.join(settings)}"
         if self._takes_settings() and "=" in unknown[0] and not unknown[0].startswith("-"):
             return "\nwrite all settings one after the other, with no flag between them"
         known = {flag.lstrip("-"): flag for flag in self._option_string_actions}
         names = [word.lstrip("-").partition("=")[0] for word in unknown if word.startswith("--")]
-        near = [difflib.get_close_matches(name, known, n=1, cutoff=0.7) for name in names]
-        flags = dict.fromkeys(known[found[0]] for found in near if found)
+        near = [nearest(name, known, cutoff=0.7) for name in names]
+        flags = dict.fromkeys(known[found] for found in near if found)
         return f"\ndid you mean {' and '.join(flags)}?" if flags else ""
 
     def _takes_settings(self) -> bool:
         return any(action.dest == "settings" for action in self._get_positional_actions())
 
-    @staticmethod
-    def _setting(flag: str, args: Sequence[str]) -> str:
+    def _setting(self, flag: str) -> str:
         """Return `section.key=value` for a flag that carries its value or is followed by it."""
         found = SETTING.fullmatch(flag)
         assert found is not None
         name, value = found.groups()
         if value is None:
-            behind = list(args)[list(args).index(flag) + 1 :][:1]
+            behind = self._words[self._words.index(flag) + 1 :][:1]
             value = behind[0] if behind and not behind[0].startswith("--") else "VALUE"
         return f"{name}={value}"
 

@@ -4,7 +4,6 @@ The dataclasses themselves stand beside what they configure; here is only the lo
 """
 
 import dataclasses
-import difflib
 import json
 import re
 import typing
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from video_vq.errors import ConfigError
+from video_vq.errors import ConfigError, nearest
 
 Settings = TypeVar("Settings")
 
@@ -96,9 +95,12 @@ def find_config(name: str, kind: str) -> Path:
     for candidate in (folder / kind / f"{name}.yaml", folder / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
+    known = config_names(kind)
+    close = nearest(name, known)
+    hint = f"did you mean {close!r}? There are" if close else "there are"
     raise ConfigError(
-        f"--config {name!r}: no shipped config of that name; there are: "
-        f"{', '.join(config_names(kind))} (or give a .yaml file)"
+        f"--config {name!r}: no shipped config of that name; {hint}: {', '.join(known)} (or "
+        "give a .yaml file)"
     )
 
 
@@ -225,6 +227,9 @@ def _problem(settings: type, detail: Any) -> str:
     found = detail.get("input")
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
     message = detail["msg"].removeprefix("Value error, ")
+    known = re.findall("'([^']+)'", str(detail.get("ctx", {}).get("expected", "")))
+    if close := nearest(str(found), known):
+        shown += f"; did you mean {close!r}?"
     return f"{name}: {message}{shown}" if name else message
 
 
@@ -240,11 +245,11 @@ def _hint(settings: type, location: Sequence[Any]) -> str:
         return "it belongs to a `kind` other than the one that is set; leave one of them out"
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere)}?"
-    if close := difflib.get_close_matches(leaf, known, n=1, cutoff=0.5):
-        return f"did you mean {close[0]!r}?"
+    if close := nearest(leaf, known, cutoff=0.5):
+        return f"did you mean {close!r}?"
     leaves = sorted({path.rpartition(".")[2] for path in paths})
-    if close := difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7):
-        meant = [path for path in paths if path.rpartition(".")[2] == close[0]]
+    if close := nearest(leaf, leaves, cutoff=0.7):
+        meant = [path for path in paths if path.rpartition(".")[2] == close]
         return f"did you mean {' or '.join(meant)}?"
     return f"known: {', '.join(known)}"
 

@@ -1,5 +1,8 @@
 """Errors that the user can correct; only their messages are shown, without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A file, setting or argument is wrong; the message says what was found and what to do next."""
@@ -12,6 +15,15 @@ class ConfigError(InputError):
 def system_refusal(error: OSError) -> str:
     """Return one line with the file's name and the system's error."""
     return f"{error.filename}: {error.strerror or type(error).__name__}"
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that an unknown one resembles most; None where none is close.
+
+    Args:
+        cutoff: similarity that is close enough, from 0 to 1 for equal names.
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), 1, cutoff)), None)
 
 
 def printable(text: str) -> str:

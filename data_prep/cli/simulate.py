@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, add_json, positive, print_json
@@ -69,4 +70,5 @@ def run(arguments: argparse.Namespace) -> None:
         f"{pushed.moved:,} of {pushed.objects:,} objects"
     )
     if not is_quiet():
-        print(f"next: data-prep bair {arguments.out} --out STORE")
+        clips = arguments.out.parent / "clips"
+        print(f"next: data-prep bair {quote(str(arguments.out))} --out {quote(str(clips))}")

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, positive
@@ -60,4 +61,5 @@ def run(arguments: argparse.Namespace) -> None:
     write_table_world(arguments.out, settings, arguments.workers or num_cores())
     source = "bair" if arguments.layout == "bair" else "ucf101"
     if not is_quiet():
-        print(f"next: data-prep {source} {arguments.out} --out STORE")
+        clips = arguments.out.parent / "clips"
+        print(f"next: data-prep {source} {quote(str(arguments.out))} --out {quote(str(clips))}")

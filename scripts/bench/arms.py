@@ -148,7 +148,7 @@ class Arm(NamedTuple):
 
     Attributes:
         make: the model with fresh weights.
-        learning_rates: that are tried; the one that is best on the val split is shown.
+        learning_rates: the learning rates to try; the best on the val split is shown.
         recipe: its loss and its optimizer.
     """
 

@@ -3,9 +3,12 @@
   python scripts/bench/codec.py --data clips --model small=runs/a,tokens-a,runs/prior-a \
     --model large=runs/b --out codec --picture codec.svg
 
+  python scripts/bench/codec.py --join demo=codec footage=codec-footage --picture codec.svg
+
 A tokenizer has two rates: that of its codes at a fixed length and, where a token store and a prior
 are named, that after the prior, at which an arithmetic coder would store them. A codec's rate is
-its payload, without the container. What is there already is not computed again.
+its payload, without the container. What is there already is not computed again. --join draws what
+was measured on several stores, and measures nothing.
 """
 
 import argparse
@@ -33,6 +36,7 @@ from video_vq.stores.files import read_json, write_json
 Scores = dict[str, Any]
 NUM_RATES = 7
 REACH = 4.0  # the codecs' rates go from the tokenizers' least over this to their largest times it
+CURVES = "curves.json"  # in --out: all points
 PANELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "st_lpips": "ST-LPIPS", "rfvd": "rFVD"}
 
 
@@ -50,6 +54,20 @@ class Point(NamedTuple):
 
     bits: float
     scores: dict[str, float | None]
+
+
+class Panel(NamedTuple):
+    """What a panel of the picture shows.
+
+    Attributes:
+        key: the score.
+        models: points of each tokenizer by the name of the rate.
+        curves: points of each codec, rising in bits.
+    """
+
+    key: str
+    models: Mapping[str, Mapping[str, Point]]
+    curves: Mapping[str, Sequence[Point]]
 
 
 def read_model(text: str) -> Model:
@@ -207,32 +225,53 @@ def _cell(value: float | None) -> str:
     return "—" if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
 
 
-def picture(
-    models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]], path: Path
-) -> None:
-    """Draw a panel per score over bits per clip: codecs as lines, tokenizers as points."""
+def panels_of(
+    models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]
+) -> dict[str, Panel]:
+    """Return a panel per score, by its title."""
+    points = {name: points_of(scores) for name, scores in models.items()}
+    return {title: Panel(key, points, curves) for key, title in titles_of(models).items()}
+
+
+def read_panels(texts: Sequence[str]) -> dict[str, Panel]:
+    """Return the PSNR of what was measured on several stores, a panel for each NAME=FOLDER."""
+    panels = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--join {text}: write NAME=FOLDER, of an earlier --out")
+        found = read_json(Path(folder) / CURVES, "curves of codecs")
+        models = {
+            model: {rate: Point(*point) for rate, point in points.items()}
+            for model, points in found["models"].items()
+        }
+        curves = {title: [Point(*p) for p in points] for title, points in found["curves"].items()}
+        panels[f"{name}: {PANELS['psnr']}"] = Panel("psnr", models, curves)
+    return panels
+
+
+def picture(panels: Mapping[str, Panel], path: Path) -> None:
+    """Draw panels over bits per clip: codecs as lines, tokenizers as points."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    mpl.rcParams["svg.hashsalt"] = "codec"
-    points = {name: points_of(scores) for name, scores in models.items()}
-    shown = titles_of(models)
-    figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 4.0), squeeze=False)
-    for axis, (key, panel) in zip(axes[0], shown.items(), strict=True):
-        for title, curve in curves.items():
-            drawn = [(p.bits, v) for p in curve if (v := p.scores.get(key)) is not None]
+    mpl.rcParams |= {"svg.hashsalt": "codec", "svg.fonttype": "none"}
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.0), squeeze=False)
+    for axis, (title, panel) in zip(axes[0], panels.items(), strict=True):
+        for codec, curve in panel.curves.items():
+            drawn = [(p.bits, v) for p in curve if (v := p.scores.get(panel.key)) is not None]
             if drawn:
-                axis.plot(*zip(*drawn, strict=True), marker=".", label=title)
-        for number, (name, rates) in enumerate(points.items()):
+                axis.plot(*zip(*drawn, strict=True), marker=".", label=codec)
+        for number, (name, rates) in enumerate(panel.models.items()):
             colour = f"C{number + len(CODECS)}"
             places = [
-                (p.bits, p.scores[key]) for p in rates.values() if p.scores.get(key) is not None
+                (p.bits, v) for p in rates.values() if (v := p.scores.get(panel.key)) is not None
             ]
             axis.plot(*zip(*places, strict=True), color=colour, linewidth=1)
             for (bits, value), fill in zip(places, (colour, "white"), strict=False):
                 label = name if fill == colour else None
                 axis.plot(bits, value, "D", color=colour, markerfacecolor=fill, label=label)
-        axis.set(xlabel="bits per clip", title=panel)
+        axis.set(xlabel="bits per clip", title=title)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.grid(alpha=0.3)
@@ -247,15 +286,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="the clip store")
+    parser.add_argument("--data", type=Path, help="the clip store")
     parser.add_argument(
         "--model",
         action="append",
-        required=True,
         metavar="NAME=TOKENIZER[,TOKENS,PRIOR]",
         help="a tokenizer, with its token store and prior for the rate after the prior",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of what was measured")
+    parser.add_argument("--out", type=Path, help="folder of what was measured")
     parser.add_argument("--split", default="test")
     parser.add_argument("--num", type=int, default=64, help="clips at most")
     parser.add_argument("--bits", type=int, nargs="+", help="the codecs' rates, bits per clip")
@@ -263,15 +301,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--st-lpips", action="store_true", help="score ST-LPIPS, too")
     parser.add_argument("--network", metavar="MODULE:FUNCTION", help="instead of I3D")
     parser.add_argument("--picture", type=Path, help="draw the curves into this file")
+    parser.add_argument(
+        "--join", nargs="+", metavar="NAME=OUT", help="draw the PSNR of measured folders"
+    )
     options = parser.parse_args(arguments)
+    if options.join and options.picture:
+        picture(read_panels(options.join), options.picture)
+        return
+    if not (options.data and options.model and options.out):
+        parser.error("needs --data, --model and --out, or --join and --picture")
     models = [read_model(text) for text in options.model]
     options.out.mkdir(parents=True, exist_ok=True)
     scores = measure(models, options)
     bits = sorted(options.bits or rates_around(scores))
     curves = curves_of(measure_codecs(models[0], scores[models[0].name], bits, options))
+    points = {name: points_of(each) for name, each in scores.items()}
+    write_json(options.out / CURVES, {"models": points, "curves": curves})
     print(markdown(scores, curves))
     if options.picture is not None:
-        picture(scores, curves, options.picture)
+        picture(panels_of(scores, curves), options.picture)
 
 
 if __name__ == "__main__":

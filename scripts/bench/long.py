@@ -106,12 +106,12 @@ def moments(store: ClipStore, windows: Sequence[Window], network: FeatureNetwork
 
 
 def drift(
-    samples: ClipStore, real: Moments, piece: int, network: FeatureNetwork
+    samples: ClipStore, real: Moments, piece: int, network: FeatureNetwork, every: int
 ) -> list[dict[str, float]]:
-    """Return FVD and mean change of each piece of so many frames, from the beginning on."""
+    """Return FVD and mean change of each piece of so many frames, or of one in so many."""
     total = min(video.num_frames for video in samples.videos)
     found = []
-    for start in range(0, total - piece + 1, piece):
+    for start in range(0, total - piece + 1, piece * every):
         windows = [Window(video, start, piece, 1) for video in range(len(samples.videos))]
         fvd = frechet_distance(real, moments(samples, windows, network), DEFAULT_PROTOCOL.ddof)
         found.append({"frame": start, "fvd": fvd, "change": mean_change(samples, windows)})
@@ -161,7 +161,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             (read_windows(real, [window]).numpy() for window in clips), [], of_clips
         )._asdict(),
         "change_real": mean_change(real, pieces),
-        "drift": drift(samples, moments(real, pieces, network), piece, network),
+        "drift": drift(samples, moments(real, pieces, network), piece, network, arguments.every),
     }
 
 
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="of the real videos")
     parser.add_argument("--num", type=int, default=2048, help="real clips at most")
     parser.add_argument("--least", type=int, default=10, help="frames of a piece, at least")
+    parser.add_argument("--every", type=int, default=1, help="score one second of so many")
     parser.add_argument("--network", help="module:function instead of I3D")
     parser.add_argument("--out", type=Path, required=True, help="folder for long.json and long.svg")
     arguments = parser.parse_args()

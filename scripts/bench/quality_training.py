@@ -71,7 +71,7 @@ class Checks:
 
     Attributes:
         curve: CPU seconds of training and dB, check by check.
-        seconds: that the checks themselves took.
+        seconds: duration of the checks themselves in seconds.
     """
 
     def __init__(self, model: Ours | Baseline, clips: Clips, settings: Settings, budget: float):

@@ -51,9 +51,9 @@ class ResidualBlock(nn.Module):
     """Norm, swish, convolution, twice; added to the input, or to its 1x1x1 convolution.
 
     Args:
-        in_channels: of the input.
-        out_channels: of the output.
-        kernel: of both convolutions.
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the output.
+        kernel: kernel size of both convolutions.
         starts_as_identity: the second convolution starts from zero.
     """
 
@@ -204,7 +204,7 @@ class VidTokTokenizer(Baseline):
         width: channels of the finest level.
         depth: factorised blocks on each level of the encoder.
         multipliers: channels of each level over `width`.
-        levels: of each channel of a code.
+        levels: number of levels of each channel of a code.
     """
 
     codes: Tensor
@@ -264,7 +264,7 @@ class VidTokLoss(nn.Module):
     """The loss per frame: L1 in nats under a learned scale, and the quantizer's losses.
 
     Attributes:
-        log_scale: of the Laplace density, trained with the model.
+        log_scale: log of the scale of the Laplace density, trained with the model.
     """
 
     COMMITMENT = 0.25

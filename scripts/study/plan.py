@@ -48,8 +48,8 @@ class Part:
     Attributes:
         world: name of the world.
         regimes, optimizers, arms: names.
-        seeds: of weights, order of data, restarts, the prior and the samples; runs of one seed are
-            paired.
+        seeds: seeds of the weights, the order of the data, the restarts, the prior and the
+            samples; runs of one seed are paired.
         rates: learning rates of the tokenizer, or "tuned": for each regime, optimizer and arm the
             rate that was best on the val split in the parts named "tuning…".
         last: the last stage: "tokenizer" stops after the tokenizer's training, "prior" goes on to
@@ -71,13 +71,14 @@ class Plan:
     """A study, written down before its first run.
 
     Attributes:
-        question: what is asked.
-        endpoint: what answers it.
+        question: the question to answer.
+        endpoint: the measure that answers it.
         analysis: how the numbers are compared.
         reference: the arm that all others are compared with.
         unquantized: arms without codes, which have no prior.
-        precision: of all trainings, as Accelerate names it.
-        worlds, regimes, optimizers, arms: by name; all but a world are settings of the tokenizer.
+        precision: precision of all training runs, as Accelerate names it.
+        worlds, regimes, optimizers, arms: definitions by name; all but the worlds are settings of
+            the tokenizer.
         parts: the blocks, in the order in which they are run.
     """
 

@@ -33,9 +33,9 @@ class Measure(NamedTuple):
     """A column of the tables.
 
     Attributes:
-        title: with its unit.
-        digits: after the point.
-        of: takes the number from a result, None where it has none.
+        title: the column's title, with its unit.
+        digits: number of digits after the decimal point.
+        of: function that takes the number from a result; None where the result has none.
     """
 
     title: str

@@ -22,13 +22,13 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 @dataclass
 class RobotSet:
-    """What was written.
+    """A data set that was written.
 
     Attributes:
-        root: its folder.
-        lengths: of the episodes.
-        files: of each episode, chunk and file number of its videos and its table alike.
-        actions, states: of each episode.
+        root: folder of the data set.
+        lengths: number of frames of each episode.
+        files: chunk and file number of each episode, the same for its videos and its table.
+        actions, states: rows of each episode.
     """
 
     root: Path

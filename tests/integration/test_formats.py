@@ -197,6 +197,7 @@ def test_info_and_view_know_frame_folders_and_arrays(made, tmp_path, capsys):
         ("frames/0", "the frames of a video"),
         ("frames", "a folder of videos"),
         ("array.npz", "arrays of videos"),
+        ("array.npy", "arrays of videos"),
     ):
         assert video_vq.cli.main(["info", str(made / "real" / name)]) == 0
         assert told in capsys.readouterr().out

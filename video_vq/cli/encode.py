@@ -8,8 +8,10 @@ from video_vq.arguments import add_json, positive, print_json, share
 from video_vq.cli import folder_options, following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import is_main_rank, num_cores
+from video_vq.stores.clips import SPLITS
 from video_vq.stores.lock import require_free
 from video_vq.stores.tokens import TokenStore
+from video_vq.stores.videos import warning_of_empty_splits
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -162,14 +164,17 @@ def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
     steered = f", {numbers} numbers of actions for each latent frame" if numbers else ""
     print(f"{len(store)} clips of {grid} tokens{steered}: {arguments.out}")
     if store.num_skipped:
-        print(f"{store.num_skipped} videos were left out, see {arguments.out / 'skipped.jsonl'}")
+        left_out = "1 video was" if store.num_skipped == 1 else f"{store.num_skipped:,} videos were"
+        print(f"{left_out} left out, see {arguments.out / 'skipped.jsonl'}")
     if store.notes:
         print(
             f"{len(store.notes)} videos have oddities, see the notes in "
             f"{arguments.out}/manifest.json"
         )
-    if {"train", "val"} <= {video.split for video in store.videos}:
-        prior = following.beside(arguments.out, "prior")
+    if store.num_skipped and (missing := [name for name in SPLITS if name not in store.splits]):
+        print(warning_of_empty_splits(missing, store.num_skipped))
+    if {"train", "val"} <= store.splits:
+        prior = following.beside(arguments.tokenizer, "prior")
         words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)
     else:  # nothing to train on
         decoded = following.beside(arguments.out, "decoded")

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         near = (arguments.out, arguments.tokens)
         tokenizer = following.tokenizer_of(store.header.tokenizer_hash, near)
         words = ("video-vq", "sample", "--prior", arguments.out, "--tokenizer", tokenizer)
-        return (*words, "--out", following.beside(arguments.out, "samples"))
+        return (*words, "--out", following.beside(arguments.tokens, "samples"))
 
     return training_verbs.run_training(
         arguments, "prior", config, arguments.tokens, store.content_hash, sample

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         store.indices(split)
 
     def encode() -> tuple[str | Path, ...]:
-        tokens = following.beside(arguments.out, "tokens")
+        tokens = following.beside(arguments.data, "tokens")
         words = ("video-vq", "encode", arguments.data, "--tokenizer", arguments.out)
         return (*words, "--out", tokens)
 

@@ -58,7 +58,8 @@ def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: s
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the settings, sizes, rates and memory of the training, without training",
+        help="print the sizes, rates, steps and memory of the training, without training; with "
+        "--json its settings, too",
     )
     parser.add_argument(
         "--time",

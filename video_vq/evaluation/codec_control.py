@@ -51,7 +51,9 @@ def score_codec(
         return Copies(torch.from_numpy(np.stack([one.clip for one in coded])), values)
 
     title = CODECS[codec].title
-    values, features = score_copies(setup, clip_metrics(st_lpips), copy, f"{title} copies")
+    values, features = score_copies(
+        setup, clip_metrics(st_lpips, setup.num_frames), copy, f"{title} copies"
+    )
     return {
         "codec": codec,
         "title": title,

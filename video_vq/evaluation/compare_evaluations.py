@@ -101,7 +101,10 @@ def _folder(path: Path) -> Path:
     for folder in (path, path / "scores"):
         if (folder / "scores.json").exists():
             return folder
-    raise InputError(f"{path}: holds no scores.json; run `video-vq evaluate … --out {path}` first")
+    raise InputError(
+        f"{path}: holds no scores.json; compare takes what `video-vq evaluate … --out` wrote "
+        "(`video-vq fvd REAL FAKE` compares videos)"
+    )
 
 
 def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """What `evaluate` is to score, and what decides the scores; imports no torch."""
 
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from video_vq.media.codec import CODECS, available_codecs
 from video_vq.media.decode import pyav_version
 from video_vq.metrics.network_choice import network_name
 from video_vq.metrics.protocol import FVDProtocol
-from video_vq.models.model_folder import read_model_config
+from video_vq.models.model_folder import read_model_config, read_tokenizer_identity
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json
+from video_vq.stores.shards import MANIFEST, PARTS
 from video_vq.stores.tokens import TokenStore
 
 DEFAULT_NUM_CLIPS = 2048
@@ -102,10 +104,12 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
         InputError: data, models, tokens or samples are missing or damaged.
     """
     split, num_clips = job.split_and_number
+    size_hw = read_tokenizer_identity(job.tokenizer).facts.frame_size_hw
+    samples = None if job.samples is None else _clip_store(job.samples, size_hw)
     identity = {
-        "data": ClipStore(job.data).content_hash,
+        "data": _clip_store(job.data, size_hw).content_hash,
         "tokenizer": read_model_config(job.tokenizer, "tokenizer").hash,
-        "samples": None if job.samples is None else ClipStore(job.samples).content_hash,
+        "samples": None if samples is None else samples.content_hash,
         "tokens": None if job.tokens is None else TokenStore(job.tokens).content_hash,
         "prior": None if job.prior is None else read_model_config(job.prior, "prior").hash,
         "split": split,
@@ -123,6 +127,18 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
     if job.network is not None:
         identity["network"] = network_name(job.network)
     return identity
+
+
+def _clip_store(path: Path, frame_size_hw: tuple[int, int]) -> ClipStore:
+    """Return a store; of videos in another form, say the command that makes one."""
+    if path.exists() and not any((path / name).exists() for name in (MANIFEST, PARTS)):
+        size = "x".join(map(str, frame_size_hw))
+        raise InputError(
+            f"{path}: holds no {MANIFEST}, and evaluate takes clips from a store; of videos, frame "
+            f"folders or arrays `data-prep folder {shlex.quote(str(path))} --out STORE --size "
+            f"{size} --val 0 --test 1` makes one, with all of them in split 'test'"
+        )
+    return ClipStore(path)
 
 
 def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -35,13 +35,6 @@ from video_vq.stores.files import sha256_json
 
 ClipMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-METRICS: dict[str, ClipMetric] = {
-    "psnr": psnr_per_clip,
-    "ssim": ssim_per_clip,
-    "motion_energy_ratio": motion_energy_ratio_per_clip,
-    "flicker": flicker_per_clip,
-}
-
 
 class ReconstructionScores(NamedTuple):
     """The scores of reconstructions.
@@ -97,9 +90,15 @@ class _Scored(NamedTuple):
     key: str
 
 
-def clip_metrics(st_lpips: StLpips | None) -> dict[str, ClipMetric]:
-    """Return the scores of single clips by name; None leaves ST-LPIPS out."""
-    metrics = dict(METRICS)
+def clip_metrics(st_lpips: StLpips | None, num_frames: int) -> dict[str, ClipMetric]:
+    """Return the scores of clips of so many frames by name; None leaves ST-LPIPS out.
+
+    A single frame has no motion to score.
+    """
+    metrics: dict[str, ClipMetric] = {"psnr": psnr_per_clip, "ssim": ssim_per_clip}
+    if num_frames > 1:
+        metrics["motion_energy_ratio"] = motion_energy_ratio_per_clip
+        metrics["flicker"] = flicker_per_clip
     if st_lpips is not None:
         metrics["st_lpips"] = lambda copy, real: st_lpips_per_clip(copy, real, st_lpips)
     return metrics
@@ -115,7 +114,7 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     """
     accelerator, tokenizer, store = setup.accelerator, setup.tokenizer, setup.store
     backbone = tokenizer.config.backbone
-    metrics = clip_metrics(st_lpips)
+    metrics = clip_metrics(st_lpips, setup.num_frames)
     starts = latent_starts(setup.num_frames, backbone.total_stride_thw[0], backbone.causal)
     if 0 < len(starts) < setup.num_frames - 1:  # else there is nothing beside boundaries
         metrics["boundary_flicker"] = partial(boundary_flicker_per_clip, starts=starts)

@@ -133,8 +133,11 @@ def _file(path: Path, reading: Reading) -> Found | None:
         return "arrays of videos", _describe_videos(path, reading)
     if path.suffix == ".npy":
         array = np.lib.format.open_memmap(path, mode="r")
+        inside = _inside(path)
+        if not inside and array.ndim >= 4:
+            return "arrays of videos", _describe_videos(path, reading)
         size = {"dtype": str(array.dtype), "bytes": path.stat().st_size}
-        return "an array of a store", {"shape": times(array.shape), **size, **_inside(path)}
+        return "an array", {"shape": times(array.shape), **size, **inside}
     if path.suffix == ".safetensors":
         return "tensors", {**describe_tensors(path), **_inside(path)}
     if path.suffix == ".npz":
@@ -219,7 +222,7 @@ def _describe_videos(path: Path, reading: Reading) -> Facts:
         "classes": list(found.classes) or "none",
         "left out": f"{len(found.left_out)} that cannot be read" if found.left_out else "nothing",
         **({"notes": list(found.notes)} if found.notes else {}),
-        "next": f"{shlex.join(['data-prep', 'folder', str(path), *reading.words()])} --out STORE",
+        "next": f"{shlex.join(['data-prep', 'folder', str(path), *reading.words()])} --out clips",
     }
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -47,9 +46,9 @@ class Plan(NamedTuple):
         return {"config": self.config, **self.numbers}
 
     def text(self) -> str:
-        """Return settings and lines for people."""
-        shown = yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None)
-        return "\n".join([shown.rstrip(), "", *self.lines, "", "dry run: nothing was written"])
+        """Return the lines for people; the settings, which are many, are left to `to_json`."""
+        end = "dry run: nothing was written; --json prints the settings, too"
+        return "\n".join([*self.lines, "", end])
 
 
 def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool = False) -> Plan:

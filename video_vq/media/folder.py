@@ -250,7 +250,8 @@ def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str,
 
     The groups are ordered by their sha256; the first are test, the next val, the rest train, each
     share met to within one group. No split that was asked for stays empty as long as there are
-    groups: train has the first, test the second, val the third.
+    groups: train has the first, test the second, val the third. Shares that add up to 1 leave none
+    for train.
 
     Args:
         groups: names of the groups; repeats are allowed.
@@ -258,16 +259,19 @@ def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str,
         test: share of the groups for test; 0 for none.
 
     Raises:
-        InputError: a share is negative, or nothing is left for train.
+        InputError: a share is negative, or together they exceed 1.
     """
-    if min(val, test) < 0 or not val + test < 1:
+    if min(val, test) < 0 or not val + test <= 1:
         raise InputError(
-            f"shares of val {val} and test {test}: each must be 0 or more, together below 1"
+            f"shares of val {val} and test {test}: each must be 0 or more, together at most 1"
         )
     ordered = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
-    left = max(len(ordered) - 1, 0)  # train has one
+    has_train = val + test < 1
+    left = max(len(ordered) - has_train, 0)
     num_test = min(max(round(test * len(ordered)), test > 0), left)
     num_val = min(max(round(val * len(ordered)), val > 0), left - num_test)
+    if not has_train:
+        num_val = left - num_test
     names = ["test"] * num_test + ["val"] * num_val
     names += ["train"] * (len(ordered) - len(names))
     return dict(zip(ordered, names, strict=True))

@@ -5,10 +5,9 @@ so every detail here matters. Each preset follows the code that it names.
 """
 
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
-from video_vq.errors import InputError
+from video_vq.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,8 @@ def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> En
     """
     if name not in table:
         known = [*table, *also]
-        close = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        close = nearest(name, known)
+        hint = f"; did you mean {close!r}?" if close else ""
         raise InputError(f"no {what} {name!r}: there are {', '.join(known)}{hint}")
     return table[name]
 

@@ -120,8 +120,7 @@ def _explained(painter: CodePainter | None) -> str:
 
 
 def _strips(store: TokenStore, painter: CodePainter | None, films: Films) -> list[Block]:
-    splits = [store.video_of(row).split for row in range(len(store))]
-    rows_of = {split: store.rows(split).tolist() for split in SPLITS if split in splits}
+    rows_of = {split: store.rows(split).tolist() for split in SPLITS if split in store.splits}
     chosen = {split: rows[:: max(1, len(rows) // SHOWN)][:SHOWN] for split, rows in rows_of.items()}
     rows = [row for found in chosen.values() for row in found]
     pictures = _pictures(store.header, painter, store.read_rows(rows))

@@ -1,6 +1,5 @@
 """Writes samples of a prior as a clip store, with one seed per sample."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from video_vq.errors import InputError
+from video_vq.errors import InputError, nearest
 from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.priors import AnyPrior, AnySampler, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
@@ -108,8 +107,8 @@ def require_class(prior: AnyPrior, label: str | None) -> None:
             f"--class {label!r}: this prior has no classes, as its clips had no labels; leave "
             "--class out"
         )
-    close = difflib.get_close_matches(label, classes, 1)
-    hint = f"did you mean {close[0]!r}? It knows" if close else "it knows"
+    close = nearest(label, classes)
+    hint = f"did you mean {close!r}? It knows" if close else "it knows"
     raise InputError(
         f"--class {label!r}: is not one of the prior's {len(classes)} classes; {hint} "
         f"{', '.join(classes)}"

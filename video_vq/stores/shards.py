@@ -6,6 +6,7 @@ committed shard. Once the manifest exists, the store is complete and `parts/` is
 
 import fcntl
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -219,6 +220,7 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
                 f"{path}: this store is unfinished; run the command that made it again; it "
                 "resumes where it stopped"
             )
+        how_to_make = how_to_make.replace("VIDEOS", shlex.quote(str(path)))
         raise InputError(f"{path}: holds no {MANIFEST}; {how_to_make}")
     manifest = read_json(path / MANIFEST, "a store's manifest")
     if "format" not in manifest:

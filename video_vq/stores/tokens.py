@@ -310,6 +310,11 @@ class TokenStore:
             "hash": self.content_hash,
         }
 
+    @property
+    def splits(self) -> set[str]:
+        """Return the splits that hold tokens; videos that were left out have none."""
+        return {self.videos[number].split for number in np.unique(self._rows[:, 0])}
+
     def rows(self, split: str | None) -> np.ndarray:
         """Return the row numbers of one split, or of all.
 
@@ -319,7 +324,7 @@ class TokenStore:
         chosen = np.array([split in (None, video.split) for video in self.videos], dtype=bool)
         found = np.flatnonzero(chosen[self._rows[:, 0]])
         if not len(found):
-            splits = ", ".join(sorted({video.split for video in self.videos}))
+            splits = ", ".join(sorted(self.splits))
             raise InputError(f"{self.path}: no tokens of split {split!r}; it has {splits}")
         return found
 

@@ -95,6 +95,24 @@ def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
     return "\n".join(lines)
 
 
+def warning_of_empty_splits(missing: Sequence[str], num_skipped: int) -> str:
+    """Return the warning that splits hold no video, and what to do about it.
+
+    A split is decided by names, before any file is read, so that a store and the tokens of the same
+    folder always agree about it; a split whose videos are all left out therefore stays empty.
+    """
+    remedy = "add videos"
+    if num_skipped:
+        remedy = (
+            "repair the files that were left out, or move them elsewhere, and run the command with "
+            "another --out, which splits the remaining videos again"
+        )
+    return (
+        f"warning: no {' and no '.join(missing)} videos: training needs train and val, scores need "
+        f"test; {remedy}"
+    )
+
+
 def require_few_skipped(skipped: Sequence[dict[str, str]], total: int, limit: float) -> None:
     """Stop a run that loses too many videos.
 

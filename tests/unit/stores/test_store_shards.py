@@ -145,6 +145,9 @@ def test_every_refusal_to_open_says_what_to_do(tmp_path):
         read_manifest(tmp_path / "open", "f", 1, HOW)
     with pytest.raises(InputError, match=r"holds no manifest\.json; make one"):
         read_manifest(tmp_path, "f", 1, HOW)
+    (tmp_path / "my videos").mkdir()
+    with pytest.raises(InputError, match=r"manifest\.json; run `prep '/.*/my videos' --out STORE`"):
+        read_manifest(tmp_path / "my videos", "f", 1, "run `prep VIDEOS --out STORE`")
     folder = sealed(tmp_path / "store")
     with pytest.raises(InputError, match="is a 'f' store, expected 'g'"):
         read_manifest(folder.path, "g", 1, HOW)
