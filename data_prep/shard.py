@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from data_prep.sources import Item, ItemKind, OpenItem
+from data_prep.sources import Item, ItemKind, Notes, OpenItem
 from data_prep.sources.bair import open_record
 from data_prep.sources.files import open_video_file
 from data_prep.sources.lerobot_episode import EpisodeOpener
@@ -56,7 +56,7 @@ def prepare_shard(
     kinds: set[ItemKind] = {item.kind for item in items}
     openers = {kind: OPENERS[kind]() for kind in kinds}
     left_out = list(skipped)
-    notes: list[dict[str, str]] = []
+    notes: Notes = []
 
     def videos() -> Iterator[PreparedVideo]:
         for item in items:
@@ -87,11 +87,7 @@ def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...
 
 
 def open_video(
-    open_item: OpenItem,
-    item: Item,
-    recipe: FrameRecipe,
-    watch: WatchVideo,
-    notes: list[dict[str, str]],
+    open_item: OpenItem, item: Item, recipe: FrameRecipe, watch: WatchVideo, notes: Notes
 ) -> PreparedVideo:
     """Open one video; its frames are decoded as they are taken.
 

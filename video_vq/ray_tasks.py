@@ -38,8 +38,7 @@ def not_shared(path: Path) -> str:
     """Return the message about a folder that is not visible on a machine of the cluster."""
     return (
         f"{path}: is not visible from {os.uname().nodename}; with --engine ray the output, the "
-        "data "
-        "and the models must lie on a file system that all machines of the cluster share"
+        "data and the models must lie on a file system that all machines of the cluster share"
     )
 
 

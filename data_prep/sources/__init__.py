@@ -59,7 +59,8 @@ class Item:
         return Video(self.id, self.label, self.split, self.group, fps=fps, origin=origin)
 
 
-OpenItem = Callable[[Item, FrameRecipe, Watch, list[dict[str, str]]], PreparedVideo]
+Notes = list[dict[str, str]]  # oddities of videos: id and note of each
+OpenItem = Callable[[Item, FrameRecipe, Watch, Notes], PreparedVideo]
 """Opens an item by a recipe; its frames are decoded as they are taken.
 
 It calls the watch at each stage, adds oddities of the video to the notes (id, note), and raises

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.archives import read_archive
-from data_prep.sources import Item, Listing, require_folder
+from data_prep.sources import Item, Listing, Notes, require_folder
 from data_prep.tfrecord import Example, RecordError, parse_example, read_record, scan_records
 from video_vq.errors import InputError
 from video_vq.media.folder import split_groups
@@ -248,9 +248,7 @@ def _simulated(example: Example) -> str | None:
     return value[0].decode(errors="replace")
 
 
-def open_record(
-    item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
-) -> PreparedVideo:
+def open_record(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes) -> PreparedVideo:
     """Open one record; see `OpenItem`."""
     try:
         data = read_record(Path(item.path), item.offset, item.base)

@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from data_prep.sources import Item
+from data_prep.sources import Item, Notes
 from video_vq.media.prepared import FrameRecipe, OpenedFile, Watch, open_file
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError
 from video_vq.stores.number_rows import read_rows
 from video_vq.stores.videos import REPEATED
 
 
-def open_video_file(
-    item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
-) -> PreparedVideo:
+def open_video_file(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes) -> PreparedVideo:
     """Open one video file; see `OpenItem`."""
     opened = open_file(item.path, item.num_bytes, recipe, watch)
     actions, its_hash = _actions(item)
@@ -54,7 +52,7 @@ def _finished(
     item: Item,
     opened: OpenedFile,
     actions: Float32[np.ndarray, "t n"] | None,
-    notes: list[dict[str, str]],
+    notes: Notes,
     origin: dict[str, Any],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
     """Yield the frames; then check their number, and note oddities and repeats."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.parquet import Kind, RowReader, TableError
-from data_prep.sources import Item
+from data_prep.sources import Item, Notes
 from data_prep.sources.lerobot_index import TOLERANCE
 from video_vq.media.prepared import FrameRecipe, Watch
 from video_vq.media.probe import Limits
@@ -143,7 +143,7 @@ class EpisodeOpener:
         self._video, self._table = _OpenVideo(), _OpenTable()
 
     def __call__(
-        self, item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
+        self, item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes
     ) -> PreparedVideo:
         """Open one episode."""
         assert item.place is not None
@@ -189,12 +189,7 @@ def _first_frame(ranges: FrameRanges, place: Place) -> int:
 
 
 def _frames(
-    item: Item,
-    ranges: FrameRanges,
-    first: int,
-    count: int,
-    recipe: FrameRecipe,
-    notes: list[dict[str, str]],
+    item: Item, ranges: FrameRanges, first: int, count: int, recipe: FrameRecipe, notes: Notes
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
     for number, frame in enumerate(ranges.frames(first, count)):
         if number % recipe.stride == 0:

@@ -72,9 +72,8 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise InputError(
-            f"{root}: its index in meta/episodes breaks the reader of Parquet "
-            f"(exit code {done.returncode}{': ' if last else ''}{last[:200]}); "
-            "fetch the data set again"
+            f"{root}: its index in meta/episodes breaks the reader of Parquet (exit code "
+            f"{done.returncode}{': ' if last else ''}{last[:200]}); fetch the data set again"
         )
     lines = io.BytesIO(done.stdout)  # one row at a time: a million at once would take 2 GB
     answer = json.loads(next(lines))

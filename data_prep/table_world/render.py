@@ -20,6 +20,7 @@ FPS = 25
 RENDERER_VERSION = 2  # increases with every change of a pixel or an action
 BODY_HEIGHT = 0.075
 LIGHT = (0.035, 0.045)  # where a shadow falls, per 0.1 of height
+Numbers = Int[np.ndarray, " n"]
 DARK, STEEL, PALE = (0.20, 0.22, 0.26), (0.62, 0.65, 0.70), (0.90, 0.91, 0.93)
 
 
@@ -126,7 +127,7 @@ class _Canvas:
 
     def patch(
         self,
-        times: Int[np.ndarray, " n"],
+        times: Numbers,
         centres: Float[np.ndarray, "n 2"],
         half: float,
         height: Float[np.ndarray, " n"] | float = 0.0,
@@ -152,7 +153,7 @@ class _Patch:
     def __init__(
         self,
         canvas: _Canvas,
-        times: Int[np.ndarray, " n"],
+        times: Numbers,
         rows: Int[np.ndarray, "n h"],
         columns: Int[np.ndarray, "n w"],
         centres: Float[np.ndarray, "n 2"],
@@ -221,11 +222,7 @@ def _soft(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
 
 
 def _draw_body_shadow(
-    canvas: _Canvas,
-    scene: TableScene,
-    motion: Motion,
-    times: Int[np.ndarray, " n"],
-    bodies: Int[np.ndarray, " n"],
+    canvas: _Canvas, scene: TableScene, motion: Motion, times: Numbers, bodies: Numbers
 ) -> None:
     patch = canvas.patch(times, motion.centres[times, bodies] + LIGHT, 0.18)
     distance = _body_distance(scene, motion.angles[times, bodies], bodies, patch.x, patch.y)
@@ -234,11 +231,7 @@ def _draw_body_shadow(
 
 
 def _draw_body(
-    canvas: _Canvas,
-    scene: TableScene,
-    motion: Motion,
-    times: Int[np.ndarray, " n"],
-    bodies: Int[np.ndarray, " n"],
+    canvas: _Canvas, scene: TableScene, motion: Motion, times: Numbers, bodies: Numbers
 ) -> None:
     patch = canvas.patch(times, motion.centres[times, bodies], 0.18, 0.5 * BODY_HEIGHT)
     angles = motion.angles[times, bodies]

@@ -18,8 +18,7 @@ from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.models.tokenizer import to_pixels, to_uint8
 from video_vq.stores.clips import ClipStore
-from video_vq.training.optimizer import make_optimizer, set_learning_rate
-from video_vq.training.schedule import learning_rate
+from video_vq.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 
 NUM_FRAMES = 16
 CHECKS, CHECKED_CLIPS = 24, 16  # of val PSNR while a training runs

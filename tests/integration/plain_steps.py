@@ -21,7 +21,7 @@ from video_vq.quantizers.codebook import merge
 from video_vq.quantizers.rows import CodebookStatistics
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
-from video_vq.training.schedule import learning_rate
+from video_vq.training.optimizer import learning_rate
 from video_vq.training.training_config import (
     OptimizerConfig,
     PriorTrainingConfig,

@@ -100,9 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         given = "the last frame" if made.num_given == 1 else f"the last {made.num_given} frames"
         assumed = "" if made.fps_known else " (assumed: the rate of the prior's clips is unknown)"
         print(
-            f"{arguments.out}: {given} of {arguments.video} at "
-            f"{made.fps:g} frames per second{assumed}, then {made.num_made} continued "
-            "ones (red bar)"
+            f"{arguments.out}: {given} of {arguments.video} at {made.fps:g} frames per "
+            f"second{assumed}, then {made.num_made} continued ones (red bar)"
         )
         for note in made.notes:
             print(printable(f"note: {note}"))

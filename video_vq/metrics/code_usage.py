@@ -84,8 +84,7 @@ class CodeUsage(Metric):
         if len(self.vocabulary) > 1 and found.shape[-1] != len(self.vocabulary):
             raise InputError(
                 f"codes of the shape {tuple(found.shape)} do not have {len(self.vocabulary)} "
-                "levels "
-                "along their last axis; they belong to another tokenizer"
+                "levels along their last axis; they belong to another tokenizer"
             )
         counts = []
         levels = found.reshape(-1, len(self.vocabulary)).unbind(1)

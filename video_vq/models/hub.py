@@ -159,6 +159,5 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{name}: the Hugging Face Hub refused or broke the connection: {first}; to publish, "
-            "log in with "
-            "`hf auth login` as a user who may write there"
+            "log in with `hf auth login` as a user who may write there"
         ) from None

@@ -2,11 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,12 +15,12 @@ from video_vq.models.masked_prior import MaskedPrior
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
 from video_vq.models.sampling import (
     ClipSampler,
+    PaddedBatch,
     adjusted_logits,
     guided_logits,
     hidden_per_pass,
     invert,
     require_distributions,
-    uniform_noise,
 )
 from video_vq.models.token_transformer import Condition
 
@@ -104,29 +102,17 @@ class MaskedSampler(ClipSampler):
         is_bf16 = self.dtype == torch.bfloat16
         return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
 
-    def _noise(self, seeds: Sequence[int], window: int, step: int) -> Float[Tensor, "b n s1"]:
-        """Return a step's uniform noise, for each sub-code and for the confidence."""
-        num_tokens, each = self.prior.config.num_tokens, len(self.prior.sub_codes) + 1
-        noise = [uniform_noise(seed, num_tokens * each, window, step) for seed in seeds]
-        return torch.from_numpy(np.stack(noise)).unflatten(1, (num_tokens, each))
-
-    def _draw_batch(
-        self,
-        tokens: Int[Tensor, "b n s"],
-        num_given: int,
-        condition: Condition,
-        seeds: Sequence[int],
-        window: int,
-        progress: Callable[[int], object] | None,
-    ) -> Int[Tensor, "b n s"]:
+    def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
+        tokens, num_given = batch.tokens, batch.num_given
+        num_tokens, each = tokens.shape[1], tokens.shape[2] + 1  # noise of the confidence, too
         hidden = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         hidden[:, :num_given] = False
         usable = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-        plan = still_hidden(tokens.shape[1] - num_given, self.parallel.steps)
-        before = tokens.shape[1] - num_given
+        before = num_tokens - num_given
+        plan = still_hidden(before, self.parallel.steps)
         for step, left in enumerate(plan):
-            noise = self._noise(seeds, window, step).to(tokens.device)
-            drawn = self._drawn(tokens, hidden, condition, noise[..., :-1])
+            noise = batch.noise(num_tokens * each, step).unflatten(1, (num_tokens, each))
+            drawn = self._drawn(tokens, hidden, batch.condition, noise[..., :-1])
             usable &= drawn.usable
             gumbel = -torch.log(-torch.log(noise[..., -1].clamp(min=LEAST)))
             heat = self.parallel.confidence_temperature * (1 - (step + 1) / len(plan))
@@ -136,8 +122,8 @@ class MaskedSampler(ClipSampler):
             stay = torch.zeros_like(hidden).scatter(1, order[:, :left], True)
             tokens = torch.where((hidden & ~stay)[..., None], drawn.sub_codes, tokens)
             hidden = stay
-            if progress is not None:
-                progress(before - left)
+            if batch.progress is not None:
+                batch.progress(before - left)
             before = left
         require_distributions(usable, self.settings)
         return tokens

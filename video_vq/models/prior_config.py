@@ -98,16 +98,12 @@ class PriorConfig:
     sub_codes: tuple[tuple[Annotated[int, Field(ge=2)], ...], ...] = ()
 
     @model_validator(mode="after")
-    def _grid_is_possible(self) -> "PriorConfig":
+    def _fits_together(self) -> "PriorConfig":
         if self.num_tokens > MAX_TOKENS:
             raise ValueError(
                 f"a grid of t h w = {self.grid_thw} has {self.num_tokens} tokens, "
                 f"more than {MAX_TOKENS}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _codes_multiply(self) -> "PriorConfig":
         if prod(self.vocabulary) != self.codebook_size:
             raise ValueError(
                 f"levels {self.levels} have a product of {prod(self.vocabulary)}, codebook_size is "

@@ -1,10 +1,10 @@
 """Draws tokens from the prior: guidance, temperature, top-k, top-p, a noise stream per sample."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,6 +82,30 @@ def invert(
     return tokens.clamp(max=logits.shape[-1] - 1), usable
 
 
+class PaddedBatch(NamedTuple):
+    """Samples that are drawn in step, those included that only fill the batch up.
+
+    Attributes:
+        tokens: sub-codes, of which the first `num_given` of each sample are given.
+        condition: embedded conditions, once per pass that guidance needs, stacked.
+        seeds: seed of each sample.
+        window: number of the window in a longer sample.
+        progress: function that is called with the number of tokens just drawn.
+    """
+
+    tokens: Int[Tensor, "b n s"]
+    num_given: int
+    condition: Condition
+    seeds: list[int]
+    window: int
+    progress: Callable[[int], object] | None
+
+    def noise(self, number: int, step: int = 0) -> Float[Tensor, "b m"]:
+        """Return as many uniform numbers for each sample; see `uniform_noise`."""
+        rows = [uniform_noise(seed, number, self.window, step) for seed in self.seeds]
+        return torch.from_numpy(np.stack(rows)).to(self.tokens.device)
+
+
 class ClipSampler:
     """Draws clips' tokens from a prior, in batches of one shape; a subclass draws a batch."""
 
@@ -133,7 +157,7 @@ class ClipSampler:
                 end = min(start + size, len(seeds))
                 # A short batch is filled up with copies of its last sample, thrown away later.
                 index = torch.arange(start, start + num_rows).clamp(max=end - 1)
-                drawn = self._draw_batch(
+                batch = PaddedBatch(
                     tokens[index].to(device),
                     num_given,
                     embedded(prior, conditions.rows(index, device), self.settings, num_rows),
@@ -141,7 +165,7 @@ class ClipSampler:
                     window,
                     None if progress is None else lambda count, n=end - start: progress(n * count),
                 )
-                tokens[start:end] = drawn[: end - start].cpu()
+                tokens[start:end] = self._draw_batch(batch)[: end - start].cpu()
         _, rows, columns = prior.config.grid_thw
         return rearrange(split.join(tokens), "n (t h w) ... -> n t h w ...", h=rows, w=columns)
 
@@ -152,16 +176,8 @@ class ClipSampler:
         """Return the number of samples in a batch, those included that only fill it up."""
         raise NotImplementedError
 
-    def _draw_batch(
-        self,
-        tokens: Int[Tensor, "b n s"],
-        num_given: int,
-        condition: Condition,
-        seeds: Sequence[int],
-        window: int,
-        progress: Callable[[int], object] | None,
-    ) -> Int[Tensor, "b n s"]:
-        """Draw the sub-codes of one padded batch after those that are given."""
+    def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
+        """Return the batch's sub-codes, those drawn that are not given."""
         raise NotImplementedError
 
 
@@ -213,23 +229,15 @@ class TokenSampler(ClipSampler):
     def _rows(self, num_given: int) -> int:
         return self._cached(num_given).num_rows // len(hidden_per_pass(self.settings))
 
-    def _draw_batch(
-        self,
-        tokens: Int[Tensor, "b n s"],
-        num_given: int,
-        condition: Condition,
-        seeds: Sequence[int],
-        window: int,
-        progress: Callable[[int], object] | None,
-    ) -> Int[Tensor, "b n s"]:
-        noise = [uniform_noise(seed, tokens[0].numel(), window) for seed in seeds]
+    def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
+        tokens, num_given = batch.tokens, batch.num_given
         return sample_batch(
             self._cached(num_given),
-            condition,
+            batch.condition,
             tokens[:, :num_given] if num_given else None,
-            torch.from_numpy(np.stack(noise)).to(tokens.device).view(tokens.shape),
+            batch.noise(tokens[0].numel()).view(tokens.shape),
             self.settings,
-            None if progress is None else partial(progress, 1),
+            None if batch.progress is None else partial(batch.progress, 1),
         )
 
     def _cached(self, num_given: int) -> CachedPrior:

@@ -47,12 +47,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
         """Let each slot attend to the slots that it may see."""
-        query, key, value = rearrange(
-            self.query_key_value(x),
-            "b n (three heads c) -> three b heads n c",
-            three=3,
-            heads=self.heads,
-        )
+        joined = self.query_key_value(x)
+        query, key, value = rearrange(joined, "b n (s h c) -> s b h n c", s=3, h=self.heads)
         sharpness = self.gain * query.shape[-1] ** 0.5
         query = F.normalize(query.float(), dim=-1, eps=NORM_EPS) * sharpness[:, None, None]
         key = F.normalize(key.float(), dim=-1, eps=NORM_EPS)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Video = Float[Tensor, "b c t h w"]
+Thw = tuple[int, int, int]
 
 
 class Past:
@@ -84,7 +85,7 @@ class Conv3d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel: int = 3,
-        stride_thw: tuple[int, int, int] = (1, 1, 1),
+        stride_thw: Thw = (1, 1, 1),
         causal: bool = False,
     ):
         super().__init__()
@@ -129,13 +130,7 @@ class NearestUpsample(nn.Module):
     the inverse of a causal strided `Conv3d`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride_thw: tuple[int, int, int],
-        causal: bool = False,
-    ):
+    def __init__(self, in_channels: int, out_channels: int, stride_thw: Thw, causal: bool = False):
         super().__init__()
         self.scale = tuple(float(stride) for stride in stride_thw)
         self.drop = stride_thw[0] - 1 if causal else 0
@@ -156,13 +151,7 @@ class SubpixelUpsample(nn.Module):
     `NearestUpsample`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride_thw: tuple[int, int, int],
-        causal: bool = False,
-    ):
+    def __init__(self, in_channels: int, out_channels: int, stride_thw: Thw, causal: bool = False):
         super().__init__()
         self.stride_thw = stride_thw
         self.drop = stride_thw[0] - 1 if causal else 0
@@ -176,20 +165,20 @@ class SubpixelUpsample(nn.Module):
         return x[:, :, self.drop if is_start else 0 :]
 
 
-def space_to_depth(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
+def space_to_depth(x: Video, patch_thw: Thw) -> Float[Tensor, "b d t2 h2 w2"]:
     """Fold boxes of pixels into channels, since full-resolution convolutions are slow."""
     t, h, w = patch_thw
     return rearrange(x, "b c (t z) (h y) (w x) -> b (c z y x) t h w", z=t, y=h, x=w)
 
 
-def depth_to_space(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
+def depth_to_space(x: Video, patch_thw: Thw) -> Float[Tensor, "b d t2 h2 w2"]:
     """Unfold channels into boxes of pixels, the inverse of `space_to_depth`."""
     t, h, w = patch_thw
     return rearrange(x, "b (c z y x) t h w -> b c (t z) (h y) (w x)", z=t, y=h, x=w)
 
 
 @torch.no_grad()
-def repeat_over_patch(conv: nn.Conv3d, patch_thw: tuple[int, int, int]) -> None:
+def repeat_over_patch(conv: nn.Conv3d, patch_thw: Thw) -> None:
     """Give all pixels of a box of `depth_to_space` the weights of its first pixel.
 
     The network then starts as nearest upsampling, without a checkerboard pattern (ICNR, Aitken et

@@ -23,12 +23,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Attend from each slot to all slots."""
-        query_key_value = rearrange(
-            self.query_key_value(x),
-            "b n (three heads c) -> three b heads n c",
-            three=3,
-            heads=self.heads,
-        )
+        joined = self.query_key_value(x)
+        query_key_value = rearrange(joined, "b n (s h c) -> s b h n c", s=3, h=self.heads)
         parts = [
             F.scaled_dot_product_attention(query, key, value)
             for query, key, value in query_key_value.split(MAX_SEQUENCES, dim=1)

@@ -28,14 +28,9 @@ SETTINGS_OF_SOME: tuple[tuple[str, tuple[Estimator, ...], float], ...] = (
 )
 # Their gradients are those at the compared latents, wherever the origin is.
 AT_COMPARED_LATENTS: tuple[Estimator, ...] = (
-    "diveq",
-    "noise_substitution",
-    "gumbel_softmax",
-    "index_backpropagation",
-    "exact_gradient",
-    "hessian",
-    "none",
-)
+    "diveq", "noise_substitution", "gumbel_softmax", "index_backpropagation", "exact_gradient",
+    "hessian", "none",
+)  # fmt: skip
 CodebookSize = Annotated[int, Field(ge=2, le=1 << 20)]
 CodebookDim = Annotated[int, Field(ge=1, le=4096)]
 Groups = Annotated[int, Field(ge=1, le=64)]
@@ -154,16 +149,12 @@ class QuantizerConfig(EstimatorConfig):
     rms_scaling: RmsScaling = "none"
 
     @model_validator(mode="after")
-    def _codes_follow(self) -> "QuantizerConfig":
+    def _codes_fit_together(self) -> "QuantizerConfig":
         if self.estimator == "index_backpropagation" and self.learning != "gradient":
             raise ValueError(
                 "estimator: index_backpropagation moves all codes by its gradient, found learning: "
                 f"{self.learning}; set learning: gradient"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _scales_once(self) -> "QuantizerConfig":
         if self.normalize and self.rms_scaling != "none":
             raise ValueError(
                 f"rms_scaling: {self.rms_scaling} changes nothing with normalize: true, which "
@@ -311,8 +302,7 @@ class ResidualConfig(_ManyCodes):
         if not 2 <= levels * self.groups <= MAX_LEVELS:
             raise ValueError(
                 f"codebook_sizes x groups = {levels} x {self.groups} codes per position: expected "
-                "2 "
-                f"to {MAX_LEVELS}; for a single code set kind: vector"
+                f"2 to {MAX_LEVELS}; for a single code set kind: vector"
             )
         if self.shared and len(set(self.codebook_sizes)) > 1:
             raise ValueError(

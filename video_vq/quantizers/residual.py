@@ -189,12 +189,7 @@ class ResidualQuantizer(QuantizerModule):
         dropout: whether to decode only the first few levels in training; their number is drawn for
             each step.
         estimator: gradient from the sum of a group's levels to its latent.
-        learning: how codes learn; see `VectorQuantizer` for this and the next four arguments.
-        decay: decay of the averages per step.
-        decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
-        init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
-        restart_threshold: codes used less than this fraction of the mean are moved to latents of
-            the batch; 0 turns this off.
+        learning, decay, decay_warmup, init, restart_threshold: see `VectorQuantizer`.
 
     Raises:
         InputError: an argument is out of range, or two arguments are incompatible.

@@ -232,18 +232,9 @@ class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
         dim: number of channels of the input and of the output.
         codebook_size: number of codes, K.
         codebook_dim: dimension of a code; None compares the features themselves.
-        estimator: gradient that passes through the quantizer; see `EstimatorConfig`, also for the
-            next seven arguments. exact_gradient and hessian need the second pass that `video-vq
-            train-tokenizer` makes.
-        normalize: whether to quantize on the unit sphere.
-        gradient_through_norm: whether the gradient passes through the normalisation of `normalize`.
+        estimator, normalize, gradient_through_norm, tangential_commitment: see `VectorQuantizer`.
         centered: whether to rotate about the mean code instead of the origin.
-        tangential_commitment: whether the commitment loss turns latents without changing their
-            lengths.
-        equal_angle: setting of the estimator rotation_blended, in degrees.
-        noise_variance: setting of the estimator diveq, per channel.
-        temperature: setting of the estimators gumbel_softmax and index_backpropagation.
-        implementation: implementation of the lookup (quantizers/lookup.py).
+        equal_angle, noise_variance, temperature, implementation: see `VectorQuantizer`.
 
     Raises:
         InputError: an argument is out of range, or two arguments are incompatible.

@@ -81,10 +81,10 @@ def samples(parts: Parts, films: Films) -> list[Section]:
         chosen = [] if store is None else _of_kind(store, "sampled")
         if store is None or not chosen:
             continue
-        real = _by_class(store, _of_kind(store, "of-class"))
+        real = by_class(store, _of_kind(store, "of-class"))
         items = tuple(
             _class_film(store, films, name, found, real.get(name, []))
-            for name, found in _by_class(store, chosen).items()
+            for name, found in by_class(store, chosen).items()
         )
         blocks: list[Block] = [
             Text(_how_sampled(evaluation.scores)),
@@ -245,11 +245,12 @@ def _pair_film(store: ClipStore, films: Films, real: int, copy: int) -> Film:
     return films.film(clips, 3, caption, video.fps, ("original", "reconstruction", "difference"))
 
 
-def _by_class(store: ClipStore, found: list[int]) -> dict[str, list[int]]:
-    by_class: dict[str, list[int]] = {}
+def by_class(store: ClipStore, found: list[int]) -> dict[str, list[int]]:
+    """Return videos, as indices of a store, by their classes."""
+    classes: dict[str, list[int]] = {}
     for index in found:
-        by_class.setdefault(store.videos[index].label or "no class", []).append(index)
-    return by_class
+        classes.setdefault(store.videos[index].label or "no class", []).append(index)
+    return classes
 
 
 def _class_film(

@@ -38,7 +38,7 @@ from video_vq.report.charts import Line, line_chart
 from video_vq.report.code_pictures import as_clip
 from video_vq.report.found import holds_reported
 from video_vq.report.page import render_page, require_page, write_page
-from video_vq.report.sections import facts_table
+from video_vq.report.sections import by_class, facts_table
 from video_vq.report.view_tokens import CodePainter, token_sections
 from video_vq.stages.reconstruct_file import square_size
 from video_vq.stores import clips, tokens
@@ -144,10 +144,7 @@ def clip_sections(store: ClipStore, films: Films) -> list[Section]:
 
 def _some(store: ClipStore, found: list[int]) -> list[int]:
     """Return some of the videos, one of each class in turn."""
-    by_class: dict[str | None, list[int]] = {}
-    for index in found:
-        by_class.setdefault(store.videos[index].label, []).append(index)
-    turns = zip_longest(*by_class.values())
+    turns = zip_longest(*by_class(store, found).values())
     return [index for turn in turns for index in turn if index is not None][:SHOWN]
 
 

@@ -116,7 +116,8 @@ def continued(
     facts, stride = prior.facts, tokenizer.config.backbone.total_stride_thw[0]
     leaving_half = 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
     num_given = request.given_frames or leaving_half
-    length = _length(prior, tokenizer, num_given, request)
+    of_given = given_latents(tokenizer, num_given)
+    length = _length(prior, tokenizer, of_given, request)
     label = _label(prior, request)
     actions = _actions(prior, tokenizer, request, length)
     info = probe_video(video, request.reading)
@@ -126,11 +127,7 @@ def continued(
         prior, request.settings, request.parallel, request.num, DTYPES[request.dtype]
     )
     long = LongSampler(accelerator, tokenizer, sampler, length, request.num)
-    num_drawn = (
-        prior.config.num_tokens
-        // length.window
-        * length.num_drawn(given_latents(tokenizer, num_given))
-    )
+    num_drawn = prior.config.num_tokens // length.window * length.num_drawn(of_given)
 
     def moments() -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
         with progress("continuing", num_drawn * request.num, "token") as bar:
@@ -157,18 +154,16 @@ def continued(
 
 
 def _length(
-    prior: AnyPrior, tokenizer: VideoTokenizer, num_given: int, request: ContinueRequest
+    prior: AnyPrior, tokenizer: VideoTokenizer, of_given: int, request: ContinueRequest
 ) -> SampleLength:
-    of_given = given_latents(tokenizer, num_given)
     if request.seconds is None:
         return clip_length(tokenizer.facts)
     config = tokenizer.config
     frames_per_latent = config.backbone.total_stride_thw[0]
     fps = prior.facts.fps or DEFAULT_FPS
     added = latents_within(request.seconds, fps, frames_per_latent, is_first=False)
-    return length_of_latents(
-        of_given + max(1, added), config, tokenizer.facts, request.window_stride
-    )
+    wanted = of_given + max(1, added)
+    return length_of_latents(wanted, config, tokenizer.facts, request.window_stride)
 
 
 def last_frames(

@@ -169,9 +169,8 @@ def _actions(
     if given is None:
         raise InputError(
             "this prior needs actions: name them with --actions (a clip store, or a .npy or .csv "
-            f"of {rows_wanted(prior, tokenizer, length)}), "
-            "continue videos that have them (--given), or sample without any condition "
-            "(--guidance 0)"
+            f"of {rows_wanted(prior, tokenizer, length)}), continue videos that have them "
+            "(--given), or sample without any condition (--guidance 0)"
         )
     return actions_of_videos(given.store, given.videos, per_clip, prior, tokenizer, length)
 

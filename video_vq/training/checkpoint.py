@@ -20,6 +20,7 @@ from video_vq.stores.files import read_json
 from video_vq.training.checkpoint_files import MANIFEST, CheckpointFiles
 
 KEEP = 2
+Tensors = dict[str, dict[str, Tensor]]  # by the part of a training, then by name
 
 
 class CheckpointFolder(CheckpointFiles):
@@ -30,11 +31,7 @@ class CheckpointFolder(CheckpointFiles):
     """
 
     def save(
-        self,
-        step: int,
-        tensors: dict[str, dict[str, Tensor]],
-        state: dict[str, Any],
-        keep: set[int] | None = None,
+        self, step: int, tensors: Tensors, state: dict[str, Any], keep: set[int] | None = None
     ) -> None:
         """Write a checkpoint; delete older ones except for the last two that verify and `keep`.
 
@@ -89,7 +86,7 @@ class CheckpointFolder(CheckpointFiles):
                     return  # the new checkpoint is safe; the next save tries again
         self._delete_leftovers()
 
-    def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    def load(self, step: int) -> tuple[Tensors, dict[str, Any]]:
         """Read a checkpoint that `newest` returned: its tensors by file, and its state."""
         folder = self.folder(step)
         tensors = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}

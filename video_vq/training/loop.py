@@ -18,10 +18,9 @@ from video_vq.models.pretrained import Pretrained
 from video_vq.training.compiled import not_recompiled, uncompiled
 from video_vq.training.discriminator import Discriminator
 from video_vq.training.distributed import StopFlag, all_finite, clip_gradients
-from video_vq.training.optimizer import make_optimizer, set_learning_rate
+from video_vq.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from video_vq.training.progress_line import ProgressLine
 from video_vq.training.run_folder import RunFolder, diverged
-from video_vq.training.schedule import learning_rate
 from video_vq.training.state import TrainingState
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.timer import StepTimer

@@ -204,9 +204,8 @@ def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> 
     spread = float((share * (value - (share * value).sum()).abs() ** power).sum())
     if spread < 1e-8:
         raise InputError(
-            f"{store.path}: all pixels of {len(windows)} training clips are equal, so they have "
-            "no variance to divide by; set loss.reconstruction_weight to a number, or check the "
-            "data"
+            f"{store.path}: all pixels of {len(windows)} training clips are equal, so they have no "
+            "variance to divide by; set loss.reconstruction_weight to a number, or check the data"
         )
     return 1 / spread
 

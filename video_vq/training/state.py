@@ -16,7 +16,7 @@ from video_vq.errors import InputError
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.pretrained import check_tensors
 from video_vq.training.averaging import Averages
-from video_vq.training.checkpoint import random_state, set_random_state
+from video_vq.training.checkpoint import Tensors, random_state, set_random_state
 from video_vq.training.discriminator import Discriminator
 from video_vq.training.health import Health
 from video_vq.training.optimizer import load_optimizer, optimizer_tensors
@@ -46,7 +46,7 @@ class Snapshot:
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
-    def take(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    def take(self, tensors: Tensors) -> Tensors:
         """Copy tensors, by file name and tensor name; earlier copies are overwritten."""
         return {
             file: {name: self._copy((file, name), value) for name, value in values.items()}
@@ -307,10 +307,7 @@ class TrainingState:
         return True
 
     def _restore(
-        self,
-        state: SavedState,
-        tensors: dict[str, dict[str, Tensor]],
-        optimizer: torch.optim.Optimizer,
+        self, state: SavedState, tensors: Tensors, optimizer: torch.optim.Optimizer
     ) -> None:
         expected = {"model", "averages", "optimizer", "random", "usage"}
         if self.discriminator is not None:
@@ -341,7 +338,7 @@ class TrainingState:
             self.accelerator.scaler.load_state_dict(state.scaler)
 
 
-def not_finite(tensors: dict[str, dict[str, Tensor]]) -> str | None:
+def not_finite(tensors: Tensors) -> str | None:
     """Return the name of a tensor that holds NaN or infinity; None if all are finite."""
     for file, values in tensors.items():
         for name, value in values.items():
