@@ -56,7 +56,7 @@ def still_hidden(num_tokens: int, steps: int) -> list[int]:
     return found
 
 
-class MaskedSampler(ClipSampler):
+class MaskedSampler(ClipSampler[MaskedPrior]):
     """Draws the tokens of clips from a masked prior, several in each step.
 
     Each step draws all hidden tokens, and keeps those with the largest log probability plus noise,

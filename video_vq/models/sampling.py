@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from video_vq.models.token_transformer import Condition, TokenTransformer
 from video_vq.nn.cards import is_verified
 from video_vq.nn.precision import exact_float32
 
+AnyKind = TypeVar("AnyKind", bound=TokenTransformer)
 PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, so that rows agree
 
 
@@ -106,10 +107,10 @@ class PaddedBatch(NamedTuple):
         return torch.from_numpy(np.stack(rows)).to(self.tokens.device)
 
 
-class ClipSampler:
+class ClipSampler(Generic[AnyKind]):
     """Draws clips' tokens from a prior, in batches of one shape; a subclass draws a batch."""
 
-    prior: TokenTransformer
+    prior: AnyKind
     settings: SamplingSettings
     batch_size: int
 
@@ -181,7 +182,7 @@ class ClipSampler:
         raise NotImplementedError
 
 
-class TokenSampler(ClipSampler):
+class TokenSampler(ClipSampler[Prior]):
     """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
 
     Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the

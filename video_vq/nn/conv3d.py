@@ -57,10 +57,10 @@ class Bf16SafeConv3d(nn.Conv3d):
             x, weight = input.to(dtype).float(), self.weight.to(dtype).float()
             with torch.autocast("cpu", enabled=False):
                 return F.conv3d(x, weight, bias, self.stride, self.padding).to(dtype)
-        side = int(self.padding[0])
+        side, *around = map(int, self.padding)
         if input.shape[2] == 1 and side and self.kernel_size[0] == 2 * side + 1:
             middle = self.weight[:, :, side : side + 1]
-            return F.conv3d(input, middle, self.bias, self.stride, (0, *self.padding[1:]))
+            return F.conv3d(input, middle, self.bias, self.stride, (0, *around))
         return super().forward(input)
 
     def _is_wrong_in_bf16(self, size_thw: Sequence[int]) -> bool:

@@ -127,7 +127,7 @@ def decoded_frames(
 
 
 def _inside(
-    context: Callable[[], AbstractContextManager[Any]], parts: Iterator[Tensor]
+    context: Callable[..., AbstractContextManager[Any]], parts: Iterator[Tensor]
 ) -> Iterator[Tensor]:
     """Yield tensors that are each made inside a context."""
     while True:
