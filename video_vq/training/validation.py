@@ -39,4 +39,5 @@ def validation_batches(
             yield mine
             done += len(mine) * accelerator.num_processes
             progress.look(min(done, len(items)))
-    accelerator.print(f"validated on {len(items)} {unit}s in {time.monotonic() - started:.1f} s")
+    units = unit if len(items) == 1 else f"{unit}s"
+    accelerator.print(f"validated on {len(items)} {units} in {time.monotonic() - started:.1f} s")
