@@ -36,6 +36,7 @@ from video_vq.stores.files import read_json, write_json
 Scores = dict[str, Any]
 NUM_RATES = 7
 REACH = 4.0  # the codecs' rates go from the tokenizers' least over this to their largest times it
+FIXED = "fixed length"  # the rate of the codes themselves
 CURVES = "curves.json"  # in --out: all points
 PANELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "st_lpips": "ST-LPIPS", "rfvd": "rFVD"}
 
@@ -163,7 +164,7 @@ def points_of(scores: Scores) -> dict[str, Point]:
     """Return a tokenizer's points: at a fixed length and, if known, after the prior."""
     ours = scores["reconstruction"]
     values = _values(ours)
-    points = {"fixed length": Point(ours["bits_per_clip"], values)}
+    points = {FIXED: Point(ours["bits_per_clip"], values)}
     if (bits := scores.get("prior", {}).get("bits_per_clip")) is not None:  # not of a masked prior
         points["after the prior"] = Point(bits, values)
     return points
@@ -258,18 +259,20 @@ def picture(panels: Mapping[str, Panel], path: Path) -> None:
     mpl.rcParams |= {"svg.hashsalt": "codec", "svg.fonttype": "none"}
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.0), squeeze=False)
     for axis, (title, panel) in zip(axes[0], panels.items(), strict=True):
-        for codec, curve in panel.curves.items():
+        for codec, curve in sorted(panel.curves.items()):
             drawn = [(p.bits, v) for p in curve if (v := p.scores.get(panel.key)) is not None]
             if drawn:
                 axis.plot(*zip(*drawn, strict=True), marker=".", label=codec)
-        for number, (name, rates) in enumerate(panel.models.items()):
+        for number, (name, rates) in enumerate(sorted(panel.models.items())):
             colour = f"C{number + len(CODECS)}"
-            places = [
-                (p.bits, v) for p in rates.values() if (v := p.scores.get(panel.key)) is not None
-            ]
-            axis.plot(*zip(*places, strict=True), color=colour, linewidth=1)
-            for (bits, value), fill in zip(places, (colour, "white"), strict=False):
-                label = name if fill == colour else None
+            places = {
+                rate: (p.bits, v)
+                for rate, p in sorted(rates.items())
+                if (v := p.scores.get(panel.key)) is not None
+            }
+            axis.plot(*zip(*places.values(), strict=True), color=colour, linewidth=1)
+            for rate, (bits, value) in places.items():
+                fill, label = (colour, name) if rate == FIXED else ("white", None)
                 axis.plot(bits, value, "D", color=colour, markerfacecolor=fill, label=label)
         axis.set(xlabel="bits per clip", title=title)
         axis.set_xscale("log", base=2)
