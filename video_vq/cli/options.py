@@ -10,6 +10,7 @@ from video_vq.errors import ConfigError, InputError
 from video_vq.media.reading import Reading
 from video_vq.models.model_folder import read_model_config
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
+from video_vq.models.starter import named
 
 
 def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
@@ -81,14 +82,16 @@ def add_trackers(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_tokenizer(parser: argparse.ArgumentParser) -> None:
-    """Add `--tokenizer`."""
+def add_tokenizer(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add `--tokenizer`, which is required unless there is a default."""
     parser.add_argument(
         "--tokenizer",
-        required=True,
-        type=Path,
+        required=default is None,
+        default=default,
+        type=named,
         metavar="DIR",
-        help="a trained tokenizer: its folder, or the run folder that it is in",
+        help="a trained tokenizer: its folder, the run folder that it is in, or `starter`, the one "
+        "that comes with the package" + ("" if default is None else f" (default: {default})"),
     )
 
 
