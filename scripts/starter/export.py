@@ -1,6 +1,6 @@
 """Puts a trained starter tokenizer into the package: bfloat16 weights, card, recipe and sha256.
 
-python scripts/starter/export.py RUN [--scores EVALUATION] [--digest SHA256]
+python scripts/starter/export.py RUN
 """
 
 import argparse
@@ -23,17 +23,15 @@ def main() -> None:
     """Write the starter's folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="run folder of the training")
-    parser.add_argument("--scores", type=Path, help="folder of an evaluation of the exported model")
-    parser.add_argument("--digest", help="what digest.py printed")
     arguments = parser.parse_args()
     tokenizer = VideoTokenizer.from_pretrained(arguments.run).to(torch.bfloat16)
-    tokenizer.save_pretrained(starter.FOLDER, arguments.scores, license="other")
+    tokenizer.save_pretrained(starter.FOLDER, license="other")
     card = starter.FOLDER / CARD
     card.write_text(f"{card.read_text().rstrip()}\n\n{(HERE / 'card.md').read_text()}")
     run = json.loads((arguments.run / "run.json").read_text())
     recipe = {
-        "run": {key: run[key] for key in ("identity", "environment") if key in run},
-        "first_steps": {"steps": 50, "threads": 1, "hash": arguments.digest},
+        "run": {key: run[key] for key in ("identity", "environment", "changes") if key in run},
+        "first_steps": json.loads((HERE / "digest.json").read_text()),
         "pictures": json.loads((HERE / "pictures.json").read_text()),
     }
     write_bytes(starter.FOLDER / RECIPE, readable_json(recipe))

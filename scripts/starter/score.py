@@ -20,7 +20,7 @@ import torch
 from make_data import VIDEO_ENDS, is_held_out
 
 from video_vq.data.windows import scoring_windows
-from video_vq.media.codec import available_codecs, code_clip
+from video_vq.media.codec import CodecName, available_codecs, code_clip
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
@@ -81,7 +81,7 @@ def evaluate(name: str, clips: Path, out: Path) -> None:
     run("video_vq", "evaluate", *scored, "--controls")
 
 
-def codec_scores(store: ClipStore, codec: str) -> dict[str, float]:
+def codec_scores(store: ClipStore, codec: CodecName) -> dict[str, float]:
     """Return the mean PSNR, SSIM and bits of a codec on the clips that an evaluation scores."""
     found = []
     for window in scoring_windows(store, "test", NUM_FRAMES, 1, None, 0):
