@@ -29,6 +29,7 @@ def main() -> None:
     card = starter.FOLDER / CARD
     card.write_text(f"{card.read_text().rstrip()}\n\n{(HERE / 'card.md').read_text()}")
     run = json.loads((arguments.run / "run.json").read_text())
+    run["environment"].pop("command", None)  # it names paths of this machine
     recipe = {
         "run": {key: run[key] for key in ("identity", "environment", "changes") if key in run},
         "first_steps": json.loads((HERE / "digest.json").read_text()),
