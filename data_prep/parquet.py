@@ -1,4 +1,4 @@
-"""Reads columns of Parquet files without trusting them; the only file that knows pyarrow."""
+"""Reads columns of untrusted Parquet files; no other module uses pyarrow."""
 
 import importlib.util
 from bisect import bisect_right
@@ -24,7 +24,7 @@ Column = np.ndarray | list[list[str]]
 
 
 class TableError(InputError):
-    """A Parquet file cannot be used; `reason` says why, without the path."""
+    """Raised for a Parquet file that cannot be used; `reason` says why, without the path."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -35,7 +35,7 @@ def require_pyarrow() -> None:
     """Raise unless pyarrow is installed.
 
     Raises:
-        InputError: says how to install it.
+        InputError: pyarrow is missing; the message says how to install it.
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise InputError(
@@ -45,17 +45,17 @@ def require_pyarrow() -> None:
 
 
 def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str, Column]:
-    """Return columns of a Parquet file, all of one length.
+    """Return columns of a Parquet file, all of equal length.
 
     Args:
         path: path of the file.
-        wanted: name -> kind and width: "integer" (int64) and "number" (float64) give an array of
-            one axis, "vector" float32 of shape rows x width, "texts" a list of texts per row
-            (width is not used).
+        wanted: name -> kind and width: "integer" (int64) and "number" (float64) give an array with
+            one axis, "vector" gives float32 of shape rows x width, and "texts" gives a list of
+            texts per row (without using the width).
 
     Raises:
-        TableError: the file is not a Parquet file, is too large, lacks a column, or has one of
-            another type.
+        TableError: the file is not a Parquet file, is too large, lacks a column, or has a column of
+            the wrong type.
     """
     with _reading(path):
         with _opened(path, wanted) as file:
@@ -69,17 +69,17 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
 
 
 class RowReader:
-    """Reads ranges of rows of a Parquet file, and holds one further batch of rows.
+    """Reads ranges of rows of a Parquet file, holding only one more batch of rows.
 
-    A stretch that begins where the last one ended continues there. Batches begin where row groups
-    do, so the cost of a damaged page does not depend on what was read before.
+    A range that begins where the last one ended is read on from there. Batches begin with row
+    groups, so the rows lost to a damaged page do not depend on earlier reads.
 
     Args:
         path: path of the file.
-        wanted: see `read_columns`; no texts.
+        wanted: see `read_columns`; texts are not supported.
 
     Raises:
-        TableError: see `read_columns`.
+        TableError: as for `read_columns`.
     """
 
     def __init__(self, path: Path, wanted: Mapping[str, tuple[Kind, int]]):
@@ -113,7 +113,7 @@ class RowReader:
         """Return all wanted columns of some rows.
 
         Args:
-            first: number of the first row in the file.
+            first: index of the first row in the file.
             count: number of rows, at least one.
 
         Raises:
@@ -136,7 +136,7 @@ class RowReader:
         self._file.close()
 
     def _seek(self, row: int) -> None:
-        """Make the batch that holds a row the current one."""
+        """Make the batch that holds a given row the current one."""
         if not 0 <= row < self._firsts[-1]:
             raise TableError(self._path, f"has no row {row:,}")
         group = bisect_right(self._firsts, row) - 1
@@ -162,7 +162,7 @@ class RowReader:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises about a file into a TableError."""
+    """Turn pyarrow's exceptions about a file into a TableError."""
     import pyarrow as pa
 
     try:
@@ -176,7 +176,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _opened(path: Path, wanted: Iterable[str]) -> Any:
-    """Open a file that has these columns; `_reading` must catch its errors."""
+    """Open a file and check that it has these columns; `_reading` must catch the errors."""
     from pyarrow import parquet
 
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -201,7 +201,7 @@ def _short(error: Exception) -> str:
 
 
 def _check_sizes(path: Path, metadata: Any, wanted: Iterable[str]) -> None:
-    """Refuse a file whose own description asks for too much."""
+    """Refuse a file whose metadata declares too much data."""
     for number in range(metadata.num_columns):
         texts = values = 0
         for group in range(metadata.num_row_groups):

@@ -1,7 +1,8 @@
-"""A pool of processes that make shards; one that dies, hangs or runs too long costs one video.
+"""A pool of processes that make shards; if one dies, hangs or runs too long, one video is lost.
 
-A video during which a worker dies is tried once more, alone in a fresh process and with PyAV. If
-that one dies too, the video is left out, with the reason; otherwise the shard is made again.
+If a worker dies while decoding a video, the video is tried once more, separately in a new process
+and with PyAV. If that process dies, too, the video is left out, with the reason; otherwise the
+shard is made again.
 """
 
 import sys
@@ -36,8 +37,8 @@ class Making(NamedTuple):
     """The settings that all shards of a store share.
 
     Attributes:
-        store, plan, arrays: the arguments of ClipStoreWriter of these names.
-        recipe: how the frames of the videos are made.
+        store, plan, arrays: the arguments of ClipStoreWriter with these names.
+        recipe: recipe for making the frames.
     """
 
     store: Path
@@ -55,7 +56,7 @@ class Pool:
         keep_open: file descriptors that the workers inherit (a lock is held until its last holder
             ends).
         command: command that starts a worker.
-        stall_seconds: seconds that a worker may go without using the processor.
+        stall_seconds: seconds that a worker may go without using CPU time.
     """
 
     def __init__(
@@ -85,15 +86,14 @@ class Pool:
 
         Args:
             tasks: the shards.
-            on_video: function that is called with a shard and the change in its number of finished
-                videos, which is negative if a shard has to be made again; from one thread at a
-                time.
-            on_shard: function that is called when a shard is committed; what it raises ends the
-                run.
+            on_video: function that is called, by one thread at a time, with a shard and the change
+                in its number of finished videos, which is negative if the shard has to be made
+                again.
+            on_shard: function that is called when a shard is committed; an exception ends the run.
 
         Raises:
-            InputError: the store cannot be written, the storage does not answer, or workers die
-                through no fault of a video.
+            InputError: the store cannot be written, the storage does not respond, or workers die
+                for reasons unrelated to a video.
         """
         with self._workers as workers:
             shards = [workers.submit(self._prepare, task, on_video) for task in tasks]
@@ -101,7 +101,7 @@ class Pool:
                 on_shard(shard.result())
 
     def _prepare(self, task: ShardTask, on_video: Callable[[int, int], object]) -> int:
-        """Have one shard made, and return its number. Runs in a thread."""
+        """Have a worker make one shard; return its number. Runs in a thread."""
         items = {item.id: item for item in task.items}
         verdicts: dict[str, Verdict] = {}
         deaths = Deaths(self._stall_seconds)
@@ -134,7 +134,7 @@ class Pool:
                 verdicts[item.id] = self._tried_alone(item, deaths)
 
     def _tried_alone(self, item: Item, deaths: Deaths) -> Verdict:
-        """Have a video decoded on its own, because a worker died while decoding it."""
+        """Have a video decoded separately, because a worker died while decoding it."""
         job = {**self._common, "job": "try", "item": asdict(item)}
         while isinstance(death := self._workers.ask(job, lambda _: None), Death):
             reason = deaths.add(death, item.path)

@@ -10,7 +10,7 @@ MAX_SLOWER = 0.01  # share of the running time that may be slower than the propo
 
 
 def mixed_rates(videos: Sequence[Video]) -> list[str]:
-    """Return a note if the videos have several frame rates, with the option that unifies them."""
+    """Return a note if the videos have several frame rates, with the option that converts them."""
     rates = Counter("unknown" if video.fps is None else f"{video.fps:.5g} fps" for video in videos)
     common, reached = commonest_fps(videos), _rate_within_reach(videos)
     if len(rates) == 1 or common is None or reached is None:
@@ -31,7 +31,7 @@ def mixed_rates(videos: Sequence[Video]) -> list[str]:
 
 
 def repeated_frames(videos: Sequence[Video], fps: float | None) -> list[str]:
-    """Return a warning when a fixed rate asked for more frames than the videos have."""
+    """Return a warning if a fixed rate required more frames than the videos have."""
     counts = [num_repeated(video) or 0 for video in videos]
     repeated, frames = sum(counts), sum(video.num_frames for video in videos)
     if not repeated or fps is None:
@@ -46,10 +46,10 @@ def repeated_frames(videos: Sequence[Video], fps: float | None) -> list[str]:
 
 
 def _rate_within_reach(videos: Sequence[Video]) -> float | None:
-    """Return the fastest rate that videos can be converted to with hardly a repeated frame.
+    """Return the highest rate to which videos can be converted with hardly any repeated frames.
 
-    The slower videos last at most `MAX_SLOWER` of the whole time, so that no larger a share of the
-    frames is repeated; None when no rate is known.
+    Slower videos make up at most `MAX_SLOWER` of the total duration, so that at most this share of
+    the frames is repeated; None if no rate is known.
     """
     seconds: dict[float, float] = defaultdict(float)
     for video in videos:
@@ -65,7 +65,7 @@ def _rate_within_reach(videos: Sequence[Video]) -> float | None:
 
 
 def _share_repeated_at(videos: Sequence[Video], fps: float) -> float:
-    """Return the share of the frames that would be repeats if all videos had a fixed rate."""
+    """Return the share of the frames that would be repeats if all videos had the given rate."""
     rated = [(video.fps, video.num_frames / video.fps) for video in videos if video.fps]
     missing = sum(seconds * max(0.0, fps - own) for own, seconds in rated)
     return missing / (fps * sum(seconds for _, seconds in rated))

@@ -1,4 +1,4 @@
-"""Prepares shards on a Ray cluster: one task for each, which decodes in its own child process."""
+"""Prepares shards on a Ray cluster, each by a task that decodes in its own child process."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,14 +14,14 @@ def run_pool_on_ray(
     on_video: Callable[[int, int], object],
     on_shard: Callable[[int], object],
 ) -> None:
-    """Run the work of `Pool` on a cluster whose machines all see the store.
+    """Do the work of `Pool` on a cluster, all of whose machines can access the store.
 
     Args:
-        making: what all shards share.
+        making: the settings that all shards share.
         tasks, on_video, on_shard: see `Pool.run`; videos are counted when their shard is done.
 
     Raises:
-        InputError: see `Pool.run` and `run_on_ray`.
+        InputError: as for `Pool.run` and `run_on_ray`.
     """
     by_shard = {task.shard: task for task in tasks}
     making = making._replace(store=making.store.absolute())
@@ -30,12 +30,10 @@ def run_pool_on_ray(
         on_video(shard, len(by_shard[shard].items))
         on_shard(shard)
 
-    arguments = {shard: (making, task) for shard, task in by_shard.items()}
-    run_on_ray(_prepare, arguments, on_done)
+    run_on_ray(_prepare, {shard: (making, task) for shard, task in by_shard.items()}, on_done)
 
 
 def _prepare(making: Making, task: ShardTask) -> None:
-    """Prepare one shard in a process of a cluster."""
     if plan_of(making.store) is None:
         raise InputError(not_shared(making.store))
     folder = ShardFolder(making.store, making.plan, owner=False)

@@ -1,4 +1,4 @@
-"""Turns a listing of raw videos into a clip store, through any number of interruptions."""
+"""Turns a listing of raw videos into a clip store, across any number of interruptions."""
 
 import math
 import os
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from data_prep.archives import Archive, unpack, unpacked_path
@@ -28,7 +29,7 @@ from video_vq.stores.files import read_json, sha256_file, write_json
 from video_vq.stores.lock import Lock, held
 from video_vq.stores.raw_videos import LIST_SETTINGS, plan_of_videos, usual_videos_per_shard
 from video_vq.stores.shards import MANIFEST, PARTS, plan_of, write_sealed
-from video_vq.stores.videos import reasons, require_few_skipped
+from video_vq.stores.videos import reasons, require_few_skipped, warning_of_empty_splits
 
 Engine = Literal["local", "ray"]
 UNPACKED = "unpacked"  # folder in parts/, removed with it
@@ -61,10 +62,10 @@ class Outcome:
 
 
 def make_plan(listing: Listing, recipe: FrameRecipe, videos_per_shard: int) -> dict[str, Any]:
-    """Return all that determines the store's bytes: not the decoder, the workers or the machine.
+    """Return all settings that determine the store's bytes, which are independent of the machine.
 
     Raises:
-        InputError: a file of actions can no longer be read.
+        InputError: a file of actions has become unreadable.
     """
     entries = [
         [
@@ -110,7 +111,7 @@ def prepare(
     Args:
         listing: the videos of a source.
         out: folder of the store.
-        recipe: how the frames of each video are made.
+        recipe: recipe for making the frames of each video.
         workers: number of processes that decode.
         videos_per_shard: number of videos in a shard; None for the usual number.
         max_skipped: share of the videos that may be unusable; None for the source's own.
@@ -118,8 +119,8 @@ def prepare(
         engine: "local" uses `workers` processes of this machine, "ray" a cluster's.
 
     Raises:
-        InputError: another run fills the store, it was made with other settings, too many videos
-            are unusable, or it cannot be written.
+        InputError: another run is filling the store, it was made with other settings or cannot be
+            written, or too many videos are unusable.
     """
     require_decoder(recipe.decoder)
     if engine == "ray":
@@ -161,24 +162,20 @@ def prepare(
 
 
 def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
-    """Cut the listing into shards; what was left out while listing goes with the first."""
-    tasks = []
-    for shard, first in enumerate(range(0, len(listing.items), per_shard)):
-        skipped = listing.skipped if shard == 0 else ()
-        tasks.append(
-            ShardTask(
-                shard,
-                listing.items[first : first + per_shard],
-                tuple(asdict(entry) for entry in skipped),
-            )
+    """Divide the listing into shards; the first also gets the files that listing left out."""
+    return [
+        ShardTask(
+            shard,
+            listing.items[first : first + per_shard],
+            tuple(asdict(entry) for entry in listing.skipped) if shard == 0 else (),
         )
-    return tasks
+        for shard, first in enumerate(range(0, len(listing.items), per_shard))
+    ]
 
 
 def _remaining(
     writer: ClipStoreWriter, listing: Listing, per_shard: int, limit: float
 ) -> tuple[list[ShardTask], "_Tally"]:
-    """Return the shards to make, and a tally of those that are done."""
     tally = _Tally(writer, listing, limit)
     missing = []
     for task in _tasks(listing, per_shard):
@@ -191,7 +188,7 @@ def _remaining(
 
 
 def _unpacked(archive: Archive, tasks: list[ShardTask], folder: Path) -> list[ShardTask]:
-    """Unpack what the missing shards need, and return them with the paths of files."""
+    """Unpack the files that the missing shards need; return the shards with the paths of files."""
     wanted = {item.path for task in tasks for item in task.items}
     members = [member for member in archive.members if member.name in wanted]
     with progress(f"unpacking {archive.path.name}", len(members), "file") as bar:
@@ -218,14 +215,14 @@ class _Tally:
         self._skipped = [asdict(entry) for entry in listing.skipped]
 
     def add(self, shard: int) -> None:
-        """Count a committed shard (the first brings those of the listing, already counted)."""
+        """Count a committed shard; entries of the listing, in the first, are already counted."""
         known = {entry["id"] for entry in self._skipped}
         record = self._writer.record(shard)
         self._skipped += [entry for entry in record["skipped"] if entry["id"] not in known]
         self.check()
 
     def check(self) -> None:
-        """Raise when more videos are unusable than the limit allows: a share, or a single one."""
+        """Raise if the share of unusable videos exceeds the limit, except for a single video."""
         require_few_skipped(self._skipped, self._total, self._limit)
 
 
@@ -243,11 +240,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
-    """Refuse a store of other videos with an explanation; the writer refuses other settings.
-
-    Raises:
-        InputError: says how many videos were added or removed, and what to do.
-    """
+    """Refuse a store of other videos, with an explanation; the writer refuses other settings."""
     if not isinstance(before, dict) or before.get("list_sha256") == now["list_sha256"]:
         return
     changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
@@ -268,7 +261,7 @@ def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
 
 
 def _note_provenance(writer: ClipStoreWriter, recipe: FrameRecipe) -> None:
-    """Record beside the shards what makes them; the plan holds only what decides their bytes."""
+    """Record the software that makes the shards; the plan has only settings that affect bytes."""
     made_by = {
         "decoder": recipe.decoder,
         "machine": platform.machine(),
@@ -319,23 +312,22 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
     lines += [f"note: {note}" for note in (*listing.notes, *mixed_rates(store.videos))]
     lines += repeated_frames(store.videos, store.plan.get("fps"))
     if missing := [name for name in SPLITS if not splits[name]]:
-        lines.append(
-            f"warning: no {' and no '.join(missing)} videos: training needs train and val, scores "
-            "need test; add videos"
-        )
+        lines.append(warning_of_empty_splits(missing, store.num_skipped))
     return "\n".join(lines)
 
 
 def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
-    """Return the commands that come next, a line each."""
+    """Return the commands that come next, one per line."""
     store = outcome.store
-    lines = [f"next: data-prep verify {store.path} --sheet sheet.png   (and look at it)"]
+    path, sheet = quote(str(store.path)), quote(f"{store.path}.png")
+    lines = [f"next: data-prep verify {path} --sheet {sheet}   (and look at it)"]
     config = CONFIGS.get(listing.source)
     trainable = {"train", "val"} <= {video.split for video in store.videos}
     if trainable and config is not None and store.frame_size_hw == CONFIG_SIZES.get(config):
+        beside = Path("runs") if store.path.parent == Path() else store.path.parent
         lines.append(
-            f"then: video-vq train-tokenizer --config {config} "
-            f"--data {store.path} --out runs/tokenizer"
+            f"then: video-vq train-tokenizer --config {config} --data {path} "
+            f"--out {quote(str(beside / 'tokenizer'))}"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""Turns raw videos into one shard of a clip store: a pure function, the unit of work of a run."""
+"""Turns raw videos into one shard of a clip store, the unit of work of a run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from data_prep.sources import Item, ItemKind, OpenItem
+from data_prep.sources import Item, ItemKind, Notes, OpenItem
 from data_prep.sources.bair import open_record
 from data_prep.sources.files import open_video_file
 from data_prep.sources.lerobot_episode import EpisodeOpener
@@ -14,12 +14,7 @@ from video_vq.media.child import WatchVideo
 from video_vq.media.decode import Decoder
 from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
-from video_vq.stores.clips import (
-    ClipStoreWriter,
-    PreparedVideo,
-    Skipped,
-    UnusableVideoError,
-)
+from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Skipped, UnusableVideoError
 
 # What makes the opener of a shard's items.
 OPENERS: dict[ItemKind, Callable[[], OpenItem]] = {
@@ -51,7 +46,7 @@ def prepare_shard(
     verdicts: Mapping[str, Verdict],
     watch: WatchVideo,
 ) -> None:
-    """Decode the videos of one shard, write and commit it.
+    """Decode the videos of one shard, then write and commit it.
 
     A video that cannot be used is left out, with its reason.
 
@@ -61,7 +56,7 @@ def prepare_shard(
     kinds: set[ItemKind] = {item.kind for item in items}
     openers = {kind: OPENERS[kind]() for kind in kinds}
     left_out = list(skipped)
-    notes: list[dict[str, str]] = []
+    notes: Notes = []
 
     def videos() -> Iterator[PreparedVideo]:
         for item in items:
@@ -81,11 +76,7 @@ def prepare_shard(
 
 
 def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise unless every row has as many numbers as when the source was listed.
-
-    Raises:
-        UnusableVideoError: a file has changed since.
-    """
+    """Raise unless rows have the same number of values as when the source was listed."""
     for name, shape in arrays.items():
         found = np.shape(prepared.arrays[name])[1:]
         if found != shape:
@@ -96,11 +87,7 @@ def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...
 
 
 def open_video(
-    open_item: OpenItem,
-    item: Item,
-    recipe: FrameRecipe,
-    watch: WatchVideo,
-    notes: list[dict[str, str]],
+    open_item: OpenItem, item: Item, recipe: FrameRecipe, watch: WatchVideo, notes: Notes
 ) -> PreparedVideo:
     """Open one video; its frames are decoded as they are taken.
 

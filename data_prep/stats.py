@@ -35,8 +35,8 @@ class SplitCounts:
 
     Attributes:
         largest_group: largest number of its videos that share a group.
-        upsampled: number of frames that repeat the one before, because a fixed rate asked for more
-            than the video has; None where the store does not record it.
+        upsampled: number of frames that repeat the previous one, because a fixed rate required more
+            than the video has; None if the store does not record it.
     """
 
     videos: int
@@ -49,13 +49,13 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Channels:
-    """Exact moments of all pixels of a split, for red, green and blue, in levels 0 to 255.
+    """Exact moments of all pixels of a split, for red, green and blue, in levels from 0 to 255.
 
     Attributes:
-        mean, variance: moments of the population, computed from whole numbers and rounded once.
+        mean, variance: moments of the population, computed from integers and rounded once.
         smallest, largest: extremes of the values.
         at_limits: share of the values that are 0 or 255.
-        repeated_frames: share of the frames that equal the one before, among those that have one.
+        repeated_frames: share of the frames that equal the previous one, among those that have one.
     """
 
     mean: tuple[float, ...]
@@ -68,10 +68,10 @@ class Channels:
 
 @dataclass(frozen=True)
 class ArrayRange:
-    """A per-frame array over all frames of the store; one number for each column.
+    """Statistics of a per-frame array over all frames of the store, for each column.
 
     Attributes:
-        smallest, largest: extremes of the finite values; None where there are none.
+        smallest, largest: extremes of the finite values; None if there are none.
         mean, deviation: moments of the finite values, in float64.
         not_finite: number of values that are NaN or infinite.
     """
@@ -85,17 +85,17 @@ class ArrayRange:
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that is counted in a clip store.
+    """The statistics of a clip store.
 
     Attributes:
         frame_size_hw: height and width of every frame, in pixels.
         skipped: number of sources that were left out.
-        pixel_bytes: number of bytes of all frames.
+        pixel_bytes: size of all frames in bytes.
         fps: number of videos per frame rate, which may be "unknown".
         splits: counts by split.
         classes: number of videos by class and split; "" means no class.
-        balance: entropy of the classes over the logarithm of their number, 1 when all are equally
-            frequent; None with fewer than two.
+        balance: entropy of the classes over the logarithm of their number, which is 1 if all are
+            equally frequent; None with fewer than two classes.
         groups_in_two_splits: groups with videos in more than one split, which may be
             near-duplicates.
         pixels: channels by split.
@@ -119,7 +119,7 @@ class Statistics:
 
 
 def statistics_of(store: ClipStore, on_video: Callable[[], object] = lambda: None) -> Statistics:
-    """Count a store; every frame is read once, in constant memory; arrays are held as a whole.
+    """Count a store; every frame is read once in constant memory, but arrays are held completely.
 
     Args:
         on_video: function that is called after each video's pixels.
@@ -206,7 +206,7 @@ def _channels(store: ClipStore, videos: Sequence[int], on_video: Callable[[], ob
 
 
 def _histogram(frames: UInt8[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "3 256"]:
-    """Count how often each channel has each value; Pillow counts four times as fast as NumPy."""
+    """Count each value of each channel; Pillow is four times as fast as NumPy."""
     from PIL import Image
 
     rows = frames.reshape(-1, frames.shape[2], 3)
@@ -244,7 +244,7 @@ def _array_range(store: ClipStore, name: str) -> ArrayRange:
 
 
 def table(found: Statistics) -> str:
-    """Return the statistics for people."""
+    """Return the statistics as text."""
     height, width = found.frame_size_hw
     rates = list(found.fps.items())
     told = ", ".join(f"{fps} ({count:,} videos)" for fps, count in rates[:SHOWN_RATES])
@@ -286,7 +286,7 @@ def table(found: Statistics) -> str:
 
 
 def _upsampling_lines(found: Statistics) -> list[str]:
-    """Return the frames that a fixed rate repeated, by split; nothing if there are none."""
+    """Return lines on frames that a fixed rate repeated, by split; none if there are none."""
     shares = {
         name: "unknown" if split.upsampled is None else f"{split.upsampled / split.frames:.1%}"
         for name, split in found.splits.items()
@@ -312,12 +312,12 @@ def _class_lines(found: Statistics) -> list[str]:
 def class_table(
     classes: Mapping[str, Mapping[str, int]], splits: Sequence[str], more: str = ""
 ) -> list[str]:
-    """Return a line for each class with its count in each split, and their sums.
+    """Return a line with the count in each split for each class, and their sums.
 
     Args:
         classes: number of videos by class and split; "" means no class.
-        splits: splits that are the columns.
-        more: text to add if there are more classes than are shown.
+        splits: splits to show as columns.
+        more: text to add if not all classes are shown.
     """
     names = {label: label or "(no class)" for label in classes}
     wide = max(map(len, (*names.values(), "class"))) + 2
@@ -343,7 +343,7 @@ def require_some(store: ClipStore) -> None:
     """Refuse a store without videos.
 
     Raises:
-        InputError: it has no videos.
+        InputError: the store has no videos.
     """
     if not store.videos:
         raise InputError(f"{store.path}: holds no video; prepare the store again")

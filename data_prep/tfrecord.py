@@ -1,10 +1,10 @@
-"""Reads and writes TFRecord files of tf.train.Example messages; nothing else knows the format.
+"""Reads and writes TFRecord files of tf.train.Example messages; no other module uses the format.
 
 A record is: length (u64) | masked crc32c of the length | data | masked crc32c of the data, all
 little-endian (tensorflow/core/lib/io/record_writer.h). An Example is protobuf
 (tensorflow/core/example/{example,feature}.proto): Example.features (1) → Features.feature (1), a
-map of name (1) to Feature (2), which holds a BytesList (1), FloatList (2) or Int64List (3) with
-its values in field 1. Files are read as hostile input: every length is checked before it is used.
+map of name (1) to Feature (2), which holds a BytesList (1), FloatList (2) or Int64List (3) with its
+values in field 1. Files are not trusted: every length is checked before it is used.
 """
 
 import os
@@ -30,7 +30,7 @@ MAX_LISTS = 1000  # lists of one feature; writers make one
 
 
 class RecordError(InputError):
-    """A TFRecord file is damaged; the message names the file and the byte."""
+    """Raised for a damaged TFRecord file; the message gives the file and the byte."""
 
     def __init__(self, path: Path, offset: int, problem: str):
         self.reason = f"byte {offset:,}: {problem}"
@@ -54,12 +54,12 @@ def write_records(path: Path, records: Iterable[bytes]) -> None:
 
 
 class Gap(NamedTuple):
-    """A stretch of a file in which no record can be found.
+    """A part of a file in which no record can be found.
 
     Attributes:
         place: number of records found before it.
-        error: problem at its first byte.
-        end: offset of the byte after it, where the next record or the file's end is.
+        error: problem at the first byte.
+        end: offset of its end, where the next record begins or the file ends.
     """
 
     place: int
@@ -68,7 +68,7 @@ class Gap(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """The records of a file: byte offset and data length of each, and what is lost."""
+    """The records of a file, with byte offset and data length of each, and the gaps."""
 
     records: list[tuple[int, int]]
     gaps: list[Gap]
@@ -78,11 +78,11 @@ def scan_records(path: Path, base: int = 0, num_bytes: int | None = None) -> Sca
     """Find the records of a file by reading only the framing between them.
 
     If a length is damaged, or the file ends inside a record, the search continues at the next bytes
-    that are a length with its checksum: a damaged byte does not cost all later records.
+    that are a length with its checksum, so that a damaged byte does not lose all later records.
 
     Args:
         path: a TFRecord file, or a tar file that holds one.
-        base: byte at which the TFRecord file begins.
+        base: offset of the TFRecord file in bytes.
         num_bytes: size of the file; None for all bytes up to the end.
 
     Returns:
@@ -107,7 +107,7 @@ def scan_records(path: Path, base: int = 0, num_bytes: int | None = None) -> Sca
 
 
 def _next_record(path: Path, file: BinaryIO, offset: int, base: int, size: int) -> int:
-    """Return the first offset, from this one on, at which a record begins; else size."""
+    """Return the first offset at which a record begins, from this one on; else the size."""
     while offset + HEADER + FOOTER <= size:
         file.seek(base + offset)
         piece = file.read(min(PIECE_BYTES, size - offset))
@@ -134,7 +134,7 @@ def _next_record(path: Path, file: BinaryIO, offset: int, base: int, size: int) 
 
 
 def read_record(path: Path, offset: int, base: int = 0) -> bytes:
-    """Return the data of the record at a byte offset from `base`; both checksums are checked.
+    """Return the data of the record at a byte offset from `base`, after checking both checksums.
 
     Raises:
         RecordError: a checksum differs, or the file ends inside the record.
@@ -152,7 +152,7 @@ def read_record(path: Path, offset: int, base: int = 0) -> bytes:
 
 
 def _read_length(path: Path, file: BinaryIO, offset: int, size: int | None) -> int:
-    """Read the length of the record that begins here; with a size, the record must fit into it."""
+    """Read the length of the record that begins here, which must fit into the size, if given."""
     header = file.read(HEADER)
     if len(header) != HEADER or (size is not None and offset + HEADER > size):
         raise RecordError(path, offset, "the file ends inside a record's length")
@@ -194,7 +194,7 @@ def parse_example(data: bytes) -> Example:
 
 
 def _feature(data: memoryview, base: int) -> Feature:
-    """Read a Feature: the list it holds; of several, the last kind counts."""
+    """Read the list that a Feature holds; if there are several, the last kind counts."""
     kind = 0
     lists: list[tuple[memoryview, int]] = []
     for number, wire, value, at in _fields(data, base):
@@ -292,7 +292,7 @@ def encode_example(example: Mapping[str, Feature]) -> bytes:
     """Encode a tf.train.Example; equal examples in equal order give equal bytes.
 
     Args:
-        example: features by name: a list of bytes, a float32 array, or an int64 array, each of one
+        example: features by name: a list of bytes, a float32 array or an int64 array, with one
             axis.
     """
     entries = []

@@ -1,4 +1,4 @@
-"""Checks a store byte by byte; counts clip stores and draws contact sheets of them."""
+"""Checks a store byte by byte; counts clip stores, and draws contact sheets of them."""
 
 from collections import Counter
 from pathlib import Path
@@ -25,7 +25,7 @@ def open_store(path: Path) -> ClipStore | TokenStore:
     """Open a store of clips or of tokens.
 
     Raises:
-        InputError: it is neither, or cannot be used.
+        InputError: the folder is neither, or cannot be used.
     """
     manifest = path / MANIFEST
     if manifest.exists() and read_json(manifest, "a store's manifest").get("format") == TOKENS:
@@ -40,7 +40,7 @@ def verify(store: ClipStore | TokenStore) -> list[str]:
         Files in the folder that are not part of the store.
 
     Raises:
-        InputError: a file is missing or not as it was written; lists all such files.
+        InputError: files are missing or have changed; the message lists them.
     """
     hashed = store.files()
     sealed = [name for name in (MANIFEST, PROVENANCE) if (store.path / name).exists()]
@@ -62,7 +62,7 @@ def verify(store: ClipStore | TokenStore) -> list[str]:
 
 
 def describe(store: ClipStore) -> str:
-    """Return counts per split and class, lengths, rates and sizes, for people."""
+    """Return counts per split and class, lengths, rates and sizes, as text."""
     lengths = [video.num_frames for video in store.videos]
     height, width = store.frame_size_hw
     rates = Counter("unknown" if v.fps is None else f"{v.fps:.5g}" for v in store.videos)
@@ -81,7 +81,7 @@ def describe(store: ClipStore) -> str:
         f"bytes     {sum(lengths) * height * width * 3:,} of pixels in {len(store.shards)} shards",
     ]
     if store.plan.get("simulated") is not None:
-        lines.append(f"simulated {store.plan['simulated']}: compares with no published number")
+        lines.append(f"simulated {store.plan['simulated']}: not comparable with published numbers")
     if store.arrays:
         shapes = (f"{name} {list(shape)}" for name, shape in store.arrays.items())
         lines.append(f"arrays    {', '.join(shapes)} per frame")
@@ -92,7 +92,7 @@ def describe(store: ClipStore) -> str:
 
 
 def contact_sheet(store: ClipStore) -> UInt8[np.ndarray, "h w 3"]:
-    """Return first, middle and last frame of videos drawn evenly over classes and the store."""
+    """Return first, middle and last frame of videos spread evenly over classes and the store."""
     chosen = _across_classes(store, SHEET_VIDEOS)
     strips, labels = [], []
     for index in chosen:
@@ -108,7 +108,6 @@ def contact_sheet(store: ClipStore) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _across_classes(store: ClipStore, most: int) -> list[int]:
-    """Choose videos from each class in turn, those of a class spread evenly over the store."""
     members: dict[str | None, list[int]] = {}
     for index, video in enumerate(store.videos):
         members.setdefault(video.label, []).append(index)

@@ -1,4 +1,4 @@
-"""Helpers of both pushing worlds: a folder for one plan, processes, files in BAIR's layout."""
+"""Helpers of both pushing worlds: output folders, processes, and files in BAIR's layout."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
@@ -22,16 +22,16 @@ PER_FILE = 256  # records per file
 
 
 def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> bool:
-    """Claim a folder for a plan; return whether it is complete already.
+    """Claim a folder for a plan; return whether it is already complete.
 
     Args:
         out: the folder, created if missing.
         marker: name of the file in it that holds the plan.
-        plan: settings that decide every byte.
-        what: description of what the folder is to hold, for messages.
+        plan: settings that determine every byte.
+        what: description of the folder's contents, for messages.
 
     Raises:
-        InputError: it is a file, holds something else, or was made by another plan.
+        InputError: the path is a file, holds something else, or was made by another plan.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; name a folder for the {what}")
@@ -54,7 +54,7 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
 
 
 def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
-    """Return the problem with settings, given as name -> (value, lowest, highest allowed)."""
+    """Return the problem with settings, given as name -> (value, smallest, largest allowed)."""
     return [
         f"{name} must lie in {lowest}..{highest}, found {value}"
         for name, (value, lowest, highest) in ranges.items()
@@ -64,15 +64,15 @@ def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
 
 @contextmanager
 def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> Iterator[Any]:
-    """Yield a `map` over fresh processes that keeps the order.
+    """Yield an ordered `map` over new processes.
 
     Args:
         workers: number of processes.
-        prepare: function that each process calls first, with these arguments; it ties the process
-            to this one, because none may outlive a killed run.
+        prepare: function that each process calls first, with these arguments; it makes the process
+            end with this one, because none may outlive a killed run.
 
     Raises:
-        InputError: one of them died.
+        InputError: a process died.
     """
     context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
     pool = ProcessPoolExecutor(workers, context, prepare, arguments)
@@ -102,13 +102,13 @@ def encode_record(
     positions: Float32[np.ndarray, "t 3"],
     label: str | None = None,
 ) -> bytes:
-    """Encode an episode as BAIR's records hold it.
+    """Encode an episode like BAIR's records.
 
     Args:
         frames: frames of each camera.
         actions: rows of numbers, from each frame to the next.
         positions: position of the gripper at each frame.
-        label: name of the simulator, a feature that a robot's records do not have.
+        label: name of the simulator, a feature that records of a real robot do not have.
     """
     features: dict[str, Feature] = {} if label is None else {SIMULATED: [label.encode()]}
     for frame in range(len(actions)):

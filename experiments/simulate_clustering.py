@@ -1,11 +1,12 @@
-"""Retest the paper's simulation of whether the rotation trick clusters points around codes.
+"""Repeats the paper's simulation of whether the rotation trick clusters points around codes.
 
-Appendix A.2 of Fifty et al. (ICLR 2025): points descend Himmelblau's function through a quantizer,
-100 updates, codes by moving averages with decay 0.8, learning rate 1e-3. Both arms start from the
-same points and codes; the distortion is the mean squared distance of a point to its code. What the
-appendix leaves open is chosen here: points uniform in [-5, 5]^2, first codes drawn from them, plain
-gradient descent on the sum of the function over points, no commitment loss.
-Example: `python experiments/simulate_clustering.py --out docs/figures/simulate_clustering.png`
+In appendix A.2 of Fifty et al. (ICLR 2025), points descend Himmelblau's function through a
+quantizer for 100 updates, with codes by moving averages with decay 0.8 and learning rate 1e-3. Both
+arms start from the same points and codes; the distortion is the mean squared distance of a point to
+its code. The details that the appendix leaves open are chosen here: points uniform in [-5, 5]^2,
+first codes drawn from them, plain gradient descent on the sum of the function over points, and no
+commitment loss. Example: `python experiments/simulate_clustering.py --out
+docs/figures/simulate_clustering.png`
 """
 
 import argparse
@@ -48,7 +49,7 @@ def himmelblau(p: Tensor) -> Tensor:
 def simulate(
     arm: Arm, seed: int, num_points: int, num_codes: int, arguments: argparse.Namespace
 ) -> Run:
-    """Descend for some updates and return where points and codes ended."""
+    """Descend for some updates and return the final points and codes."""
     generator = torch.Generator().manual_seed(seed)
     points = (torch.rand(num_points, 2, generator=generator) * 10 - 5).requires_grad_()
     config = QuantizerConfig(

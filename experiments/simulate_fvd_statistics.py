@@ -1,8 +1,7 @@
-"""Check the errors of FVD, KVD and FVD at infinite N on simulated features of known truth.
+"""Checks the errors of FVD, KVD and FVD at infinite N on simulated features of known distribution.
 
-Gaussian features of 400 dimensions and trace 2500, independent or paired with the real ones.
-Every draw is a line in the output folder; killed and started again it goes on, `--table` prints
-what there is.
+Gaussian features of 400 dimensions and trace 2500, independent or paired with the real ones. Every
+draw is a line in the output folder; a second start continues, and `--table` prints the results.
 
 Example: `OMP_NUM_THREADS=1 python experiments/simulate_fvd_statistics.py --out runs/fvd`
 """
@@ -47,7 +46,7 @@ Kind = Literal["unpaired", "paired"]
 
 
 class Model(NamedTuple):
-    """A model's features: the real ones times `copied`, plus independent ones; all axes common."""
+    """A model's features: the real ones times `copied`, plus independent ones, with common axes."""
 
     mean: np.ndarray
     copied: float
@@ -85,7 +84,7 @@ def models(kind: Kind, exponent: float) -> dict[str, Model]:
 def draw_sets(
     kind: Kind, exponent: float, num_clips: int, random: np.random.Generator
 ) -> dict[str, GroupedFeatures]:
-    """Return the real set and one of each model; each clip is a video of its own."""
+    """Return the real set and one of each model, where each clip is its own video."""
     shape = (num_clips, NUM_FEATURES)
     real = random.standard_normal(shape) * real_deviations(exponent)
     sets = {"real": GroupedFeatures(real, [f"real {i}" for i in range(num_clips)])}
@@ -98,7 +97,7 @@ def draw_sets(
 
 
 class Cell(NamedTuple):
-    """What one draw is of."""
+    """The settings of one draw."""
 
     part: Literal["unpaired", "paired", "infinity"]
     exponent: float
@@ -145,7 +144,7 @@ def measure(cell: Cell, num_splits: int, num_bootstraps: int) -> dict[str, Any]:
 
 
 def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
-    """Yield what is to be drawn and with how many bootstrap samples; draws with them come last."""
+    """Yield the draws to make and their numbers of bootstrap samples; draws with any come last."""
     for num_clips in sorted(arguments.clips):
         if num_clips > NUM_FEATURES:
             for draw in range(arguments.slow_draws):
@@ -159,7 +158,7 @@ def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
 
 
 def read(path: Path) -> dict[Cell, dict[str, Any]]:
-    """Return what is known already; a line that was cut off by a kill is drawn again."""
+    """Return the existing results; a line that was cut off by a kill is drawn again."""
     found = {}
     lines = path.read_text().splitlines() if path.exists() else []
     for line in filter(None, lines):
@@ -223,7 +222,7 @@ NEEDS_BOOTSTRAP = ("percentile", "basic", "normal")
 
 
 class Draw(NamedTuple):
-    """A score (or difference) in one draw: of all clips, of halves, of bootstrap samples."""
+    """A score (or difference) in one draw: for all clips, for halves, and for bootstrap samples."""
 
     full: float
     halves: np.ndarray
@@ -231,7 +230,7 @@ class Draw(NamedTuple):
 
 
 def scores(values: dict[str, Any], first: str, second: str | None) -> Draw:
-    """Return one model's scores, or those of the first less those of the second."""
+    """Return one model's scores, or those of the first minus those of the second."""
     weights = np.array(
         [(name == first) - (name == second) for name in values["names"]], dtype=np.float64
     )

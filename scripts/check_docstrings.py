@@ -1,8 +1,8 @@
-"""Lists documentation of arguments and attributes that is a fragment, such as "of the clip".
+"""Lists documentation of arguments and attributes that is only a fragment, such as "of the clip".
 
-Every entry of an `Args:` or `Attributes:` section must be a phrase that stands without its name:
-"number of frames", not "of a clip"; `python scripts/check_docstrings.py PATH…` exits with status 1
-where one is not.
+Every entry of an `Args:` or `Attributes:` section must be a phrase that makes sense without its
+name: "number of frames", not "of a clip"; `python scripts/check_docstrings.py PATH…` exits with
+status 1 if one does not.
 """
 
 import ast
@@ -60,12 +60,12 @@ def _entries_of(file: Path, first: int, lines: list[str]) -> Iterator[Entry]:
 
 
 def is_fragment(text: str) -> bool:
-    """Whether a text cannot stand without the name that it documents."""
+    """Whether a text makes no sense without the name that it documents."""
     return FRAGMENTS.match(text) is not None and not text.startswith(COMPLETE)
 
 
 def main(paths: list[str]) -> int:
-    """Print the fragments below some folders; return 1 where there are any."""
+    """Print the fragments below the given folders; return 1 if there are any."""
     files = sorted(file for path in paths for file in Path(path).rglob("*.py"))
     found = [entry for file in files for entry in entries(file) if is_fragment(entry.text)]
     for entry in found:
@@ -74,4 +74,4 @@ def main(paths: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["video_vq", "data_prep"]))
+    sys.exit(main(sys.argv[1:] or ["video_vq", "data_prep", "scripts", "tests", "experiments"]))

@@ -1,9 +1,9 @@
-"""Write docs/configs.md's table: what the shipped tokenizer configs hold, give and cost.
+"""Writes the table of docs/configs.md: contents, output and costs of the shipped tokenizer configs.
 
     python scripts/config_table.py           # prints it
     python scripts/config_table.py --write   # puts it into docs/configs.md
 
-Nothing is measured: everything is counted on tensors without data.
+Nothing is measured; everything is counted on tensors without data.
 """
 
 import math
@@ -69,10 +69,10 @@ class TokenizerCosts(NamedTuple):
 def tokenizer_costs(
     config: TokenizerTrainingConfig, size_thw: tuple[int, int, int], precision: str
 ) -> TokenizerCosts:
-    """Return what one clip costs in training.
+    """Return the costs of one clip in training.
 
-    Left out: the quantizer, whose share is under a percent, and the passes of the perceptual
-    network and the discriminator.
+    The quantizer, whose share is below one percent, and the passes of the perceptual network and
+    the discriminator are left out.
 
     Args:
         size_thw: number of frames, height and width of a clip.
@@ -110,7 +110,7 @@ def tokenizer_costs(
 
 
 def names_of(name: str) -> list[str]:
-    """Return the configs that a name of the table stands for."""
+    """Return the configs that a name in the table represents."""
     return [name.replace("…", arm) for arm in ARMS.get(name.partition("/")[0], ("",))]
 
 
@@ -166,7 +166,7 @@ def table() -> str:
 
 
 def with_table(page: str, text: str) -> str:
-    """Return the page with this table in place of its own."""
+    """Return the page with its table replaced."""
     before, _, rest = page.partition(BEGIN)
     return f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
 

@@ -1,8 +1,9 @@
-"""What a million clips cost: bytes, processor hours and GPU hours, from rates measured here.
+"""Estimates the costs of a million clips in bytes, CPU hours and GPU hours, from measured rates.
 
-Decodes some videos of a list and encodes their clips with a tokenizer of a config's size (weights
-do not change the time), by process CPU time on one thread. On a machine with a GPU the tokenizer is
-timed there; else its GPU hours are its counted operations over the rate that is assumed.
+It decodes some videos of a list and encodes their clips with a tokenizer of a config's size
+(weights do not affect the time), measuring CPU time on one thread. On a machine with a GPU, the
+tokenizer is timed on the GPU; otherwise, its GPU hours are its counted operations over an assumed
+rate.
 
 Example: `OMP_NUM_THREADS=1 python scripts/cost_model.py LIST --config video64`
 """
@@ -32,12 +33,12 @@ HOUR = 3600.0
 
 
 class Decoding(NamedTuple):
-    """What was measured of the videos.
+    """Measurements of the decoding of some videos.
 
     Attributes:
-        frames: of all that were decoded, at the rate of the list.
-        file_bytes: of their files.
-        cpu_seconds: for hashing, decoding and resizing them.
+        frames: number of decoded frames, at the rate of the list.
+        file_bytes: size of the videos' files.
+        cpu_seconds: CPU time for hashing, decoding and resizing them.
     """
 
     frames: int
@@ -46,12 +47,12 @@ class Decoding(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What was measured or counted of one clip in the tokenizer.
+    """Measured or counted costs of one clip in the tokenizer.
 
     Attributes:
-        flops: floating-point operations.
-        cpu_seconds: on one thread, None on a machine with a GPU.
-        gpu_seconds: None on a machine without.
+        flops: number of floating-point operations.
+        cpu_seconds: time on one CPU thread; None on a machine with a GPU.
+        gpu_seconds: time on a GPU; None on a machine without one.
     """
 
     flops: int
@@ -102,7 +103,7 @@ def main() -> None:
 
 
 def measure_decoding(raw: RawVideos, recipe: FrameRecipe, most: int, rounds: int) -> Decoding:
-    """Decode videos spread evenly over the list; the time is the median of the rounds."""
+    """Decode videos that are spread evenly over the list; the time is the median over rounds."""
     places = np.linspace(0, len(raw.videos) - 1, min(most, len(raw.videos))).round().astype(int)
     chosen = [raw.videos[place] for place in places]
     seconds, frames = [], 0
@@ -119,7 +120,7 @@ def measure_decoding(raw: RawVideos, recipe: FrameRecipe, most: int, rounds: int
 
 
 def measure_encoding(tokenizer: VideoTokenizer, shape: tuple[int, ...], rounds: int) -> Encoding:
-    """Encode one batch of noise b t h w 3 a few times; per clip."""
+    """Encode one batch of noise b t h w 3 a few times; the result is per clip."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     tokenizer = tokenizer.to(device).eval()
@@ -156,14 +157,14 @@ def costs(
     grid_bytes: int,
     assumed_tflops: float,
 ) -> list[tuple[str, str]]:
-    """Return what CLIPS clips cost that follow each other without overlap.
+    """Return the costs of CLIPS clips that follow one another without overlap.
 
     Args:
-        decoding, encoding: as measured.
-        frames_per_clip: of the video that one clip uses up.
-        clip_bytes: of its pixels in a clip store.
-        grid_bytes: of its tokens.
-        assumed_tflops: that a GPU reaches, in 1e12 operations a second.
+        decoding, encoding: the measured costs.
+        frames_per_clip: number of frames of the video that one clip uses up.
+        clip_bytes: size of the clip's pixels in a clip store.
+        grid_bytes: size of the clip's tokens.
+        assumed_tflops: rate that a GPU reaches, in 1e12 operations per second.
     """
     clips_decoded = decoding.frames / frames_per_clip
     source_bytes = decoding.file_bytes / clips_decoded * CLIPS

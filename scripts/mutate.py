@@ -1,16 +1,16 @@
-"""Change one line at a time in a copy of the repository and see whether a test notices.
+"""Changes one line at a time in a copy of the repository, to see whether a test fails.
 
     python scripts/mutate.py --files video_vq/quantizers --num 25 --seed 0
     python scripts/mutate.py --files video_vq/stores/files.py:70-80 --tests tests/unit/stores
 
 A mutant is a copy with one changed line: another comparison or operator, a constant off by one, a
-flipped condition, a dropped statement or call, two swapped arguments. It is killed when a test
-fails or the time is up; a survivor is a line that no test watches, or a change that changes
-nothing. Texts of errors, annotations and assertions are left alone. The same seed draws the same
-mutants.
+flipped condition, a dropped statement or call, two swapped arguments. It is killed if a test fails
+or the time is up; a survivor shows a line that no test covers, or a change without effect. Error
+messages, annotations and assertions are not changed. The same seed draws the same mutants.
 
-The tests run in a child forked after PyTorch was imported, up to the first failure: dear ones last,
-before them those whose file imports the changed one. The working tree is never touched.
+The tests run in a child that is forked after PyTorch was imported, up to the first failure:
+expensive ones last, and those whose file imports the changed one first. The working tree is never
+changed.
 """
 
 import argparse
@@ -64,7 +64,7 @@ OPERATOR = re.compile(
 
 @dataclass(frozen=True)
 class Mutant:
-    """A piece of one line and what takes its place; columns count bytes."""
+    """A part of one line and its replacement; columns count bytes."""
 
     path: str  # relative to the repository
     line: int
@@ -94,7 +94,7 @@ class Finder(ast.NodeVisitor):
         self.visit(tree)
 
     def visit(self, node: ast.AST) -> None:
-        """Find the mutants of a node and of what is below it."""
+        """Find the mutants of a node and of its children."""
         if isinstance(node, ast.Raise | ast.If | ast.Expr | ast.AugAssign | ast.Assign):
             self._statement(node)
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
@@ -148,7 +148,7 @@ class Finder(ast.NodeVisitor):
                 self._replace(node, repr(node.value + change))
 
     def _call(self, node: ast.Call) -> None:
-        """Swap the first two arguments; put x in the place of f(x) and of x.method(…)."""
+        """Swap the first two arguments; replace f(x) and x.method(…) by x."""
         function = node.func
         if len(node.args) >= 2 and self._text(function) not in ("min", "max"):
             self._swapped(*node.args[:2])
@@ -167,7 +167,7 @@ class Finder(ast.NodeVisitor):
         self.mutants.append(Mutant(self.path, first.lineno, *ends, new))
 
     def _statement(self, node: Any) -> None:
-        """Drop a statement whose absence leaves every name defined; turn a condition round."""
+        """Drop a statement whose absence leaves every name defined; negate a condition."""
         if isinstance(node, ast.If):
             self._replace(node.test, f"not ({self._text(node.test)})")
             return
@@ -182,7 +182,7 @@ class Finder(ast.NodeVisitor):
 
 
 def find_mutants(files: Sequence[str]) -> list[Mutant]:
-    """Return all mutants of files and folders; `FILE:FIRST-LAST` keeps some lines."""
+    """Return all mutants of files and folders; `FILE:FIRST-LAST` selects lines."""
     found = []
     for name in files:
         path, _, lines = name.partition(":")
@@ -202,7 +202,7 @@ def find_mutants(files: Sequence[str]) -> list[Mutant]:
 
 
 def tests_of(path: str) -> list[str]:
-    """Return the tests of a source file, of the longest entry in TESTS that it lies under."""
+    """Return the tests of a source file, from the most specific entry in TESTS."""
     entries = [entry for entry in TESTS if path == entry or path.startswith(f"{entry}/")]
     if entries:
         return TESTS[max(entries, key=len)]
@@ -210,7 +210,7 @@ def tests_of(path: str) -> list[str]:
 
 
 def near(tests: Sequence[str], path: str) -> list[str]:
-    """Return the test files that import a source file; all where none does."""
+    """Return the test files that import a source file; all if none does."""
     parent, _, name = path.removesuffix(".py").replace("/", ".").rpartition(".")
     imports = re.compile(
         rf"import {parent}\.{name}\b|from {parent}(\.{name} | import .*\b{name}\b)"
@@ -222,7 +222,7 @@ def near(tests: Sequence[str], path: str) -> list[str]:
 
 
 def copy_repository(to: Path) -> None:
-    """Copy what git knows or would take up, as it stands."""
+    """Copy all files that git tracks or would add, in their current state."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
     for name in names.decode().split("\0"):
@@ -232,7 +232,7 @@ def copy_repository(to: Path) -> None:
 
 
 class Recorder:
-    """A pytest plugin: puts cheap tests first, writes down durations and the first failure."""
+    """A pytest plugin that runs cheap tests first, and records durations and the first failure."""
 
     def __init__(self, close: Sequence[str], durations: dict[str, float]):
         self.durations = durations
@@ -241,7 +241,7 @@ class Recorder:
         self._close = close
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Put dear tests last, then files by what they cost, so that fixtures are made once."""
+        """Put expensive tests last, and sort files by cost, so that fixtures are made once."""
         files: dict[str, float] = {}
         for item in items:
             file = item.nodeid.split("::")[0]
@@ -255,7 +255,7 @@ class Recorder:
         items.sort(key=key)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Add up set-up, call and tear-down."""
+        """Add up the times of set-up, call and tear-down."""
         self.seen[report.nodeid] = self.seen.get(report.nodeid, 0.0) + report.duration
         if report.failed and not self.failed:
             self.failed = report.nodeid
@@ -299,7 +299,7 @@ def run_in_child(folder: Path, tests: Sequence[str], recorder: Recorder) -> None
 def run_tests(
     folder: Path, tests: Sequence[str], recorder: Recorder, limit: float
 ) -> tuple[int | None, dict[str, Any]]:
-    """Return pytest's exit status, None where the time was up, and what the recorder saw."""
+    """Return pytest's exit status, or None if the time was up, and the recorder's findings."""
     result = folder.parent / "result.json"
     result.unlink(missing_ok=True)
     child = os.fork()
@@ -342,7 +342,7 @@ def verdicts(
     only_near: bool,
     limit: float,
 ) -> Iterator[tuple[Mutant, str, str, str]]:
-    """Yield mutants, their line before and after, and what became of each."""
+    """Yield mutants with their line before and after, and the verdict."""
     measured: dict[str, dict[str, float]] = {}
     for mutant in mutants:
         chosen = list(tests or tests_of(mutant.path))
@@ -367,7 +367,7 @@ def verdicts(
 
 
 def main() -> None:
-    """Draw mutants, try them, print one line each and the rate."""
+    """Draw mutants and try them; print a line for each, and the rate."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--files", nargs="+", required=True, help="FILE, FOLDER or FILE:FIRST-LAST")
     parser.add_argument("--tests", nargs="+", help="files or folders; else those in TESTS")

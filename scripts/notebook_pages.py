@@ -1,4 +1,4 @@
-"""Shows the notebooks in the documentation: a hook of mkdocs that turns each into a page.
+"""Shows the notebooks in the documentation, by a hook of mkdocs that turns each into a page.
 
 docs/notebooks/NAME.ipynb becomes the page notebooks/NAME.md. The repository holds no outputs;
 `tests/integration/test_notebooks.py` runs the cells.

@@ -1,7 +1,7 @@
 """Videos to discrete tokens and back, a prior over the tokens, and FVD for both.
 
-Everything in `__all__` is imported when it is first named: `import video_vq` itself loads neither
-torch nor av. docs/python.md shows each of them at work.
+Everything in `__all__` is imported on first access: `import video_vq` itself loads neither torch
+nor av. docs/python.md has an example of each.
 """
 
 import importlib
@@ -51,7 +51,7 @@ __all__ = [*_SOURCES, "__version__"]  # pyright: ignore[reportUnsupportedDunderA
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first asked for (PEP 562)."""
+    """Import a name on first access (PEP 562)."""
     if name not in _SOURCES:
         message = f"module 'video_vq' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=importlib.import_module(__name__))

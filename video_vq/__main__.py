@@ -1,4 +1,4 @@
-"""`python -m video_vq`, and what `accelerate launch -m video_vq` starts."""
+"""`python -m video_vq`, also started by `accelerate launch -m video_vq`."""
 
 import sys
 

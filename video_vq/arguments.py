@@ -1,13 +1,15 @@
-"""The parser of both commands: wrong flags are reported by their verb, help ends with examples."""
+"""The parser of both commands, with hints for wrong flags and examples in the help."""
 
 import argparse
-import difflib
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NoReturn
+
+from video_vq.errors import nearest
 
 MAX_COUNT = 1_000_000_000  # largest whole number that a flag takes
 MAX_SIDE = 4096  # largest height or width of a frame, in pixels
@@ -15,18 +17,19 @@ SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the known flag nearest to an unknown one, under the usage of its verb.
+    """Names the known flag or choice nearest to an unknown one, under the usage of its verb.
 
-    argparse itself passes flags that a verb does not know up to the command, whose usage names no
+    argparse itself leaves flags that are unknown to a verb to the command, whose usage lists no
     flags.
 
     Args:
-        examples: commands to show at the end of the help page, as they are typed.
+        examples: commands to show verbatim at the end of the help page.
     """
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self.examples = tuple(examples)
+        self._words: list[str] = []
 
     def format_help(self) -> str:
         """Return the help page, followed by its examples, which are never wrapped."""
@@ -36,34 +39,51 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Parse arguments; an unknown one ends the command with status 2."""
-        parsed, unknown = super().parse_known_args(args, namespace)
+        self._words = list(sys.argv[1:] if args is None else args)
+        parsed, unknown = super().parse_known_args(self._words, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown, args)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown)}")
         return parsed, unknown
 
-    def _hint(self, unknown: Sequence[str], args: Sequence[str] | None) -> str:
-        settings = [self._setting(word, args or ()) for word in unknown if SETTING.fullmatch(word)]
+    def error(self, message: str) -> NoReturn:
+        """End the command with status 2; a missing flag may have been misspelt."""
+        if message.startswith("the following arguments are required"):
+            known = (*self._option_string_actions, "--")
+            flags = [word for word in self._words if word.startswith("--")]
+            if unknown := [flag for flag in flags if flag.partition("=")[0] not in known]:
+                message += f"; unrecognized: {' '.join(unknown)}{self._hint(unknown)}"
+        super().error(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            if close := nearest(str(value), map(str, action.choices or ())):
+                error.message += f"\ndid you mean {close}?"
+            raise
+
+    def _hint(self, unknown: Sequence[str]) -> str:
+        settings = [self._setting(word) for word in unknown if SETTING.fullmatch(word)]
         if settings and self._takes_settings():
             return f"\nsettings are written without dashes: {' '.join(settings)}"
         if self._takes_settings() and "=" in unknown[0] and not unknown[0].startswith("-"):
             return "\nwrite all settings one after the other, with no flag between them"
         known = {flag.lstrip("-"): flag for flag in self._option_string_actions}
         names = [word.lstrip("-").partition("=")[0] for word in unknown if word.startswith("--")]
-        near = [difflib.get_close_matches(name, known, n=1, cutoff=0.7) for name in names]
-        flags = dict.fromkeys(known[found[0]] for found in near if found)
+        near = [nearest(name, known, cutoff=0.7) for name in names]
+        flags = dict.fromkeys(known[found] for found in near if found)
         return f"\ndid you mean {' and '.join(flags)}?" if flags else ""
 
     def _takes_settings(self) -> bool:
         return any(action.dest == "settings" for action in self._get_positional_actions())
 
-    @staticmethod
-    def _setting(flag: str, args: Sequence[str]) -> str:
+    def _setting(self, flag: str) -> str:
         """Return `section.key=value` for a flag that carries its value or is followed by it."""
         found = SETTING.fullmatch(flag)
         assert found is not None
         name, value = found.groups()
         if value is None:
-            behind = list(args)[list(args).index(flag) + 1 :][:1]
+            behind = self._words[self._words.index(flag) + 1 :][:1]
             value = behind[0] if behind and not behind[0].startswith("--") else "VALUE"
         return f"{name}={value}"
 
@@ -110,7 +130,7 @@ def rate(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Parse a time."""
+    """Parse a number of seconds."""
     return _number(text, "a number above 0, below a million", lambda number: 0 < number < 1e6)
 
 
@@ -124,12 +144,94 @@ def _number(text: str, expected: str, is_right: Callable[[float], bool]) -> floa
     return number
 
 
+def add_size(parser: argparse._ActionsContainer, default: str | None, told: str = "") -> None:
+    """Add `--size`.
+
+    Args:
+        parser: a verb's parser, or one of its groups.
+        default: default value as typed on the command line; None for none.
+        told: behaviour without the option, for the help text, if there is no default.
+    """
+    parser.add_argument(
+        "--size",
+        type=frame_size,
+        default=default,
+        metavar="SIZE",
+        help="side of the square frames in pixels, or HEIGHTxWIDTH; videos are scaled to cover "
+        f"it, then cropped to the centre (default: {default or told})",
+    )
+
+
+def add_fps(parser: argparse._ActionsContainer) -> None:
+    """Add `--fps`."""
+    parser.add_argument(
+        "--fps",
+        type=rate,
+        metavar="FPS",
+        help="convert all videos to this frame rate (default: their own)",
+    )
+
+
+def add_shares(
+    parser: argparse._ActionsContainer, val: float, test: float | None = None, of: str = "groups"
+) -> None:
+    """Add `--val`, and `--test` if the source has no test side.
+
+    Args:
+        parser: a verb's parser, or one of its groups.
+        val, test: default shares.
+        of: quantity that the shares refer to, for the help text.
+    """
+    shares = {"--val": val} if test is None else {"--val": val, "--test": test}
+    for flag, default in shares.items():
+        parser.add_argument(
+            flag,
+            type=share,
+            default=default,
+            metavar="SHARE",
+            help=f"share of the {of} that becomes the {flag[2:]} split (default: {default})",
+        )
+
+
+def add_group_by(parser: argparse._ActionsContainer) -> None:
+    """Add `--group-by`."""
+    parser.add_argument(
+        "--group-by",
+        choices=("video", "folder"),
+        default="video",
+        help="what has to stay in one split, such as near-duplicates: each video is its own "
+        "group, or the videos of a folder form a group (default: video)",
+    )
+
+
+def add_extensions(parser: argparse._ActionsContainer) -> None:
+    """Add `--extensions`."""
+    parser.add_argument(
+        "--extensions",
+        type=file_endings,
+        metavar="LIST",
+        help="file name endings to take, for example mp4,avi (default: those of video files; if "
+        "there are none, those of pictures; if there are none, those of arrays)",
+    )
+
+
+def add_videos_per_shard(parser: argparse._ActionsContainer) -> None:
+    """Add `--videos-per-shard`."""
+    parser.add_argument(
+        "--videos-per-shard",
+        type=positive,
+        metavar="N",
+        help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
+        "of all, at most 128)",
+    )
+
+
 def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Add `--quiet`; `set_quiet` of `video_vq.progress` carries it out."""
+    """Add `--quiet`, which `set_quiet` of `video_vq.progress` implements."""
     parser.add_argument(
         "--quiet",
         action="store_true",
-        help="show no progress and no next command; results, warnings and errors stay",
+        help="show only results, warnings and errors: no progress and no next command",
     )
 
 
@@ -138,13 +240,13 @@ def add_json(parser: argparse._ActionsContainer, what: str = "the result") -> No
 
     Args:
         parser: a verb's parser, or one of its groups.
-        what: the thing that is printed, for the help text.
+        what: description of the output, for the help text.
     """
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
 def print_json(found: Mapping[str, Any]) -> None:
-    """Print an answer as JSON: paths become strings, tuples lists, and non-finite numbers null."""
+    """Print a result as JSON: paths become strings, tuples lists, and non-finite numbers null."""
     print(json.dumps(_plain(found), indent=1, allow_nan=False))
 
 

@@ -1,4 +1,4 @@
-"""`completion`, a verb of both commands: prints the script that lets a shell complete them."""
+"""`completion`, a verb of both commands, which prints a script for completion in a shell."""
 
 import argparse
 from collections.abc import Iterator
@@ -13,18 +13,19 @@ def add_parser(verbs: Any, parser: argparse.ArgumentParser) -> None:
 
     Args:
         verbs: the command's verbs.
-        parser: parser of the whole command that is to be completed.
+        parser: parser of the whole command to complete.
     """
     name = parser.prog
     verb = verbs.add_parser(
         "completion",
-        help="the script that lets a shell complete verbs, flags and paths",
-        description=f"Print the script by which a shell completes {name}. Put one of these lines "
-        f'where your shell reads them, as ~/.bashrc or ~/.zshrc: eval "$({name} completion bash)", '
+        help="print the script for completing verbs, flags and paths in a shell",
+        description=f"Print the script by which a shell completes {name}. Add one of these lines "
+        "to the start-up file of your shell, such as ~/.bashrc or ~/.zshrc: "
+        f'eval "$({name} completion bash)", '
         f'eval "$({name} completion zsh)"; for fish, {name} completion fish | source.',
         examples=(f"{name} completion bash",),
     )
-    verb.add_argument("shell", choices=SHELLS, help="the shell that is to complete")
+    verb.add_argument("shell", choices=SHELLS, help="name of the shell")
     verb.set_defaults(run=lambda arguments: _print_script(parser, arguments.shell))
 
 
@@ -39,7 +40,6 @@ def _print_script(parser: argparse.ArgumentParser, shell: str) -> int:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Yield all arguments of a command and of its verbs."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):

@@ -1,10 +1,9 @@
-"""Configuration: YAML with `base:` and overrides, checked as a whole, all mistakes at once.
+"""Loads configurations: YAML with `base:` and overrides, with all mistakes in one report.
 
-The dataclasses themselves stand beside what they configure; here is only the loader.
+The dataclasses themselves are beside the code that they configure; this file is only the loader.
 """
 
 import dataclasses
-import difflib
 import json
 import re
 import typing
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from video_vq.errors import ConfigError
+from video_vq.errors import ConfigError, nearest
 
 Settings = TypeVar("Settings")
 
@@ -28,7 +27,7 @@ OWN_SETTINGS_PER_KIND = ("backbone", "quantizer")  # sections whose settings dep
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number (YAML 1.2), refuses a key given twice, and aliases."""
+    """Safe YAML that reads 1e-4 as a number (YAML 1.2) and refuses double keys and aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -76,14 +75,14 @@ def shipped_configs() -> Path:
 
 
 def find_config(name: str, kind: str) -> Path:
-    """Return the file that a `--config` argument means: a path, or a shipped config's name.
+    """Return the file for a `--config` argument, which is a path or a shipped config's name.
 
     Args:
         name: a path ending in .yaml, or a name such as `bair` or `demo/tokenizer`.
         kind: the folder of shipped configs to look in first: `tokenizer`, `prior`.
 
     Raises:
-        ConfigError: there is no such file; names the ones that exist.
+        ConfigError: there is no such file; the message lists the existing ones.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -96,14 +95,17 @@ def find_config(name: str, kind: str) -> Path:
     for candidate in (folder / kind / f"{name}.yaml", folder / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
+    known = config_names(kind)
+    close = nearest(name, known)
+    hint = f"did you mean {close!r}? There are" if close else "there are"
     raise ConfigError(
-        f"--config {name!r}: no shipped config of that name; there are: "
-        f"{', '.join(config_names(kind))} (or give a .yaml file)"
+        f"--config {name!r}: no shipped config of that name; {hint}: {', '.join(known)} (or "
+        "give a .yaml file)"
     )
 
 
 def config_names(kind: str) -> list[str]:
-    """Return the names of the shipped configs of a kind, as `find_config` takes them."""
+    """Return the names of the shipped configs of a kind, for `find_config`."""
     folder = shipped_configs()
     names = [
         str(path.relative_to(folder / kind).with_suffix(""))
@@ -144,10 +146,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another: mappings merge, everything else is replaced.
+    """Merge one mapping over another: nested mappings are merged, everything else is replaced.
 
-    A backbone or quantizer of another `kind` than the one below has other settings and replaces
-    it; optimizers of all kinds have the same settings.
+    A backbone or quantizer of a different `kind` has different settings and is replaced as a whole;
+    optimizers of all kinds have the same settings.
     """
     result = dict(below)
     for key, value in above.items():
@@ -168,7 +170,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """Turn `section.key=value` arguments into a nested mapping; values are YAML.
 
     Raises:
-        ConfigError: an argument has no `=`, or a name that is not dotted words.
+        ConfigError: an argument has no `=`, or its name does not consist of dotted words.
     """
     result: dict[str, Any] = {}
     for override in overrides:
@@ -188,10 +190,11 @@ def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] =
     Args:
         settings: the frozen dataclass that describes it.
         path: the YAML file (see `find_config`).
-        overrides: `section.key=value` arguments, laid over the file.
+        overrides: `section.key=value` arguments, which replace values of the file.
 
     Raises:
-        ConfigError: names every unknown key (with the nearest known one) and every wrong value.
+        ConfigError: there are unknown keys or wrong values; the message lists them all, with the
+            nearest known keys.
     """
     merged = merge(read_yaml(path), parse_overrides(overrides))
     source = f"{path} and the command line" if overrides else str(path)
@@ -211,7 +214,7 @@ def check_config(settings: type[Settings], value: dict[str, Any], source: str) -
 
 
 def to_json(settings: Any) -> dict[str, Any]:
-    """Return a settings dataclass as the JSON object that `check_config` reads back."""
+    """Return a settings dataclass as a JSON object, which `check_config` can read."""
     return json.loads(TypeAdapter(type(settings)).dump_json(settings))
 
 
@@ -225,6 +228,9 @@ def _problem(settings: type, detail: Any) -> str:
     found = detail.get("input")
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
     message = detail["msg"].removeprefix("Value error, ")
+    known = re.findall("'([^']+)'", str(detail.get("ctx", {}).get("expected", "")))
+    if close := nearest(str(found), known):
+        shown += f"; did you mean {close!r}?"
     return f"{name}: {message}{shown}" if name else message
 
 
@@ -240,11 +246,11 @@ def _hint(settings: type, location: Sequence[Any]) -> str:
         return "it belongs to a `kind` other than the one that is set; leave one of them out"
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere)}?"
-    if close := difflib.get_close_matches(leaf, known, n=1, cutoff=0.5):
-        return f"did you mean {close[0]!r}?"
+    if close := nearest(leaf, known, cutoff=0.5):
+        return f"did you mean {close!r}?"
     leaves = sorted({path.rpartition(".")[2] for path in paths})
-    if close := difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7):
-        meant = [path for path in paths if path.rpartition(".")[2] == close[0]]
+    if close := nearest(leaf, leaves, cutoff=0.7):
+        meant = [path for path in paths if path.rpartition(".")[2] == close]
         return f"did you mean {' or '.join(meant)}?"
     return f"known: {', '.join(known)}"
 

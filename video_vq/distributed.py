@@ -1,4 +1,4 @@
-"""Accelerate, made strict: as many processes as asked for, and no rank waits for a failed one."""
+"""A strict Accelerate: all requested processes must exist, and no rank waits for a failed one."""
 
 import os
 import warnings
@@ -16,13 +16,14 @@ from video_vq.stores.lock import held
 
 
 def make_accelerator() -> Accelerator:
-    """Return an Accelerator for whatever launched this process.
+    """Return an Accelerator that fits the launcher of this process.
 
     Without an accelerator device, several processes become gloo ranks on the CPU. Buffers are not
-    broadcast: the codebook is bit-equal on all ranks by its own means, and a missing sum shows.
+    broadcast, because the codebook itself ensures bitwise equality on all ranks, and broadcasting
+    would hide a missing sum.
 
     Raises:
-        InputError: the launcher announces a number of processes that Accelerate does not see.
+        InputError: Accelerate does not see the number of processes that the launcher announces.
     """
     require_all_processes(os.environ)
     # Accelerate knows only the old name of the setting, which newer torch deprecates.
@@ -51,12 +52,12 @@ def make_accelerator() -> Accelerator:
 
 
 def require_all_processes(environment: Mapping[str, str]) -> None:
-    """Refuse the single process that `accelerate launch --cpu --num_processes N` starts silently.
+    """Refuse the single process that `accelerate launch --cpu --num_processes N` silently starts.
 
-    It sets a meeting point for N processes (MASTER_ADDR) and then starts one, without a rank.
+    It sets an address for N processes (MASTER_ADDR), but then starts only one, without a rank.
 
     Raises:
-        InputError: several processes were asked for, and this is the only one.
+        InputError: several processes were requested, but this is the only one.
     """
     alone = "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
     if alone and is_launched(environment):
@@ -69,12 +70,12 @@ def require_all_processes(environment: Mapping[str, str]) -> None:
 
 @contextmanager
 def main_process_first(accelerator: Accelerator) -> Iterator[None]:
-    """Let rank 0 do something before the others do the same.
+    """Run a block on rank 0 before the other ranks run it.
 
-    Unlike Accelerate's, it ends them if rank 0 fails, instead of letting them wait.
+    Unlike Accelerate's version, it ends the others if rank 0 fails, instead of letting them wait.
 
     Raises:
-        InputError: rank 0 failed, on all others.
+        InputError: rank 0 failed; raised on all other ranks.
     """
     if not accelerator.is_main_process and _main_failed(accelerator, False):
         raise InputError("rank 0 cannot continue; its message says why")
@@ -88,7 +89,7 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
 
 
 def _main_failed(accelerator: Accelerator, failed: bool) -> bool:
-    """Whether rank 0 says that it failed; collective."""
+    """Whether rank 0 reports that it failed; collective."""
     flag = torch.tensor(float(failed), device=accelerator.device)
     return bool(over_ranks(accelerator, flag, "sum") > 0)
 
@@ -103,7 +104,7 @@ def holding(
         path: a folder, or a file if `single_file`; None holds nothing.
 
     Raises:
-        InputError: another process writes there (see `video_vq.stores.lock`); on all ranks.
+        InputError: another process writes there (see `video_vq.stores.lock`); raised on all ranks.
     """
     with ExitStack() as stack:
         if path is not None:

@@ -1,4 +1,4 @@
-"""What a later reader needs to know about the machine, the code and the command behind a result."""
+"""Records the machine, the code and the command behind a result."""
 
 import importlib.metadata
 import platform

@@ -1,4 +1,4 @@
-"""What this machine offers, and what its environment asks of a computation."""
+"""Facts about this machine, and the settings that its environment requests."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ def is_launched(environment: Mapping[str, str]) -> bool:
 
 
 def is_main_rank() -> bool:
-    """Return whether this is the process that prints for all: rank 0, or the only one."""
+    """Return whether this process prints for all ranks: it is rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -34,11 +34,11 @@ def asked_precision() -> str:
 
 
 def is_recorded_number_of_threads(recorded: Any) -> bool:
-    """Whether torch computes, or would once it is loaded, with as many threads as recorded.
+    """Whether torch uses, or would use once it is loaded, the recorded number of threads.
 
     Args:
-        recorded: a number of threads; None, where a GPU computed, fits any machine, as the number
-            decides nothing there. Whether there is a GPU here is not asked.
+        recorded: number of threads; None, recorded for a GPU, fits any machine, because the number
+            then has no effect. Whether this machine has a GPU is not checked.
     """
     torch = sys.modules.get("torch")
     now = os.environ.get(THREADS) if torch is None else str(torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Progress bars, with rate and time left, for everything that takes more than a few seconds."""
+"""Progress bars with rate and remaining time, for everything that takes more than a few seconds."""
 
 import importlib.util
 import sys
@@ -27,11 +27,11 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
     or a pipe, it is a line every 10 s and one at the end.
 
     Args:
-        description: a few words that say what is being done.
+        description: short description of the work.
         total: number of units in total; None if unknown. Nothing is shown for 0.
-        unit: name of what is counted, in the singular ("clip").
-        initial: number of units that an earlier, interrupted run has done; they do not count
-            towards the rate.
+        unit: name of the unit, in the singular ("clip").
+        initial: number of units done by an earlier, interrupted run; they do not count towards the
+            rate.
     """
     if _quiet or total == 0:
         return tqdm(total=total, disable=True)
@@ -51,15 +51,13 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
     return _Lines(
         total=total, desc=description, unit=unit, initial=initial, mininterval=LINE_SECONDS,
         miniters=1, delay=1e-9, leave=False, file=sys.stderr,
-        bar_format=f"{{desc}}: {share}{count}, {{elapsed}} so far, {left}{{rate_fmt}}",
+        bar_format=f"{{desc}}: {share}{count}, {{elapsed}} so far, {left}{{rate_noinv_fmt}}",
     )  # fmt: skip
 
 
 class _Lines(tqdm):
-    """Writes whole lines and never overwrites one, for logs and pipes."""
-
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write a line; tqdm's empty ones are ignored, because there is nothing to clear."""
+        """Write a line, but ignore tqdm's empty lines, because there is nothing to clear."""
         if msg != "":
             print(self if msg is None else msg, file=self.fp, flush=True)
         return False
@@ -72,7 +70,6 @@ class _Lines(tqdm):
 
 
 def _in_notebook() -> bool:
-    """Return whether this process is a notebook's kernel."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and "IPKernelApp" in shell.config

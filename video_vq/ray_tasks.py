@@ -1,7 +1,7 @@
-"""Runs one task for each output shard on a Ray cluster, or on this machine's cores where none is.
+"""Runs a task for each output shard on a Ray cluster, or else on this machine's cores.
 
-It uses only Ray's core: tasks, no data sets and no actors. A task is a function of JSON-like
-arguments that commits its own shard, so a lost task is simply run again.
+It uses only tasks of Ray's core, without data sets and actors. A task is a function of JSON-like
+arguments that commits its own shard, so a lost task can simply be run again.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ def require_ray() -> None:
     """Raise unless Ray is installed.
 
     Raises:
-        InputError: it is not.
+        InputError: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError(
@@ -35,11 +35,10 @@ def require_ray() -> None:
 
 
 def not_shared(path: Path) -> str:
-    """Return the message for a folder that a machine of the cluster does not see."""
+    """Return the message about a folder that is not visible on a machine of the cluster."""
     return (
         f"{path}: is not visible from {os.uname().nodename}; with --engine ray the output, the "
-        "data "
-        "and the models must lie on a file system that all machines of the cluster share"
+        "data and the models must lie on a file system that all machines of the cluster share"
     )
 
 
@@ -52,21 +51,21 @@ def run_on_ray(
 ) -> None:
     """Run a task for each shard; its arguments are passed to another process.
 
-    RAY_ADDRESS names a running cluster; without it Ray is started on this machine, and stopped at
-    the end. A process that already runs Ray keeps its own. A task whose process or machine dies is
+    RAY_ADDRESS names a running cluster; without it, Ray is started on this machine, and stopped at
+    the end. A process that already runs Ray keeps using it. A task whose process or machine dies is
     run again, at most MAX_RETRIES times.
 
     Args:
         task: a function of a module, so that another process can import it.
-        shards: arguments of the task, by the shard's number.
-        on_done: function that is called with each shard that is done, in any order; what it raises
-            ends the run.
+        shards: arguments of the task, by number of the shard.
+        on_done: function that is called with each finished shard, in any order; an exception ends
+            the run.
         num_cpus: number of processor cores that one task keeps busy.
         needs_gpu: whether a task computes on a GPU.
 
     Raises:
         InputError: Ray is missing, the cluster cannot be reached or has too few cores, a task
-            raised one, or its process died too often.
+            raised an InputError, or its process died too often.
     """
     require_ray()
     if not shards:
@@ -127,7 +126,7 @@ def _connect() -> None:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError when nobody answers at host:port, for which Ray would wait minutes."""
+    """Raise OSError if there is no answer at host:port, for which Ray would wait minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
@@ -146,7 +145,7 @@ def _require_room(num_cpus: int, needs_gpu: bool) -> None:
 
 
 def _outcome_of(task: Callable[..., None], arguments: tuple[Any, ...]) -> str | None:
-    """Run a task; return what the user can correct, None when it succeeded."""
+    """Run a task; return the error that the user can correct, or None if it succeeded."""
     try:
         task(*arguments)
     except InputError as error:
@@ -161,7 +160,6 @@ def _outcome_of(task: Callable[..., None], arguments: tuple[Any, ...]) -> str | 
 
 
 def _take(done: Any, shard: int) -> None:
-    """Raise what a task ended with, if that is not success."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 

@@ -1,8 +1,8 @@
-"""Archives of videos, treated as hostile: regular files only, by number, not by name, with limits.
+"""Reads untrusted archives of videos: only regular files, by number instead of name, with limits.
 
-No library or tool unpacks anything: tools may only print to a pipe, and files are written under
-names that we choose. An archive that holds a link, a device, a name that leads out of its folder,
-or more than the limits allow is refused as a whole.
+No library or tool unpacks files: tools may only print to a pipe, and files are written under names
+that we choose. An archive is refused as a whole if it holds a link, a device or a name that leads
+out of its folder, or exceeds the limits.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ class Archive:
 
     Attributes:
         path: path of the archive.
-        kind: the format that its first bytes show, whatever its name.
-        members: its regular files, in order.
+        kind: format according to its first bytes, regardless of its name.
+        members: regular files of the archive, in order.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Archive:
     members: tuple[Member, ...]
 
     def contents(self, wanted: Collection[Member]) -> Contents:
-        """Yield wanted members with their bytes in pieces, each to be taken before the next.
+        """Yield wanted members with their bytes in pieces, to be read before the next member.
 
         Raises:
             ArchiveError: the archive is damaged, or holds more or less than it announces.
@@ -51,40 +51,25 @@ def read_archive(path: Path) -> Archive:
     """List an archive's regular files.
 
     Raises:
-        ArchiveError: it is not an archive, is hostile or damaged, or no installed tool reads it.
+        ArchiveError: the file is not an archive, is hostile or damaged, or no installed tool reads
+            it.
     """
-    kind = _kind(path)
-    if kind is None:
-        compression = _compression(path)
-        if compression is not None:
-            raise ArchiveError(path, f"is compressed with {compression}; uncompress it first")
-        if path.is_file() and not path.stat().st_size:
-            raise ArchiveError(path, "is empty: 0 bytes; fetch it again")
-        raise ArchiveError(
-            path,
-            "is not a tar, zip or rar archive; name one, or the folder that holds the files",
-        )
-    members = {"tar": tar_members, "zip": zip_members, "rar": rar_members}[kind](path)
-    return Archive(path, kind, members)
-
-
-def _kind(path: Path) -> Kind | None:
-    head = _head(path)
-    if head.startswith(ZIP_MAGICS):
-        return "zip"
-    if head.startswith(RAR_MAGICS):
-        return "rar"
-    return "tar" if looks_like_tar(head) else None
-
-
-def _compression(path: Path) -> str | None:
-    head = _head(path)
-    return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), None)
-
-
-def _head(path: Path) -> bytes:
     with open_archive(path) as file:
-        return file.read(HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
+    if head.startswith(ZIP_MAGICS):
+        return Archive(path, "zip", zip_members(path))
+    if head.startswith(RAR_MAGICS):
+        return Archive(path, "rar", rar_members(path))
+    if looks_like_tar(head):
+        return Archive(path, "tar", tar_members(path))
+    for magic, name in COMPRESSED.items():
+        if head.startswith(magic):
+            raise ArchiveError(path, f"is compressed with {name}; uncompress it first")
+    if not head:
+        raise ArchiveError(path, "is empty: 0 bytes; fetch it again")
+    raise ArchiveError(
+        path, "is not a tar, zip or rar archive; name one, or the folder that holds the files"
+    )
 
 
 def unpack(
@@ -92,12 +77,12 @@ def unpack(
 ) -> None:
     """Write members into a folder under names that we choose (see `unpacked_path`).
 
-    Each file appears whole, after fsync, and existing ones are kept: a second start resumes.
+    Each file appears complete, after fsync, and existing ones are kept, so a second start resumes.
 
     Args:
         archive: the archive to read.
-        wanted: members to write.
-        folder: folder to write to, created if missing.
+        wanted: the members to write.
+        folder: output folder, created if missing.
         on_file: function that is called for each member that is written.
 
     Raises:
@@ -122,7 +107,7 @@ def unpack(
 
 
 def unpacked_path(folder: Path, name: str) -> Path:
-    """Return the path that `unpack` gives a member: only a plain ending of its name is kept."""
+    """Return the path that `unpack` gives a member, which keeps only a plain ending of its name."""
     suffix = Path(name).suffix.lower()
     plain = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8 else ""
     return folder / (hashlib.sha256(name.encode()).hexdigest() + plain)

@@ -1,12 +1,12 @@
-"""What all kinds of archives share: members, checks of their names, limits, errors."""
+"""The common parts of all kinds of archives: members, checks of names, limits and errors."""
 
 import io
 import os
 import stat
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO
 
 from video_vq.errors import InputError
 from video_vq.media.zip_limits import MAX_CONTENT_BYTES, MAX_EXPANSION, MAX_MEMBERS
@@ -16,19 +16,10 @@ PIECE_BYTES = 1 << 20
 
 
 class ArchiveError(InputError):
-    """An archive cannot be used."""
+    """Raised for an archive that cannot be used."""
 
     def __init__(self, path: Path, problem: str):
         super().__init__(f"{path}: {problem}")
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A source to read an archive from: a file, or the output of a program."""
-
-    def read(self, num_bytes: int, /) -> bytes:
-        """Return `num_bytes` bytes; fewer only at the end."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -36,11 +27,11 @@ class Member:
     """One regular file of an archive.
 
     Attributes:
-        number: its place among the archive's entries.
+        number: index among the archive's entries.
         name: relative path with / between its parts, which does not lead out of the folder.
         num_bytes: size of the file in bytes.
-        position: byte of a tar at which the file begins.
-        crc32: checksum of the file; None where the archive does not give one.
+        position: offset of the file in a tar, in bytes.
+        crc32: checksum of the file; None if the archive does not give one.
     """
 
     number: int
@@ -55,10 +46,10 @@ Contents = Generator[tuple[Member, Iterator[bytes]], None, None]
 
 
 class LimitedFile(io.BufferedReader):
-    """An archive that a library reads: it may read no more than `allow` permits.
+    """An archive of which a library may read no more than `allow` permits.
 
-    The standard library's readers allocate whatever length a header claims, so their reading of
-    headers is counted. Files are read in pieces, which cost no memory.
+    The readers of the standard library allocate any length that a header claims, so the bytes of
+    headers are counted. Files are read in pieces, which need little memory.
     """
 
     def __init__(self, path: Path):
@@ -67,14 +58,14 @@ class LimitedFile(io.BufferedReader):
         self._path, self._what, self._allowed = path, "", 0
 
     def allow(self, num_bytes: int, what: str = "") -> None:
-        """Allow `num_bytes` bytes from now on; an error calls them `what`."""
+        """Allow reading `num_bytes` more bytes, which an error calls `what`."""
         self._allowed, self._what = num_bytes, what
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return `size` bytes; fewer only at the end.
 
         Raises:
-            ArchiveError: more are read than is allowed.
+            ArchiveError: more bytes are read than allowed.
         """
         left = max(self.size - self.tell(), 0)
         wanted = left if size is None or size < 0 else min(size, left)
@@ -88,16 +79,16 @@ def open_archive(path: Path) -> BinaryIO:
     """Open an archive for reading.
 
     Raises:
-        ArchiveError: it is not a readable file.
+        ArchiveError: the path is not a readable file.
     """
     return open(open_descriptor(path), "rb")
 
 
 def open_descriptor(path: Path) -> int:
-    """Open a file; never a pipe or a device, which could wait for ever.
+    """Open a regular file; refuse pipes and devices, which could block forever.
 
     Raises:
-        ArchiveError: it is not a readable file.
+        ArchiveError: the path is not a readable file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -110,7 +101,7 @@ def open_descriptor(path: Path) -> int:
 
 
 def clean_name(path: Path, name: str | bytes) -> str:
-    """Return a member's name in its plain form, or refuse the archive.
+    """Return a member's normalised name, or refuse the archive.
 
     Raises:
         ArchiveError: the name is empty or too long, is not UTF-8, is not printable, or leads out of
@@ -144,18 +135,13 @@ class Entries:
     def __init__(self, path: Path, archive_bytes: int):
         self._path = path
         self._allowed = max(MAX_CONTENT_BYTES, MAX_EXPANSION * archive_bytes)
-        self._count = 0
+        self.count = 0  # entries that were added, including folders
         self._bytes = 0
         self._members: dict[str, Member] = {}
         self._folders: set[str] = set()
 
-    @property
-    def count(self) -> int:
-        """Return the number of entries that were added, including folders."""
-        return self._count
-
     def add_folder(self, name: str | bytes) -> None:
-        """Check the name of a folder, which is not needed otherwise."""
+        """Check the name of a folder, which has no other use."""
         self._next()
         if name not in (".", "./", b".", b"./"):
             self._note_folder(clean_name(self._path, name))
@@ -164,7 +150,7 @@ class Entries:
         """Add a regular file.
 
         Raises:
-            ArchiveError: its name is taken, or a limit is exceeded.
+            ArchiveError: the name is taken, or a limit is exceeded.
         """
         self._next()
         self._bytes += member.num_bytes
@@ -193,8 +179,8 @@ class Entries:
         return tuple(self._members.values())
 
     def _next(self) -> None:
-        self._count += 1
-        if self._count > MAX_MEMBERS:
+        self.count += 1
+        if self.count > MAX_MEMBERS:
             raise ArchiveError(self._path, f"holds more than {MAX_MEMBERS:,} entries")
 
     def _note_folder(self, name: str) -> None:
@@ -207,21 +193,17 @@ class Entries:
             name = str(PurePosixPath(name).parent)
 
 
-def pieces_of(file: Readable, num_bytes: int, cut_off: ArchiveError) -> Iterator[bytes]:
-    """Yield the next bytes of a file in pieces.
+def pieces_of(
+    read: Callable[[int], bytes], num_bytes: int, cut_off: ArchiveError
+) -> Iterator[bytes]:
+    """Yield the next bytes of a file, or of a program's output, in pieces.
 
     Raises:
         ArchiveError: `cut_off`, if the file ends early.
     """
     while num_bytes:
-        piece = file.read(min(num_bytes, PIECE_BYTES))
+        piece = read(min(num_bytes, PIECE_BYTES))
         if not piece:
             raise cut_off
         num_bytes -= len(piece)
         yield piece
-
-
-def exhaust(pieces: Iterable[bytes]) -> None:
-    """Read unwanted bytes to the end."""
-    for _ in pieces:
-        pass

@@ -1,8 +1,9 @@
-"""Reads rar files through unar or unrar, which may only print.
+"""Reads rar files through unar or unrar, which may only print to a pipe.
 
-Only these programs read rar. They run without permission to write any file, with limits on memory
-and on silence; names are only used for our list, and bytes are assigned by their order, sizes and
-checksums. (bsdtar is not used: it silently returns damaged files of rar 4.)
+Only these programs can read rar. They run without permission to write files, and with limits on
+memory and on time without output; names are used only for our list, and bytes are assigned by
+order, sizes and checksums. (bsdtar is not used, because it silently returns damaged files of rar
+4.)
 """
 
 import json
@@ -24,9 +25,7 @@ from data_prep.archives.members import (
     Contents,
     Entries,
     Member,
-    Readable,
     clean_name,
-    exhaust,
     open_archive,
     pieces_of,
 )
@@ -47,7 +46,7 @@ def rar_members(path: Path) -> tuple[Member, ...]:
     """List a rar file's regular files with the first installed program.
 
     Raises:
-        ArchiveError: no program is installed, or it cannot read the archive; or see `Entries`.
+        ArchiveError: no program is installed, or it cannot read the archive; or as for `Entries`.
     """
     _require_end(path)
     return {"unar": _list_by_lsar, "unrar": _list_by_unrar}[_program(path)](path)
@@ -66,13 +65,14 @@ def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
             pieces = _checked(path, stream, member)
             if member in wanted:
                 yield member, pieces
-            exhaust(pieces)
+            for _ in pieces:  # what was not wanted, or not taken
+                pass
         if stream.read(1):
             raise ArchiveError(path, f"{program} gives more bytes than it announced")
 
 
 def _require_end(path: Path) -> None:
-    """Refuse an archive without its last block: the programs take a cut between files as its end.
+    """Refuse an archive without its end block, since the programs accept a cut between files.
 
     Raises:
         ArchiveError: the last bytes hold no end block (RARLAB's technotes of RAR 4 and 5).
@@ -102,14 +102,14 @@ def _is_end_of_rar5(block: bytes) -> bool:
     return size > 0 and block[5] == 5 and crc == zlib.crc32(block[4 : 5 + size])
 
 
-def _checked(path: Path, stream: Readable, member: Member) -> Iterator[bytes]:
+def _checked(path: Path, stream: "_Pipe", member: Member) -> Iterator[bytes]:
     crc = 0
     damaged = ArchiveError(
         path,
         f"{member.name!a} in it is damaged, or too new for the program that reads it (unrar knows "
         "more than unar)",
     )
-    for piece in pieces_of(stream, member.num_bytes, damaged):
+    for piece in pieces_of(stream.read, member.num_bytes, damaged):
         crc = zlib.crc32(piece, crc)
         yield piece
     if member.crc32 is not None and crc != member.crc32:
@@ -125,7 +125,7 @@ def _program(path: Path) -> str:
 
 
 def _is_real_unrar() -> bool:
-    """Whether `unrar` is RARLAB's: another program of that name has different flags."""
+    """Whether `unrar` is RARLAB's, since another program of that name has different flags."""
     try:
         done = subprocess.run(["unrar"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -145,7 +145,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
         raise unreadable
     if listed.get("lsarError"):
         raise unreadable
-    entries = _entries(path)
+    entries = Entries(path, path.stat().st_size)
     for entry in contents:
         name, size = entry.get("XADFileName"), entry.get("XADFileSize")
         if not isinstance(name, str) or type(entry.get("XADFileSize", 0)) is not int:
@@ -166,7 +166,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
 
 
 def _unix_kind(entry: dict[str, Any]) -> int:
-    """Return the type bits of a Unix file mode; 0 where it is missing."""
+    """Return the type bits of a Unix file mode; 0 if it is missing."""
     mode = entry.get("XADPosixPermissions", 0)
     if entry.get("RAR5OS") == 1:
         mode = entry.get("RAR5Attributes", 0)
@@ -175,7 +175,7 @@ def _unix_kind(entry: dict[str, Any]) -> int:
 
 def _list_by_unrar(path: Path) -> tuple[Member, ...]:
     text = _listing(path, ["unrar", "lt", "-cfg-", "-p-", str(path.absolute())])
-    entries = _entries(path)
+    entries = Entries(path, path.stat().st_size)
     # An entry is a block of `key: value` lines; a name cannot hold a line's end (checked below).
     for block in re.split(r"\n[ \t]*\n", text.decode(errors="surrogateescape")):
         lines = [line.strip() for line in block.split("\n") if ": " in line]
@@ -200,11 +200,6 @@ def _list_by_unrar(path: Path) -> tuple[Member, ...]:
     return entries.done()
 
 
-def _entries(path: Path) -> Entries:
-    with open_archive(path):
-        return Entries(path, path.stat().st_size)
-
-
 def _listing(path: Path, command: Sequence[str]) -> bytes:
     with _printed(path, command) as stream:
         text = stream.read(MAX_LISTING_BYTES)
@@ -220,7 +215,7 @@ class _Pipe:
         self._path, self._program, self._descriptor = path, program, descriptor
 
     def read(self, num_bytes: int) -> bytes:
-        """Return so many bytes, fewer at the end only."""
+        """Return the requested number of bytes; fewer only at the end."""
         found = bytearray()
         while len(found) < num_bytes:
             if not select.select([self._descriptor], [], [], SILENCE_SECONDS)[0]:
@@ -236,11 +231,7 @@ class _Pipe:
 
 @contextmanager
 def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
-    """Run a program that may only print; yield its output.
-
-    Raises:
-        ArchiveError: it failed, which is raised at the end, or printed nothing for too long.
-    """
+    """Run a program that may only print; yield its output."""
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(
             ["/bin/sh", "-c", CONFINED, *command],

@@ -1,8 +1,8 @@
-"""Reads only the headers of tar files with Python's tarfile; takes only regular files.
+"""Reads tar files, using Python's tarfile only for headers; accepts only regular files.
 
-tarfile extracts nothing, as links have bypassed its filters more than once (CVE-2025-4517); the
-bytes of headers that it reads are counted (CVE-2025-8194); and as it takes a damaged header for the
-end of the archive, the end is checked here.
+tarfile never extracts anything, because links have repeatedly bypassed its filters (CVE-2025-4517);
+the bytes of headers that it reads are counted (CVE-2025-8194); and because it takes a damaged
+header for the end of the archive, the end is checked here.
 """
 
 import tarfile
@@ -47,7 +47,7 @@ def tar_members(path: Path) -> tuple[Member, ...]:
     """List a tar file's regular files from their headers.
 
     Raises:
-        ArchiveError: it is cut off or damaged, or holds something else; see `Entries`.
+        ArchiveError: the file is cut off or damaged, or holds other entries; see `Entries`.
     """
     with LimitedFile(path) as file:
         entries = Entries(path, file.size)
@@ -66,7 +66,7 @@ def tar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
             if member in wanted:
                 file.seek(member.position)
                 cut_off = ArchiveError(path, "became shorter while it was read")
-                yield member, pieces_of(file, member.num_bytes, cut_off)
+                yield member, pieces_of(file.read, member.num_bytes, cut_off)
 
 
 def _headers(path: Path, file: LimitedFile) -> Iterator[tarfile.TarInfo]:
@@ -101,8 +101,7 @@ def _add(path: Path, header: tarfile.TarInfo, entries: Entries) -> None:
         entries.add_folder(header.name)
         return
     if not is_regular:
-        kind = REFUSED.get(header.type, f"of the kind {header.type!r}")
-        raise entries.refuse(header.name, kind)
+        raise entries.refuse(header.name, REFUSED.get(header.type, f"of the kind {header.type!r}"))
     if not header.pax_headers.get("size", "0").isdecimal():  # tarfile takes it for 0
         raise ArchiveError(path, "holds a damaged extended header")
     name = clean_name(path, header.name)

@@ -1,4 +1,4 @@
-"""Reads zip files with Python's zipfile; takes only stored and deflated regular files."""
+"""Reads zip files with Python's zipfile; accepts only stored and deflated regular files."""
 
 import stat
 import struct
@@ -37,7 +37,7 @@ def zip_members(path: Path) -> tuple[Member, ...]:
     """List a zip file's regular files.
 
     Raises:
-        ArchiveError: it is cut off or damaged, holds something else, or members overlap.
+        ArchiveError: the file is cut off or damaged, holds other entries, or members overlap.
     """
     with _opened(path) as archive:
         listed = archive.infolist()
@@ -52,13 +52,10 @@ def zip_members(path: Path) -> tuple[Member, ...]:
 def zip_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Member]) -> Contents:
     """Yield wanted members with their bytes; see `Archive.contents`."""
     with _opened(path) as archive:
-        for info, member in zip(_files(archive), members, strict=True):
+        files = (info for info in archive.infolist() if not _is_folder(info))
+        for info, member in zip(files, members, strict=True):
             if member in wanted:
                 yield member, _bytes_of(path, archive, info, member)
-
-
-def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    return [info for info in archive.infolist() if not _is_folder(info)]
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
@@ -86,7 +83,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 def _bytes_of(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member
 ) -> Iterator[bytes]:
-    """Yield a member in pieces: no more bytes than it announces, and with the right checksum."""
+    """Yield a member in pieces, checking its announced size and its checksum."""
     size = 0
     try:
         with archive.open(info) as file:
@@ -100,7 +97,7 @@ def _bytes_of(
 
 
 def _name_of(info: zipfile.ZipInfo) -> str | bytes:
-    """Return a name as it is written: many programs write UTF-8 without saying so."""
+    """Return a name as its author wrote it, since many programs write UTF-8 without the flag."""
     if info.flag_bits & UTF8:
         return info.orig_filename
     written = info.orig_filename.encode("cp437")
@@ -126,5 +123,4 @@ def _add(path: Path, info: zipfile.ZipInfo, entries: Entries) -> None:
         raise entries.refuse(name, "which is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise entries.refuse(name, f"packed by method {info.compress_type}")
-    number = entries.count
-    entries.add(Member(number, clean_name(path, name), info.file_size, crc32=info.CRC))
+    entries.add(Member(entries.count, clean_name(path, name), info.file_size, crc32=info.CRC))

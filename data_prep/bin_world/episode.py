@@ -1,4 +1,4 @@
-"""One simulated pushing episode: random actions with persistence, physics, two cameras."""
+"""Simulates a pushing episode: random, persistent actions, physics, two cameras."""
 
 import math
 from dataclasses import dataclass
@@ -40,10 +40,10 @@ class Episode:
 
     Attributes:
         frames: uint8 RGB frames by camera.
-        actions: array of t 4: from each frame to the next, the commanded change of x, y and z in
-            metres and of the turn about the vertical in radians.
-        positions: point x, y, z between the fingertips at each frame, in metres.
-        moved: largest distance of each object's centre from its place at the first frame, in
+        actions: array of t 4, the commanded change from each frame to the next: of x, y and z in
+            metres, and of the rotation about the vertical in radians.
+        positions: position x, y, z of the point between the fingertips at each frame, in metres.
+        moved: largest distance of each object's centre from its position in the first frame, in
             metres.
     """
 
@@ -56,13 +56,13 @@ class Episode:
 def draw_actions(
     rng: np.random.Generator, start: tuple[float, float, float, float], num_frames: int
 ) -> Float64[np.ndarray, "t 4"]:
-    """Draw a random walk of the hand: a velocity is kept for some frames, then another is drawn.
+    """Draw a random walk of the hand, which keeps each random velocity for several frames.
 
-    A command that would leave the bin is cut at its border, and a new one is drawn.
+    A command that would leave the bin is clipped at its border, and a new velocity is drawn.
 
     Args:
         rng: the episode's random generator.
-        start: initial x, y, z and turn of the hand.
+        start: initial x, y, z and rotation of the hand.
         num_frames: number of commands.
     """
     place, actions = np.array(start), np.empty((num_frames, 4))
@@ -91,7 +91,7 @@ def draw_actions(
 
 
 class Renderer:
-    """Pictures of one model after another, from one OpenGL context of this process."""
+    """Renders pictures of successive models with one OpenGL context per process."""
 
     def __init__(self, pixels: int):
         mujoco = bindings()
@@ -103,7 +103,7 @@ class Renderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def open(self, model: Any) -> None:
-        """Load the model that `draw` shows from now on."""
+        """Load the model that `draw` shows."""
         mujoco = bindings()
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=200)
@@ -164,7 +164,6 @@ def simulate_episode(renderer: Renderer, seed: int, side: int, index: int) -> Ep
 
 
 def _settle(model: Any, data: Any, hand: np.ndarray) -> None:
-    """Put the hand at its place and let the objects come to rest."""
     mujoco = bindings()
     data.qpos[:4] = data.ctrl[:4] = hand
     for _ in range(round(SETTLE_SECONDS / TIMESTEP)):
@@ -172,7 +171,6 @@ def _settle(model: Any, data: Any, hand: np.ndarray) -> None:
 
 
 def _advance(model: Any, data: Any, before: np.ndarray, after: np.ndarray) -> None:
-    """Step to the next frame, the command moving evenly from one place to the next."""
     mujoco = bindings()
     steps = round(FRAME_SECONDS / TIMESTEP)
     for step in range(1, steps + 1):
@@ -181,7 +179,7 @@ def _advance(model: Any, data: Any, before: np.ndarray, after: np.ndarray) -> No
 
 
 def _pose_arm(model: Any, data: Any) -> None:
-    """Place the arm's two links between shoulder and wrist, the elbow up (two-link kinematics)."""
+    """Place the arm's two links between shoulder and wrist, elbow up (two-link kinematics)."""
     mujoco = bindings()
     wrist = data.qpos[:3] + np.array((0.0, 0.0, WRIST_HEIGHT))
     shoulder = np.array(SHOULDER)
@@ -200,6 +198,5 @@ def _pose_arm(model: Any, data: Any) -> None:
 
 
 def _shrunk(picture: UInt8[np.ndarray, "a b 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Average squares of OVERSAMPLING pixels."""
     squares = picture.reshape(SIZE, OVERSAMPLING, SIZE, OVERSAMPLING, 3)
     return (squares.mean(axis=(1, 3)) + 0.5).astype(np.uint8)

@@ -40,7 +40,7 @@ class Graphics:
     Attributes:
         environment: environment variables that a rendering process needs before it imports MuJoCo.
         mujoco: version of MuJoCo.
-        renderer: OpenGL's name for itself; different renderers draw different pixels.
+        renderer: name of the OpenGL renderer; different renderers draw different pixels.
     """
 
     environment: dict[str, str]
@@ -49,15 +49,15 @@ class Graphics:
 
 
 def bindings() -> Any:
-    """Return MuJoCo's module, imported now: it looks for OpenGL when it is imported."""
+    """Import and return MuJoCo's module, which looks for OpenGL when it is imported."""
     return importlib.import_module("mujoco")
 
 
 def find_graphics() -> Graphics:
-    """Return a renderer that works on this machine: MUJOCO_GL's if it is set, EGL, or OSMesa.
+    """Return a renderer that works on this machine: that of MUJOCO_GL if set, else EGL or OSMesa.
 
     Raises:
-        InputError: MuJoCo is not installed, or no OpenGL works; says what to install.
+        InputError: MuJoCo is not installed, or no OpenGL works; the message says what to install.
     """
     if importlib.util.find_spec("mujoco") is None:
         raise InputError(
@@ -82,7 +82,7 @@ def find_graphics() -> Graphics:
 
 
 def _try(environment: dict[str, str]) -> tuple[list[str] | None, str]:
-    """Return versions, or None and the last line that the attempt wrote."""
+    """Return versions, or None with the last line that the attempt wrote."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", PROBE],

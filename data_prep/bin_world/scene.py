@@ -1,7 +1,7 @@
 """The pushing scene as MJCF text: a bin with walls, objects without meshes, an arm with a hand.
 
-Coordinates are metres: x to the right, y away from the viewer and towards the robot, z up; the
-bin's floor is z = 0 and its centre the origin.
+Coordinates are in metres: x points to the right, y away from the viewer and towards the robot, and
+z up; the bin's floor is z = 0 and its centre is the origin.
 """
 
 import colorsys
@@ -34,7 +34,7 @@ class Body:
 
     Attributes:
         kind: shape of the object.
-        half: half its width, in metres.
+        half: half of its width, in metres.
         colour: red, green, blue in [0, 1].
         position: initial x and y, in metres.
         angle: initial angle about the vertical, in radians.
@@ -86,7 +86,7 @@ def draw_bin(rng: np.random.Generator) -> BinScene:
 def _free_place(
     rng: np.random.Generator, bodies: list[Body], half: float, hand: tuple[float, ...]
 ) -> tuple[float, float] | None:
-    """Draw a place where an object touches nothing; None where the bin is full."""
+    """Draw a position where an object touches nothing; None if the bin is full."""
     reach = BIN_HALF - 1.7 * half
     for _ in range(200):
         x, y = (float(value) for value in rng.uniform(-reach, reach, size=2))
@@ -103,7 +103,7 @@ def mjcf(scene: BinScene, pixels: int) -> str:
     """Return the whole model of a scene.
 
     Args:
-        scene: what differs between episodes.
+        scene: the part of the model that differs between episodes.
         pixels: side, in pixels, of the largest picture that will be rendered.
     """
     bodies = "\n".join(_body(number, body) for number, body in enumerate(scene.bodies))
@@ -179,7 +179,7 @@ def _room(floor: tuple[float, float, float]) -> str:
 
 
 def _arm(hand: tuple[float, float, float, float]) -> str:
-    """Return the hand on its joints, and the links that follow it: they touch nothing."""
+    """Return the hand on its joints, and the links that follow it without touching anything."""
     red, dark, steel = (0.62, 0.10, 0.10), (0.16, 0.16, 0.18), (0.75, 0.76, 0.78)
     seen, touching, along = 'class="seen"', 'class="hand"', f"0 0 {LINK_LENGTH:.6g}"
     tips = "\n".join(
@@ -210,7 +210,6 @@ def _arm(hand: tuple[float, float, float, float]) -> str:
 
 
 def _body(number: int, body: Body) -> str:
-    """Return one object, standing a little above the floor."""
     x, y = body.position
     parts = "\n".join(_parts(body))
     turn = _text(np.cos(body.angle / 2), 0, 0, np.sin(body.angle / 2))
@@ -221,7 +220,7 @@ def _body(number: int, body: Body) -> str:
 
 
 def _parts(body: Body) -> list[str]:
-    """Return the geoms of an object; its lowest point lies at most `half` below its centre."""
+    """Return the geoms of an object, whose lowest point is at most `half` below its centre."""
     h, colour, kind = body.half, body.colour, 'class="object"'
     pale = tuple(0.5 + 0.5 * value for value in colour)
     match body.kind:

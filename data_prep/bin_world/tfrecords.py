@@ -1,4 +1,4 @@
-"""Writes simulated episodes as TFRecords of BAIR's schema and layout, each labelled simulated."""
+"""Writes simulated episodes as TFRecords in BAIR's schema and layout, labelled as simulated."""
 
 import os
 import signal
@@ -18,13 +18,7 @@ from data_prep.bin_world.episode import (
 from data_prep.bin_world.graphics import Graphics, find_graphics
 from data_prep.sources.bair import SIMULATED
 from data_prep.tfrecord import write_records
-from data_prep.world_files import (
-    claim_folder,
-    encode_record,
-    out_of_range,
-    processes,
-    record_files,
-)
+from data_prep.world_files import claim_folder, encode_record, out_of_range, processes, record_files
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.progress import progress
@@ -46,12 +40,12 @@ with a published one on BAIR. Every record carries the feature `{SIMULATED}`; ke
 
 @dataclass(frozen=True)
 class BinWorldSettings:
-    """Settings that determine every byte, besides the versions of MuJoCo and OpenGL.
+    """Settings that determine every byte, together with the versions of MuJoCo and OpenGL.
 
     Attributes:
-        num_train, num_test: number of episodes of each side.
-        seed: seed of the whole set. An episode depends on the seed, its side and its number there:
-            a longer set begins like a shorter one.
+        num_train, num_test: number of episodes on each side.
+        seed: seed of the whole set. An episode depends on the seed, its side and its number there,
+            so a longer set begins like a shorter one.
     """
 
     num_train: int = 900
@@ -83,13 +77,13 @@ def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> 
     bytes do not depend on the number of workers.
 
     Args:
-        out: the folder; the records go to `softmotion30_44k/{train,test}/`.
-        settings: settings that decide the bytes.
+        out: output folder; the records go to `softmotion30_44k/{train,test}/`.
+        settings: settings that determine the bytes.
         workers: number of processes that simulate.
 
     Raises:
-        InputError: a setting is out of range, `out` holds other files, was made with other
-            settings, cannot be written or is being written by another process, or MuJoCo or OpenGL
+        InputError: a setting is out of range; `out` holds other files, was made with other
+            settings, cannot be written or is being written by another process; or MuJoCo or OpenGL
             is missing.
     """
     _check(settings, workers)
@@ -156,7 +150,6 @@ def _write_all(out: Path, settings: BinWorldSettings, graphics: Graphics, worker
 def _write_file(
     path: Path, tally: Path, episodes: Iterator[_Made], update: Callable[[], Any]
 ) -> None:
-    """Write one file of records, then what was pushed in it."""
     moved: list[int] = []
     objects = 0
 
@@ -183,7 +176,6 @@ def _prepare_process(environment: dict[str, str]) -> None:
 
 
 def _make(seed: int, side: int, index: int) -> _Made:
-    """Simulate one episode in a process of the pool."""
     global _renderer
     if _renderer is None:
         _renderer = Renderer(OVERSAMPLING * SIZE)

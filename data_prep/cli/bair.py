@@ -3,20 +3,22 @@
 import argparse
 from pathlib import Path
 
-from data_prep.cli.options import add_out, add_run, add_shares, add_size, add_stride
+from data_prep.cli.options import add_out, add_run, add_stride
 from data_prep.cli.preparing import prepare_listing
-from video_vq.arguments import Parser
+from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb's parser."""
     parser = verbs.add_parser(
         "bair",
-        help="prepare BAIR robot pushing, its tar or unpacked",
-        description="Prepare BAIR robot pushing: ROOT is bair_robot_pushing_dataset_v0.tar, which "
-        "is read where it lies, or a folder that holds it or softmotion30_44k/{train,test}/"
-        "*.tfrecords. Actions and end-effector positions are kept with the frames. val is taken "
-        "from the official train side; test is the official test side.",
+        help="prepare BAIR robot pushing, from its tar or unpacked",
+        description="Prepare BAIR robot pushing: ROOT is bair_robot_pushing_dataset_v0.tar, "
+        "which is "
+        "read in place, or a folder that holds it or "
+        "softmotion30_44k/{train,test}/*.tfrecords. Actions and end-effector positions "
+        "are kept with the frames. val is taken from the official train side; test is the "
+        "official test side.",
         examples=("data-prep bair bair_robot_pushing_dataset_v0.tar --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="the tar, or the unpacked folder")

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data_prep.cli.options import add_list_only, add_out, add_rate, add_run, add_shares, add_size
+from data_prep.cli.options import add_list_only, add_out, add_rate, add_run
 from data_prep.cli.preparing import prepare_listing
-from video_vq.arguments import Parser, file_endings
+from video_vq.arguments import Parser, add_extensions, add_group_by, add_shares, add_size
 from video_vq.errors import InputError
 from video_vq.media.reading import add_reading, reading_of
 
@@ -15,11 +15,12 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser = verbs.add_parser(
         "folder",
         help="prepare any folder or table of videos",
-        description="Prepare any tree of videos: the first folder below VIDEOS is the label; "
-        "a hash of the group decides the split. Or prepare a CSV of videos, whose first line "
-        "names its columns: path, and optionally label, split, group and actions (a .npy or .csv "
-        "with one row of numbers per frame). A video is a file, a folder of numbered pictures, or "
-        "lies in an array.",
+        description="Prepare any tree of videos: the first folder below VIDEOS is the "
+        "label; a hash "
+        "of the group decides the split. Or prepare a CSV of videos, whose first line "
+        "names its columns: path, and optionally label, split, group and actions (a .npy "
+        "or .csv with one row of numbers per frame). A video is a file, a folder of "
+        "numbered pictures, or an array.",
         examples=(
             "data-prep folder my_videos --out clips --size 64",
             "data-prep folder videos.csv --root my_videos --out clips --group-by folder",
@@ -38,31 +39,19 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--root",
         type=Path,
         metavar="FOLDER",
-        help="folder that the paths of the CSV are relative to (default: the CSV's folder)",
+        help="folder to which the paths of the CSV are relative (default: the CSV's folder)",
     )
     add_size(parser, "64")
     add_shares(parser, val=0.1, test=0.1)
     grouping = parser.add_mutually_exclusive_group()
-    grouping.add_argument(
-        "--group-by",
-        choices=("video", "folder"),
-        default="video",
-        help="what must stay in one split, as near-duplicates should: each video is a group of "
-        "its own, or the videos of a folder are one (default: video)",
-    )
+    add_group_by(grouping)
     grouping.add_argument(
         "--group-regex",
         metavar="REGEX",
         help="regular expression whose first group, or whole match, in the path below VIDEOS "
-        "names the group (default: as --group-by says)",
+        "names the group (default: see --group-by)",
     )
-    parser.add_argument(
-        "--extensions",
-        type=file_endings,
-        metavar="LIST",
-        help="file name endings to take, for example mp4,avi (default: those of video files; if "
-        "there are none, those of pictures; if there are none, those of arrays)",
-    )
+    add_extensions(parser)
     add_rate(parser)
     add_reading(parser)
     add_list_only(parser)

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data_prep.cli.options import add_out, add_run, add_shares, add_size, add_stride
+from data_prep.cli.options import add_out, add_run, add_stride
 from data_prep.cli.preparing import prepare_listing
-from video_vq.arguments import Parser
+from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -13,11 +13,12 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser = verbs.add_parser(
         "lerobot",
         help="prepare a LeRobot v3 data set",
-        description="Prepare a LeRobot v3 data set on the disk (extra [lerobot]): ROOT holds "
-        "meta/, data/ and videos/. Every episode becomes a separate video, cut out of the long "
-        "mp4 files; actions and states are kept with the frames, and tasks are labels where "
-        "episodes share them. Splits are those of info.json; if it names no val or test, they are "
-        "taken from its train side by hash.",
+        description="Prepare a local LeRobot v3 data set (extra [lerobot]): ROOT holds "
+        "meta/, data/ "
+        "and videos/. Every episode becomes a separate video, cut out of the long mp4 "
+        "files; actions and states are kept with the frames, and tasks are labels if "
+        "episodes share them. Splits are those of info.json; if it names no val or test, "
+        "they are taken from its train side by hash.",
         examples=("data-prep lerobot data_set --camera top --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")

@@ -1,9 +1,9 @@
-"""Options that several commands of `data-prep` share, and the kinds of values they take."""
+"""Options that several commands of `data-prep` share, and the types of their values."""
 
 import argparse
 from pathlib import Path
 
-from video_vq.arguments import add_json, frame_size, positive, rate, seconds, share
+from video_vq.arguments import add_fps, add_json, add_videos_per_shard, positive, seconds, share
 from video_vq.errors import InputError
 from video_vq.media.kinds import MAX_SKIPPED
 
@@ -15,48 +15,10 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_size(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --size."""
-    parser.add_argument(
-        "--size",
-        type=frame_size,
-        default=frame_size(default),
-        metavar="SIZE",
-        help="side of the square frames in pixels, or HEIGHTxWIDTH; videos are scaled to cover "
-        f"it, then cropped to the centre (default: {default})",
-    )
-
-
-def add_shares(
-    parser: argparse.ArgumentParser, val: float, test: float | None = None, of: str = "groups"
-) -> None:
-    """Add --val, and --test if the source has no test side.
-
-    Args:
-        parser: the parser of a command.
-        val, test: default shares.
-        of: what they are shares of, for the help page.
-    """
-    shares = {"--val": val} if test is None else {"--val": val, "--test": test}
-    for flag, default in shares.items():
-        parser.add_argument(
-            flag,
-            type=share,
-            default=default,
-            metavar="SHARE",
-            help=f"share of the {of} that becomes the {flag[2:]} split (default: {default})",
-        )
-
-
 def add_rate(parser: argparse.ArgumentParser) -> None:
-    """Add --fps or --stride, and --decoder: for sources that are files of video."""
+    """Add --fps or --stride, and --decoder, for sources that are video files."""
     either = parser.add_mutually_exclusive_group()
-    either.add_argument(
-        "--fps",
-        type=rate,
-        metavar="FPS",
-        help="convert all videos to this frame rate (default: their own)",
-    )
+    add_fps(either)
     add_stride(either)
     parser.add_argument(
         "--decoder",
@@ -94,22 +56,16 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add options for the execution of a preparation and the files that it may leave out."""
+    """Add options for running a preparation and for the files that it may leave out."""
     add_workers(parser)
     parser.add_argument(
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="what runs the work: local, processes of this machine; or ray, the cluster at "
-        "RAY_ADDRESS or a Ray of this machine; the bytes are the same (default: local)",
+        help="where to run: local, in processes of this machine; or ray, on the cluster at "
+        "RAY_ADDRESS or with Ray on this machine; the bytes are the same (default: local)",
     )
-    parser.add_argument(
-        "--videos-per-shard",
-        type=positive,
-        metavar="N",
-        help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
-        "of all, at most 128)",
-    )
+    add_videos_per_shard(parser)
     parser.add_argument(
         "--max-skipped",
         type=share,
@@ -123,8 +79,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="processor seconds that a video may take, besides 1 s for each 50 MB of its decoded "
-        "frames (default: 60)",
+        help="CPU seconds that a video may take, in addition to 1 s for each 50 MB of its "
+        "decoded frames (default: 60)",
     )
     parser.add_argument(
         "--max-expansion",
@@ -149,10 +105,10 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
 
 
 def require_sheet(sheet: Path | None) -> None:
-    """Raise unless a contact sheet can have this name; None means no sheet.
+    """Raise if a contact sheet cannot have this name; None means no sheet.
 
     Raises:
-        InputError: it does not end in .png, or its folder is missing or not writable.
+        InputError: the name does not end in .png, or its folder is missing or not writable.
     """
     from video_vq.stores.places import require_writable  # imports numpy
 

@@ -1,4 +1,4 @@
-"""What the verbs that prepare a source share; heavy imports wait for valid arguments."""
+"""The common part of verbs that prepare a source; heavy imports wait for valid arguments."""
 
 import argparse
 import sys
@@ -40,10 +40,10 @@ def require_ready(arguments: argparse.Namespace) -> None:
 
 
 def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
-    """Make the requested output from a source: a clip store, or a list.
+    """Make the requested output from a source: a clip store or a list.
 
     Raises:
-        InputError: see `prepare`; or the source cannot be a list.
+        InputError: as for `prepare`; or the source cannot be written as a list.
     """
     from data_prep.run import next_commands, numbers, prepare, summarize
     from video_vq.media.prepared import FrameRecipe
@@ -80,7 +80,7 @@ def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
 
 
 def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "FrameRecipe") -> None:
-    """Write the list that `video-vq encode` decodes without keeping pixels; decode nothing."""
+    """Write a list for `video-vq encode`, which decodes it without keeping pixels."""
     from video_vq.stores.raw_videos import RawVideo, list_raw_videos, write_raw_videos
 
     if listing.arrays:
@@ -122,7 +122,6 @@ def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "Fram
 
 
 def _root(listing: "Listing") -> str:
-    """Return the folder that the names of all files are relative to."""
     roots = {item.path.removesuffix(f"/{item.name}") for item in listing.items}
     root = roots.pop()
     if listing.archive is not None or roots or any(item.path == root for item in listing.items):

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, add_json, positive, print_json
@@ -31,13 +32,13 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         type=positive,
         default=1000,
         metavar="N",
-        help="number of all episodes (default: 1000)",
+        help="total number of episodes (default: 1000)",
     )
     parser.add_argument(
         "--test-episodes",
         type=int,
         metavar="N",
-        help="number of episodes of the test side (default: a tenth, at most 256)",
+        help="number of episodes on the test side (default: a tenth, at most 256)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default: 0)")
     add_workers(parser)
@@ -46,7 +47,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the episodes that the arguments describe, and say how much was pushed."""
+    """Write the episodes that the arguments describe, and print how much was pushed."""
     from data_prep.bin_world.tfrecords import BinWorldSettings, write_bin_world
     from video_vq.machine import num_cores
 
@@ -69,4 +70,5 @@ def run(arguments: argparse.Namespace) -> None:
         f"{pushed.moved:,} of {pushed.objects:,} objects"
     )
     if not is_quiet():
-        print(f"next: data-prep bair {arguments.out} --out STORE")
+        clips = arguments.out.parent / "clips"
+        print(f"next: data-prep bair {quote(str(arguments.out))} --out {quote(str(clips))}")

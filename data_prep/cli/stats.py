@@ -17,8 +17,8 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser = verbs.add_parser(
         "stats",
         help="count a clip store: lengths, classes, groups, pixels, arrays",
-        description="Print counts, lengths, class balance and groups of each split, mean and "
-        "deviation of every pixel of each channel (exact, over all frames), and the ranges of the "
+        description="Print counts, lengths, class balance and groups of each split, the exact mean "
+        "and standard deviation of each channel over all pixels, and the ranges of the "
         "per-frame arrays.",
         examples=("data-prep stats clips", "data-prep stats clips --json --sheet sheet.png"),
     )

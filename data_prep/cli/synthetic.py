@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, positive
@@ -14,9 +15,10 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "synthetic",
         help="draw a gripper that pushes bodies over a table, as raw files in official layouts",
         description=(
-            "Render a gripper that pushes coloured bodies over a table, four classes told apart by "
-            "their motion, and write it as raw files in UCF-101's or BAIR's official layout. "
-            "The same settings give the same videos; a killed run resumes when started again."
+            "Render a gripper that pushes coloured bodies over a table, in four classes "
+            "that differ only in motion, and write it as raw files in UCF-101's or BAIR's "
+            "official layout. The same settings give the same videos; a killed run "
+            "resumes when started again."
         ),
         examples=("data-prep synthetic raw --layout ucf101 --videos 800",),
     )
@@ -60,4 +62,5 @@ def run(arguments: argparse.Namespace) -> None:
     write_table_world(arguments.out, settings, arguments.workers or num_cores())
     source = "bair" if arguments.layout == "bair" else "ucf101"
     if not is_quiet():
-        print(f"next: data-prep {source} {arguments.out} --out STORE")
+        clips = arguments.out.parent / "clips"
+        print(f"next: data-prep {source} {quote(str(arguments.out))} --out {quote(str(clips))}")

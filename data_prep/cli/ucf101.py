@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data_prep.cli.options import add_list_only, add_out, add_rate, add_run, add_shares, add_size
+from data_prep.cli.options import add_list_only, add_out, add_rate, add_run
 from data_prep.cli.preparing import prepare_listing
-from video_vq.arguments import Parser
+from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -14,9 +14,10 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "ucf101",
         help="prepare UCF-101, packed or unpacked",
         description="Prepare UCF-101: ROOT is UCF101.rar (read by unar or unrar), a zip or "
-        "tar of it, or a folder that holds it or UCF-101/<class>/*.avi. The split lists lie beside "
-        "it, as the official zip or unpacked. val is taken from the official train side, by "
-        "groups; test is the official test side.",
+        "tar of it, "
+        "or a folder that holds it or UCF-101/<class>/*.avi. The split lists are beside "
+        "it, as the official zip or unpacked. val is taken from the official train side, "
+        "by groups; test is the official test side.",
         examples=("data-prep ucf101 UCF101.rar --out clips",),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="archive or folder of UCF-101")

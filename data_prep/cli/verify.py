@@ -13,8 +13,8 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser = verbs.add_parser(
         "verify",
         help="check every byte of a store, count it, and make a contact sheet",
-        description="Hash every file of a store of clips or tokens and print its counts; exit 1 "
-        "and name the files if one is damaged.",
+        description="Hash every file of a store of clips or tokens and print its counts; exit with "
+        "status 1 and name the files if any is damaged.",
         examples=("data-prep verify clips --sheet sheet.png",),
     )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")

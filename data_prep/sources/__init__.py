@@ -1,4 +1,4 @@
-"""What every source of raw videos returns: a list of videos to decode, none of them decoded."""
+"""The common result of all sources of raw videos: a list of videos to decode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,23 +20,23 @@ class Item:
     """One video to prepare.
 
     Attributes:
-        id: its id, unique in the store.
-        label: name of its class; None when the data have none.
+        id: id of the video, unique in the store.
+        label: name of its class; None if the data have no classes.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
-        name: path relative to the source's folder of the file or frame folder, or address of a
-            video in an array, which the store keeps.
-        path: the same path on this machine, which the store never keeps. If the listing has an
+        name: path of the file or frame folder relative to the source's folder, or address of a
+            video in an array, which the store records.
+        path: the same path on this machine, which the store never records. If the listing has an
             archive to unpack, the member's name until `prepare` has unpacked it.
-        num_bytes: size of the file (of the record; of the whole mp4 that holds an episode; of
-            all frames; of a video's values in an array).
-        offset: byte at which the video's record begins; 0 where a file is one video.
-        base: byte of `path` at which the source's file begins (inside a tar), else 0.
-        actions: file of one row of numbers per frame of the video's file; None without one.
+        num_bytes: size of the file, of the record, of the whole mp4 that holds an episode, of all
+            frames, or of a video's values in an array.
+        offset: offset of the video's record in bytes; 0 if a file is one video.
+        base: offset in bytes of the source's file in `path`, if that is a tar; else 0.
+        actions: file with one row of numbers per frame of the video's file; None if there is none.
         table: file on this machine that holds its per-frame rows, if it is not `path`.
-        place: its place in the files, as its source describes it (JSON).
-        kind: kind of the item, which decides what opens it.
-        settings: settings of the source, for what opens the item (JSON).
+        place: location of the video in the files, as its source describes it (JSON).
+        kind: kind of the item, which determines what opens it.
+        settings: settings of the source for the code that opens the item (JSON).
     """
 
     id: str
@@ -55,11 +55,12 @@ class Item:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def video(self, origin: dict[str, Any], fps: float | None = None) -> Video:
-        """Return the store's record of this video, besides its frames."""
+        """Return the store's record of this video, without its frames."""
         return Video(self.id, self.label, self.split, self.group, fps=fps, origin=origin)
 
 
-OpenItem = Callable[[Item, FrameRecipe, Watch, list[dict[str, str]]], PreparedVideo]
+Notes = list[dict[str, str]]  # oddities of videos: id and note of each
+OpenItem = Callable[[Item, FrameRecipe, Watch, Notes], PreparedVideo]
 """Opens an item by a recipe; its frames are decoded as they are taken.
 
 It calls the watch at each stage, adds oddities of the video to the notes (id, note), and raises
@@ -73,17 +74,17 @@ class Listing:
 
     Attributes:
         source: the kind of source.
-        settings: the source's own settings that decide the store (JSON).
+        settings: the source's own settings that affect the store (JSON).
         items: the videos, in the order of the store.
         classes: ordered class names.
-        skipped: files that cannot be used, as far as is known without decoding.
+        skipped: files that are known to be unusable without decoding.
         arrays: per-frame arrays of each video: name -> shape of one frame's row.
         notes: messages for the user about the listing.
-        simulated: the simulator of the episodes; None when they were recorded.
+        simulated: the simulator of the episodes; None if they were recorded.
         max_skipped: share of videos that may be unusable, unless the user says otherwise.
-        archive: the archive that holds the items and has to be unpacked; None where their paths are
+        archive: the archive that holds the items and has to be unpacked; None if their paths are
             files.
-        reading: how items that are frame folders or videos in arrays are read.
+        reading: settings for reading items that are frame folders or videos in arrays.
     """
 
     source: SourceName
@@ -103,7 +104,7 @@ def require_folder(root: Path, what: str) -> None:
     """Raise unless `root` is a folder.
 
     Raises:
-        InputError: it is not.
+        InputError: `root` is not a folder.
     """
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"

@@ -1,6 +1,6 @@
-"""BAIR robot pushing, as its tar or unpacked: {train,test}/*.tfrecords, two cameras.
+"""BAIR robot pushing, as a tar or unpacked: {train,test}/*.tfrecords, two cameras.
 
-A tar is read in place: its files are stored uncompressed, so a record is a range of its bytes.
+A tar is read in place, because its files are uncompressed and a record is a range of its bytes.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.archives import read_archive
-from data_prep.sources import Item, Listing, require_folder
+from data_prep.sources import Item, Listing, Notes, require_folder
 from data_prep.tfrecord import Example, RecordError, parse_example, read_record, scan_records
 from video_vq.errors import InputError
 from video_vq.media.folder import split_groups
@@ -48,7 +48,7 @@ class BairSettings:
 
     Attributes:
         camera: name of the camera: aux1 (VideoGPT, tensor2tensor, MAGVIT) or main (SAVP).
-        val: share of the training videos that goes to val; the official test side is left as it is.
+        val: share of the training videos that goes to val; the official test side is unchanged.
     """
 
     camera: Camera = "aux1"
@@ -56,7 +56,7 @@ class BairSettings:
 
 
 class _File(NamedTuple):
-    """One TFRecord file: `path` itself, or the bytes of it from `base` on."""
+    """One TFRecord file: `path` itself, or its bytes from `base` on."""
 
     side: str
     name: str
@@ -77,7 +77,7 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
 
     Raises:
         InputError: there are no such files or no records in them, one cannot be read, the tar is
-            damaged or hostile, or files of simulated episodes lie among others.
+            damaged or hostile, or files of simulated episodes are among others.
     """
     records: list[tuple[str, _File, int, int]] = []
     lost: list[Skipped] = []
@@ -124,7 +124,6 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
 
 
 def _files(root: Path) -> list[_File]:
-    """Return the TFRecord files of a tar or of a folder."""
     if root.is_file():
         return _files_in_tar(root)
     require_folder(root, "BAIR robot pushing: its tar, or the folder that it unpacks to")
@@ -169,16 +168,16 @@ def _files_in_tar(path: Path) -> list[_File]:
 
 
 def _is_records(name: str) -> bool:
-    """Whether a file is to be read; macOS adds files such as ._traj_0_to_255.tfrecords."""
+    """Whether to read a file; macOS adds others, such as ._traj_0_to_255.tfrecords."""
     return name.endswith(".tfrecords") and not name.startswith(".")
 
 
 def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]]]:
-    """Return each record's number, offset and length, and each lost record's number and reason.
+    """Return number, offset and length of each record, and number and reason of each lost one.
 
-    If a file's name announces the number of its records, as BAIR's do, all missing ones are lost:
-    one in each stretch without a record, the others in the last stretch or at the end. Otherwise
-    each such stretch counts as one lost record.
+    If a file's name gives the number of its records, as BAIR's do, all missing ones are lost: one
+    in each gap, and the others in the last gap or at the end. Otherwise, each gap counts as one
+    lost record.
     """
     try:
         scan = scan_records(file.path, file.base, file.num_bytes)
@@ -207,7 +206,7 @@ def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, s
 
 
 def _told(file: _File) -> int:
-    """Return how many records a name like traj_512_to_767 announces; 0 for other names."""
+    """Return the number of records according to a name like traj_512_to_767; 0 for other names."""
     match = re.fullmatch(r"traj_(\d{1,9})_to_(\d{1,9})", PurePosixPath(file.name).stem)
     told = int(match[2]) - int(match[1]) + 1 if match is not None else 0
     return told if told <= MAX_TOLD else 0
@@ -221,11 +220,7 @@ def _trajectory(file: _File) -> tuple[bool, int, str]:
 
 
 def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None:
-    """Return the simulator that the first readable record of every file names, None without one.
-
-    Raises:
-        InputError: the files name different ones.
-    """
+    """Return the simulator that the first readable record of every file names, if any."""
     labels: dict[str, str | None] = {}
     for _, file, offset, length in records:
         if file.name not in labels and length <= MAX_LABELLED_BYTES:
@@ -253,9 +248,7 @@ def _simulated(example: Example) -> str | None:
     return value[0].decode(errors="replace")
 
 
-def open_record(
-    item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
-) -> PreparedVideo:
+def open_record(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes) -> PreparedVideo:
     """Open one record; see `OpenItem`."""
     try:
         data = read_record(Path(item.path), item.offset, item.base)
@@ -276,7 +269,7 @@ def open_record(
 def frames_of(
     data: bytes, camera: Camera, simulated: str | None = None
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], dict[str, Float32[np.ndarray, "t _"]]]:
-    """Return the frames of one camera, and `actions` and `endeffector_pos`, of one record.
+    """Return the frames of one camera, the actions and the end-effector positions of a record.
 
     Args:
         data: bytes of the record.

@@ -1,4 +1,4 @@
-"""Opens an item that is a video file, with the numbers of its frames if there are any."""
+"""Opens an item that is a video file, with its rows of numbers per frame, if any."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from data_prep.sources import Item
+from data_prep.sources import Item, Notes
 from video_vq.media.prepared import FrameRecipe, OpenedFile, Watch, open_file
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError
 from video_vq.stores.number_rows import read_rows
 from video_vq.stores.videos import REPEATED
 
 
-def open_video_file(
-    item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
-) -> PreparedVideo:
+def open_video_file(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes) -> PreparedVideo:
     """Open one video file; see `OpenItem`."""
     opened = open_file(item.path, item.num_bytes, recipe, watch)
     actions, its_hash = _actions(item)
@@ -31,7 +29,7 @@ def open_video_file(
 
 
 def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, str]]:
-    """Return the numbers of a video's frames, and what its origin records about them."""
+    """Return the rows of numbers of a video's frames, and the origin's record of them."""
     if item.actions is None:
         return None, {}
     try:
@@ -44,7 +42,7 @@ def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, s
 def _rows(
     actions: Float32[np.ndarray, "t n"], chosen: Sequence[int] | None, stride: int
 ) -> Float32[np.ndarray, "s n"]:
-    """Return the rows of the frames that are kept; a frame that is repeated repeats its row."""
+    """Return the rows of the frames that are kept; repeated frames have repeated rows."""
     if chosen is None:
         return actions[::stride]
     return actions[[index for index in chosen if index < len(actions)]]
@@ -54,10 +52,10 @@ def _finished(
     item: Item,
     opened: OpenedFile,
     actions: Float32[np.ndarray, "t n"] | None,
-    notes: list[dict[str, str]],
+    notes: Notes,
     origin: dict[str, Any],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-    """Yield the frames; at the end check their number, and note oddities and repeats."""
+    """Yield the frames; then check their number, and note oddities and repeats."""
     yield from opened.frames
     num_frames = opened.stream.num_frames
     if actions is not None and len(actions) != num_frames:

@@ -1,4 +1,4 @@
-"""Any tree of videos: the first folder is the label, a hash of the group the split."""
+"""Lists any tree of videos: the first folder is the label, and a hash of the group the split."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ def list_folder(root: Path, settings: FolderSettings) -> Listing:
     """List the videos of a tree, or of a file of arrays; see `list_videos`.
 
     Raises:
-        InputError: it is not a folder, it holds no video, or a setting is wrong.
+        InputError: the path is not a folder or holds no video, or a setting is wrong.
     """
     if not is_array_file(root):
         require_folder(root, "a folder of videos, or a file of arrays")

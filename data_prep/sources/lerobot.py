@@ -1,9 +1,9 @@
-"""A LeRobot v3 data set: episodes that lie end to end in mp4 files, cut by its Parquet index.
+"""Lists a LeRobot v3 data set, whose episodes are joined in mp4 files with a Parquet index.
 
-Format: huggingface.co/docs/lerobot, LeRobotDataset v3.0: meta/info.json names features, cameras and
-path templates; meta/episodes/*/*.parquet holds a row per episode with its tasks, its rows in
-data/*/*.parquet, and for every camera the mp4 file and the seconds at which the episode starts and
-ends in it.
+For the format, see huggingface.co/docs/lerobot, LeRobotDataset v3.0. meta/info.json names features,
+cameras and path templates. meta/episodes/*/*.parquet has a row per episode with its tasks, its rows
+in data/*/*.parquet, and for every camera the mp4 file and the seconds at which the episode starts
+and ends in it.
 """
 
 import math
@@ -46,10 +46,10 @@ FIELD = re.compile(r"\{(video_key|chunk_index|file_index)(?::0(\d)d)?\}")
 
 @dataclass(frozen=True)
 class LerobotSettings:
-    """The camera to read, and how the episodes are split.
+    """The camera to read, and the split of the episodes.
 
     Attributes:
-        camera: name of a video feature, or the end of its name; None where there is only one.
+        camera: name of a video feature, or the end of its name; None if there is only one.
         val, test: shares of the episodes, for the splits that info.json does not name.
     """
 
@@ -60,12 +60,12 @@ class LerobotSettings:
 
 @dataclass(frozen=True)
 class Info:
-    """The contents of info.json, checked.
+    """The checked contents of info.json.
 
     Attributes:
         fps: frames per second.
-        camera: the feature that is taken.
-        arrays: feature, and number of values in a row, by our name.
+        camera: the video feature that is used.
+        arrays: feature and number of values in a row, by our name.
         data_path, video_path: templates of paths.
         splits: the first episode, and the one after the last, by split.
         totals: total_episodes and total_frames, if they are given.
@@ -83,11 +83,11 @@ class Info:
 def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
     """List the episodes of one camera, in the order of the index.
 
-    An episode's label is its task, if every episode has one and the tasks are shared.
+    An episode's label is its task, if every episode has one task and tasks are shared.
 
     Raises:
-        InputError: it is not a LeRobot v3 data set, pyarrow is missing, a path leaves the folder,
-            or the index contradicts itself.
+        InputError: the folder is not a LeRobot v3 data set, pyarrow is missing, a path leads out of
+            the folder, or the index contradicts itself.
     """
     require_folder(root, "a LeRobot v3 data set")
     require_pyarrow()
@@ -144,7 +144,7 @@ def read_info(root: Path, camera: str | None) -> Info:
     """Read and check meta/info.json.
 
     Raises:
-        InputError: it cannot be used; the message says what is wrong, or which cameras there are.
+        InputError: the file cannot be used; the message says why, or lists the cameras.
     """
     path = root / "meta" / "info.json"
     info = read_json(path, "the description of a LeRobot v3 data set")
@@ -179,7 +179,6 @@ def read_info(root: Path, camera: str | None) -> Info:
 
 
 def _camera(path: Path, features: dict[str, Any], wanted: str | None) -> str:
-    """Return the video feature that the user means."""
     cameras = sorted(str(name) for name, of in features.items() if of.get("dtype") == "video")
     if odd := [name for name in cameras if not CAMERA.fullmatch(name)]:
         raise InputError(
@@ -201,7 +200,7 @@ def _camera(path: Path, features: dict[str, Any], wanted: str | None) -> str:
 
 
 def _arrays(path: Path, features: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Return the features that are kept frame by frame, with the number of values in a row."""
+    """Return the features to keep for each frame, with the number of values in a row."""
     found = {}
     for ours, name in ARRAYS.items():
         if name in features:
@@ -217,7 +216,7 @@ def _is_count(value: Any, most: int) -> bool:
 
 
 def _checked(path: Path, template: str) -> str:
-    """Return a path template that holds nothing but our fields and stays below the folder."""
+    """Return a path template that has only known fields and stays below the folder."""
     plain = FIELD.sub("x", template)
     parts = plain.split("/")
     if "{" in plain or "}" in plain or "\\" in plain or not plain.isprintable():
@@ -231,7 +230,7 @@ def _checked(path: Path, template: str) -> str:
 
 
 def fill(template: str, camera: str, chunk: int, file: int) -> str:
-    """Fill in a template's three fields and return the path; nothing else is replaced."""
+    """Return the path for a template's three fields, without replacing anything else."""
     values = {"chunk_index": chunk, "file_index": file}
 
     def value(match: re.Match[str]) -> str:
@@ -251,7 +250,7 @@ def _totals(path: Path, info: dict[str, Any]) -> dict[str, int]:
 
 
 def _require_all(root: Path, info: Info, rows: list[IndexRow]) -> None:
-    """Refuse an index that lacks episodes: nothing else reveals a missing file."""
+    """Refuse an index that lacks episodes, as nothing else reveals a missing file."""
     held: dict[str, int] = {
         "total_episodes": len(rows),
         "total_frames": sum(row.length for row in rows),
@@ -288,7 +287,7 @@ def _named_splits(path: Path, splits: Any) -> dict[str, tuple[int, int]]:
 def _splits(
     root: Path, info: Info, rows: list[IndexRow], settings: LerobotSettings
 ) -> dict[int, str]:
-    """Return each episode's split from info.json; missing splits are shares of its train side."""
+    """Return each episode's split from info.json; missing splits are taken from its train side."""
     sides = {
         row.episode: side
         for row in rows
@@ -313,7 +312,7 @@ def _splits(
 
 
 def _labels(rows: list[IndexRow]) -> dict[int, str]:
-    """Return each episode's task as its label; empty where tasks are not classes.
+    """Return each episode's task as its label; empty if tasks are not classes.
 
     They are classes if every episode has exactly one, and there are at least two tasks with at
     least two episodes each on average.
@@ -326,7 +325,7 @@ def _labels(rows: list[IndexRow]) -> dict[int, str]:
 
 
 def _contradiction(row: IndexRow, fps: float) -> str | None:
-    """Return how an episode's seconds contradict its rows; None if they do not."""
+    """Return the contradiction between an episode's seconds and its rows; None if there is none."""
     seconds = row.to_seconds - row.from_seconds
     if (
         not math.isfinite(seconds)

@@ -1,7 +1,7 @@
-"""Opens one episode of a LeRobot v3 data set: its frames out of a long video, its rows of a table.
+"""Opens an episode of a LeRobot v3 data set: frames from a long video, and rows of a table.
 
-Neither side is trusted: the frames are counted and their times compared with the index, the rows
-with the frames.
+Neither is trusted: the frames are counted, their times are compared with the index, and the rows
+are compared with the frames.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_prep.parquet import Kind, RowReader, TableError
-from data_prep.sources import Item
+from data_prep.sources import Item, Notes
 from data_prep.sources.lerobot_index import TOLERANCE
 from video_vq.media.prepared import FrameRecipe, Watch
 from video_vq.media.probe import Limits
@@ -34,10 +34,10 @@ class Place:
     Attributes:
         episode: number of the episode.
         num_frames: number of its frames and rows.
-        first_row: number of its first row, counted over the whole data set.
+        first_row: index of its first row in the whole data set.
         from_seconds: time of its first frame in the video, in seconds.
         fps: frame rate of the data set.
-        arrays: column, and number of numbers in a row, by our name.
+        arrays: column and number of values in a row, by our name.
     """
 
     episode: int
@@ -49,7 +49,7 @@ class Place:
 
 
 class _OpenVideo:
-    """The video that the last episode came from, which mostly holds the next one, too."""
+    """The video of the last episode, which mostly also holds the next one."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -57,11 +57,7 @@ class _OpenVideo:
         self._sha256 = ""
 
     def get(self, path: str, num_bytes: int, limits: Limits) -> tuple[FrameRanges, str]:
-        """Return the frames of a video, and the sha256 of its file, which must have `num_bytes`.
-
-        Raises:
-            UnusableVideoError: its size has changed.
-        """
+        """Return the frames of a video, and the sha256 of its file, which must have `num_bytes`."""
         status = os.stat(path)
         if status.st_size != num_bytes:
             raise UnusableVideoError(
@@ -77,14 +73,13 @@ class _OpenVideo:
         return self._ranges, self._sha256
 
     def close(self) -> None:
-        """Release the video."""
         if self._ranges is not None:
             self._ranges.close()
         self._key = self._ranges = None
 
 
 class _OpenTable:
-    """The table that the last episode came from, and where each of its episodes lies."""
+    """The table of the last episode, and the location of each of its episodes."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -94,13 +89,7 @@ class _OpenTable:
     def rows(
         self, path: str, place: Place, wanted: dict[str, tuple[Kind, int]]
     ) -> dict[str, np.ndarray]:
-        """Return an episode's rows; the others of the table are not held.
-
-        Raises:
-            UnusableVideoError: their number differs from the index, or they lie apart.
-            TableError: the table cannot be read.
-            OSError: the table is gone.
-        """
+        """Return an episode's rows, without holding the others of the table."""
         status = os.stat(path)
         key = (path, status.st_size, status.st_mtime_ns, tuple(wanted.items()))
         if self._key != key or self._reader is None:
@@ -119,18 +108,13 @@ class _OpenTable:
         return self._reader.read(*found[0])
 
     def close(self) -> None:
-        """Release the table."""
         if self._reader is not None:
             self._reader.close()
         self._key = self._reader = None
 
 
 def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
-    """Return first row and number of rows of each stretch of rows of each episode.
-
-    Raises:
-        TableError: there are more than any data set has episodes.
-    """
+    """Return the first row and the number of rows of each contiguous range of each episode."""
     found: list[tuple[int, int, int]] = []  # episode, first row, rows
     row = 0
     for piece in pieces:
@@ -159,7 +143,7 @@ class EpisodeOpener:
         self._video, self._table = _OpenVideo(), _OpenTable()
 
     def __call__(
-        self, item: Item, recipe: FrameRecipe, watch: Watch, notes: list[dict[str, str]]
+        self, item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes
     ) -> PreparedVideo:
         """Open one episode."""
         assert item.place is not None
@@ -169,8 +153,7 @@ class EpisodeOpener:
         first = _first_frame(ranges, place)
         height, width = ranges.info.size_hw
         # A video without keyframes is decoded from its beginning.
-        decoded_bytes = (first + place.num_frames) * height * width * 3
-        watch("decode", recipe.cpu_limit(decoded_bytes))
+        watch("decode", recipe.cpu_limit((first + place.num_frames) * height * width * 3))
         origin = {
             "name": item.name,
             "sha256": sha256,
@@ -186,11 +169,7 @@ class EpisodeOpener:
 
 
 def _first_frame(ranges: FrameRanges, place: Place) -> int:
-    """Return the place of an episode's first frame in its video.
-
-    Raises:
-        UnusableVideoError: the frames' times are not those of the index.
-    """
+    """Return the index of an episode's first frame in its video."""
     total = ranges.info.num_packets
     first = ranges.nearest(place.from_seconds)
     if first + place.num_frames > total:
@@ -210,12 +189,7 @@ def _first_frame(ranges: FrameRanges, place: Place) -> int:
 
 
 def _frames(
-    item: Item,
-    ranges: FrameRanges,
-    first: int,
-    count: int,
-    recipe: FrameRecipe,
-    notes: list[dict[str, str]],
+    item: Item, ranges: FrameRanges, first: int, count: int, recipe: FrameRecipe, notes: Notes
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
     for number, frame in enumerate(ranges.frames(first, count)):
         if number % recipe.stride == 0:
@@ -226,11 +200,7 @@ def _frames(
 
 
 def _rows(opened: _OpenTable, item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
-    """Return an episode's rows of each array.
-
-    Raises:
-        UnusableVideoError: their number differs from that of the frames, or they belong to others.
-    """
+    """Return an episode's rows for each array."""
     wanted: dict[str, tuple[Kind, int]] = {
         "index": ("integer", 1),
         "episode_index": ("integer", 1),

@@ -1,4 +1,4 @@
-"""Reads the index of a LeRobot v3 data set, a row per episode, in a separate process."""
+"""Reads the index of a LeRobot v3 data set, with a row per episode, in a separate process."""
 
 import io
 import json
@@ -33,8 +33,8 @@ class IndexRow(NamedTuple):
     Attributes:
         episode: number of the episode.
         length: number of its rows, one for each frame.
-        first_row: number of its first row, counted over the whole data set.
-        tasks: descriptions of what it shows.
+        first_row: index of its first row in the whole data set.
+        tasks: descriptions of its tasks.
         data_file, video_file: chunk and file number of its table and of the camera's video.
         from_seconds, to_seconds: its start and end in the video, in seconds.
     """
@@ -52,8 +52,8 @@ class IndexRow(NamedTuple):
 def read_index(root: Path, camera: str) -> list[IndexRow]:
     """Return all episodes in the order of their numbers.
 
-    The tables are read in a separate process, with limits on its memory and its time: the reader of
-    Parquet is a large native library, and a table may be made to break it.
+    The tables are read in a separate process, with limits on memory and time, because the Parquet
+    reader is a large native library and a table may be crafted to break it.
 
     Raises:
         InputError: a table is damaged or too large, or the index contradicts itself.
@@ -72,9 +72,8 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise InputError(
-            f"{root}: its index in meta/episodes breaks the reader of Parquet "
-            f"(exit code {done.returncode}{': ' if last else ''}{last[:200]}); "
-            "fetch the data set again"
+            f"{root}: its index in meta/episodes breaks the reader of Parquet (exit code "
+            f"{done.returncode}{': ' if last else ''}{last[:200]}); fetch the data set again"
         )
     lines = io.BytesIO(done.stdout)  # one row at a time: a million at once would take 2 GB
     answer = json.loads(next(lines))
@@ -94,14 +93,14 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
 
 
 def _lower(kind: int, most: int) -> None:
-    """Lower a limit; never raise one that is already set."""
+    """Lower a limit, but never raise one that is already set."""
     soft, hard = resource.getrlimit(kind)
     allowed = min([most, *(limit for limit in (soft, hard) if limit >= 0)])
     resource.setrlimit(kind, (allowed, hard))
 
 
 def main() -> None:
-    """Read the index that stdin names and write it to stdout as lines of JSON."""
+    """Read the index that stdin names, and write it to stdout as lines of JSON."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_CPU, CPU_SECONDS)
     _lower(resource.RLIMIT_AS, MEMORY_BYTES)
@@ -136,38 +135,26 @@ def _read(root: Path, camera: str) -> list[IndexRow]:
 
 def _read_table(path: Path, camera: str) -> list[IndexRow]:
     video = f"videos/{camera}"
+    whole_numbers = (
+        "episode_index", "length", "dataset_from_index", "data/chunk_index", "data/file_index",
+        f"{video}/chunk_index", f"{video}/file_index",
+    )  # fmt: skip
     kinds: dict[str, tuple[Kind, int]] = {
-        **dict.fromkeys(
-            (
-                "episode_index",
-                "length",
-                "dataset_from_index",
-                "data/chunk_index",
-                "data/file_index",
-                f"{video}/chunk_index",
-                f"{video}/file_index",
-            ),
-            ("integer", 1),
-        ),
+        **dict.fromkeys(whole_numbers, ("integer", 1)),
         f"{video}/from_timestamp": ("number", 1),
         f"{video}/to_timestamp": ("number", 1),
         "tasks": ("texts", 1),
     }
-    columns = read_columns(path, kinds)
+    found = read_columns(path, kinds)
+    columns = (found[name] for name in kinds)
+    lists = (column if isinstance(column, list) else column.tolist() for column in columns)
     return [
         IndexRow(episode, length, first, tuple(tasks), (a, b), (c, d), begin, end)
-        for episode, length, first, a, b, c, d, begin, end, tasks in zip(
-            *(
-                column.tolist() if not isinstance(column, list) else column
-                for column in (columns[name] for name in kinds)
-            ),
-            strict=True,
-        )
+        for episode, length, first, a, b, c, d, begin, end, tasks in zip(*lists, strict=True)
     ]
 
 
 def _check(folder: Path, rows: list[IndexRow]) -> None:
-    """Refuse an index that contradicts itself."""
     row_end = 0
     for before, row in zip([None, *rows], rows, strict=False):
         numbers = (*row.data_file, *row.video_file)

@@ -1,4 +1,4 @@
-"""A CSV that lists videos: path, and optionally label, split, group and a file of actions."""
+"""Lists the videos of a CSV: path, and optionally label, split, group and a file of actions."""
 
 import csv
 import difflib
@@ -30,7 +30,7 @@ Row = dict[str, str]
 
 @dataclass
 class _Mistakes:
-    """All mistakes in a table, each with its line."""
+    """All mistakes in a table, with their lines."""
 
     path: Path
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -39,7 +39,6 @@ class _Mistakes:
         self.found.append((line, f"line {line}: {problem}"))
 
     def check(self) -> None:
-        """Raise if there are any problems."""
         if not self.found:
             return
         ordered = [text for _, text in sorted(self.found, key=lambda mistake: mistake[0])]
@@ -54,7 +53,7 @@ class _Mistakes:
 
 
 class _Entry(NamedTuple):
-    """A row without mistakes: its line, and its video, whose split is empty where none is given."""
+    """A row without mistakes: its line, and its video, whose split is empty if none is given."""
 
     line: int
     item: Item
@@ -63,19 +62,19 @@ class _Entry(NamedTuple):
 def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
     """List the videos of a CSV in its order.
 
-    Its first line names the columns; `path` must be there, `label`, `split`, `group` and `actions`
-    may be. Paths are relative to `root` and stay inside it, links followed. With a column `split`
-    every row has one, and a group has one split; without, a hash of the group decides, and without
-    a column `group` the settings say what a group is. With a column `actions` every row names a
-    .npy or .csv of one row of numbers per frame of the file.
+    Its first line names the columns: `path` is required, and `label`, `split`, `group` and
+    `actions` are optional. Paths are relative to `root` and must stay inside it, even through
+    links. With a column `split`, every row has a split and every group a single one; without it, a
+    hash of the group decides. Without a column `group`, the settings define the groups. With a
+    column `actions`, every row names a .npy or .csv with one row of numbers per frame of the file.
 
     Args:
         table: the CSV.
-        root: folder that the paths are relative to.
-        settings: shares of the splits, and how videos are grouped.
+        root: folder to which the paths are relative.
+        settings: shares of the splits, and the grouping of the videos.
 
     Raises:
-        InputError: lists every mistake with its line.
+        InputError: there are mistakes; the message lists them with their lines.
     """
     if not root.is_dir():
         raise InputError(f"{root}: expected the folder that the table's paths are relative to")
@@ -119,7 +118,7 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
 
 
 def _read(table: Path, mistakes: _Mistakes) -> tuple[list[str], list[tuple[int, Row]]]:
-    """Return the columns, and the rows with the lines at which they end."""
+    """Return the columns, and the rows with their last lines."""
     try:
         if not stat.S_ISREG(table.stat().st_mode) or table.stat().st_size > MAX_BYTES:
             raise InputError(f"{table}: expected a CSV file of at most {MAX_BYTES:,} bytes")
@@ -168,7 +167,7 @@ def _check_columns(columns: list[str], mistakes: _Mistakes) -> None:
 def _entry(
     finder: VideoFinder, line: int, row: Row, group_of: Callable[[str], str], mistakes: _Mistakes
 ) -> _Entry | None:
-    """Check one row; None when it has mistakes."""
+    """Check one row; return None if it has mistakes."""
     before = len(mistakes.found)
     problems = list(_problems(row))
     found = _file(finder.root, row["path"], finder.add_named) if row["path"] else "no path"
@@ -222,10 +221,10 @@ def _size_of_file(root: Path, name: str) -> int | str:
 
 
 def _file(root: Path, text: str, size_of: Callable[[str], int | str]) -> tuple[Path, int] | str:
-    """Return a path inside `root` and its size, or what is wrong with it.
+    """Return a path inside `root` and its size, or the problem with it.
 
     Args:
-        size_of: returns the size of what the text names, or what is wrong with it.
+        size_of: function that returns the size of the named file, or the problem with it.
     """
     if not text.isprintable() or len(text) > 4096:
         return f"{text!r:.80} is not a path"
@@ -238,7 +237,7 @@ def _file(root: Path, text: str, size_of: Callable[[str], int | str]) -> tuple[P
 
 
 def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
-    """Find videos that are listed twice, and groups that lie in two splits."""
+    """Find videos that are listed twice, and groups that are in two splits."""
     names: dict[str, int] = {}
     splits: dict[str, _Entry] = {}
     for entry in entries:
@@ -256,7 +255,7 @@ def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
 
 
 def _check_actions(entries: list[_Entry], mistakes: _Mistakes) -> int | None:
-    """Read every file of actions, and return how many numbers each row has."""
+    """Read every file of actions, and return the number of values in a row."""
     first: tuple[int, int] | None = None
     for line, item in entries:
         assert item.actions is not None

@@ -1,4 +1,4 @@
-"""UCF-101, packed or unpacked: class folders of .avi, and the official train and test lists."""
+"""Lists UCF-101, packed or unpacked: class folders of .avi, and the official lists of the sides."""
 
 import os
 import re
@@ -35,11 +35,12 @@ FILE_NAME = re.compile(r"v_(?P<label>\w+)_(?P<group>g\d+)_c\d+\.avi", re.IGNOREC
 
 @dataclass(frozen=True)
 class Ucf101Settings:
-    """Which of the three official splits, and how much of its training side becomes val.
+    """The choice of the official split, and the share of its training side that becomes val.
 
     Attributes:
         split: number of the official split: 1, 2 or 3.
-        val: share of the training groups that becomes val; the official test side chooses nothing.
+        val: share of the training groups that becomes val; the official test side is not used to
+            choose.
         lists: folder or archive of the lists; None to search for it.
     """
 
@@ -49,7 +50,7 @@ class Ucf101Settings:
 
 
 class _Video(NamedTuple):
-    """One video: a file, or the member of an archive."""
+    """One video: a file or the member of an archive."""
 
     name: str  # Class/file.avi
     path: str
@@ -57,17 +58,17 @@ class _Video(NamedTuple):
 
 
 def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
-    """List one official split of UCF-101; a video's group is its class and number gXX.
+    """List one official split of UCF-101; the group of a video is its class and number gXX.
 
     File names are matched case-insensitively: the folder HandstandPushups holds
     v_HandStandPushups_*.
 
     Args:
         root: UCF101.rar (or a zip or tar of it), a folder that holds it, or the unpacked folder.
-        settings: the split, and where the lists are.
+        settings: the split, and the location of the lists.
 
     Raises:
-        InputError: the videos or lists are missing, or a list or archive is damaged.
+        InputError: the videos or the lists are missing, or a list or an archive is damaged.
     """
     if not root.is_file():
         require_folder(root, "UCF-101: its archive, or the folder that it unpacks to")
@@ -118,14 +119,13 @@ def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
 
 
 class _Text(NamedTuple):
-    """One of the lists, and its name in errors."""
+    """One of the lists, and its name in messages."""
 
     name: str
     text: str
 
 
 def _read_lists(root: Path, settings: Ucf101Settings) -> dict[str, _Text]:
-    """Return the three lists of the split, from a folder or from an archive of them."""
     if settings.split not in (1, 2, 3):
         raise InputError(f"UCF-101 has the splits 1, 2 and 3, found {settings.split}")
     needed = (
@@ -187,7 +187,7 @@ def _lists_in_archive(path: Path, needed: tuple[str, ...]) -> dict[str, _Text]:
 
 
 def _videos(root: Path, classes: tuple[str, ...]) -> tuple[dict[str, _Video], Archive | None]:
-    """Return video by lower-case class/file, and the archive that holds them, if one does."""
+    """Return videos by lower-case class/file, and the archive that holds them, if any."""
     wanted = {label.lower() for label in classes}
     if root.is_file():
         return _in_archive(root, wanted)
@@ -252,7 +252,6 @@ def _lines(text: str) -> list[tuple[int, str]]:
 
 
 def _read_classes(source: _Text) -> tuple[str, ...]:
-    """Return the class names of classInd.txt in the order of their numbers."""
     classes = []
     for number, line in _lines(source.text):
         parts = line.split()
@@ -268,7 +267,7 @@ def _read_classes(source: _Text) -> tuple[str, ...]:
 
 
 def _read_sides(lists: dict[str, _Text], split: int) -> dict[str, str]:
-    """Return train or test by lower-case class/file."""
+    """Return the side, train or test, by lower-case class/file."""
     sides: dict[str, str] = {}
     for side in ("train", "test"):
         source = lists[f"{side}list{split:02d}.txt"]
@@ -280,7 +279,7 @@ def _read_sides(lists: dict[str, _Text], split: int) -> dict[str, str]:
 
 
 def _read_names(source: _Text) -> list[tuple[int, str]]:
-    """Return line number and Class/file.avi; the lists for training repeat the class."""
+    """Return line number and Class/file.avi; the training lists also repeat the class."""
     names = []
     for number, line in _lines(source.text):
         name = line.split()[0].replace("\\", "/")

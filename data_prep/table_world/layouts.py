@@ -1,6 +1,6 @@
 """Writes the synthetic world as raw files in the official layouts of UCF-101 and of BAIR pushing.
 
-Whatever reads the official data also reads these, so the demo and the tests need no download.
+The readers of the official data can read these files, so the demo and the tests need no download.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,13 +13,7 @@ from typing import Any, Literal
 from data_prep.table_world.motion import CLASSES, NUM_GROUPS, clip_class_and_group
 from data_prep.table_world.render import FPS, RENDERER_VERSION, render_clip
 from data_prep.tfrecord import write_records
-from data_prep.world_files import (
-    claim_folder,
-    encode_record,
-    out_of_range,
-    processes,
-    record_files,
-)
+from data_prep.world_files import claim_folder, encode_record, out_of_range, processes, record_files
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.media.encode import write_video
@@ -42,7 +36,8 @@ class TableWorldSettings:
 
     Attributes:
         layout: the official layout to write.
-        num_videos: number of videos, at least 8, so that both sides of the split have every class.
+        num_videos: number of videos, at least 8, so that both sides of the split contain every
+            class.
         num_frames: number of frames of each video.
         size: side of the square frames, in pixels.
         seed: seed of the world.
@@ -57,7 +52,7 @@ class TableWorldSettings:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a video stands in UCF-101's order."""
+    """The position of a video in UCF-101's order."""
 
     index: int
     label: str
@@ -72,12 +67,12 @@ class _Place:
 def write_table_world(out: Path, settings: TableWorldSettings, workers: int = 1) -> None:
     """Render the world and write it under `out`; do nothing if all of it exists.
 
-    The same call resumes a killed run: files appear whole, and existing ones are kept.
+    The same call resumes a killed run: files appear complete, and existing ones are kept.
 
     Args:
-        out: the folder; UCF-101 goes to `UCF-101/` and `ucfTrainTestlist/`, BAIR to
+        out: output folder; UCF-101 goes to `UCF-101/` and `ucfTrainTestlist/`, BAIR to
             `softmotion30_44k/`.
-        settings: settings that decide every byte.
+        settings: settings that determine every byte.
         workers: number of processes that render.
 
     Raises:
@@ -131,7 +126,7 @@ Run = Callable[[Callable[[_Place], Any], Iterable[_Place]], Iterator[Any]]
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Run]:
-    """Yield a `map` that keeps the order: in this process, or in a pool of fresh ones."""
+    """Yield an ordered `map`, in this process or in a pool of new ones."""
     if workers == 1:
         yield map
         return
@@ -203,7 +198,6 @@ def _counted(items: Iterable[bytes], update: Callable[[], Any]) -> Iterator[byte
 
 
 def _bair_example(seed: int, place: _Place) -> bytes:
-    """Encode both cameras, actions and positions of one clip as BAIR's records hold them."""
     aux1 = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "aux1")
     main = render_clip(seed, place.index, BAIR_FRAMES, BAIR_SIZE, "main")
     return encode_record({"main": main.frames, "aux1": aux1.frames}, aux1.actions, aux1.positions)

@@ -1,7 +1,8 @@
-"""The synthetic pushing world: scenes drawn from a seed, and the motion of gripper, bodies, camera.
+"""The synthetic pushing world: random scenes, and the motion of gripper, bodies and camera.
 
-Lengths are in widths of the first camera's view, so a scene has no pixels; time is in frames.
-On the table x points right and y towards the viewer; z is the height above the table.
+Lengths are in widths of the first camera's view, so a scene does not depend on pixels; time is in
+frames. On the table, x points to the right and y towards the viewer; z is the height above the
+table.
 """
 
 import math
@@ -30,12 +31,7 @@ TABLE_PALETTES = (
     ((0.80, 0.62, 0.42), (0.55, 0.38, 0.24)),
     ((0.70, 0.80, 0.72), (0.38, 0.53, 0.50)),
 )
-BODY_COLOURS = (
-    (0.86, 0.20, 0.18),
-    (0.96, 0.74, 0.14),
-    (0.20, 0.64, 0.32),
-    (0.18, 0.42, 0.84),
-)
+BODY_COLOURS = ((0.86, 0.20, 0.18), (0.96, 0.74, 0.14), (0.20, 0.64, 0.32), (0.18, 0.42, 0.84))
 GRIPPER_RADIUS = 0.085
 GRIPPER_LIFT = 0.34  # height from which it descends and to which it leaves
 MEAN_SPEED = 0.034  # view widths per frame
@@ -57,7 +53,7 @@ class Style:
 
 @dataclass(frozen=True)
 class TableScene:
-    """Everything that is drawn at random for one clip."""
+    """All random values of one clip."""
 
     label: str
     group: int
@@ -75,7 +71,7 @@ class TableScene:
 
 @dataclass(frozen=True)
 class Motion:
-    """A scene's motion: one row per frame, and one more row of the gripper for the last action."""
+    """A scene's motion: one row per frame, and one more for the gripper's last action."""
 
     gripper: Float[np.ndarray, "t_and_1 3"]
     opening: Float[np.ndarray, " t_and_1"]  # 0 closed, 1 open
@@ -85,7 +81,7 @@ class Motion:
 
 
 def draw_style(seed: int, group: int) -> Style:
-    """Draw the look that the videos of a group share.
+    """Draw the appearance that the videos of a group share.
 
     Groups 1 to 7, the test groups of UCF-101's first split, share their tables with other groups.
     """
@@ -102,13 +98,13 @@ def draw_style(seed: int, group: int) -> Style:
 
 
 def clip_class_and_group(index: int) -> tuple[str, int]:
-    """Return the class of clip `index` and its group, 1 to 25; classes take turns."""
+    """Return the class of clip `index`, which alternates, and its group, 1 to 25."""
     turn, label = divmod(index, len(CLASSES))
     return CLASSES[label], GROUP_ORDER[turn % NUM_GROUPS]
 
 
 def draw_table(seed: int, index: int) -> TableScene:
-    """Draw the scene of clip `index`; nothing but the label and the motion depends on the class."""
+    """Draw the scene of clip `index`; only the label and the motion depend on the class."""
     random = np.random.default_rng(np.random.SeedSequence([seed, index]))
     label, group = clip_class_and_group(index)
     radii, centres = _scatter_bodies(random)
@@ -135,9 +131,9 @@ def draw_table(seed: int, index: int) -> TableScene:
 def _scatter_bodies(
     random: np.random.Generator,
 ) -> tuple[Float[np.ndarray, " bodies"], Float[np.ndarray, "bodies 2"]]:
-    """Place one body near each of the four paths, so that the first frame reveals none, then fill.
+    """Place a body near each of the four paths, so that the first frame reveals none; then fill.
 
-    The filling is dart throwing with a minimum distance, over all that the camera may see.
+    The table is filled by dart throwing with a minimum distance, wherever the camera may look.
     """
     centres: list[np.ndarray] = []
     radii: list[float] = []
@@ -157,7 +153,7 @@ def _scatter_bodies(
 
 
 def _smooth(x: float) -> float:
-    """Rise from 0 to 1 between x = 0 and 1 with flat ends."""
+    """Rise smoothly from 0 at x = 0 to 1 at x = 1."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3.0 - 2.0 * x)
 
@@ -165,8 +161,9 @@ def _smooth(x: float) -> float:
 def push_bodies(scene: TableScene, num_frames: int) -> Motion:
     """Move gripper, bodies and camera through `num_frames` frames.
 
-    Position-based dynamics (Müller et al. 2007): bodies are pushed out of the gripper and of each
-    other, their velocity is what they moved, and friction on the table damps it.
+    It uses position-based dynamics (Müller et al. 2007): bodies are pushed out of the gripper and
+    of each other, their velocity follows from their displacement, and friction on the table damps
+    it.
     """
     enter = min(6.0, num_frames / 4)
     leave = min(5.0, num_frames / 5)
@@ -220,7 +217,7 @@ def push_bodies(scene: TableScene, num_frames: int) -> Motion:
 def _sideways_to_target(
     gripper: np.ndarray, centres: np.ndarray, direction: np.ndarray, sideways: np.ndarray
 ) -> float:
-    """Return how far to the side the nearest body ahead lies; 0 when none is within reach."""
+    """Return the sideways distance of the nearest body ahead; 0 if none is within reach."""
     relative = centres - gripper
     ahead, aside = relative @ direction, relative @ sideways
     reachable = (ahead > 0.02) & (np.abs(aside) < 0.3)
@@ -233,7 +230,7 @@ def _sideways_to_target(
 def _without_overlap(
     centres: np.ndarray, radii: np.ndarray, gripper: np.ndarray, touching: bool
 ) -> np.ndarray:
-    """Push bodies out of the gripper and each other, the lighter of two farther."""
+    """Push bodies out of the gripper and each other; the lighter of two moves farther."""
     if touching:
         away = centres - gripper
         distance = np.maximum(np.linalg.norm(away, axis=1), 1e-6)

@@ -20,19 +20,20 @@ FPS = 25
 RENDERER_VERSION = 2  # increases with every change of a pixel or an action
 BODY_HEIGHT = 0.075
 LIGHT = (0.035, 0.045)  # where a shadow falls, per 0.1 of height
+Numbers = Int[np.ndarray, " n"]
 DARK, STEEL, PALE = (0.20, 0.22, 0.26), (0.62, 0.65, 0.70), (0.90, 0.91, 0.93)
 
 
 @dataclass(frozen=True)
 class TableClip:
-    """One rendered clip and the truth behind it.
+    """One rendered clip and its ground truth.
 
     Attributes:
         frames: uint8 RGB.
         label: the class, one of CLASSES.
-        group: number of its group, 1..25; clips of one group share the table's look.
-        actions: array of t 4: from each frame to the next, the gripper's displacement in x, y and
-            z, and the change of the fingers' opening.
+        group: number of its group, 1..25; clips of one group share the table's appearance.
+        actions: array of t 4, from each frame to the next: the gripper's displacement in x, y and
+            z, and the change in the fingers' opening.
         positions: position x, y, z of the gripper in view widths; y points towards the viewer.
     """
 
@@ -49,9 +50,10 @@ class View:
 
     Attributes:
         widths: width and height of the picture in units of the table.
-        turn: 1 for a view from the near side, -1 from the far side (both axes flip).
-        rise: distance that a height of 1 lifts a point up the picture, in units of the table.
-        follow: the part of the camera's path that this view follows.
+        turn: 1 for a view from the near side, -1 for one from the far side (both axes flip).
+        rise: distance by which a height of 1 moves a point up in the picture, in units of the
+            table.
+        follow: share of the camera's motion that this view follows.
     """
 
     widths: tuple[float, float]
@@ -77,11 +79,11 @@ def render_clip(
 
     Args:
         seed: seed of the whole set.
-        index: number of the clip; its class is CLASSES[index % 4].
-        num_frames: number of frames; the gripper comes down at the start and leaves at the end.
+        index: index of the clip; its class is CLASSES[index % 4].
+        num_frames: number of frames; the gripper descends at the start and leaves at the end.
         size: side of the square frames, in pixels.
-        camera: name of the camera: aux1 looks down and follows the gripper; main sees more, from
-            the far side.
+        camera: name of the camera: aux1 looks down and follows the gripper; main has a wider view,
+            from the far side.
     """
     scene = draw_table(seed, index)
     motion = push_bodies(scene, num_frames)
@@ -111,7 +113,7 @@ def _render(
 
 
 class _Canvas:
-    """The picture being painted, and where on the table each of its pixels lies."""
+    """The picture being painted, and the position of each of its pixels on the table."""
 
     def __init__(self, view: View, centres: Float[np.ndarray, "t 2"], size: int):
         pixels = ((np.arange(size) + 0.5) / size - 0.5) * view.turn
@@ -125,12 +127,12 @@ class _Canvas:
 
     def patch(
         self,
-        times: Int[np.ndarray, " n"],
+        times: Numbers,
         centres: Float[np.ndarray, "n 2"],
         half: float,
         height: Float[np.ndarray, " n"] | float = 0.0,
     ) -> "_Patch":
-        """Cut a square, `half` units to each side of points at a height above the table."""
+        """Cut a square of `half` units to each side around points at a height above the table."""
         seen = (centres - self.centres[times]) / self.view.widths * self.view.turn + 0.5
         seen[:, 1] -= self.view.rise * height / self.view.widths[1]
         span = half / np.array(self.view.widths)
@@ -142,16 +144,16 @@ class _Canvas:
 
 
 class _Patch:
-    """A moving square of the canvas: painted layer by layer, then laid back.
+    """A moving square of the canvas, which is painted layer by layer and then put back.
 
-    A square that reaches over the border repeats the border's pixels, which is harmless: they are
-    painted alike and laid back onto themselves.
+    A square that extends beyond the border repeats the border's pixels, which is harmless, because
+    they are painted equally and put back onto themselves.
     """
 
     def __init__(
         self,
         canvas: _Canvas,
-        times: Int[np.ndarray, " n"],
+        times: Numbers,
         rows: Int[np.ndarray, "n h"],
         columns: Int[np.ndarray, "n w"],
         centres: Float[np.ndarray, "n 2"],
@@ -164,11 +166,10 @@ class _Patch:
         self.y = (canvas.y[times[:, None], rows] - centres[:, 1:]).astype(np.float32)[:, :, None]
 
     def at_height(self, height: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pixels' x and y as seen on a plane above the table."""
+        """Return the x and y of the pixels on a plane above the table."""
         return self.x, self.y + self.canvas.view.turn * self.canvas.view.rise * height
 
     def shade(self, opacity: np.ndarray) -> None:
-        """Darken the image."""
         self.image *= 1 - opacity
 
     def paint(
@@ -180,7 +181,7 @@ class _Patch:
             plane += cover * (_column(value) * light - plane)
 
     def close(self) -> None:
-        """Lay the patch back into the picture."""
+        """Put the patch back into the picture."""
         self.canvas.image.reshape(3, -1)[:, self.pixels] = self.image
 
 
@@ -189,7 +190,7 @@ def _disc(x: np.ndarray, y: np.ndarray, radius) -> np.ndarray:
 
 
 def _box(x: np.ndarray, y: np.ndarray, half_x, half_y, corner) -> np.ndarray:
-    """Signed distance to a box with rounded corners."""
+    """Return the signed distance to a box with rounded corners."""
     qx, qy = np.abs(x) - (half_x - corner), np.abs(y) - (half_y - corner)
     outside = np.sqrt(np.maximum(qx, 0) ** 2 + np.maximum(qy, 0) ** 2)
     return outside + np.minimum(np.maximum(qx, qy), 0) - corner
@@ -207,7 +208,7 @@ def _body_distance(scene: TableScene, angles: np.ndarray, bodies: np.ndarray, x,
 
 
 def _back_to_front(motion: Motion, canvas: _Canvas) -> tuple[np.ndarray, np.ndarray]:
-    """Return, per frame, the visible bodies in painting order and how many they are."""
+    """Return the visible bodies of each frame in painting order, and their number."""
     relative = np.abs(motion.centres - canvas.centres[:, None]) - 0.3
     visible = (relative < np.array(canvas.view.widths) / 2).all(axis=2)
     depth = np.where(visible, motion.centres[..., 1] * canvas.view.turn, np.inf)
@@ -215,17 +216,13 @@ def _back_to_front(motion: Motion, canvas: _Canvas) -> tuple[np.ndarray, np.ndar
 
 
 def _soft(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
-    """Fall from 1 inside to 0 outside over `width` to both sides of the edge."""
+    """Fall from 1 inside to 0 outside, over `width` on both sides of the edge."""
     x = (0.5 - 0.5 * distance / width).clip(0, 1)
     return x * x * (3 - 2 * x)
 
 
 def _draw_body_shadow(
-    canvas: _Canvas,
-    scene: TableScene,
-    motion: Motion,
-    times: Int[np.ndarray, " n"],
-    bodies: Int[np.ndarray, " n"],
+    canvas: _Canvas, scene: TableScene, motion: Motion, times: Numbers, bodies: Numbers
 ) -> None:
     patch = canvas.patch(times, motion.centres[times, bodies] + LIGHT, 0.18)
     distance = _body_distance(scene, motion.angles[times, bodies], bodies, patch.x, patch.y)
@@ -234,11 +231,7 @@ def _draw_body_shadow(
 
 
 def _draw_body(
-    canvas: _Canvas,
-    scene: TableScene,
-    motion: Motion,
-    times: Int[np.ndarray, " n"],
-    bodies: Int[np.ndarray, " n"],
+    canvas: _Canvas, scene: TableScene, motion: Motion, times: Numbers, bodies: Numbers
 ) -> None:
     patch = canvas.patch(times, motion.centres[times, bodies], 0.18, 0.5 * BODY_HEIGHT)
     angles = motion.angles[times, bodies]

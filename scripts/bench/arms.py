@@ -1,4 +1,4 @@
-"""The arms of the comparison of quality per compute: 4x4x4 pixels a token and 512 codes in all."""
+"""The arms of the comparison of quality per compute: 4x4x4 pixels per token, 512 codes each."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,7 +44,7 @@ WIDE = ConvBackboneConfig(
 
 
 class Peer(nn.Module):
-    """vector-quantize-pytorch between the same linear maps as our quantizer's."""
+    """vector-quantize-pytorch between the same linear maps as in our quantizer."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -74,7 +74,7 @@ class Peer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """The linear maps alone: as many channels as a code has, and nothing is rounded."""
+    """Only the linear maps, with the number of channels of a code and without rounding."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -119,20 +119,20 @@ class Ours(nn.Module):
         return Reconstruction(video, output.codes, commitment)
 
     def begin(self, video: Float[Tensor, "b 3 t h w"]) -> None:
-        """Draw our first codes from the first batch; the others do so in their first forward."""
+        """Draw our first codes from the first batch; the others do so in their first pass."""
         if isinstance(self.quantizer, VectorQuantizer):
             with torch.no_grad():
                 latents = self.quantizer.latents(self.encoder(video))
             self.quantizer.codebook.initialize((latents,), seed=0)
 
     def end_step(self) -> None:
-        """Move our codebook after an optimizer step; the others have moved in their forward."""
+        """Move our codebook after an optimizer step; the others move theirs in the forward pass."""
         if isinstance(self.quantizer, VectorQuantizer) and self._statistics is not None:
             self.quantizer.codebook.update(self._statistics, seed=0)
 
 
 class VideoGPTLike(Baseline):
-    """The baseline with as many codes as the others have."""
+    """The baseline with the same number of codes as the others."""
 
     def __init__(self):
         super().__init__()
@@ -147,9 +147,9 @@ class Arm(NamedTuple):
     """One way to make a tokenizer.
 
     Attributes:
-        make: the model with fresh weights.
-        learning_rates: that are tried; the one that is best on the val split is shown.
-        recipe: its loss and its optimizer.
+        make: function that returns the model with new weights.
+        learning_rates: the learning rates to try; the best on the val split is shown.
+        recipe: loss and optimizer of the arm.
     """
 
     make: Callable[[], Ours | Baseline]

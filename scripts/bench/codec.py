@@ -1,11 +1,14 @@
-"""Rate and distortion of tokenizers beside video codecs, on the same clips.
+"""Compares rate and distortion of tokenizers with video codecs, on the same clips.
 
   python scripts/bench/codec.py --data clips --model small=runs/a,tokens-a,runs/prior-a \
     --model large=runs/b --out codec --picture codec.svg
 
-A tokenizer has two rates: that of its codes at a fixed length and, where a token store and a prior
-are named, that after the prior, at which an arithmetic coder would store them. A codec's rate is
-its payload, without the container. What is there already is not computed again.
+  python scripts/bench/codec.py --join demo=codec footage=codec-footage --picture codec.svg
+
+A tokenizer has two rates: that of its codes at a fixed length and, if a token store and a prior are
+given, that after the prior, at which an arithmetic coder would store them. The rate of a codec is
+that of its payload, without the container. Existing results are not computed again. --join only
+draws the results of several stores.
 """
 
 import argparse
@@ -33,11 +36,13 @@ from video_vq.stores.files import read_json, write_json
 Scores = dict[str, Any]
 NUM_RATES = 7
 REACH = 4.0  # the codecs' rates go from the tokenizers' least over this to their largest times it
+FIXED = "fixed length"  # the rate of the codes themselves
+CURVES = "curves.json"  # in --out: all points
 PANELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "st_lpips": "ST-LPIPS", "rfvd": "rFVD"}
 
 
 class Model(NamedTuple):
-    """A tokenizer to be measured, and a prior of its tokens."""
+    """A tokenizer to measure, and a prior of its tokens."""
 
     name: str
     tokenizer: Path
@@ -46,10 +51,24 @@ class Model(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Bits per clip, and the scores there."""
+    """Bits per clip, and the scores at this rate."""
 
     bits: float
     scores: dict[str, float | None]
+
+
+class Panel(NamedTuple):
+    """The contents of a panel of the picture.
+
+    Attributes:
+        key: the score.
+        models: points of each tokenizer by the name of the rate.
+        curves: points of each codec, in ascending order of bits.
+    """
+
+    key: str
+    models: Mapping[str, Mapping[str, Point]]
+    curves: Mapping[str, Sequence[Point]]
 
 
 def read_model(text: str) -> Model:
@@ -75,10 +94,10 @@ def job_of(model: Model, options: argparse.Namespace) -> EvaluationJob:
 
 
 def measure(models: Sequence[Model], options: argparse.Namespace) -> dict[str, Scores]:
-    """Return the scores of every tokenizer by its name.
+    """Return the scores of every tokenizer, by name.
 
     Raises:
-        InputError: two of them take clips of different lengths or strides.
+        InputError: two tokenizers need clips of different lengths or strides.
     """
     accelerator = make_accelerator()
     found = {}
@@ -100,10 +119,10 @@ def measure_codecs(
     """Return the scores of every codec at every rate, on the clips of one tokenizer.
 
     Args:
-        scores: the tokenizer's, which say what the codecs' scores must have in common with them.
+        scores: scores of the tokenizer, whose protocol the scores of the codecs must share.
 
     Raises:
-        InputError: the folder holds scores of other clips, or ones that were computed otherwise.
+        InputError: the folder holds scores of other clips, or of another protocol.
     """
     identity = scores["identity"]
     shared = {key: identity[key] for key in ("data", "split", "num_clips", "protocol", "st_lpips")}
@@ -136,16 +155,16 @@ def measure_codecs(
 
 
 def rates_around(models: Mapping[str, Scores]) -> list[int]:
-    """Return rates from below the least to above the largest of the tokenizers, evenly in log."""
+    """Return log-spaced rates from below the smallest to above the largest of the tokenizers."""
     bits = [point.bits for scores in models.values() for point in points_of(scores).values()]
     return [int(rate) for rate in np.geomspace(min(bits) / REACH, max(bits) * REACH, NUM_RATES)]
 
 
 def points_of(scores: Scores) -> dict[str, Point]:
-    """Return a tokenizer's points: at a fixed length and, where it is known, after the prior."""
+    """Return a tokenizer's points: at a fixed length and, if known, after the prior."""
     ours = scores["reconstruction"]
     values = _values(ours)
-    points = {"fixed length": Point(ours["bits_per_clip"], values)}
+    points = {FIXED: Point(ours["bits_per_clip"], values)}
     if (bits := scores.get("prior", {}).get("bits_per_clip")) is not None:  # not of a masked prior
         points["after the prior"] = Point(bits, values)
     return points
@@ -157,7 +176,7 @@ def _values(scores: Scores) -> dict[str, float | None]:
 
 
 def curves_of(codecs: Sequence[Scores]) -> dict[str, list[Point]]:
-    """Return each codec's points by its title, rising in the bits that it took."""
+    """Return each codec's points by its title, in ascending order of bits."""
     curves: dict[str, list[Point]] = {}
     for one in codecs:
         curves.setdefault(one["title"], []).append(Point(one["payload_bits"], _values(one)))
@@ -165,7 +184,7 @@ def curves_of(codecs: Sequence[Scores]) -> dict[str, list[Point]]:
 
 
 def at_bits(curve: Sequence[Point], bits: float, score: str) -> float | None:
-    """Return a curve's score at a rate, straight between its points over log bits."""
+    """Return a curve's score at a rate, interpolated linearly in log bits."""
     known = [
         (point.bits, value) for point in curve if (value := point.scores.get(score)) is not None
     ]
@@ -176,7 +195,7 @@ def at_bits(curve: Sequence[Point], bits: float, score: str) -> float | None:
 
 
 def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
-    """Return the titles of the scores that there are; a network other than I3D is named."""
+    """Return the titles of the available scores, with the network if it is not I3D."""
     found = list(models.values())
     titles = {k: v for k, v in PANELS.items() if any(k in each["reconstruction"] for each in found)}
     network = found[0]["identity"].get("network")
@@ -184,7 +203,7 @@ def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
 
 
 def markdown(models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]) -> str:
-    """Return a row per tokenizer and rate, beside each codec at as many bits."""
+    """Return a row per tokenizer and rate, with each codec at the same number of bits."""
     shown = titles_of(models)
     heads = list(shown.values())
     head = [
@@ -207,32 +226,55 @@ def _cell(value: float | None) -> str:
     return "—" if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
 
 
-def picture(
-    models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]], path: Path
-) -> None:
-    """Draw a panel per score over bits per clip: codecs as lines, tokenizers as points."""
+def panels_of(
+    models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]
+) -> dict[str, Panel]:
+    """Return a panel per score, by its title."""
+    points = {name: points_of(scores) for name, scores in models.items()}
+    return {title: Panel(key, points, curves) for key, title in titles_of(models).items()}
+
+
+def read_panels(texts: Sequence[str]) -> dict[str, Panel]:
+    """Return the PSNR on several stores, as a panel for each NAME=FOLDER."""
+    panels = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--join {text}: write NAME=FOLDER, of an earlier --out")
+        found = read_json(Path(folder) / CURVES, "curves of codecs")
+        models = {
+            model: {rate: Point(*point) for rate, point in points.items()}
+            for model, points in found["models"].items()
+        }
+        curves = {title: [Point(*p) for p in points] for title, points in found["curves"].items()}
+        panels[f"{name}: {PANELS['psnr']}"] = Panel("psnr", models, curves)
+    return panels
+
+
+def picture(panels: Mapping[str, Panel], path: Path) -> None:
+    """Draw panels over bits per clip: codecs as lines, tokenizers as points."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    mpl.rcParams["svg.hashsalt"] = "codec"
-    points = {name: points_of(scores) for name, scores in models.items()}
-    shown = titles_of(models)
-    figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 4.0), squeeze=False)
-    for axis, (key, panel) in zip(axes[0], shown.items(), strict=True):
-        for title, curve in curves.items():
-            drawn = [(p.bits, v) for p in curve if (v := p.scores.get(key)) is not None]
+    mpl.rcParams |= {"svg.hashsalt": "codec", "svg.fonttype": "none"}
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.0), squeeze=False)
+    for axis, (title, panel) in zip(axes[0], panels.items(), strict=True):
+        for codec, curve in sorted(panel.curves.items()):
+            drawn = [(p.bits, v) for p in curve if (v := p.scores.get(panel.key)) is not None]
             if drawn:
-                axis.plot(*zip(*drawn, strict=True), marker=".", label=title)
-        for number, (name, rates) in enumerate(points.items()):
+                axis.plot(*zip(*drawn, strict=True), marker=".", label=codec)
+        for number, (name, rates) in enumerate(sorted(panel.models.items())):
             colour = f"C{number + len(CODECS)}"
-            places = [
-                (p.bits, p.scores[key]) for p in rates.values() if p.scores.get(key) is not None
-            ]
-            axis.plot(*zip(*places, strict=True), color=colour, linewidth=1)
-            for (bits, value), fill in zip(places, (colour, "white"), strict=False):
-                label = name if fill == colour else None
+            places = {
+                rate: (p.bits, v)
+                for rate, p in sorted(rates.items())
+                if (v := p.scores.get(panel.key)) is not None
+            }
+            axis.plot(*zip(*places.values(), strict=True), color=colour, linewidth=1)
+            for rate, (bits, value) in places.items():
+                fill, label = (colour, name) if rate == FIXED else ("white", None)
                 axis.plot(bits, value, "D", color=colour, markerfacecolor=fill, label=label)
-        axis.set(xlabel="bits per clip", title=panel)
+        axis.set(xlabel="bits per clip", title=title)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.grid(alpha=0.3)
@@ -247,15 +289,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="the clip store")
+    parser.add_argument("--data", type=Path, help="the clip store")
     parser.add_argument(
         "--model",
         action="append",
-        required=True,
         metavar="NAME=TOKENIZER[,TOKENS,PRIOR]",
         help="a tokenizer, with its token store and prior for the rate after the prior",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of what was measured")
+    parser.add_argument("--out", type=Path, help="folder of what was measured")
     parser.add_argument("--split", default="test")
     parser.add_argument("--num", type=int, default=64, help="clips at most")
     parser.add_argument("--bits", type=int, nargs="+", help="the codecs' rates, bits per clip")
@@ -263,15 +304,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--st-lpips", action="store_true", help="score ST-LPIPS, too")
     parser.add_argument("--network", metavar="MODULE:FUNCTION", help="instead of I3D")
     parser.add_argument("--picture", type=Path, help="draw the curves into this file")
+    parser.add_argument(
+        "--join", nargs="+", metavar="NAME=OUT", help="draw the PSNR of measured folders"
+    )
     options = parser.parse_args(arguments)
+    if options.join and options.picture:
+        picture(read_panels(options.join), options.picture)
+        return
+    if not (options.data and options.model and options.out):
+        parser.error("needs --data, --model and --out, or --join and --picture")
     models = [read_model(text) for text in options.model]
     options.out.mkdir(parents=True, exist_ok=True)
     scores = measure(models, options)
     bits = sorted(options.bits or rates_around(scores))
     curves = curves_of(measure_codecs(models[0], scores[models[0].name], bits, options))
+    points = {name: points_of(each) for name, each in scores.items()}
+    write_json(options.out / CURVES, {"models": points, "curves": curves})
     print(markdown(scores, curves))
     if options.picture is not None:
-        picture(scores, curves, options.picture)
+        picture(panels_of(scores, curves), options.picture)
 
 
 if __name__ == "__main__":

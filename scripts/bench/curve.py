@@ -1,4 +1,4 @@
-"""A picture of one curve or several: points with names on axes, which may be logarithmic."""
+"""Draws one curve or several, with named points on axes that may be logarithmic."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ LEFT, RIGHT, TOP, BOTTOM = 70, 610, 50, 360
 
 
 class Point(NamedTuple):
-    """A place on both axes, and what is written beside it."""
+    """A position on both axes, and its label."""
 
     x: float
     y: float
@@ -19,10 +19,10 @@ class Point(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What an axis says, and the lines across it that mark something.
+    """The label of an axis, and marked lines across it.
 
     Attributes:
-        marks: values with what they mean.
+        marks: values to mark, with their meanings.
     """
 
     title: str
@@ -30,7 +30,7 @@ class Axis(NamedTuple):
     marks: tuple[tuple[float, str], ...] = ()
 
     def place(self, value: float) -> float:
-        """Return where a value lies, before it is scaled."""
+        """Return the position of a value before scaling."""
         return math.log10(value) if self.is_log else value
 
 
@@ -38,10 +38,10 @@ def curve_picture(curves: Mapping[str, Sequence[Point]], x: Axis, y: Axis, title
     """Return an SVG of curves by name.
 
     Args:
-        curves: points in the order in which they are joined.
-        x: the axis from left to right.
-        y: the axis from below to above.
-        title: the sentence above.
+        curves: points, in the order in which they are joined.
+        x: the horizontal axis.
+        y: the vertical axis.
+        title: title of the picture.
     """
     points = [point for curve in curves.values() for point in curve]
     across = _scaled(x, [point.x for point in points], LEFT + 20, RIGHT - 30)
@@ -87,7 +87,7 @@ def _values(axis: Axis, values: Sequence[float]) -> list[float]:
 def _scaled(
     axis: Axis, values: Sequence[float], start: float, end: float
 ) -> Callable[[float], float]:
-    """Return the function from a value to its pixel."""
+    """Return the function from a value to its pixel position."""
     places = _values(axis, values)
     low, span = min(places), (max(places) - min(places)) or 1.0
     return lambda value: start + (end - start) * (axis.place(value) - low) / span

@@ -1,9 +1,9 @@
-"""Share of `video-vq fvd` that is not the network: decoding, resizing, hashing, statistics.
+"""Measures the share of `video-vq fvd` outside the network: decoding, resizing, hashing, sums.
 
 python scripts/bench/fvd.py FOLDER [--clips 24]: CPU time for the features of the folder's videos
-from an empty cache, against the network's own forwards in the same run; then once more from the
-cache. Beside it the wall time, with the network on one thread and the reading in another, and the
-bare decoding of the same frames, not converted to RGB: the codec's own work.
+from an empty cache, compared with the network's forward passes in the same run, and again from the
+cache. It also measures the wall time, with the network on one thread and the reading in another,
+and the plain decoding of the same frames without conversion to RGB, which is the codec's own work.
 """
 
 import argparse
@@ -27,14 +27,14 @@ CUT = Cut(16)
 
 
 class Timed(nn.Module):
-    """A network that adds up the time of its forwards."""
+    """A network that sums the time of its forward passes."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network, self.cpu_seconds, self.wall_seconds = network, 0.0, 0.0
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """Run the network on the clock of its own thread: another one decodes meanwhile."""
+        """Run the network on the clock of its own thread, as another one decodes meanwhile."""
         cpu, wall = time.thread_time(), time.perf_counter()
         features = self.network(video)
         self.cpu_seconds += time.thread_time() - cpu

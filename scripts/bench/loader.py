@@ -1,9 +1,9 @@
-"""Clips per second of the loader against a bare memory-mapped read, and its share of a step.
+"""Compares the loader with a plain memory-mapped read, and measures its share of a step.
 
 python scripts/bench/loader.py [--size 64] [--steps 60]: the loader's batches of random windows (one
 process, no workers) beside a loop that knows the windows and copies the same rows of the same files
 into one array; CPU time, interleaved. Then the demo's tokenizer is trained, and the loop's own
-timers say what part of a step went into `data`: reading, stacking and scaling to [-1, 1].
+timers give the share of a step that is spent on `data`: reading, stacking and scaling to [-1, 1].
 """
 
 import argparse
@@ -31,7 +31,7 @@ WANTED = 0.02
 
 
 def make_store(path: Path, size: int) -> ClipStore:
-    """Write videos of noise; what they show costs a reader nothing."""
+    """Write videos of noise, as their content does not affect a reader."""
     random = np.random.default_rng(0)
     writer = ClipStoreWriter(path, (size, size), {"kind": "noise"})
     for shard in range(SHARDS):
@@ -90,7 +90,7 @@ def clips_per_second(store: ClipStore, rounds: int) -> dict[str, list[float]]:
 
 
 def shares_of_steps(folder: Path, steps: int) -> list[float]:
-    """Return what part of the loop's time went into `data`, for each line of its log."""
+    """Return the share of the loop's time spent on `data`, for each line of its log."""
     make_store(folder / "clips", DEMO_SIZE)
     settings = [
         *(f"optim.steps={steps}", f"optim.warmup_steps={steps // 10}"),

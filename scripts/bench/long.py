@@ -1,10 +1,10 @@
-"""Say how samples longer than a clip hold up: their seams, and how they drift, second by second.
+"""Measures the quality of samples longer than a clip: their seams, and their drift over time.
 
-Seams: the mean change between frames where a window of the prior begins, over that at the other
-latent frames, and at latent frames over that inside them, beside the same of real videos.
-Drift: FVD of each second of all samples against real clips of that length. Seconds of fewer frames
-than --least are taken longer. FVD depends on the number of samples: it compares the seconds of one
-store with each other, and with nothing else. Example:
+Seams: the mean change between frames where a window of the prior begins, relative to other latent
+frames, and at latent frames relative to frames inside them, compared with real videos. Drift: FVD
+of each second of all samples against real clips of that length. Seconds with fewer frames than
+--least are extended. FVD depends on the number of samples, so it only compares the seconds of one
+store with each other. Example:
 
   video-vq sample --prior p --tokenizer t --out long --seconds 60 --num 64
   python scripts/bench/long.py long --tokenizer t --real clips --out runs/long
@@ -37,11 +37,11 @@ AT_ONCE = 16  # clips in memory
 
 
 class Seams(NamedTuple):
-    """Ratios of mean changes between frames, over all videos; None where there is no such place.
+    """Ratios of mean changes between frames, over all videos; None if there are no such frames.
 
     Attributes:
-        windows: where a window begins, over other latent frames.
-        latents: where a latent frame begins, over the frames inside.
+        windows: change where a window begins, relative to other latent frames.
+        latents: change where a latent frame begins, relative to the frames inside it.
     """
 
     windows: float | None
@@ -49,10 +49,10 @@ class Seams(NamedTuple):
 
 
 def length_of(samples: ClipStore, tokenizer: TokenizerIdentity) -> SampleLength:
-    """Return the length of a store's samples, and the windows that they are made of.
+    """Return the length of a store's samples, and the windows of which they consist.
 
     Raises:
-        InputError: it holds no long samples of this tokenizer.
+        InputError: the store holds no long samples of this tokenizer.
     """
     plan, config = samples.plan, tokenizer.config
     if plan.get("tokenizer") != tokenizer.hash or "seconds" not in plan:
@@ -65,13 +65,13 @@ def length_of(samples: ClipStore, tokenizer: TokenizerIdentity) -> SampleLength:
 
 
 def window_starts(length: SampleLength, frames_per_latent: int) -> list[int]:
-    """Return the frames with which the windows after the first begin what they add."""
+    """Return the first frames that each window after the first adds."""
     latents = range(length.window, length.num_latents, length.stride)
     return [1 + (latent - 1) * frames_per_latent for latent in latents]
 
 
 def seams_of(clips: Iterator[np.ndarray], windows: Sequence[int], latents: Sequence[int]) -> Seams:
-    """Return the seams of videos, each 1 t h w 3: means of their ratios."""
+    """Return the seams of videos, each 1 t h w 3, as means of their ratios."""
     others = [frame for frame in latents if frame not in set(windows)]
     found = []
     for clip in clips:
@@ -94,7 +94,7 @@ def seams_of(clips: Iterator[np.ndarray], windows: Sequence[int], latents: Seque
 
 
 def moments(store: ClipStore, windows: Sequence[Window], network: FeatureNetwork) -> Moments:
-    """Return the features' statistics of windows of a store, some in memory at a time."""
+    """Return the statistics of the features of a store's windows, a few in memory at a time."""
     protocol = replace(DEFAULT_PROTOCOL, num_frames=windows[0].num_frames)
     rows = [
         clip_features(
@@ -106,12 +106,12 @@ def moments(store: ClipStore, windows: Sequence[Window], network: FeatureNetwork
 
 
 def drift(
-    samples: ClipStore, real: Moments, piece: int, network: FeatureNetwork
+    samples: ClipStore, real: Moments, piece: int, network: FeatureNetwork, every: int
 ) -> list[dict[str, float]]:
-    """Return FVD and mean change of each piece of so many frames, from the beginning on."""
+    """Return FVD and mean change of each piece with a number of frames, or of every n-th piece."""
     total = min(video.num_frames for video in samples.videos)
     found = []
-    for start in range(0, total - piece + 1, piece):
+    for start in range(0, total - piece + 1, piece * every):
         windows = [Window(video, start, piece, 1) for video in range(len(samples.videos))]
         fvd = frechet_distance(real, moments(samples, windows, network), DEFAULT_PROTOCOL.ddof)
         found.append({"frame": start, "fvd": fvd, "change": mean_change(samples, windows)})
@@ -161,7 +161,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             (read_windows(real, [window]).numpy() for window in clips), [], of_clips
         )._asdict(),
         "change_real": mean_change(real, pieces),
-        "drift": drift(samples, moments(real, pieces, network), piece, network),
+        "drift": drift(samples, moments(real, pieces, network), piece, network, arguments.every),
     }
 
 
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="of the real videos")
     parser.add_argument("--num", type=int, default=2048, help="real clips at most")
     parser.add_argument("--least", type=int, default=10, help="frames of a piece, at least")
+    parser.add_argument("--every", type=int, default=1, help="score one second of so many")
     parser.add_argument("--network", help="module:function instead of I3D")
     parser.add_argument("--out", type=Path, required=True, help="folder for long.json and long.svg")
     arguments = parser.parse_args()

@@ -1,14 +1,15 @@
-"""A tokenizer like MAGVIT's 3D-VQ (Yu et al. 2023), written anew as a baseline of the benchmarks.
+"""A reimplementation of a tokenizer like MAGVIT's 3D-VQ (Yu et al. 2023), as a baseline.
 
-From the paper and the released config for BAIR, whose three levels give 4x4x4 pixels a token: 3D
-convolutions of size 3 throughout, residual blocks with group norm and swish before each of two
-convolutions, average pooling down, nearest neighbours and a convolution up, and a codebook that
-learns by its gradient. The released base model has 64 channels and two blocks a level; it starts
-from an image tokenizer's weights, this one from random ones.
+It follows the paper and the released config for BAIR, whose three levels give 4x4x4 pixels per
+token: 3D convolutions of size 3 throughout, residual blocks with group norm and swish before each
+of two convolutions, average pooling for downsampling, nearest neighbours and a convolution for
+upsampling, and a codebook that learns by its gradient. The released base model has 64 channels and
+two blocks per level; it starts from the weights of an image tokenizer, and this one from random
+weights.
 
-Its loss is what remains of the released one without the perceptual and the adversarial part, which
-these minutes of CPU cannot feed: L2, codebook, commitment and entropy. Its averaged weights (decay
-0.999) are left out as well: they lag by more steps than some of these trainings have.
+Its loss is the released one without the perceptual and the adversarial part, for which a few
+minutes of CPU time are too short: L2, codebook, commitment and entropy. Averaged weights (decay
+0.999) are also left out, because they lag by more steps than some of these runs have.
 """
 
 import itertools
@@ -35,12 +36,12 @@ def conv(in_channels: int, out_channels: int, size: int = 3, bias: bool = True) 
 
 
 def norm(width: int) -> nn.GroupNorm:
-    """Return group norm of 32 groups, or of one channel each where there are fewer."""
+    """Return group norm with 32 groups, or with one channel per group if there are fewer."""
     return nn.GroupNorm(min(32, width), width, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
-    """Norm, swish, convolution, twice; added to the input, or to its 1x1x1 convolution."""
+    """Norm, swish and convolution, twice; added to the input or to its 1x1x1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -56,7 +57,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if is_same else conv(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Features) -> Features:
-        """Add the block's change."""
+        """Add the block's output to its input."""
         return self.shortcut(x) + self.change(x)
 
 
@@ -104,7 +105,7 @@ class LearnedCodebook(nn.Module):
     def forward(
         self, latents: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], dict[str, Loss]]:
-        """Return quantized rows with the gradient copied past, their codes and the losses."""
+        """Return quantized rows with the copied gradient, their codes and the losses."""
         squares = latents.square().sum(1, keepdim=True) + self.codes.square().sum(1)
         distances = torch.addmm(squares, latents, self.codes.T, alpha=-2)
         indices = distances.argmin(1)
@@ -117,7 +118,7 @@ class LearnedCodebook(nn.Module):
         return latents + (q - latents).detach(), indices, losses
 
     def entropy(self, distances: Float[Tensor, "n k"]) -> Loss:
-        """Return the mean entropy of a latent's choice less the entropy of the mean choice."""
+        """Return the mean entropy of the choices minus the entropy of the mean choice."""
         logs = (-distances / self.TEMPERATURE).log_softmax(1)
         choice = logs.exp()
         mean = choice.mean(0)
@@ -125,12 +126,12 @@ class LearnedCodebook(nn.Module):
 
 
 class MagvitTokenizer(Baseline):
-    """Encoder, codebook and decoder; the networks see and give pixels in [0, 1].
+    """Encoder, codebook and decoder; the networks receive and return pixels in [0, 1].
 
     Args:
-        width: channels of the finest level.
-        depth: residual blocks on each level, and at the bottom.
-        multipliers: channels of each level over `width`.
+        width: number of channels of the finest level.
+        depth: number of residual blocks on each level, and at the bottom.
+        multipliers: channels of each level as a multiple of `width`.
         codebook_size: number of codes.
         codebook_dim: dimension of a code.
     """
@@ -168,7 +169,7 @@ class MagvitLoss(nn.Module):
 
     Args:
         reconstruction: weight of the mean squared error of pixels in [-1, 1]. The default is that
-            of the released code, whose pixels span half of that range.
+            of the released code, whose pixels span half of this range.
     """
 
     COMMITMENT, CODEBOOK, ENTROPY = 0.25, 1.0, 0.1
@@ -178,7 +179,7 @@ class MagvitLoss(nn.Module):
         self.reconstruction = reconstruction
 
     def forward(self, output: Reconstruction, video: Video, done: float) -> Loss:
-        """Return the loss; it is the same from the beginning of the training to its end."""
+        """Return the loss, which is the same throughout the training."""
         losses = output.losses
         return (
             self.reconstruction * F.mse_loss(output.video, video)

@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: time, peak memory, the machine's rates, counted operations."""
+"""Measurements of the benchmarks: time, peak memory, the machine's rates, counted operations."""
 
 import statistics
 import subprocess
@@ -38,7 +38,7 @@ def _status(name: str) -> int:
 
 
 def peak_mebibytes(work: Callable[[], object], device: str) -> float:
-    """Return the peak memory of `work` over what was there before; call it in a fresh process."""
+    """Return the additional peak memory of `work`; call it in a new process."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -51,13 +51,13 @@ def peak_mebibytes(work: Callable[[], object], device: str) -> float:
 
 
 def number_from_fresh_process(file: str, arguments: Sequence[str]) -> float:
-    """Return the number that a script prints when it is started with these arguments."""
+    """Return the number that a script prints when started with these arguments."""
     command = [sys.executable, file, *arguments]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def product_rate(precision: Precision, device: str) -> Callable[[], float]:
-    """Return a measurement of GFLOP/s in a large square matrix product."""
+    """Measure GFLOP/s in a large square matrix product."""
     side = 1024 if device == "cpu" else 8192
     a = torch.randn(side, side, device=device, dtype=DTYPES[precision])
     out = torch.empty_like(a)
@@ -69,7 +69,7 @@ def product_rate(precision: Precision, device: str) -> Callable[[], float]:
 
 
 def convolution_rate(precision: Precision, device: str) -> list[Callable[[], float]]:
-    """Return measurements of GFLOP/s, one for each of the convolutions."""
+    """Measure GFLOP/s for each of the convolutions."""
     dtype = DTYPES[precision]
     batch = 2 if device == "cpu" else 64
 
@@ -87,7 +87,7 @@ def convolution_rate(precision: Precision, device: str) -> list[Callable[[], flo
 
 
 def counted_operations(work: Callable[[], object]) -> int:
-    """Return the multiplications and additions of products and convolutions, forward and back."""
+    """Return the operations of matrix products and convolutions, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

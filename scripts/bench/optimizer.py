@@ -1,6 +1,6 @@
-"""Time a training step with Muon and with AdamW, and Muon's update beside torch.optim.Muon's.
+"""Times a training step with Muon and with AdamW, and the updates of Muon and torch.optim.Muon.
 
-One thread, CPU time, interleaved rounds, medians; the ratio is of the rounds' medians. Example:
+It measures CPU time on one thread, in interleaved rounds; ratios are those of medians. Example:
 
   OMP_NUM_THREADS=1 python scripts/bench/optimizer.py --config demo/tokenizer --batches 4 16 64
 """
@@ -27,7 +27,7 @@ Kind = Literal["adamw", "muon"]
 def make_step(
     config: TokenizerTrainingConfig, kind: Kind, batch: int, size: int
 ) -> Callable[[], None]:
-    """Return a training step on random clips, with an optimizer that has its state already."""
+    """Return a training step on random clips, with an initialised optimizer state."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).train()
     optimizer = make_optimizer(tokenizer, OptimizerConfig(kind=kind, lr=1e-6))
@@ -40,7 +40,7 @@ def make_step(
 
 
 def make_updates(config: TokenizerTrainingConfig) -> dict[str, Callable[[], object]]:
-    """Return updates of all hidden matrices, without forward and backward: ours and torch's."""
+    """Return updates of all hidden matrices, ours and torch's, without any passes."""
     torch.manual_seed(0)
     ours, muon = VideoTokenizer(config.model), OptimizerConfig(kind="muon")
     hidden = parameter_groups(ours, muon)[-1]["params"]
@@ -59,7 +59,7 @@ def make_updates(config: TokenizerTrainingConfig) -> dict[str, Callable[[], obje
 
 
 def medians(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return milliseconds of CPU time of each, the medians of interleaved rounds."""
+    """Return the CPU time of each in milliseconds, as medians of interleaved rounds."""
     found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():

@@ -1,9 +1,9 @@
-"""Compare masked and autoregressive priors of one tokenizer: gFVD against steps and clips a second.
+"""Compares masked and autoregressive priors of one tokenizer: gFVD over steps and clips/second.
 
-Each number of steps draws a store of its own with the same seeds, scored against the real clips.
-Speeds are of the token sampler alone, all taking turns, medians over the rounds; CPU time, or time
-on the GPU. Everything is a ratio to the autoregressive prior. Started again, it goes on: samples
-and scores that are there are not made again. Example:
+Each number of steps draws a separate store with the same seeds, which is scored against the real
+clips. Speeds are those of the token sampler only, in CPU or GPU time, as medians over interleaved
+rounds. All figures are relative to the autoregressive prior. A second start continues: existing
+samples and scores are not made again. Example:
 
   video-vq train-prior --config demo/prior --tokens demo/tokens --out demo/masked model.kind=masked
   python scripts/bench/parallel.py --real demo/clips --tokenizer demo/tokenizer --prior demo/prior
@@ -42,7 +42,7 @@ GOALS = {"speed": 5.0, "gfvd": 1.15}  # to be reached together
 
 
 def parallel(steps: int | None, arguments: argparse.Namespace) -> ParallelSettings | None:
-    """Return how a masked prior draws; None for the autoregressive one."""
+    """Return the settings of a masked prior's sampler; None for the autoregressive one."""
     return None if steps is None else ParallelSettings(steps, arguments.confidence_temperature)
 
 
@@ -53,7 +53,7 @@ def gfvd(
     real: Moments,
     network: FeatureNetwork,
 ) -> float:
-    """Return the distance of samples to the real clips; both are kept."""
+    """Return the distance of samples to the real clips; both are stored."""
     name = AUTOREGRESSIVE if steps is None else f"steps-{steps}"
     job = SampleJob(
         prior=arguments.prior if steps is None else arguments.masked,
@@ -78,14 +78,14 @@ def gfvd(
 
 
 def real_key(arguments: argparse.Namespace) -> list[Any]:
-    """Return what decides the real clips."""
+    """Return the settings that determine the real clips."""
     return [ClipStore(arguments.real).content_hash, arguments.split, arguments.num_real]
 
 
 def clips_per_second(
     priors: dict[str, AnyPrior], plan: list[int | None], arguments: argparse.Namespace
 ) -> list[float]:
-    """Return the speed of each way to draw, in the order of the plan; all take turns."""
+    """Return the speed of each sampler, in the order of the plan, in interleaved rounds."""
     batch = arguments.batch_size
     works = []
     for steps in plan:
@@ -157,7 +157,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def picture(rows: list[dict[str, Any]]) -> str:
-    """Return an SVG: gFVD over clips a second, both over the autoregressive prior's."""
+    """Return an SVG: gFVD over clips per second, both relative to the autoregressive prior."""
     first, *masked = [
         Point(row["speed_ratio"], row["gfvd_ratio"], str(row["steps"])) for row in rows
     ]

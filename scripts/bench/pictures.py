@@ -1,10 +1,13 @@
-"""A feature network that sees pictures and no motion, to hold a sanity table of FVD against.
+"""Feature networks that see pictures but no motion.
 
   PYTHONPATH=scripts/bench video-vq fvd --sanity clips --network pictures:mean_of_frames
 
-It averages ST-LPIPS's last layer over space and time, so the order of the frames cannot matter.
+`mean_of_frames`, for comparison with a sanity table of FVD, averages ST-LPIPS's last layer over
+space and time, so the order of the frames cannot matter. `colours` takes no time and replaces a
+network where FVD is not needed.
 """
 
+import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,6 +29,19 @@ class MeanOfFrames(nn.Module):
         for stage in self.network.stages:
             x = stage(x)
         return reduce(x, "(b t) c h w -> b c", "mean", b=len(video))
+
+
+class Colours(nn.Module):
+    """The mean of each colour over a clip's pixels and frames, and its deviation."""
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 6"]:
+        """Return the features of clips."""
+        return torch.cat([video.mean((2, 3, 4)), video.std((2, 3, 4))], dim=1)
+
+
+def colours() -> nn.Module:
+    """Return the network."""
+    return Colours()
 
 
 def mean_of_frames() -> nn.Module:

@@ -1,9 +1,9 @@
-"""Frames per second that a core prepares, against the best plain loop over the same decoder.
+"""Compares the frames per second that a core prepares with the best plain loop over the decoder.
 
 python scripts/bench/prepare.py [FOLDER] [--size 64]: CPU time of the function that a worker runs
 (hash and count the file, decode, turn upright, scale, write, hash and fsync the shard) over that of
 a loop that only decodes and scales by the same filter into memory. Without FOLDER, videos of
-320x240 are made: textures that move, with noise, as MPEG-4 in AVI like those of UCF-101.
+320x240 are made: moving textures with noise, as MPEG-4 in AVI like UCF-101.
 """
 
 import argparse
@@ -35,7 +35,7 @@ WANTED = 0.9
 
 
 def make_videos(folder: Path, videos: int, frames: int) -> None:
-    """Write AVI files of textures of several scales that move, with some noise."""
+    """Write AVI files of moving textures of several scales, with some noise."""
     random = np.random.default_rng(0)
     for number in range(videos):
         texture = np.full((2 * HEIGHT, 2 * WIDTH, 3), 128.0)
@@ -52,7 +52,7 @@ def make_videos(folder: Path, videos: int, frames: int) -> None:
 
 
 def plain_pyav(path: Path) -> Iterator[np.ndarray]:
-    """Decode as PyAV does best: one reformatter for all frames, one thread."""
+    """Decode with PyAV in the fastest way: one reformatter for all frames, and one thread."""
     reformatter = VideoReformatter()
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -62,7 +62,7 @@ def plain_pyav(path: Path) -> Iterator[np.ndarray]:
 
 
 def plain_decord(path: Path) -> Iterator[np.ndarray]:
-    """Decode as decord does best: one frame after the other, no seeking, one thread."""
+    """Decode with decord in the fastest way: frame by frame, without seeking, on one thread."""
     reader = decord.VideoReader(str(path), num_threads=1)
     for _ in range(len(reader)):
         yield reader.next().asnumpy()
@@ -92,7 +92,7 @@ def plain_loop(items: tuple[Item, ...], decoder: Decoder, size: int) -> int:
 
 
 def loop_that_scales_inside(items: tuple[Item, ...], size: int) -> int:
-    """Decode and scale by FFmpeg's own scaler: what exact pixels on every machine cost."""
+    """Decode and scale with FFmpeg's own scaler, to show the cost of reproducible pixels."""
     count, reformatter = 0, VideoReformatter()
     for item in items:
         with av.open(item.path) as container:

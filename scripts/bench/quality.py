@@ -1,9 +1,9 @@
-"""Compare reconstructions at equal data, bits and CPU time: quality per compute.
+"""Compares reconstructions at equal data, bits and CPU time: quality per compute.
 
-Every arm, CPU budget and learning rate is a training of its own, whose rate falls along a cosine to
-the end of its budget. All see the same clips in the same order, with the loss and the optimizer of
-their recipe. While they run, a few val clips tell when they reach 26 and 28 dB, in time that no
-budget is charged. Started again, it skips what is finished; what was killed begins anew. Example:
+Every arm, CPU budget and learning rate is a separate training run, whose rate falls along a cosine
+to the end of its budget. All see the same clips in the same order, with the loss and the optimizer
+of their recipe. While they run, a few val clips show when they reach 26 and 28 dB, in time that is
+not charged to the budget. A second start skips finished runs and restarts killed ones. Example:
 
   data-prep synthetic raw --videos 800 && data-prep ucf101 raw --out clips --size 32 --split 1
   OMP_NUM_THREADS=1 python scripts/bench/quality.py clips --out runs/quality --seconds 60 120 240
@@ -82,7 +82,7 @@ def run_arm(
     lr: float,
     frechet: FrechetToTest | None,
 ) -> dict[str, Any]:
-    """Train and score one arm; with rFVD where it is given."""
+    """Train and score one arm, with rFVD if it is given."""
     torch.manual_seed(settings.seed)
     model = ARMS[name].make()
     did = train(model, ARMS[name].recipe, store, scored.val, settings, seconds, lr)
@@ -110,7 +110,7 @@ def run_arm(
 
 
 def score_controls(store: ClipStore, scored: Scored, settings: Settings) -> dict[str, Any]:
-    """Score what needs no training: still pictures, and k-means on raw patches at equal bits."""
+    """Score the untrained controls: still pictures, and k-means on raw patches at equal bits."""
     windows = scoring_windows(store, "train", NUM_FRAMES, 1, KMEANS_CLIPS, settings.seed)
     patches = PatchCodebook(read_windows(store, windows), PIXELS_THW, CODEBOOK_SIZE, settings.seed)
     return {
@@ -121,7 +121,7 @@ def score_controls(store: ClipStore, scored: Scored, settings: Settings) -> dict
 
 
 def read_scored(store: ClipStore, settings: Settings) -> Scored:
-    """Return the clips of val, which choose the learning rate, and of test, which are reported."""
+    """Return the val clips, which choose the learning rate, and the reported test clips."""
     found = (
         scoring_windows(store, split, NUM_FRAMES, 1, settings.num_clips, settings.seed)
         for split in ("val", "test")
@@ -130,14 +130,14 @@ def read_scored(store: ClipStore, settings: Settings) -> Scored:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file whole or not at all."""
+    """Write a complete file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as file:
         file.write((json.dumps(value) + "\n").encode())
 
 
 def require_same_plan(path: Path, plan: dict[str, Any]) -> None:
-    """Note what the results of a folder share.
+    """Record the plan that all results of a folder share.
 
     Raises:
         InputError: the folder holds results of other data or settings.
@@ -165,10 +165,11 @@ def compare(
     arms: Sequence[str],
     network: I3D | None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Run what is missing; return all results in the folder, and the controls.
+    """Do the missing runs; return all results in the folder, and the controls.
 
     Raises:
-        InputError: the clips do not divide into tokens, or the folder is another comparison's.
+        InputError: the clips cannot be divided into tokens, or the folder belongs to another
+            comparison.
     """
     SMALL.grid_thw((NUM_FRAMES, *store.frame_size_hw))
     require_same_plan(
@@ -206,10 +207,10 @@ def compare(
 
 
 def require_positive(arguments: argparse.Namespace) -> None:
-    """Refuse budgets and numbers that leave nothing to do.
+    """Refuse budgets and numbers that are not positive.
 
     Raises:
-        InputError: one of them is.
+        InputError: one of them is not positive.
     """
     if not all(0 < seconds < float("inf") for seconds in arguments.seconds):
         raise InputError(f"--seconds must be positive, found {arguments.seconds}")

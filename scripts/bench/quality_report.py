@@ -22,7 +22,7 @@ LABEL_HEIGHT = 15.0
 
 
 def best(results: Sequence[Result]) -> list[Result]:
-    """Return for each arm and budget the run whose learning rate is best on the val split."""
+    """Return the run with the best learning rate on the val split for each arm and budget."""
     found: dict[tuple[str, float], Result] = {}
     for result in results:
         key = result["arm"], result["seconds"]
@@ -53,7 +53,7 @@ def seconds_to(goal: str, runs: dict[float, Result]) -> str:
 
 
 def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -> str:
-    """Return the table: PSNR at every budget, times to goals over all, the rest at the largest."""
+    """Return the table: PSNR at every budget, times to goals, and other scores at the largest."""
     budgets = budgets_of(results)
     heads = [f"PSNR, dB, {seconds:g} s" for seconds in budgets]
     goals = list(results[0]["seconds_to"])
@@ -83,9 +83,9 @@ def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -
 
 
 def spread(places: Sequence[float], distance: float, end: float = math.inf) -> list[float]:
-    """Return places, in the order given, moved as far as keeps them `distance` apart.
+    """Return positions in the given order, moved so that they are at least `distance` apart.
 
-    They move down; those that would pass `end` move back up, with those in their way.
+    They move down; those that would pass `end` move up again, together with others in their way.
     """
     moved = list(places)
     order = sorted(range(len(places)), key=lambda index: places[index])
@@ -179,7 +179,7 @@ def score_panel(
 
 
 def rfvd_bars(arms: dict[str, dict[float, Result]], colours: dict[str, str]) -> list[str]:
-    """Return the right half; nothing where no rFVD was computed."""
+    """Return the right half; nothing if no rFVD was computed."""
     last = {name: runs[max(runs)] for name, runs in arms.items()}
     found = {name: run for name, run in last.items() if "rfvd" in run}
     if not found:

@@ -1,4 +1,4 @@
-"""Trainings for a budget of CPU time, with checks on the way, and scores of what they made."""
+"""Trains for a budget of CPU time, with intermediate checks, and scores the results."""
 
 import time
 from collections.abc import Sequence
@@ -18,8 +18,7 @@ from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.reconstruction import psnr_per_clip, ssim_per_clip
 from video_vq.models.tokenizer import to_pixels, to_uint8
 from video_vq.stores.clips import ClipStore
-from video_vq.training.optimizer import make_optimizer, set_learning_rate
-from video_vq.training.schedule import learning_rate
+from video_vq.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 
 NUM_FRAMES = 16
 CHECKS, CHECKED_CLIPS = 24, 16  # of val PSNR while a training runs
@@ -29,7 +28,7 @@ Clips = UInt8[Tensor, "b t h w 3"]
 
 
 class Settings(NamedTuple):
-    """What all trainings of a comparison share."""
+    """The settings that all training runs of a comparison share."""
 
     batch_size: int
     precision: str
@@ -38,7 +37,7 @@ class Settings(NamedTuple):
 
 
 def autocast(settings: Settings) -> torch.autocast:
-    """Return the arithmetic of trainings and scores."""
+    """Return the context for the arithmetic of training and scores."""
     return torch.autocast("cpu", DTYPES[settings.precision], settings.precision != "fp32")
 
 
@@ -46,7 +45,7 @@ def autocast(settings: Settings) -> torch.autocast:
 def reconstruct(
     model: Ours | Baseline, clips: Clips, settings: Settings
 ) -> tuple[Clips, CodeUsage]:
-    """Return reconstructions and the codes' use."""
+    """Return reconstructions and the code usage."""
     model.eval()
     usage = CodeUsage(CODEBOOK_SIZE)
     copies = []
@@ -68,11 +67,11 @@ def similarity(copies: Clips, clips: Clips) -> dict[str, float]:
 
 
 class Checks:
-    """PSNR of a few val clips at equal distances of a budget, in CPU time that it is not charged.
+    """PSNR of a few val clips at equal intervals of a budget, in CPU time not charged to it.
 
     Attributes:
         curve: CPU seconds of training and dB, check by check.
-        seconds: that the checks themselves took.
+        seconds: duration of the checks themselves in seconds.
     """
 
     def __init__(self, model: Ours | Baseline, clips: Clips, settings: Settings, budget: float):
@@ -84,7 +83,7 @@ class Checks:
         self.seconds = 0.0
 
     def __call__(self, spent: float) -> None:
-        """Check if it is time for it."""
+        """Check if a check is due."""
         if spent < self.budget * (len(self.curve) + 1) / CHECKS:
             return
         started = time.process_time()
@@ -95,9 +94,9 @@ class Checks:
 
 
 def seconds_to_reach(goal: float, curve: Sequence[tuple[float, float]]) -> float | None:
-    """Return when a curve of seconds and dB is first at a goal, on straight lines between checks.
+    """Return when a curve of seconds and dB first reaches a goal, interpolating linearly.
 
-    None if it never is; the first check's time if that is at the goal already.
+    It is None if it never does, and the time of the first check if that already reaches the goal.
     """
     for index, (seconds, psnr) in enumerate(curve):
         if psnr >= goal:
@@ -117,7 +116,7 @@ def train(
     seconds: float,
     lr: float,
 ) -> dict[str, Any]:
-    """Train for a budget of CPU seconds, at least one step; return what it did."""
+    """Train for a budget of CPU seconds, at least one step; return facts about the run."""
     config = replace(recipe.optimizer, lr=lr)
     loss_of = recipe.loss()
     optimizer = make_optimizer(model, config, model.outer_layers)

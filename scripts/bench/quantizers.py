@@ -1,12 +1,12 @@
-"""Compare quantizers in one model at equal bits a token and equal CPU seconds, prior included.
+"""Compares quantizers in one model at equal bits per token and equal CPU time, with a prior.
 
     OMP_NUM_THREADS=1 python scripts/bench/quantizers.py --data clips --out bench \
         --seconds 1200 --prior-seconds 600 --bits 9 12 15 18 --seeds 0 1
 
-Each run goes the whole way: train-tokenizer, encode, train-prior, sample, evaluate. What an arm's
-step costs is measured first, in a fresh process each, and kept in steps.json; it decides how many
-steps its budget buys. A second start goes on where the first one stopped. In the end results.json,
-table.md and rate_distortion.svg hold everything.
+Each run covers the whole pipeline: train-tokenizer, encode, train-prior, sample, evaluate. The cost
+of a step of each arm is first measured in a new process and stored in steps.json; it determines the
+number of steps within the budget. A second start continues where the first one stopped. The results
+are in results.json, table.md and rate_distortion.svg.
 """
 
 import argparse
@@ -41,14 +41,14 @@ from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrai
 AnyConfig = QuantizerConfig | SimVQConfig | FiniteConfig | BinaryConfig | ResidualConfig
 ARMS = (
     *("vq_rotation", "vq_straight_through", "vq_cosine", "simvq", "fsq", "ifsq"),
-    *("bsq", "lfq", "residual", "grouped"),
+    *("bsq", "lfq", "residual", "grouped", "ibq"),
 )
 WARM, TIMED = 3, 10  # steps
 DIM = 32  # of codes that are looked up
 
 
 def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
-    """Return the settings of an arm at so many bits a token, None where it has none of that size.
+    """Return the settings of an arm at a number of bits per token; None if it has no such size.
 
     Args:
         arm: one of `ARMS`.
@@ -64,6 +64,13 @@ def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
             )
         case "vq_cosine":
             return QuantizerConfig(codebook_size=size, codebook_dim=DIM, normalize=True)
+        case "ibq":
+            return QuantizerConfig(
+                codebook_size=size,
+                codebook_dim=DIM,
+                estimator="index_backpropagation",
+                learning="gradient",
+            )
         case "simvq":
             return SimVQConfig(codebook_size=size, codebook_dim=DIM)
         case "fsq" | "ifsq":
@@ -84,7 +91,7 @@ def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
 
 
 def setting(name: str, quantizer: AnyConfig) -> str:
-    """Return an arm's quantizer as the setting of a command line."""
+    """Return an arm's quantizer as a setting for the command line."""
     values = {field: getattr(quantizer, field) for field in quantizer.__dataclass_fields__}
     shown = {
         key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
@@ -163,9 +170,9 @@ def configs(
 
 
 def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits: int) -> float:
-    """Return what one step of a tokenizer or prior takes: CPU time, or memory over what was there.
+    """Return the CPU time or the additional memory of one step of a tokenizer or prior.
 
-    Runs in this process, which should be a fresh one.
+    It runs in this process, which should be a new one.
     """
     tokenizer, prior = configs(arguments, arm, bits)
     size_hw = ClipStore(arguments.data).frame_size_hw
@@ -183,7 +190,7 @@ def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits
 
 
 def all_measured(arguments: argparse.Namespace, arm: str, bits: int) -> dict[str, float]:
-    """Return all costs of an arm, each from a fresh process; kept in the folder of the bench."""
+    """Return all costs of an arm, each from a new process; they are stored in the output folder."""
     path = arguments.out / "steps.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     key = f"{arm}_{bits}"
@@ -201,7 +208,7 @@ def all_measured(arguments: argparse.Namespace, arm: str, bits: int) -> dict[str
 
 
 def run_arm(arguments: argparse.Namespace, arm: str, bits: int, seed: int) -> dict[str, Any]:
-    """Take one arm the whole way; what is finished is not done again."""
+    """Run the whole pipeline for one arm, without repeating finished stages."""
     costs = all_measured(arguments, arm, bits)
     folder = arguments.out / f"{arm}_{bits}_{seed}"
     quantizer = quantizer_of(arm, bits)
@@ -263,7 +270,7 @@ COLUMNS = {
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """Return the table: one row an arm and size, of several seeds the mean and the range."""
+    """Return the table: one row per arm and size, with the mean and the range over seeds."""
     rows = [
         f"| quantizer | bits | {' | '.join(name for name, _ in COLUMNS.values())} |",
         f"|{'---|' * (len(COLUMNS) + 2)}",
@@ -287,7 +294,7 @@ def _cell(values: Sequence[float], digits: int) -> str:
 
 
 def picture(results: Sequence[dict[str, Any]]) -> str:
-    """Return an SVG: PSNR over bits a clip after the prior, a line for each quantizer."""
+    """Return an SVG: PSNR over bits per clip after the prior, with a line for each quantizer."""
     left, right, top, bottom = 60, 620, 30, 380
     xs = [math.log2(max(1.0, one["bits_per_clip_after_prior"])) for one in results]
     ys = [one["psnr"] for one in results]
@@ -343,7 +350,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run every arm, size and seed, and write what came out after each."""
+    """Run every arm, size and seed, and write the results after each."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in arguments.seeds:

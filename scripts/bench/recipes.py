@@ -1,4 +1,4 @@
-"""What the arms of the comparison of quality per compute share: their output and how they train."""
+"""The output and the training recipes of the arms of the comparison of quality per compute."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,12 +22,12 @@ Loss = Float[Tensor, ""]
 
 
 class Reconstruction(NamedTuple):
-    """What an arm makes of a video.
+    """The output of an arm for a video.
 
     Attributes:
-        codes: None without a quantizer.
-        commitment: unweighted; zero where our loss has none to weigh.
-        losses: what else the quantizer of a baseline asks for, unweighted, by name.
+        codes: the codes; None without a quantizer.
+        commitment: the unweighted commitment loss; zero if our loss has none.
+        losses: other losses of a baseline's quantizer, unweighted, by name.
     """
 
     video: Video
@@ -37,19 +37,19 @@ class Reconstruction(NamedTuple):
 
 
 class Baseline(nn.Module):
-    """An arm whose forward does all there is to do in a step.
+    """An arm whose forward pass does all the work of a step.
 
     Attributes:
-        outer_layers: its layers next to pixels or codes, which Muon leaves to AdamW.
+        outer_layers: layers next to pixels or codes, which Muon leaves to AdamW.
     """
 
     outer_layers: re.Pattern[str] = OUTER_LAYERS
 
     def begin(self, video: Video) -> None:
-        """Do nothing: the first codes are there, or the first forward draws them."""
+        """Do nothing, since the first codes exist, or the first forward pass draws them."""
 
     def end_step(self) -> None:
-        """Do nothing: the optimizer or the forward moved the codes."""
+        """Do nothing, since the optimizer or the forward pass has moved the codes."""
 
 
 class OurLoss(nn.Module):
@@ -62,12 +62,12 @@ class OurLoss(nn.Module):
 
 
 class Recipe(NamedTuple):
-    """How an arm is trained.
+    """The training recipe of an arm.
 
     Attributes:
-        loss: makes a module that is called with a reconstruction, the video and how much of the
-            training is over, from 0 to 1. Its parameters, if it has any, are trained as well.
-        optimizer: all but the rate, which the arm names.
+        loss: function that makes a module, which is called with a reconstruction, the video and the
+            progress of the training, from 0 to 1. Its parameters, if any, are trained as well.
+        optimizer: settings of the optimizer except for the rate, which the arm defines.
     """
 
     loss: Callable[[], nn.Module]

@@ -1,7 +1,7 @@
-"""Time sampling: clips and tokens per second beside an eager loop, Hugging Face and the floor.
+"""Times sampling, compared with an eager loop, Hugging Face and the lower bound.
 
-One thread, process CPU time, whole clips, contenders taking turns, medians over the rounds.
-Example: `OMP_NUM_THREADS=1 python scripts/bench/sampling.py --rounds 3`
+It measures CPU time for whole clips on one thread, as medians over interleaved rounds. Example:
+`OMP_NUM_THREADS=1 python scripts/bench/sampling.py --rounds 3`
 """
 
 import argparse
@@ -36,7 +36,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def eager_loop(prior: Prior, batch: int) -> Tensor:
-    """Sample as one would write it first: the modules, a static cache, fused attention."""
+    """Sample with a straightforward loop: the modules, a static cache, fused attention."""
     num_tokens = prior.config.num_tokens
     shape = (batch, SIZES.heads, num_tokens, SIZES.head_dim)
     caches = [(torch.empty(shape), torch.empty(shape)) for _ in prior.blocks]
@@ -73,7 +73,7 @@ def eager_loop(prior: Prior, batch: int) -> Tensor:
 
 
 def hugging_face(num_tokens: int, batch: int) -> Callable[[], object] | None:
-    """Return `generate()` of a Llama of the same sizes, None when transformers is not installed."""
+    """Return `generate()` of a Llama of the same size; None if transformers is not installed."""
     if importlib.util.find_spec("transformers") is None:
         return None
     transformers = importlib.import_module("transformers")
@@ -107,9 +107,9 @@ def hugging_face(num_tokens: int, batch: int) -> Callable[[], object] | None:
 
 
 def floor_seconds(prior: Prior, batch: int) -> float:
-    """Return what a clip costs at least: reading weights and cache, or the matrix products.
+    """Return the lower bound for a clip: reading weights and cache, or the matrix products.
 
-    Both rates are measured here: the sum of an array larger than the caches, a square product.
+    Both rates are measured on this machine, by the sum of a large array and by a square product.
     """
     array = torch.ones(1 << 26)
     read = statistics.median(cpu_seconds(array.sum) for _ in range(5))

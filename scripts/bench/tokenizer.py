@@ -1,8 +1,8 @@
-"""Time our tokenizer beside a VideoGPT-like VQ-VAE of equal operations per clip, in one run.
+"""Times our tokenizer and a VideoGPT-like VQ-VAE of equal operations per clip, in one run.
 
-On a CPU: one thread, process CPU time, contenders taking turns, medians over the rounds; peak
-memory of a training step over what was there before it, each in a fresh process.
-Example: `OMP_NUM_THREADS=1 python scripts/bench/tokenizer.py --rounds 5`
+On a CPU, it measures CPU time on one thread, as medians over interleaved rounds, and the additional
+peak memory of a training step, each in a new process. Example: `OMP_NUM_THREADS=1 python
+scripts/bench/tokenizer.py --rounds 5`
 """
 
 import argparse
@@ -77,7 +77,7 @@ rates: GFLOP/s of a 1024^3 product, and of the fastest of four 3D convolutions o
 
 
 class Times(NamedTuple):
-    """What the rounds measured: milliseconds and GFLOP/s."""
+    """The measurements of the rounds: milliseconds and GFLOP/s."""
 
     works: dict[tuple[Precision, str, str], list[float]]
     products: dict[Precision, list[float]]
@@ -85,7 +85,7 @@ class Times(NamedTuple):
 
 
 def make_model(contender: str) -> VideoTokenizer | VideoGPTTokenizer:
-    """Return a model with first codes."""
+    """Return a model with initialised codes."""
     torch.manual_seed(0)
     if contender in OUR_MODELS:
         return VideoTokenizer(OUR_MODELS[contender])
@@ -95,7 +95,7 @@ def make_model(contender: str) -> VideoTokenizer | VideoGPTTokenizer:
 def training_step(
     model: VideoTokenizer | VideoGPTTokenizer, optimizer: torch.optim.Optimizer, video: Tensor
 ) -> None:
-    """Do one optimizer step as training does, inside the caller's autocast."""
+    """Do one optimizer step as in training, inside the caller's autocast."""
     output = model(video)
     is_ours = isinstance(output, TokenizerOutput)
     commitment = output.quantized.losses["commitment"] if is_ours else output.commitment
@@ -109,7 +109,7 @@ def training_step(
 
 
 def make_works(contender: str, batch: int, device: str) -> dict[str, Callable[[], object]]:
-    """Return what is timed of a contender."""
+    """Return the functions of a contender to time."""
     model = make_model(contender).to(device)
     optimizer = make_optimizer(model, OptimizerConfig())
     video = torch.rand(batch, 3, *CLIP, device=device) * 2 - 1
@@ -169,14 +169,14 @@ def operations(contender: str, device: str) -> dict[str, int]:
 
 
 def peak_of_step(contender: str, precision: Precision, batch: int, device: str) -> float:
-    """Return the peak memory of a training step, in a process of its own, in MiB."""
+    """Return the peak memory of a training step in MiB, from a separate process."""
     step = make_works(contender, batch, device)["training step"]
     with torch.autocast(device, DTYPES[precision], precision != "fp32"):
         return peak_mebibytes(step, device)
 
 
 def ratios(above: list[float], below: list[float]) -> list[float]:
-    """Return how many times longer the first took, round by round."""
+    """Return the ratio of the first's times to the second's, round by round."""
     return [first / second for first, second in zip(above, below, strict=True)]
 
 
@@ -210,7 +210,7 @@ def report_contender(
 
 
 def report_goals(times: Times, counts: dict[str, int], batch: int) -> None:
-    """Print what was wanted beside what was found."""
+    """Print the goals and the results."""
     step = {key[:2]: spent for key, spent in times.works.items() if key[2] == "training step"}
     print("\nours in training, how many times as fast (wanted):")
     for baseline in BASELINES:

@@ -1,8 +1,8 @@
-"""Share of a training step that is neither forward, backward nor optimizer, and what a save blocks.
+"""Measures the overhead of a training step, and the time for which a save blocks training.
 
-The demo's tokenizer on a generated clip store, by the timers of the training loop itself; then a
-checkpoint of a given size, beside writing and fsyncing as many bytes.
-Example: `python scripts/bench/training.py --steps 100 --gigabytes 1`
+It trains the demo's tokenizer on a generated clip store, using the timers of the training loop
+itself, and then saves a checkpoint of a given size, compared with writing and fsyncing as many
+bytes. Example: `python scripts/bench/training.py --steps 100 --gigabytes 1`
 """
 
 import argparse
@@ -29,7 +29,7 @@ GB = 10**9
 
 
 def make_store(path: Path) -> None:
-    """Write videos of noise; what they show costs a step nothing."""
+    """Write videos of noise, as their content does not affect a step."""
     random = np.random.default_rng(0)
     writer = ClipStoreWriter(path, (SIZE, SIZE), {"kind": "noise"})
 
@@ -46,7 +46,7 @@ def make_store(path: Path) -> None:
 
 
 def step_shares(folder: Path, steps: int, mixed_precision: str) -> dict[str, float]:
-    """Return seconds of a phase over those of the whole loop, medians over the logged windows."""
+    """Return the share of a phase in the time of the loop, as a median over the logged windows."""
     os.environ["ACCELERATE_MIXED_PRECISION"] = mixed_precision
     make_store(folder / "clips")
     every = max(1, steps // 5)
@@ -69,7 +69,7 @@ def step_shares(folder: Path, steps: int, mixed_precision: str) -> dict[str, flo
 
 
 def save_seconds(folder: Path, gigabytes: float, rounds: int) -> dict[str, list[float]]:
-    """Return seconds per GB: what a save blocks, all of it, and a plain write of as many bytes."""
+    """Return seconds per GB: the blocking part of a save, the whole save, and a plain write."""
     part = torch.zeros(int(gigabytes * GB / 4 / 8)).uniform_()
     tensors = {"model": {f"tensor-{index}": part.clone() for index in range(8)}}
     checkpoints, snapshot = CheckpointFolder(folder / "state"), Snapshot()

@@ -1,8 +1,9 @@
-"""A VideoGPT-like VQ-VAE (Yan et al. 2021), written anew as the benchmarks' baseline.
+"""A reimplementation of a VideoGPT-like VQ-VAE (Yan et al. 2021), as a baseline.
 
 Strided convolutions of 240 channels down to 1/4 of t, h and w, four residual blocks with axial
 attention in encoder and decoder, 2048 codes of 256 dimensions by moving averages, and the gradient
-copied past the lookup: 21.1 million parameters. With the paper's sizes, not its code.
+copied past the lookup: 21.1 million parameters. The sizes are those of the paper, but the code is
+not.
 """
 
 from typing import NamedTuple
@@ -29,8 +30,8 @@ class Halve(nn.Module):
     """A convolution of size 4 and stride 2.
 
     Args:
-        pad_first: pad by a copy, as the released code does; else inside the convolution, which
-            gives the same values faster.
+        pad_first: whether to pad by a copy, like the released code, instead of inside the
+            convolution, which gives the same values faster.
     """
 
     def __init__(self, in_channels: int, out_channels: int, pad_first: bool):
@@ -47,7 +48,7 @@ class Halve(nn.Module):
 class Double(nn.Module):
     """A transposed convolution of size 4 and stride 2; `pad_first` as for `Halve`.
 
-    Padding first adds a border of zeros to the input and cuts what it makes off the output.
+    Padding first adds a border of zeros to the input and crops the output accordingly.
     """
 
     def __init__(self, in_channels: int, out_channels: int, pad_first: bool):
@@ -86,7 +87,7 @@ class AxisAttention(nn.Module):
 
 
 class AxialAttention(nn.Module):
-    """The sum of attention along w, h and t, two heads each."""
+    """The sum of attention along w, h and t, with two heads each."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -130,8 +131,8 @@ def residual_stack(width: int, depth: int) -> nn.Sequential:
 class AveragedCodebook(nn.Module):
     """Codes by moving averages with decay 0.99, moved by each forward pass in training mode.
 
-    First codes are latents of the first batch. A code that the averages see less than once a
-    batch shows a latent of the batch instead of its average.
+    The first codes are latents of the first batch. A code with an averaged count below one per
+    batch is replaced by a latent of the batch.
     """
 
     codes: Tensor
@@ -151,7 +152,7 @@ class AveragedCodebook(nn.Module):
     def forward(
         self, latents: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], Float[Tensor, ""]]:
-        """Return quantized rows with the gradient copied past, their codes and the commitment."""
+        """Return quantized rows with the copied gradient, their codes and the commitment loss."""
         if self.training and not self.is_initialized:
             self._initialize(latents.detach())
         indices = self.nearest(latents.detach())
@@ -162,7 +163,7 @@ class AveragedCodebook(nn.Module):
         return latents + (q - latents).detach(), indices, commitment
 
     def nearest(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
-        """Return the nearest codes, by the whole matrix of squared distances."""
+        """Return the nearest codes, from the complete matrix of squared distances."""
         squares = latents.square().sum(1, keepdim=True) + self.codes.square().sum(1)
         return torch.addmm(squares, latents, self.codes.T, alpha=-2).argmin(1)
 
@@ -173,7 +174,7 @@ class AveragedCodebook(nn.Module):
         self.is_initialized.fill_(True)
 
     def _draw(self, latents: Tensor) -> Tensor:
-        """Return as many latents as there are codes; repeated ones, if need be, with noise."""
+        """Return as many latents as there are codes, repeated with noise if necessary."""
         size, dim = self.codes.shape
         if len(latents) < size:
             latents = latents.repeat(-(-size // len(latents)), 1)
@@ -198,11 +199,11 @@ class VideoGPTTokenizer(nn.Module):
     """Encoder, codebook and decoder.
 
     Args:
-        width: channels of all convolutions.
-        depth: residual blocks in the encoder and in the decoder.
+        width: number of channels of all convolutions.
+        depth: number of residual blocks in the encoder, and in the decoder.
         codebook_size: number of codes.
         codebook_dim: dimension of a code.
-        pad_first: pad as the released code does, see `Halve`.
+        pad_first: whether to pad like the released code, see `Halve`.
     """
 
     def __init__(
@@ -255,7 +256,7 @@ class VideoGPTTokenizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
-        """Return the video that codes stand for."""
+        """Return the video that codes represent."""
         rows = F.embedding(codes.flatten(), self.codebook.codes)
         return self.decoder(self._to_grid(rows, codes)).float().clamp(-1, 1)
 

@@ -1,13 +1,13 @@
-"""A VidTok-like tokenizer (Tang et al. 2024), written anew as a baseline of the benchmarks.
+"""A reimplementation of a VidTok-like tokenizer (Tang et al. 2024), as a baseline.
 
-The non-causal one with finite scalar quantization, from the paper and the released configs:
+It is the non-causal one with finite scalar quantization, after the paper and the released configs:
 residual blocks of 2D convolutions, each followed by one of 1D convolutions over time; sampling in
 space by 2D convolutions, in time by a learned blend of pooling and a 3D convolution; 3D blocks and
 attention within each frame at the bottom; layer norm over channels everywhere. Three levels give
-4x4x4 pixels a token; the released non-causal configs have four, and 128 channels.
+4x4x4 pixels per token; the released non-causal configs have four levels and 128 channels.
 
-Its loss is what remains of the released one without the perceptual and the adversarial part, which
-these minutes of CPU cannot feed: L1 with a learned scale, commitment and entropy.
+Its loss is the released one without the perceptual and the adversarial part, for which a few
+minutes of CPU time are too short: L1 with a learned scale, commitment and entropy.
 """
 
 import re
@@ -42,19 +42,19 @@ class ChannelNorm(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Features) -> Features:
-        """Normalise; the result lies channels last in memory, which the convolutions keep."""
+        """Normalise; the result is channels last in memory, which the convolutions preserve."""
         rows = self.norm(rearrange(x, "b c t h w -> b t h w c"))
         return rearrange(rows, "b t h w c -> b c t h w")
 
 
 class ResidualBlock(nn.Module):
-    """Norm, swish, convolution, twice; added to the input, or to its 1x1x1 convolution.
+    """Norm, swish and convolution, twice; added to the input or to its 1x1x1 convolution.
 
     Args:
-        in_channels: of the input.
-        out_channels: of the output.
-        kernel: of both convolutions.
-        starts_as_identity: the second convolution starts from zero.
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the output.
+        kernel: kernel size of both convolutions.
+        starts_as_identity: whether the second convolution starts from zero.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ResidualBlock(nn.Module):
 
 
 def factorised(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return a block over space, which may change the channels, and one over time."""
+    """Return a block over space, which may change the number of channels, and one over time."""
     return nn.Sequential(
         ResidualBlock(in_channels, out_channels, SPACE),
         ResidualBlock(out_channels, out_channels, TIME, starts_as_identity=True),
@@ -89,7 +89,7 @@ def factorised(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class FrameAttention(nn.Module):
-    """Attention of one head among the positions of each frame, added to the input."""
+    """Single-head attention among the positions of each frame, added to the input."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -137,7 +137,7 @@ class HalveTime(nn.Module):
         self.mix = nn.Parameter(torch.tensor(FIRST_MIX))
 
     def forward(self, x: Features) -> Features:
-        """Halve t; a frame of zeros stands behind the last."""
+        """Halve t; a frame of zeros follows the last."""
         x = F.pad(x, (0, 0, 0, 0, 0, 1))
         share = self.mix.sigmoid()
         return share * F.avg_pool3d(x, TIME, stride=(2, 1, 1)) + (1 - share) * self.conv(x)
@@ -185,7 +185,7 @@ def make_encoder(widths: tuple[int, ...], depth: int, out_channels: int) -> nn.S
 
 
 def make_decoder(widths: tuple[int, ...], depth: int, in_channels: int) -> nn.Sequential:
-    """Return the decoder, with one block more on each level than the encoder has."""
+    """Return the decoder, with one more block on each level than the encoder."""
     width = widths[-1]
     layers: list[nn.Module] = [conv(in_channels, width, BOTH), bottom(width)]
     for level, level_width in reversed(list(enumerate(widths))):
@@ -201,10 +201,10 @@ class VidTokTokenizer(Baseline):
     """Encoder, rounding to levels, decoder; there is no projection to or from the levels.
 
     Args:
-        width: channels of the finest level.
-        depth: factorised blocks on each level of the encoder.
-        multipliers: channels of each level over `width`.
-        levels: of each channel of a code.
+        width: number of channels of the finest level.
+        depth: number of factorised blocks on each level of the encoder.
+        multipliers: channels of each level as a multiple of `width`.
+        levels: number of levels of each channel of a code.
     """
 
     codes: Tensor
@@ -247,10 +247,10 @@ class VidTokTokenizer(Baseline):
         return Reconstruction(self.decoder(q).float(), codes, nothing, losses)
 
     def entropy(self, latents: Float[Tensor, "n d"]) -> Loss:
-        """Return the mean entropy of a latent's choice less the entropy of the mean choice.
+        """Return the mean entropy of the choices minus the entropy of the mean choice.
 
-        As in the released code, latents are taken before they are squashed, and a code's
-        probability is the softmax of its product with the latent.
+        As in the released code, latents are used before they are squashed, and a code's probability
+        is the softmax of its product with the latent.
         """
         choice = (2 * self.SHARPNESS * latents @ self.codes.T).softmax(1)
 
@@ -264,7 +264,7 @@ class VidTokLoss(nn.Module):
     """The loss per frame: L1 in nats under a learned scale, and the quantizer's losses.
 
     Attributes:
-        log_scale: of the Laplace density, trained with the model.
+        log_scale: log of the scale of the Laplace density, trained with the model.
     """
 
     COMMITMENT = 0.25
@@ -276,7 +276,7 @@ class VidTokLoss(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, output: Reconstruction, video: Video, done: float) -> Loss:
-        """Return the loss where `done`, from 0 to 1, of the training is over."""
+        """Return the loss at a given progress of the training, `done`, from 0 to 1."""
         errors = (output.video - video).abs()
         nats = errors / self.log_scale.exp() + self.log_scale
         per_frame = nats.sum() / (video.shape[0] * video.shape[2])

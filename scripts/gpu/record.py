@@ -4,8 +4,8 @@
     python scripts/gpu/record.py                    # rewrites the passages of the docs
 
 The figures go to docs/gpu_results.json. Two things are derived from it. All sentences of the docs
-between `<!-- gpu: NAME -->` and `<!-- end of gpu -->` say what was measured, and so never go out of
-date. video_vq/nn/verified_cards.json decides, for each card, whether the Triton lookup, the
+between `<!-- gpu: NAME -->` and `<!-- end of gpu -->` describe the measurements, and so are never
+outdated. video_vq/nn/verified_cards.json decides, for each card, whether the Triton lookup, the
 compiled backward pass, channels last and CUDA graphs are used.
 """
 
@@ -85,7 +85,7 @@ def verified(results: Results) -> list[str]:
 
 
 def told(cards: Cards) -> str:
-    """Return the names and dates of cards."""
+    """Return the names of cards and the dates of their measurements."""
     return ", ".join(f"{name} ({held.machine['started'][:10]})" for name, held in cards.items())
 
 
@@ -99,7 +99,7 @@ def having(cards: Cards, prefix: str) -> Cards:
 
 
 def sentence(prefix: str, unmeasured: str, link: str) -> Callable[[Cards], str]:
-    """Return the function that writes where something was measured, or that it was not."""
+    """Return the function that writes where a figure was measured, or that it was not."""
 
     def passage(cards: Cards) -> str:
         found = having(cards, prefix)
@@ -195,7 +195,7 @@ def write(cards: Cards) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Add a file of results, if one is named, and write everything that follows from the record."""
+    """Add a file of results, if one is given, and write everything that follows from the record."""
     cards = recorded()
     if arguments:
         results = Results(Path(arguments[0]))

@@ -67,7 +67,7 @@ def perform(part: Part, day: Day) -> Figures:
 
 
 def told(name: str, figures: Figures) -> str:
-    """Return the line about a part that is printed."""
+    """Return the line to print about a part."""
     line = f"{name}: {figures['status']}, {figures['seconds']:.0f} s"
     wrong = [key for key, value in figures.get("checks", {}).items() if not value["passed"]]
     if wrong:

@@ -1,10 +1,10 @@
-"""The picture of the mechanism: why latents shrink under the rotation, and what that costs.
+"""Draws the mechanism: why latents shrink under the rotation, and the cost of this.
 
   python scripts/study/mechanism.py rotation.jsonl --out docs/figures/rotation_mechanism.svg
 
-From the runs of the parts "mechanism" and "without_commitment", four panels: the median length of
-the latents over steps; what pulls it in or out; the median angle between a latent and its code; and
-at which angles the gradient of either estimator is nearest to the exact one.
+The runs of the parts "mechanism" and "without_commitment" give four panels: the median length of
+the latents over steps; the forces that change it; the median angle between a latent and its code;
+and the angles at which the gradient of either estimator is closest to the exact one.
 """
 
 import argparse

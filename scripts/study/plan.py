@@ -1,4 +1,4 @@
-"""The plan of a study: which runs there are, in what order, and by which commands each is made."""
+"""The plan of a study: its runs, their order, and the commands of each."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ TUNING = "tuning"  # parts whose names begin so choose rates and are not scored
 
 @dataclass(frozen=True, config=STRICT)
 class World:
-    """A data set and what is trained on it.
+    """A data set and the models that are trained on it.
 
     Attributes:
         make: commands that make the clip store, with {raw} and {clips} for their paths.
@@ -26,7 +26,7 @@ class World:
         prior: config of the prior.
         tokenizer_settings: settings that all tokenizers of the study share.
         prior_settings: settings that all priors of the study share.
-        hop: frames between two windows that are encoded for the prior.
+        hop: number of frames between two windows that are encoded for the prior.
         sampling: options of `video-vq sample`.
         num: number of test clips and of samples that are scored.
     """
@@ -43,13 +43,13 @@ class World:
 
 @dataclass(frozen=True, config=STRICT)
 class Part:
-    """A block of the plan: every combination of what it lists.
+    """A block of the plan, which covers every combination of its lists.
 
     Attributes:
         world: name of the world.
-        regimes, optimizers, arms: names.
-        seeds: of weights, order of data, restarts, the prior and the samples; runs of one seed are
-            paired.
+        regimes, optimizers, arms: names of the regimes, optimizers and arms.
+        seeds: seeds of the weights, the order of the data, the restarts, the prior and the
+            samples; runs of one seed are paired.
         rates: learning rates of the tokenizer, or "tuned": for each regime, optimizer and arm the
             rate that was best on the val split in the parts named "tuning…".
         last: the last stage: "tokenizer" stops after the tokenizer's training, "prior" goes on to
@@ -68,16 +68,17 @@ class Part:
 
 @dataclass(frozen=True, config=STRICT)
 class Plan:
-    """A study, written down before its first run.
+    """A study, as written down before its first run.
 
     Attributes:
-        question: what is asked.
-        endpoint: what answers it.
-        analysis: how the numbers are compared.
+        question: the question to answer.
+        endpoint: the measure that answers it.
+        analysis: the method of comparing the numbers.
         reference: the arm that all others are compared with.
         unquantized: arms without codes, which have no prior.
-        precision: of all trainings, as Accelerate names it.
-        worlds, regimes, optimizers, arms: by name; all but a world are settings of the tokenizer.
+        precision: precision of all training runs, as Accelerate names it.
+        worlds, regimes, optimizers, arms: definitions by name; all but the worlds are settings of
+            the tokenizer.
         parts: the blocks, in the order in which they are run.
     """
 
@@ -108,7 +109,7 @@ class Plan:
 
 
 class Run(NamedTuple):
-    """One run of the plan: a tokenizer and, where the part goes on to it, its prior."""
+    """One run of the plan: a tokenizer and, if the part includes it, its prior."""
 
     part: str
     world: str
@@ -121,7 +122,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return a name that no other run of the plan has, fit for a folder."""
+        """Return a unique name for the run, suitable for a folder."""
         rate = "tuned" if self.rate is None else f"{self.rate:g}"
         return "-".join(
             (self.part, self.world, self.regime, self.optimizer, self.arm, rate, str(self.seed))
@@ -133,7 +134,7 @@ class Step(NamedTuple):
 
     Attributes:
         command: arguments of `video-vq`.
-        made: what the command leaves when it has finished.
+        made: output of the command when it has finished.
     """
 
     command: tuple[str, ...]
@@ -141,7 +142,7 @@ class Step(NamedTuple):
 
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan that a YAML file holds."""
+    """Return the plan in a YAML file."""
     return TypeAdapter(Plan).validate_json(json.dumps(yaml.safe_load(path.read_text())))
 
 
@@ -160,11 +161,11 @@ def tuned_rate(run: Run, results: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the rate with the best validation PSNR among the tuning runs of a run's arm.
 
     Args:
-        run: a run whose rate is to be chosen.
+        run: a run whose rate has to be chosen.
         results: all results so far.
 
     Returns:
-        None as long as no tuning run of the arm has finished.
+        None until a tuning run of the arm has finished.
     """
     of_arm = [
         (result["validation_psnr"], result["rate"])
@@ -184,7 +185,7 @@ def steps_of(plan: Plan, run: Run, rate: float, clips: Path, folder: Path) -> li
         run: the run.
         rate: learning rate of its tokenizer.
         clips: the world's clip store.
-        folder: folder for all that the run makes.
+        folder: folder for everything that the run makes.
     """
     world = plan.worlds[run.world]
     tokenizer, tokens, prior = folder / "tokenizer", folder / "tokens", folder / "prior"

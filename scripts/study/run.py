@@ -1,11 +1,12 @@
-"""Run a study: every run of its plan once, every result into one file. Started again, it goes on.
+"""Runs a study: every run of its plan once, with all results in one file.
 
-A run that fails is a result too. A run that was stopped goes on where its stages stopped. Example:
+A second start continues. A failed run also counts as a result, and a stopped run continues where
+its stages stopped. Example:
 
   python scripts/study/run.py scripts/study/rotation.yaml --out runs/study --results rotation.jsonl
 
-Without GPUs one run at a time has the whole machine; `--jobs 2` makes two at a time, each with an
-equal share of the cores. With GPUs each run has one, and there are as many at a time as GPUs.
+Without GPUs, one run at a time uses the whole machine; `--jobs 2` does two at a time, each with an
+equal share of the cores. With GPUs, each run uses one, with as many runs at a time as GPUs.
 """
 
 import argparse
@@ -33,7 +34,7 @@ LAST_WORDS = 2000  # characters of what a failed command said
 
 
 class Results:
-    """A file of JSON lines, one a finished or failed run; a line is there in full or not at all."""
+    """A file of JSON lines, one per finished or failed run; a line is complete or absent."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -47,7 +48,7 @@ class Results:
         return any(result["name"] == run.name for result in self.results)
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write a result to the disk."""
+        """Write a result to disk."""
         with self._lock:
             self.results.append(result)
             lines = (json.dumps(one) + "\n" for one in self.results)
@@ -55,7 +56,7 @@ class Results:
 
 
 def make_world(plan: plans.Plan, name: str, out: Path) -> Path:
-    """Return a world's clip store, made where it is not there yet."""
+    """Return a world's clip store, making it if necessary."""
     raw, clips = out / f"{name}-raw", out / f"{name}-clips"
     for command in plan.worlds[name].make:
         if not (clips / "manifest.json").exists():
@@ -72,7 +73,7 @@ def perform(
     out: Path,
     environment: dict[str, str],
 ) -> dict[str, Any]:
-    """Make a run and return its result; a failed command ends it."""
+    """Do a run and return its result; a failed command ends it."""
     folder = out / run.name
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"name": run.name, **run._asdict(), "rate": rate, "status": "finished"}
@@ -106,7 +107,7 @@ def without_lists(scores: Any) -> Any:
 
 
 def figures_of(folder: Path) -> dict[str, Any]:
-    """Return what a run's files say: the curve of its training, and its scores."""
+    """Return the figures in a run's files: the curve of its training, and its scores."""
     metrics = folder / "tokenizer" / "metrics.jsonl"
     lines = (
         [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
@@ -138,7 +139,7 @@ def gpus() -> list[str]:
 
 
 def environments(plan: plans.Plan, jobs: int | None) -> list[dict[str, str]]:
-    """Return the environment of each run that goes on at one time."""
+    """Return the environment of each concurrent run."""
     base = {**os.environ, "ACCELERATE_MIXED_PRECISION": plan.precision}
     if found := gpus():
         places = (found[index % len(found)] for index in range(jobs or len(found)))
@@ -148,7 +149,7 @@ def environments(plan: plans.Plan, jobs: int | None) -> list[dict[str, str]]:
 
 
 class Study:
-    """The runs that are left, given to as many workers as there are environments."""
+    """The remaining runs, distributed to as many workers as there are environments."""
 
     def __init__(self, plan: plans.Plan, out: Path, results: Results, parts: Sequence[str]):
         self.plan, self.out, self.results = plan, out, results
@@ -172,7 +173,7 @@ class Study:
             yield run, rate
 
     def work(self, environment: dict[str, str], keep: bool) -> None:
-        """Make runs until none is left that can be made."""
+        """Do runs until none is left that can be done."""
         for run, rate in self.take():
             result = perform(self.plan, run, rate, self._worlds[run.world], self.out, environment)
             self.results.add(result)

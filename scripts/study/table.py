@@ -1,9 +1,9 @@
-"""The tables and the picture of a study, from its file of results.
+"""Makes the tables and the picture of a study from its file of results.
 
   python scripts/study/table.py scripts/study/rotation.yaml rotation.jsonl --picture rotation.svg
 
-Differences are of runs with the same seed, an arm less the reference arm; the interval is Student's
-t at 95 % over seeds. No correction is made for the number of arms.
+Differences are between runs with the same seed, an arm minus the reference arm; the interval is
+Student's t at 95 % over seeds. There is no correction for the number of arms.
 """
 
 import argparse
@@ -22,7 +22,7 @@ Result = dict[str, Any]
 
 
 class Difference(NamedTuple):
-    """A mean difference over paired seeds, and half the width of its 95 % interval."""
+    """A mean difference over paired seeds, and half of the width of its 95 % interval."""
 
     mean: float
     half_width: float
@@ -33,9 +33,9 @@ class Measure(NamedTuple):
     """A column of the tables.
 
     Attributes:
-        title: with its unit.
-        digits: after the point.
-        of: takes the number from a result, None where it has none.
+        title: the column's title, with its unit.
+        digits: number of digits after the decimal point.
+        of: function that takes the number from a result; None where the result has none.
     """
 
     title: str
@@ -75,7 +75,7 @@ MEASURES = (
 def paired_difference(
     arm: Mapping[int, float], reference: Mapping[int, float]
 ) -> Difference | None:
-    """Return the mean difference over the seeds that both have, None without two of them.
+    """Return the mean difference over the common seeds; None if there are fewer than two.
 
     Args:
         arm: a number by seed.
@@ -90,7 +90,7 @@ def paired_difference(
 
 
 def numbers(results: Sequence[Result], measure: Measure) -> dict[int, float]:
-    """Return a measure by seed, of the runs that have it."""
+    """Return a measure by seed, for the runs that have it."""
     found = {result["seed"]: measure.of(result) for result in results}
     return {seed: value for seed, value in found.items() if value is not None}
 
@@ -164,7 +164,7 @@ def rates_table(plan: plans.Plan, results: Sequence[Result]) -> str:
 
 
 def picture(plan: plans.Plan, results: Sequence[Result], path: Path) -> None:
-    """Draw rate and distortion: PSNR over bits per clip, a panel for each regime and optimizer."""
+    """Draw rate and distortion: PSNR over bits per clip, with a panel per regime and optimizer."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 

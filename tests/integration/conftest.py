@@ -1,4 +1,4 @@
-"""What several integration tests share: a clip store, a hostile run, a disk that fills up."""
+"""Fixtures of several integration tests: a clip store, a hostile run, a disk that fills up."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def hostile_run(tmp_path) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
-    """Return a function that makes a file system of so many MiB, once; only root can."""
+    """Return a function that makes a file system of a given size in MiB, which only root can."""
     path = tmp_path / "disk"
 
     def mount(megabytes: int) -> Path:

@@ -1,7 +1,7 @@
-"""The command, held at one moment until the test lets it go: a rank of the tests of survival.
+"""Runs the command, held at one moment until the test releases it, as a rank of survival tests.
 
-HELD_FOLDER gets files with numbers: `pid-RANK` at the start, `held-RANK` when the moment is there,
-and `status-RANK` at the end. The rank waits for a file `go` in it. HELD_AT is
+HELD_FOLDER gets files with numbers: `pid-RANK` at the start, `held-RANK` at the moment, and
+`status-RANK` at the end. The rank waits for a file `go` in it. HELD_AT is
 
 * `start-up`: after the first line of the run, before torch is loaded,
 * `training`: inside step 5,
@@ -29,14 +29,14 @@ TRAINING_STEP = 5
 
 
 def tell(what: str, number: int) -> None:
-    """Write a number where the test finds it whole."""
+    """Write a number atomically where the test finds it."""
     file = FOLDER / f"{what}-{RANK}"
     file.with_suffix(".new").write_text(str(number))
     file.with_suffix(".new").rename(file)
 
 
 def hold() -> None:
-    """Say that the moment is there and wait; once in a process."""
+    """Report that the moment has come and wait, once per process."""
     if (FOLDER / f"held-{RANK}").exists():
         return
     tell("held", os.getpid())
@@ -90,7 +90,7 @@ def hold_in_saving(first_step: int, name: str, count: int) -> None:
 
 
 class HeldAtStart(StopRequest):
-    """Holds as soon as it listens."""
+    """Holds the process as soon as it listens."""
 
     def __enter__(self):
         super().__enter__()

@@ -1,4 +1,4 @@
-"""Another process that holds a folder or a file, as a second start meets it."""
+"""Another process that holds a folder or a file, as a second start would find it."""
 
 import os
 import subprocess
@@ -21,8 +21,8 @@ class Holder:
     """Holds a path until it is killed or leaves; use as a context manager.
 
     Args:
-        single_file: whether the path is a file that is to be written.
-        more: lines of Python that it runs once it holds the lock.
+        single_file: whether the path is a file to write.
+        more: lines of Python that the process runs once it holds the lock.
     """
 
     def __init__(self, path: Path, single_file: bool = False, more: str = ""):
@@ -38,20 +38,20 @@ class Holder:
 
     @property
     def holds(self) -> bool:
-        """Whether it got the lock."""
+        """Whether the process got the lock."""
         return self.said == "held\n"
 
     @property
     def name(self) -> str:
-        """Return how a refusal calls it."""
+        """Return the name of the process in a refusal."""
         return f"process {self.process.pid} on {os.uname().nodename}, since 20"
 
     def leave(self) -> None:
-        """Let it end in peace."""
+        """Let the process end normally."""
         self.process.communicate()
 
     def kill(self) -> None:
-        """End it without a last word, and do not wait for it: it stays as a zombie."""
+        """Kill the process without waiting for it, so that it stays as a zombie."""
         self.process.kill()
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
 

@@ -66,7 +66,7 @@ def gallery_of(labels: list[str | None]) -> Gallery:
 
 
 def scores_of(name: str) -> dict:
-    """Return scores as `evaluate` writes them, with a name in every text."""
+    """Return scores as written by `evaluate`, with a name in every text."""
     fvd = {"value": 1234.5, "num_real": 64, "num_fake": 48, "warnings": []}
     clip = {"video": name, "start": 0, "psnr": 20.0, "ssim": 0.9}
     return {
@@ -104,7 +104,7 @@ def scores_of(name: str) -> dict:
 
 
 def make_hostile_run(folder: Path) -> Path:
-    """Make a folder whose every name is an attack: classes, videos, settings, commands."""
+    """Make a folder in which every name is an attack: classes, videos, settings, commands."""
     run = folder / "<img src=x onerror=window.broken=1>"
     scores = run / "scores"
     scores.mkdir(parents=True)

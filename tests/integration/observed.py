@@ -1,9 +1,9 @@
-"""A run with a record of what each rank saw and holds after every step.
+"""Runs training with a record of each rank's inputs and state after every step.
 
-`observed.py train-tokenizer …` is the command itself; `observing()` does the same to trainings of
-this process. The run folder gets `observed-rank0.jsonl` from each rank, a line per step: the
-videos of its batches, whether DDP broadcasts buffers, and the sha256 of codebook, model,
-discriminator and its optimizer, before any rank could repair another's.
+`observed.py train-tokenizer …` runs the command itself; `observing()` does the same for training in
+this process. Each rank writes `observed-rank0.jsonl` (with its number) to the run folder, a line
+per step: the videos of its batches, whether DDP broadcasts buffers, and the sha256 of codebook,
+model, discriminator and its optimizer, before any rank could repair another's state.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from video_vq.models.tokenizer import VideoTokenizer
 
 @contextmanager
 def observing() -> Iterator[None]:
-    """Observe the trainings of tokenizers while it is entered."""
+    """Observe the training of tokenizers within this context."""
     from video_vq.training.loop import Training
 
     real_batches, real_turns = Training.batches, Training.turns
@@ -50,7 +50,7 @@ def observing() -> Iterator[None]:
 
 
 def write(training: Any, seen: list[int]) -> None:
-    """Append the line of the step that was just done."""
+    """Append the line of the last step."""
     model, tokenizer = training.model, training.bare_model
     rank, discriminator = training.accelerator.process_index, training.state.discriminator
     held = {

@@ -1,4 +1,4 @@
-"""Archives that tests make: plain ones of a folder, and hostile ones of every kind."""
+"""Archives for tests: plain ones of a folder, and hostile ones of every kind."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ LINK, HARD_LINK, DEVICE, PIPE = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYP
 
 
 def tar_entry(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
-    """Return one entry of a tar file, as Python's tarfile writes it."""
+    """Return one entry of a tar file, as written by Python's tarfile."""
     info = tarfile.TarInfo(name)
     info.size, info.type, info.linkname = len(data), kind, link
     header = info.tobuf(tarfile.GNU_FORMAT)
@@ -20,7 +20,7 @@ def tar_entry(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link:
 
 
 def tar_of(files: Mapping[str, bytes], format: int = tarfile.GNU_FORMAT) -> bytes:
-    """Pack files with Python's tarfile, folders before what they hold."""
+    """Pack files with Python's tarfile, folders before their contents."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
         for folder in sorted({part for name in files for part in _folders(name)}):
@@ -59,7 +59,7 @@ def zip_with_mode(name: str, data: bytes, mode: int) -> bytes:
 
 
 def overlapping_zip(count: int, data: bytes) -> bytes:
-    """Return a zip whose entries all tell the bytes of the first."""
+    """Return a zip whose entries all refer to the bytes of the first."""
     packed = zip_of({"a.avi": data})
     start = packed.index(b"PK\x01\x02")
     entry = packed[start : packed.index(b"PK\x05\x06")]

@@ -1,4 +1,4 @@
-"""The code of the documentation's pages, for the tests that run it as it stands."""
+"""The code on the pages of the documentation, for tests that run it unchanged."""
 
 import re
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Six steps of both trainings written out plainly, for any number of ranks, in one process.
+"""Six steps of both kinds of training, written out plainly, for any number of ranks in one process.
 
-What `train_tokenizer` and `train_prior` leave is compared with this bit for bit. The ranks are
-played one after the other on the same weights; their gradients are halved and added as DDP does.
+The results of `train_tokenizer` and `train_prior` are compared with it bit by bit. The ranks are
+simulated one after the other on the same weights; their gradients are averaged like those of DDP.
 """
 
 import math
@@ -21,7 +21,7 @@ from video_vq.quantizers.codebook import merge
 from video_vq.quantizers.rows import CodebookStatistics
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.tokens import TokenStore
-from video_vq.training.schedule import learning_rate
+from video_vq.training.optimizer import learning_rate
 from video_vq.training.training_config import (
     OptimizerConfig,
     PriorTrainingConfig,
@@ -32,14 +32,14 @@ CPU = torch.device("cpu")
 
 
 class Plain(NamedTuple):
-    """What a run must leave: tensors by file of the checkpoint, losses by step."""
+    """The expected results of a run: tensors by file of the checkpoint, and losses by step."""
 
     tensors: dict[str, dict[str, Tensor]]
     losses: dict[int, dict[str, float]]
 
 
 class Ranks:
-    """The random states and batches of all ranks; `of(rank)` makes one of them the current."""
+    """The random states and batches of all ranks; `of(rank)` selects one of them."""
 
     def __init__(self, config: Any, dataset: Any, world: int):
         self.states: list[Tensor] = []
@@ -88,14 +88,14 @@ def update(optimizer: Any, module: nn.Module, of_ranks: list[Any], clip: float, 
 
 
 def taken_gradients(module: nn.Module) -> list[Tensor | None]:
-    """Return a rank's gradients and leave none for the next."""
+    """Return a rank's gradients and clear them for the next rank."""
     gradients = [value.grad for value in module.parameters()]
     module.zero_grad()
     return gradients
 
 
 def follow(averages: dict[str, Tensor], module: nn.Module, step: int, decay: float) -> None:
-    """Move the averaged weights; the decay warms up."""
+    """Update the averaged weights, with a warm-up of the decay."""
     decay = min(decay, (1 + step) / (10 + step))
     for name, value in module.state_dict().items():
         if value.dtype.is_floating_point:
@@ -221,7 +221,7 @@ def tokenizer_steps(config: TokenizerTrainingConfig, store: ClipStore, world: in
 
 
 def prior_steps(config: PriorTrainingConfig, store: TokenStore, world: int) -> Plain:
-    """Train a prior; each rank draws its dropout from a random state of its own."""
+    """Train a prior; each rank draws its dropout from its own random state."""
     optim, seed = config.optim, config.run.seed
     torch.manual_seed(seed)
     prior = Prior(config_for(store.header, config.model))

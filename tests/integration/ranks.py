@@ -1,4 +1,4 @@
-"""What test_ranks.py has several ranks do: many cases in one launch, as each launch takes seconds.
+"""The work of several ranks in test_ranks.py: many cases in one launch, as launches take seconds.
 
 `accelerate launch --multi_gpu --num_processes N ranks.py FOLDER CASE…`; FOLDER/given holds the
 data, FOLDER/N gets the results. `ranks.py N FOLDER CASE…` forks the ranks itself, which is faster.
@@ -105,14 +105,14 @@ def given(folder: Path, kind: Kind) -> Path:
 
 
 def settings(kind: Kind, *changes: str) -> list[str]:
-    """Return settings as the command line takes them."""
+    """Return settings in the form of the command line."""
     if kind == "prior":
         changes = (*changes, NO_DROPOUT)
     return [setting for change in changes for setting in change.split()]
 
 
 def arguments(kind: Kind, folder: Path, out: Path, *more: str) -> list[str]:
-    """Return the command line of a training."""
+    """Return the command line of a training run."""
     data = ["--data", "clips"] if kind == "tokenizer" else ["--tokens", "tokens"]
     data[1] = str(folder / "given" / data[1])
     return [f"train-{kind}", "--config", str(given(folder, kind)), *data, "--out", str(out), *more]
@@ -146,7 +146,7 @@ def train(
 def parity(folder: Path, out: Path) -> None:
     """Train 30 steps of the same global batch, in 1, 2 and 4 micro-batches.
 
-    Each rank notes how many items each batch of its validations has.
+    Each rank records the number of items in each batch of its validations.
     """
     rank = make_accelerator().process_index
     for kind in KINDS:
@@ -231,7 +231,7 @@ def validation(folder: Path, out: Path) -> None:
 
 
 def poisoned(bad: dict[int, float] | range) -> Callable[..., Any]:
-    """Return a patch that spoils the loss of one rank, the last, at some steps."""
+    """Return a patch that makes the loss of the last rank NaN at some steps."""
     accelerator, patches = make_accelerator(), mock.patch.multiple
     calls = {"tokenizer": 0, "prior": 0}
     is_last = accelerator.process_index == accelerator.num_processes - 1
@@ -264,7 +264,7 @@ def poisoned(bad: dict[int, float] | range) -> Callable[..., Any]:
 
 
 def poison(folder: Path, out: Path) -> None:
-    """Train with a loss that is not finite on one rank at some steps."""
+    """Train with a non-finite loss on one rank at some steps."""
     patch = poisoned(BAD_STEPS)
     for kind in KINDS:
         with patch(kind):
@@ -280,16 +280,16 @@ def poison(folder: Path, out: Path) -> None:
 
 
 def start(command: Sequence[str]) -> int:
-    """Run a verb in ranks that have met already: rank 0 may hold a folder before rank 1 looks.
+    """Run a verb in connected ranks, where rank 0 may hold a folder before rank 1 looks.
 
-    In processes of their own they meet in between, when each makes its Accelerator.
+    In separate processes, they connect in between, when each makes its Accelerator.
     """
     with mock.patch("video_vq.cli.training_verbs.require_free"):
         return main(command)
 
 
 def more_ranks(folder: Path, out: Path) -> None:
-    """Go on with runs that one rank began; refused first, then allowed."""
+    """Continue runs that one rank began, which is first refused and then allowed."""
     for kind in KINDS:
         changes = settings(kind)
         command = arguments(kind, folder, out / f"{kind}-begun")
@@ -299,9 +299,9 @@ def more_ranks(folder: Path, out: Path) -> None:
 
 
 def second_start(folder: Path, out: Path) -> None:
-    """Start where another process writes: all ranks are refused, and still understand each other.
+    """Start where another process writes: all ranks are refused, and can still communicate.
 
-    Before torch is loaded; and, had both been started at once, when rank 0 takes the lock.
+    This happens before torch is loaded, or, for simultaneous starts, when rank 0 takes the lock.
     """
     accelerator = make_accelerator()
     command = arguments("prior", folder, out / "held", *settings("prior"))
@@ -318,14 +318,14 @@ def second_start(folder: Path, out: Path) -> None:
 
 
 def diverge(folder: Path, out: Path) -> int:
-    """Train with a loss that is not finite on one rank from step 13 on; return the exit status."""
+    """Train with a non-finite loss on one rank from step 13 on; return the exit status."""
     with poisoned(range(13, 100))("prior"):
         changes = settings("prior", "optim.steps=40")
         return start(arguments("prior", folder, out / "diverged", *changes))
 
 
 def run_cases(folder: Path, cases: Sequence[str]) -> int:
-    """Run cases as one rank of however many there are; return the last exit status."""
+    """Run cases as one of any number of ranks; return the last exit status."""
     torch.set_num_threads(1)
     results = folder / str(make_accelerator().num_processes)
     return [globals()[case](folder, results) for case in cases][-1] or 0

@@ -1,8 +1,8 @@
-"""Six recorded steps of both trainings on one and two ranks; `python recorded.py` records anew.
+"""Six recorded steps of both trainings on one and two ranks; `python recorded.py` rewrites them.
 
-`recorded.json` holds, by machine, the sha256 of all that a run leaves. A machine is known by what
-its kernels make of a small fixed computation, as other kernels round otherwise: the recorded
-digests hold where that agrees. Names of tensors and settings of a checkpoint hold everywhere.
+`recorded.json` holds the sha256 of all results of a run, by machine. A machine is identified by the
+result of a small fixed computation, because other kernels round differently; the recorded digests
+apply only if it agrees. Names of tensors and settings of a checkpoint apply to all machines.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ LAST = "step_0000006"
 
 
 def make_runs(folder: Path) -> None:
-    """Train both kinds on one rank here, then on two."""
+    """Train both kinds of model on one rank in this process, then on two."""
     make_data(folder)
     for number in (1, 2):
         (folder / str(number)).mkdir()
@@ -44,14 +44,14 @@ def tensors(run: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def saved_state(run: Path) -> dict[str, Any]:
-    """Return what the last checkpoint says beside its tensors."""
+    """Return the state of the last checkpoint, without its tensors."""
     state = json.loads((run / "state" / LAST / "state.json").read_text())
     del state["log_position"]  # times have more or fewer digits
     return state
 
 
 def digests(run: Path) -> dict[str, str]:
-    """Return the sha256 of all that a run left, clocks apart."""
+    """Return the sha256 of all results of a run, except for times."""
     found = {name: sha256(values) for name, values in tensors(run).items()}
     for name, value in (("state", saved_state(run)), ("metrics", log_without_times(run))):
         text = json.dumps(value, sort_keys=True)
@@ -69,7 +69,7 @@ def sha256(values: dict[str, Tensor]) -> str:
 
 
 def names(run: Path) -> dict[str, Any]:
-    """Return what a checkpoint of this run must hold to be resumed: names, types and shapes."""
+    """Return the names, types and shapes that a checkpoint needs in order to be resumed."""
     shapes = {
         file: {name: f"{value.dtype} {list(value.shape)}" for name, value in values.items()}
         for file, values in tensors(run).items()
@@ -96,7 +96,7 @@ def machine() -> str:
 
 
 def record() -> None:
-    """Write recorded.json: the names, and the digests of this machine beside the others'."""
+    """Write recorded.json: the names, and the digests of this machine added to the others."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         make_runs(folder)

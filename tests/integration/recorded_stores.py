@@ -1,7 +1,7 @@
-"""Recorded bytes of small stores; `python recorded_stores.py` records them anew.
+"""Recorded bytes of small stores; `python recorded_stores.py` rewrites them.
 
-`recorded_stores.json` holds the sha256 of each file: of the clips for every machine, of what
-networks made of them by machine, as `recorded.machine` knows it.
+`recorded_stores.json` holds the sha256 of each file: of the clips for all machines, and of the
+networks' outputs by machine, as identified by `recorded.machine`.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ EVERYWHERE = "clips"
 
 
 def make_stores(root: Path) -> None:
-    """Write clips, and encode, decode and sample by small models with random weights."""
+    """Write clips, and encode, decode and sample with small models with random weights."""
     make_clip_store(root / "clips", num_videos=6)
     tokenizer, prior = trained_tokenizer(), trained_prior()
     tokenizer.save_pretrained(root / "tokenizer")
@@ -44,7 +44,7 @@ def make_stores(root: Path) -> None:
 
 
 def digests(root: Path) -> dict[str, dict[str, str]]:
-    """Return store -> file -> sha256, of all that decides what a store holds."""
+    """Return store -> file -> sha256, for everything that determines a store's contents."""
     return {
         name: {
             str(file.relative_to(root / name)): _digest(file, root)
@@ -56,9 +56,9 @@ def digests(root: Path) -> dict[str, dict[str, str]]:
 
 
 def _digest(file: Path, root: Path) -> str:
-    """Return the sha256 of a file; a manifest's without the hashes of models and its own seal.
+    """Return the sha256 of a file; for a manifest, without the hashes of models and its own seal.
 
-    A model's hash is of its settings, too, and changes with each new one.
+    A model's hash also covers its settings, and changes with each new setting.
     """
     if file.name != "manifest.json" or file.parent.name == EVERYWHERE:
         return sha256_file(file)
@@ -72,7 +72,7 @@ def _digest(file: Path, root: Path) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute as it was recorded: the number of threads stands in the plan of samples."""
+    """Compute with the recorded number of threads, which is in the plan of samples."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -80,7 +80,7 @@ def one_thread() -> Iterator[None]:
 
 
 def record() -> None:
-    """Write recorded_stores.json: this machine beside the others."""
+    """Write recorded_stores.json, adding this machine to the others."""
     known = json.loads(FILE.read_text()) if FILE.exists() else {"machines": {}}
     with tempfile.TemporaryDirectory() as path, one_thread():
         make_stores(Path(path))

@@ -1,4 +1,4 @@
-"""Writes a small LeRobot v3 data set: two cameras, episodes end to end in several mp4 files."""
+"""Writes a small LeRobot v3 data set: two cameras, and episodes joined in several mp4 files."""
 
 import io
 import json
@@ -22,13 +22,13 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 @dataclass
 class RobotSet:
-    """What was written.
+    """A data set that was written.
 
     Attributes:
-        root: its folder.
-        lengths: of the episodes.
-        files: of each episode, chunk and file number of its videos and its table alike.
-        actions, states: of each episode.
+        root: folder of the data set.
+        lengths: number of frames of each episode.
+        files: chunk and file number of each episode, the same for its videos and its table.
+        actions, states: rows of each episode.
     """
 
     root: Path
@@ -64,7 +64,7 @@ class RobotSet:
 
 
 def episode_frames(seed: int, length: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """A disc on a ground of the episode's own colour, so that a wrong episode shows."""
+    """Return a disc on a background in the episode's own colour, which reveals a wrong episode."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     ground, disc = rng.integers(0, 256, 3), rng.integers(0, 256, 3)
@@ -76,7 +76,7 @@ def episode_frames(seed: int, length: int, height: int = 48, width: int = 64) ->
 
 
 def concatenate(videos: list[bytes], fps: int = FPS) -> bytes:
-    """Lay the packets of mp4 files end to end, as LeRobot does."""
+    """Join the packets of mp4 files, as LeRobot does."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
         target, begin = None, 0
@@ -105,7 +105,7 @@ def write_robot_set(
     tasks: tuple[str, ...] = ("push", "lift"),
     splits: dict[str, str] | None = None,
 ) -> RobotSet:
-    """Write episodes to three files in two chunks; the first camera in one stream per file."""
+    """Write episodes to three files in two chunks, with one stream per file for one camera."""
     rng = np.random.default_rng(len(lengths))
     files = [((0, 0), (0, 1), (1, 0))[min(3 * n // len(lengths), 2)] for n in range(len(lengths))]
     made = RobotSet(root, list(lengths), files)

@@ -1,4 +1,4 @@
-"""A small clip store, and the commands as users call them."""
+"""A small clip store, and helpers that run commands as users call them."""
 
 import io
 import os
@@ -41,7 +41,7 @@ def make_clip_store(
 ) -> ClipStore:
     """Write moving blobs of two classes, a third of them each for train, val and test.
 
-    The videos of each split have the frame rates in turn.
+    The videos of each split have the given frame rates in turn.
     """
     writer = ClipStoreWriter(path, (size, size), {"kind": "blobs"})
 
@@ -72,14 +72,14 @@ def make_clip_store(
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return an environment of one thread and no launcher's variables."""
+    """Return an environment with one thread and without a launcher's variables."""
     drop = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     kept = {key: value for key, value in os.environ.items() if key not in drop}
     return {**kept, "OMP_NUM_THREADS": "1", **changes}
 
 
 def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
-    """Run the command and check its exit status; in a process of its own if variables change."""
+    """Run the command and check its exit status, in a separate process if variables change."""
     if changes:
         return run([sys.executable, "-m", "video_vq", *arguments], expect, **changes)
     words = [str(argument) for argument in arguments]
@@ -127,13 +127,13 @@ def run(command: list, expect: int = 0, **changes: str):
 
 
 def checked(answer: subprocess.CompletedProcess[str], expect: int):
-    """Return the answer of a command if its exit status is the expected one."""
+    """Return the result of a command after checking its exit status."""
     assert answer.returncode == expect, f"{answer.returncode}\n{answer.stdout}\n{answer.stderr}"
     return answer
 
 
 class AfterStep(StopRequest):
-    """A request that is made after so many steps; a run looks once before each."""
+    """A request to stop that is made after a number of steps; a run checks it before each step."""
 
     def __init__(self, step: int):
         self.looks_left = step

@@ -1,4 +1,4 @@
-"""Runs that are killed and stopped: all their processes, what they said, what they left."""
+"""Runs that are killed and stopped, with all their processes, output and results."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ MARK = "VIDEO_VQ_TEST_RUN"
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what}: not after {seconds} s"
@@ -26,15 +26,15 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
 
 
 class Run:
-    """A command with everything that it starts; use as a context manager.
+    """A command and all processes that it starts; use as a context manager.
 
-    Ranks get a session of their own from the launcher, so a run's processes are known by a mark in
+    The launcher gives ranks their own session, so a run's processes are identified by a mark in
     their environment, which their children inherit.
 
     Args:
-        folder: gets files `stdout` and `stderr`.
-        held: variables of held_rank.py.
-        outputs: descriptors of stdout and stderr, in place of the files.
+        folder: folder for the files `stdout` and `stderr`.
+        held: environment variables for held_rank.py.
+        outputs: descriptors of stdout and stderr, instead of the files.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Run:
         self.kill()
 
     def text(self, name: str) -> str:
-        """Return what was said on "stdout" or "stderr"."""
+        """Return the output on "stdout" or "stderr"."""
         return (self.folder / name).read_text(errors="replace")
 
     def processes(self) -> list[psutil.Process]:
@@ -87,7 +87,7 @@ class Run:
         self.leader.wait()
 
     def kill(self) -> None:
-        """SIGKILL everything, the leader first, as if the machine were switched off."""
+        """Send SIGKILL to all processes, the leader first, as if the machine were switched off."""
         if self.leader.poll() is None:
             self.leader.send_signal(signal.SIGKILL)
         while left := self.processes():
@@ -100,7 +100,7 @@ class Run:
 
 
 def told(processes: list[psutil.Process]) -> list[str]:
-    """Return number and command of processes; of one that ends meanwhile its number alone."""
+    """Return number and command of processes, or only the number of one that has just ended."""
     found = []
     for process in processes:
         command: list[str] = []
@@ -111,7 +111,7 @@ def told(processes: list[psutil.Process]) -> list[str]:
 
 
 def last_step(run: Path, since: float) -> int:
-    """Return the last step that was logged since a time; 0 before the first."""
+    """Return the last step logged since a given time; 0 before the first."""
     try:
         complete = (run / "metrics.jsonl").read_bytes().rpartition(b"\n")[0]
         last = json.loads(complete.splitlines()[-1])
@@ -129,7 +129,7 @@ def of_ranks(folder: Path, what: str) -> dict[int, int]:
 
 
 def log_without_times(run: Path) -> list[dict]:
-    """Return metrics.jsonl without what a clock says."""
+    """Return metrics.jsonl without times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         {name: value for name, value in line.items() if name != "clock" and name[:5] != "time/"}
@@ -138,7 +138,7 @@ def log_without_times(run: Path) -> list[dict]:
 
 
 def final_state(run: Path, step: int) -> dict[str, object]:
-    """Return the bytes of a step's tensors, and its state but for the size of the log."""
+    """Return the bytes of a step's tensors, and its state without the size of the log."""
     folder = run / "state" / f"step_{step:07d}"
     state = json.loads((folder / "state.json").read_text())
     del state["log_position"]  # times have more or fewer digits

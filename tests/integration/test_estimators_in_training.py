@@ -38,6 +38,7 @@ def tensors(run: Path) -> dict[str, bytes]:
     [
         ("estimator=diveq", "learning=gradient"),
         ("estimator=gumbel_softmax",),
+        ("estimator=index_backpropagation", "learning=gradient"),
         ("estimator=exact_gradient",),
         ("estimator=rotation", "rms_scaling=with_gradient", "tangential_commitment=true"),
     ],
@@ -64,5 +65,5 @@ def test_a_model_that_never_quantizes_is_scored_and_gives_no_tokens(clip_store, 
     with pytest.raises(InputError, match="was trained on latents"):
         tokenizer.decode(tokenizer.encode(video))
     job = EncodeJob(clip_store, tmp_path / "run", tmp_path / "tokens")
-    with pytest.raises(InputError, match="tokens would stand for nothing"):
+    with pytest.raises(InputError, match="tokens would have no meaning"):
         encode_clips(Accelerator(cpu=True), job)

@@ -1,6 +1,7 @@
 """`video-vq evaluate` and `compare` as users run them: on ranks, killed, twice."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import codec as codec_bench
+import numpy as np
 import pytest
 import torch
+from made_videos import scene
+from PIL import Image
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, launch, make_clip_store, video_vq
 
+import data_prep.cli
 from video_vq.cli import main
 from video_vq.evaluation import codec_control, evaluation_setup
 from video_vq.evaluation.feature_network import FeatureNetwork, named_i3d
@@ -202,6 +207,41 @@ def test_the_codecs_curves_are_measured_once(made, tmp_path, monkeypatch, capsys
     few, many = codecs
     assert few["payload_bits"] <= 3000 < many["payload_bits"] <= 9000
     assert many["psnr"]["mean"] > few["psnr"]["mean"]
+
+
+def test_evaluate_names_the_command_that_makes_a_store_of_other_videos(
+    made, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluation_setup, "load_feature_network", lambda *_: quick_network())
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
+    clips = np.stack([scene(16, 16, 16, seed) for seed in range(3)])
+    np.save(tmp_path / "array.npy", clips)
+    for number, clip in enumerate(clips):
+        folder = tmp_path / "some frames" / f"{number}"
+        folder.mkdir(parents=True)
+        for place, frame in enumerate(clip):
+            Image.fromarray(frame).save(folder / f"{place}.png")
+    scores = []
+    for form, flag in (
+        ("array.npy", "--data"),
+        ("some frames", "--data"),
+        ("array.npy", "--samples"),
+    ):
+        store, out = tmp_path / f"{form} {flag}", tmp_path / f"of {form} {flag}"
+        named = ["--data", made / "clips", flag, tmp_path / form]  # the last one of a flag counts
+        command = ["evaluate", *named, "--tokenizer", made / "a", "--out", out, "--num", "3"]
+        capsys.readouterr()
+        assert main([str(word) for word in command]) == 1
+        (told,) = capsys.readouterr().err.splitlines()
+        assert f"{form}: holds no manifest.json, but evaluate needs a clip store" in told
+        way = shlex.split(told.split("`")[1].replace("STORE", shlex.quote(str(store))))
+        assert way.pop(0) == "data-prep"
+        assert data_prep.cli.main(way) == 0
+        run(*(store if word == tmp_path / form else word for word in command))
+        scores.append(comparable(out))
+    of_array, of_frames, of_samples = scores
+    assert of_array["reconstruction"]["psnr"] == of_frames["reconstruction"]["psnr"]
+    assert of_array["num_clips"] == of_samples["generation"]["gfvd"]["num_fake"] == len(clips)
 
 
 def quick_network() -> FeatureNetwork:

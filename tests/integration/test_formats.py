@@ -133,7 +133,7 @@ def test_stores_of_three_forms_hold_the_same_pixels(made, tmp_path, capsys):
         assert np.array_equal(stores[form], stores["lossless"]), form
     said = capsys.readouterr().err
     assert "uint8 6 x 34 x 48 x 64 x 3 taken for the axes b t h w c" in said
-    assert "frames and arrays say no rate: taken for 25 frames per second (--source-fps)" in said
+    assert "frames and arrays state no rate: taken for 25 frames per second (--source-fps)" in said
 
 
 def test_a_store_of_the_clips_scores_as_they_do(made, tmp_path):
@@ -197,6 +197,7 @@ def test_info_and_view_know_frame_folders_and_arrays(made, tmp_path, capsys):
         ("frames/0", "the frames of a video"),
         ("frames", "a folder of videos"),
         ("array.npz", "arrays of videos"),
+        ("array.npy", "arrays of videos"),
     ):
         assert video_vq.cli.main(["info", str(made / "real" / name)]) == 0
         assert told in capsys.readouterr().out

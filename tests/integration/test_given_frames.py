@@ -190,7 +190,7 @@ def test_the_frames_of_an_array_are_continued_at_the_priors_rate(made, tmp_path)
     given = np.stack([moment[0] for moment in moments])[:3]
     size_hw = given.shape[1:3]
     assert np.array_equal(given, resize(frames[[18, 20, 22]], size_hw))
-    with pytest.raises(InputError, match="say its rate with --source-fps"):
+    with pytest.raises(InputError, match="give its rate with --source-fps"):
         last_frames(probe_video(tmp_path / "in.npy"), 3, 10.0, size_hw)
 
 

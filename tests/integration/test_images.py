@@ -1,10 +1,12 @@
 """The shipped 2D tokenizers at a tiny size: an image is a video of one frame."""
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
+from video_vq.cli import main
 from video_vq.config import load_config, shipped_configs
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.training.tokenizer import train_tokenizer
@@ -41,3 +43,19 @@ def test_a_2d_tokenizer_trains_on_single_frames(path, clip_store, tmp_path):
     codes = tokenizer.encode(images)
     assert codes.shape == (2, 1, side, side)
     assert tokenizer.decode(codes).shape == (2, 3, 1, 16, 16)
+    if path.stem == CONFIGS[0].stem:
+        assert_scored(clip_store, tmp_path)
+
+
+def assert_scored(clip_store, folder):
+    """Score and report a 2D tokenizer: all but motion, and FVD of repeated frames."""
+    words = ["evaluate", "--data", clip_store, "--tokenizer", folder / "run", "--split", "test"]
+    words += ["--num", 4, "--protocol", "padded", "--controls", "--out", folder / "run" / "scores"]
+    words += ["--network", "test_evaluation:averages"]
+    assert main([str(word) for word in words]) == 0
+    found = json.loads((folder / "run" / "scores" / "scores.json").read_text())
+    scores = found["reconstruction"]
+    assert scores["psnr"]["mean"] > 0
+    assert scores["rfvd"]["num_real"] == 4
+    assert "flicker" not in scores
+    assert main(["report", str(folder)]) == 0

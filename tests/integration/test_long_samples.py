@@ -265,7 +265,7 @@ def test_what_does_not_fit_is_refused(models, tmp_path, capsys):
 
     refused("--window-stride needs --seconds", "--window-stride", 2, expect=2)
     refused("--window-stride 4: expected 1 to 3", "--seconds", 2, "--window-stride", 4)
-    refused("--steps and --confidence-temperature are of masked priors", "--steps", 4)
+    refused("--steps and --confidence-temperature are for masked priors", "--steps", 4)
     refused("65 steps for a clip of 64 tokens", "--steps", 65, prior="m")
     still = trained_tokenizer()
     still.save_pretrained(tmp_path / "other" / "t")

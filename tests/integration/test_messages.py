@@ -50,7 +50,7 @@ def test_a_missing_store_and_a_wrong_size_are_named(clip_store, tmp_path, capsys
     assert main([*common, "--data", str(tmp_path / "none")]) == 1
     assert "no such folder; make a clip store with `data-prep folder" in capsys.readouterr().err
     assert main([*common, "--data", str(clip_store), "data.num_frames=5"]) == 1
-    assert "does not divide by the tokenizer's strides 2 x 4 x 4" in capsys.readouterr().err
+    assert "is not divisible by the tokenizer's strides 2 x 4 x 4" in capsys.readouterr().err
     assert main([*common, "--data", str(clip_store), "data.num_frames=20"]) == 1
     assert "has the 20 frames of a clip" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -220,6 +220,14 @@ def test_tokens_of_another_tokenizer_are_not_decoded(clip_store, tmp_path):
          "train-tokenizer", "settings are written without dashes: optim.steps=5"),
         (["train-prior", "--config", "c", "--tokens", "d", "--out", "o", "--optim.lr=1e-4"],
          "train-prior", "settings are written without dashes: optim.lr=1e-4"),
+        (["encode", "s", "--tokenzer", "t", "--out", "o"],
+         "encode", "required: --tokenizer; unrecognized: --tokenzer\ndid you mean --tokenizer?"),
+        (["trian-tokenizer"],
+         "[-h]", "'doctor', 'completion')\ndid you mean train-tokenizer?"),
+        (["train-tokenizer", "--config", "c", "--data", "d", "--out", "o", "--tracker", "wandbd"],
+         "train-tokenizer", "invalid choice: 'wandbd' (choose from"),
+        (["train-tokenizer", "--config", "c", "--data", "d", "--out", "o", "--tracker", "wandbd"],
+         "train-tokenizer", "did you mean wandb?"),
         (["train-prior", "--config", "c", "a.b=1", "--tokens", "d", "--out", "o", "optim.lr=1"],
          "train-prior", "write all settings one after the other"),
     ],

@@ -18,6 +18,7 @@ from video_vq.cli import following
 from video_vq.media.encode import write_video
 
 COMMANDS = {"video-vq": video_vq.cli, "data-prep": data_prep.cli}
+REPOSITORY = Path(__file__).parents[2]
 ONE_STEP = ("optim.steps=1", "optim.warmup_steps=0", "--tracker", "none")
 
 
@@ -57,13 +58,14 @@ def root(tmp_path) -> Path:
 def test_following_every_next_line_leads_from_a_clip_store_to_checked_samples(root, capsys):
     (root / "tokens").mkdir()  # in use for something else
     train = ("video-vq", "train-tokenizer", "--config", root / "t.yaml", "--data", root / "clips")
-    run(*train, "--out", root / "tokenizer", *ONE_STEP)
+    run(*train, "--out", root / "runs" / "tokenizer", *ONE_STEP)
     encode = printed(capsys)
     assert encode[:3] == ["video-vq", "encode", str(root / "clips")]
-    assert encode[-1] == str(root / "tokens-2")
+    assert encode[-1] == str(root / "tokens-2")  # beside the clips
     run(*encode)
     train = printed(capsys)
     assert train[1] == "train-prior"
+    assert train[-1] == str(root / "runs" / "prior")  # beside the tokenizer
     run(
         *train,
         "model.width=32",
@@ -74,17 +76,33 @@ def test_following_every_next_line_leads_from_a_clip_store_to_checked_samples(ro
         *ONE_STEP,
     )
     sample = printed(capsys)
-    assert sample[sample.index("--tokenizer") + 1] == str(root / "tokenizer")
+    assert sample[sample.index("--tokenizer") + 1] == str(root / "runs" / "tokenizer")
     run(*sample, "--num", "2")
     verify = printed(capsys)
     assert verify[:3] == ["data-prep", "verify", str(root / "samples")]
     run(*verify)
     assert (root / "samples.png").is_file()
-    tokens = ("decode", root / "tokens-2", "--tokenizer", root / "tokenizer")
+    tokens = ("decode", root / "tokens-2", "--tokenizer", root / "runs" / "tokenizer")
     run("video-vq", *tokens, "--split", "test", "--out", root / "decoded")
     capsys.readouterr()
     run("video-vq", *tokens, "--split", "test", "--out", root / "decoded")  # it is finished
     run(*printed(capsys))
+
+
+def test_a_prepared_store_is_trained_on_in_the_folder_that_the_documentation_names(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("my_videos").mkdir()
+    for number in range(3):
+        frames = np.full((4, 64, 64, 3), 80 * number, np.uint8)
+        write_video(Path(f"my_videos/{number}.mp4"), frames, 10)
+    for page, out in (("README.md", "clips"), ("docs/usage.md", "own/clips")):
+        Path(out).parent.mkdir(exist_ok=True)
+        run("data-prep", "folder", "my_videos", "--out", out, "--size", "64", "--workers", "1")
+        train = capsys.readouterr().out.splitlines()[-1].removeprefix("then: video-vq ")
+        assert train in (REPOSITORY / page).read_text()
+        assert train.startswith(f"train-tokenizer --config video64 --data {out} --out ")
 
 
 def test_tokens_without_a_train_split_are_decoded_next(root, capsys):

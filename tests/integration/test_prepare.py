@@ -18,6 +18,7 @@ from data_prep.cli import main
 from data_prep.table_world.layouts import TableWorldSettings, write_table_world
 from data_prep.tfrecord import scan_records
 from video_vq.media.encode import write_video
+from video_vq.media.folder import FolderSettings, list_videos
 from video_vq.media.resize import resize
 from video_vq.stores.clips import ClipStore
 
@@ -213,6 +214,26 @@ def test_too_many_unusable_videos_stop_the_run_until_more_are_allowed(tmp_path, 
     assert main(["folder", str(videos), "--out", str(out), "--max-skipped", "0.7"]) == 0
     assert len(ClipStore(out).videos) == 1
     assert "2 of 3 were left out" in capsys.readouterr().out
+
+
+def test_a_split_emptied_by_a_broken_file_is_told_with_the_remedy(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for index in range(5):
+        write_video(raw / f"{index}.mp4", clip(index), 25)
+    (chosen,) = (v.name for v in list_videos(raw, FolderSettings()).videos if v.split == "val")
+    (raw / chosen).write_text("text")
+    assert folder(raw, tmp_path / "first") == 0
+    told = capsys.readouterr().out
+    assert f"{chosen}: is not a video file" in told
+    assert "warning: no val videos: training needs train and val" in told
+    assert "move them elsewhere, and run the command with another --out" in told
+    assert "train-tokenizer" not in told
+    (raw / chosen).rename(tmp_path / "elsewhere.mp4")
+    assert folder(raw, tmp_path / "second") == 0
+    assert "warning" not in capsys.readouterr().out
+    splits = sorted(video.split for video in ClipStore(tmp_path / "second").videos)
+    assert splits == ["test", "train", "train", "val"]
 
 
 def test_nothing_usable_is_an_error_even_when_all_may_be_skipped(tmp_path, capsys):

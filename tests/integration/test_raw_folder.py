@@ -11,7 +11,7 @@ from test_scale import encode, hashes, prepare, write_videos
 from trained import trained_tokenizer
 
 from video_vq.media.encode import write_video
-from video_vq.media.folder import FolderSettings
+from video_vq.media.folder import FolderSettings, list_videos
 from video_vq.stages import raw_folder
 from video_vq.stages.encode_clips import Encoder, open_encoder
 from video_vq.stages.encode_job import EncodeJob
@@ -55,6 +55,18 @@ def stop_at_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
         usual(self, shard, on_video)
 
     monkeypatch.setattr(Encoder, "encode", stopped)
+
+
+def test_tokens_without_val_because_of_a_broken_file_come_with_the_remedy(made, tmp_path, capsys):
+    root = copied(made, tmp_path)
+    (root / "raw" / "walk" / "04-notes.mp4").unlink()
+    (chosen,) = (v for v in list_videos(root / "raw", FolderSettings()).videos if v.split == "val")
+    (root / "raw" / chosen.name).write_text("not a video\n")
+    assert encode(root, "raw", root / "tokens", *PER_SHARD) == 0
+    told = capsys.readouterr().out
+    assert "warning: no val" in told
+    assert "move them elsewhere, and run the command with another --out" in told
+    assert "next: video-vq decode" in told
 
 
 def test_frame_folders_and_arrays_give_the_tokens_of_their_store(made, tmp_path, capsys):
@@ -238,7 +250,7 @@ def test_what_is_neither_store_nor_list_nor_folder_of_videos_is_said(made, tmp_p
         made / "of folder", "--fps", "5", "--group-by", "folder"
     )
     assert "no name in it ends in .xyz" in refusal(made / "raw", "--extensions", "xyz")
-    assert "each must be 0 or more, together below 1" in refusal(
+    assert "each must be 0 or more, together at most 1" in refusal(
         made / "raw", "--val", "0.6", "--test", "0.6"
     )
     assert not (tmp_path / "tokens").exists()

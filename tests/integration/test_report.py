@@ -199,7 +199,7 @@ def test_clips_stand_above_the_numbers_and_samples_beside_real_clips(hostile_run
 def test_a_file_that_is_no_page_of_ours_is_not_replaced(hostile_run, tmp_path):
     own = tmp_path / "notes.html"
     own.write_text("<title>my notes</title>")
-    with pytest.raises(InputError, match="is no page of video-vq; remove it, or name another"):
+    with pytest.raises(InputError, match="is not a page of video-vq; remove it, or name another"):
         write_report(hostile_run, own)
     assert own.read_text() == "<title>my notes</title>"
     for _ in range(2):  # a page of ours is

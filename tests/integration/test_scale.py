@@ -157,7 +157,7 @@ def test_too_many_unusable_videos_stop_the_encoding_until_more_are_allowed(made,
     assert "walk/04-notes.mp4: is not a video file" in error
     assert not (out / "manifest.json").exists()
     assert encode(made, "list", out) == 0
-    assert "1 videos were left out" in capsys.readouterr().out
+    assert "1 video was left out" in capsys.readouterr().out
     assert hashes(out) == hashes(made / "of list")
 
 

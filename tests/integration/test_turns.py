@@ -107,7 +107,7 @@ def test_a_run_that_only_lacks_its_last_validation_announces_no_steps(
     assert train(clip_store, tmp_path, *changes) is not None
     said = capfd.readouterr().out
     assert "resuming from" in said
-    assert "validated on 1 clips" in said
+    assert "validated on 1 clip in" in said
     assert "training steps" not in said
 
 

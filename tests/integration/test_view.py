@@ -68,7 +68,7 @@ def test_codes_alone_are_shown_where_no_tokenizer_is_known(root, tmp_path):
     shutil.copytree(root / "tokens", tmp_path / "tokens")
     page = view(tmp_path / "tokens", tmp_path / "page.html")
     assert heads(page) == {"<span>codes</span>"}
-    assert "With --tokenizer the tokens are decoded to clips" in page
+    assert "With --tokenizer, the tokens are decoded to clips" in page
 
 
 def test_each_of_several_codes_a_position_has_its_picture_and_its_map(root, tmp_path):

@@ -44,7 +44,8 @@ def test_a_dry_run_of_the_tokenizer_tells_its_sizes_and_writes_nothing(clip_stor
     assert "0.4 kbit per second of video" in text
     assert "data            6 train videos" in text
     assert "steps           6 of 4 clips: 24 clips, 4.0 times the clips of an epoch" in text
-    assert "dry run: nothing was written" in text
+    assert text.startswith("parameters ")  # the answer comes first
+    assert text.endswith("\ndry run: nothing was written; --json prints the settings, too\n")
     assert not out.exists()
     parameters = sum(value.numel() for value in small_tokenizer().parameters())
     assert f"parameters      {parameters:,} (" in text or f"{parameters / 1e6:.2f} M" in text
@@ -175,8 +176,8 @@ def test_a_timed_dry_run_of_each_training_measures_its_own_steps(clip_store, con
         assert float(rate) == pytest.approx(batch / float(step), rel=0.02)
         seconds = 1000 * float(step) + 4 * float(validation)
         assert abs(seconds - in_seconds(whole)) <= 60 + 0.02 * seconds
-        assert "steps: 1000" in said.out  # the settings shown are those of the whole run
-        assert said.out.endswith("dry run: nothing was written\n")
+        assert "steps           1,000 of" in said.out  # those of the whole run
+        assert said.out.endswith("--json prints the settings, too\n")
         assert "step 15" in said.err
         assert ("adversarial" in said.err) == (batch == 4)
     assert not (configs / "new").exists()

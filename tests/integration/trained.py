@@ -1,4 +1,4 @@
-"""Small models with facts, as if they had been trained, and scores as if they had been scored."""
+"""Small models with facts, as if they had been trained, and with scores, as if evaluated."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from video_vq.quantizers.quantizer_config import FiniteConfig, QuantizerConfig, 
 def trained_tokenizer(
     quantizer: QuantizerConfig | SimVQConfig | FiniteConfig | None = None, causal: bool = False
 ) -> VideoTokenizer:
-    """Return a tokenizer of 4 frames of 16 x 16 with random weights and codes; causal, of 3."""
+    """Return a tokenizer for 4 frames of 16 x 16 (3 if causal) with random weights and codes."""
     torch.manual_seed(0)
     backbone = ConvBackboneConfig(
         channels=8, num_blocks=1, multipliers=(1, 2), strides_thw=((2, 2, 2),), causal=causal
@@ -79,7 +79,7 @@ def save_causal_models(folder: Path) -> CausalModels:
 
 
 def scores_of(tokenizer: str, prior: str | None = None) -> dict[str, Any]:
-    """Return scores as `evaluate` writes them, of the models of these hashes."""
+    """Return scores as written by `evaluate`, for the models with these hashes."""
     return {
         "identity": {"tokenizer": tokenizer, "prior": prior},
         "protocol": fvd_protocol("styleganv").settings(),

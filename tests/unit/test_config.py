@@ -34,6 +34,12 @@ def test_every_problem_is_reported_at_once_with_the_nearest_name(tmp_path):
         (TokenizerTrainingConfig, "run.steps=10", "run.steps: no such setting; did you mean optim"),
         (TokenizerTrainingConfig, "optim.seed=1", "did you mean run.seed?"),
         (TokenizerTrainingConfig, "codebook_size=9", "did you mean model.quantizer.codebook_size?"),
+        (TokenizerTrainingConfig, "model.quantizer.estimater=none", "did you mean 'estimator'?"),
+        (
+            TokenizerTrainingConfig,
+            "model.quantizer.estimator=rotatoin",
+            "'hessian' or 'none' (found 'rotatoin'); did you mean 'rotation'?",
+        ),
         (TokenizerTrainingConfig, "causal=true", "did you mean model.backbone.causal?"),
         (
             TokenizerTrainingConfig,
@@ -129,8 +135,10 @@ def test_bad_files_are_refused_with_the_reason(tmp_path, text, message):
 def test_bad_overrides_and_names_are_refused():
     with pytest.raises(ConfigError, match=r"section\.key=value"):
         parse_overrides(["optim.lr"])
+    with pytest.raises(ConfigError, match=r"did you mean 'demo/tokenizer'\? There are: .*bair"):
+        find_config("demo/tokenzer", "tokenizer")
     with pytest.raises(ConfigError, match=r"no shipped config of that name; there are: .*bair"):
-        find_config("bare", "tokenizer")
+        find_config("mine", "tokenizer")
     with pytest.raises(ConfigError, match="no such config file"):
         find_config("nowhere.yaml", "tokenizer")
     with pytest.raises(ConfigError, match=r"give a \.yaml file or the name"):

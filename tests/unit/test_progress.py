@@ -40,6 +40,13 @@ def test_what_is_soon_done_is_one_line(capsys):
     assert line.startswith("reading: 7 files, ")
 
 
+def test_a_slow_rate_is_still_a_number_of_units_per_second(capsys):
+    with progress("scoring", None, "clip") as bar:
+        bar.start_t -= 20  # as if it had begun 20 s ago
+        bar.n = 4
+    assert capsys.readouterr().err.rstrip().endswith(" 0.20 clip/s")
+
+
 def test_a_terminal_gets_a_line_that_moves(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)

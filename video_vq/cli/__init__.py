@@ -1,6 +1,6 @@
-"""The command `video-vq`: arguments to configuration to one call; no logic of its own.
+"""The command `video-vq`, which turns arguments into one call, without other logic.
 
-Nothing here imports torch before the arguments and the configuration are right.
+torch is not imported before the arguments and the configuration have been checked.
 """
 
 import argparse
@@ -31,28 +31,17 @@ from video_vq.errors import ConfigError, InputError, system_refusal
 from video_vq.progress import set_quiet
 
 VERBS = (
-    train_tokenizer,
-    encode,
-    decode,
-    reconstruct,
-    train_prior,
-    sample,
-    continue_video,
-    evaluate,
-    compare,
-    report,
-    view,
-    fvd,
-    info,
-    doctor,
-)
+    train_tokenizer, encode, decode, reconstruct, train_prior, sample, continue_video, evaluate,
+    compare, report, view, fvd, info, doctor,
+)  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = Parser(
         prog="video-vq",
-        description="Videos to discrete tokens and back, a prior over the tokens, FVD for both.",
+        description="Turn videos into discrete tokens and back, train a prior over the tokens, and "
+        "score both by FVD.",
         epilog="Several processes: accelerate launch --multi_gpu --num_processes N -m video_vq …",
         examples=(
             "video-vq train-tokenizer --config video64 --data clips --out runs/tokenizer",
@@ -73,8 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
-    0 done, or training stopped as asked and saved; 1 failed; 2 wrong arguments or config; 130
-    stopped by Ctrl-C.
+    It is 0 for success, including a training run that was asked to stop and saved its state; 1 for
+    a failure; 2 for wrong arguments or a wrong config; and 130 after Ctrl-C.
     """
     parsed = make_parser().parse_args(arguments)
     set_quiet(getattr(parsed, "quiet", False))
@@ -105,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_process_group() -> None:
-    """End the process group of the ranks, if there is one, while Python is still whole.
+    """End the process group of the ranks, if there is one, before Python shuts down.
 
     The threads of gloo hold tensors; a process that frees them while Python shuts down is aborted
     (pytorch/pytorch#179291). After a failure the launcher ends the ranks.
@@ -117,7 +106,7 @@ def _end_process_group() -> None:
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Return advice on what to lower when memory runs out."""
+    """Return advice on settings to lower when memory runs out."""
     return (
         f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
         "lower optim.batch_size or --batch-size, raise optim.accumulation (same global batch), "

@@ -1,4 +1,4 @@
-"""`video-vq compare`: several evaluations side by side, with what can be told apart."""
+"""`video-vq compare`: several evaluations side by side, with significant differences marked."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`video-vq continue`: the last frames of a video file, and what a prior thinks comes next."""
+"""`video-vq continue`: the last frames of a video file, and a prior's continuation."""
 
 import argparse
 from pathlib import Path
@@ -22,8 +22,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         ),
     )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="any video")
-    options.add_prior(parser)
-    options.add_tokenizer(parser)
+    options.add_model(parser, "prior")
+    options.add_model(parser, "tokenizer")
     parser.add_argument(
         "--out",
         required=True,
@@ -50,8 +50,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--actions",
         type=Path,
         metavar="FILE",
-        help="actions from the first given frame on, for a prior that takes them: a .npy or .csv "
-        "with a row per frame; or n r d, a sequence of rows for each of --num (default: none)",
+        help="actions from the first given frame on, for a prior that takes them: a .npy or "
+        ".csv with a row per frame; or an array n r d, with a sequence of rows for each "
+        "of --num (default: none)",
     )
     options.add_parallel(parser)
     options.add_length(parser, "how much is added", "the rest of a clip")
@@ -63,9 +64,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue."""
-    settings = options.sampling_settings(arguments)
-    parallel = options.parallel_settings(arguments)
-    options.require_seconds_to_stride(arguments)
+    drawing = options.drawing(arguments)
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)
     options.require_video(arguments.video, reading_of(arguments))
@@ -74,17 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.stages.continue_file import ContinueRequest, continue_video
 
     request = ContinueRequest(
-        given_frames=arguments.given_frames,
-        num=arguments.num,
-        settings=settings,
-        parallel=parallel,
-        label=arguments.label,
-        seed=arguments.seed,
-        dtype=arguments.dtype,
-        actions=arguments.actions,
-        seconds=arguments.seconds,
-        window_stride=arguments.window_stride,
-        reading=reading_of(arguments),
+        arguments.given_frames, arguments.num, reading_of(arguments), **drawing
     )
     accelerator = make_accelerator()
     with holding(accelerator, arguments.out, single_file=True):
@@ -111,9 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         given = "the last frame" if made.num_given == 1 else f"the last {made.num_given} frames"
         assumed = "" if made.fps_known else " (assumed: the rate of the prior's clips is unknown)"
         print(
-            f"{arguments.out}: {given} of {arguments.video} at "
-            f"{made.fps:g} frames per second{assumed}, then {made.num_made} continued "
-            "ones (red bar)"
+            f"{arguments.out}: {given} of {arguments.video} at {made.fps:g} frames per "
+            f"second{assumed}, then {made.num_made} continued ones (red bar)"
         )
         for note in made.notes:
             print(printable(f"note: {note}"))

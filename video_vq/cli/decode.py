@@ -1,4 +1,4 @@
-"""`video-vq decode`: token store to clip store."""
+"""`video-vq decode`: turns a token store into a clip store."""
 
 import argparse
 from pathlib import Path
@@ -20,12 +20,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         examples=("video-vq decode tokens --tokenizer runs/tokenizer --out decoded",),
     )
     parser.add_argument("tokens", type=Path, metavar="TOKENS", help="a token store (encode)")
-    options.add_tokenizer(parser)
+    options.add_model(parser, "tokenizer")
     options.add_out(parser, "the clip store; run the same command again to resume")
     parser.add_argument(
-        "--split",
-        choices=("train", "val", "test"),
-        help="decode only this split (default: all)",
+        "--split", choices=("train", "val", "test"), help="decode only this split (default: all)"
     )
     options.add_batch_size(parser)
     add_json(parser)
@@ -34,19 +32,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode."""
-    inputs = {"token store": arguments.tokens, "tokenizer": arguments.tokenizer}
-    require_out(arguments.out, inputs)
+    require_out(arguments.out, {"token store": arguments.tokens, "tokenizer": arguments.tokenizer})
     read_model_config(arguments.tokenizer, "tokenizer")
     require_free(arguments.out)
     go_on_as_recorded(arguments.out)
     from video_vq.stages.decode_job import DecodeJob, finished_clips
 
     job = DecodeJob(
-        arguments.tokens,
-        arguments.tokenizer,
-        arguments.out,
-        arguments.split,
-        arguments.batch_size,
+        arguments.tokens, arguments.tokenizer, arguments.out, arguments.split, arguments.batch_size
     )
     store = finished_clips(job)
     if store is None:

@@ -1,4 +1,4 @@
-"""`video-vq doctor`: checks that everything is here that the other verbs need."""
+"""`video-vq doctor`: checks that this machine has everything that the other verbs need."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check, print, and return 1 if something is left to do."""
+    """Check and print; return 1 if there is something to fix."""
     from video_vq.inspect.checkup import checkup
 
     checks = checkup(arguments.fetch_weights, arguments.st_lpips)

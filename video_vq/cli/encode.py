@@ -1,4 +1,4 @@
-"""`video-vq encode`: a clip store, or raw videos, to a token store."""
+"""`video-vq encode`: turns a clip store, or raw videos, into a token store."""
 
 import argparse
 import os
@@ -8,8 +8,10 @@ from video_vq.arguments import add_json, positive, print_json, share
 from video_vq.cli import folder_options, following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import is_main_rank, num_cores
+from video_vq.stores.clips import SPLITS
 from video_vq.stores.lock import require_free
 from video_vq.stores.tokens import TokenStore
+from video_vq.stores.videos import warning_of_empty_splits
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -17,10 +19,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "encode",
         help="turn a clip store, or raw videos, into a token store",
-        description="Turn clips into tokens. DATA is a clip store, or a folder of videos, or a "
-        "list of raw videos (`data-prep … --list-only`). Raw videos are decoded on the way, and "
-        "their pixels are not kept. The tokens are the same. A video is a file, a folder of "
-        "numbered pictures, or lies in an array.",
+        description="Turn clips into tokens. DATA is a clip store, or a folder of videos, "
+        "or a list "
+        "of raw videos (`data-prep … --list-only`). Raw videos are decoded without "
+        "keeping their pixels, and give the same tokens. A video is a file, a folder of "
+        "numbered pictures, or an array.",
         examples=(
             "video-vq encode clips --tokenizer runs/tokenizer --out tokens",
             "video-vq encode my_videos --tokenizer runs/tokenizer --out tokens --size 64",
@@ -32,7 +35,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="DATA",
         help="a clip store, a folder of videos, an array file, or a list of raw videos",
     )
-    options.add_tokenizer(parser)
+    options.add_model(parser, "tokenizer")
     options.add_out(parser, "the token store; run the same command again to resume")
     parser.add_argument(
         "--windows",
@@ -75,8 +78,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="local: this process and the ranks beside it; ray: the cluster at RAY_ADDRESS, or a "
-        "Ray of this machine (default: local)",
+        help="local: this process and the other ranks; ray: the cluster at RAY_ADDRESS, or Ray "
+        "on this machine (default: local)",
     )
     folder_options.add(parser)
     add_json(parser)
@@ -115,13 +118,14 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.stages.encode_job import EncodeJob, finished_tokens
 
     on_ray = arguments.engine == "ray"
+    cores_of_a_rank = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     job = EncodeJob(
         data=arguments.data,
         tokenizer=arguments.tokenizer,
         out=arguments.out,
         clips=clips,
         batch_size=arguments.batch_size,
-        workers=arguments.workers or (1 if on_ray else _workers_of_a_rank()),
+        workers=arguments.workers or (1 if on_ray else cores_of_a_rank),
         max_skipped=arguments.max_skipped,
         folder=folder,
     )
@@ -143,7 +147,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
-    """Print what the store holds, and the command that comes next."""
     if arguments.json:
         print_json(
             {
@@ -162,20 +165,19 @@ def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
     steered = f", {numbers} numbers of actions for each latent frame" if numbers else ""
     print(f"{len(store)} clips of {grid} tokens{steered}: {arguments.out}")
     if store.num_skipped:
-        print(f"{store.num_skipped} videos were left out, see {arguments.out / 'skipped.jsonl'}")
+        left_out = "1 video was" if store.num_skipped == 1 else f"{store.num_skipped:,} videos were"
+        print(f"{left_out} left out, see {arguments.out / 'skipped.jsonl'}")
     if store.notes:
         print(
             f"{len(store.notes)} videos have oddities, see the notes in "
             f"{arguments.out}/manifest.json"
         )
-    if {"train", "val"} <= {video.split for video in store.videos}:
-        prior = following.beside(arguments.out, "prior")
+    if store.num_skipped and (missing := [name for name in SPLITS if name not in store.splits]):
+        print(warning_of_empty_splits(missing, store.num_skipped))
+    if {"train", "val"} <= store.splits:
+        prior = following.beside(arguments.tokenizer, "prior")
         words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)
     else:  # nothing to train on
         decoded = following.beside(arguments.out, "decoded")
         words = ("decode", arguments.out, "--tokenizer", arguments.tokenizer, "--out", decoded)
     following.say_next("video-vq", *words)
-
-
-def _workers_of_a_rank() -> int:
-    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -28,7 +28,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--data", required=True, type=Path, metavar="STORE", help="the clip store of real videos"
     )
-    options.add_tokenizer(parser)
+    options.add_model(parser, "tokenizer")
     options.add_out(parser, "folder to write scores.json and the sheets to")
     parser.add_argument(
         "--samples", type=Path, metavar="STORE", help="a prior's samples; adds gFVD (default: none)"
@@ -37,7 +37,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--tokens",
         type=Path,
         metavar="STORE",
-        help="the token store that encode made of --data (default: none)",
+        help="the token store that encode made from --data (default: none)",
     )
     parser.add_argument(
         "--prior",
@@ -48,8 +48,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--split",
         choices=("train", "val", "test"),
-        help="split of --data and --tokens; report test, which chose nothing (default: test, or "
-        "that of --generation)",
+        help="split of --data and --tokens; report scores on test, which was not used for any "
+        "choice (default: test, or that of --generation)",
     )
     parser.add_argument(
         "--num",
@@ -70,8 +70,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         choices=("codec",),
         metavar="codec",
         help="also compute the controls that the scores must beat; takes about twice the time. "
-        "With `codec` they include H.264, HEVC and AV1 at the tokenizer's bits, seconds a clip "
-        "(default: none)",
+        "With `codec`, they include H.264, HEVC and AV1 at the tokenizer's bits, which "
+        "takes seconds per clip (default: none)",
     )
     parser.add_argument(
         "--generation",

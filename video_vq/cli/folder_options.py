@@ -1,10 +1,17 @@
-"""How `video-vq encode` reads a plain folder of videos; stores and lists have this settled."""
+"""Options of `video-vq encode` for a plain folder of videos; stores and lists need none."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_vq.arguments import file_endings, frame_size, positive, rate, share
+from video_vq.arguments import (
+    add_extensions,
+    add_fps,
+    add_group_by,
+    add_shares,
+    add_size,
+    add_videos_per_shard,
+)
 from video_vq.errors import InputError
 from video_vq.media.reading import READING_OPTIONS, add_reading, reading_of
 
@@ -23,46 +30,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         "the same options as in `data-prep folder`, which has more: a table of videos, groups by "
         "a pattern; with --list-only it makes a list to encode",
     )
-    group.add_argument(
-        "--size",
-        type=frame_size,
-        metavar="SIZE",
-        help="side of the square frames in pixels, or HEIGHTxWIDTH; videos are scaled to cover "
-        "it, then cropped to the centre (default: what the tokenizer was trained on)",
-    )
-    group.add_argument(
-        "--fps",
-        type=rate,
-        metavar="FPS",
-        help="convert all videos to this frame rate (default: their own)",
-    )
-    for name in ("val", "test"):
-        group.add_argument(
-            f"--{name}",
-            type=share,
-            metavar="SHARE",
-            help=f"share of the groups that becomes the {name} split (default: 0.1)",
-        )
-    group.add_argument(
-        "--group-by",
-        choices=("video", "folder"),
-        help="what must stay in one split, as near-duplicates should: each video is a group of "
-        "its own, or the videos of a folder are one (default: video)",
-    )
-    group.add_argument(
-        "--extensions",
-        type=file_endings,
-        metavar="LIST",
-        help="file name endings to take, for example mp4,avi (default: those of video files; if "
-        "there are none, those of pictures; if there are none, those of arrays)",
-    )
-    group.add_argument(
-        "--videos-per-shard",
-        type=positive,
-        metavar="N",
-        help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
-        "of all, at most 128)",
-    )
+    add_size(group, None, "what the tokenizer was trained on")
+    add_fps(group)
+    add_shares(group, val=0.1, test=0.1)
+    add_group_by(group)
+    add_extensions(group)
+    add_videos_per_shard(group)
+    parser.set_defaults(val=None, test=None, group_by=None)  # so that `read` sees what is given
     add_reading(parser)
 
 

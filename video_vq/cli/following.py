@@ -21,7 +21,7 @@ def say_next(*words: str | Path) -> None:
 
 
 def unused(path: Path) -> Path:
-    """Return a free path: this one, or this one with the first number that makes it free."""
+    """Return an unused path: this one, or this one with the first unused number appended."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1
@@ -54,7 +54,7 @@ def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
 
 
 def _folder_of(path: Path) -> Path:
-    """Return the folder that a path lies in; `parent` of `.` and `..` is not."""
+    """Return the folder that contains a path, also for `.` and `..`, where `parent` fails."""
     if path.name not in ("", ".."):
         return path.parent
     folder = Path(os.path.abspath(path)).parent

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
+from video_vq.errors import ConfigError, InputError
 from video_vq.media.reading import READING_OPTIONS, add_reading, reading_of
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL, PROTOCOLS
 from video_vq.stores.lock import require_free
@@ -47,11 +48,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="number of frames in a clip; of a video file, the first ones (default: 16)",
     )
     parser.add_argument(
-        "--stride",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="take every n-th frame (default: 1)",
+        "--stride", type=positive, default=1, metavar="N", help="take every n-th frame (default: 1)"
     )
     parser.add_argument(
         "--fps",
@@ -75,8 +72,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--sanity",
         action=_Alone,
         other=fake,
-        help="score REAL's own clips frozen, shuffled, played backwards, slowed down and blurred, "
-        "to see what the score sees",
+        help="score REAL's own clips frozen, shuffled, played backwards, slowed down and "
+        "blurred, to show what the score is sensitive to",
     )
     parser.add_argument(
         "--save-real",
@@ -89,11 +86,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 class _Alone(argparse.Action):
-    """A flag without which another argument is required.
+    """A flag that makes another argument optional.
 
     Args:
-        other: the argument that is then not required. With nargs="*" from the start, options could
-            not stand before it.
+        other: the argument that becomes optional. With nargs="*" from the start, options could not
+            precede it.
     """
 
     def __init__(self, option_strings: Sequence[str], dest: str, other: argparse.Action, help: str):
@@ -101,7 +98,6 @@ class _Alone(argparse.Action):
         self._other = other
 
     def __call__(self, parser: object, namespace: argparse.Namespace, *_: object) -> None:
-        """Set the flag."""
         setattr(namespace, self.dest, True)
         self._other.nargs, self._other.required, self._other.default = "*", False, []
 
@@ -111,7 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
-    _require_one_side(arguments)
+    if arguments.sanity and (arguments.fake or arguments.save_real):
+        surplus = "--save-real" if arguments.save_real else f"FAKE {arguments.fake[0]}"
+        raise ConfigError(f"--sanity compares REAL with itself; leave out {surplus}")
     sources = (arguments.real, *arguments.fake)
     if arguments.save_real is not None:
         _require_new_file(arguments.save_real, sources)
@@ -153,26 +151,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _require_one_side(arguments: argparse.Namespace) -> None:
-    """Refuse more than --sanity compares.
-
-    Raises:
-        ConfigError: names the argument.
-    """
-    from video_vq.errors import ConfigError
-
-    if arguments.sanity and (arguments.fake or arguments.save_real):
-        surplus = "--save-real" if arguments.save_real else f"FAKE {arguments.fake[0]}"
-        raise ConfigError(f"--sanity compares REAL with itself; leave out {surplus}")
-
-
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
-    """Refuse, before anything is computed, a file of features that cannot be written.
-
-    Raises:
-        InputError: its name does not end in .safetensors, it exists, or its folder is missing.
-    """
-    from video_vq.errors import InputError
+    """Refuse a file of features that cannot be written, before anything is computed."""
     from video_vq.stores.places import require_not_input, require_writable
 
     for source in sources:
@@ -187,7 +167,7 @@ def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
 
 
 def _with_saved(arguments: argparse.Namespace) -> list[str]:
-    """Return the command that scores the same against the features that were saved."""
+    """Return the command that scores the same candidates with the saved features."""
     words = ["video-vq", "fvd", arguments.save_real, *arguments.fake]
     for name in ("protocol", "frames", "stride", "fps", "max_clips", "network", *READING_OPTIONS):
         value = getattr(arguments, name)

@@ -1,4 +1,4 @@
-"""`video-vq info`: what a store, model, checkpoint, run or evaluation is."""
+"""`video-vq info`: describes a store, model, checkpoint, run or evaluation."""
 
 import argparse
 from pathlib import Path

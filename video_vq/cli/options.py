@@ -3,30 +3,15 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from video_vq.arguments import fraction, positive, seconds
-from video_vq.config import check_config, config_names
+from video_vq.config import check_config
 from video_vq.errors import ConfigError, InputError
 from video_vq.media.reading import Reading
-from video_vq.models.model_folder import read_model_config
+from video_vq.models.model_folder import Kind, read_model_config
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
 from video_vq.models.starter import named
-
-
-def add_config(parser: argparse.ArgumentParser, kind: str) -> None:
-    """Add `--config` and the overrides."""
-    parser.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE|NAME",
-        help=f"a .yaml file, or the name of a shipped config: {', '.join(config_names(kind))}",
-    )
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="section.key=value",
-        help="settings that replace those of the config, such as optim.lr=1e-4 (default: none)",
-    )
 
 
 def add_out(parser: argparse.ArgumentParser, what: str) -> None:
@@ -34,80 +19,22 @@ def add_out(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=what)
 
 
-def add_allow_change(parser: argparse.ArgumentParser) -> None:
-    """Add `--allow-change`."""
+def add_model(parser: argparse.ArgumentParser, kind: Kind, default: str | None = None) -> None:
+    """Add `--tokenizer` or `--prior`, which is required unless there is a default."""
+    starter = ", or `starter`, that of the package" if kind == "tokenizer" else ""
     parser.add_argument(
-        "--allow-change",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="setting that a resumed run may change, as the error names it (config.optim.steps, "
-        "world_size, …); may be given several times; run.json records it (default: none)",
-    )
-
-
-def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    """Add `--dry-run`."""
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the settings, sizes, rates and memory of the training, without training",
-    )
-    parser.add_argument(
-        "--time",
-        action="store_true",
-        help="with --dry-run: run 15 steps in a temporary folder, and print how long the training "
-        "will take on this machine",
-    )
-
-
-def require_dry_run_to_time(arguments: argparse.Namespace) -> None:
-    """Refuse `--time` where it would start a training run.
-
-    Raises:
-        ConfigError: `--dry-run` is missing.
-    """
-    if arguments.time and not arguments.dry_run:
-        raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")
-
-
-def add_trackers(parser: argparse.ArgumentParser) -> None:
-    """Add `--tracker`."""
-    parser.add_argument(
-        "--tracker",
-        action="append",
-        choices=("tensorboard", "wandb", "trackio", "none"),
-        help="tracker that shows the run, besides metrics.jsonl; may be given several times "
-        "(default: tensorboard where it is installed)",
-    )
-
-
-def add_tokenizer(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add `--tokenizer`, which is required unless there is a default."""
-    parser.add_argument(
-        "--tokenizer",
+        f"--{kind}",
         required=default is None,
         default=default,
-        type=named,
+        type=named if kind == "tokenizer" else Path,
         metavar="DIR",
-        help="a trained tokenizer: its folder, the run folder that it is in, or `starter`, the one "
-        "that comes with the package" + ("" if default is None else f" (default: {default})"),
-    )
-
-
-def add_prior(parser: argparse.ArgumentParser) -> None:
-    """Add `--prior`."""
-    parser.add_argument(
-        "--prior",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="a trained prior: its folder, or the run folder that it is in",
+        help=f"a trained {kind}: its folder, or the run folder that contains it{starter}"
+        + ("" if default is None else f" (default: {default})"),
     )
 
 
 def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
-    """Add the options that say how tokens are drawn, for which class, and from which seed."""
+    """Add the options for drawing tokens: settings, class and seed."""
     parser.add_argument("--class", dest="label", help=classes)
     parser.add_argument(
         "--temperature",
@@ -136,8 +63,8 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
         type=float,
         default=1.0,
         metavar="W",
-        help="weight of classes and actions: 0 ignores them, 1 is as trained, more sharpens them "
-        "(default: 1.0)",
+        help="weight of classes and actions: 0 ignores them, 1 is as trained, and larger "
+        "values sharpen them (default: 1.0)",
     )
     parser.add_argument(
         "--seed",
@@ -160,30 +87,16 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=positive,
         metavar="N",
-        help="of a masked prior: passes for a clip, each of which draws several tokens; at most "
-        "its number of tokens (default: 12)",
+        help="for a masked prior: number of passes per clip, each of which draws several "
+        "tokens; at most the number of tokens (default: 12)",
     )
     parser.add_argument(
         "--confidence-temperature",
         type=float,
         metavar="T",
-        help="of a masked prior: noise in the choice of the tokens that a step keeps; 0 keeps the "
-        "surest (default: 4.5)",
+        help="for a masked prior: noise in the choice of the tokens that a step keeps; 0 keeps "
+        "the most certain (default: 4.5)",
     )
-
-
-def parallel_settings(arguments: argparse.Namespace) -> ParallelSettings | None:
-    """Return the settings given to the options of `add_parallel`; None if there are none.
-
-    Raises:
-        ConfigError: a number is out of range.
-    """
-    named = {
-        "steps": arguments.steps,
-        "confidence_temperature": arguments.confidence_temperature,
-    }
-    chosen = {name: value for name, value in named.items() if value is not None}
-    return check_config(ParallelSettings, chosen, "sampling") if chosen else None
 
 
 def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None:
@@ -199,37 +112,30 @@ def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None
         "--window-stride",
         type=positive,
         metavar="K",
-        help="with --seconds: latent frames that each window of the prior adds; fewer see more of "
-        "the past and take longer (default: half of a clip's)",
+        help="with --seconds: number of latent frames that each window of the prior adds; "
+        "fewer use more of the past and take longer (default: half of a clip's)",
     )
 
 
-def require_seconds_to_stride(arguments: argparse.Namespace) -> None:
-    """Refuse `--window-stride` where no window slides.
+def drawing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `Drawing`, as `add_sampling`, `add_parallel` and `add_length` give them.
 
     Raises:
-        ConfigError: there is no `--seconds`.
+        ConfigError: a number is out of range, or `--window-stride` is given where no window slides.
     """
+    names = ("temperature", "top_k", "top_p", "guidance")
+    settings = {name: getattr(arguments, name) for name in names}
+    names = ("steps", "confidence_temperature")
+    parallel = {name: getattr(arguments, name) for name in names}
+    parallel = {name: value for name, value in parallel.items() if value is not None}
+    found = {
+        "settings": check_config(SamplingSettings, settings, "sampling"),
+        "parallel": check_config(ParallelSettings, parallel, "sampling") if parallel else None,
+    }
     if arguments.window_stride is not None and arguments.seconds is None:
         raise ConfigError("--window-stride needs --seconds: without it a sample is one window")
-
-
-def sampling_settings(arguments: argparse.Namespace) -> SamplingSettings:
-    """Return the settings given to the options of `add_sampling`.
-
-    Raises:
-        ConfigError: a number is out of range.
-    """
-    return check_config(
-        SamplingSettings,
-        {
-            "temperature": arguments.temperature,
-            "top_k": arguments.top_k,
-            "top_p": arguments.top_p,
-            "guidance": arguments.guidance,
-        },
-        "sampling",
-    )
+    names = ("label", "seed", "dtype", "actions", "seconds", "window_stride")
+    return {**found, **{name: getattr(arguments, name) for name in names}}
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 16) -> None:
@@ -265,7 +171,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def require_models(arguments: argparse.Namespace) -> None:
-    """Refuse a missing tokenizer or prior, or another kind of model, before torch is loaded.
+    """Refuse a missing tokenizer or prior, or a wrong kind of model, before torch is loaded.
 
     Raises:
         InputError: one of them does not fit; the message says what was found and what was expected.
@@ -276,10 +182,10 @@ def require_models(arguments: argparse.Namespace) -> None:
 
 
 def require_new_video(path: Path, source: Path) -> None:
-    """Refuse a video that exists already, before anything is computed; write nothing.
+    """Refuse an output video that already exists, before anything is computed.
 
     Raises:
-        InputError: the name's ending is unknown or has no encoder here, the file exists, or its
+        InputError: the ending is unknown or has no encoder on this machine, the file exists, or its
             folder cannot be written.
     """
     from video_vq.media.encode import require_video_name
@@ -293,11 +199,11 @@ def require_new_video(path: Path, source: Path) -> None:
 
 
 def require_video(path: Path, reading: Reading) -> None:
-    """Refuse anything that is not a video, as far as that is known without decoding.
+    """Refuse anything that is known not to be a video without decoding it.
 
     Raises:
-        InputError: it is not a video, and the message says what it is; or the video does not need
-            one of the options of `reading`.
+        InputError: the path is not a video, and the message says what it is; or the video does not
+            need one of the options of `reading`.
     """
     from video_vq.media.sources import VideoFile, require_needed, source_of
 

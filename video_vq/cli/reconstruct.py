@@ -1,4 +1,4 @@
-"""`video-vq reconstruct`: a video file beside what a tokenizer makes of it."""
+"""`video-vq reconstruct`: a video file beside its reconstruction."""
 
 import argparse
 import math
@@ -26,7 +26,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="the video to write: .mp4, .mkv, .avi or .webm"
     )
-    options.add_tokenizer(parser, default=starter.STARTER)
+    options.add_model(parser, "tokenizer", default=starter.STARTER)
     parser.add_argument(
         "--size",
         type=positive,
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     if info.pixel_aspect != 1:
         print(f"note: the pixels of {arguments.video} are not square and were made square")
     if made.num_damaged:
-        print(f"note: the decoder had to mend {made.num_damaged} frames of {arguments.video}")
+        print(f"note: the decoder had to repair {made.num_damaged} frames of {arguments.video}")
     if arguments.tokenizer == starter.FOLDER:
         num_codes = tokenizer.config.quantizer.codebook_size
         print(

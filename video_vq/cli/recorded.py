@@ -1,6 +1,7 @@
-"""A second start without settings of its own computes as the first one did, and says so.
+"""Makes a second start without explicit settings compute like the first one.
 
-Imports no torch: torch and Accelerate read the environment when they are loaded.
+The module does not import torch, because torch and Accelerate read the environment when they are
+loaded.
 """
 
 import os
@@ -21,8 +22,8 @@ MAX_THREADS = 4096
 def go_on_as_recorded(out: Path) -> None:
     """Set precision and threads to those recorded in a folder, unless others are requested.
 
-    Environment variables ask for them, and so does `accelerate launch`: without flags, for
-    precision "no" and for one thread.
+    Environment variables can request them, and so does `accelerate launch`: without flags, it
+    requests precision "no" and one thread.
 
     Args:
         out: run folder, store or folder of scores, finished or not; it may be missing.
@@ -33,18 +34,19 @@ def go_on_as_recorded(out: Path) -> None:
         os.environ[PRECISION] = str(precision)
         if precision != "no":
             _say(f"precision {precision}, as recorded in {out}; set {PRECISION} for another")
+    is_number = type(threads) is int and 1 <= threads <= MAX_THREADS
     is_asked = THREADS in os.environ or "MKL_NUM_THREADS" in os.environ
     # Once torch is loaded, setting the variable has no effect.
-    if not is_asked and sys.modules.get("torch") is None and _is_number_of_threads(threads):
+    if not is_asked and sys.modules.get("torch") is None and is_number:
         os.environ[THREADS] = str(threads)
         if threads != num_cores():
             _say(f"threads {threads}, as recorded in {out}; set {THREADS} for another number")
 
 
 def _recorded(out: Path) -> dict[str, Any]:
-    """Return what a folder says about how it was computed; nothing where it cannot be read.
+    """Return the settings that a folder was computed with; none if it cannot be read.
 
-    The verb that opens the folder reports what is wrong with it.
+    The verb that opens the folder reports the problem.
     """
     with suppress(InputError, OSError):
         for name in ("run.json", "scores.json"):
@@ -57,10 +59,6 @@ def _recorded(out: Path) -> dict[str, Any]:
 
 def _fields(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _is_number_of_threads(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MAX_THREADS
 
 
 def _say(text: str) -> None:

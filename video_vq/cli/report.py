@@ -1,4 +1,4 @@
-"""`video-vq report`: everything that a run folder holds, as one HTML page."""
+"""`video-vq report`: shows everything in a run folder as one HTML page."""
 
 import argparse
 from pathlib import Path

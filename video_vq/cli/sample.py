@@ -1,4 +1,4 @@
-"""`video-vq sample`: prior to clips."""
+"""`video-vq sample`: draws clips from a prior."""
 
 import argparse
 from pathlib import Path
@@ -23,8 +23,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "--seconds 60 --num 4",
         ),
     )
-    options.add_prior(parser)
-    options.add_tokenizer(parser)
+    options.add_model(parser, "prior")
+    options.add_model(parser, "tokenizer")
     options.add_out(parser, "the clip store, with mp4s; run the same command again to resume")
     parser.add_argument(
         "--num",
@@ -83,9 +83,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample."""
-    settings = options.sampling_settings(arguments)
-    parallel = options.parallel_settings(arguments)
-    options.require_seconds_to_stride(arguments)
+    drawing = options.drawing(arguments)
     options.require_models(arguments)
     _require_places(arguments)
     require_free(arguments.out)
@@ -109,18 +107,11 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer=arguments.tokenizer,
         out=arguments.out,
         num_samples=arguments.num,
-        settings=settings,
-        parallel=parallel,
-        label=arguments.label,
-        seed=arguments.seed,
         batch_size=arguments.batch_size,
-        dtype=arguments.dtype,
         given=given,
-        actions=arguments.actions,
         actions_split=arguments.given_split,
         samples_per_clip=arguments.samples_per_clip,
-        seconds=arguments.seconds,
-        window_stride=arguments.window_stride,
+        **drawing,
     )
     store = finished_samples(job)
     if store is None:
@@ -145,7 +136,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_places(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot be read or written, before torch is loaded."""
     from video_vq.media.encode import require_video_name
     from video_vq.stores.clips import ClipStore
     from video_vq.stores.places import require_out

@@ -1,10 +1,9 @@
-"""`video-vq train-prior`: token store to prior."""
+"""`video-vq train-prior`: trains a prior on a token store."""
 
 import argparse
 from pathlib import Path
 
-from video_vq.cli import following, options, training_verbs
-from video_vq.config import find_config, load_config
+from video_vq.cli import following, training_verbs
 from video_vq.stores.places import require_not_input
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.training_config import PriorTrainingConfig
@@ -21,19 +20,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "optim.steps=500 optim.lr=1e-4",
         ),
     )
-    options.add_config(parser, "prior")
-    parser.add_argument(
-        "--tokens", required=True, type=Path, metavar="STORE", help="a token store (encode)"
-    )
-    training_verbs.add_options(parser)
+    training_verbs.add_options(parser, "prior", "--tokens", "a token store (encode)")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
-    options.require_dry_run_to_time(arguments)
-    path = find_config(arguments.config, "prior")
-    config = load_config(PriorTrainingConfig, path, arguments.settings)
+    config = training_verbs.read_config(arguments, "prior", PriorTrainingConfig)
     # Wrong paths are reported before torch is loaded.
     require_not_input(arguments.out, {"token store": arguments.tokens})
     store = TokenStore(arguments.tokens)
@@ -44,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         near = (arguments.out, arguments.tokens)
         tokenizer = following.tokenizer_of(store.header.tokenizer_hash, near)
         words = ("video-vq", "sample", "--prior", arguments.out, "--tokenizer", tokenizer)
-        return (*words, "--out", following.beside(arguments.out, "samples"))
+        return (*words, "--out", following.beside(arguments.tokens, "samples"))
 
     return training_verbs.run_training(
         arguments, "prior", config, arguments.tokens, store.content_hash, sample

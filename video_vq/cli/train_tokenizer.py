@@ -1,10 +1,9 @@
-"""`video-vq train-tokenizer`: clip store to tokenizer."""
+"""`video-vq train-tokenizer`: trains a tokenizer on a clip store."""
 
 import argparse
 from pathlib import Path
 
-from video_vq.cli import following, options, training_verbs
-from video_vq.config import find_config, load_config
+from video_vq.cli import following, training_verbs
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.places import require_not_input
 from video_vq.training.training_config import TokenizerTrainingConfig
@@ -21,19 +20,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "optim.steps=500 optim.lr=1e-4",
         ),
     )
-    options.add_config(parser, "tokenizer")
-    parser.add_argument(
-        "--data", required=True, type=Path, metavar="STORE", help="a clip store (data-prep)"
-    )
-    training_verbs.add_options(parser)
+    training_verbs.add_options(parser, "tokenizer", "--data", "a clip store (data-prep)")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the configuration, then train."""
-    options.require_dry_run_to_time(arguments)
-    path = find_config(arguments.config, "tokenizer")
-    config = load_config(TokenizerTrainingConfig, path, arguments.settings)
+    config = training_verbs.read_config(arguments, "tokenizer", TokenizerTrainingConfig)
     # Wrong paths are reported before torch is loaded.
     require_not_input(arguments.out, {"clip store": arguments.data})
     store = ClipStore(arguments.data)
@@ -41,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         store.indices(split)
 
     def encode() -> tuple[str | Path, ...]:
-        tokens = following.beside(arguments.out, "tokens")
+        tokens = following.beside(arguments.data, "tokens")
         words = ("video-vq", "encode", arguments.data, "--tokenizer", arguments.out)
         return (*words, "--out", tokens)
 

@@ -1,4 +1,4 @@
-"""What `train-tokenizer` and `train-prior` share: their options, and how a training is run."""
+"""The common part of `train-tokenizer` and `train-prior`: their options and their run."""
 
 import argparse
 import os
@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from video_vq.arguments import add_json, print_json
 from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
-from video_vq.config import to_json
+from video_vq.config import config_names, find_config, load_config, to_json
+from video_vq.errors import ConfigError
 from video_vq.machine import is_main_rank
 from video_vq.models.model_folder import Kind
 from video_vq.stores.lock import require_free
@@ -20,14 +21,72 @@ from video_vq.training.finished import finished_by_same_command
 from video_vq.training.screen import lasting_screen
 from video_vq.training.stop_request import StopRequest
 
+Config = TypeVar("Config")
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add all options except the config and the data."""
+
+def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: str) -> None:
+    """Add all options.
+
+    Args:
+        parser: the verb's parser.
+        kind: kind of model that the verb trains.
+        data: flag that names the training data.
+        store: kind of store that holds the data, for the help text.
+    """
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE|NAME",
+        help=f"a .yaml file, or the name of a shipped config: {', '.join(config_names(kind))}",
+    )
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings that replace those of the config, such as optim.lr=1e-4 (default: none)",
+    )
+    parser.add_argument(data, required=True, type=Path, metavar="STORE", help=store)
     options.add_out(parser, "the run folder; run the same command again to resume")
-    options.add_allow_change(parser)
-    options.add_dry_run(parser)
-    options.add_trackers(parser)
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="setting that a resumed run may change, as named in the error "
+        "(config.optim.steps, world_size, …); may be given several times; run.json "
+        "records it (default: none)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the sizes, rates, steps and memory of the training, without training; with "
+        "--json its settings, too",
+    )
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="with --dry-run: run 15 steps in a temporary folder, and print how long the training "
+        "will take on this machine",
+    )
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        choices=("tensorboard", "wandb", "trackio", "none"),
+        help="tracker that shows the run, besides metrics.jsonl; may be given several times "
+        "(default: tensorboard, if it is installed)",
+    )
     add_json(parser, "the model's place, or with --dry-run all numbers,")
+
+
+def read_config(arguments: argparse.Namespace, kind: Kind, of: type[Config]) -> Config:
+    """Return the config that `add_options` named, with its overrides.
+
+    Raises:
+        ConfigError: the config cannot be used, or `--time` would start a training run.
+    """
+    if arguments.time and not arguments.dry_run:
+        raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")
+    return load_config(of, find_config(arguments.config, kind), arguments.settings)
 
 
 def run_training(
@@ -38,15 +97,15 @@ def run_training(
     data_hash: str,
     next_words: Callable[[], tuple[str | Path, ...]],
 ) -> int:
-    """Plan a training, report that it is finished, or train.
+    """Plan a training run, report that it is finished, or train.
 
     Args:
-        next_words: returns the command that comes next.
+        next_words: function that returns the command that comes next.
     """
     out = arguments.out
 
     def say_ended(model: Path | None, text: str) -> None:
-        """Say where the model is; it is None where the training was stopped before its end."""
+        """Print where the model is; None means that the training was stopped before its end."""
         if not is_main_rank():
             return
         if arguments.json:
@@ -91,7 +150,7 @@ def run_training(
 
 @contextmanager
 def _stdout_aside(quiet: bool, json: bool) -> Iterator[None]:
-    """Hide what a training says of its course, or send it to stderr where stdout is for JSON."""
+    """Hide the output of a training run, or send it to stderr if stdout is reserved for JSON."""
     if quiet:
         with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
             yield

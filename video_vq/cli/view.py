@@ -15,22 +15,22 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "view",
         help="look at a store, a video or a run in a browser",
-        description="Write one HTML file that shows clips, tokens with what they decode to and how "
-        "often each code is used, a video, or a run. It needs no server and no network.",
+        description="Write one HTML file that shows clips, tokens with their decoded clips and the "
+        "usage of codes, a video, or a run. It needs no server and no network.",
         examples=("video-vq view clips", "video-vq view tokens --tokenizer runs/tokenizer"),
     )
     parser.add_argument(
         "path",
         type=Path,
         metavar="STORE|VIDEO|RUN",
-        help="a clip store, a token store, a video, a folder of videos, or what `report` takes",
+        help="a clip store, a token store, a video, a folder of videos, or any input of `report`",
     )
     parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="DIR",
-        help="decodes the tokens of a token store, and encodes a video (default: for tokens the "
-        "one that made them, where it lies beside them or in runs/)",
+        help="tokenizer that decodes a token store or encodes a video (default: for tokens, "
+        "the one that made them, if it is beside them or in runs/)",
     )
     parser.add_argument(
         "--out",
@@ -39,9 +39,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="the page (default: NAME.html in the current folder)",
     )
     parser.add_argument(
-        "--no-open",
-        action="store_true",
-        help="write the page, and do not open it in a browser",
+        "--no-open", action="store_true", help="write the page without opening it in a browser"
     )
     add_reading(parser)
     add_json(parser)
@@ -60,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_reading(reading, False, False, path)
     facts = {} if is_run else describe(path, reading).facts
     out = arguments.out or Path(f"{path.resolve().name}.html")
-    tokenizer = arguments.tokenizer or _tokenizer_of(path)
-    write_view(path, facts, out, tokenizer, reading)
+    write_view(path, facts, out, arguments.tokenizer or _tokenizer_of(path), reading)
     if arguments.json:
         print_json({"page": out, "bytes": out.stat().st_size})
     else:
@@ -72,7 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tokenizer_of(path: Path) -> Path | None:
-    """Return the tokenizer of a token store, where it lies near it."""
     from video_vq.stores import tokens
     from video_vq.stores.files import read_json
     from video_vq.stores.shards import MANIFEST
@@ -86,7 +82,7 @@ def _tokenizer_of(path: Path) -> Path | None:
 
 
 def _open(page: Path) -> None:
-    """Open a page, where somebody sits before a screen."""
+    """Open a page in a browser, if there is a screen."""
     has_screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
     if has_screen and sys.stdout.isatty():
         import webbrowser

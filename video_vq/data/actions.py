@@ -1,6 +1,6 @@
-"""Turns actions per frame of a video into actions per latent frame of a clip, which steer a prior.
+"""Turns the actions of a video's frames into those of a clip's latent frames, which steer a prior.
 
-Row f of a store's `actions` is what is done on the way from frame f of a video to the next one.
+Row f of a store's `actions` is the action between frame f of a video and the next one.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def num_actions(num_frames: int, stride: int) -> int:
 
 
 def num_action_dims(row_dims: int, stride: int, frames_per_latent: int) -> int:
-    """Return the numbers that steer one latent frame: all rows on the way through its frames."""
+    """Return the number of values that steer one latent frame: all rows that lead to its frames."""
     return row_dims * stride * frames_per_latent
 
 
@@ -27,13 +27,13 @@ def latent_actions(
 ) -> Float[np.ndarray, "t a"]:
     """Return, for each latent frame, the actions that lead to its frames, concatenated.
 
-    A latent frame covers `frames_per_latent` frames, and `stride` rows lead to each of them.
-    What leads to the clip's first frame is unknown, and a causal tokenizer's first latent frame
-    holds only that frame: these places are 0.
+    A latent frame covers `frames_per_latent` frames, and `stride` rows lead to each of them. The
+    action before the clip's first frame is unknown, and a causal tokenizer's first latent frame
+    holds only that frame; these values are 0.
 
     Args:
         rows: actions between the clip's first frame and its last, `num_actions` rows.
-        stride: frames of the video from one frame of the clip to the next.
+        stride: number of the video's frames from one frame of the clip to the next.
         frames_per_latent: the tokenizer's stride in time.
         latent_frames: number of latent frames, t.
 
@@ -82,5 +82,5 @@ def actions_of_window(
 
 
 def row_dims_of(store: ClipStore) -> int:
-    """Return the numbers of one row of a store's actions; 0 for a store without any."""
+    """Return the number of values in a row of a store's actions; 0 for a store without actions."""
     return int(np.prod(store.arrays[ARRAY])) if ARRAY in store.arrays else 0

@@ -1,4 +1,4 @@
-"""Settings of the clips that are cut out of videos; imports no torch."""
+"""Settings for cutting clips out of videos; does not import torch."""
 
 from typing import Annotated, Literal
 
@@ -13,21 +13,21 @@ ShortVideos = Literal["leave_out", "repeat_last", "loop"]
 
 @dataclass(frozen=True, config=STRICT)
 class ClipConfig:
-    """Which clips are cut out of the videos.
+    """The choice of the clips that are cut out of the videos.
 
     Attributes:
         num_frames: number of frames in a clip.
         stride: distance between its frames.
-        windows: which clips of a video an epoch holds: "random", `clips_per_video` of them, drawn
-            again in each epoch, every start equally likely; "uniform", `clips_per_video` of them or
-            as many as there are starts, evenly spaced from the video's beginning to its end (a
-            single one: the middle); "all", those that start at frames 0, hop, 2·hop, …
+        windows: the clips of a video in an epoch: "random" for `clips_per_video` of them, drawn
+            again in each epoch, with every start equally likely; "uniform" for `clips_per_video` of
+            them, or as many as there are starts, evenly spaced from the video's beginning to its
+            end (a single one is in the middle); "all" for those that start at frames 0, hop, 2·hop,
+            …
         clips_per_video: number of clips per video and epoch, for "random" and "uniform".
-        hop: number of frames from one clip's start to the next, for "all"; null for clips that
-            follow each other without overlap.
-        short_videos: what becomes of a video that is shorter than a clip: "leave_out";
-            "repeat_last", its last frame is repeated until the clip is full; "loop", it begins
-            again.
+        hop: number of frames from one clip's start to the next, for "all"; null for consecutive
+            clips without overlap.
+        short_videos: treatment of a video that is shorter than a clip: "leave_out" drops it,
+            "repeat_last" repeats its last frame until the clip is full, and "loop" starts it again.
     """
 
     num_frames: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -50,5 +50,5 @@ class ClipConfig:
 
     @property
     def span(self) -> int:
-        """Frames of the video from a clip's first to its last."""
+        """The number of the video's frames from a clip's first to its last frame."""
         return (self.num_frames - 1) * self.stride + 1

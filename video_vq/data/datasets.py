@@ -1,4 +1,4 @@
-"""Map-style datasets for anybody's DataLoader: the clips of a clip store, the grids of tokens."""
+"""Map-style datasets for any DataLoader: the clips of a clip store, and the grids of tokens."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,14 +18,15 @@ from video_vq.stores.tokens import TokenStore
 
 
 class ClipItem(NamedTuple):
-    """A clip; a batch of clips is the same, of tensors with a first axis b.
+    """A clip; a batch of clips has the same fields, with tensors that have a first axis b.
 
     Attributes:
-        clip: uint8 t h w 3, RGB; or what the transform makes of it.
-        label: position in the dataset's `classes`; −1 without a class.
-        video: position in the store's `videos`.
-        first_frame: frame of the video that the clip begins with.
-        arrays: what the store holds of each frame (`actions`, `poses`), float32 t ...; often empty.
+        clip: uint8 t h w 3, RGB; or the result of the transform.
+        label: index into the dataset's `classes`; −1 without a class.
+        video: index into the store's `videos`.
+        first_frame: index of the clip's first frame in the video.
+        arrays: values that the store holds for each frame (`actions`, `poses`), float32 t ...;
+            often empty.
     """
 
     clip: Any
@@ -36,15 +37,15 @@ class ClipItem(NamedTuple):
 
 
 class TokenItem(NamedTuple):
-    """The tokens of a clip; a batch of them is the same, of tensors with a first axis b.
+    """The tokens of a clip; a batch has the same fields, with tensors that have a first axis b.
 
     Attributes:
-        tokens: int64 t h w, or t h w level of several codes a position; or what the transform makes
-            of it.
-        label: position in the dataset's `classes`; −1 without a class.
-        video: position in the store's `videos`.
-        first_frame: frame of the video that the clip begins with.
-        actions: what is done on the way to each latent frame, t a; a = 0 where there are none.
+        tokens: int64 t h w, or t h w level if a position has several codes; or the result of the
+            transform.
+        label: index into the dataset's `classes`; −1 without a class.
+        video: index into the store's `videos`.
+        first_frame: index of the clip's first frame in the video.
+        actions: actions that lead to each latent frame, t a; a = 0 if there are none.
     """
 
     tokens: Any
@@ -61,8 +62,8 @@ def collate(items: Sequence[Item]) -> Item:
     """Return a batch of a dataset's items, for a DataLoader's `collate_fn`.
 
     Raises:
-        InputError: they cannot be batched, as a transform made them of different sizes, or no
-            tensors of them.
+        InputError: the items cannot be batched, because a transform gave them different sizes, or
+            did not return tensors.
     """
     try:
         return default_collate(list(items))
@@ -82,33 +83,33 @@ def _kind(value: object) -> str:
 
 
 class ClipDataset(Dataset[ClipItem]):
-    """The clips of a clip store: a map-style dataset, for a DataLoader.
+    """The clips of a clip store, as a map-style dataset for a DataLoader.
 
-    An item is read from the memory-mapped shards when it is asked for. It depends on the arguments,
-    the epoch and its number only: workers and ranks, forked or spawned, change no clip.
+    An item is read from the memory-mapped shards on access. It depends only on the arguments, the
+    epoch and its index, and not on workers and ranks, whether forked or spawned.
 
     Args:
         store: clip store or its path.
         split: "train", "val" or "test"; None for all videos.
-        num_frames: number of frames of a clip.
-        stride: distance between a clip's frames; 2 takes every other frame.
-        windows: which clips of a video are items: "all", one every `hop` frames; "uniform",
-            `clips_per_video` evenly spaced ones; "random", `clips_per_video` that begin anywhere,
+        num_frames: number of frames in a clip.
+        stride: distance between a clip's frames; 2 uses every other frame.
+        windows: the clips of a video: "all" for one every `hop` frames; "uniform" for
+            `clips_per_video` evenly spaced ones; "random" for `clips_per_video` with random starts,
             drawn again for each epoch (`set_epoch`).
-        clips_per_video: number of clips of a video, for "uniform" and "random".
-        hop: number of frames from one clip's start to the next, for "all"; None means clips that do
-            not overlap.
-        short_videos: what becomes of a video that is shorter than a clip: "leave_out",
-            "repeat_last" (its last frame is repeated) or "loop".
+        clips_per_video: number of clips per video, for "uniform" and "random".
+        hop: number of frames from one clip's start to the next, for "all"; None for clips without
+            overlap.
+        short_videos: treatment of a video that is shorter than a clip: "leave_out", "repeat_last"
+            (its last frame is repeated) or "loop".
         seed: seed of the random windows.
         transform: function that is applied to each clip, uint8 t h w 3.
 
     Attributes:
         store: the clip store.
-        classes: names of the classes, which `label` counts.
+        classes: names of the classes, which `label` indexes.
 
     Raises:
-        InputError: no such store or split, no video that is long enough, or arguments that do not
+        InputError: there is no such store or split, no video is long enough, or arguments do not
             fit together.
     """
 
@@ -153,7 +154,7 @@ class ClipDataset(Dataset[ClipItem]):
         self._epoch.fill_(epoch)
 
     def window(self, index: int) -> Window:
-        """Return the window (video and frames) that an item shows in this epoch.
+        """Return the window (video and frames) of an item in this epoch.
 
         Raises:
             IndexError: there is no such item.
@@ -178,9 +179,9 @@ class ClipDataset(Dataset[ClipItem]):
 
 
 class TokenDataset(Dataset[TokenItem]):
-    """The token grids of a token store: a map-style dataset, for a DataLoader.
+    """The token grids of a token store, as a map-style dataset for a DataLoader.
 
-    Flattened in the order t h w (`tokens.flatten()`) a grid is a sequence for a transformer.
+    Flattened in the order t h w (`tokens.flatten()`), a grid is a sequence for a transformer.
 
     Args:
         store: token store or its path.
@@ -189,14 +190,14 @@ class TokenDataset(Dataset[TokenItem]):
 
     Attributes:
         store: the token store.
-        classes: names of the classes, which `label` counts.
-        codebook_size: tokens lie in 0 … codebook_size − 1; of several codes a position, the number
-            of their combinations.
-        vocabulary: number of codes of each code of a position.
-        grid_thw: latent frames, height and width of a grid.
+        classes: names of the classes, which `label` indexes.
+        codebook_size: number of codes; if a position has several codes, number of their
+            combinations.
+        vocabulary: codebook size of each code at a position.
+        grid_thw: number of latent frames, rows and columns of a grid.
 
     Raises:
-        InputError: no such store or split.
+        InputError: there is no such store or split.
     """
 
     def __init__(
@@ -235,11 +236,7 @@ class TokenDataset(Dataset[TokenItem]):
 
 
 def _checked_index(index: int, length: int) -> int:
-    """Return an index counted from the start, as a list takes it.
-
-    Raises:
-        IndexError: there is no such item.
-    """
+    """Return an index counted from the start; negative ones count from the end, as for a list."""
     if not -length <= index < length:
         raise IndexError(f"item {index} of a dataset of {length}")
     return index % length

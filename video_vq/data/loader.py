@@ -1,4 +1,4 @@
-"""Batches for training: positions in, tensors out, the same on any number of ranks and workers."""
+"""Batches for training by position, the same for any number of ranks and workers."""
 
 import math
 import signal
@@ -21,14 +21,14 @@ from video_vq.stores.tokens import TokenHeader, TokenStore
 
 
 class ClipBatch(NamedTuple):
-    """uint8 clips and the videos they come from."""
+    """uint8 clips and their source videos."""
 
     clips: UInt8[Tensor, "b t h w 3"]
     videos: Int[Tensor, " b"]
 
 
 class TokenBatch(NamedTuple):
-    """Token grids with their conditions, where the store has them (class −1: none)."""
+    """Token grids with their conditions, if the store has them (class −1 for none)."""
 
     tokens: Int[Tensor, "b t h w *level"]
     classes: Int[Tensor, " b"] | None
@@ -44,7 +44,7 @@ class TokenBatch(NamedTuple):
 
 
 class FlatTokens(NamedTuple):
-    """The arguments of a prior: tokens in the order t h w, classes, actions."""
+    """The arguments of a prior: tokens in the order t h w, classes and actions."""
 
     tokens: Int[Tensor, "b n *level"]
     classes: Int[Tensor, " b"] | None
@@ -54,7 +54,7 @@ class FlatTokens(NamedTuple):
 def blank_tokens(
     header: TokenHeader, number: int, device: torch.device | None = None
 ) -> FlatTokens:
-    """Return a batch of zeros in the shapes of a store's: to count with, or to try a compiler."""
+    """Return a batch of zeros with the shapes of a store, to measure memory or test a compiler."""
     tokens = (number, math.prod(header.grid_thw), *header.token_shape[3:])
     actions = torch.zeros(number, *header.actions_shape, device=device)
     return FlatTokens(
@@ -65,9 +65,9 @@ def blank_tokens(
 
 
 class ClipSequence(Dataset[tuple[np.ndarray, int]]):
-    """The clips of a training: position in its endless sequence of epochs -> clip of one split.
+    """The clips of a training run: position in its endless sequence of epochs -> clip of a split.
 
-    Which one the config says; a random one is drawn by (seed, position).
+    The config decides which clip it is; a random one depends on (seed, position).
     """
 
     def __init__(self, store: ClipStore, split: str, config: ClipConfig, seed: int):
@@ -85,7 +85,7 @@ class ClipSequence(Dataset[tuple[np.ndarray, int]]):
 
 
 class TokenSequence(Dataset[int]):
-    """The grids of a training: position in its endless sequence of epochs -> row of one split."""
+    """The grids of a training run: position in its endless sequence of epochs -> row of a split."""
 
     def __init__(self, store: TokenStore, split: str, seed: int):
         self.store = store
@@ -97,7 +97,7 @@ class TokenSequence(Dataset[int]):
 
 
 class _RankSampler(Sampler[list[int]]):
-    """One list of positions per micro-batch of this rank, from a step on."""
+    """Yields a list of positions for each micro-batch of this rank, from a given step on."""
 
     def __init__(self, first_step: int, last_step: int, rank: int, shape: dict[str, int]):
         self.steps, self.rank, self.shape = range(first_step, last_step), rank, shape
@@ -117,7 +117,7 @@ def _collate_clips(items: list[tuple[np.ndarray, int]]) -> ClipBatch:
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """Ignore signals: one to the whole process group must not end the data during a step."""
+    """Ignore signals, as one to the whole process group must not end the loader during a step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The first SIGTERM is the group's; a second one, PyTorch's own clean-up, ends the worker.
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
@@ -137,8 +137,8 @@ def training_batches(
     """Return a loader of this rank's micro-batches from `first_step` on; starting is O(1).
 
     Args:
-        batch_size: the global batch, over ranks and accumulated micro-batches.
-        num_workers: processes that read ahead; 0 reads in the training process.
+        batch_size: size of the global batch, over ranks and accumulated micro-batches.
+        num_workers: number of processes that read ahead; 0 reads in the training process.
     """
     shape = {"batch_size": batch_size, "accumulation": accumulation, "world_size": world_size}
     clips = isinstance(dataset, ClipSequence)

@@ -1,4 +1,4 @@
-"""The order of data: a pure function of (seed, epoch, position), whatever the ranks and workers."""
+"""The order of the data as a pure function of (seed, epoch, position)."""
 
 import functools
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Place(NamedTuple):
-    """A global position as its epoch and the item that it shows."""
+    """A global position as an epoch and an item."""
 
     epoch: int
     item: int
@@ -16,7 +16,7 @@ class Place(NamedTuple):
 class EpochOrder:
     """An endless sequence of shuffled epochs over `num_items`; position -> (epoch, item) in O(1).
 
-    Every item comes once an epoch; epochs follow each other without a gap, so a batch may hold
+    Every item occurs once per epoch; epochs follow one another without a gap, so a batch may hold
     the end of one and the beginning of the next.
     """
 
@@ -52,16 +52,16 @@ def rank_positions(
 ) -> range:
     """Return the global positions of one rank's micro-batch of one optimizer step.
 
-    The global batch of step s holds positions s·B … (s+1)·B − 1, cut into micro-batches and each
-    of these into ranks, so that every world size sees the same clips.
+    The global batch of step s holds positions s·B … (s+1)·B − 1. It is divided into micro-batches,
+    and each of these among the ranks, so that every world size sees the same clips.
 
     Raises:
-        ValueError: the global batch does not divide evenly.
+        ValueError: the global batch cannot be divided evenly.
     """
     parts = accumulation * world_size
     if batch_size % parts:
         raise ValueError(
-            f"the global batch of {batch_size} does not divide by {accumulation} micro-batches "
+            f"the global batch of {batch_size} is not divisible by {accumulation} micro-batches "
             f"x {world_size} processes"
         )
     size = batch_size // parts

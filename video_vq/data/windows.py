@@ -1,4 +1,4 @@
-"""Clips cut out of videos: which window of which video, as a pure function."""
+"""Cuts clips out of videos: chooses the windows as a pure function."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from video_vq.stores.clips import ClipStore
 class Window(NamedTuple):
     """A clip: video (its position in the store), first frame, number of frames and stride.
 
-    `short_videos` says how the clip continues if the video ends first.
+    `short_videos` determines how the clip continues if the video ends first.
     """
 
     video: int
@@ -27,7 +27,7 @@ class Window(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Frames of the video from the clip's first to its last."""
+        """The number of the video's frames from the clip's first to its last frame."""
         return (self.num_frames - 1) * self.stride + 1
 
 
@@ -35,7 +35,7 @@ def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"
     """Return the frames of a clip.
 
     Raises:
-        ValueError: the video ends before the clip, and no rule says how it continues.
+        ValueError: the video ends before the clip, and no rule says how the clip continues.
     """
     return _cut(store.read, store, window)
 
@@ -70,7 +70,7 @@ def usable_videos(
     """Return the videos of a split that give a clip.
 
     Raises:
-        InputError: no video does.
+        InputError: no video gives a clip.
     """
     span = (num_frames - 1) * stride + 1
     indices = store.indices(split)
@@ -82,23 +82,23 @@ def usable_videos(
         raise InputError(
             f"{store.path}: no video of split {split!r} has the {span} frames of a clip "
             f"({num_frames} at stride {stride}); the longest has {longest}; lower data.num_frames "
-            "or data.stride, fill up short videos (data.short_videos=repeat_last or loop), or "
+            "or data.stride, extend short videos (data.short_videos=repeat_last or loop), or "
             "prepare longer ones"
         )
     return usable
 
 
 class EpochClips:
-    """The numbered clips of an epoch: item -> window; only the videos are listed.
+    """The numbered clips of an epoch: item -> window. Only the videos are kept in a list.
 
     Args:
         store: the store that holds the videos.
-        split: None for all.
-        config: which clips to cut out.
+        split: split of the store; None for all videos.
+        config: the choice of the clips.
         seed: seed of random windows.
 
     Attributes:
-        videos: those that give clips, in the store's order.
+        videos: the videos that give clips, in the store's order.
 
     Raises:
         InputError: no video gives a clip.
@@ -125,10 +125,10 @@ class EpochClips:
         return int(self._first[-1])
 
     def __call__(self, item: int, position: int) -> Window:
-        """Return the clip of an item; a random one is drawn by (seed, position).
+        """Return the clip of an item; a random one depends on (seed, position).
 
         Args:
-            item: 0 … len − 1; the clips of a video follow each other.
+            item: index of the item, 0 … len − 1; the clips of a video are consecutive.
             position: position in the endless sequence of epochs.
         """
         place = int(np.searchsorted(self._first, item, side="right")) - 1
@@ -154,7 +154,7 @@ class EpochClips:
 
 
 def _evenly_spaced(number: int, count: int, starts: int) -> int:
-    """Return the number-th of `count` places between 0 and starts − 1, both included; halves up."""
+    """Return one of `count` evenly spaced integers from 0 to starts − 1, with halves rounded up."""
     if count == 1:
         return (starts - 1) // 2
     return (2 * number * (starts - 1) + count - 1) // (2 * (count - 1))
@@ -164,9 +164,10 @@ def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int)
     """Return the clips of one video, regardless of the other videos in the store.
 
     Args:
-        config: which clips to cut out; random ones are drawn by the video's name, each once.
-        video: its position in the store.
-        name: its id, which does not depend on its position.
+        config: the choice of the clips; random ones depend on the video's name, and none is
+            repeated.
+        video: index of the video in the store.
+        name: id of the video, which does not depend on its index.
         num_frames: number of frames of the video.
     """
     starts = num_frames - config.span + 1
@@ -197,16 +198,15 @@ def scoring_windows(
     seed: int,
     short_videos: ShortVideos = "leave_out",
 ) -> list[Window]:
-    """Return the windows of a score: no two overlap, and each video gives one before any gives two.
+    """Return disjoint windows for a score; each video gives one before any video gives two.
 
-    A video of n clips gives n windows in a row, the first at a start drawn by the seed; videos
-    come in an order drawn by the seed.
+    A video of n clips gives n consecutive windows. The start of the first and the order of the
+    videos are random and depend on the seed.
 
     Args:
         split: None for all splits.
-        count: largest number of windows; None for all.
-        short_videos: what becomes of videos shorter than a clip; one that is filled up gives one
-            clip.
+        count: largest number of windows; split of the store; None for all videos.
+        short_videos: treatment of videos shorter than a clip; one that is extended gives one clip.
 
     Raises:
         InputError: no video is long enough.

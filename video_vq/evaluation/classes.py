@@ -1,4 +1,4 @@
-"""Measures whether samples show the class they were asked for, as real clips of that class do."""
+"""Measures whether samples show the requested class, in comparison with real clips."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,12 +7,7 @@ import numpy as np
 import torch
 
 from video_vq.data.windows import Window, read_window
-from video_vq.metrics.class_accuracy import (
-    BATCH,
-    STEPS,
-    predicted_classes,
-    train_classifier,
-)
+from video_vq.metrics.class_accuracy import BATCH, STEPS, predicted_classes, train_classifier
 from video_vq.stores.clips import ClipStore
 
 
@@ -26,15 +21,15 @@ def class_accuracy(
 ) -> dict[str, Any] | None:
     """Train a small classifier on the train split, and score held-out clips and samples by it.
 
-    The accuracy on real held-out clips says what the classifier is worth: samples are to be held
-    against it, not against 1.
+    The accuracy on real held-out clips measures the classifier itself: compare the accuracy on
+    samples with it, not with 1.
 
     Args:
-        held_out: real clips, cut as the samples are.
+        held_out: real clips, cut like the samples.
 
     Returns:
-        None where there is nothing to tell apart: fewer than two classes in the train split or
-        among the samples, or clips of one frame.
+        None if there is nothing to distinguish: fewer than two classes in the train split or among
+        the samples, or clips of a single frame.
     """
     num_frames = min(window.num_frames for window in (*held_out, *sampled))
     real = [window for window in held_out if store.videos[window.video].label is not None]
@@ -53,8 +48,7 @@ def class_accuracy(
     if num_frames < 2 or not real or len(asked) < 2 or len(to_tell_apart) < 2:
         return None
     classes = store.classes
-    batches = _batches(store, trained, like, seed)
-    classifier = train_classifier(batches, len(classes), device, seed)
+    classifier = train_classifier(_batches(store, trained, like, seed), len(classes), device, seed)
 
     def scored(of: ClipStore, windows: Sequence[Window]) -> tuple[float, dict[str, float]]:
         clips = [read_window(of, w._replace(num_frames=num_frames)) for w in windows]
@@ -79,10 +73,10 @@ def class_accuracy(
 def _batches(
     store: ClipStore, videos: list[int], like: Window, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield random clips of random videos, all drawn by the seed, and their classes.
+    """Yield random clips of random videos, which depend only on the seed, and their classes.
 
     Args:
-        like: how the clips are cut, except for video and start.
+        like: a clip that shows how to cut all clips, except for video and start.
     """
     random = np.random.default_rng([seed, 0xC1A])
     for _ in range(STEPS):

@@ -7,12 +7,7 @@ import numpy as np
 import torch
 
 from video_vq.evaluation.evaluation_setup import EvaluationSetup
-from video_vq.evaluation.reconstruction_scores import (
-    Copies,
-    clip_metrics,
-    quantiles,
-    score_copies,
-)
+from video_vq.evaluation.reconstruction_scores import Copies, clip_metrics, quantiles, score_copies
 from video_vq.media.codec import CODECS, CodecName, available_codecs, code_clip
 from video_vq.metrics.perceptual import StLpips
 
@@ -38,10 +33,10 @@ def codec_scores(
 def score_codec(
     setup: EvaluationSetup, st_lpips: StLpips | None, codec: CodecName, rate: str, bits: int | float
 ) -> dict[str, Any]:
-    """Return the scores of one codec that may spend some bits on each clip, as JSON; collective.
+    """Return the scores of one codec with a given number of bits per clip, as JSON; collective.
 
-    `payload_bits` is the mean number of bits that it took; it exceeds `bits` if the codec cannot go
-    as low as that.
+    `payload_bits` is the mean number of bits that it used, which exceeds `bits` if the codec cannot
+    go that low.
     """
 
     def copy(clips: torch.Tensor) -> Copies:
@@ -56,7 +51,9 @@ def score_codec(
         return Copies(torch.from_numpy(np.stack([one.clip for one in coded])), values)
 
     title = CODECS[codec].title
-    values, features = score_copies(setup, clip_metrics(st_lpips), copy, f"{title} copies")
+    values, features = score_copies(
+        setup, clip_metrics(st_lpips, setup.num_frames), copy, f"{title} copies"
+    )
     return {
         "codec": codec,
         "title": title,
@@ -72,7 +69,7 @@ def score_codec(
 
 
 def psnr_controls(scores: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Return the PSNR of codecs at the tokens' own bits; names say which codecs exceeded them."""
+    """Return the PSNR of codecs at the tokens' bits; names mark the codecs that exceeded them."""
     return {
         f"psnr_{one['codec']}" + ("_above" if one["share_above"] > 0 else ""): one["psnr"]["mean"]
         for one in scores

@@ -1,4 +1,4 @@
-"""Several evaluations side by side: differences, and whether they can be told apart."""
+"""Compares evaluations: their differences, and whether these are significant."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,12 +36,12 @@ RATES = {  # of a prior; that of a masked one is no rate, and never beside the o
 
 
 class Cell(NamedTuple):
-    """One run's score, and how it differs from the first run's.
+    """One run's score, and its difference from that of the first run.
 
     Attributes:
-        value: None where the run has no such score.
-        low, high: 95 % interval of the difference from the first run; None for the first run, or
-            where it is unknown.
+        value: the score; None if the run has none.
+        low, high: 95 % interval of the difference from the first run; None for the first run, or if
+            unknown.
     """
 
     value: float | None
@@ -58,7 +58,7 @@ Row = tuple[str, str, tuple[Cell, ...]]  # name, which way is better, cells
 
 
 class EvaluationTable(NamedTuple):
-    """One row per score, one cell per evaluation; and the sentences that a paper needs."""
+    """A table, a row per score and a cell per evaluation, and the sentences that a paper needs."""
 
     runs: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -75,7 +75,8 @@ def compare_evaluations(
         network: the network whose features FVD was computed from; None for I3D.
 
     Raises:
-        InputError: one is missing or damaged, or they differ in clips, protocol or network.
+        InputError: an evaluation is missing or damaged, or they differ in clips, protocol or
+            network.
     """
     network = network or named_i3d()
     folders = [_folder(path) for path in paths]
@@ -86,7 +87,7 @@ def compare_evaluations(
         protocol = fvd_protocol(str(scores[0]["protocol"]["name"]))
         cut = Cut(int(scores[0]["num_frames_in_fvd"]), int(scores[0]["frame_stride"]))
         rows += _fvd_rows(folders, scores, network, protocol, cut)
-        rows += _rate_row(scores)
+        rows += _rate_rows(scores)
         rows += _codec_row(scores)
         methods = _methods(scores[0], rows, protocol, cut)
     except (KeyError, TypeError, AttributeError) as error:
@@ -101,7 +102,10 @@ def _folder(path: Path) -> Path:
     for folder in (path, path / "scores"):
         if (folder / "scores.json").exists():
             return folder
-    raise InputError(f"{path}: holds no scores.json; run `video-vq evaluate … --out {path}` first")
+    raise InputError(
+        f"{path}: holds no scores.json; compare takes what `video-vq evaluate … --out` wrote "
+        "(`video-vq fvd REAL FAKE` compares videos)"
+    )
 
 
 def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
@@ -120,12 +124,11 @@ def _require_alike(paths: Sequence[Path], scores: Sequence[dict[str, Any]]) -> N
 
 
 def _compared(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return what must agree, with the network if it is not I3D."""
     return {**{name: identity[name] for name in SAME}, "network": identity.get("network")}
 
 
 def _data_of(scores: dict[str, Any]) -> str:
-    """Return the clip store that was scored, as people know it: its folder and short hash."""
+    """Return the name of the clip store that was scored: its folder and short hash."""
     words = [str(word) for word in scores["environment"].get("command") or []]
     folder = words[words.index("--data") + 1 :][:1] if "--data" in words else []
     return " ".join([*folder, f"({str(scores['identity']['data'])[:12]}…)"])
@@ -140,26 +143,22 @@ def _clip_rows(scores: Sequence[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def _rate_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
-    rows = []
+def _rate_rows(scores: Sequence[dict[str, Any]]) -> list[Row]:
+    rows: list[Row] = []
     for key, name in RATES.items():
-        rows += _rate_rows(scores, key, name)
+        lists = [_per_clip(s["prior"]["clips"], key) if "prior" in s else None for s in scores]
+        if all(values is None for values in lists):
+            continue
+        if len({one["tokenizer"] for one in scores}) > 1:  # other tokens: shown, never compared
+            means = [None if values is None else float(values[0].mean()) for values in lists]
+            rows.append((f"{name} (of other tokens)", "↓", tuple(map(Cell, means))))
+        else:
+            rows.append((name, "↓", _paired_cells(lists)))
     return rows
 
 
-def _rate_rows(scores: Sequence[dict[str, Any]], key: str, name: str) -> list[Row]:
-    lists = [_per_clip(one["prior"]["clips"], key) if "prior" in one else None for one in scores]
-    tokenizers = {one["tokenizer"] for one in scores}
-    if all(values is None for values in lists):
-        return []
-    if len(tokenizers) > 1:  # bits of different tokens: shown, never compared
-        means = [None if values is None else float(values[0].mean()) for values in lists]
-        return [(f"{name} (of other tokens)", "↓", tuple(map(Cell, means)))]
-    return [(name, "↓", _paired_cells(lists))]
-
-
 def _codec_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
-    """Return what H.264 makes of the clips at the bits of each tokenizer, where that is known."""
+    """Return the scores of H.264 at the bits of each tokenizer, where they are known."""
     known = [one["controls"].get("psnr_h264") for one in scores]
     if all(value is None for value in known):
         return []
@@ -197,12 +196,12 @@ def paired_interval(
 ) -> tuple[float | None, float | None]:
     """Return the 95 % interval of a mean difference; clips of one video are not independent.
 
-    Student's t over the videos, each weighted by its clips (the cluster-robust error of a mean).
+    It is Student's t interval over the videos, each weighted by its clips (the cluster-robust error
+    of a mean).
     """
     good = np.isfinite(differences)
     values = differences[good]
-    names = np.array(groups)[good]
-    _, places = np.unique(names, return_inverse=True)
+    _, places = np.unique(np.array(groups)[good], return_inverse=True)
     count = int(places.max()) + 1 if len(places) else 0
     if count < 2:
         return None, None
@@ -277,7 +276,7 @@ def _methods(scores: dict[str, Any], rows: Sequence[Row], protocol: FVDProtocol,
 
 
 def _intervals(rows: Sequence[Row]) -> str:
-    """Return what the brackets of a table mean; only of those that it has."""
+    """Return the meaning of those brackets that occur in the table."""
     shown = {name for name, _, cells in rows if any(cell.low is not None for cell in cells)}
     how = []
     if shown - FVD_ROWS:

@@ -1,4 +1,4 @@
-"""What a score must beat: still pictures, k-means on raw patches, tokens without context."""
+"""Controls that a score must beat: still pictures, k-means on raw patches, independent tokens."""
 
 from typing import NamedTuple
 
@@ -37,13 +37,13 @@ def first_frame(clips: Clips) -> Clips:
 
 
 class PatchCodebook:
-    """k-means on raw patches: a tokenizer without a network, at the same tokens and codes.
+    """k-means on raw patches: a tokenizer without a network, with the same tokens and codes.
 
-    Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii 2007); an empty cluster is moved to
-    a training patch.
+    It uses Lloyd's algorithm, initialised by k-means++ (Arthur and Vassilvitskii 2007); an empty
+    cluster is moved to a training patch.
 
     Args:
-        patch_thw: the size in pixels of the box that one token covers.
+        patch_thw: size in pixels of the box that one token covers.
         num_codes: number of codes, K.
         seed: seed of the first codes and of the choice of patches.
     """
@@ -89,7 +89,7 @@ class PatchCodebook:
 def _spread_out(
     rows: Float[Tensor, "n d"], number: int, random: np.random.Generator
 ) -> Float[Tensor, "k d"]:
-    """Draw rows, each with probability proportional to its squared distance to those drawn."""
+    """Draw rows, each with probability proportional to its squared distance to earlier draws."""
     squares = rows.square().sum(1)
     nearest = torch.full_like(squares, torch.inf)
     chosen = [int(random.integers(len(rows)))]
@@ -106,7 +106,7 @@ def _spread_out(
 def draw_per_position(
     grids: Int[np.ndarray, "n t h w"], count: int, seed: int
 ) -> Int[np.ndarray, "m t h w"]:
-    """Draw grids whose every position follows the training frequencies there, independently."""
+    """Draw grids, each position independently from its training frequencies."""
     random = np.random.default_rng([seed, 0x90])
     flat = grids.reshape(len(grids), -1)
     picks = random.integers(len(flat), size=(count, flat.shape[1]))
@@ -138,7 +138,7 @@ def _finite_mean(values: Tensor) -> float | None:
 
 
 class GenerationControls(NamedTuple):
-    """FVD by the name of the control, and the clips of drawn tokens."""
+    """FVD by name of the control, and the clips of the drawn tokens."""
 
     scores: dict[str, float]
     drawn: UInt8[np.ndarray, "n t h w 3"]

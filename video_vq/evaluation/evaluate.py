@@ -1,4 +1,4 @@
-"""Scores of a tokenizer and its prior's samples, beside controls computed in the same run."""
+"""Scores a tokenizer and its prior's samples, together with controls in the same run."""
 
 from collections.abc import Collection
 from functools import partial
@@ -38,14 +38,14 @@ from video_vq.stores.videos import commonest_fps
 def evaluate(
     accelerator: Accelerator, job: EvaluationJob, out: Path, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """Score a tokenizer, and a prior when its samples or its tokens are named.
+    """Score a tokenizer, and a prior if its samples or its tokens are given.
 
     Args:
         out: folder for scores.json and the sheets.
         identity: everything that determines the scores; see `identity_of_scores`.
 
     Raises:
-        InputError: data, models, tokens and samples do not belong together; also see
+        InputError: data, models, tokens and samples do not belong together; or as for
             `EvaluationSetup`.
     """
     st_lpips = None
@@ -115,7 +115,6 @@ def _write_clips(
     samples: SampleScores | None,
     of_samples: GenerationControls | None,
 ) -> None:
-    """Write the sheet, the gallery of a report, and the features that `compare` reads."""
     gallery = Gallery(copies.pairs)
     sets = {"real": setup.real, "reconstructed": copies.features}
     if samples is not None:
@@ -140,7 +139,7 @@ def _write_clips(
 def _real_of_classes(
     setup: EvaluationSetup, classes: Collection[str | None]
 ) -> dict[str | None, list[Clip]]:
-    """Return some of the scored real clips of each class; any clips for samples without classes."""
+    """Return some of the scored real clips of each class; any clips if samples have no classes."""
     labels = [setup.store.videos[window.video].label for window in setup.windows]
     return some_of_each_class(
         (label if label in classes else None, partial(read_window, setup.store, window))
@@ -156,11 +155,7 @@ def _require_fit(
     prior: AnyPrior | None,
     st_lpips: StLpips | None,
 ) -> None:
-    """Refuse parts that do not belong together, before anything is computed.
-
-    Raises:
-        InputError: says what does not fit.
-    """
+    """Refuse parts that do not belong together, before anything is computed."""
     store, (split, _) = ClipStore(job.data), job.split_and_number
     if job.samples is not None and ClipStore(job.samples).frame_size_hw != store.frame_size_hw:
         raise InputError(
@@ -186,7 +181,7 @@ def _require_fit(
         height, width = store.frame_size_hw
         if min(height, width) < least:
             raise InputError(
-                f"{store.path}: ST-LPIPS on {st_lpips.trunk} takes frames of at least {least} x "
+                f"{store.path}: ST-LPIPS on {st_lpips.trunk} needs frames of at least {least} x "
                 f"{least} pixels, found {height} x {width}; leave --st-lpips out"
             )
 
@@ -195,7 +190,7 @@ def require_tokens_of(store: ClipStore, tokens: TokenStore, prior: AnyPrior | No
     """Refuse tokens of another clip store, and a prior of other tokens.
 
     Raises:
-        InputError: they do not belong together.
+        InputError: the parts do not belong together.
     """
     if tokens.header.data_hash != store.content_hash:
         raise InputError(

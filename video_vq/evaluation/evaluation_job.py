@@ -1,5 +1,6 @@
-"""What `evaluate` is to score, and what decides the scores; imports no torch."""
+"""Describes what `evaluate` scores, and what determines the scores; does not import torch."""
 
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from video_vq.media.codec import CODECS, available_codecs
 from video_vq.media.decode import pyav_version
 from video_vq.metrics.network_choice import network_name
 from video_vq.metrics.protocol import FVDProtocol
-from video_vq.models.model_folder import read_model_config
+from video_vq.models.model_folder import read_model_config, read_tokenizer_identity
 from video_vq.stores.clips import ClipStore
 from video_vq.stores.files import read_json
+from video_vq.stores.shards import MANIFEST, PARTS
 from video_vq.stores.tokens import TokenStore
 
 DEFAULT_NUM_CLIPS = 2048
@@ -28,23 +30,25 @@ class EvaluationJob:
 
     Attributes:
         data: the clip store of real videos.
-        tokenizer: a tokenizer's folder, or the run folder it is in.
+        tokenizer: a tokenizer's folder, or the run folder that contains it.
         protocol: the convention of FVD.
-        split: The split of the clips and of the tokens; None for that of `generation`, else test.
-        num_clips: how many real clips at most; None for as many as `generation` takes, else 2048.
-        samples: a clip store of samples: adds gFVD.
-        prior, tokens: a prior and the token store of `data`: add the rate.
-        with_controls: compute in the same run what the scores must beat.
-        with_codec: among these, video codecs at the tokenizer's bits.
+        split: split of the clips and of the tokens; None for the split of `generation`, or test
+            without it.
+        num_clips: largest number of real clips; None for the number of `generation`, or 2048
+            without it.
+        samples: a clip store of samples, which adds gFVD.
+        prior, tokens: a prior and the token store of `data`, which add the rate.
+        with_controls: whether to compute controls that the scores must beat in the same run.
+        with_codec: whether the controls include video codecs at the tokenizer's bits.
         generation: a published protocol that the samples must follow.
-        st_lpips: the trunk of the perceptual network, None to leave its score out.
-        short_videos: what becomes of videos shorter than a clip.
-        network: the network of FVD's features, see `load_feature_network`; None for I3D.
+        st_lpips: trunk of the perceptual network; None leaves its score out.
+        short_videos: treatment of videos shorter than a clip.
+        network: network of FVD's features, see `load_feature_network`; None for I3D.
 
     Raises:
-        ConfigError: tokens or samples are missing, or split or number are not those of the
-            generation protocol.
-        InputError: codecs are asked for, and PyAV has the encoder of none.
+        ConfigError: tokens or samples are missing, or the split or the number of clips is not that
+            of the generation protocol.
+        InputError: codecs are requested, but PyAV has none of their encoders.
     """
 
     data: Path
@@ -86,26 +90,28 @@ class EvaluationJob:
 
     @property
     def split_and_number(self) -> tuple[str, int]:
-        """The split that is scored, and how many of its clips at most."""
+        """The split that is scored, and the largest number of its clips."""
         if self.generation is not None:
             return self.generation.split, self.generation.num_real
         return self.split or "test", self.num_clips or DEFAULT_NUM_CLIPS
 
 
 def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
-    """Return all that determines the scores of a job, as JSON.
+    """Return everything that determines the scores of a job, as JSON.
 
     Args:
-        precision: The precision of the tokenizer's and the prior's products.
+        precision: precision of the matrix products of the tokenizer and the prior.
 
     Raises:
         InputError: data, models, tokens or samples are missing or damaged.
     """
     split, num_clips = job.split_and_number
+    size_hw = read_tokenizer_identity(job.tokenizer).facts.frame_size_hw
+    samples = None if job.samples is None else _clip_store(job.samples, size_hw)
     identity = {
-        "data": ClipStore(job.data).content_hash,
+        "data": _clip_store(job.data, size_hw).content_hash,
         "tokenizer": read_model_config(job.tokenizer, "tokenizer").hash,
-        "samples": None if job.samples is None else ClipStore(job.samples).content_hash,
+        "samples": None if samples is None else samples.content_hash,
         "tokens": None if job.tokens is None else TokenStore(job.tokens).content_hash,
         "prior": None if job.prior is None else read_model_config(job.prior, "prior").hash,
         "split": split,
@@ -125,10 +131,22 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
     return identity
 
 
+def _clip_store(path: Path, frame_size_hw: tuple[int, int]) -> ClipStore:
+    """Return a store; of videos in another form, say the command that makes one."""
+    if path.exists() and not any((path / name).exists() for name in (MANIFEST, PARTS)):
+        size = "x".join(map(str, frame_size_hw))
+        raise InputError(
+            f"{path}: holds no {MANIFEST}, but evaluate needs a clip store; for videos, frame "
+            f"folders or arrays, `data-prep folder {shlex.quote(str(path))} --out STORE --size "
+            f"{size} --val 0 --test 1` makes one, with all of them in split 'test'"
+        )
+    return ClipStore(path)
+
+
 def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Return the scores in a folder if they were computed with this identity.
 
-    A user's own network is not identified by its name: its code may have changed since.
+    A user's own network is not identified by its name, because its code may have changed since.
     """
     if "network" in identity:
         return None

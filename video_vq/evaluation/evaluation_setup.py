@@ -1,4 +1,4 @@
-"""The setup of an evaluation: its clips, its network, and the features of the real clips."""
+"""Prepares an evaluation: its clips, its network, and the features of the real clips."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,14 +22,14 @@ SEED = 0  # seed of the choice of clips and of the controls
 
 
 class EvaluationSetup:
-    """The clips of one evaluation, and how they are scored.
+    """The clips of one evaluation, and the way in which they are scored.
 
     Args:
         accelerator: the accelerator whose ranks share the clips.
 
     Attributes:
-        store, split, windows: the real clips: their store, their split and their windows, no two of
-            which overlap.
+        store, split, windows: the store, the split and the windows of the real clips, which do not
+            overlap.
         num_frames, stride: length of the real clips, and the distance between their frames.
         scored_frames: number of frames of a clip that FVD sees.
         samples, sample_windows: the samples, and one clip of each, cut like the real clips.
@@ -37,8 +37,8 @@ class EvaluationSetup:
         real: features of the real clips.
 
     Raises:
-        InputError: something is missing, the sizes do not fit, or the samples are not what the
-            generation protocol asks for.
+        InputError: an input is missing, the sizes do not fit, or the samples do not follow the
+            generation protocol.
     """
 
     def __init__(self, accelerator: Accelerator, job: EvaluationJob, tokenizer: VideoTokenizer):
@@ -108,7 +108,7 @@ class EvaluationSetup:
     def real_features(
         self, name: str, transform: Callable[[Clip], Clip] = lambda clip: clip
     ) -> FeatureSet:
-        """Return the features of the real clips, or of the clips that a function makes of them."""
+        """Return the features of the real clips, or of clips that a function makes from them."""
         windows, sharing = self.scored_windows, self.accelerator
         extractor = self.extractor
         return store_features(self.store, windows, extractor, name, self.split, sharing, transform)

@@ -1,9 +1,9 @@
 """A cache of features on disk, keyed by the pixels of the clips.
 
-It is a log of fixed-size records, each with its checksum, in one file per writing process: a killed
-process leaves at most one torn record behind, which is skipped. Evaluations that run at the same
-time may therefore share a cache, and need no lock: no process writes to another's file, and at
-worst two of them compute the same features.
+It is a log of fixed-size records with checksums, in one file per writing process. A killed process
+leaves at most one incomplete record behind, which is skipped. Concurrent evaluations may therefore
+share a cache without a lock: no process writes to another's file, and at worst two of them compute
+the same features.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class PassingClip:
 
     Args:
         frames: the frames, h w c each.
-        num_frames: number of frames that will come.
+        num_frames: total number of frames.
     """
 
     def __init__(self, frames: Iterable[np.ndarray], num_frames: int):
@@ -62,10 +62,10 @@ class PassingClip:
 
 
 class FeatureCache:
-    """Feature vectors of one network under one preparation of its input.
+    """The feature vectors of one network under one preparation of its input.
 
     Args:
-        settings: everything that decides a clip's features, as JSON: network, resize, range, …
+        settings: all settings that determine a clip's features, as JSON: network, resize, range, …
         num_features: number of values in a vector.
         folder: folder of all caches; None for the user's.
 
@@ -87,8 +87,7 @@ class FeatureCache:
                 f"{self.path}: the feature cache cannot be written ({error.strerror}); set "
                 f"{CACHE} to a writable folder"
             ) from None
-        found = read_json(described, "a feature cache's settings")
-        if found != belongs_to:
+        if read_json(described, "a feature cache's settings") != belongs_to:
             raise InputError(f"{self.path}: belongs to other settings; delete it")
         self._known: dict[bytes, np.ndarray] = {}
         self.num_torn = 0

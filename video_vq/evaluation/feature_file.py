@@ -1,6 +1,6 @@
-"""Features of a set of videos as one file to publish: safetensors, read without executing anything.
+"""Stores the features of a set of videos in one safetensors file, which can be published.
 
-With it, another model is scored against the same real videos without having them.
+With this file, other models can be scored against the same real videos without having them.
 """
 
 import json
@@ -49,7 +49,7 @@ def write_features(path: Path, features: FeatureSet, network: FeatureNetwork, cu
 
 
 def holds_other_tensors(path: Path) -> bool:
-    """Whether a file is readable, and no file of features by its header."""
+    """Whether a file is readable, but its header does not describe features."""
     try:
         with safe_open(path, "numpy") as file:
             return (file.metadata() or {}).get("format") != FORMAT
@@ -61,8 +61,8 @@ def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
     """Read a feature file.
 
     Raises:
-        InputError: it is missing, damaged, of another network, or of clips that were cut
-            differently.
+        InputError: the file is missing or damaged, or belongs to another network or to clips that
+            were cut differently.
     """
     described, rows = _open(path)
     try:
@@ -106,7 +106,7 @@ def require_preparations(path: Path, rows: dict[str, Any], wanted: set[str]) -> 
     """Raise if a file lacks the features that a protocol needs.
 
     Raises:
-        InputError: names what is missing.
+        InputError: features are missing; the message names them.
     """
     if missing := sorted(wanted - set(rows)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The network behind FVD: I3D, VideoMAE or V-JEPA, or a module of the user's own."""
+"""The network behind FVD: I3D, VideoMAE, V-JEPA or the user's own module."""
 
 import hashlib
 import importlib
@@ -18,7 +18,7 @@ from video_vq.metrics.weights import CHECKPOINT
 
 
 class FeatureNetwork(NamedTuple):
-    """A frozen network from b 3 t 224 224 to b d, and its name beside every score.
+    """A frozen network from b 3 t 224 224 to b d, and the name that is reported with its scores.
 
     Attributes:
         module: the network in eval mode, on its device.
@@ -33,25 +33,25 @@ class FeatureNetwork(NamedTuple):
     num_features: int
 
     def require(self, protocols: Iterable[FVDProtocol]) -> None:
-        """Refuse conventions that prepare clips otherwise than a published network takes them.
+        """Refuse conventions that do not prepare clips as a published network expects them.
 
         Raises:
-            InputError: names the convention.
+            InputError: there is such a convention; the message names it.
         """
         for protocol in protocols:
             if self.name in PUBLISHED and protocol.preparation != DEFAULT_PROTOCOL.preparation:
                 raise InputError(
-                    f"FVD protocol {protocol.name!r} prepares clips for I3D alone; {self.name} "
+                    f"FVD protocol {protocol.name!r} prepares clips only for I3D; {self.name} "
                     f"takes them as {DEFAULT_PROTOCOL.name!r} does: name that one"
                 )
 
     def cache_settings(self, protocol: FVDProtocol) -> dict:
-        """Return the settings that determine a clip's features: the key of their cache."""
+        """Return the settings that determine a clip's features, as the key of their cache."""
         return {"network": self.sha256, "name": self.name, **protocol.feature_settings()}
 
 
 def named_i3d() -> FeatureNetwork:
-    """Return I3D's name, hash and size without its weights, to read features that it made."""
+    """Return I3D's name, hash and size without its weights, to read features that it computed."""
     return FeatureNetwork(nn.Identity(), I3D_NAME, CHECKPOINT.sha256, NUM_LOGITS)
 
 
@@ -62,10 +62,10 @@ def load_feature_network(name: str | None, device: torch.device | str) -> Featur
         name: None for I3D; "videomae=FILE" or "jedi=FILE,FILE" (see `read_preset`); else an
             importable function without arguments that returns a module from b 3 t 224 224 in
             [-1, 1] to b d. This runs the user's own code.
-        device: the device to put it on.
+        device: the device for the network.
 
     Raises:
-        ConfigError: the name is not of that form, or nothing is found under it.
+        ConfigError: the name has another form, or refers to nothing.
         InputError: weights are missing or not the expected ones, or the function does not
             return such a module.
     """

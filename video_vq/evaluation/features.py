@@ -1,7 +1,7 @@
 """Features of clip stores and plain folders of videos, with a record of what was left out.
 
-Each clip passes the network once, ever: features are kept under the name of the clip's content, so
-a killed run resumes where it stopped, and a second model costs only its own clips.
+Each clip passes through the network only once: features are stored under a hash of the clip's
+content, so a killed run resumes where it stopped, and a second model costs only its own clips.
 """
 
 from collections import Counter
@@ -48,15 +48,15 @@ class FeatureSet(NamedTuple):
     """One side of a comparison.
 
     Attributes:
-        name: path or name of what was read.
+        name: path or name of the source.
         rows: one feature vector per clip, for each preparation (`FVDProtocol.preparation`).
         groups: each clip's source video (or group of near-duplicates).
-        left_out: a line per video that could not be used.
+        left_out: one line for each video that could not be used.
         data_hash: sha256 over the contents of the clips that were scored (`ScoredClip.data_hash`).
         split: the split that was read; None for a plain folder.
         kinds: number of clips of each frame size and rate.
-        simulated: the simulator of the videos; None where nothing says that they are simulated.
-        notes: messages for the reader about how the videos were read.
+        simulated: the simulator of the videos; None if they are not labelled as simulated.
+        notes: remarks for the reader on reading the videos.
     """
 
     name: str
@@ -80,10 +80,10 @@ class FeatureSet(NamedTuple):
 
 
 class Extractor:
-    """Turns clips into features under all preparations that some protocols ask for.
+    """Turns clips into features under all preparations that the protocols require.
 
     Args:
-        protocols: the conventions to score under; those that prepare clips alike share a pass.
+        protocols: the conventions of the scores; those with the same preparation share a pass.
         cache: folder of all caches; None for the user's.
     """
 
@@ -100,7 +100,7 @@ class Extractor:
         self.num_computed = 0
 
     def missing(self, key: bytes) -> list[FVDProtocol]:
-        """Return a protocol for each preparation under which a clip's features are not known."""
+        """Return a protocol for each preparation under which a clip's features are unknown."""
         return [
             protocol
             for name, protocol in self._protocols.items()
@@ -108,11 +108,11 @@ class Extractor:
         ]
 
     def __call__(self, keys: Sequence[bytes], clips: Sequence[ReadClip | None]) -> Rows:
-        """Return the features of clips; what is not known yet is computed and kept.
+        """Return the features of clips; unknown ones are computed and stored.
 
         Args:
-            keys: names of the clips' pixels.
-            clips: clips of equal length; None where all features are known.
+            keys: hashes of the clips' pixels.
+            clips: clips of equal length; None if all features are known.
         """
         if not keys:
             return {}
@@ -151,13 +151,13 @@ def _known(cache: FeatureCache, key: bytes) -> Float32[np.ndarray, " d"]:
 
 
 class _Source(NamedTuple):
-    """Clips to be read one after another; opening or reading one may fail.
+    """Clips to read one after another; opening or reading one may fail.
 
     Attributes:
-        left_out: what is known not to be readable.
+        left_out: videos that are known to be unreadable.
         notes: see `FeatureSet`.
-        order: each clip's rank in the order of the files, in which clips are read fastest; None
-            where the order makes no difference.
+        order: rank of each clip in the order of the files, which is the fastest order to read; None
+            if the order does not matter.
     """
 
     name: str
@@ -170,8 +170,6 @@ class _Source(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """One clip's features, or why it has none."""
-
     place: int
     data_hash: str
     rows: dict[str, np.ndarray]
@@ -191,10 +189,11 @@ def features_of(
 ) -> FeatureSet:
     """Return the features of a clip store, or of a folder or array file of videos of any model.
 
-    Of a store, clips are drawn as `scoring_windows` says; of any other video, its first frames.
+    The clips of a store are drawn by `scoring_windows`; of any other video, the first frames are
+    used.
 
     Args:
-        split: split of a store; None for test where there is one, else for all.
+        split: split of a store; None for the test split, or for all videos if there is none.
         max_clips: largest number of clips to use; they are drawn by the seed.
         accelerator: shares the clips among its ranks; each gets all features.
         reading: how frame folders and arrays are read.
@@ -220,10 +219,10 @@ class ClipCount(NamedTuple):
 
 
 def count_clips(path: Path, cut: Cut, split: str | None, reading: Reading = USUAL) -> ClipCount:
-    """Return the number of clips that `features_of` would find; some may prove unreadable.
+    """Return the number of clips that `features_of` would find; some may turn out unreadable.
 
     Raises:
-        InputError: it is neither a folder of videos nor a clip store with the requested frame
+        InputError: the path is neither a folder of videos nor a clip store with the requested frame
             rate, the split is empty, or its videos are too short.
     """
     store = _store(path, cut)
@@ -266,7 +265,7 @@ def store_features(
     """Return the features of clips of a store.
 
     Args:
-        transform: maps a clip to the clip that is scored instead.
+        transform: function from a clip to the clip that is scored instead.
     """
 
     def open_clip(place: int) -> ScoredClip:
@@ -281,10 +280,7 @@ def store_features(
 
 
 def clip_features_of(
-    name: str,
-    clips: Sequence[Clip],
-    extractor: Extractor,
-    accelerator: Accelerator | None = None,
+    name: str, clips: Sequence[Clip], extractor: Extractor, accelerator: Accelerator | None = None
 ) -> FeatureSet:
     """Return the features of clips in memory, each of which counts as one video."""
     groups = tuple(f"{name} {number}" for number in range(len(clips)))
@@ -380,7 +376,7 @@ class _Readable(NamedTuple):
 def _read_ahead(
     source: _Source, places: Sequence[int], extractor: Extractor
 ) -> Iterator[_Readable | _Scored]:
-    """Read clips in a thread, a batch ahead of the network; unreadable ones are given up."""
+    """Read clips in a thread, a batch ahead of the network; unreadable ones are dropped."""
 
     def read(place: int) -> _Readable | _Scored:
         try:

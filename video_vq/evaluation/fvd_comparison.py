@@ -1,4 +1,4 @@
-"""FVD of sets of clips, with everything that a reader needs to judge it."""
+"""Computes FVD of sets of clips, with all facts that a reader needs to judge it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,12 +17,7 @@ from video_vq.evaluation.feature_file import (
     write_features,
 )
 from video_vq.evaluation.feature_network import FeatureNetwork
-from video_vq.evaluation.features import (
-    Extractor,
-    FeatureSet,
-    count_clips,
-    features_of,
-)
+from video_vq.evaluation.features import Extractor, FeatureSet, count_clips, features_of
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.array_videos import is_array_file
 from video_vq.media.reading import USUAL, Reading, require_reading
@@ -52,9 +47,8 @@ class FVDResult(NamedTuple):
     Attributes:
         value: the distance.
         num_real, num_fake: number of clips on each side.
-        floor: distance of real clips from other real clips; None when there is only one source
-            video.
-        warnings: what a reader must know before using the number.
+        floor: distance of real clips from other real clips; None if there is only one source video.
+        warnings: sentences that a reader must know before using the number.
     """
 
     value: float
@@ -72,8 +66,7 @@ def compare(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> FVDRes
     floor = None
     if len(set(real.groups)) > 1 and len(first) >= 4:
         floor = real_floor(first, real.groups, protocol.ddof)
-    warnings = warnings_of(real, fake)
-    return FVDResult(value, len(first), len(second), floor, warnings)
+    return FVDResult(value, len(first), len(second), floor, warnings_of(real, fake))
 
 
 def _require_two(found: int, where: str) -> None:
@@ -119,7 +112,7 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
 
 
 def warnings_of_side(features: FeatureSet) -> list[str]:
-    """Return the warnings about one set, regardless of the set it is compared with."""
+    """Return the warnings about one set, regardless of the other."""
     warnings = []
     if features.simulated is not None:
         warnings.append(
@@ -158,12 +151,12 @@ def require_scorable(
     """Refuse what cannot be scored before the network is loaded; feature files need the network.
 
     Args:
-        split: The split of the real side; see `features_of`.
+        split: split of the real side; see `features_of`.
         max_clips: largest number of clips on each side; None for all.
         reading: how frame folders and arrays are read.
 
     Raises:
-        InputError: a convention asks for clips of another length, a side is missing, its split is
+        InputError: a convention requires clips of another length, a side is missing, its split is
             empty, or it has fewer than 2 clips at the requested rate; or no side needs one of the
             options of `reading`.
     """
@@ -192,7 +185,7 @@ def is_saved(path: Path) -> bool:
 
 
 class FVDComparison:
-    """Several candidates against one real set, under one or more protocols.
+    """A comparison of several candidates with one real set, under one or more protocols.
 
     Args:
         cut: how clips are cut out of videos.
@@ -220,13 +213,13 @@ class FVDComparison:
     def read_all(
         self, real: Path, candidates: Sequence[Path], split: str | None = None
     ) -> tuple[FeatureSet, list[FeatureSet]]:
-        """Return the features of all sides; feature files are read before a clip is computed.
+        """Return the features of all sides; feature files are read before any clip is processed.
 
         Args:
-            split: The split of the real side.
+            split: split of the real side.
 
         Raises:
-            InputError: see `read`.
+            InputError: as for `read`.
         """
         saved = {path: self.read(path) for path in (real, *candidates) if is_saved(path)}
         return (
@@ -238,8 +231,8 @@ class FVDComparison:
         """Return the features of a clip store, a folder or file of videos, or a feature file.
 
         Raises:
-            InputError: there is nothing to score, or the file is of another network or cut, or of
-                fewer than 2 clips.
+            InputError: there is nothing to score, or the file belongs to another network or cut, or
+                has fewer than 2 clips.
         """
         if is_saved(path):
             found = read_features(path, self.network, self.cut)
@@ -303,7 +296,7 @@ class FVDComparison:
 def beside_fvd(
     real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol, network: FeatureNetwork
 ) -> dict[str, Any]:
-    """Return KVD with its error, and JEDi where the network is V-JEPA, as JSON.
+    """Return KVD with its error, and JEDi if the network is V-JEPA, as JSON.
 
     KVD is None if there are too few clips.
     """
@@ -317,7 +310,7 @@ def beside_fvd(
 def jedi_of(
     network: FeatureNetwork, real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol
 ) -> dict[str, float]:
-    """Return JEDi under its name; an empty dict where the network is not V-JEPA."""
+    """Return JEDi under its name; an empty dict if the network is not V-JEPA."""
     if network.name != "jedi":
         return {}
     return {"jedi": jedi_distance(real.of(protocol), fake.of(protocol))}
@@ -337,7 +330,6 @@ def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[s
 def _difference(
     real: FeatureSet, a: FeatureSet, b: FeatureSet, protocol: FVDProtocol
 ) -> dict[str, Any]:
-    """Return how two candidates differ, or why that is unknown."""
     names = {"a": a.name, "b": b.name}
     try:
         found = difference_of(real, a, b, protocol)
@@ -362,7 +354,7 @@ def difference_of(
     """Return FVD(real, a) − FVD(real, b) with its interval.
 
     Raises:
-        InputError: too few source videos, or different numbers of clips.
+        InputError: there are too few source videos, or the numbers of clips differ.
     """
     of_real, of_a, of_b = (grouped(features, protocol) for features in (real, a, b))
     return difference_interval(of_real, of_a, of_b, protocol.ddof, SEED)
@@ -379,7 +371,7 @@ def warnings_of_previews(features: FeatureSet) -> list[str]:
     if is_saved(path) or not (path.parent / MANIFEST).exists():
         return []
     return [
-        f"{path} holds videos to look at, lossy MP4s of the clip store above them; score "
+        f"{path} holds previews, lossy MP4s of the clip store above them; score "
         f"{path.parent} itself"
     ]
 

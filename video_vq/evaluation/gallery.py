@@ -1,4 +1,4 @@
-"""The clips that a report shows, kept as a clip store beside the scores they belong to."""
+"""The clips that a report shows, stored as a clip store beside their scores."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ class Pair(NamedTuple):
     """A real clip and its reconstruction.
 
     Attributes:
-        source: the video's id in the data, and the clip's first frame there.
+        source: id of the video in the data, and the clip's first frame in it.
         label: class name.
         psnr: peak signal-to-noise ratio in dB; infinite for an exact copy.
     """
@@ -43,13 +43,13 @@ class Pair(NamedTuple):
 
 
 def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[int]]:
-    """Return the clips to show: the first ones, and those of the highest and the lowest PSNR.
+    """Return the clips to show: the first ones, and those with the highest and the lowest PSNR.
 
-    The best are of different videos, and so are the worst: neighbouring clips look alike.
+    The best are from different videos, and so are the worst, because neighbouring clips look alike.
 
     Args:
         psnr: PSNR of each clip, in dB.
-        videos: id of the video that each clip is cut from.
+        videos: id of the source video of each clip.
     """
     order = [int(place) for place in np.argsort(psnr, kind="stable")]
     return {
@@ -60,7 +60,7 @@ def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[in
 
 
 def _of_different_videos(order: Sequence[int], videos: Sequence[str]) -> list[int]:
-    """Return the first places of an order, at most one of each video."""
+    """Return the first indices of an order, at most one per video."""
     firsts: dict[str, int] = {}
     for place in order:
         firsts.setdefault(videos[place], place)
@@ -78,10 +78,10 @@ class Neighbour(NamedTuple):
 def some_of_each_class(
     samples: Iterable[tuple[str | None, Callable[[], Clip]]],
 ) -> dict[str | None, list[Clip]]:
-    """Return the first few samples of the first few classes; no more of them are read.
+    """Return the first few samples of the first few classes, and read no others.
 
     Args:
-        samples: class of each sample, and a function that reads it.
+        samples: class of each sample, and a function that reads the sample.
     """
     shown: dict[str | None, list[Clip]] = {}
     for label, read in samples:
@@ -92,7 +92,7 @@ def some_of_each_class(
 
 
 class Gallery(NamedTuple):
-    """The scored clips that a person will look at.
+    """The scored clips that are shown to people.
 
     Attributes:
         pairs: clips and their reconstructions; roles are those of `places_to_show`.
@@ -180,12 +180,7 @@ class Gallery(NamedTuple):
 
 
 def _entry(
-    name: str,
-    clip: Clip,
-    label: str | None,
-    kind: str,
-    fps: float | None,
-    origin: dict[str, Any],
+    name: str, clip: Clip, label: str | None, kind: str, fps: float | None, origin: dict[str, Any]
 ) -> PreparedVideo:
     video = Video(name, label, "test", name, fps=fps, origin={"kind": kind, **origin})
     return PreparedVideo(video, [clip], {})

@@ -1,4 +1,4 @@
-"""The protocols under which generated videos of UCF-101 and BAIR are published."""
+"""The protocols under which scores of generated videos are published for UCF-101 and BAIR."""
 
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ class GenerationProtocol(NamedTuple):
         split: split of the real clips.
         num_real: number of real clips.
         num_fake: number of samples.
-        given_frames: number of real first frames that a sample continues; 0 for none.
+        given_frames: number of initial real frames that a sample continues; 0 for none.
         samples_per_clip: number of samples for each given clip.
-        note: what a reader must know about it.
+        note: remarks for the reader.
     """
 
     name: str
@@ -57,16 +57,16 @@ def generation_protocol(name: str) -> GenerationProtocol:
     """Return the protocol of that name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no protocol of that name.
     """
     return named_entry(GENERATION_PROTOCOLS, name, "generation protocol")
 
 
 def as_scored(protocol: GenerationProtocol, simulated: str | None) -> dict[str, Any]:
-    """Return a protocol as scores record it: on simulated videos it is not the published one.
+    """Return a protocol as recorded in scores; on simulated videos, it is not the published one.
 
     Args:
-        simulated: the simulator of the real clips; None where they were recorded.
+        simulated: the simulator of the real clips; None if they were recorded.
     """
     told = protocol._asdict()
     if simulated is not None:
@@ -78,14 +78,15 @@ def as_scored(protocol: GenerationProtocol, simulated: str | None) -> dict[str, 
 def require_protocol(
     protocol: GenerationProtocol, num_real: int, num_fake: int, sampled_with: dict
 ) -> None:
-    """Refuse samples, or real clips, that are not those of a protocol.
+    """Refuse samples or real clips that do not follow a protocol.
 
     Args:
         num_real, num_fake: number of clips on each side.
         sampled_with: the plan of the samples' store.
 
     Raises:
-        InputError: says what is missing, and how to make it.
+        InputError: samples or clips do not follow it; the message says what is missing, and how to
+            make it.
     """
     given = sampled_with.get("given_frames", 0)
     if given != protocol.given_frames:
@@ -105,22 +106,22 @@ def require_protocol(
 
 
 def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
-    """Refuse samples that continue other clips than those that they are scored against.
+    """Refuse samples that continue other clips than the ones they are compared with.
 
     Raises:
-        InputError: names both sets of clips.
+        InputError: the samples continue other clips; the message names both sets.
     """
     found = (sampled_with.get("given_data"), sampled_with.get("given_split"))
     if found != (data_hash, split):
         raise InputError(
-            f"the samples continue split {found[1]} of the store {str(found[0])[:12]}, and are to "
+            f"the samples continue split {found[1]} of the store {str(found[0])[:12]}, but would "
             f"be scored against split {split} of {data_hash[:12]}; sample with --given and the "
             "store and split of this evaluation"
         )
 
 
 def simulation(scores: dict[str, Any]) -> str | None:
-    """Return the sentence that the videos are simulated; None where nothing says so."""
+    """Return a sentence that says that the videos are simulated; None if they are not."""
     label = at(scores, "made_by", "data", "simulated")
     if not isinstance(label, str):
         return None

@@ -1,6 +1,6 @@
-"""The rate of a prior on held-out tokens, beside predictors that need no network.
+"""The rate of a prior on held-out tokens, compared with predictors that need no network.
 
-A masked prior has none: only the cross entropy of hidden tokens can be said of it.
+A masked prior has no rate, only a cross entropy of hidden tokens.
 """
 
 import math
@@ -31,9 +31,9 @@ PREDICTORS = {
 
 
 class _Rate(NamedTuple):
-    """One clip's place among the rows, its source's group, and its bits per token.
+    """One clip's index among the rows, its source's group, and its bits per token.
 
-    By latent frame; of a masked prior one number, of all its hidden tokens.
+    Bits are given by latent frame, or for a masked prior as one number for all hidden tokens.
     """
 
     place: int
@@ -42,7 +42,7 @@ class _Rate(NamedTuple):
 
 
 def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
-    """Return at most `count` rows of a split, drawn among all, in order."""
+    """Return at most `count` random rows of a split, in order."""
     rows = tokens.rows(split)
     if len(rows) <= count:
         return rows
@@ -54,8 +54,8 @@ def score_prior(
 ) -> dict[str, Any]:
     """Return scores for a prior's predictions of the tokens of one split; collective.
 
-    Of a masked prior, the cross entropy of hidden tokens: shares of each grid that are drawn by its
-    row as in training. It is no rate: tokens that are drawn at once do not see each other.
+    For a masked prior, this is the cross entropy of hidden tokens, which are drawn by row as in
+    training. It is not a rate, because tokens that are drawn together do not see each other.
     """
     if isinstance(prior, MaskedPrior):
         return _score_masked(accelerator, prior, tokens, split)
@@ -79,10 +79,10 @@ def _score_rate(
 ) -> dict[str, Any]:
     """Return bits per token on one split, in total and per latent frame; collective.
 
-    It is a rate of these tokens, never comparable with likelihoods of pixels. The predictors
-    (metrics/predictors.py) are fitted on the train split; `gain` is what the prior saves over each,
-    in bits per token. Several codes of a position are one token; the predictors see each level
-    separately, and their bits add up.
+    It is a rate of these tokens, which is not comparable with likelihoods of pixels. The predictors
+    (metrics/predictors.py) are fitted on the train split; `gain` is the prior's saving over each of
+    them, in bits per token. Several codes at a position form one token; the predictors treat each
+    level separately, and their bits are summed.
     """
     rows = tokens.rows(split)
     rates = _rates(accelerator, prior, tokens, rows)
@@ -134,7 +134,7 @@ def _score_rate(
 def _rates(
     accelerator: Accelerator, prior: AnyPrior, tokens: TokenStore, rows: np.ndarray
 ) -> list[_Rate]:
-    """Return every clip's rate on every rank; whole batches are shared, so ranks change no bit."""
+    """Return every clip's rate on every rank; whole batches are shared, so ranks have no effect."""
     starts = range(0, len(rows), BATCH)
     mine = starts[accelerator.process_index :: accelerator.num_processes]
     found: list[_Rate] = []
@@ -156,6 +156,4 @@ def _rates(
                 for place, row in enumerate(chosen)
             ]
             bar.update(len(chosen))
-    if accelerator.num_processes > 1:
-        found = gather_object(found)
-    return sorted(found)
+    return sorted(gather_object(found))

@@ -21,14 +21,14 @@ SHARE = 0.01
 
 
 class Neighbours(NamedTuple):
-    """For each clip the nearest training clip, and its RMS difference in grey levels."""
+    """The nearest training clip of each clip, and their RMS difference in grey levels."""
 
     distance: Float[np.ndarray, "n"]
     place: np.ndarray
 
 
 def thumbnails(clips: UInt8[torch.Tensor, "n t h w 3"]) -> Float[torch.Tensor, "n d"]:
-    """Average clips down to 16 x 16 pixels a frame: fine texture is left out."""
+    """Average clips down to 16 x 16 pixels per frame, without fine texture."""
     frames = rearrange(clips, "n t h w c -> (n t) c h w").float()
     small = F.adaptive_avg_pool2d(frames, min(THUMB, *frames.shape[-2:]))
     return rearrange(small, "(n t) c h w -> n (t h w c)", n=len(clips))
@@ -37,7 +37,7 @@ def thumbnails(clips: UInt8[torch.Tensor, "n t h w 3"]) -> Float[torch.Tensor, "
 def nearest(
     queries: Float[torch.Tensor, "n d"], references: Float[torch.Tensor, "m d"]
 ) -> Neighbours:
-    """Return for each query its nearest reference."""
+    """Return the nearest reference of each query."""
     best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
     place = torch.zeros(len(queries), dtype=torch.int64)
     for start in range(0, len(references), CHUNK):
@@ -56,16 +56,16 @@ def memorisation(
     num_frames: int,
     stride: int,
 ) -> tuple[dict[str, Any], Neighbours, list[Window]]:
-    """Compare each sample with every training clip, with held-out clips as the yardstick.
+    """Compare each sample with every training clip, with held-out clips as the baseline.
 
-    Samples of a model that copies are nearer to the training clips than unseen real clips are.
+    If a model copies, its samples are nearer to the training clips than unseen real clips are.
 
     Args:
         samples: clips of num_frames frames.
-        held_out: windows of real clips that were not trained on.
+        held_out: windows of real clips that were not used for training.
 
     Returns:
-        The scores as JSON, the samples' neighbours, and the training windows they point into.
+        The scores as JSON, the samples' neighbours, and the training windows that these index.
     """
     # Half a clip apart, so that every moment of a training video is near the start of some clip.
     hop = max(1, num_frames * stride // 2)
@@ -102,8 +102,8 @@ def _of_windows(store: ClipStore, windows: Sequence[Window]) -> Float[torch.Tens
 def diversity(real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]) -> dict[str, float]:
     """Return the mean squared distance between two samples, and its ratio to that of real clips.
 
-    In the space of the FVD network. Below 1 samples are more alike than real clips: modes are
-    missing. Twice the trace of the covariance is that mean, over all pairs.
+    It is measured in the feature space of the FVD network. Below 1, samples are more alike than
+    real clips: modes are missing. The mean over all pairs is twice the trace of the covariance.
     """
     spread = [2 * float(rows.astype(np.float64).var(0, ddof=1).sum()) for rows in (real, fake)]
     return {"real": spread[0], "samples": spread[1], "ratio": spread[1] / spread[0]}

@@ -1,7 +1,7 @@
-"""Published weights of VideoMAE and V-JEPA: read without executing anything, and loaded strictly.
+"""Reads the published weights of VideoMAE and V-JEPA, strictly and without executing anything.
 
-safetensors files hold nothing but arrays. PyTorch's own files are read with weights_only, which
-accepts plain arrays only, and only if they have the sha256 that the user names.
+safetensors files hold only arrays. PyTorch's own files are read with weights_only, which accepts
+only plain arrays, and only if they have the sha256 that the user gives.
 """
 
 import re
@@ -65,14 +65,14 @@ def load_preset(preset: Preset) -> VideoMae | VJepa:
 
 
 def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
-    """Give a network its weights, all of them and no others, as float32.
+    """Load a network's weights, exactly all of them, as float32.
 
     Args:
-        tensors: the weights by the names that their authors use; see `_named`.
+        tensors: the weights, by their authors' names; see `_named`.
 
     Raises:
-        InputError: a tensor is missing, left over, of another shape or not finite, or the biases
-            of queries and values are all zero.
+        InputError: a tensor is missing, unexpected, misshapen or not finite, or the biases of
+            queries and values are all zero.
     """
     name = "videomae" if isinstance(network, VideoMae) else "jedi"
     if name == "videomae":
@@ -88,30 +88,26 @@ def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
         )
     for key, value in tensors.items():
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise InputError(f"--network {name}: {key} is not all finite floats; fetch it anew")
+            raise InputError(f"--network {name}: {key} is not all finite floats; fetch it again")
     network.load_state_dict(
         {key: value.float() for key, value in tensors.items()}, strict=True, assign=True
     )
 
 
 def _read(file: WeightsFile) -> Tensors:
-    """Return the arrays of a file by their names in it.
-
-    Raises:
-        InputError: see `load_preset`.
-    """
+    """Return the arrays of a file by name."""
     is_safe = file.place.endswith(".safetensors")
     if not is_safe and file.sha256 is None:
         raise InputError(
-            f"{file.place}: is no .safetensors, so it is read only if its sha256 is named: write "
-            f"{file.place}@SHA256, with the hash that its publisher states or that you recorded, "
-            "64 digits of 0-9 and a-f"
+            f"{file.place}: is not a .safetensors file, so it is read only if its sha256 is given: "
+            f"write {file.place}@SHA256, with the hash that its publisher states or that you "
+            "recorded, 64 digits of 0-9 and a-f"
         )
     path = _local(file)
     try:
         if file.sha256 is not None and (found := sha256_file(path)) != file.sha256:
             raise InputError(
-                f"{file.place}: has the sha256 {found}, expected {file.sha256}; fetch it anew"
+                f"{file.place}: has the sha256 {found}, expected {file.sha256}; fetch it again"
             )
         if is_safe:
             return safetensors.torch.load_file(path)
@@ -124,7 +120,7 @@ def _read(file: WeightsFile) -> Tensors:
         raise InputError(f"{file.place}: cannot be read as weights: {error}") from None
     except Exception as error:  # torch may raise anything for a damaged file
         raise InputError(
-            f"{file.place}: is not a file of plain arrays; it is read for these alone, and nothing "
+            f"{file.place}: is not a file of plain arrays; only these are read, and nothing "
             f"is executed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from None
     return _section(loaded, file.place)
@@ -140,7 +136,6 @@ def _local(file: WeightsFile) -> Path:
 
 
 def _section(loaded: Any, place: str) -> Tensors:
-    """Return the tensors of a checkpoint that may hold more than tensors."""
     for name in SECTIONS:
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]
@@ -151,7 +146,7 @@ def _section(loaded: Any, place: str) -> Tensors:
 
 
 def _named(tensors: Tensors) -> Tensors:
-    """Return tensors by the names that their authors use, without the classification head."""
+    """Return tensors by their authors' names, without the classification head."""
     named = {}
     for name, tensor in tensors.items():
         ours = WRAPPERS.sub("", name)
@@ -165,11 +160,8 @@ def _named(tensors: Tensors) -> Tensors:
 def _with_joined_attention(tensors: Tensors) -> Tensors:
     """Return VideoMAE's tensors with one matrix for queries, keys and values, and its bias.
 
-    Keys have no bias. transformers 5 reads q_bias and v_bias as zeros, without an error, if another
-    version wrote the file; a network that was saved after that is refused.
-
-    Raises:
-        InputError: a block has no such biases, or all of them are zero.
+    Keys have no bias. If another version wrote the file, transformers 5 silently reads q_bias and
+    v_bias as zeros; a network that was saved after that is refused.
     """
     joined = dict(tensors)
     blocks = sorted({key.partition(".attn.")[0] for key in tensors if ".attn." in key})

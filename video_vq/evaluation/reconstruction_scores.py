@@ -1,4 +1,4 @@
-"""Scores of reconstructions, clip by clip, shared among the ranks: how close, how alive."""
+"""Scores of reconstructions and their motion, clip by clip, shared among the ranks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -35,13 +35,6 @@ from video_vq.stores.files import sha256_json
 
 ClipMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-METRICS: dict[str, ClipMetric] = {
-    "psnr": psnr_per_clip,
-    "ssim": ssim_per_clip,
-    "motion_energy_ratio": motion_energy_ratio_per_clip,
-    "flicker": flicker_per_clip,
-}
-
 
 class ReconstructionScores(NamedTuple):
     """The scores of reconstructions.
@@ -49,7 +42,7 @@ class ReconstructionScores(NamedTuple):
     Attributes:
         scores: the scores as JSON.
         features: features of the reconstructions, paired with the real clips.
-        pairs: clips beside their reconstructions by role, to look at; on rank 0 only.
+        pairs: clips to show with their reconstructions, by role; only on rank 0.
     """
 
     scores: dict[str, Any]
@@ -72,11 +65,11 @@ def reconstruct(
 
 
 class Copies(NamedTuple):
-    """Copies of some clips, with further facts about each.
+    """Copies of some clips, with more values for each.
 
     Attributes:
-        clips: the copies, as many and as long as the clips.
-        values: one per clip, by name.
+        clips: the copies, with the number and the length of the clips.
+        values: one value per clip, by name.
     """
 
     clips: UInt8[Tensor, "b t h w 3"]
@@ -91,17 +84,21 @@ class ScoredCopies(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """One copy: its place, its values, its features and their key."""
-
     place: int
     values: dict[str, float]
     rows: dict[str, np.ndarray]
     key: str
 
 
-def clip_metrics(st_lpips: StLpips | None) -> dict[str, ClipMetric]:
-    """Return the scores of single clips by name; None leaves ST-LPIPS out."""
-    metrics = dict(METRICS)
+def clip_metrics(st_lpips: StLpips | None, num_frames: int) -> dict[str, ClipMetric]:
+    """Return the scores of clips with this many frames by name; None leaves ST-LPIPS out.
+
+    A single frame has no motion to score.
+    """
+    metrics: dict[str, ClipMetric] = {"psnr": psnr_per_clip, "ssim": ssim_per_clip}
+    if num_frames > 1:
+        metrics["motion_energy_ratio"] = motion_energy_ratio_per_clip
+        metrics["flicker"] = flicker_per_clip
     if st_lpips is not None:
         metrics["st_lpips"] = lambda copy, real: st_lpips_per_clip(copy, real, st_lpips)
     return metrics
@@ -110,14 +107,14 @@ def clip_metrics(st_lpips: StLpips | None) -> dict[str, ClipMetric]:
 def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> ReconstructionScores:
     """Score the reconstructions: PSNR, SSIM, motion, flicker, ST-LPIPS, code usage, paired rFVD.
 
-    Collective, every rank gets all.
+    Collective; every rank gets all scores.
 
     Args:
-        st_lpips: the network; None leaves the score out.
+        st_lpips: the network of ST-LPIPS; None leaves the score out.
     """
     accelerator, tokenizer, store = setup.accelerator, setup.tokenizer, setup.store
     backbone = tokenizer.config.backbone
-    metrics = clip_metrics(st_lpips)
+    metrics = clip_metrics(st_lpips, setup.num_frames)
     starts = latent_starts(setup.num_frames, backbone.total_stride_thw[0], backbone.causal)
     if 0 < len(starts) < setup.num_frames - 1:  # else there is nothing beside boundaries
         metrics["boundary_flicker"] = partial(boundary_flicker_per_clip, starts=starts)
@@ -156,14 +153,14 @@ def score_copies(
     copy: Callable[[UInt8[Tensor, "b t h w 3"]], Copies],
     name: str,
 ) -> ScoredCopies:
-    """Copy and score every clip; collective, every rank gets all.
+    """Copy and score every clip; collective, and every rank gets all scores.
 
-    Whole batches go to the ranks in turn, so what is counted per batch does not depend on the
-    number of ranks.
+    Whole batches are dealt to the ranks in turn, so values per batch do not depend on the number of
+    ranks.
 
     Args:
-        copy: makes the copies of a batch of clips.
-        name: what the copies are called.
+        copy: function that makes the copies of a batch of clips.
+        name: name of the copies.
     """
     accelerator, windows = setup.accelerator, setup.windows
     starts = range(0, len(windows), BATCH)[accelerator.process_index :: accelerator.num_processes]
@@ -187,9 +184,7 @@ def score_copies(
                 for row, place in enumerate(places)
             ]
             bar.update(len(places))
-    if accelerator.num_processes > 1:
-        found = gather_object(found)
-    found = sorted(found, key=lambda one: one.place)
+    found = sorted(gather_object(found), key=lambda one: one.place)
     features = FeatureSet(
         name,
         {key: np.stack([one.rows[key] for one in found]) for key in found[0].rows},
@@ -231,9 +226,9 @@ def _pairs(setup: EvaluationSetup, psnr: np.ndarray) -> dict[str, list[Pair]]:
 
 
 def quantiles(values: np.ndarray) -> dict[str, float | int | None]:
-    """Return mean and quantiles of the finite values, and how many were not.
+    """Return mean and quantiles of the finite values, and the number of other values.
 
-    An exact copy has an infinite PSNR, a still original no motion-energy ratio.
+    An exact copy has an infinite PSNR, and a still original has no motion-energy ratio.
     """
     finite = values[np.isfinite(values)]
     left_out = {
@@ -243,19 +238,13 @@ def quantiles(values: np.ndarray) -> dict[str, float | int | None]:
     if not len(finite):
         return {"mean": None, **left_out}
     low, median, high = (float(point) for point in np.quantile(finite, [0.05, 0.5, 0.95]))
-    return {
-        "mean": float(finite.mean()),
-        "q05": low,
-        "median": median,
-        "q95": high,
-        **left_out,
-    }
+    return {"mean": float(finite.mean()), "q05": low, "median": median, "q95": high, **left_out}
 
 
 def per_clip(
     store: ClipStore, windows: Sequence[Window], values: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Return a line per clip; values that are not finite are null."""
+    """Return one entry per clip, with null for values that are not finite."""
     return [
         {
             "video": store.videos[window.video].id,

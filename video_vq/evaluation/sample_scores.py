@@ -21,7 +21,7 @@ class SampleScores(NamedTuple):
     Attributes:
         scores: the scores as JSON.
         features: features of the samples that were scored.
-        shown: some samples of each class, to look at.
+        shown: some samples of each class, to show.
         neighbours: the samples nearest to a training clip.
     """
 
@@ -64,7 +64,6 @@ def score_samples(setup: EvaluationSetup, store: ClipStore) -> SampleScores:
 def _memorised(
     setup: EvaluationSetup, clips: Sequence[Clip], held_out: Sequence[Window]
 ) -> tuple[dict[str, Any], list[Neighbour]]:
-    """Return the scores of memorisation, and the samples that are most like a training clip."""
     scores, nearest, train = memorisation(
         setup.store, clips, held_out, setup.scored_frames, setup.stride
     )
@@ -79,6 +78,6 @@ def _memorised(
 
 
 def _whole(store: ClipStore, video: int, setup: EvaluationSetup) -> Clip:
-    """Return a sample as long as a real clip, its last frame repeated, for a sheet."""
+    """Return a sample extended to the length of a real clip by its last frame, for a sheet."""
     clip = store.read(video)
     return clip[np.arange(setup.num_frames).clip(max=len(clip) - 1)]

@@ -1,8 +1,8 @@
-"""What a score can see: the distance of clips from themselves after their motion has been spoilt.
+"""Sensitivity of scores: the distance of clips from themselves after their motion is distorted.
 
-A score that sees motion is as far from 0 for spoilt motion as for a spoilt picture. The same clips
-are on both sides, so sampling adds almost nothing to the Fréchet distance. KVD is left out, because
-it assumes that both sides are independent.
+A score that is sensitive to motion is as far from 0 for distorted motion as for distorted pictures.
+The same clips are on both sides, so sampling adds almost nothing to the Fréchet distance. KVD is
+left out, because it assumes that both sides are independent.
 """
 
 import copy
@@ -39,28 +39,28 @@ BLUR = 7  # pixels of 224; each pixel of a blurred frame is the mean over a squa
 
 
 def frozen(frames: Frames, seed: int) -> Frames:
-    """Stand still at the first frame."""
+    """Repeat the first frame."""
     return frames[:1].expand_as(frames)
 
 
 def shuffled(frames: Frames, seed: int) -> Frames:
-    """Show the frames in an order drawn by the clip's seed."""
+    """Shuffle the frames by the clip's seed."""
     order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed))
     return frames[order.to(frames.device)]
 
 
 def backwards(frames: Frames, seed: int) -> Frames:
-    """Play from the last frame to the first."""
+    """Reverse the frames."""
     return frames.flip(0)
 
 
 def slowed(frames: Frames, seed: int) -> Frames:
-    """Play the first half at half speed, each frame twice."""
+    """Play the first half at half speed, with each frame twice."""
     return frames.repeat_interleave(2, 0)[: len(frames)]
 
 
 def blurred(frames: Frames, seed: int) -> Frames:
-    """Blur each frame, and leave the motion as it is."""
+    """Blur each frame without changing the motion."""
     pictures = rearrange(frames, "t h w c -> t c h w")
     means = F.avg_pool2d(F.pad(pictures, [BLUR // 2] * 4, "replicate"), BLUR, stride=1)
     return rearrange(means, "t c h w -> t h w c")
@@ -76,7 +76,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
 
 
 class ChangedExtractor(Extractor):
-    """Features of changed clips, cached under keys of their own.
+    """Computes features of changed clips, cached under separate keys.
 
     Args:
         extractor: the extractor of the unchanged clips; its caches are shared.
@@ -89,7 +89,7 @@ class ChangedExtractor(Extractor):
         self._change = CHANGES[name][1]
 
     def missing(self, key: bytes) -> list[FVDProtocol]:
-        """Return a protocol for each preparation under which the features are not cached."""
+        """Return a protocol for each preparation whose features are not cached."""
         return super().missing(self._named(key))
 
     def __call__(self, keys: Sequence[bytes], clips: Sequence[ReadClip | None]) -> Rows:
@@ -158,7 +158,6 @@ def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str
 
 
 def _warnings(real: FeatureSet) -> list[str]:
-    """Return what a reader must know before using the distances of one set from itself."""
     found = [*warnings_of_side(real), *warnings_of_previews(real)]
     if real.num_clips < SMALL:
         found.append(

@@ -1,8 +1,8 @@
-"""Clips to be scored: each is named by its content, and decoded only if its features are unknown.
+"""Clips to score, each identified by its content and decoded only if its features are unknown.
 
-A clip in memory is named by its bytes, and so is one of a frame folder or an array, whose first
-frames can be read without the others. One of a video file is named by the file's bytes and the
-numbers of its frames: hashing decoded full-HD frames costs as much as decoding them.
+A clip in memory is identified by its bytes, and so is a clip of a frame folder or an array, whose
+first frames can be read without the others. A clip of a video file is identified by the file's
+bytes and its frame numbers, because hashing decoded full-HD frames costs as much as decoding them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -43,7 +43,7 @@ class Cut(NamedTuple):
 
     Attributes:
         num_frames, stride: number of frames of a clip, and the distance between them.
-        fps: frame rate that files are converted to first; None for their own.
+        fps: frame rate to which files are converted first; None for their own rates.
     """
 
     num_frames: int
@@ -52,18 +52,18 @@ class Cut(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Return the number of the video's frames from a clip's first to its last, inclusive."""
+        """Return the number of the video's frames between a clip's first and last, inclusive."""
         return (self.num_frames - 1) * self.stride + 1
 
 
 class ScoredClip(NamedTuple):
-    """A clip that is known by name.
+    """A clip that is identified without its pixels.
 
     Attributes:
-        key: identifies its pixels: clips with the same key have the same pixels.
-        data_hash: identifies its content, regardless of the decoder; hex.
-        kind: returns frame size and rate, for people; cheaper when the clip was read.
-        read: reads it for some conventions.
+        key: hash of its pixels: clips with the same key have the same pixels.
+        data_hash: hash of its content, regardless of the decoder, in hex.
+        kind: function that returns frame size and rate as text; cheaper after the clip was read.
+        read: function that reads the clip for some conventions.
     """
 
     key: bytes
@@ -73,7 +73,7 @@ class ScoredClip(NamedTuple):
 
 
 def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
-    """Return a clip in memory as one that was read; the network's device resizes it."""
+    """Return a clip in memory as a clip that was read; the network's device resizes it."""
 
     def input_of(protocol: FVDProtocol, device: torch.device) -> Float[Tensor, "t 224 224 3"]:
         return rearrange(network_input(clip[None].to(device), protocol), "1 c t h w -> t h w c")
@@ -82,7 +82,7 @@ def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
 
 
 def clip_at_hand(clip: Clip, fps: float | None) -> ScoredClip:
-    """Return a clip in memory; both its names are the sha256 of its bytes."""
+    """Return a clip in memory; both hashes are the sha256 of its bytes."""
     key = clip_key(clip)
     return ScoredClip(
         key,
@@ -96,7 +96,7 @@ def clip_of_video(path: Path, cut: Cut, reading: Reading = USUAL) -> ScoredClip:
     """Return the first clip of any video: a file, a frame folder, or one in an array.
 
     Raises:
-        UnreadableVideoError: it cannot be read, now or by `read`, or is shorter than a clip.
+        UnreadableVideoError: the video cannot be read, now or by `read`, or is shorter than a clip.
     """
     source = source_of(path, reading)
     if isinstance(source, VideoFile):
@@ -105,10 +105,10 @@ def clip_of_video(path: Path, cut: Cut, reading: Reading = USUAL) -> ScoredClip:
 
 
 def _clip_of_pictures(info: VideoInfo, cut: Cut) -> ScoredClip:
-    """Return the first clip of a frame folder or an array, named by its pixels.
+    """Return the first clip of a frame folder or an array, identified by its pixels.
 
-    One frame is in memory at a time; where the clip's features are not known, they are decoded
-    once more.
+    One frame is in memory at a time; if the clip's features are unknown, the frames are decoded
+    again.
     """
     indices = range(info.num_packets) if cut.fps is None else frames_at_rate(info, cut.fps)
     chosen = list(indices[: cut.span : cut.stride])
@@ -134,14 +134,14 @@ def _clip_of_pictures(info: VideoInfo, cut: Cut) -> ScoredClip:
 
 
 def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
-    """Return the first clip of a video file, not decoded yet.
+    """Return the first clip of a video file, without decoding it.
 
-    Its content is named by the file's sha256 and the numbers of its frames, its pixels also by the
+    Its content is identified by the file's sha256 and the frame numbers, and its pixels also by the
     decoder's version.
 
     Raises:
-        UnreadableVideoError: it cannot be read; `read` raises it too, where the file is shorter
-            than a clip, or changed since it was named.
+        UnreadableVideoError: the file cannot be read; `read` also raises it if the file is shorter
+            than a clip, or has changed.
     """
     file_hash = _content_hash(file)
     info, indices = None, range(cut.span)
@@ -173,14 +173,11 @@ def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
 def _read_inputs(
     path: Path, cut: Cut, inputs: dict[str, Float[Tensor, "t 224 224 3"]] | None, is_same: bool
 ) -> ReadClip:
-    """Return a clip of which all frames were read, as each preparation feeds it to the network.
+    """Return a clip whose frames were all read, as network input for each preparation.
 
     Args:
-        inputs: None where the video ends before.
-        is_same: whether it is what it was when it was named.
-
-    Raises:
-        UnreadableVideoError: it is not, or too short.
+        inputs: network input for each preparation; None if the video ended before.
+        is_same: whether the file is unchanged.
     """
     if inputs is None:
         raise _too_short(path, cut)
@@ -212,9 +209,9 @@ def _content_hash(file: Path) -> str:
 def _network_inputs(
     frames: Iterable[Frame], indices: Sequence[int], protocols: Sequence[FVDProtocol]
 ) -> dict[str, Float[Tensor, "t 224 224 3"]] | None:
-    """Return frames at rising indices for each preparation; None where the video ends before.
+    """Return frames at ascending indices for each preparation; None if the video ends before.
 
-    Each frame is resized when it is decoded: a clip of full-HD frames would take 100 MB.
+    Each frame is resized right after decoding, since a clip of full-HD frames would take 100 MB.
     """
     shape = (len(indices), NETWORK_SIZE, NETWORK_SIZE, 3)
     inputs = {protocol.preparation: torch.empty(shape) for protocol in protocols}
@@ -227,8 +224,7 @@ def _network_inputs(
             rows = rows_read(frame.shape[:2], protocols)
         pixels.numpy()[0, rows] = frame[rows]
         for protocol in protocols:
-            target = inputs[protocol.preparation][count : count + 1]
-            prepare_frames(pixels, protocol, target)
+            prepare_frames(pixels, protocol, inputs[protocol.preparation][count : count + 1])
         count += 1
     for _ in decoded:  # past the last frame comes what is wrong with the rest of the file
         pass

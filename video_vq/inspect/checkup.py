@@ -1,4 +1,4 @@
-"""Checks what the other verbs need on this machine, and says what to do about what is missing."""
+"""Checks that this machine has everything that the other verbs need, with advice if it does not."""
 
 import importlib.metadata
 import os
@@ -29,7 +29,7 @@ MIN_FREE_GB = 5
 
 
 class Check(NamedTuple):
-    """One thing that was checked; `advice` is empty when it is in order."""
+    """The result of one check; `advice` is empty if all is well."""
 
     name: str
     found: str
@@ -40,9 +40,9 @@ def checkup(fetch_weights: bool, fetch_st_lpips: bool) -> list[Check]:
     """Check everything.
 
     Args:
-        fetch_weights: download the I3D weights if they are missing.
-        fetch_st_lpips: download the ST-LPIPS weights if they are missing; they are not checked
-            otherwise.
+        fetch_weights: whether to download the I3D weights if they are missing.
+        fetch_st_lpips: whether to check the ST-LPIPS weights, and to download them if they are
+            missing.
     """
     return [
         *packages(),
@@ -56,7 +56,7 @@ def checkup(fetch_weights: bool, fetch_st_lpips: bool) -> list[Check]:
 
 
 def packages() -> list[Check]:
-    """Return the versions of Python and of the packages, the optional ones last."""
+    """Return the versions of Python and of the packages, with optional ones last."""
     checks = [Check("python", platform.python_version())]
     for name in REQUIRED:
         version = _version(name)

@@ -1,4 +1,4 @@
-"""What a training keeps in memory, counted on tensors without data."""
+"""Estimates the memory of a training run, with tensors that have no data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def averaged_bytes(model: nn.Module, optim: OptimizerConfig) -> int:
-    """Return the bytes of weights, gradients, optimizer state and averaged weights."""
+    """Return the size in bytes of weights, gradients, optimizer state and averaged weights."""
     return trained_bytes(model, optim) + sum(value.nbytes for value in model.parameters())
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str = "no") -> int:
-    """Return the bytes that a forward pass keeps for its backward pass, excluding weights.
+    """Return the number of bytes that a forward pass saves for its backward pass, without weights.
 
-    Run on fake tensors it computes nothing and needs no memory.
+    With fake tensors, it computes nothing and needs no memory.
     """
     weights = {value.untyped_storage()._cdata for value in model.parameters()}
     storages: dict[int, Any] = {}
@@ -42,6 +42,5 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str 
 
 
 def through(tokenizer: VideoTokenizer, video: Tensor) -> Tensor:
-    """Run encoder and decoder; the quantizer between them keeps little and depends on values."""
-    features = tokenizer.encoder(video)
-    return tokenizer.decoder(features).float().square().mean()
+    """Run encoder and decoder; the quantizer between them saves little and depends on values."""
+    return tokenizer.decoder(tokenizer.encoder(video)).float().square().mean()

@@ -1,7 +1,7 @@
-"""What a path is: any store, model, checkpoint, run or evaluation of video-vq, in ten lines.
+"""Describes any store, model, checkpoint, run or evaluation of video-vq in ten lines.
 
-Reads headers and manifests only. Nothing in them is trusted: a value of a wrong type is an error
-that names the file, and a text is shown without the characters that a terminal obeys.
+Only headers and manifests are read. They are not trusted: a value of the wrong type is an error
+that names the file, and control characters are removed from text.
 """
 
 import re
@@ -40,7 +40,7 @@ MAX_LINE = 160  # characters
 
 
 class Description(NamedTuple):
-    """The kind of a path, and at most nine facts about it: texts, numbers and lists of these."""
+    """The kind of a path, and at most nine facts about it: texts, numbers or lists of these."""
 
     path: str
     what: str
@@ -51,7 +51,7 @@ class Description(NamedTuple):
         return {"path": self.path, "what": self.what, **self.facts}
 
     def lines(self) -> list[str]:
-        """Return at most ten lines for people."""
+        """Return the description as at most ten lines of text."""
         width = max((len(name) for name in self.facts), default=0)
         rows = [f"  {name:<{width}}  {_text(value)}" for name, value in self.facts.items()]
         return [_printable(line) for line in (f"{self.path}: {self.what}", *rows)]
@@ -64,8 +64,8 @@ def describe(path: Path, reading: Reading = USUAL) -> Description:
         reading: how frame folders and arrays are read.
 
     Raises:
-        InputError: it is missing, damaged, or unknown to video-vq; lists what is known. Or it does
-            not need one of the options of `reading`.
+        InputError: the path is missing, damaged or unknown to video-vq, in which case the message
+            lists the known kinds; or it does not need one of the options of `reading`.
     """
     is_named = not path.exists() and is_frame_folder(path, reading.frame_names)
     if not (path.exists() or is_array_file(path) or is_named):
@@ -110,7 +110,7 @@ def _folder(path: Path, reading: Reading) -> Found | None:
 
 
 def _written(path: Path) -> Found | None:
-    """Describe a folder that video-vq wrote, by the files in it that say what it is."""
+    """Describe a folder that video-vq wrote, based on the files in it."""
     for name, reader in _READERS.items():
         if (path / name).is_file():
             return reader(path)
@@ -123,7 +123,7 @@ def _written(path: Path) -> Found | None:
 
 
 def _file(path: Path, reading: Reading) -> Found | None:
-    """Describe an array or a tensor file by its header, any other by the folder it belongs to."""
+    """Describe an array or a tensor file by its header, and any other file by its folder."""
     if is_frame_folder(path, reading.frame_names):
         return "the frames of a video", _describe_video(path, reading)
     address = parse_address(path)
@@ -133,8 +133,11 @@ def _file(path: Path, reading: Reading) -> Found | None:
         return "arrays of videos", _describe_videos(path, reading)
     if path.suffix == ".npy":
         array = np.lib.format.open_memmap(path, mode="r")
+        inside = _inside(path)
+        if not inside and array.ndim >= 4:
+            return "arrays of videos", _describe_videos(path, reading)
         size = {"dtype": str(array.dtype), "bytes": path.stat().st_size}
-        return "an array of a store", {"shape": times(array.shape), **size, **_inside(path)}
+        return "an array", {"shape": times(array.shape), **size, **inside}
     if path.suffix == ".safetensors":
         return "tensors", {**describe_tensors(path), **_inside(path)}
     if path.suffix == ".npz":
@@ -149,7 +152,7 @@ def _file(path: Path, reading: Reading) -> Found | None:
 
 
 def _inside(path: Path) -> dict[str, str]:
-    """Return what the folder of a file is, if video-vq wrote it."""
+    """Return the kind of a file's folder, if video-vq wrote it."""
     try:
         found = _written(path.parent)
     except InputError as error:
@@ -158,7 +161,7 @@ def _inside(path: Path) -> dict[str, str]:
 
 
 def _sealed(path: Path) -> Found | None:
-    """Describe what has a manifest: a finished store, or a checkpoint."""
+    """Describe a folder with a manifest: a finished store or a checkpoint."""
     manifest = read_json(path / MANIFEST, "a manifest")
     if manifest.get("format") == clips.FORMAT:
         return "a finished clip store", clips.ClipStore(path).describe()
@@ -189,11 +192,7 @@ _READERS: dict[str, Callable[[Path], Found | None]] = {
 
 
 def _describe_video(path: Path, reading: Reading) -> Facts:
-    """Describe a video as it is shown; its frames are counted, its header is not trusted.
-
-    Raises:
-        UnreadableVideoError: see `probe_video`.
-    """
+    """Describe a video as it is shown; its frames are counted, and its header is not trusted."""
     source = source_of(path, reading)
     require_needed(source, reading)
     info = source.probe(DEFAULT_LIMITS)
@@ -215,11 +214,7 @@ def _describe_video(path: Path, reading: Reading) -> Facts:
 
 
 def _describe_videos(path: Path, reading: Reading) -> Facts:
-    """Describe a folder or an array file by the videos that `data-prep folder` takes.
-
-    Raises:
-        InputError: a folder below cannot be listed, or no video can be read; says which and why.
-    """
+    """Describe a folder or an array file by the videos that `data-prep folder` takes."""
     found = list_videos(path, FolderSettings(reading=reading))
     size = sum(video.num_bytes for video in found.videos)
     return {
@@ -227,7 +222,7 @@ def _describe_videos(path: Path, reading: Reading) -> Facts:
         "classes": list(found.classes) or "none",
         "left out": f"{len(found.left_out)} that cannot be read" if found.left_out else "nothing",
         **({"notes": list(found.notes)} if found.notes else {}),
-        "next": f"{shlex.join(['data-prep', 'folder', str(path), *reading.words()])} --out STORE",
+        "next": f"{shlex.join(['data-prep', 'folder', str(path), *reading.words()])} --out clips",
     }
 
 

@@ -1,4 +1,4 @@
-"""What a training will be, before it begins: sizes, rates, memory, steps; nothing is written."""
+"""Plans a training run without starting it: its sizes, rates, memory and steps."""
 
 import math
 import os
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -47,19 +46,19 @@ class Plan(NamedTuple):
         return {"config": self.config, **self.numbers}
 
     def text(self) -> str:
-        """Return settings and lines for people."""
-        shown = yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None)
-        return "\n".join([shown.rstrip(), "", *self.lines, "", "dry run: nothing was written"])
+        """Return the lines as text; the settings, which are many, are only in `to_json`."""
+        end = "dry run: nothing was written; --json prints the settings, too"
+        return "\n".join([*self.lines, "", end])
 
 
 def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool = False) -> Plan:
     """Return the plan of a run of `train_tokenizer`.
 
     Args:
-        with_time: whether to measure some steps, too; see `measured_time`.
+        with_time: whether to also measure the time of some steps; see `measured_time`.
 
     Raises:
-        InputError: store or sizes are wrong.
+        InputError: the store or the sizes are wrong.
     """
     store = ClipStore(data)
     size_thw = (config.data.num_frames, *store.frame_size_hw)
@@ -147,7 +146,7 @@ def micro_batch(optim: OptimizerConfig) -> int:
     share, rest = divmod(optim.batch_size, optim.accumulation * processes)
     if rest:
         raise InputError(
-            f"optim.batch_size = {optim.batch_size} does not divide by {optim.accumulation} "
+            f"optim.batch_size = {optim.batch_size} is not divisible by {optim.accumulation} "
             f"micro-batches x {processes} processes"
         )
     return share
@@ -194,7 +193,7 @@ def _steps(optim: OptimizerConfig, items: int, what: str, pool: str) -> list[str
     seen = optim.steps * optim.batch_size
     return [
         f"steps           {optim.steps:,} of {optim.batch_size} {what}: {seen:,} {what}, "
-        f"{seen / items:,.1f} times the {pool}",
+        f"{seen / items:,.1f} times the {pool}"
     ]
 
 
@@ -206,10 +205,10 @@ def _plan(
     activations: int,
     time: MeasuredTime | None,
 ) -> Plan:
-    """Return the plan with what both trainings have: steps, memory, and the time if it is known.
+    """Return the plan with the common figures of both trainings: steps, memory and any known time.
 
     Args:
-        activations: bytes that the backward pass needs of one micro-batch.
+        activations: number of bytes that the backward pass of one micro-batch needs.
     """
     optim, weights = config.optim, averaged_bytes(model, config.optim)
     per_process = micro_batch(optim)

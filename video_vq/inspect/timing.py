@@ -1,4 +1,4 @@
-"""How long a training will take on this machine: its own loop runs for a few steps, elsewhere."""
+"""Estimates the duration of a training run by a few steps of its own loop in another folder."""
 
 import json
 import math
@@ -14,10 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from video_vq.distributed import make_accelerator
-from video_vq.training.training_config import (
-    PriorTrainingConfig,
-    TokenizerTrainingConfig,
-)
+from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
 
 WARM_STEPS = 5  # left out: first codes, workers that start, compilation
 TIMED_STEPS = 10
@@ -34,7 +31,7 @@ class MeasuredTime(NamedTuple):
     seconds: float
 
     def line(self, batch_size: int) -> str:
-        """Return it as a line of text."""
+        """Return the duration as a line of text."""
         return (
             f"time            about {_duration(self.seconds)} on this machine: {self.steps:,} "
             f"steps of {self.seconds_per_step:.3g} s "
@@ -49,15 +46,15 @@ def measured_time(
 ) -> MeasuredTime | None:
     """Return the estimated duration of a training run on this machine.
 
-    The training itself runs for 15 steps and a validation, data loading included, in a temporary
-    folder that is deleted afterwards. A discriminator plays from the first of them on. All
-    processes of a launcher take part; the first of them gets the time, the others None.
+    The training itself runs for 15 steps and a validation, including data loading, in a temporary
+    folder that is deleted afterwards. A discriminator takes part from the first step. All processes
+    of a launcher take part; the first gets the time, and the others get None.
 
     Args:
         train: `train_tokenizer` or `train_prior`.
 
     Raises:
-        InputError: the training would end with it, too.
+        InputError: the training run would also end with it.
     """
     accelerator = make_accelerator()
     with tempfile.TemporaryDirectory(prefix="video-vq-") as own:
@@ -82,14 +79,9 @@ def _of_main_process(accelerator: Accelerator, value: str) -> str:
 
 
 def _shortened(config: Config) -> Config:
-    """Return the config of a run that logs after the warm-up and at its end, and validates then."""
+    """Return the config of a run that logs after the warm-up, and logs and validates at its end."""
     never = WARM_STEPS + TIMED_STEPS
-    run = replace(
-        config.run,
-        log_every=WARM_STEPS,
-        validate_every=never,
-        checkpoint_every=never,
-    )
+    run = replace(config.run, log_every=WARM_STEPS, validate_every=never, checkpoint_every=never)
     short = replace(config, run=run, optim=replace(config.optim, steps=never))
     if isinstance(short, TokenizerTrainingConfig):
         adversarial = replace(short.loss.adversarial, start=0)
@@ -98,7 +90,7 @@ def _shortened(config: Config) -> Config:
 
 
 def _seconds(lines: list[str]) -> tuple[float, float]:
-    """Return seconds of a step and of a validation, from the lines of metrics.jsonl."""
+    """Return the seconds of a step and of a validation, from the lines of metrics.jsonl."""
     values = [json.loads(line) for line in lines]
     clocks = {line["step"]: line["clock"] for line in values if "optim/lr" in line}
     validated = next(line["clock"] for line in values if any("validation/" in key for key in line))

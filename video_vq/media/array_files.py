@@ -1,6 +1,6 @@
 """Finds the arrays in .npy, .npz and .safetensors files and maps them; nothing is unpickled.
 
-Headers are not trusted: shapes and types are checked against the bytes that are there.
+Headers are not trusted: shapes and types are checked against the actual size of the file.
 """
 
 import functools
@@ -33,7 +33,7 @@ AS_ARRAY = (
     'save the frames as an array of uint8: numpy.save("videos.npy", videos), or '
     'safetensors.numpy.save_file({"videos": videos}, "videos.safetensors")'
 )
-PICKLED = f"is a pickle, which may run anything when it is read, and is not opened; {AS_ARRAY}"
+PICKLED = f"is a pickle, which may run any code when it is read, and is not opened; {AS_ARRAY}"
 MAX_NPY_HEADER = 10_000  # bytes, NumPy's own limit
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, the library's own limit
 _SAFETENSORS_TYPES = {"U8": "u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -44,11 +44,11 @@ class ArrayHeader(NamedTuple):
     """An array in a file.
 
     Attributes:
-        member: its name; "" in a .npy.
+        member: name of the array; "" in a .npy.
         dtype: stored type of its values; bfloat16 is stored as uint16.
-        shape: its shape, in which no size is 0.
+        shape: shape of the array, in which no size is 0.
         fortran: whether the first axis is the innermost.
-        offset: byte at which its values begin; counted within its member if that is packed.
+        offset: offset of its values in bytes, within the file or within a packed member.
         packed: whether its member is compressed.
         type_name: name of the type, for messages.
     """
@@ -68,14 +68,14 @@ class ArrayHeader(NamedTuple):
 
 
 class ArrayHeaders(NamedTuple):
-    """The arrays of a file that can be read, and the others, as (name, reason)."""
+    """The readable arrays of a file, and the others as (name, reason)."""
 
     arrays: tuple[ArrayHeader, ...]
     unusable: tuple[tuple[str, str], ...]
 
 
 class _UnusableError(ValueError):
-    """An array cannot be read; others in the file may be readable."""
+    """Raised for an unreadable array; others in the file may be readable."""
 
 
 def read_headers(path: Path) -> ArrayHeaders:
@@ -92,16 +92,16 @@ def map_array(path: Path, header: ArrayHeader) -> np.ndarray:
 
     Raises:
         UnreadableVideoError: the packed member is damaged.
-        InputError: there is no room for the copy.
+        InputError: there is no space for the copy.
     """
     return _mapped(path, header, *signature(path))
 
 
 def signature(path: Path) -> tuple[int, int]:
-    """Return the size and the time of a file; cached facts hold while these stay the same.
+    """Return the size and the time of a file; cached facts are valid while these do not change.
 
     Raises:
-        UnreadableVideoError: it cannot be read.
+        UnreadableVideoError: the file cannot be read.
     """
     try:
         status = path.stat()
@@ -169,16 +169,16 @@ def _check(header: ArrayHeader, available: int) -> None:
         raise _UnusableError(f"is of {dtype}; save it as float32 or uint8")
     if header.num_bytes > available:
         raise _UnusableError(
-            f"is cut off, or its header lies: {told} takes {header.num_bytes:,} bytes, "
+            f"is cut off, or its header is wrong: {told} takes {header.num_bytes:,} bytes, "
             f"{max(available, 0):,} are there"
         )
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file of which zipfile reads no directory that is too large for the memory."""
+    """A file that refuses a zip directory too large for the memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return `size` bytes; the directory is read at once, and members are read in pieces."""
+        """Return `size` bytes; only the directory is read in one piece."""
         if size is not None and size > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"a directory of more than {MAX_DIRECTORY_BYTES:,} bytes")
         return super().read(size)
@@ -276,18 +276,15 @@ def _mapped(path: Path, header: ArrayHeader, size: int, changed: int) -> np.ndar
         if not header.packed or error.filename == os.fspath(path):
             raise UnreadableVideoError(path, f"cannot be read ({error.strerror})") from None
         raise InputError(
-            f"{path}: {header.member} cannot be unpacked ({error.strerror}); make room, or name "
-            "another folder with TMPDIR, or save it unpacked, with numpy.savez"
+            f"{path}: {header.member} cannot be unpacked ({error.strerror}); free some space, or "
+            "name another folder with TMPDIR, or save it unpacked, with numpy.savez"
         ) from None
 
 
 def _unpack(path: Path, header: ArrayHeader, copy: Any) -> None:
     """Write a packed member to a file; zipfile returns no bytes beyond its stated size."""
     try:
-        with (
-            zipfile.ZipFile(path) as archive,
-            archive.open(f"{header.member}.npy") as member,
-        ):
+        with zipfile.ZipFile(path) as archive, archive.open(f"{header.member}.npy") as member:
             shutil.copyfileobj(member, copy, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
         raise UnreadableVideoError(path, f"{header.member} is damaged ({error})") from None

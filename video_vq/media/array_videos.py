@@ -1,4 +1,4 @@
-"""Videos in arrays: finds their axes and their range of values, and turns frames into uint8."""
+"""Finds the axes and the range of values of videos in arrays, and turns frames into uint8."""
 
 import functools
 import hashlib
@@ -14,12 +14,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from video_vq.errors import InputError
-from video_vq.media.array_files import (
-    ArrayHeader,
-    map_array,
-    read_headers,
-    signature,
-)
+from video_vq.media.array_files import ArrayHeader, map_array, read_headers, signature
 from video_vq.media.kinds import ARRAY_SUFFIXES
 from video_vq.media.probe import Limits, UnreadableVideoError, VideoInfo, require_size
 from video_vq.media.reading import RANGES, Reading, Values
@@ -36,7 +31,7 @@ _ADDRESS = re.compile(
 
 
 class Address(NamedTuple):
-    """Names videos in an array file: all of them, those of one array, or one of its batch."""
+    """An address of videos in an array file: all of them, those of one array, or one of a batch."""
 
     file: Path
     member: str | None
@@ -47,7 +42,7 @@ class ArrayVideos(NamedTuple):
     """An array that holds a video, or a batch of them.
 
     Attributes:
-        file, header: the file of the array, and its header there.
+        file, header: the file of the array, and the array's header.
         layout: letters for its axes.
         num_videos: size of the batch; None without one.
     """
@@ -71,12 +66,12 @@ class ArrayVideos(NamedTuple):
 
     @property
     def indices(self) -> Iterable[int | None]:
-        """Return the numbers of its videos, or just None without a batch."""
+        """Return the indices of its videos, or only None without a batch."""
         return (None,) if self.num_videos is None else range(self.num_videos)
 
 
 class FileVideos(NamedTuple):
-    """The arrays of a file that hold videos, and the others, as (name, reason)."""
+    """The arrays of a file that hold videos, and the others as (name, reason)."""
 
     arrays: tuple[ArrayVideos, ...]
     passed_over: tuple[tuple[str, str], ...]
@@ -136,10 +131,10 @@ def videos_at(address: Address, layout: str | None) -> FileVideos:
 
 
 def one_video(path: Path, address: Address, layout: str | None) -> tuple[ArrayVideos, int | None]:
-    """Return the array of the video that a path names, and its number if the array is a batch.
+    """Return the array of the video that a path names, and its index if the array is a batch.
 
     Raises:
-        UnreadableVideoError: there is none, or there are several.
+        UnreadableVideoError: there is no such video, or there are several.
     """
     found = videos_at(address, layout).arrays
     array, number = found[0], address.number
@@ -160,7 +155,7 @@ def one_video(path: Path, address: Address, layout: str | None) -> tuple[ArrayVi
 def layout_of(shape: tuple[int, ...], layout: str | None) -> str:
     """Return letters for the axes of an array.
 
-    The known layouts fit that give 3 channels, or else 1, and frames of at least 8x8.
+    A known layout fits if it gives 3 channels, or else 1, and frames of at least 8x8.
 
     Args:
         layout: the layout that the user named; None to infer it from the shape.
@@ -189,12 +184,12 @@ def layout_of(shape: tuple[int, ...], layout: str | None) -> str:
         raise ValueError(f"{told} may be {several}: say which with --layout")
     raise ValueError(
         f"{told} is in none of the layouts {', '.join(KNOWN_LAYOUTS)} with 1 or 3 channels: if it "
-        "holds videos, say its axes with --layout (thw without channels)"
+        "holds videos, give its axes with --layout (thw without channels)"
     )
 
 
 def find_values(arrays: Iterable[ArrayVideos]) -> tuple[Values, str] | None:
-    """Return the one range that all float arrays share, and how it was found.
+    """Return the range that all float arrays share, and a note on how it was found.
 
     Values below 0 mean -1 to 1, values above 2 mean 0 to 255; otherwise the range is 0 to 1.
 
@@ -202,7 +197,7 @@ def find_values(arrays: Iterable[ArrayVideos]) -> tuple[Values, str] | None:
         None if there are no float arrays.
 
     Raises:
-        InputError: values are not finite, or lie in none of the ranges.
+        InputError: values are not finite, or outside all of the ranges.
     """
     edges = [
         (array, *_extremes(array.file, array.header, *signature(array.file)))
@@ -277,7 +272,7 @@ class ArrayVideo:
         self._frames = frames.transpose([axes.index(axis) for axis in "thwc"])
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 over type, shape and values as t h w c, and the number of bytes."""
+        """Return the sha256 of type, shape and values as t h w c, and the number of bytes."""
         whole = hashlib.sha256(f"{self._header.type_name} {self._frames.shape} ".encode())
         for frame in self._frames:
             whole.update(np.ascontiguousarray(frame).data)
@@ -287,7 +282,7 @@ class ArrayVideo:
         """Return the video's properties from the shape of its array.
 
         Raises:
-            UnreadableVideoError: the frames are too large, or there are too many.
+            UnreadableVideoError: the frames are too large or too many.
         """
         num_frames, height, width, _ = self._frames.shape
         if height * width > limits.max_pixels:

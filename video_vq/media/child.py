@@ -1,4 +1,4 @@
-"""The child's side of processes that decode: they die with their parent and within their time."""
+"""The child's side of decoding processes, which end with their parent and within their time."""
 
 import ctypes
 import json
@@ -21,14 +21,15 @@ WatchVideo = Callable[[str, str, float], None]
 
 
 def serve(do: Callable[[dict[str, Any], WatchVideo], dict[str, Any]]) -> None:
-    """Do the jobs that a supervisor sends until it sends no more.
+    """Do the jobs that a supervisor sends, until there are no more.
 
-    Jobs come from stdin and reports go to what was stdout, a JSON object a line: {"report":
-    "video"} at each stage of a video, then the job's answer, or {"report": "refused" | "bug"}.
+    Jobs come from stdin and reports go to the original stdout, as one JSON object per line:
+    {"report": "video"} at each stage of a video, then the job's answer, or {"report": "refused" |
+    "bug"}.
 
     Args:
         do: function that does a job; it returns the answer, and raises InputError for problems that
-            are not a video's fault.
+            are not caused by a video.
     """
     become_child()
     # Libraries may print: stdout is ours, they get stderr.
@@ -56,8 +57,8 @@ def serve(do: Callable[[dict[str, Any], WatchVideo], dict[str, Any]]) -> None:
 def become_child() -> None:
     """Make this process a child that decodes.
 
-    It dies with the thread that started it (Linux; elsewhere stdin's end does it), leaves Ctrl-C
-    to the parent and writes no core.
+    It ends with the thread that started it (on Linux; elsewhere when stdin is closed), leaves
+    Ctrl-C to the parent and does not dump core.
     """
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,16 +71,16 @@ def become_child() -> None:
 
 
 def limit_processor_time(seconds: float) -> None:
-    """Have the kernel end this process after some processor time; 0 lifts the limit.
+    """Have the kernel end this process after some CPU time; 0 removes the limit.
 
-    It ends even one that hangs in a decoder and never comes back to Python. Processor time and not
-    a clock: a busy machine costs no video.
+    This also ends a process that hangs in a decoder and never returns to Python. CPU time is used
+    instead of wall time, so that no video is lost on a busy machine.
     """
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when its parent dies (Linux; elsewhere stdin's end does)."""
+    """Have the kernel end this process when its parent dies; only Linux can do so."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Codes clips by H.264, HEVC or AV1 at a given number of bits, to compare a tokenizer with.
+"""Encodes clips with H.264, HEVC or AV1 at a given number of bits, as a baseline for tokenizers.
 
-The quality is found by bisection, at the clip's own size and with downscaling and upscaling.
+The quality is found by bisection, both at the clip's own size and downscaled.
 """
 
 import io
@@ -28,12 +28,12 @@ class CodecFacts(NamedTuple):
     """The names and options of one codec.
 
     Attributes:
-        title: its usual name.
+        title: usual name of the codec.
         encoder: FFmpeg's name for its encoder.
-        options: encoder options: slow, and tuned to the squared error, by which the best size is
-            chosen.
+        options: encoder options: slow, and tuned for the squared error, which also determines the
+            best size.
         qualities: the best and the worst quality (crf).
-        pixels: pixel formats: colour at the full size, and at half the height and width.
+        pixels: pixel formats with colour at full size, and at half the height and width.
         pictures: NAL or OBU types of coded pictures; all other types are headers.
         remarks: NAL types of supplemental information, which are left out of the file.
     """
@@ -49,33 +49,20 @@ class CodecFacts(NamedTuple):
 
 CODECS: dict[CodecName, CodecFacts] = {
     "h264": CodecFacts(
-        "H.264",
-        "libx264",
-        {"preset": "veryslow", "tune": "psnr"},
-        (0, 51),
-        ("yuv444p", "yuv420p"),
-        frozenset(range(1, 6)),
-        (6,),
+        "H.264", "libx264", {"preset": "veryslow", "tune": "psnr"},
+        (0, 51), ("yuv444p", "yuv420p"), frozenset(range(1, 6)), (6,),
     ),
     "hevc": CodecFacts(
-        "HEVC",
-        "libx265",
+        "HEVC", "libx265",
         # cutree writes past its arrays on some frames below 64 pixels, and crashes the process.
         {"preset": "medium", "tune": "psnr", "x265-params": "log-level=none:info=0:cutree=0"},
-        (0, 51),
-        ("yuv444p", "yuv420p"),
-        frozenset(range(32)),
-        (39, 40),
+        (0, 51), ("yuv444p", "yuv420p"), frozenset(range(32)), (39, 40),
     ),
     "av1": CodecFacts(
-        "AV1",
-        "libsvtav1",
-        {"preset": "4", "svtav1-params": "tune=1"},
-        (1, 63),
-        ("yuv420p",),
-        frozenset((3, 4, 6)),
+        "AV1", "libsvtav1", {"preset": "4", "svtav1-params": "tune=1"},
+        (1, 63), ("yuv420p",), frozenset((3, 4, 6)),
     ),
-}
+}  # fmt: skip
 
 
 class Form(NamedTuple):
@@ -86,7 +73,7 @@ class Form(NamedTuple):
 
 
 class CodedClip(NamedTuple):
-    """A clip after coding and decoding, and the bits that it took.
+    """A clip after coding and decoding, and the number of bits that it used.
 
     Attributes:
         clip: the decoded clip, at its own size.
@@ -112,16 +99,16 @@ def available_codecs() -> tuple[CodecName, ...]:
 
 
 def code_clip(clip: Clip, codec: CodecName, max_bits: int | float) -> CodedClip:
-    """Return a clip coded with at most a given number of payload bits.
+    """Return a clip that is coded with at most a given number of payload bits.
 
-    Of all forms, the one with the smallest squared error is taken. If no form is small enough, the
-    smallest result is returned, with the bits that it took.
+    The form with the smallest squared error is chosen. If no form is small enough, the smallest
+    result is returned, with its number of bits.
 
     Args:
         clip: at least one frame, of any size.
 
     Raises:
-        InputError: the installed FFmpeg has no encoder for it.
+        InputError: the installed FFmpeg has no encoder for the codec.
     """
     if codec not in available_codecs():
         raise InputError(
@@ -171,9 +158,9 @@ def _obus(packet: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _forms(clip: Clip, codec: CodecName) -> list[Form]:
-    """Return the forms in which a codec can take a clip, those of its own size first.
+    """Return the forms in which a codec can receive a clip, those of its own size first.
 
-    Sizes are even, as halved colour requires, and no side is shorter than encoders accept.
+    Sizes are even, as subsampled colour requires, and no side is shorter than encoders accept.
     """
     facts = CODECS[codec]
     height, width = clip.shape[1:3]
@@ -184,7 +171,7 @@ def _forms(clip: Clip, codec: CodecName) -> list[Form]:
 
 
 def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: int | float) -> CodedClip:
-    """Return the clip at the best quality whose payload fits; at the worst one if none does."""
+    """Return the clip at the best quality whose payload fits, or at the worst if none does."""
     low, high = (STEPS_PER_UNIT * quality for quality in CODECS[codec].qualities)
     file = b""  # coded at quality `high`, once a quality has fitted
     while low < high:
@@ -201,7 +188,7 @@ def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: int | float
 
 
 def _encode(clip: Clip, codec: CodecName, quality: int | float, form: Form) -> bytes:
-    """Return an .mp4 with one key frame, in which nothing depends on time or chance."""
+    """Return a reproducible .mp4 with one key frame."""
     import av
     from av.bitstream import BitStreamFilterContext
     from av.video.stream import VideoStream

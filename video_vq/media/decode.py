@@ -1,8 +1,8 @@
-"""Decodes a video's frames one after another: the same frames from PyAV and from decord.
+"""Decodes a video's frames one after another, with equal frames from PyAV and from decord.
 
-A frame is what the ffmpeg program writes with its default scaler flags: the stored picture turned
-upright by its display matrix, then converted to RGB at native size. Decoders pad their rows; every
-array that leaves this module is contiguous, without the padding.
+A frame is equal to the output of the ffmpeg program with its default scaler flags: the stored
+picture is turned upright by its display matrix, then converted to RGB at native size. Decoders pad
+their rows; every array that leaves this module is contiguous, without padding.
 """
 
 import importlib.util
@@ -61,22 +61,22 @@ def pyav_version() -> str:
 
 
 class FrameStream:
-    """The frames of one video in the order they are shown, as uint8 h w c; iterate once.
+    """The frames of one video in display order, as uint8 h w c; iterate over them once.
 
     decord is used as long as it agrees with FFmpeg. It starts in the middle of some MPEG streams,
-    converts colours of odd heights in its own way, knows no mirrored pictures, and repeats frames
-    in place of lost ones. So its first frame must be FFmpeg's own, it may not repeat any, and
-    PyAV takes over where this fails: the frames of a healthy video do not depend on the decoder.
-    (A damaged one is mended as each decoder sees fit.)
+    converts colours differently at odd heights, ignores mirroring, and repeats frames in place of
+    lost ones. Its first frame must therefore equal FFmpeg's, it must not repeat any frame, and PyAV
+    takes over where this fails. So the frames of a healthy video do not depend on the decoder; each
+    decoder repairs a damaged video in its own way.
 
     Attributes:
-        num_frames: number of frames given out so far.
-        num_damaged: number of frames that FFmpeg reports as mended; decord does not report them.
-        handed_over: why PyAV took over from decord; None when it did not.
+        num_frames: number of frames yielded so far.
+        num_damaged: number of frames that FFmpeg reports as repaired; decord does not report them.
+        handed_over: reason why PyAV took over from decord; None if it did not.
 
     Raises:
-        UnreadableVideoError: a frame cannot be decoded, frames change their size, or there are
-            more than the limits allow.
+        UnreadableVideoError: a frame cannot be decoded, frames change their size, or there are more
+            frames than the limits allow.
     """
 
     def __init__(self, info: VideoInfo, decoder: Decoder = "pyav", limits: Limits = DEFAULT_LIMITS):
@@ -124,7 +124,7 @@ class FrameStream:
                 yield convert(frame)
 
     def _decord_frames(self) -> Iterator[np.ndarray]:
-        """Yield frames for as long as decord is right; else set `handed_over` and stop."""
+        """Yield frames as long as decord is correct; otherwise set `handed_over` and stop."""
         require_decoder("decord")
         if self.info.codec.startswith(DIFFERS_IN_DECORD):
             self.handed_over = f"its FFmpeg decodes {self.info.codec} differently"
@@ -162,17 +162,17 @@ class FrameStream:
 class FirstFrames:
     """The first frames of a video from PyAV, as in `FrameStream`, and the facts from `probe`.
 
-    One pass over the file does both, as opening it costs as much as some frames. Iterate to the
-    end, once: `info` is known then.
+    One pass over the file gives both, because opening it costs as much as several frames. Iterate
+    once, to the end; `info` is then known.
 
     Args:
         path: path of the file.
-        count: number of frames; fewer come where the video ends earlier.
+        count: number of frames; there are fewer if the video ends earlier.
         limits: see `probe`.
 
     Raises:
-        UnreadableVideoError: what `probe` refuses, even behind the frames that are asked for; or a
-            frame cannot be decoded or changes its size.
+        UnreadableVideoError: `probe` would refuse the video, even for packets after the requested
+            frames; or a frame cannot be decoded or changes its size.
     """
 
     def __init__(self, path: Path, count: int, limits: Limits = DEFAULT_LIMITS):
@@ -213,10 +213,10 @@ def _changed_size(
 
 
 class ToRgb:
-    """An FFmpeg filter graph for frames of one size and pixel format: upright, then RGB.
+    """An FFmpeg filter graph that turns frames of one size and pixel format upright and into RGB.
 
-    The filter graph and not `VideoFrame.to_ndarray`: only it places the chroma samples of odd
-    heights and of more than 8 bits where the ffmpeg program does.
+    A filter graph is used instead of `VideoFrame.to_ndarray`, because only the graph places the
+    chroma samples of odd heights and of more than 8 bits like the ffmpeg program.
     """
 
     def __init__(
@@ -251,6 +251,6 @@ class ToRgb:
         return self._key_of(frame) == self._key
 
     def __call__(self, frame: "av.VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
-        """Return a frame as RGB, contiguous: FFmpeg's own rows are padded to some widths."""
+        """Return a frame as contiguous RGB, since FFmpeg's own rows may be padded."""
         self._graph.vpush(frame)
         return np.ascontiguousarray(self._graph.vpull().to_ndarray())

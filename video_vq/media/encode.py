@@ -1,7 +1,7 @@
-"""Writes files for people to look at: videos, PNG images, animations and grids of clips.
+"""Writes files for viewing: videos, PNG images, animations and grids of clips.
 
-Every file appears whole or not at all. The same frames give the same bytes, but for H.264: libx264
-decides a macroblock differently in about one of a thousand clips (docs/log.md).
+Every file appears complete or not at all. The same frames give the same bytes, except with H.264:
+libx264 decides a macroblock differently in about one in a thousand clips (docs/log.md).
 """
 
 import io
@@ -48,17 +48,17 @@ def write_video(
     """Write RGB frames as a video file; the suffix names the container.
 
     Args:
-        path: ends in .mp4, .mkv, .avi or .webm.
-        frames: at least one frame; height and width are even, because colour is stored at half of
-            them.
+        path: path of the file, which ends in .mp4, .mkv, .avi or .webm.
+        frames: at least one frame; height and width are even, because colour is stored at half
+            size.
         fps: frames per second.
-        codec: h264 (mp4, mkv), mpeg4 (avi; MPEG-4 part 2 as XviD writes it) or vp9 (webm);
-            None takes the container's own.
+        codec: h264 (mp4, mkv), mpeg4 (avi; MPEG-4 part 2 as XviD writes it) or vp9 (webm); None
+            uses the container's default.
         quality: the codec's quantizer, lower is better: h264 0..51, mpeg4 1..31, vp9 0..63.
 
     Raises:
-        InputError: unknown suffix, a codec the container does not hold, an odd size, a frame rate
-            or quality out of range.
+        InputError: the suffix is unknown, the container does not support the codec, the size is
+            odd, or the frame rate or quality is out of range.
     """
     path = Path(path)
     form = _format(path, codec, quality)
@@ -77,17 +77,19 @@ def write_video(
 def write_frames(
     path: str | Path, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], fps: int | float
 ) -> int:
-    """Write RGB frames as a video file while they come; return how many there were.
+    """Write RGB frames as a video file as they arrive; return their number.
 
-    Memory does not grow with their number. An existing file is replaced at the end.
+    Memory does not grow with the number of frames. An existing file is replaced at the end.
 
     Args:
-        path: see `write_video`; the container's own codec and quality are taken.
+        path: path of the file, see `write_video`; the container's default codec and quality are
+            used.
         frames: at least one frame, all of one size; an odd last row or column is repeated once.
         fps: frames per second.
 
     Raises:
-        InputError: unknown suffix, a frame rate out of range, or the file cannot be written.
+        InputError: the suffix is unknown, the frame rate is out of range, or the file cannot be
+            written.
     """
     path = Path(path)
     form, rate = _format(path, None, None), _rate(path, fps)
@@ -109,10 +111,11 @@ def write_frames(
 
 
 def require_video_name(path: str | Path) -> None:
-    """Refuse a file name that `write_video` would refuse, or that has no encoder here.
+    """Refuse a file name that `write_video` would refuse, or for which there is no encoder.
 
     Raises:
-        InputError: names the suffixes that there are, or the encoder that is missing.
+        InputError: the name is refused; the message lists the known suffixes, or the missing
+            encoder.
     """
     import av
 
@@ -129,7 +132,6 @@ def require_video_name(path: str | Path) -> None:
 
 
 def _format(path: Path, codec: Codec | None, quality: int | None) -> tuple[str, Codec, int]:
-    """Return container, codec and quality for a file name and what is asked for."""
     if path.suffix.lower() not in _CONTAINERS:
         raise InputError(
             f"{path}: a video ends in {', '.join(_CONTAINERS)}, found {path.suffix!r}; "
@@ -158,7 +160,7 @@ def encode_mp4(frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: 
         quality: the quantizer, 0..51; lower is better and larger.
 
     Raises:
-        InputError: a frame rate or quality out of range.
+        InputError: the frame rate or the quality is out of range.
     """
     _require_frames(frames)
     lowest, _, highest = _QUALITY["h264"]
@@ -172,7 +174,7 @@ def encode_mp4(frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: 
 
 
 def _rate(path: Path, fps: int | float) -> Fraction:
-    """Return the frame rate as a fraction that every container can hold: 29.97 is 30000/1001."""
+    """Return the frame rate as a fraction that every container can store; 29.97 is 30000/1001."""
     if not (math.isfinite(fps) and 0.1 <= fps <= 1000):
         raise InputError(f"{path}: a frame rate lies between 0.1 and 1000 per second, found {fps}")
     broadcast = Fraction(1000 * round(fps * 1.001), 1001)
@@ -189,7 +191,7 @@ def _mux(
     codec: Codec,
     quality: int,
 ) -> int:
-    """Encode at least one frame into a file that can seek; return how many there were."""
+    """Encode at least one frame into a seekable file; return their number."""
     import av
     from av.video.stream import VideoStream
 
@@ -244,16 +246,17 @@ def write_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
 def write_animation(
     path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: int = 80
 ) -> None:
-    """Write RGB frames as an endless animated picture, for a README or a report.
+    """Write RGB frames as a looping animation, for a README or a report.
 
     Args:
-        path: ends in .webp (small, all colours) or .gif (one palette of 256 colours).
+        path: path of the file, which ends in .webp (small, all colours) or .gif (one palette of 256
+            colours).
         frames: at least one frame, of any size.
         fps: frames per second; a GIF rounds the time of a frame to 10 ms.
         quality: quality of WebP, from 0 to 100.
 
     Raises:
-        InputError: unknown suffix, a frame rate or quality out of range.
+        InputError: the suffix is unknown, or the frame rate or quality is out of range.
     """
     from PIL import Image
 
@@ -281,7 +284,7 @@ def write_animation(
 
 
 def _share_palette(frames: UInt8[np.ndarray, "t h w 3"]) -> list:
-    """Reduce all frames to one palette, undithered: colours stand still and files are small."""
+    """Reduce all frames to one palette, undithered, so that colours are stable and files small."""
     from PIL import Image
 
     samples = frames[:: max(1, len(frames) // 16)]
@@ -306,15 +309,15 @@ def tile(
     """Lay out clips of one size as a grid that plays as one clip, row by row.
 
     Args:
-        clips: all of one length and size.
+        clips: clips of equal length and size.
         columns: number of tiles in a row.
         gap: number of pixels around each tile.
         scale: integer factor of enlargement; pixels are repeated.
-        labels: one short text above each tile; cut where it is wider than the tile.
+        labels: one short text above each tile, clipped to the width of the tile.
         background: grey level between the tiles, 0 to 255; labels are on white.
 
     Returns:
-        The grid; its height and width are even, so that every codec takes it.
+        The grid, whose height and width are even, so that every codec accepts it.
     """
     shapes = {clip.shape for clip in clips}
     if len(shapes) != 1:
@@ -341,7 +344,6 @@ def tile(
 
 
 def _text(text: str, width: int) -> UInt8[np.ndarray, "label_h w 3"]:
-    """Draw a line of black text on a white strip."""
     from PIL import Image, ImageDraw, ImageFont
 
     strip = Image.new("RGB", (width, LABEL_HEIGHT), "white")
@@ -365,7 +367,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def _written_aside(path: Path) -> Iterator[io.BufferedWriter]:
-    """Write beside and rename, so that no reader ever sees half a file."""
+    """Write beside the target and rename, so that no reader ever sees a partial file."""
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:

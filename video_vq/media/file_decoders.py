@@ -1,7 +1,7 @@
-"""Decodes video files ahead of their reader, each in a process that may die without harm.
+"""Decodes video files ahead of their reader, each in a process that may crash without harm.
 
-A file during which its process dies is tried once more, in a fresh process and with PyAV. If that
-one dies too, the file is recorded as unusable, with the reason: a bad video costs one video.
+If a process dies while decoding a file, the file is tried once more, in a new process and with
+PyAV. If that process dies, too, the file is recorded as unusable, with the reason.
 """
 
 import sys
@@ -37,9 +37,9 @@ class DecodedFile(NamedTuple):
     """A decoded file.
 
     Attributes:
-        frames: frames mapped from an unnamed file, whose disk space is freed with the array.
-        fps: frames per second of these frames; None when unknown.
-        oddities: what was odd with the file.
+        frames: frames, mapped from an unnamed file whose disk space is freed with the array.
+        fps: frames per second of these frames; None if unknown.
+        oddities: oddities of the file.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -50,14 +50,14 @@ class DecodedFile(NamedTuple):
 class FileDecoders:
     """Decodes files in the order given; use as a context manager.
 
-    Memory does not depend on the files. The frames of at most `num_workers` + 1 files lie in the
-    system's folder for temporary files at a time, and nothing stays there whatever is killed.
+    Memory does not depend on the files. The frames of at most `num_workers` + 1 files are in the
+    system's temporary folder at a time, and nothing remains there even if processes are killed.
 
     Args:
-        recipe: how the frames are made.
+        recipe: recipe for making the frames.
         num_workers: number of processes that decode.
         command: command that starts a worker.
-        stall_seconds: seconds that a worker may go without using the processor.
+        stall_seconds: seconds that a worker may go without using CPU time.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class FileDecoders:
         self._workers.close()
 
     def decode(self, files: Iterable[FileToDecode]) -> Iterator[DecodedFile | UnreadableVideoError]:
-        """Yield each file's frames, or why it cannot be used, in the order of the files.
+        """Yield the frames of each file, or the reason why it cannot be used, in order.
 
         Raises:
-            InputError: the disk is full, the storage does not answer, the system kills workers for
-                their memory, or workers die through no fault of a file.
+            InputError: the disk is full, the storage does not respond, the system kills workers for
+                their memory, or workers die for reasons unrelated to a file.
         """
         waiting: deque[Future[DecodedFile | UnreadableVideoError]] = deque()
         rest = iter(files)
@@ -102,7 +102,7 @@ class FileDecoders:
                 future.cancel()
 
     def _decode(self, file: FileToDecode) -> DecodedFile | UnreadableVideoError:
-        """Decode one file; a second time if the child dies. Runs in a thread of its own."""
+        """Decode one file, and retry once if the child dies. Runs in a separate thread."""
         job = {**file._asdict(), "recipe": self._recipe.to_json()}
         deaths = Deaths(self._stall_seconds)
         while isinstance(found := self._attempt(file, job), Death):
@@ -139,7 +139,7 @@ class FileDecoders:
 
 
 def main() -> None:
-    """Run one of the processes that decode."""
+    """Run one of the decoding processes."""
     serve(decode)
 
 
@@ -176,9 +176,4 @@ def _decoded(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
         oddities.append(f"{share} repeat the one before, to reach {recipe.fps:g} frames per second")
     if not num_frames:
         raise UnreadableVideoError(path, "holds no frame")
-    return {
-        "report": "decoded",
-        "num_frames": num_frames,
-        "fps": opened.fps,
-        "oddities": oddities,
-    }
+    return {"report": "decoded", "num_frames": num_frames, "fps": opened.fps, "oddities": oddities}

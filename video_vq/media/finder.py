@@ -1,4 +1,4 @@
-"""Names and sizes of videos, files, frame folders and those in arrays, and how they are read."""
+"""Finds names and sizes of videos in files, frame folders and arrays, and how to read them."""
 
 import os
 from dataclasses import replace
@@ -21,11 +21,11 @@ from video_vq.media.tree import FoundFrames, LeftOut, Tree, size_inside
 
 
 class VideoFinder:
-    """Names and sizes of videos, and other findings made while listing them.
+    """Names and sizes of videos, and other findings of the listing.
 
     Args:
-        root: the folder that names begin in.
-        reading: what the user said of frame folders and arrays.
+        root: the folder that all names are relative to.
+        reading: the user's settings for frame folders and arrays.
     """
 
     def __init__(self, root: Path, reading: Reading):
@@ -64,7 +64,7 @@ class VideoFinder:
             self.notes.append(f"pictures that do not match --frame-names: {tree.num_unmatched:,}")
 
     def add_arrays(self, name: str, path: Path) -> None:
-        """Add the videos of an array file, or those that an address names."""
+        """Add the videos of an array file, or those at an address."""
         address = parse_address(path)
         assert address is not None
         try:
@@ -85,10 +85,10 @@ class VideoFinder:
         if found.passed_over:
             told = "; ".join(f"{member} {why}" for member, why in found.passed_over[:2])
             more = f"; and {len(found.passed_over) - 2:,} more" if found.passed_over[2:] else ""
-            self.notes.append(f"{name}: no videos, and passed over: {told}{more}")
+            self.notes.append(f"{name}: no videos, and ignored: {told}{more}")
 
     def add_named(self, name: str) -> int | str:
-        """Add a video that a table names; return its size, or why it cannot be used."""
+        """Add a video that a table names; return its size, or the reason why it cannot be used."""
         path, real_root = self.root / name, os.path.realpath(self.root)
         try:
             address = parse_address(path)
@@ -127,12 +127,12 @@ class VideoFinder:
         """Refuse options that none of the videos needs; the message calls their place `where`.
 
         Raises:
-            InputError: names one.
+            InputError: there is such an option; the message names it.
         """
         require_reading(self.reading, self.has_frames, bool(self.arrays), where)
 
     def finish(self, stand_in_fps: float | None) -> Reading:
-        """Say what was found of rates, axes and ranges; return how frames and arrays are read.
+        """Note the rates, axes and ranges that were found; return the settings for reading.
 
         Args:
             stand_in_fps: see `FolderSettings`.
@@ -156,6 +156,6 @@ class VideoFinder:
             fps, flag = stand_in_fps, "--fps"
         if fps is not None:
             self.notes.append(
-                f"frames and arrays say no rate: taken for {fps:g} frames per second ({flag})"
+                f"frames and arrays state no rate: taken for {fps:g} frames per second ({flag})"
             )
         return replace(reading, fps=fps)

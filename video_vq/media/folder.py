@@ -1,4 +1,4 @@
-"""Lists a folder's videos: its subfolders are the labels, a hash of the group decides the split."""
+"""Lists a folder's videos: subfolders give the labels, and a hash of the group gives the split."""
 
 import hashlib
 import os
@@ -23,16 +23,17 @@ class FolderSettings:
     """Settings for reading a folder tree.
 
     Attributes:
-        val, test: shares of the groups that become the val and the test split.
-        group_by: "video": each is its own group; "folder": those of one folder are;
-            "regex": those whose ids match `group_regex` alike (its first group, or the whole).
-        group_regex: the pattern for group_by "regex".
-        extensions: endings of the files to take, in lower case, with the dot; None for the usual
+        val, test: shares of the groups in the val and the test split.
+        group_by: "video" makes each video its own group; "folder" groups the videos of a folder;
+            "regex" groups videos by the match of `group_regex` in their ids (its first group, or
+            the whole).
+        group_regex: pattern for group_by "regex".
+        extensions: endings of the files to use, in lower case, with the dot; None for the usual
             ones of one kind: video files, or if there are none pictures, or else arrays.
-        reading: how frame folders and arrays are read.
-        stand_in_fps: rate of frame folders and arrays where `reading` has none: the rate to which
-            videos are converted, which then leaves theirs as they are.
-        is_only_place: whether the reading is meant only for this tree, which must then need it.
+        reading: settings for reading frame folders and arrays.
+        stand_in_fps: rate of frame folders and arrays if `reading` has none: the rate to which
+            videos are converted, so that these are not resampled.
+        is_only_place: whether the reading applies only to this tree, which must then need it.
     """
 
     val: float = 0.1
@@ -45,7 +46,7 @@ class FolderSettings:
     is_only_place: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings for labels, groups and splits; the list itself shows the endings."""
+        """Return the settings for labels, groups and splits; the endings follow from the list."""
         return {
             "val": self.val,
             "test": self.test,
@@ -74,16 +75,17 @@ class FolderVideo(NamedTuple):
 
 
 class VideoFolder(NamedTuple):
-    """The videos in a folder, and the files left out.
+    """The videos in a folder, and the files that were left out.
 
     Attributes:
-        root: the folder that names begin in.
-        videos: sorted by the names of their files.
-        left_out: what cannot be used, sorted by name.
-        classes: their names.
-        reading: how frames and arrays are read, with what was found; the usual without them.
-        notes: what a user should hear.
-        has_frames, has_arrays: whether there are frame folders or arrays among them.
+        root: the folder that all names are relative to.
+        videos: the videos, sorted by the names of their files.
+        left_out: files that cannot be used, sorted by name.
+        classes: names of the classes.
+        reading: settings for reading frames and arrays, with the values that were found; the usual
+            ones without them.
+        notes: remarks for the user.
+        has_frames, has_arrays: whether there are frame folders or arrays among the videos.
     """
 
     root: Path
@@ -99,14 +101,14 @@ class VideoFolder(NamedTuple):
 def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
     """List the videos of a tree, or of one array file; nothing is decoded.
 
-    Names that begin with a dot are ignored. Links are followed to files inside the tree only;
-    those that lead out of it, and everything that is not a file, are left out.
+    Names that begin with a dot are ignored. Links are followed only to files inside the tree;
+    others, and everything that is not a file, are left out.
 
     Args:
-        root: a folder, a file of arrays, or the address of an array inside of one.
+        root: a folder, a file of arrays, or the address of an array in one.
 
     Raises:
-        InputError: no video in the folder, or a bad setting.
+        InputError: there is no video in the folder, or a setting is wrong.
     """
     group_of = grouping(settings)
     found = _find(root, settings)
@@ -142,13 +144,13 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
 
 
 def holds_video(root: Path, extensions: tuple[str, ...] | None) -> bool:
-    """Whether a tree holds a name that may be a video's; stops at the first."""
+    """Whether a tree holds a name that may be a video's; the search stops at the first."""
     wanted = extensions or TAKEN_SUFFIXES
     return any(Path(entry.name).suffix.lower() in wanted for entry, _ in walk(root))
 
 
 def is_frame_folder(path: Path, frame_names: str | None = None) -> bool:
-    """Whether a folder directly contains pictures and no video file."""
+    """Whether a folder directly contains pictures but no video file."""
     if folder_of_frames(path, frame_names) != path:  # the name of one of a folder's videos
         return not path.exists() and path.parent.is_dir()
     if not path.is_dir():
@@ -158,7 +160,7 @@ def is_frame_folder(path: Path, frame_names: str | None = None) -> bool:
 
 
 def _find(root: Path, settings: FolderSettings) -> VideoFinder:
-    """Return the videos of a tree or file; of the usual endings, those of one kind."""
+    """Return the videos of a tree or file; with the usual endings, only those of one kind."""
     if not root.is_dir():
         return _find_in_file(root, settings.reading)
     tree = Tree(root, settings.extensions, settings.reading.frame_names)
@@ -206,7 +208,6 @@ def _find_in_file(path: Path, reading: Reading) -> VideoFinder:
 
 
 def _none(root: Path, settings: FolderSettings, tree: Tree, left_out: list[LeftOut]) -> str:
-    """Return what to say of a tree without a video."""
     endings = settings.extensions or TAKEN_SUFFIXES
     told = f"{root}: holds no videos; looked for names ending in {', '.join(endings)}"
     if left_out:
@@ -223,7 +224,7 @@ def grouping(settings: FolderSettings) -> Callable[[str], str]:
     """Return the function from a video's id to its group.
 
     Raises:
-        InputError: the pattern is not valid; the function raises it where a name does not match.
+        InputError: the pattern is not valid; the function also raises it if a name does not match.
     """
     if settings.group_by == "video":
         return lambda name: name
@@ -249,9 +250,10 @@ def grouping(settings: FolderSettings) -> Callable[[str], str]:
 def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str, str]:
     """Assign each group to train, val or test by its hash.
 
-    The groups are ordered by their sha256; the first are test, the next val, the rest train, each
-    share met to within one group. No split that was asked for stays empty as long as there are
-    groups: train has the first, test the second, val the third.
+    The groups are ordered by their sha256: the first are test, the next val and the rest train,
+    with each share met to within one group. No requested split stays empty as long as there are
+    enough groups: train gets the first, test the second, and val the third. Shares that add up to 1
+    leave none for train.
 
     Args:
         groups: names of the groups; repeats are allowed.
@@ -259,16 +261,19 @@ def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str,
         test: share of the groups for test; 0 for none.
 
     Raises:
-        InputError: a share is negative, or nothing is left for train.
+        InputError: a share is negative, or together they exceed 1.
     """
-    if min(val, test) < 0 or not val + test < 1:
+    if min(val, test) < 0 or not val + test <= 1:
         raise InputError(
-            f"shares of val {val} and test {test}: each must be 0 or more, together below 1"
+            f"shares of val {val} and test {test}: each must be 0 or more, together at most 1"
         )
     ordered = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
-    left = max(len(ordered) - 1, 0)  # train has one
+    has_train = val + test < 1
+    left = max(len(ordered) - has_train, 0)
     num_test = min(max(round(test * len(ordered)), test > 0), left)
     num_val = min(max(round(val * len(ordered)), val > 0), left - num_test)
+    if not has_train:
+        num_val = left - num_test
     names = ["test"] * num_test + ["val"] * num_val
     names += ["train"] * (len(ordered) - len(names))
     return dict(zip(ordered, names, strict=True))

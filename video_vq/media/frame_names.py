@@ -1,4 +1,4 @@
-"""The names of a video's frames: their numbering, their gaps and their natural order."""
+"""Reads the names of a video's frames: their numbering, gaps and natural order."""
 
 import functools
 import math
@@ -39,7 +39,7 @@ class Numbering:
         self._step: list[int] = []
 
     def add(self, name: str) -> None:
-        """Look at one name."""
+        """Take one name into account."""
         parts = NUMBERS.split(name)
         texts, numbers = parts[::2], [int(digits) for digits in parts[1::2]]
         self.count += 1
@@ -77,7 +77,7 @@ class Numbering:
         return None
 
     def gaps(self) -> str | None:
-        """Return a note on missing numbers; None if none is missing, or if that is unknown."""
+        """Return a note on missing numbers; None if none are missing, or if this is unknown."""
         if self._odd_one is not None or len(self.changing) != 1:
             return None
         (place,) = self.changing
@@ -93,7 +93,7 @@ class Numbering:
 
 
 class NumberedNames(Sequence[str]):
-    """Names that differ in one number, in the order of that number; each takes 9 bytes.
+    """Names that differ in one number, in the order of that number, at 9 bytes each.
 
     Args:
         names: the names, in any order.
@@ -152,7 +152,7 @@ def pictures_in(folder: Path) -> Iterator[str]:
     """Yield the names of the pictures in a folder, in no particular order.
 
     Raises:
-        UnreadableVideoError: it cannot be listed.
+        UnreadableVideoError: the folder cannot be listed.
     """
     try:
         with os.scandir(folder) as entries:
@@ -162,10 +162,11 @@ def pictures_in(folder: Path) -> Iterator[str]:
 
 
 def names_in(folder: Path) -> tuple[Sequence[str], Numbering]:
-    """Return the frames of a folder that is one video, in order, and how they are numbered.
+    """Return the frames of a folder that is one video, in order, and their numbering.
 
     Raises:
-        UnreadableVideoError: they are not numbered like the frames of one video, or there are none.
+        UnreadableVideoError: the files are not numbered like the frames of one video, or there are
+            none.
     """
     numbering = Numbering()
     for name in pictures_in(folder):
@@ -202,10 +203,10 @@ class FramePattern:
 
 
 def names_by_pattern(folder: Path, pattern: str, video: str) -> tuple[Sequence[str], Numbering]:
-    """Return the frames of one video of a folder, in natural order, and how they are numbered.
+    """Return the frames of one video of a folder, in natural order, and their numbering.
 
     Raises:
-        UnreadableVideoError: there are none.
+        UnreadableVideoError: there are no such frames.
     """
     try:
         changed = folder.stat().st_mtime_ns
@@ -225,7 +226,7 @@ def names_by_pattern(folder: Path, pattern: str, video: str) -> tuple[Sequence[s
 
 @functools.lru_cache(maxsize=1)  # the next video lies in the same folder
 def _by_video(folder: Path, changed: int, pattern: str) -> dict[str, list[tuple[str, str]]]:
-    """Return (frame, name) of each video's frames, in order; `changed` is the folder's time."""
+    """Return (frame, name) for each video's frames, in order; `changed` is the folder's time."""
     names = FramePattern(pattern)
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in pictures_in(folder):

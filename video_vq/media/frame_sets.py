@@ -1,29 +1,26 @@
-"""A video that is a folder of pictures, or the pictures in a folder whose names match a pattern."""
+"""Videos that are folders of pictures, or pictures in a folder whose names match a pattern."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from video_vq.media.frame_names import FramePattern, Numbering, names_by_pattern, names_in
+from video_vq.media.frame_names import FramePattern, names_by_pattern, names_in
 from video_vq.media.pictures import read_picture
 from video_vq.media.probe import Limits, UnreadableVideoError, VideoInfo, require_size
 from video_vq.media.reading import Reading
 
-READ_BYTES = 1 << 20
-
 
 def folder_of_frames(path: Path, frame_names: str | None) -> Path:
-    """Return the folder in which the frames of a video lie: itself, or with a pattern its parent.
+    """Return the folder of a video's frames: the path itself, or with a pattern its parent.
 
     Args:
         frame_names: see `Reading`; its group `video` is the last part of the path.
     """
-    by_video = frame_names is not None and FramePattern(frame_names).has_video
-    return path.parent if by_video else path
+    return path.parent if frame_names is not None and FramePattern(frame_names).has_video else path
 
 
 class FrameSet:
@@ -33,14 +30,12 @@ class FrameSet:
         path: the folder; with `reading.frame_names`, the folder and the video's name in it.
 
     Raises:
-        UnreadableVideoError: it holds no frames, or they have no order.
+        UnreadableVideoError: the folder holds no frames, or they have no order.
     """
 
     def __init__(self, path: Path, reading: Reading):
         self.path, self._fps = path, reading.fps
         self._folder = folder_of_frames(path, reading.frame_names)
-        names: Sequence[str]
-        numbering: Numbering
         if reading.frame_names is None:
             names, numbering = names_in(path)
         else:
@@ -49,25 +44,21 @@ class FrameSet:
         self._names, self._gaps = names, numbering.gaps()
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 over the frames' sha256s in order, and the sum of their sizes."""
+        """Return the sha256 of the frames' hashes in order, and the sum of their sizes."""
         whole, total = hashlib.sha256(), 0
         for name in self._names:
-            own, size = hashlib.sha256(), 0
             try:
                 with open(self._folder / name, "rb") as file:
-                    while chunk := file.read(READ_BYTES):
-                        own.update(chunk)
-                        size += len(chunk)
+                    whole.update(hashlib.file_digest(file, "sha256").digest())
+                    total += file.tell()
             except OSError as error:
                 raise UnreadableVideoError(
                     self.path, f"{name} cannot be read ({error.strerror})"
                 ) from None
-            whole.update(own.digest())
-            total += size
         return whole.hexdigest(), total
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Look at the names and the first frame.
+        """Inspect the names and the first frame.
 
         Raises:
             UnreadableVideoError: there are too many frames, or the first cannot be decoded.

@@ -1,4 +1,4 @@
-"""The file endings that are taken for videos, and how many of these files may be unusable."""
+"""The file endings of videos, and the share of these files that may be unusable."""
 
 VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",

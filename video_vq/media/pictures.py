@@ -1,4 +1,4 @@
-"""Decodes one still picture, taken for hostile, to RGB as it is shown."""
+"""Decodes an untrusted still picture to RGB as it is shown."""
 
 import os
 import stat
@@ -14,11 +14,11 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # of 8 bits, grey or RGB
 
 
 def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a picture as RGB, turned as its EXIF says.
+    """Return a picture as RGB, rotated according to its EXIF.
 
     Raises:
-        UnreadableVideoError: it is damaged, too large by its header, animated, transparent, or of
-            other than 8 bits grey, palette or RGB; the reason names the file.
+        UnreadableVideoError: the picture is damaged, too large by its header, animated,
+            transparent, or not 8-bit grey, palette or RGB; the reason names the file.
     """
     from PIL import Image, ImageOps
 
@@ -58,11 +58,7 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _png_bits(path: Path) -> int:
-    """Return the bits per channel by the header; Pillow cuts 16 bits of colour to 8 in silence.
-
-    Raises:
-        ValueError: the header is not the first chunk.
-    """
+    """Return the header's bits per channel, as Pillow silently cuts 16 bits of colour to 8."""
     with open(path, "rb") as file:
         start = file.read(25)
     if start[12:16] != b"IHDR":

@@ -1,4 +1,4 @@
-"""Turns a video file into frames at the wanted rate and size, the same for every use."""
+"""Turns a video file into frames at the requested rate and size, the same for every use."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,12 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from video_vq.media.decode import Decoder, FrameStream
-from video_vq.media.probe import (
-    DEFAULT_LIMITS,
-    Limits,
-    UnreadableVideoError,
-    VideoInfo,
-)
+from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo
 from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import METHOD, resize
@@ -39,11 +34,11 @@ class FrameRecipe:
 
     Attributes:
         size_hw: height and width of the frames, in pixels.
-        fps: frame rate to convert videos to; None keeps theirs.
-        stride: keep every n-th frame.
-        limits: limits on what a video may ask for.
-        cpu_seconds: processor seconds that any video may take, before its size counts.
-        decoder: the decoder to try first; it does not decide the frames.
+        fps: frame rate to convert videos to; None keeps their own.
+        stride: distance between the frames to keep.
+        limits: limits on the size of a video.
+        cpu_seconds: CPU seconds that any video may take, to which its size adds more.
+        decoder: the decoder to try first, which does not affect the frames.
         reading: how frame folders and arrays are read.
     """
 
@@ -71,14 +66,14 @@ class FrameRecipe:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "FrameRecipe":
-        """Return the recipe that `to_json` gave."""
+        """Restore a recipe from the result of `to_json`."""
         height, width = value["size_hw"]
         limits, reading = Limits(**value["limits"]), Reading(**value.get("reading", {}))
         made = {"size_hw": (height, width), "limits": limits, "reading": reading}
         return FrameRecipe(**{**value, **made})
 
     def cpu_limit(self, decoded_bytes: int) -> float:
-        """Return the processor seconds that a video of `decoded_bytes` may take."""
+        """Return the CPU seconds that a video of `decoded_bytes` may take."""
         return self.cpu_seconds + decoded_bytes / BYTES_PER_CPU_SECOND
 
 
@@ -88,10 +83,10 @@ class OpenedFile(NamedTuple):
     Attributes:
         info: what is known about the video.
         sha256: hash of the video's content.
-        fps: frame rate of the frames that are kept; None when unknown.
-        chosen: numbers of the frames that are kept; None for every `stride`-th.
-        stream: all frames of the video; after the last it knows what was odd.
-        frames: frames that are kept, at the recipe's size; taking them may raise
+        fps: frame rate of the frames that are kept; None if unknown.
+        chosen: indices of the frames that are kept; None for every `stride`-th.
+        stream: all frames of the video; after the last, it knows the video's oddities.
+        frames: the frames that are kept, at the recipe's size; iterating may raise
             UnreadableVideoError.
     """
 
@@ -105,7 +100,7 @@ class OpenedFile(NamedTuple):
     def num_repeated(self) -> int | None:
         """Return the number of repeated frames, after the last one; None without a fixed rate.
 
-        A fixed rate repeats frames where it asks for more of them than the video has.
+        A fixed rate repeats frames if it is higher than that of the video.
         """
         if self.chosen is None:
             return None
@@ -124,7 +119,7 @@ class OpenedFile(NamedTuple):
             found.append(f"PyAV took over from decord: {self.stream.handed_over}")
         found += self.info.notes
         if self.stream.num_damaged:
-            found.append(f"damaged frames that were mended: {self.stream.num_damaged}")
+            found.append(f"damaged frames that were repaired: {self.stream.num_damaged}")
         return found
 
 
@@ -134,11 +129,11 @@ def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watc
     Args:
         path: path of the video.
         num_bytes: size of the video in bytes when it was listed.
-        recipe: how its frames are made.
+        recipe: recipe for making its frames.
         watch: function that is called at each stage.
 
     Raises:
-        UnreadableVideoError: now or while the frames are taken.
+        UnreadableVideoError: the video cannot be used; raised now or while the frames are taken.
     """
     source = source_of(path, recipe.reading)
     sha256 = _digest(source, num_bytes)
@@ -147,8 +142,7 @@ def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watc
     chosen = None if recipe.fps is None else frames_at_rate(info, recipe.fps, recipe.limits)
     height, width = recipe.size_hw
     frames = info.num_packets if chosen is None else len(chosen)
-    decoded_bytes = info.decoded_bytes + frames * height * width * 3
-    watch("decode", recipe.cpu_limit(decoded_bytes))
+    watch("decode", recipe.cpu_limit(info.decoded_bytes + frames * height * width * 3))
     stream = FrameStream(info, recipe.decoder, recipe.limits)
     frames = _kept(stream, chosen, recipe)
     return OpenedFile(info, sha256, _rate(info, recipe), chosen, stream, frames)
@@ -165,7 +159,7 @@ def _kept(
         for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
             pass
     except MemoryError:
-        reason = "asks for more memory than a video may have"
+        reason = "needs more memory than a video may have"
         raise UnreadableVideoError(stream.info.path, reason) from None
 
 
@@ -176,7 +170,6 @@ def _rate(info: VideoInfo, recipe: FrameRecipe) -> float | None:
 
 
 def _digest(source: VideoSource, num_bytes: int) -> str:
-    """Hash a video; it must still be the one that was listed."""
     sha256, size = source.digest()
     if size != num_bytes:
         raise UnreadableVideoError(

@@ -1,4 +1,4 @@
-"""Opens a video file without trusting it: size, rate, rotation and packets all have limits."""
+"""Opens an untrusted video file, with limits on its size, rate, rotation and packets."""
 
 import math
 import os
@@ -34,7 +34,7 @@ MAX_BACK_SECONDS, MAX_AHEAD_SECONDS = Fraction(1, 10), 10
 
 
 class UnreadableVideoError(InputError):
-    """A video file cannot be used; `reason` says why, without the path."""
+    """Raised for a video file that cannot be used; `reason` says why, without the path."""
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -48,11 +48,12 @@ class Limits:
     Attributes:
         max_pixels: largest number of pixels of one frame.
         max_frames: largest number of frames of one video.
-        max_duration_seconds: longest time between the first and the last time stamp; the header's
+        max_duration_seconds: longest time between the first and the last timestamp; the header's
             duration is not used, because AVI headers overstate it.
-        max_decoded_bytes: a video that decodes to less is never refused for its expansion.
+        max_decoded_bytes: decoded size below which a video is never refused for its expansion.
         max_expansion: largest number of decoded bytes per byte of the file. Real footage reaches
-            about 2,000 (a still gym at 1080p); a file that is made to fill a disk, 10,000 and more.
+            about 2,000 (a still gym at 1080p), and a file that is made to fill a disk 10,000 and
+            more.
     """
 
     max_pixels: int = 8192 * 4320
@@ -62,7 +63,7 @@ class Limits:
     max_expansion: int = 5_000
 
     def allowed_bytes(self, file_bytes: int) -> int:
-        """Return the most bytes of RGB that a file of this size may decode to."""
+        """Return the largest number of bytes of RGB that a file of this size may decode to."""
         return max(self.max_decoded_bytes, self.max_expansion * file_bytes)
 
 
@@ -71,28 +72,27 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The properties of a video known before its frames are decoded.
+    """The properties of a video that are known before its frames are decoded.
 
     Attributes:
         path: absolute path of the file.
         file_bytes: size of the file.
         container, codec: FFmpeg's names.
-        size_hw: height and width of the frames as they are shown, that is after the rotation.
-        fps: mean frames per second; None when the file does not say.
+        size_hw: height and width of the frames as shown, after the rotation.
+        fps: mean frames per second; None if the file does not say.
         num_packets: number of compressed frames in the file. A healthy video decodes to as many
             frames.
         claimed_frames: number of frames in the header (AVI headers overstate it); None without one.
         duration_seconds: duration in the header; None without one.
-        pixel_aspect: width over height of a pixel as it is shown, after the rotation; 1 where the
-            file does not say.
-        upright: FFmpeg filters that turn the stored picture upright, (name, argument) each.
-        timestamps: The time of each shown frame, in order and in units of `time_base`; None when
-            the file has none. Where they restart or leap, as in joined recordings, each part
-            follows the one before it at the distance of that part's frames.
+        pixel_aspect: width over height of a pixel as shown, after the rotation; 1 if the file does
+            not say.
+        upright: FFmpeg filters that turn the stored picture upright, each as (name, argument).
+        timestamps: time of each shown frame, in order and in units of `time_base`; None if the file
+            has none. Where times restart or jump, as in joined recordings, each part follows the
+            previous one at that part's frame distance.
         time_base: seconds per unit.
-        num_parts: number of parts: 1, and 1 more for each restart or leap of the file's own time
-            stamps.
-        notes: oddities of the video that are known before decoding, and what was guessed.
+        num_parts: number of parts: 1, plus 1 for each restart or jump of the file's own timestamps.
+        notes: oddities of the video that are known before decoding, and values that were guessed.
         frames: function that yields its frames; None for a video file, which FFmpeg decodes.
     """
 
@@ -115,16 +115,16 @@ class VideoInfo:
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes of RGB that the packets decode to."""
+        """The number of bytes of RGB that the packets decode to."""
         return self.num_packets * self.size_hw[0] * self.size_hw[1] * 3
 
 
 def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
-    """Read a video's header, first frame and packets, and count everything countable.
+    """Read a video's header, first frame and packets, and return its properties.
 
     Raises:
-        UnreadableVideoError: it is not a video, holds no picture track, is cut off, asks for more
-            than the limits allow, or is rotated by less than a quarter turn.
+        UnreadableVideoError: the file is not a video, has no picture track, is cut off, exceeds the
+            limits, or is rotated by less than a quarter turn.
     """
     path = Path(os.path.abspath(path))
     with opened(path, limits) as (container, stream):
@@ -137,7 +137,7 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
 
 
 class CountedPackets:
-    """The packets of an opened video, inspected as they pass; iterate once, then call `info`.
+    """The packets of an open video, inspected as they pass; iterate once, then call `info`.
 
     Raises:
         UnreadableVideoError: see `probe`.
@@ -164,8 +164,7 @@ class CountedPackets:
                 continue
             if packet.is_corrupt and self._container.format.name != "mpegts":
                 raise UnreadableVideoError(
-                    self._path,
-                    f"is cut off or damaged: packet {self._num_packets} is incomplete",
+                    self._path, f"is cut off or damaged: packet {self._num_packets} is incomplete"
                 )
             if self._begins_part(packet):
                 self._parts.append([])
@@ -178,11 +177,11 @@ class CountedPackets:
                 )
 
     def _begins_part(self, packet: "av.Packet") -> bool:
-        """Whether a packet's decoding time does not continue that of the packet before it.
+        """Whether a packet's decoding time does not continue that of the previous packet.
 
-        A keyframe is decoded after all that comes before it, in every container. Other packets may
-        step back a little, where a muxer left decoding times out. Broadcasts restart at any packet,
-        and leap ahead; in other containers a long still is one.
+        In every container, a keyframe is decoded after everything before it. Other packets may step
+        back a little if a muxer left out decoding times. Broadcasts restart at any packet, and jump
+        ahead; in other containers, such a jump is a long still.
         """
         before, now = self._decoding_time, packet.dts
         self._decoding_time = before if now is None else now
@@ -198,7 +197,7 @@ class CountedPackets:
         return self._stream.time_base or Fraction(1, MICROSECONDS)
 
     def _timestamps(self, rate: Fraction | None) -> tuple[int, ...] | None:
-        """Return when each frame is shown, part after part; None where a packet has no time.
+        """Return the time of each frame, part by part; None if a packet has no time.
 
         Args:
             rate: frames per second, which gives the time after a single frame.
@@ -218,10 +217,10 @@ class CountedPackets:
         return tuple(joined)
 
     def _shown_far_off(self) -> bool:
-        """Whether a frame is shown long after it is decoded, or before.
+        """Whether a frame is shown long after it is decoded, or before that.
 
-        At a leap, FFmpeg gives the last picture of a part the time of the next part. Decoding times
-        are correct there, and equally far apart.
+        At a jump, FFmpeg gives the last picture of a part the time of the next part. Decoding times
+        are correct there, and equally spaced.
         """
         most = MAX_AHEAD_SECONDS / self._time_base
         return any(
@@ -268,7 +267,7 @@ def require_size(info: VideoInfo, limits: Limits) -> None:
     """Refuse a video that lasts too long or decodes to too much.
 
     Raises:
-        UnreadableVideoError: it does.
+        UnreadableVideoError: the video is too long or too large.
     """
     stamps = info.timestamps or (0,)
     seconds = (stamps[-1] - stamps[0]) * info.time_base
@@ -289,7 +288,7 @@ def require_size(info: VideoInfo, limits: Limits) -> None:
 
 
 def _pixel_aspect(stream: "av.VideoStream", turned: bool) -> Fraction:
-    """Return how wide a pixel is shown; extreme aspects in a header are ignored."""
+    """Return the aspect of a pixel as shown; extreme values in a header are ignored."""
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
         return Fraction(1)
@@ -306,7 +305,7 @@ def _duration(container: "av.container.InputContainer", stream: "av.VideoStream"
 def opened(
     path: Path, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
-    """Open a file's picture track with one decoder thread, and turn all its errors into ours."""
+    """Open a file's picture track with one decoder thread, and translate all errors."""
     import av
     from av.error import FFmpegError
     from av.video.stream import VideoStream
@@ -349,9 +348,9 @@ def opened(
 
 
 def upright_filters(path: Path, frame: "av.VideoFrame") -> tuple[tuple[str, str], ...]:
-    """Return the filters that apply a frame's display matrix, as the ffmpeg program chooses them.
+    """Return the filters that apply a frame's display matrix, as in the ffmpeg program.
 
-    FFmpeg, fftools/ffmpeg_filter.c, configure_input_video_filter.
+    See FFmpeg, fftools/ffmpeg_filter.c, configure_input_video_filter.
     """
     matrix = None
     entries: Any = frame.side_data  # PyAV's stubs give it the type of a mapping
@@ -375,5 +374,5 @@ def upright_filters(path: Path, frame: "av.VideoFrame") -> tuple[tuple[str, str]
     if degrees in (269, 270, 271):
         return (("transpose", "clock_flip" if matrix[3] < 0 else "cclock"),)
     raise UnreadableVideoError(
-        path, f"is to be shown rotated by {degrees} degrees; only quarter turns are understood"
+        path, f"is rotated by {degrees} degrees; only quarter turns are supported"
     )

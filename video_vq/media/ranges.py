@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class FrameRanges:
-    """Ranges of one video's frames; the next begins where the last ended, or at a seek.
+    """Reads ranges of one video's frames; the next begins where the last ended, or after a seek.
 
     A frame is identified by its time: the times of all packets are read first, and every decoded
-    frame must have the next one. This detects a seek that lands elsewhere, a lost frame and a
-    repeated one; after a bad seek, the file is decoded from its beginning.
+    frame must have the next one. This detects wrong seeks and lost or repeated frames; after a
+    wrong seek, the file is decoded from its beginning.
 
     Attributes:
         info: the result of `probe`.
@@ -36,8 +36,8 @@ class FrameRanges:
         num_decoded: number of frames decoded so far, including those that were skipped.
 
     Raises:
-        UnreadableVideoError: see `probe`; or the frames have no times of their own, or times that
-            restart or leap.
+        UnreadableVideoError: as for `probe`; or the frames have no timestamps, or ones that restart
+            or jump.
     """
 
     def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS):
@@ -62,12 +62,12 @@ class FrameRanges:
         return float(self._times[place] * self.info.time_base)
 
     def nearest(self, seconds: float) -> int:
-        """Return the position of the frame that is shown nearest to a time."""
+        """Return the index of the frame that is shown nearest to a given time."""
         times = np.asarray(self._times, np.float64) * float(self.info.time_base)
         return int(np.abs(times - seconds).argmin())
 
     def frames(self, first: int, count: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Yield `count` frames, starting at position `first`.
+        """Yield `count` frames, starting at index `first`.
 
         Raises:
             UnreadableVideoError: a frame cannot be decoded, is lost, or changes its size.
@@ -91,9 +91,9 @@ class FrameRanges:
         self._decoder = self._head = self._convert = None
 
     def _seek(self, first: int) -> None:
-        """Move the decoder to position `first` or before it, at worst to the beginning of the file.
+        """Move the decoder to frame `first` or before it, at worst to the beginning of the file.
 
-        A keyframe is not always where a file says; the first frame then comes too late, or not at
+        A keyframe is not always where the file says; the first frame then comes too late or not at
         all.
         """
         self.close()
@@ -107,7 +107,7 @@ class FrameRanges:
         self._decoder = self._decode(0)
 
     def _take(self, wanted: int) -> "av.VideoFrame":
-        """Return the frame at a position, skipping those before it."""
+        """Return the frame at an index, skipping those before it."""
         assert self._decoder is not None
         before = -1
         while True:
@@ -137,7 +137,7 @@ class FrameRanges:
             raise self._unreadable(f"a frame cannot be converted to RGB ({error})") from None
 
     def _decode(self, first: int) -> "Generator[tuple[int, av.VideoFrame]]":
-        """Yield the position and the frame of all frames after a seek to position `first`."""
+        """Yield the index and the picture of all frames after a seek to frame `first`."""
         with opened(self.info.path, self.limits) as (container, stream):
             if first:
                 container.seek(self._times[first], stream=stream, backward=True)

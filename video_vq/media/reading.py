@@ -1,4 +1,4 @@
-"""How frame folders and arrays are read: the facts that they do not state, and their options."""
+"""Settings for reading frame folders and arrays: the facts that they do not state themselves."""
 
 import argparse
 import re
@@ -23,8 +23,7 @@ class Reading:
         values: the range of float arrays; None to find it from the values of all arrays, as
             `list_videos` does.
         frame_names: a regular expression that matches whole names of pictures. Its group `frame`
-            orders the frames; its group `video`, if there is one, tells the videos of a folder
-            apart.
+            orders the frames; its group `video`, if there is one, separates the videos of a folder.
 
     Raises:
         ValueError: a value is not allowed.
@@ -56,8 +55,7 @@ class Reading:
         """Return the settings as command-line options."""
         options = (f"--{name.replace('_', '-')}" for name in READING_OPTIONS)
         fps = None if self.fps is None else f"{self.fps:g}"
-        values = (fps, self.layout, self.values, self.frame_names)
-        pairs = zip(options, values, strict=True)
+        pairs = zip(options, (fps, self.layout, self.values, self.frame_names), strict=True)
         return [word for option, value in pairs if value for word in (option, value)]
 
 
@@ -66,7 +64,7 @@ READING_OPTIONS = ("source_fps", "layout", "values", "frame_names")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a parser, in a group of their own."""
+    """Add the options to a parser, in a separate group."""
     group = parser.add_argument_group(
         "frame folders and arrays",
         "a folder of png, jpg or webp pictures is a video, and so is each video in a .npy, .npz or "
@@ -76,20 +74,22 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         "--source-fps",
         type=_rate,
         metavar="FPS",
-        help="their frames per second, which they do not say (default: --fps, if that is given)",
+        help="frames per second of frame folders and arrays, which do not state it (default: "
+        "--fps, if that is given)",
     )
     group.add_argument(
         "--layout",
         type=_layout,
         metavar="AXES",
         help="the axes of arrays, for example btchw: b for a batch of videos, then frames, "
-        "channels, height, width (default: told from the shape, where only one is possible)",
+        "channels, height, width (default: inferred from the shape, if only one is "
+        "possible)",
     )
     group.add_argument(
         "--values",
         choices=tuple(RANGES),
         help="the range of float arrays: unit 0 to 1, signed -1 to 1, byte 0 to 255 (default: "
-        "found from all values, and said)",
+        "inferred from all values, and printed)",
     )
     group.add_argument(
         "--frame-names",

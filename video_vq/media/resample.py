@@ -1,4 +1,4 @@
-"""Chooses which frames of a video to keep: a fixed rate by nearest time stamp, or every n-th."""
+"""Chooses the frames of a video to keep: a fixed rate by nearest timestamp, or every n-th frame."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -7,28 +7,23 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt8
 
-from video_vq.media.probe import (
-    DEFAULT_LIMITS,
-    Limits,
-    UnreadableVideoError,
-    VideoInfo,
-)
+from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo
 
 
 def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS) -> list[int]:
-    """Return, for each k, the source frame that is shown nearest to k / fps seconds.
+    """Return the source frame that is shown nearest to k / fps seconds, for each k.
 
-    Times are exact fractions counted from the first frame; of two equally near frames the earlier
-    one is taken. Without time stamps the frames are evenly spaced at the file's mean rate. The
+    Times are exact fractions counted from the first frame; of two equally near frames, the earlier
+    one is chosen. Without timestamps, the frames are evenly spaced at the file's mean rate. The
     last frame is shown for the mean distance of the others.
 
     Args:
         info: what is known about the video.
-        fps: frames per second of the result; frames are left out or repeated.
+        fps: frames per second of the result; frames are dropped or repeated.
         limits: limits on the number of frames.
 
     Raises:
-        UnreadableVideoError: the file has neither time stamps nor a rate, or the time stamps span
+        UnreadableVideoError: the file has neither timestamps nor a rate, or the timestamps span
             more frames than the limits allow.
     """
     target = Fraction(fps).limit_denominator(1001)
@@ -51,15 +46,14 @@ def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS)
 
 
 def _times(info: VideoInfo) -> list[Fraction]:
-    """Return when each frame is shown, in seconds after the first."""
     stamps = info.timestamps
     if stamps is not None and (len(stamps) == 1 or stamps[-1] > stamps[0]):
         return [(stamp - stamps[0]) * info.time_base for stamp in stamps]
     if info.fps is None:
         raise UnreadableVideoError(
             info.path,
-            "has neither time stamps nor a frame rate; say its rate with --source-fps if it is of "
-            "frames or arrays, or take it without a fixed rate",
+            "has neither time stamps nor a frame rate; give its rate with --source-fps if "
+            "it is of frames or arrays, or take it without a fixed rate",
         )
     rate = Fraction(info.fps).limit_denominator(1001)
     return [index / rate for index in range(info.num_packets)]
@@ -68,7 +62,7 @@ def _times(info: VideoInfo) -> list[Fraction]:
 def keep(
     frames: Iterable[UInt8[np.ndarray, "h w 3"]], indices: Iterable[int]
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Yield the frames at rising (or equal) indices; those past the end are left out."""
+    """Yield the frames at ascending (or equal) indices; those past the end are left out."""
     iterator = iter(frames)
     position, frame = -1, None
     for index in indices:

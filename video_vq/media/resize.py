@@ -1,8 +1,8 @@
-"""Scales frames so that they cover a size, and crops the centre: the same bytes on every machine.
+"""Scales frames to cover a size and crops the centre, with the same bytes on every machine.
 
-Pillow's bicubic filter: antialiased (its support grows with the reduction) and computed in fixed
-point, so that neither processor nor decoder shows in the result. Reductions of more than 6 times
-first take the mean of whole blocks of pixels, so that the filter still reduces 3 times or more.
+The filter is Pillow's bicubic one, which is antialiased (its support grows with the reduction) and
+computed in fixed point, so that the result does not depend on the processor. Reductions by more
+than 6 first average whole blocks of pixels, so that the filter still reduces by 3 or more.
 """
 
 import functools
@@ -24,7 +24,7 @@ def crop_box(
     Edges may lie between pixels.
 
     Args:
-        pixel_aspect: width over height of a pixel as it is shown: 32/27 in PAL's 16:9, for example.
+        pixel_aspect: width over height of a pixel as shown, for example 32/27 for 16:9 PAL.
     """
     height, width = size_hw
     target_height, target_width = target_hw
@@ -46,7 +46,7 @@ def resize(
     Args:
         frames: RGB.
         target_hw: height and width of the result, in square pixels. Frames of this size with square
-            pixels are returned as they are.
+            pixels are returned unchanged.
         pixel_aspect: see `crop_box`.
     """
     if frames.shape[1:3] == tuple(target_hw) and pixel_aspect == 1:

@@ -1,9 +1,8 @@
-"""One way to open a video, whether it is a file, a frame folder or an array."""
+"""A common interface for opening videos in files, frame folders and arrays."""
 
 import hashlib
 import os
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from video_vq.media.array_files import PICKLED
 from video_vq.media.array_videos import ArrayVideo, parse_address
@@ -11,36 +10,6 @@ from video_vq.media.frame_sets import FrameSet
 from video_vq.media.kinds import PICKLE_SUFFIXES
 from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, VideoInfo, probe
 from video_vq.media.reading import USUAL, Reading, require_reading
-
-READ_BYTES = 1 << 20
-
-
-@runtime_checkable
-class VideoSource(Protocol):
-    """A video that is not decoded yet.
-
-    Attributes:
-        path: path of the file or folder; for a video in an array, the path of the file, followed by
-            # and the video's place in it.
-    """
-
-    path: Path
-
-    def digest(self) -> tuple[str, int]:
-        """Return a sha256 that identifies its content, and the number of bytes that were read.
-
-        Raises:
-            UnreadableVideoError: it cannot be read.
-        """
-        ...
-
-    def probe(self, limits: Limits) -> VideoInfo:
-        """Return the video's properties before `FrameStream` decodes its frames.
-
-        Raises:
-            UnreadableVideoError: it cannot be used.
-        """
-        ...
 
 
 class VideoFile:
@@ -51,27 +20,28 @@ class VideoFile:
 
     def digest(self) -> tuple[str, int]:
         """Return the sha256 of the file and its size."""
-        digest, size = hashlib.sha256(), 0
         try:
             with open(self.path, "rb") as file:
-                while chunk := file.read(READ_BYTES):
-                    digest.update(chunk)
-                    size += len(chunk)
+                return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
         except OSError as error:
             raise UnreadableVideoError(self.path, f"cannot be read ({error.strerror})") from None
-        return digest.hexdigest(), size
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Read its header, first frame and packets; see `video_vq.media.probe.probe`."""
+        """Read the header, first frame and packets; see `video_vq.media.probe.probe`."""
         return probe(self.path, limits)
+
+
+# A video that is not decoded yet: `path`, which for a video in an array ends in # and its place;
+# `digest`, a sha256 of its content and the bytes that were read; and `probe`, its properties.
+VideoSource = VideoFile | FrameSet | ArrayVideo
 
 
 def source_of(path: str | Path, reading: Reading = USUAL) -> VideoSource:
     """Return the video at a path.
 
     Raises:
-        UnreadableVideoError: it is a pickle, a folder that is not a single video, or an array file
-            that holds several videos or none.
+        UnreadableVideoError: the path is a pickle, a folder that is not a single video, or an array
+            file that holds several videos or none.
     """
     path = Path(os.path.abspath(path))
     address = parse_address(path)
@@ -100,6 +70,6 @@ def probe_video(
     """Return the properties of any kind of video without decoding its frames.
 
     Raises:
-        UnreadableVideoError: see `source_of` and `probe`.
+        UnreadableVideoError: as for `source_of` and `probe`.
     """
     return source_of(path, reading).probe(limits)

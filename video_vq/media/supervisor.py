@@ -1,7 +1,7 @@
-"""The parent's side of processes that decode: they are limited, watched, replaced when they die.
+"""The parent's side of decoding processes, which are limited, watched and replaced if they die.
 
-A process that dies, hangs or takes too much processor time costs the video that it was working on,
-after a second try. Jobs and reports are JSON, one object a line; see `serve` in `media/child.py`.
+If a process dies, hangs or uses too much CPU time twice, the video that it was working on is lost.
+Jobs and reports are JSON, one object per line; see `serve` in `media/child.py`.
 """
 
 import json
@@ -36,13 +36,13 @@ class Death:
     """The end of a process before it answered.
 
     Attributes:
-        cause: a few words that say what ended it.
-        video: id of the video that it was working on; None for none.
-        stage: what was being done with the video: "read" or "decode".
+        cause: short description of the cause.
+        video: id of the video that the process was working on; None for none.
+        stage: stage of the work on the video: "read" or "decode".
         is_stalled: whether it was ended because it made no progress.
         is_blameless: whether it made no progress for an external reason.
         is_killed: whether the system ended it.
-        last_words: the end of what it wrote to stderr.
+        last_words: end of its output on stderr.
     """
 
     cause: str
@@ -63,14 +63,14 @@ class Deaths:
         self._of_video: Counter[str] = Counter()
 
     def add(self, death: Death, path: str) -> str | None:
-        """Return the reason why the video cannot be used; None if it is to be retried.
+        """Return the reason why the video cannot be used; None if it should be retried.
 
         Args:
             death: the latest death.
             path: path of the video, for messages.
 
         Raises:
-            InputError: the video is not to blame, or not the only one.
+            InputError: the cause is not the video, or not only this video.
         """
         if death.is_stalled and (death.is_blameless or death.stage == "read"):
             raise InputError(
@@ -97,12 +97,12 @@ class Deaths:
 
 
 class Supervisor:
-    """Threads that do pieces of work, each with a process of its own; use as a context manager.
+    """Threads that each control a process of their own; use as a context manager.
 
     Args:
         command: command that starts a process.
         num_workers: number of threads.
-        stall_seconds: seconds that a process may go without using the processor.
+        stall_seconds: seconds that a process may go without using CPU time.
         keep_open: file descriptors that the processes inherit (a lock ends with its last holder).
     """
 
@@ -146,16 +146,16 @@ class Supervisor:
     def ask(
         self, job: dict[str, Any], on_video: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any] | Death:
-        """Give this thread's process a job; return its answer, or how it ended.
+        """Give this thread's process a job; return its answer, or its death.
 
         Args:
             job: the job, as JSON that the process understands.
-            on_video: called with the report of each stage of a video.
+            on_video: function that is called with the report of each stage of a video.
 
         Raises:
-            InputError: this process, or another before it, failed for a reason that is no video's
-                fault; no further job is begun.
-            RuntimeError: the process raised an error of its own.
+            InputError: this or an earlier process failed for a reason unrelated to a video; no
+                further job is started.
+            RuntimeError: the process raised an unexpected error.
         """
         if self._refusal is not None:
             raise self._refusal
@@ -207,7 +207,7 @@ class _Child:
     def ask(
         self, job: dict[str, Any], on_video: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any] | Death:
-        """Give a job; return the last report, or how the process ended."""
+        """Give the process a job; return the last report, or its death."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it died: its reports end
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -250,7 +250,7 @@ class _Child:
         if stalled_in is not None:
             cause = "hangs the decoder"
         elif code == -signal.SIGPROF:
-            cause = f"takes more than {at.get('cpu_seconds', 0.0):,.0f} s of processor time"
+            cause = f"takes more than {at.get('cpu_seconds', 0.0):,.0f} s of CPU time"
         elif code < 0:
             cause = f"ends the decoder with {signal.Signals(-code).name}"
         else:
@@ -267,11 +267,9 @@ class _Child:
         )
 
     def kill(self) -> None:
-        """End the process."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the process and close its pipes."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -288,9 +286,9 @@ def child_environment() -> dict[str, str]:
 
 
 def _state_and_seconds(pid: int) -> tuple[str, float | None]:
-    """Return the letter of a process's state (proc(5)) and its processor time.
+    """Return the letter of a process's state (proc(5)) and its CPU time.
 
-    They are "?" and None where the system does not provide them.
+    They are "?" and None if the system does not provide them.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What lies in a tree: files by their kinds, and frame folders, without a list of their frames."""
+"""Walks a tree and finds its files by kind, and its frame folders without listing their frames."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from video_vq.media.kinds import ARRAY_SUFFIXES, PICKLE_SUFFIXES, PICTURE_SUFFIX
 
 
 class LeftOut(NamedTuple):
-    """A file that cannot be used: its name, as it can be printed, and why."""
+    """A file that cannot be used: its printable name, and the reason."""
 
     name: str
     reason: str
@@ -24,8 +24,9 @@ class FoundFrames:
 
     Attributes:
         num_bytes: size of all frames together.
-        numbering: how their names are numbered.
-        problem: why they cannot be used, as far as it shows in one of them; None where it does not.
+        numbering: numbering of their names.
+        problem: reason why they cannot be used, as far as one of them shows it; None if there is
+            none.
     """
 
     def __init__(self) -> None:
@@ -37,20 +38,21 @@ class FoundFrames:
 class Tree:
     """The files of a tree that may be videos, by their kinds.
 
-    Names that begin with a dot are passed over. Links are followed to files inside the tree only;
-    those that lead out of it, and everything that is no file, are left out.
+    Names that begin with a dot are ignored. Links are followed only to files inside the tree;
+    others, and everything that is not a file, are left out.
 
     Args:
         root: the top folder.
-        extensions: endings of the files to take, in lower case, with the dot; None for the usual.
+        extensions: endings of the files to use, in lower case, with the dot; None for the usual
+            ones.
         frame_names: see `Reading`.
 
     Attributes:
-        files, arrays: name and size of each.
-        frames: those of each frame folder, by the video's name.
+        files, arrays: name and size of each file.
+        frames: the frames of each frame folder, by the video's name.
         left_out: files that cannot be used, by kind.
-        num_pickles: how many files are pickles by their names.
-        num_unmatched: how many pictures `frame_names` does not match.
+        num_pickles: number of files that are pickles by their names.
+        num_unmatched: number of pictures that `frame_names` does not match.
 
     Raises:
         InputError: a folder cannot be listed.
@@ -123,8 +125,7 @@ def walk(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
     """Yield all entries of a tree that are not hidden, with their folder's name below the root.
 
     Raises:
-        InputError: a folder cannot be listed: if it were passed over in silence, nobody would miss
-            its videos.
+        InputError: a folder cannot be listed, which would otherwise silently lose its videos.
     """
     waiting = [""]
     while waiting:
@@ -149,7 +150,7 @@ def _readable(name: str) -> str:
 
 
 def _size_or_problem(entry: os.DirEntry[str], real_root: str) -> int | str:
-    """Return the size of a file, or why it cannot be taken."""
+    """Return the size of a file, or the reason why it cannot be used."""
     try:
         entry.path.encode()
     except UnicodeEncodeError:
@@ -164,11 +165,11 @@ def _size_or_problem(entry: os.DirEntry[str], real_root: str) -> int | str:
 
 
 def size_inside(path: Path, real_root: str | Path) -> int | str:
-    """Return the size of a file of a folder, or why it cannot be taken.
+    """Return the size of a file in a folder, or the reason why it cannot be used.
 
     Args:
-        path: path of the file; links are followed inside the folder only.
-        real_root: the folder, itself without links.
+        path: path of the file; links are followed only inside the folder.
+        real_root: real path of the folder, without links.
     """
     try:
         real = os.path.realpath(path, strict=True)

@@ -1,6 +1,6 @@
-"""A trial of one decoder, in a separate process: it must return a clip that is made here.
+"""Tries a decoder in a separate process, where it must return a known clip.
 
-decord can crash or hang where its FFmpeg meets another one; then only this process is lost.
+decord can crash or hang if two versions of FFmpeg conflict; only that process is then lost.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ def try_decoder(decoder: Decoder) -> str:
     """Try a decoder in a separate process; return its FFmpeg's version.
 
     Raises:
-        InputError: it crashed, hung, or gave other frames.
+        InputError: the decoder crashed, hung, or returned other frames.
     """
     command = (sys.executable, "-c", "from video_vq.media.trial import main; main()")
     with Supervisor(command, 1, MAX_SECONDS) as workers:
@@ -56,11 +56,7 @@ def _answer(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
 
 
 def _decode(decoder: Decoder) -> None:
-    """Write a moving square, decode it, compare.
-
-    Raises:
-        InputError: the decoder failed or gave other frames.
-    """
+    """Write a moving square, decode it, and compare."""
     frames = np.full((NUM_FRAMES, HEIGHT, WIDTH, 3), 64, dtype=np.uint8)
     for index, frame in enumerate(frames):
         frame[16:32, 4 * index : 4 * index + 16] = (200, 120, 40)
@@ -79,7 +75,7 @@ def _decode(decoder: Decoder) -> None:
 
 
 def _versions(decoder: Decoder) -> dict[str, Any]:
-    """Return the versions of the FFmpeg that a decoder has loaded; it must have decoded before."""
+    """Return the version of FFmpeg that a decoder has loaded, which it does when it decodes."""
     if decoder == "pyav":
         import av
 

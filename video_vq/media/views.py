@@ -1,4 +1,4 @@
-"""Finds views of one scene that lie in different splits, using only the names of their files."""
+"""Finds views of one scene in different splits, using only the names of their files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ SEPARATORS = " ._-"
 
 
 class _View(NamedTuple):
-    """One video of a scene: its file's name, and the word and number that set it apart."""
+    """One video of a scene: its file's name, and the word and number that distinguish it."""
 
     name: str
     word: str
@@ -19,16 +19,16 @@ class _View(NamedTuple):
 
 
 def note_on_views(splits: Mapping[str, str]) -> str | None:
-    """Return a note if views of one scene lie in different splits; None if none do.
+    """Return a note if views of one scene are in different splits; otherwise None.
 
-    Names that differ in a trailing number with a word for a view before it (`walk_cam01`,
-    `walk_cam02`) are one scene. A bare number is a view, or a piece of one recording, only where
-    several names of a folder continue with the same few numbers, and there are at least as many
-    names as numbers (`jump_1 jump_2 walk_1 walk_2`): `clip0001` to `clip9999`, or `walk001` to
-    `walk100` beside `run001` to `run100`, are videos that were numbered.
+    Names that differ only in a number after a word for a view (`walk_cam01`, `walk_cam02`) are one
+    scene. A bare number marks a view, or a piece of one recording, only if several names of a
+    folder continue with the same few numbers, and there are at least as many names as numbers
+    (`jump_1 jump_2 walk_1 walk_2`); `clip0001` to `clip9999`, or `walk001` to `walk100` besides
+    `run001` to `run100`, are merely numbered videos.
 
     Args:
-        splits: The split of each video, by its name in the folder.
+        splits: split of each video, by its name in the folder.
     """
     apart = [
         scene for scene in _scenes(list(splits)) if len({splits[view.name] for view in scene}) > 1
@@ -75,7 +75,6 @@ def _scenes(names: list[str]) -> list[list[_View]]:
 
 
 def _parsed(name: str) -> tuple[str, str, _View]:
-    """Return folder, rest and view of a name; both parts of a view are empty where it has none."""
     folder, _, file = name.rpartition("/")
     own = file.rpartition(".")[0]
     stem = own.rstrip("0123456789")
@@ -88,12 +87,11 @@ def _parsed(name: str) -> tuple[str, str, _View]:
 
 
 def _pairs(scene: list[_View]) -> set[tuple[int, int]]:
-    """Return every pair of different numbers that a name continues with."""
+    """Return every pair of different numbers with which a name continues."""
     return set(combinations(sorted({int(view.number) for view in scene}), 2))
 
 
 def _remedy(apart: list[list[_View]], names: list[str]) -> str:
-    """Return the option that keeps the views of each scene together."""
     in_folder: dict[str, set[str]] = defaultdict(set)
     for name in names:
         in_folder[name.rpartition("/")[0]].add(name)

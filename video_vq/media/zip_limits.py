@@ -1,6 +1,6 @@
-"""Limits for zip files that are taken for hostile, and a check that members share no bytes.
+"""Limits for untrusted zip files, and a check that their members share no bytes.
 
-zipfile holds every entry of a directory before any can be counted, so the directory's bytes are
+zipfile loads every entry of a directory before they can be counted, so the size of the directory is
 limited; and Python 3.11 reads overlapping members (CVE-2024-0450), so these are detected here.
 """
 
@@ -19,7 +19,7 @@ def overlap(members: Iterable[zipfile.ZipInfo], directory: int) -> str | None:
     """Return the problem if members share bytes, a trick by which 40 kB could hold 5 GB.
 
     Args:
-        directory: byte at which the archive's directory begins.
+        directory: offset of the archive's directory in bytes.
     """
     end = 0
     for member in sorted(members, key=lambda member: member.header_offset):

@@ -1,4 +1,4 @@
-"""A small classifier of clips, trained on real ones, that says whether samples show their class."""
+"""A small classifier, trained on real clips, that tests whether samples show their class."""
 
 from collections.abc import Iterable, Sequence
 
@@ -24,7 +24,8 @@ Clips = UInt8[Tensor, "b t h w 3"]
 class ClipClassifier(nn.Module):
     """Three 3D convolutions on grey frames and their differences, and a mean over time and space.
 
-    A clip's brightness and contrast are removed first. 70,000 parameters: seconds to train.
+    A clip's brightness and contrast are removed first. It has 70,000 parameters and trains in
+    seconds.
     """
 
     def __init__(self, num_classes: int):
@@ -38,10 +39,10 @@ class ClipClassifier(nn.Module):
         self.head = nn.Linear(4 * WIDTH, num_classes)
 
     def forward(self, clips: Clips) -> Float[Tensor, "b classes"]:
-        """Return logits; clips have at least two frames.
+        """Return logits; clips must have at least two frames.
 
         Raises:
-            InputError: the clips are not uint8: brightness is removed, but only in that range.
+            InputError: the clips are not uint8, the range in which brightness is removed.
         """
         if clips.dtype != torch.uint8:
             raise InputError(f"the classifier takes uint8 clips b t h w 3, found {clips.dtype}")
@@ -78,8 +79,8 @@ def train_classifier(
     """Return a classifier trained on real clips.
 
     Args:
-        batches: STEPS batches of clips and their classes; each is one optimizer step.
-        seed: seed of the weights and the dropout; the global generator is left as it was.
+        batches: STEPS batches of clips and their classes, one for each optimizer step.
+        seed: seed of the weights and the dropout; the state of the global generator is not changed.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""How much of the codebook is used: code usage and perplexity over a whole split, all ranks."""
+"""Measures code usage and perplexity over a whole split and all ranks."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from video_vq.nn.inputs import as_integers
 
 
 class LevelUse(NamedTuple):
-    """Figures of one of several codes of a position; see `CodebookUse`."""
+    """Figures of one of several codes at a position; see `CodebookUse`."""
 
     code_usage: float
     perplexity: float
@@ -31,11 +31,11 @@ class CodebookUse(NamedTuple):
         code_usage: fraction of the K codes used at least once.
         perplexity: exp of the entropy, in nats, of the codes' frequencies; 1 to K.
         relative_perplexity: perplexity / K.
-        batch_code_usage: mean over batches of the fraction of codes used within one batch; it
-            grows with the batch, so compare it at one batch size only.
-        num_tokens: number of codes that were counted in each level.
-        entropy: entropy of the codes' frequencies in bits, log2 of the perplexity.
-        levels: figures of each level where a position has several codes; empty for a single one.
+        batch_code_usage: mean over batches of the fraction of codes used within a batch; it grows
+            with the batch size, so compare it only at equal batch sizes.
+        num_tokens: number of codes that were counted at each level.
+        entropy: entropy of the codes' frequencies in bits, which is log2 of the perplexity.
+        levels: figures of each level if a position has several codes; empty for a single code.
     """
 
     code_usage: float
@@ -48,10 +48,11 @@ class CodebookUse(NamedTuple):
 
 
 class CodeUsage(Metric):
-    """Counts how often each of the K codes occurs; counts add up over batches and ranks.
+    """Counts the occurrences of each of the K codes, over batches and ranks.
 
     Args:
-        codebook_size: number of codes, K; where a position has several codes, that of each level.
+        codebook_size: number of codes, K; where a position has several codes, the number for each
+            level.
     """
 
     is_differentiable = False
@@ -72,7 +73,7 @@ class CodeUsage(Metric):
         self.add_state("num_batches", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, codes: Integer[Tensor, "..."] | Integer[np.ndarray, "..."]) -> None:
-        """Count one batch of codes of any shape; several codes of a position are the last axis.
+        """Count a batch of codes of any shape; the last axis is that of several codes per position.
 
         Raises:
             InputError: a code lies outside 0..K-1, or the number of levels differs.
@@ -83,8 +84,7 @@ class CodeUsage(Metric):
         if len(self.vocabulary) > 1 and found.shape[-1] != len(self.vocabulary):
             raise InputError(
                 f"codes of the shape {tuple(found.shape)} do not have {len(self.vocabulary)} "
-                "levels "
-                "along their last axis; they belong to another tokenizer"
+                "levels along their last axis; they belong to another tokenizer"
             )
         counts = []
         levels = found.reshape(-1, len(self.vocabulary)).unbind(1)

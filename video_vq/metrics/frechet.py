@@ -11,12 +11,12 @@ from video_vq.nn.arrays import as_array
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter of n feature vectors: all that a Fréchet distance needs.
+    """Count, mean and scatter of n feature vectors, which suffice for a Fréchet distance.
 
     Attributes:
         count: number of vectors, n.
         mean: mean of the vectors.
-        scatter: sum over vectors of the outer product of their deviation from the mean.
+        scatter: sum over the vectors of the outer product of their deviations from the mean.
     """
 
     count: int
@@ -28,7 +28,7 @@ class Moments:
         """Return the moments of feature vectors, one per row.
 
         Raises:
-            InputError: there is no row, or a value is not finite.
+            InputError: there are no rows, or a value is not finite.
         """
         features = as_array(features, "features")
         if features.ndim != 2 or len(features) == 0:
@@ -46,8 +46,8 @@ class Moments:
     ) -> "Moments":
         """Return the moments, given the sum of vectors and the sum of their outer products.
 
-        Ranks can add up sums. Subtracting the mean afterwards costs digits where |mean| is large
-        compared with the spread: of 16 digits, 2·log10(|mean| / spread).
+        Sums can be added over ranks. Subtracting the mean afterwards loses precision if |mean| is
+        large compared with the spread: 2·log10(|mean| / spread) of the 16 digits.
         """
         if count == 0:
             raise InputError("statistics need at least one feature vector, found none")
@@ -56,7 +56,7 @@ class Moments:
         return cls(count, mean, (scatter + scatter.T) / 2)._checked()
 
     def merge(self, other: "Moments") -> "Moments":
-        """Return the moments of both sets together (Chan, Golub & LeVeque 1979)."""
+        """Return the moments of the union of both sets (Chan, Golub & LeVeque 1979)."""
         count = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
@@ -84,17 +84,17 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments, ddof: int) -> float:
     """Return the squared Fréchet (2-Wasserstein) distance between two fitted Gaussians.
 
-    |mu_a - mu_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2) (Dowson & Landau 1982). With
-    S = L Lᵀ the last trace is the sum of the singular values of L_aᵀ L_b, which stays exact where
-    a matrix square root of S_a S_b breaks down: fewer clips than features. Symmetric; of equal
-    moments zero up to rounding, which may fall below zero.
+    |mu_a - mu_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2) (Dowson & Landau 1982). With S = L Lᵀ,
+    the last trace is the sum of the singular values of L_aᵀ L_b, which stays exact where a matrix
+    square root of S_a S_b breaks down, with fewer clips than features. The distance is symmetric
+    and, for equal moments, zero up to rounding, which may be negative.
 
     Args:
         a, b: moments of features of one network under one protocol.
         ddof: 0 or 1, see `FVDProtocol`.
 
     Raises:
-        InputError: different numbers of features, or too few clips for ddof.
+        InputError: the numbers of features differ, or there are too few clips for ddof.
     """
     if a.mean.shape != b.mean.shape:
         raise InputError(
@@ -111,11 +111,12 @@ def frechet_distance(a: Moments, b: Moments, ddof: int) -> float:
 
 
 def _root(covariance: Float64[np.ndarray, "d d"], max_rank: int) -> Float64[np.ndarray, "d r"]:
-    """Return L with L Lᵀ = covariance, as many columns as its rank.
+    """Return L with L Lᵀ = covariance, with as many columns as its rank.
 
-    A null direction comes out of eigh as ±1e-16 of the largest eigenvalue, and its square root
-    as 1e-8: noise that the singular values would add up. So they are dropped by the rule of
-    numpy's matrix_rank, and n vectors never give a rank above n - 1.
+    The eigenvalue of a null direction comes out of eigh as ±1e-16 of the largest one, and its
+    square root as 1e-8, noise that would add up in the sum of singular values. Such directions are
+    therefore dropped by the rule of numpy's matrix_rank, and n vectors never give a rank above n -
+    1.
     """
     values, vectors = np.linalg.eigh(covariance)
     threshold = values[-1] * len(values) * np.finfo(np.float64).eps

@@ -1,4 +1,4 @@
-"""FVD of uint8 clips: features by a frozen network, statistics that ranks add up, the distance."""
+"""FVD of uint8 clips: features of a frozen network, statistics summed over ranks, the distance."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -30,19 +30,19 @@ def clip_features(
 ) -> Float[Tensor, "n d"]:
     """Return one float32 feature vector per clip, on the network's device.
 
-    No gradient; no autocast, TF32 or bf16 arithmetic, whatever the global settings. The network
-    is put into eval mode and stays there.
+    There is no gradient, and no autocast, TF32 or bf16 arithmetic, regardless of global settings.
+    The network is put into eval mode and stays in it.
 
     Args:
-        clips: RGB in 0..255, see `network_input`; their range is checked over all of them at once.
+        clips: RGB in 0..255, see `network_input`; the range is checked over all clips together.
         network: maps b 3 t 224 224 in [-1, 1] to b d; `load_i3d()` for FVD.
         protocol: how clips are resized and scaled.
-        batch_size: number of clips per forward pass; None for the device's usual number. It decides
-            memory and time, not the result (to 1e-6).
+        batch_size: number of clips per forward pass; None for the device's usual number. It affects
+            memory and time, but not the result (to 1e-6).
 
     Raises:
-        InputError: clips that the protocol or the network does not take, or a network that does
-            not return one finite vector per clip.
+        InputError: the protocol or the network does not support the clips, or the network does not
+            return one finite vector per clip.
     """
     given = as_tensor(clips, "clips")
     if given.shape[:1] == (0,):
@@ -62,14 +62,14 @@ def clip_features(
 def input_features(
     batches: Iterable[Float[Tensor, "b c t 224 224"]], network: nn.Module
 ) -> Float[Tensor, "n d"]:
-    """Return the features of clips that are prepared already, see `clip_features`.
+    """Return the features of prepared clips; see `clip_features`.
 
     Args:
-        batches: the clips that `network_input` returns, each batch made when its turn has come.
+        batches: clips as returned by `network_input`; each batch is made only when it is needed.
         network: the network that `clip_features` takes.
 
     Raises:
-        InputError: as `clip_features` does.
+        InputError: as for `clip_features`.
     """
     network.eval()
     found = []
@@ -107,24 +107,24 @@ def _check_features(features: Tensor, num_clips: int, network: nn.Module) -> Non
 
 
 class FrechetVideoDistance(Metric):
-    """FVD as a metric: update with clips on any number of ranks, compute once.
+    """FVD as a metric, which is updated with clips on any number of ranks and computed once.
 
-    The features' sums and outer products are kept in float64 and added up over the ranks, so the
-    result does not depend on order, batches or ranks, up to the network's own rounding.
-
-    They are not shifted by a reference first: on real clips |mean| of I3D's logits is 0.9 times
-    the spread (median; 6 at most), where plain sums lose nothing; even at 1000 times the spread
-    they agree with two-pass statistics to 1e-7 of the distance (see the tests).
+    The sums and outer products of the features are kept in float64 and summed over the ranks, so
+    the result does not depend on order, batches or ranks, up to the network's own rounding. They
+    are not shifted by a reference first: on real clips, |mean| of I3D's logits is 0.9 times the
+    spread (median; 6 at most), where plain sums are accurate; even at 1000 times the spread, they
+    agree with two-pass statistics to 1e-7 of the distance (see the tests).
 
     Args:
         network: any module from b 3 t 224 224 in [-1, 1] to b d; by default I3D with the pinned
             weights. It stays in eval mode.
         num_features: number of features, d.
-        protocol: the convention, or its name; it travels with the score (`protocol.describe()`).
+        protocol: the convention, or its name; report it with the score (`protocol.describe()`).
         batch_size: number of clips per forward pass.
 
     Raises:
-        InputError: there is no protocol of that name, or no I3D weights; says how to fetch them.
+        InputError: there is no protocol of that name, or the I3D weights are missing; the message
+            says how to fetch them.
     """
 
     is_differentiable = False
@@ -161,16 +161,16 @@ class FrechetVideoDistance(Metric):
 
         Args:
             clips: RGB in 0..255, see `network_input`.
-            real: whether they are real, else generated (or reconstructed).
+            real: whether the clips are real, rather than generated or reconstructed.
 
         Raises:
-            InputError: see `clip_features`; or the network does not return `num_features`.
+            InputError: as for `clip_features`; or the network does not return `num_features`.
         """
         features = clip_features(clips, self.network, self.protocol, self.batch_size)
         self.update_features(features, real)
 
     def update_features(self, features: Float[Tensor, "n d"], real: bool) -> None:
-        """Add clips by their features, from `clip_features` under the same protocol."""
+        """Add clips by their features, which `clip_features` returned under the same protocol."""
         features = as_tensor(features, "features")
         if features.shape[-1] != self.num_features:
             raise InputError(
@@ -196,7 +196,7 @@ class FrechetVideoDistance(Metric):
         return torch.tensor(distance, dtype=torch.float64, device=self.real_sum.device)
 
     def moments(self, real: bool) -> Moments:
-        """Return the statistics of one side; outside compute(), only those of this rank's clips."""
+        """Return the statistics of one side: outside compute(), only of this rank's clips."""
         count, total, outer = self._sums("real" if real else "fake")
         return Moments.from_sums(int(count), total.cpu().numpy(), outer.cpu().numpy())
 
@@ -214,7 +214,7 @@ class FrechetVideoDistance(Metric):
         return self
 
     def set_dtype(self, dst_type: str | torch.dtype) -> "FrechetVideoDistance":
-        """Refuse a dtype: by definition the network is float32 and the statistics are float64."""
+        """Refuse a dtype, since the network is float32 and statistics are float64 by definition."""
         raise InputError(f"FVD keeps its own precision; do not set its dtype to {dst_type}")
 
 
@@ -228,11 +228,11 @@ class RealFloor(NamedTuple):
 def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: int) -> RealFloor:
     """Return the distance of real clips from real clips, at the largest disjoint N.
 
-    It is what a perfect model would score at that N; read scores against it.
+    A perfect model would reach this score at that N; compare scores with it.
 
     Args:
         features: features of all real clips.
-        groups: each clip's source video (or group of near-duplicates): clips of one group stay on
+        groups: source video (or group of near-duplicates) of each clip; clips of one group stay on
             one side. The split depends only on these names, not on their order.
         ddof: degrees of freedom of the protocol, 0 or 1.
 
@@ -250,12 +250,9 @@ def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: 
             f"found {len(members)}"
         )
     halves: tuple[list[int], list[int]] = ([], [])
-    for group in sorted(members, key=lambda name: (-len(members[name]), _hash(name))):
+    hashes = {name: hashlib.sha256(name.encode()).digest() for name in members}
+    for group in sorted(members, key=lambda name: (-len(members[name]), hashes[name])):
         min(halves, key=len).extend(members[group])
     size = min(len(half) for half in halves)
     first, second = (Moments.of(features[half[:size]]) for half in halves)
     return RealFloor(frechet_distance(first, second, ddof), size)
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()

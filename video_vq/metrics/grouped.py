@@ -14,8 +14,8 @@ from video_vq.nn.arrays import as_array
 class GroupedFeatures:
     """Feature vectors, one per clip, and the source video (group) of each clip.
 
-    Clips of one video are not independent, so whole videos are resampled. Sets that name the same
-    videos (reconstructions of the same clips) are resampled together, by these names.
+    Clips of one video are not independent, so whole videos are resampled. Sets with the same names
+    of videos (reconstructions of the same clips) are resampled together.
     """
 
     features: Float[np.ndarray, "n d"]

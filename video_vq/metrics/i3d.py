@@ -1,7 +1,7 @@
-"""I3D, the network whose 400 logits define FVD, with the weights and details of its TF original.
+"""I3D, the network whose 400 logits define FVD, with the weights and details of the TF original.
 
-Carreira & Zisserman, "Quo Vadis, Action Recognition?" (2017), trained on Kinetics-400; FVD reads
-the time-averaged logits (Unterthiner et al., "Towards Accurate Generative Models of Video", 2018).
+Carreira & Zisserman, "Quo Vadis, Action Recognition?" (2017), trained on Kinetics-400; FVD uses the
+time-averaged logits (Unterthiner et al., "Towards Accurate Generative Models of Video", 2018).
 """
 
 import functools
@@ -29,8 +29,8 @@ NORM_EPS = 1e-3
 class I3D(nn.Module):
     """Kinetics-400 I3D up to its time-averaged logits; use `load_i3d`.
 
-    Normalisation always uses the stored statistics and there is no dropout, so train() changes
-    nothing. Arithmetic is plain float32, whatever autocast and TF32 settings are on.
+    Normalisation always uses the stored statistics and there is no dropout, so train() has no
+    effect. Arithmetic is plain float32, regardless of autocast and TF32 settings.
     """
 
     def __init__(self):
@@ -63,8 +63,8 @@ class I3D(nn.Module):
         """Return the 400 logits, averaged over time, of RGB clips of t 224 224 in [-1, 1].
 
         Raises:
-            InputError: fewer than 9 frames, another size than 224 x 224, not float32, or values
-                outside [-1, 1].
+            InputError: the clips have fewer than 9 frames, a size other than 224 x 224 or values
+                outside [-1, 1], or are not float32.
         """
         self._check(video)
         with exact_float32(video.device):
@@ -82,7 +82,7 @@ class I3D(nn.Module):
         if video.shape[2] < LEAST_FRAMES:
             raise InputError(
                 f"I3D, and so FVD, takes clips of at least {LEAST_FRAMES} frames, found "
-                f"{video.shape[2]}; score longer clips (16 frames are usual), or take --protocol "
+                f"{video.shape[2]}; score longer clips (16 frames are usual), or use --protocol "
                 f"{PADDED}, another metric"
             )
         if not video.is_floating_point():
@@ -99,7 +99,7 @@ class I3D(nn.Module):
 
 
 class Unit(nn.Module):
-    """Convolution, normalisation with stored statistics and without a gain, ReLU."""
+    """Convolution, normalisation with stored statistics but no gain, and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -126,7 +126,7 @@ class MaxPool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
-        """Pool axis by axis: a maximum is exact in any order.
+        """Pool axis by axis, since a maximum is exact in any order.
 
         On a CPU this is 3 to 27 times as fast as `F.max_pool3d`, which took a third of I3D's time.
         """
@@ -166,7 +166,7 @@ class Mixed(nn.Module):
 def pad_same(
     x: Float[Tensor, "b c t h w"], kernel: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Pad with zeros as TF's SAME does: to ceil(size / stride) outputs, the odd one behind."""
+    """Pad with zeros as TF's SAME does, for ceil(size / stride) outputs; an odd zero goes last."""
     padding: list[int] = []
     for size, k, s in zip(x.shape[2:], kernel, stride, strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)

@@ -1,4 +1,4 @@
-"""The original I3D checkpoint: read from its pickle without executing it, brought into our form."""
+"""Reads the original I3D checkpoint without executing its pickle, and converts it."""
 
 import io
 import pickle
@@ -28,7 +28,7 @@ LEAVES = {
 
 
 class _Inert:
-    """Stands in for numpy's array and dtype while unpickling: keeps what it is given."""
+    """Stands in for numpy's array and dtype while unpickling; only stores its arguments."""
 
     def __init__(self, *arguments: Any):
         self.arguments = arguments
@@ -39,7 +39,7 @@ class _Inert:
 
 
 class _RefusingUnpickler(pickle.Unpickler):
-    """Builds plain containers; knows three names of numpy, for which inert objects stand in."""
+    """Builds plain containers, and inert objects for the three names of numpy that it accepts."""
 
     # numpy 2 renamed numpy.core to numpy._core.
     KNOWN = frozenset(
@@ -102,13 +102,13 @@ def to_safetensors(arrays: dict[tuple[str, ...], np.ndarray], source: str) -> by
 
     Args:
         arrays: the arrays that `read_checkpoint` returned.
-        source: where the arrays come from, kept in the file's header.
+        source: origin of the arrays, which is kept in the file's header.
     """
     return encode_safetensors(_port_names(arrays), source)
 
 
 def _port_names(arrays: dict[tuple[str, ...], np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename the arrays for video_vq.metrics.i3d.I3D and bring kernels into PyTorch's layout."""
+    """Rename the arrays for video_vq.metrics.i3d.I3D, and convert kernels to PyTorch's layout."""
     ported = {}
     for (_, scope, *rest), array in arrays.items():
         *branch, module, leaf = rest

@@ -1,4 +1,4 @@
-"""KVD, the kernel video distance: a distance of feature distributions without bias at any N."""
+"""KVD, the kernel video distance: a distance of feature distributions, unbiased at any N."""
 
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ def kernel_distance(
 ) -> KernelDistance:
     """Return the unbiased squared MMD with the cubic kernel (x·y / d + 1)³, in float64.
 
-    The kernel is that of KID (Bińkowski et al., "Demystifying MMD GANs", 2018, sec. 4), taken
-    over all pairs, not over drawn subsets. The standard error is the two-sample jackknife's: right
-    where the sets differ, and too wide (1.6 times, measured at N = 256) where they do not.
+    The kernel is that of KID (Bińkowski et al., "Demystifying MMD GANs", 2018, sec. 4), over all
+    pairs instead of random subsets. The standard error is that of the two-sample jackknife, which
+    is right if the sets differ, and too wide (1.6 times, measured at N = 256) if they do not.
 
     Raises:
         InputError: a side has fewer than 3 clips, or the numbers of features differ.
@@ -61,13 +61,13 @@ def kernel_distance(
 
 
 def jedi_distance(real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]) -> float:
-    """Return JEDi of V-JEPA features: 100 times the squared MMD with the kernel (x·y / d)².
+    """Return JEDi for V-JEPA features: 100 times the squared MMD with the kernel (x·y / d)².
 
-    Luo et al., "Beyond FVD" (2024), as their code computes it: all pairs count, each vector with
-    itself too, so that the value is biased upwards like 1/N and never negative. In float64.
+    It is computed in float64 as in the code of Luo et al., "Beyond FVD" (2024): pairs of a vector
+    with itself count, too, so that the value is biased upwards by O(1/N) and never negative.
 
     Raises:
-        InputError: different numbers of features.
+        InputError: the numbers of features differ.
     """
     x, y = as_array(real, "real features"), as_array(fake, "fake features")
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
@@ -85,7 +85,7 @@ def _second_moment(x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "d d"]:
 def _row_sums(
     x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"], skip_diagonal: bool
 ) -> Float64[np.ndarray, "n"]:
-    """Return for each row of x the sum of its kernel with all rows of y, its own left out."""
+    """Return the sum of each row's kernel with all rows of y, except for the row itself."""
     sums = np.empty(len(x))
     for start in range(0, len(x), CHUNK):
         rows = slice(start, start + CHUNK)

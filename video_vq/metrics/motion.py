@@ -1,4 +1,4 @@
-"""Measures motion: that of a copied clip beside its original, and change where pieces meet.
+"""Measures the motion of a copied clip relative to its original, and changes at boundaries.
 
 Δ is the difference between a frame and the one before it, at each pixel and colour, in grey levels.
 """
@@ -18,9 +18,10 @@ from video_vq.nn.inputs import Clips
 def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     """Return the mean of (Δ copy)² over the mean of (Δ original)².
 
-    1 is right, 0 is a frozen copy; below 1 motion is lost or blurred, above 1 it is exaggerated or
-    the copy flickers, and the two can cancel: read it beside `flicker_per_clip`. For an original
-    without motion it is undefined (NaN): average the other clips and report the number of NaNs.
+    The ideal value is 1, and that of a frozen copy is 0. Below 1, motion is lost or blurred; above
+    1, it is exaggerated or the copy flickers. As the two can cancel, read it together with
+    `flicker_per_clip`. For an original without motion it is undefined (NaN): average the other
+    clips and report the number of NaNs.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
@@ -38,12 +39,12 @@ def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tens
 
 
 def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
-    """Return the change that a copy adds: the mean of max(0, |Δ copy| − |Δ original|), grey levels.
+    """Return the change that a copy adds, the mean of max(0, |Δ copy| − |Δ original|), in levels.
 
-    0 for a perfect copy, and for one that is wrong in the same way in all frames, frozen or
-    blurred in time: change that is missing is not flicker, and never makes up for change that was
-    added elsewhere. Where the original is static it is the mean |Δ copy|, which is 2σ/√π
-    under noise of standard deviation σ that is independent in each frame.
+    It is 0 for a perfect copy, and for one that is frozen, blurred in time, or wrong in the same
+    way in all frames: missing change is not flicker, and never compensates for change added
+    elsewhere. Where the original is static, it is the mean |Δ copy|, which is 2σ/√π for noise of
+    standard deviation σ that is independent in each frame.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
@@ -61,12 +62,12 @@ def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
 
 def latent_starts(num_frames: int, stride_t: int, is_causal: bool) -> range:
-    """Return the frames at which a latent frame begins, without the first of the clip.
+    """Return the frames at which a latent frame begins, except for the clip's first frame.
 
     Args:
-        num_frames: number of frames of the clip.
-        stride_t: frames of a latent frame.
-        is_causal: whether the clip's first frame is a latent frame of its own.
+        num_frames: number of frames in the clip.
+        stride_t: number of frames that a latent frame covers.
+        is_causal: whether the clip's first frame has its own latent frame.
     """
     return range(1 if is_causal else stride_t, num_frames, stride_t)
 
@@ -74,18 +75,18 @@ def latent_starts(num_frames: int, stride_t: int, is_causal: bool) -> range:
 def boundary_change_per_clip(
     clips: Clips, starts: Sequence[int], others: Sequence[int] | None = None
 ) -> Float64[Tensor, "b"]:
-    """Return the mean |Δ| on the way to some frames, over the mean |Δ| on the way to others.
+    """Return the mean |Δ| before certain frames over the mean |Δ| before others.
 
-    1 where motion does not know the boundaries, 2 where a clip changes twice as much there as
-    elsewhere. It is undefined (NaN) for a clip that is static elsewhere.
+    It is 1 if motion is independent of the boundaries, and 2 if a clip changes twice as much there
+    as elsewhere. It is undefined (NaN) for a clip that is static elsewhere.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
         starts: the frames at which a new unit begins, as returned by `latent_starts`.
-        others: what they are compared with; None for all other frames but the first.
+        others: frames to compare with; None for all other frames except the first.
 
     Raises:
-        InputError: the values are no RGB in 0..255, a frame is none of 1 … t - 1, or there is
+        InputError: the values are not RGB in 0..255, a frame is not in 1 … t - 1, or there is
             nothing to compare.
     """
     clips, _ = _moving(clips, clips)
@@ -118,18 +119,18 @@ def boundary_flicker_per_clip(
 ) -> Float64[Tensor, "b"]:
     """Return `boundary_change_per_clip` of a copy over that of its original.
 
-    1 is right; above it the copy jumps from one latent frame to the next more than its original
-    does there: it shimmers. The original's own share keeps motion that happens to fall on a
-    boundary out. Undefined (NaN) where either is static on one side of the comparison;
+    1 is ideal; above 1, the copy shimmers, that is, it jumps from one latent frame to the next more
+    than its original does. Dividing by the value of the original cancels motion that happens to
+    fall on a boundary. It is undefined (NaN) if either is static on one side of the comparison, and
     0 for a copy that is static only at the boundaries.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that they should be, likewise.
+        reference: the clips that `clips` should equal, in either form.
         starts: see `boundary_change_per_clip`.
 
     Raises:
-        InputError: the shapes differ, or see `boundary_change_per_clip`.
+        InputError: the shapes differ; or as for `boundary_change_per_clip`.
     """
     clips, reference = _moving(clips, reference)
     copied, true = (boundary_change_per_clip(each, starts) for each in (clips, reference))

@@ -17,7 +17,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class WeightsFile(NamedTuple):
-    """A path, or hf://org/name/file, and the sha256 that the file must have; None accepts any."""
+    """A path, or hf://org/name/file, and the required sha256 of the file; None accepts any file."""
 
     place: str
     sha256: str | None

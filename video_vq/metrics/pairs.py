@@ -1,4 +1,4 @@
-"""Checks what every score of copies and their originals requires of the two."""
+"""Checks the requirements of every score of copies and their originals."""
 
 from jaxtyping import Num
 from torch import Tensor
@@ -13,8 +13,8 @@ def comparable(copies: Clips, originals: Clips) -> Pair:
     """Return copies and originals as tensors.
 
     Raises:
-        InputError: they are not clips b t h w c of the same shape, one is empty, or its values are
-            not RGB in 0…255.
+        InputError: the arguments are not clips b t h w c of the same shape, one is empty, or its
+            values are not RGB in 0…255.
     """
     clips, reference = as_tensor(copies, "clips"), as_tensor(originals, "reference")
     if clips.shape != reference.shape or clips.ndim != 5 or 0 in clips.shape:

@@ -1,7 +1,7 @@
-"""ST-LPIPS: how different two pictures look to a network; not comparable with LPIPS.
+"""ST-LPIPS, a perceptual distance between pictures; it is not comparable with LPIPS.
 
 Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric" (ECCV 2022): LPIPS (Zhang et al. 2018)
-on trunks that blur wherever they subsample, with weights trained for that.
+on trunks that blur wherever they subsample, with weights trained for this.
 """
 
 from collections.abc import Iterator
@@ -45,9 +45,9 @@ TRUNKS: dict[Trunk, TrunkFacts] = {
 class StLpips(nn.Module):
     """ST-LPIPS of pairs of pictures; use `load_st_lpips`.
 
-    Frozen, but differentiable in both pictures, so that it can serve as a loss. There is no
-    dropout, so train() changes nothing. The forward is plain float32, whatever autocast and TF32
-    settings are on; a backward follows the settings that are on when it runs.
+    It is frozen, but differentiable in both pictures, so that it can serve as a loss. There is no
+    dropout, so train() has no effect. The forward pass is plain float32, regardless of autocast and
+    TF32 settings; a backward pass follows the settings at the time when it runs.
 
     Args:
         trunk: "alex", the usual one for scores, or "vgg", the usual one for losses.
@@ -65,13 +65,13 @@ class StLpips(nn.Module):
     def forward(
         self, frames: Float[Tensor, "n 3 h w"], reference: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, "n"]:
-        """Return the distance of each RGB picture in [-1, 1] from its reference; 0 for equal ones.
+        """Return the distance of each RGB picture in [-1, 1] from its reference.
 
-        A network's output may be outside this range; its reference may not.
+        The output of a network may lie outside this range, but its reference may not.
 
         Raises:
-            InputError: pictures of unequal sizes, smaller than the trunk takes, not float32, or
-                (where no gradient is asked for) a reference outside [-1, 1].
+            InputError: the pictures have unequal sizes, are too small for the trunk or are not
+                float32, or (if no gradient is requested) a reference lies outside [-1, 1].
         """
         self._check(frames, reference)
         with exact_float32(frames.device):
@@ -117,7 +117,7 @@ class StLpips(nn.Module):
 class Blur(nn.Module):
     """Blur with the binomial filter 1 2 1 while subsampling by two (Zhang 2019).
 
-    The reflection reaches one pixel further than the filter needs, so that no border is left out.
+    The reflection is one pixel wider than the filter needs, so that no border is lost.
     """
 
     def __init__(self):
@@ -133,7 +133,7 @@ class Blur(nn.Module):
 
 
 def _alex_stages() -> nn.ModuleList:
-    """AlexNet whose strides of 4 are strides of 1, followed by blurs."""
+    """Return AlexNet with strides of 1 instead of 4, followed by blurs."""
     return nn.ModuleList(
         [
             nn.Sequential(nn.Conv2d(3, 64, 11, padding=2), Blur(), nn.ReLU()),
@@ -146,7 +146,7 @@ def _alex_stages() -> nn.ModuleList:
 
 
 def _vgg_stages() -> nn.ModuleList:
-    """VGG16 whose pools of stride 2 are pools of stride 1, followed by blurs."""
+    """Return VGG16 with pools of stride 1 instead of 2, followed by blurs."""
     stages: list[nn.Sequential] = []
     in_channels = 3
     for width, num_convolutions in zip(TRUNKS["vgg"].widths, (2, 2, 3, 3, 3), strict=True):
@@ -159,7 +159,6 @@ def _vgg_stages() -> nn.ModuleList:
 
 
 def _unit_length(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Divide the channels at each place by their length."""
     # vector_norm, because its gradient is 0 where all channels are; that of a square root is NaN.
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + NORM_EPS)
 
@@ -176,8 +175,8 @@ def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float
             comparable.
 
     Raises:
-        InputError: the shapes differ, the values are not RGB in 0..255, or frames are smaller than
-            the trunk takes.
+        InputError: the shapes differ, the values are not RGB in 0..255, or the frames are too small
+            for the trunk.
     """
     clips, reference = comparable(clips, reference)
     distances = []
@@ -194,7 +193,7 @@ def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float
 def _network_inputs(
     clip: Num[Tensor, "t h w c"], network: StLpips
 ) -> Iterator[Float[Tensor, "n c h w"]]:
-    """Yield the frames as the network takes them, as many at once as fit into its memory."""
+    """Yield the frames as network input, in batches that fit into memory."""
     for frames in clip.split(max(1, PIXELS_AT_ONCE // (clip.shape[1] * clip.shape[2]))):
         on_device = frames.to(network.shift.device)
         yield rearrange(on_device, "t h w c -> t c h w").to(torch.float32) / 127.5 - 1.0
@@ -214,13 +213,7 @@ def load_st_lpips(trunk: Trunk, fetch: bool = False) -> StLpips:
         raise InputError(f"ST-LPIPS has no trunk {trunk!r}; expected one of: {', '.join(TRUNKS)}")
     tensors = safetensors.torch.load(ST_LPIPS_WEIGHTS.read(fetch))
     prefix = f"{trunk}."
+    own = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
     network = StLpips(trunk)
-    network.load_state_dict(
-        {
-            name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        },
-        strict=True,
-    )
+    network.load_state_dict(own, strict=True)
     return network.eval()

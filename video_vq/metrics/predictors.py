@@ -1,4 +1,4 @@
-"""What simple statistics of the tokens predict: the controls that a prior has to beat.
+"""Predictors from simple statistics of the tokens, the controls that a prior has to beat.
 
 Three predictors are fitted on training grids and scored on held-out ones, in bits per token.
 Counts and logarithms are float64 throughout.
@@ -19,16 +19,17 @@ SMOOTHING_RANGE = (1e-3, 1e6)
 
 
 class PredictorScores(NamedTuple):
-    """Held-out cross entropy in bits per token, whole and per latent frame, and what was fitted.
+    """Held-out cross entropy in bits per token, in total and per latent frame, and fitted values.
 
     Attributes:
-        unigram: score of the smoothed frequencies of tokens, wherever they are.
-        per_position: score of the frequencies at each place t h w.
-        copy_previous: score of a copy of the token at the same h w one latent frame earlier, with
-            an error rate.
-        unigram_curve, per_position_curve, copy_previous_curve: the same, per latent frame.
-        copy_error_rate: error rate ε; 1 when clips have one latent frame.
-        unigram_smoothing, position_smoothing: imagined observations mixed into the frequencies.
+        unigram: score of the smoothed frequencies of tokens, regardless of position.
+        per_position: score of the frequencies at each position t h w.
+        copy_previous: score of copying the token at the same h w from one latent frame earlier,
+            with an error rate.
+        unigram_curve, per_position_curve, copy_previous_curve: the same scores per latent frame.
+        copy_error_rate: error rate ε; 1 if clips have a single latent frame.
+        unigram_smoothing, position_smoothing: number of pseudo-observations added to the
+            frequencies.
     """
 
     unigram: float
@@ -43,12 +44,12 @@ class PredictorScores(NamedTuple):
 
     @property
     def best(self) -> float:
-        """Return the lowest of the three."""
+        """Return the lowest of the three scores."""
         return min(self.unigram, self.per_position, self.copy_previous)
 
 
 class _Counts(NamedTuple):
-    """How often each token was seen in all, and at its own position, by each observation."""
+    """For each observation, the counts of its token in total and at its own position."""
 
     token: Float[np.ndarray, " m"]
     token_total: Float[np.ndarray, " m"] | float
@@ -64,23 +65,23 @@ def score_predictors(
 ) -> PredictorScores:
     """Fit the predictors on training grids and score them on held-out ones.
 
-    With C counts, K the codebook size, x a token and s its place:
+    With counts C, codebook size K, a token x and its position s:
 
     * unigram u(x) = (C(x) + β/K) / (C + β);
     * per position p(x | s) = (C(x, s) + α u(x)) / (C(s) + α);
     * copy previous c(x) = (1 - ε) [x = token at the same h w, one latent frame earlier]
       + ε p(x | s); the first latent frame is coded by p.
 
-    β, then α, then ε maximise the likelihood of the training grids, each coded by the counts of
-    the *other* groups (leave-one-group-out in closed form: a grid's own group is subtracted from
-    the counts). The held-out grids decide nothing.
+    β, then α, then ε maximise the likelihood of the training grids, each coded by the counts of the
+    *other* groups (leave-one-group-out in closed form: a grid's own group is subtracted from the
+    counts). The held-out grids have no influence on the fit.
 
     Args:
         train: training grids of tokens 0 … K - 1.
         held_out: held-out grids of the same t h w.
         codebook_size: number of codes, K.
-        train_groups: grids of one group are near-duplicates (windows of one video) and are left
-            out together; None when every grid is a group of its own.
+        train_groups: group of each grid; grids of one group are near-duplicates (windows of one
+            video) and are left out together. None makes every grid its own group.
 
     Raises:
         InputError: there are fewer than two groups, grids differ in size, or tokens are out of
@@ -131,10 +132,10 @@ def score_predictors(
 
 
 def token_entropy(grids: Integer[np.ndarray, "n t h w"], codebook_size: int) -> float:
-    """Return the entropy of the tokens' own frequencies, wherever they are, in bits per token.
+    """Return the entropy of the tokens' own frequencies, regardless of position, in bits per token.
 
-    It is the length of the best code that knows these frequencies beforehand, below `unigram`,
-    whose frequencies come from other clips.
+    It is the length of the best code that knows these frequencies in advance, and lower than
+    `unigram`, whose frequencies come from other clips.
     """
     grids = as_array(grids, "token grids")
     counts = np.bincount(grids.ravel(), minlength=codebook_size)
@@ -171,7 +172,6 @@ def _cell_keys(flat: np.ndarray, codebook_size: int) -> np.ndarray:
 
 
 def _counts(train: np.ndarray, held_out: np.ndarray, codebook_size: int) -> _Counts:
-    """Count, for each held-out token, how often training saw it."""
     keys, numbers = np.unique(_cell_keys(train, codebook_size), return_counts=True)
     wanted = _cell_keys(held_out, codebook_size)
     place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
@@ -185,7 +185,7 @@ def _counts(train: np.ndarray, held_out: np.ndarray, codebook_size: int) -> _Cou
 
 
 def _counts_without_own_group(train: np.ndarray, groups: np.ndarray, codebook_size: int) -> _Counts:
-    """Count, for each training token, how often the other groups saw it."""
+    """Count the occurrences of each training token in the other groups."""
     num_positions = train.shape[1]
     group_sizes = np.bincount(groups)[groups].repeat(num_positions).astype(np.float64)
     own = groups.repeat(num_positions)
@@ -198,7 +198,7 @@ def _counts_without_own_group(train: np.ndarray, groups: np.ndarray, codebook_si
 
 
 def _seen_by_others(keys: np.ndarray, groups: np.ndarray, num_keys: int) -> np.ndarray:
-    """Return, for each observation, how often its key occurs outside its group."""
+    """Return the number of occurrences of each observation's key outside its group."""
     _, place, total = np.unique(keys, return_inverse=True, return_counts=True)
     _, own_place, own = np.unique(groups * num_keys + keys, return_inverse=True, return_counts=True)
     return (total[place] - own[own_place]).astype(np.float64)
@@ -217,7 +217,7 @@ def _mixture(copied: np.ndarray, otherwise: np.ndarray, error_rate: float) -> np
 
 
 def _fit_smoothing(probabilities: Callable[[float], np.ndarray]) -> float:
-    """Return the imagined observations that make the observations likeliest."""
+    """Return the number of pseudo-observations that maximises the likelihood."""
 
     def nats(log: float) -> float:
         return float(-np.log(probabilities(float(np.exp(log)))).mean())
@@ -231,7 +231,7 @@ def _fit_smoothing(probabilities: Callable[[float], np.ndarray]) -> float:
 
 
 def _fit_error_rate(copied: np.ndarray, otherwise: np.ndarray) -> float:
-    """Return the likeliest ε, away from 0 and 1 by one observation in all that were made."""
+    """Return the likeliest ε, at least one observation's share away from 0 and 1."""
     least = 1 / (copied.size + 2)
     return _minimum(
         lambda rate: float(-np.log(_mixture(copied, otherwise, rate)).mean()),
@@ -243,7 +243,7 @@ def _fit_error_rate(copied: np.ndarray, otherwise: np.ndarray) -> float:
 def _minimum(
     function: Callable[[float], float], bounds: tuple[float, float], tolerance: float
 ) -> float:
-    """Return where a function of one number is lowest (Brent's bounded method)."""
+    """Return the minimiser of a function of one variable (Brent's bounded method)."""
     options = {"xatol": tolerance}
     found: Any = minimize_scalar(function, bounds=bounds, method="bounded", options=options)
     return float(found.x)

@@ -1,14 +1,13 @@
-"""The conventions under which FVD has been published; every score is reported with one of them.
+"""The conventions under which FVD is published; every score is reported with one of them.
 
-Between the resizes alone, the squared shifts of the logits exceed the distance between good models,
-so every detail here matters. Each preset follows the code that it names.
+Even among the resizes, the squared shifts of the logits exceed the distance between good models, so
+every detail here matters. Each preset follows the code that it names.
 """
 
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
-from video_vq.errors import InputError
+from video_vq.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -17,10 +16,11 @@ class FVDProtocol:
 
     Attributes:
         name: the name that users give.
-        resize: bilinear without antialiasing: "half-pixel" (PyTorch's align_corners=False) or
-            "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel centres).
-        fit: "squash" height and width to the network's size, or "crop": short side to the size,
-            rounding the long side up, then the centre.
+        resize: kind of bilinear resize without antialiasing: "half-pixel" (PyTorch's
+            align_corners=False) or "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel
+            centres).
+        fit: "squash" scales height and width to the network's size; "crop" scales the short side to
+            it, rounds the long side up, and crops the centre.
         pixels: "uint8" if clips are rounded to 8 bits before they are resized; "float" if
             reconstructions and samples are scored unrounded. uint8 clips are treated the same in
             both.
@@ -28,10 +28,10 @@ class FVDProtocol:
         ddof: degrees of freedom: covariances are divided by N - ddof.
         num_frames: number of frames per clip; None leaves it to the caller.
         stride: distance between frames in the source video.
-        pad_to: number of frames to which a clip is padded by repeating its last frame; None leaves
-            the clip as it is.
+        pad_to: number of frames to which a clip is padded by repeating its last frame; None does
+            not pad.
         num_real, num_fake: number of clips on each side; None for all.
-        source: the code that it follows.
+        source: the code that the convention follows.
         note: differences from the paper, and assumptions; may be empty.
     """
 
@@ -50,15 +50,15 @@ class FVDProtocol:
     pad_to: int | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that decide the score, as JSON: the key for cached statistics."""
+        """Return the settings that determine the score, as JSON: the key for cached statistics."""
         texts = ("source", "note", *(("pad_to",) if self.pad_to is None else ()))
         return {key: value for key, value in asdict(self).items() if key not in texts}
 
     def feature_settings(self) -> dict[str, Any]:
-        """Return the settings that decide a uint8 clip's features, the key for caching them.
+        """Return the settings that determine a uint8 clip's features, as the key for caching them.
 
-        Protocols that agree in these settings share features; the other settings pick clips, or
-        act on sets of them.
+        Protocols with equal settings share features; the other settings choose clips or act on sets
+        of clips.
         """
         settings = {"resize": self.resize, "fit": self.fit, "input_range": self.input_range}
         return settings if self.pad_to is None else {**settings, "pad_to": self.pad_to}
@@ -75,7 +75,7 @@ class FVDProtocol:
         num_frames: int | None = None,
         stride: int | None = None,
     ) -> str:
-        """Return one citable line.
+        """Return a one-line description to cite.
 
         Args:
             counts: number of real and generated clips that were scored; None for the convention's.
@@ -116,93 +116,49 @@ PROTOCOLS: dict[str, FVDProtocol] = {
     protocol.name: protocol
     for protocol in (
         FVDProtocol(
-            name="styleganv",
-            resize="half-pixel",
-            fit="squash",
-            pixels="uint8",
-            ddof=0,
-            num_frames=16,
-            num_real=2048,
-            num_fake=2048,
+            name="styleganv", resize="half-pixel", fit="squash", pixels="uint8",
+            ddof=0, num_frames=16, num_real=2048, num_fake=2048,
             source="universome/stylegan-v, src/metrics/frechet_video_distance.py",
             note=_RESIZE_INSIDE,
         ),
         FVDProtocol(
-            name="google",
-            resize="tf1-legacy",
-            fit="squash",
-            pixels="float",
-            ddof=1,
-            num_frames=None,
-            num_real=None,
-            num_fake=None,
+            name="google", resize="tf1-legacy", fit="squash", pixels="float",
+            ddof=1, num_frames=None, num_real=None, num_fake=None,
             source="google-research/google-research, frechet_video_distance",
             note="frames and clips are the caller's choice",
         ),
         FVDProtocol(
-            name="videogpt",
-            resize="half-pixel",
-            fit="crop",
-            pixels="uint8",
-            ddof=1,
-            num_frames=16,
-            num_real=256,
-            num_fake=256,
-            input_range=0.5,
+            name="videogpt", resize="half-pixel", fit="crop", pixels="uint8",
+            ddof=1, num_frames=16, num_real=256, num_fake=256, input_range=0.5,
             source="wilson1yan/VideoGPT, videogpt/fvd/fvd.py",
             note="the released code feeds half the range; the paper's numbers come from an "
             "earlier code, which is `tats` with 256 clips",
         ),
         FVDProtocol(
-            name="tats",
-            resize="half-pixel",
-            fit="squash",
-            pixels="uint8",
-            ddof=1,
-            num_frames=16,
-            num_real=2048,
-            num_fake=2048,
+            name="tats", resize="half-pixel", fit="squash", pixels="uint8",
+            ddof=1, num_frames=16, num_real=2048, num_fake=2048,
             source="songweige/TATS, tats/fvd/fvd.py",
         ),
         FVDProtocol(
-            name="cd-fvd",
-            resize="half-pixel",
-            fit="squash",
-            pixels="uint8",
-            ddof=0,
-            num_frames=16,
-            num_real=None,
-            num_fake=2048,
+            name="cd-fvd", resize="half-pixel", fit="squash", pixels="uint8",
+            ddof=0, num_frames=16, num_real=None, num_fake=2048,
             source="songweige/content-debiased-fvd, cdfvd/fvd.py",
         ),
         FVDProtocol(
-            name="larp",
-            resize="half-pixel",
-            fit="squash",
-            pixels="float",
-            ddof=0,
-            num_frames=16,
-            num_real=10_000,
-            num_fake=10_000,
+            name="larp", resize="half-pixel", fit="squash", pixels="float",
+            ddof=0, num_frames=16, num_real=10_000, num_fake=10_000,
             source="hywang66/LARP, utils/fvd_utils.py",
             note=_RESIZE_INSIDE,
         ),
         FVDProtocol(
-            name=PADDED,
-            resize="half-pixel",
-            fit="squash",
-            pixels="uint8",
-            ddof=0,
-            num_frames=None,
-            num_real=None,
-            num_fake=None,
-            pad_to=16,
+            name=PADDED, resize="half-pixel", fit="squash", pixels="uint8",
+            ddof=0, num_frames=None, num_real=None, num_fake=None, pad_to=16,
             source="no published code",
             note=f"a metric of our own for clips of fewer than {LEAST_FRAMES} frames, which I3D "
             "does not take; it compares neither with FVD nor between clips of different lengths",
         ),
     )
-}
+}  # fmt: skip
 
 DEFAULT_PROTOCOL = PROTOCOLS["styleganv"]
 
@@ -217,12 +173,12 @@ def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> En
         also: other names that are allowed, listed in the error.
 
     Raises:
-        InputError: there is no such entry; the message names the nearest one.
+        InputError: there is no such entry; the message names the most similar one.
     """
     if name not in table:
         known = [*table, *also]
-        close = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        close = nearest(name, known)
+        hint = f"; did you mean {close!r}?" if close else ""
         raise InputError(f"no {what} {name!r}: there are {', '.join(known)}{hint}")
     return table[name]
 

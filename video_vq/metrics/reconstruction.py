@@ -14,9 +14,9 @@ SSIM_WINDOW = 11  # pixels, Gaussian with sigma 1.5
 
 
 def psnr_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
-    """Return 10·log10(255² / MSE) in dB, the mean square error taken over the whole clip.
+    """Return 10·log10(255² / MSE) in dB, with the mean squared error over the whole clip.
 
-    Identical clips give infinity: average the rest and count these, or take quantiles.
+    Identical clips give infinity: average the others and count these, or use quantiles.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
@@ -36,16 +36,16 @@ def psnr_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 def ssim_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     """Return the structural similarity, averaged over the frames of each clip.
 
-    Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5, K1 = 0.01, K2 = 0.03, per channel,
-    over the windows that lie inside the frame; in float64.
+    Settings as in Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, K1 = 0.01, K2 =
+    0.03. It is computed per channel in float64, over the windows that lie inside the frame.
 
     Args:
         clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
         reference: the clips that `clips` should equal, in either form.
 
     Raises:
-        InputError: the shapes differ, the values are not RGB in 0..255, or frames are smaller than
-            the window.
+        InputError: the shapes differ, the values are not RGB in 0..255, or the frames are smaller
+            than the window.
     """
     clips, reference = comparable(clips, reference)
     if min(clips.shape[2:4]) < SSIM_WINDOW:

@@ -1,4 +1,4 @@
-"""Turns clips into network input, exactly as each published FVD convention does it."""
+"""Turns clips into network input exactly as in each published FVD convention."""
 
 import math
 from collections.abc import Iterable
@@ -22,17 +22,16 @@ POSITION_ERROR = 2.0**-21
 
 
 def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 224 224"]:
-    """Bring clips into the form that a convention feeds to the network, in float32.
+    """Convert clips to the network input of a convention, in float32.
 
     Args:
-        clips: RGB in 0..255, uint8; or float, where the convention scores unrounded clips. A
-            tensor or a NumPy array.
-        protocol: the convention, which decides resize, crop and range.
+        clips: RGB in 0..255, uint8; or float if the convention scores unrounded clips. A tensor or
+            a NumPy array.
+        protocol: the convention, which determines resize, crop and range.
 
     Raises:
-        InputError: the clips are not RGB, have no pixels, do not have the protocol's number of
-            frames, or are floats that lie outside 0..255 or in [0, 1], or under a protocol of uint8
-            pixels.
+        InputError: the clips are not RGB, have no pixels or not the protocol's number of frames, or
+            are floats outside 0..255, in [0, 1], or for a protocol of uint8 pixels.
     """
     return resized(checked_clips(clips, protocol), protocol)
 
@@ -40,7 +39,7 @@ def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 
 def resized(
     clips: Num[Tensor, "b t h w c"], protocol: FVDProtocol
 ) -> Float[Tensor, "b c t2 224 224"]:
-    """Bring clips that `checked_clips` returned into the form of `network_input`."""
+    """Return the network input for clips that `checked_clips` returned."""
     num_frames, height, width = clips.shape[1:4]
     frames = rearrange(clips, "b t h w c -> (b t) h w c")
     step = min(len(frames), max(1, CHUNK_PIXELS // (height * width)))
@@ -48,15 +47,14 @@ def resized(
     video = chunk.new_empty((len(frames), NETWORK_SIZE, NETWORK_SIZE, 3))
     for start in range(0, len(frames), step):
         pixels = frames[start : start + step]
-        target = video[start : start + step]
-        prepare_frames(chunk[: len(pixels)].copy_(pixels), protocol, target)
+        prepare_frames(chunk[: len(pixels)].copy_(pixels), protocol, video[start : start + step])
     return network_layout(video.unflatten(0, (-1, num_frames)), protocol)
 
 
 def network_layout(
     clips: Float[Tensor, "b t h w c"], protocol: FVDProtocol
 ) -> Float[Tensor, "b c t2 h w"]:
-    """Bring prepared frames into the network's axis order; repeat the last one up to `pad_to`."""
+    """Transpose prepared frames to the network's axis order; repeat the last one up to `pad_to`."""
     missing = max(0, (protocol.pad_to or 0) - clips.shape[1])
     if missing:
         clips = torch.cat([clips, clips[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
@@ -66,11 +64,11 @@ def network_layout(
 def prepare_frames(
     frames: Float[Tensor, "n h w c"], protocol: FVDProtocol, target: Float[Tensor, "n 224 224 c"]
 ) -> None:
-    """Write frames as a convention feeds them to the network.
+    """Write frames in the form of a convention's network input.
 
     Args:
         frames: RGB in 0..255; rows that are not in `rows_read` may hold any finite values.
-        protocol: the convention, which decides resize, crop and range.
+        protocol: the convention, which determines resize, crop and range.
         target: array to write to.
     """
     frames = rearrange(frames, "n h w c -> n c h w")
@@ -100,10 +98,10 @@ def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int
 
 
 def check_length(num_frames: int, protocol: FVDProtocol) -> None:
-    """Refuse clips whose length is not the convention's.
+    """Refuse clips that do not have the convention's length.
 
     Raises:
-        InputError: says what to do.
+        InputError: the length is wrong; the message says what to do.
     """
     if protocol.num_frames not in (None, num_frames):
         way_out = f"take --protocol {PADDED}, which repeats the last frame"
@@ -123,11 +121,10 @@ def check_length(num_frames: int, protocol: FVDProtocol) -> None:
 def checked_clips(given: Clips, protocol: FVDProtocol) -> Num[Tensor, "b t h w c"]:
     """Return clips as a tensor; see `network_input`.
 
-    Whether floats lie in [0, 1] is decided over all clips together, because a single clip may be
-    dark.
+    Floats in [0, 1] are detected over all clips together, because a single clip may be dark.
 
     Raises:
-        InputError: as `network_input` does.
+        InputError: as for `network_input`.
     """
     clips = as_tensor(given, "clips")
     if clips.ndim != 5 or clips.shape[-1] != 3 or 0 in clips.shape:
@@ -147,7 +144,8 @@ def checked_clips(given: Clips, protocol: FVDProtocol) -> Num[Tensor, "b t h w c
 def _resized_size(size_hw: tuple[int, int], protocol: FVDProtocol) -> tuple[int, int]:
     """Return height and width after the resize, before the crop.
 
-    This is VideoGPT's rounding, float errors included: some square sizes give 225 and lose a row.
+    This is VideoGPT's rounding, including its float errors: some square sizes give 225 and lose a
+    row.
     """
     if protocol.fit == "squash":
         return NETWORK_SIZE, NETWORK_SIZE
@@ -191,7 +189,7 @@ def tf1_legacy_bilinear(
 
 
 def _legacy_samples(size: int, new_size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the lower index, the upper index and the upper one's weight for each output sample."""
+    """Return lower index, upper index and weight of the upper for each output sample."""
     position = torch.arange(new_size, dtype=torch.float32, device=like.device) * (size / new_size)
     lower = position.floor()
     upper = (lower + 1).clamp(max=size - 1)

@@ -1,4 +1,4 @@
-"""The original ST-LPIPS checkpoints: read without executing anything, brought into our form."""
+"""Reads the original ST-LPIPS checkpoints without executing anything, and converts them."""
 
 import io
 import re
@@ -20,12 +20,12 @@ def to_safetensors(checkpoints: dict[str, bytes], source: str) -> bytes:
     """Return the safetensors file of video_vq.metrics.perceptual.StLpips; always the same bytes.
 
     Args:
-        checkpoints: bytes of each trunk's checkpoint, "alex" or "vgg"; our names begin with the
-            trunk's.
-        source: where the arrays come from, kept in the file's header.
+        checkpoints: bytes of the checkpoint of each trunk, "alex" or "vgg", which also begins our
+            names.
+        source: origin of the arrays, which is kept in the file's header.
 
     Raises:
-        InputError: a checkpoint holds anything but float32 arrays of the known names.
+        InputError: a checkpoint holds anything other than float32 arrays of the known names.
     """
     tensors = {}
     for trunk, data in checkpoints.items():
@@ -56,7 +56,6 @@ def _read(data: bytes) -> dict[str, torch.Tensor]:
 
 
 def _port_name(name: str, trunk: str) -> str | None:
-    """Return the name in StLpips, or None for the constants that stand in our code."""
     if found := CONVOLUTION.fullmatch(name):
         stage = int(found[1]) - 1
         return f"stages.{stage}.{int(found[2]) - FIRST_LAYERS[trunk][stage]}.{found[3]}"

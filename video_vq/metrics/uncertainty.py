@@ -1,11 +1,12 @@
-"""How far an FVD can be trusted: differences of two models, errors at one N, the limit of large N.
+"""Uncertainty of FVD: intervals for the difference of two models, errors, and the limit of large N.
 
 Errors come from split halves: the source videos are cut into random halves, and half of the
-difference between the two halves' scores, squared and averaged over many cuts, is a variance.
-Its expectation is Var(score at N/2) / 2, for independent videos exactly. That is the variance at N
-for anything that behaves like a mean, and more, never less, where higher terms count (Efron &
-Stein, "The Jackknife Estimate of Variance", 1981); the bias of FVD is equal in both halves and
-drops out. docs/results.md measures the coverage of this and of what was tried instead.
+difference between the scores of the halves, squared and averaged over many cuts, is a variance. Its
+expectation is Var(score at N/2) / 2, exactly so for independent videos. That is the variance at N
+for anything that behaves like a mean, and larger, never smaller, if higher-order terms matter
+(Efron & Stein, "The Jackknife Estimate of Variance", 1981); the bias of FVD is equal in both halves
+and cancels. docs/results.md measures the coverage of this method and of the alternatives that were
+tried.
 """
 
 from collections.abc import Sequence
@@ -41,15 +42,14 @@ class Interval(NamedTuple):
 
 
 class DifferenceInterval(NamedTuple):
-    """FVD(real, a) - FVD(real, b); below zero where a is closer to the real clips.
+    """FVD(real, a) - FVD(real, b), which is negative if a is closer to the real clips.
 
     Attributes:
-        at_n: difference of the expected FVDs at this number of clips: what other clips of the same
-            models, as many, would give. FVD's bias depends on the model, so this is not yet the
-            difference of the distributions: at N = 256 a model of too little variety beats a
-            perfect one.
-        population: difference of the distributions, with the bias (∝ 1/N) taken out; None when
-            halves of the sets have no more clips than features, where the bias follows another law.
+        at_n: difference of the expected FVDs for the same number of other clips of the same models.
+            As the bias of FVD depends on the model, this is not the difference of the
+            distributions: at N = 256, a model with too little variety beats a perfect one.
+        population: difference of the distributions, without the bias (∝ 1/N); None if halves of the
+            sets have no more clips than features, because the bias then follows another law.
         num_clips: number of clips in the smallest of the three sets.
     """
 
@@ -62,9 +62,10 @@ class InfiniteFVD(NamedTuple):
     """FVD extrapolated to infinitely many clips, with its standard error.
 
     Attributes:
-        value: the limit a in a + b/N; may fall below zero for a very good model.
+        value: the limit a in a + b/N; may be negative for a very good model.
         standard_error: standard error over source videos, by the block jackknife.
-        bias: the term b/N at all clips, the part of the plain FVD that is due to too few clips.
+        bias: the term b/N for all clips, the part of the plain FVD that is due to the limited
+            number of clips.
     """
 
     value: float
@@ -80,10 +81,10 @@ def difference_interval(
     seed: int = 0,
     num_splits: int = 100,
 ) -> DifferenceInterval:
-    """Return how much FVD(real, a) differs from FVD(real, b), with 95 % intervals.
+    """Return the difference of FVD(real, a) and FVD(real, b), with 95 % intervals.
 
-    The real videos are resampled for both at once; candidates separately, or together where they
-    name the same videos. At d = 400 and N = 2048 a split takes 0.09 s on one core.
+    The real videos are resampled jointly for both; the candidates separately, or jointly if they
+    have the same names of videos. At d = 400 and N = 2048, a split takes 0.09 s on one core.
 
     Args:
         ddof: degrees of freedom of the protocol, 0 or 1.
@@ -92,7 +93,8 @@ def difference_interval(
             num_splits).
 
     Raises:
-        InputError: there are too few source videos, or candidates differ in their number of clips.
+        InputError: there are too few source videos, or the candidates have different numbers of
+            clips.
     """
     num_a, num_b = len(a.features), len(b.features)
     if abs(num_a - num_b) > SIZE_TOLERANCE * max(num_a, num_b):
@@ -117,12 +119,12 @@ def difference_interval(
 
 
 def interval_at_n(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
-    """Return the interval of a score's expectation at its own number of clips.
+    """Return the confidence interval of a score's expectation at its own number of clips.
 
-    Student's, stretched to the side that the halves are skewed to: a squared shift of the mean
-    has an error that grows with it, so its symmetric interval is too short whenever it fell low.
-    For a mean of error e, the end of (mean ± 1.96 e)² lies (1.96² + 1) / 6 · skewness errors
-    further out (the first term of the Edgeworth expansion).
+    This is Student's interval, stretched towards the side to which the halves are skewed: the error
+    of a squared shift of the mean grows with the shift, so a symmetric interval is too short
+    whenever the shift came out low. For a mean with error e, the end of (mean ± 1.96 e)² lies
+    (1.96² + 1) / 6 · skewness errors further out (the first term of the Edgeworth expansion).
 
     Args:
         full: score of all clips.
@@ -142,9 +144,10 @@ def _skewness(values: Float64[np.ndarray, "splits 2"]) -> float:
 
 
 def population_interval(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
-    """Return the interval of a score's limit for large N, its bias being proportional to 1/N.
+    """Return the interval of a score's limit for large N, for a bias proportional to 1/N.
 
-    Then halves have twice the bias of the whole, so their excess is the bias of the whole.
+    The bias of a half is then twice the bias of the whole, so their difference is the bias of the
+    whole.
     """
     return interval_at_n(2 * full - float(halves.mean()), halves)
 
@@ -155,7 +158,7 @@ def split_half_error(halves: Float64[np.ndarray, "splits 2"]) -> float:
 
 
 def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str) -> str:
-    """Return a plain sentence: which of the two is closer to the real clips, if that is known."""
+    """Return a sentence on which of the two is closer to the real clips, if that is known."""
     _, _, low, high = difference.at_n
     count = f"at N = {difference.num_clips}"
     interval = f"95 % interval {low:.1f} to {high:.1f}"
@@ -178,15 +181,11 @@ def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str
 
 
 def jackknife_error(
-    real: GroupedFeatures,
-    fake: GroupedFeatures,
-    ddof: int,
-    seed: int = 0,
-    num_splits: int = 100,
+    real: GroupedFeatures, fake: GroupedFeatures, ddof: int, seed: int = 0, num_splits: int = 100
 ) -> float:
     """Return the standard error of one FVD about its expectation at this N (not about the truth).
 
-    Args and errors: as for `difference_interval`.
+    Arguments and errors are those of `difference_interval`.
     """
     return split_half_error(half_sample_distances(real, (fake,), ddof, seed, num_splits)[..., 0])
 
@@ -220,7 +219,7 @@ def half_sample_distances(
 def _name_codes(
     sets: Sequence[GroupedFeatures], min_videos: int
 ) -> tuple[Sequence[str], list[Int[np.ndarray, "_"]]]:
-    """Return all video names, sorted, and each clip's place among them."""
+    """Return the sorted names of all videos, and the index of each clip's video."""
     for one in sets:
         if len(one.groups) != len(one.features):
             raise ValueError(f"{len(one.groups)} groups for {len(one.features)} clips")
@@ -240,7 +239,7 @@ def _name_codes(
 
 
 def _strata(num_names: int, codes: Sequence[Int[np.ndarray, "_"]]) -> list[Int[np.ndarray, "_"]]:
-    """Return the videos that occur in the same sets, as places; halves are taken within them."""
+    """Return the indices of videos that occur in the same sets, within which halves are drawn."""
     member = np.zeros((num_names, len(codes)), dtype=bool)
     for column, code in enumerate(codes):
         member[code, column] = True
@@ -252,7 +251,7 @@ def _strata(num_names: int, codes: Sequence[Int[np.ndarray, "_"]]) -> list[Int[n
 def _random_half(
     num_names: int, strata: Sequence[Int[np.ndarray, "_"]], random: np.random.Generator
 ) -> Bool[np.ndarray, "_"]:
-    """Return which videos are in the first half; the odd one out falls on either side."""
+    """Return which videos are in the first half; an odd one is assigned at random."""
     first = np.zeros(num_names, dtype=bool)
     for places in strata:
         size = (len(places) + int(random.integers(2))) // 2
@@ -261,7 +260,7 @@ def _random_half(
 
 
 class _Gaussian(NamedTuple):
-    """Mean, trace and covariance; for few clips, R with Rᵀ R = covariance in its place."""
+    """Mean, trace and covariance, or for few clips R with Rᵀ R = covariance instead."""
 
     mean: Float64[np.ndarray, "d"]
     trace: float
@@ -270,11 +269,9 @@ class _Gaussian(NamedTuple):
 
 
 def resampled_distances(
-    real: Float64[np.ndarray, "n d"],
-    candidates: Sequence[Float64[np.ndarray, "_ d"]],
-    ddof: int,
+    real: Float64[np.ndarray, "n d"], candidates: Sequence[Float64[np.ndarray, "_ d"]], ddof: int
 ) -> Float64[np.ndarray, "_"]:
-    """Return each candidate's FVD: `frechet_distance` to 1e-6 relative, several times as fast.
+    """Return each candidate's FVD, like `frechet_distance` to 1e-6 but several times as fast.
 
     The root R of the real covariance is shared, and the singular values that `frechet_distance`
     adds up are square roots of the eigenvalues of R S Rᵀ.
@@ -325,10 +322,11 @@ def fvd_at_infinity(
 ) -> InfiniteFVD:
     """Return the limit of FVD for large N, from a fit of a + b/N to subsets of the clips.
 
-    After Chong & Forsyth, "Effectively Unbiased FID and Inception Score", 2020. The subsets are
-    windows round a shuffled list of the source videos. Below N = d the bias follows another law.
+    The method follows Chong & Forsyth, "Effectively Unbiased FID and Inception Score", 2020. The
+    subsets are cyclic windows of a shuffled list of the source videos. Below N = d, the bias
+    follows another law.
 
-    Args: as for `difference_interval`.
+    The arguments are those of `difference_interval`.
 
     Raises:
         InputError: a set has too few clips for the number of features, or under 20 source videos.
@@ -363,7 +361,6 @@ def _check_enough_clips(real: GroupedFeatures, fake: GroupedFeatures) -> None:
 
 
 def _places(values: Float[np.ndarray, "n"] | Int[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    """Return ranks of the distinct values, spread over [0, 1)."""
     distinct, ranks = np.unique(values, return_inverse=True)
     return ranks.ravel() / len(distinct)
 

@@ -1,8 +1,8 @@
-"""The two video transformers whose features are published beside FVD's: VideoMAE and V-JEPA.
+"""The two video transformers whose features are published as alternatives: VideoMAE and V-JEPA.
 
-VideoMAE as content-debiased FVD uses it (Ge et al. 2024): VideoMAE v2, ViT-g, fine-tuned on
-Something-Something v2. V-JEPA as JEDi uses it (Luo et al. 2024): ViT-H/16 and the attentive pooler
-of its probe of the same data. Names of tensors are those of the published checkpoints.
+VideoMAE is the network of content-debiased FVD (Ge et al. 2024): VideoMAE v2, ViT-g, fine-tuned on
+Something-Something v2. V-JEPA is the network of JEDi (Luo et al. 2024): ViT-H/16 and the attentive
+pooler of its probe on the same data. Tensors have the names of the published checkpoints.
 """
 
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ class TransformerSizes:
     """Sizes of a video transformer.
 
     Attributes:
-        width: number of values of a token.
-        hidden: number of values between the layers of an MLP.
-        patch: pixels of a token's side.
-        frame_size: pixels of a frame's side.
-        num_frames: number of frames of a clip.
+        width: number of channels of a token.
+        hidden: number of hidden channels of an MLP.
+        patch: side of a token's patch in pixels.
+        frame_size: side of a frame in pixels.
+        num_frames: number of frames in a clip.
     """
 
     width: int
@@ -56,7 +56,7 @@ V_JEPA_H = TransformerSizes(width=1280, depth=32, heads=16, hidden=5120, patch=1
 
 
 class Attention(nn.Module):
-    """Self-attention; its one product makes queries, keys and values."""
+    """Self-attention with a single projection to queries, keys and values."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -98,12 +98,12 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Apply both."""
+        """Apply the two layers."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
-    """A transformer's block, normalised before each half."""
+    """A pre-norm transformer block."""
 
     def __init__(self, sizes: TransformerSizes):
         super().__init__()
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class PoolerBlock(nn.Module):
-    """A block whose queries look at all tokens."""
+    """A block whose queries attend to all tokens."""
 
     def __init__(self, sizes: TransformerSizes):
         super().__init__()
@@ -137,7 +137,7 @@ class PoolerBlock(nn.Module):
 
 
 class Pooler(nn.Module):
-    """One learned query that gathers a clip."""
+    """A learned query that pools a clip."""
 
     def __init__(self, sizes: TransformerSizes):
         super().__init__()
@@ -151,7 +151,7 @@ class Pooler(nn.Module):
 
 
 class _Patches(nn.Module):
-    """Boxes of pixels to tokens."""
+    """Maps boxes of pixels to tokens."""
 
     def __init__(self, sizes: TransformerSizes):
         super().__init__()
@@ -159,7 +159,6 @@ class _Patches(nn.Module):
         self.proj = nn.Conv3d(3, sizes.width, box, stride=box)
 
     def forward(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b n d"]:
-        """Return tokens in the order t h w."""
         return rearrange(self.proj(x), "b d t h w -> b (t h w) d")
 
 
@@ -182,7 +181,7 @@ class VideoMae(nn.Module):
         content-debiased FVD.
 
         Raises:
-            InputError: not 16 frames of 224 x 224.
+            InputError: the clips are not 16 frames of 224 x 224.
         """
         require_clips(video, self.sizes, "VideoMAE")
         x = self.patch_embed((video + 1) / 2) + self.pos_embed
@@ -208,7 +207,7 @@ class VJepa(nn.Module):
         """Return the features of RGB clips in [-1, 1].
 
         Raises:
-            InputError: not 16 frames of 224 x 224.
+            InputError: the clips are not 16 frames of 224 x 224.
         """
         require_clips(video, self.sizes, "V-JEPA")
         pixels = ((video + 1) / 2 - self.mean) / self.std
@@ -217,10 +216,10 @@ class VJepa(nn.Module):
 
 
 def require_clips(video: Tensor, sizes: TransformerSizes, name: str) -> None:
-    """Refuse clips of another size than a network's.
+    """Refuse clips that do not have the size that a network requires.
 
     Raises:
-        InputError: says what it takes.
+        InputError: the size is wrong; the message gives the required one.
     """
     side = sizes.frame_size
     if video.ndim != 5 or video.shape[1:] != (3, sizes.num_frames, side, side):

@@ -1,6 +1,5 @@
 """The prior prepared for decoding: packed weights and a static key-value cache."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -40,25 +39,21 @@ class SubCodeLayer(NamedTuple):
 
 
 class CachedPrior:
-    """Decodes a fixed number of rows in step; equal to `Prior.forward` to rounding.
+    """Decodes a fixed number of rows in lockstep; equals `Prior.forward` up to rounding.
 
     Attention is a pair of plain batched products over the filled part of the cache. It is not
-    torch's fused kernel, which rounds a row by its place in the batch when there are several CPU
-    threads.
+    torch's fused kernel, whose rounding of a row depends on its place in the batch when there are
+    several CPU threads.
 
     Args:
         prior: the prior, whose weights are copied; it embeds the conditions itself.
         num_rows: number of rows of the batch, which is the same in every call.
         dtype: dtype of weights, cache and products; norms, positions and logits stay in float32.
-        graphs: whether to record steps as CUDA graphs; only on a GPU.
+        graphs: whether to record steps as CUDA graphs, which needs a GPU.
     """
 
     def __init__(
-        self,
-        prior: Prior,
-        num_rows: int,
-        dtype: torch.dtype = torch.float32,
-        graphs: bool = False,
+        self, prior: Prior, num_rows: int, dtype: torch.dtype = torch.float32, graphs: bool = False
     ):
         config, sizes = prior.config, prior.config.transformer
         self.num_rows = num_rows
@@ -152,7 +147,7 @@ class CachedPrior:
         return logits
 
     def _step_at_place(self, span: int) -> Step:
-        """Read the tokens in `taken` at `place`; graphs record this, so it changes nothing else."""
+        """Read the tokens in `taken` at `place`; changes nothing else, since graphs record it."""
         slots = self._embedded(self.taken)[:, None] + self.positions[self.place]
         if self.per_frame is not None:
             slots = slots + self.per_frame[:, self.place // self.cells]
@@ -188,7 +183,6 @@ class CachedPrior:
         return self._run(slots, first)
 
     def _run(self, slots: Float[Tensor, "b m d"], first: int) -> Float[Tensor, "b v"]:
-        """Run the transformer on slots first … first + m - 1."""
         new = slots.shape[1]
         if new == 1 and self.by_place:
             return self._through_layers(slots, self.place.fill_(first), self._span(first))
@@ -238,11 +232,11 @@ class CachedPrior:
         values: Float[Tensor, "b heads n c"],
         places: slice | Int[Tensor, "1"],
     ) -> Float[Tensor, "rows d"]:
-        """Let each new slot attend to the cache up to itself."""
+        """Let each new slot attend to the cache up to and including itself."""
         if isinstance(places, slice):
             read = [
-                self._attend_block(query[:, :, start:end], keys, values, places.start + start)
-                for start, end in _blocks(query.shape[2])
+                self._attend_block(block, keys, values, places.start + number * QUERY_BLOCK)
+                for number, block in enumerate(query.split(QUERY_BLOCK, dim=2))
             ]
         else:
             read = [self._attend_at(query, keys, values, places)]
@@ -269,7 +263,7 @@ class CachedPrior:
         return torch.matmul(torch.softmax(scores, dim=-1), values)
 
     def rows_agree(self, num_given: int) -> bool:
-        """Return whether equal rows come out equal, bit for bit, at any place in the batch.
+        """Return whether equal rows give bitwise equal results at any place in the batch.
 
         It runs the transformer on equal rows: once on a prefix, and on one slot at three lengths.
         """
@@ -311,8 +305,3 @@ def same_bits(x: Tensor, axis: int) -> bool:
     """Return whether all entries along an axis hold equal bits."""
     bits = x.contiguous().view(torch.int32 if x.element_size() == 4 else torch.int16)
     return bool((bits == bits.narrow(axis, 0, 1)).all())
-
-
-def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, size, QUERY_BLOCK):
-        yield start, min(start + QUERY_BLOCK, size)

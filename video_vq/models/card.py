@@ -1,13 +1,12 @@
-"""The model card: what a model is, its scores with their protocol, and how to load it.
+"""The model card: a description of the model, its scores with their protocol, and how to load it.
 
-Whatever comes from outside (class names, scores) is escaped: it is shown, never interpreted.
+Class names, scores and all other external text are escaped, so that none is interpreted.
 """
 
 import math
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,8 @@ def model_card(
         license: an identifier of the Hub; None leaves it out.
 
     Raises:
-        InputError: the scores are damaged or another model's, or the licence is not an identifier.
+        InputError: the scores are damaged or belong to another model, or the licence is not an
+            identifier.
     """
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,63}", license):
         raise InputError(
@@ -79,15 +79,15 @@ def model_card(
         num_parameters=num_parameters,
         most=MAX_CLASSES,
         scores=known,
-        number=partial(_number, known),
-        count=partial(_count, known),
+        number=lambda place: score(_at(known, place, _is_number)),
+        count=lambda place: _at(known, place, lambda value: type(value) is int),
         protocol=None if known is None else _protocol(known),
         warnings=None if known is None else _warnings(known, kind),
     )
 
 
 def is_our_card(file: Path) -> bool:
-    """Whether a README.md is missing or a model card that this program may replace."""
+    """Whether there is no README.md yet, or only a model card that this program may replace."""
     if not file.exists():
         return True
     with open(file, encoding="utf-8", errors="replace") as stream:
@@ -95,10 +95,10 @@ def is_our_card(file: Path) -> bool:
 
 
 def escaped(value: Any) -> str:
-    """Return any value as markdown that shows it as it is, on one line.
+    """Return any value as one line of markdown that shows it literally.
 
-    Control, format and private characters become visible escapes, HTML becomes entities, every
-    other ASCII punctuation mark gets the backslash that takes its meaning away (CommonMark 2.4).
+    Control, format and private characters become visible escapes, HTML becomes entities, and every
+    other ASCII punctuation mark is escaped by a backslash (CommonMark 2.4).
     """
     text = str(value)
     if len(text) > MAX_TEXT:
@@ -124,7 +124,7 @@ def _codebook(model: dict[str, Any]) -> str:
 
 
 def _scores_of(scores: str | Path | dict[str, Any], kind: str, model_hash: str) -> dict[str, Any]:
-    """Return scores, read from scores.json when they are a path, that are this model's."""
+    """Return the scores, from scores.json if given a path; refuse those of another model."""
     if not isinstance(scores, dict):
         path = Path(scores)
         scores = read_json(path / "scores.json" if path.is_dir() else path, "scores")
@@ -149,7 +149,7 @@ def _protocol(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
-    """Return the warnings that the scores themselves call for, each once."""
+    """Return the warnings that the scores call for, without repeats."""
     of_samples = ["generation.gfvd"] if kind == "prior" and "generation" in scores else []
     said: list[Any] = []
     for place in ("reconstruction.rfvd", *of_samples):
@@ -167,11 +167,7 @@ def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
 
 
 def _at(scores: Any, place: str, fits: Callable[[Any], bool]) -> Any:
-    """Return the value at a dotted place.
-
-    Raises:
-        InputError: there is none, or one that does not fit.
-    """
+    """Return the value at a dotted place."""
     value = scores
     try:
         for key in place.split("."):
@@ -187,13 +183,5 @@ def _at(scores: Any, place: str, fits: Callable[[Any], bool]) -> Any:
     return value
 
 
-def _number(scores: Any, place: str) -> str:
-    return score(_at(scores, place, _is_number))
-
-
 def _is_number(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and math.isfinite(value))
-
-
-def _count(scores: Any, place: str) -> int:
-    return _at(scores, place, lambda value: type(value) is int)

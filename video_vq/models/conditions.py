@@ -39,17 +39,17 @@ def as_seeds(seeds: object) -> list[int]:
     """Return seeds, of any size, from a list, a tensor or an array.
 
     Raises:
-        InputError: they are none of these, or not integers.
+        InputError: the seeds are not a list, a tensor or an array, or are not integers.
     """
     listed = plain_integers(seeds, "seeds")
     return as_integers(seeds, "seeds").flatten().tolist() if listed is None else listed
 
 
 def as_conditions(class_labels: object, given: object, actions: object) -> Conditions:
-    """Return conditions as tensors of the right kind and number of axes.
+    """Return conditions as tensors with the expected dtype and number of axes.
 
     Raises:
-        InputError: one is not an array of numbers, or has the wrong number of axes.
+        InputError: a condition is not an array of numbers, or has the wrong number of axes.
     """
     labels = None if class_labels is None else as_integers(class_labels, "class labels")
     tokens = None if given is None else as_integers(given, "given tokens")
@@ -134,8 +134,8 @@ def _check_given(given: Int[Tensor, "n p *level"], vocabulary: Sequence[int]) ->
     expected = () if len(vocabulary) == 1 else (len(vocabulary),)
     if tuple(given.shape[2:]) != expected:
         raise InputError(
-            f"given tokens: this prior has codes of {len(vocabulary)} levels a position, found the "
-            f"shape {tuple(given.shape)}; of a grid of codes pass grid.flatten(1, 3)"
+            f"given tokens: this prior has codes of {len(vocabulary)} levels per position, found "
+            f"the shape {tuple(given.shape)}; of a grid of codes pass grid.flatten(1, 3)"
         )
     for level, size in enumerate(vocabulary):
         codes = given if len(vocabulary) == 1 else given[..., level]

@@ -13,12 +13,12 @@ GROUPS = 8  # groups of channels that are normalised together, or as many as div
 class PatchDiscriminator(nn.Module):
     """PatchGAN (Isola et al. 2017) over t h w: strided convolutions to a grid of logits.
 
-    Group norm (Wu and He 2018) in place of batch norm: a clip's logits depend only on that clip,
-    so that several ranks need no synchronised statistics.
+    It uses group norm (Wu and He 2018) instead of batch norm: a clip's logits depend only on that
+    clip, so the ranks need no synchronised statistics.
 
     Args:
         channels: base width, doubled at each level up to eight times.
-        levels: number of halvings of t, h and w; time stays once it is down to one frame.
+        levels: number of times that t, h and w are halved; t stays at 1 once it gets there.
     """
 
     def __init__(self, channels: int, levels: int):

@@ -1,4 +1,4 @@
-"""Models by name: a folder on this machine, or a repository of the Hugging Face Hub.
+"""Finds models by name: a folder on this machine, or a repository on the Hugging Face Hub.
 
 Exactly two files of a repository are fetched, config.json and model.safetensors; nothing in it is
 executed or unpickled.
@@ -22,16 +22,17 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re
 
 
 def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Path:
-    """Return the folder of a model that is here, or fetch it from the Hub.
+    """Return a local model's folder, or download the model from the Hub.
 
     Args:
-        name: an existing folder, or "starter"; or, if a str, "org/name" of the Hub. A Path is
+        name: an existing folder, or "starter"; or, if a str, "org/name" on the Hub. A Path is
             always local.
         revision: branch, tag or commit of a repository.
         kind: the kind that the model must be; its tensors are fetched only if it is.
 
     Raises:
-        InputError: the name is neither, or the repository cannot be fetched.
+        InputError: the name is neither a folder nor a repository, or the repository cannot be
+            fetched.
     """
     path = named(name)
     if isinstance(name, Path) or path.exists() or path != Path(name):
@@ -66,17 +67,17 @@ def fetch_file(name: str, file: str) -> Path:
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
             raise InputError(
                 f"{name}/{file}: the Hugging Face Hub cannot be reached (no network, or "
-                "HF_HUB_OFFLINE is set) and did not give it before; name a file that is here"
+                "HF_HUB_OFFLINE is set) and the file was not fetched before; name a local file"
             ) from None
         except errors.EntryNotFoundError:
             raise InputError(f"{name}: holds no {file} on the Hugging Face Hub") from None
 
 
 def check_repository(name: str) -> None:
-    """Raise if a name cannot be that of a repository.
+    """Raise if a name is not valid for a repository.
 
     Raises:
-        InputError: says what a model's name may be.
+        InputError: the name is not valid; the message says which names are.
     """
     if not REPOSITORY.fullmatch(name):
         raise InputError(
@@ -98,7 +99,7 @@ def upload_model(name: str, files: dict[str, bytes], private: bool, revision: st
         The commit's address.
 
     Raises:
-        InputError: the Hub cannot be reached, or refuses.
+        InputError: the Hub cannot be reached, or refuses the upload.
     """
     api = _api()
     from huggingface_hub import CommitOperationAdd
@@ -125,7 +126,7 @@ def _api() -> "HfApi":
 
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what the Hub's client raises into messages that say what to do."""
+    """Turn the exceptions of the Hub's client into messages that say what to do."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{name}"
@@ -150,7 +151,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise InputError(
             f"{name}: there is no such folder here, and the Hugging Face Hub cannot be reached "
-            "(no network, or HF_HUB_OFFLINE is set) and has not been asked for it before; "
+            "(no network, or HF_HUB_OFFLINE is set) and it was not fetched before; "
             f"name a folder, or copy {CONFIG} and {TENSORS} from a machine with network"
         ) from None
     except errors.EntryNotFoundError:
@@ -161,6 +162,5 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{name}: the Hugging Face Hub refused or broke the connection: {first}; to publish, "
-            "log in with "
-            "`hf auth login` as a user who may write there"
+            "log in with `hf auth login` as a user who may write there"
         ) from None

@@ -1,4 +1,4 @@
-"""A prior that predicts hidden tokens from visible ones, so that several are drawn at once."""
+"""A prior that predicts hidden tokens from visible ones, so that several are drawn together."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class MaskedPrior(TokenTransformer):
 
     @property
     def rotary(self) -> RotaryTables:
-        """Return the rotary tables; keys rotate by the cell that they hold, like queries."""
+        """Return the rotary tables; both queries and keys rotate by the cell of their token."""
         of_slots = super().rotary
         return of_slots._replace(key_cos=of_slots.query_cos, key_sin=of_slots.query_sin)
 
@@ -64,8 +64,8 @@ class MaskedPrior(TokenTransformer):
                 None hides all tokens.
 
         Raises:
-            InputError: a condition is missing, superfluous or misshapen, or the clips are not
-                whole.
+            InputError: a condition is missing, unexpected or misshapen, or the clips are
+                incomplete.
         """
         sub_codes = self.split_tokens(tokens)
         batch, num_slots, _ = sub_codes.shape
@@ -104,7 +104,7 @@ class MaskedPrior(TokenTransformer):
 
 
 def hidden_tokens(keys: Sequence[Sequence[int]], num_tokens: int) -> Bool[Tensor, "b n"]:
-    """Draw which tokens of clips are hidden in training, for each clip by its own key.
+    """Draw the tokens to hide in training, for each clip from its own key.
 
     Their share is cos(π/2 · u) with u uniform in [0, 1), which is the share that is still hidden at
     a random step of sampling. At least one token is hidden.

@@ -1,33 +1,28 @@
-"""Draws tokens from a masked prior, several at once, the most certain ones first (MaskGIT)."""
+"""Draws tokens from a masked prior, several per step, the most certain ones first (MaskGIT)."""
 
 import copy
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models.cached_prior import same_bits
-from video_vq.models.conditions import Integers, as_conditions, as_seeds, check_sampling
 from video_vq.models.masked_prior import MaskedPrior
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
 from video_vq.models.sampling import (
+    ClipSampler,
+    PaddedBatch,
     adjusted_logits,
-    embedded,
     guided_logits,
     hidden_per_pass,
     invert,
     require_distributions,
-    uniform_noise,
 )
 from video_vq.models.token_transformer import Condition
-from video_vq.nn.precision import exact_float32
 
 CHUNK = 1 << 24  # number of logits held at once
 LEAST = 2.0**-54  # replaces noise of 0, so that its Gumbel noise is finite
@@ -37,7 +32,7 @@ class Drawn(NamedTuple):
     """The tokens that a pass draws for every position.
 
     Attributes:
-        sub_codes: sub-codes, drawn as if the token was hidden.
+        sub_codes: sub-codes, drawn as if the token were hidden.
         log_probability: log probability of the whole token, before temperature, top-k and top-p.
         usable: whether all positions of a clip had a distribution to draw from.
     """
@@ -61,21 +56,21 @@ def still_hidden(num_tokens: int, steps: int) -> list[int]:
     return found
 
 
-class MaskedSampler:
+class MaskedSampler(ClipSampler[MaskedPrior]):
     """Draws the tokens of clips from a masked prior, several in each step.
 
-    Each step draws all hidden tokens, and keeps those with the largest log probability plus a noise
-    that falls to 0 at the last step. A sample's noise depends only on its seed, window, step and
-    position, and every batch has the same shape. If this machine rounds a row by its place in the
-    batch, samples are drawn one at a time. A sample's tokens therefore do not depend on the other
-    samples, bit for bit.
+    Each step draws all hidden tokens, and keeps those with the largest log probability plus noise,
+    which falls to 0 at the last step. A sample's noise depends only on its seed, window, step and
+    position, and every batch has the same shape. If the rounding of a row depends on its place in
+    the batch on this machine, samples are drawn one at a time. A sample's tokens therefore do not
+    depend on the other samples, bit for bit.
 
     Args:
         prior: the prior, on any device; its training mode does not matter, and one in bf16, fp16 or
             float64 samples as its float32 copy.
         settings: guidance, temperature, top-k, top-p; None for plain sampling.
         parallel: steps and confidence; None for the defaults.
-        batch_size: number of samples drawn together; record it with the samples.
+        batch_size: number of samples that are drawn together; record it with the samples.
         dtype: dtype of the matrix products.
 
     Raises:
@@ -102,82 +97,22 @@ class MaskedSampler:
             )
         self._num_rows: int | None = None
 
-    def draw(
-        self,
-        seeds: Integers,
-        class_labels: Integers | None = None,
-        given: Integer[Tensor, "n p *level"] | Integer[np.ndarray, "n p *level"] | None = None,
-        actions: Float[Tensor, "n t a"] | Float[np.ndarray, "n t a"] | None = None,
-        progress: Callable[[int], object] | None = None,
-        window: int = 0,
-    ) -> Int[Tensor, "n t h w *level"]:
-        """Draw the tokens of one clip per seed; see `TokenSampler.draw`.
-
-        Args:
-            progress: called after each step with the number of tokens just drawn.
-
-        Raises:
-            InputError: see there.
-        """
-        prior, settings = self.prior, self.settings
-        seeds = as_seeds(seeds)
-        conditions = as_conditions(class_labels, given, actions)
-        check_sampling(prior, seeds, conditions, settings, self.batch_size)
-        split, device = prior.sub_codes, prior.head.weight.device
-        num_tokens, num_given = prior.config.num_tokens, conditions.num_given
-        tokens = torch.zeros(len(seeds), num_tokens, len(split), dtype=torch.int64)
-        if conditions.given is not None:
-            tokens[:, :num_given] = split.split(conditions.given)
+    def _precision(self) -> AbstractContextManager[Any]:
+        device = self.prior.head.weight.device
         is_bf16 = self.dtype == torch.bfloat16
-        with (
-            torch.inference_mode(),
-            exact_float32(device),
-            torch.autocast(device.type, torch.bfloat16, enabled=is_bf16),
-        ):
-            num_rows = self._rows(device)
-            for start in range(0, len(seeds), num_rows):
-                end = min(start + num_rows, len(seeds))
-                # A short batch is filled up with copies of its last sample, thrown away later.
-                index = torch.arange(start, start + num_rows).clamp(max=end - 1)
-                condition = embedded(prior, conditions.rows(index, device), settings, num_rows)
-                drawn = self._draw_batch(
-                    tokens[index].to(device),
-                    num_given,
-                    condition,
-                    partial(self._noise, [seeds[row] for row in index.tolist()], window),
-                    None if progress is None else lambda count, n=end - start: progress(n * count),
-                )
-                tokens[start:end] = drawn[: end - start].cpu()
-        _, rows, columns = prior.config.grid_thw
-        return rearrange(split.join(tokens), "n (t h w) ... -> n t h w ...", h=rows, w=columns)
+        return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
 
-    def _noise(self, seeds: list[int], window: int, step: int) -> Float[Tensor, "b n s1"]:
-        """Return a step's uniform noise, for each sub-code and for the confidence."""
-        num_tokens, each = self.prior.config.num_tokens, len(self.prior.sub_codes) + 1
-        noise = [uniform_noise(seed, num_tokens * each, window, step) for seed in seeds]
-        return torch.from_numpy(np.stack(noise)).unflatten(1, (num_tokens, each))
-
-    def _draw_batch(
-        self,
-        tokens: Int[Tensor, "b n s"],
-        num_given: int,
-        condition: Condition,
-        noise_of: Callable[[int], Tensor],
-        progress: Callable[[int], object] | None,
-    ) -> Int[Tensor, "b n s"]:
-        """Draw the hidden sub-codes of one padded batch.
-
-        Raises:
-            InputError: the prior gave no distribution to draw from.
-        """
+    def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
+        tokens, num_given = batch.tokens, batch.num_given
+        num_tokens, each = tokens.shape[1], tokens.shape[2] + 1  # noise of the confidence, too
         hidden = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         hidden[:, :num_given] = False
         usable = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-        plan = still_hidden(tokens.shape[1] - num_given, self.parallel.steps)
-        before = tokens.shape[1] - num_given
+        before = num_tokens - num_given
+        plan = still_hidden(before, self.parallel.steps)
         for step, left in enumerate(plan):
-            noise = noise_of(step).to(tokens.device)
-            drawn = self._drawn(tokens, hidden, condition, noise[..., :-1])
+            noise = batch.noise(num_tokens * each, step).unflatten(1, (num_tokens, each))
+            drawn = self._drawn(tokens, hidden, batch.condition, noise[..., :-1])
             usable &= drawn.usable
             gumbel = -torch.log(-torch.log(noise[..., -1].clamp(min=LEAST)))
             heat = self.parallel.confidence_temperature * (1 - (step + 1) / len(plan))
@@ -187,8 +122,8 @@ class MaskedSampler:
             stay = torch.zeros_like(hidden).scatter(1, order[:, :left], True)
             tokens = torch.where((hidden & ~stay)[..., None], drawn.sub_codes, tokens)
             hidden = stay
-            if progress is not None:
-                progress(before - left)
+            if batch.progress is not None:
+                batch.progress(before - left)
             before = left
         require_distributions(usable, self.settings)
         return tokens
@@ -200,7 +135,7 @@ class MaskedSampler:
         condition: Condition,
         noise: Float[Tensor, "b n s"],
     ) -> Drawn:
-        """Draw a token for every position from one pass, some positions at a time."""
+        """Draw a token for every position from one pass, a few positions at a time."""
         passes = len(hidden_per_pass(self.settings))
         outputs = self.prior.outputs(
             tokens.repeat(passes, 1, 1), hidden.repeat(passes, 1), condition
@@ -233,15 +168,16 @@ class MaskedSampler:
             usable &= had_mass.view(batch, num_positions).all(1)
         return Drawn(sub_codes, log_probability, usable)
 
-    def _rows(self, device: torch.device) -> int:
-        """Return how many samples are drawn at once: a batch, if a row's place does not matter."""
+    def _rows(self, num_given: int) -> int:
+        """Return the number of samples drawn together: a batch if a row's place does not matter."""
         if self._num_rows is None:
-            agree = self.batch_size == 1 or self._rows_agree(self.batch_size, device)
+            agree = self.batch_size == 1 or self._rows_agree(self.batch_size)
             self._num_rows = self.batch_size if agree else 1
         return self._num_rows
 
-    def _rows_agree(self, num_rows: int, device: torch.device) -> bool:
-        """Return whether equal clips come out equal, bit for bit, at any place in the batch."""
+    def _rows_agree(self, num_rows: int) -> bool:
+        """Return whether equal clips give bitwise equal results at any place in the batch."""
+        device = self.prior.head.weight.device
         sizes, passes = self.prior.sub_codes.sizes, len(hidden_per_pass(self.settings))
         generator = torch.Generator().manual_seed(0)
         num_tokens, rows = self.prior.config.num_tokens, num_rows * passes

@@ -1,6 +1,6 @@
-"""Reads what a model's folder says about itself: config.json and the header of model.safetensors.
+"""Reads the description of a model in its folder: config.json and the header of model.safetensors.
 
-Imports no torch: a header is enough to know a model and to refuse a wrong one.
+Does not import torch: a header is enough to identify a model and to refuse a wrong one.
 """
 
 import math
@@ -32,7 +32,7 @@ class ModelConfig(NamedTuple):
     """The contents of config.json; `model` and `facts` are still unchecked JSON objects.
 
     Attributes:
-        dtype: The dtype of the weights; a tokenizer's quantizer is always float32.
+        dtype: dtype of the weights; a tokenizer's quantizer is always float32.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
         kind: the kind of model that it must be.
 
     Raises:
-        InputError: it is missing, damaged, or of another kind or version.
+        InputError: config.json is missing, damaged, or of another kind or version.
     """
     if path == starter.FOLDER:
         starter.require_whole()
@@ -106,7 +106,7 @@ def read_tokenizer_identity(path: Path) -> TokenizerIdentity:
     """Read and check the description of a tokenizer in its folder.
 
     Raises:
-        InputError: see `read_model_config`; or a setting is wrong.
+        InputError: as for `read_model_config`; or a setting is wrong.
     """
     found = read_model_config(path, "tokenizer")
     source = str(found.folder / CONFIG)

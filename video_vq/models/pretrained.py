@@ -1,4 +1,4 @@
-"""Saving, loading and publishing a trained model: strict both ways, and nothing is unpickled."""
+"""Saves, loads and publishes trained models, with strict checks and without pickle."""
 
 import hashlib
 from pathlib import Path
@@ -37,9 +37,9 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
     """A model that is saved as config.json, model.safetensors and a model card.
 
     Attributes:
-        kind: its name in config.json.
+        kind: name of the kind of model in config.json.
         config_type: class of the settings that build it.
-        facts_type: class of what is known about its training.
+        facts_type: class of the facts about its training.
     """
 
     kind: ClassVar[Kind]
@@ -57,7 +57,8 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         """Return the facts about the model's training data; set by loading and by training.
 
         Raises:
-            InputError: it was neither loaded nor trained, so nothing is known.
+            InputError: the model was neither loaded nor trained, so nothing is known about its
+                data.
         """
         if self._facts is None:
             raise InputError(
@@ -75,7 +76,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         """Return the sha256 of config and tensors as they were last loaded or saved.
 
         Raises:
-            InputError: it was neither loaded nor saved.
+            InputError: the model was neither loaded nor saved.
         """
         if self._hash is None:
             raise InputError(f"this {self.kind} has no hash before it is loaded or saved")
@@ -91,9 +92,9 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         """Load a model for use, in eval mode, without gradients, and in the dtype it was saved in.
 
         Args:
-            name: its folder, or the run folder that contains it; a str that is not a folder here
-                may be a repository of the Hugging Face Hub, "org/name", or "starter", the tokenizer
-                that comes with the package and is loaded in float32. A Path is always local.
+            name: the model's folder, or the run folder that contains it; a str that is not a local
+                folder may be a repository on the Hugging Face Hub, "org/name", or "starter", the
+                package's own tokenizer, which is loaded in float32. A Path is always local.
             revision: branch, tag or commit of a Hub repository; None for its main branch.
             device: the device to put it on.
 
@@ -136,16 +137,16 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         Args:
             path: the folder, created if missing. config.json is written last, so a folder with one
                 is complete.
-            scores: scores for the card: what `video-vq evaluate` returned, its scores.json, or the
+            scores: scores for the card: the result of `video-vq evaluate`, its scores.json, or the
                 folder that holds it.
             license: licence of the weights, an identifier of the Hub such as "mit" or "cc-by-4.0";
                 None names none.
 
         Raises:
-            InputError: the scores are another model's, the training is unknown, the folder holds a
-                README.md of something else, another process writes there, or the tensors are not
-                what loading accepts: without values (on the meta device), of several dtypes, or
-                changed in name or shape.
+            InputError: the scores belong to another model, the training is unknown, the folder
+                holds a foreign README.md, another process writes there, or loading would refuse the
+                tensors: they have no values (on the meta device), several dtypes, or changed names
+                or shapes.
         """
         folder = Path(path)
         if not is_our_card(folder / CARD):
@@ -178,7 +179,8 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
             revision: an existing branch; None for main.
 
         Raises:
-            InputError: see `save_pretrained`; or the Hub cannot be reached, or refuses.
+            InputError: as for `save_pretrained`; or the Hub cannot be reached, or refuses the
+                upload.
         """
         check_repository(name)
         return upload_model(name, self._files(name, scores, license), private, revision)
@@ -186,7 +188,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
     def _files(
         self, name: str, scores: str | Path | dict[str, Any] | None, license: str | None
     ) -> dict[str, bytes]:
-        """Return the files of a model folder in the order in which they are to be written."""
+        """Return the files of a model folder in the order in which they must be written."""
         facts = to_json(self.facts)
         tensors, dtype = self._tensors()
         settings = to_json(self.config)
@@ -208,11 +210,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         }
 
     def _tensors(self) -> tuple[dict[str, torch.Tensor], str]:
-        """Return the tensors to be written, and the dtype that config.json names.
-
-        Raises:
-            InputError: `from_pretrained` would refuse them.
-        """
+        """Return the tensors to write, and the dtype that config.json names."""
         # torch.compile of a part of the model adds its wrapper's name to the names of tensors.
         state = {key.replace("_orig_mod.", ""): value for key, value in self.state_dict().items()}
         if any(value.is_meta for value in state.values()):
@@ -232,7 +230,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
 
 def _blank(cls: type[Pretrained], config: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return the tensors of a model of a config, without their values."""
+    """Return the tensors, without values, of the model that a config describes."""
     with torch.device("meta"):
         return cls(config).to(dtype).state_dict()
 
@@ -251,7 +249,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file; nothing in it is executed.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the file is missing or damaged.
     """
     try:
         return safetensors.torch.load(file.read_bytes())
@@ -264,10 +262,10 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
 def check_tensors(
     expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], source: str
 ) -> None:
-    """Compare names, shapes and dtypes both ways.
+    """Check that a model and a file have tensors of the same names, shapes and dtypes.
 
     Raises:
-        InputError: names every tensor that is missing, extra or misshapen (up to ten).
+        InputError: tensors are missing, extra or misshapen; the message names up to ten of them.
     """
     problems = [f"missing: {name}" for name in expected if name not in found]
     problems += [f"not part of the model: {name}" for name in found if name not in expected]

@@ -14,9 +14,9 @@ from video_vq.models.token_transformer import Actions, Labels, TokenTransformer
 
 
 class PriorLoss(NamedTuple):
-    """Mean cross entropy per token, in both units (a rate; never comparable with pixels).
+    """Mean cross entropy per token in nats and bits: a rate, not comparable with losses on pixels.
 
-    Several codes of a position are one token: its cross entropy is the sum of theirs.
+    Several codes at a position form one token, whose cross entropy is the sum of theirs.
     """
 
     nats: Float[Tensor, ""]
@@ -45,8 +45,8 @@ class Prior(TokenTransformer):
     ) -> Float[Tensor, "b n v"]:
         """Return float32 logits: position i predicts token i from the tokens before it.
 
-        Where a token has several sub-codes, their logits are in a row; each is predicted from the
-        tokens and the sub-codes before it.
+        Where a token has several sub-codes, their logits are concatenated; each is predicted from
+        the tokens and the sub-codes before it.
 
         Args:
             tokens: the first n tokens of each clip, with an axis of levels where a position has
@@ -58,7 +58,7 @@ class Prior(TokenTransformer):
                 eval mode.
 
         Raises:
-            InputError: a condition is missing, superfluous or misshapen, or n is too large.
+            InputError: a condition is missing, unexpected or misshapen, or n is too large.
         """
         sub_codes = self.split_tokens(tokens)
         batch, num_slots, _ = sub_codes.shape
@@ -100,7 +100,8 @@ def prior_loss(
     """Return the mean cross entropy per token, in nats and in bits; see `token_nats`.
 
     Args:
-        hidden: where a masked prior's tokens were hidden: only these count, every clip equally.
+        hidden: mask of the tokens that were hidden from a masked prior: only these count, and every
+            clip counts equally.
     """
     if hidden is not None:
         nats = clip_nats(token_nats(logits, tokens, sub_codes), hidden).mean()
@@ -114,7 +115,7 @@ def prior_loss(
 def clip_nats(
     nats: Float[Tensor, "b n"], hidden: Bool[Tensor, "b n"] | None
 ) -> Float[Tensor, " b"]:
-    """Return each clip's mean over its tokens, or over those that were hidden."""
+    """Return the mean over each clip's tokens, or over its hidden tokens."""
     if hidden is None:
         return nats.mean(1)
     return (nats * hidden).sum(1) / hidden.sum(1)

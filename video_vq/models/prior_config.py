@@ -1,4 +1,4 @@
-"""Settings of a prior and of sampling from it, checked without loading torch."""
+"""Settings of a prior and of sampling from it; does not import torch."""
 
 from math import log, prod
 from typing import Annotated, Literal
@@ -63,18 +63,18 @@ class TransformerConfig:
 
     @property
     def head_dim(self) -> int:
-        """Return the channels of one head."""
+        """Return the number of channels of one head."""
         return self.width // self.heads
 
     @property
     def hidden(self) -> int:
-        """Return the hidden channels of the SwiGLU."""
+        """Return the number of hidden channels of the SwiGLU."""
         return -(-round(self.width * self.mlp_ratio) // 32) * 32
 
 
 @dataclass(frozen=True, config=STRICT)
 class PriorConfig:
-    """One prior: the tokens it models, its conditions, its transformer.
+    """The tokens that a prior models, its conditions and its transformer.
 
     Attributes:
         codebook_size: number of the tokenizer's codes, K, or of combinations where a position has
@@ -98,16 +98,12 @@ class PriorConfig:
     sub_codes: tuple[tuple[Annotated[int, Field(ge=2)], ...], ...] = ()
 
     @model_validator(mode="after")
-    def _grid_is_possible(self) -> "PriorConfig":
+    def _fits_together(self) -> "PriorConfig":
         if self.num_tokens > MAX_TOKENS:
             raise ValueError(
                 f"a grid of t h w = {self.grid_thw} has {self.num_tokens} tokens, "
                 f"more than {MAX_TOKENS}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _codes_multiply(self) -> "PriorConfig":
         if prod(self.vocabulary) != self.codebook_size:
             raise ValueError(
                 f"levels {self.levels} have a product of {prod(self.vocabulary)}, codebook_size is "
@@ -143,7 +139,7 @@ class PriorConfig:
 
 
 def factorise(size: int, most: int) -> tuple[int, ...]:
-    """Return sizes of sub-codes whose product is a code's size: as few and as even as possible.
+    """Factorise a code's size into as few and as equal sizes of sub-codes as possible.
 
     For example, 2^18 with at most 2^14 becomes 2^9 x 2^9. Sub-codes are the digits of a code, the
     highest first. Each is predicted given the ones before it, so the product of their probabilities

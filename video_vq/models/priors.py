@@ -1,4 +1,4 @@
-"""Builds, loads and calls either kind of prior, and makes its sampler."""
+"""Builds, loads and calls priors of either kind, and makes their samplers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def load_prior(
     """Load a prior of either kind; see `Pretrained.from_pretrained`.
 
     Raises:
-        InputError: as `Pretrained.from_pretrained` does.
+        InputError: as for `Pretrained.from_pretrained`.
     """
     folder = find_model_folder(name, revision, "prior")
     found = read_model_config(folder, "prior")
@@ -55,14 +55,15 @@ def make_sampler(
         parallel: how several tokens are drawn at once; None for the defaults of a masked prior.
 
     Raises:
-        InputError: an autoregressive prior is to draw several tokens at once.
+        InputError: the prior is autoregressive, and cannot draw several tokens at once.
     """
     if isinstance(prior, MaskedPrior):
         return MaskedSampler(prior, settings, parallel, batch_size, dtype)
     if parallel is not None:
         raise InputError(
-            "--steps and --confidence-temperature are of masked priors, this one draws one token "
-            "after the other; leave them out, or train a prior with model.kind=masked"
+            "--steps and --confidence-temperature are for masked priors, but this one "
+            "draws one token after the other; leave them out, or train a prior with "
+            "model.kind=masked"
         )
     return TokenSampler(prior, settings, batch_size, dtype)
 
@@ -87,7 +88,7 @@ def prior_inputs(
 def hidden_in_scoring(prior: AnyPrior, rows: Sequence[int]) -> Bool[Tensor, "b n"] | None:
     """Return a mask of the tokens in a store's rows that are predicted in scoring.
 
-    They depend only on the row; None for a prior that is not masked.
+    The mask depends only on the row; it is None for a prior that is not masked.
     """
     if not isinstance(prior, MaskedPrior):
         return None

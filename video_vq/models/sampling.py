@@ -1,8 +1,10 @@
-"""Tokens drawn from the prior: guidance, temperature, top-k, top-p, one noise stream per sample."""
+"""Draws tokens from the prior: guidance, temperature, top-k, top-p, a noise stream per sample."""
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,28 +14,23 @@ from torch import Tensor
 
 from video_vq.errors import InputError
 from video_vq.models.cached_prior import CachedPrior
-from video_vq.models.conditions import (
-    Conditions,
-    Integers,
-    as_conditions,
-    as_seeds,
-    check_sampling,
-)
+from video_vq.models.conditions import Conditions, Integers, as_conditions, as_seeds, check_sampling
 from video_vq.models.prior import Prior
 from video_vq.models.prior_config import SamplingSettings
 from video_vq.models.token_transformer import Condition, TokenTransformer
 from video_vq.nn.cards import is_verified
 from video_vq.nn.precision import exact_float32
 
+AnyKind = TypeVar("AnyKind", bound=TokenTransformer)
 PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, so that rows agree
 
 
 def uniform_noise(seed: int, number: int, window: int = 0, step: int = 0) -> np.ndarray:
     """Return uniform numbers in [0, 1) that depend only on the seed and their position.
 
-    The raw 64-bit stream of Philox keyed by the seed, whose values NumPy promises to keep. Windows
-    of a long sample, and steps that draw several tokens, have streams of their own: 2^66 numbers
-    of the same cycle apart.
+    They come from the raw 64-bit stream of Philox, keyed by the seed, which NumPy guarantees not to
+    change. Windows of a long sample, and steps that draw several tokens, have separate streams,
+    which lie 2^66 numbers apart on the same cycle.
     """
     raw = np.random.Philox(key=seed, counter=[0, window, step, 0]).random_raw(number)
     return (raw >> np.uint64(11)) * 2.0**-53
@@ -86,49 +83,36 @@ def invert(
     return tokens.clamp(max=logits.shape[-1] - 1), usable
 
 
-class TokenSampler:
-    """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
+class PaddedBatch(NamedTuple):
+    """Samples that are drawn in step, those included that only fill the batch up.
 
-    Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
-    position only. For a given batch_size, dtype, machine and thread count, a sample's tokens do not
-    depend at all on the other samples, their order, or the number of samples in the batch.
-
-    Args:
-        prior: autoregressive, on any device; its training mode does not matter, and one in bf16,
-            fp16 or float64 samples as its float32 copy.
-        settings: guidance, temperature, top-k, top-p; None for plain sampling.
-        batch_size: number of samples that are decoded in step; record it with the samples.
-        dtype: dtype of weights, cache and products.
-        graphs: whether to record decoding steps as CUDA graphs, which changes no bit of a sample.
-            None does so on cards where `make gpu` found it right and faster (nn/cards.py).
-
-    Raises:
-        InputError: the prior is masked; or graphs of a prior that is not on a GPU.
+    Attributes:
+        tokens: sub-codes, of which the first `num_given` of each sample are given.
+        condition: embedded conditions, once per pass that guidance needs, stacked.
+        seeds: seed of each sample.
+        window: number of the window in a longer sample.
+        progress: function that is called with the number of tokens just drawn.
     """
 
-    def __init__(
-        self,
-        prior: TokenTransformer,
-        settings: SamplingSettings | None = None,
-        batch_size: int = 16,
-        dtype: torch.dtype = torch.float32,
-        graphs: bool | None = None,
-    ):
-        if not isinstance(prior, Prior):
-            raise InputError(
-                "this prior is masked, it does not draw one token after the other; draw from it "
-                "with MaskedSampler (video_vq.models.masked_sampling)"
-            )
-        device = prior.head.weight.device
-        if graphs and device.type != "cuda":
-            raise InputError(f"CUDA graphs need a prior on a GPU, this one is on {device}")
-        self.graphs = is_verified("sampling_graphs", device) if graphs is None else graphs
-        if prior.head.weight.dtype != torch.float32:
-            prior = copy.deepcopy(prior).float()
-        self.prior, self.settings = prior, settings or SamplingSettings()
-        self.batch_size, self.dtype = batch_size, dtype
-        self._held: CachedPrior | None = None  # one: a cache is as large as the weights or larger
-        self._num_rows: dict[int, int] = {}  # of the padded batch, by the number of given tokens
+    tokens: Int[Tensor, "b n s"]
+    num_given: int
+    condition: Condition
+    seeds: list[int]
+    window: int
+    progress: Callable[[int], object] | None
+
+    def noise(self, number: int, step: int = 0) -> Float[Tensor, "b m"]:
+        """Return as many uniform numbers for each sample; see `uniform_noise`."""
+        rows = [uniform_noise(seed, number, self.window, step) for seed in self.seeds]
+        return torch.from_numpy(np.stack(rows)).to(self.tokens.device)
+
+
+class ClipSampler(Generic[AnyKind]):
+    """Draws clips' tokens from a prior, in batches of one shape; a subclass draws a batch."""
+
+    prior: AnyKind
+    settings: SamplingSettings
+    batch_size: int
 
     def draw(
         self,
@@ -142,62 +126,128 @@ class TokenSampler:
         """Draw one clip's tokens per seed.
 
         Args:
-            seeds: one per sample, 0 … 2^63 - 1; integers of any kind, as are labels and tokens.
+            seeds: a seed per sample, 0 … 2^63 - 1; like labels and tokens, they may be integers of
+                any dtype.
             class_labels: 0 … num_classes - 1, or NO_CLASS.
-            given: the first p tokens of each clip, kept as they are; from a grid t h w of codes,
-                flattened in this order.
+            given: the first p tokens of each clip, which are kept: a grid t h w of codes, flattened
+                in this order.
             actions: numbers per latent frame, in the data's units.
-            progress: function that is called after each position with the number of tokens just
-                drawn.
-            window: number of the window in a longer sample; each has noise of its own.
+            progress: function that is called after each position, or each step of a masked prior,
+                with the number of tokens just drawn.
+            window: index of the window in a longer sample; each window has its own noise.
 
         Returns:
             int64 tokens on the CPU; where a position has several codes, the level is the last axis.
 
         Raises:
             InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives
-                no distribution to draw from, or this machine cannot keep rows apart.
+                no distribution to draw from, or rows cannot be kept independent on this machine.
         """
-        prior, settings = self.prior, self.settings
+        prior, split = self.prior, self.prior.sub_codes
         seeds = as_seeds(seeds)
         conditions = as_conditions(class_labels, given, actions)
-        given = conditions.given
-        check_sampling(prior, seeds, conditions, settings, self.batch_size)
-        num_tokens, split = prior.config.num_tokens, prior.sub_codes
-        given = None if given is None else split.split(given)
-        sub_codes = torch.empty(len(seeds), num_tokens, len(split), dtype=torch.int64)
-        device = prior.head.weight.device
-        with torch.inference_mode(), exact_float32(device):
-            cached = self._cached(conditions.num_given)
-            num_rows = cached.num_rows // len(hidden_per_pass(settings))
-            for start in range(0, len(seeds), self.batch_size):
-                end = min(start + self.batch_size, len(seeds))
+        check_sampling(prior, seeds, conditions, self.settings, self.batch_size)
+        num_given, device = conditions.num_given, prior.head.weight.device
+        tokens = torch.zeros(len(seeds), prior.config.num_tokens, len(split), dtype=torch.int64)
+        if conditions.given is not None:
+            tokens[:, :num_given] = split.split(conditions.given)
+        with torch.inference_mode(), exact_float32(device), self._precision():
+            num_rows = self._rows(num_given)
+            size = min(num_rows, self.batch_size)
+            for start in range(0, len(seeds), size):
+                end = min(start + size, len(seeds))
                 # A short batch is filled up with copies of its last sample, thrown away later.
                 index = torch.arange(start, start + num_rows).clamp(max=end - 1)
-                numbers = num_tokens * len(split)
-                noise = np.stack(
-                    [uniform_noise(seeds[row], numbers, window) for row in index.tolist()]
+                batch = PaddedBatch(
+                    tokens[index].to(device),
+                    num_given,
+                    embedded(prior, conditions.rows(index, device), self.settings, num_rows),
+                    [seeds[row] for row in index.tolist()],
+                    window,
+                    None if progress is None else lambda count, n=end - start: progress(n * count),
                 )
-                drawn = sample_batch(
-                    cached,
-                    embedded(prior, conditions.rows(index, device), settings, num_rows),
-                    None if given is None else given[index].to(device),
-                    torch.from_numpy(noise).to(device).unflatten(1, (num_tokens, len(split))),
-                    settings,
-                    None if progress is None else partial(progress, end - start),
-                )
-                sub_codes[start:end] = drawn[: end - start].cpu()
+                tokens[start:end] = self._draw_batch(batch)[: end - start].cpu()
         _, rows, columns = prior.config.grid_thw
-        tokens = split.join(sub_codes)
-        return rearrange(tokens, "n (t h w) ... -> n t h w ...", h=rows, w=columns)
+        return rearrange(split.join(tokens), "n (t h w) ... -> n t h w ...", h=rows, w=columns)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def _rows(self, num_given: int) -> int:
+        """Return the number of samples in a batch, those included that only fill it up."""
+        raise NotImplementedError
+
+    def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
+        """Return the batch's sub-codes, those drawn that are not given."""
+        raise NotImplementedError
+
+
+class TokenSampler(ClipSampler[Prior]):
+    """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
+
+    Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
+    position only. For a given batch_size, dtype, machine and thread count, a sample's tokens do not
+    depend at all on the other samples, their order, or the number of samples in the batch.
+
+    Args:
+        prior: an autoregressive prior, on any device and in either mode; one in bf16, fp16 or
+            float64 is sampled as its float32 copy.
+        settings: guidance, temperature, top-k, top-p; None for plain sampling.
+        batch_size: number of samples that are decoded in lockstep; record it with the samples.
+        dtype: dtype of weights, cache and products.
+        graphs: whether to record decoding steps as CUDA graphs, which does not change a bit of a
+            sample. None does so on cards where `make gpu` found it correct and faster
+            (nn/cards.py).
+
+    Raises:
+        InputError: the prior is masked, or `graphs` is set for a prior that is not on a GPU.
+    """
+
+    def __init__(
+        self,
+        prior: TokenTransformer,
+        settings: SamplingSettings | None = None,
+        batch_size: int = 16,
+        dtype: torch.dtype = torch.float32,
+        graphs: bool | None = None,
+    ):
+        if not isinstance(prior, Prior):
+            raise InputError(
+                "this prior is masked, and does not draw one token after the other; draw "
+                "from it with MaskedSampler (video_vq.models.masked_sampling)"
+            )
+        device = prior.head.weight.device
+        if graphs and device.type != "cuda":
+            raise InputError(f"CUDA graphs need a prior on a GPU, this one is on {device}")
+        self.graphs = is_verified("sampling_graphs", device) if graphs is None else graphs
+        if prior.head.weight.dtype != torch.float32:
+            prior = copy.deepcopy(prior).float()
+        self.prior, self.settings = prior, settings or SamplingSettings()
+        self.batch_size, self.dtype = batch_size, dtype
+        self._held: CachedPrior | None = None  # one: a cache is as large as the weights or larger
+        self._padded: dict[int, int] = {}  # rows of the batch, by the number of given tokens
+
+    def _rows(self, num_given: int) -> int:
+        return self._cached(num_given).num_rows // len(hidden_per_pass(self.settings))
+
+    def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
+        tokens, num_given = batch.tokens, batch.num_given
+        return sample_batch(
+            self._cached(num_given),
+            batch.condition,
+            tokens[:, :num_given] if num_given else None,
+            batch.noise(tokens[0].numel()).view(tokens.shape),
+            self.settings,
+            None if batch.progress is None else partial(batch.progress, 1),
+        )
 
     def _cached(self, num_given: int) -> CachedPrior:
-        if self._held is None or self._num_rows.get(num_given) != self._held.num_rows:
+        if self._held is None or self._padded.get(num_given) != self._held.num_rows:
             self._held = prepared_prior(
                 *(self.prior, self.settings, self.batch_size, num_given, self.dtype, self.graphs),
                 self._held,
             )
-            self._num_rows[num_given] = self._held.num_rows
+            self._padded[num_given] = self._held.num_rows
         return self._held
 
 
@@ -238,9 +288,10 @@ def guided_logits(
 def embedded(
     prior: TokenTransformer, conditions: Conditions, settings: SamplingSettings, num_rows: int
 ) -> Condition:
-    """Embed the conditions of one padded batch, once per pass, stacked.
+    """Embed the conditions of one padded batch once per pass, and stack the results.
 
-    One clip at a time, so that its rounding does not depend on its place in the batch.
+    Clips are embedded one at a time, so that the rounding of each does not depend on its place in
+    the batch.
     """
     device = prior.head.weight.device
     clips = [conditions.rows(torch.tensor([row]), device) for row in range(num_rows)]
@@ -264,13 +315,13 @@ def prepared_prior(
     graphs: bool = False,
     held: CachedPrior | None = None,
 ) -> CachedPrior:
-    """Return a cached prior whose rows do not depend on their place, padding the batch if need be.
+    """Return a cached prior whose rows do not depend on their place; pad the batch if necessary.
 
     Args:
-        held: one of the same prior and dtype, which is returned if it has the right padding.
+        held: a cached prior of the same prior and dtype, which is returned if its padding is right.
 
     Raises:
-        InputError: no padding achieves it on this machine.
+        InputError: no padding achieves this on this machine.
     """
     for padding in PADDINGS:
         num_rows = -(-batch_size // padding) * padding * len(hidden_per_pass(settings))
@@ -331,7 +382,7 @@ def require_distributions(usable: Bool[Tensor, " b"], settings: SamplingSettings
         usable: whether each sample's probabilities were finite and had mass.
 
     Raises:
-        InputError: one's were not.
+        InputError: a sample's were not.
     """
     if not bool(usable.all()):
         raise InputError(

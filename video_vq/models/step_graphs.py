@@ -1,4 +1,4 @@
-"""Decoding steps as CUDA graphs: a step's kernels are launched as one, not one by one."""
+"""Records decoding steps as CUDA graphs, so that a step's kernels are launched together."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,14 +22,14 @@ Work = Callable[[int], Step]
 class StepGraphs:
     """Runs the first step of each span of the cache eagerly, and later ones as a CUDA graph.
 
-    The graphs replay the kernels of the step itself, so samples are the same, bit for bit, without
-    them. If a graph cannot be recorded, there is one warning and the steps run eagerly.
+    The graphs replay the kernels of the step itself, so samples are bitwise the same without them.
+    If a graph cannot be recorded, one warning is given and the steps run eagerly.
 
     Args:
-        work: a step over a span of the cache. It reads and writes the same tensors at every call,
-            and may be called again for the step that it has done.
-        record: returns a function that repeats a call of the one that it is given, and overwrites
-            the earlier results.
+        work: a step over a span of the cache. It reads and writes the same tensors in every call,
+            and may be called again for a step that is already done.
+        record: function that takes a function and returns another, which repeats its call and
+            overwrites the earlier results.
     """
 
     def __init__(self, work: Work, record: Callable[..., Callable[[], Step]] | None = None):
@@ -55,8 +55,6 @@ class StepGraphs:
 
 
 class _Recorder:
-    """Records CUDA graphs that share the memory of what they hold in between."""
-
     def __init__(self) -> None:
         self._pool: Any = None
 

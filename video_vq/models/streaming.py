@@ -1,4 +1,4 @@
-"""Long and large videos: pieces in time that carry state, and tiles in space with a margin."""
+"""Processes long and large videos in pieces of time that carry state and tiles of space."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -16,7 +16,7 @@ TILE_PIXELS = 512  # approximate height and width of a tile's output
 
 
 class Tile(NamedTuple):
-    """A tile along one axis, in latents: it reads start … end and outputs first … last."""
+    """A tile along one axis, in latents, which reads start … end and outputs first … last."""
 
     start: int
     end: int
@@ -27,12 +27,12 @@ class Tile(NamedTuple):
 def tiles_of_axis(size: int, core: int, margin: int) -> list[Tile]:
     """Cover an axis with tiles of equal length, each of which reads `margin` around its output.
 
-    The outputs join without gap or overlap. If the margin is the network's reach, each tile gives
-    what the network gives for the whole axis, so there are no seams to blend.
+    The outputs join without gap or overlap. If the margin is the network's reach, each tile equals
+    the network's output for the whole axis, so there are no seams to blend.
 
     Args:
         size: length of the axis, in latents.
-        core: largest length of a tile's output; a size up to core + 2·margin is one tile.
+        core: largest length of a tile's output; an axis of up to core + 2·margin is a single tile.
         margin: reach of the network, in latents.
     """
     length = core + 2 * margin
@@ -55,7 +55,7 @@ class TiledStream:
     Args:
         network: the encoder or the decoder.
         grid_hw: numbers of rows and columns of latents in a frame.
-        margin_hw: reach of the network in latents; None for a network that takes only whole frames.
+        margin_hw: reach of the network in latents; None for a network that needs whole frames.
         stride_hw: height and width of a latent, in pixels.
         reads_pixels: whether the network goes from pixels to latents, rather than back.
         causal: whether later pieces follow; the network then takes a `Past`.
@@ -103,7 +103,7 @@ class TiledStream:
 
 
 def piece_latents(stride_t: int, size_hw: tuple[int, int]) -> int:
-    """Return the number of latent frames that a causal network takes at once for a frame size."""
+    """Return the number of latent frames in a piece, for a causal network and a frame size."""
     pixels = stride_t * min(size_hw[0] * size_hw[1], PIECE_PIXELS)
     return max(1, min(PIECE_FRAMES // stride_t, PIECE_PIXELS // pixels))
 
@@ -113,7 +113,7 @@ def recut(
 ) -> Iterator[Shaped[Tensor, "..."]]:
     """Cut a stream into new pieces: `first` frames, then `size` each; the last may be shorter.
 
-    Frames that wait for more are copied, so callers may reuse their buffers.
+    Frames that are held back are copied, so callers may reuse their buffers.
     """
     held: list[Tensor] = []
     missing = first

@@ -1,4 +1,4 @@
-"""What a prior predicts for a token: one code, or several sub-codes in order."""
+"""The targets that a prior predicts for a token: one code, or several sub-codes in order."""
 
 from itertools import accumulate
 
@@ -12,16 +12,17 @@ from video_vq.errors import InputError
 class SubCodes:
     """Turns tokens into sub-codes and back.
 
-    The sub-codes of a position are in the order in which they are predicted: code after code as
-    the store holds them (of a residual quantizer from coarse to fine), and of each code its digits,
-    the highest first.
+    The sub-codes of a position are in the order in which they are predicted: code by code as in the
+    store (from coarse to fine for a residual quantizer), and for each code its digits, the highest
+    first.
 
     Args:
         factors: the sizes of the sub-codes of each code of a position.
 
     Attributes:
         sizes: sizes of all sub-codes of a position, in order.
-        starts: where each begins when all are numbered in a row, as in a table of embeddings.
+        starts: offset of each sub-code when all are numbered consecutively, as in a table of
+            embeddings.
         has_levels: whether the last axis of tokens holds several codes of a position.
     """
 
@@ -35,7 +36,7 @@ class SubCodes:
         return len(self.sizes)
 
     def split(self, tokens: Integer[Tensor, "*n"]) -> Int[Tensor, "*n2 s"]:
-        """Return the sub-codes of tokens along a new last axis, which replaces that of levels.
+        """Return the sub-codes of tokens along a new last axis, which replaces the axis of levels.
 
         Raises:
             InputError: the tokens have a different number of codes per position.
@@ -71,5 +72,4 @@ class SubCodes:
 
     def in_a_row(self, sub_codes: Int[Tensor, "*n s"]) -> Int[Tensor, "*n s"]:
         """Return the rows of the sub-codes in one concatenated table."""
-        starts = self.starts[: sub_codes.shape[-1]]
-        return sub_codes + torch.tensor(starts, device=sub_codes.device)
+        return sub_codes + torch.tensor(self.starts[: sub_codes.shape[-1]], device=sub_codes.device)

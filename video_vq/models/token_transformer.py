@@ -1,4 +1,4 @@
-"""What all priors share: tokens and conditions embedded, transformer blocks, heads of sub-codes."""
+"""The common part of all priors: embeddings, conditions, transformer blocks and heads."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Actions = Float[Tensor, "b t a"] | Float[np.ndarray, "b t a"]
 
 
 class Condition(NamedTuple):
-    """A clip's embedded conditions: its start, and a term for each latent frame's slots."""
+    """A clip's embedded conditions: its start slot, and a term for each latent frame's slots."""
 
     start: Float[Tensor, "b d"]
     per_frame: Float[Tensor, "b t d"] | None
@@ -36,9 +36,9 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
 
     A token of several sub-codes (models/sub_codes.py) takes one slot of the transformer: its
     embedding is the sum of theirs, and a small MLP predicts them one after the other from the
-    slot's output and the sub-codes before. In slots of their own they would multiply the length,
-    and attention by its square; 2 x 2^9 sub-codes have the head and the logits of 1,024 codes,
-    where a single head over 2^18 would be 256 times as large.
+    slot's output and the sub-codes before. Separate slots would multiply the length, and attention
+    by its square. With 2 x 2^9 sub-codes, the head and the logits are as large as for 1,024 codes;
+    a single head over 2^18 codes would be 256 times as large.
 
     The head is not tied to the token embedding: it is at most a few percent of the parameters, and
     it starts at zero, so that training starts from exactly log K nats.
@@ -49,10 +49,10 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
             more time and 1 / depth of the memory. It changes no result.
 
     Attributes:
-        predicts: the kind of prior that it is, as the config names it.
+        predicts: kind of prior, as named in the config.
 
     Raises:
-        InputError: the config is of another kind.
+        InputError: the config describes another kind of prior.
     """
 
     kind = "prior"
@@ -142,7 +142,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
             )
 
     def set_action_statistics(self, mean: Float[Tensor, " a"], std: Float[Tensor, " a"]) -> None:
-        """Keep the training actions' mean and deviation; actions are standardised by them.
+        """Store the training actions' mean and deviation, by which actions are standardised.
 
         Raises:
             InputError: the prior takes no actions, the sizes differ, or a number cannot be used.
@@ -189,8 +189,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
             dropped: mask of clips whose class and actions are hidden; None for none.
 
         Raises:
-            InputError: a condition is missing (unless every clip's is dropped), given to a prior
-                without it, or has another shape.
+            InputError: a condition is missing (unless it is dropped for every clip), is given to a
+                prior without it, or has the wrong shape.
         """
         device = self.head.weight.device
         if dropped is None:
@@ -238,7 +238,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         """Return the sub-codes of tokens, on the model's device.
 
         Raises:
-            InputError: they have other axes, or another length than 1 … the tokens of a clip.
+            InputError: the tokens have the wrong axes, or a length outside of 1 … the tokens of a
+                clip.
         """
         tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
         sub_codes = self.sub_codes.split(tokens)
@@ -257,9 +258,9 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         return sub_codes
 
     def drawn_or(self, dropped: Bool[Tensor, " b"] | None, batch: int) -> Bool[Tensor, " b"] | None:
-        """Return `dropped`, a mask of clips without conditions; in training mode None draws it.
+        """Return `dropped`, a mask of clips without conditions; draw one for None in training mode.
 
-        From torch's global generator, with probability `condition_dropout`.
+        It is drawn from torch's global generator, with probability `condition_dropout`.
         """
         steered = self.config.num_classes or self.config.num_action_dims
         if dropped is None and self.training and steered:
@@ -282,7 +283,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     def logits(
         self, x: Float[Tensor, "b n d"], sub_codes: Int[Tensor, "b n s"]
     ) -> Float[Tensor, "b n v"]:
-        """Return the logits of all sub-codes in a row, each given those before it."""
+        """Return the concatenated logits of all sub-codes, each given the ones before it."""
         if len(self.sub_codes) == 1:
             return self.head(self.final_norm(x))
         found = []
@@ -298,7 +299,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         """Return the features that predict the sub-code at a place, and its logits.
 
         Args:
-            x: the slots' outputs; after the first place, what was returned for the place before.
+            x: the slots' outputs; after the first place, the features returned for the place
+                before.
             before: the sub-code at the place before; None for the first.
         """
         head = self.head.weight.split(self.sub_codes.sizes)[place]

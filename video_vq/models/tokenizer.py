@@ -1,4 +1,4 @@
-"""The tokenizer: video to codes and back."""
+"""The tokenizer, which turns videos into codes and back."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -41,9 +41,9 @@ class TokenizerOutput(NamedTuple):
 class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     """A VQ-VAE of video: encoder, quantizer, decoder.
 
-    half(), bfloat16() and double() change the encoder and the decoder, and what they are given;
-    the quantizer stays float32. With a convolutional backbone, the codes and the video are bit for
-    bit those of the float32 model under autocast.
+    half(), bfloat16() and double() convert the encoder, the decoder and their inputs; the quantizer
+    stays float32. With a convolutional backbone, the codes and the video are bitwise those of the
+    float32 model under autocast.
 
     Args:
         config: settings of backbone and quantizer.
@@ -65,16 +65,16 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def forward(self, video: VideoLike, continuous: bool = False) -> TokenizerOutput:
         """Reconstruct a video for training.
 
-        In training mode, latents that are not finite give a loss that is not finite, which the loop
-        skips and counts; in eval mode they are an error. The range of the pixels is checked in eval
-        mode; in training mode, where a GPU must not wait for it, only for the first video.
+        In training mode, non-finite latents give a non-finite loss, and the loop skips and counts
+        such steps; in eval mode they are an error. The range of the pixels is always checked in
+        eval mode; in training mode, where a GPU must not wait, only for the first video.
 
         Args:
             video: the video, as for `encode`.
             continuous: decode the latents themselves instead of their codes.
 
         Raises:
-            InputError: the clip does not divide by the strides, or `encode` would refuse it.
+            InputError: the clip is not divisible by the strides, or `encode` would refuse it.
         """
         features = self._features(video, check=not (self.training and self._has_trained))
         self._has_trained |= self.training
@@ -90,7 +90,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     @property
     def codebook_size(self) -> int:
-        """Return the number of codes, K; of several codes a position, of their combinations."""
+        """Return the number of codes, K, or of combinations where a position has several codes."""
         return self.config.quantizer.codebook_size
 
     @property
@@ -120,16 +120,17 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def encode(self, video: VideoLike) -> Int[Tensor, "b lt lh lw *level"]:
         """Return the codes of a video; where a position has several, the level is the last axis.
 
-        Causal tokenizers take it piece by piece (`encode_stream`), convolutional ones take large
-        frames tile by tile; the codes are those of the whole at once, up to ties within rounding.
+        Causal tokenizers process it piece by piece (`encode_stream`), and convolutional ones
+        process large frames tile by tile; the codes are those of the whole video, up to ties within
+        rounding.
 
         Args:
             video: float b c t h w in [-1, 1], or uint8 b t h w c RGB; a tensor or a NumPy array.
                 An image is a video of one frame, for causal tokenizers.
 
         Raises:
-            InputError: values outside the range or in [0, 1], NaN, another shape, or a size that
-                the strides do not divide.
+            InputError: values are out of range, in [0, 1] or NaN, or the shape is wrong or not
+                divisible by the strides.
         """
         video = as_tensor(video, "video")
         self.config.backbone.grid_thw(video_size(video))
@@ -143,7 +144,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
         Raises:
             InputError: a code lies outside the codebook, the codes are not a grid of this model, or
-                its decoder was trained on latents, not on codes.
+                its decoder was trained on latents instead of codes.
         """
         codes = as_tensor(codes, "codes")
         size_thw = self._size_thw(codes)
@@ -169,19 +170,19 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def encode_stream(
         self, chunks: Iterable[Float[Tensor, "_ 3 _ _ _"] | UInt8[Tensor, "_ _ _ _ 3"] | np.ndarray]
     ) -> Iterator[Int[Tensor, "_ _ _ _ *_level"]]:
-        """Yield the codes of a video that comes in chunks, in memory independent of its length.
+        """Yield the codes of a video given in chunks; memory does not depend on its length.
 
-        The codes are bit for bit those of `encode` for the whole, however it is cut: chunks are
-        recut into pieces of about 16 frames (fewer where frames are large).
+        The codes are bitwise those of `encode` for the whole video, however it is cut: chunks are
+        recut into pieces of about 16 frames (fewer if frames are large).
 
         Args:
-            chunks: chunks of any lengths, 1 + a multiple of the stride in time in total.
+            chunks: chunks of any lengths; the total is 1 plus a multiple of the stride in time.
 
         Raises:
-            InputError: at once where the tokenizer is not causal; in its turn a chunk that
-                `encode` would refuse or that differs from the first in more than its length; at
-                the end a length that the stride does not divide, or pixels that all in all are
-                those of [0, 1], after the codes of what came before.
+            InputError: the tokenizer is not causal, which is raised immediately; `encode` would
+                refuse a chunk, or it differs from the first in more than its length, which is
+                raised when the chunk is reached; or the total length does not fit the stride, or
+                all pixels are in [0, 1], which is raised after the preceding codes.
         """
         self._require_causal("encode_stream", "encode")
         return self._encoded(chunks)
@@ -189,11 +190,12 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def decode_stream(
         self, chunks: Iterable[Integer[Tensor, "_ _ _ _ *_level"] | np.ndarray]
     ) -> Iterator[Float[Tensor, "_ 3 _ _ _"]]:
-        """Yield the video of codes that come in chunks; see `encode_stream`.
+        """Yield the video of codes given in chunks; see `encode_stream`.
 
         Raises:
-            InputError: at once where the tokenizer is not causal; in its turn a chunk that `decode`
-                would refuse or that differs from the first in more than its length.
+            InputError: the tokenizer is not causal, which is raised immediately; or `decode` would
+                refuse a chunk, or it differs from the first in more than its length, which is
+                raised when the chunk is reached.
         """
         self._require_causal("decode_stream", "decode")
         return self._decoded(chunks)
@@ -271,11 +273,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         )
 
     def _size_thw(self, codes: Tensor) -> tuple[int, int, int]:
-        """Return the size of the video that a grid of codes stands for.
-
-        Raises:
-            InputError: it is not a grid of this tokenizer.
-        """
+        """Return the size of the video that a grid of codes represents."""
         several = len(self.config.quantizer.vocabulary) > 1
         if codes.ndim != 4 + several or not codes.numel():
             axes = "b t h w level" if several else "b t h w"
@@ -304,10 +302,10 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 def to_pixels(
     clips: UInt8[Tensor, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"],
 ) -> Float[Tensor, "b 3 t h w"]:
-    """Convert uint8 RGB clips to network input in [-1, 1]; all conversion happens here.
+    """Convert uint8 RGB clips to network input in [-1, 1]; no other function does.
 
     Raises:
-        InputError: they are not uint8.
+        InputError: the clips are not uint8.
     """
     found = as_tensor(clips, "clips")
     if found.dtype != torch.uint8:
@@ -317,7 +315,7 @@ def to_pixels(
 
 
 def in_order(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Return a copy whose memory layout follows from its shape: kernels round by the layout."""
+    """Return a copy whose memory layout follows from its shape, as it affects kernels' rounding."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
@@ -340,7 +338,7 @@ def video_size(video: Shaped[Tensor, "..."]) -> tuple[int, int, int]:
     """Return t h w of a video, float b c t h w or uint8 b t h w c.
 
     Raises:
-        InputError: another shape or type, or no frame.
+        InputError: the shape or type is wrong, or there is no frame.
     """
     channels_last = video.dtype == torch.uint8
     if not (channels_last or video.is_floating_point()):
@@ -366,7 +364,7 @@ def _alike(
     what: str,
     size_of: Callable[[Tensor], tuple[int, int, int]],
 ) -> Iterator[Tensor]:
-    """Pass on chunks that are valid in themselves and differ only in their length."""
+    """Yield the chunks, after checking that each is valid and that they differ only in length."""
     expected: tuple[object, ...] | None = None
     for number, given in enumerate(chunks):
         chunk = as_tensor(given, what)

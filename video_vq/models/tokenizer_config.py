@@ -1,4 +1,4 @@
-"""Settings of a tokenizer; imports no torch."""
+"""Settings of a tokenizer; does not import torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -22,16 +22,16 @@ class ConvBackboneConfig:
     Attributes:
         patch_thw: size of the box of pixels that the first layer folds into channels; t is 1 in
             causal models.
-        stem_kernel: size of the first and the last convolution: 3, or 1 for large patches.
+        stem_kernel: kernel size of the first and the last convolution: 3, or 1 for large patches.
         strides_thw: strides of each downsampling, in t h w order.
-        multipliers: channels of each level as a multiple of `channels`; one entry more than
+        multipliers: channels of each level as a multiple of `channels`, with one more entry than
             strides.
         channels: base width; processors work well with multiples of 32, which all shipped configs
             have.
         num_blocks: number of residual blocks per level.
-        upsampling: how the decoder goes up a level: "subpixel", a linear map to the finer
-            positions, or "nearest", copies and a convolution of size 3, which is slower.
-        causal: whether no frame sees a later one; clips then have 1 + n·(stride in t) frames.
+        upsampling: upsampling of the decoder: "subpixel", a linear map to the finer positions, or
+            "nearest", copies and a convolution of size 3, which is slower.
+        causal: whether no frame depends on a later one; clips then have 1 + n·(stride in t) frames.
     """
 
     kind: Literal["conv"] = "conv"
@@ -61,7 +61,7 @@ class ConvBackboneConfig:
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
-        """Return the numbers of frames, rows and columns that one latent covers."""
+        """Return the number of frames, rows and columns that one latent covers."""
         steps = (self.patch_thw, *self.strides_thw)
         t, h, w = (math.prod(step[axis] for step in steps) for axis in range(3))
         return t, h, w
@@ -70,7 +70,7 @@ class ConvBackboneConfig:
         """Return the token grid of a clip.
 
         Raises:
-            InputError: the clip does not divide by the strides.
+            InputError: the clip is not divisible by the strides.
         """
         stride_t, stride_h, stride_w = self.total_stride_thw
         num_frames, height, width = size_thw
@@ -94,8 +94,8 @@ class ConvBackboneConfig:
             )
         if wrong:
             raise InputError(
-                f"a clip of t h w = {num_frames} x {height} x {width} does not divide by the "
-                f"tokenizer's strides {stride_t} x {stride_h} x {stride_w}; {'; '.join(wrong)}"
+                f"a clip of t h w = {num_frames} x {height} x {width} is not divisible by "
+                f"the tokenizer's strides {stride_t} x {stride_h} x {stride_w}; {'; '.join(wrong)}"
             )
         return (num_frames - lead) // stride_t + lead, height // stride_h, width // stride_w
 
@@ -108,8 +108,8 @@ class TimeSformerConfig:
     11): no compression in time, 16 x 32 x 32 tokens a clip.
 
     Attributes:
-        size_thw: numbers of frames, rows and columns of the clips; positions are learned, so it
-            takes no other size.
+        size_thw: number of frames, rows and columns of the clips; positions are learned, so other
+            sizes are refused.
         patch_thw: size of the box of pixels that becomes one token.
         width: number of channels of a token.
         depth: number of blocks of the encoder, and again of the decoder.
@@ -129,7 +129,7 @@ class TimeSformerConfig:
     def _divides(self) -> "TimeSformerConfig":
         if any(size % patch for size, patch in zip(self.size_thw, self.patch_thw, strict=True)):
             raise ValueError(
-                f"size_thw {self.size_thw} does not divide by patch_thw {self.patch_thw}"
+                f"size_thw {self.size_thw} is not divisible by patch_thw {self.patch_thw}"
             )
         if math.prod(self.size_thw) // math.prod(self.patch_thw) > MAX_TOKENS:
             raise ValueError(
@@ -137,24 +137,24 @@ class TimeSformerConfig:
                 f"{MAX_TOKENS} tokens; take larger patches"
             )
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide by heads {self.heads}")
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         return self
 
     @property
     def causal(self) -> bool:
-        """Return False: each frame sees all frames."""
+        """Return False, since each frame attends to all frames."""
         return False
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
-        """Return the numbers of frames, rows and columns that one latent covers."""
+        """Return the number of frames, rows and columns that one latent covers."""
         return self.patch_thw
 
     def grid_thw(self, size_thw: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the token grid of a clip.
 
         Raises:
-            InputError: the clip has another size than the positions.
+            InputError: the clip's size is not the one that the positions were made for.
         """
         if size_thw != self.size_thw:
             found, expected = (" x ".join(map(str, size)) for size in (size_thw, self.size_thw))

@@ -1,4 +1,4 @@
-"""Takes what callers pass as an array. Imports no torch: scores are compared without it."""
+"""Converts arguments to arrays, without importing torch, which comparing scores does not need."""
 
 import os
 from typing import Any
@@ -10,14 +10,14 @@ from video_vq.errors import InputError
 
 
 def as_array(value: Any, what: str) -> Shaped[np.ndarray, "..."]:
-    """Return a NumPy array as it is, and a tensor as an array on the CPU.
+    """Return a NumPy array unchanged, and a tensor as an array on the CPU.
 
     Args:
-        value: what the caller passed.
-        what: its name in the message, such as "features".
+        value: the caller's argument.
+        what: name of the argument in the message, such as "features".
 
     Raises:
-        InputError: it is neither; says how to convert it.
+        InputError: the argument is neither; the message says how to convert it.
     """
     if hasattr(value, "detach"):
         return value.detach().cpu().numpy()

@@ -29,11 +29,13 @@ class ChannelRMSNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Self-attention on unit queries and keys, with a learned sharpness per head.
 
-    The logits are gain · √head_dim · cos(q, k): bounded, so that they cannot blow up in bf16 (QK
-    norm, Henry et al. 2020). No dropout inside: it would leave the fused kernels.
+    The logits are gain · √head_dim · cos(q, k), which are bounded, so that they cannot blow up in
+    bf16 (QK norm, Henry et al. 2020). There is no dropout in the attention, since fused kernels do
+    not support it.
 
     Args:
-        is_causal: whether a slot reads itself and the slots before it, or all slots.
+        is_causal: whether a slot attends only to itself and earlier slots, rather than to all
+            slots.
     """
 
     def __init__(self, width: int, heads: int, is_causal: bool = True):
@@ -44,13 +46,9 @@ class SelfAttention(nn.Module):
         self.gain = nn.Parameter(torch.full((heads,), INITIAL_GAIN))
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
-        """Let each slot read the slots that it may."""
-        query, key, value = rearrange(
-            self.query_key_value(x),
-            "b n (three heads c) -> three b heads n c",
-            three=3,
-            heads=self.heads,
-        )
+        """Let each slot attend to the slots that it may see."""
+        joined = self.query_key_value(x)
+        query, key, value = rearrange(joined, "b n (s h c) -> s b h n c", s=3, h=self.heads)
         sharpness = self.gain * query.shape[-1] ** 0.5
         query = F.normalize(query.float(), dim=-1, eps=NORM_EPS) * sharpness[:, None, None]
         key = F.normalize(key.float(), dim=-1, eps=NORM_EPS)
@@ -63,7 +61,7 @@ class SelfAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6), gate and up in one product."""
+    """down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6), with gate and up as one product."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()

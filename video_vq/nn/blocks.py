@@ -11,7 +11,7 @@ from video_vq.nn.conv3d import Conv3d, Past, Video
 class PositionNorm(nn.Module):
     """RMS over channels at each position (Zhang and Sennrich 2019), with a learned scale.
 
-    It looks at no other position, so causality, streaming and tiling stay exact.
+    It uses no other position, so causality, streaming and tiling remain exact.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6):
@@ -20,7 +20,7 @@ class PositionNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Video) -> Video:
-        """Normalise in float32; the dtype of the input comes back."""
+        """Normalise in float32; the result has the dtype of the input."""
         mean_square = x.float().square().mean(1, keepdim=True)
         factor = torch.rsqrt(mean_square + self.eps).to(x.dtype)
         return x * factor * self.scale.to(x.dtype).view(1, -1, 1, 1, 1)
@@ -42,12 +42,12 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.conv.weight)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t h w"]:
-        """Add the block's change to its input; with a `past`, the next piece of a stream."""
+        """Add the block's output to its input; with a `past`, for the next piece of a stream."""
         y = self.conv1(F.silu(self.norm1(x)), past)
         y = self.conv2(F.silu(self.norm2(y)), past)
         return self.shortcut(x) + y
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Count the numbers in all parameters; a codebook of moving averages has none."""
+    """Return the number of trainable parameters; a codebook of moving averages has none."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -1,7 +1,7 @@
-"""The features that are on by default on a kind of GPU: `make gpu` found them correct and faster.
+"""The features that are on by default on a kind of GPU, where `make gpu` found them better.
 
-The record, verified_cards.json, lists for each card, by the name that PyTorch gives it, the
-features that passed, and the date and versions of the test. On any other card, the plain
+The record, verified_cards.json, lists the features that were correct and faster on each card, by
+PyTorch's name for it, and the date and versions of the test. On any other card, the plain
 implementation is used. `python scripts/gpu/record.py` writes the record.
 """
 
@@ -22,7 +22,7 @@ def verified_features(card: str) -> frozenset[str]:
     """Return the features that were verified on a kind of card.
 
     Args:
-        card: name of the card, as `torch.cuda.get_device_name` gives it.
+        card: name of the card, as returned by `torch.cuda.get_device_name`.
     """
     cards: dict[str, dict[str, Any]] = json.loads(RECORD.read_text())["cards"]
     return frozenset(cards.get(card, {}).get("features", ()))
@@ -31,7 +31,8 @@ def verified_features(card: str) -> frozenset[str]:
 def is_verified(feature: Feature, device: torch.device) -> bool:
     """Return whether a feature is on by default on a device.
 
-    Inside a graph of torch.compile, no feature is: a compiler chooses layouts and kernels itself.
+    Inside a graph of torch.compile, no feature is on, because the compiler chooses layouts and
+    kernels itself.
     """
     if device.type != "cuda" or torch.compiler.is_compiling():
         return False

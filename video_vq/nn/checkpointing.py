@@ -9,10 +9,10 @@ from video_vq.nn.conv3d import Past
 
 
 class Layers(nn.Sequential):
-    """Layers that run one after the other.
+    """Layers that run one after another.
 
     Args:
-        layers: the layers, in their order.
+        layers: the layers, in order.
         recompute: whether to keep only each layer's input in training, and to run the layer again
             in the backward pass (Chen et al. 2016). No layer may use random numbers, so the results
             do not change.

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Video = Float[Tensor, "b c t h w"]
+Thw = tuple[int, int, int]
 
 
 class Past:
-    """The state of a stream: the earlier frames that causal layers keep; empty at first.
+    """The state of a stream, which consists of earlier frames that causal layers keep.
 
     A network receives a stream in pieces of time, each with the same `Past`; the outputs equal
     those of the whole video in one piece.
@@ -27,18 +28,22 @@ class Past:
         return self._frames.get(layer)
 
     def keep(self, layer: nn.Module, frames: Video) -> None:
-        """Keep frames for a layer's next piece: a copy, so that the piece itself can be freed."""
+        """Keep a copy of frames for a layer's next piece, so that the piece itself can be freed."""
         self._frames[layer] = frames.clone()
 
 
 class Bf16SafeConv3d(nn.Conv3d):
     """`nn.Conv3d` with correct results in bf16 on a CPU.
 
-    oneDNN's bf16 kernels (torch 2.13, AVX512) give wrong weight gradients, and write past their
-    memory, where two frames are padded and not strided, or where a strided height or width shrinks
-    to 1 (docs/log.md); for the width, outputs are known to be wrong, too, on some machines:
+    oneDNN's bf16 kernels (torch 2.13, AVX512) give wrong weight gradients, and write out of bounds,
+    if two frames are padded and not strided, or if a strided height or width shrinks to 1
+    (docs/log.md). For the width, outputs are also known to be wrong on some machines:
     https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, on
-    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without it.
+    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without this.
+
+    A single frame between zeros meets only the kernel's middle frame, so only that is used: an
+    image then takes a third of the operations, and oneDNN, whose bf16 output is arbitrary where
+    such a frame has fewer than 16 channels, never sees the padding.
     """
 
     def forward(self, input: Video) -> Float[Tensor, "b d t2 h2 w2"]:
@@ -46,14 +51,17 @@ class Bf16SafeConv3d(nn.Conv3d):
         autocasts = torch.is_autocast_enabled(input.device.type)
         dtype = torch.get_autocast_dtype(input.device.type) if autocasts else input.dtype
         is_low = input.device.type == "cpu" and dtype == torch.bfloat16
-        if not is_low or not self._is_wrong_in_bf16(input.shape[2:]):
-            return super().forward(input)
-        bias = None if self.bias is None else self.bias.to(dtype).float()
-        # The operands are rounded as autocast rounds them, so that a model in bf16 gives the same.
-        x, weight = input.to(dtype).float(), self.weight.to(dtype).float()
-        with torch.autocast("cpu", enabled=False):
-            y = F.conv3d(x, weight, bias, self.stride, self.padding)
-        return y.to(dtype)
+        if is_low and self._is_wrong_in_bf16(input.shape[2:]):
+            # Rounded as autocast rounds operands, so that a model in bf16 gives the same.
+            bias = None if self.bias is None else self.bias.to(dtype).float()
+            x, weight = input.to(dtype).float(), self.weight.to(dtype).float()
+            with torch.autocast("cpu", enabled=False):
+                return F.conv3d(x, weight, bias, self.stride, self.padding).to(dtype)
+        side, *around = map(int, self.padding)
+        if input.shape[2] == 1 and side and self.kernel_size[0] == 2 * side + 1:
+            middle = self.weight[:, :, side : side + 1]
+            return F.conv3d(input, middle, self.bias, self.stride, (0, *around))
+        return super().forward(input)
 
     def _is_wrong_in_bf16(self, size_thw: Sequence[int]) -> bool:
         two_frames = size_thw[0] == 2 and self.stride[0] == 1 and self.padding[0] != 0
@@ -65,10 +73,11 @@ class Bf16SafeConv3d(nn.Conv3d):
 
 
 class Conv3d(nn.Module):
-    """A convolution of size k that keeps t h w up to its stride.
+    """A convolution of size k that keeps t h w, except for its stride.
 
-    Causal: time is padded in front only, with copies of the first frame, so that output i sees no
-    input after i·stride; a length 1 + n·stride gives 1 + n. Not causal: zeros on both sides.
+    If causal, time is padded only in front, with copies of the first frame, so that output i
+    depends on no input after i·stride; a length of 1 + n·stride gives 1 + n. Otherwise, zeros are
+    padded on both sides.
     """
 
     def __init__(
@@ -76,7 +85,7 @@ class Conv3d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel: int = 3,
-        stride_thw: tuple[int, int, int] = (1, 1, 1),
+        stride_thw: Thw = (1, 1, 1),
         causal: bool = False,
     ):
         super().__init__()
@@ -102,7 +111,6 @@ class Conv3d(nn.Module):
         return self.conv(self._after(x, past) if self.causal else x)
 
     def _after(self, x: Video, past: Past | None) -> Float[Tensor, "b c t2 h w"]:
-        """Prepend the frames that come before x."""
         before = None if past is None else past.recall(self)
         if before is None:
             before = x[:, :, :1].expand(-1, -1, self.front, -1, -1)
@@ -118,17 +126,11 @@ class Conv3d(nn.Module):
 class NearestUpsample(nn.Module):
     """Nearest-neighbour upsampling and a convolution at the finer resolution.
 
-    Causal: of the copies of the first frame only the last is kept, so 1 + n frames become
-    1 + n·stride, the inverse of a causal strided `Conv3d`.
+    If causal, only the last copy of the first frame is kept, so 1 + n frames become 1 + n·stride,
+    the inverse of a causal strided `Conv3d`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride_thw: tuple[int, int, int],
-        causal: bool = False,
-    ):
+    def __init__(self, in_channels: int, out_channels: int, stride_thw: Thw, causal: bool = False):
         super().__init__()
         self.scale = tuple(float(stride) for stride in stride_thw)
         self.drop = stride_thw[0] - 1 if causal else 0
@@ -144,17 +146,12 @@ class NearestUpsample(nn.Module):
 class SubpixelUpsample(nn.Module):
     """A linear map to a box of finer positions (Shi et al. 2016); it starts as nearest upsampling.
 
-    It takes a hundredth of the operations of `NearestUpsample`, whose convolution runs at the finer
-    resolution; the residual blocks after it do the mixing. Causality is as in `NearestUpsample`.
+    It needs a hundredth of the operations of `NearestUpsample`, whose convolution runs at the finer
+    resolution; the residual blocks after it mix the positions. Causality is as in
+    `NearestUpsample`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride_thw: tuple[int, int, int],
-        causal: bool = False,
-    ):
+    def __init__(self, in_channels: int, out_channels: int, stride_thw: Thw, causal: bool = False):
         super().__init__()
         self.stride_thw = stride_thw
         self.drop = stride_thw[0] - 1 if causal else 0
@@ -168,21 +165,21 @@ class SubpixelUpsample(nn.Module):
         return x[:, :, self.drop if is_start else 0 :]
 
 
-def space_to_depth(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
-    """Fold boxes of pixels into channels: full-resolution convolutions are slow."""
+def space_to_depth(x: Video, patch_thw: Thw) -> Float[Tensor, "b d t2 h2 w2"]:
+    """Fold boxes of pixels into channels, since full-resolution convolutions are slow."""
     t, h, w = patch_thw
     return rearrange(x, "b c (t z) (h y) (w x) -> b (c z y x) t h w", z=t, y=h, x=w)
 
 
-def depth_to_space(x: Video, patch_thw: tuple[int, int, int]) -> Float[Tensor, "b d t2 h2 w2"]:
-    """Unfold channels into boxes of pixels: the inverse of `space_to_depth`."""
+def depth_to_space(x: Video, patch_thw: Thw) -> Float[Tensor, "b d t2 h2 w2"]:
+    """Unfold channels into boxes of pixels, the inverse of `space_to_depth`."""
     t, h, w = patch_thw
     return rearrange(x, "b (c z y x) t h w -> b c (t z) (h y) (w x)", z=t, y=h, x=w)
 
 
 @torch.no_grad()
-def repeat_over_patch(conv: nn.Conv3d, patch_thw: tuple[int, int, int]) -> None:
-    """Give all pixels of a box that `depth_to_space` unfolds the weights of its first pixel.
+def repeat_over_patch(conv: nn.Conv3d, patch_thw: Thw) -> None:
+    """Give all pixels of a box of `depth_to_space` the weights of its first pixel.
 
     The network then starts as nearest upsampling, without a checkerboard pattern (ICNR, Aitken et
     al. 2017).

@@ -1,4 +1,4 @@
-"""Falls back from a fast function that has to be compiled to a plain one that computes the same."""
+"""Falls back from a fast, compiled function to an equivalent plain one."""
 
 import warnings
 from collections.abc import Callable
@@ -11,9 +11,9 @@ Result = TypeVar("Result")
 
 
 class WithFallback(Generic[Arguments, Result]):
-    """Calls a fast function until it fails once, then a plain one for good, with one warning.
+    """Calls a fast function until it first fails, and then a plain one, with a single warning.
 
-    A compiler that is missing, broken or incompatible with the driver costs speed, never a run.
+    A compiler that is missing, broken or incompatible with the driver costs speed, but never a run.
     Running out of memory does not count as such a failure.
 
     Args:

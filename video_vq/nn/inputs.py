@@ -1,4 +1,4 @@
-"""Converts what callers pass: arrays to tensors, and pixels in the range that is required."""
+"""Converts and checks arguments: arrays to tensors, and the range of pixels."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ SPREAD = 0.5  # values of [0, 1] further apart are pixels in [0, 1], not bright 
 
 
 def as_tensor(value: object, what: str) -> Shaped[Tensor, "..."]:
-    """Return a tensor as it is, and a NumPy array as a tensor (of the same memory, if possible).
+    """Return a tensor unchanged, and a NumPy array as a tensor, sharing memory if possible.
 
     Raises:
-        InputError: it is neither; see `as_array`.
+        InputError: the argument is neither; see `as_array`.
     """
     if isinstance(value, Tensor):
         return value
@@ -34,7 +34,7 @@ def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
     """Return whole numbers as a tensor; a plain list of them is accepted.
 
     Raises:
-        InputError: they are not integers, or too large for 64 bits.
+        InputError: the numbers are not integers, or too large for 64 bits.
     """
     listed = plain_integers(value, what)
     if listed is not None:
@@ -74,7 +74,7 @@ class UnitRange:
         """Refuse a piece with values outside [-1, 1] or NaN, and remember its range.
 
         Raises:
-            InputError: says what was found and what to do.
+            InputError: there are such pixels; the message says what was found and what to do.
         """
         low, high = (float(edge) for edge in piece.detach().aminmax())
         if not np.isfinite(low + high):
@@ -91,12 +91,12 @@ class UnitRange:
     def settle(self) -> None:
         """Refuse, after the last piece, pixels that are those of [0, 1].
 
-        Values of which none is below 0, and which lie further apart than half of [0, 1], are taken
-        for pixels in [0, 1]: the other reading is a video without a pixel darker than middle grey.
-        Where each is `x / 127.5 - 1` of a whole number x, that reading is certain.
+        Values that are never below 0, and differ by more than half of [0, 1], are taken for pixels
+        in [0, 1]; otherwise, the video would have no pixel darker than middle grey. If each value
+        is `x / 127.5 - 1` for an integer x, however, the range is certainly [-1, 1].
 
         Raises:
-            InputError: says what was found and what to do.
+            InputError: there are such pixels; the message says what was found and what to do.
         """
         if self._low >= 0 and self._high - self._low > SPREAD and not self._is_of_levels:
             raise InputError(
@@ -114,7 +114,7 @@ def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
         unsure: whether to also refuse pixels in [0, 1].
 
     Raises:
-        InputError: says what was found and what to do.
+        InputError: there are such pixels; the message says what was found and what to do.
     """
     seen = UnitRange()
     seen.look(video)
@@ -123,9 +123,9 @@ def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
 
 
 def _is_of_levels(pixels: Shaped[Tensor, "..."]) -> bool:
-    """Whether pixels are x / 127.5 - 1 of whole numbers x.
+    """Whether pixels are x / 127.5 - 1 for integers x.
 
-    These are the odd multiples of 1/255. Pixels x / 255 also include even ones.
+    These are odd multiples of 1/255, whereas pixels x / 255 also include even ones.
     """
     nearest_odd = (pixels.detach().float() * 255 - 1).div(2)
     return bool(((nearest_odd - nearest_odd.round()).abs() < 0.1).all())
@@ -134,14 +134,15 @@ def _is_of_levels(pixels: Shaped[Tensor, "..."]) -> bool:
 def check_levels(clips: Num[Tensor, "..."], what: str = "float clips are") -> None:
     """Refuse pixels outside 0…255, NaN, and floats that are those of [0, 1] or [-1, 1].
 
-    uint8 is right as it is. Floats that are all 0 are black in either range.
+    uint8 is always right. Floats that are all 0 are black in either range.
 
     Args:
         clips: RGB.
         what: the subject of the message, with its verb.
 
     Raises:
-        InputError: says what was found, and the factor where one is missing.
+        InputError: there are such pixels; the message says what was found, and which factor is
+            missing.
     """
     if clips.dtype == torch.uint8:
         return

@@ -1,4 +1,4 @@
-"""Keeps float32 where it must be: arithmetic in a block, tensors in a model of another dtype."""
+"""Keeps arithmetic in a block, and tensors in a model of another dtype, in float32."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ _MKLDNN: Any = torch.backends.mkldnn
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Switch autocast, TF32 and bf16 matrix products off inside the block; restore them after.
+    """Switch off autocast, TF32 and bf16 matrix products inside the block, and restore them after.
 
-    PyTorch has an old and a new interface to these settings and refuses to read the old one while
-    they disagree, in its own matrix product too: so both are set, the old one first.
+    PyTorch has an old and a new interface to these settings, and refuses to read the old one while
+    they disagree, even in its own matrix product. So both are set, the old one first.
     """
     backends = (_CUDA.matmul, _CUDNN.conv, _CUDNN.rnn, _MKLDNN.matmul, _MKLDNN.conv)
     before = [backend.fp32_precision for backend in backends]
@@ -44,7 +44,7 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 def keeping_dtype(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a change of tensors that follows another to a device, but not to a dtype."""
+    """Return a version of a tensor conversion that changes the device, but not the dtype."""
 
     def moved(value: Tensor) -> Tensor:
         changed = change(value)
@@ -56,7 +56,7 @@ def keeping_dtype(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
 class Float32Module(nn.Module):
     """A module whose parameters and buffers stay float32 under half(), bfloat16() and double().
 
-    It still moves between devices.
+    It can still be moved between devices.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Float32Module":

@@ -1,4 +1,4 @@
-"""Rotary positions over a grid of t h w, factorised: each axis turns its own share of a head."""
+"""Factorised rotary positions over a grid t h w: each axis rotates its own share of a head."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from torch import Tensor
 class RotaryTables(NamedTuple):
     """Cosines and signed sines for every slot of a sequence that predicts a flattened grid.
 
-    Slot i reads token i - 1 (slot 0 the start) and predicts token i. Queries turn by the cell they
-    predict and keys by the cell they hold, so that "the same place, one frame earlier" is one
-    offset everywhere, at the edges of the grid too.
+    Slot i holds token i - 1 (slot 0 holds the start) and predicts token i. Queries rotate by the
+    cell that they predict and keys by the cell that they hold, so that "the same place, one frame
+    earlier" is the same offset everywhere, even at the edges of the grid.
     """
 
     query_cos: Float[Tensor, "n d"]
@@ -37,13 +37,14 @@ def grid_coordinates(grid_thw: tuple[int, int, int]) -> Float[Tensor, "n 3"]:
 def rotary_tables(grid_thw: tuple[int, int, int], head_dim: int, base: float) -> RotaryTables:
     """Return the tables of RoFormer (Su et al. 2021, eq. 34) with the head split over t h w.
 
-    Rows and columns get 3/8 of the head each, time the rest. The frequencies of an axis with m
-    pairs are base^(-j/m), j = 0 … m - 1. The start lies one frame before the first cell.
+    Rows and columns get 3/8 of the head each, and time gets the rest. The frequencies of an axis
+    with m pairs are base^(-j/m), j = 0 … m - 1. The start is placed one frame before the first
+    cell.
 
     Args:
         grid_thw: numbers of latent frames, rows and columns of the grid.
-        head_dim: number of channels of one head, a multiple of 8; channel j turns with j + head_dim
-            / 2.
+        head_dim: number of channels of one head, a multiple of 8; channel j is paired with j +
+            head_dim / 2.
         base: base of the wavelengths, which run from 2π cells to at most 2π · base cells.
     """
     pairs = head_dim // 2
@@ -68,5 +69,5 @@ def rotary_tables(grid_thw: tuple[int, int, int], head_dim: int, base: float) ->
 def rotate(
     x: Float[Tensor, "... d"], cos: Float[Tensor, "... d"], signed_sin: Float[Tensor, "... d"]
 ) -> Float[Tensor, "... d"]:
-    """Turn channel pairs (j, j + d/2) by the angles of the tables."""
+    """Rotate channel pairs (j, j + d/2) by the angles of the tables."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * signed_sin

@@ -1,4 +1,4 @@
-"""Divided space-time attention: each token looks along time, then over its own frame."""
+"""Divided space-time attention: each token attends along time, then within its own frame."""
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Attend from each slot to all slots."""
-        query_key_value = rearrange(
-            self.query_key_value(x),
-            "b n (three heads c) -> three b heads n c",
-            three=3,
-            heads=self.heads,
-        )
+        joined = self.query_key_value(x)
+        query_key_value = rearrange(joined, "b n (s h c) -> s b h n c", s=3, h=self.heads)
         parts = [
             F.scaled_dot_product_attention(query, key, value)
             for query, key, value in query_key_value.split(MAX_SEQUENCES, dim=1)
@@ -40,8 +36,8 @@ class SelfAttention(nn.Module):
 class DividedBlock(nn.Module):
     """Attention along time, attention within the frame, MLP (Bertasius et al. 2021, eq. 11).
 
-    Pre-norm; the attention along time has its own projection before its sum, as in the authors'
-    code. There is no class token: nothing here is classified.
+    The block is pre-norm; the attention along time has its own projection before its sum, as in the
+    authors' code. There is no class token, because nothing is classified here.
     """
 
     def __init__(self, width: int, heads: int, mlp_width: int):
@@ -57,7 +53,7 @@ class DividedBlock(nn.Module):
         )
 
     def forward(self, x: Tokens) -> Tokens:
-        """Add the attention's output, then the MLP's."""
+        """Add the outputs of the attention, then of the MLP."""
         batch, frames, rows, _, _ = x.shape
         along_time = rearrange(self.norm_time(x), "b t h w d -> (b h w) t d")
         read = self.project_time(self.time(along_time))

@@ -1,4 +1,4 @@
-"""Binary codes, the sign of each channel, and the entropy loss that keeps them in use."""
+"""Binary codes, made of the sign of each channel, and the entropy loss that keeps them in use."""
 
 import math
 
@@ -18,10 +18,10 @@ LEAST = 1e-12  # probability below which −log p no longer grows
 
 
 class BinaryCodebook(FixedCodebook):
-    """All signs of a code's channels, numbered with the first channel as the highest bit.
+    """All combinations of signs, numbered with the first channel as the highest bit.
 
-    A channel that is 0 has bit 0. Codes are int64, computed from bits; only the counts have the
-    size of the codebook.
+    A channel that is 0 has bit 0. Codes are int64 and computed from their bits; only the counts are
+    as large as the codebook.
     """
 
     place_values: Tensor
@@ -36,7 +36,7 @@ class BinaryCodebook(FixedCodebook):
         )  # absolute value of a channel
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
-        """Take the sign of each channel, on the unit sphere if so configured."""
+        """Take the sign of each channel, on the unit sphere if `spherical` is set."""
         split = self.split(latents)
         e = F.normalize(split, dim=-1) if self.config.spherical else split
         bits = e.detach() > 0
@@ -88,13 +88,13 @@ class BinaryQuantizer(FixedQuantizer):
         num_bits: number of bits of a code; there are 2^num_bits codes.
         spherical: True for BSQ, latents and codes on the unit sphere; False for LFQ, raw latents
             and codes of ±1.
-        groups: number of codes at a position, each with channels of its own.
+        groups: number of codes at a position, each with its own channels.
         temperature: temperature of the soft choice in the entropy loss; see `BinaryConfig`.
-        diversity: weight, in the entropy loss, of the part that asks for equally frequent codes.
+        diversity: weight of the part of the entropy loss that favours equally frequent codes.
         entropy_channels: number of bits in a block whose entropy is computed jointly.
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: an argument is out of range.
     """
 
     def __init__(
@@ -128,18 +128,18 @@ def bit_entropy(logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 def joint_entropy(
     logits: Float[Tensor, "n groups d"], num_channels: int, over_ranks: bool
 ) -> Float[Tensor, ""]:
-    """Return the entropy in nats of codes whose bits are independent within a row, not over rows.
+    """Return the entropy in nats of codes whose bits are independent given a row, not overall.
 
     With p(c | z) = Π p(bit | z) and p̄(c) its mean over rows, this is −Σ p̄ log p̄, summed over
-    blocks of channels and averaged over groups. The p̄ of a block is the product of two matrices,
-    the first half's probabilities transposed times the second half's, so that no row needs a table
-    of codes.
+    blocks of channels and averaged over groups. The p̄ of a block is a product of two matrices, the
+    transposed probabilities of the first half of its bits times those of the second half, so that
+    no row needs a table of codes.
 
     Args:
         logits: logits of the bits, for each row, group and channel.
         num_channels: largest number of channels of a block.
-        over_ranks: whether to take the mean over the rows of all ranks, which must have the same
-            number of rows each; the ranks' gradients then average to that of the whole batch.
+        over_ranks: whether to take the mean over the rows of all ranks, which must have equal
+            numbers of rows; the mean of the ranks' gradients is then that of the whole batch.
             Collective.
     """
     probability = torch.sigmoid(logits).transpose(0, 1)  # groups n d

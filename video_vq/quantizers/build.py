@@ -29,7 +29,7 @@ def build_quantizer(
 ) -> AnyQuantizer:
     """Return the quantizer that the settings describe, for features of `dim` channels.
 
-    The settings are the constructor's arguments. All implement the interface `Quantizer`
+    The settings are the constructor's arguments. All quantizers implement the interface `Quantizer`
     (quantizers/interface.py).
     """
     settings = {field.name: getattr(config, field.name) for field in fields(config)}

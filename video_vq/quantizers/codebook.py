@@ -1,4 +1,4 @@
-"""The codebook: statistics of a batch, moving averages, first codes, restarts, over all ranks."""
+"""The codebook: batch statistics, moving averages, initialisation and restarts, over all ranks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +20,7 @@ ROWS = 1024  # rows processed at a time, so that nothing of the codebook's size 
 
 
 def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
-    """Add the statistics of the micro-batches of one optimizer step, in their order."""
+    """Add up the statistics of the micro-batches of one optimizer step, in order."""
     if len(parts) == 1:
         return parts[0]
     return CodebookStatistics(
@@ -35,18 +35,18 @@ def _slices(number: int) -> Iterator[slice]:
 
 
 class Codebook(nn.Module):
-    """K codes of dimension D and how they follow the latents.
+    """K codes of dimension D, and the rules by which they follow the latents.
 
     With `learning: ema` (VQ-VAE, van den Oord et al. 2017, appendix A.1) the codes are a buffer,
     moved by `update` once per optimizer step; with `learning: gradient` they are a parameter, and
-    `update` only restarts dead ones; with `learning: frozen` it only counts. With `rms_scaling`,
-    `initialize` and `update` also keep the mean square of the latents, averaged over steps and
-    ranks as the codes are.
+    `update` only restarts dead codes; with `learning: frozen` it only counts. With `rms_scaling`,
+    `initialize` and `update` also track the mean square of the latents, averaged over steps and
+    ranks like the codes.
 
     All ranks must call `initialize`, `refine` and `update` together, with equal numbers of
     micro-batches; the numbers of latents may differ, and a rank may have none. The results are
-    bit-equal on all. Sums are float64, so that they hardly depend on how the latents are spread
-    over ranks and micro-batches.
+    bitwise equal on all ranks. Sums are computed in float64, so that they hardly depend on the
+    distribution of the latents over ranks and micro-batches.
     """
 
     codes: Tensor
@@ -74,11 +74,11 @@ class Codebook(nn.Module):
             self.register_buffer("mean_square", torch.ones(()))
 
     def vectors(self) -> Float[Tensor, "k d"]:
-        """Return the codes as they are compared and decoded, on the unit sphere if so set."""
+        """Return the codes as they are compared and decoded, normalised if `normalize` is set."""
         return F.normalize(self.codes, dim=1) if self.config.normalize else self.codes
 
     def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return projected latents as they are compared with codes: normalised, scaled or as is."""
+        """Return projected latents as they are compared with codes: normalised, scaled or raw."""
         if self.config.normalize:
             return F.normalize(latents, dim=1)
         if self.config.rms_scaling == "none":
@@ -105,10 +105,11 @@ class Codebook(nn.Module):
     def watch(self) -> None:
         """Refuse to continue a training run in which nothing moves the codes.
 
-        Counts the passes with gradients in training mode since the last `initialize` or `update`.
+        It counts the passes with gradients in training mode since the last `initialize` or
+        `update`.
 
         Raises:
-            InputError: there were more than `MAX_PASSES`.
+            InputError: there were more than `MAX_PASSES` of them.
         """
         trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if not trains or (self.config.learning == "frozen" and bool(self.is_initialized)):
@@ -117,9 +118,9 @@ class Codebook(nn.Module):
         if self._passes > MAX_PASSES:
             raise InputError(
                 f"the codebook has not moved in {MAX_PASSES} training passes: call "
-                "quantizer.step(output) after each optimizer.step(); if more micro-batches than "
-                'that make a step pass check=False, and learning="frozen" leaves the codes where '
-                "they are"
+                "quantizer.step(output) after each optimizer.step(); if a step has more "
+                'micro-batches than that, pass check=False, and learning="frozen" leaves the codes '
+                "where they are"
             )
 
     @torch.no_grad()
@@ -127,10 +128,10 @@ class Codebook(nn.Module):
         """Place the first codes on latents drawn from the global batch (init: data).
 
         Args:
-            latents: latents of this rank's whole step, one entry per accumulated micro-batch. Where
-                they hold NaN or infinite values, the codebook may stay as it is, to be placed
-                later; it always does where no rank has any latents.
-            seed: seed that decides which latents are drawn.
+            latents: latents of this rank's whole step, one entry per accumulated micro-batch. If
+                they hold NaN or infinite values, the codebook may stay unchanged, to be placed
+                later; it always does if no rank has any latents.
+            seed: seed that determines which latents are drawn.
         """
         self._passes = 0
         size = self.config.codebook_size
@@ -160,13 +161,13 @@ class Codebook(nn.Module):
     def update(
         self, statistics: CodebookStatistics, seed: int, restart_below: float | None = None
     ) -> CodebookUpdate:
-        """Move the averages, the codes and the dead codes: once per optimizer step.
+        """Update averages and codes, and restart dead codes; called once per optimizer step.
 
         Args:
             statistics: statistics of this rank's whole step (`merge` for accumulated
                 micro-batches).
-            seed: seed that decides, with the number of updates and the position in the global
-                batch, which latents take the place of dead codes.
+            seed: seed that determines, with the number of updates and the position in the global
+                batch, the latents that replace dead codes.
             restart_below: averaged count below which a code is dead; None for the config's fraction
                 of the mean count.
 
@@ -201,7 +202,7 @@ class Codebook(nn.Module):
         return CodebookUpdate(counts, restarted)
 
     def _mean_square(self, latents: tuple[Tensor, ...]) -> Float[Tensor, ""]:
-        """Return the mean square over the global batch; 1 where that is empty. Collective."""
+        """Return the mean square over the global batch, or 1 if it is empty. Collective."""
         sums = [rows.square().sum(dtype=torch.float64) for rows in latents]
         numbers = torch.tensor(float(sum(rows.numel() for rows in latents)), dtype=torch.float64)
         total = sum_over_ranks(torch.stack([torch.stack(sums).sum(), numbers.to(sums[0].device)]))
@@ -239,9 +240,9 @@ class Codebook(nn.Module):
         self.average_sum[rows] = vectors * count
 
     def _draw(self, latents: tuple[Tensor, ...], number: int, seed: int) -> Float[Tensor, "m d"]:
-        """Draw latents from the global batch, the same on all ranks and for any number of ranks.
+        """Draw latents from the global batch: the same on all ranks, for any number of ranks.
 
-        The global batch is ordered by micro-batch, then rank, then position. Where it is empty,
+        The global batch is ordered by micro-batch, then rank, then position. If it is empty,
         nothing is drawn.
         """
         rank, world = rank_and_world()
@@ -263,7 +264,7 @@ class Codebook(nn.Module):
         return sum_over_ranks(drawn)
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return the rows of `codes` that hold the codes of these numbers: the same numbers."""
+        """Return the rows of `codes` that hold the given codes; they equal the codes themselves."""
         return {"codes": numbers}
 
     @torch.no_grad()

@@ -14,14 +14,14 @@ def mean_square(
 ) -> Float[Tensor, ""]:
     """Return mean (e − sg(q))², summed in float64 over blocks that stay in the cache.
 
-    The mean of no rows is 0: a rank may have none.
+    The mean over no rows is 0, since a rank may have none.
 
     Args:
         e: the latents.
         q: their codes.
         tangential: whether to pass only the part of each row's gradient that is orthogonal to the
-            row, p − e (e·p)/(e·e) with p = 2 (e − q)/(n d); the value is the same. To first order
-            such a step turns latents towards their codes and leaves their lengths alone.
+            row, p − e (e·p)/(e·e) with p = 2 (e − q)/(n d); the value is the same. To first order,
+            such a step turns latents towards their codes without changing their lengths.
     """
     return _MeanSquare.apply(e, q, tangential)
 

@@ -1,4 +1,4 @@
-"""A drop-in for vector-quantize-pytorch's `VectorQuantize`: its common arguments, its triple."""
+"""A drop-in replacement for `VectorQuantize` of vector-quantize-pytorch."""
 
 import math
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from video_vq.quantizers.vector import VectorQuantizer
 
 
 class Quantized(NamedTuple):
-    """The triple of vector-quantize-pytorch."""
+    """The result of a forward pass, in the form of vector-quantize-pytorch."""
 
     quantized: Float[Tensor, "..."]
     indices: Int[Tensor, "..."]
@@ -26,39 +26,41 @@ class Quantized(NamedTuple):
 class VectorQuantize(nn.Module):
     """`vector_quantize_pytorch.VectorQuantize` with our lookup, gradient and codebook.
 
-    As there, a forward pass in training mode moves the codebook: once per forward, not once per
-    optimizer step. Code that is not bound to that interface should use `VectorQuantizer`.
+    As in that library, every forward pass in training mode moves the codebook, not every optimizer
+    step. Code that does not depend on its interface should use `VectorQuantizer`.
 
-    What differs: averages are plain (no Laplace smoothing, which pulls codes by 1e-5 of a count),
-    `kmeans_init` and restarts draw from the global batch, alike on all ranks and by `seed`, and a
-    restarted code starts with a mean code's count instead of the threshold. The ranks' batches may
-    differ in length, as the last ones of an epoch do; a rank without latents has a loss of 0.
+    There are three differences: averages are plain (without Laplace smoothing, which shifts codes
+    by 1e-5 of a count); `kmeans_init` and restarts draw from the global batch, the same on all
+    ranks and determined by `seed`; and a restarted code starts with a mean code's count instead of
+    the threshold. The ranks' batches may differ in length, as the last ones of an epoch do; a rank
+    without latents has a loss of 0.
 
     Args:
         dim: number of channels of the input.
         codebook_size: number of codes.
-        codebook_dim: dimension of a code if it is not `dim`; linear maps then go before and after.
+        codebook_dim: dimension of a code, if it is not `dim`; linear maps then project to it and
+            back.
         decay: decay of the averages per forward pass.
         commitment_weight: weight of the commitment loss in the returned loss.
         use_cosine_sim: whether to compare on the unit sphere.
-        kmeans_init: whether k-means on the first batch gives the first codes; otherwise they are
-            random.
+        kmeans_init: whether to initialise the codes by k-means on the first batch; otherwise they
+            are random.
         kmeans_iters: number of k-means iterations.
-        threshold_ema_dead_code: averaged count below which a code is placed on a latent; 0 never
-            does.
-        learnable_codebook: whether codes learn from the returned loss instead of averages.
+        threshold_ema_dead_code: averaged count below which a code is moved to a latent; 0 turns
+            this off.
+        learnable_codebook: whether codes learn from the returned loss instead of by averages.
         ema_update: the opposite of `learnable_codebook`, or None.
-        freeze_codebook: whether the codes stay as they are.
-        rotation_trick: whether the gradient is rotated; None means True, except for one channel.
-            False copies the gradient.
+        freeze_codebook: whether the codes are never changed.
+        rotation_trick: whether the gradient is rotated instead of copied; None means True, except
+            for a single channel.
         channel_last: whether the input is b n d; else it is b d n.
         accept_image_fmap: whether the input is b d h w.
         accept_3d_fmap: whether the input is b d t h w.
         seed: seed of the first codes and of restarts.
-        unsupported: any other arguments, which are refused by name.
+        unsupported: all other arguments, which are refused by name.
 
     Raises:
-        InputError: this class lacks an argument, or two arguments exclude each other.
+        InputError: an argument is not supported, or two arguments exclude each other.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class VectorQuantize(nn.Module):
 
     @torch.no_grad()
     def _random_codes(self) -> None:
-        """Draw codes as vector-quantize-pytorch does, with a count of one each."""
+        """Draw codes as vector-quantize-pytorch does, each with a count of one."""
         book = self._book
         bound = math.sqrt(6 / book.codes.numel())
         book.codes.uniform_(-bound, bound)
@@ -188,7 +190,6 @@ class VectorQuantize(nn.Module):
         return self._from_rows(rows, tuple(indices.shape))
 
     def _to_rows(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Flatten to rows; also return the shape of the indices."""
         layout = "b d" if x.ndim == 2 else self.layout
         axes = layout.split()
         if x.ndim != len(axes) or x.shape[axes.index("d")] != self.dim:

@@ -14,15 +14,9 @@ from video_vq.quantizers.substitutes import diveq
 # `rotation_dynamic` weighs whole rows: their cosines are those of the rotation. Noise substitution
 # passes the copied gradient on average; Gumbel's depends on all codes and is left out.
 COMPARED = (
-    "straight_through",
-    "scaled",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "rotation_blended",
-    "reflection",
-    "diveq",
-)
+    "straight_through", "scaled", "rotation", "rotation_unit", "rotation_clipped",
+    "rotation_blended", "reflection", "diveq",
+)  # fmt: skip
 BIN = 15  # degrees; the last bin holds all angles beyond 90
 
 
@@ -34,14 +28,14 @@ def exactness(
 ) -> tuple[dict[str, float], Float[Tensor, "7 5"]]:
     """Compare the gradients that estimators would pass with the exact gradient, h.
 
-    Returns figures, and sums by angle to add up over ranks before `by_angle`. `exact_cosine_NAME`
-    is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` is the cosine of all rows as
-    one vector, in which the lengths of the rows count, too.
+    It returns figures, and sums by angle, which are added up over ranks before `by_angle`.
+    `exact_cosine_NAME` is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` is the
+    cosine of all rows taken as one vector, in which the lengths of the rows count, too.
 
     Args:
         rows: rows of a forward pass.
         g: dL/dq̃, the gradient of `rows.passed`.
-        exact: h, the gradient at the latents as they are compared with the codes.
+        exact: h, the gradient at the latents that are compared with the codes.
         others: other gradients by name.
     """
     step = row_step(rows)
@@ -59,24 +53,23 @@ def exactness(
 def gradient_of(
     name: str, e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], g: Float[Tensor, "n d"]
 ) -> Float[Tensor, "n d"]:
-    """Return the gradient that an estimator makes of g at the codes; DiVeQ is without noise."""
+    """Return the gradient that an estimator derives from g at the codes; DiVeQ without noise."""
     with torch.enable_grad():
         leaf = e.detach().requires_grad_()
-        without_noise = name == "diveq"
-        passed = diveq(leaf, q, 0.0) if without_noise else gradient.ESTIMATORS[name](leaf, q)
+        passed = diveq(leaf, q, 0.0) if name == "diveq" else gradient.ESTIMATORS[name](leaf, q)
         (found,) = torch.autograd.grad(passed, leaf, g)
     return found
 
 
 def by_angle(sums: Float[Tensor, "7 5"]) -> dict[str, float]:
-    """Return the figures of the rows by angle: 0–15°, 15–30°, …, 75–90° and beyond.
+    """Return figures for the rows by angle: 0–15°, 15–30°, …, 75–90° and beyond.
 
     `exact_cosine_NAME_at_15` is the mean cosine to h of the copied or the rotated gradient;
     `best_rotation_share_at_15` is the share a for which a λRᵀg + (1 − a) g is nearest to h, to
     which `gradient.rotation_share` is fitted. A bin without rows has no figures.
 
     Args:
-        sums: the sums that `exactness` returned, added up over ranks.
+        sums: the sums of `exactness`, added up over ranks.
     """
     figures: dict[str, float] = {}
     for index, (number, copied, rotated, product, square) in enumerate(sums.tolist()):

@@ -1,4 +1,4 @@
-"""Finite scalar quantization: the codebook is a grid, and nothing needs to learn it."""
+"""Finite scalar quantization, whose codebook is a fixed grid."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ SIGMOID_SLOPE = 0.8  # iFSQ's 2σ(1.6x) − 1 is tanh(0.8x)
 
 
 class FiniteCodebook(FixedCodebook):
-    """The grid of all levels, and its numbering: the first channel runs fastest.
+    """The grid of all levels, numbered with the first channel running fastest.
 
     The gradient is copied past the rounding; there is no commitment and no codebook loss.
     """
@@ -41,7 +41,7 @@ class FiniteCodebook(FixedCodebook):
         return torch.tanh(latents + torch.atanh(offset / half)) * half - offset
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
-        """Round bounded latents to the grid; latents that are not finite stay so."""
+        """Round bounded latents to the grid; non-finite latents stay non-finite."""
         bounded = self.bound(self.split(latents))
         rounded = bounded.detach().round()
         half_width = self.levels // 2
@@ -54,11 +54,11 @@ class FiniteCodebook(FixedCodebook):
         )
 
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
-        """Return none: the bound keeps latents near the grid."""
+        """Return no losses, since the bound keeps latents near the grid."""
         return {}
 
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
-        """Return 0: there is no commitment loss; see `VectorQuantizer.commitment_force`."""
+        """Return 0, as there is no commitment loss; see `VectorQuantizer.commitment_force`."""
         return rows.e.new_zeros(())
 
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
@@ -82,11 +82,12 @@ class FiniteScalarQuantizer(FixedQuantizer):
         dim: number of channels of the input and of the output; two linear layers project them to
             one channel for each entry of `levels` (times `groups`) and back.
         levels: number of values of each channel, at least 3; their product is the codebook's size.
-        groups: codes of a position, each of channels of its own with these levels.
-        activation: what bounds a channel before it is rounded: "tanh", or iFSQ's "sigmoid".
+        groups: number of codes at a position, each with its own channels of these levels.
+        activation: function that bounds a channel before it is rounded: "tanh", or iFSQ's
+            "sigmoid".
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: an argument is out of range.
     """
 
     def __init__(

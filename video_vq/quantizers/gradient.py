@@ -1,18 +1,19 @@
-"""Gradient estimators: forward the code itself, backward a gradient of choice; needs only torch.
+"""Gradient estimators: the code itself forward, a chosen gradient backward; needs only torch.
 
-Notation of the rotation trick (Fifty et al., ICLR 2025, section 4.2): e the latent, q its code,
-ê = e/|e|, q̂ = q/|q|, λ = |q|/|e|, g = dL/dq̃, R the rotation of the plane (e, q) that takes ê to q̂.
-All arguments are rows, n x d, the weights n x 1. What is returned shares the memory of q.
+Notation of the rotation trick (Fifty et al., ICLR 2025, section 4.2): e the latent, q its code, ê =
+e/|e|, q̂ = q/|q|, λ = |q|/|e|, g = dL/dq̃, R the rotation of the plane (e, q) that takes ê to q̂.
+All arguments are rows, n x d, and the weights are n x 1. Results share the memory of q.
 
     forward   q̃ = λ R e = q                                     (equation 4)
     backward  dL/de = γ Rᵀ g = γ [ g − 2 s (s·g)/(s·s) + 2 ê (q̂·g) ],   s = ê + q̂
 
-R and λ are constants. γ = λ is the paper's; the estimators differ in γ and in R. Degenerate rows
-have these gradients: q = 0 with γ = λ gives 0; e = 0, or q = 0 with another γ, has no plane to
-rotate in, so R = I, and λ = 1 at e = 0; at e = −q the plane is not unique and the s-term is left
-out, which keeps |dL/de| = γ|g| and cos(e, dL/de) = cos(q, g). λ never exceeds 1e30.
+R and λ are treated as constants. The paper has γ = λ; the estimators differ in γ and in R.
+Degenerate rows have these gradients: q = 0 with γ = λ gives 0; for e = 0, or q = 0 with another γ,
+there is no plane to rotate in, so R = I, and λ = 1 at e = 0; at e = −q the plane is not unique and
+the s-term is left out, which keeps |dL/de| = γ|g| and cos(e, dL/de) = cos(q, g). λ never exceeds
+1e30.
 
-To rotate about a centre c instead of the origin, and still return q bit for bit:
+To rotate about a centre c instead of the origin, and still return exactly q:
 `straight_through(rotation(e - c, q - c), q)`.
 """
 
@@ -59,7 +60,7 @@ def rotation_dynamic(e: Tensor, q: Tensor, weight: Tensor) -> Tensor:
 
 
 def rotation_blended(e: Tensor, q: Tensor, equal_angle: float = 30.0) -> Tensor:
-    """Rotate less the larger the angle: dL/de = a λ Rᵀ g + (1 − a) g, a = `rotation_share`.
+    """Rotate less for larger angles: dL/de = a λ Rᵀ g + (1 − a) g, a = `rotation_share`.
 
     Args:
         e: the latents.
@@ -97,30 +98,33 @@ ESTIMATORS: dict[str, Callable[..., Tensor]] = {
 
 @torch.no_grad()
 def norm_ratio(e: Tensor, q: Tensor) -> Tensor:
-    """λ = |q|/|e| per row, n x 1 in at least float32, 1 where e = 0 and never beyond 1e30."""
+    """Return λ = |q|/|e| per row, n x 1, at least float32; it is 1 where e = 0 and at most 1e30."""
     return _ratio(_norm(_wide(e)), _norm(_wide(q)))
 
 
 @torch.no_grad()
 def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
-    """Return a(θ) = 1 / (1 + (θ/θ½)²) per row, n x 1: how much of a gradient is the rotated one.
+    """Return a(θ) = 1 / (1 + (θ/θ½)²) per row, n x 1: the weight of the rotated gradient.
 
-    Where the form comes from. The gradient at the latent itself is h = g + H (e − q) + …, H the
-    loss's Hessian at q. Straight-through leaves H (e − q) out, an error of first order in the angle
-    θ. λ Rᵀ g adds θ (t q̂ᵀ − q̂ tᵀ) g, t ⟂ q̂ the direction from q to e, and g (λ − 1). That is the
-    whole of H (e − q) but for the curvature along t where the loss is blind to the length of q:
-    differentiating ∇L(c q) = ∇L(q) / c gives q·g = 0 and H q = −g, hence q̂·H t = −(t·g) / |q|.
-    For such a loss, behind a decoder that normalises, the rotation is parallel transport on the
-    sphere, and the less it turns the less it misses; for others its turn is an error of its own.
+    Derivation. The gradient at the latent itself is h = g + H (e − q) + …, where H is the Hessian
+    of the loss at q. Straight-through leaves out H (e − q), an error of first order in the angle θ.
+    λ Rᵀ g adds θ (t q̂ᵀ − q̂ tᵀ) g and g (λ − 1), where t ⟂ q̂ is the direction from q to e. If the
+    loss does not depend on the length of q, this is all of H (e − q) except for the curvature along
+    t: differentiating ∇L(c q) = ∇L(q) / c gives q·g = 0 and H q = −g, hence q̂·H t = −(t·g) / |q|.
+    For such a loss, as with a decoder that normalises, the rotation is parallel transport on the
+    sphere, and its error vanishes with the angle; for other losses, the rotation itself adds an
+    error.
 
-    Take the two errors as independent, straight-through's as κ θ |g| and the rotation's as of
-    second order, κ' θ² |g|. The blend with the smallest mean squared error weighs each by the other
-    one's square: a = (κθ)² / ((κθ)² + (κ'θ²)²), which is the form above with θ½ = κ / κ'.
+    Assume that the two errors are independent, κ θ |g| for straight-through and κ' θ² |g|, of
+    second order, for the rotation. The blend with the smallest mean squared error weights each
+    gradient by the squared error of the other: a = (κθ)² / ((κθ)² + (κ'θ²)²), which is the form
+    above with θ½ = κ / κ'.
 
-    How θ½ is measured. Over the rows of one angle the best share is the regression of h − g on
-    r − g, r = λ Rᵀ g: a = Σ (h − g)·(r − g) / Σ |r − g|². Of gradients of equal lengths it is 1/2
-    exactly where r and g have the same cosine to h. So θ½ is the angle at which the mean cosines
-    of rotated and copied gradient to the exact one cross (quantizers/exactness.py measures them).
+    Measuring θ½. Over the rows of one angle, the best share is the regression of h − g on r − g,
+    with r = λ Rᵀ g: a = Σ (h − g)·(r − g) / Σ |r − g|². For gradients of equal length, it is 1/2
+    exactly where r and g have the same cosine to h. So θ½ is the angle at which the mean cosines of
+    the rotated and of the copied gradient to the exact one are equal (quantizers/exactness.py
+    measures them).
 
     Args:
         e: the latents.
@@ -137,7 +141,7 @@ def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
 
 @torch.no_grad()
 def fit_weight(distance_squared: Tensor, nearest_squared: Tensor) -> Tensor:
-    """StableVQ's weight, n x 1: smallest distance to the code in the batch over this row's."""
+    """Return StableVQ's weight, n x 1: the batch's smallest distance to a code over the row's."""
     ratio = nearest_squared.clamp(min=1e-12) / distance_squared.clamp(min=1e-12)
     return ratio.clamp(max=1.0).unsqueeze(1)
 
@@ -169,7 +173,7 @@ def rotate_back(
 def _combine(
     e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float, out: Tensor | None
 ) -> Tensor:
-    """Write γ g + α e + β q, the s-form of above with its dots multiplied out; return near rows."""
+    """Write γ g + α e + β q, the s-form above with its dots multiplied out; return near rows."""
     e_norm, q_norm = _norm(e), _norm(q)
     gamma = _ratio(e_norm, q_norm).clamp(max=limit) if weight is None else weight
     no_plane = (e_norm < TINY_NORM) | (q_norm < TINY_NORM)
@@ -183,7 +187,7 @@ def _combine(
 
 
 def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float) -> Tensor:
-    """Return γ Rᵀ g through s itself: right also where e is nearly −q; both must not be 0."""
+    """Return γ Rᵀ g through s itself, which is also right for e close to −q; both must not be 0."""
     e_norm, q_norm = _norm(e).clamp(min=TINY_NORM), _norm(q).clamp(min=TINY_NORM)
     gamma = _ratio(e_norm, q_norm).clamp(max=limit) if weight is None else weight
     e_hat, q_hat = e / e_norm, q / q_norm
@@ -197,7 +201,7 @@ def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
 def rotate_everywhere(
     e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
 ) -> Tensor:
-    """Return γ Rᵀ g without branches, for a compiler to fuse: on a GPU, or in a user's graph."""
+    """Return γ Rᵀ g without branches, for a compiler to fuse on a GPU or in a user's graph."""
     result = torch.empty_like(g)
     near = _combine(e, q, g, weight, limit, result)
     return torch.where(near, _s_form(e, q, g, weight, limit), result)

@@ -1,4 +1,4 @@
-"""The interface of quantizers and codebooks: what a tokenizer and its training rely on."""
+"""The interface of quantizers and codebooks on which a tokenizer and its training rely."""
 
 from typing import Protocol, runtime_checkable
 
@@ -15,11 +15,11 @@ from video_vq.quantizers.rows import (
 
 @runtime_checkable
 class CodebookInterface(Protocol):
-    """The K codes of a quantizer, and how they are started and moved."""
+    """The K codes of a quantizer, with their initialisation and updates."""
 
     @property
     def is_initialized(self) -> Tensor | bool:
-        """Whether the codes can be used; if not, a training calls `initialize` first."""
+        """Whether the codes can be used; if not, a training run first calls `initialize`."""
         ...
 
     def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
@@ -27,11 +27,11 @@ class CodebookInterface(Protocol):
         ...
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Move the codes, once per optimizer step, alike on all ranks; collective."""
+        """Move the codes, once per optimizer step, equally on all ranks; collective."""
         ...
 
     def watch(self) -> None:
-        """Refuse to go on with a training, in training mode, in which nobody calls `update`."""
+        """Refuse to continue a training run that never calls `update`."""
         ...
 
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
@@ -41,17 +41,17 @@ class CodebookInterface(Protocol):
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
         """Return, by name, the tensors of codes that move, and their rows for the given codes.
 
-        The codes of all levels are numbered, one level after the other.
+        The codes of all levels are numbered consecutively, level by level.
         """
         ...
 
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """A module between encoder and decoder. Its forward changes nothing, neither codes nor counts.
+    """A module between encoder and decoder, whose forward pass changes neither codes nor counts.
 
-    Everything inside is float32, whatever the autocast outside. Features of the wrong width,
-    latents that are not finite and codes that do not exist are an InputError.
+    All computation is in float32, regardless of autocast. Features of the wrong width, non-finite
+    latents and codes that do not exist raise an InputError.
 
     Attributes:
         dim: number of channels of the features, both input and output.
@@ -73,7 +73,7 @@ class Quantizer(Protocol):
         ...
 
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
-        """Start or move the codes after an optimizer step of anybody's loop; collective."""
+        """Initialise or move the codes, after an optimizer step of any loop; collective."""
         ...
 
     def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
@@ -85,13 +85,13 @@ class Quantizer(Protocol):
         ...
 
     def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid_and_level"]:
-        """Return the codes of features; several codes of a position are the last axis."""
+        """Return the codes of features; where a position has several, they are the last axis."""
         ...
 
     def decode(self, codes: Shaped[Tensor, "b *grid_and_level"]) -> Float[Tensor, "b c *grid"]:
         """Return the features that the codes represent.
 
-        They are bit for bit those of a call, except for estimators whose calls decode something
-        other than the code; see `VectorQuantizer.forward`.
+        They are bitwise those of a call, except for estimators whose calls decode something other
+        than the code; see `VectorQuantizer.forward`.
         """
         ...

@@ -1,4 +1,4 @@
-"""Exact nearest codes without an N x K matrix."""
+"""Finds exact nearest codes without an N x K matrix."""
 
 import importlib.util
 from functools import cache
@@ -27,20 +27,21 @@ def nearest_codes(
     codebook: Float[Tensor, "k e"],
     implementation: Implementation = "auto",
 ) -> Int[Tensor, "n"]:
-    """Return for each latent the index of the nearest code; of equal distances, the lowest index.
+    """Return the index of the nearest code for each latent; of equally near codes, the lowest.
 
-    Squared Euclidean distances up to the constant |x|², as |c|²/2 − x·c, in float32 with autocast
-    and TF32 off (float64 for float64 latents). For the cosine pass l2-normalised latents and codes.
+    Squared Euclidean distances are compared as |c|²/2 − x·c, without the constant |x|², in float32
+    with autocast and TF32 off (float64 for float64 latents). For cosine similarity, pass
+    l2-normalised latents and codes.
 
     Args:
-        latents: finite rows; the code nearest to NaN is undefined.
+        latents: finite rows; the nearest code of NaN is undefined.
         codebook: the codes.
-        implementation: "torch" is the reference; "triton" a fused kernel for CUDA, an optional
-            extra; "auto" takes the kernel on cards where `make gpu` found it right and faster, and
-            the reference from the first failure of its compiler on.
+        implementation: "torch" is the reference; "triton" is a fused kernel for CUDA, an optional
+            extra; "auto" uses the kernel on cards where `make gpu` found it correct and faster,
+            until its compiler first fails, and the reference otherwise.
 
     Raises:
-        InputError: there are no codes, they have another dimension, or Triton is requested and
+        InputError: there are no codes, their dimension is wrong, or Triton is requested but
             missing.
     """
     if len(codebook) == 0 or latents.shape[1] != codebook.shape[1]:
@@ -57,10 +58,10 @@ def nearest_codes(
 
 
 def _in_tiles(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Walk over tiles of K x rows: minima of blocks of codes while a tile is in the cache.
+    """Iterate over tiles of K x rows; take minima over blocks of codes while a tile is cached.
 
-    Codes stand in rows, so that a minimum over codes is an elementwise one over rows, which is
-    vectorised; a plain argmin is not. The tail of the last block is infinitely far.
+    Codes are rows, so that a minimum over codes is an elementwise minimum of rows, which is
+    vectorised, unlike a plain argmin. The tail of the last block is infinitely far away.
     """
     x = latents.detach().to(_wide_dtype(latents))
     codes = codebook.detach().to(x.dtype)
@@ -81,11 +82,7 @@ def _in_tiles(latents: Tensor, codebook: Tensor) -> Tensor:
         for first in range(0, num_codes, tile):
             some = slice(first, min(first + tile, num_codes))
             torch.addmm(
-                half_square[some, :width],
-                codes[some],
-                chunk,
-                alpha=-1,
-                out=distance[some, :width],
+                half_square[some, :width], codes[some], chunk, alpha=-1, out=distance[some, :width]
             )
             some = slice(first // BLOCK, (first + tile) // BLOCK)
             torch.amin(blocks[some], 1, out=minima[some])

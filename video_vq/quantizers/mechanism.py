@@ -1,4 +1,4 @@
-"""Measures what the gradient estimator does to a batch, cheaply enough for every log."""
+"""Measures the effect of the gradient estimator on a batch, cheaply enough for every log."""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +13,13 @@ QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 @torch.no_grad()
 def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, float]:
-    """Return figures of one batch of one rank.
+    """Return the figures of one batch on one rank.
 
-    `angle_…` between e and q in degrees, `obtuse_share` the fraction of angles beyond 90°;
-    `ratio_…` quantiles of λ = |q|/|e|; `latent_norm_…` of the projected latents; `distortion`
-    the fraction of the variance of the latents, as they are compared, that their codes miss;
-    `rotated_cosine` the mean cosine between the straight-through gradient g and the rotated one,
-    Rᵀg, whichever estimator is in use.
+    `angle_…` are quantiles of the angle between e and q in degrees, `obtuse_share` is the fraction
+    of angles beyond 90°, `ratio_…` are quantiles of λ = |q|/|e|, and `latent_norm_…` quantiles of
+    the norms of the projected latents. `distortion` is the fraction of the variance of the latents,
+    as they are compared, that their codes do not explain; `rotated_cosine` is the mean cosine
+    between the straight-through gradient g and the rotated one, Rᵀg, whichever estimator is in use.
 
     Args:
         rows: rows of a forward pass.
@@ -49,12 +49,12 @@ def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, 
 
 
 def row_step(rows: QuantizedRows) -> int:
-    """Return n, where every n-th row is used for the figures."""
+    """Return n, such that every n-th row is used for the figures."""
     return max(1, -(-len(rows.e) // MAX_ROWS))
 
 
 def angles(e: Float[Tensor, "n d"], q: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
-    """Return the angle between each row of e and of q in degrees."""
+    """Return the angle between corresponding rows of e and q in degrees."""
     cosine = torch.cosine_similarity(e, q, dim=1, eps=1e-12).clamp(-1, 1)
     return torch.rad2deg(torch.acos(cosine))
 

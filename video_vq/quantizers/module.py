@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -20,7 +20,9 @@ from video_vq.quantizers.rows import (
     CodebookUpdate,
     QuantizerOutput,
     check_channels,
+    check_finite,
     decode_grid,
+    features_of,
     flatten_grid,
 )
 
@@ -29,13 +31,15 @@ GridLike = Shaped[Tensor, "b *grid_and_level"] | Shaped[np.ndarray, "b *grid_and
 
 
 class QuantizerModule(Float32Module):
-    """Features of `dim` channels, projected to a codebook and back; a subclass adds the codebook.
+    """Features of `dim` channels, projected to a codebook and back.
+
+    A subclass adds the codebook, `quantize` and `codes_of`.
 
     Args:
         dim: number of channels of the input and of the output.
         config: settings of the codebook.
-        width: channels of the latents that are compared with the codes; None for `dim`, without
-            projections.
+        width: number of channels of the latents that are compared with the codes; None for `dim`,
+            without projections.
     """
 
     config: Any
@@ -60,20 +64,68 @@ class QuantizerModule(Float32Module):
         """Return the codebook size of each code at a position."""
         return self.config.vocabulary
 
+    def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
+        """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
+        raise NotImplementedError
+
+    def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n *level"]:
+        """Return the codes of projected float32 rows."""
+        raise NotImplementedError
+
+    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
+        """Quantize a grid of features; the forward value is exactly the code.
+
+        Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
+        training mode if a gradient is needed. The codes are still the nearest ones.
+
+        Args:
+            features: output of the encoder, with `dim` channels.
+            check: whether to refuse NaN and infinite latents, and training that never moves the
+                codes. A training loop that skips and counts steps with a non-finite loss, the same
+                on all ranks, passes False.
+
+        Raises:
+            InputError: the number of channels is wrong, latents are not finite, or there were many
+                training passes without a `step`.
+        """
+        rows = self._project(features)
+        batch, _, *grid = features.shape
+        if check:
+            check_finite(rows)
+            self.codebook.watch()
+        with torch.autocast(features.device.type, enabled=False):
+            output = self.quantize(rows)
+            return output._replace(
+                quantized=features_of(output.quantized, self.project_out, batch, grid),
+                codes=output.codes.view(batch, *grid, *output.codes.shape[1:]),
+            )
+
+    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid_and_level"]:
+        """Return the codes of a grid of features, a tensor or a NumPy array.
+
+        Raises:
+            InputError: the number of channels is wrong, or latents are not finite.
+        """
+        rows = self._project(features)
+        batch, _, *grid = features.shape
+        check_finite(rows)
+        codes = self.codes_of(rows)
+        return codes.view(batch, *grid, *codes.shape[1:])
+
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
-        """Move the codebook: call it once after each optimizer step, on all ranks alike.
+        """Move the codebook; call this once after each optimizer step, on all ranks.
 
         The first call places the codes on latents of its batch (`init="data"`); until then they are
-        close to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ), a call only counts how
-        often codes are used.
+        close to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ), a call only counts the
+        use of the codes.
 
         Args:
             outputs: the outputs of the quantizer in this step: one, or one for each accumulated
                 micro-batch.
-            seed: decides which latents become first codes and take the place of unused ones.
+            seed: seed that determines which latents become the first codes and replace unused ones.
 
         Returns:
-            How often each code was used, over all ranks, and which codes were restarted.
+            The number of uses of each code, over all ranks, and the codes that were restarted.
 
         Raises:
             InputError: no output was given, or an output comes from another quantizer.
@@ -97,11 +149,11 @@ class QuantizerModule(Float32Module):
         """Return the features that the codes represent, as `forward` does for the same codes.
 
         Args:
-            codes: grid of codes as `encode` returns it; a tensor or a NumPy array.
+            codes: grid of codes as returned by `encode`; a tensor or a NumPy array.
 
         Raises:
-            InputError: a code lies outside its codebook, they are not integers, or their levels
-                are not those of this quantizer.
+            InputError: a code lies outside its codebook, the codes are not integers, or they have
+                other levels than this quantizer.
         """
         found = as_tensor(codes, "codes").to(self._device)
         return decode_grid(found, self.vocabulary, self.codebook.lookup, self.project_out)
@@ -119,14 +171,14 @@ class QuantizerModule(Float32Module):
 
 @contextmanager
 def plain_errors(name: str, dim: int) -> Iterator[None]:
-    """Say in one sentence which argument of a quantizer's constructor is wrong.
+    """Report in one sentence which argument of a quantizer's constructor is wrong.
 
     Args:
         name: name of the class.
-        dim: its first argument, which no settings check.
+        dim: the constructor's first argument, which is not among the settings.
 
     Raises:
-        InputError: instead of pydantic's error of several lines.
+        InputError: an argument is wrong; replaces pydantic's error of several lines.
     """
     if not isinstance(dim, int) or dim < 1:
         raise InputError(f"{name}: dim = {dim!r} should be a whole number of channels, at least 1")

@@ -1,4 +1,4 @@
-"""Settings of a quantizer; imports no torch."""
+"""Settings of a quantizer; does not import torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -9,48 +9,28 @@ from pydantic.dataclasses import dataclass
 from video_vq.config import STRICT
 
 Estimator = Literal[
-    "straight_through",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "scaled",
-    "rotation_dynamic",
-    "rotation_blended",
-    "reflection",
-    "diveq",
-    "noise_substitution",
-    "gumbel_softmax",
-    "exact_gradient",
-    "hessian",
-    "none",
-]
+    "straight_through", "rotation", "rotation_unit", "rotation_clipped", "scaled",
+    "rotation_dynamic", "rotation_blended", "reflection", "diveq", "noise_substitution",
+    "gumbel_softmax", "index_backpropagation", "exact_gradient", "hessian", "none",
+]  # fmt: skip
 ResidualEstimator = Literal[
-    "straight_through",
-    "rotation",
-    "rotation_unit",
-    "rotation_clipped",
-    "scaled",
-    "reflection",
+    "straight_through", "rotation", "rotation_unit", "rotation_clipped", "scaled", "reflection"
 ]
 Learning = Literal["ema", "gradient", "frozen"]
 Init = Literal["data", "uniform"]
 RmsScaling = Literal["none", "constant", "with_gradient"]
 Activation = Literal["tanh", "sigmoid"]
-# Settings that only one estimator has: their names, that estimator, their defaults.
-SETTINGS_OF_ONE: tuple[tuple[str, Estimator, float], ...] = (
-    ("equal_angle", "rotation_blended", 30.0),
-    ("noise_variance", "diveq", 5e-3),
-    ("temperature", "gumbel_softmax", 1.0),
+# Settings that only some estimators have: their names, these estimators, their defaults.
+SETTINGS_OF_SOME: tuple[tuple[str, tuple[Estimator, ...], float], ...] = (
+    ("equal_angle", ("rotation_blended",), 30.0),
+    ("noise_variance", ("diveq",), 5e-3),
+    ("temperature", ("gumbel_softmax", "index_backpropagation"), 1.0),
 )
 # Their gradients are those at the compared latents, wherever the origin is.
 AT_COMPARED_LATENTS: tuple[Estimator, ...] = (
-    "diveq",
-    "noise_substitution",
-    "gumbel_softmax",
-    "exact_gradient",
-    "hessian",
-    "none",
-)
+    "diveq", "noise_substitution", "gumbel_softmax", "index_backpropagation", "exact_gradient",
+    "hessian", "none",
+)  # fmt: skip
 CodebookSize = Annotated[int, Field(ge=2, le=1 << 20)]
 CodebookDim = Annotated[int, Field(ge=1, le=4096)]
 Groups = Annotated[int, Field(ge=1, le=64)]
@@ -60,7 +40,7 @@ MAX_LEVELS = 64  # largest number of codes at a position
 
 @dataclass(frozen=True, config=STRICT)
 class EstimatorConfig:
-    """How latents are compared with codes, and which gradient they get.
+    """Settings of the comparison of latents with codes, and of the gradient that latents get.
 
     With K codes on the unit sphere, the arms of the rotation trick's paper have these settings:
 
@@ -74,25 +54,25 @@ class EstimatorConfig:
 
     Attributes:
         estimator: name of the gradient that is passed through the quantizer
-            (quantizers/gradient.py). With diveq, noise_substitution and gumbel_softmax a training
+            (quantizers/gradient.py). With diveq, noise_substitution and gumbel_softmax, a training
             step does not decode the code itself (quantizers/substitutes.py); exact_gradient and
-            hessian take theirs from a second pass of the decoder (training/second_pass.py); with
-            none, the decoder always sees the latents, which gives an upper bound: the codes follow
-            them without being decoded, and are of no use to a prior.
+            hessian get their gradient from a second pass of the decoder (training/second_pass.py);
+            with none, the decoder always sees the latents, which gives an upper bound: the codes
+            follow them without being decoded, and are of no use to a prior.
         normalize: whether to quantize on the unit sphere, with l2-normalised latents and codes.
-        gradient_through_norm: whether the gradient, if `normalize` is set, also passes through
-            e/|e|, which leaves only its tangential part; false applies the estimator to the raw
-            latent.
+        gradient_through_norm: whether, with `normalize`, the gradient also passes through e/|e|,
+            which keeps only its tangential part; false applies the estimator to the raw latent.
         centered: whether to rotate about the mean latent instead of the origin; far from the origin
             the rotation tends to the identity.
-        tangential_commitment: whether the commitment loss only turns latents towards their codes
-            and leaves their lengths: its gradient is projected orthogonal to each latent.
+        tangential_commitment: whether the gradient of the commitment loss is projected orthogonally
+            to each latent, so that it turns latents towards their codes without changing their
+            lengths.
         equal_angle: angle in degrees between latent and code at which the rotated and the copied
             gradient weigh the same, for the estimator rotation_blended.
         noise_variance: variance per channel of the noise on the direction of the error, for the
             estimator diveq; the default is vector-quantize-pytorch's.
-        temperature: temperature of the softmax in units of distances to codes, for the estimator
-            gumbel_softmax.
+        temperature: temperature of the softmax over all codes, for the estimators gumbel_softmax,
+            in units of distances, and index_backpropagation, in units of squared distances.
     """
 
     estimator: Estimator = "rotation"
@@ -106,11 +86,11 @@ class EstimatorConfig:
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EstimatorConfig":
-        for name, estimator, default in SETTINGS_OF_ONE:
-            if getattr(self, name) != default and self.estimator != estimator:
+        for name, estimators, default in SETTINGS_OF_SOME:
+            if getattr(self, name) != default and self.estimator not in estimators:
                 raise ValueError(
-                    f"{name} is a setting of estimator: {estimator}, found {self.estimator}; "
-                    "leave it out, or set that estimator"
+                    f"{name} is a setting of estimator: {' or '.join(estimators)}, found "
+                    f"{self.estimator}; leave it out, or set that estimator"
                 )
         if not self.gradient_through_norm and not self.normalize:
             raise ValueError(
@@ -140,7 +120,7 @@ class EstimatorConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class QuantizerConfig(EstimatorConfig):
-    """A codebook and how it learns.
+    """Settings of a codebook and of its learning.
 
     Attributes:
         codebook_size: number of codes, K.
@@ -152,10 +132,10 @@ class QuantizerConfig(EstimatorConfig):
             that the first steps leave behind are restarted soon.
         init: "data" draws the first codes from the first batch; "uniform" is U(-1/K, 1/K).
         restart_threshold: fraction of the mean count N/K; a code whose averaged count falls below
-            it is placed on a latent of the batch. 0 never restarts.
-        rms_scaling: whether to divide latents by their root mean square, averaged over steps like
-            the codes, with `decay`; "constant" passes no gradient through the scale,
-            "with_gradient" does (quantizers/scale.py).
+            it is moved to a latent of the batch. 0 turns restarts off.
+        rms_scaling: whether to divide latents by their root mean square, which is averaged over
+            steps with `decay`, like the codes. "with_gradient" passes the gradient through the
+            scale, "constant" does not (quantizers/scale.py).
     """
 
     kind: Literal["vector"] = "vector"
@@ -169,7 +149,12 @@ class QuantizerConfig(EstimatorConfig):
     rms_scaling: RmsScaling = "none"
 
     @model_validator(mode="after")
-    def _scales_once(self) -> "QuantizerConfig":
+    def _codes_fit_together(self) -> "QuantizerConfig":
+        if self.estimator == "index_backpropagation" and self.learning != "gradient":
+            raise ValueError(
+                "estimator: index_backpropagation moves all codes by its gradient, found learning: "
+                f"{self.learning}; set learning: gradient"
+            )
         if self.normalize and self.rms_scaling != "none":
             raise ValueError(
                 f"rms_scaling: {self.rms_scaling} changes nothing with normalize: true, which "
@@ -185,9 +170,9 @@ class QuantizerConfig(EstimatorConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class SimVQConfig(EstimatorConfig):
-    """SimVQ (Zhu et al. 2024): fixed random codes behind one learned linear map.
+    """SimVQ (Zhu et al. 2024): fixed random codes that go through one learned linear map.
 
-    Every step of the map moves all codes, so none is left behind. Needs the codebook loss.
+    Every step of the map moves all codes, so none dies. It needs the codebook loss.
     """
 
     kind: Literal["simvq"] = "simvq"
@@ -201,7 +186,7 @@ class SimVQConfig(EstimatorConfig):
 
 
 class _ManyCodes:
-    """Settings with a number of codes that follows from `vocabulary`."""
+    """Settings whose number of codes follows from `vocabulary`."""
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
@@ -250,8 +235,8 @@ class BinaryConfig(_ManyCodes):
 
     Its entropy loss (weight `loss.entropy`) is computed from the soft choice among the codes c of a
     latent z, p(c | z) ∝ exp(−|z − c|² / temperature), under which the bits are independent; it is
-    H(c | z) + diversity · (log K − H(c)), in nats. The first part favours certain choices, the
-    second codes that are equally frequent over the batch.
+    H(c | z) + diversity · (log K − H(c)), in nats. The first part favours confident choices, the
+    second equally frequent codes over the batch.
 
     Attributes:
         num_bits: number of channels of a code; there are 2^num_bits codes.
@@ -260,9 +245,9 @@ class BinaryConfig(_ManyCodes):
         groups: number of codes at a position, each with its own channels.
         temperature: temperature of the soft choice.
         diversity: weight of the second part.
-        entropy_channels: number of bits in a block; H(c) is computed as if blocks were independent
-            of each other, so that no table of 2^num_bits is needed; it bounds the joint entropy
-            from above.
+        entropy_channels: number of bits in a block. H(c) is computed as if the blocks were
+            independent, so that no table of 2^num_bits is needed; it bounds the joint entropy from
+            above.
     """
 
     kind: Literal["binary"] = "binary"
@@ -287,8 +272,8 @@ class ResidualConfig(_ManyCodes):
     settings that are not described here.
 
     Attributes:
-        codebook_sizes: number of codes of each level; a level quantizes the residual of the one
-            before.
+        codebook_sizes: number of codes of each level; a level quantizes the residual of the
+            previous one.
         groups: number of parts that the channels of a latent are cut into, each with its own
             codebooks.
         codebook_dim: dimension of a code, which belongs to one group.
@@ -317,8 +302,7 @@ class ResidualConfig(_ManyCodes):
         if not 2 <= levels * self.groups <= MAX_LEVELS:
             raise ValueError(
                 f"codebook_sizes x groups = {levels} x {self.groups} codes per position: expected "
-                "2 "
-                f"to {MAX_LEVELS}; for a single code set kind: vector"
+                f"2 to {MAX_LEVELS}; for a single code set kind: vector"
             )
         if self.shared and len(set(self.codebook_sizes)) > 1:
             raise ValueError(
@@ -357,8 +341,7 @@ def quantizes(config: Any) -> bool:
 def _tag(value: Any) -> str:
     if isinstance(value, dict):
         return f"[{value.get('kind', 'vector')}]"
-    kind = getattr(value, "kind", None)
-    return f"[{kind}]"
+    return f"[{getattr(value, 'kind', None)}]"
 
 
 # Tags in brackets are left out of the names of settings that the config loader prints.

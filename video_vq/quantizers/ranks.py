@@ -12,14 +12,14 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """Add a tensor up over all ranks, in place; collective."""
+    """Sum a tensor over all ranks, in place; collective."""
     if rank_and_world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def min_over_ranks(tensor: Tensor) -> Tensor:
-    """Take the smallest of each element over all ranks, in place; collective."""
+    """Take the elementwise minimum over all ranks, in place; collective."""
     if rank_and_world()[1] > 1:
         dist.all_reduce(tensor, dist.ReduceOp.MIN)
     return tensor

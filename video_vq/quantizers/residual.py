@@ -15,12 +15,7 @@ from video_vq.quantizers.codebook import Codebook, merge
 from video_vq.quantizers.commitment import mean_square
 from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.module import FeaturesLike, QuantizerModule, plain_errors
-from video_vq.quantizers.quantizer_config import (
-    Init,
-    Learning,
-    ResidualConfig,
-    ResidualEstimator,
-)
+from video_vq.quantizers.quantizer_config import Init, Learning, ResidualConfig, ResidualEstimator
 from video_vq.quantizers.ranks import sum_over_ranks
 from video_vq.quantizers.rows import (
     CodebookStatistics,
@@ -28,16 +23,14 @@ from video_vq.quantizers.rows import (
     QuantizedRows,
     QuantizerOutput,
     check_codes,
-    check_finite,
     dot,
-    features_of,
 )
 
 DROPOUT_STREAM = 0xD309
 
 
 class _Level(NamedTuple):
-    """The work of one codebook: its input, the codes' vectors with its own gradient, the codes."""
+    """The work of one codebook: its input, its codes, and their vectors with its own gradient."""
 
     residual: Float[Tensor, "n d"]
     vector: Float[Tensor, "n d"]
@@ -45,7 +38,7 @@ class _Level(NamedTuple):
 
 
 class ResidualCodebook(nn.Module):
-    """A codebook for each level and group; each level quantizes the residual of the level before.
+    """A codebook for each level and group; each level quantizes the residual of the previous one.
 
     The codes at a position go from coarse to fine: level 0 of all groups, then level 1 of all.
     Each codebook is a `Codebook` and learns only from its own input.
@@ -99,8 +92,8 @@ class ResidualCodebook(nn.Module):
     def depth(self) -> int:
         """Return the number of levels that the decoder sees in this step under dropout.
 
-        The number is drawn uniformly and depends only on the number of updates, so that ranks,
-        micro-batches and a resumed run agree.
+        The number is drawn uniformly and depends only on the number of updates, so that all ranks
+        and micro-batches and a resumed run agree.
         """
         step = int(self.book(0).num_updates)
         draw = np.random.default_rng([step, DROPOUT_STREAM]).integers(
@@ -109,7 +102,7 @@ class ResidualCodebook(nn.Module):
         return 1 + int(draw)
 
     def statistics(self, levels: list[_Level]) -> CodebookStatistics:
-        """Count and add up the latents that each codebook was given; this changes nothing."""
+        """Count and sum the latents that each codebook was given, without changing anything."""
         parts = [
             self.book(index).statistics(level.residual, level.codes)
             for index, level in enumerate(levels)
@@ -122,7 +115,7 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Place the first codes of each level on residuals of the level before; collective."""
+        """Place the first codes of each level on residuals of the previous level; collective."""
         groups = self.config.groups
         residuals = [list(rows.chunk(groups, dim=1)) for rows in latents]
         for index in range(len(self.config.vocabulary)):
@@ -137,7 +130,7 @@ class ResidualCodebook(nn.Module):
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
         """Move each codebook, once per optimizer step; collective.
 
-        `restarted` numbers the codes of all levels, one level after the other.
+        `restarted` numbers the codes of all levels consecutively, level by level.
         """
         sizes, dim = list(self.config.vocabulary), self.config.codebook_dim
         counts, sums = statistics.counts.split(sizes), statistics.sums.split(sizes)
@@ -182,29 +175,24 @@ class ResidualQuantizer(QuantizerModule):
 
     The estimator maps the latents of each group onto the *sum* of its levels. If the gradient were
     copied level by level, as in some implementations, it would count once for each level. `forward`
-    changes nothing: call `step(output)` after each optimizer step, which moves the codes.
+    does not change the codes; call `step(output)` after each optimizer step to move them.
 
     Args:
         dim: number of channels of the input and of the output.
-        codebook_sizes: number of codes of each level; a level quantizes the residual of the one
-            before.
+        codebook_sizes: number of codes of each level; a level quantizes the residual of the
+            previous one.
         groups: number of parts that the channels of a latent are cut into, each with its own
             codebooks.
-        codebook_dim: dimension of a code, that is of one group; features are projected to
-            groups x codebook_dim channels and back. None cuts the features themselves.
+        codebook_dim: dimension of a code, which belongs to one group; features are projected to
+            groups x codebook_dim channels and back. None splits the features themselves.
         shared: whether all levels of a group use one codebook.
         dropout: whether to decode only the first few levels in training; their number is drawn for
             each step.
         estimator: gradient from the sum of a group's levels to its latent.
-        learning: how codes learn; see `VectorQuantizer` for this and the next four arguments.
-        decay: decay of the averages per step.
-        decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
-        init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
-        restart_threshold: codes used less than this fraction of the mean are placed on latents of
-            the batch; 0 leaves them.
+        learning, decay, decay_warmup, init, restart_threshold: see `VectorQuantizer`.
 
     Raises:
-        InputError: an argument is out of its range, or two do not fit together.
+        InputError: an argument is out of range, or two arguments are incompatible.
     """
 
     config: ResidualConfig
@@ -229,7 +217,7 @@ class ResidualQuantizer(QuantizerModule):
         with plain_errors("ResidualQuantizer", dim):
             if codebook_dim is None and groups > 0 and dim % groups:
                 raise InputError(
-                    f"ResidualQuantizer: dim = {dim} does not divide by groups = {groups}; give a "
+                    f"ResidualQuantizer: dim = {dim} is not divisible by groups = {groups}; give a "
                     "codebook_dim, to which the features are projected"
                 )
             config = ResidualConfig(
@@ -245,48 +233,39 @@ class ResidualQuantizer(QuantizerModule):
                 init=init,
                 restart_threshold=restart_threshold,
             )
-        width = None if codebook_dim is None else groups * codebook_dim
-        super().__init__(dim, config, width)
+        super().__init__(dim, config, None if codebook_dim is None else groups * codebook_dim)
         self.codebook = ResidualCodebook(config)
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
         """Project to the codebooks' dimension, with the groups concatenated."""
         return self._project(features)
 
-    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; see `VectorQuantizer.forward`.
+    def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
+        """Quantize projected float32 rows; `quantized` and `codes` are rows too.
 
         With `dropout`, in training mode, `quantized` is the sum of only the first
         `ResidualCodebook.depth` levels; codes, losses and statistics cover all levels.
         """
-        e = self.latents(features)
-        batch, _, *grid = features.shape
-        if check:
-            check_finite(e)
-            self.codebook.watch()
-        with torch.autocast(features.device.type, enabled=False):
-            levels = self.codebook.quantize(e)
-            drops = self.config.dropout and self.training
-            used = levels[: self.codebook.depth() * self.config.groups] if drops else levels
-            q = self.codebook.total([level.vector.detach() for level in used])
-            passed = self._estimate(e, q)
-            codes = torch.stack([level.codes for level in levels], dim=1)
-            return QuantizerOutput(
-                quantized=features_of(passed, self.project_out, batch, grid),
-                codes=codes.view(batch, *grid, len(levels)),
-                losses=self._losses(levels),
-                statistics=self.codebook.statistics(levels),
-                rows=QuantizedRows(e, e, q, e, q, passed),
-            )
+        levels = self.codebook.quantize(latents)
+        drops = self.config.dropout and self.training
+        used = levels[: self.codebook.depth() * self.config.groups] if drops else levels
+        q = self.codebook.total([level.vector.detach() for level in used])
+        passed = self._estimate(latents, q)
+        return QuantizerOutput(
+            quantized=passed,
+            codes=torch.stack([level.codes for level in levels], dim=1),
+            losses=self._losses(levels),
+            statistics=self.codebook.statistics(levels),
+            rows=QuantizedRows(latents, latents, q, latents, q, passed),
+        )
 
     def _estimate(self, e: Tensor, q: Tensor) -> Tensor:
-        """Pass the gradient on, separately in each group."""
         dim = self.config.codebook_dim
         passed = gradient.ESTIMATORS[self.config.estimator](e.reshape(-1, dim), q.reshape(-1, dim))
         return passed.view(e.shape)
 
     def _losses(self, levels: list[_Level]) -> dict[str, Float[Tensor, ""]]:
-        """Return commitment and codebook loss: the sum over levels of the mean over groups."""
+        """Return the commitment and codebook losses: sums over levels of means over groups."""
         groups = self.config.groups
         commitment = torch.stack([mean_square(r, v.detach()) for r, v, _ in levels]).sum() / groups
         codebook = commitment.detach()
@@ -305,19 +284,11 @@ class ResidualQuantizer(QuantizerModule):
         ]
         return torch.stack(forces).sum() * (2 / max(1, rows.latents.numel()))
 
-    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid level"]:
-        """Return the codes of a grid of features, a tensor or a NumPy array.
-
-        Raises:
-            InputError: the number of channels is wrong, or latents are not finite.
-        """
-        rows = self.latents(features)
-        batch, _, *grid = features.shape
-        check_finite(rows)
-        codes = torch.stack([level.codes for level in self.codebook.quantize(rows)], dim=1)
-        return codes.view(batch, *grid, -1)
+    def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n level"]:
+        """Return the codes of projected float32 rows."""
+        return torch.stack([level.codes for level in self.codebook.quantize(latents)], dim=1)
 
 
 def _seed(seed: int, index: int) -> int:
-    """Return a seed per codebook; with equal draws, a level's codes would leave no residual."""
+    """Return a seed per codebook; if the draws were equal, a level would leave no residual."""
     return seed + (index << 40)

@@ -1,4 +1,4 @@
-"""What all quantizers share: their result, grids to rows and back, and checks of their input."""
+"""The common parts of all quantizers: results, conversion of grids to rows, checks of the input."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,13 +9,12 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from video_vq.errors import InputError
-from video_vq.quantizers.ranks import sum_over_ranks
 
 
 class CodebookStatistics(NamedTuple):
-    """Codebook statistics of one rank's forward pass; nothing has changed yet.
+    """Codebook statistics of one rank's forward pass, which has not changed the codebook.
 
-    Where a position has several codes, the levels' counts and sums follow each other.
+    Where a position has several codes, the counts and sums of the levels are concatenated.
     """
 
     counts: Int[Tensor, "k"]
@@ -31,7 +30,7 @@ class CodebookUpdate(NamedTuple):
 
 
 class QuantizedRows(NamedTuple):
-    """One row per token, for the mechanism logs: nothing here is a copy."""
+    """One row per token, without copies, for the logs of the mechanism."""
 
     latents: Float[Tensor, "n d"]  # as projected, before any normalisation
     compared: Float[Tensor, "n d"]  # as compared with the codes
@@ -48,10 +47,10 @@ class QuantizerOutput(NamedTuple):
         quantized: the features that the codes represent.
         codes: the code of each cell of the grid; where a cell has several, the level is the last
             axis.
-        losses: losses by name, unweighted, in float32; a training weighs each by the setting of the
-            same name in its `loss` section.
-        statistics: What `codebook.update` takes, once per optimizer step.
-        rows: What the logs of the mechanism need.
+        losses: losses by name, unweighted, in float32; a training run weights each by the setting
+            of the same name in its `loss` section.
+        statistics: input of `codebook.update`, which is called once per optimizer step.
+        rows: rows that the logs of the mechanism need.
     """
 
     quantized: Float[Tensor, "b c *grid"]
@@ -62,7 +61,7 @@ class QuantizerOutput(NamedTuple):
 
 
 def dot(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Return the sum of the products of all pairs of entries of two arrays."""
+    """Return the sum of the elementwise product of two arrays."""
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
@@ -85,11 +84,10 @@ def features_of(
 
 
 def unquantized(output: QuantizerOutput, project_out: nn.Module) -> QuantizerOutput:
-    """Return an output whose features are those of the latents themselves; the rest stays."""
+    """Return an output whose features are those of the latents; all else is unchanged."""
     batch, _, *grid = output.quantized.shape
     rows = output.rows._replace(passed=output.rows.compared)
-    features = features_of(rows.passed, project_out, batch, grid)
-    return output._replace(quantized=features, rows=rows)
+    return output._replace(quantized=features_of(rows.passed, project_out, batch, grid), rows=rows)
 
 
 def decode_grid(
@@ -121,7 +119,7 @@ def decode_grid(
 def count_codes(
     indices: Int[Tensor, "n *level"], vocabulary: Sequence[int]
 ) -> Int[Tensor, " total"]:
-    """Count the codes of each level, one level after the other."""
+    """Count the codes of each level; the levels are concatenated."""
     levels = indices.reshape(-1, len(vocabulary)).unbind(1)
     counts = [
         torch.bincount(level, minlength=size)
@@ -136,22 +134,16 @@ def counts_only(indices: Int[Tensor, "n *level"], vocabulary: Sequence[int]) -> 
     return CodebookStatistics(counts, torch.zeros(len(counts), 0, device=indices.device), ())
 
 
-def update_of_fixed(statistics: CodebookStatistics) -> CodebookUpdate:
-    """Sum the counts over the ranks; nothing else changes. Collective."""
-    counts = sum_over_ranks(statistics.counts.clone())
-    return CodebookUpdate(counts, counts.new_empty(0))
-
-
 def check_channels(features: Tensor, dim: int) -> None:
     """Refuse features of the wrong width.
 
     Raises:
-        InputError: they are not b c *grid with c = dim.
+        InputError: the features are not b c *grid with c = dim.
     """
     if features.ndim < 3 or features.shape[1] != dim:
         hint = ""
         if features.ndim > 2 and features.shape[-1] == dim:
-            hint = "; channels stand second: pass features.movedim(-1, 1)"
+            hint = "; channels come second: pass features.movedim(-1, 1)"
         raise InputError(
             f"the quantizer takes features of {dim} channels, b c *grid with c = {dim}; "
             f"found {tuple(features.shape)}{hint}"
@@ -162,7 +154,7 @@ def check_finite(latents: Float[Tensor, "n d"]) -> None:
     """Refuse NaN and infinite latents.
 
     Raises:
-        InputError: says how many rows are not finite.
+        InputError: some rows are not finite; the message gives their number.
     """
     low, high = latents.detach().aminmax() if latents.numel() else (torch.zeros(()),) * 2
     if not torch.isfinite(low + high):
@@ -181,7 +173,7 @@ def check_codes(codes: Shaped[Tensor, "..."], vocabulary: Sequence[int]) -> None
         vocabulary: number of codes of each level.
 
     Raises:
-        InputError: says what was found.
+        InputError: there are such codes; the message shows them.
     """
     kind = codes.dtype
     if kind.is_floating_point or kind.is_complex or kind == torch.bool:

@@ -1,4 +1,4 @@
-"""Latents divided by a running root mean square, which the codebook keeps."""
+"""Divides latents by a running root mean square, which the codebook tracks."""
 
 from typing import Any
 
@@ -14,21 +14,21 @@ def divide_by_rms(
 ) -> Float[Tensor, "n d"]:
     """Return e = z / rms.
 
-    Without its gradient the scale is a constant: ∇z = ∇e / rms. A scale that is followed in this
-    way keeps |e| where it is, and the latents z may still shrink or grow.
+    Without its gradient, the scale is a constant: ∇z = ∇e / rms. Such a scale keeps |e| constant,
+    although the latents z may still shrink or grow.
 
-    With its gradient, the scale counts as the root mean square of these very rows, so that no
-    common factor of z changes any loss and none gets a gradient, Σ z·∇z = 0:
+    With its gradient, the scale is treated as the root mean square of these rows, so that no loss
+    depends on a common factor of z, which gets no gradient, Σ z·∇z = 0:
 
         ∇z = (∇e − e Σ(e·∇e) / Σ(e·e)) / rms
 
-    The sums are over the rows of one call, a rank's micro-batch, as in a batch norm. Where rms is
-    their root mean square this is the gradient of z / sqrt(mean z²).
+    The sums are over the rows of one call, a rank's micro-batch, as in batch norm. If rms is their
+    root mean square, this is the gradient of z / sqrt(mean z²).
 
     Args:
         latents: the projected latents z.
         rms: the scale.
-        with_gradient: whether the gradient also passes the scale.
+        with_gradient: whether the gradient also passes through the scale.
     """
     return _DivideByRms.apply(latents, rms) if with_gradient else latents / rms
 

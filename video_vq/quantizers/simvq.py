@@ -1,28 +1,22 @@
-"""SimVQ's codebook: fixed random codes behind one learned linear map."""
+"""SimVQ's codebook: fixed random codes that go through one learned linear map."""
 
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from video_vq.quantizers.fixed import StillCodebook
 from video_vq.quantizers.quantizer_config import SimVQConfig
-from video_vq.quantizers.rows import (
-    CodebookStatistics,
-    CodebookUpdate,
-    check_codes,
-    counts_only,
-    update_of_fixed,
-)
+from video_vq.quantizers.rows import CodebookStatistics, check_codes, counts_only
 
 
-class SimVQCodebook(nn.Module):
+class SimVQCodebook(StillCodebook):
     """K random codes, N(0, 1/D), times a learned D x D matrix (Zhu et al. 2024).
 
     The map learns from the codebook loss, so `update` only counts.
     """
 
     codes: Tensor
-    is_initialized = True
 
     def __init__(self, config: SimVQConfig):
         super().__init__()
@@ -32,13 +26,13 @@ class SimVQCodebook(nn.Module):
         self.map = nn.Linear(dim, dim, bias=False)
 
     def vectors(self) -> Float[Tensor, "k d"]:
-        """Return the mapped codes, on the unit sphere if so set."""
+        """Return the mapped codes, normalised if `normalize` is set."""
         with torch.autocast(self.codes.device.type, enabled=False):
             mapped = self.map(self.codes)
         return F.normalize(mapped, dim=1) if self.config.normalize else mapped
 
     def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return projected latents as they are compared with codes, on the unit sphere if set."""
+        """Return projected latents as they are compared with codes, normalised if that is set."""
         return F.normalize(latents, dim=1) if self.config.normalize else latents
 
     def center(self) -> Float[Tensor, "1 d"]:
@@ -50,20 +44,6 @@ class SimVQCodebook(nn.Module):
     ) -> CodebookStatistics:
         """Count the codes."""
         return counts_only(indices, self.config.vocabulary)
-
-    def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Do nothing: the codes are random from the start."""
-
-    def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Sum the counts over the ranks; the optimizer moves the map."""
-        return update_of_fixed(statistics)
-
-    def watch(self) -> None:
-        """Do nothing: the optimizer moves the codes."""
-
-    def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return nothing: the codes stay where they are."""
-        return {}
 
     @torch.no_grad()
     def lookup(self, indices: Integer[Tensor, "..."]) -> Float[Tensor, "... d"]:

@@ -1,7 +1,7 @@
-"""What a training step may decode instead of the code: a randomly moved latent, a sampled code.
+"""Substitutes that training steps decode instead of the code: moved latents and sampled codes.
 
-Notation of gradient.py. Here q̃ is not q, and gradients reach the codes, too, where these learn
-from gradients. Outside of training steps the code itself is decoded (quantizers/vector.py).
+The notation is that of gradient.py. Here q̃ is not q, and gradients also reach the codes if these
+learn by gradients. Outside of training steps, the code itself is decoded (quantizers/vector.py).
 """
 
 import torch
@@ -15,8 +15,9 @@ Rows = Float[Tensor, "n d"]
 def diveq(e: Rows, q: Rows, noise_variance: float) -> Rows:
     """DiVeQ (Vali et al. 2025, arXiv 2509.26469): q̃ = e + |q − e| sg(u), u = v/|v|.
 
-    v = q − e + noise, N(0, noise_variance) in each channel. Without noise the value is q; then
-    dL/de = g − u (u·g), the gradient without its part along the error, and dL/dq = u (u·g).
+    v = q − e + noise, with noise from N(0, noise_variance) in each channel. Without noise the value
+    is q; then dL/de = g − u (u·g), the gradient without its component along the error, and dL/dq =
+    u (u·g).
     """
     direction = (q - e).detach()
     if noise_variance:
@@ -25,7 +26,7 @@ def diveq(e: Rows, q: Rows, noise_variance: float) -> Rows:
 
 
 def noise_substitution(e: Rows, q: Rows) -> Rows:
-    """NSVQ (Vali and Bäckström 2022): q̃ = e + |q − e| v/|v|, v ~ N(0, I): any direction at all."""
+    """NSVQ (Vali and Bäckström 2022): q̃ = e + |q − e| v/|v| in a random direction, v ~ N(0, I)."""
     return _moved(e, q, torch.randn_like(e))
 
 
@@ -40,6 +41,20 @@ def gumbel_softmax(e: Rows, codes: Float[Tensor, "k d"], temperature: float) -> 
     drawn = F.one_hot((logits + gumbel).argmax(1), len(codes)).to(e.dtype)
     p = logits.softmax(1)
     return (drawn + p - p.detach()) @ codes
+
+
+def index_backpropagation(
+    e: Rows, q: Rows, codes: Float[Tensor, "k d"], temperature: float
+) -> Rows:
+    """IBQ (Shi et al. 2024, arXiv 2412.02692): the code, and the gradient of a softmax.
+
+    p = softmax(−|e − c|²/temperature) over all codes c. The value is q; its gradient is g, and that
+    of Σ p c goes through p to the latent and to every code. With vectors on the unit sphere and
+    temperature 2, p is the paper's softmax(e·c). Holds n x k numbers several times.
+    """
+    p = ((2 * e @ codes.T - codes.square().sum(1)) / temperature).softmax(1)
+    soft = p @ codes.detach()
+    return q + (soft - soft.detach())
 
 
 def _moved(e: Tensor, q: Tensor, direction: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The vector quantizer: project, look up, pass the gradient on, report statistics."""
+"""The vector quantizer: projection, lookup, gradient estimation and statistics."""
 
 from typing import Generic, TypeVar
 
@@ -21,13 +21,7 @@ from video_vq.quantizers.quantizer_config import (
     SimVQConfig,
 )
 from video_vq.quantizers.ranks import min_over_ranks
-from video_vq.quantizers.rows import (
-    QuantizedRows,
-    QuantizerOutput,
-    check_finite,
-    dot,
-    features_of,
-)
+from video_vq.quantizers.rows import QuantizedRows, QuantizerOutput, dot
 from video_vq.quantizers.simvq import SimVQCodebook
 
 gradient.rotate_on_gpu = fused.rotate_on_gpu  # gradient.py itself needs torch alone
@@ -39,8 +33,8 @@ Codes = TypeVar("Codes", bound=Codebook | SimVQCodebook)
 class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     """Quantization by the nearest code, with a choice of gradient estimators.
 
-    `forward` changes nothing; `step(output)` moves the codes, once per optimizer step. Everything
-    inside is float32, whatever the autocast outside; half(), bfloat16() and double() leave it so.
+    `forward` does not change the codes; `step(output)` moves them, once per optimizer step. All
+    computation is in float32, regardless of autocast, half(), bfloat16() and double().
     """
 
     config: Settings
@@ -48,36 +42,8 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     implementation: Implementation
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
-        """Project to the codebook's dimension: the rows that are compared with the codes."""
+        """Project to the codebook's dimension; these rows are compared with the codes."""
         return self.codebook.comparable(self._project(features))
-
-    def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; the forward value is the code itself, bit for bit.
-
-        Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
-        training mode where a gradient is needed. The codes are still the nearest ones.
-
-        Args:
-            features: output of the encoder, with `dim` channels.
-            check: whether to refuse NaN and infinite latents, and a training that never moves the
-                codes. A training loop that skips and counts steps whose loss is not finite, alike
-                on all ranks, passes False.
-
-        Raises:
-            InputError: the number of channels is wrong, latents are not finite, or many training
-                passes went by without a `step`.
-        """
-        rows = self._project(features)
-        batch, _, *grid = features.shape
-        if check:
-            check_finite(rows)
-            self.codebook.watch()
-        with torch.autocast(features.device.type, enabled=False):
-            output = self.quantize(rows)
-            return output._replace(
-                quantized=features_of(output.quantized, self.project_out, batch, grid),
-                codes=output.codes.view(batch, *grid),
-            )
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
         """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
@@ -88,8 +54,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         rows = self._estimate(latents, compared, q, indices)
         tangential = self.config.tangential_commitment
         commitment = mean_square(compared, q.detach(), tangential)  # mean (e − sg(q))²
-        learns = q.requires_grad
-        codebook = mean_square(q, compared.detach()) if learns else commitment.detach()
+        codebook = mean_square(q, compared.detach()) if q.requires_grad else commitment.detach()
         return QuantizerOutput(
             quantized=rows.passed,
             codes=indices,
@@ -101,7 +66,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     def _estimate(
         self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
     ) -> QuantizedRows:
-        """Pass the gradient on to the latents that the settings name; q may also have one."""
+        """Pass the gradient to the latents, as the settings say; q may also get one."""
         substitute = self._substitute(compared, q)
         q = q.detach()
         if substitute is not None:
@@ -115,21 +80,24 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         return QuantizedRows(latents, compared, q, e, q, self._pass_on(e, q, indices))
 
     def _substitute(self, e: Tensor, q: Tensor) -> Tensor | None:
-        """Return what is decoded in place of the code; None where it is the code itself.
+        """Return the substitute that is decoded for the code; None if it is the code itself.
 
-        Nothing is drawn at random where no gradient is needed: the log evaluates a training step's
-        batch once more, and must not change the next one.
+        Nothing is drawn at random unless a gradient is needed: the log evaluates a training step's
+        batch again, and must not affect the next step.
         """
-        config, draws = self.config, self.training and e.requires_grad
+        config, trains = self.config, self.training and e.requires_grad
         if config.estimator == "none":
             return e
-        if config.estimator == "diveq" and draws:
+        if config.estimator == "diveq" and trains:
             return substitutes.diveq(e, q, config.noise_variance)
-        if config.estimator == "noise_substitution" and draws:
+        if config.estimator == "noise_substitution" and trains:
             return substitutes.noise_substitution(e, q)
-        if config.estimator == "gumbel_softmax" and draws:
+        if config.estimator == "gumbel_softmax" and trains:
             vectors = self.codebook.vectors()
             return substitutes.gumbel_softmax(e, vectors, config.temperature)
+        if config.estimator == "index_backpropagation" and trains:
+            vectors = self.codebook.vectors()
+            return substitutes.index_backpropagation(e, q, vectors, config.temperature)
         return None
 
     def _pass_on(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
@@ -143,7 +111,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
 
     @torch.no_grad()
     def _fit_weight(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
-        """Return StableVQ's weight; the smallest distances are those of the global batch."""
+        """Return StableVQ's weight, with the smallest distance in the global batch."""
         squared = (e - q).square().sum(1)
         nearest = squared.new_full((self.config.codebook_size,), torch.inf)
         nearest.scatter_reduce_(0, indices, squared, "amin")
@@ -155,8 +123,8 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
         """Return Σ z·∂C/∂z of the unweighted commitment loss C over the projected latents z.
 
-        Positive where gradient descent on C shrinks the latents; 0 where the gradient is
-        tangential, as on the unit sphere, or passes the scale of the latents.
+        It is positive if gradient descent on C shrinks the latents, and 0 if the gradient is
+        tangential, as on the unit sphere, or passes through the scale of the latents.
         """
         config = self.config
         scaled = getattr(config, "rms_scaling", "none") == "with_gradient"
@@ -165,52 +133,47 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         pull = rows.compared - rows.code
         return dot(rows.compared, pull) * (2 / max(1, pull.numel()))
 
-    def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid"]:
-        """Return the codes of a grid of features, a tensor or a NumPy array.
-
-        Raises:
-            InputError: the number of channels is wrong, or latents are not finite.
-        """
-        rows = self.latents(features)
-        batch, _, *grid = features.shape
-        check_finite(rows)
-        indices = nearest_codes(rows, self.codebook.vectors(), self.implementation)
-        return indices.view(batch, *grid)
+    def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
+        """Return the codes of projected float32 rows."""
+        compared = self.codebook.comparable(latents)
+        return nearest_codes(compared, self.codebook.vectors(), self.implementation)
 
 
 class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
     """Vector quantization (van den Oord et al. 2017) with the rotation trick (Fifty et al. 2024).
 
-    `forward` changes nothing: call `step(output)` after each optimizer step, which moves the codes.
-    Everything inside is float32, whatever the autocast outside.
+    `forward` does not change the codes; call `step(output)` after each optimizer step to move them.
+    All computation is in float32, regardless of autocast.
 
     Args:
         dim: number of channels of the input and of the output.
         codebook_size: number of codes, K.
         codebook_dim: dimension of a code; features are projected to it and back by two linear
             layers. None compares the features themselves.
-        estimator: gradient that passes the quantizer; see `EstimatorConfig`, as for the next seven.
-            exact_gradient and hessian need the second pass that `video-vq train-tokenizer` makes.
+        estimator: gradient that passes through the quantizer; see `EstimatorConfig`, also for the
+            next seven arguments. exact_gradient and hessian need the second pass that `video-vq
+            train-tokenizer` makes.
         normalize: whether to quantize on the unit sphere.
-        gradient_through_norm: whether the gradient passes the normalisation of `normalize`.
+        gradient_through_norm: whether the gradient passes through the normalisation of `normalize`.
         centered: whether to rotate about the mean latent instead of the origin.
-        tangential_commitment: whether the commitment loss turns latents and keeps their lengths.
+        tangential_commitment: whether the commitment loss turns latents without changing their
+            lengths.
         equal_angle: setting of the estimator rotation_blended, in degrees.
         noise_variance: setting of the estimator diveq, per channel.
-        temperature: setting of the estimator gumbel_softmax, in units of distances to codes.
-        learning: how codes learn: "ema" moves them to averages of their latents, "gradient" by the
-            loss `codebook`, "frozen" leaves them where they are.
+        temperature: setting of the estimators gumbel_softmax and index_backpropagation.
+        learning: how codes learn: "ema" moves them to averages of their latents, "gradient" trains
+            them by the loss `codebook`, and "frozen" does not move them.
         decay: decay of the averages per step.
         decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
         init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
-        restart_threshold: codes used less than this fraction of the mean are placed on latents of
-            the batch; 0 leaves them.
+        restart_threshold: codes used less than this fraction of the mean are moved to latents of
+            the batch; 0 turns this off.
         rms_scaling: whether to divide latents by their averaged root mean square: "none",
             "constant" or "with_gradient".
         implementation: implementation of the lookup (quantizers/lookup.py).
 
     Raises:
-        InputError: an argument is out of its range, or two do not fit together.
+        InputError: an argument is out of range, or two arguments are incompatible.
     """
 
     def __init__(
@@ -260,28 +223,21 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
 
 
 class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
-    """SimVQ (Zhu et al. 2024): fixed random codes behind one learned linear map.
+    """SimVQ (Zhu et al. 2024): fixed random codes that go through one learned linear map.
 
-    Every step of the optimizer moves all codes, so none is left behind; add the loss `codebook` to
-    yours, which trains the map. `step` only counts.
+    Every optimizer step moves all codes, so none dies. Add the loss `codebook`, which trains the
+    map, to yours. `step` only counts.
 
     Args:
         dim: number of channels of the input and of the output.
         codebook_size: number of codes, K.
         codebook_dim: dimension of a code; None compares the features themselves.
-        estimator: gradient that passes the quantizer; see `EstimatorConfig`, as for the next seven.
-            exact_gradient and hessian need the second pass that `video-vq train-tokenizer` makes.
-        normalize: whether to quantize on the unit sphere.
-        gradient_through_norm: whether the gradient passes the normalisation of `normalize`.
+        estimator, normalize, gradient_through_norm, tangential_commitment: see `VectorQuantizer`.
         centered: whether to rotate about the mean code instead of the origin.
-        tangential_commitment: whether the commitment loss turns latents and keeps their lengths.
-        equal_angle: setting of the estimator rotation_blended, in degrees.
-        noise_variance: setting of the estimator diveq, per channel.
-        temperature: setting of the estimator gumbel_softmax, in units of distances to codes.
-        implementation: implementation of the lookup (quantizers/lookup.py).
+        equal_angle, noise_variance, temperature, implementation: see `VectorQuantizer`.
 
     Raises:
-        InputError: an argument is out of its range, or two do not fit together.
+        InputError: an argument is out of range, or two arguments are incompatible.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A report: everything that a run folder holds, as one self-contained HTML page."""
+"""Writes a report of everything in a run folder as one self-contained HTML page."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ def write_report(path: Path, out: Path | None = None) -> Path:
         The page's path.
 
     Raises:
-        InputError: there is nothing to report, something in it is damaged, or the page cannot be
-            written; see `require_page` and `write_page`.
+        InputError: there is nothing to report, a file is damaged, or the page cannot be written;
+            see `require_page` and `write_page`.
     """
     out = path / "report.html" if out is None else out
     require_page(out)
@@ -35,7 +35,7 @@ def render_checked(parts: Parts, path: Path, quality: int) -> str:
     """Return the page for the contents of a path.
 
     Raises:
-        InputError: something in it is damaged.
+        InputError: a file is damaged.
     """
     try:
         return render(parts, quality)

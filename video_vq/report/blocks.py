@@ -1,4 +1,4 @@
-"""What a report's sections are made of: texts, tables, charts, code and films."""
+"""The blocks of a report's sections: texts, tables, charts, code and films."""
 
 import base64
 import math
@@ -31,8 +31,8 @@ class Row(NamedTuple):
 
     Attributes:
         cells: the cells, one per column.
-        note: what the row means, in a last, wide column.
-        below: whether it is a baseline of the row before it.
+        note: meaning of the row, in a last, wide column.
+        below: whether it is a baseline of the previous row.
     """
 
     cells: tuple[str, ...]
@@ -53,7 +53,7 @@ class Table(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """A large score with a sentence on its meaning; `good` is None without a judgement."""
+    """A prominent score with a sentence on its meaning; `good` is None without a judgement."""
 
     name: str
     value: str
@@ -63,7 +63,7 @@ class Headline(NamedTuple):
 
 
 class Headlines(NamedTuple):
-    """The scores that are read first."""
+    """The scores to read first."""
 
     items: tuple[Headline, ...]
 
@@ -76,17 +76,17 @@ class Code(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """Return words and the white space between them in turn, a word first."""
+        """Return words and the white space between them alternately, beginning with a word."""
         return re.split(r"(\s+)", self.text)
 
 
 class Film(NamedTuple):
-    """A playing clip.
+    """An animated clip.
 
     Attributes:
-        address: the mp4 as a data address.
+        address: the mp4 as a data URL.
         width, height: size of the picture in pixels.
-        caption: what it shows.
+        caption: description of the film.
         heads: names of its columns, from left to right.
     """
 
@@ -121,7 +121,7 @@ class Pictures(NamedTuple):
 
 
 class Charts(NamedTuple):
-    """Small line charts, as SVG made by `charts.line_chart`, what they show, and what is absent."""
+    """Small line charts, as SVG made by `charts.line_chart`, their description, and omissions."""
 
     items: tuple[Markup, ...]
     heading: str = ""
@@ -133,7 +133,7 @@ Block = Text | Table | Headlines | Code | FilmStrip | Pictures | Charts
 
 
 class Section(NamedTuple):
-    """A part of the page under a heading; `folded` hides it until it is opened."""
+    """A part of the page under a heading; with `folded`, it is hidden until it is opened."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -161,10 +161,10 @@ class Films:
         """Return clips of one shape, laid out in columns, as one film.
 
         Args:
-            clips: row by row.
+            clips: the clips, row by row.
             columns: number of clips side by side.
-            caption: what the film shows.
-            fps: frames per second; None for the usual.
+            caption: description of the film.
+            fps: frames per second; None for the usual rate.
             heads: names above the film, each over its share of the width.
         """
         # Pixels of small frames are repeated: a browser would blur them, and H.264 stores colour
@@ -186,11 +186,11 @@ class Films:
 
 
 def named(video: str, label: str | None) -> str:
-    """Return the id of a video preceded by its class, unless the id begins with it."""
+    """Return the id of a video, preceded by its class unless the id begins with it."""
     return video if label is None or video.startswith(f"{label}/") else f"{label} · {video}"
 
 
 def difference(real: Clip, copy: Clip) -> Clip:
-    """Return copy − real around mid-grey, twice enlarged: grey is equal."""
+    """Return copy − real, amplified twice, around mid-grey, which means equal."""
     signed = copy.astype(np.int16) - real.astype(np.int16)
     return (128 + 2 * signed).clip(0, 255).astype(np.uint8)

@@ -18,7 +18,7 @@ Points = Sequence[tuple[float, float]]
 
 
 class Line(NamedTuple):
-    """One line of a chart: its name, and (x, y), finite, x ascending; of many some are drawn."""
+    """One line of a chart: its name, and finite points (x, y), x ascending; many are subsampled."""
 
     name: str
     points: Points
@@ -27,13 +27,13 @@ class Line(NamedTuple):
 def line_chart(
     title: str, lines: Sequence[Line], x_name: str = "step", zero: bool = False
 ) -> Markup:
-    """Return a chart of one quantity, whose values the page shows under the pointer.
+    """Return a chart of one quantity, whose values the page shows on hover.
 
     Args:
         title: name of the quantity.
-        lines: at least one, each with at least one point.
-        x_name: what x counts.
-        zero: whether the axis begins at 0, as for shares.
+        lines: at least one line, each with at least one point.
+        x_name: quantity on the x-axis.
+        zero: whether the y-axis begins at 0, as for shares.
     """
     lines = [Line(name, _thinned(points)) for name, points in lines]
     xs, ys = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
@@ -72,7 +72,7 @@ def line_chart(
 
 
 def short(value: float) -> str:
-    """Return a number in at most a few characters: 0.0123, 26.8, 1,461, 4.1e+06."""
+    """Return a number in a few characters: 0.0123, 26.8, 1,461, 4.1e+06."""
     size = abs(value)
     if (value == round(value) and size < 1e5) or 1000 <= size < 1e5:
         return f"{value:,.0f}"
@@ -80,7 +80,7 @@ def short(value: float) -> str:
 
 
 def _legend(lines: Sequence[Line]) -> Markup:
-    """Return the names of several lines in their colours, or how many there are."""
+    """Return the names of several lines in their colours, or only their number."""
     if len(lines) == 1:
         return Markup("")
     names = [
@@ -100,7 +100,7 @@ def _course(points: Points) -> str:
 
 
 def _values(line: Line) -> dict[str, object]:
-    """Return what the page shows under the pointer: texts beside the points that are drawn."""
+    """Return the values that the page shows on hover, as texts for the drawn points."""
     return {
         "name": line.name,
         "x": [short(x) if x != round(x) else f"{x:,.0f}" for x, _ in line.points],
@@ -109,7 +109,7 @@ def _values(line: Line) -> dict[str, object]:
 
 
 def _scale(low: float, high: float, start: int, end: int) -> Callable[[float], float]:
-    """Return the linear map of low … high to start … end; to the middle where both are equal."""
+    """Return the linear map from low … high to start … end, or to the middle if low equals high."""
     span = high - low
 
     def place(value: float) -> float:
@@ -119,7 +119,7 @@ def _scale(low: float, high: float, start: int, end: int) -> Callable[[float], f
 
 
 def _axis(low: float, high: float, zero: bool) -> tuple[Callable[[float], float], list[float]]:
-    """Return the map of values to heights in the picture, and the ticks."""
+    """Return the map from values to heights in the picture, and the ticks."""
     logarithmic = low > 0 and high / low > LOG_RATIO and not zero
     ticks = _log_ticks(low, high) if logarithmic else _ticks(0.0 if zero else low, high)
     bend = math.log if logarithmic else float

@@ -1,4 +1,4 @@
-"""Codes as pictures: a colour for each token, and a map of how often each code is used."""
+"""Shows codes as pictures: a colour for each token, and a map of the usage of codes."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def colours_of_codes(codes: Integer[np.ndarray, "*grid"]) -> UInt8[np.ndarray, "
 
 
 def colours_of_vectors(vectors: Float[np.ndarray, "*grid d"]) -> UInt8[np.ndarray, "*grid 3"]:
-    """Return colours that are as close to each other as the vectors, as far as three numbers allow.
+    """Return colours that are similar for similar vectors, as far as three numbers allow.
 
     Red, green and blue are the first three principal components of all vectors.
     """
@@ -49,7 +49,7 @@ def as_clip(
 
     Args:
         colours: colour of each token of a grid.
-        size_thw: frames, height and width of the clip.
+        size_thw: number of frames, height and width of the clip.
         causal: whether the first latent frame covers a single frame.
     """
     num_frames, height, width = size_thw
@@ -66,7 +66,7 @@ def as_clip(
 
 
 def usage_map(counts: Integer[np.ndarray, " k"], name: str) -> Picture:
-    """Return a picture of how often each code occurs: a cell for each code, row by row.
+    """Return a picture of the frequency of each code, with a cell for each code, row by row.
 
     Args:
         counts: number of tokens of each code.

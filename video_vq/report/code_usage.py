@@ -1,4 +1,4 @@
-"""How evenly the codes are used: in a sentence, as a curve, and for each code of a position."""
+"""Shows how evenly the codes are used, in a sentence and as a curve for each code at a position."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Counts = Sequence[int]  # how often each code of a level occurs, in any order
 
 
 def counts_of_levels(reconstruction: dict[str, Any]) -> list[list[int]]:
-    """Return the counts of scores, a list for each code of a position; earlier scores have one."""
+    """Return the counts from scores, a list for each code at a position; old scores have one."""
     counts = reconstruction["code_counts"]
     return counts if isinstance(counts[0], list) else [counts]
 
@@ -21,7 +21,7 @@ def usage_blocks(levels: Sequence[Counts]) -> tuple[Text, *tuple[Block, ...]]:
     """Return blocks that show how evenly the codes are used.
 
     Args:
-        levels: counts for each code of a position.
+        levels: counts for each code at a position.
     """
     several, num_tokens = len(levels) > 1, sum(levels[0])
     names = [f"level {number}" for number in range(1, len(levels) + 1)] if several else [""]

@@ -1,4 +1,4 @@
-"""Training curves: what each logged number is called in words, and which of them share a chart."""
+"""Training curves: the titles of logged numbers, and their arrangement in charts."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -91,7 +91,7 @@ class Chart(NamedTuple):
     lines: tuple[Line, ...]
 
     def draw(self) -> Markup:
-        """Return it as SVG; the axis of shares begins at 0."""
+        """Return the chart as SVG; for shares, the axis begins at 0."""
         return line_chart(self.title, self.lines, zero=self.title.startswith(SHARES))
 
 
@@ -107,7 +107,7 @@ class CurveGroup(NamedTuple):
 def grouped(curves: Mapping[str, Points]) -> Iterator[CurveGroup]:
     """Yield the groups of logged numbers (`loss/…`), those that this program knows first.
 
-    Numbers that never change, and those with a single value, are told in words instead.
+    Numbers that never change, and those with a single value, are given in words instead.
     """
     shown = {
         name: points

@@ -1,4 +1,4 @@
-"""Evaluations side by side, as a table for a paper or a page: markdown, LaTeX or JSON."""
+"""Writes a comparison of evaluations as a table in markdown, LaTeX or JSON."""
 
 from typing import Any
 

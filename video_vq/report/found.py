@@ -1,4 +1,4 @@
-"""Finds what a report can show: the training runs and evaluations in a folder."""
+"""Finds the training runs and evaluations in a folder, which a report can show."""
 
 import json
 import math
@@ -22,9 +22,9 @@ class Run(NamedTuple):
         name: name of its folder.
         identity: kind, config, data, precision, …
         environment: versions, device, command.
-        curves: pairs (step, value) by name, in the order logged; finite values only.
+        curves: pairs (step, value) by name, in the order of logging; only finite values.
         num_not_finite: number of values that were left out of the curves.
-        model: facts about its finished model; empty before.
+        model: facts about its finished model; empty until it is finished.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Scores (scores.json) and the clips to show; `gallery` is None when there are none."""
+    """Scores (scores.json) and the clips to show; `gallery` is None if there are none."""
 
     name: str
     scores: dict[str, Any]
@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """All that was found."""
+    """Everything that was found."""
 
     title: str
     runs: tuple[Run, ...]
@@ -52,10 +52,10 @@ class Parts(NamedTuple):
 
 
 def find_parts(path: Path) -> Parts:
-    """Return the runs and evaluations in a folder: its own, and those of the folders in it.
+    """Return the runs and evaluations in a folder and in its subfolders.
 
     Raises:
-        InputError: there is none, or one is damaged.
+        InputError: there are none, or one is damaged.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; name a run folder, or a folder that holds some")
@@ -73,7 +73,7 @@ def find_parts(path: Path) -> Parts:
 
 
 def holds_reported(path: Path) -> bool:
-    """Return whether a folder, or one in it, is of a run or an evaluation."""
+    """Return whether a folder, or a subfolder, is that of a run or an evaluation."""
     if not path.is_dir():
         return False
     return any((folder / name).exists() for folder in _folders(path) for name in (RUN, SCORES))

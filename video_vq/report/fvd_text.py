@@ -1,4 +1,4 @@
-"""Prints what `video-vq fvd` found: scores on stdout, their limitations on stderr."""
+"""Prints the results of `video-vq fvd`: scores on stdout, their limitations on stderr."""
 
 import sys
 from typing import Any
@@ -37,7 +37,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _warn(warnings: list[str]) -> None:
-    """Print the limitations of the numbers, below them even if both streams go into one file."""
+    """Print the limitations below the numbers, even if both streams go to one file."""
     sys.stdout.flush()
     if len(warnings) == 1:
         print(f"warning: {warnings[0]}", file=sys.stderr)
@@ -76,7 +76,7 @@ def show_sanity(result: dict[str, Any]) -> None:
 
 
 def _seen(changes: list[dict[str, Any]], title: str) -> str:
-    """Say which changes of the motion count less than the blur of the pictures."""
+    """Return which changes of the motion have less effect than blurring the pictures."""
     [blur] = [change["fvd"] for change in changes if change["name"] == "blurred"]
     weak = [c["title"] for c in changes if c["name"] != "blurred" and c["fvd"] < blur]
     if not weak:
@@ -85,7 +85,7 @@ def _seen(changes: list[dict[str, Any]], title: str) -> str:
 
 
 def _title(result: dict[str, Any], under: dict[str, Any]) -> str:
-    """Return what the distance is called: FVD is that of I3D, on whole clips."""
+    """Return the name of the distance, which is FVD only for I3D on whole clips."""
     if under["settings"].get("pad_to") is not None:
         return "padded FVD"
     network = result["network"]["name"]

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: no server, no network, no file beside it."""
+"""Writes a self-contained HTML page, which needs no server, network or other files."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ def require_page(out: Path) -> None:
     """Refuse, before anything is computed, a page that cannot be written.
 
     Raises:
-        InputError: it is a folder or another's file, or its folder cannot be written.
+        InputError: the path is a folder or a foreign file, or its folder cannot be written.
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name a file, as {out.name}.html")
@@ -32,20 +32,22 @@ def require_page(out: Path) -> None:
         with open(out, "rb") as file:
             head = file.read(2000)
             if not any(mark in head for mark in OURS):
-                raise InputError(f"{out}: is no page of video-vq; remove it, or name another file")
+                raise InputError(
+                    f"{out}: is not a page of video-vq; remove it, or name another file"
+                )
     require_writable(out.parent)
 
 
 def write_page(out: Path, render: Callable[[int], str], what: Path) -> None:
-    """Write a page over an earlier one; its films lose quality if it would be too large.
+    """Write a page, replacing an earlier one; films lose quality if it would be too large.
 
     Args:
-        out: the file.
-        render: returns the page whose films have a quality of H.264.
-        what: it shows.
+        out: path of the page.
+        render: function from a quality of H.264 to the page with such films.
+        what: subject of the page, for messages.
 
     Raises:
-        InputError: it is too large even so, or another process is writing it.
+        InputError: the page is still too large, or another process is writing it.
     """
     with held(out, single_file=True):
         page = b""
@@ -65,19 +67,20 @@ def write_page(out: Path, render: Callable[[int], str], what: Path) -> None:
 def render_page(title: str, kind: str, lead: str, sections: Sequence[Section]) -> str:
     """Return the page.
 
-    Every text that comes from files (names of classes, videos, settings) is escaped by the
-    template; a content security policy forbids all but the page's own style and script.
+    The template escapes all text from files (names of classes, videos, settings); a content
+    security policy allows only the page's own style and script.
 
     Args:
         title: the heading.
-        kind: what kind of page it is, below the heading.
+        kind: kind of page, shown below the heading.
         lead: a few sentences before the sections; "" for none.
         sections: the sections in order.
     """
     templates = Environment(
         loader=PackageLoader("video_vq.report", "."), autoescape=True, undefined=StrictUndefined
     )
-    style, script = (_read_asset(name) for name in ("page.css", "page.js"))
+    assets = (Path(__file__).parent / name for name in ("page.css", "page.js"))
+    style, script = (asset.read_text(encoding="utf-8") for asset in assets)
     return templates.get_template("page.html.j2").render(
         title=title,
         kind=kind,
@@ -89,10 +92,6 @@ def render_page(title: str, kind: str, lead: str, sections: Sequence[Section]) -
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
     )
-
-
-def _read_asset(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _csp_hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The pipeline behind a report: in a sentence, and as its commands."""
+"""Describes the pipeline behind a report in a sentence and by its commands."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -39,9 +39,9 @@ LENGTH = {"seconds": "--seconds", "window_stride": "--window-stride"}
 
 
 def lead(parts: Parts) -> str:
-    """Return the data, the models, their steps and times in words, without what is unknown.
+    """Return the data, the models, their steps and times in words, as far as they are known.
 
-    Values in the files may have any type: only those of the expected type are used.
+    Values in the files may have any type; only those of the expected type are used.
     """
     told = []
     for evaluation in parts.evaluations[:1]:
@@ -73,7 +73,7 @@ def _told(run: Run) -> str:
 
 
 def _size(run: Run) -> str:
-    """Return how many codes a tokenizer has, or layers a prior; "" where it is not known."""
+    """Return the number of a tokenizer's codes or of a prior's layers; "" if it is unknown."""
     model = at(run.identity, "config", "model")
     if run.identity.get("kind") == "prior":
         depth = at(model, "depth")
@@ -86,7 +86,7 @@ def _size(run: Run) -> str:
 
 
 def _minutes(run: Run, batch: int) -> str | None:
-    """Return the time of the steps by the logged rates; None when there are none."""
+    """Return the time of the steps according to the logged rates; None if there are none."""
     seconds = last = 0.0
     for step, rate in run.curves.get("time/clips_per_second", []):
         if rate <= 0:
@@ -99,10 +99,10 @@ def _minutes(run: Run, batch: int) -> str | None:
 
 
 def known_commands(parts: Parts) -> list[str]:
-    """Return the pipeline's commands in order, each once.
+    """Return the pipeline's commands in order, without repeats.
 
-    Trainings and evaluations are shown as they were given; data-prep, encode and sample are
-    inferred from their stores.
+    Commands of training and evaluation are shown as they were given; those of data-prep, encode and
+    sample are inferred from their stores.
     """
     trainings = {"tokenizer": [], "prior": [], "": []}
     for run in parts.runs:
@@ -122,7 +122,7 @@ def known_commands(parts: Parts) -> list[str]:
 
 
 def _given(environment: Any) -> list[str]:
-    """Return the arguments that a command was started with."""
+    """Return the arguments with which a command was started."""
     arguments = at(environment, "command")
     return [str(word) for word in arguments] if isinstance(arguments, list) else []
 
@@ -173,7 +173,7 @@ def _sampled(evaluation: Evaluation) -> str:
 
 
 def _launched(run: Run) -> str:
-    """Return a training's command with the launcher's settings, which belong to the run."""
+    """Return the command of a training run with the launcher's settings, which are part of it."""
     words, identity = _given(run.environment), run.identity
     threads = identity.get("threads")
     prefix = [] if threads is None else [f"OMP_NUM_THREADS={threads}"]
@@ -202,7 +202,7 @@ def _flags(values: Any, names: dict[str, str]) -> list[str]:
 
 
 def _joined(program: Sequence[str], words: Sequence[str]) -> str:
-    """Return a command for a shell, broken into lines before flags; "" for no words."""
+    """Return a shell command with line breaks before flags; "" for no words."""
     if not words:
         return ""
     first, *rest = _parts([*program, *words])

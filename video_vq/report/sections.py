@@ -1,6 +1,7 @@
-"""The sections of a report, in order. A new one is a function here and its name in SECTIONS.
+"""The sections of a report, in order; to add one, write a function and list it in SECTIONS.
 
-Each takes what was found and returns sections, one per run or evaluation that it applies to.
+Each function takes the findings and returns sections, one per run or evaluation to which it
+applies.
 """
 
 import math
@@ -51,12 +52,8 @@ def scores(parts: Parts, films: Films) -> list[Section]:
 
 
 def reconstructions(parts: Parts, films: Films) -> list[Section]:
-    """Return clips beside their reconstructions: in the order of the data, the best, the worst."""
-    headings = {
-        "shown": "Clips as they come",
-        "best": "Highest PSNR",
-        "worst": "Lowest PSNR",
-    }
+    """Return clips beside their reconstructions: the first ones, the best and the worst."""
+    headings = {"shown": "Clips as they come", "best": "Highest PSNR", "worst": "Lowest PSNR"}
     sections = []
     for evaluation in parts.evaluations:
         if evaluation.gallery is None:
@@ -68,8 +65,8 @@ def reconstructions(parts: Parts, films: Films) -> list[Section]:
             items = tuple(_pair_film(store, films, real, copy) for real, copy in pairs)
             strips.append(FilmStrip(heading, items))
         lead = Text(
-            "The difference is shown around mid-grey, twice enlarged: grey is equal. Loops "
-            "shorter than a second are slowed to one second."
+            "The difference is shown around mid-grey, amplified twice: grey means equal. "
+            "Loops shorter than a second are slowed to one second."
         )
         title = _titled("Reconstructions", evaluation.name, parts.evaluations)
         sections.append(Section(title, (lead, *strips)))
@@ -84,10 +81,10 @@ def samples(parts: Parts, films: Films) -> list[Section]:
         chosen = [] if store is None else _of_kind(store, "sampled")
         if store is None or not chosen:
             continue
-        real = _by_class(store, _of_kind(store, "of-class"))
+        real = by_class(store, _of_kind(store, "of-class"))
         items = tuple(
             _class_film(store, films, name, found, real.get(name, []))
-            for name, found in _by_class(store, chosen).items()
+            for name, found in by_class(store, chosen).items()
         )
         blocks: list[Block] = [
             Text(_how_sampled(evaluation.scores)),
@@ -99,7 +96,7 @@ def samples(parts: Parts, films: Films) -> list[Section]:
                 [store.read(index) for index in controls], 4,
                 "tokens drawn position by position, without context", store.videos[controls[0]].fps,
             )  # fmt: skip
-            blocks.append(FilmStrip("A control: what the prior must beat", (film,)))
+            blocks.append(FilmStrip("A control that the prior must beat", (film,)))
         near = list(zip(_of_kind(store, "near"), _of_kind(store, "train"), strict=True))
         if near:
             items = tuple(
@@ -133,7 +130,7 @@ def codebook(parts: Parts, films: Films) -> list[Section]:
 
 
 def curves(parts: Parts, films: Films) -> list[Section]:
-    """Return the model and the most telling training curves of each run."""
+    """Return the model and the most informative training curves of each run."""
     return [
         Section(f"Training: {_kind(run, parts)}", (*_model(run), *_curves(run, True)))
         for run in parts.runs
@@ -168,7 +165,7 @@ def _curves(run: Run, first: bool) -> Iterator[Block]:
 
 
 def commands(parts: Parts, films: Films) -> list[Section]:
-    """Return the commands of the pipeline, as far as they are known."""
+    """Return the known commands of the pipeline."""
     lines = known_commands(parts)
     if not lines:
         return []
@@ -210,15 +207,8 @@ def settings(parts: Parts, films: Films) -> list[Section]:
 
 
 SECTIONS: tuple[Callable[[Parts, Films], list[Section]], ...] = (
-    reconstructions,
-    samples,
-    scores,
-    codebook,
-    curves,
-    commands,
-    more_curves,
-    settings,
-)
+    reconstructions, samples, scores, codebook, curves, commands, more_curves, settings,
+)  # fmt: skip
 
 
 def _titled(title: str, name: str, among: tuple[Evaluation, ...]) -> str:
@@ -255,17 +245,18 @@ def _pair_film(store: ClipStore, films: Films, real: int, copy: int) -> Film:
     return films.film(clips, 3, caption, video.fps, ("original", "reconstruction", "difference"))
 
 
-def _by_class(store: ClipStore, found: list[int]) -> dict[str, list[int]]:
-    by_class: dict[str, list[int]] = {}
+def by_class(store: ClipStore, found: list[int]) -> dict[str, list[int]]:
+    """Return videos, as indices of a store, by their classes."""
+    classes: dict[str, list[int]] = {}
     for index in found:
-        by_class.setdefault(store.videos[index].label or "no class", []).append(index)
-    return by_class
+        classes.setdefault(store.videos[index].label or "no class", []).append(index)
+    return classes
 
 
 def _class_film(
     store: ClipStore, films: Films, name: str, sampled: list[int], real: list[int]
 ) -> Film:
-    """Return samples of a class on the left, real clips on the right, in rows of two and two."""
+    """Return samples of a class on the left and real clips on the right, in rows of two each."""
     fps = store.videos[sampled[0]].fps
     if not real:
         return films.film([store.read(index) for index in sampled], 2, name, fps)

@@ -1,4 +1,4 @@
-"""Scores as a table for people, with what they must beat beside them."""
+"""Shows scores as a table of text, together with the controls that they must beat."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SMALL = 256
 
 
 def summary(scores: dict[str, Any]) -> str:
-    """Return the scores of `evaluate` as lines of text: value, N, score, and what it means."""
+    """Return the scores of `evaluate` as lines of text with value, N, score and meaning."""
     table = score_table(scores)
     lines = []
     for row in (Row(table.head), *table.rows):
@@ -45,7 +45,7 @@ def remarks(scores: dict[str, Any]) -> list[str]:
 
 
 def _unbiased(scores: dict[str, Any]) -> str:
-    """Return what KVD says beside it, where there are enough clips for that."""
+    """Return the sentence about KVD, if there are enough clips for it."""
     sides = {
         "reconstructions": scores["reconstruction"]["rfvd"].get("kvd"),
         "samples": scores.get("generation", {}).get("gfvd", {}).get("kvd"),
@@ -59,7 +59,7 @@ def _unbiased(scores: dict[str, Any]) -> str:
 
 
 def _counts(scores: dict[str, Any]) -> list[str]:
-    """Return a line for each number of clips that a reader would not expect."""
+    """Return a line for each unexpected number of clips."""
     lines = []
     num_real, asked = scores["num_clips"], scores["identity"].get("num_clips", 0)
     if num_real < asked:

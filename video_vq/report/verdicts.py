@@ -1,4 +1,4 @@
-"""Scores in words: what each means, and whether it beats what was computed beside it."""
+"""Explains scores in words: the meaning of each, and whether it beats its controls."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def _of(controls: dict[str, float | None], prefix: str) -> dict[str, float | Non
 def _judged(
     name: str, value: float | None, unit: str, controls: dict[str, float | None], higher: bool
 ) -> Headline:
-    """Return a score beside the hardest of its controls."""
+    """Return a score and the hardest of its controls."""
     if value is None:
         return Headline(name, "exact", "", "every clip comes back bit by bit", True)
     known = {key: level for key, level in controls.items() if level is not None}
@@ -90,7 +90,7 @@ def _against_floor(name: str, fvd: dict[str, Any], floor: dict[str, Any] | None)
 
 
 def score_table(scores: dict[str, Any]) -> Table:
-    """Return all scores with N and meaning, controls below the score they belong to."""
+    """Return all scores with N and meaning, each followed by its controls."""
     found, controls, num = scores["reconstruction"], scores["controls"], scores["num_clips"]
     use, psnr = found["codebook"], found["psnr"]
     spread = f"; 5 % of the clips lie below {psnr['q05']:.2f}" if "q05" in psnr else ""
@@ -151,7 +151,7 @@ RATES = {"tokens": "the tokens' bits", "prior": "the bits after the prior"}
 
 
 def codec_sentences(scores: dict[str, Any]) -> list[str]:
-    """Return a sentence per codec and rate: where it wins, what it took, its scores to ours."""
+    """Return a sentence per codec and rate that compares its bits and scores with ours."""
     return [_codec_sentence(codec, scores["reconstruction"]) for codec in scores.get("codecs", [])]
 
 
@@ -180,14 +180,14 @@ def _listed(names: list[str]) -> str:
 
 
 def _fvd(scores: dict[str, Any], name: str) -> str:
-    """Return what a distance is called: of padded clips it is another metric."""
+    """Return the name of a distance; for padded clips, it is another metric."""
     return name if scores["protocol"].get("pad_to") is None else f"padded {name}"
 
 
 def _distances(
     of: str, scores: dict[str, Any], found: dict[str, Any], num: int | str, meaning: str
 ) -> list[Row]:
-    """Return the row of FVD, and one of JEDi where that was computed."""
+    """Return the row of FVD, and that of JEDi if it was computed."""
     rows = [_row(_fvd(scores, f"{of}FVD"), found["value"], num, meaning)]
     if "jedi" in found:
         told = "↓ the same by JEDi; smaller sets have a larger one"

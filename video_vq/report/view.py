@@ -1,4 +1,4 @@
-"""A page that shows what a path holds: a store of clips or tokens, videos, or a run."""
+"""Writes a page that shows a store of clips or tokens, videos, or a run."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from video_vq.media.probe import UnreadableVideoError, VideoInfo
 from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resize import resize
 from video_vq.media.sources import probe_video
-from video_vq.report import render_checked
+from video_vq.report import write_report
 from video_vq.report.blocks import (
     Block,
     Charts,
@@ -36,9 +36,9 @@ from video_vq.report.blocks import (
 )
 from video_vq.report.charts import Line, line_chart
 from video_vq.report.code_pictures import as_clip
-from video_vq.report.found import find_parts, holds_reported
+from video_vq.report.found import holds_reported
 from video_vq.report.page import render_page, require_page, write_page
-from video_vq.report.sections import facts_table
+from video_vq.report.sections import by_class, facts_table
 from video_vq.report.view_tokens import CodePainter, token_sections
 from video_vq.stages.reconstruct_file import square_size
 from video_vq.stores import clips, tokens
@@ -70,7 +70,7 @@ def write_view(
             or encodes a video.
 
     Raises:
-        InputError: the path is none of these or damaged, the tokenizer does not fit, or the page
+        InputError: the path is none of these or is damaged, the tokenizer does not fit, or the page
             cannot be written.
     """
     require_page(out)
@@ -78,8 +78,7 @@ def write_view(
     if tokenizer is not None and kind not in ("tokens", "video"):
         raise InputError(f"{path}: --tokenizer is for token stores and videos; leave it out")
     if kind == "run":
-        parts = find_parts(path)
-        write_page(out, lambda quality: render_checked(parts, path, quality), path)
+        write_report(path, out)
         return
     painter = None if tokenizer is None else CodePainter.load(tokenizer)
     make: Make = {
@@ -102,7 +101,7 @@ def kind_of(
     """Return the kind of page for a path.
 
     Raises:
-        InputError: there is nothing to look at.
+        InputError: there is nothing to show.
     """
     if (path / MANIFEST).is_file():
         form = read_json(path / MANIFEST, "a manifest").get("format")
@@ -145,10 +144,7 @@ def clip_sections(store: ClipStore, films: Films) -> list[Section]:
 
 def _some(store: ClipStore, found: list[int]) -> list[int]:
     """Return some of the videos, one of each class in turn."""
-    by_class: dict[str | None, list[int]] = {}
-    for index in found:
-        by_class.setdefault(store.videos[index].label, []).append(index)
-    turns = zip_longest(*by_class.values())
+    turns = zip_longest(*by_class(store, found).values())
     return [index for turn in turns for index in turn if index is not None][:SHOWN]
 
 
@@ -191,15 +187,10 @@ def video_sections(
     """Return the sections of a video's page: its frames, and their reconstruction by a tokenizer.
 
     Raises:
-        UnreadableVideoError: it cannot be decoded.
+        UnreadableVideoError: the video cannot be decoded.
     """
     info = probe_video(path, reading)
-    frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
-    caption = f"{path.name} · {_length(len(frames), info.num_packets)}"
-    strips: list[Block] = [
-        Text(SLOWED),
-        FilmStrip("", (films.film([frames], 1, caption, info.fps),)),
-    ]
+    strips: list[Block] = [Text(SLOWED), FilmStrip("", (_film_of(info, path.name, films),))]
     if painter is not None:
         strips.append(FilmStrip("As tokens", (_tokenized(info, painter, films),)))
     return [Section("Video", (*strips,))]
@@ -239,12 +230,9 @@ def folder_sections(path: Path, films: Films, reading: Reading) -> list[Section]
     for video in videos[:: max(1, len(videos) // SHOWN)][:SHOWN]:
         try:
             info = probe_video(found.root / video.name, found.reading)
-            frames = _first_frames(info, _shown_size(info), MAX_FRAMES)
+            items.append(_film_of(info, video.name, films))
         except UnreadableVideoError as error:
             problems.append(Text(str(error), strong=True))
-            continue
-        caption = f"{video.name} · {_length(len(frames), info.num_packets)}"
-        items.append(films.film([frames], 1, caption, info.fps))
     strip = FilmStrip(f"{len(items):,} of {len(videos):,} videos", tuple(items))
     return [Section("Videos", (Text(SLOWED), strip, *problems))]
 
@@ -257,7 +245,10 @@ def _first_frames(info: VideoInfo, size_hw: tuple[int, int], count: int) -> Clip
     return np.concatenate(frames)
 
 
-def _shown_size(info: VideoInfo) -> tuple[int, int]:
+def _film_of(info: VideoInfo, name: str, films: Films) -> Film:
     height, width = square_size(info.size_hw, info.pixel_aspect)
     scale = min(1.0, SHORT_SIDE / min(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    size_hw = max(1, round(height * scale)), max(1, round(width * scale))
+    frames = _first_frames(info, size_hw, MAX_FRAMES)
+    caption = f"{name} · {_length(len(frames), info.num_packets)}"
+    return films.film([frames], 1, caption, info.fps)

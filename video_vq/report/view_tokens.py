@@ -1,4 +1,4 @@
-"""The page of a token store: decoded clips, codes as pictures, and how often they are used."""
+"""The page of a token store: decoded clips, codes as pictures, and the usage of codes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +19,7 @@ from video_vq.report.blocks import (
     Text,
     named,
 )
-from video_vq.report.code_pictures import (
-    as_clip,
-    colours_of_codes,
-    colours_of_vectors,
-    usage_map,
-)
+from video_vq.report.code_pictures import as_clip, colours_of_codes, colours_of_vectors, usage_map
 from video_vq.report.code_usage import usage_blocks
 from video_vq.stages.model_pair import require_same_tokenizer
 from video_vq.stores.clips import SPLITS
@@ -81,12 +76,12 @@ def token_sections(store: TokenStore, painter: CodePainter | None, films: Films)
     """Return the sections of a token store's page.
 
     Args:
-        store: the tokens.
+        store: the token store.
         painter: the tokenizer that made them; None shows only the codes.
         films: maker of the films.
 
     Raises:
-        InputError: another tokenizer made the tokens.
+        InputError: another tokenizer made the token store.
     """
     if painter is not None:
         hash_of_store = store.header.tokenizer_hash
@@ -113,20 +108,20 @@ def token_sections(store: TokenStore, painter: CodePainter | None, films: Films)
 def _explained(painter: CodePainter | None) -> str:
     if painter is None:
         return (
-            "Each square is a token, and each code has a colour of its own: that two colours are "
-            "alike says nothing. With --tokenizer the tokens are decoded to clips, and codes that "
-            "are alike get colours that are. Loops shorter than a second are slowed to one second."
+            "Each square is a token, and each code has its own colour; similar colours "
+            "have no meaning. With --tokenizer, the tokens are decoded to clips, and "
+            "similar codes get similar colours. Loops shorter than a second are slowed to "
+            "one second."
         )
     return (
-        "Left what the tokens decode to, right a square for each token. The colours of codes are "
-        "the first three principal components of their vectors, so codes that are alike look "
-        "alike. Loops shorter than a second are slowed to one second."
+        "On the left the decoded clip, on the right a square for each token. The colours "
+        "of codes are the first three principal components of their vectors, so similar "
+        "codes look similar. Loops shorter than a second are slowed to one second."
     )
 
 
 def _strips(store: TokenStore, painter: CodePainter | None, films: Films) -> list[Block]:
-    splits = [store.video_of(row).split for row in range(len(store))]
-    rows_of = {split: store.rows(split).tolist() for split in SPLITS if split in splits}
+    rows_of = {split: store.rows(split).tolist() for split in SPLITS if split in store.splits}
     chosen = {split: rows[:: max(1, len(rows) // SHOWN)][:SHOWN] for split, rows in rows_of.items()}
     rows = [row for found in chosen.values() for row in found]
     pictures = _pictures(store.header, painter, store.read_rows(rows))
@@ -168,7 +163,7 @@ def _film(store: TokenStore, films: Films, row: int, pictures: dict[str, Clip]) 
 
 
 def _counts(store: TokenStore) -> tuple[list[Integer[np.ndarray, " k"]], int]:
-    """Return how often each code of each level occurs, and in how many clips it was counted."""
+    """Return the counts of each code of each level, and the number of clips that were counted."""
     vocabulary = store.header.vocabulary
     counts = [np.zeros(size, np.int64) for size in vocabulary]
     every = max(1, -(-len(store) // MAX_COUNTED))

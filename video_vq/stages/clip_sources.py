@@ -1,4 +1,4 @@
-"""Clips to be encoded, shard by shard: read from a clip store, or decoded from raw videos.
+"""Clips to encode, shard by shard, read from a clip store or decoded from raw videos.
 
 Shard k of the tokens holds the clips of the videos of shard k of the store. Raw videos are cut into
 the same shards as the store made from them, so both batch the same clips.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -58,14 +58,16 @@ class Findings:
     notes: list[dict[str, str]] = field(default_factory=list)
 
 
-@runtime_checkable
-class ClipSource(Protocol):
-    """A source of clips.
+class StoredClips:
+    """The clips of a clip store.
+
+    Args:
+        frames_per_latent, latent_frames: the tokenizer's stride in time, and t of its grids.
 
     Attributes:
         chosen: which clips of each video to take.
         frame_size_hw, classes: size of the frames in pixels, and the class names.
-        fps: frame rate of the clips, None when unknown.
+        fps: frame rate of the clips; None if unknown.
         data_hash: hash that names the data.
         num_action_dims: number of values that describe the actions of a latent frame; 0 without
             actions.
@@ -73,50 +75,6 @@ class ClipSource(Protocol):
         num_shards: number of shards.
         num_listed: number of videos, usable or not.
         max_skipped: share of the videos that may be unusable.
-    """
-
-    chosen: ClipConfig
-    frame_size_hw: tuple[int, int]
-    classes: tuple[str, ...]
-    fps: float | None
-    data_hash: str
-    num_action_dims: int
-    videos: tuple[Video, ...]
-    num_shards: int
-    num_listed: int
-    max_skipped: float
-
-    def num_videos(self, shard: int) -> int:
-        """Return the number of videos in a shard."""
-        ...
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """Announce which shards will be requested, in order, so that they can be read ahead."""
-
-    def clips(
-        self, shard: int, findings: Findings, on_video: Callable[[], object]
-    ) -> Iterator[PlacedClip]:
-        """Yield the clips of a shard in the order of its videos.
-
-        Args:
-            shard: number of the shard.
-            findings: findings of the decoding, filled in while the clips are read.
-            on_video: function that is called after each video.
-
-        Raises:
-            InputError: reading fails for a reason that is no video's fault.
-        """
-        ...
-
-    def close(self) -> None:
-        """Stop the decoding processes."""
-
-
-class StoredClips:
-    """The clips of a clip store; see `ClipSource`.
-
-    Args:
-        frames_per_latent, latent_frames: the tokenizer's stride in time, and t of its grids.
 
     Raises:
         InputError: no video gives a clip.
@@ -149,30 +107,35 @@ class StoredClips:
         return len(self._members[shard])
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Do nothing: stored clips are not read ahead."""
+        """Do nothing, since stored clips are not read ahead."""
 
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
     ) -> Iterator[PlacedClip]:
-        """Yield the clips of a shard."""
+        """Yield the clips of a shard in the order of its videos.
+
+        Args:
+            shard: number of the shard.
+            findings: findings of the decoding, filled in while the clips are read.
+            on_video: function that is called after each video.
+        """
         for position in self._members[shard]:
             source = self.store.videos[position]
             for window in windows_of_video(self.chosen, position, source.id, source.num_frames):
+                cut = (position, window.start, self.chosen.num_frames, window.stride)
+                actions = None
+                if self.num_action_dims:
+                    actions = actions_of_window(self.store, *cut, *self._latents)
                 row = (position, window.start, window.stride)
-                frames = read_window(self.store, window)
-                yield PlacedClip(row, frames, self._actions(*row) if self.num_action_dims else None)
+                yield PlacedClip(row, read_window(self.store, window), actions)
             on_video()
 
-    def _actions(self, video: int, start: int, stride: int) -> Float[np.ndarray, "t a"]:
-        num_frames = self.chosen.num_frames
-        return actions_of_window(self.store, video, start, num_frames, stride, *self._latents)
-
     def close(self) -> None:
-        """Do nothing: nothing is open."""
+        """Do nothing, since nothing is open."""
 
 
 class RawClips:
-    """The clips of raw videos, decoded when they are requested; see `ClipSource`.
+    """The clips of raw videos, decoded when they are requested; see `StoredClips`.
 
     Args:
         path: the folder of the list, or the folder that was listed.
@@ -228,7 +191,11 @@ class RawClips:
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
     ) -> Iterator[PlacedClip]:
-        """Yield the clips of a shard."""
+        """Yield the clips of a shard; see `StoredClips.clips`.
+
+        Raises:
+            InputError: reading fails for a reason that lies in no single video.
+        """
         if shard == 0:
             findings.skipped += self._raw.skipped
         if not self._expected or self._expected[0] != shard:
@@ -251,11 +218,14 @@ class RawClips:
         self._decoders.close()
 
 
+ClipSource = StoredClips | RawClips
+
+
 def too_short(data: Path, chosen: ClipConfig) -> str:
     """Return the error message for data whose videos are all shorter than a clip."""
     return (
         f"{data}: no video is as long as a clip of this tokenizer ({chosen.num_frames} frames at "
-        f"stride {chosen.stride}); prepare longer videos, or fill up short ones (--short-videos)"
+        f"stride {chosen.stride}); prepare longer videos, or extend short ones (--short-videos)"
     )
 
 
@@ -263,7 +233,7 @@ def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
     """Read the recipe of a list; it must match its plan and this program.
 
     Raises:
-        InputError: it does not.
+        InputError: the recipe does not match.
     """
     try:
         recipe = FrameRecipe.from_json(raw.recipe)
@@ -290,10 +260,10 @@ def is_raw(path: Path) -> bool:
 
 
 def require_data(path: Path, extensions: tuple[str, ...] | None = None) -> None:
-    """Refuse anything but a clip store, a list, or videos, before torch is loaded.
+    """Refuse anything except a clip store, a list or videos, before torch is loaded.
 
     Raises:
-        InputError: it is something else; the message says what, and what to do.
+        InputError: the data are something else; the message says what, and what to do.
     """
     if is_raw(path):
         read_raw_videos(path)

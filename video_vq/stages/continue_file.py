@@ -1,8 +1,8 @@
-"""A user's video, continued: its last frames are given, a prior and a decoder make what follows."""
+"""Continues a user's video: a prior and a decoder generate what follows its last frames."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from video_vq.media.reading import USUAL, Reading
 from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import resize
 from video_vq.media.sources import probe_video
-from video_vq.models.prior_config import NO_CLASS, ParallelSettings, SamplingSettings
+from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.priors import AnyPrior, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.progress import progress
@@ -29,7 +29,7 @@ from video_vq.stages.given_frames import given_latents, given_tokens, with_frame
 from video_vq.stages.long_samples import LongSampler, decoded_frames
 from video_vq.stages.model_pair import load_pair
 from video_vq.stages.sample_clips import DTYPES, require_class
-from video_vq.stages.sample_job import DEFAULT_FPS, Dtype
+from video_vq.stages.sample_job import DEFAULT_FPS, Drawing
 from video_vq.stages.sample_length import (
     SampleLength,
     clip_length,
@@ -41,37 +41,19 @@ MARK = (230, 30, 30)  # colour of the bar above frames that the model made
 
 
 @dataclass(frozen=True)
-class ContinueRequest:
+class ContinueRequest(Drawing):
     """A request to continue a video.
 
     Attributes:
-        given_frames: number of its last frames that are given, 1 + a multiple of the tokenizer's
-            stride in time; None for the largest number that leaves half of the clip to the model.
+        given_frames: number of the video's last frames that are given, 1 + a multiple of the
+            tokenizer's stride in time; None for the largest number that leaves half of the clip to
+            the model.
         num: number of continuations, side by side in one file.
-        settings: temperature, top-k, top-p, guidance.
-        parallel: steps and confidence of a masked prior; None for its defaults.
-        label: name of the class; None for no class.
-        seed: seed of the first continuation; continuation i is drawn with seed + i.
-        dtype: The dtype of the prior's weights, cache and products.
-        actions: file of the actions from the first given frame on, for a prior that takes actions:
-            a row per frame, or a sequence of rows for each continuation.
-        seconds: duration of what is added, rounded up to whole latent frames; None for the rest of
-            a clip.
-        window_stride: number of latent frames that each window after the first adds; None for half
-            of a clip's.
-        reading: how a video in a frame folder or in an array is read.
+        reading: settings for reading a video in a frame folder or in an array.
     """
 
     given_frames: int | None = None
     num: int = 1
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
-    parallel: ParallelSettings | None = None
-    label: str | None = None
-    seed: int = 0
-    dtype: Dtype = "float32"
-    actions: Path | None = None
-    seconds: float | None = None
-    window_stride: int | None = None
     reading: Reading = USUAL
 
 
@@ -79,9 +61,9 @@ class Continuation(NamedTuple):
     """The result of continuing a video.
 
     Attributes:
-        num_given, num_made: number of frames that are given, and that are made.
+        num_given, num_made: number of given frames, and of generated ones.
         fps: frames per second of both.
-        fps_known: false if fps is assumed.
+        fps_known: whether fps is known, rather than assumed.
         notes: see `VideoInfo`.
     """
 
@@ -100,10 +82,10 @@ def continue_video(
     out: Path,
     request: ContinueRequest,
 ) -> Continuation:
-    """Continue a video file, and write given and continued frames as another.
+    """Continue a video file, and write the given and the generated frames to another file.
 
     The video is converted to the clips' frame rate, if that is known, and to their size, scaled to
-    cover it and cropped. Each frame that the model made has a red bar above it.
+    cover it and cropped. Each generated frame has a red bar above it.
 
     Raises:
         InputError: the video is unreadable or too short, models and video do not fit, or the
@@ -124,15 +106,18 @@ def continued(
     video: Path,
     request: ContinueRequest,
 ) -> tuple[Continuation, Iterator[UInt8[np.ndarray, "n h w 3"]]]:
-    """Return the outcome for a video and its frames, one moment of all continuations at a time.
+    """Return facts about the result and its frames, with all continuations side by side.
 
-    The given frames come first. Memory does not grow with their number.
+    The given frames come first. Memory does not grow with the number of frames.
 
     Raises:
-        InputError: see `continue_video`; at once.
+        InputError: as for `continue_video`; it is raised immediately.
     """
-    num_given, facts = request.given_frames or default_given_frames(tokenizer), prior.facts
-    length = _length(prior, tokenizer, num_given, request)
+    facts, stride = prior.facts, tokenizer.config.backbone.total_stride_thw[0]
+    leaving_half = 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
+    num_given = request.given_frames or leaving_half
+    of_given = given_latents(tokenizer, num_given)
+    length = _length(prior, tokenizer, of_given, request)
     label = _label(prior, request)
     actions = _actions(prior, tokenizer, request, length)
     info = probe_video(video, request.reading)
@@ -142,11 +127,7 @@ def continued(
         prior, request.settings, request.parallel, request.num, DTYPES[request.dtype]
     )
     long = LongSampler(accelerator, tokenizer, sampler, length, request.num)
-    num_drawn = (
-        prior.config.num_tokens
-        // length.window
-        * length.num_drawn(given_latents(tokenizer, num_given))
-    )
+    num_drawn = prior.config.num_tokens // length.window * length.num_drawn(of_given)
 
     def moments() -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
         with progress("continuing", num_drawn * request.num, "token") as bar:
@@ -173,33 +154,25 @@ def continued(
 
 
 def _length(
-    prior: AnyPrior, tokenizer: VideoTokenizer, num_given: int, request: ContinueRequest
+    prior: AnyPrior, tokenizer: VideoTokenizer, of_given: int, request: ContinueRequest
 ) -> SampleLength:
-    of_given = given_latents(tokenizer, num_given)
     if request.seconds is None:
         return clip_length(tokenizer.facts)
     config = tokenizer.config
     frames_per_latent = config.backbone.total_stride_thw[0]
     fps = prior.facts.fps or DEFAULT_FPS
     added = latents_within(request.seconds, fps, frames_per_latent, is_first=False)
-    return length_of_latents(
-        of_given + max(1, added), config, tokenizer.facts, request.window_stride
-    )
-
-
-def default_given_frames(tokenizer: VideoTokenizer) -> int:
-    """Return the largest number of given frames that leaves half of the clip to the model."""
-    stride = tokenizer.config.backbone.total_stride_thw[0]
-    return 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
+    wanted = of_given + max(1, added)
+    return length_of_latents(wanted, config, tokenizer.facts, request.window_stride)
 
 
 def last_frames(
     info: VideoInfo, count: int, fps: float | None, size_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Return the last frames of a video at a rate (None: its own) and a size.
+    """Return the last frames of a video at a given rate (None for its own) and size.
 
     Raises:
-        InputError: it cannot be read, or is too short.
+        InputError: the video cannot be read, or is too short.
     """
     stream = FrameStream(info)
     indices = range(info.num_packets) if fps is None else frames_at_rate(info, fps)
@@ -219,7 +192,7 @@ def last_frames(
 def marked(
     pictures: UInt8[np.ndarray, "n h w 3"], is_made: bool
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Return pictures side by side, below a bar: red where the model made them, else black."""
+    """Return pictures side by side below a bar, red for generated frames and otherwise black."""
     height = pictures.shape[1]
     bar = max(2, height // 16 // 2 * 2)
     below = np.pad(pictures, ((0, 0), (bar, 0), (0, 0), (0, 0)))

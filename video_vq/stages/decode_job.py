@@ -1,4 +1,4 @@
-"""Which tokens to decode, and what decides the clips' bytes; imports no torch."""
+"""A decoding job, and the settings that determine its bytes; does not import torch."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class DecodeJob:
         tokenizer: folder of the tokenizer, or the run folder that contains it.
         out: folder of the clip store.
         split: the only split to decode; None for all.
-        batch_size: number of clips at a time.
+        batch_size: number of clips in a batch.
     """
 
     tokens: Path
@@ -33,7 +33,7 @@ class DecodeJob:
     batch_size: int = 16
 
     def plan(self, tokens_hash: str, tokenizer_hash: str, precision: str) -> dict[str, Any]:
-        """Return all that determines the bytes of the clips, as JSON."""
+        """Return everything that determines the bytes of the clips, as JSON."""
         return {
             "kind": "decoded tokens",
             "tokens": tokens_hash,
@@ -45,7 +45,7 @@ class DecodeJob:
 
 
 def finished_clips(job: DecodeJob) -> ClipStore | None:
-    """Return the clip store of a job that is done; see `sealed_plan`."""
+    """Return the clip store of a finished job; see `sealed_plan`."""
     plan = sealed_plan(job.out)
     if plan is None:
         return None

@@ -45,7 +45,6 @@ def decode_store(accelerator: Accelerator, job: DecodeJob) -> ClipStore:
 
 
 def _video(store: TokenStore, row: int) -> Video:
-    """Describe the clip of a row of tokens."""
     source = store.video_of(row)
     _, first, stride = store.window_of(row)
     return Video(
@@ -63,7 +62,8 @@ def decode_grids(
 ) -> np.ndarray:
     """Decode integer grids n t h w to uint8 clips n t h w 3, always `batch_size` at a time.
 
-    A short batch is filled up, so that a clip's bytes do not depend on how full its batch was.
+    A short batch is padded, so that a clip's bytes do not depend on the number of clips in its
+    batch.
     """
     decoded = []
     for start in range(0, len(grids), batch_size):

@@ -1,6 +1,6 @@
-"""Clips to tokens, shard by shard: source → clips → tokenizer → writer.
+"""Turns clips into tokens, shard by shard: source → clips → tokenizer → writer.
 
-Ranks, and the tasks of a Ray cluster (`encode_on_ray.py`), each walk this line for their shards.
+Each rank, and each task of a Ray cluster (`encode_on_ray.py`), does so for its own shards.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,10 +25,10 @@ from video_vq.stores.videos import require_few_skipped
 
 
 class Encoder:
-    """The way from clips to rows of tokens in one process.
+    """Turns clips into rows of tokens in one process.
 
     Args:
-        accelerator: the accelerator, which decides the tokenizer's precision; its ranks do not
+        accelerator: the accelerator, which determines the tokenizer's precision; its ranks do not
             matter.
     """
 
@@ -44,7 +44,7 @@ class Encoder:
         self._accelerator, self._batch_size = accelerator, batch_size
 
     def encode(self, shard: int, on_video: Callable[[], object]) -> None:
-        """Make and commit one shard; its bytes depend on the job, not on who makes it.
+        """Make and commit one shard; its bytes depend on the job, but not on the process.
 
         Batches never cross the end of a shard.
         """
@@ -83,7 +83,7 @@ def open_encoder(job: EncodeJob, accelerator: Accelerator, owner: bool) -> Encod
         owner: whether this process opens the token store first (see ShardFolder).
 
     Raises:
-        InputError: data or tokenizer are missing or damaged, or the sizes do not fit.
+        InputError: the data or the tokenizer is missing or damaged, or the sizes do not fit.
     """
     tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
     identity = TokenizerIdentity(tokenizer.config, tokenizer.facts, tokenizer.hash)
@@ -120,8 +120,8 @@ def encode_clips(
         engine: function that makes the shards of this rank.
 
     Raises:
-        InputError: data or tokenizer are missing or damaged, the sizes do not fit, or too many raw
-            videos cannot be used.
+        InputError: the data or the tokenizer is missing or damaged, the sizes do not fit, or too
+            many raw videos cannot be used.
     """
     with main_process_first(accelerator):
         encoder = open_encoder(job, accelerator, owner=accelerator.is_main_process)
@@ -145,7 +145,7 @@ def encode_clips(
 
 
 class _SkippedVideos:
-    """The videos that the committed shards left out; those of a shard are read once."""
+    """The videos that the committed shards left out; each shard's list is read once."""
 
     def __init__(self, source: ClipSource, writer: TokenStoreWriter):
         self._source, self._writer = source, writer
@@ -156,9 +156,6 @@ class _SkippedVideos:
 
         Args:
             shards: numbers of shards; those that are not committed yet are skipped.
-
-        Raises:
-            InputError: names the first videos, and why.
         """
         for shard in shards:
             known = shard in self._of_shard or self._writer.is_complete

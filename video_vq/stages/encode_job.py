@@ -1,4 +1,4 @@
-"""What to encode, and the clips and the header that follow from it; imports no torch."""
+"""An encoding job, and the clips and the header that follow from it; does not import torch."""
 
 import math
 from contextlib import closing, suppress
@@ -31,10 +31,10 @@ class EncodeJob:
         tokenizer: folder of the tokenizer, or the run folder that contains it.
         out: folder of the token store.
         clips: which clips of each video to take; their length and stride are the tokenizer's.
-        batch_size: number of clips at a time.
+        batch_size: number of clips in a batch.
         workers: number of processes per rank that decode raw videos.
         max_skipped: share of raw videos that may be unusable; None for the list's own.
-        folder: how a folder of videos becomes clips.
+        folder: settings for turning a folder of videos into clips.
     """
 
     data: Path
@@ -53,7 +53,7 @@ def open_source(
     """Return the clips of a job; close them at the end.
 
     Args:
-        tokenizer: the tokenizer, which decides the length and stride of the clips.
+        tokenizer: the tokenizer, which determines the length and stride of the clips.
         listed: the list of videos, if the data are a folder of videos.
 
     Raises:
@@ -70,16 +70,16 @@ def open_source(
 def header_of_job(
     job: EncodeJob, source: ClipSource, tokenizer: TokenizerIdentity, precision: str
 ) -> TokenHeader:
-    """Return the header of the tokens that a job makes: all that decides their bytes.
+    """Return the header of a job's tokens, which contains everything that determines their bytes.
 
     Raises:
-        InputError: the sizes do not fit the tokenizer, or its decoder does not know codes.
+        InputError: the sizes do not fit the tokenizer, or its decoder was not trained on codes.
     """
     config, num_frames = tokenizer.config, tokenizer.facts.num_frames
     if not quantizes(config.quantizer):
         raise InputError(
             f"{job.tokenizer}: its decoder was trained on latents (estimator: none), so tokens "
-            "would stand for nothing; train a tokenizer with another estimator"
+            "would have no meaning; train a tokenizer with another estimator"
         )
     vocabulary = config.quantizer.vocabulary
     return TokenHeader(
@@ -103,7 +103,7 @@ def header_of_job(
 
 
 def _settings(clips: ClipConfig) -> dict[str, Any]:
-    """Return what chose the windows, as JSON; the length of a clip stands elsewhere."""
+    """Return the settings that chose the windows, as JSON, without the length of a clip."""
     chosen: dict[str, Any] = {"hop": clips.hop or clips.num_frames * clips.stride}
     if clips.windows != "all":
         chosen = {"windows_rule": clips.windows, "clips_per_video": clips.clips_per_video}
@@ -113,7 +113,7 @@ def _settings(clips: ClipConfig) -> dict[str, Any]:
 
 
 def finished_tokens(job: EncodeJob) -> TokenStore | None:
-    """Return the token store of a job that is done; see `sealed_plan`."""
+    """Return the token store of a finished job; see `sealed_plan`."""
     plan = sealed_plan(job.out)
     if plan is None:
         return None

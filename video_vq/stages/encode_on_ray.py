@@ -1,4 +1,4 @@
-"""Clips to tokens on a Ray cluster: a task for each shard, the same bytes as on one machine."""
+"""Turns clips into tokens on a Ray cluster, with a task for each shard."""
 
 import functools
 import os
@@ -19,15 +19,15 @@ from video_vq.stores.tokens import TokenStore
 
 
 def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -> TokenStore:
-    """Turn clips into tokens on a Ray cluster: one task for each shard, the same bytes.
+    """Turn clips into tokens on a Ray cluster, one task per shard; the bytes do not depend on it.
 
     Args:
         make_accelerator: function that this process and every computing process of the cluster
             calls.
-        job: what to encode; all its paths must be visible from every machine.
+        job: the encoding job; all its paths must be visible from every machine.
 
     Raises:
-        InputError: see `encode_clips`; or Ray is missing, or its workers die repeatedly.
+        InputError: as for `encode_clips`; or Ray is missing, or its workers die repeatedly.
     """
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:
@@ -58,7 +58,7 @@ def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -
 
 
 class _Computing(NamedTuple):
-    """Settings that make a process of the cluster compute what this one would."""
+    """Settings that make a process of the cluster compute the same as this one."""
 
     make_accelerator: Callable[[], Accelerator]
     precision: str
@@ -66,7 +66,6 @@ class _Computing(NamedTuple):
 
 
 def _encode_shard(job: EncodeJob, how: _Computing, shard: int) -> None:
-    """Encode one shard in a process of a cluster."""
     if plan_of(job.out) is None:
         raise InputError(not_shared(job.out))
     encoder = _encoder_of_process(job, how)

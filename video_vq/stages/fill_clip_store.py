@@ -1,4 +1,4 @@
-"""Writes clips that a model makes as a clip store: ranks share the shards, each committed whole."""
+"""Writes the clips that a model makes as a clip store, whose shards the ranks share."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,10 +15,10 @@ from video_vq.stores.places import require_room
 
 
 class MadeClips(NamedTuple):
-    """The clips of a store that is to be filled.
+    """The clips of a store to fill.
 
     Attributes:
-        plan: settings that decide their bytes, as JSON.
+        plan: settings that determine their bytes, as JSON.
         num_clips: number of clips, each a video of the store.
         per_shard: number of clips in a shard.
         size_thw: size of each clip.
@@ -39,11 +39,11 @@ def fill_clip_store(
     doing: str,
     make: Callable[[range, tqdm], Iterable[PreparedVideo]],
 ) -> ClipStore:
-    """Make the clips that are missing; the same call again resumes where it stopped.
+    """Make the missing clips; the same call again resumes where it stopped.
 
     Args:
         accelerator: the accelerator whose ranks share the shards.
-        doing: one word for the progress bar.
+        doing: verb for the progress bar.
         make: function that yields the clips of given numbers and advances the bar.
 
     Raises:

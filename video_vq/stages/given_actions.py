@@ -28,8 +28,8 @@ class GivenActions:
     """The actions of each sample.
 
     Attributes:
-        plan: what decides the actions, for the samples' plan.
-        num_samples: number of samples that there are actions for; None for any number.
+        plan: settings that determine the actions, for the samples' plan.
+        num_samples: number of samples that have actions; None for any number.
         one: function from i to the latent actions t a of all latent frames of sample i.
         origin: function from i to the source of its actions, for its entry in the manifest.
     """
@@ -55,7 +55,7 @@ def read_actions(
     """Read actions from a clip store (a folder) or a file (.npy or .csv).
 
     Raises:
-        InputError: the prior takes no actions, or these do not fit it.
+        InputError: the prior takes no actions, or the actions do not fit it.
     """
     _require_actions(str(path), prior)
     if path.is_dir():
@@ -76,7 +76,7 @@ def actions_of_videos(
     """Return the actions of each video from its first frame on; sample i has video i // per_clip.
 
     Raises:
-        InputError: the store has none, they do not fit the prior, or a video is too short.
+        InputError: the store has no actions, they do not fit the prior, or a video is too short.
     """
     facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
     _require_dims(str(store.path), row_dims_of(store), prior, tokenizer)
@@ -114,7 +114,7 @@ def actions_of_file(
     """Read one sequence of actions for all samples, r d, or one for each, n r d.
 
     Raises:
-        InputError: the prior takes no actions, or these do not fit it.
+        InputError: the prior takes no actions, or the actions do not fit it.
     """
     _require_actions(str(path), prior)
     facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
@@ -159,7 +159,7 @@ def _require_dims(what: str, row_dims: int, prior: AnyPrior, tokenizer: VideoTok
 
 
 def rows_wanted(prior: AnyPrior, tokenizer: VideoTokenizer, length: SampleLength) -> str:
-    """Return in words how many rows of how many numbers steer one sample."""
+    """Return a phrase that says how many rows of how many numbers steer one sample."""
     count = num_actions(length.num_frames, tokenizer.facts.stride)
     return f"{count} rows of {_row_dims(prior, tokenizer)} numbers, from the first frame on"
 

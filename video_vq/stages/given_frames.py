@@ -1,4 +1,4 @@
-"""First frames of real videos, which samples continue."""
+"""Initial frames of real videos, which samples continue."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -23,10 +23,11 @@ class GivenFrames:
     Sample i continues video i // per_clip of the split, from that video's first frame on.
 
     Args:
-        tokenizer: a causal tokenizer, so that the given tokens know nothing of later frames.
+        tokenizer: a causal tokenizer, so that the given tokens do not depend on later frames.
 
     Raises:
-        InputError: the tokenizer is not causal, or store, split or number of frames do not fit.
+        InputError: the tokenizer is not causal, or the store, the split or the number of frames
+            does not fit.
     """
 
     def __init__(self, request: FramesToGive, per_clip: int, tokenizer: VideoTokenizer):
@@ -66,14 +67,6 @@ class GivenFrames:
         """Return a sample's given frames."""
         return self.store.read(self.video(number), 0, self.num_frames, self.stride)
 
-    def shown_in(
-        self, number: int, chunks: Iterable[UInt8[np.ndarray, "_ h w 3"]]
-    ) -> Iterator[UInt8[np.ndarray, "_ h w 3"]]:
-        """Yield a sample whose given frames are either the real ones or the decoded ones."""
-        if self.shown == "reconstruction":
-            return iter(chunks)
-        return with_frames(chunks, self.frames(number))
-
     def tokens(
         self, accelerator: Accelerator, numbers: Sequence[int], batch_size: int
     ) -> Int[Tensor, "n p *level"]:
@@ -85,7 +78,7 @@ class GivenFrames:
 def with_frames(
     chunks: Iterable[UInt8[np.ndarray, "_ ..."]], first: UInt8[np.ndarray, "t ..."]
 ) -> Iterator[UInt8[np.ndarray, "_ ..."]]:
-    """Yield a video that comes in chunks along its first axis, with other first frames."""
+    """Yield a video, given in chunks along its first axis, with its first frames replaced."""
     for chunk in chunks:
         own = first[: len(chunk)]
         first = first[len(chunk) :]
@@ -93,18 +86,19 @@ def with_frames(
 
 
 def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:
-    """Return the number of latent frames of `num_frames` given frames.
+    """Return the number of latent frames for `num_frames` given frames.
 
     Raises:
-        InputError: the tokenizer is not causal, or the frames fill no whole latent frames or leave
-            nothing to continue.
+        InputError: the tokenizer is not causal, or the frames do not fill whole latent frames or
+            leave nothing to continue.
     """
     backbone, facts = tokenizer.config.backbone, tokenizer.facts
     if not backbone.causal:
         raise InputError(
-            "frames cannot be given: this tokenizer is not causal, so tokens of the first frames "
-            "hold later ones; train one that is (`train-tokenizer --config bair` or bair_small, "
-            "for any clips of 64 px; in your own config, model.backbone.causal=true)"
+            "frames cannot be given: this tokenizer is not causal, so tokens of the first "
+            "frames depend on later ones; train one that is (`train-tokenizer --config "
+            "bair` or bair_small, for any clips of 64 px; in your own config, "
+            "model.backbone.causal=true)"
         )
     stride = backbone.total_stride_thw[0]
     if num_frames >= facts.num_frames or (num_frames - 1) % stride:
@@ -125,7 +119,7 @@ def given_tokens(
 ) -> Int[Tensor, "n p *level"]:
     """Return the tokens of the first frames of clips, encoded at one batch shape.
 
-    A clip is filled up with its last given frame: no later frame is read.
+    A clip is padded with its last given frame; no later frame is read.
     """
     index = np.minimum(np.arange(tokenizer.facts.num_frames), frames.shape[1] - 1)
     rows = np.minimum(np.arange(batch_size), len(frames) - 1)

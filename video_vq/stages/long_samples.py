@@ -1,6 +1,9 @@
-"""Draws samples that are longer than a clip: the prior's window slides over latent frames."""
+"""Draws samples that are longer than a clip, by sliding the prior's window over latent frames."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +29,16 @@ class LongSampler:
     then encoded by itself. The T - 1 - k latent frames after that keep their tokens, and k new ones
     are drawn.
 
-    No part of the key-value cache can be kept when the window slides: positions are learned for the
-    latent frames of a clip, and all layers above the first have seen the dropped frames. The T - k
-    given latent frames are read again in one pass; within a window, the cache is kept.
+    No part of the key-value cache can be kept when the window slides, because positions are learned
+    for the latent frames of a clip, and all layers above the first depend on the dropped frames.
+    The T - k given latent frames are therefore read again in one pass; within a window, the cache
+    is kept.
 
     Args:
         accelerator: the accelerator whose device and precision are used to decode and encode.
         sampler: the prior's sampler; the first window is a clip that it draws.
-        batch_size: largest number of samples at once; they are decoded and encoded as a full batch.
+        batch_size: largest number of samples in a batch; they are always decoded and encoded as a
+            full batch.
     """
 
     def __init__(
@@ -55,17 +60,17 @@ class LongSampler:
         actions: Float[Tensor, "n t a"] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Iterator[Int[Tensor, "n t h w *level"]]:
-        """Yield the tokens of samples, window by window, as each adds them.
+        """Yield the tokens that each window adds to the samples.
 
         Args:
             seeds: one seed per sample; each of the sample's windows has its own noise.
             class_labels: class of each sample, for all of its windows.
-            given: the first tokens of each sample, fewer than those of a clip.
+            given: the first tokens of each sample, fewer than a clip has.
             actions: values for each latent frame of the sample.
             progress: function that is called with the number of tokens just drawn.
 
         Raises:
-            InputError: see `TokenSampler.draw`.
+            InputError: as for `TokenSampler.draw`.
         """
         _, _, window, stride = self.length
         left = self.length.num_latents
@@ -81,7 +86,7 @@ class LongSampler:
         assert left <= 0 <= left + window
 
     def _slid(self, tokens: Int[Tensor, "n t h w *level"]) -> Int[Tensor, "n p *level"]:
-        """Return the tokens of this window that the next one is given."""
+        """Return the tokens of this window that are given to the next one."""
         stride = self.length.stride
         # Only the last of these frames is needed, but the decoder depends on the earlier ones.
         clips = decode_grids(
@@ -97,7 +102,7 @@ def window_actions(
 ) -> Float[Tensor, "n window a"]:
     """Return the actions of one window; as in a clip, none lead to its first frame.
 
-    Latent frames beyond the end of the sample are drawn and dropped; their actions are 0.
+    Latent frames beyond the end of the sample are drawn but dropped, and their actions are 0.
     """
     start = number * length.stride
     found = actions[:, start : start + length.window].clone()
@@ -110,24 +115,24 @@ def decoded_frames(
     tokenizer: VideoTokenizer,
     latents: Iterator[Int[Tensor, "n t h w *level"]],
 ) -> Iterator[UInt8[np.ndarray, "n t h w 3"]]:
-    """Yield the frames of latent frames as these arrive, decoded as one stream.
+    """Yield the frames of latent frames as they arrive, decoded as one stream.
 
     Args:
         tokenizer: a causal tokenizer.
     """
+    # A prior draws in its own precision.
+    drawn = _inside(partial(torch.autocast, accelerator.device.type, enabled=False), latents)
+    for part in _inside(accelerator.autocast, tokenizer.decode_stream(drawn)):
+        yield to_uint8(part).cpu().numpy()
 
-    def drawn() -> Iterator[Tensor]:
-        while True:
-            with torch.autocast(accelerator.device.type, enabled=False):  # a prior's own precision
-                part = next(latents, None)
-            if part is None:
-                return
-            yield part
 
-    stream = tokenizer.decode_stream(drawn())
+def _inside(
+    context: Callable[..., AbstractContextManager[Any]], parts: Iterator[Tensor]
+) -> Iterator[Tensor]:
+    """Yield tensors that are each made inside a context."""
     while True:
-        with accelerator.autocast():
-            part = next(stream, None)
+        with context():
+            part = next(parts, None)
         if part is None:
             return
-        yield to_uint8(part).cpu().numpy()
+        yield part

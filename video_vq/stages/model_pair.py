@@ -15,7 +15,7 @@ def load_pair(
     """Load a prior and its tokenizer.
 
     Raises:
-        InputError: one is missing or damaged, or they do not belong together.
+        InputError: a model is missing or damaged, or they do not belong together.
     """
     prior = load_prior(prior_path, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
@@ -25,10 +25,10 @@ def load_pair(
 
 
 def require_same_grid(prior: AnyPrior, tokenizer: VideoTokenizer, prior_path: Path) -> None:
-    """Refuse a prior of other grids, or other codes, than the tokenizer makes of its clips.
+    """Refuse a prior whose grids or codes differ from those that the tokenizer makes.
 
     Raises:
-        InputError: names both.
+        InputError: they differ; the message names both.
     """
     if prior.config.vocabulary != tokenizer.config.quantizer.vocabulary:
         raise InputError(

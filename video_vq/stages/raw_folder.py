@@ -1,8 +1,8 @@
-"""A folder of videos as a list of raw videos: it is listed at every start, and must not change.
+"""Turns a folder of videos into a list of raw videos, at every start; it must not change.
 
-The list lies in the token store's `parts/` while the tokens are made. The other ranks and the tasks
-of a cluster read it there, so that only one process looks at the files; and a second start finds
-there which videos were added or removed.
+The list is kept in `parts/` of the token store while the tokens are made. The other ranks and the
+tasks of a cluster read it there, so that only one process looks at the files, and a second start
+compares it to find videos that were added or removed.
 """
 
 import os
@@ -44,10 +44,10 @@ class FolderOptions:
     """Settings for turning a folder of videos into clips.
 
     Attributes:
-        size_hw: height and width of the frames in pixels; None for those the tokenizer was trained
-            on.
-        fps: frame rate to convert videos to; None keeps theirs.
-        listing: which files to take, and how they are split.
+        size_hw: height and width of the frames in pixels; None for the size that the tokenizer was
+            trained on.
+        fps: frame rate to convert videos to; None keeps their own.
+        listing: settings for the choice of files and their splits.
         videos_per_shard: number of videos in a shard; None for the usual number.
     """
 
@@ -58,7 +58,7 @@ class FolderOptions:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether a path is a file of arrays, or a folder that is no store or list, even begun."""
+    """Whether a path is a file of arrays, or a folder other than a (finished or begun) store."""
     if is_array_file(path):
         return True
     if not path.is_dir() or (path / MANIFEST).exists() or plan_of(path) is not None:
@@ -75,11 +75,11 @@ def list_folder(
     """List a folder, as `data-prep folder --list-only` does.
 
     Args:
-        size_hw: height and width of the frames, where the options do not give them.
+        size_hw: height and width of the frames, if the options do not give them.
         on_note: function that is called with each message for the user.
 
     Raises:
-        InputError: it holds no video, or a setting is wrong.
+        InputError: the folder holds no video, or a setting is wrong.
     """
     found = list_videos(root, options.listing)
     for note in found.notes:
@@ -105,15 +105,15 @@ def list_folder(
 def list_for_tokens(
     out: Path, root: Path, options: FolderOptions, size_hw: tuple[int, int], owner: bool
 ) -> RawVideos | None:
-    """Return the list of a folder of videos: the owner's, for all processes.
+    """Return the list of a folder of videos, which the owner makes for all processes.
 
     Args:
-        root: the data to encode; None is returned for a store or a list.
-        size_hw: height and width of the frames, where the options do not give them.
+        root: the data to encode; for a store or a list, None is returned.
+        size_hw: height and width of the frames, if the options do not give them.
         owner: whether this process opens the token store first.
 
     Raises:
-        InputError: see `list_folder` and `require_same_list`.
+        InputError: see `list_folder`; or folder or settings have changed since tokens were begun.
     """
     if not is_folder_of_files(root):
         return None
@@ -123,7 +123,7 @@ def list_for_tokens(
     if not owner:
         return list_folder(root, options, size_hw)
     found = list_folder(root, options, size_hw, _say)
-    require_same_list(out, found)
+    _require_same_list(out, found)
     return found
 
 
@@ -132,7 +132,7 @@ def _say(note: str) -> None:
 
 
 def say_views(videos: RawVideos) -> None:
-    """Print the views of a scene that are in different splits, and how to keep them together."""
+    """Print the views of a scene that are in different splits, and advice to keep them together."""
     note = note_on_views({video.name: video.split for video in videos.videos})
     if note is None:
         return
@@ -147,14 +147,14 @@ def say_views(videos: RawVideos) -> None:
 
 
 def kept_list(out: Path) -> RawVideos | None:
-    """Return the list that the tokens in `out` are made from; None without one."""
+    """Return the list from which the tokens in `out` are made; None if there is none."""
     with suppress(InputError):
         return read_raw_videos(out / PARTS / LIST)
     return None
 
 
 def keep_list(out: Path, videos: RawVideos) -> None:
-    """Keep the list in a token store that is being filled; the same again changes nothing."""
+    """Store the list in an unfinished token store; storing the same list again has no effect."""
     if (out / MANIFEST).exists() or kept_list(out) == videos:
         return
     # Half a list, or one of the same files from when the folder lay elsewhere.
@@ -162,12 +162,8 @@ def keep_list(out: Path, videos: RawVideos) -> None:
     write_raw_videos(out / PARTS / LIST, videos)
 
 
-def require_same_list(out: Path, videos: RawVideos) -> None:
-    """Raise if a folder or its settings have changed since its tokens were begun.
-
-    Raises:
-        InputError: they have; the message says what was added or removed, and what to do.
-    """
+def _require_same_list(out: Path, videos: RawVideos) -> None:
+    """Refuse a folder that, or whose settings, have changed since its tokens were begun."""
     plan = plan_of(out)
     if not isinstance(plan, dict) or plan.get("data_hash") in (None, videos.content_hash):
         return
@@ -180,7 +176,7 @@ def require_same_list(out: Path, videos: RawVideos) -> None:
 
 
 def _differences(out: Path, videos: RawVideos) -> list[str]:
-    """Return how a list differs from the one that the tokens in `out` were begun with."""
+    """Return the differences of a list from the one that the tokens in `out` were begun with."""
     before = kept_list(out)
     if before is not None:
         found = _changes(
@@ -210,7 +206,6 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
 
 
 def _changes(before: dict[str, int], now: dict[str, int]) -> list[str]:
-    """Return which files (name -> size) were added, removed and changed."""
     came = sorted(now.keys() - before.keys())
     went = sorted(before.keys() - now.keys())
     changed = sorted(name for name in now.keys() & before.keys() if now[name] != before[name])

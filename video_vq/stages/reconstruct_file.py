@@ -1,4 +1,4 @@
-"""A video file through the tokenizer: the original and what comes back, side by side."""
+"""Reconstructs a video file with the tokenizer, and shows both side by side."""
 
 import math
 from collections import deque
@@ -33,10 +33,11 @@ class FileReconstruction(NamedTuple):
     Attributes:
         num_frames, size_hw: length and frame size of the reconstruction.
         num_tokens: number of tokens of the whole video.
-        bits_per_pixel: bits of these tokens, log2 K each, divided by frames x height x width.
+        bits_per_pixel: number of bits of these tokens, log2 K each, divided by frames x height x
+            width.
         psnr: peak signal-to-noise ratio in dB, of the mean squared error over all frames; infinite
             for an exact copy.
-        num_damaged: number of frames of the file that its decoder had to mend.
+        num_damaged: number of damaged frames of the file that its decoder repaired.
     """
 
     num_frames: int
@@ -58,19 +59,19 @@ def reconstruct_file(
 ) -> FileReconstruction:
     """Write a video that shows a file's frames on the left and their reconstruction on the right.
 
-    Pixels that are not square are made so first, as a player shows them. Causal tokenizers take the
-    video as a stream; others take separate clips of the length that they were trained on. Clips and
-    frames are padded to a size that the tokenizer takes with their last frame, row or column, which
-    is cut off again. Memory does not grow with the length.
+    Frames with non-square pixels are first resized as a player shows them. Causal tokenizers
+    process the video as a stream, and others process separate clips of the length that they were
+    trained on. Clips and frames are padded with their last frame, row or column to a size that the
+    tokenizer supports, and cropped afterwards. Memory does not grow with the length.
 
     Args:
         accelerator: the accelerator of a single process, for its device and precision.
         out: the video to write, replaced if it exists.
-        short_side: approximate height or width, whichever is smaller, that frames are scaled to, in
-            pixels; None keeps their size, with square pixels. A TimeSformer takes only one size:
-            frames are scaled and cropped to it.
+        short_side: approximate length in pixels of the shorter side of the scaled frames; None
+            keeps their size, with square pixels. A TimeSformer supports only one size, to which
+            frames are scaled and cropped.
         num_frames: number of frames to take from the start; None takes all.
-        fps: frame rate of the video that is written; None for the file's mean rate.
+        fps: frame rate of the output; None for the file's mean rate.
 
     Raises:
         InputError: the file cannot be decoded or has no rate, or `out` cannot be written.
@@ -98,8 +99,6 @@ def reconstruct_file(
 
 
 class _Shown:
-    """Frames beside their reconstructions, and sums over both."""
-
     def __init__(self, tokenizer: VideoTokenizer, size_hw: tuple[int, int], pixel_aspect: Fraction):
         self.tokenizer = tokenizer
         self.size_hw, self.pixel_aspect = size_hw, pixel_aspect
@@ -110,7 +109,7 @@ class _Shown:
         self.squared_error = 0
 
     def pairs(self, frames: Iterable[Frame], tick: Callable[[], object]) -> Iterator[Frame]:
-        """Yield a picture of each frame and its reconstruction."""
+        """Yield each frame and its reconstruction as one picture."""
         gap = np.full((self.size_hw[0], GAP, 3), 255, np.uint8)
         for video in self._reconstructed(self._chunks(frames)):
             for copy in to_uint8(video)[0].cpu().numpy()[:, : self.size_hw[0], : self.size_hw[1]]:
@@ -123,7 +122,7 @@ class _Shown:
                 tick()
 
     def _chunks(self, frames: Iterable[Frame]) -> Iterator[torch.Tensor]:
-        """Yield frames as videos of one frame, and the last one again until the length fits."""
+        """Yield frames as videos of one frame; repeat the last one until the length fits."""
         stride_t = self.tokenizer.config.backbone.total_stride_thw[0]
         rest, by = (1, stride_t) if self._causal else (0, self.tokenizer.facts.num_frames)
         number = 0
@@ -158,7 +157,7 @@ class _Shown:
 
 
 def square_size(size_hw: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, int]:
-    """Return the size at which frames look right with square pixels; neither side shrinks.
+    """Return the size of the frames with square pixels; neither side shrinks.
 
     Args:
         pixel_aspect: width over height of a pixel as it is shown.
@@ -172,7 +171,7 @@ def square_size(size_hw: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, 
 def _target_size(
     tokenizer: VideoTokenizer, size_hw: tuple[int, int], short_side: int | None
 ) -> tuple[int, int]:
-    """Return the size at which the tokenizer takes frames and they are shown."""
+    """Return the size at which frames are reconstructed and shown."""
     backbone = tokenizer.config.backbone
     if isinstance(backbone, TimeSformerConfig):
         return backbone.size_thw[1], backbone.size_thw[2]

@@ -1,6 +1,5 @@
 """Writes samples of a prior as a clip store, with one seed per sample."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,19 +9,14 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from video_vq.errors import InputError
+from video_vq.errors import InputError, nearest
 from video_vq.models.prior_config import NO_CLASS
 from video_vq.models.priors import AnyPrior, AnySampler, make_sampler
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stages.decode_tokens import decode_grids
 from video_vq.stages.fill_clip_store import MadeClips, fill_clip_store
-from video_vq.stages.given_actions import (
-    GivenActions,
-    actions_of_videos,
-    read_actions,
-    rows_wanted,
-)
-from video_vq.stages.given_frames import GivenFrames
+from video_vq.stages.given_actions import GivenActions, actions_of_videos, read_actions, rows_wanted
+from video_vq.stages.given_frames import GivenFrames, with_frames
 from video_vq.stages.long_samples import LongSampler, decoded_frames
 from video_vq.stages.model_pair import load_pair
 from video_vq.stages.sample_job import DEFAULT_FPS, DEFAULT_NUMBER, Dtype, SampleJob
@@ -41,10 +35,11 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
     """Sample clips and write them as a clip store; the same call again resumes.
 
     A sample depends only on its number, the seed, the settings, its given frames and actions, the
-    batch size, the dtype and, on a CPU, the number of threads: all of them are in the store's plan.
+    batch size, the dtype and, on a CPU, the number of threads, all of which are in the store's
+    plan.
 
     Args:
-        accelerator: the accelerator whose ranks share the shards (one batch each).
+        accelerator: the accelerator whose ranks share the shards, each of which is one batch.
 
     Raises:
         InputError: prior and tokenizer do not belong together, the class is unknown, or given
@@ -89,9 +84,10 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
         )
         videos = _decoded(accelerator, tokenizer, source, asked, batch_size)
         for number, label, frames in zip(numbers, labels, videos, strict=True):
-            shown = frames if given is None else given.shown_in(number, frames)
+            if given is not None and given.shown == "true":
+                frames = with_frames(frames, given.frames(number))
             video = _video(number, label, seed, prior.facts.fps, given, actions)
-            yield PreparedVideo(video, shown, {})
+            yield PreparedVideo(video, frames, {})
 
     size_thw = (length.num_frames, *prior.facts.frame_size_hw)
     clips = MadeClips(plan, num_samples, batch_size, size_thw, prior.facts.classes)
@@ -102,7 +98,7 @@ def require_class(prior: AnyPrior, label: str | None) -> None:
     """Refuse a class that a prior does not know.
 
     Raises:
-        InputError: the class is unknown; the message names the nearest one, or all of them.
+        InputError: the class is unknown; the message names the most similar one and all others.
     """
     classes = prior.facts.classes
     if label is None or label in classes:
@@ -112,8 +108,8 @@ def require_class(prior: AnyPrior, label: str | None) -> None:
             f"--class {label!r}: this prior has no classes, as its clips had no labels; leave "
             "--class out"
         )
-    close = difflib.get_close_matches(label, classes, 1)
-    hint = f"did you mean {close[0]!r}? It knows" if close else "it knows"
+    close = nearest(label, classes)
+    hint = f"did you mean {close!r}? It knows" if close else "it knows"
     raise InputError(
         f"--class {label!r}: is not one of the prior's {len(classes)} classes; {hint} "
         f"{', '.join(classes)}"
@@ -127,7 +123,7 @@ def _decoded(
     asked: tuple[Any, ...],
     batch_size: int,
 ) -> Iterator[Iterable[UInt8[np.ndarray, "t h w 3"]]]:
-    """Yield the frames of samples: whole clips, or a few frames at a time of longer samples."""
+    """Yield the frames of samples, as whole clips or, for longer samples, a few at a time."""
     if isinstance(source, LongSampler):
         for grid in torch.cat(list(source.latents(*asked)), dim=1):
             chunks = decoded_frames(accelerator, tokenizer, iter([grid[None]]))
@@ -173,9 +169,8 @@ def _actions(
     if given is None:
         raise InputError(
             "this prior needs actions: name them with --actions (a clip store, or a .npy or .csv "
-            f"of {rows_wanted(prior, tokenizer, length)}), "
-            "continue videos that have them (--given), or sample without any condition "
-            "(--guidance 0)"
+            f"of {rows_wanted(prior, tokenizer, length)}), continue videos that have them "
+            "(--given), or sample without any condition (--guidance 0)"
         )
     return actions_of_videos(given.store, given.videos, per_clip, prior, tokenizer, length)
 
@@ -216,7 +211,6 @@ def _video(
     given: GivenFrames | None,
     actions: GivenActions | None,
 ) -> Video:
-    """Describe a sample."""
     own = group = f"sample-{number:06d}"
     origin: dict[str, Any] = {"seed": seed + number}
     if actions is not None:

@@ -1,4 +1,4 @@
-"""Which samples to draw, what decides their bytes, and their mp4s; imports no torch."""
+"""A sampling job, the settings that determine its bytes, and its mp4s; does not import torch."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,7 +33,7 @@ class FramesToGive(NamedTuple):
 
     Attributes:
         path: folder of the clip store.
-        split: The split of the store that is continued.
+        split: split of the store that is continued.
         num_frames: number of given frames, 1 + a multiple of the tokenizer's stride in time.
         shown: whether a sample shows the given frames themselves, rather than their reconstruction.
     """
@@ -44,51 +44,63 @@ class FramesToGive(NamedTuple):
     shown: Shown
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How samples are drawn from a prior.
+
+    Attributes:
+        settings: temperature, top-k, top-p, guidance.
+        parallel: steps and confidence of a masked prior; None for the defaults, and for other
+            priors.
+        label: name of the class; None for all classes in turn, for the classes of the given videos,
+            or, in a continuation, for no class.
+        seed: seed of the first sample; sample i is drawn with seed + i.
+        dtype: dtype of the prior's weights, cache and products.
+        actions: clip store or file of the actions; None for those of the given videos, or, in a
+            continuation, for none.
+        seconds: duration of each sample, or of the frames that a continuation adds, rounded up to
+            whole latent frames; None for a clip, or the rest of one.
+        window_stride: number of latent frames that each window after the first adds; None for half
+            of a clip's.
+    """
+
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
+    parallel: ParallelSettings | None = None
+    label: str | None = None
+    seed: int = 0
+    dtype: Dtype = "float32"
+    actions: Path | None = None
+    seconds: float | None = None
+    window_stride: int | None = None
+
+
 @dataclass(frozen=True)
-class SampleJob:
+class SampleJob(Drawing):
     """A sampling job: the samples, the models and the output folder.
 
     Attributes:
         prior, tokenizer: folders of the models, or the run folders that contain them.
         out: folder of the clip store.
-        num_samples: number of clips; None for 64, or for as many as there are given clips or
-            sequences of actions.
-        settings: temperature, top-k, top-p, guidance.
-        parallel: steps and confidence of a masked prior; None for its defaults, and for a prior of
-            another kind.
-        label: name of the class; None for all in turn, or for the given videos' classes.
-        seed: seed of the first sample; sample i is drawn with seed + i.
-        batch_size: number of samples that are decoded in step.
-        dtype: The dtype of the prior's weights, cache and products.
+        num_samples: number of clips; None for 64, or for the number of given clips or sequences of
+            actions.
+        batch_size: number of samples that are decoded in lockstep.
         given: the frames that the samples continue; None for unconditional samples.
-        actions: clip store or file of the actions; None for the given videos' own.
-        actions_split: The split of that store.
+        actions_split: The split of the store of actions.
         samples_per_clip: number of samples for each given video, and for each sequence of a store's
             actions.
-        seconds: duration of each sample, rounded up to whole latent frames; None for a clip.
-        window_stride: number of latent frames that each window of a sample longer than a clip adds;
-            None for half of a clip's.
     """
 
     prior: Path
     tokenizer: Path
     out: Path
     num_samples: int | None = None
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
-    parallel: ParallelSettings | None = None
-    label: str | None = None
-    seed: int = 0
     batch_size: int = 16
-    dtype: Dtype = "float32"
     given: FramesToGive | None = None
-    actions: Path | None = None
     actions_split: str = "test"
     samples_per_clip: int = 1
-    seconds: float | None = None
-    window_stride: int | None = None
 
     def for_kind(self, kind: PriorKind) -> "SampleJob":
-        """Return the job with the defaults of a masked prior, where it is one."""
+        """Return the job, with the defaults of a masked prior if it has one."""
         if kind == "masked" and self.parallel is None:
             return replace(self, parallel=ParallelSettings())
         return self
@@ -101,11 +113,11 @@ class SampleJob:
         precision: str,
         threads: int | None,
     ) -> dict[str, Any]:
-        """Return what determines the samples' bytes besides given frames and actions, as JSON.
+        """Return the settings that determine the samples, except given frames and actions, as JSON.
 
         Args:
-            precision: The precision of the decoder's products.
-            threads: The number of CPU threads that compute; None for a GPU.
+            precision: precision of the decoder's matrix products.
+            threads: number of CPU threads; None for a GPU.
         """
         return {
             "kind": "samples",
@@ -126,9 +138,9 @@ class SampleJob:
 
 
 def finished_samples(job: SampleJob) -> ClipStore | None:
-    """Return the clip store of a job that is done, where no frames and no actions are given.
+    """Return the clip store of a finished job without given frames or actions.
 
-    A job with a missing mp4 is not done: the verb itself writes it, under its lock.
+    A job with a missing mp4 is not finished: the verb itself writes it, under its lock.
     """
     plan = sealed_plan(job.out)
     if plan is None or job.given is not None or job.actions is not None:
@@ -160,7 +172,7 @@ def missing_videos(store: ClipStore, folder: Path) -> list[int]:
 
 
 def write_videos(store: ClipStore, folder: Path) -> None:
-    """Write each clip of a store as an mp4; existing files are left as they are."""
+    """Write each clip of a store as an mp4; existing files are not changed."""
     folder.mkdir(exist_ok=True)
     missing = missing_videos(store, folder)
     with progress("writing mp4s", len(missing), "video") as bar:
@@ -172,9 +184,8 @@ def write_videos(store: ClipStore, folder: Path) -> None:
 
 
 def _even_frames(store: ClipStore, index: int) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """Yield a video's frames without an odd last row or column, read some at a time."""
+    """Yield a video's frames without an odd last row or column, reading a few at a time."""
     height, width = (side // 2 * 2 for side in store.frame_size_hw)
     total = store.videos[index].num_frames
     for start in range(0, total, FRAMES_AT_ONCE):
-        frames = store.read(index, start, min(FRAMES_AT_ONCE, total - start))
-        yield from frames[:, :height, :width]
+        yield from store.read(index, start, min(FRAMES_AT_ONCE, total - start))[:, :height, :width]

@@ -1,4 +1,4 @@
-"""The length of samples, and how a prior's window slides over those longer than its clips."""
+"""The length of samples, and the steps of a prior's window over those longer than a clip."""
 
 import math
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 
 
 class SampleLength(NamedTuple):
-    """The length of samples, and the windows that they are made of.
+    """The length of samples, and the windows of which they consist.
 
     Attributes:
         num_frames: number of frames of a sample.
         num_latents: number of latent frames of a sample.
-        window: number of latent frames of a window, which is a clip as the prior was trained on.
+        window: number of latent frames of a window, which is a clip as in the prior's training.
         stride: number of latent frames that each window after the first adds.
     """
 
@@ -28,15 +28,15 @@ class SampleLength(NamedTuple):
         return 1 + max(0, -(-(self.num_latents - self.window) // self.stride))
 
     def num_drawn(self, num_given: int) -> int:
-        """Return the number of latent frames to draw for a sample with some given ones.
+        """Return the number of latent frames to draw for a sample with given ones.
 
-        This includes those of the last window that lie beyond the end of the sample.
+        This includes latent frames of the last window beyond the end of the sample.
         """
         return self.window - num_given + (self.num_windows - 1) * self.stride
 
 
 def clip_length(facts: TokenizerFacts) -> SampleLength:
-    """Return the length of a tokenizer's clips, which is one window."""
+    """Return the length of a tokenizer's clips, which are one window long."""
     num_latents = facts.grid_thw[0]
     return SampleLength(facts.num_frames, num_latents, num_latents, num_latents)
 
@@ -44,31 +44,32 @@ def clip_length(facts: TokenizerFacts) -> SampleLength:
 def length_of_latents(
     num_latents: int, config: TokenizerConfig, facts: TokenizerFacts, stride: int | None
 ) -> SampleLength:
-    """Return the length of samples with a number of latent frames.
+    """Return the length of samples with a given number of latent frames.
 
     Args:
         stride: number of latent frames that each window adds; None for half a window.
 
     Raises:
         InputError: the tokenizer is not causal, its clips have a single latent frame, or the stride
-            leaves nothing of a window to continue from.
+            leaves no part of a window to continue from.
     """
     if not config.backbone.causal:
         raise InputError(
-            "--seconds needs a causal tokenizer, in this one each frame sees later ones, so clips "
-            "do not go on; train one with model.backbone.causal=true, or leave --seconds out"
+            "--seconds needs a causal tokenizer, in this one each frame depends on later "
+            "ones, so clips cannot be continued; train one with "
+            "model.backbone.causal=true, or leave --seconds out"
         )
     window = facts.grid_thw[0]
     if window < 2:
         raise InputError(
-            "--seconds: the prior's clips have one latent frame, so it knows nothing of what "
-            "follows; train tokenizer and prior on longer clips"
+            "--seconds: the prior's clips have one latent frame, so it cannot continue "
+            "them; train tokenizer and prior on longer clips"
         )
     stride = window // 2 if stride is None else stride
     if not 1 <= stride < window:
         raise InputError(
             f"--window-stride {stride}: expected 1 to {window - 1}; the prior's clips have "
-            f"{window} latent frames, and a window goes on from one at least"
+            f"{window} latent frames, and a window continues at least one of them"
         )
     frames_per_latent = config.backbone.total_stride_thw[0]
     num_frames = 1 + (num_latents - 1) * frames_per_latent
@@ -76,7 +77,7 @@ def length_of_latents(
 
 
 def latents_within(seconds: float, fps: float, frames_per_latent: int, is_first: bool) -> int:
-    """Return the smallest number of latent frames that last for some seconds.
+    """Return the smallest number of latent frames with at least a given duration.
 
     Args:
         is_first: whether they begin a video, whose first latent frame holds a single frame.

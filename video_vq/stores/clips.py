@@ -15,13 +15,7 @@ import numpy as np
 from video_vq import facts
 from video_vq.errors import InputError
 from video_vq.facts import Facts
-from video_vq.stores.files import (
-    ArrayFile,
-    canonical_json,
-    open_array,
-    sha256_json,
-    write_bytes,
-)
+from video_vq.stores.files import ArrayFile, canonical_json, open_array, sha256_json, write_bytes
 from video_vq.stores.shards import ShardFolder, read_manifest
 from video_vq.stores.videos import (
     REPEATED,
@@ -47,7 +41,7 @@ class ClipStoreWriter(ShardFolder):
     Args:
         path: folder of the store.
         frame_size_hw: height and width of every frame, in pixels.
-        plan: the settings that make the store (JSON); a second start must have the same.
+        plan: the settings of the store (JSON); a second start must have the same.
         arrays: per-frame arrays of every video: name -> shape of one frame's row.
         owner: whether this is the process that owns the folder (see ShardFolder).
     """
@@ -77,7 +71,7 @@ class ClipStoreWriter(ShardFolder):
         Args:
             videos: videos of the shard, taken one after the other; at most one video's chunk is
                 held in memory.
-            skipped: videos that were left out; it is read after the videos have been taken.
+            skipped: videos that were left out; read after the videos have been taken.
             notes: oddities, kept in the shard's record until the store is sealed; read like
                 `skipped`.
         """
@@ -121,7 +115,6 @@ class ClipStoreWriter(ShardFolder):
     def _append(
         self, prepared: PreparedVideo, frames_file: ArrayFile, array_files: dict[str, ArrayFile]
     ) -> Video:
-        """Append one video's frames and rows, and return its description with its length."""
         offset = frames_file.num_rows
         for chunk in prepared.frames:
             frames_file.append(chunk)
@@ -196,7 +189,7 @@ class ClipStore:
         classes: ordered class names, shared by the splits.
         videos: all videos, in the order of the store.
         frame_size_hw: height and width of every frame, in pixels.
-        plan: the settings that made it.
+        plan: the settings with which the store was made.
 
     Raises:
         InputError: the store is missing, unfinished, of another kind, or inconsistent.
@@ -253,13 +246,13 @@ class ClipStore:
 
     @property
     def simulated(self) -> str | None:
-        """Return the simulator of its videos; None where they were recorded, as far as is known."""
+        """Return the simulator of its videos; None if they were recorded, as far as is known."""
         label = self.plan.get("simulated")
         return None if label is None else str(label)
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that names the data: frames, order, labels and splits."""
+        """Return the sha256 that identifies the data: frames, order, labels and splits."""
         videos = [asdict(video) for video in self.videos]
         for video in videos:  # it follows from the rest, and older stores do not have it
             (video["origin"] or {}).pop(REPEATED, None)
@@ -293,7 +286,7 @@ class ClipStore:
         }
 
     def indices(self, split: str | None) -> list[int]:
-        """Return the positions in `videos` of one split, or of all when split is None.
+        """Return the indices in `videos` of one split, or of all if split is None.
 
         Raises:
             InputError: the split holds no video.
@@ -312,8 +305,8 @@ class ClipStore:
         """Return frames of video `index` as a fresh uint8 array t h w c.
 
         Args:
-            index: position in `videos`.
-            start: number of the first frame.
+            index: index into `videos`.
+            start: index of the first frame.
             num_frames: number of frames; None for all from `start` on.
             stride: distance between frames.
 
@@ -365,7 +358,7 @@ class ClipStore:
         return {**self.__dict__, "_maps": {}}
 
     def files(self) -> dict[str, str]:
-        """Return name -> sha256 of every file that the manifest vouches for."""
+        """Return name -> sha256 of every file in the manifest."""
         hashed = {SKIPPED: self._skipped_sha256}
         for shard, (_, hashes) in enumerate(self.shards):
             for name in ("frames", *self.arrays):

@@ -1,4 +1,4 @@
-"""Atomic files: every file that must never be half written is written aside here, then renamed."""
+"""Atomic files, which are written beside their place and then renamed, so that none is partial."""
 
 import hashlib
 import io
@@ -41,12 +41,12 @@ def canonical_json(value: Any) -> bytes:
 
 
 def write(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Write all bytes; one function, so that a test can make any write fail."""
+    """Write all bytes; a separate function, so that tests can make any write fail."""
     file.write(data)
 
 
 def fsync(descriptor: int) -> None:
-    """Flush one descriptor to the disk; one function, so that a test can make it fail."""
+    """Flush one descriptor to disk; a separate function, so that tests can make it fail."""
     os.fsync(descriptor)
 
 
@@ -66,9 +66,9 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[io.BufferedRandom]:
-    """Open a file beside `path`; on success it is fsynced and takes the place of `path`.
+    """Open a file beside `path`; on success, it is fsynced and replaces `path`.
 
-    On an error the partial file is removed and `path` is as it was.
+    On an error, the partial file is removed and `path` is unchanged.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -90,7 +90,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_shared(path: Path, data: bytes) -> None:
-    """Write a whole file that other processes may write, too; each does so in its own folder."""
+    """Write a whole file that other processes may also write, each in its own folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="store-") as own:
         written = Path(own, path.name)
@@ -114,11 +114,12 @@ def safetensors_parts(
 ) -> Iterator[bytes | memoryview]:
     """Yield a safetensors file in parts, with bytes that do not depend on a library.
 
-    https://huggingface.co/docs/safetensors: length of the header, header, data without gaps.
+    The format is length of the header, header, data without gaps:
+    https://huggingface.co/docs/safetensors.
 
     Args:
-        tensors: name -> the format's name of the dtype, shape, and the little-endian bytes; they
-            are written in this order.
+        tensors: name -> the format's name of the dtype, the shape and the little-endian bytes,
+            written in this order.
     """
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
@@ -134,7 +135,7 @@ def safetensors_parts(
 
 
 def readable_json(value: Any) -> bytes:
-    """Encode a JSON value for people and machines: sorted keys, indented, no NaN."""
+    """Encode a JSON value readably, with sorted keys and indentation but no NaN."""
     text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
     return text.encode() + b"\n"
 
@@ -186,9 +187,10 @@ def write_array(path: Path, array: np.ndarray) -> str:
 
 
 class ArrayFile:
-    """A .npy file that grows along its first axis in constant memory and appears when complete.
+    """A .npy file that grows along its first axis in constant memory and appears once complete.
 
-    Use as a context manager; `append` rows; after a clean exit `sha256` and `num_rows` are set.
+    Use it as a context manager and `append` rows; after a clean exit, `sha256` and `num_rows` are
+    set.
     """
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type):
@@ -206,7 +208,7 @@ class ArrayFile:
         return self
 
     def append(self, rows: np.ndarray) -> None:
-        """Add rows at the end; their shape and dtype must be the file's own."""
+        """Append rows, which must have the shape and dtype of the file."""
         if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
             raise ValueError(
                 f"{self.path.name} holds rows of {self.row_shape} {self.dtype}, "
@@ -217,7 +219,7 @@ class ArrayFile:
         self.num_rows += len(rows)
 
     def truncate(self, num_rows: int) -> None:
-        """Remove rows at the end, so that `num_rows` remain."""
+        """Remove rows from the end, so that `num_rows` remain."""
         if not 0 <= num_rows <= self.num_rows:
             raise ValueError(f"{self.path.name} holds {self.num_rows} rows, not {num_rows}")
         self._file.flush()
@@ -291,9 +293,9 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def told_difference(old: Any, new: Any) -> list[str]:
-    """Return `difference` for people: settings first, hashes shortened.
+    """Return `difference` in readable form: settings first, and hashes shortened.
 
-    Hashes are left out if a setting differs, as they add nothing then.
+    Hashes are left out if a setting differs, because they then add nothing.
     """
     lines = difference(old, new)
     settings = [line for line in lines if not HASH.search(line)]

@@ -1,15 +1,15 @@
-"""Locks on what is being written: a second start that would write the same is refused.
+"""Locks for output that is being written, so that a second start cannot write the same.
 
-A lock is `flock` on a small file that says who holds it: `.lock` in a folder, `.NAME.lock` beside a
-single file. It ends with the process that holds it, however that ends; a file that stays behind
-means nothing. A process may take its own lock again, so that steps may be nested.
-Imports no torch and no numpy.
+A lock is `flock` on a small file that records its holder: `.lock` in a folder, `.NAME.lock` beside
+a single file. It ends with the process that holds it, however that process ends; a leftover file
+has no meaning. A process may take its own lock again, so that steps can be nested. The module
+imports neither torch nor numpy.
 
-POSIX locks (`fcntl.lockf`), which no forked child shares, are not used: they end as soon as their
-process closes any descriptor of the file, so that reading who holds one would drop it. `flock`
-belongs to the open file, which a forked child shares and would keep locked after its parent was
-killed; so a child closes it as it is forked. Children that write into the folder themselves, such
-as data-prep's workers, get the descriptor and keep the lock until they end.
+POSIX locks (`fcntl.lockf`), which forked children do not share, are not used: they end as soon as
+their process closes any descriptor of the file, so that reading the holder of a lock would release
+it. `flock` belongs to the open file, which a forked child shares and would keep locked after its
+parent was killed; a child therefore closes it when it is forked. Children that write into the
+folder themselves, such as data-prep's workers, get the descriptor and keep the lock until they end.
 """
 
 import fcntl
@@ -40,7 +40,7 @@ class _Holder:
 
 @dataclass
 class _Held:
-    """A lock of this process: how often it was taken, and whether its folder was made for it."""
+    """A lock of this process: how often it was taken, and whether its folder was created for it."""
 
     descriptor: int
     made_folder: bool
@@ -52,7 +52,7 @@ _told: set[str] = set()  # files whose lack of a lock was reported
 
 
 def flock(descriptor: int, operation: int) -> None:
-    """Lock an open file without waiting; one function, so that a test can make it fail."""
+    """Lock an open file without waiting; a separate function, so that tests can make it fail."""
     fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
 
 
@@ -64,14 +64,14 @@ class Lock:
 
     @property
     def descriptor(self) -> int | None:
-        """Return the open file that carries the lock, for children that are to keep it."""
+        """Return the open file that carries the lock, for children that have to keep it."""
         return None if self._file is None else _held[self._file].descriptor
 
     def release(self) -> None:
-        """Release the lock, and remove a folder that was made for it and stayed empty.
+        """Release the lock, and remove a folder that was made for it and is still empty.
 
-        A file of this name that belongs to another process, because somebody removed the folder and
-        a second process began in its place, is left as it is.
+        A file of this name that belongs to another process, because the folder was removed and a
+        second process started in its place, is left alone.
         """
         file, self._file = self._file, None
         own = None if file is None else _held.get(file)  # none in a forked child
@@ -90,18 +90,18 @@ class Lock:
 
 
 def acquire(path: Path, single_file: bool = False) -> Lock:
-    """Lock a folder, or a file, that this process is about to write.
+    """Lock a folder or a file that this process is about to write.
 
-    If the file system has no locks, or the lock's file cannot be made, one warning on stderr says
-    so and the work continues without a lock.
+    If the file system does not support locks, or the lock's file cannot be made, one warning on
+    stderr says so and the work continues without a lock.
 
     Args:
         path: a folder, created if missing; the caller must refuse a file in its place.
         single_file: whether `path` is a file to be written; its folder is created if missing.
 
     Raises:
-        InputError: another process holds it; names host, process and time. Or the folder cannot
-            be made.
+        InputError: another process holds the lock, and the message names its host, its id and the
+            time; or the folder cannot be made.
     """
     if not single_file and os.path.exists(path) and not os.path.isdir(path):
         return Lock(None)
@@ -128,7 +128,7 @@ def acquire(path: Path, single_file: bool = False) -> Lock:
 
 @contextmanager
 def held(path: Path, single_file: bool = False) -> Iterator[Lock]:
-    """Hold what `acquire` locks for the duration of a block."""
+    """Hold a lock, as taken by `acquire`, for the duration of a block."""
     lock = acquire(path, single_file)
     try:
         yield lock
@@ -137,12 +137,12 @@ def held(path: Path, single_file: bool = False) -> Iterator[Lock]:
 
 
 def require_free(path: Path, single_file: bool = False) -> None:
-    """Raise early if another process holds the lock; takes no lock itself.
+    """Raise early if another process holds the lock, without taking it.
 
-    Several ranks may ask at once.
+    Several ranks may call this at the same time.
 
     Raises:
-        InputError: another process holds it; names host, process and time.
+        InputError: another process holds the lock; the message names its host, its id and the time.
     """
     file = _file_of(path, single_file)
     if file in _held or not os.path.exists(file):
@@ -157,12 +157,7 @@ def _file_of(path: Path, single_file: bool) -> str:
 
 
 def _locked(file: str, path: Path, flags: int, operation: int) -> int:
-    """Return the descriptor of a file that is now locked and still has its name.
-
-    Raises:
-        InputError: another process holds it, or its folder cannot be made.
-        OSError: it cannot be opened or locked.
-    """
+    """Return the descriptor of a file that is now locked and still has its name."""
     end = time.monotonic() + PATIENCE_SECONDS
     is_second_try = False
     while True:
@@ -210,7 +205,7 @@ def _is_named(descriptor: int, file: str) -> bool:
 
 
 def _sign(descriptor: int) -> None:
-    """Record who holds the lock; a full disk costs the record, not the lock."""
+    """Record the holder of the lock; a full disk costs the record, but not the lock."""
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     holder = _Holder(os.uname().nodename, os.getpid(), since)
     with suppress(OSError):
@@ -228,7 +223,7 @@ def _read_holder(descriptor: int) -> _Holder | None:
 
 
 def _is_alive(holder: _Holder | None) -> bool:
-    """Whether the process that took a lock still runs; on another machine, whether it is held."""
+    """Whether the process that took a lock still runs, or, on another machine, holds it."""
     if holder is None:
         return False
     if holder.host != os.uname().nodename:

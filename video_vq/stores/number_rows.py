@@ -15,15 +15,15 @@ SUFFIXES = (".npy", ".csv")
 def read_rows(path: Path, axes: tuple[int, ...] = (1, 2)) -> Float32[np.ndarray, "*s t n"]:
     """Read one row of numbers per frame.
 
-    A .npy array has one axis (one number per frame), two, or three (s sequences); a .csv has a row
-    per frame, commas between numbers, and may begin with a line of names.
+    A .npy array has one axis (one number per frame), two axes, or three (s sequences); a .csv has a
+    row of comma-separated numbers per frame, and may begin with a line of names.
 
     Args:
         axes: allowed numbers of axes.
 
     Raises:
         ValueError: the file is not such a table, or holds a value that is not a finite float32; the
-            message names the row, but not the file.
+            message gives the row, but not the file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""Checks a place to write to before anything is computed for it."""
+"""Checks an output path before anything is computed for it."""
 
 import os
 import shutil
@@ -13,16 +13,17 @@ ENOUGH = 1 << 16  # bytes, too many for a full disk
 
 
 def require_out(out: Path, inputs: Mapping[str, Path | None]) -> None:
-    """Refuse an output that is one of the inputs, or that cannot be written.
+    """Refuse an output that is one of the inputs or cannot be written.
 
     Nothing will be written to a finished store, so it may lie on a read-only disk.
 
     Args:
         out: folder to create or to fill.
-        inputs: path of each input by its name in words; None where it was not given.
+        inputs: path of each input by its name in messages; None if it was not given.
 
     Raises:
-        InputError: says which input it is, or why it cannot be written.
+        InputError: the output is an input, or cannot be written; the message names the input or the
+            reason.
     """
     require_not_input(out, inputs)
     if not os.path.exists(out / MANIFEST):
@@ -37,10 +38,10 @@ def require_not_input(out: Path, inputs: Mapping[str, Path | None]) -> None:
 
 
 def require_writable(out: Path) -> None:
-    """Refuse a folder that cannot be made, or in which nothing can be written; leaves no trace.
+    """Refuse a folder that cannot be made or written to, without leaving a trace.
 
     Raises:
-        InputError: it is a file, or no file can be created in it or in the folder above it.
+        InputError: the path is a file, or no file can be created in it or in the folder above it.
     """
     folder = _nearest(out)
     try:
@@ -59,10 +60,10 @@ def require_room(out: Path, num_bytes: int) -> None:
 
     Args:
         out: the folder; it need not exist yet.
-        num_bytes: number of bytes that are still to be written.
+        num_bytes: number of bytes that have yet to be written.
 
     Raises:
-        InputError: names both sizes.
+        InputError: the output does not fit; the message gives both sizes.
     """
     free = shutil.disk_usage(_nearest(out)).free
     if num_bytes > free:
@@ -73,7 +74,6 @@ def require_room(out: Path, num_bytes: int) -> None:
 
 
 def _nearest(path: Path) -> Path:
-    """Return the folder itself, or the nearest existing one above it."""
     path = path.absolute()
     while not os.path.exists(path) and path != path.parent:
         path = path.parent

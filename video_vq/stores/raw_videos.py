@@ -1,8 +1,8 @@
-"""The list of raw videos: which file is which video, and how to make its frames; no pixels.
+"""The list of raw videos, with the recipe for making their frames, but without pixels.
 
-A folder with a manifest like that of the stores. `data-prep … --list-only` writes it, or
-`video-vq encode` itself for a plain folder of videos; `encode` decodes what it lists, where the
-pixels are too many to keep.
+It is a folder with a manifest, like the stores. `data-prep … --list-only` writes it, or `video-vq
+encode` itself for a plain folder of videos; `encode` decodes the listed videos if there are too
+many pixels to keep.
 """
 
 import math
@@ -34,7 +34,7 @@ class RawVideo:
     Attributes:
         id, label, split, group: see `Video`.
         name: path of the file, relative to the list's root.
-        num_bytes: its size.
+        num_bytes: size of the file.
     """
 
     id: str
@@ -51,12 +51,12 @@ class RawVideos:
 
     Attributes:
         root: folder of the files, on this machine.
-        recipe: how their frames are made (the fields of media's FrameRecipe, as JSON).
-        plan: the settings that decide list and frames; equal to those of the clip store that the
+        recipe: recipe for making their frames (the fields of media's FrameRecipe, as JSON).
+        plan: the settings that determine list and frames; equal to those of the clip store that the
             same command makes without `--list-only`.
         classes: ordered class names.
         videos: the videos, in the order of the store.
-        skipped: files that cannot be used, as far as is known without decoding.
+        skipped: files that are known to be unusable without decoding.
         videos_per_shard: number of videos in a shard.
         max_skipped: share of the videos that may be unusable.
     """
@@ -72,7 +72,7 @@ class RawVideos:
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that names the data, independent of where they lie."""
+        """Return the sha256 that identifies the data, independent of their location."""
         return sha256_json({"plan": self.plan, "classes": self.classes})
 
     @property
@@ -81,7 +81,7 @@ class RawVideos:
         return -(-len(self.videos) // self.videos_per_shard)
 
     def shard(self, number: int) -> range:
-        """Return the positions of a shard's videos."""
+        """Return the indices of a shard's videos."""
         first = number * self.videos_per_shard
         return range(first, min(first + self.videos_per_shard, len(self.videos)))
 
@@ -105,10 +105,10 @@ def plan_of_videos(
     """Return the plan that determines every byte of a video store and identifies a list of videos.
 
     Args:
-        recipe: how the frames are made.
+        recipe: recipe for making the frames.
         settings: settings of the listing.
-        entries: the listing's record of each video, in the order of the store.
-        skipped: files that cannot be used, as far as is known without decoding.
+        entries: record of each listed video, in the order of the store.
+        skipped: files that are known to be unusable without decoding.
         videos_per_shard: number of videos in a shard.
     """
     return {
@@ -162,10 +162,10 @@ def list_raw_videos(
 
 
 def write_raw_videos(path: Path, videos: RawVideos) -> RawVideos:
-    """Write a list; the same list again changes nothing.
+    """Write a list; writing the same list again has no effect.
 
     Raises:
-        InputError: the folder holds something else, or another list, or another process writes
+        InputError: the folder holds something else or another list, or another process writes
             there.
     """
     plan = {**videos.plan, "kind": "raw videos", "root": videos.root}
@@ -187,7 +187,7 @@ def read_raw_videos(path: Path) -> RawVideos:
     """Read a list.
 
     Raises:
-        InputError: it is missing, of another kind, or not as it was written.
+        InputError: the list is missing, of another kind, or altered.
     """
     manifest = read_manifest(path, FORMAT, VERSION, HOW_TO_MAKE)
     try:
@@ -197,7 +197,7 @@ def read_raw_videos(path: Path) -> RawVideos:
             root=str(manifest["root"]),
             recipe=dict(manifest["recipe"]),
             plan=plan,
-            classes=_texts(manifest["classes"]),
+            classes=tuple(map(str, manifest["classes"])),
             videos=tuple(RawVideo(**entry) for entry in manifest["videos"]),
             skipped=tuple(Skipped(**entry) for entry in manifest["skipped"]),
             videos_per_shard=int(manifest["videos_per_shard"]),
@@ -211,12 +211,8 @@ def read_raw_videos(path: Path) -> RawVideos:
     return read
 
 
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)
-
-
 def _check(read: RawVideos) -> None:
-    """Raise a ValueError or TypeError for anything that no writer wrote."""
+    """Raise a ValueError or TypeError for anything that a writer cannot have written."""
     if read.videos_per_shard < 1 or not read.videos:
         raise ValueError("it has no shards")
     if len({video.id for video in read.videos}) != len(read.videos):
@@ -227,6 +223,5 @@ def _check(read: RawVideos) -> None:
             raise TypeError(f"video {str(video.id)[:80]!r} has a field of the wrong type")
         if video.label is not None and video.label not in read.classes:
             raise ValueError(f"video {video.id!r} has the unknown class {video.label!r}")
-        inside = os.path.normpath(os.path.join("/", video.name)) == "/" + video.name
-        if not inside:
+        if os.path.normpath(os.path.join("/", video.name)) != "/" + video.name:
             raise ValueError(f"the name {video.name!r} leads out of the folder")

@@ -1,11 +1,12 @@
-"""A folder of shards that is filled shard by shard, survives any stop, and ends in a manifest.
+"""A folder of shards, which is filled shard by shard, survives any stop, and ends with a manifest.
 
-While it grows, `parts/` holds `plan.json` (what will be written) and a `shard-00000.json` for each
-committed shard. Once the manifest exists, the store is complete and `parts/` is gone.
+While it grows, `parts/` holds `plan.json`, which describes the store, and a `shard-00000.json` for
+each committed shard. Once the manifest exists, the store is complete and `parts/` is removed.
 """
 
 import fcntl
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +35,7 @@ def plan_of(path: Path) -> Any:
     """Return the plan of a store, finished or not; None without one.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the plan cannot be read.
     """
     if (path / MANIFEST).exists():
         return read_json(path / MANIFEST, "a store's manifest").get("plan")
@@ -43,11 +44,11 @@ def plan_of(path: Path) -> Any:
 
 
 def sealed_plan(path: Path) -> dict[str, Any] | None:
-    """Return the plan of a store that is finished and tidied up; None for any other.
+    """Return the plan of a store that is finished and cleaned up; None for any other.
 
-    A second start checks only the plan: it does not notice a damaged shard, for which `data-prep
-    verify` checks every byte. If the plan differs from the request, the verb itself, which loads
-    the models, says so.
+    A second start checks only the plan, and does not notice a damaged shard; `data-prep verify`
+    checks every byte. If the plan differs from the request, the verb itself, which loads the
+    models, says so.
     """
     if not (path / MANIFEST).exists() or (path / PARTS).exists():
         return None
@@ -85,7 +86,7 @@ def is_sealed(value: dict[str, Any]) -> bool:
 
 
 def sealed_damage(path: Path) -> str | None:
-    """Return a line if any byte of a sealed file differs from what was written, else None.
+    """Return a line if any byte of a sealed file has changed since it was written, else None.
 
     The hash covers the values; whitespace and formatting must also be unchanged.
     """
@@ -100,14 +101,14 @@ def sealed_damage(path: Path) -> str | None:
 
 
 class ShardFolder:
-    """The commit log of one store: which shards are done, and the plan they belong to.
+    """The commit log of one store: the shards that are done, and their plan.
 
     Args:
         path: folder of the store, created if missing.
-        plan: JSON object that decides every byte of the store. A second start with another plan is
-            refused.
-        owner: whether this is the one process that clears what a killed run left half written; the
-            other ranks open the folder after it, with owner=False.
+        plan: JSON object that determines every byte of the store. A second start with another plan
+            is refused.
+        owner: whether this is the one process that removes partial files of a killed run; the other
+            ranks open the folder after it, with owner=False.
 
     Raises:
         InputError: the folder holds something else, or a store made by another plan.
@@ -142,7 +143,7 @@ class ShardFolder:
     def _require_same(self, old: Any, new: dict[str, Any]) -> None:
         if isinstance(old, dict) and (was := _kind(old)) != (wanted := _kind(new)):
             raise InputError(
-                f"{self.path}: is {was}, but {wanted} is to be made; name another folder"
+                f"{self.path}: is {was}, but {wanted} should be made there; name another folder"
             )
         lines = told_difference(old, new)
         if lines:
@@ -169,10 +170,11 @@ class ShardFolder:
 
     @contextmanager
     def locked(self, shard: int) -> Iterator[int]:
-        """Hold one shard while it is made, as another machine may still be making it.
+        """Lock one shard while it is made, because another machine may still be making it.
 
-        Yields a file descriptor: the lock ends with its last holder, so a child may inherit it. On
-        a drive without locks nothing is held, as was reported when the folder could not be locked.
+        This yields a file descriptor: the lock ends with its last holder, so a child may inherit
+        it. On a drive without locks, nothing is held, which was reported when the folder could not
+        be locked.
         """
         lock = os.open(self.parts / f"shard-{shard:05d}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -191,13 +193,12 @@ class ShardFolder:
         return read_json(self.record_path(shard), "a shard's record")
 
     def seal(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest with its own sha256: from then on the store is complete."""
+        """Write the manifest with its own sha256; the store is then complete."""
         write_sealed(self.path / MANIFEST, manifest)
         shutil.rmtree(self.parts)
 
 
 def _kind(plan: dict[str, Any]) -> str:
-    """Return in words what a plan makes."""
     if "tokenizer_hash" in plan:
         return "a token store"
     if plan.get("kind") == "samples":
@@ -209,8 +210,8 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
     """Read the manifest of a complete store.
 
     Raises:
-        InputError: there is no store, it is unfinished, of another kind or version, or its manifest
-            is not as it was written.
+        InputError: there is no store, it is unfinished or of another kind or version, or its
+            manifest has changed.
     """
     if not path.exists():
         raise InputError(f"{path}: no such folder; {how_to_make}")
@@ -220,6 +221,7 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
                 f"{path}: this store is unfinished; run the command that made it again; it "
                 "resumes where it stopped"
             )
+        how_to_make = how_to_make.replace("VIDEOS", shlex.quote(str(path)))
         raise InputError(f"{path}: holds no {MANIFEST}; {how_to_make}")
     manifest = read_json(path / MANIFEST, "a store's manifest")
     if "format" not in manifest:

@@ -1,10 +1,10 @@
 """The token store: grids of codes as .npy shards, tied to the tokenizer that made them.
 
-A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), with a last axis of levels where a
-position has several codes; beside it lies `rows-00000.npy`, int64 (n, 3): video (its position in
-the manifest), first frame, stride. Where the videos have actions, there is `actions-00000.npy`,
-float32 (n, t, a): the actions on the way to each latent frame. If raw videos were encoded,
-`skipped.jsonl` says which of them were left out.
+A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), with a last axis of levels if a
+position has several codes, and `rows-00000.npy`, int64 (n, 3): video (its index in the manifest),
+first frame, stride. If the videos have actions, there is also `actions-00000.npy`, float32 (n, t,
+a): the actions that lead to each latent frame. If raw videos were encoded, `skipped.jsonl` lists
+those that were left out.
 """
 
 import hashlib
@@ -36,20 +36,20 @@ class TokenHeader:
 
     Attributes:
         tokenizer_hash: hash of the tokenizer's tensors and model config.
-        codebook_size: number of codes; tokens lie in 0 .. codebook_size − 1. Where a position has
-            several codes, the number of their combinations.
+        codebook_size: number of codes; tokens lie in 0 .. codebook_size − 1. If a position has
+            several codes, number of their combinations.
         grid_thw: shape of a grid.
         num_frames, frame_size_hw: length and frame size of the clips that were encoded.
-        fps: frames per second of these clips; the most common rate where they are mixed, None when
-            unknown. For raw videos at their own rates it is known once all are decoded: a writer's
-            header has None, a reader's the rate.
+        fps: frames per second of these clips; the most common rate if they are mixed, None if
+            unknown. For raw videos at their own rates, it is known only after all are decoded: a
+            writer's header has None, and a reader's has the rate.
         classes: ordered class names.
-        data_hash: content hash of the clip store or list of raw videos that was encoded, None for
+        data_hash: content hash of the clip store or list of raw videos that was encoded; None for
             samples of a prior.
-        made_by: the settings that made the store.
+        made_by: the settings with which the store was made.
         num_action_dims: number of values that describe the actions of a latent frame, a; 0 without
             actions.
-        levels: number of codes of each level where a position has several; empty for a single one.
+        levels: number of codes of each level if a position has several; empty for a single code.
     """
 
     tokenizer_hash: str
@@ -76,11 +76,11 @@ class TokenHeader:
 
     @property
     def dtype(self) -> np.dtype:
-        """Return the smallest unsigned type that holds a code."""
+        """Return the smallest unsigned type that can hold a code."""
         return np.dtype(np.uint16 if max(self.vocabulary) <= 1 << 16 else np.uint32)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the header as JSON values; without actions or levels these fields are left out."""
+        """Return the header as JSON values, without the fields of absent actions or levels."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -115,9 +115,9 @@ class TokenStoreWriter(ShardFolder):
         Args:
             tokens: integer grids n t h w, or n t h w level.
             rows: video, first frame and stride of each grid, int64 (n, 3).
-            actions: actions n t a, if the header has some.
+            actions: actions n t a, if the header has actions.
             skipped: videos that could not be used.
-            rates: frames per second by position of the video, where only decoding shows them.
+            rates: frames per second by index of the video, if only decoding shows them.
             notes: oddities of videos (id, note).
         """
         if tokens.shape[1:] != self.header.token_shape or rows.shape != (len(tokens), ROW):
@@ -165,8 +165,8 @@ class TokenStoreWriter(ShardFolder):
         """Seal the store.
 
         Args:
-            videos: the videos that the first column of the rows points to; a rate that decoding
-                showed replaces theirs.
+            videos: the videos that the first column of the rows indexes; rates found in decoding
+                replace theirs.
         """
         if not self.is_complete:
             records = [self.record(shard) for shard in range(num_shards)]
@@ -205,7 +205,7 @@ class TokenStore:
 
     Attributes:
         header: the properties that all grids share.
-        videos: id, label, split, group and rate of each video that the rows point to.
+        videos: id, label, split, group and rate of each video that the rows index.
         num_skipped: number of raw videos that were left out (`skipped.jsonl`).
         notes: oddities of raw videos (id, note).
 
@@ -255,8 +255,7 @@ class TokenStore:
         ):
             raise InputError(f"{self.path}: rows point to missing videos; encode again")
         if self.header.fps is None and len(self._rows):
-            rate = usual_rate(self.videos, int(self._rows[0, 2]))
-            self.header = replace(self.header, fps=rate)
+            self.header = replace(self.header, fps=usual_rate(self.videos, int(self._rows[0, 2])))
 
     def _open(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> list[np.ndarray]:
         shards = range(len(self.shards))
@@ -271,7 +270,7 @@ class TokenStore:
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that names the tokens, their videos and their tokenizer."""
+        """Return the sha256 that identifies the tokens, their videos and their tokenizer."""
         return sha256_json(
             {
                 "header": self.header.to_json(),
@@ -311,6 +310,11 @@ class TokenStore:
             "hash": self.content_hash,
         }
 
+    @property
+    def splits(self) -> set[str]:
+        """Return the splits that hold tokens; videos that were left out have none."""
+        return {self.videos[number].split for number in np.unique(self._rows[:, 0])}
+
     def rows(self, split: str | None) -> np.ndarray:
         """Return the row numbers of one split, or of all.
 
@@ -320,7 +324,7 @@ class TokenStore:
         chosen = np.array([split in (None, video.split) for video in self.videos], dtype=bool)
         found = np.flatnonzero(chosen[self._rows[:, 0]])
         if not len(found):
-            splits = ", ".join(sorted({video.split for video in self.videos}))
+            splits = ", ".join(sorted(self.splits))
             raise InputError(f"{self.path}: no tokens of split {split!r}; it has {splits}")
         return found
 
@@ -367,17 +371,17 @@ class TokenStore:
         return video, start, stride
 
     def video_of(self, row: int) -> Video:
-        """Return the video a row was cut from."""
+        """Return the source video of a row."""
         return self.videos[int(self._rows[row, 0])]
 
     def class_of(self, row: int) -> int:
-        """Return the class index of a row; −1 when it has none."""
+        """Return the class index of a row; −1 if it has none."""
         label = self.video_of(row).label
         return -1 if label is None else self.header.classes.index(label)
 
 
 def codes_of_levels(tokens: np.ndarray, header: TokenHeader) -> list[np.ndarray]:
-    """Return the codes of grids, level by level; a store with one level has them as they are."""
+    """Return the codes of grids, level by level."""
     return [tokens[..., level] for level in range(len(header.levels))] or [tokens]
 
 
@@ -386,12 +390,12 @@ def _of_level(level: int, header: TokenHeader) -> str:
 
 
 def usual_rate(videos: Sequence[Video], stride: int) -> float | None:
-    """Return the most common frame rate of clips; None when unknown.
+    """Return the most common frame rate of clips; None if unknown.
 
-    Only the train split counts, if there is one, because a prior samples what it is trained on.
+    Only the train split counts, if there is one, because a prior imitates its training data.
 
     Args:
-        videos: the videos that the clips are cut from.
+        videos: the source videos of the clips.
         stride: distance between the frames of a clip, in frames of the video.
     """
     train = [video for video in videos if video.split == "train"]

@@ -1,4 +1,4 @@
-"""The records of a clip store about a video, and about one that was left out."""
+"""The records of a clip store for videos, and for those that were left out."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,13 +17,13 @@ class Video:
     """One decoded video of a store.
 
     Attributes:
-        id: its id, unique in the store.
-        label: class name; None when the data have no classes.
+        id: id of the video, unique in the store.
+        label: class name; None if the data have no classes.
         split: train, val or test.
         group: videos of one group are near-duplicates and share a split.
         num_frames: number of decoded frames.
-        fps: frames per second of the stored frames; None when unknown.
-        origin: its source: the source's name and sha256, or the model and seed.
+        fps: frames per second of the stored frames; None if unknown.
+        origin: source of the video: its name and sha256, or the model and seed.
         shard, offset: position of its first frame; set by the writer.
     """
 
@@ -48,14 +48,14 @@ class Skipped:
 
 
 class UnusableVideoError(InputError):
-    """Raised by a video's frames: the store leaves out this video and keeps the reason."""
+    """Raised by a video's frames; the store leaves out this video and records the reason."""
 
 
 @dataclass(frozen=True)
 class PreparedVideo:
     """Input to a writer: a video's description, its frames in chunks, its per-frame arrays.
 
-    If the frames raise UnusableVideoError, what was written of the video is removed.
+    If the frames raise UnusableVideoError, the part of the video that was written is removed.
     """
 
     video: Video
@@ -64,27 +64,27 @@ class PreparedVideo:
 
 
 def commonest_fps(videos: Iterable[Video]) -> float | None:
-    """Return the commonest frame rate, the first of several; None when none is known."""
+    """Return the most common frame rate, the first of several; None if none is known."""
     rates = Counter(video.fps for video in videos if video.fps is not None)
     return rates.most_common(1)[0][0] if rates else None
 
 
 def num_repeated(video: Video) -> int | None:
-    """Return the number of frames repeated to reach a fixed rate; None when unknown.
+    """Return the number of frames repeated to reach a fixed rate; None if unknown.
 
-    The origin records it where a fixed rate was requested; older stores do not.
+    The origin records it if a fixed rate was requested, except in older stores.
     """
     found = (video.origin or {}).get(REPEATED)
     return found if type(found) is int and 0 <= found < video.num_frames else None
 
 
 def skipped_entry(video: Video, reason: str) -> Skipped:
-    """Return the line of `skipped.jsonl` that says why a video was left out."""
+    """Return the line of `skipped.jsonl` with the reason why a video was left out."""
     return Skipped(video.id, str((video.origin or {}).get("name", video.id)), reason)
 
 
 def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
-    """Return the files that were left out: a line per file and reason, up to `most` lines."""
+    """Return a line for each file that was left out, with its reason, up to `most` lines."""
     counts = Counter(f"  {entry['path']}: {entry['reason']}" for entry in skipped)
     lines = [
         line if count == 1 else f"{line} ({count:,} videos)"
@@ -95,16 +95,35 @@ def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
     return "\n".join(lines)
 
 
+def warning_of_empty_splits(missing: Sequence[str], num_skipped: int) -> str:
+    """Return the warning that splits hold no video, and what to do about it.
+
+    A split is decided by names, before any file is read, so that a store and the tokens of the same
+    folder always agree about it; a split whose videos are all left out therefore stays empty.
+    """
+    remedy = "add videos"
+    if num_skipped:
+        remedy = (
+            "repair the files that were left out, or move them elsewhere, and run the command with "
+            "another --out, which splits the remaining videos again"
+        )
+    return (
+        f"warning: no {' and no '.join(missing)} videos: training needs train and val, scores need "
+        f"test; {remedy}"
+    )
+
+
 def require_few_skipped(skipped: Sequence[dict[str, str]], total: int, limit: float) -> None:
     """Stop a run that loses too many videos.
 
     Args:
         skipped: videos that were left out so far (path, reason).
         total: number of all videos.
-        limit: share of the videos that may be left out; if it is above 0, a single one always may.
+        limit: share of the videos that may be left out; if it is above 0, a single video always
+            may.
 
     Raises:
-        InputError: more were left out; says which and why.
+        InputError: more were left out; the message lists them with the reasons.
     """
     if len(skipped) > max(limit * total, limit > 0):
         raise InputError(
@@ -118,7 +137,7 @@ def require_few_skipped(skipped: Sequence[dict[str, str]], total: int, limit: fl
 
 
 def video_from_json(entry: dict[str, Any]) -> Video:
-    """Read a manifest's entry; a wrong type is a TypeError."""
+    """Read a manifest's entry; raise a TypeError for a field of the wrong type."""
     video = Video(**entry)
     whole = (video.num_frames, video.shard, video.offset)
     text = (video.id, video.split, video.group)

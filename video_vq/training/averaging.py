@@ -23,10 +23,10 @@ class Averages:
 
     @torch.no_grad()
     def update(self, model: nn.Module, copied_rows: dict[str, Tensor] | None = None) -> None:
-        """Follow the model by one optimizer step.
+        """Update the averages after an optimizer step of the model.
 
         Args:
-            copied_rows: rows of tensors that jumped (restarted codes), which are copied, not
+            copied_rows: rows of tensors that jumped (restarted codes), which are copied instead of
                 averaged.
         """
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))

@@ -1,8 +1,8 @@
-"""Checkpoints to resume from: folders of safetensors and JSON, hashed, written aside, renamed.
+"""Checkpoints to resume from: folders of safetensors and JSON, hashed and renamed into place.
 
-`state/step_0000100/` appears whole or not at all: its files are written and fsynced in a folder
-beside it, `manifest.json` with their sha256 last, then the folder is renamed; only then are older
-ones renamed away and deleted. Nothing is ever unpickled.
+`state/step_0000100/` appears complete or not at all: its files are written and fsynced in a folder
+beside it, `manifest.json` with their sha256 last, and the folder is then renamed; only after that
+are older ones renamed away and deleted. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -20,23 +20,20 @@ from video_vq.stores.files import read_json
 from video_vq.training.checkpoint_files import MANIFEST, CheckpointFiles
 
 KEEP = 2
+Tensors = dict[str, dict[str, Tensor]]  # by the part of a training, then by name
 
 
 class CheckpointFolder(CheckpointFiles):
-    """The checkpoints of one run, to be written and loaded.
+    """Writes and loads the checkpoints of one run.
 
     Args:
         path: folder `state` of the run.
     """
 
     def save(
-        self,
-        step: int,
-        tensors: dict[str, dict[str, Tensor]],
-        state: dict[str, Any],
-        keep: set[int] | None = None,
+        self, step: int, tensors: Tensors, state: dict[str, Any], keep: set[int] | None = None
     ) -> None:
-        """Write a checkpoint, then prune: the last two that verify and those in `keep` stay.
+        """Write a checkpoint; delete older ones except for the last two that verify and `keep`.
 
         Args:
             step: number of optimizer steps done.
@@ -45,7 +42,7 @@ class CheckpointFolder(CheckpointFiles):
             keep: steps that must stay, such as the best.
 
         Raises:
-            OSError: the disk is full or broken; earlier checkpoints are as they were.
+            OSError: the disk is full or broken; earlier checkpoints are unchanged.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._delete_leftovers()
@@ -70,7 +67,6 @@ class CheckpointFolder(CheckpointFiles):
         self._prune(keep or set())
 
     def _delete_leftovers(self) -> None:
-        """Delete what a killed save or pruning left behind."""
         for leftover in self.path.glob(f"step_*{files.PARTIAL}"):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -90,8 +86,8 @@ class CheckpointFolder(CheckpointFiles):
                     return  # the new checkpoint is safe; the next save tries again
         self._delete_leftovers()
 
-    def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Read a checkpoint that `newest` named: tensors by file, and the state."""
+    def load(self, step: int) -> tuple[Tensors, dict[str, Any]]:
+        """Read a checkpoint that `newest` returned: its tensors by file, and its state."""
         folder = self.folder(step)
         tensors = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
         return tensors, read_json(folder / "state.json", "a checkpoint's state")
@@ -102,7 +98,7 @@ def _aside(folder: Path) -> Path:
 
 
 def _write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
-    """Write and fsync a file of a folder that nobody reads yet; return its sha256."""
+    """Write and fsync a file in a folder that is not in use yet; return its sha256."""
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         for part in parts:
@@ -129,7 +125,7 @@ _DTYPES = {
 
 
 def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file in parts: the library would copy all of it twice in memory."""
+    """Yield a safetensors file in parts; the library would copy all of it twice in memory."""
     order = list(_DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     return files.safetensors_parts(

@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and whether their bytes are intact; imports no torch."""
+"""Lists a run's checkpoints, and checks that their bytes are intact; does not import torch."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,8 @@ class CheckpointFiles:
         if not self.path.is_dir():
             return []
         found = [re.fullmatch(r"step_(\d{7,18})", entry.name) for entry in self.path.iterdir()]
-        return sorted(int(match[1]) for match in found if match and _is_name(match))
+        steps = [(int(match[1]), match[0]) for match in found if match]
+        return sorted(step for step, name in steps if name == self.folder(step).name)
 
     def folder(self, step: int) -> Path:
         """Return the folder of a step."""
@@ -100,10 +101,5 @@ def describe_checkpoint(folder: Path) -> Facts:
 
 
 def _validation(value: float) -> str:
-    """Return a validation value for people: a run keeps −PSNR, so that lower is better."""
+    """Return a validation value to show: a run stores −PSNR, so that lower is better."""
     return f"PSNR {-value:.5g} dB" if value < 0 else f"{value:.5g} bits per token"
-
-
-def _is_name(match: re.Match[str]) -> bool:
-    """Whether a folder is named exactly as `CheckpointFolder.folder` names it."""
-    return match[0] == f"step_{int(match[1]):07d}"

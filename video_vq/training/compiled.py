@@ -1,4 +1,4 @@
-"""Compiles parts of a model before a training's first step, and never after it."""
+"""Compiles parts of a model before the first step of a training run, and never after it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,16 +17,16 @@ def compile_parts(
     parts: Sequence[nn.Module],
     trial: Callable[[], Tensor],
 ) -> None:
-    """Compile parts of a model, or none on any rank if the compiler fails on one.
+    """Compile parts of a model, or none on any rank if the compiler fails on one rank.
 
-    Collective. A forward and a backward pass are made to see it; they change no gradient and no
-    random number.
+    Collective. It tries a forward and a backward pass, which change no gradients and no random
+    state.
 
     Args:
         accelerator: the Accelerator.
-        model: what the training steps call, wrapped where there are ranks.
-        parts: what is compiled.
-        trial: runs the parts on a batch of the training's size and returns a loss of it.
+        model: the model that training steps call, wrapped where there are several ranks.
+        parts: the modules to compile.
+        trial: function that runs the parts on a batch of the training's size and returns a loss.
     """
     for part in parts:
         part.compile()
@@ -53,15 +53,15 @@ def compile_parts(
 def uncompiled(is_compiled: bool) -> AbstractContextManager[None]:
     """Return a context in which compiled modules run uncompiled.
 
-    It is for validations, where averaged weights and other batch sizes would be compiled again.
+    It is for validation, where averaged weights and other batch sizes would cause recompilation.
     """
     return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
 
 
 def not_recompiled(is_compiled: bool) -> AbstractContextManager[None]:
-    """Return a context in which nothing is compiled: what does not fit the trial's code runs as is.
+    """Return a context without compilation; inputs that do not fit the compiled code run eagerly.
 
-    It is for training steps: a compiler that is called again could fail, and so end the run on one
-    rank and leave the others waiting.
+    It is for training steps: another compilation could fail, which would end the run on one rank
+    and leave the others waiting.
     """
     return torch.compiler.set_stance("eager_on_recompile") if is_compiled else nullcontext()

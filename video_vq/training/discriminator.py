@@ -1,6 +1,7 @@
-"""The discriminator beside a tokenizer: its losses, its optimizer, its part in a checkpoint."""
+"""The discriminator of a tokenizer's training: its losses, optimizer and part of a checkpoint."""
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +43,7 @@ def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[
     least = 2**config.levels
     if min(size_hw) < least:
         raise InputError(
-            f"a discriminator of {config.levels} levels takes frames of at least {least} x {least} "
+            f"a discriminator of {config.levels} levels needs frames of at least {least} x {least} "
             f"pixels, found {size_hw[0]} x {size_hw[1]}; lower loss.adversarial.levels"
         )
     if precision == "fp16":
@@ -53,7 +54,7 @@ def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[
 
 
 class DiscriminatorFigures(NamedTuple):
-    """Means over one step; LeCam's anchors follow those of the logits."""
+    """Means over one step; the anchors of LeCam follow the means of the logits."""
 
     loss: Tensor
     lecam: Tensor
@@ -65,11 +66,11 @@ class DiscriminatorFigures(NamedTuple):
 class Discriminator:
     """A network that learns to distinguish clips from reconstructions: hinge losses and LeCam.
 
-    The weight of the tokenizer's side is fixed: VQGAN's adaptive one needs the gradients of the
-    last layer inside the forward pass, which DDP does not support, and follows their noise. Under
-    several ranks the discriminator is a DDP module of its own, with one forward and one backward
-    call; the tokenizer's loss looks through its weights as constants, so that it leaves no
-    gradients behind, and every parameter of both is always used.
+    The weight of the tokenizer's loss is fixed: the adaptive weight of VQGAN needs the gradients of
+    the last layer inside the forward pass, which DDP does not support, and it follows their noise.
+    With several ranks, the discriminator is a separate DDP module with one forward and one backward
+    call. The tokenizer's loss treats its weights as constants, so that no gradients remain in them,
+    and every parameter of both is always used.
 
     Args:
         optim: settings of the tokenizer's optimizer, whose rates the discriminator's follow.
@@ -90,7 +91,7 @@ class Discriminator:
         self._norm = torch.zeros(())
 
     def prepare(self) -> None:
-        """Put discriminator and optimizer under Accelerate, after a checkpoint was restored."""
+        """Hand discriminator and optimizer to Accelerate, after a checkpoint was restored."""
         self._wrapped, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
 
     def fooling_loss(self, reconstruction: Video) -> Float[Tensor, ""]:
@@ -106,22 +107,19 @@ class Discriminator:
         Args:
             video: real clips.
             reconstruction: reconstructions of these clips, which get no gradient.
-            is_last: whether this is the last of them, in which the ranks' gradients are averaged.
+            is_last: whether this is the step's last micro-batch, in which the ranks' gradients are
+                averaged.
         """
         both = torch.cat([video, reconstruction.detach()])
-        if is_last:
-            self._backward(both, accumulation)
-        else:
-            with self.accelerator.no_sync(self._wrapped):
-                self._backward(both, accumulation)
-
-    def _backward(self, both: Video, accumulation: int) -> None:
-        with self.accelerator.autocast():
-            real, fake = self._wrapped(both).float().chunk(2)
-        hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-        # Tseng et al. 2021, eq. 4: each side is drawn to the other side's average.
-        lecam = (real - self.anchors[1]).square().mean() + (fake - self.anchors[0]).square().mean()
-        self.accelerator.backward((hinge + self.config.lecam * lecam) / accumulation)
+        alone = nullcontext() if is_last else self.accelerator.no_sync(self._wrapped)
+        with alone:
+            with self.accelerator.autocast():
+                real, fake = self._wrapped(both).float().chunk(2)
+            hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+            # Tseng et al. 2021, eq. 4: each side is drawn to the other side's average.
+            to_fake, to_real = (real - self.anchors[1]).square(), (fake - self.anchors[0]).square()
+            lecam = to_fake.mean() + to_real.mean()
+            self.accelerator.backward((hinge + self.config.lecam * lecam) / accumulation)
         accuracy = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
         parts = (hinge, lecam, accuracy, real.mean(), fake.mean())
         self._parts.append(DiscriminatorFigures(*(part.detach() for part in parts)))
@@ -133,7 +131,7 @@ class Discriminator:
 
     @torch.no_grad()
     def step(self, healthy: bool, lr: float) -> None:
-        """Make the step, or leave it out on all ranks alike; collective.
+        """Make the step, or skip it on all ranks; collective.
 
         Args:
             healthy: whether all losses and gradients of both sides were finite.
@@ -147,14 +145,13 @@ class Discriminator:
             self.optimizer.step()
             updates = int(self.num_updates)
             decay = min(ANCHOR_DECAY, (1 + updates) / (10 + updates))
-            logits = torch.stack([figures.real_logit, figures.fake_logit])
-            self.anchors.lerp_(logits, 1 - decay)
+            self.anchors.lerp_(torch.stack([figures.real_logit, figures.fake_logit]), 1 - decay)
             self.num_updates += 1
             self._figures = figures
         self.optimizer.zero_grad()
 
     def numbers(self) -> dict[str, float]:
-        """Return `discriminator/…` of the last step that was made, as means over all ranks."""
+        """Return the figures `discriminator/…` of the last step made, as means over all ranks."""
         if self._figures is None:
             return {}
         numbers = {
@@ -177,7 +174,7 @@ class Discriminator:
         """Restore the state from a checkpoint; call it before `prepare`.
 
         Args:
-            tensors: what `tensors` returned: file name -> name -> tensor.
+            tensors: the result of `tensors`: file name -> name -> tensor.
 
         Raises:
             InputError: the tensors are not those of this discriminator.

@@ -1,4 +1,4 @@
-"""Ranks in a training: one stop flag, even batches, gradients."""
+"""Coordination of the ranks in a training run: stop flag, even batches, gradients."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,20 +15,17 @@ T = TypeVar("T")
 
 
 class StopFlag:
-    """Whether any rank was asked to stop, by a request or a file `stop` in the run folder."""
+    """Tells whether any rank was asked to stop, by a request or a file `stop` in the run folder."""
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        run_path: os.PathLike[str],
-        request: StopRequest | None,
+        self, accelerator: Accelerator, run_path: os.PathLike[str], request: StopRequest | None
     ):
         self._accelerator = accelerator
         self._file = os.path.join(run_path, "stop")
         self._request = request
 
     def is_set(self) -> bool:
-        """Return whether to stop now, alike on all ranks; collective."""
+        """Return whether to stop now, the same on all ranks; collective."""
         asked = self._request is not None and self._request.reason != ""
         wants = asked or os.path.exists(self._file)
         flag = torch.tensor(float(wants), device=self._accelerator.device)
@@ -60,12 +57,12 @@ def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: 
     """Refuse a global batch that the processes cannot share evenly.
 
     Raises:
-        InputError: it does not divide.
+        InputError: the batch size is not divisible by the number of processes.
     """
     parts = accumulation * accelerator.num_processes
     if batch_size % parts:
         raise InputError(
-            f"optim.batch_size = {batch_size} does not divide by {accumulation} micro-batches x "
+            f"optim.batch_size = {batch_size} is not divisible by {accumulation} micro-batches x "
             f"{accelerator.num_processes} processes; set it to a multiple of {parts}"
         )
 
@@ -73,7 +70,7 @@ def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: 
 def rank_batches(
     accelerator: Accelerator, items: Sequence[T], batch_size: int
 ) -> Iterator[Sequence[T]]:
-    """Yield this rank's share in batches, equally many on every rank; the last may be empty."""
+    """Yield this rank's share in batches, the same number on every rank; the last may be empty."""
     size, rank = accelerator.num_processes, accelerator.process_index
     mine = items[rank::size]
     for start in range(0, -(-len(items) // size), batch_size):

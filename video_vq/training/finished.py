@@ -1,4 +1,4 @@
-"""How far a run is, and whether it has finished its model; imports no torch."""
+"""Tells how far a run has come and whether its model is finished; does not import torch."""
 
 import json
 import os
@@ -31,9 +31,9 @@ ADDED_TO_QUANTIZERS: dict[Any, dict[str, Any]] = {
 def finished_model(
     run: Path, kind: Kind, steps: int, checkpoints: CheckpointFiles | None = None
 ) -> Path | None:
-    """Return the folder of the model that a run made, None while there is work left.
+    """Return the folder of the model that a run made; None while there is work left.
 
-    Work is also left when the last checkpoint is damaged: training goes back and repairs it.
+    Work is also left if the last checkpoint is damaged: training then goes back and repairs it.
 
     Args:
         steps: number of steps of the whole run.
@@ -51,11 +51,11 @@ def finished_model(
 def in_todays_settings(identity: Any) -> Any:
     """Convert the settings recorded by an earlier version to those of this version.
 
-    A removed setting, which decided nothing about the run, is left out; an added one gets the value
-    for what the code did before.
+    A setting that was removed, which had no effect on the run, is left out; one that was added gets
+    the value that matches the earlier behaviour.
 
     Args:
-        identity: unchecked content of a run.json.
+        identity: unchecked contents of a run.json.
     """
     if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
         return identity
@@ -82,14 +82,14 @@ def in_todays_settings(identity: Any) -> Any:
 def finished_by_same_command(
     run: Path, kind: Kind, config: dict[str, Any], data_hash: str
 ) -> Path | None:
-    """Return the folder of the model where a second start would have nothing to do.
+    """Return the folder of the finished model if a second start would have nothing to do.
 
     Args:
         config: the resolved configuration as JSON.
         data_hash: content hash of the training store.
 
     Returns:
-        None where anything differs, is missing or damaged: the training itself then reports it.
+        None if anything differs, is missing or is damaged: the training itself then reports it.
     """
     with suppress(InputError, OSError):
         described = in_todays_settings(read_json(run / RUN, "a run's description").get("identity"))
@@ -133,7 +133,7 @@ def describe_run(path: Path) -> tuple[str, Facts] | None:
 
 
 def _last_step(file: Path) -> int:
-    """Return the step of the last whole line of metrics.jsonl, 0 when there is none."""
+    """Return the step of the last complete line of metrics.jsonl; 0 if there is none."""
     if not file.is_file():
         return 0
     with open(file, "rb") as stream:

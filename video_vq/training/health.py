@@ -1,7 +1,7 @@
-"""Warnings of a run that goes wrong while its numbers are finite: loss spikes, codebook collapse.
+"""Warnings about a run that fails with finite numbers: loss spikes and codebook collapse.
 
-They are checked when numbers are logged, on numbers that are equal on all ranks, and are part of
-the checkpoint, so that a resumed run warns like an uninterrupted one.
+They are checked whenever numbers are logged, on numbers that are equal on all ranks, and are part
+of the checkpoint, so that a resumed run gives the same warnings as an uninterrupted one.
 """
 
 import math
@@ -39,7 +39,7 @@ class Health:
     Attributes:
         loss_spikes, collapses: number of warnings so far.
         logs: number of logged steps.
-        mean, square: averages of the loss and of its square.
+        mean, square: moving averages of the loss and of its square.
         is_collapsed: whether the codebook was collapsed at the last logged step.
     """
 
@@ -52,7 +52,7 @@ class Health:
 
     @classmethod
     def at_start(cls) -> "Health":
-        """Return the health of a run that has logged nothing."""
+        """Return the state of a run that has logged nothing yet."""
         return cls(0, 0, 0, 0.0, 0.0, False)
 
     def look(
@@ -69,7 +69,7 @@ class Health:
             loss: loss of the logged step, mean over all ranks.
             usage: fraction of the codes used since the last log; None for a prior.
             possible: fraction that this many tokens would use if all codes were equally likely.
-            codes: name of the codes; where a position has several, that of the least used.
+            codes: name of the codes; where a position has several, the name of the least used.
             remedy: remedy for a collapse.
         """
         warnings = []
@@ -94,7 +94,7 @@ class Health:
         return warnings
 
     def forget(self) -> None:
-        """Forget the losses so far, as different ones follow; the counts of warnings stay."""
+        """Forget the losses so far, as different ones follow, but keep the counts of warnings."""
         self.logs = 0
         self.mean = self.square = 0.0
 
@@ -106,8 +106,7 @@ class Health:
         if self.logs < MIN_LOGS or not math.isfinite(loss):
             return False
         deviation = math.sqrt(max(self.square - self.mean**2, 0.0))
-        limit = max(self.mean + SPIKE_DEVIATIONS * deviation, SPIKE_RATIO * self.mean)
-        return loss > limit
+        return loss > max(self.mean + SPIKE_DEVIATIONS * deviation, SPIKE_RATIO * self.mean)
 
     def _follow(self, loss: float) -> None:
         # Bias-corrected as in Adam: at the first log, the average is the loss itself.
@@ -119,9 +118,9 @@ class Health:
 def least_used(
     use: dict[str, float], vocabulary: Sequence[int], num_tokens: int
 ) -> tuple[float, float, str]:
-    """Return the code usage for `Health.look`: usage, possible usage, and the codes' name.
+    """Return the code usage for `Health.look`: usage, possible usage, and the name of the codes.
 
-    Where a position has several codes, it is the level farthest from what is possible.
+    Where a position has several codes, it is that of the level farthest from its possible usage.
 
     Args:
         use: figures since the last log, by path.

@@ -1,4 +1,4 @@
-"""The rhythm of a run, the same for all models; a model's own file holds its step."""
+"""The schedule of a run, the same for all models; each model's own file contains its step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,10 +18,9 @@ from video_vq.models.pretrained import Pretrained
 from video_vq.training.compiled import not_recompiled, uncompiled
 from video_vq.training.discriminator import Discriminator
 from video_vq.training.distributed import StopFlag, all_finite, clip_gradients
-from video_vq.training.optimizer import make_optimizer, set_learning_rate
+from video_vq.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from video_vq.training.progress_line import ProgressLine
 from video_vq.training.run_folder import RunFolder, diverged
-from video_vq.training.schedule import learning_rate
 from video_vq.training.state import TrainingState
 from video_vq.training.stop_request import StopRequest
 from video_vq.training.timer import StepTimer
@@ -39,7 +38,7 @@ def open_run(
     data: str,
     allowed_changes: Sequence[str],
 ) -> RunFolder:
-    """Open a run folder on all ranks, first on rank 0, which creates it; see `RunFolder`.
+    """Open a run folder on all ranks, beginning with rank 0, which creates it; see `RunFolder`.
 
     Args:
         data: content hash of the training store.
@@ -61,11 +60,11 @@ def open_run(
 
 
 class Training:
-    """One start of a run: from the newest checkpoint to the last step, or to a stop.
+    """One start of a run, from the newest checkpoint to the last step or to a stop.
 
-    It owns what all trainings share: the optimizer, averaged weights, checkpoints, the log, when to
-    validate, save and stop, and making or skipping a step alike on all ranks. How a batch becomes a
-    loss is written in the model's file, top to bottom (`train_tokenizer`, `train_prior`):
+    It owns everything that all training runs share: the optimizer, averaged weights, checkpoints,
+    the log, the times to validate, save and stop, and the decision of all ranks to make or skip a
+    step. The model's file computes the loss of a batch (`train_tokenizer`, `train_prior`):
 
         training = Training(accelerator, run_folder, config, model, "clips", trackers, request)
         batches = training.batches(dataset)
@@ -80,26 +79,27 @@ class Training:
                 training.log({...}, warnings)
         return training.export(facts) if training.is_finished else None
 
-    Between two turns a step is whole on all ranks. That is where tests look at a run: they wrap
-    `batches` for what a rank sees and `turns` for what it holds (tests/integration/observed.py).
+    Between two turns, a step is complete on all ranks. This is where tests observe a run: they wrap
+    `batches` for the inputs of a rank and `turns` for its state (tests/integration/observed.py).
 
     Args:
         model: the model with its first weights; it is moved to the device.
-        unit: what a batch holds, as a plural noun for messages.
+        unit: name of a batch's items for messages, as a plural noun.
         trackers: experiment trackers to log to, besides metrics.jsonl.
         request: an optional stop request; a file `stop` in the run folder also works.
-        usage: code usage of a tokenizer between two lines of the log, or None for a prior.
+        usage: code usage of a tokenizer between two lines of the log; None for a prior.
 
     Attributes:
-        model: wrapped for the forward pass in training, by DDP where there are several ranks.
+        model: the model for forward passes in training, wrapped by DDP where there are several
+            ranks.
         bare_model: the same model, not wrapped.
-        state: number of steps done, averages and counters: what a checkpoint holds.
-        micro_batch_size: number of items that a rank's network takes at once.
+        state: the contents of a checkpoint: number of steps done, averages and counters.
+        micro_batch_size: number of items in a forward pass of one rank.
         timer: timer of the phases of a step; `with training.timer("forward"): …`.
-        stop: whether to stop; a validation looks at it before each batch.
-        log_is_due: whether the current step writes a line of the log.
+        stop: whether to stop; a validation checks it before each batch.
+        log_is_due: whether the current step writes a line to the log.
         lr: learning rate of the current step.
-        grad_norm: gradient norm of the last step, before it was clipped.
+        grad_norm: gradient norm of the last step, before clipping.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Training:
         self.grad_norm = torch.zeros(())
 
     def batches(self, dataset: ClipSequence | TokenSequence) -> Iterator[Any]:
-        """Return this rank's micro-batches of all steps that are left, in order."""
+        """Return this rank's micro-batches of all remaining steps, in order."""
         loader = training_batches(
             dataset,
             first_step=self.state.step,
@@ -155,7 +155,7 @@ class Training:
         return iter(loader)
 
     def turns(self) -> Iterator[Turn]:
-        """Yield the next thing to do until the last step is done or the run has to stop.
+        """Yield the next task until the last step is done or the run has to stop.
 
         "validate" asks for scores of the averaged weights, given to `note_validation`; "train" for
         one optimizer step, made by `update`. Checkpoints are written in between.
@@ -197,20 +197,20 @@ class Training:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps are done and the last weights validated."""
+        """Whether all steps are done and the final weights are validated."""
         return self.state.step == self.optim.steps and not self.state.validation_is_due
 
     def _leave_out_of_rates(self) -> None:
-        """Leave the time since the last step out of the rates, as it is not part of a step."""
+        """Exclude the time since the last step from the rates, because it is not part of a step."""
         self.timer.restart()
         self._progress.leave_out()
 
     def summing(self, is_last: bool) -> AbstractContextManager[Any]:
-        """Return a context for one micro-batch, whose gradients are added to those before it.
+        """Return a context for one micro-batch, whose gradients are added to the earlier ones.
 
         Args:
-            is_last: whether it is the step's last, in whose backward pass the ranks average their
-                gradients.
+            is_last: whether it is the step's last micro-batch, in whose backward pass the ranks
+                average their gradients.
         """
         return nullcontext() if is_last else self.accelerator.no_sync(self.model)
 
@@ -223,28 +223,26 @@ class Training:
         self.accelerator.backward(loss / self.optim.accumulation)
 
     def update(self, must_be_finite: Tensor, discriminator: Discriminator | None = None) -> bool:
-        """Make the optimizer step, or skip it on all ranks alike; collective.
+        """Make the optimizer step, or skip it on all ranks; collective.
 
         Args:
             must_be_finite: unweighted losses of the step on this rank; like the gradient norms,
                 they must be finite on every rank.
-            discriminator: the discriminator where it takes part in the step, to be stepped or
-                skipped together with the model; else None.
+            discriminator: the discriminator if it takes part in the step, to be stepped or skipped
+                together with the model; otherwise None.
 
         Returns:
             Whether the step was made.
 
         Raises:
-            InputError: too many steps in a row were skipped.
+            InputError: too many consecutive steps were skipped.
         """
         state = self.state
         with self.timer("step"):
             self.grad_norm = clip_gradients(self.accelerator, self.model, self.optim.clip_norm)
-            norms = (
-                [self.grad_norm]
-                if discriminator is None
-                else [self.grad_norm, discriminator.clip()]
-            )
+            norms = [self.grad_norm]
+            if discriminator is not None:
+                norms.append(discriminator.clip())
             healthy = all_finite(self.accelerator, must_be_finite, *norms)
             if healthy or self.accelerator.scaler is not None:  # fp16's scaler skips by itself
                 self.optimizer.step()
@@ -259,10 +257,10 @@ class Training:
         return healthy
 
     def log(self, figures: dict[str, Any], warnings: Sequence[str]) -> None:
-        """Write the step's line: the model's figures, the optimizer's, and where the time went.
+        """Write the step's line: the figures of the model, of the optimizer and of the time spent.
 
         Args:
-            figures: numbers by path (`loss/…`), equal on all ranks.
+            figures: numbers by path (`loss/…`), the same on all ranks.
             warnings: sentences to show on the screen.
         """
         with self.timer("logging"):  # .item() waits for a GPU
@@ -280,21 +278,21 @@ class Training:
         self._progress.restart(self.state.step)
 
     def note_validation(self, figures: dict[str, float], value: float) -> None:
-        """Write the scores of a validation, and remember the weights if they are the best so far.
+        """Write the scores of a validation, and note whether the weights are the best so far.
 
         Args:
             figures: numbers by path (`validation/…`).
-            value: number that checkpoints are compared by; lower is better.
+            value: number by which checkpoints are compared; lower is better.
         """
         self.state.note_validation(value)
         self.run_folder.log(self.state.step, figures)
         self._progress.restart(self.state.step)
 
     def export(self, facts: Any) -> Path:
-        """Write the averaged weights as a finished model, close the run, return the model's folder.
+        """Write the averaged weights as a finished model and close the run; return the folder.
 
         Args:
-            facts: what the finished model records about its training.
+            facts: the facts about its training that the finished model records.
         """
         folder = self.run_folder.path / self.bare_model.kind
         if self.accelerator.is_main_process:

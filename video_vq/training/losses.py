@@ -1,4 +1,4 @@
-"""Every loss of a tokenizer by name: unweighted, in float32, and its weight."""
+"""The losses of a tokenizer by name, unweighted and in float32, and their weights."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -31,22 +31,22 @@ MEASURED_CLIPS = 256  # training clips, whose pixels give the variance to a few 
 
 
 class TokenizerLosses:
-    """All losses of a tokenizer by name, with the networks that they need.
+    """All losses of a tokenizer by name, and the networks that they need.
 
-    `reconstruction`, `temporal`, `perceptual` and `adversarial` are computed here; those of the
-    quantizer (`commitment`, `codebook`, …) come with its output. A loss without weight costs
-    nothing.
-    A step is known by the number of optimizer steps before it, skipped ones included.
+    `reconstruction`, `temporal`, `perceptual` and `adversarial` are computed here; the losses of
+    the quantizer (`commitment`, `codebook`, …) come with its output. A loss with weight 0 is not
+    computed. A step is identified by the number of optimizer steps before it, including skipped
+    ones.
 
     Args:
         store: the clip store that is trained on; the weight of the reconstruction loss may be
             measured on it.
 
     Attributes:
-        discriminator: the adversarial discriminator, or None where its loss has no weight.
+        discriminator: the adversarial discriminator; None if its loss has no weight.
 
     Raises:
-        InputError: a network does not take these clips or this precision, or its weights are
+        InputError: a network does not support these clips or this precision, or its weights are
             missing; see `load_perceptual` and `check_adversarial`.
     """
 
@@ -96,28 +96,22 @@ class TokenizerLosses:
         return losses
 
     def total(self, losses: dict[str, Float[Tensor, ""]], step: int) -> Float[Tensor, ""]:
-        """Return the sum of losses, each times its weight at a step; see `weight`."""
+        """Return the sum of the losses, each times its weight at a step; see `weight`."""
         return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
 
-    def total_of_decoded(
-        self, decoded: Video, video: Video, step: int, micro_batch: int
-    ) -> Float[Tensor, ""]:
-        """Return the weighted sum of the losses of a decoded video; see `__call__`."""
-        return self.total(self.of_decoded(decoded, video, step, micro_batch), step)
-
     def discriminator_at(self, step: int) -> Discriminator | None:
-        """Return the discriminator if it takes part in a step, None before it joins.
+        """Return the discriminator if it takes part in a step; None before it joins.
 
-        The step asks for its own part, to train it; `__call__` for the tokenizer's part, its loss.
+        The training step uses it to train the discriminator, `__call__` to compute the tokenizer's
+        loss.
         """
-        has_begun = step >= self._config.loss.adversarial.start
-        return self.discriminator if has_begun else None
+        return self.discriminator if step >= self._config.loss.adversarial.start else None
 
     def weight(self, name: str, step: int) -> float:
         """Return the weight of a loss at a step.
 
-        A loss of the quantizer has the number of the same name in the config's `loss` section, and
-        none before the codes are used.
+        A loss of the quantizer has the weight of the same name in the config's `loss` section, and
+        weight 0 before the codes are used.
         """
         config = self._config.loss
         match name:
@@ -142,11 +136,11 @@ def reconstruction_loss(
 
 
 def temporal_loss(output: Video, target: Video, kind: Literal["l1", "mse"]) -> Float[Tensor, ""]:
-    """Return the mean absolute or squared error of the changes from each frame to the next.
+    """Return the mean absolute or squared error of the differences between consecutive frames.
 
-    Of an error e in the pixels, "mse" is the mean of (e_t − e_{t−1})²: 2·(1 − ρ) times the error's
-    variance where neighbouring frames' errors correlate by ρ. So it is 0 for an error that stays
-    and largest for one that alternates.
+    For an error e in the pixels, "mse" is the mean of (e_t − e_{t−1})²: 2·(1 − ρ) times the error's
+    variance if the errors of consecutive frames have correlation ρ. It is therefore 0 for a
+    constant error and largest for an alternating one.
     """
     return reconstruction_loss(output.float().diff(dim=2), target.diff(dim=2), kind)
 
@@ -154,10 +148,10 @@ def temporal_loss(output: Video, target: Video, kind: Literal["l1", "mse"]) -> F
 def perceptual_loss(
     network: StLpips, output: Video, target: Video, frames: Int[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
-    """Return the mean ST-LPIPS of the named frames of each clip.
+    """Return the mean ST-LPIPS of the chosen frames of each clip.
 
     Args:
-        network: the perceptual network, frozen; gradients pass through it.
+        network: the frozen perceptual network, through which gradients pass.
         output: the reconstructions, in [-1, 1].
         target: the originals, in [-1, 1].
         frames: indices of the frames to compare, for each clip.
@@ -174,13 +168,13 @@ def perceptual_loss(
 def draw_frames(
     num_frames: int, config: PerceptualConfig, positions: Sequence[int], seed: int
 ) -> Int[Tensor, "b n"]:
-    """Draw different frames of each clip, which depend only on the clip's position in the training.
+    """Draw distinct frames of each clip, which depend only on the clip's position in the run.
 
-    Any number of ranks and micro-batches draws the same.
+    They are the same for any number of ranks and micro-batches.
 
     Args:
         config: settings of the perceptual loss, including how many frames to draw.
-        positions: positions of the clips in the training; see `rank_positions`.
+        positions: positions of the clips in the training run; see `rank_positions`.
     """
     drawn = [
         np.random.default_rng([seed, position, 0xF4A]).permutation(num_frames)[: config.num_frames]
@@ -190,7 +184,7 @@ def draw_frames(
 
 
 def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> float:
-    """Return the weight of the reconstruction loss, measured on training clips if it is "data".
+    """Return the weight of the reconstruction loss; if it is "data", measure it on training clips.
 
     Raises:
         InputError: all pixels are equal.
@@ -210,9 +204,8 @@ def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> 
     spread = float((share * (value - (share * value).sum()).abs() ** power).sum())
     if spread < 1e-8:
         raise InputError(
-            f"{store.path}: all pixels of {len(windows)} training clips are equal, so they have "
-            "no variance to divide by; set loss.reconstruction_weight to a number, or check the "
-            "data"
+            f"{store.path}: all pixels of {len(windows)} training clips are equal, so they have no "
+            "variance to divide by; set loss.reconstruction_weight to a number, or check the data"
         )
     return 1 / spread
 
@@ -220,11 +213,11 @@ def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> 
 def load_perceptual(
     config: PerceptualConfig, size_thw: tuple[int, int, int], device: torch.device
 ) -> StLpips | None:
-    """Return the network of the perceptual loss, None where it has no weight.
+    """Return the network of the perceptual loss; None if the loss has no weight.
 
     Raises:
-        InputError: frames are too small for it, a clip has fewer than are to be drawn, or the
-            network's weights are missing.
+        InputError: the frames are too small for the network, a clip has fewer frames than are to be
+            drawn, or the network's weights are missing.
     """
     if not config.weight:
         return None
@@ -244,6 +237,6 @@ def load_perceptual(
 
 
 def adversarial_weight(config: AdversarialConfig, step: int) -> float:
-    """Return the weight of the adversarial loss at a step: it grows from zero."""
+    """Return the weight of the adversarial loss at a step, which grows from zero."""
     grown = (step + 1 - config.start) / max(1, config.warmup_steps)
     return config.weight * min(1.0, max(0.0, grown))

@@ -23,7 +23,7 @@ class WatchedBatch(NamedTuple):
     Attributes:
         video: the clips.
         quantized: the quantizer's output for them; its rows keep their gradients.
-        loss_scale: factor that the backward pass multiplies the micro-batch's loss by.
+        loss_scale: factor by which the backward pass multiplies the micro-batch's loss.
         at_latents: gradients of a second pass of the decoder, by name, if they are measured.
     """
 
@@ -59,11 +59,11 @@ def watched_step(
     commitment: float,
     weight_decay: float,
 ) -> dict[str, float]:
-    """Return `quantizer/…` after a step, as means over the ranks; collective.
+    """Return the figures `quantizer/…` after a step, as means over the ranks; collective.
 
-    Beside the figures of `quantizers/mechanism.py` and `radial_forces`, `quantizer/changed_codes`:
-    the share of the last micro-batch's tokens that this one step, of encoder and codebook, moved
-    to another code; and those of `quantizers/exactness.py` where gradients are measured.
+    These are the figures of `quantizers/mechanism.py` and `radial_forces`; those of
+    `quantizers/exactness.py` if gradients are measured; and `quantizer/changed_codes`, the share of
+    the last micro-batch's tokens that this step of encoder and codebook moved to another code.
 
     Args:
         tokenizer: the tokenizer after the step, not wrapped.
@@ -97,18 +97,20 @@ def radial_forces(
     commitment: float,
     weight_decay: float,
 ) -> dict[str, float]:
-    """Return the forces that pull the projected latents z to the origin or push them outwards.
+    """Return the forces that pull the projected latents z towards the origin or push them outwards.
 
-    A force is Σ z·∇z over a micro-batch, ∇z the part's gradient of the weighted mean loss: the
-    rate at which plain gradient descent changes −½ Σ|z|². Positive: the latents shrink.
+    A force is Σ z·∇z over a micro-batch, where ∇z is that part's gradient of the weighted mean
+    loss: the rate at which plain gradient descent changes −½ Σ|z|². If it is positive, the latents
+    shrink.
 
-    * `radial_wish`: Σ q·g, g = dL/dq̃: what the loss asks of the *codes'* length; equal to
-      `radial_estimator` under the rotation of raw latents, whatever e is.
-    * `radial_estimator`: what reaches the latents through the estimator, from all losses of pixels.
-    * `radial_commitment`: of the commitment loss, with its weight.
-    * `radial_decay`: of weight decay on the projection W, z = Wx + b: decay d moves z as a
-      gradient d (z − b) would. Adam divides the other forces by the size of their gradients, so
-      compare this one with them in its sign and over time, not in its size.
+    * `radial_wish`: Σ q·g with g = dL/dq̃, the change in the *codes'* length that the loss asks
+      for; equal to `radial_estimator` under the rotation of raw latents, for every e.
+    * `radial_estimator`: the force that reaches the latents through the estimator, from all losses
+      on pixels.
+    * `radial_commitment`: the force of the weighted commitment loss.
+    * `radial_decay`: the force of weight decay on the projection W, z = Wx + b: decay d moves z as
+      a gradient d (z − b) would. Adam divides the other forces by the size of their gradients, so
+      compare only the sign of this one with theirs, and its course over time.
 
     Args:
         quantizer: the quantizer that the rows went through.

@@ -1,4 +1,4 @@
-"""The optimizer: its tensors and their rates, its state as named tensors, and its memory."""
+"""The optimizer: its parameter groups, its state as named tensors, and its memory."""
 
 import math
 import re
@@ -29,7 +29,7 @@ OUTER_LAYERS = re.compile(
 def make_optimizer(
     module: nn.Module, config: OptimizerConfig, outer_layers: re.Pattern[str] = OUTER_LAYERS
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of all tensors of a module that are trained; see `OptimizerConfig`.
+    """Return the optimizer of all trainable tensors of a module; see `OptimizerConfig`.
 
     Args:
         outer_layers: pattern that matches the start of tensor names that Muon must not update.
@@ -42,10 +42,10 @@ def make_optimizer(
 def parameter_groups(
     module: nn.Module, config: OptimizerConfig, outer_layers: re.Pattern[str] = OUTER_LAYERS
 ) -> list[dict[str, Any]]:
-    """Return the trained tensors in groups: matrices and kernels are decayed, all else is not.
+    """Return the trainable tensors in groups: weight decay applies only to matrices and kernels.
 
-    Vectors, norms and embeddings do not decay, as that would pull them to zero for no reason.
-    With Muon the hidden matrices and kernels are a third group.
+    Vectors, norms and embeddings are not decayed, as there is no reason to pull them towards zero.
+    With Muon, the hidden matrices and kernels are a third group.
     """
     hidden: list[Tensor] = []
     decayed: list[Tensor] = []
@@ -82,12 +82,13 @@ def is_hidden(name: str, matrix: Tensor, outer_layers: re.Pattern[str] = OUTER_L
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) for groups with `is_orthogonalised`, AdamW for all others.
 
-    It is one optimizer, so that fp16's loss scale skips the step of both or of neither. A kernel is
-    treated as a matrix of its output channels by all other axes. Its momentum (Nesterov's) is
-    orthogonalised and scaled by 0.2 √max(rows, columns), so that learning rates are AdamW's (Liu et
-    al. 2025, eq. 4); decay is AdamW's. All ranks compute the same from the same gradients.
+    It is a single optimizer, so that the loss scaling of fp16 skips the step of both or of neither.
+    A kernel is treated as a matrix of its output channels by all other axes. Its Nesterov momentum
+    is orthogonalised and scaled by 0.2 √max(rows, columns), so that the learning rates of AdamW
+    apply (Liu et al. 2025, eq. 4); weight decay is that of AdamW. All ranks compute the same update
+    from the same gradients.
 
-    `torch.optim.Muon` takes matrices only, in an optimizer of their own, and iterates in bf16.
+    `torch.optim.Muon` supports only matrices, in a separate optimizer, and iterates in bf16.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Make a step from the existing gradients; closures are not supported."""
+        """Make a step with the current gradients; closures are not supported."""
         assert closure is None
         self._adamw.state = self.state
         self._adamw.param_groups = [g for g in self.param_groups if not g["is_orthogonalised"]]
@@ -121,11 +122,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """Bring the singular values of a matrix near 1 and keep its singular vectors.
+    """Bring the singular values of a matrix close to 1 and keep its singular vectors.
 
     The Newton–Schulz iteration of Jordan et al. 2024, X ← (a + bXXᵀ + c(XXᵀ)²)X, multiplies X by a
-    polynomial of XXᵀ. So it is run on this small Gram matrix, and X is multiplied once, at the end:
-    two products along the long side instead of ten, which makes float32 affordable.
+    polynomial of XXᵀ. It is therefore run on this small Gram matrix, and X is multiplied only once,
+    at the end. This takes two products along the long side instead of ten, which makes float32
+    affordable.
     """
     with exact_float32(matrix.device):
         x = matrix.float()
@@ -156,7 +158,7 @@ def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
         group: the parameter group that holds the tensor, which decides the algorithm.
 
     Returns:
-        Tensors with the right names, shapes and types; their values mean nothing.
+        Tensors with the right names, shapes and types, and meaningless values.
     """
     if group.get("is_orthogonalised"):
         return {"momentum": value}
@@ -164,7 +166,7 @@ def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimizer's state to named tensors, `index.name`, for a checkpoint.
+    """Flatten an optimizer's state into named tensors, `index.name`, for a checkpoint.
 
     The index counts the tensors of all groups, in the order of `parameter_groups`.
     """
@@ -177,7 +179,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore what `optimizer_tensors` returned for such an optimizer.
+    """Restore the state that `optimizer_tensors` returned for such an optimizer.
 
     Raises:
         InputError: the tensors are not those of this optimizer.
@@ -198,7 +200,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
 
 
 def trained_bytes(module: nn.Module, config: OptimizerConfig) -> int:
-    """Return the bytes of all weights, their gradients and the optimizer's state.
+    """Return the number of bytes of all weights, their gradients and the optimizer's state.
 
     It also works on tensors without data.
     """
@@ -210,3 +212,22 @@ def trained_bytes(module: nn.Module, config: OptimizerConfig) -> int:
         for kept in state_of(group, value).values()
     )
     return 2 * weights + state
+
+
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """Return the learning rate of an optimizer step.
+
+    It rises linearly over `warmup_steps` and then falls to `final_lr` x lr: along a cosine, or,
+    with `decay_steps`, linearly over only that many final steps (warm-up–stable–decay).
+
+    Args:
+        step: number of optimizer steps before this one.
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.decay_steps is None:
+        done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        left = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    else:
+        left = min(1.0, max(0.0, (config.steps - step) / config.decay_steps))
+    return config.lr * (config.final_lr + (1 - config.final_lr) * left)

@@ -1,4 +1,4 @@
-"""Trains a prior on a token store, never on pixels: one function, to be read from top to bottom."""
+"""Trains a prior on a token store, never on pixels; one function, which reads top to bottom."""
 
 import math
 from collections.abc import Sequence
@@ -17,13 +17,7 @@ from video_vq.distributed import make_accelerator, over_ranks
 from video_vq.models.masked_prior import MaskedPrior, hidden_tokens
 from video_vq.models.prior import clip_nats, prior_loss, token_nats
 from video_vq.models.prior_config import PriorFacts, config_for
-from video_vq.models.priors import (
-    AnyPrior,
-    build_prior,
-    hidden_in_scoring,
-    prior_inputs,
-    rate_name,
-)
+from video_vq.models.priors import AnyPrior, build_prior, hidden_in_scoring, prior_inputs, rate_name
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.compiled import compile_parts
 from video_vq.training.distributed import StopFlag, require_even_batch
@@ -51,14 +45,15 @@ def train_prior(
         out: path of the run folder.
         trackers: experiment trackers to log to, besides metrics.jsonl.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: an entered StopRequest, so that signals also stop the run, not only a file `stop`.
+        request: an entered StopRequest, so that signals also stop the run; without it, only a file
+            `stop` does.
 
     Returns:
-        The folder of the finished prior, or None when the run was stopped.
+        The folder of the finished prior; None if the run was stopped.
 
     Raises:
-        InputError: the store, the run folder or the number of processes is wrong, or too many steps
-            in a row were not finite.
+        InputError: the store, the run folder or the number of processes is wrong, or too many
+            consecutive steps were not finite.
     """
     accelerator = make_accelerator()
     store, optim = TokenStore(tokens), config.optim
@@ -80,8 +75,7 @@ def train_prior(
         blank = blank_tokens(store.header, training.micro_batch_size, accelerator.device)
         inputs = prior_inputs(blank, hidden_in_training(training, prior, 0))
         compile_parts(
-            *(accelerator, training.model, [prior]),
-            lambda: training.model(*inputs).square().mean(),
+            *(accelerator, training.model, [prior]), lambda: training.model(*inputs).square().mean()
         )
     timer, batches = training.timer, training.batches(dataset)
 
@@ -124,7 +118,7 @@ def hidden_in_training(
 ) -> Bool[Tensor, "b n"] | None:
     """Return a mask of the tokens that a masked prior has to predict; None for other priors.
 
-    They depend only on the run's seed and on the clip's position in the run, so they are the same
+    The mask depends only on the run's seed and on the clip's position in the run, so it is the same
     for any number of ranks and micro-batches.
     """
     if not isinstance(prior, MaskedPrior):
@@ -158,8 +152,8 @@ def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
 def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
     """Return the mean and standard deviation of the train split's actions, summed in float64.
 
-    The first latent frame has places without an action (`data/actions.py`) and is left out unless
-    it is the only one. A constant action gets a deviation of 1.
+    The first latent frame has positions without an action (`data/actions.py`) and is left out
+    unless it is the only one. A constant action gets a standard deviation of 1.
     """
     first = min(1, store.header.grid_thw[0] - 1)
     size = store.header.num_action_dims
@@ -208,14 +202,14 @@ def score(
     batch_size: int,
     stop: StopFlag,
 ) -> float | None:
-    """Return bits per token of some weights on fixed grids, shared among the ranks; collective.
+    """Return the bits per token of given weights on fixed grids, shared among ranks; collective.
 
     For a masked prior, these are bits per hidden token.
 
     Args:
         prior: the prior, not wrapped; its own weights are not used.
         rows: the grids of all ranks, as rows of the store.
-        batch_size: number of grids that one rank takes at once.
+        batch_size: number of grids in a batch of one rank.
 
     Returns:
         None if the run was asked to stop in the meantime.

@@ -1,4 +1,4 @@
-"""A line on stderr that shows the progress of something long, at least every 30 seconds."""
+"""Shows the progress of a long task on stderr, at least every 30 seconds."""
 
 import sys
 import time
@@ -15,12 +15,12 @@ class ProgressLine:
     """Shows the progress of a training or a validation if nothing else was printed for a while.
 
     Args:
-        name: what the line begins with: "step", or "validating: clip".
+        name: beginning of the line: "step", or "validating: clip".
         total: total number of steps (or clips).
         done: number of steps done at the start.
-        rate: what the rate counts, as a plural noun such as "clips".
-        per_part: number of rate units per step.
-        is_shown: whether to print anything; only rank 0 does.
+        rate: items that the rate counts, as a plural noun such as "clips".
+        per_part: number of these items per step.
+        is_shown: whether to print anything, which only rank 0 does.
         clock: function that returns monotonic seconds.
     """
 
@@ -40,12 +40,12 @@ class ProgressLine:
         self.restart(done)
 
     def restart(self, done: int) -> None:
-        """Restart the measurement, because another line has just been printed."""
+        """Restart the clock, because another line has just been printed."""
         self._done, self._said_at = done, self._clock()
         self._rate_from = self._looked_at = self._said_at
 
     def leave_out(self) -> None:
-        """Exclude the time since the last look from the rate; it still counts as silence."""
+        """Exclude the time since the last look from the rate, but not from the time of silence."""
         now = self._clock()
         self._rate_from += now - self._looked_at
         self._looked_at = now
@@ -54,7 +54,7 @@ class ProgressLine:
         """Print the progress if the next look would be too late.
 
         Args:
-            at_once: whether to print it in any case.
+            at_once: whether to print it unconditionally.
         """
         now = self._clock()
         last_part, self._looked_at = now - self._looked_at, now

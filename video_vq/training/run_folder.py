@@ -1,4 +1,4 @@
-"""The run folder: run.json, metrics.jsonl, checkpoints, and whether a start is a resume."""
+"""The run folder: run.json, metrics.jsonl, checkpoints, and the check of a resumed run."""
 
 import contextlib
 import json
@@ -36,19 +36,19 @@ _NO_RUN_YET = {f"run.json{PARTIAL}", LOCK}
 
 
 class RunFolder:
-    """One training run on the disk; every rank opens it, only rank 0 writes.
+    """One training run on disk; every rank opens it, but only rank 0 writes.
 
-    Rank 0 locks it for the lifetime of this object, which may outlive the training's launcher.
+    Rank 0 locks it for the lifetime of this object, which may outlive the launcher.
 
     Args:
         path: path of the folder, created if missing.
         config: the resolved configuration as JSON.
-        facts: what else decides the run: hash of the data, precision, world size, threads.
+        facts: other facts that determine the run: hash of the data, precision, world size, threads.
         is_main: whether this is rank 0.
-        allowed: settings that a resume may change, as the error names them, or their beginnings.
+        allowed: settings that a resume may change, or their sections, as named in the error.
 
     Raises:
-        InputError: the folder holds another kind of run, or one with another configuration, or
+        InputError: the folder holds another kind of run or a run with another configuration, or
             another process trains there.
     """
 
@@ -81,7 +81,6 @@ class RunFolder:
         self._let_go = None if lock is None else weakref.finalize(self, lock.release)
 
     def _open(self, identity: dict[str, Any], allowed: Sequence[str]) -> None:
-        """Compare the run with what the folder holds, and describe it there."""
         path, is_main = self.path, self.is_main
         run_file = path / "run.json"
         if run_file.exists():
@@ -102,7 +101,7 @@ class RunFolder:
             write_json(run_file, {"identity": identity, "environment": environment()})
 
     def let_go(self) -> None:
-        """Release the folder when a run has failed, as its error may keep this object alive."""
+        """Release the folder after a failed run, whose error may keep this object alive."""
         if self._let_go is not None:
             self._let_go()
 
@@ -111,10 +110,10 @@ class RunFolder:
         return finished_model(self.path, self._kind, steps, self.checkpoints)
 
     def track(self, names: Sequence[TrackerName], first_step: int) -> None:
-        """Also show the run in trackers.
+        """Show the run in trackers, too.
 
         Args:
-            first_step: number of steps done; what was logged of later ones is dropped.
+            first_step: number of steps done; anything logged for later steps is dropped.
 
         Raises:
             InputError: a tracker is not installed, or does not start.
@@ -123,7 +122,7 @@ class RunFolder:
             self.trackers = Trackers(names, self.path, self._config, first_step)
 
     def close(self) -> None:
-        """End the trackers, and report the lines that the log lacks."""
+        """Close the trackers, and report the lines that the log lacks."""
         if self._lines_lost:
             self._say(f"{self._metrics} lacks {self._lines_lost} line(s) that were only shown here")
         if self.trackers is not None:
@@ -137,7 +136,7 @@ class RunFolder:
         """Cut metrics.jsonl back to where a checkpoint left it.
 
         Args:
-            position: its length in bytes at that time, from `log_position`.
+            position: length of the log in bytes at that time, from `log_position`.
         """
         if self.is_main and self._metrics.exists():
             os.truncate(self._metrics, min(position, self.log_position()))
@@ -147,7 +146,7 @@ class RunFolder:
 
         Args:
             values: numbers by path (`loss/…`).
-            warnings: sentences to show only on stderr.
+            warnings: sentences that are shown only on stderr.
         """
         if not self.is_main:
             return
@@ -162,7 +161,7 @@ class RunFolder:
             self._say(f"step {step}  WARNING: {warning}")
 
     def _append(self, line: dict[str, float | int]) -> None:
-        """Write a line of metrics.jsonl; a full disk costs lines, not the run (reported once)."""
+        """Append a line to metrics.jsonl; a full disk costs lines, not the run (reported once)."""
         end = self.log_position()
         try:
             with open(self._metrics, "ab") as file:
@@ -201,11 +200,12 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
     """Refuse to resume a run with changed settings, except for those that may change.
 
     Args:
-        changes: lines of `difference`.
+        changes: lines that `difference` returned.
         allowed: names of settings that may change, or of sections that hold them.
 
     Raises:
-        InputError: lists what changed, and names the flag that allows it, if there is one.
+        InputError: other settings changed; lists them, and the flag that allows this, if there is
+            one.
     """
     names = [line.partition(":")[0] for line in changes]
     refused = [
@@ -241,10 +241,10 @@ def _short(value: float | int) -> str:
 
 
 def diverged(run_folder: RunFolder, step: int, bad_in_a_row: int) -> InputError:
-    """Return the error that ends a run whose numbers have gone wrong, and free its folder.
+    """Return the error that ends a diverged run, and release its folder.
 
     Args:
-        bad_in_a_row: number of steps skipped since the last one that was made.
+        bad_in_a_row: number of consecutive skipped steps.
     """
     found = run_folder.checkpoints.newest()
     healthy = "there is none yet" if found is None else str(run_folder.checkpoints.folder(found[0]))

@@ -1,4 +1,4 @@
-"""Keeps a run alive when its terminal goes away: metrics.jsonl has the numbers."""
+"""Keeps a run alive when its terminal is closed; metrics.jsonl has the numbers."""
 
 import io
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Screen(io.FileIO):
-    """Drops what cannot be written: the terminal is closed, `| tee` has ended, the disk is full."""
+    """Drops output that cannot be written: a terminal was closed, `| tee` ended, a disk is full."""
 
     def write(self, data, /) -> int:
         try:
@@ -21,8 +21,8 @@ class _Screen(io.FileIO):
 def lasting_screen() -> Iterator[None]:
     """Suppress errors from printing to stdout and stderr within this context.
 
-    The Ctrl-C or the closed terminal that asks a run to stop may also end the reader of its output;
-    the messages that follow must not cost the checkpoint.
+    The Ctrl-C or the closed terminal that stops a run may also end the reader of its output; the
+    messages that follow must not prevent the checkpoint.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_lasting, before)

@@ -1,7 +1,7 @@
-"""Gradients at the latents as if they were not quantized, by a second pass of the decoder.
+"""Gradients at the latents as if they were not quantized, from a second pass of the decoder.
 
-The quantizer's own losses, such as commitment, are left out. The weights, their
-gradients and the random state stay as they are.
+The quantizer's own losses, such as commitment, are left out. The weights, their gradients and the
+random state do not change.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ NAMES: tuple[Name, ...] = ("exact_gradient", "hessian")
 
 
 class SecondPass:
-    """The second passes of a training: those that its estimator needs, or that it measures.
+    """The second passes of a training run that its estimator needs or that are measured.
 
     Args:
         tokenizer: the tokenizer, not wrapped.
@@ -60,11 +60,13 @@ class SecondPass:
         names: list[Name] = [name for name in NAMES if measures or name == estimator]
         if not names or step < config.continuous_steps:
             return {}
-        return gradients_at_latents(
-            *(self._accelerator, self._tokenizer, quantized),
-            lambda decoded: self._losses.total_of_decoded(decoded, video, step, micro_batch),
-            *(names, config.run.compile),
-        )
+
+        def loss_of(decoded: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
+            losses = self._losses.of_decoded(decoded, video, step, micro_batch)
+            return self._losses.total(losses, step)
+
+        models = (self._accelerator, self._tokenizer)
+        return gradients_at_latents(*models, quantized, loss_of, names, config.run.compile)
 
 
 def gradients_at_latents(
@@ -75,15 +77,15 @@ def gradients_at_latents(
     names: Sequence[Name],
     is_compiled: bool,
 ) -> dict[str, Float[Tensor, "n d"]]:
-    """Return ∇L at the latents as they are compared with the codes; see Fifty et al., section 3.
+    """Return ∇L at the latents that are compared with the codes; see Fifty et al., section 3.
 
-    `exact_gradient` is that of the loss of the decoded latents, `hessian` its approximation to
-    second order from the codes, g + H (e − q), by a Hessian-vector product.
+    `exact_gradient` is the gradient of the loss of the decoded latents; `hessian` is its
+    first-order expansion around the codes, g + H (e − q), by a Hessian-vector product.
 
     Args:
         tokenizer: the tokenizer, not wrapped.
         loss_of: the weighted loss of a decoded video.
-        names: the gradients to return, of these two.
+        names: names of the gradients to return, of these two.
     """
     rows = quantized.rows
     scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
@@ -94,8 +96,7 @@ def gradients_at_latents(
         features = features_of(leaf, tokenizer.quantizer.project_out, batch, grid)
         with accelerator.autocast():
             video = tokenizer.decoder(features.to(tokenizer.dtype)).float()
-        loss = scale * loss_of(video)
-        (first,) = torch.autograd.grad(loss, leaf, create_graph=along is not None)
+        (first,) = torch.autograd.grad(scale * loss_of(video), leaf, create_graph=along is not None)
         if along is None:
             return first / scale
         (second,) = torch.autograd.grad(dot(first, along), leaf)

@@ -1,4 +1,4 @@
-"""The state of a run: model, averages, optimizer, counters; saved and restored exactly."""
+"""The state of a run, saved and restored exactly: model, averages, optimizer and counters."""
 
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +16,7 @@ from video_vq.errors import InputError
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.pretrained import check_tensors
 from video_vq.training.averaging import Averages
-from video_vq.training.checkpoint import random_state, set_random_state
+from video_vq.training.checkpoint import Tensors, random_state, set_random_state
 from video_vq.training.discriminator import Discriminator
 from video_vq.training.health import Health
 from video_vq.training.optimizer import load_optimizer, optimizer_tensors
@@ -26,7 +26,7 @@ from video_vq.training.training_config import RunConfig
 
 @dataclass(frozen=True, config=STRICT)
 class SavedState:
-    """The part that is not tensors: `state.json` of a checkpoint."""
+    """The part of the state without tensors: `state.json` of a checkpoint."""
 
     step: NonNegativeInt
     skipped_steps: NonNegativeInt
@@ -41,13 +41,13 @@ class SavedState:
 
 
 class Snapshot:
-    """Copies of tensors in main memory, in buffers that later copies reuse."""
+    """Copies of tensors in main memory, whose buffers are reused by later copies."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
-    def take(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """Copy: file name -> tensor name -> tensor; earlier copies are overwritten."""
+    def take(self, tensors: Tensors) -> Tensors:
+        """Copy tensors, by file name and tensor name; earlier copies are overwritten."""
         return {
             file: {name: self._copy((file, name), value) for name, value in values.items()}
             for file, values in tensors.items()
@@ -73,12 +73,12 @@ class TrainingState:
         discriminator: the adversarial discriminator, not prepared, or None.
 
     Attributes:
-        step: number of optimizer steps done; skipped ones count too.
-        saved_step: the last step that was saved or could not be saved.
-        validation_is_due: whether these weights have yet to be validated; kept over a stop.
+        step: number of optimizer steps done, including skipped ones.
+        saved_step: the last step at which a save was attempted.
+        validation_is_due: whether these weights have yet to be validated; saved in the checkpoint.
         epoch_usage: code usage since the last whole epoch that was logged.
-        skipped_steps: number of steps left out because a loss or gradient was not finite.
-        bad_in_a_row: number of steps left out since the last step that was made.
+        skipped_steps: number of steps skipped because a loss or gradient was not finite.
+        bad_in_a_row: number of steps skipped since the last step that was made.
         best: the best validation value so far and its step.
     """
 
@@ -110,7 +110,7 @@ class TrainingState:
         self.best: tuple[float, int] | None = None
 
     def end_step(self, healthy: bool, rhythm: RunConfig, last_step: int) -> None:
-        """Count a step, made or skipped.
+        """Count a step, whether it was made or skipped.
 
         Args:
             healthy: whether the step was made.
@@ -124,24 +124,25 @@ class TrainingState:
         """Remember the step with the smallest validation value.
 
         Args:
-            value: number that checkpoints are compared by; lower is better, NaN is never the best.
+            value: number by which checkpoints are compared; lower is better, and NaN is never the
+                best.
         """
         self.validation_is_due = False
         if math.isfinite(value) and (self.best is None or value < self.best[0]):
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Return whether to save: every n steps, at the best score and the end, once per step."""
+        """Return whether to save: every n steps, at the best score and at the end."""
         is_best = self.best is not None and self.best[1] == self.step
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
     def save(self, run_folder: RunFolder, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint; collective, as each rank's random state goes into it.
 
-        It returns once everything is copied, and training continues while it is written;
-        `wait_for_save` says whether that succeeded. A disk that is full or broken, or weights that
-        are not finite, cost this checkpoint but not the run: a message says so, and the last good
-        checkpoint stays in place.
+        It returns once everything is copied, and training continues while the checkpoint is
+        written; `wait_for_save` tells whether that succeeded. If the disk is full or broken, or
+        weights are not finite, this checkpoint is lost but the run continues: a message says so,
+        and the last good checkpoint is kept.
         """
         self.wait_for_save()  # the previous one, which has its own message
         self.saved_step = self.step
@@ -205,7 +206,7 @@ class TrainingState:
         }
 
     def _restore_usage(self, tensors: dict[str, Tensor]) -> None:
-        """Give all ranks' counts to rank 0; the others count from zero."""
+        """Give the counts of all ranks to rank 0; the others start from zero."""
         states = self._usage_states()
         check_tensors({n: getattr(metric, state) for n, metric, state in states}, tensors, "usage")
         if self.accelerator.is_main_process:
@@ -223,7 +224,7 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return code usage since the last call and, after an epoch, over the split; collective."""
+        """Return the usage since the last call and, after an epoch, in the split; collective."""
         assert self.usage is not None
         assert self.epoch_usage is not None
         use = self.usage.compute()
@@ -274,7 +275,7 @@ class TrainingState:
             optimizer: the model's optimizer, not prepared.
 
         Raises:
-            InputError: there are checkpoints, but none of them fits; or the run is past its last
+            InputError: there are checkpoints, but none of them fits, or the run is past its last
                 step.
         """
         found = run_folder.checkpoints.newest()
@@ -306,10 +307,7 @@ class TrainingState:
         return True
 
     def _restore(
-        self,
-        state: SavedState,
-        tensors: dict[str, dict[str, Tensor]],
-        optimizer: torch.optim.Optimizer,
+        self, state: SavedState, tensors: Tensors, optimizer: torch.optim.Optimizer
     ) -> None:
         expected = {"model", "averages", "optimizer", "random", "usage"}
         if self.discriminator is not None:
@@ -340,8 +338,8 @@ class TrainingState:
             self.accelerator.scaler.load_state_dict(state.scaler)
 
 
-def not_finite(tensors: dict[str, dict[str, Tensor]]) -> str | None:
-    """Return the name of a tensor that holds NaN or infinity; None when all are finite."""
+def not_finite(tensors: Tensors) -> str | None:
+    """Return the name of a tensor that holds NaN or infinity; None if all are finite."""
     for file, values in tensors.items():
         for name, value in values.items():
             if not torch.isfinite(value).all():

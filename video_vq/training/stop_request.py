@@ -1,6 +1,6 @@
-"""Requests to stop, by a signal or by the death of the launcher; imports no torch.
+"""Requests to stop, by a signal or by the death of the launcher; does not import torch.
 
-A run listens from its first line on, so that a signal during start-up counts like any other.
+A run listens from the very beginning, so that a signal during start-up counts like any other.
 """
 
 import os
@@ -24,12 +24,12 @@ FIRST_PROCESS = Path("/proc/1/cmdline")
 
 
 class StopRequest:
-    """Listens while it is entered; `reason` is empty until somebody asks the process to stop.
+    """Listens while entered as a context; `reason` is empty until the process is asked to stop.
 
-    Signals that a process was started to ignore, as nohup does with SIGHUP, stay ignored.
-    A further signal, more than 5 seconds after the first, ends the process at once. Under a
-    launcher (accelerate, torchrun), its death is also a request; where saving then takes over two
-    minutes, because other ranks are gone, the process ends itself, so that none is left behind.
+    Signals that a process was started to ignore, as nohup does with SIGHUP, stay ignored. Another
+    signal, more than 5 seconds after the first, ends the process immediately. Under a launcher
+    (accelerate, torchrun), the death of the launcher is also a request; if saving then takes over
+    two minutes, because other ranks are gone, the process ends itself, so that none is left behind.
     """
 
     def __init__(self) -> None:
@@ -52,9 +52,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def ignore_echo(self) -> None:
-        """Ignore repeats of a stop request that was obeyed, as the process is about to end.
+        """Ignore repeated stop requests once one was obeyed and the process is about to end.
 
-        Python itself would remove a handler shortly before it exits.
+        Python itself would remove the handler shortly before it exits.
         """
         if self.reason:
             for number in self._before:
@@ -87,7 +87,7 @@ class StopRequest:
 
 
 def _is_stand_in(parent: int) -> bool:
-    """Return whether process 1 has adopted us: then the launcher died before we watched it.
+    """Return whether process 1 has adopted this one: the launcher then died before it was watched.
 
     In a container the launcher may be process 1 itself.
     """
@@ -101,6 +101,6 @@ def _is_stand_in(parent: int) -> bool:
 
 
 def _say(text: str) -> None:
-    """Write to stderr, if it is open; not by print, which a handler may interrupt."""
+    """Write to stderr if it is open, without print, which a handler may interrupt."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())

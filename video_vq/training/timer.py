@@ -1,4 +1,4 @@
-"""Measures where the time of a training step goes."""
+"""Measures how the time of a training step is spent."""
 
 import time
 from collections import defaultdict
@@ -16,7 +16,7 @@ class StepTimer:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count the time of a block towards a phase.
+        """Add the duration of a block to a phase.
 
         Args:
             phase: name of the phase, as in `time/forward`.
@@ -32,7 +32,7 @@ class StepTimer:
         self._steps += 1
 
     def restart(self) -> None:
-        """Restart after something that is not part of a step."""
+        """Restart the clock after work that is not part of a step."""
         self._phases.clear()
         self._started = time.perf_counter()
         self._steps = 0

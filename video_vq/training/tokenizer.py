@@ -1,4 +1,4 @@
-"""Training a tokenizer: one function, top to bottom."""
+"""Trains a tokenizer, in one function that reads from top to bottom."""
 
 import math
 from collections.abc import Sequence
@@ -58,19 +58,21 @@ def train_tokenizer(
     """Train a tokenizer on a clip store; the same call again resumes.
 
     Args:
-        config: settings of the whole training; see configs/tokenizer/.
-        data: path of a clip store, whose train split is trained on and whose val split validates.
+        config: settings of the whole training run; see configs/tokenizer/.
+        data: path of a clip store, whose train split is used for training and whose val split for
+            validation.
         out: path of the run folder.
         trackers: experiment trackers, besides metrics.jsonl; they also get validation clips.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: an entered StopRequest, so that signals also stop the run, not only a file `stop`.
+        request: an entered StopRequest, so that signals also stop the run; without it, only a file
+            `stop` does.
 
     Returns:
-        The folder of the finished tokenizer, or None when the run was stopped.
+        The folder of the finished tokenizer; None if the run was stopped.
 
     Raises:
-        InputError: store, sizes, run folder or number of processes are wrong; too many steps in a
-            row were not finite.
+        InputError: the store, the sizes, the run folder or the number of processes is wrong, or too
+            many consecutive steps were not finite.
     """
     accelerator = make_accelerator()
     store, optim, seed = ClipStore(data), config.optim, config.run.seed
@@ -191,7 +193,7 @@ def train_tokenizer(
 
 
 def begin_quantizing(training: Training, config: TokenizerTrainingConfig) -> bool:
-    """End the continuous steps; return whether the codes are now to be drawn from data."""
+    """End the continuous steps; return whether the codes have to be drawn from data now."""
     training.state.health.forget()
     return getattr(config.model.quantizer, "init", None) == "data"
 
@@ -219,7 +221,7 @@ def figures_of(
     tokens_per_clip: int,
     kind: str,
 ) -> tuple[dict[str, float], list[str]]:
-    """Return a step's losses over all ranks and the codes' use since the last line; collective.
+    """Return a step's losses over all ranks and the code usage since the last line; collective.
 
     Args:
         means: the step's losses on this rank, by name.
@@ -232,10 +234,8 @@ def figures_of(
         f"loss/{name}": float(over_ranks(training.accelerator, value, "mean"))
         for name, value in means.items()
     }
-    clips_done, clips_since = (
-        state.step * optim.batch_size,
-        training.rhythm.log_every * optim.batch_size,
-    )
+    clips_done = state.step * optim.batch_size
+    clips_since = training.rhythm.log_every * optim.batch_size
     epoch_ended = dataset.order.ends_between(clips_done - clips_since, clips_done)
     use = state.count_codes(epoch_ended)
     assert state.usage is not None
@@ -266,13 +266,13 @@ def validate(
     windows: list[Window],
     continuous: bool = False,
 ) -> None:
-    """Score, show and log the averaged weights; collective.
+    """Score the averaged weights, and show and log the results; collective.
 
-    If the run is asked to stop meanwhile, nothing is logged: the next start validates again.
+    If the run is asked to stop in the meantime, nothing is logged; the next start validates again.
 
     Args:
-        continuous: whether to decode the latents themselves, not their codes; this is printed, and
-            such weights are never the best.
+        continuous: whether to decode the latents themselves instead of their codes; this is
+            printed, and such weights are never the best.
     """
     accelerator, averages = training.accelerator, training.state.averages.tensors
     batch_size = training.micro_batch_size  # this many fit into memory in training
@@ -285,9 +285,7 @@ def validate(
         accelerator.print("these are scores of the latents: nothing is quantized yet")
     if training.run_folder.trackers is not None:
         clips = read_windows(store, windows[:SHOWN_CLIPS])
-        sheet = originals_and_reconstructions(
-            *(accelerator, tokenizer, averages, clips, batch_size, continuous)
-        )
+        sheet = _sheet(training, tokenizer, clips, continuous)
         training.run_folder.trackers.log_clip(training.state.step, "validation/clips", sheet)
     figures = {f"validation/{name}": value for name, value in scores._asdict().items()}
     if continuous:
@@ -311,11 +309,11 @@ def score(
     Args:
         tokenizer: the tokenizer, not wrapped; its own weights are not used.
         windows: the clips of all ranks.
-        batch_size: number of clips that one rank takes at once.
+        batch_size: number of clips in a batch of one rank.
         continuous: whether to decode the latents themselves, not their codes.
 
     Returns:
-        None if the run was asked to stop meanwhile.
+        None if the run was asked to stop in the meantime.
     """
     model = tokenizer.eval()
     usage = CodeUsage(model.config.quantizer.vocabulary).to(accelerator.device)
@@ -338,26 +336,18 @@ def score(
 
 
 @torch.no_grad()
-def originals_and_reconstructions(
-    accelerator: Accelerator,
+def _sheet(
+    training: Training,
     tokenizer: VideoTokenizer,
-    weights: dict[str, Tensor],
     clips: UInt8[Tensor, "b t h w 3"],
-    batch_size: int,
-    continuous: bool = False,
+    continuous: bool,
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Return a playing sheet: clips above their reconstructions by these weights.
-
-    Args:
-        tokenizer: the tokenizer, not wrapped; its own weights are not used.
-        weights: the weights to reconstruct with, by name.
-        continuous: whether to decode the latents themselves, not their codes.
-    """
-    model = tokenizer.eval()
+    """Return a playing sheet: clips above their reconstructions by the averaged weights."""
+    model, weights = tokenizer.eval(), training.state.averages.tensors
     rows = [*clips.numpy()]
-    for some in clips.split(batch_size):
-        video = to_pixels(some.to(accelerator.device))
-        with accelerator.autocast():
+    for some in clips.split(training.micro_batch_size):
+        video = to_pixels(some.to(training.accelerator.device))
+        with training.accelerator.autocast():
             output = functional_call(model, weights, (video, continuous))
         rows += [*to_uint8(output.video).cpu().numpy()]
     return tile(rows, columns=len(clips), scale=max(1, 96 // rows[0].shape[1]))

@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases or Trackio beside metrics.jsonl, through Accelerate's trackers."""
+"""Logs to TensorBoard, Weights & Biases or Trackio besides metrics.jsonl, through Accelerate."""
 
 import hashlib
 import importlib
@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from accelerate.tracking import (
-    TensorBoardTracker,
-    TrackioTracker,
-    WandBTracker,
-)
+from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 from jaxtyping import UInt8
 
 from video_vq.errors import InputError
@@ -28,13 +24,13 @@ SIMPLE = (bool, int, float, str, type(None))
 
 
 def chosen_trackers(asked: Sequence[str] | None) -> tuple[TrackerName, ...]:
-    """Return the trackers of a command line.
+    """Return the trackers that a command line asks for.
 
     Args:
-        asked: names of trackers; "none" for no tracker; None for TensorBoard where it is installed.
+        asked: names of trackers; "none" for no tracker; None for TensorBoard if it is installed.
 
     Raises:
-        InputError: one is not installed.
+        InputError: a tracker is not installed.
     """
     if asked is None:
         return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
@@ -55,11 +51,12 @@ def _require_installed(name: TrackerName) -> None:
 class Trackers:
     """Sends the numbers and pictures of one run to its trackers; only rank 0 makes one.
 
-    Trackers show a run and do not decide it, so a resumed run may have other trackers.
+    Trackers do not affect a run, so a resumed run may have other trackers.
 
     Args:
-        path: path of the run folder; TensorBoard writes into it, the others name the run after it.
-        first_step: TensorBoard drops what an interrupted start logged from here on.
+        path: path of the run folder; TensorBoard writes into it, and the others name the run after
+            it.
+        first_step: step from which TensorBoard drops the log of an interrupted start.
 
     Raises:
         InputError: a tracker is not installed, or does not start.
@@ -102,7 +99,7 @@ class Trackers:
                 tracker.log(values, step=step)
 
     def log_clip(self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Send a playing clip; it is also kept in the run folder's `clips/`."""
+        """Send an animated clip; it is also kept in `clips/` of the run folder."""
         stem = f"{name.replace('/', '-')}-{step:08d}"
         with self._going_on():
             folder = self.path / "clips"
@@ -140,7 +137,7 @@ class Trackers:
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
-        """Let a full disk cost pictures and curves, not the run; it is reported once."""
+        """Let a full disk cost pictures and curves, but not the run; it is reported once."""
         try:
             yield
         except OSError as error:
@@ -151,7 +148,7 @@ class Trackers:
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as `section.key`: value, with lists as text."""
+    """Return nested settings as a flat mapping of `section.key` to value, with lists as text."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):

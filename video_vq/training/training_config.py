@@ -1,4 +1,4 @@
-"""Settings of the training of tokenizers and priors; imports no torch."""
+"""Settings of the training of tokenizers and priors; does not import torch."""
 
 from typing import Annotated, Literal
 
@@ -18,20 +18,20 @@ class OptimizerConfig:
     """The optimizer and the schedule of its learning rate.
 
     Attributes:
-        kind: name of the optimizer. "muon" moves hidden matrices and kernels by Muon (Jordan et al.
-            2024) and everything else by AdamW (Loshchilov and Hutter 2019), at the same learning
-            rates; "adamw" moves everything by AdamW.
+        kind: name of the optimizer. "muon" updates hidden matrices and kernels with Muon (Jordan et
+            al. 2024) and everything else with AdamW (Loshchilov and Hutter 2019), at the same
+            learning rates; "adamw" updates everything with AdamW.
         steps: total number of optimizer steps.
         batch_size: size of the global batch, over all processes and accumulated micro-batches.
         accumulation: number of micro-batches per step.
         lr: peak learning rate; `final_lr` is the fraction of it that is left at the end.
         warmup_steps: number of optimizer steps of linear warm-up.
-        decay_steps: number of last optimizer steps over which the rate falls linearly, after a
+        decay_steps: number of final optimizer steps over which the rate falls linearly, after a
             constant rate (warm-up–stable–decay); null lets it fall along a cosine from the end of
             the warm-up.
         clip_norm: largest norm of the gradients; larger ones are scaled down to it.
-        max_bad_steps: number of steps skipped in a row (loss or gradient not finite) that ends the
-            run.
+        max_bad_steps: number of consecutive skipped steps (loss or gradient not finite) that ends
+            the run.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -60,7 +60,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class RunConfig:
-    """How a run is kept and watched.
+    """Settings for saving and monitoring a run.
 
     Attributes:
         seed: seed of weights, order of data, restarts and dropout.
@@ -86,7 +86,7 @@ class RunConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerRunConfig(RunConfig):
-    """How a tokenizer's run is kept and watched.
+    """Settings for saving and monitoring the run of a tokenizer.
 
     Attributes:
         measure_gradients: whether to also log, at each logged step, how close every estimator's
@@ -102,7 +102,8 @@ class PerceptualConfig:
     """ST-LPIPS (Ghildyal and Liu 2022) between some frames and their originals, off by default.
 
     Attributes:
-        weight: weight of the mean distance; 0 leaves it out, the rotation trick's paper has 0.1.
+        weight: weight of the mean distance; 0 leaves it out, and the rotation trick's paper uses
+            0.1.
         num_frames: number of frames of each clip, drawn again at each step.
         trunk: network that compares frames: "vgg", the usual one for losses, or "alex", about four
             times faster.
@@ -118,14 +119,14 @@ class AdversarialConfig:
     """A 3D patch discriminator with hinge losses, off by default.
 
     Attributes:
-        weight: fixed weight of the tokenizer's loss; 0 leaves the discriminator out, the rotation
-            trick's paper has 0.1.
-        start: step from which the discriminator learns; before, it costs nothing.
-        warmup_steps: number of steps over which the weight then grows from 0, so that a
-            discriminator that knows nothing yet says little.
+        weight: fixed weight of the tokenizer's loss; 0 leaves the discriminator out, and the
+            rotation trick's paper uses 0.1.
+        start: step from which the discriminator learns; it costs nothing before.
+        warmup_steps: number of steps over which the weight then grows from 0, so that an untrained
+            discriminator has little influence.
         lecam: weight of the regulariser (Tseng et al. 2021, eq. 4).
         lr_ratio: ratio of the discriminator's learning rate to the tokenizer's.
-        betas: betas of its AdamW; Muon is not used for it.
+        betas: betas of the discriminator's AdamW; Muon is not used for it.
         channels: base width, doubled at each level up to eight times.
         levels: number of halvings of t, h and w; each patch gets one logit.
     """
@@ -146,15 +147,15 @@ class TokenizerLossConfig:
 
     Attributes:
         reconstruction: loss of pixels in [-1, 1]: "l1" or "mse".
-        reconstruction_weight: weight of that loss. "data" is one over what guessing the mean of all
-            training pixels would cost: their variance for "mse" (VQ-VAE), their mean deviation for
-            "l1".
+        reconstruction_weight: weight of that loss. "data" is the inverse of the loss of guessing
+            the mean of all training pixels: their variance for "mse" (VQ-VAE), their mean deviation
+            for "l1".
         commitment: weight of mean (e − sg(q))²; 0.25 in VQ-VAE.
         codebook: weight of mean (q − sg(e))², used when the codebook learns by gradient.
         entropy: weight of the entropy loss of binary codes (quantizers/quantizer_config.py).
-        temporal: weight of the error of the changes from each frame to the next, absolute or
-            squared as `reconstruction` says; 0 leaves it out. It is large where a reconstruction
-            flickers, and does not see an error that stays the same in all frames.
+        temporal: weight of the error of the differences between consecutive frames, absolute or
+            squared like `reconstruction`; 0 leaves it out. It is large if a reconstruction
+            flickers, and 0 for an error that is the same in all frames.
         perceptual, adversarial: settings of these losses.
     """
 
@@ -170,15 +171,16 @@ class TokenizerLossConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerTrainingConfig:
-    """A tokenizer's training: the whole of configs/tokenizer/*.yaml.
+    """All settings of a tokenizer's training: the contents of configs/tokenizer/*.yaml.
 
     Attributes:
         init_from: a finished tokenizer to start from (fine-tuning): its folder, its run folder, or
-            "org/name" on the Hugging Face Hub. Its tensors, codes included, must fit `model`; the
-            optimizer, the steps and the averages start fresh.
-        continuous_steps: number of first steps in which the decoder sees the latents themselves.
-            The codes follow them unseen, the losses of the quantizer weigh nothing, and validations
-            score the reconstructions of the latents. Then `init: data` draws the codes again.
+            "org/name" on the Hugging Face Hub. Its tensors, including the codes, must fit `model`;
+            the optimizer, the steps and the averages start from scratch.
+        continuous_steps: number of initial steps in which the decoder sees the latents themselves.
+            In these steps the codes follow the latents without being decoded, the losses of the
+            quantizer have weight 0, and validations score the reconstructions of the latents. Then
+            `init: data` draws the codes again.
     """
 
     data: ClipConfig = ClipConfig()
@@ -211,7 +213,7 @@ class TokenizerTrainingConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class PriorTrainingConfig:
-    """A prior's training: the whole of configs/prior/*.yaml.
+    """All settings of a prior's training: the contents of configs/prior/*.yaml.
 
     The vocabulary, the grid and the number of classes come from the token store.
     """

@@ -1,4 +1,4 @@
-"""The batches of a validation: shared among the ranks, with progress, until the run must stop."""
+"""Shares the batches of a validation among the ranks, and stops when the run has to stop."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -17,15 +17,15 @@ def validation_batches(
 ) -> Iterator[Sequence[T] | None]:
     """Yield this rank's share of the items in batches; collective.
 
-    All ranks check before each batch whether to stop, even a rank whose share is used up.
+    Before each batch, all ranks check whether to stop, even those that have finished their share.
 
     Args:
-        items: the items that all ranks together validate on.
-        unit: what an item is, for messages: "clip" or "grid".
-        batch_size: number of items that one rank takes at once.
+        items: the items of all ranks together.
+        unit: name of an item for messages: "clip" or "grid".
+        batch_size: number of items in a batch of one rank.
 
     Yields:
-        A batch that is not empty; or None, as the last, when the run was asked to stop.
+        Batches that are not empty, then None if the run was asked to stop.
     """
     started, done = time.monotonic(), 0
     progress = ProgressLine(
@@ -39,4 +39,5 @@ def validation_batches(
             yield mine
             done += len(mine) * accelerator.num_processes
             progress.look(min(done, len(items)))
-    accelerator.print(f"validated on {len(items)} {unit}s in {time.monotonic() - started:.1f} s")
+    units = unit if len(items) == 1 else f"{unit}s"
+    accelerator.print(f"validated on {len(items)} {units} in {time.monotonic() - started:.1f} s")

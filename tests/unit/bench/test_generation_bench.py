@@ -70,6 +70,7 @@ def test_long_samples_are_measured_second_by_second(models, tmp_path, capsys):
         split="test",
         num=16,
         least=10,
+        every=1,
         network=f"{__name__}:make_network",
     )
     found = long.measure(arguments)
@@ -79,6 +80,8 @@ def test_long_samples_are_measured_second_by_second(models, tmp_path, capsys):
     assert found["seams_real"]["windows"] is None
     assert "| 1.0 |" in long.markdown(found)
     ElementTree.fromstring(long.picture(found))
+    arguments.every = 2
+    assert long.measure(arguments)["drift"] == found["drift"][:1]
     arguments.samples = models.folder / "clips"
     with pytest.raises(InputError, match="holds no samples of `video-vq sample --seconds`"):
         long.measure(arguments)

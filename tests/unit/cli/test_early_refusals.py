@@ -286,7 +286,7 @@ def test_frames_too_small_for_st_lpips_cost_no_clip_and_no_network(refusal, monk
     network = StLpips("alex")
     monkeypatch.setattr(evaluate, "load_st_lpips", lambda trunk: network)
     error = refusal(f"{EVALUATE} --out {{tmp}}/o --st-lpips")
-    assert "takes frames of at least 21 x 21 pixels, found 16 x 16; leave --st-lpips out" in error
+    assert "needs frames of at least 21 x 21 pixels, found 16 x 16; leave --st-lpips out" in error
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".webm"])

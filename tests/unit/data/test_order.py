@@ -38,7 +38,7 @@ def test_all_world_sizes_see_the_same_batch_in_the_same_order(world_size, accumu
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="global batch of 10 does not divide"):
+    with pytest.raises(ValueError, match="global batch of 10 is not divisible"):
         rank_positions(0, 0, 0, batch_size=10, accumulation=1, world_size=3)
 
 

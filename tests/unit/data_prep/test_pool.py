@@ -55,7 +55,7 @@ def open_video(opener, item, recipe, watch, notes):
             try:
                 np.ones(7 << 30, np.uint8)
             except MemoryError:
-                raise UnusableVideoError("asks for more memory than a video may have")
+                raise UnusableVideoError("needs more memory than a video may have")
         while kind == "spin":
             pass
         yield np.full((2, 4, 4, 3), int(number), np.uint8)
@@ -146,7 +146,7 @@ def test_a_video_that_fails_once_is_kept(tmp_path):
 def test_a_decoder_that_spins_is_stopped_by_the_kernel_after_its_share_of_processor_time(tmp_path):
     store, _ = run(tmp_path, ["fine-0", "spin-1", "fine-2"], cpu_seconds=0.5)
     assert [video.id for video in store.videos] == ["fine-0", "fine-2"]
-    assert "takes more than 0 s of processor time, twice" in left_out(store)
+    assert "takes more than 0 s of CPU time, twice" in left_out(store)
 
 
 def test_a_decoder_that_sleeps_forever_is_found_and_stopped(tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_storage_that_does_not_answer_is_an_error_and_no_skip(tmp_path, monkeypa
 def test_a_video_may_not_take_all_the_memory(tmp_path):
     store, _ = run(tmp_path, ["fine-0", "greedy-1", "fine-2"])
     assert [video.id for video in store.videos] == ["fine-0", "fine-2"]
-    assert "asks for more memory than a video may have" in left_out(store)
+    assert "needs more memory than a video may have" in left_out(store)
 
 
 def test_a_process_that_is_stopped_from_outside_costs_no_video(tmp_path):

@@ -54,10 +54,19 @@ def test_the_split_depends_on_the_names_of_the_groups_alone():
     assert [g for g, s in sorted(once.items()) if s == "test"] == TEST_GROUPS
 
 
-@pytest.mark.parametrize("shares", [(-0.1, 0.1), (0.5, 0.5), (0.0, 1.0)])
-def test_shares_that_leave_nothing_for_training_are_refused(shares):
-    with pytest.raises(InputError, match="together below 1"):
+@pytest.mark.parametrize("shares", [(-0.1, 0.1), (0.5, 0.6), (0.0, 1.1), (0.0, float("nan"))])
+def test_shares_below_0_or_above_1_are_refused(shares):
+    with pytest.raises(InputError, match="together at most 1"):
         split_groups(["a", "b"], *shares)
+
+
+@pytest.mark.parametrize("num_groups", [0, 1, 2, 5, 8])
+@pytest.mark.parametrize("shares", [(0.0, 1.0), (1.0, 0.0), (0.5, 0.5), (0.7, 0.3)])
+def test_shares_that_add_up_to_1_leave_nothing_for_training(num_groups, shares):
+    splits = [*split_groups(map(str, range(num_groups)), *shares).values()]
+    assert set(splits) <= {"val", "test"}
+    for name, share in zip(("val", "test"), shares, strict=True):
+        assert abs(splits.count(name) - share * num_groups) <= 1
 
 
 def test_the_first_folder_is_the_label(tmp_path):

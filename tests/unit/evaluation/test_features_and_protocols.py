@@ -324,7 +324,9 @@ def test_a_generation_protocol_refuses_what_is_not_its_own():
     plan = {"given_data": "a" * 64, "given_split": "test", "given_frames": 1}
     require_protocol(generation_protocol("bair-256"), 256, 256, plan)
     require_same_clips(plan, "a" * 64, "test")
-    with pytest.raises(InputError, match="continue split test of the store aaaaaaaaaaaa, and are"):
+    with pytest.raises(
+        InputError, match="continue split test of the store aaaaaaaaaaaa, but would"
+    ):
         require_same_clips(plan, "b" * 64, "test")
 
 

@@ -226,7 +226,7 @@ def test_files_that_are_not_the_weights_are_refused_in_one_sentence(
     assert "no such file" in refused("absent.safetensors")
     Path("torn.safetensors").write_bytes(b"\xff" * 64)
     assert "cannot be read as weights" in refused("torn.safetensors")
-    assert "read only if its sha256 is named" in refused("some.pth")
+    assert "read only if its sha256 is given" in refused("some.pth")
     Path("evil.pth").write_bytes(pickle.dumps({"model": Harmful()}))
     assert f"expected {HASH}" in refused("evil.pth", sha256=HASH)
     digest = hashlib.sha256(Path("evil.pth").read_bytes()).hexdigest()
@@ -278,7 +278,7 @@ def test_published_networks_refuse_what_i3d_alone_takes():
     network = FeatureNetwork(nn.Identity(), "videomae", HASH, 4)
     network.require([PROTOCOLS["styleganv"], PROTOCOLS["cd-fvd"]])
     with pytest.raises(
-        InputError, match=r"'videogpt' prepares clips for I3D alone; .* as 'styleganv' does"
+        InputError, match=r"'videogpt' prepares clips only for I3D; .* as 'styleganv' does"
     ):
         network.require([PROTOCOLS["videogpt"]])
     with pytest.raises(InputError, match="VideoMAE takes clips of b 3 16 16 16, found"):

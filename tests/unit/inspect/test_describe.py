@@ -90,7 +90,7 @@ CHECKPOINT = "run/state/step_0000010"
         (CHECKPOINT, "a checkpoint to resume from", ["PSNR 27.5 dB at step 5", "3, together"]),
         ("scores", "an evaluation", ["256 clips of split test", "27.250 dB", "12.125 at N = 128"]),
         ("clips/manifest.json", "a file of a finished clip store", ["of 16 x 16"]),
-        ("clips/frames-00000.npy", "an array of a store", ["uint8", "in     a finished clip"]),
+        ("clips/frames-00000.npy", "an array", ["uint8", "in     a finished clip"]),
         ("begun/parts/shard-00000.json", "a file of an unfinished token store", ["again"]),
         ("run/metrics.jsonl", "a file of the run folder of a tokenizer", ["at step 10 of 20"]),
         (f"{CHECKPOINT}/averages.safetensors", "tensors", ["1 of 6 numbers", "a checkpoint"]),
@@ -163,7 +163,7 @@ def test_a_folder_of_videos_is_told_and_what_makes_a_store_of_it(tmp_path, capsy
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path}: a folder of videos\n  videos    2, together 0.0 MB\n")
     assert "classes   left, right" in out
-    assert f"next      data-prep folder {tmp_path} --out STORE" in out
+    assert f"next      data-prep folder {tmp_path} --out clips" in out
 
 
 def test_why_a_folder_of_videos_cannot_be_described_is_said(tmp_path, capsys, monkeypatch):

@@ -96,7 +96,7 @@ def test_files_come_in_their_order_and_those_that_end_their_decoder_with_the_rea
             "ends the decoder with SIGSEGV, twice",
             2,
             "frame 1 is damaged",
-            "takes more than 0 s of processor time, twice",
+            "takes more than 0 s of CPU time, twice",
             5,
         ]
         tries = {path.name.split()[0]: [] for path in folder.iterdir()}

@@ -146,7 +146,9 @@ def test_a_rate_that_no_video_needs_is_refused_wherever_it_can_be_given(tmp_path
     require_scorable(tmp_path, [tmp_path / "frames"], *chosen, reading=Reading(fps=25.0))
     found = list_videos(tmp_path / "frames", FolderSettings(stand_in_fps=5.0))
     assert found.reading.fps == 5
-    assert found.notes == ("frames and arrays say no rate: taken for 5 frames per second (--fps)",)
+    assert found.notes == (
+        "frames and arrays state no rate: taken for 5 frames per second (--fps)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -369,7 +371,10 @@ def test_hostile_arrays_get_one_sentence_and_nothing_is_unpickled(tmp_path):
     for name, told in (
         ("objects.npy", "holds pickled objects, which are not read; save the frames as an array"),
         ("objects.npz", "holds pickled objects"),
-        ("cut.npy", "is cut off, or its header lies: uint8 12 x 16 x 24 x 3 takes 13,824 bytes"),
+        (
+            "cut.npy",
+            "is cut off, or its header is wrong: uint8 12 x 16 x 24 x 3 takes 13,824 bytes",
+        ),
         ("lie.npy", "takes 1,152,000,000,000,000 bytes, 13,824 are there"),
         ("minus.npy", "is an array without frames"),
         ("no.npy", "is no readable npy file"),
@@ -379,7 +384,7 @@ def test_hostile_arrays_get_one_sentence_and_nothing_is_unpickled(tmp_path):
         ("both.npy", "may be t c h w or c t h w: say which with --layout"),
         ("no.npz", "is no readable npz file"),
         ("no.safetensors", "is no readable safetensors file"),
-        ("x.pt", "is a pickle, which may run anything when it is read, and is not opened"),
+        ("x.pt", "is a pickle, which may run any code when it is read, and is not opened"),
         ("gone.npy", "cannot be read (No such file"),
     ):
         assert told in refusal(tmp_path / name), name

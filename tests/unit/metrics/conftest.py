@@ -36,7 +36,7 @@ def i3d() -> I3D:
 
 @pytest.fixture
 def random_i3d() -> I3D:
-    """I3D with random weights that keep the activations' scale."""
+    """Return I3D with random weights that keep the scale of the activations."""
     torch.manual_seed(0)
     network = I3D()
     for name, parameter in network.named_parameters():
@@ -47,7 +47,7 @@ def random_i3d() -> I3D:
 
 @pytest.fixture
 def reduced_precision():
-    """Make every switch for faster, coarser float32 arithmetic ready to be thrown."""
+    """Provide every switch for faster, less exact float32 arithmetic."""
     backend: Any = torch.backends.mkldnn
 
     def switch_on() -> None:

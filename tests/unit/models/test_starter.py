@@ -15,7 +15,7 @@ from video_vq.models import starter
 from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.models.tokenizer_config import ConvBackboneConfig, TokenizerConfig, TokenizerFacts
 from video_vq.quantizers.quantizer_config import QuantizerConfig
-from video_vq.training.initial import initial_tensors
+from video_vq.training.initial import starting_tokenizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 
 SHIPPED = starter.FOLDER
@@ -92,8 +92,7 @@ def test_it_has_no_revision_and_is_no_prior(tiny):
 def test_a_training_starts_from_it(tiny, tmp_path):
     said: list[str] = []
     config = TokenizerTrainingConfig(model=CONFIG, init_from="starter")
-    tensors = initial_tensors(config, tmp_path / "run", said.append)
-    assert tensors is not None
+    tensors = starting_tokenizer(config, tmp_path / "run", said.append).state_dict()
     assert all(torch.equal(t, tiny.state_dict()[name].to(t.dtype)) for name, t in tensors.items())
     assert said == [f"starting from starter, hash {tiny.hash}"]
 

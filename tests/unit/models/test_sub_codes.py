@@ -189,7 +189,7 @@ def test_tokens_of_another_factorisation_get_a_sentence():
         prior(torch.zeros(1, *GRID, 2, dtype=torch.int64), labels)
     with pytest.raises(InputError, match=r"of level 1 lie in 7 to 7, the prior's in 0 to 4"):
         sample_tokens(prior, [0], labels, torch.full((1, 2, 2), 7))
-    with pytest.raises(InputError, match="codes of 2 levels a position"):
+    with pytest.raises(InputError, match="codes of 2 levels per position"):
         sample_tokens(prior, [0], labels, torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(InputError, match="top_k 6 for a codebook of 5 values for each sub-code"):
         sample_tokens(prior, [0], labels, settings=SamplingSettings(top_k=6))

@@ -126,8 +126,8 @@ def test_settings_name_the_backbone_and_say_what_does_not_fit():
     assert check_config(TokenizerConfig, to_json(config), "a test") == config
     assert check_config(TokenizerConfig, {}, "a test").backbone == ConvBackboneConfig()
     for backbone, message in (
-        ({"kind": "timesformer", "patch_thw": [1, 3, 2]}, "does not divide by patch_thw"),
-        ({"kind": "timesformer", "heads": 3}, "backbone: width 256 does not divide by heads 3"),
+        ({"kind": "timesformer", "patch_thw": [1, 3, 2]}, "is not divisible by patch_thw"),
+        ({"kind": "timesformer", "heads": 3}, "backbone: width 256 is not divisible by heads 3"),
         ({"kind": "timesformer", "size_thw": [4096, 4096, 4096]}, "take larger patches"),
         ({"kind": "timesformer", "causal": True}, "backbone.causal: no such setting"),
         ({"kind": "timsformer"}, "kind must be conv or timesformer"),

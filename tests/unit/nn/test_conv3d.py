@@ -11,13 +11,13 @@ from video_vq.nn.conv3d import Conv3d, Past
 
 
 def gradients(module: nn.Module, x: Tensor, bf16: bool) -> list[Tensor]:
-    """Return those of x and of all parameters, for one fixed gradient of the output."""
+    """Return the output, and the gradients of x and of all parameters for a fixed one of it."""
     module.zero_grad()
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, bf16):
         y = module(x)
     y.float().backward(torch.linspace(-1, 2, y.numel()).view(y.shape))
-    found = [x.grad, *(parameter.grad for parameter in module.parameters())]
+    found = [y.detach(), x.grad, *(parameter.grad for parameter in module.parameters())]
     return [each.clone() for each in found if each is not None]
 
 
@@ -30,11 +30,25 @@ def assert_near(module: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("stride_thw", [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2), (2, 4, 4)])
-def test_gradients_in_bf16_are_those_of_float32_at_every_small_size(stride_thw, causal):
+def test_outputs_and_gradients_in_bf16_are_those_of_float32_at_every_small_size(stride_thw, causal):
     torch.manual_seed(0)
-    layer = Conv3d(16, 32, stride_thw=stride_thw, causal=causal)
-    for frames, height, width in itertools.product((1, 2, 3, 4, 5), (1, 2, 8), (1, 4, 8)):
-        assert_near(layer, torch.randn(2, 16, frames, height, width))
+    for channels in (3, 16):
+        layer = Conv3d(channels, 32, stride_thw=stride_thw, causal=causal)
+        for frames, height, width in itertools.product((1, 2, 3, 4, 5), (1, 2, 8), (1, 4, 8)):
+            assert_near(layer, torch.randn(2, channels, frames, height, width))
+
+
+@pytest.mark.parametrize("stride_thw", [(1, 1, 1), (2, 2, 2)])
+def test_a_single_frame_meets_the_middle_of_the_kernel(stride_thw):
+    torch.manual_seed(0)
+    layer, image = Conv3d(4, 6, stride_thw=stride_thw), torch.randn(2, 4, 1, 8, 8)
+    conv = layer.conv
+    expected = nn.functional.conv2d(
+        image[:, :, 0], conv.weight[:, :, 1], conv.bias, stride_thw[1:], conv.padding[1:]
+    )
+    torch.testing.assert_close(layer(image)[:, :, 0], expected)
+    whole = nn.functional.conv3d(image, conv.weight, conv.bias, stride_thw, conv.padding)
+    torch.testing.assert_close(layer(image), whole)
 
 
 @pytest.mark.parametrize("size_thw", [(2, 8, 8), (4, 1, 8), (4, 8, 1)])

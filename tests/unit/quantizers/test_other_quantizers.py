@@ -186,7 +186,11 @@ def test_codes_of_any_integer_type_are_looked_up(config, dtype):
         ),
         (
             lambda: SimVQConfig(temperature=0.1),
-            "temperature is a setting of estimator: gumbel_softmax, found rotation",
+            "temperature is a setting of estimator: gumbel_softmax or index_backpropagation, found",
+        ),
+        (
+            lambda: QuantizerConfig(estimator="index_backpropagation"),
+            "moves all codes by its gradient, found learning: ema; set learning: gradient",
         ),
         *(
             (

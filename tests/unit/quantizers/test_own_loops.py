@@ -157,7 +157,7 @@ def test_arrays_and_tensors_give_the_same_codes_and_features(build):
             "leave out one of them",
         ),
         (lambda: SimVQ(6, temperature=2.0), "temperature is a setting of estimator: gumbel"),
-        (lambda: ResidualQuantizer(6, (8, 8), groups=4), "6 does not divide by groups = 4"),
+        (lambda: ResidualQuantizer(6, (8, 8), groups=4), "6 is not divisible by groups = 4"),
         (lambda: ResidualQuantizer(6, (8,)), "for a single code set kind: vector"),
         (lambda: FiniteScalarQuantizer(6, (2,)), r"levels\.0 = 2 should be greater"),
         (lambda: BinaryQuantizer(6, 30), "num_bits = 30 should be less"),

@@ -8,7 +8,12 @@ from vector_quantize_pytorch.vector_quantize_pytorch import directional_reparam,
 
 from video_vq.quantizers.build import build_quantizer
 from video_vq.quantizers.quantizer_config import QuantizerConfig
-from video_vq.quantizers.substitutes import diveq, gumbel_softmax, noise_substitution
+from video_vq.quantizers.substitutes import (
+    diveq,
+    gumbel_softmax,
+    index_backpropagation,
+    noise_substitution,
+)
 
 SUBSTITUTES: tuple[Any, ...] = ("diveq", "noise_substitution", "gumbel_softmax")
 
@@ -84,6 +89,36 @@ def test_gumbel_softmax_has_the_gradient_of_the_peer_and_draws_by_distance():
     torch.testing.assert_close(
         share.double(), (distances[0].detach() / 0.7).softmax(0), atol=0.01, rtol=0
     )
+
+
+def test_index_backpropagation_has_the_gradients_of_its_paper():
+    raw, raw_codes, g = rows(n=30)
+    e, codes = (torch.nn.functional.normalize(x, dim=1) for x in (raw, raw_codes[:8]))
+    soft = (e @ codes.T).softmax(1)  # the paper's, equation 6
+    hard = torch.nn.functional.one_hot(soft.argmax(1), 8).double()
+    paper = (hard + soft - soft.detach()) @ codes
+    expected = torch.autograd.grad(paper, (raw, raw_codes), g, retain_graph=True)
+    q = torch.nn.functional.embedding(torch.cdist(e, codes).argmin(1), codes)
+    found = index_backpropagation(e, q, codes, 2.0)
+    assert torch.equal(found, q)
+    torch.testing.assert_close(torch.autograd.grad(found, (raw, raw_codes), g), expected)
+
+
+def test_index_backpropagation_moves_the_codes_that_no_latent_chose():
+    torch.manual_seed(0)
+    config = QuantizerConfig(
+        codebook_size=16, codebook_dim=4, estimator="index_backpropagation", learning="gradient"
+    )
+    quantizer: Any = build_quantizer(4, config)
+    features = torch.randn(2, 4, 1, 1, 2, requires_grad=True)  # four latents, sixteen codes
+    quantizer.codebook.initialize((torch.randn(16, 4),), 0)
+    output = quantizer(features)
+    assert torch.equal(output.quantized, quantizer.decode(output.codes))
+    (gradient,) = torch.autograd.grad(output.quantized.square().sum(), quantizer.codebook.codes)
+    assert len(output.codes.unique()) <= 4
+    assert bool((gradient.abs().sum(1) > 0).all())
+    with torch.no_grad():
+        assert torch.equal(quantizer(features).quantized, output.quantized)
 
 
 @pytest.mark.parametrize("learning", ["ema", "gradient"])

@@ -79,7 +79,7 @@ def test_a_store_of_another_kind_is_named_in_one_line_without_internals(
         return
     with pytest.raises(InputError) as caught:
         ShardFolder(tmp_path / "store", KINDS[new])
-    told = f"{tmp_path / 'store'}: is {old}, but {new} is to be made; name another folder"
+    told = f"{tmp_path / 'store'}: is {old}, but {new} should be made there; name another folder"
     assert str(caught.value) == told
 
 
@@ -145,6 +145,9 @@ def test_every_refusal_to_open_says_what_to_do(tmp_path):
         read_manifest(tmp_path / "open", "f", 1, HOW)
     with pytest.raises(InputError, match=r"holds no manifest\.json; make one"):
         read_manifest(tmp_path, "f", 1, HOW)
+    (tmp_path / "my videos").mkdir()
+    with pytest.raises(InputError, match=r"manifest\.json; run `prep '/.*/my videos' --out STORE`"):
+        read_manifest(tmp_path / "my videos", "f", 1, "run `prep VIDEOS --out STORE`")
     folder = sealed(tmp_path / "store")
     with pytest.raises(InputError, match="is a 'f' store, expected 'g'"):
         read_manifest(folder.path, "g", 1, HOW)

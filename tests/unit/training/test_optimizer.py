@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_vq.errors import InputError
 from video_vq.training.optimizer import (
+    learning_rate,
     load_optimizer,
     make_optimizer,
     optimizer_tensors,
@@ -16,7 +17,6 @@ from video_vq.training.optimizer import (
     set_learning_rate,
     trained_bytes,
 )
-from video_vq.training.schedule import learning_rate
 from video_vq.training.training_config import OptimizerConfig
 
 

@@ -25,7 +25,8 @@ class ConvEncoder(nn.Module):
     """Video to features: space-to-depth, levels of residual blocks, strided convolutions.
 
     Attributes:
-        margin_hw: number of latents around a latent whose pixels it sees, in rows and columns.
+        margin_hw: number of rows and columns of neighbouring latents whose pixels a latent also
+            sees.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
@@ -44,8 +45,7 @@ class ConvEncoder(nn.Module):
                 layers.append(ResidualBlock(width, level_width, config.causal))
                 width = level_width
             if level < len(config.strides_thw):
-                stride = config.strides_thw[level]
-                layers.append(Conv3d(width, width, 3, stride, config.causal))
+                layers.append(Conv3d(width, width, 3, config.strides_thw[level], config.causal))
         self.layers = Layers(layers, checkpoint_activations)
         self.norm = PositionNorm(width)
         self.out = Conv3d(width, width, 1)
@@ -54,7 +54,7 @@ class ConvEncoder(nn.Module):
     def forward(
         self, video: Float[Tensor, "b 3 t h w"], past: Past | None = None
     ) -> Float[Tensor, "b c lt lh lw"]:
-        """Encode a video in [-1, 1]; with a `past`, the next piece of a stream."""
+        """Encode a video in [-1, 1]; with a `past`, encode the next piece of a stream."""
         x = self.layers(laid_out(space_to_depth(video, self.patch_thw)), past)
         return self.out(F.silu(self.norm(x)))
 
@@ -63,7 +63,8 @@ class ConvDecoder(nn.Module):
     """Features to video: the encoder mirrored.
 
     Attributes:
-        margin_hw: number of latents around a latent that its pixels come from, in rows and columns.
+        margin_hw: number of rows and columns of neighbouring latents that a latent's pixels depend
+            on.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
@@ -92,13 +93,13 @@ class ConvDecoder(nn.Module):
     def forward(
         self, features: Float[Tensor, "b c lt lh lw"], past: Past | None = None
     ) -> Float[Tensor, "b 3 t h w"]:
-        """Decode to a video, not clamped; with a `past`, the next piece of a stream."""
+        """Decode to a video without clamping; with a `past`, decode the next piece of a stream."""
         x = self.out(F.silu(self.norm(self.layers(laid_out(features), past))), past)
         return depth_to_space(x, self.patch_thw)
 
 
 def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
-    """Walk from a latent to its pixels; count the positions beyond its own box, in latents."""
+    """Trace a latent to the pixels it sees; return their reach beyond its box, in latents."""
     reach = 0
     for stride in (*config.strides_thw[::-1], None):
         reach += 2 * config.num_blocks  # two convolutions of size 3 in each block
@@ -109,7 +110,7 @@ def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
 
 
 def _decoder_margin(config: ConvBackboneConfig, axis: int) -> int:
-    """Walk from the pixels of a latent to the latents they come from; count those beyond it."""
+    """Trace a latent's pixels to the latents they depend on; return their reach beyond it."""
     reach = config.stem_kernel // 2
     for stride in (*config.strides_thw, None):
         reach += 2 * config.num_blocks  # two convolutions of size 3 in each block

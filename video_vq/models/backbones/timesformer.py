@@ -14,7 +14,7 @@ from video_vq.nn.space_time import NORM_EPS, DividedBlock, Tokens
 
 
 class TimeSformer(nn.Module):
-    """Learned positions of rows and columns and of frames, blocks, a last norm."""
+    """Learned positions in space and time, transformer blocks and a final norm."""
 
     def __init__(self, config: TimeSformerConfig, checkpoint_activations: bool):
         super().__init__()
@@ -31,12 +31,12 @@ class TimeSformer(nn.Module):
         self.norm = nn.LayerNorm(config.width, NORM_EPS)
 
     def forward(self, x: Tokens) -> Tokens:
-        """Let the tokens of a clip read each other."""
+        """Let the tokens of a clip attend to each other."""
         return self.norm(self.blocks(x + self.position_embedding + self.time_embedding))
 
 
 class TimeSformerEncoder(nn.Module):
-    """Video to features: boxes of pixels, each a token, through a TimeSformer."""
+    """Maps a video to features: a TimeSformer over boxes of pixels, each of which is a token."""
 
     def __init__(self, config: TimeSformerConfig, checkpoint_activations: bool = False):
         super().__init__()

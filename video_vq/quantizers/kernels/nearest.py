@@ -1,6 +1,6 @@
-"""The lookup as one Triton kernel: product and argmin fused, the n x k distances never written.
+"""The lookup as one Triton kernel with fused product and argmin, without an n x k matrix.
 
-`implementation="torch"` is the reference; docs/results.md says where the kernel was measured.
+`implementation="torch"` is the reference; measurements of the kernel are in docs/results.md.
 """
 
 import os
@@ -32,7 +32,7 @@ def _nearest_kernel(
     CODES: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Keep the smallest |c|²/2 − x·c of a block of rows while walking over the codes."""
+    """Track the smallest |c|²/2 − x·c of a block of rows while iterating over the codes."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     smallest = tl.full((ROWS,), float("inf"), tl.float32)
     nearest = tl.zeros((ROWS,), tl.int32)
@@ -67,12 +67,12 @@ def _nearest_kernel(
 def nearest_codes_triton(
     latents: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]
 ) -> Int[Tensor, "n"]:
-    """Return for each latent the index of the nearest code; see `lookup.nearest_codes`.
+    """Return the index of the nearest code for each latent; see `lookup.nearest_codes`.
 
     Products are plain float32 (`input_precision="ieee"`): no TF32, no bf16.
 
     Raises:
-        InputError: latents are float64, or on a CPU outside Triton's interpreter.
+        InputError: the latents are float64, or are on a CPU outside of Triton's interpreter.
     """
     if latents.dtype == torch.float64:
         raise InputError('implementation="triton" computes in float32, found float64 latents')
