@@ -68,7 +68,7 @@ def make(arguments: argparse.Namespace, scratch: Path) -> ClipStore:
         "kind": "starter",
         "seed": arguments.seed,
         "share": arguments.share,
-        "held_out": HELD_OUT,
+        "held_out": list(HELD_OUT),
         "footage": {str(p.relative_to(arguments.videos)): _sha256(p) for p in footage},
         "packages": {package["file"]: package["sha256"] for package in listed},
         "code": [_sha256(Path(__file__)), _sha256(Path(__file__).with_name("moves.py"))],
