@@ -32,6 +32,7 @@ BEGIN, END = "<!-- table: python scripts/config_table.py --write -->", "<!-- end
 CONFIGS = {
     "demo/tokenizer": 32,
     "video64": 64,
+    "starter": 64,
     "bair_small": 64,
     "bair": 64,
     "ucf101_small": 128,

@@ -11,6 +11,7 @@ from video_vq.errors import ConfigError, InputError
 from video_vq.media.reading import Reading
 from video_vq.models.model_folder import Kind, read_model_config
 from video_vq.models.prior_config import ParallelSettings, SamplingSettings
+from video_vq.models.starter import named
 
 
 def add_out(parser: argparse.ArgumentParser, what: str) -> None:
@@ -18,14 +19,17 @@ def add_out(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=what)
 
 
-def add_model(parser: argparse.ArgumentParser, kind: Kind) -> None:
-    """Add `--tokenizer` or `--prior`."""
+def add_model(parser: argparse.ArgumentParser, kind: Kind, default: str | None = None) -> None:
+    """Add `--tokenizer` or `--prior`, which is required unless there is a default."""
+    starter = ", or `starter`, that of the package" if kind == "tokenizer" else ""
     parser.add_argument(
         f"--{kind}",
-        required=True,
-        type=Path,
+        required=default is None,
+        default=default,
+        type=named if kind == "tokenizer" else Path,
         metavar="DIR",
-        help=f"a trained {kind}: its folder, or the run folder that contains it",
+        help=f"a trained {kind}: its folder, or the run folder that contains it{starter}"
+        + ("" if default is None else f" (default: {default})"),
     )
 
 

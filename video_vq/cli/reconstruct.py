@@ -1,12 +1,14 @@
 """`video-vq reconstruct`: a video file beside its reconstruction."""
 
 import argparse
+import math
 from pathlib import Path
 
 from video_vq.arguments import add_json, positive, print_json, rate
 from video_vq.cli import following, options
 from video_vq.errors import InputError, printable
 from video_vq.media.reading import add_reading, reading_of
+from video_vq.models import starter
 from video_vq.stores.lock import held, require_free
 
 
@@ -15,13 +17,16 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "reconstruct",
         help="show a video file beside its reconstruction from tokens",
-        examples=("video-vq reconstruct in.mp4 out.mp4 --tokenizer runs/tokenizer",),
+        examples=(
+            "video-vq reconstruct in.mp4 out.mp4 --size 128",
+            "video-vq reconstruct in.mp4 out.mp4 --tokenizer runs/tokenizer",
+        ),
     )
     parser.add_argument("video", type=Path, metavar="IN", help="a video of any size and length")
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="the video to write: .mp4, .mkv, .avi or .webm"
     )
-    options.add_model(parser, "tokenizer")
+    options.add_model(parser, "tokenizer", default=starter.STARTER)
     parser.add_argument(
         "--size",
         type=positive,
@@ -90,5 +95,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"note: the pixels of {arguments.video} are not square and were made square")
     if made.num_damaged:
         print(f"note: the decoder had to repair {made.num_damaged} frames of {arguments.video}")
+    if arguments.tokenizer == starter.FOLDER:
+        num_codes = tokenizer.config.quantizer.codebook_size
+        print(
+            f"by the starter tokenizer, {math.log2(num_codes):g} bits a token, which has seen "
+            "little; one trained on your own videos does better: "
+            "`video-vq train-tokenizer --config starter --data CLIPS --out RUN init_from=starter`"
+        )
     following.say_next("video-vq", "info", arguments.out)
     return 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import video_vq
 from video_vq.errors import InputError
 from video_vq.models.model_folder import CONFIG, TENSORS, Kind, read_model_config
+from video_vq.models.starter import named
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -24,7 +25,8 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
     """Return a local model's folder, or download the model from the Hub.
 
     Args:
-        name: an existing folder; or, if a str, "org/name" on the Hub. A Path is always local.
+        name: an existing folder, or "starter"; or, if a str, "org/name" on the Hub. A Path is
+            always local.
         revision: branch, tag or commit of a repository.
         kind: the kind that the model must be; its tensors are fetched only if it is.
 
@@ -32,10 +34,11 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
         InputError: the name is neither a folder nor a repository, or the repository cannot be
             fetched.
     """
-    if Path(name).exists() or isinstance(name, Path):
+    path = named(name)
+    if isinstance(name, Path) or path.exists() or path != Path(name):
         if revision is not None:
             raise InputError(f"{name}: is a folder here, which has no revision {revision!r}")
-        return Path(name)
+        return path
     check_repository(name)
     if Path(name).parent.is_dir():  # a mistyped path, not a stranger's model
         raise InputError(f"{name}: no such folder in {Path(name).parent.resolve()}")

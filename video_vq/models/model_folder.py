@@ -13,6 +13,7 @@ from video_vq import facts
 from video_vq.config import check_config
 from video_vq.errors import InputError
 from video_vq.facts import Facts
+from video_vq.models import starter
 from video_vq.models.prior_config import PriorConfig, PriorFacts
 from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 from video_vq.stores.files import read_json
@@ -60,6 +61,8 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
     Raises:
         InputError: config.json is missing, damaged, or of another kind or version.
     """
+    if path == starter.FOLDER:
+        starter.require_whole()
     if not path.exists():
         raise InputError(f"{path}: no such folder; name a {kind}'s folder, or its run folder")
     if not (path / CONFIG).exists() and (path / kind / CONFIG).exists():

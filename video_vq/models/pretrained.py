@@ -11,6 +11,7 @@ from torch import nn
 
 from video_vq.config import check_config, to_json
 from video_vq.errors import InputError
+from video_vq.models import starter
 from video_vq.models.card import is_our_card, model_card
 from video_vq.models.hub import check_repository, find_model_folder, upload_model
 from video_vq.models.model_folder import (
@@ -92,8 +93,8 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
         Args:
             name: the model's folder, or the run folder that contains it; a str that is not a local
-                folder may be a repository on the Hugging Face Hub, "org/name". A Path is always
-                local.
+                folder may be a repository on the Hugging Face Hub, "org/name", or "starter", the
+                package's own tokenizer, which is loaded in float32. A Path is always local.
             revision: branch, tag or commit of a Hub repository; None for its main branch.
             device: the device to put it on.
 
@@ -117,6 +118,8 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
             )
         model = cls(config).to(dtype)
         model.load_state_dict(tensors)
+        if found.folder == starter.FOLDER:  # in bfloat16 only to be small
+            model = model.float()
         model._facts, model._hash = facts, found.hash
         return model.eval().requires_grad_(False).to(device)
 

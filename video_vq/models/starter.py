@@ -1,0 +1,45 @@
+"""The tokenizer that comes with the package, known by the name "starter".
+
+Its folder is one that `save_pretrained` wrote, in bfloat16, with the sha256 of its files beside
+them. Imports no torch.
+"""
+
+import hashlib
+from pathlib import Path
+
+from video_vq.errors import InputError
+from video_vq.stores.files import read_json
+
+STARTER = "starter"
+FOLDER = Path(__file__).parents[1] / "weights" / STARTER
+HASHES = "sha256.json"  # file -> sha256
+
+
+def named(name: str | Path) -> Path:
+    """Return the path that a model's name means on this machine.
+
+    Args:
+        name: a path, or "starter" for the starter's folder, unless something here is called so.
+    """
+    return FOLDER if str(name) == STARTER and not Path(name).exists() else Path(name)
+
+
+def require_whole() -> None:
+    """Compare the starter's files with their sha256.
+
+    Raises:
+        InputError: the package has no starter, or one of its files is missing or damaged.
+    """
+    if not (FOLDER / HASHES).is_file():
+        raise InputError(
+            "starter: this version of video-vq comes without a starter tokenizer; train your own "
+            "with `video-vq train-tokenizer --config starter`, and name its run folder"
+        )
+    for name, expected in read_json(FOLDER / HASHES, "the sha256 of the starter's files").items():
+        file = FOLDER / name
+        found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
+        if found != expected:
+            raise InputError(
+                f"{file}: is missing or damaged (its sha256 is {found:.12}, expected "
+                f"{expected!s:.12}); install video-vq again"
+            )
