@@ -54,7 +54,7 @@ class Cell(NamedTuple):
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-Row = tuple[str, str, tuple[Cell, ...]]  # name, which way is better, cells
+Row = tuple[str, str, tuple[Cell, ...]]  # name, direction of improvement, cells
 
 
 class EvaluationTable(NamedTuple):
@@ -68,10 +68,10 @@ class EvaluationTable(NamedTuple):
 def compare_evaluations(
     paths: Sequence[Path], network: FeatureNetwork | None = None
 ) -> EvaluationTable:
-    """Compare the first evaluation with all others.
+    """Compare several evaluations, using the first one as the baseline.
 
     Args:
-        paths: output folders of `video-vq evaluate`, or run folders with such a folder `scores`.
+        paths: output folders of `video-vq evaluate`, or parents of output folders named `scores`.
         network: network that computed the FVD features; None for I3D.
 
     Raises:

@@ -26,13 +26,13 @@ KMEANS_PATCHES = 65536
 
 
 def clip_mean(clips: Clips) -> Clips:
-    """Replace every frame by the clip's mean over time, which is the best still image."""
+    """Replace every frame with the clip's mean over time, which is the best still image."""
     mean = reduce(clips.float(), "b t h w c -> b 1 h w c", "mean").round().to(torch.uint8)
     return mean.expand_as(clips)
 
 
 def first_frame(clips: Clips) -> Clips:
-    """Replace every frame by the clip's first frame."""
+    """Replace every frame with the clip's first frame."""
     return clips[:, :1].expand_as(clips)
 
 
@@ -44,7 +44,7 @@ class PatchCodebook:
 
     Args:
         clips: training clips.
-        patch_thw: size of a patch, which becomes one token, in frames and pixels.
+        patch_thw: size of the patch that one token covers, in frames and pixels.
         num_codes: number of codes, K.
         seed: seed for choosing patches and for the initial codes.
     """
@@ -72,7 +72,7 @@ class PatchCodebook:
         return rearrange(clips, pattern, z=t, y=h, x=w).float()
 
     def reconstruct(self, clips: Clips) -> Clips:
-        """Replace each patch by the nearest code."""
+        """Replace each patch with the nearest code."""
         t, h, w = self.patch_thw
         rows = self.codes[nearest_codes(self._patches(clips), self.codes)]
         return rearrange(
@@ -107,7 +107,7 @@ def _spread_out(
 def draw_per_position(
     grids: Int[np.ndarray, "n t h w"], count: int, seed: int
 ) -> Int[np.ndarray, "m t h w"]:
-    """Draw token grids, sampling each position independently from its codes in training grids."""
+    """Draw token grids, sampling each position independently from a random training grid."""
     random = np.random.default_rng([seed, 0x90])
     flat = grids.reshape(len(grids), -1)
     picks = random.integers(len(flat), size=(count, flat.shape[1]))

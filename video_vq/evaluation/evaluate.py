@@ -139,7 +139,7 @@ def _write_clips(
 def _real_of_classes(
     setup: EvaluationSetup, classes: Collection[str | None]
 ) -> dict[str | None, list[Clip]]:
-    """Return a few scored real clips of each class; None stands for all classes not listed."""
+    """Return a few scored real clips of each class; `None` stands for all classes not listed."""
     labels = [setup.store.videos[window.video].label for window in setup.windows]
     return some_of_each_class(
         (label if label in classes else None, partial(read_window, setup.store, window))

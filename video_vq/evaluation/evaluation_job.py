@@ -49,7 +49,7 @@ class EvaluationJob:
     Raises:
         ConfigError: a prior is given without tokens, or a generation protocol without samples; or
             the split or the number of clips contradicts the generation protocol.
-        InputError: codecs are requested, but the installed PyAV has none of their encoders.
+        InputError: codecs are requested, but the installed PyAV has no encoder for any codec.
     """
 
     data: Path

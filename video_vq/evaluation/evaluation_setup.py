@@ -30,7 +30,7 @@ class EvaluationSetup:
     Attributes:
         store, split, windows: clip store, split and non-overlapping windows of the real clips.
         num_frames, stride: number of frames per real clip, and the frame stride in the video.
-        scored_frames: number of frames at the start of each clip that are scored by FVD.
+        scored_frames: number of initial frames of each clip that are scored by FVD.
         samples, sample_windows: clip store of samples (or None), and one window of `scored_frames`
             frames at the start of each sample that is as long as a real clip.
         network, extractor: feature network, and the extractor that runs the network.

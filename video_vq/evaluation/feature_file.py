@@ -1,6 +1,6 @@
 """Stores the features of a set of videos in one safetensors file, which can be published.
 
-With this file, other models can be scored against the same real videos without the videos.
+Given this file, other models can be scored against the real videos without the videos themselves.
 """
 
 import json

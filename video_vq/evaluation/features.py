@@ -197,7 +197,7 @@ def features_of(
         split: split of a clip store; None for the test split, or for all videos if there is no test
             split.
         max_clips: maximum number of clips, drawn at random with the seed; None for all clips.
-        accelerator: accelerator whose ranks share the clips, and all get the features of all clips;
+        accelerator: accelerator whose ranks share the clips, although every rank gets all features;
             None for a single process.
         reading: settings for reading frame folders and arrays.
 
@@ -265,7 +265,7 @@ def store_features(
     accelerator: Accelerator | None = None,
     transform: Callable[[Clip], Clip] = lambda clip: clip,
 ) -> FeatureSet:
-    """Return the features of the clips in the given windows of a clip store.
+    """Return the features of the given windows of a clip store.
 
     Args:
         name: name of the feature set.

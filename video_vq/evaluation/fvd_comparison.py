@@ -251,7 +251,7 @@ class FVDComparison:
         write_features(path, features, self.network, self.cut)
 
     def scores(self, real: FeatureSet, candidates: Sequence[FeatureSet]) -> dict[str, Any]:
-        """Return, as JSON, the floor, the candidate scores and their differences per protocol."""
+        """Return the floor, candidate scores and score differences of each protocol, as JSON."""
         return {
             "real": _side(real),
             "candidates": [_side(fake) for fake in candidates],
@@ -320,7 +320,7 @@ def jedi_of(
 
 
 def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:
-    """Return the standard error and the infinite-N limit of an FVD, or None for too few clips."""
+    """Return the standard error and infinite-N limit of an FVD, each None for too few clips."""
     first, second = grouped(real, protocol), grouped(fake, protocol)
     found: dict[str, Any] = {"fvd_error": None, "fvd_infinity": None}
     if min(len(set(real.groups)), len(set(fake.groups))) >= MIN_VIDEOS:

@@ -43,10 +43,10 @@ class Pair(NamedTuple):
 
 
 def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[int]]:
-    """Return the indices of the first clips, and of those with the highest and the lowest PSNR.
+    """Return the indices of the clips to show by role: the first, best and worst clips.
 
-    The best clips come from different videos, as do the worst, because neighbouring clips look
-    alike.
+    The best clips have the highest PSNR, and the worst clips have the lowest. Each of these two
+    roles has at most one clip per video, because neighbouring clips look alike.
 
     Args:
         psnr: PSNR of each clip, in dB.
@@ -69,7 +69,7 @@ def _of_different_videos(order: Sequence[int], videos: Sequence[str]) -> list[in
 
 
 class Neighbour(NamedTuple):
-    """A sample, the nearest training clip, and the RMS difference between both in grey levels."""
+    """A sample, the nearest training clip, and their RMS difference in grey levels."""
 
     sample: Clip
     train: Clip
@@ -79,7 +79,7 @@ class Neighbour(NamedTuple):
 def some_of_each_class(
     samples: Iterable[tuple[str | None, Callable[[], Clip]]],
 ) -> dict[str | None, list[Clip]]:
-    """Return the first few samples of each of the first few classes; only these are read.
+    """Return the first few samples of each of the first few classes, and read no other samples.
 
     Args:
         samples: class of each sample, with a function that reads the sample.
@@ -123,7 +123,7 @@ class Gallery(NamedTuple):
         return rows
 
     def write_sheet(self, out: Path, fps: float | None) -> None:
-        """Write the animation sheet.webp, and sheet.png with a few of its frames stacked."""
+        """Write the animation sheet.webp, and sheet.png with a few animation frames stacked."""
         rows = self.rows()
         columns = min(len(row) for row in rows.values())
         clips = [clip for row in rows.values() for clip in row[:columns]]

@@ -137,7 +137,7 @@ def _score_rate(
 def _rates(
     accelerator: Accelerator, prior: AnyPrior, tokens: TokenStore, rows: np.ndarray
 ) -> list[_Rate]:
-    """Return the rates of all clips on every rank, independent of the number of ranks."""
+    """Return the rates of all clips on every rank; the number of ranks has no effect on them."""
     starts = range(0, len(rows), BATCH)
     mine = starts[accelerator.process_index :: accelerator.num_processes]
     found: list[_Rate] = []

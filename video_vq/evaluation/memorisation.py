@@ -21,7 +21,7 @@ SHARE = 0.01
 
 
 class Neighbours(NamedTuple):
-    """The index of the nearest training clip, and the RMS difference in grey levels, per clip."""
+    """The index of each clip's nearest training clip, and the RMS difference in grey levels."""
 
     distance: Float[np.ndarray, "n"]
     place: np.ndarray
@@ -102,7 +102,7 @@ def _of_windows(store: ClipStore, windows: Sequence[Window]) -> Float[torch.Tens
 
 
 def diversity(real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]) -> dict[str, float]:
-    """Return the mean squared feature distance within the real clips and within the samples.
+    """Return the mean squared feature distances within real clips and samples, and the ratio.
 
     The features come from the FVD network. If the ratio of samples to real clips is below 1, the
     samples are more alike than real clips, so modes are missing. The mean over all pairs is

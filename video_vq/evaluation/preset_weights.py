@@ -22,7 +22,7 @@ from video_vq.stores.files import sha256_file
 
 Tensors = dict[str, Tensor]
 
-# Keys under which a PyTorch file may keep the tensors; the first one found is used.
+# Keys under which a PyTorch file may keep the tensors; the first key found is used.
 SECTIONS = ("target_encoder", "classifier", "model", "module")
 # Prefixes to remove from tensor names.
 WRAPPERS = re.compile(r"^(?:(?:target_encoder|classifier|module|backbone|model|videomae)\.)+")

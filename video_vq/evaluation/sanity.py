@@ -39,7 +39,7 @@ BLUR = 7  # side in pixels, of 224, of the square over which blurring averages
 
 
 def frozen(frames: Frames, seed: int) -> Frames:
-    """Replace every frame by the first frame."""
+    """Replace every frame with the first frame."""
     return frames[:1].expand_as(frames)
 
 
@@ -89,7 +89,7 @@ class ChangedExtractor(Extractor):
         self._change = CHANGES[name][1]
 
     def missing(self, key: bytes) -> list[FVDProtocol]:
-        """Return one protocol per preparation for which the changed clip's features are missing."""
+        """Return one protocol per preparation for which the changed clip has no cached features."""
         return super().missing(self._named(key))
 
     def __call__(self, keys: Sequence[bytes], clips: Sequence[ReadClip | None]) -> Rows:
@@ -109,7 +109,7 @@ class ChangedExtractor(Extractor):
 
 
 def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str, Any]:
-    """Return the distance between a set of clips and a copy with each change applied, as JSON.
+    """Return the distance between the original and the changed clips for each change, as JSON.
 
     All ranks must call this function.
 

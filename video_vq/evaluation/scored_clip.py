@@ -58,7 +58,7 @@ class Cut(NamedTuple):
 
 
 class ScoredClip(NamedTuple):
-    """An identified clip, whose pixels are read only on request.
+    """A clip that is identified by hashes, and whose pixels are read only on request.
 
     Attributes:
         key: hash that determines the pixels: clips with the same key have the same pixels.
@@ -83,7 +83,7 @@ def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
 
 
 def clip_at_hand(clip: Clip, fps: float | None) -> ScoredClip:
-    """Return a `ScoredClip` for a clip in memory; `clip_key` gives both hashes."""
+    """Return a `ScoredClip` for a clip in memory; both hashes are computed by `clip_key`."""
     key = clip_key(clip)
     return ScoredClip(
         key,

@@ -93,7 +93,7 @@ def decoders() -> list[Check]:
 
 
 def devices() -> list[Check]:
-    """Check the memory and bf16 support of each GPU, or the CPU if there is no usable GPU."""
+    """Check each GPU for memory and bf16 support, or the CPU if there is no usable GPU."""
     import torch
 
     if torch.cuda.is_available():

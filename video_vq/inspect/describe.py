@@ -192,7 +192,7 @@ _READERS: dict[str, Callable[[Path], Found | None]] = {
 
 
 def _describe_video(path: Path, reading: Reading) -> Facts:
-    """Describe a video by its displayed size and its number of frames, which are all counted."""
+    """Describe a video, counting the frames instead of trusting the header."""
     source = source_of(path, reading)
     require_needed(source, reading)
     info = source.probe(DEFAULT_LIMITS)

@@ -35,7 +35,7 @@ from video_vq.training.training_config import (
 
 
 class Plan(NamedTuple):
-    """A planned training run: the settings, figures by name, and a description line by line."""
+    """A planned training run: the settings, the figures by name, and the lines of a description."""
 
     config: dict[str, Any]
     numbers: dict[str, Any]

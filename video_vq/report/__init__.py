@@ -33,7 +33,7 @@ def write_report(path: Path, out: Path | None = None) -> Path:
 
 
 def render_checked(parts: Parts, path: Path, quality: int) -> str:
-    """Return the report page as HTML, with an `InputError` for malformed scores.
+    """Return the report page as HTML, raising an `InputError` if the scores are malformed.
 
     Args:
         path: path of the reported folder, for error messages.

@@ -158,7 +158,7 @@ class Films:
         fps: float | None = None,
         heads: tuple[str, ...] = (),
     ) -> Film:
-        """Return a single film that shows clips of one shape in a grid.
+        """Return a single film that shows clips of equal shape in a grid.
 
         Args:
             clips: clips in row-major order.

@@ -109,7 +109,7 @@ def _values(line: Line) -> dict[str, object]:
 
 
 def _scale(low: float, high: float, start: int, end: int) -> Callable[[float], float]:
-    """Return the linear map from [low, high] to [start, end]; if low equals high, to the middle."""
+    """Return a linear map from [low, high] to [start, end], or to the middle if low equals high."""
     span = high - low
 
     def place(value: float) -> float:

@@ -23,7 +23,7 @@ class Run(NamedTuple):
         identity: kind, config, data, precision, …
         environment: versions, device and command.
         curves: pairs (step, value) by metric name, in logging order; only finite values.
-        num_not_finite: number of logged values that are not finite, and so not in `curves`.
+        num_not_finite: number of logged values omitted from `curves`: not finite or not numbers.
         model: details of the finished model; empty before the end of training.
     """
 

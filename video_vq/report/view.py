@@ -197,7 +197,7 @@ def video_sections(
 
 
 def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
-    """Return a film of a video's first clip, cropped as for training, and its reconstruction."""
+    """Return a film of a video's first clip, cropped as for training, with its reconstruction."""
     known = painter.tokenizer.facts
     frames = _first_frames(info, known.frame_size_hw, known.num_frames * known.stride)
     clip = frames[:: known.stride]
