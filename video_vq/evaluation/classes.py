@@ -1,4 +1,4 @@
-"""Measures whether samples show the requested class, in comparison with real clips."""
+"""Measures how often samples show the requested class, compared with real clips."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,17 +19,18 @@ def class_accuracy(
     device: torch.device,
     seed: int,
 ) -> dict[str, Any] | None:
-    """Train a small classifier on the train split, and score held-out clips and samples by it.
+    """Train a small classifier on the train split, and apply it to held-out clips and samples.
 
-    The accuracy on real held-out clips measures the classifier itself: compare the accuracy on
-    samples with it, not with 1.
+    Compare the accuracy on samples with the accuracy on held-out clips rather than with 1, because
+    the classifier itself makes errors.
 
     Args:
-        held_out: real clips, cut like the samples.
+        held_out: windows of held-out real clips.
+        sampled: windows of the samples.
 
     Returns:
-        None if there is nothing to distinguish: fewer than two classes in the train split or among
-        the samples, or clips of a single frame.
+        The accuracies as JSON; None if the train split or the samples have fewer than two classes,
+        no held-out clip has a class, or clips have a single frame.
     """
     num_frames = min(window.num_frames for window in (*held_out, *sampled))
     real = [window for window in held_out if store.videos[window.video].label is not None]
@@ -73,10 +74,10 @@ def class_accuracy(
 def _batches(
     store: ClipStore, videos: list[int], like: Window, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield random clips of random videos, which depend only on the seed, and their classes.
+    """Yield batches of random clips with class indices; the seed determines all batches.
 
     Args:
-        like: a clip that shows how to cut all clips, except for video and start.
+        like: window with the length, stride and short-video rule of all clips.
     """
     random = np.random.default_rng([seed, 0xC1A])
     for _ in range(STEPS):

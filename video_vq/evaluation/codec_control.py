@@ -1,4 +1,4 @@
-"""Scores of video codecs on the same clips, at the tokenizer's number of bits."""
+"""Scores of video codecs on the same clips, at the tokenizer's bit budget."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +17,13 @@ COMPARED = ("psnr", "ssim", "st_lpips")
 def codec_scores(
     setup: EvaluationSetup, st_lpips: StLpips | None, rates: Mapping[str, int | float]
 ) -> list[dict[str, Any]]:
-    """Return the scores of every available codec at every rate, as JSON; collective.
+    """Return the scores of every available codec at every bit budget, as JSON.
+
+    All ranks must call this function.
 
     Args:
-        st_lpips: the network of ST-LPIPS; None leaves its score out.
-        rates: bits per clip, by the name of the rate.
+        st_lpips: ST-LPIPS network; None to skip this score.
+        rates: number of bits per clip, by the name of the bit budget.
     """
     return [
         score_codec(setup, st_lpips, codec, rate, bits)
@@ -33,10 +35,10 @@ def codec_scores(
 def score_codec(
     setup: EvaluationSetup, st_lpips: StLpips | None, codec: CodecName, rate: str, bits: int | float
 ) -> dict[str, Any]:
-    """Return the scores of one codec with a given number of bits per clip, as JSON; collective.
+    """Return the scores of one codec at a given bit budget per clip, as JSON.
 
-    `payload_bits` is the mean number of bits that it used, which exceeds `bits` if the codec cannot
-    go that low.
+    All ranks must call this function. In the result, `payload_bits` is the mean number of bits that
+    the codec used; this number can exceed `bits` if the codec cannot compress some clips enough.
     """
 
     def copy(clips: torch.Tensor) -> Copies:
@@ -69,7 +71,10 @@ def score_codec(
 
 
 def psnr_controls(scores: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Return the PSNR of codecs at the tokens' bits; names mark the codecs that exceeded them."""
+    """Return the PSNR of each codec at the tokens' bit budget, by name.
+
+    The suffix "_above" marks codecs that exceeded the budget for at least one clip.
+    """
     return {
         f"psnr_{one['codec']}" + ("_above" if one["share_above"] > 0 else ""): one["psnr"]["mean"]
         for one in scores

@@ -1,4 +1,4 @@
-"""Compares evaluations: their differences, and whether these are significant."""
+"""Compares evaluations: the differences in scores, and whether the differences are significant."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from video_vq.metrics.protocol import FVDProtocol, fvd_protocol
 from video_vq.stores.files import difference, read_json
 
 CONFIDENCE = 0.95
-SAME = ("data", "split", "num_clips", "protocol")  # of an identity: they must agree
+SAME = ("data", "split", "num_clips", "protocol")  # identity entries that must agree
 
 FVD_ROWS = {"rFVD", "gFVD", "padded rFVD", "padded gFVD"}
 PER_CLIP = {
@@ -29,19 +29,19 @@ PER_CLIP = {
     "flicker": ("flicker, grey levels", "↓"),
     "boundary_flicker": ("flicker at latent boundaries", "→ 1"),
 }
-RATES = {  # of a prior; that of a masked one is no rate, and never beside the other's
+RATES = {  # scores of a prior; a masked prior has no rate, so its score gets its own row
     "bits_per_token": "prior, bits per token",
     "bits_per_hidden_token": "masked prior, bits per hidden token",
 }
 
 
 class Cell(NamedTuple):
-    """One run's score, and its difference from that of the first run.
+    """The score of one run, and the interval of the difference from the first run's score.
 
     Attributes:
-        value: the score; None if the run has none.
-        low, high: 95 % interval of the difference from the first run; None for the first run, or if
-            unknown.
+        value: score; None if the run does not have this score.
+        low, high: bounds of the 95 % interval of the difference from the first run; None for the
+            first run, or if the interval is unknown.
     """
 
     value: float | None
@@ -50,15 +50,15 @@ class Cell(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether the interval excludes zero."""
+        """Return whether the interval is known and excludes zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-Row = tuple[str, str, tuple[Cell, ...]]  # name, which way is better, cells
+Row = tuple[str, str, tuple[Cell, ...]]  # name, direction of improvement, cells
 
 
 class EvaluationTable(NamedTuple):
-    """A table, a row per score and a cell per evaluation, and the sentences that a paper needs."""
+    """A table with a row per score and a cell per run, and a methods paragraph for a paper."""
 
     runs: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -68,15 +68,15 @@ class EvaluationTable(NamedTuple):
 def compare_evaluations(
     paths: Sequence[Path], network: FeatureNetwork | None = None
 ) -> EvaluationTable:
-    """Compare evaluations with the first of them.
+    """Compare several evaluations, using the first one as the baseline.
 
     Args:
-        paths: folders of `video-vq evaluate`, or folders that hold one as `scores`.
-        network: the network whose features FVD was computed from; None for I3D.
+        paths: output folders of `video-vq evaluate`, or parents of output folders named `scores`.
+        network: network that computed the FVD features; None for I3D.
 
     Raises:
-        InputError: an evaluation is missing or damaged, or they differ in clips, protocol or
-            network.
+        InputError: an evaluation is missing or damaged, or the evaluations differ in clips,
+            protocol or network.
     """
     network = network or named_i3d()
     folders = [_folder(path) for path in paths]
@@ -128,7 +128,7 @@ def _compared(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data_of(scores: dict[str, Any]) -> str:
-    """Return the name of the clip store that was scored: its folder and short hash."""
+    """Return the folder (if known) and the short hash of the scored clip store, as text."""
     words = [str(word) for word in scores["environment"].get("command") or []]
     folder = words[words.index("--data") + 1 :][:1] if "--data" in words else []
     return " ".join([*folder, f"({str(scores['identity']['data'])[:12]}…)"])
@@ -149,7 +149,7 @@ def _rate_rows(scores: Sequence[dict[str, Any]]) -> list[Row]:
         lists = [_per_clip(s["prior"]["clips"], key) if "prior" in s else None for s in scores]
         if all(values is None for values in lists):
             continue
-        if len({one["tokenizer"] for one in scores}) > 1:  # other tokens: shown, never compared
+        if len({one["tokenizer"] for one in scores}) > 1:  # different tokens, not comparable
             means = [None if values is None else float(values[0].mean()) for values in lists]
             rows.append((f"{name} (of other tokens)", "↓", tuple(map(Cell, means))))
         else:
@@ -158,14 +158,14 @@ def _rate_rows(scores: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def _codec_row(scores: Sequence[dict[str, Any]]) -> list[Row]:
-    """Return the scores of H.264 at the bits of each tokenizer, where they are known."""
+    """Return a row with the PSNR of H.264 at each tokenizer's bit budget, if any is known."""
     known = [one["controls"].get("psnr_h264") for one in scores]
     if all(value is None for value in known):
         return []
     return [("PSNR of H.264 at the same bits, dB", "↑", tuple(map(Cell, known)))]
 
 
-Values = tuple[np.ndarray, tuple[str, ...]]  # per clip, and its group
+Values = tuple[np.ndarray, tuple[str, ...]]  # one value and one group per clip
 
 
 def _per_clip(clips: Sequence[dict[str, Any]], key: str) -> Values | None:
@@ -194,10 +194,10 @@ def _paired_cells(lists: Sequence[Values | None]) -> tuple[Cell, ...]:
 def paired_interval(
     differences: np.ndarray, groups: Sequence[str]
 ) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a mean difference; clips of one video are not independent.
+    """Return the 95 % interval of a mean difference, or None for fewer than two source videos.
 
-    It is Student's t interval over the videos, each weighted by its clips (the cluster-robust error
-    of a mean).
+    The interval is Student's t interval with the cluster-robust standard error of the mean: clips
+    of one video are not independent, and each video is weighted by its number of clips.
     """
     good = np.isfinite(differences)
     values = differences[good]
@@ -276,7 +276,7 @@ def _methods(scores: dict[str, Any], rows: Sequence[Row], protocol: FVDProtocol,
 
 
 def _intervals(rows: Sequence[Row]) -> str:
-    """Return the meaning of those brackets that occur in the table."""
+    """Return a sentence that explains the intervals in the table, or why there are none."""
     shown = {name for name, _, cells in rows if any(cell.low is not None for cell in cells)}
     how = []
     if shown - FVD_ROWS:

@@ -1,4 +1,4 @@
-"""Controls that a score must beat: still pictures, k-means on raw patches, independent tokens."""
+"""Controls that a score must beat: still images, k-means on raw patches, independent tokens."""
 
 from typing import NamedTuple
 
@@ -20,32 +20,33 @@ from video_vq.stores.tokens import TokenStore
 Clips = UInt8[Tensor, "b t h w 3"]
 
 KMEANS_CLIPS = 256
-KMEANS_CODES = 1 << 14  # with more, there are hardly more patches than codes
+KMEANS_CODES = 1 << 14  # larger codebooks would have hardly any patches per code
 KMEANS_STEPS = 25
 KMEANS_PATCHES = 65536
 
 
 def clip_mean(clips: Clips) -> Clips:
-    """Return each clip with every frame replaced by its mean over time: the best still picture."""
+    """Replace every frame with the clip's mean over time, which is the best still image."""
     mean = reduce(clips.float(), "b t h w c -> b 1 h w c", "mean").round().to(torch.uint8)
     return mean.expand_as(clips)
 
 
 def first_frame(clips: Clips) -> Clips:
-    """Return each clip frozen at its first frame."""
+    """Replace every frame with the clip's first frame."""
     return clips[:, :1].expand_as(clips)
 
 
 class PatchCodebook:
-    """k-means on raw patches: a tokenizer without a network, with the same tokens and codes.
+    """A codebook of raw patches, found by k-means: a tokenizer without a network.
 
-    It uses Lloyd's algorithm, initialised by k-means++ (Arthur and Vassilvitskii 2007); an empty
-    cluster is moved to a training patch.
+    The codes are trained by Lloyd's algorithm, initialised by k-means++ (Arthur and Vassilvitskii
+    2007); an empty cluster is moved to a random training patch.
 
     Args:
-        patch_thw: size in pixels of the box that one token covers.
+        clips: training clips.
+        patch_thw: size of the patch that one token covers, in frames and pixels.
         num_codes: number of codes, K.
-        seed: seed of the first codes and of the choice of patches.
+        seed: seed for choosing patches and for the initial codes.
     """
 
     def __init__(self, clips: Clips, patch_thw: tuple[int, int, int], num_codes: int, seed: int):
@@ -71,7 +72,7 @@ class PatchCodebook:
         return rearrange(clips, pattern, z=t, y=h, x=w).float()
 
     def reconstruct(self, clips: Clips) -> Clips:
-        """Replace each patch by its nearest code."""
+        """Replace each patch with the nearest code."""
         t, h, w = self.patch_thw
         rows = self.codes[nearest_codes(self._patches(clips), self.codes)]
         return rearrange(
@@ -89,7 +90,7 @@ class PatchCodebook:
 def _spread_out(
     rows: Float[Tensor, "n d"], number: int, random: np.random.Generator
 ) -> Float[Tensor, "k d"]:
-    """Draw rows, each with probability proportional to its squared distance to earlier draws."""
+    """Draw rows with probability proportional to the squared distance to the nearest drawn row."""
     squares = rows.square().sum(1)
     nearest = torch.full_like(squares, torch.inf)
     chosen = [int(random.integers(len(rows)))]
@@ -106,7 +107,7 @@ def _spread_out(
 def draw_per_position(
     grids: Int[np.ndarray, "n t h w"], count: int, seed: int
 ) -> Int[np.ndarray, "m t h w"]:
-    """Draw grids, each position independently from its training frequencies."""
+    """Draw token grids, sampling each position independently from a random training grid."""
     random = np.random.default_rng([seed, 0x90])
     flat = grids.reshape(len(grids), -1)
     picks = random.integers(len(flat), size=(count, flat.shape[1]))
@@ -114,7 +115,7 @@ def draw_per_position(
 
 
 def reconstruction_controls(setup: EvaluationSetup) -> dict[str, float | None]:
-    """Return the PSNR of still pictures, and of k-means on raw patches."""
+    """Return the mean PSNR of still images and, where possible, of k-means on raw patches."""
     config = setup.tokenizer.config
     codebook = None
     if not config.backbone.causal and config.quantizer.codebook_size <= KMEANS_CODES:
@@ -138,14 +139,14 @@ def _finite_mean(values: Tensor) -> float | None:
 
 
 class GenerationControls(NamedTuple):
-    """FVD by name of the control, and the clips of the drawn tokens."""
+    """The FVD of each control by name, and the clips decoded from independently drawn tokens."""
 
     scores: dict[str, float]
     drawn: UInt8[np.ndarray, "n t h w 3"]
 
 
 def generation_controls(setup: EvaluationSetup, tokens: TokenStore) -> GenerationControls:
-    """Return the FVD of frozen first frames, and of tokens drawn position by position."""
+    """Return the FVD of still first frames, and of clips from independently drawn tokens."""
     frozen = setup.real_features("first frames", lambda clip: np.repeat(clip[:1], len(clip), 0))
     train = tokens.read_rows(draw_rows(tokens, "train", PREDICTOR_GRIDS))
     grids = torch.from_numpy(draw_per_position(train, len(setup.windows), SEED))

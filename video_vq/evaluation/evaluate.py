@@ -1,4 +1,4 @@
-"""Scores a tokenizer and its prior's samples, together with controls in the same run."""
+"""Scores a tokenizer and a prior, together with controls, in a single run."""
 
 from collections.abc import Collection
 from functools import partial
@@ -38,15 +38,15 @@ from video_vq.stores.videos import commonest_fps
 def evaluate(
     accelerator: Accelerator, job: EvaluationJob, out: Path, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """Score a tokenizer, and a prior if its samples or its tokens are given.
+    """Score a tokenizer and, if samples or tokens are given, a prior.
 
     Args:
-        out: folder for scores.json and the sheets.
+        out: output folder for scores, features and clips to show.
         identity: everything that determines the scores; see `identity_of_scores`.
 
     Raises:
-        InputError: data, models, tokens and samples do not belong together; or as for
-            `EvaluationSetup`.
+        InputError: data, models, tokens and samples do not belong together, or `EvaluationSetup`
+            raises this error.
     """
     st_lpips = None
     if job.st_lpips is not None:
@@ -139,7 +139,7 @@ def _write_clips(
 def _real_of_classes(
     setup: EvaluationSetup, classes: Collection[str | None]
 ) -> dict[str | None, list[Clip]]:
-    """Return some of the scored real clips of each class; any clips if samples have no classes."""
+    """Return a few scored real clips of each class; `None` stands for all classes not listed."""
     labels = [setup.store.videos[window.video].label for window in setup.windows]
     return some_of_each_class(
         (label if label in classes else None, partial(read_window, setup.store, window))
@@ -155,7 +155,7 @@ def _require_fit(
     prior: AnyPrior | None,
     st_lpips: StLpips | None,
 ) -> None:
-    """Refuse parts that do not belong together, before anything is computed."""
+    """Refuse models and stores that do not belong together, before anything is computed."""
     store, (split, _) = ClipStore(job.data), job.split_and_number
     if job.samples is not None and ClipStore(job.samples).frame_size_hw != store.frame_size_hw:
         raise InputError(
@@ -175,7 +175,7 @@ def _require_fit(
     if job.with_controls and not tokenizer.config.backbone.causal:
         facts = tokenizer.facts
         train = (store, "train", facts.num_frames, facts.stride, job.short_videos)
-        usable_videos(*train)  # the clips that k-means learns from
+        usable_videos(*train)  # raises if there are no clips for k-means
     if st_lpips is not None:
         least = TRUNKS[st_lpips.trunk].min_size
         height, width = store.frame_size_hw
@@ -187,10 +187,10 @@ def _require_fit(
 
 
 def require_tokens_of(store: ClipStore, tokens: TokenStore, prior: AnyPrior | None) -> None:
-    """Refuse tokens of another clip store, and a prior of other tokens.
+    """Refuse tokens encoded from another clip store, and a prior trained on other tokens.
 
     Raises:
-        InputError: the parts do not belong together.
+        InputError: the clip store, the tokens and the prior do not belong together.
     """
     if tokens.header.data_hash != store.content_hash:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Describes what `evaluate` scores, and what determines the scores; does not import torch."""
+"""The inputs of `evaluate`, and the identity of the scores; this module does not import torch."""
 
 import shlex
 from contextlib import suppress
@@ -26,29 +26,30 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """An evaluation job: a tokenizer, and a prior if its samples or its tokens are given.
+    """The inputs and options for evaluating a tokenizer and, optionally, a prior.
 
     Attributes:
-        data: the clip store of real videos.
-        tokenizer: a tokenizer's folder, or the run folder that contains it.
-        protocol: the convention of FVD.
-        split: split of the clips and of the tokens; None for the split of `generation`, or test
-            without it.
-        num_clips: largest number of real clips; None for the number of `generation`, or 2048
-            without it.
-        samples: a clip store of samples, which adds gFVD.
-        prior, tokens: a prior and the token store of `data`, which add the rate.
-        with_controls: whether to compute controls that the scores must beat in the same run.
-        with_codec: whether the controls include video codecs at the tokenizer's bits.
-        generation: a published protocol that the samples must follow.
-        st_lpips: trunk of the perceptual network; None leaves its score out.
+        data: path of the clip store of real videos.
+        tokenizer: folder of the tokenizer, or run folder that contains the tokenizer.
+        protocol: FVD protocol.
+        split: split of the clips and tokens; None for the split that `generation` specifies, or
+            "test" if `generation` is None.
+        num_clips: maximum number of real clips; None for the number that `generation` specifies, or
+            2048 if `generation` is None.
+        samples: path of a clip store of samples, for computing gFVD; None to skip gFVD.
+        prior, tokens: paths of a prior and of the token store encoded from `data`; with both, the
+            prior's rate is computed.
+        with_controls: whether to also compute controls that the scores must beat.
+        with_codec: whether the controls include video codecs at the tokenizer's bit budget.
+        generation: published generation protocol that the samples must follow.
+        st_lpips: trunk of the ST-LPIPS network; None to skip ST-LPIPS.
         short_videos: treatment of videos shorter than a clip.
-        network: network of FVD's features, see `load_feature_network`; None for I3D.
+        network: name of the FVD feature network, see `load_feature_network`; None for I3D.
 
     Raises:
-        ConfigError: tokens or samples are missing, or the split or the number of clips is not that
-            of the generation protocol.
-        InputError: codecs are requested, but PyAV has none of their encoders.
+        ConfigError: a prior is given without tokens, or a generation protocol without samples; or
+            the split or the number of clips contradicts the generation protocol.
+        InputError: codecs are requested, but the installed PyAV has no encoder for any codec.
     """
 
     data: Path
@@ -90,7 +91,7 @@ class EvaluationJob:
 
     @property
     def split_and_number(self) -> tuple[str, int]:
-        """The split that is scored, and the largest number of its clips."""
+        """Return the split to score, and the maximum number of clips from this split."""
         if self.generation is not None:
             return self.generation.split, self.generation.num_real
         return self.split or "test", self.num_clips or DEFAULT_NUM_CLIPS
@@ -100,7 +101,7 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
     """Return everything that determines the scores of a job, as JSON.
 
     Args:
-        precision: precision of the matrix products of the tokenizer and the prior.
+        precision: precision of matrix products in the tokenizer and the prior.
 
     Raises:
         InputError: data, models, tokens or samples are missing or damaged.
@@ -132,7 +133,7 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
 
 
 def _clip_store(path: Path, frame_size_hw: tuple[int, int]) -> ClipStore:
-    """Return a store; of videos in another form, say the command that makes one."""
+    """Return a clip store, or raise an error that names the command for making a clip store."""
     if path.exists() and not any((path / name).exists() for name in (MANIFEST, PARTS)):
         size = "x".join(map(str, frame_size_hw))
         raise InputError(
@@ -144,9 +145,10 @@ def _clip_store(path: Path, frame_size_hw: tuple[int, int]) -> ClipStore:
 
 
 def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the scores in a folder if they were computed with this identity.
+    """Return the scores in a folder if they were computed with this identity, or else None.
 
-    A user's own network is not identified by its name, because its code may have changed since.
+    If the identity names a network, the scores are never reused, because the network's code may
+    have changed.
     """
     if "network" in identity:
         return None
@@ -157,7 +159,7 @@ def finished_scores(out: Path, identity: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def describe_evaluation(path: Path) -> Facts | None:
-    """Return the facts that `video-vq info` shows for a folder of scores; None for other scores."""
+    """Return the details of a scores folder for `video-vq info`; None for other kinds of scores."""
     scores = read_json(path / SCORES, "scores")
     if not {"reconstruction", "protocol", "num_clips"} <= scores.keys():
         return None

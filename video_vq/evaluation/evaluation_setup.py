@@ -1,4 +1,4 @@
-"""Prepares an evaluation: its clips, its network, and the features of the real clips."""
+"""Prepares an evaluation: the clips, the feature network, and the features of the real clips."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,27 +18,27 @@ from video_vq.models.tokenizer import VideoTokenizer
 from video_vq.stores.clips import ClipStore
 
 FVD_FRAMES = 16
-SEED = 0  # seed of the choice of clips and of the controls
+SEED = 0  # seed for choosing clips and for the controls
 
 
 class EvaluationSetup:
-    """The clips of one evaluation, and the way in which they are scored.
+    """The clips of one evaluation, and everything needed to score them.
 
     Args:
-        accelerator: the accelerator whose ranks share the clips.
+        accelerator: accelerator whose ranks share the clips.
 
     Attributes:
-        store, split, windows: the store, the split and the windows of the real clips, which do not
-            overlap.
-        num_frames, stride: length of the real clips, and the distance between their frames.
-        scored_frames: number of frames of a clip that FVD sees.
-        samples, sample_windows: the samples, and one clip of each, cut like the real clips.
-        network, extractor: the network that computes the features, and the extractor that runs it.
+        store, split, windows: clip store, split and non-overlapping windows of the real clips.
+        num_frames, stride: number of frames per real clip, and the frame stride in the video.
+        scored_frames: number of initial frames of each clip that are scored by FVD.
+        samples, sample_windows: clip store of samples (or None), and one window of `scored_frames`
+            frames at the start of each sample that is as long as a real clip.
+        network, extractor: feature network, and the extractor that runs the network.
         real: features of the real clips.
 
     Raises:
-        InputError: an input is missing, the sizes do not fit, or the samples do not follow the
-            generation protocol.
+        InputError: an input is missing, the clip length does not suit the FVD protocol, there are
+            fewer than 2 clips, or the samples do not follow the generation protocol.
     """
 
     def __init__(self, accelerator: Accelerator, job: EvaluationJob, tokenizer: VideoTokenizer):
@@ -65,7 +65,7 @@ class EvaluationSetup:
         self.real = self.real_features("real")
 
     def clips_of(self, split: str, count: int) -> list[Window]:
-        """Return at most `count` real clips of a split, no two of which overlap."""
+        """Return the windows of at most `count` non-overlapping real clips of a split."""
         cut = (self.num_frames, self.stride, count, SEED)
         return scoring_windows(self.store, split, *cut, self.short_videos)
 
@@ -88,7 +88,7 @@ class EvaluationSetup:
             require_same_clips(self.samples.plan, self.store.content_hash, self.split)
 
     def _require_scorable(self) -> None:
-        """Refuse clips whose FVD cannot be computed, before the first one is read."""
+        """Refuse clips for which FVD cannot be computed, before any clip is read."""
         check_length(self.scored_frames, self.protocol)
         counts = {f"{self.store.path}, split {self.split}": len(self.windows)}
         if self.samples is not None:
@@ -102,19 +102,19 @@ class EvaluationSetup:
 
     @property
     def scored_windows(self) -> list[Window]:
-        """Return the windows of the frames of the real clips that FVD sees."""
+        """Return the windows of the real clips, shortened to the frames scored by FVD."""
         return [window._replace(num_frames=self.scored_frames) for window in self.windows]
 
     def real_features(
         self, name: str, transform: Callable[[Clip], Clip] = lambda clip: clip
     ) -> FeatureSet:
-        """Return the features of the real clips, or of clips that a function makes from them."""
+        """Return the features of the real clips, after an optional transform of each clip."""
         windows, sharing = self.scored_windows, self.accelerator
         extractor = self.extractor
         return store_features(self.store, windows, extractor, name, self.split, sharing, transform)
 
     def fvd(self, fake: FeatureSet) -> dict[str, Any]:
-        """Return the FVD between other clips and the real ones, as JSON."""
+        """Return the FVD between the real clips and other clips, as JSON."""
         result = compare(self.real, fake, self.protocol)._asdict()
         return {
             **{name: result[name] for name in ("value", "num_real", "num_fake")},
@@ -123,6 +123,6 @@ class EvaluationSetup:
         }
 
     def floor(self) -> dict[str, Any] | None:
-        """Return the FVD of real clips against other real clips."""
+        """Return the FVD between disjoint sets of real clips, or None for too few clips."""
         found = compare(self.real, self.real, self.protocol).floor
         return None if found is None else found._asdict()

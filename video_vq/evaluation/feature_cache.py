@@ -1,9 +1,9 @@
 """A cache of features on disk, keyed by the pixels of the clips.
 
-It is a log of fixed-size records with checksums, in one file per writing process. A killed process
-leaves at most one incomplete record behind, which is skipped. Concurrent evaluations may therefore
-share a cache without a lock: no process writes to another's file, and at worst two of them compute
-the same features.
+The cache is a log of fixed-size records with checksums, in one file per writing process. A killed
+process leaves at most one incomplete record behind, which is skipped. Concurrent evaluations can
+therefore share a cache without a lock: no process writes to another process's file, and at worst
+two processes compute the same features.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ def clip_key(clip: np.ndarray) -> bytes:
 
 
 class PassingClip:
-    """Passes on a clip's frames, and computes the clip's key from them; see `clip_key`.
+    """An iterable of a clip's frames that also computes the clip's key; see `clip_key`.
 
     Args:
-        frames: the frames, h w c each.
+        frames: frames, h w c each.
         num_frames: total number of frames.
     """
 
@@ -57,20 +57,20 @@ class PassingClip:
             yield frame
 
     def key(self) -> bytes:
-        """Return the key of the clip; call it after the last frame."""
+        """Return the clip's key, which is complete only after the last frame was yielded."""
         return self._digest.digest()
 
 
 class FeatureCache:
-    """The feature vectors of one network under one preparation of its input.
+    """A cache for the feature vectors of one network under one preparation of the clips.
 
     Args:
         settings: all settings that determine a clip's features, as JSON: network, resize, range, …
         num_features: number of values in a vector.
-        folder: folder of all caches; None for the user's.
+        folder: parent folder of all feature caches; None for the default folder.
 
     Raises:
-        InputError: the folder cannot be written, or belongs to other settings.
+        InputError: the cache's folder cannot be written, or was made with other settings.
     """
 
     def __init__(self, settings: dict, num_features: int, folder: Path | None = None):
@@ -113,11 +113,11 @@ class FeatureCache:
         return len(self._known)
 
     def get(self, key: bytes) -> Float32[np.ndarray, " d"] | None:
-        """Return the features of a clip; None if they are not cached."""
+        """Return the features of a clip, or None if the features are not cached."""
         return self._known.get(key)
 
     def add(self, keys: list[bytes], rows: Float32[np.ndarray, "n d"]) -> None:
-        """Add the features of some clips; they are on disk when this returns."""
+        """Add the features of clips, and write the features to disk."""
         if self._file is None:
             self._file = self.path / f"{time.time_ns():x}-{os.getpid():x}.log"
         records = b""

@@ -1,6 +1,6 @@
 """Stores the features of a set of videos in one safetensors file, which can be published.
 
-With this file, other models can be scored against the same real videos without having them.
+Given this file, other models can be scored against the real videos without the videos themselves.
 """
 
 import json
@@ -24,10 +24,10 @@ MAX_BYTES = 4 << 30
 
 
 def write_features(path: Path, features: FeatureSet, network: FeatureNetwork, cut: Cut) -> None:
-    """Write one side of a comparison.
+    """Write the features of one side of a comparison.
 
     Raises:
-        InputError: the name does not end in .safetensors.
+        InputError: the file name does not end in .safetensors.
     """
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: a file of features ends in {SUFFIX}")
@@ -49,7 +49,7 @@ def write_features(path: Path, features: FeatureSet, network: FeatureNetwork, cu
 
 
 def holds_other_tensors(path: Path) -> bool:
-    """Whether a file is readable, but its header does not describe features."""
+    """Return whether a file is readable, but has a header that does not describe features."""
     try:
         with safe_open(path, "numpy") as file:
             return (file.metadata() or {}).get("format") != FORMAT
@@ -58,11 +58,11 @@ def holds_other_tensors(path: Path) -> bool:
 
 
 def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
-    """Read a feature file.
+    """Read a feature file, and check that it was made with this network and these clip settings.
 
     Raises:
-        InputError: the file is missing or damaged, or belongs to another network or to clips that
-            were cut differently.
+        InputError: the file is missing or damaged, or was made with another network or with other
+            clip settings.
     """
     described, rows = _open(path)
     try:
@@ -103,10 +103,14 @@ def read_features(path: Path, network: FeatureNetwork, cut: Cut) -> FeatureSet:
 
 
 def require_preparations(path: Path, rows: dict[str, Any], wanted: set[str]) -> None:
-    """Raise if a file lacks the features that a protocol needs.
+    """Check that a feature file contains the features that all protocols need.
+
+    Args:
+        rows: features from the file, by preparation.
+        wanted: names of the preparations that the protocols need.
 
     Raises:
-        InputError: features are missing; the message names them.
+        InputError: features are missing; the message names the missing preparations.
     """
     if missing := sorted(wanted - set(rows)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The network behind FVD: I3D, VideoMAE, V-JEPA or the user's own module."""
+"""The feature network for FVD: I3D, VideoMAE, V-JEPA or the user's own module."""
 
 import hashlib
 import importlib
@@ -18,12 +18,12 @@ from video_vq.metrics.weights import CHECKPOINT
 
 
 class FeatureNetwork(NamedTuple):
-    """A frozen network from b 3 t 224 224 to b d, and the name that is reported with its scores.
+    """A frozen network that maps b 3 t 224 224 to b d, and a name that is reported with scores.
 
     Attributes:
-        module: the network in eval mode, on its device.
-        name: the name that users see.
-        sha256: hash of the weights; scores of different hashes are never compared.
+        module: network in eval mode, on the device for computing features.
+        name: name that is shown to users.
+        sha256: hash of the weights; scores from networks with different hashes are never compared.
         num_features: number of features, d.
     """
 
@@ -33,10 +33,10 @@ class FeatureNetwork(NamedTuple):
     num_features: int
 
     def require(self, protocols: Iterable[FVDProtocol]) -> None:
-        """Refuse conventions that do not prepare clips as a published network expects them.
+        """Refuse protocols that do not prepare clips in the form that a published network expects.
 
         Raises:
-            InputError: there is such a convention; the message names it.
+            InputError: a protocol does not suit the network; the message names the protocol.
         """
         for protocol in protocols:
             if self.name in PUBLISHED and protocol.preparation != DEFAULT_PROTOCOL.preparation:
@@ -46,27 +46,27 @@ class FeatureNetwork(NamedTuple):
                 )
 
     def cache_settings(self, protocol: FVDProtocol) -> dict:
-        """Return the settings that determine a clip's features, as the key of their cache."""
+        """Return the settings that determine a clip's features, to identify the feature cache."""
         return {"network": self.sha256, "name": self.name, **protocol.feature_settings()}
 
 
 def named_i3d() -> FeatureNetwork:
-    """Return I3D's name, hash and size without its weights, to read features that it computed."""
+    """Return I3D's name, hash and feature count without weights, for reading saved features."""
     return FeatureNetwork(nn.Identity(), I3D_NAME, CHECKPOINT.sha256, NUM_LOGITS)
 
 
 def load_feature_network(name: str | None, device: torch.device | str) -> FeatureNetwork:
-    """Return I3D, a published network with the user's weights, or the one from `module:function`.
+    """Return I3D, a published network with the user's weights, or a network from the user's code.
 
     Args:
-        name: None for I3D; "videomae=FILE" or "jedi=FILE,FILE" (see `read_preset`); else an
-            importable function without arguments that returns a module from b 3 t 224 224 in
-            [-1, 1] to b d. This runs the user's own code.
-        device: the device for the network.
+        name: None for I3D; "videomae=FILE" or "jedi=FILE,FILE" for a published network (see
+            `read_preset`); or "module:function" for an importable function without arguments, which
+            is called and must return a module that maps b 3 t 224 224 in [-1, 1] to b d.
+        device: device for the network.
 
     Raises:
-        ConfigError: the name has another form, or refers to nothing.
-        InputError: weights are missing or not the expected ones, or the function does not
+        ConfigError: the name has an invalid form, or the function cannot be imported.
+        InputError: weights are missing or are not the expected weights, or the function does not
             return such a module.
     """
     if name is None:
@@ -100,7 +100,7 @@ def load_feature_network(name: str | None, device: torch.device | str) -> Featur
 
 
 def weights_hash(name: str, network: nn.Module) -> str:
-    """Return the sha256 over a network's name and all its tensors."""
+    """Return the sha256 of a network's name and of all tensors in its state dict."""
     digest = hashlib.sha256(name.encode())
     for key, value in sorted(network.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,7 +1,8 @@
-"""Features of clip stores and plain folders of videos, with a record of what was left out.
+"""Features of clip stores and plain video folders, with a record of the skipped videos.
 
-Each clip passes through the network only once: features are stored under a hash of the clip's
-content, so a killed run resumes where it stopped, and a second model costs only its own clips.
+Each clip passes through the network only once: features are cached under a hash of the clip's
+content. A killed run therefore resumes where it stopped, and scoring a second model requires only
+the features of that model's clips.
 """
 
 from collections import Counter
@@ -45,18 +46,18 @@ Rows = dict[str, Float32[np.ndarray, "n d"]]
 
 
 class FeatureSet(NamedTuple):
-    """One side of a comparison.
+    """The features of one side of a comparison.
 
     Attributes:
         name: path or name of the source.
         rows: one feature vector per clip, for each preparation (`FVDProtocol.preparation`).
-        groups: each clip's source video (or group of near-duplicates).
-        left_out: one line for each video that could not be used.
-        data_hash: sha256 over the contents of the clips that were scored (`ScoredClip.data_hash`).
-        split: the split that was read; None for a plain folder.
-        kinds: number of clips of each frame size and rate.
-        simulated: the simulator of the videos; None if they are not labelled as simulated.
-        notes: remarks for the reader on reading the videos.
+        groups: source video (or group of near-duplicates) of each clip.
+        left_out: one message for each video that was skipped because it could not be used.
+        data_hash: sha256 over the contents of the scored clips; see `ScoredClip.data_hash`.
+        split: split of the clips; None for a plain folder, or for all splits of a store.
+        kinds: number of clips for each frame size and frame rate.
+        simulated: simulator that made the videos; None if the videos are not labelled as simulated.
+        notes: remarks for the user on how the videos were read.
     """
 
     name: str
@@ -75,16 +76,16 @@ class FeatureSet(NamedTuple):
 
     @property
     def num_clips(self) -> int:
-        """Return the number of clips that were scored."""
+        """Return the number of scored clips."""
         return len(self.groups)
 
 
 class Extractor:
-    """Turns clips into features under all preparations that the protocols require.
+    """A feature extractor for all preparations that the given protocols require.
 
     Args:
-        protocols: the conventions of the scores; those with the same preparation share a pass.
-        cache: folder of all caches; None for the user's.
+        protocols: FVD protocols; protocols with the same preparation share the features.
+        cache: parent folder of all feature caches; None for the default folder.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Extractor:
         self.num_computed = 0
 
     def missing(self, key: bytes) -> list[FVDProtocol]:
-        """Return a protocol for each preparation under which a clip's features are unknown."""
+        """Return one protocol per preparation for which the clip's features are not cached."""
         return [
             protocol
             for name, protocol in self._protocols.items()
@@ -108,11 +109,11 @@ class Extractor:
         ]
 
     def __call__(self, keys: Sequence[bytes], clips: Sequence[ReadClip | None]) -> Rows:
-        """Return the features of clips; unknown ones are computed and stored.
+        """Return the features of clips; features that are not cached are computed and cached.
 
         Args:
-            keys: hashes of the clips' pixels.
-            clips: clips of equal length; None if all features are known.
+            keys: key of each clip; see `ScoredClip`.
+            clips: clips of equal length; None for a clip if all its features are cached.
         """
         if not keys:
             return {}
@@ -146,18 +147,19 @@ class Extractor:
 
 def _known(cache: FeatureCache, key: bytes) -> Float32[np.ndarray, " d"]:
     found = cache.get(key)
-    assert found is not None  # it was added just now, if it was missing
+    assert found is not None  # the caller has added missing features
     return found
 
 
 class _Source(NamedTuple):
-    """Clips to read one after another; opening or reading one may fail.
+    """Clips that are opened and read one by one; opening or reading a clip may fail.
 
     Attributes:
-        left_out: videos that are known to be unreadable.
-        notes: see `FeatureSet`.
-        order: rank of each clip in the order of the files, which is the fastest order to read; None
-            if the order does not matter.
+        open: function from a clip's index to the clip.
+        left_out: one message for each video that is already known to be unreadable.
+        notes: remarks on how the videos were read; see `FeatureSet`.
+        order: rank of each clip in file order, the fastest order for reading; None to read the
+            clips in the given order.
     """
 
     name: str
@@ -187,19 +189,20 @@ def features_of(
     accelerator: Accelerator | None = None,
     reading: Reading = USUAL,
 ) -> FeatureSet:
-    """Return the features of a clip store, or of a folder or array file of videos of any model.
+    """Return the features of the clips in a clip store, a folder of videos or an array file.
 
-    The clips of a store are drawn by `scoring_windows`; of any other video, the first frames are
-    used.
+    Clips of a clip store are chosen by `scoring_windows`; any other video gives its first clip.
 
     Args:
-        split: split of a store; None for the test split, or for all videos if there is none.
-        max_clips: largest number of clips to use; they are drawn by the seed.
-        accelerator: shares the clips among its ranks; each gets all features.
-        reading: how frame folders and arrays are read.
+        split: split of a clip store; None for the test split, or for all videos if there is no test
+            split.
+        max_clips: maximum number of clips, drawn at random with the seed; None for all clips.
+        accelerator: accelerator whose ranks share the clips, although every rank gets all features;
+            None for a single process.
+        reading: settings for reading frame folders and arrays.
 
     Raises:
-        InputError: there is nothing to score.
+        InputError: no clip can be scored.
     """
     store = _store(path, cut)
     if store is not None:
@@ -211,7 +214,7 @@ def features_of(
 
 
 class ClipCount(NamedTuple):
-    """The number of clips, and whether some are from frame folders or arrays."""
+    """The number of clips, and whether any clips come from frame folders or from arrays."""
 
     num_clips: int
     has_frames: bool = False
@@ -219,11 +222,11 @@ class ClipCount(NamedTuple):
 
 
 def count_clips(path: Path, cut: Cut, split: str | None, reading: Reading = USUAL) -> ClipCount:
-    """Return the number of clips that `features_of` would find; some may turn out unreadable.
+    """Return the number of clips that `features_of` would try to score without `max_clips`.
 
     Raises:
         InputError: the path is neither a folder of videos nor a clip store with the requested frame
-            rate, the split is empty, or its videos are too short.
+            rate, the split is empty, or all videos in the split are too short.
     """
     store = _store(path, cut)
     if store is None:
@@ -262,10 +265,12 @@ def store_features(
     accelerator: Accelerator | None = None,
     transform: Callable[[Clip], Clip] = lambda clip: clip,
 ) -> FeatureSet:
-    """Return the features of clips of a store.
+    """Return the features of the given windows of a clip store.
 
     Args:
-        transform: function from a clip to the clip that is scored instead.
+        name: name of the feature set.
+        split: split that is recorded in the feature set.
+        transform: function from each clip to the clip that is scored instead.
     """
 
     def open_clip(place: int) -> ScoredClip:
@@ -297,7 +302,7 @@ def _folder_source(path: Path, cut: Cut, seed: int | None, reading: Reading) -> 
     found = _listed(path, cut, reading)
     videos = sorted(found.videos, key=lambda video: Path(video.name.partition("#")[0]))
     order = None
-    if seed is not None:  # sorted by class, the first ones would be one class
+    if seed is not None:  # in sorted order, the first clips may all share a class
         order = np.random.default_rng([seed, 0xF7D]).permutation(len(videos)).tolist()
         videos = [videos[place] for place in order]
 
@@ -312,7 +317,7 @@ def _folder_source(path: Path, cut: Cut, seed: int | None, reading: Reading) -> 
 def _score(
     source: _Source, extractor: Extractor, max_clips: int | None, accelerator: Accelerator | None
 ) -> FeatureSet:
-    """Score a source's clips in rounds, until there are enough."""
+    """Score the clips of a source in rounds, until enough clips are scored or none remain."""
     scored: list[_Scored] = []
     done, total = 0, len(source.groups)
     wanted = total if max_clips is None else max_clips
@@ -344,7 +349,7 @@ def _score_round(
     rank, ranks = (0, 1)
     if accelerator is not None:
         rank, ranks = accelerator.process_index, accelerator.num_processes
-    # A packed array is unpacked for its first clip, and kept while the next ones are of it, too.
+    # A packed array is unpacked for its first clip, and kept for its other clips if they follow.
     ordered = places if source.order is None else sorted(places, key=source.order.__getitem__)
     mine = ordered[rank::ranks]
     scored: list[_Scored] = []
@@ -364,7 +369,7 @@ def _score_round(
 
 
 class _Readable(NamedTuple):
-    """A clip that was opened, and read unless its features are known."""
+    """A clip that was opened and, unless its features are cached, read."""
 
     place: int
     key: bytes
@@ -376,7 +381,7 @@ class _Readable(NamedTuple):
 def _read_ahead(
     source: _Source, places: Sequence[int], extractor: Extractor
 ) -> Iterator[_Readable | _Scored]:
-    """Read clips in a thread, a batch ahead of the network; unreadable ones are dropped."""
+    """Read clips in a thread, one batch ahead; yield a `_Scored` with a reason for each failure."""
 
     def read(place: int) -> _Readable | _Scored:
         try:

@@ -1,4 +1,4 @@
-"""Computes FVD of sets of clips, with all facts that a reader needs to judge it."""
+"""Computes the FVD between sets of clips, with the details needed to interpret the result."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,13 +42,14 @@ SEED = 0
 
 
 class FVDResult(NamedTuple):
-    """A Fréchet video distance and the facts that it depends on.
+    """A Fréchet video distance, with the details needed to interpret it.
 
     Attributes:
-        value: the distance.
-        num_real, num_fake: number of clips on each side.
-        floor: distance of real clips from other real clips; None if there is only one source video.
-        warnings: sentences that a reader must know before using the number.
+        value: Fréchet video distance.
+        num_real, num_fake: number of real clips, and number of generated clips.
+        floor: FVD between disjoint sets of real clips; None if there is only one source video or
+            fewer than 4 real clips.
+        warnings: sentences that a reader must see before relying on the value.
     """
 
     value: float
@@ -59,7 +60,7 @@ class FVDResult(NamedTuple):
 
 
 def compare(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> FVDResult:
-    """Return the FVD of two sets of features under one protocol."""
+    """Return the FVD between two feature sets under one protocol."""
     first, second = real.of(protocol), fake.of(protocol)
     _require_two(min(len(first), len(second)), "each side")
     value = frechet_distance(Moments.of(first), Moments.of(second), protocol.ddof)
@@ -78,7 +79,7 @@ def _require_two(found: int, where: str) -> None:
 
 
 def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
-    """Return the warnings about a score of these two sets."""
+    """Return the warnings about any score that compares two feature sets."""
     warnings = []
     smaller = min(real.num_clips, fake.num_clips)
     if smaller < SMALL:
@@ -112,7 +113,7 @@ def warnings_of(real: FeatureSet, fake: FeatureSet) -> tuple[str, ...]:
 
 
 def warnings_of_side(features: FeatureSet) -> list[str]:
-    """Return the warnings about one set, regardless of the other."""
+    """Return the warnings that concern a single feature set."""
     warnings = []
     if features.simulated is not None:
         warnings.append(
@@ -148,17 +149,19 @@ def require_scorable(
     max_clips: int | None = None,
     reading: Reading = USUAL,
 ) -> None:
-    """Refuse what cannot be scored before the network is loaded; feature files need the network.
+    """Refuse inputs that cannot be scored, before the network is loaded.
+
+    The contents of feature files are not checked, because this check requires the network.
 
     Args:
         split: split of the real side; see `features_of`.
-        max_clips: largest number of clips on each side; None for all.
-        reading: how frame folders and arrays are read.
+        max_clips: maximum number of clips on each side; None for all.
+        reading: settings for reading frame folders and arrays.
 
     Raises:
-        InputError: a convention requires clips of another length, a side is missing, its split is
-            empty, or it has fewer than 2 clips at the requested rate; or no side needs one of the
-            options of `reading`.
+        InputError: a protocol requires another clip length; a side is missing, has an empty split,
+            has fewer than 2 clips, or is a clip store with another frame rate than requested; or
+            one of the `reading` options applies to no side.
     """
     sides = []
     for protocol in protocols:
@@ -180,19 +183,19 @@ def require_scorable(
 
 
 def is_saved(path: Path) -> bool:
-    """Return whether a path is a feature file rather than a file of videos."""
+    """Return whether a path is a feature file rather than a safetensors file of videos."""
     return path.suffix == SUFFIX and not path.is_dir() and not holds_other_tensors(path)
 
 
 class FVDComparison:
-    """A comparison of several candidates with one real set, under one or more protocols.
+    """A comparison of one or more candidate sets with one real set, under one or more protocols.
 
     Args:
-        cut: how clips are cut out of videos.
-        max_clips: largest number of clips on each side; None for all.
-        accelerator: shares the clips among its ranks.
-        cache: folder of all feature caches; None for the user's.
-        reading: how frame folders and arrays are read.
+        cut: settings for cutting clips out of videos.
+        max_clips: maximum number of clips on each side; None for all.
+        accelerator: accelerator whose ranks share the clips; None for a single process.
+        cache: parent folder of all feature caches; None for the default folder.
+        reading: settings for reading frame folders and arrays.
     """
 
     def __init__(
@@ -219,7 +222,7 @@ class FVDComparison:
             split: split of the real side.
 
         Raises:
-            InputError: as for `read`.
+            InputError: a side cannot be scored; see `read`.
         """
         saved = {path: self.read(path) for path in (real, *candidates) if is_saved(path)}
         return (
@@ -231,8 +234,8 @@ class FVDComparison:
         """Return the features of a clip store, a folder or file of videos, or a feature file.
 
         Raises:
-            InputError: there is nothing to score, or the file belongs to another network or cut, or
-                has fewer than 2 clips.
+            InputError: there are no clips to score; or a feature file was made with another network
+                or other clip settings, lacks features for a protocol, or has fewer than 2 clips.
         """
         if is_saved(path):
             found = read_features(path, self.network, self.cut)
@@ -244,11 +247,11 @@ class FVDComparison:
         return features_of(path, self.extractor, *chosen)
 
     def save(self, path: Path, features: FeatureSet) -> None:
-        """Write a side as a file to publish."""
+        """Write the features of one side to a file, which can be published."""
         write_features(path, features, self.network, self.cut)
 
     def scores(self, real: FeatureSet, candidates: Sequence[FeatureSet]) -> dict[str, Any]:
-        """Return all scores as JSON: the floor, candidates and differences of each protocol."""
+        """Return the floor, candidate scores and score differences of each protocol, as JSON."""
         return {
             "real": _side(real),
             "candidates": [_side(fake) for fake in candidates],
@@ -296,9 +299,9 @@ class FVDComparison:
 def beside_fvd(
     real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol, network: FeatureNetwork
 ) -> dict[str, Any]:
-    """Return KVD with its error, and JEDi if the network is V-JEPA, as JSON.
+    """Return the KVD with its standard error, and the JEDi if the network is V-JEPA, as JSON.
 
-    KVD is None if there are too few clips.
+    The KVD is None if either side has too few clips.
     """
     first, second = real.of(protocol), fake.of(protocol)
     kvd = None
@@ -310,14 +313,14 @@ def beside_fvd(
 def jedi_of(
     network: FeatureNetwork, real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol
 ) -> dict[str, float]:
-    """Return JEDi under its name; an empty dict if the network is not V-JEPA."""
+    """Return the JEDi under the key "jedi", or an empty dict if the network is not V-JEPA."""
     if network.name != "jedi":
         return {}
     return {"jedi": jedi_distance(real.of(protocol), fake.of(protocol))}
 
 
 def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:
-    """Return a score's error and its limit at infinite N, each None if there are too few clips."""
+    """Return the standard error and infinite-N limit of an FVD, each None for too few clips."""
     first, second = grouped(real, protocol), grouped(fake, protocol)
     found: dict[str, Any] = {"fvd_error": None, "fvd_infinity": None}
     if min(len(set(real.groups)), len(set(fake.groups))) >= MIN_VIDEOS:
@@ -351,7 +354,7 @@ def _difference(
 def difference_of(
     real: FeatureSet, a: FeatureSet, b: FeatureSet, protocol: FVDProtocol
 ) -> DifferenceInterval:
-    """Return FVD(real, a) − FVD(real, b) with its interval.
+    """Return FVD(real, a) − FVD(real, b) with its confidence intervals.
 
     Raises:
         InputError: there are too few source videos, or the numbers of clips differ.
@@ -361,12 +364,12 @@ def difference_of(
 
 
 def grouped(features: FeatureSet, protocol: FVDProtocol) -> GroupedFeatures:
-    """Return the features of one side, grouped for the statistics."""
+    """Return the features of one side under a protocol, grouped by source video."""
     return GroupedFeatures(features.of(protocol), features.groups)
 
 
 def warnings_of_previews(features: FeatureSet) -> list[str]:
-    """Return a warning if the videos are the previews that `sample` writes."""
+    """Return a warning if the videos are previews written by `sample`, or else an empty list."""
     path = Path(features.name)
     if is_saved(path) or not (path.parent / MANIFEST).exists():
         return []

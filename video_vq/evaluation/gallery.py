@@ -1,4 +1,4 @@
-"""The clips that a report shows, stored as a clip store beside their scores."""
+"""The clips that a report shows, written as a clip store next to the scores."""
 
 import itertools
 import math
@@ -18,8 +18,8 @@ from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Vid
 Clip = UInt8[np.ndarray, "t h w 3"]
 
 KIND = "gallery"
-SHOWN = 8  # clips in a row, and pairs in the order of the data
-EXTREMES = 4  # best and worst pairs
+SHOWN = 8  # number of clips in a row, and of pairs shown in data order
+EXTREMES = 4  # number of best pairs, and of worst pairs
 CLASSES = 12
 PER_CLASS = 4
 SHEET_WIDTH = 96  # approximate width of a clip on a sheet, in pixels
@@ -30,8 +30,8 @@ class Pair(NamedTuple):
     """A real clip and its reconstruction.
 
     Attributes:
-        source: id of the video in the data, and the clip's first frame in it.
-        label: class name.
+        source: id of the source video, and index of the clip's first frame in this video.
+        label: class name; None if the video has no class.
         psnr: peak signal-to-noise ratio in dB; infinite for an exact copy.
     """
 
@@ -43,9 +43,10 @@ class Pair(NamedTuple):
 
 
 def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[int]]:
-    """Return the clips to show: the first ones, and those with the highest and the lowest PSNR.
+    """Return the indices of the clips to show by role: the first, best and worst clips.
 
-    The best are from different videos, and so are the worst, because neighbouring clips look alike.
+    The best clips have the highest PSNR, and the worst clips have the lowest. Each of these two
+    roles has at most one clip per video, because neighbouring clips look alike.
 
     Args:
         psnr: PSNR of each clip, in dB.
@@ -60,7 +61,7 @@ def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[in
 
 
 def _of_different_videos(order: Sequence[int], videos: Sequence[str]) -> list[int]:
-    """Return the first indices of an order, at most one per video."""
+    """Return the first few indices in the given order, at most one per video."""
     firsts: dict[str, int] = {}
     for place in order:
         firsts.setdefault(videos[place], place)
@@ -68,7 +69,7 @@ def _of_different_videos(order: Sequence[int], videos: Sequence[str]) -> list[in
 
 
 class Neighbour(NamedTuple):
-    """A sample, the training clip nearest to it, and their distance in grey levels."""
+    """A sample, the nearest training clip, and their RMS difference in grey levels."""
 
     sample: Clip
     train: Clip
@@ -78,10 +79,10 @@ class Neighbour(NamedTuple):
 def some_of_each_class(
     samples: Iterable[tuple[str | None, Callable[[], Clip]]],
 ) -> dict[str | None, list[Clip]]:
-    """Return the first few samples of the first few classes, and read no others.
+    """Return the first few samples of each of the first few classes, and read no other samples.
 
     Args:
-        samples: class of each sample, and a function that reads the sample.
+        samples: class of each sample, with a function that reads the sample.
     """
     shown: dict[str | None, list[Clip]] = {}
     for label, read in samples:
@@ -92,14 +93,14 @@ def some_of_each_class(
 
 
 class Gallery(NamedTuple):
-    """The scored clips that are shown to people.
+    """The scored clips that a report shows.
 
     Attributes:
-        pairs: clips and their reconstructions; roles are those of `places_to_show`.
-        sampled: some samples of each class.
-        of_class: some real clips of each of these classes.
-        controls: clips that the samples are compared with, by name.
-        neighbours: samples nearest to a training clip.
+        pairs: real clips and their reconstructions, by the roles that `places_to_show` returns.
+        sampled: a few samples of each class.
+        of_class: a few real clips of each class of the samples.
+        controls: clips from the controls for the samples, by control name.
+        neighbours: samples that are nearest to training clips.
     """
 
     pairs: Mapping[str, list[Pair]]
@@ -109,25 +110,25 @@ class Gallery(NamedTuple):
     neighbours: Sequence[Neighbour] = ()
 
     def rows(self) -> dict[str, list[Clip]]:
-        """Return a row of clips for each of real, reconstructed and sampled, for a sheet."""
+        """Return the rows of a sheet by name: real clips, reconstructions and any samples."""
         rows = {
             "real": [pair.real for pair in self.pairs["shown"]],
             "reconstructed": [pair.reconstructed for pair in self.pairs["shown"]],
         }
         if self.sampled:
-            # One of each class, then a second of each, as the real clips mix their classes.
+            # The first sample of each class, then the second, because real clips are mixed, too.
             turns = itertools.zip_longest(*self.sampled.values())
             clips = [clip for turn in turns for clip in turn if clip is not None]
             rows["sampled"] = clips[:SHOWN]
         return rows
 
     def write_sheet(self, out: Path, fps: float | None) -> None:
-        """Write sheet.webp, an animation, and sheet.png, four of its frames stacked vertically."""
+        """Write the animation sheet.webp, and sheet.png with a few animation frames stacked."""
         rows = self.rows()
         columns = min(len(row) for row in rows.values())
         clips = [clip for row in rows.values() for clip in row[:columns]]
         labels = [name if column == 0 else "" for name in rows for column in range(columns)]
-        # Small frames are enlarged: their labels would not fit otherwise.
+        # Small frames are enlarged, because the labels would not fit otherwise.
         scale = math.ceil(SHEET_WIDTH / clips[0].shape[2])
         sheet = tile(clips, columns, scale=scale, labels=labels)
         write_animation(out / "sheet.webp", sheet, fps=fps or DEFAULT_FPS)
@@ -135,10 +136,10 @@ class Gallery(NamedTuple):
         write_png(out / "sheet.png", np.concatenate(quarters, axis=0))
 
     def write(self, path: Path, plan: dict[str, Any], fps: float | None) -> None:
-        """Write the store, replacing an earlier gallery.
+        """Write the gallery as a clip store, replacing an earlier gallery.
 
         Raises:
-            InputError: the folder holds something else.
+            InputError: the folder contains another kind of store.
         """
         frame_size_hw = self.pairs["shown"][0].real.shape[1:3]
         if (path / "manifest.json").exists():

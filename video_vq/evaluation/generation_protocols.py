@@ -1,4 +1,4 @@
-"""The protocols under which scores of generated videos are published for UCF-101 and BAIR."""
+"""Published protocols for scoring generated videos on UCF-101 and BAIR."""
 
 from typing import Any, NamedTuple
 
@@ -7,16 +7,16 @@ from video_vq.metrics.protocol import named_entry
 
 
 class GenerationProtocol(NamedTuple):
-    """The real clips, the number of samples, and the inputs of a sample.
+    """A protocol for scoring generated videos: the real clips, the samples and the given frames.
 
     Attributes:
-        name: the name that users give.
+        name: name of the protocol on the command line.
         split: split of the real clips.
         num_real: number of real clips.
         num_fake: number of samples.
-        given_frames: number of initial real frames that a sample continues; 0 for none.
-        samples_per_clip: number of samples for each given clip.
-        note: remarks for the reader.
+        given_frames: number of initial real frames that each sample continues; 0 for none.
+        samples_per_clip: number of samples for each real clip.
+        note: remark that is reported with the scores.
     """
 
     name: str
@@ -54,19 +54,19 @@ GENERATION_PROTOCOLS = {
 
 
 def generation_protocol(name: str) -> GenerationProtocol:
-    """Return the protocol of that name.
+    """Return the generation protocol with the given name.
 
     Raises:
-        InputError: there is no protocol of that name.
+        InputError: no generation protocol has this name.
     """
     return named_entry(GENERATION_PROTOCOLS, name, "generation protocol")
 
 
 def as_scored(protocol: GenerationProtocol, simulated: str | None) -> dict[str, Any]:
-    """Return a protocol as recorded in scores; on simulated videos, it is not the published one.
+    """Return a protocol as JSON, with a remark if the real clips are simulated.
 
     Args:
-        simulated: the simulator of the real clips; None if they were recorded.
+        simulated: simulator that made the real clips; None if the clips were recorded.
     """
     told = protocol._asdict()
     if simulated is not None:
@@ -81,12 +81,12 @@ def require_protocol(
     """Refuse samples or real clips that do not follow a protocol.
 
     Args:
-        num_real, num_fake: number of clips on each side.
-        sampled_with: the plan of the samples' store.
+        num_real, num_fake: number of real clips, and number of samples.
+        sampled_with: plan of the clip store of samples.
 
     Raises:
-        InputError: samples or clips do not follow it; the message says what is missing, and how to
-            make it.
+        InputError: the samples or the real clips do not follow the protocol; the message states the
+            difference.
     """
     given = sampled_with.get("given_frames", 0)
     if given != protocol.given_frames:
@@ -106,10 +106,14 @@ def require_protocol(
 
 
 def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
-    """Refuse samples that continue other clips than the ones they are compared with.
+    """Refuse samples that continue clips other than the real clips of the evaluation.
+
+    Args:
+        sampled_with: plan of the clip store of samples.
+        data_hash, split: content hash of the real clip store, and split of the real clips.
 
     Raises:
-        InputError: the samples continue other clips; the message names both sets.
+        InputError: the samples continue other clips; the message names both stores and splits.
     """
     found = (sampled_with.get("given_data"), sampled_with.get("given_split"))
     if found != (data_hash, split):
@@ -121,7 +125,7 @@ def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
 
 
 def simulation(scores: dict[str, Any]) -> str | None:
-    """Return a sentence that says that the videos are simulated; None if they are not."""
+    """Return a sentence stating that the videos are simulated, or None if they are not."""
     label = at(scores, "made_by", "data", "simulated")
     if not isinstance(label, str):
         return None
@@ -131,7 +135,7 @@ def simulation(scores: dict[str, Any]) -> str | None:
 
 
 def at(value: Any, *keys: str) -> Any:
-    """Return the value at a path in JSON; None if there is no such path."""
+    """Return the value under nested keys in JSON, or None if any of the keys is missing."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value

@@ -1,6 +1,6 @@
 """The rate of a prior on held-out tokens, compared with predictors that need no network.
 
-A masked prior has no rate, only a cross entropy of hidden tokens.
+A masked prior has no rate and is scored by the cross entropy of hidden tokens.
 """
 
 import math
@@ -22,7 +22,7 @@ from video_vq.stores.tokens import TokenStore, codes_of_levels
 
 LN2 = math.log(2)
 BATCH = 16
-PREDICTOR_GRIDS = 16384  # the predictors are fitted on at most this many
+PREDICTOR_GRIDS = 16384  # maximum number of grids for fitting the predictors
 PREDICTORS = {
     "token_frequencies": "unigram",
     "frequencies_per_position": "per_position",
@@ -31,9 +31,10 @@ PREDICTORS = {
 
 
 class _Rate(NamedTuple):
-    """One clip's index among the rows, its source's group, and its bits per token.
+    """The index of a clip among the rows, the group of its source video, and the bits per token.
 
-    Bits are given by latent frame, or for a masked prior as one number for all hidden tokens.
+    `bits` has one value per latent frame, or for a masked prior a single value for all hidden
+    tokens.
     """
 
     place: int
@@ -42,7 +43,7 @@ class _Rate(NamedTuple):
 
 
 def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
-    """Return at most `count` random rows of a split, in order."""
+    """Return at most `count` random rows of a split, in ascending order."""
     rows = tokens.rows(split)
     if len(rows) <= count:
         return rows
@@ -52,10 +53,11 @@ def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
 def score_prior(
     accelerator: Accelerator, prior: AnyPrior, tokens: TokenStore, split: str
 ) -> dict[str, Any]:
-    """Return scores for a prior's predictions of the tokens of one split; collective.
+    """Score a prior's predictions of the tokens in one split; all ranks must call this function.
 
-    For a masked prior, this is the cross entropy of hidden tokens, which are drawn by row as in
-    training. It is not a rate, because tokens that are drawn together do not see each other.
+    A masked prior is scored by the cross entropy of hidden tokens; the row of a clip determines
+    which tokens are hidden. This cross entropy is not a rate, because tokens that are sampled in
+    the same step are not conditioned on each other.
     """
     if isinstance(prior, MaskedPrior):
         return _score_masked(accelerator, prior, tokens, split)
@@ -77,12 +79,13 @@ def _score_masked(
 def _score_rate(
     accelerator: Accelerator, prior: Prior, tokens: TokenStore, split: str
 ) -> dict[str, Any]:
-    """Return bits per token on one split, in total and per latent frame; collective.
+    """Return the bits per token on one split, overall and per latent frame.
 
-    It is a rate of these tokens, which is not comparable with likelihoods of pixels. The predictors
-    (metrics/predictors.py) are fitted on the train split; `gain` is the prior's saving over each of
-    them, in bits per token. Several codes at a position form one token; the predictors treat each
-    level separately, and their bits are summed.
+    All ranks must call this function. The rate applies to these tokens and is not comparable with
+    pixel likelihoods. The predictors (metrics/predictors.py) are fitted on the train split; `gain`
+    is the number of bits per token that the prior saves over each predictor. All codes at a
+    position form one token; the predictors treat each level separately, and the bits of all levels
+    are summed.
     """
     rows = tokens.rows(split)
     rates = _rates(accelerator, prior, tokens, rows)
@@ -134,7 +137,7 @@ def _score_rate(
 def _rates(
     accelerator: Accelerator, prior: AnyPrior, tokens: TokenStore, rows: np.ndarray
 ) -> list[_Rate]:
-    """Return every clip's rate on every rank; whole batches are shared, so ranks have no effect."""
+    """Return the rates of all clips on every rank; the number of ranks has no effect on them."""
     starts = range(0, len(rows), BATCH)
     mine = starts[accelerator.process_index :: accelerator.num_processes]
     found: list[_Rate] = []

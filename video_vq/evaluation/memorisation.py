@@ -1,4 +1,4 @@
-"""Measures whether samples copy the training clips, and whether they differ from each other."""
+"""Measures whether samples copy training clips, and how much samples differ from each other."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,21 +14,21 @@ from video_vq.data.loader import read_windows
 from video_vq.data.windows import EpochClips, Window
 from video_vq.stores.clips import ClipStore
 
-THUMB = 16  # side in pixels that clips are averaged down to
+THUMB = 16  # side of a thumbnail in pixels
 CHUNK = 512
 MAX_TRAIN_CLIPS = 50_000
 SHARE = 0.01
 
 
 class Neighbours(NamedTuple):
-    """The nearest training clip of each clip, and their RMS difference in grey levels."""
+    """The index of each clip's nearest training clip, and the RMS difference in grey levels."""
 
     distance: Float[np.ndarray, "n"]
     place: np.ndarray
 
 
 def thumbnails(clips: UInt8[torch.Tensor, "n t h w 3"]) -> Float[torch.Tensor, "n d"]:
-    """Average clips down to 16 x 16 pixels per frame, without fine texture."""
+    """Average each frame down to at most 16 x 16 pixels, and flatten each clip to a vector."""
     frames = rearrange(clips, "n t h w c -> (n t) c h w").float()
     small = F.adaptive_avg_pool2d(frames, min(THUMB, *frames.shape[-2:]))
     return rearrange(small, "(n t) c h w -> n (t h w c)", n=len(clips))
@@ -37,7 +37,7 @@ def thumbnails(clips: UInt8[torch.Tensor, "n t h w 3"]) -> Float[torch.Tensor, "
 def nearest(
     queries: Float[torch.Tensor, "n d"], references: Float[torch.Tensor, "m d"]
 ) -> Neighbours:
-    """Return the nearest reference of each query."""
+    """Return the nearest reference for each query."""
     best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
     place = torch.zeros(len(queries), dtype=torch.int64)
     for start in range(0, len(references), CHUNK):
@@ -56,18 +56,20 @@ def memorisation(
     num_frames: int,
     stride: int,
 ) -> tuple[dict[str, Any], Neighbours, list[Window]]:
-    """Compare each sample with every training clip, with held-out clips as the baseline.
+    """Compare each sample with the training clips, using held-out clips as the baseline.
 
-    If a model copies, its samples are nearer to the training clips than unseen real clips are.
+    If a model copies training clips, its samples are nearer to these clips than unseen real clips
+    are. At most `MAX_TRAIN_CLIPS` training clips are used.
 
     Args:
-        samples: clips of num_frames frames.
+        samples: sampled clips with `num_frames` frames each.
         held_out: windows of real clips that were not used for training.
 
     Returns:
-        The scores as JSON, the samples' neighbours, and the training windows that these index.
+        The scores as JSON, the nearest training clip of each sample, and the windows of all
+        training clips, to which the indices of the nearest clips refer.
     """
-    # Half a clip apart, so that every moment of a training video is near the start of some clip.
+    # Windows start half a clip apart, so that every frame is near the start of a window.
     hop = max(1, num_frames * stride // 2)
     rule = held_out[0].short_videos
     every = ClipConfig(num_frames, stride, windows="all", hop=hop, short_videos=rule)
@@ -100,10 +102,11 @@ def _of_windows(store: ClipStore, windows: Sequence[Window]) -> Float[torch.Tens
 
 
 def diversity(real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]) -> dict[str, float]:
-    """Return the mean squared distance between two samples, and its ratio to that of real clips.
+    """Return the mean squared feature distances within real clips and samples, and the ratio.
 
-    It is measured in the feature space of the FVD network. Below 1, samples are more alike than
-    real clips: modes are missing. The mean over all pairs is twice the trace of the covariance.
+    The features come from the FVD network. If the ratio of samples to real clips is below 1, the
+    samples are more alike than real clips, so modes are missing. The mean over all pairs is
+    computed as twice the trace of the covariance.
     """
     spread = [2 * float(rows.astype(np.float64).var(0, ddof=1).sum()) for rows in (real, fake)]
     return {"real": spread[0], "samples": spread[1], "ratio": spread[1] / spread[0]}

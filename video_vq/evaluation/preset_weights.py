@@ -1,7 +1,7 @@
-"""Reads the published weights of VideoMAE and V-JEPA, strictly and without executing anything.
+"""Reads the published weights of VideoMAE and V-JEPA, strictly and without executing any code.
 
-safetensors files hold only arrays. PyTorch's own files are read with weights_only, which accepts
-only plain arrays, and only if they have the sha256 that the user gives.
+Safetensors files contain only arrays. PyTorch files are read only if they have the sha256 that the
+user gives, and with `weights_only`, which accepts only plain arrays.
 """
 
 import re
@@ -22,13 +22,13 @@ from video_vq.stores.files import sha256_file
 
 Tensors = dict[str, Tensor]
 
-# Keys under which a PyTorch file may keep the tensors; the first one found is used.
+# Keys under which a PyTorch file may keep the tensors; the first key found is used.
 SECTIONS = ("target_encoder", "classifier", "model", "module")
-# Prefixes that a tensor's name may have.
+# Prefixes to remove from tensor names.
 WRAPPERS = re.compile(r"^(?:(?:target_encoder|classifier|module|backbone|model|videomae)\.)+")
-# The classification head after the features; its name may have been nothing but a prefix.
+# Tensors of the classification head; their names may have consisted of a prefix only.
 HEAD = re.compile(r"(?:(?:head|linear)\.)?(?:weight|bias)")
-# Names in transformers' files of VideoMAE -> those of its authors.
+# Tensor names in VideoMAE files from transformers, and the corresponding names by the authors.
 TRANSFORMERS = (
     (re.compile(r"^embeddings\.patch_embeddings\.projection\."), "patch_embed.proj."),
     (re.compile(r"^encoder\.layer\.(\d+)\."), r"blocks.\1."),
@@ -46,11 +46,11 @@ TRANSFORMERS = (
 
 
 def load_preset(preset: Preset) -> VideoMae | VJepa:
-    """Return a published network with the user's weights, frozen, on the CPU.
+    """Return a published network with the user's weights, frozen and on the CPU.
 
     Raises:
-        InputError: a file is missing, has another sha256 or holds more than plain arrays, or the
-            files do not hold exactly this network's tensors.
+        InputError: a file is missing, has another sha256 or contains more than plain arrays, or the
+            files do not contain exactly this network's tensors.
     """
     tensors: Tensors = {}
     for file in preset.files:
@@ -65,14 +65,14 @@ def load_preset(preset: Preset) -> VideoMae | VJepa:
 
 
 def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
-    """Load a network's weights, exactly all of them, as float32.
+    """Load weights into a network as float32, requiring an exact match of all tensors.
 
     Args:
-        tensors: the weights, by their authors' names; see `_named`.
+        tensors: weights, by the names that the network's authors use; see `_named`.
 
     Raises:
-        InputError: a tensor is missing, unexpected, misshapen or not finite, or the biases of
-            queries and values are all zero.
+        InputError: a tensor is missing, unexpected, misshapen or not finite, or all query and value
+            biases are zero.
     """
     name = "videomae" if isinstance(network, VideoMae) else "jedi"
     if name == "videomae":
@@ -95,7 +95,7 @@ def fill(network: VideoMae | VJepa, tensors: Tensors) -> None:
 
 
 def _read(file: WeightsFile) -> Tensors:
-    """Return the arrays of a file by name."""
+    """Return the arrays in a weights file, by name."""
     is_safe = file.place.endswith(".safetensors")
     if not is_safe and file.sha256 is None:
         raise InputError(
@@ -146,7 +146,7 @@ def _section(loaded: Any, place: str) -> Tensors:
 
 
 def _named(tensors: Tensors) -> Tensors:
-    """Return tensors by their authors' names, without the classification head."""
+    """Return tensors under the names that the authors use, without the classification head."""
     named = {}
     for name, tensor in tensors.items():
         ours = WRAPPERS.sub("", name)
@@ -158,10 +158,10 @@ def _named(tensors: Tensors) -> Tensors:
 
 
 def _with_joined_attention(tensors: Tensors) -> Tensors:
-    """Return VideoMAE's tensors with one matrix for queries, keys and values, and its bias.
+    """Return VideoMAE's tensors with queries, keys and values joined into one weight and one bias.
 
-    Keys have no bias. If another version wrote the file, transformers 5 silently reads q_bias and
-    v_bias as zeros; a network that was saved after that is refused.
+    Keys have no bias. When transformers 5 loads a file from another version, it silently sets
+    q_bias and v_bias to zero; a file that was saved after such a load is refused.
     """
     joined = dict(tensors)
     blocks = sorted({key.partition(".attn.")[0] for key in tensors if ".attn." in key})

@@ -1,4 +1,4 @@
-"""Scores of reconstructions and their motion, clip by clip, shared among the ranks."""
+"""Scores of each reconstruction and its motion, computed in parallel by all ranks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -37,12 +37,12 @@ ClipMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class ReconstructionScores(NamedTuple):
-    """The scores of reconstructions.
+    """The scores of the reconstructions, with their features and some pairs of clips to show.
 
     Attributes:
-        scores: the scores as JSON.
-        features: features of the reconstructions, paired with the real clips.
-        pairs: clips to show with their reconstructions, by role; only on rank 0.
+        scores: scores as JSON.
+        features: features of the reconstructions, in the order of the real clips.
+        pairs: real clips to show with their reconstructions, by role; empty except on rank 0.
     """
 
     scores: dict[str, Any]
@@ -53,9 +53,9 @@ class ReconstructionScores(NamedTuple):
 def reconstruct(
     accelerator: Accelerator, tokenizer: VideoTokenizer, clips: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the codes of uint8 clips and the clips decoded from them, uint8, on the CPU.
+    """Return the codes and the uint8 reconstructions of uint8 clips, both on the CPU.
 
-    A tokenizer that does not quantize decodes its latents.
+    A tokenizer that does not quantize decodes its continuous latents instead of the codes.
     """
     clips = clips.to(accelerator.device)
     with accelerator.autocast():
@@ -65,10 +65,10 @@ def reconstruct(
 
 
 class Copies(NamedTuple):
-    """Copies of some clips, with more values for each.
+    """Copies of a batch of clips, with additional values for each clip.
 
     Attributes:
-        clips: the copies, with the number and the length of the clips.
+        clips: copies, with the order and shape of the original clips.
         values: one value per clip, by name.
     """
 
@@ -77,7 +77,7 @@ class Copies(NamedTuple):
 
 
 class ScoredCopies(NamedTuple):
-    """Scores of copies of all clips of an evaluation, by name, and their features."""
+    """The scores by name, and the features, for copies of all clips in an evaluation."""
 
     values: dict[str, Float64[np.ndarray, " n"]]
     features: FeatureSet
@@ -91,9 +91,12 @@ class _Scored(NamedTuple):
 
 
 def clip_metrics(st_lpips: StLpips | None, num_frames: int) -> dict[str, ClipMetric]:
-    """Return the scores of clips with this many frames by name; None leaves ST-LPIPS out.
+    """Return the metrics for clips with a given number of frames, by name.
 
-    A single frame has no motion to score.
+    Motion is not scored for clips of a single frame.
+
+    Args:
+        st_lpips: ST-LPIPS network; None to skip this score.
     """
     metrics: dict[str, ClipMetric] = {"psnr": psnr_per_clip, "ssim": ssim_per_clip}
     if num_frames > 1:
@@ -105,18 +108,18 @@ def clip_metrics(st_lpips: StLpips | None, num_frames: int) -> dict[str, ClipMet
 
 
 def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> ReconstructionScores:
-    """Score the reconstructions: PSNR, SSIM, motion, flicker, ST-LPIPS, code usage, paired rFVD.
+    """Score the reconstructions: PSNR, SSIM, motion, flicker, ST-LPIPS, code usage and rFVD.
 
-    Collective; every rank gets all scores.
+    All ranks must call this function; every rank gets all scores.
 
     Args:
-        st_lpips: the network of ST-LPIPS; None leaves the score out.
+        st_lpips: ST-LPIPS network; None to skip this score.
     """
     accelerator, tokenizer, store = setup.accelerator, setup.tokenizer, setup.store
     backbone = tokenizer.config.backbone
     metrics = clip_metrics(st_lpips, setup.num_frames)
     starts = latent_starts(setup.num_frames, backbone.total_stride_thw[0], backbone.causal)
-    if 0 < len(starts) < setup.num_frames - 1:  # else there is nothing beside boundaries
+    if 0 < len(starts) < setup.num_frames - 1:  # frames at boundaries and elsewhere
         metrics["boundary_flicker"] = partial(boundary_flicker_per_clip, starts=starts)
     vocabulary = tokenizer.config.quantizer.vocabulary
     usage = CodeUsage(vocabulary).to(accelerator.device)
@@ -136,7 +139,7 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
         "rfvd": setup.fvd(features),
         "codebook": {**use._asdict(), "levels": [level._asdict() for level in use.levels]},
         "vocabulary": list(vocabulary),
-        "code_counts": [  # a list for each code of a position, the most used codes first
+        "code_counts": [  # one list per level, with the most used codes first
             level.sort(descending=True).values.tolist() for level in counts.split(list(vocabulary))
         ],
         "clips": per_clip(store, setup.windows, values),
@@ -153,13 +156,14 @@ def score_copies(
     copy: Callable[[UInt8[Tensor, "b t h w 3"]], Copies],
     name: str,
 ) -> ScoredCopies:
-    """Copy and score every clip; collective, and every rank gets all scores.
+    """Copy and score every clip.
 
-    Whole batches are dealt to the ranks in turn, so values per batch do not depend on the number of
-    ranks.
+    All ranks must call this function; every rank gets all scores. Each batch is processed by one
+    rank, so the composition of the batches does not depend on the number of ranks.
 
     Args:
-        copy: function that makes the copies of a batch of clips.
+        metrics: functions from copies and real clips to one value per clip, by name.
+        copy: function that makes copies of a batch of clips.
         name: name of the copies.
     """
     accelerator, windows = setup.accelerator, setup.windows
@@ -226,9 +230,9 @@ def _pairs(setup: EvaluationSetup, psnr: np.ndarray) -> dict[str, list[Pair]]:
 
 
 def quantiles(values: np.ndarray) -> dict[str, float | int | None]:
-    """Return mean and quantiles of the finite values, and the number of other values.
+    """Return the mean and quantiles of the finite values, and the number of other values.
 
-    An exact copy has an infinite PSNR, and a still original has no motion-energy ratio.
+    The PSNR of an exact copy is infinite, and the motion-energy ratio of a still original is NaN.
     """
     finite = values[np.isfinite(values)]
     left_out = {
@@ -244,7 +248,7 @@ def quantiles(values: np.ndarray) -> dict[str, float | int | None]:
 def per_clip(
     store: ClipStore, windows: Sequence[Window], values: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Return one entry per clip, with null for values that are not finite."""
+    """Return one JSON entry per clip, with None for values that are not finite."""
     return [
         {
             "video": store.videos[window.video].id,

@@ -1,4 +1,4 @@
-"""Scores of samples: gFVD, classes, memorisation, diversity."""
+"""Scores of samples: gFVD, class accuracy, memorisation and diversity."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ from video_vq.stores.clips import ClipStore
 
 
 class SampleScores(NamedTuple):
-    """The scores of samples.
+    """The scores of the samples, with their features and some clips to show.
 
     Attributes:
-        scores: the scores as JSON.
-        features: features of the samples that were scored.
-        shown: some samples of each class, to show.
-        neighbours: the samples nearest to a training clip.
+        scores: scores as JSON.
+        features: features of the scored samples.
+        shown: a few samples of each class.
+        neighbours: samples that are nearest to training clips.
     """
 
     scores: dict[str, Any]
@@ -45,7 +45,7 @@ def score_samples(setup: EvaluationSetup, store: ClipStore) -> SampleScores:
         "diversity": diversity(setup.real.of(setup.protocol), fake.of(setup.protocol)),
         "num_samples": num_samples,
         "samples": store.plan,
-        # On the clips that the classifier learned from, its accuracy would say nothing.
+        # The classifier's accuracy on its own training clips would be meaningless.
         "classes": None
         if setup.split == "train"
         else class_accuracy(setup.store, held_out, store, windows, setup.accelerator.device, SEED),
@@ -78,6 +78,6 @@ def _memorised(
 
 
 def _whole(store: ClipStore, video: int, setup: EvaluationSetup) -> Clip:
-    """Return a sample extended to the length of a real clip by its last frame, for a sheet."""
+    """Return a sample, cut or extended with its last frame to the length of a real clip."""
     clip = store.read(video)
     return clip[np.arange(setup.num_frames).clip(max=len(clip) - 1)]

@@ -1,8 +1,8 @@
-"""Sensitivity of scores: the distance of clips from themselves after their motion is distorted.
+"""Sensitivity of scores to motion: the distance between clips and distorted copies of them.
 
-A score that is sensitive to motion is as far from 0 for distorted motion as for distorted pictures.
-The same clips are on both sides, so sampling adds almost nothing to the Fréchet distance. KVD is
-left out, because it assumes that both sides are independent.
+A motion-sensitive score is as far from 0 for distorted motion as for distorted images. Both sides
+contain the same clips, so sampling adds almost nothing to the Fréchet distance. KVD is omitted,
+because it assumes that both sides are independent.
 """
 
 import copy
@@ -32,30 +32,30 @@ from video_vq.evaluation.scored_clip import ReadClip
 from video_vq.metrics.protocol import FVDProtocol
 
 Frames = Float[Tensor, "t 224 224 3"]
-# Returns the frames to score instead, as the network takes them; each clip has its own seed.
+# Maps frames, which are already network input, and the clip's seed to the frames to score instead.
 Change = Callable[[Frames, int], Frames]
 
-BLUR = 7  # pixels of 224; each pixel of a blurred frame is the mean over a square of this side
+BLUR = 7  # side in pixels, of 224, of the square over which blurring averages
 
 
 def frozen(frames: Frames, seed: int) -> Frames:
-    """Repeat the first frame."""
+    """Replace every frame with the first frame."""
     return frames[:1].expand_as(frames)
 
 
 def shuffled(frames: Frames, seed: int) -> Frames:
-    """Shuffle the frames by the clip's seed."""
+    """Shuffle the frames, using the clip's seed."""
     order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed))
     return frames[order.to(frames.device)]
 
 
 def backwards(frames: Frames, seed: int) -> Frames:
-    """Reverse the frames."""
+    """Reverse the order of the frames."""
     return frames.flip(0)
 
 
 def slowed(frames: Frames, seed: int) -> Frames:
-    """Play the first half at half speed, with each frame twice."""
+    """Play the first half at half speed, by repeating each frame once."""
     return frames.repeat_interleave(2, 0)[: len(frames)]
 
 
@@ -76,11 +76,11 @@ CHANGES: dict[str, tuple[str, Change]] = {
 
 
 class ChangedExtractor(Extractor):
-    """Computes features of changed clips, cached under separate keys.
+    """An extractor that changes clips first, and caches the features under separate keys.
 
     Args:
-        extractor: the extractor of the unchanged clips; its caches are shared.
-        name: name of the change, one of `CHANGES`.
+        extractor: extractor for the unchanged clips, whose caches are shared.
+        name: name of the change, a key of `CHANGES`.
     """
 
     def __init__(self, extractor: Extractor, name: str):
@@ -89,11 +89,11 @@ class ChangedExtractor(Extractor):
         self._change = CHANGES[name][1]
 
     def missing(self, key: bytes) -> list[FVDProtocol]:
-        """Return a protocol for each preparation whose features are not cached."""
+        """Return one protocol per preparation for which the changed clip has no cached features."""
         return super().missing(self._named(key))
 
     def __call__(self, keys: Sequence[bytes], clips: Sequence[ReadClip | None]) -> Rows:
-        """Return the features of changed clips; see `Extractor`."""
+        """Return the features of the changed clips; see `Extractor`."""
         changed = [
             None if clip is None else self._changed(key, clip)
             for key, clip in zip(keys, clips, strict=True)
@@ -109,15 +109,17 @@ class ChangedExtractor(Extractor):
 
 
 def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str, Any]:
-    """Return the distance of a set of clips from itself after each change, as JSON; collective.
+    """Return the distance between the original and the changed clips for each change, as JSON.
+
+    All ranks must call this function.
 
     Args:
-        comparison: the network, the conventions and the cut of the clips.
-        path: a clip store or a folder of videos.
-        split: the split of a clip store.
+        comparison: comparison that provides the network, the protocols and the clip settings.
+        path: path of a clip store or a folder of videos.
+        split: split of the clip store; see `features_of`.
 
     Raises:
-        InputError: there is nothing to score, or the path holds features rather than clips.
+        InputError: there are no clips to score, or the path is a feature file.
     """
     if is_saved(path):
         raise InputError(f"{path}: holds features, whose clips cannot be changed; name the videos")

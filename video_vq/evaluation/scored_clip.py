@@ -1,8 +1,9 @@
 """Clips to score, each identified by its content and decoded only if its features are unknown.
 
-A clip in memory is identified by its bytes, and so is a clip of a frame folder or an array, whose
-first frames can be read without the others. A clip of a video file is identified by the file's
-bytes and its frame numbers, because hashing decoded full-HD frames costs as much as decoding them.
+Clips in memory are identified by their pixels, and so are clips from frame folders and arrays, from
+which the first frames can be read without the rest. Clips from video files are identified by the
+file's bytes and the frame numbers, because hashing decoded full-HD frames costs as much as decoding
+them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +35,7 @@ from video_vq.stores.files import sha256_file, sha256_json
 
 Frame = UInt8[np.ndarray, "h w 3"]
 Clip = UInt8[np.ndarray, "t h w 3"]
-# Returns a clip as one of the conventions that it was read for feeds it to the network on a device.
+# Returns a clip as network input on a device, for one of the protocols that the clip was read for.
 ReadClip = Callable[[FVDProtocol, torch.device], Float[Tensor, "t 224 224 3"]]
 
 
@@ -42,8 +43,8 @@ class Cut(NamedTuple):
     """Settings for cutting clips out of videos.
 
     Attributes:
-        num_frames, stride: number of frames of a clip, and the distance between them.
-        fps: frame rate to which files are converted first; None for their own rates.
+        num_frames, stride: number of frames per clip, and the frame stride in the video.
+        fps: frame rate to which videos are converted first; None to keep each video's frame rate.
     """
 
     num_frames: int
@@ -52,18 +53,18 @@ class Cut(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Return the number of the video's frames between a clip's first and last, inclusive."""
+        """Return the number of video frames from a clip's first frame to its last, inclusive."""
         return (self.num_frames - 1) * self.stride + 1
 
 
 class ScoredClip(NamedTuple):
-    """A clip that is identified without its pixels.
+    """A clip that is identified by hashes, and whose pixels are read only on request.
 
     Attributes:
-        key: hash of its pixels: clips with the same key have the same pixels.
-        data_hash: hash of its content, regardless of the decoder, in hex.
-        kind: function that returns frame size and rate as text; cheaper after the clip was read.
-        read: function that reads the clip for some conventions.
+        key: hash that determines the pixels: clips with the same key have the same pixels.
+        data_hash: hexadecimal hash of the clip's content, independent of the decoder.
+        kind: function that returns the frame size and rate as text; cheaper after `read`.
+        read: function that reads the clip for the given protocols.
     """
 
     key: bytes
@@ -73,7 +74,7 @@ class ScoredClip(NamedTuple):
 
 
 def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
-    """Return a clip in memory as a clip that was read; the network's device resizes it."""
+    """Wrap a clip in memory as a `ReadClip` that resizes the clip on the network's device."""
 
     def input_of(protocol: FVDProtocol, device: torch.device) -> Float[Tensor, "t 224 224 3"]:
         return rearrange(network_input(clip[None].to(device), protocol), "1 c t h w -> t h w c")
@@ -82,7 +83,7 @@ def read_clip(clip: UInt8[Tensor, "t h w 3"]) -> ReadClip:
 
 
 def clip_at_hand(clip: Clip, fps: float | None) -> ScoredClip:
-    """Return a clip in memory; both hashes are the sha256 of its bytes."""
+    """Return a `ScoredClip` for a clip in memory; both hashes are computed by `clip_key`."""
     key = clip_key(clip)
     return ScoredClip(
         key,
@@ -93,10 +94,11 @@ def clip_at_hand(clip: Clip, fps: float | None) -> ScoredClip:
 
 
 def clip_of_video(path: Path, cut: Cut, reading: Reading = USUAL) -> ScoredClip:
-    """Return the first clip of any video: a file, a frame folder, or one in an array.
+    """Return the first clip of a video: a video file, a frame folder, or a video in an array.
 
     Raises:
-        UnreadableVideoError: the video cannot be read, now or by `read`, or is shorter than a clip.
+        UnreadableVideoError: the video cannot be read, or is shorter than a clip; `read` may also
+            raise this error.
     """
     source = source_of(path, reading)
     if isinstance(source, VideoFile):
@@ -105,10 +107,9 @@ def clip_of_video(path: Path, cut: Cut, reading: Reading = USUAL) -> ScoredClip:
 
 
 def _clip_of_pictures(info: VideoInfo, cut: Cut) -> ScoredClip:
-    """Return the first clip of a frame folder or an array, identified by its pixels.
+    """Return the first clip of a frame folder or an array, identified by the clip's pixels.
 
-    One frame is in memory at a time; if the clip's features are unknown, the frames are decoded
-    again.
+    Only one frame is in memory at a time; `read` decodes the frames again.
     """
     indices = range(info.num_packets) if cut.fps is None else frames_at_rate(info, cut.fps)
     chosen = list(indices[: cut.span : cut.stride])
@@ -134,14 +135,14 @@ def _clip_of_pictures(info: VideoInfo, cut: Cut) -> ScoredClip:
 
 
 def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
-    """Return the first clip of a video file, without decoding it.
+    """Return the first clip of a video file, without decoding the file.
 
-    Its content is identified by the file's sha256 and the frame numbers, and its pixels also by the
+    The content hash covers the file's sha256 and the frame numbers; the key also covers the
     decoder's version.
 
     Raises:
-        UnreadableVideoError: the file cannot be read; `read` also raises it if the file is shorter
-            than a clip, or has changed.
+        UnreadableVideoError: the file cannot be read; `read` also raises this error if the file is
+            shorter than a clip, or has changed.
     """
     file_hash = _content_hash(file)
     info, indices = None, range(cut.span)
@@ -173,11 +174,11 @@ def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
 def _read_inputs(
     path: Path, cut: Cut, inputs: dict[str, Float[Tensor, "t 224 224 3"]] | None, is_same: bool
 ) -> ReadClip:
-    """Return a clip whose frames were all read, as network input for each preparation.
+    """Return a `ReadClip` that selects one of a clip's network inputs.
 
     Args:
-        inputs: network input for each preparation; None if the video ended before.
-        is_same: whether the file is unchanged.
+        inputs: network input for each preparation; None if the video is too short.
+        is_same: whether the video is unchanged since the clip was identified.
     """
     if inputs is None:
         raise _too_short(path, cut)
@@ -209,9 +210,12 @@ def _content_hash(file: Path) -> str:
 def _network_inputs(
     frames: Iterable[Frame], indices: Sequence[int], protocols: Sequence[FVDProtocol]
 ) -> dict[str, Float[Tensor, "t 224 224 3"]] | None:
-    """Return frames at ascending indices for each preparation; None if the video ends before.
+    """Return the network input for each preparation, or None if the video is too short.
 
     Each frame is resized right after decoding, since a clip of full-HD frames would take 100 MB.
+
+    Args:
+        indices: ascending indices of the clip's frames.
     """
     shape = (len(indices), NETWORK_SIZE, NETWORK_SIZE, 3)
     inputs = {protocol.preparation: torch.empty(shape) for protocol in protocols}
@@ -219,14 +223,14 @@ def _network_inputs(
     count = 0
     decoded = iter(frames)
     for frame in keep(decoded, indices):
-        if not count:  # zeros, as what is not read must still be finite
+        if not count:  # zeros, because unread rows must still be finite
             pixels = torch.zeros((1, *frame.shape))
             rows = rows_read(frame.shape[:2], protocols)
         pixels.numpy()[0, rows] = frame[rows]
         for protocol in protocols:
             prepare_frames(pixels, protocol, inputs[protocol.preparation][count : count + 1])
         count += 1
-    for _ in decoded:  # past the last frame comes what is wrong with the rest of the file
+    for _ in decoded:  # run to the end, to raise any error about the rest of the file
         pass
     return inputs if count == len(indices) else None
 

@@ -1,4 +1,4 @@
-"""Checks that this machine has everything that the other verbs need, with advice if it does not."""
+"""Checks that this machine has everything that video-vq needs, and advises how to fix problems."""
 
 import importlib.metadata
 import os
@@ -29,7 +29,7 @@ MIN_FREE_GB = 5
 
 
 class Check(NamedTuple):
-    """The result of one check; `advice` is empty if all is well."""
+    """The result of one check; `advice` is empty if the check found no problem."""
 
     name: str
     found: str
@@ -37,7 +37,7 @@ class Check(NamedTuple):
 
 
 def checkup(fetch_weights: bool, fetch_st_lpips: bool) -> list[Check]:
-    """Check everything.
+    """Run all checks and return the results.
 
     Args:
         fetch_weights: whether to download the I3D weights if they are missing.
@@ -56,7 +56,7 @@ def checkup(fetch_weights: bool, fetch_st_lpips: bool) -> list[Check]:
 
 
 def packages() -> list[Check]:
-    """Return the versions of Python and of the packages, with optional ones last."""
+    """Check the versions of Python, the required packages and the optional packages."""
     checks = [Check("python", platform.python_version())]
     for name in REQUIRED:
         version = _version(name)
@@ -70,7 +70,7 @@ def packages() -> list[Check]:
 
 
 def decoders() -> list[Check]:
-    """Let av and decord decode a clip, each in a separate process."""
+    """Check that av and decord can decode a clip, each in a separate process."""
     known: tuple[tuple[str, Decoder, str], ...] = (
         ("av", "pyav", "pip install --force-reinstall av"),
         (
@@ -84,7 +84,7 @@ def decoders() -> list[Check]:
     for package, decoder, advice in known:
         name = f"{package} decodes"
         if _version(package) is None:
-            continue  # it was reported above
+            continue  # `packages` reports missing packages
         try:
             checks.append(Check(name, f"yes: {try_decoder(decoder)}"))
         except InputError as error:
@@ -93,7 +93,7 @@ def decoders() -> list[Check]:
 
 
 def devices() -> list[Check]:
-    """Return each GPU with its memory and whether it computes in bf16, or else the CPU."""
+    """Check each GPU for memory and bf16 support, or the CPU if there is no usable GPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -117,7 +117,7 @@ def devices() -> list[Check]:
 
 
 def ranks(environment: Mapping[str, str]) -> list[Check]:
-    """Return checks of the launcher's ranks, the setup of `accelerate launch`, and the backends.
+    """Check the launcher's variables, the config of `accelerate launch`, and the backends.
 
     Args:
         environment: environment variables of this process.
@@ -163,7 +163,7 @@ def _accelerate_config(num_gpus: int) -> Check:
         processes = int(getattr(config, "num_processes", 1))
         kind = str(config.distributed_type).removeprefix("DistributedType.")
         found = f"{file}: {processes} process(es), {kind}, precision {config.mixed_precision}"
-    except Exception as error:  # a file that a person edited: yaml, types and enums may all fail
+    except Exception as error:  # a hand-edited file may have invalid YAML, types or enums
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         found = f"{file}: cannot be read ({type(error).__name__}: {reason})"
         return Check(f"{name} launch", found, f"write it again with `{name} config`, or delete it")
@@ -174,7 +174,12 @@ def _accelerate_config(num_gpus: int) -> Check:
 
 
 def weights(published: PublishedWeights, fetch: bool) -> Check:
-    """Return the location of the weights of FVD or ST-LPIPS."""
+    """Check that the weights for FVD or ST-LPIPS are on this machine.
+
+    Args:
+        published: weights to look for.
+        fetch: whether to download the weights if they are missing.
+    """
     try:
         return Check(published.title, str(published.path(fetch)))
     except InputError as error:
@@ -182,7 +187,7 @@ def weights(published: PublishedWeights, fetch: bool) -> Check:
 
 
 def disk(folder: Path) -> Check:
-    """Return the free space on a folder's disk."""
+    """Check the free space on the disk that contains a folder."""
     free = shutil.disk_usage(folder).free / 1e9
     low = f"less than {MIN_FREE_GB} GB free here: prepare and train on a larger disk"
     return Check("disk", f"{free:.0f} GB free in {folder}", "" if free > MIN_FREE_GB else low)

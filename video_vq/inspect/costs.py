@@ -1,4 +1,4 @@
-"""Estimates the memory of a training run, with tensors that have no data."""
+"""Estimates the memory of a training run, using fake tensors, which have no data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def averaged_bytes(model: nn.Module, optim: OptimizerConfig) -> int:
-    """Return the size in bytes of weights, gradients, optimizer state and averaged weights."""
+    """Return the total bytes of the weights, gradients, optimizer state and averaged weights."""
     return trained_bytes(model, optim) + sum(value.nbytes for value in model.parameters())
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str = "no") -> int:
-    """Return the number of bytes that a forward pass saves for its backward pass, without weights.
+    """Return the number of bytes that a forward pass saves for the backward pass, without weights.
 
-    With fake tensors, it computes nothing and needs no memory.
+    With fake tensors, the forward pass computes nothing and allocates no memory.
     """
     weights = {value.untyped_storage()._cdata for value in model.parameters()}
     storages: dict[int, Any] = {}
@@ -42,5 +42,8 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], precision: str 
 
 
 def through(tokenizer: VideoTokenizer, video: Tensor) -> Tensor:
-    """Run encoder and decoder; the quantizer between them saves little and depends on values."""
+    """Run the encoder and the decoder without the quantizer, and return a scalar.
+
+    The quantizer is skipped because it saves little memory and its operations depend on values.
+    """
     return tokenizer.decoder(tokenizer.encoder(video)).float().square().mean()

@@ -1,7 +1,7 @@
-"""Describes any store, model, checkpoint, run or evaluation of video-vq in ten lines.
+"""Describes a store, model, checkpoint, run, evaluation or video in at most ten lines.
 
-Only headers and manifests are read. They are not trusted: a value of the wrong type is an error
-that names the file, and control characters are removed from text.
+Except for videos, only headers and manifests are read. The contents are not trusted: a value of the
+wrong type raises an error that names the file, and control characters in text are escaped.
 """
 
 import re
@@ -40,7 +40,7 @@ MAX_LINE = 160  # characters
 
 
 class Description(NamedTuple):
-    """The kind of a path, and at most nine facts about it: texts, numbers or lists of these."""
+    """The kind of a path, and at most nine details by name: texts, numbers, lists or dicts."""
 
     path: str
     what: str
@@ -61,11 +61,11 @@ def describe(path: Path, reading: Reading = USUAL) -> Description:
     """Describe a path: a folder, a file, or the address of a video in an array.
 
     Args:
-        reading: how frame folders and arrays are read.
+        reading: settings for reading frame folders and arrays.
 
     Raises:
-        InputError: the path is missing, damaged or unknown to video-vq, in which case the message
-            lists the known kinds; or it does not need one of the options of `reading`.
+        InputError: the path is missing or damaged, or has a kind that video-vq does not know (the
+            message lists the known kinds); or a given `reading` option does not apply to the path.
     """
     is_named = not path.exists() and is_frame_folder(path, reading.frame_names)
     if not (path.exists() or is_array_file(path) or is_named):
@@ -110,7 +110,7 @@ def _folder(path: Path, reading: Reading) -> Found | None:
 
 
 def _written(path: Path) -> Found | None:
-    """Describe a folder that video-vq wrote, based on the files in it."""
+    """Describe a folder that video-vq wrote, or return None for any other folder."""
     for name, reader in _READERS.items():
         if (path / name).is_file():
             return reader(path)
@@ -123,7 +123,7 @@ def _written(path: Path) -> Found | None:
 
 
 def _file(path: Path, reading: Reading) -> Found | None:
-    """Describe an array or a tensor file by its header, and any other file by its folder."""
+    """Describe a video, array or tensor file by itself, and a JSON file by its folder."""
     if is_frame_folder(path, reading.frame_names):
         return "the frames of a video", _describe_video(path, reading)
     address = parse_address(path)
@@ -152,7 +152,7 @@ def _file(path: Path, reading: Reading) -> Found | None:
 
 
 def _inside(path: Path) -> dict[str, str]:
-    """Return the kind of a file's folder, if video-vq wrote it."""
+    """Return the kind of the folder that contains a file, if video-vq wrote this folder."""
     try:
         found = _written(path.parent)
     except InputError as error:
@@ -161,7 +161,7 @@ def _inside(path: Path) -> dict[str, str]:
 
 
 def _sealed(path: Path) -> Found | None:
-    """Describe a folder with a manifest: a finished store or a checkpoint."""
+    """Describe a folder with a manifest: a finished store, a list of raw videos or a checkpoint."""
     manifest = read_json(path / MANIFEST, "a manifest")
     if manifest.get("format") == clips.FORMAT:
         return "a finished clip store", clips.ClipStore(path).describe()
@@ -181,7 +181,7 @@ def _evaluation(path: Path) -> Found | None:
     return None if facts is None else ("an evaluation", facts)
 
 
-# The files that say what a folder is, the first that it holds deciding, and who reads them.
+# Files that identify the kind of a folder, with their readers; the first file that exists decides.
 _READERS: dict[str, Callable[[Path], Found | None]] = {
     MANIFEST: _sealed,
     PLAN: describe_unfinished,
@@ -192,7 +192,7 @@ _READERS: dict[str, Callable[[Path], Found | None]] = {
 
 
 def _describe_video(path: Path, reading: Reading) -> Facts:
-    """Describe a video as it is shown; its frames are counted, and its header is not trusted."""
+    """Describe a video, counting the frames instead of trusting the header."""
     source = source_of(path, reading)
     require_needed(source, reading)
     info = source.probe(DEFAULT_LIMITS)
@@ -214,7 +214,7 @@ def _describe_video(path: Path, reading: Reading) -> Facts:
 
 
 def _describe_videos(path: Path, reading: Reading) -> Facts:
-    """Describe a folder or an array file by the videos that `data-prep folder` takes."""
+    """Describe the videos that `data-prep folder` would read from a folder or an array file."""
     found = list_videos(path, FolderSettings(reading=reading))
     size = sum(video.num_bytes for video in found.videos)
     return {
@@ -236,7 +236,7 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    # A hash is known by its beginning; --json prints all of it.
+    # The first digits are enough to recognise a hash; --json prints the full hash.
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b", r"\1…", str(value))
 
 

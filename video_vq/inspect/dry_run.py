@@ -1,4 +1,4 @@
-"""Plans a training run without starting it: its sizes, rates, memory and steps."""
+"""Plans a training run without starting it: model size, data, bit rate, memory and steps."""
 
 import math
 import os
@@ -35,30 +35,31 @@ from video_vq.training.training_config import (
 
 
 class Plan(NamedTuple):
-    """A planned training run: its settings, its figures by name, and lines that describe it."""
+    """A planned training run: the settings, the figures by name, and the lines of a description."""
 
     config: dict[str, Any]
     numbers: dict[str, Any]
     lines: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return settings and numbers."""
+        """Return the settings and the figures as JSON."""
         return {"config": self.config, **self.numbers}
 
     def text(self) -> str:
-        """Return the lines as text; the settings, which are many, are only in `to_json`."""
+        """Return the description as text, without the settings, which `to_json` returns."""
         end = "dry run: nothing was written; --json prints the settings, too"
         return "\n".join([*self.lines, "", end])
 
 
 def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool = False) -> Plan:
-    """Return the plan of a run of `train_tokenizer`.
+    """Return a plan for a `train_tokenizer` run.
 
     Args:
-        with_time: whether to also measure the time of some steps; see `measured_time`.
+        with_time: whether to also run a few steps to estimate the duration; see `measured_time`.
 
     Raises:
-        InputError: the store or the sizes are wrong.
+        InputError: the clip store cannot be used, or does not suit the config; or the batch size
+            does not suit the number of processes.
     """
     store = ClipStore(data)
     size_thw = (config.data.num_frames, *store.frame_size_hw)
@@ -98,7 +99,7 @@ def plan_tokenizer(config: TokenizerTrainingConfig, data: Path, with_time: bool 
 
 
 def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = False) -> Plan:
-    """Return the plan of a run of `train_prior`; see `plan_tokenizer`."""
+    """Return a plan for a `train_prior` run; see `plan_tokenizer`."""
     store = TokenStore(tokens)
     header = store.header
     grids = len(store.rows("train"))
@@ -137,10 +138,13 @@ def plan_prior(config: PriorTrainingConfig, tokens: Path, with_time: bool = Fals
 
 
 def micro_batch(optim: OptimizerConfig) -> int:
-    """Return the number of clips per forward pass and process, given the launcher's processes.
+    """Return the number of clips in each process's forward pass.
+
+    The launcher's WORLD_SIZE variable gives the number of processes.
 
     Raises:
-        InputError: the batch size is not divisible by processes times micro-batches.
+        InputError: the batch size is not divisible by the number of processes times the number of
+            micro-batches.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     share, rest = divmod(optim.batch_size, optim.accumulation * processes)
@@ -153,7 +157,7 @@ def micro_batch(optim: OptimizerConfig) -> int:
 
 
 def _other_networks(config: TokenizerTrainingConfig) -> list[str]:
-    """Return a line for each network that is used only by a loss."""
+    """Return a description line for each network that is used only by a loss."""
     perceptual, adversarial = config.loss.perceptual, config.loss.adversarial
     lines = []
     if perceptual.weight:
@@ -205,10 +209,13 @@ def _plan(
     activations: int,
     time: MeasuredTime | None,
 ) -> Plan:
-    """Return the plan with the common figures of both trainings: steps, memory and any known time.
+    """Return a plan, adding the figures that tokenizer and prior training have in common.
 
     Args:
-        activations: number of bytes that the backward pass of one micro-batch needs.
+        numbers: figures that are specific to the model.
+        lines: description lines that are specific to the model.
+        activations: number of bytes that are saved for the backward pass of one micro-batch.
+        time: measured duration; None if the duration was not measured.
     """
     optim, weights = config.optim, averaged_bytes(model, config.optim)
     per_process = micro_batch(optim)

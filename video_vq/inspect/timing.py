@@ -1,4 +1,4 @@
-"""Estimates the duration of a training run by a few steps of its own loop in another folder."""
+"""Estimates the duration of a training run by running a few training steps."""
 
 import json
 import math
@@ -16,13 +16,13 @@ from accelerate.utils import broadcast_object_list
 from video_vq.distributed import make_accelerator
 from video_vq.training.training_config import PriorTrainingConfig, TokenizerTrainingConfig
 
-WARM_STEPS = 5  # left out: first codes, workers that start, compilation
+WARM_STEPS = 5  # not timed: initial codes, worker startup, compilation
 TIMED_STEPS = 10
 Config = TypeVar("Config", TokenizerTrainingConfig, PriorTrainingConfig)
 
 
 class MeasuredTime(NamedTuple):
-    """The duration of a training run on this machine, in seconds."""
+    """The estimated duration of a training run on this machine, with the measured times."""
 
     steps: int
     validations: int
@@ -31,7 +31,7 @@ class MeasuredTime(NamedTuple):
     seconds: float
 
     def line(self, batch_size: int) -> str:
-        """Return the duration as a line of text."""
+        """Return the duration as one line of text."""
         return (
             f"time            about {_duration(self.seconds)} on this machine: {self.steps:,} "
             f"steps of {self.seconds_per_step:.3g} s "
@@ -46,15 +46,17 @@ def measured_time(
 ) -> MeasuredTime | None:
     """Return the estimated duration of a training run on this machine.
 
-    The training itself runs for 15 steps and a validation, including data loading, in a temporary
-    folder that is deleted afterwards. A discriminator takes part from the first step. All processes
-    of a launcher take part; the first gets the time, and the others get None.
+    The estimate is based on 15 steps and one validation of the actual training, including data
+    loading, in a temporary folder that is deleted afterwards. A discriminator is trained from the
+    first step. All processes must call this function; the main process gets the estimate, and the
+    others get None.
 
     Args:
-        train: `train_tokenizer` or `train_prior`.
+        train: training function, `train_tokenizer` or `train_prior`.
+        store: path of the clip store or token store for training.
 
     Raises:
-        InputError: the training run would also end with it.
+        InputError: the training run itself would fail with this error.
     """
     accelerator = make_accelerator()
     with tempfile.TemporaryDirectory(prefix="video-vq-") as own:
@@ -79,7 +81,7 @@ def _of_main_process(accelerator: Accelerator, value: str) -> str:
 
 
 def _shortened(config: Config) -> Config:
-    """Return the config of a run that logs after the warm-up, and logs and validates at its end."""
+    """Return the config of a short run that logs after the warm-up and validates at the end."""
     never = WARM_STEPS + TIMED_STEPS
     run = replace(config.run, log_every=WARM_STEPS, validate_every=never, checkpoint_every=never)
     short = replace(config, run=run, optim=replace(config.optim, steps=never))
@@ -90,7 +92,7 @@ def _shortened(config: Config) -> Config:
 
 
 def _seconds(lines: list[str]) -> tuple[float, float]:
-    """Return the seconds of a step and of a validation, from the lines of metrics.jsonl."""
+    """Return the seconds per step and per validation, from the lines of metrics.jsonl."""
     values = [json.loads(line) for line in lines]
     clocks = {line["step"]: line["clock"] for line in values if "optim/lr" in line}
     validated = next(line["clock"] for line in values if any("validation/" in key for key in line))

@@ -11,14 +11,15 @@ from video_vq.report.sections import SECTIONS
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
-    """Write the report of a run folder, of an evaluation, or of a folder that holds several.
+    """Write a report on the runs and evaluations in a folder.
 
     Args:
-        path: folder that holds run.json or scores.json itself, or folders that do.
-        out: the page to write; None for report.html in `path`.
+        path: folder with run.json or scores.json, or with direct subfolders that contain such
+            files.
+        out: path of the page; None for report.html in `path`.
 
     Returns:
-        The page's path.
+        The path of the page.
 
     Raises:
         InputError: there is nothing to report, a file is damaged, or the page cannot be written;
@@ -32,10 +33,14 @@ def write_report(path: Path, out: Path | None = None) -> Path:
 
 
 def render_checked(parts: Parts, path: Path, quality: int) -> str:
-    """Return the page for the contents of a path.
+    """Return the report page as HTML, raising an `InputError` if the scores are malformed.
+
+    Args:
+        path: path of the reported folder, for error messages.
+        quality: H.264 quality of the films.
 
     Raises:
-        InputError: a file is damaged.
+        InputError: the scores are damaged or from another version.
     """
     try:
         return render(parts, quality)
@@ -47,7 +52,7 @@ def render_checked(parts: Parts, path: Path, quality: int) -> str:
 
 
 def render(parts: Parts, quality: int = QUALITIES[0]) -> str:
-    """Return the page; see `render_page`."""
+    """Return the report page as HTML; see `render_page`."""
     films = Films(quality)
     sections: list[Section] = []
     for make in SECTIONS:

@@ -15,7 +15,7 @@ from video_vq.media.encode import encode_mp4, tile
 Clip = UInt8[np.ndarray, "t h w 3"]
 
 TILE_PIXELS = 144  # approximate height of a clip on the page
-GAP, GREY = 2, 140  # pixels between clips, in a grey that shows on white and on black
+GAP, GREY = 2, 140  # gap between clips in pixels; grey level visible on both white and black
 DEFAULT_FPS = 8.0
 
 
@@ -31,8 +31,8 @@ class Row(NamedTuple):
 
     Attributes:
         cells: the cells, one per column.
-        note: meaning of the row, in a last, wide column.
-        below: whether it is a baseline of the previous row.
+        note: explanation of the row, shown in a wide last column.
+        below: whether the row is a baseline for the previous row.
     """
 
     cells: tuple[str, ...]
@@ -41,19 +41,19 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table; with an empty head it is a list of names and values."""
+    """A table; an empty `head` makes the table a list of names and values."""
 
     head: tuple[str, ...]
     rows: tuple[Row, ...]
 
     @property
     def has_notes(self) -> bool:
-        """Whether a row has a note, which needs a column of its own."""
+        """Return whether any row has a note, which requires an extra column."""
         return any(row.note for row in self.rows)
 
 
 class Headline(NamedTuple):
-    """A prominent score with a sentence on its meaning; `good` is None without a judgement."""
+    """A prominent score with a verdict in words; `good` is None if the score is not judged."""
 
     name: str
     value: str
@@ -63,20 +63,20 @@ class Headline(NamedTuple):
 
 
 class Headlines(NamedTuple):
-    """The scores to read first."""
+    """A block of headlines, which are the scores to read first."""
 
     items: tuple[Headline, ...]
 
 
 class Code(NamedTuple):
-    """A verbatim configuration or commands, whose words are never broken."""
+    """A configuration or commands, shown verbatim without line breaks inside words."""
 
     text: str
     is_command: bool = False
 
     @property
     def words(self) -> list[str]:
-        """Return words and the white space between them alternately, beginning with a word."""
+        """Return the words and the white space between words alternately, starting with a word."""
         return re.split(r"(\s+)", self.text)
 
 
@@ -84,10 +84,10 @@ class Film(NamedTuple):
     """An animated clip.
 
     Attributes:
-        address: the mp4 as a data URL.
-        width, height: size of the picture in pixels.
+        address: MP4 file as a data URL.
+        width, height: frame size in pixels.
         caption: description of the film.
-        heads: names of its columns, from left to right.
+        heads: column headings, from left to right.
     """
 
     address: str
@@ -98,7 +98,7 @@ class Film(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A PNG as a data URL, its size in pixels, and its caption."""
+    """A PNG image as a data URL, with a size in pixels and a caption."""
 
     address: str
     width: int
@@ -114,14 +114,14 @@ class FilmStrip(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Pictures side by side under one heading."""
+    """Images side by side under one heading."""
 
     heading: str
     items: tuple[Picture, ...]
 
 
 class Charts(NamedTuple):
-    """Small line charts, as SVG made by `charts.line_chart`, their description, and omissions."""
+    """Small SVG charts from `charts.line_chart`, a description, and a note on omitted curves."""
 
     items: tuple[Markup, ...]
     heading: str = ""
@@ -133,7 +133,7 @@ Block = Text | Table | Headlines | Code | FilmStrip | Pictures | Charts
 
 
 class Section(NamedTuple):
-    """A part of the page under a heading; with `folded`, it is hidden until it is opened."""
+    """A part of the page under a heading; if `folded`, only the heading is shown at first."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -141,10 +141,10 @@ class Section(NamedTuple):
 
 
 class Films:
-    """Turns clips into films for the page.
+    """An encoder that turns clips into films for the page.
 
     Args:
-        quality: quantizer of H.264, 0..51; lower is better and larger.
+        quality: H.264 quantizer, 0..51; lower values give better and larger films.
     """
 
     def __init__(self, quality: int):
@@ -158,17 +158,17 @@ class Films:
         fps: float | None = None,
         heads: tuple[str, ...] = (),
     ) -> Film:
-        """Return clips of one shape, laid out in columns, as one film.
+        """Return a single film that shows clips of equal shape in a grid.
 
         Args:
-            clips: the clips, row by row.
+            clips: clips in row-major order.
             columns: number of clips side by side.
             caption: description of the film.
-            fps: frames per second; None for the usual rate.
-            heads: names above the film, each over its share of the width.
+            fps: frames per second; None for the default frame rate.
+            heads: headings above the film, evenly spaced over the width.
         """
-        # Pixels of small frames are repeated: a browser would blur them, and H.264 stores colour
-        # at half the size.
+        # Pixels of small frames are repeated, because a browser would blur small frames, and H.264
+        # stores colour at half the resolution.
         scale = max(1, round(TILE_PIXELS / clips[0].shape[1]))
         grid = tile(clips, columns, gap=GAP, scale=scale, background=GREY)
         inner = [
@@ -186,11 +186,11 @@ class Films:
 
 
 def named(video: str, label: str | None) -> str:
-    """Return the id of a video, preceded by its class unless the id begins with it."""
+    """Return a video id, preceded by the class name unless the id starts with this name."""
     return video if label is None or video.startswith(f"{label}/") else f"{label} · {video}"
 
 
 def difference(real: Clip, copy: Clip) -> Clip:
-    """Return copy − real, amplified twice, around mid-grey, which means equal."""
+    """Return copy − real, amplified by 2 and centred on mid-grey, which means no difference."""
     signed = copy.astype(np.int16) - real.astype(np.int16)
     return (128 + 2 * signed).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Shows codes as pictures: a colour for each token, and a map of the usage of codes."""
+"""Shows codes as images: a colour for each token, and a map of code usage."""
 
 import base64
 import io
@@ -10,9 +10,9 @@ from jaxtyping import Float, Integer, UInt8
 from video_vq.report.blocks import Picture
 
 GOLDEN = 0.618033988749895  # fraction of the colour wheel from one code to the next
-MAX_CELLS = 1 << 16  # of a map; in larger codebooks each cell stands for several codes
-MAP_PIXELS = 320  # sides of a map on the page, about
-DEVIATIONS = 2.0  # of a principal component, from mid-grey to full colour
+MAX_CELLS = 1 << 16  # of a map; for larger codebooks, each cell stands for several codes
+MAP_PIXELS = 320  # approximate width of a map on the page
+DEVIATIONS = 2.0  # standard deviations of a principal component from mid-grey to full colour
 FEW, MANY, UNUSED = (214, 228, 243), (16, 58, 122), (196, 72, 48)
 
 
@@ -26,9 +26,9 @@ def colours_of_codes(codes: Integer[np.ndarray, "*grid"]) -> UInt8[np.ndarray, "
 
 
 def colours_of_vectors(vectors: Float[np.ndarray, "*grid d"]) -> UInt8[np.ndarray, "*grid 3"]:
-    """Return colours that are similar for similar vectors, as far as three numbers allow.
+    """Return a colour for each vector; similar vectors get similar colours.
 
-    Red, green and blue are the first three principal components of all vectors.
+    Red, green and blue show the first three principal components of all vectors.
     """
     rows = vectors.reshape(-1, vectors.shape[-1]).astype(np.float64)
     rows = rows - rows.mean(0)
@@ -45,7 +45,7 @@ def colours_of_vectors(vectors: Float[np.ndarray, "*grid d"]) -> UInt8[np.ndarra
 def as_clip(
     colours: UInt8[np.ndarray, "lt lh lw 3"], size_thw: tuple[int, int, int], causal: bool
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Enlarge the tokens' colours to a clip of the size of their video.
+    """Enlarge a grid of token colours to a clip of a given size.
 
     Args:
         colours: colour of each token of a grid.
@@ -66,11 +66,11 @@ def as_clip(
 
 
 def usage_map(counts: Integer[np.ndarray, " k"], name: str) -> Picture:
-    """Return a picture of the frequency of each code, with a cell for each code, row by row.
+    """Return an image of code frequencies, with one cell per code in row-major order.
 
     Args:
-        counts: number of tokens of each code.
-        name: name of the codebook, for the caption; "" if there is only one.
+        counts: number of tokens with each code.
+        name: name of the codebook, for the caption; "" if there is only one codebook.
     """
     per_cell = math.ceil(len(counts) / MAX_CELLS)
     cells = np.pad(counts, (0, -len(counts) % per_cell)).reshape(-1, per_cell).sum(1)

@@ -1,4 +1,4 @@
-"""Shows how evenly the codes are used, in a sentence and as a curve for each code at a position."""
+"""Shows how evenly the codes are used, in a sentence and with one curve per level."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from video_vq.facts import codes as told_codes
 from video_vq.report.blocks import Block, Charts, Row, Table, Text
 from video_vq.report.charts import Line, line_chart
 
-Counts = Sequence[int]  # how often each code of a level occurs, in any order
+Counts = Sequence[int]  # number of occurrences of each code of a level, in any order
 
 
 def counts_of_levels(reconstruction: dict[str, Any]) -> list[list[int]]:
-    """Return the counts from scores, a list for each code at a position; old scores have one."""
+    """Return the code counts in scores, one list per level; earlier scores have a single level."""
     counts = reconstruction["code_counts"]
     return counts if isinstance(counts[0], list) else [counts]
 
@@ -21,7 +21,7 @@ def usage_blocks(levels: Sequence[Counts]) -> tuple[Text, *tuple[Block, ...]]:
     """Return blocks that show how evenly the codes are used.
 
     Args:
-        levels: counts for each code at a position.
+        levels: code counts of each level.
     """
     several, num_tokens = len(levels) > 1, sum(levels[0])
     names = [f"level {number}" for number in range(1, len(levels) + 1)] if several else [""]
@@ -51,7 +51,7 @@ def usage_blocks(levels: Sequence[Counts]) -> tuple[Text, *tuple[Block, ...]]:
 
 
 def perplexity_of(counts: Counts) -> float:
-    """Return exp of the entropy, in nats, of the codes' frequencies."""
+    """Return the perplexity of the code frequencies: exp of their entropy in nats."""
     total = sum(counts)
     shares = [count / total for count in counts if count > 0]
     return math.exp(-sum(share * math.log(share) for share in shares))

@@ -1,4 +1,4 @@
-"""Training curves: the titles of logged numbers, and their arrangement in charts."""
+"""Training curves: titles for logged metrics, and the arrangement of metrics in charts."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,11 +8,11 @@ from markupsafe import Markup
 
 from video_vq.report.charts import Line, Points, line_chart, short
 
-WALL_CLOCK = ("time/clips_per_second",)  # of all the times, the one worth a curve
+WALL_CLOCK = ("time/clips_per_second",)  # the only time metric that gets a curve
 
 
 class Group(NamedTuple):
-    """A group of curves: its heading, and a sentence about them."""
+    """The heading of a group of curves, and a sentence that explains the curves."""
 
     heading: str
     note: str
@@ -78,25 +78,25 @@ NAMES = {
     "warnings/collapses": "collapses of the codebook",
 }
 LEVEL_NAMES = {"usage": "code usage of each level"}
-SHARES = ("code usage", "share of patches")  # what the titles of charts of shares begin with
+SHARES = ("code usage", "share of patches")  # first words of chart titles for shares
 QUANTILES = {"p05": "5 %", "p50": "median", "p95": "95 %"}
 _QUANTILE = re.compile(rf"(.+)_({'|'.join(QUANTILES)})")
 _LEVEL = re.compile(r"codebook/level_(\d+)/(\w+)")
 
 
 class Chart(NamedTuple):
-    """A chart: its title and its lines."""
+    """A chart with a title and lines."""
 
     title: str
     lines: tuple[Line, ...]
 
     def draw(self) -> Markup:
-        """Return the chart as SVG; for shares, the axis begins at 0."""
+        """Return the chart as SVG; for shares, the y-axis starts at 0."""
         return line_chart(self.title, self.lines, zero=self.title.startswith(SHARES))
 
 
 class CurveGroup(NamedTuple):
-    """The charts of a group, and a sentence on the curves that are left out; "" for none."""
+    """The charts of a group, and a sentence on omitted curves ("" if there are none)."""
 
     heading: str
     note: str
@@ -105,9 +105,9 @@ class CurveGroup(NamedTuple):
 
 
 def grouped(curves: Mapping[str, Points]) -> Iterator[CurveGroup]:
-    """Yield the groups of logged numbers (`loss/…`), those that this program knows first.
+    """Yield the groups of logged metrics (such as `loss/…`), with the groups in `GROUPS` first.
 
-    Numbers that never change, and those with a single value, are given in words instead.
+    Charts in which no line ever changes are replaced by text with the last values.
     """
     shown = {
         name: points
@@ -137,7 +137,7 @@ def grouped(curves: Mapping[str, Points]) -> Iterator[CurveGroup]:
 
 
 def in_words(name: str) -> tuple[str, str]:
-    """Return the chart title for a logged metric, and the name of its line in that chart."""
+    """Return the chart title for a logged metric, and the name of the metric's line."""
     if found := _LEVEL.fullmatch(name):
         level, quantity = found.groups()
         title = LEVEL_NAMES.get(quantity, f"{_spaced(quantity)} of each level")

@@ -1,4 +1,4 @@
-"""Finds the training runs and evaluations in a folder, which a report can show."""
+"""Finds the training runs and evaluations in a folder, to show in a report."""
 
 import json
 import math
@@ -16,15 +16,15 @@ MAX_METRICS_BYTES = 256 << 20
 
 
 class Run(NamedTuple):
-    """A training run: its description (run.json) and its curves.
+    """A training run: the description from run.json, and the training curves.
 
     Attributes:
-        name: name of its folder.
+        name: name of the run folder.
         identity: kind, config, data, precision, …
-        environment: versions, device, command.
-        curves: pairs (step, value) by name, in the order of logging; only finite values.
-        num_not_finite: number of values that were left out of the curves.
-        model: facts about its finished model; empty until it is finished.
+        environment: versions, device and command.
+        curves: pairs (step, value) by metric name, in logging order; only finite values.
+        num_not_finite: number of logged values omitted from `curves`: not finite or not numbers.
+        model: details of the finished model; empty before the end of training.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Scores (scores.json) and the clips to show; `gallery` is None if there are none."""
+    """The scores from scores.json, and the clips to show; `gallery` is None without clips."""
 
     name: str
     scores: dict[str, Any]
@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Everything that was found."""
+    """The runs and evaluations in a folder, and a title for the report."""
 
     title: str
     runs: tuple[Run, ...]
@@ -52,10 +52,10 @@ class Parts(NamedTuple):
 
 
 def find_parts(path: Path) -> Parts:
-    """Return the runs and evaluations in a folder and in its subfolders.
+    """Return the runs and evaluations in a folder and in its direct subfolders.
 
     Raises:
-        InputError: there are none, or one is damaged.
+        InputError: there are no runs or evaluations, or a file is damaged.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; name a run folder, or a folder that holds some")
@@ -73,7 +73,7 @@ def find_parts(path: Path) -> Parts:
 
 
 def holds_reported(path: Path) -> bool:
-    """Return whether a folder, or a subfolder, is that of a run or an evaluation."""
+    """Return whether a folder or a direct subfolder contains a run or an evaluation."""
     if not path.is_dir():
         return False
     return any((folder / name).exists() for folder in _folders(path) for name in (RUN, SCORES))
@@ -107,7 +107,7 @@ def _read_curves(file: Path) -> tuple[dict[str, list[tuple[float, float]]], int]
         return curves, 0
     if file.stat().st_size > MAX_METRICS_BYTES:
         raise InputError(f"{file}: larger than {MAX_METRICS_BYTES >> 20} MB; not a run's metrics")
-    # A running training may be writing its last line at this moment.
+    # A training run in progress may be writing the last line at this moment.
     whole_lines, _, _ = file.read_bytes().rpartition(b"\n")
     for number, line in enumerate(whole_lines.splitlines(), 1):
         try:

@@ -1,4 +1,4 @@
-"""Prints the results of `video-vq fvd`: scores on stdout, their limitations on stderr."""
+"""Prints the results of `video-vq fvd`: scores to stdout, warnings to stderr."""
 
 import sys
 from typing import Any
@@ -7,7 +7,7 @@ from video_vq.metrics.network_choice import I3D_NAME
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the scores of `FVDComparison.scores`."""
+    """Print the result of `FVDComparison.scores`."""
     for under in result["protocols"]:
         for score in under["scores"]:
             _show_score(score, _title(result, under), under)
@@ -37,7 +37,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _warn(warnings: list[str]) -> None:
-    """Print the limitations below the numbers, even if both streams go to one file."""
+    """Print warnings below the scores, even if stdout and stderr go to the same file."""
     sys.stdout.flush()
     if len(warnings) == 1:
         print(f"warning: {warnings[0]}", file=sys.stderr)
@@ -48,7 +48,7 @@ def _warn(warnings: list[str]) -> None:
 
 
 def show_sanity(result: dict[str, Any]) -> None:
-    """Print the table of `sanity` and its interpretation."""
+    """Print the result of `sanity` as a table with an interpretation."""
     for under in result["protocols"]:
         title = _title(result, under)
         columns = {"fvd": title}
@@ -76,7 +76,7 @@ def show_sanity(result: dict[str, Any]) -> None:
 
 
 def _seen(changes: list[dict[str, Any]], title: str) -> str:
-    """Return which changes of the motion have less effect than blurring the pictures."""
+    """Return a sentence on which motion changes have less effect than blurring the frames."""
     [blur] = [change["fvd"] for change in changes if change["name"] == "blurred"]
     weak = [c["title"] for c in changes if c["name"] != "blurred" and c["fvd"] < blur]
     if not weak:
@@ -85,7 +85,7 @@ def _seen(changes: list[dict[str, Any]], title: str) -> str:
 
 
 def _title(result: dict[str, Any], under: dict[str, Any]) -> str:
-    """Return the name of the distance, which is FVD only for I3D on whole clips."""
+    """Return the name of the distance, which is plain FVD only for I3D on unpadded clips."""
     if under["settings"].get("pad_to") is not None:
         return "padded FVD"
     network = result["network"]["name"]

@@ -4,8 +4,8 @@ const films = [...document.querySelectorAll("video")];
 const button = document.getElementById("play");
 const speed = document.getElementById("speed");
 const visible = new Set();
-const SHORTEST = 1; // seconds that a loop lasts at least, at speed 1
-const SLOWEST = 0.0625; // that browsers play
+const SHORTEST = 1; // minimum duration of a loop at speed 1, in seconds
+const SLOWEST = 0.0625; // lowest playback rate that browsers support
 let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function pace(film) {
@@ -40,9 +40,9 @@ if (films.length) {
   }
 }
 
-// Charts show their values under the pointer, and to the arrow keys.
+// Charts show the values at the pointer; the arrow keys move along the chart.
 const values = document.getElementById("values");
-const SHOWN = 8; // lines that are named
+const SHOWN = 8; // maximum number of lines whose values are shown
 
 function nearest(points, x) {
   let best = 0;

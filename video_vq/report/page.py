@@ -1,4 +1,4 @@
-"""Writes a self-contained HTML page, which needs no server, network or other files."""
+"""Writes a self-contained HTML page, which requires no server, network or other files."""
 
 import base64
 import hashlib
@@ -15,16 +15,17 @@ from video_vq.stores.lock import held
 from video_vq.stores.places import require_writable
 
 MAX_BYTES = 20_000_000
-QUALITIES = (18, 26, 34)  # of H.264: the first at which the page is small enough
+QUALITIES = (18, 26, 34)  # of H.264; the first that makes the page small enough is used
 GENERATOR = b'<meta name="generator" content="video-vq">'
-OURS = (GENERATOR, b"video-vq report</title>")  # the latter in pages of earlier versions
+OURS = (GENERATOR, b"video-vq report</title>")  # the latter marks pages of earlier versions
 
 
 def require_page(out: Path) -> None:
-    """Refuse, before anything is computed, a page that cannot be written.
+    """Refuse a page path that cannot be written, before anything is computed.
 
     Raises:
-        InputError: the path is a folder or a foreign file, or its folder cannot be written.
+        InputError: the path is a folder or is a file that video-vq did not write, or the parent
+            folder is not writable.
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name a file, as {out.name}.html")
@@ -39,15 +40,15 @@ def require_page(out: Path) -> None:
 
 
 def write_page(out: Path, render: Callable[[int], str], what: Path) -> None:
-    """Write a page, replacing an earlier one; films lose quality if it would be too large.
+    """Write a page, replacing an earlier page; film quality is lowered if the page is too large.
 
     Args:
         out: path of the page.
-        render: function from a quality of H.264 to the page with such films.
-        what: subject of the page, for messages.
+        render: function from an H.264 quality to the page with films of this quality.
+        what: path that the page shows, for error messages.
 
     Raises:
-        InputError: the page is still too large, or another process is writing it.
+        InputError: the page is too large at every quality, or another process is writing the page.
     """
     with held(out, single_file=True):
         page = b""
@@ -65,16 +66,16 @@ def write_page(out: Path, render: Callable[[int], str], what: Path) -> None:
 
 
 def render_page(title: str, kind: str, lead: str, sections: Sequence[Section]) -> str:
-    """Return the page.
+    """Return a page as HTML.
 
-    The template escapes all text from files (names of classes, videos, settings); a content
+    The template escapes all text from files (class names, video names, settings); a content
     security policy allows only the page's own style and script.
 
     Args:
-        title: the heading.
+        title: heading of the page.
         kind: kind of page, shown below the heading.
         lead: a few sentences before the sections; "" for none.
-        sections: the sections in order.
+        sections: sections of the page, in order.
     """
     templates = Environment(
         loader=PackageLoader("video_vq.report", "."), autoescape=True, undefined=StrictUndefined

@@ -1,4 +1,4 @@
-"""Describes the pipeline behind a report in a sentence and by its commands."""
+"""Describes the pipeline behind a report in a few sentences and as a list of commands."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ from video_vq.facts import codes
 from video_vq.models.tokenizer_config import TokenizerConfig
 from video_vq.report.found import Evaluation, Parts, Run
 
-LINE = 88  # characters of a command before it continues on the next line
-# Flags of data-prep, encode and sample for the settings in their stores.
+LINE = 88  # maximum number of characters in a line of a command
+# Flags of data-prep, encode and sample, by the names of the settings recorded in stores.
 PREPARE = {
     "split": "--split", "camera": "--camera", "val": "--val", "test": "--test",
     "group_by": "--group-by", "group_regex": "--group-regex",
@@ -39,9 +39,9 @@ LENGTH = {"seconds": "--seconds", "window_stride": "--window-stride"}
 
 
 def lead(parts: Parts) -> str:
-    """Return the data, the models, their steps and times in words, as far as they are known.
+    """Return sentences about the data, the models and the training, as far as these are known.
 
-    Values in the files may have any type; only those of the expected type are used.
+    Values in the files may have any type; values of an unexpected type are ignored.
     """
     told = []
     for evaluation in parts.evaluations[:1]:
@@ -73,7 +73,7 @@ def _told(run: Run) -> str:
 
 
 def _size(run: Run) -> str:
-    """Return the number of a tokenizer's codes or of a prior's layers; "" if it is unknown."""
+    """Return a tokenizer's number of codes or a prior's depth as text, or "" if unknown."""
     model = at(run.identity, "config", "model")
     if run.identity.get("kind") == "prior":
         depth = at(model, "depth")
@@ -86,7 +86,7 @@ def _size(run: Run) -> str:
 
 
 def _minutes(run: Run, batch: int) -> str | None:
-    """Return the time of the steps according to the logged rates; None if there are none."""
+    """Return the training time as text, based on logged rates, or None if it is unknown."""
     seconds = last = 0.0
     for step, rate in run.curves.get("time/clips_per_second", []):
         if rate <= 0:
@@ -99,10 +99,10 @@ def _minutes(run: Run, batch: int) -> str | None:
 
 
 def known_commands(parts: Parts) -> list[str]:
-    """Return the pipeline's commands in order, without repeats.
+    """Return the commands of the pipeline in order, without duplicates.
 
-    Commands of training and evaluation are shown as they were given; those of data-prep, encode and
-    sample are inferred from their stores.
+    Training and evaluation commands are shown as the user gave them; data-prep, encode and sample
+    commands are reconstructed from settings recorded in the stores.
     """
     trainings = {"tokenizer": [], "prior": [], "": []}
     for run in parts.runs:
@@ -122,7 +122,7 @@ def known_commands(parts: Parts) -> list[str]:
 
 
 def _given(environment: Any) -> list[str]:
-    """Return the arguments with which a command was started."""
+    """Return the recorded arguments of a command, or an empty list if there are none."""
     arguments = at(environment, "command")
     return [str(word) for word in arguments] if isinstance(arguments, list) else []
 
@@ -133,7 +133,7 @@ def _prepared(evaluation: Evaluation) -> str:
     if out is None or not isinstance(source, str) or not isinstance(size, list):
         return ""
     words = [source, "RAW", "--out", out, "--size", "x".join(str(side) for side in size)]
-    if at(settings, "group_by") == "regex":  # it has its own flag
+    if at(settings, "group_by") == "regex":  # --group-regex implies this setting
         settings = {name: value for name, value in settings.items() if name != "group_by"}
     words += _flags(settings, PREPARE)
     words += _flags(at(plan, "reading"), READING)
@@ -173,7 +173,7 @@ def _sampled(evaluation: Evaluation) -> str:
 
 
 def _launched(run: Run) -> str:
-    """Return the command of a training run with the launcher's settings, which are part of it."""
+    """Return the command of a training run, including the launcher and the launcher's settings."""
     words, identity = _given(run.environment), run.identity
     threads = identity.get("threads")
     prefix = [] if threads is None else [f"OMP_NUM_THREADS={threads}"]
@@ -190,19 +190,19 @@ def _launcher(processes: Any, precision: Any) -> list[str]:
 
 
 def _flag(evaluation: Evaluation, flag: str) -> str | None:
-    """Return the value of a flag of the evaluation's command."""
+    """Return the value of a flag in an evaluation's command, or None if the flag is missing."""
     words = _given(evaluation.scores.get("environment"))
     return dict(pairwise(words)).get(flag)
 
 
 def _flags(values: Any, names: dict[str, str]) -> list[str]:
-    """Return flags with their values, for those that have one."""
+    """Return flags and values for all settings that have a value."""
     found = [(flag, at(values, name)) for name, flag in names.items()]
     return [word for flag, value in found if value is not None for word in (flag, str(value))]
 
 
 def _joined(program: Sequence[str], words: Sequence[str]) -> str:
-    """Return a shell command with line breaks before flags; "" for no words."""
+    """Return a shell command with line breaks before flags, or "" if there are no words."""
     if not words:
         return ""
     first, *rest = _parts([*program, *words])
@@ -217,7 +217,7 @@ def _joined(program: Sequence[str], words: Sequence[str]) -> str:
 
 
 def _parts(words: Sequence[str]) -> Iterator[str]:
-    """Yield the words of a command, each flag together with its values."""
+    """Yield the quoted parts of a command; a flag and its values form one part."""
     part: list[str] = []
     for word in words:
         if word.startswith("--") and part:

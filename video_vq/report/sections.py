@@ -1,7 +1,7 @@
-"""The sections of a report, in order; to add one, write a function and list it in SECTIONS.
+"""The sections of a report; to add a section, write a function and list it in SECTIONS.
 
-Each function takes the findings and returns sections, one per run or evaluation to which it
-applies.
+Each function takes the runs and evaluations that were found, and returns a section for each run or
+evaluation that has something to show.
 """
 
 import math
@@ -41,7 +41,7 @@ TOLD_OF_MODELS = ("clips", "tokens", "sub-codes", "compression", "transformer", 
 
 
 def scores(parts: Parts, films: Films) -> list[Section]:
-    """Return sections with the scores, their meaning, and the baselines that they must beat."""
+    """Return sections with scores, explanations, and the controls that the scores must beat."""
     sections = []
     for evaluation in parts.evaluations:
         blocks: list[Block] = [headlines(evaluation.scores), score_table(evaluation.scores)]
@@ -52,7 +52,7 @@ def scores(parts: Parts, films: Films) -> list[Section]:
 
 
 def reconstructions(parts: Parts, films: Films) -> list[Section]:
-    """Return clips beside their reconstructions: the first ones, the best and the worst."""
+    """Return sections that show reconstructions: the first clips, the best and the worst."""
     headings = {"shown": "Clips as they come", "best": "Highest PSNR", "worst": "Lowest PSNR"}
     sections = []
     for evaluation in parts.evaluations:
@@ -74,7 +74,7 @@ def reconstructions(parts: Parts, films: Films) -> list[Section]:
 
 
 def samples(parts: Parts, films: Films) -> list[Section]:
-    """Return samples by class, and the clips of the controls."""
+    """Return sections with samples by class, control clips, and the nearest training clips."""
     sections = []
     for evaluation in parts.evaluations:
         store = evaluation.gallery
@@ -116,7 +116,7 @@ def samples(parts: Parts, films: Films) -> list[Section]:
 
 
 def codebook(parts: Parts, films: Films) -> list[Section]:
-    """Return sections on the use of the codes."""
+    """Return sections on code usage."""
     sections = []
     for evaluation in parts.evaluations:
         found = evaluation.scores["reconstruction"]
@@ -130,7 +130,7 @@ def codebook(parts: Parts, films: Films) -> list[Section]:
 
 
 def curves(parts: Parts, films: Films) -> list[Section]:
-    """Return the model and the most informative training curves of each run."""
+    """Return sections with the model details and the most informative curves of each run."""
     return [
         Section(f"Training: {_kind(run, parts)}", (*_model(run), *_curves(run, True)))
         for run in parts.runs
@@ -138,7 +138,7 @@ def curves(parts: Parts, films: Films) -> list[Section]:
 
 
 def more_curves(parts: Parts, films: Films) -> list[Section]:
-    """Return the other training curves of each run."""
+    """Return sections with the remaining training curves of each run."""
     return [
         Section(f"More curves: {_kind(run, parts)}", blocks, folded=True)
         for run in parts.runs
@@ -152,7 +152,7 @@ def _model(run: Run) -> list[Block]:
 
 
 def _curves(run: Run, first: bool) -> Iterator[Block]:
-    """Yield the curves of validation and losses, or those of all other groups."""
+    """Yield the validation and loss curves if `first` is true, or else all other curves."""
     if first and not run.curves:
         yield Text("No metrics were logged yet.")
     for group in grouped(run.curves):
@@ -165,7 +165,7 @@ def _curves(run: Run, first: bool) -> Iterator[Block]:
 
 
 def commands(parts: Parts, films: Films) -> list[Section]:
-    """Return the known commands of the pipeline."""
+    """Return a section with the known pipeline commands, or no section if there are none."""
     lines = known_commands(parts)
     if not lines:
         return []
@@ -177,7 +177,7 @@ def commands(parts: Parts, films: Films) -> list[Section]:
 
 
 def settings(parts: Parts, films: Films) -> list[Section]:
-    """Return configuration, environment and hashes."""
+    """Return sections with the configuration, environment and hashes."""
     sections = []
     for run in parts.runs:
         config = yaml.safe_dump(run.identity.get("config", {}), sort_keys=False)
@@ -246,7 +246,7 @@ def _pair_film(store: ClipStore, films: Films, real: int, copy: int) -> Film:
 
 
 def by_class(store: ClipStore, found: list[int]) -> dict[str, list[int]]:
-    """Return videos, as indices of a store, by their classes."""
+    """Return the given video indices, grouped by class."""
     classes: dict[str, list[int]] = {}
     for index in found:
         classes.setdefault(store.videos[index].label or "no class", []).append(index)
@@ -256,7 +256,7 @@ def by_class(store: ClipStore, found: list[int]) -> dict[str, list[int]]:
 def _class_film(
     store: ClipStore, films: Films, name: str, sampled: list[int], real: list[int]
 ) -> Film:
-    """Return samples of a class on the left and real clips on the right, in rows of two each."""
+    """Return a film with samples of a class on the left and real clips on the right."""
     fps = store.videos[sampled[0]].fps
     if not real:
         return films.film([store.read(index) for index in sampled], 2, name, fps)
@@ -293,7 +293,7 @@ def _told(value: Any) -> str:
 
 
 def facts_table(facts: dict[str, Any]) -> Table:
-    """Return names and values as a table, without values that are None."""
+    """Return a table of names and values, skipping values that are None."""
     rows = tuple(
         Row((name.replace("_", " "), _told(value)))
         for name, value in facts.items()

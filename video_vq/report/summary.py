@@ -1,4 +1,4 @@
-"""Shows scores as a table of text, together with the controls that they must beat."""
+"""Shows scores as a text table, together with the controls that the scores must beat."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SMALL = 256
 
 
 def summary(scores: dict[str, Any]) -> str:
-    """Return the scores of `evaluate` as lines of text with value, N, score and meaning."""
+    """Return the scores from `evaluate` as a text table of value, N, name and meaning."""
     table = score_table(scores)
     lines = []
     for row in (Row(table.head), *table.rows):
@@ -23,7 +23,7 @@ def summary(scores: dict[str, Any]) -> str:
 
 
 def remarks(scores: dict[str, Any]) -> list[str]:
-    """Return the protocol's line, then the caveats about the numbers."""
+    """Return a description of the FVD protocol, followed by caveats about the scores."""
     fake = scores.get("generation", {}).get("gfvd", {}).get("num_fake", scores["num_clips"])
     counts = (scores["num_clips"], fake)
     lines = [fvd_protocol(scores["protocol"]["name"]).describe(counts)]
@@ -45,7 +45,7 @@ def remarks(scores: dict[str, Any]) -> list[str]:
 
 
 def _unbiased(scores: dict[str, Any]) -> str:
-    """Return the sentence about KVD, if there are enough clips for it."""
+    """Return a clause about KVD, or "" if KVD was not computed."""
     sides = {
         "reconstructions": scores["reconstruction"]["rfvd"].get("kvd"),
         "samples": scores.get("generation", {}).get("gfvd", {}).get("kvd"),
@@ -59,7 +59,7 @@ def _unbiased(scores: dict[str, Any]) -> str:
 
 
 def _counts(scores: dict[str, Any]) -> list[str]:
-    """Return a line for each unexpected number of clips."""
+    """Return a sentence for each unexpected number of clips."""
     lines = []
     num_real, asked = scores["num_clips"], scores["identity"].get("num_clips", 0)
     if num_real < asked:
@@ -68,7 +68,7 @@ def _counts(scores: dict[str, Any]) -> list[str]:
             "more clips of this length that do not overlap"
         )
     generation = scores.get("generation", {})
-    found = generation.get("num_samples")  # scores of an earlier version do not record it
+    found = generation.get("num_samples")  # scores of an earlier version lack this number
     if found is None:
         return lines
     num_fake = generation["gfvd"]["num_fake"]

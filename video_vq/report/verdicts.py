@@ -1,4 +1,4 @@
-"""Explains scores in words: the meaning of each, and whether it beats its controls."""
+"""Explains scores in words: what each score means, and whether the score beats its controls."""
 
 from typing import Any
 
@@ -34,9 +34,9 @@ BESIDE = {
 
 
 def headlines(scores: dict[str, Any]) -> Headlines:
-    """Return the scores to read first, each with its verdict."""
+    """Return the scores to read first, each with a verdict."""
     found, controls = scores["reconstruction"], scores["controls"]
-    within = {  # a codec that took more than the tokens' bits is no control of theirs
+    within = {  # a codec that exceeds the tokens' bit budget is no control
         name: value for name, value in _of(controls, "psnr_").items() if not name.endswith("_above")
     }
     items = [
@@ -61,7 +61,7 @@ def _of(controls: dict[str, float | None], prefix: str) -> dict[str, float | Non
 def _judged(
     name: str, value: float | None, unit: str, controls: dict[str, float | None], higher: bool
 ) -> Headline:
-    """Return a score and the hardest of its controls."""
+    """Return a headline that compares a score with its hardest control."""
     if value is None:
         return Headline(name, "exact", "", "every clip comes back bit by bit", True)
     known = {key: level for key, level in controls.items() if level is not None}
@@ -90,7 +90,7 @@ def _against_floor(name: str, fvd: dict[str, Any], floor: dict[str, Any] | None)
 
 
 def score_table(scores: dict[str, Any]) -> Table:
-    """Return all scores with N and meaning, each followed by its controls."""
+    """Return a table of all scores with N and meaning, each followed by its controls."""
     found, controls, num = scores["reconstruction"], scores["controls"], scores["num_clips"]
     use, psnr = found["codebook"], found["psnr"]
     spread = f"; 5 % of the clips lie below {psnr['q05']:.2f}" if "q05" in psnr else ""
@@ -141,7 +141,7 @@ def score_table(scores: dict[str, Any]) -> Table:
 
 
 def _of_codes(found: dict[str, Any]) -> str:
-    vocabulary = found.get("vocabulary", ())  # earlier scores do not have it
+    vocabulary = found.get("vocabulary", ())  # missing in scores of earlier versions
     several = ", mean over the codes of a position" if len(vocabulary) > 1 else ""
     return f"↑ of {codes(vocabulary) or 'K'} codes{several}"
 
@@ -151,7 +151,7 @@ RATES = {"tokens": "the tokens' bits", "prior": "the bits after the prior"}
 
 
 def codec_sentences(scores: dict[str, Any]) -> list[str]:
-    """Return a sentence per codec and rate that compares its bits and scores with ours."""
+    """Return sentences that compare each codec at each rate with the tokenizer."""
     return [_codec_sentence(codec, scores["reconstruction"]) for codec in scores.get("codecs", [])]
 
 
@@ -180,14 +180,14 @@ def _listed(names: list[str]) -> str:
 
 
 def _fvd(scores: dict[str, Any], name: str) -> str:
-    """Return the name of a distance; for padded clips, it is another metric."""
+    """Return the name of an FVD score, preceded by "padded" if the protocol pads clips."""
     return name if scores["protocol"].get("pad_to") is None else f"padded {name}"
 
 
 def _distances(
     of: str, scores: dict[str, Any], found: dict[str, Any], num: int | str, meaning: str
 ) -> list[Row]:
-    """Return the row of FVD, and that of JEDi if it was computed."""
+    """Return a row for FVD and, if JEDi was computed, a row for JEDi."""
     rows = [_row(_fvd(scores, f"{of}FVD"), found["value"], num, meaning)]
     if "jedi" in found:
         told = "↓ the same by JEDi; smaller sets have a larger one"

@@ -1,4 +1,4 @@
-"""Writes a page that shows a store of clips or tokens, videos, or a run."""
+"""Writes a page that shows a clip store, a token store, videos or a run."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -47,10 +47,10 @@ from video_vq.stores.files import read_json
 from video_vq.stores.shards import MANIFEST
 from video_vq.stores.tokens import TokenStore
 
-SHOWN = 8  # clips of each split, and videos of a folder
-MAX_FRAMES = 96  # shown of a video
-SHORT_SIDE = 256  # in pixels; larger frames of a file are scaled down to it
-MAX_LINES = 12  # values of an action that are drawn
+SHOWN = 8  # number of clips shown per split, and of videos shown per folder
+MAX_FRAMES = 96  # maximum number of frames shown per video
+SHORT_SIDE = 256  # in pixels; larger frames of video files are scaled down to this size
+MAX_LINES = 12  # maximum number of values drawn per array
 SLOWED = "Loops shorter than a second are slowed to one second."
 
 Make = Callable[[Films], list[Section]]
@@ -62,16 +62,16 @@ def write_view(
     """Write a page that shows the contents of a path.
 
     Args:
-        path: a clip store, a token store, a video, a folder of videos, or any path that
-            `write_report` takes.
-        facts: the facts that `video-vq info` shows about it; not needed for a run.
-        out: path of the page; an earlier one is replaced.
-        tokenizer: folder of a tokenizer or of its run, which decodes the tokens of a token store,
-            or encodes a video.
+        path: path of a clip store, a token store, a video, a folder of videos, or a folder that
+            `write_report` accepts.
+        facts: details that `video-vq info` shows for the path; unused for a run.
+        out: path of the page; an earlier page is replaced.
+        tokenizer: tokenizer folder or run folder of the tokenizer that decodes a token store or
+            reconstructs a video; None to use no tokenizer.
 
     Raises:
-        InputError: the path is none of these or is damaged, the tokenizer does not fit, or the page
-            cannot be written.
+        InputError: the path cannot be shown or is damaged, the tokenizer does not match the path,
+            or the page cannot be written.
     """
     require_page(out)
     kind = kind_of(path, reading)
@@ -98,10 +98,10 @@ def write_view(
 def kind_of(
     path: Path, reading: Reading = USUAL
 ) -> Literal["tokens", "clips", "video", "folder", "run"]:
-    """Return the kind of page for a path.
+    """Return the kind of page that shows a path.
 
     Raises:
-        InputError: there is nothing to show.
+        InputError: the path contains nothing to show.
     """
     if (path / MANIFEST).is_file():
         form = read_json(path / MANIFEST, "a manifest").get("format")
@@ -112,7 +112,7 @@ def kind_of(
     elif is_array_file(path):
         address = parse_address(path)
         return "folder" if address is None or address.number is None else "video"
-    elif holds_reported(path):  # also where pictures lie beside the scores
+    elif holds_reported(path):  # even if there are images next to the scores
         return "run"
     elif is_frame_folder(path, reading.frame_names):
         return "video"
@@ -126,7 +126,7 @@ def kind_of(
 
 
 def clip_sections(store: ClipStore, films: Films) -> list[Section]:
-    """Return the sections of a clip store's page: some clips of each split, and its classes."""
+    """Return the sections of a clip store's page: clips of each split, classes and arrays."""
     strips: list[Block] = [Text(SLOWED)]
     for split in SPLITS:
         found = [index for index, video in enumerate(store.videos) if video.split == split]
@@ -143,7 +143,7 @@ def clip_sections(store: ClipStore, films: Films) -> list[Section]:
 
 
 def _some(store: ClipStore, found: list[int]) -> list[int]:
-    """Return some of the videos, one of each class in turn."""
+    """Return at most `SHOWN` of the given videos, taking one from each class in turn."""
     turns = zip_longest(*by_class(store, found).values())
     return [index for turn in turns for index in turn if index is not None][:SHOWN]
 
@@ -169,7 +169,7 @@ def _classes(store: ClipStore) -> Table:
 
 
 def _array_charts(store: ClipStore) -> Iterator[Markup]:
-    """Yield a chart of each array of the first video."""
+    """Yield a chart for each array of the first video."""
     for name in store.arrays:
         rows = store.read_array(name, 0).reshape(store.videos[0].num_frames, -1)[:, :MAX_LINES]
         lines = [
@@ -184,7 +184,7 @@ def _array_charts(store: ClipStore) -> Iterator[Markup]:
 def video_sections(
     path: Path, painter: CodePainter | None, films: Films, reading: Reading
 ) -> list[Section]:
-    """Return the sections of a video's page: its frames, and their reconstruction by a tokenizer.
+    """Return the sections of a video's page: the video and, with a painter, a reconstruction.
 
     Raises:
         UnreadableVideoError: the video cannot be decoded.
@@ -197,7 +197,7 @@ def video_sections(
 
 
 def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
-    """Return the first clip of a video, cropped as for training, beside its reconstruction."""
+    """Return a film of a video's first clip, cropped as for training, with its reconstruction."""
     known = painter.tokenizer.facts
     frames = _first_frames(info, known.frame_size_hw, known.num_frames * known.stride)
     clip = frames[:: known.stride]
@@ -219,7 +219,7 @@ def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
 
 
 def folder_sections(path: Path, films: Films, reading: Reading) -> list[Section]:
-    """Return the sections of a video folder's page, which shows some videos, evenly spaced.
+    """Return the sections of a video folder's page, which shows evenly spaced videos.
 
     Raises:
         InputError: the folder cannot be listed.

@@ -1,4 +1,4 @@
-"""The page of a token store: decoded clips, codes as pictures, and the usage of codes."""
+"""The page for a token store: decoded clips, images of codes, and code usage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,18 +25,18 @@ from video_vq.stages.model_pair import require_same_tokenizer
 from video_vq.stores.clips import SPLITS
 from video_vq.stores.tokens import TokenHeader, TokenStore, codes_of_levels
 
-SHOWN = 8  # clips of each split
-MAX_COUNTED = 4096  # clips whose codes are counted
-MAX_LEVELS = 4  # shown if there is no tokenizer to sum them up
+SHOWN = 8  # maximum number of clips shown per split
+MAX_COUNTED = 4096  # maximum number of clips whose codes are counted
+MAX_LEVELS = 4  # maximum number of levels shown without a tokenizer
 
 Grids = Integer[np.ndarray, "n lt lh lw *level"]
 
 
 class CodePainter:
-    """Turns tokens into clips and pictures, with the tokenizer that made them.
+    """A tokenizer, with methods that turn tokens into clips and colours.
 
     Args:
-        tokenizer: a loaded tokenizer.
+        tokenizer: loaded tokenizer.
     """
 
     def __init__(self, tokenizer: VideoTokenizer):
@@ -44,24 +44,24 @@ class CodePainter:
 
     @classmethod
     def load(cls, path: Path) -> "CodePainter":
-        """Load a tokenizer, on a GPU if there is one."""
+        """Return a painter with a tokenizer from a folder, on a GPU if there is one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(VideoTokenizer.from_pretrained(path, device=device))
 
     def encode(self, clip: Clip) -> tuple[Grids, Clip]:
-        """Return the tokens of one clip, and its reconstruction."""
+        """Return the tokens and the reconstruction of one clip."""
         video = torch.from_numpy(clip)[None]
         copy = to_uint8(self.tokenizer.reconstruct(video))[0].cpu().numpy()
         return self.tokenizer.encode(video).cpu().numpy(), copy
 
     def decode(self, grids: Grids) -> list[Clip]:
-        """Return the clip of each grid, decoded one by one."""
+        """Decode each grid to a clip, one grid at a time."""
         codes = torch.from_numpy(grids.astype(np.int64))
         return [to_uint8(self.tokenizer.decode(each))[0].cpu().numpy() for each in codes.split(1)]
 
     @torch.no_grad()
     def paint(self, grids: Grids) -> UInt8[np.ndarray, "n lt lh lw 3"]:
-        """Return a colour for each token; in all grids, similar vectors have similar colours."""
+        """Return a colour for each token; similar code vectors get similar colours in all grids."""
         codes = torch.from_numpy(grids.astype(np.int64)).to(self.tokenizer.device)
         vectors = self.tokenizer.quantizer.decode(codes)
         return colours_of_vectors(vectors.float().movedim(1, -1).cpu().numpy())
@@ -77,8 +77,8 @@ def token_sections(store: TokenStore, painter: CodePainter | None, films: Films)
 
     Args:
         store: the token store.
-        painter: the tokenizer that made them; None shows only the codes.
-        films: maker of the films.
+        painter: painter with the tokenizer that made the token store; None to show only the codes.
+        films: film encoder.
 
     Raises:
         InputError: another tokenizer made the token store.
@@ -135,7 +135,7 @@ def _strips(store: TokenStore, painter: CodePainter | None, films: Films) -> lis
 def _pictures(
     header: TokenHeader, painter: CodePainter | None, grids: Grids
 ) -> list[dict[str, Clip]]:
-    """Return the pictures that are shown for each grid, by name."""
+    """Return the clips to show for each grid, by name."""
     size_thw = (header.num_frames, *header.frame_size_hw)
     if painter is None:
         levels = codes_of_levels(grids, header)[:MAX_LEVELS]
@@ -163,7 +163,7 @@ def _film(store: TokenStore, films: Films, row: int, pictures: dict[str, Clip]) 
 
 
 def _counts(store: TokenStore) -> tuple[list[Integer[np.ndarray, " k"]], int]:
-    """Return the counts of each code of each level, and the number of clips that were counted."""
+    """Return the code counts of each level, and the number of clips that were counted."""
     vocabulary = store.header.vocabulary
     counts = [np.zeros(size, np.int64) for size in vocabulary]
     every = max(1, -(-len(store) // MAX_COUNTED))
