@@ -15,7 +15,7 @@ from video_vq.nn.inputs import as_integers
 
 
 class LevelUse(NamedTuple):
-    """Usage of the codes at one level, where each position has several; see `CodebookUse`."""
+    """Code usage of one level, where each position has several codes; see `CodebookUse`."""
 
     code_usage: float
     perplexity: float
@@ -25,7 +25,7 @@ class LevelUse(NamedTuple):
 
 
 class CodebookUse(NamedTuple):
-    """Usage of the codes in all batches; with several codes per position, means over the levels.
+    """Code usage over all batches; if there are several levels, the mean over the levels.
 
     Attributes:
         code_usage: fraction of the K codes used at least once.

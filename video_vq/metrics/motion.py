@@ -83,7 +83,7 @@ def boundary_change_per_clip(
 
     Args:
         clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
-        starts: indices of the frames that follow a boundary, such as those from `latent_starts`.
+        starts: indices of the first frames after a boundary, such as those from `latent_starts`.
         others: indices of the frames to compare with; None for all other frames except frame 0.
 
     Raises:

@@ -128,7 +128,7 @@ class Blur(nn.Module):
         self.kernel = nn.Buffer(torch.outer(binomial, binomial)[None, None], persistent=False)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-        """Return blurred features of ceil(h / 2) + 1 by ceil(w / 2) + 1."""
+        """Return the blurred features, of size ceil(h / 2) + 1 by ceil(w / 2) + 1."""
         num_channels = x.shape[1]
         kernel = self.kernel.expand(num_channels, -1, -1, -1)
         return F.conv2d(F.pad(x, (2, 2, 2, 2), "reflect"), kernel, stride=2, groups=num_channels)

@@ -64,7 +64,7 @@ class DiscriminatorFigures(NamedTuple):
 
 
 class Discriminator:
-    """Discriminator that learns to tell clips from reconstructions, with hinge and LeCam losses.
+    """Discriminator of reconstructions and real clips, trained with hinge and LeCam losses.
 
     The tokenizer's adversarial loss has a fixed weight: the adaptive weight of VQGAN needs the last
     layer's gradients inside the forward pass, which DDP does not support, and is as noisy as these

@@ -291,7 +291,7 @@ class Training:
         self._progress.restart(self.state.step)
 
     def export(self, facts: Any) -> Path:
-        """Write the averaged weights as a finished model and close the run; return the model's path.
+        """Write the averaged weights as a finished model and close the run; return the folder.
 
         Args:
             facts: details of the training to record in the finished model.

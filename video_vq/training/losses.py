@@ -100,7 +100,7 @@ class TokenizerLosses:
         return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
 
     def discriminator_at(self, step: int) -> Discriminator | None:
-        """Return the discriminator at a step; None before it takes part or if there is none.
+        """Return the discriminator, or None before it takes part or if there is none.
 
         The training step trains the returned discriminator; `of_decoded` computes the adversarial
         loss with it.

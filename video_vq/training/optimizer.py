@@ -153,7 +153,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
-    """Return placeholders for an optimizer's state of one tensor after the first step.
+    """Return placeholders for the state that an optimizer has for one tensor after its first step.
 
     Args:
         group: parameter group of the tensor, which determines the algorithm.

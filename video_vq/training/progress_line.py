@@ -12,7 +12,7 @@ SILENCE_SECONDS = 30.0
 
 
 class ProgressLine:
-    """Progress of a training or a validation, shown if nothing else was printed for 30 seconds.
+    """Progress of a training or a validation, printed after 30 seconds without other output.
 
     Args:
         name: start of the line, such as "step" or "validating: clip".
@@ -45,13 +45,13 @@ class ProgressLine:
         self._rate_from = self._looked_at = self._said_at
 
     def leave_out(self) -> None:
-        """Exclude the time since the last `look` from the rate, but not from the silence."""
+        """Exclude the time since the last `look` from the rate, but not from the 30 seconds."""
         now = self._clock()
         self._rate_from += now - self._looked_at
         self._looked_at = now
 
     def look(self, done: int, at_once: bool = False) -> None:
-        """Print the progress if the next `look` is likely to come after the 30 seconds.
+        """Print the progress if waiting for the next call would probably exceed the 30 seconds.
 
         Args:
             at_once: whether to print the progress unconditionally.

@@ -198,7 +198,7 @@ class RunFolder:
 
 
 def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> None:
-    """Raise if a resumed run has changed settings, except for settings that may change.
+    """Raise if a resumed run has changed settings other than the allowed ones.
 
     Args:
         changes: lines returned by `difference`.

@@ -80,7 +80,7 @@ class TrainingState:
         epoch_usage: code usage since the end of the last epoch that was logged.
         skipped_steps: number of steps skipped because a loss or gradient was not finite.
         bad_in_a_row: number of consecutive steps skipped just before the current step.
-        best: best validation value so far and its step; None before the first validation.
+        best: best finite validation value so far and its step; None if there is no such value yet.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class TrainingState:
         self.bad_in_a_row = 0 if healthy else self.bad_in_a_row + 1
 
     def note_validation(self, value: float) -> None:
-        """Record a validation, and its step if the value is the best so far.
+        """Record a validation value, and the step if the value is the best so far.
 
         Args:
             value: number by which checkpoints are compared; lower is better, and NaN is never the
@@ -133,7 +133,7 @@ class TrainingState:
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Return whether to save: every n steps, after the best validation and at the end."""
+        """Return whether to save: every n steps, at the best validation so far and at the end."""
         is_best = self.best is not None and self.best[1] == self.step
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
@@ -225,7 +225,7 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return the code usage since the last call and, after an epoch, in the epoch; collective."""
+        """Return code usage since the last call and, after an epoch, over that epoch; collective."""
         assert self.usage is not None
         assert self.epoch_usage is not None
         use = self.usage.compute()

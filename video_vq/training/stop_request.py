@@ -102,6 +102,6 @@ def _is_stand_in(parent: int) -> bool:
 
 
 def _say(text: str) -> None:
-    """Write to stderr if it is open, but not with print, which a signal may interrupt."""
+    """Write to stderr if it is open, without print, because signal handlers may interrupt print."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())

@@ -97,7 +97,7 @@ def train_tokenizer(
         usage=usage,
         discriminator=losses.discriminator,
     )
-    if config.run.compile:  # not the quantizer between them: its lookup walks through memory
+    if config.run.compile:  # not the quantizer between them: its lookup runs in chunks
         size = (training.micro_batch_size, 3, config.data.num_frames, *store.frame_size_hw)
         video = torch.zeros(size, device=accelerator.device)
         compile_parts(

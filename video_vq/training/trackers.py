@@ -49,7 +49,7 @@ def _require_installed(name: TrackerName) -> None:
 
 
 class Trackers:
-    """Experiment trackers that get the metrics and clips of one run; only created on rank 0.
+    """The experiment trackers of one run, which get metrics and clips; created only on rank 0.
 
     Trackers do not affect a run, so a resumed run may use other trackers.
 
@@ -100,7 +100,7 @@ class Trackers:
                 tracker.log(values, step=step)
 
     def log_clip(self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Send an animated clip to all trackers; except for TensorBoard, keep it in `clips/`."""
+        """Send an animated clip to all trackers; keep it in `clips/`, except for TensorBoard."""
         stem = f"{name.replace('/', '-')}-{step:08d}"
         with self._going_on():
             folder = self.path / "clips"
@@ -138,7 +138,7 @@ class Trackers:
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
-        """Suppress write errors, so that a full disk does not end the run; report the first."""
+        """Suppress write errors, so that a full disk does not end the run; report only one."""
         try:
             yield
         except OSError as error:

@@ -90,9 +90,9 @@ class TokenizerRunConfig(RunConfig):
     """Settings for saving and monitoring a tokenizer run.
 
     Attributes:
-        measure_gradients: whether to also log, at each logged step, how close every estimator's
-            gradient is to the exact one; this costs two more passes of the decoder and does not
-            affect training.
+        measure_gradients: whether to also log, at each logged step, how close each estimator's
+            gradient is to the exact gradient; this costs two more passes of the decoder and does
+            not affect training.
     """
 
     measure_gradients: bool = False
@@ -150,9 +150,9 @@ class TokenizerLossConfig:
 
     Attributes:
         reconstruction: loss on pixels in [-1, 1]: "l1" or "mse".
-        reconstruction_weight: weight of the reconstruction loss. "data" divides by the loss of
-            predicting the mean of all training pixels: the variance of the pixels for "mse"
-            (VQ-VAE), their mean absolute deviation for "l1".
+        reconstruction_weight: weight of the reconstruction loss. "data" is the inverse of the loss
+            of predicting the mean of all training pixels: the inverse variance of the pixels for
+            "mse" (VQ-VAE), the inverse mean absolute deviation for "l1".
         commitment: weight of mean (e − sg(q))²; 0.25 in VQ-VAE.
         codebook: weight of mean (q − sg(e))², used if the codebook is learned by gradient descent.
         entropy: weight of the entropy loss of binary codes (quantizers/quantizer_config.py).
