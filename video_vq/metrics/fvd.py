@@ -236,8 +236,8 @@ def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: 
     Args:
         features: features of all real clips.
         groups: source video (or group of near-duplicates) of each clip; clips of one group go into
-            the same half. The halves depend on the names and sizes of the groups, not on their
-            order.
+            the same half. The halves depend on the names and sizes of the groups, not on the order
+            of the clips.
         ddof: 0 or 1; see `FVDProtocol`.
 
     Raises:

@@ -14,8 +14,8 @@ from video_vq.nn.arrays import as_array
 class GroupedFeatures:
     """Feature vectors, one per clip, and the source video (group) of each clip.
 
-    Clips of one video are not independent, so resampling draws whole videos. Sets that contain the
-    same video names (such as reconstructions of the same clips) are resampled jointly.
+    Clips of the same video are not independent, so resampling draws whole videos. Sets that contain
+    the same video names (such as reconstructions of the same clips) are resampled jointly.
     """
 
     features: Float[np.ndarray, "n d"]

@@ -24,10 +24,10 @@ def kernel_distance(
 ) -> KernelDistance:
     """Return the unbiased squared MMD with the cubic kernel (x·y / d + 1)³, in float64.
 
-    The kernel is the one used by KID (Bińkowski et al., "Demystifying MMD GANs", 2018, sec. 4), but
-    the mean runs over all pairs instead of random subsets. The standard error comes from the
-    two-sample jackknife, which is accurate if the distributions differ, and 1.6 times too large
-    (measured at N = 256) if they are equal.
+    The kernel is that of KID (Bińkowski et al., "Demystifying MMD GANs", 2018, sec. 4), but the
+    mean runs over all pairs instead of random subsets. The standard error comes from the two-sample
+    jackknife, which is accurate if the distributions differ, and 1.6 times too large (measured at N
+    = 256) if the distributions are equal.
 
     Raises:
         InputError: a set has fewer than 3 clips, or the numbers of features differ.

@@ -29,7 +29,8 @@ def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tens
         reference: original clips, in either form.
 
     Raises:
-        InputError: the shapes differ, the values are not RGB in 0..255, or there is only one frame.
+        InputError: the shapes differ, the values are not RGB in 0..255, or the clips have a single
+            frame.
     """
     clips, reference = _moving(clips, reference)
     ratios = []
@@ -52,7 +53,8 @@ def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
         reference: original clips, in either form.
 
     Raises:
-        InputError: the shapes differ, the values are not RGB in 0..255, or there is only one frame.
+        InputError: the shapes differ, the values are not RGB in 0..255, or the clips have a single
+            frame.
     """
     clips, reference = _moving(clips, reference)
     added = [
@@ -118,7 +120,7 @@ def boundary_change_per_clip(
 def boundary_flicker_per_clip(
     clips: Clips, reference: Clips, starts: Sequence[int]
 ) -> Float64[Tensor, "b"]:
-    """Return the `boundary_change_per_clip` of each copy divided by that of its original.
+    """Return the `boundary_change_per_clip` of each copy, divided by the value for the original.
 
     The ideal ratio is 1; above 1, the copy jumps from one latent frame to the next more than its
     original does. Dividing by the original's value cancels motion that happens to fall on a

@@ -34,7 +34,7 @@ def read_preset(text: str) -> Preset | None:
     """Return the published network that `--network` names, or None for module:function.
 
     Raises:
-        ConfigError: there is no weights file, or a file has no path.
+        ConfigError: no weights file is given, or the path of a weights file is empty.
     """
     name, _, files = text.partition("=")
     [preset] = [one for one in get_args(PresetName) if one == name] or [None]

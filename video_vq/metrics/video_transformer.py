@@ -90,7 +90,7 @@ class CrossAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an exact GELU in between."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -219,7 +219,7 @@ def require_clips(video: Tensor, sizes: TransformerSizes, name: str) -> None:
     """Raise if clips do not have the size that a network requires.
 
     Raises:
-        InputError: the size is wrong; the message gives the required one.
+        InputError: the size is wrong; the message gives the required size.
     """
     side = sizes.frame_size
     if video.ndim != 5 or video.shape[1:] != (3, sizes.num_frames, side, side):

@@ -1,9 +1,9 @@
 """Checkpoints to resume from: hashed folders of safetensors and JSON, written atomically.
 
 A folder such as `state/step_0000100/` exists completely or not at all: the files are written and
-fsynced in a temporary folder beside it, with `manifest.json` and the files' sha256 last, and this
-folder is then renamed. Only afterwards are older checkpoints renamed and deleted. Nothing is ever
-unpickled.
+fsynced in a temporary folder beside the final path, with `manifest.json`, which lists the files'
+sha256, last; the temporary folder is then renamed. Only afterwards are older checkpoints renamed
+and deleted. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -126,7 +126,7 @@ _DTYPES = {
 
 
 def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file in chunks; the safetensors library would copy it twice in memory."""
+    """Yield a safetensors file in chunks; the safetensors library would copy all tensors twice."""
     order = list(_DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     return files.safetensors_parts(
@@ -150,7 +150,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor]) -> None:
-    """Restore the states that `random_state` returned, except those of missing devices."""
+    """Restore the states that `random_state` returned; ignore the states of missing devices."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

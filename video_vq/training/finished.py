@@ -34,10 +34,10 @@ def finished_model(
     """Return the folder of a run's finished model, or None if the run is not finished.
 
     A run also counts as unfinished if the last checkpoint is damaged: training then resumes from an
-    earlier checkpoint and replaces the damaged one.
+    earlier checkpoint and replaces the damaged checkpoint.
 
     Args:
-        steps: total number of optimizer steps.
+        steps: total number of optimizer steps in the run.
         checkpoints: checkpoints of the run; None to open them.
     """
     folder = run / kind

@@ -1,7 +1,7 @@
-"""Warnings about failures that keep all numbers finite: loss spikes and codebook collapse.
+"""Warnings about failures in which all numbers stay finite: loss spikes and codebook collapse.
 
-The checks run at each logged step, on numbers that are identical on all ranks. Their state is part
-of the checkpoint, so a resumed run gives the same warnings as an uninterrupted run.
+The checks run at each logged step, on numbers that are identical on all ranks. The state of the
+checks is part of the checkpoint, so a resumed run gives the same warnings as an uninterrupted run.
 """
 
 import math

@@ -80,8 +80,8 @@ class Training:
                 training.log({...}, warnings)
         return training.export(facts) if training.is_finished else None
 
-    Between two turns, all ranks have completed the same steps. Tests observe a run at these points:
-    they wrap `batches` to record a rank's inputs and `turns` to record its state
+    Between two turns, all ranks have completed the same steps. Tests observe a run at these points,
+    by wrapping `batches` to record a rank's inputs and `turns` to record the rank's state
     (tests/integration/observed.py).
 
     Args:
@@ -208,7 +208,7 @@ class Training:
         self._progress.leave_out()
 
     def summing(self, is_last: bool) -> AbstractContextManager[Any]:
-        """Return a context for one micro-batch, whose gradients are added to those so far.
+        """Return a context for one micro-batch, whose gradients are added to earlier gradients.
 
         Args:
             is_last: whether this is the last micro-batch of the step, whose backward pass averages

@@ -31,11 +31,11 @@ MEASURED_CLIPS = 256  # number of training clips; enough to measure the variance
 
 
 class TokenizerLosses:
-    """All tokenizer losses by name, and the networks that compute them.
+    """All tokenizer losses by name, including the networks that the losses need.
 
     `reconstruction`, `temporal`, `perceptual` and `adversarial` are computed here, the last three
-    only if their weights are not 0. The quantizer losses (`commitment`, `codebook`, …) are part of
-    the tokenizer's output. A step is identified by the number of preceding optimizer steps,
+    only if they have a weight other than 0. The quantizer losses (`commitment`, `codebook`, …) are
+    part of the tokenizer's output. A step is identified by the number of preceding optimizer steps,
     including skipped steps.
 
     Args:
@@ -100,10 +100,10 @@ class TokenizerLosses:
         return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
 
     def discriminator_at(self, step: int) -> Discriminator | None:
-        """Return the discriminator, or None before it takes part or if there is none.
+        """Return the discriminator, or None if there is none or the step precedes its start.
 
-        The training step trains the returned discriminator; `of_decoded` computes the adversarial
-        loss with it.
+        The training step trains the returned discriminator; `of_decoded` uses it to compute the
+        adversarial loss.
         """
         return self.discriminator if step >= self._config.loss.adversarial.start else None
 

@@ -22,7 +22,7 @@ class WatchedBatch(NamedTuple):
 
     Attributes:
         video: clips of the micro-batch.
-        quantized: quantizer output for these clips, whose rows retain their gradients.
+        quantized: quantizer output for these clips, whose rows retain gradients.
         loss_scale: factor by which the backward pass multiplies the micro-batch's loss.
         at_latents: gradients from a second pass of the decoder, by name; empty without a second
             pass.
@@ -111,13 +111,14 @@ def radial_forces(
       on pixels.
     * `radial_commitment`: the force of the weighted commitment loss.
     * `radial_decay`: the force of weight decay on the projection W, z = Wx + b: decay d moves z as
-      a gradient d (z − b) would. Adam divides the other forces by the size of their gradients, so
-      compare only the signs of the forces, and how each force changes over time.
+      a gradient d (z − b) would. Adam rescales the gradients behind the other forces, so compare
+      only the signs of the forces, and how each force changes over time.
 
     Args:
         quantizer: quantizer that returned the rows.
         rows: rows whose `passed` and `latents` have gradients.
-        loss_scale: factor by which the gradients were scaled; the forces are divided by it.
+        loss_scale: factor by which the gradients were scaled; the forces are divided by this
+            factor.
         commitment: weight of the commitment loss.
         weight_decay: weight decay of the projection to the latents.
     """

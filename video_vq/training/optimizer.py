@@ -127,8 +127,8 @@ def orthogonalise(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
 
     The Newton–Schulz iteration of Jordan et al. 2024, X ← (a + bXXᵀ + c(XXᵀ)²)X, multiplies X by a
     polynomial of XXᵀ. The iteration therefore runs on this small Gram matrix, and X is multiplied
-    only once, at the end. This takes two products along the long side instead of ten, which makes
-    float32 affordable.
+    only once, at the end. This order takes two products along the long side instead of ten, which
+    makes float32 affordable.
     """
     with exact_float32(matrix.device):
         x = matrix.float()
@@ -222,7 +222,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     or, with `decay_steps`, linearly over only that many final steps (warm-up–stable–decay).
 
     Args:
-        step: number of optimizer steps before this one.
+        step: number of preceding optimizer steps.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps

@@ -49,7 +49,7 @@ class RunFolder:
 
     Raises:
         InputError: the folder contains other files, another kind of run or a run with another
-            configuration, or another process is training in it.
+            configuration, or another process is training in the folder.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class RunFolder:
             self._say(f"step {step}  WARNING: {warning}")
 
     def _append(self, line: dict[str, float | int]) -> None:
-        """Append a line to metrics.jsonl; if this fails, report the first failure and continue."""
+        """Append a line to metrics.jsonl; if writing fails, report the first failure and continue."""
         end = self.log_position()
         try:
             with open(self._metrics, "ab") as file:
@@ -205,8 +205,8 @@ def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> No
         allowed: names of settings, or of sections of settings, that may change.
 
     Raises:
-        InputError: other settings changed; the message lists the changes, and any flags that allow
-            them.
+        InputError: other settings changed; the message lists the changes, and any flags that would
+            allow the changes.
     """
     names = [line.partition(":")[0] for line in changes]
     refused = [

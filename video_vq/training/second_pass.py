@@ -52,7 +52,8 @@ class SecondPass:
         """Return the gradients that the estimator or the diagnostics require, by name.
 
         Args:
-            watched: micro-batch, if it is the last micro-batch of a logged step; None otherwise.
+            watched: this micro-batch if it is the last micro-batch of a logged step; None
+                otherwise.
         """
         config = self._config
         measures = watched is not None and config.run.measure_gradients

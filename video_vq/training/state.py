@@ -225,7 +225,7 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return code usage since the last call and, after an epoch, over that epoch; collective."""
+        """Return code usage since the last call and, after an epoch, over the epoch; collective."""
         assert self.usage is not None
         assert self.epoch_usage is not None
         use = self.usage.compute()

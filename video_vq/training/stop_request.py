@@ -55,7 +55,7 @@ class StopRequest:
     def ignore_echo(self) -> None:
         """Ignore further signals once a stop request was obeyed and the process is about to end.
 
-        Otherwise, Python would remove the handler shortly before it exits.
+        Otherwise, Python would remove the handler shortly before the process exits.
         """
         if self.reason:
             for number in self._before:

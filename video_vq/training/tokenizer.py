@@ -62,8 +62,8 @@ def train_tokenizer(
         data: path of a clip store, whose train split is used for training and whose val split for
             validation.
         out: path of the run folder.
-        trackers: experiment trackers to log to, besides metrics.jsonl; they also get validation
-            clips.
+        trackers: experiment trackers to log to, besides metrics.jsonl; the trackers also get
+            validation clips.
         allowed_changes: settings that a resume may change; see `RunFolder`.
         request: entered StopRequest, so that signals stop the run; with None, only a file `stop` in
             the run folder does.
@@ -343,7 +343,7 @@ def _sheet(
     clips: UInt8[Tensor, "b t h w 3"],
     continuous: bool,
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Return a grid of videos: clips above their reconstructions by the averaged weights."""
+    """Return a video grid, with clips above the averaged weights' reconstructions."""
     model, weights = tokenizer.eval(), training.state.averages.tensors
     rows = [*clips.numpy()]
     for some in clips.split(training.micro_batch_size):

@@ -100,7 +100,7 @@ class Trackers:
                 tracker.log(values, step=step)
 
     def log_clip(self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Send an animated clip to all trackers; keep it in `clips/`, except for TensorBoard."""
+        """Send an animated clip to all trackers; keep a copy in `clips/`, except for TensorBoard."""
         stem = f"{name.replace('/', '-')}-{step:08d}"
         with self._going_on():
             folder = self.path / "clips"
@@ -138,7 +138,7 @@ class Trackers:
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
-        """Suppress write errors, so that a full disk does not end the run; report only one."""
+        """Suppress write errors, so that a full disk does not end the run; report the first."""
         try:
             yield
         except OSError as error:

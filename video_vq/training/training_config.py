@@ -24,7 +24,7 @@ class OptimizerConfig:
         steps: total number of optimizer steps.
         batch_size: size of the global batch, over all processes and accumulated micro-batches.
         accumulation: number of micro-batches per step.
-        lr: peak learning rate; `final_lr` is the fraction of this rate that is left at the end.
+        lr: peak learning rate; `final_lr` is the fraction of this rate that remains at the end.
         warmup_steps: number of optimizer steps of linear warm-up.
         decay_steps: number of final optimizer steps over which the rate falls linearly, after a
             constant rate (warm-up–stable–decay); null for a cosine decay from the end of the
@@ -91,8 +91,8 @@ class TokenizerRunConfig(RunConfig):
 
     Attributes:
         measure_gradients: whether to also log, at each logged step, how close each estimator's
-            gradient is to the exact gradient; this costs two more passes of the decoder and does
-            not affect training.
+            gradient is to the exact gradient; measuring costs two more passes of the decoder and
+            does not affect training.
     """
 
     measure_gradients: bool = False
@@ -107,8 +107,8 @@ class PerceptualConfig:
             0.1.
         num_frames: number of frames per clip to compare with their originals, drawn again at each
             step.
-        trunk: network that compares frames: "vgg", the usual one for losses, or "alex", about four
-            times faster.
+        trunk: network that compares frames: "vgg", the usual network for losses, or "alex", about
+            four times faster.
     """
 
     weight: Annotated[float, Field(ge=0)] = 0.0
@@ -146,7 +146,7 @@ class AdversarialConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerLossConfig:
-    """The tokenizer's losses and their weights.
+    """The tokenizer losses and the loss weights.
 
     Attributes:
         reconstruction: loss on pixels in [-1, 1]: "l1" or "mse".
