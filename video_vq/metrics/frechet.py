@@ -44,7 +44,7 @@ class Moments:
     def from_sums(
         cls, count: int, total: Float64[np.ndarray, "d"], outer: Float64[np.ndarray, "d d"]
     ) -> "Moments":
-        """Return the moments, given the sum of the vectors and the sum of the vectors' outer products.
+        """Return the moments, given the sums of the vectors and of their outer products.
 
         Both sums can be added across ranks. Subtracting the mean afterwards loses precision if
         |mean| is large compared with the standard deviation: 2·log10(|mean| / std) of the 16

@@ -162,7 +162,7 @@ class RunFolder:
             self._say(f"step {step}  WARNING: {warning}")
 
     def _append(self, line: dict[str, float | int]) -> None:
-        """Append a line to metrics.jsonl; if writing fails, report the first failure and continue."""
+        """Append a line to metrics.jsonl; if writing fails, report the first failure and go on."""
         end = self.log_position()
         try:
             with open(self._metrics, "ab") as file:

@@ -100,7 +100,7 @@ class Trackers:
                 tracker.log(values, step=step)
 
     def log_clip(self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Send an animated clip to all trackers; keep a copy in `clips/`, except for TensorBoard."""
+        """Send an animated clip to all trackers; keep the MP4 files in `clips/`."""
         stem = f"{name.replace('/', '-')}-{step:08d}"
         with self._going_on():
             folder = self.path / "clips"
