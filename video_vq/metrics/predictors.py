@@ -136,7 +136,7 @@ def token_entropy(grids: Integer[np.ndarray, "n t h w"], codebook_size: int) -> 
     """Return the entropy of the token frequencies, regardless of position, in bits per token.
 
     The entropy is the length of the best code that knows the frequencies in advance. The `unigram`
-    score is higher, because the frequencies come from other clips.
+    score is higher, because its frequencies come from other clips.
     """
     grids = as_array(grids, "token grids")
     counts = np.bincount(grids.ravel(), minlength=codebook_size)

@@ -2,8 +2,8 @@
 
 Standard errors come from split halves: the source videos are split at random into two halves, and
 half of the difference between the halves' scores, squared and averaged over many splits, estimates
-the variance. For independent videos, the expectation of this estimate is exactly Var(score at N/2)
-/ 2. This expectation equals the variance at N for any score that behaves like a mean, and is
+the variance. For independent videos, the expectation of this estimate is exactly half of Var(score
+at N/2). This expectation equals the variance at N for any score that behaves like a mean, and is
 larger, never smaller, if higher-order terms matter (Efron & Stein, "The Jackknife Estimate of
 Variance", 1981). The bias of FVD is equal in both halves and cancels. docs/results.md reports the
 coverage of this method and of the alternatives that were tried.

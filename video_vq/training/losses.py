@@ -100,7 +100,7 @@ class TokenizerLosses:
         return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
 
     def discriminator_at(self, step: int) -> Discriminator | None:
-        """Return the discriminator, or None if there is none or the step precedes its start.
+        """Return the discriminator, or None without a discriminator or before `adversarial.start`.
 
         The training step trains the returned discriminator; `of_decoded` uses it to compute the
         adversarial loss.
