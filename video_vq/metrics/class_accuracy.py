@@ -1,4 +1,4 @@
-"""A small classifier, trained on real clips, that tests whether samples show their class."""
+"""Small clip classifier, trained on real clips, that checks whether samples match their classes."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from video_vq.errors import InputError
 
-SIDE = 32  # side in pixels that the classifier looks at; larger frames are averaged down
+SIDE = 32  # side of the classifier's input in pixels; larger frames are averaged down
 WIDTH = 16
 STEPS = 120
 BATCH = 32
@@ -22,10 +22,10 @@ Clips = UInt8[Tensor, "b t h w 3"]
 
 
 class ClipClassifier(nn.Module):
-    """Three 3D convolutions on grey frames and their differences, and a mean over time and space.
+    """Clip classifier: three 3D convolutions on grey frames and frame differences, then pooling.
 
-    A clip's brightness and contrast are removed first. It has 70,000 parameters and trains in
-    seconds.
+    Each clip is normalised first, to remove brightness and contrast. Pooling is a mean over time
+    and space. The classifier has 70,000 parameters and trains in seconds.
     """
 
     def __init__(self, num_classes: int):
@@ -39,10 +39,10 @@ class ClipClassifier(nn.Module):
         self.head = nn.Linear(4 * WIDTH, num_classes)
 
     def forward(self, clips: Clips) -> Float[Tensor, "b classes"]:
-        """Return logits; clips must have at least two frames.
+        """Return the class logits of clips with at least two frames.
 
         Raises:
-            InputError: the clips are not uint8, the range in which brightness is removed.
+            InputError: the clips are not uint8.
         """
         if clips.dtype != torch.uint8:
             raise InputError(f"the classifier takes uint8 clips b t h w 3, found {clips.dtype}")
@@ -66,7 +66,7 @@ def _frames_and_changes(clips: Clips) -> Float[Tensor, "b 2 t_1 _ _"]:
         grey = F.interpolate(grey, size, mode="area")
     mean, std = grey.mean((1, 2, 3), keepdim=True), grey.std((1, 2, 3), keepdim=True)
     grey = (grey - mean) / (std + 1)
-    # Changes are a few times smaller than what changes.
+    # Frame differences are a few times smaller than the frames themselves.
     return torch.stack([grey[:, 1:], 4 * torch.diff(grey, dim=1)], dim=1)
 
 
@@ -79,8 +79,8 @@ def train_classifier(
     """Return a classifier trained on real clips.
 
     Args:
-        batches: STEPS batches of clips and their classes, one for each optimizer step.
-        seed: seed of the weights and the dropout; the state of the global generator is not changed.
+        batches: STEPS batches of clips and class labels, one per optimizer step.
+        seed: seed for the weights and dropout; the global generator's state does not change.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -101,7 +101,7 @@ def train_classifier(
 def predicted_classes(
     classifier: ClipClassifier, clips: Sequence[UInt8[np.ndarray, "t h w 3"]]
 ) -> Int[np.ndarray, " n"]:
-    """Return the likeliest class of each clip."""
+    """Return the most likely class of each clip."""
     device = classifier.head.weight.device
     found = [
         classifier(torch.from_numpy(np.stack(clips[start : start + SCORED_AT_ONCE])).to(device))

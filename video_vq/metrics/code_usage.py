@@ -1,4 +1,4 @@
-"""Measures code usage and perplexity over a whole split and all ranks."""
+"""Code usage and perplexity over a whole split and all ranks."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from video_vq.nn.inputs import as_integers
 
 
 class LevelUse(NamedTuple):
-    """Figures of one of several codes at a position; see `CodebookUse`."""
+    """Code usage of one level, where each position has several codes; see `CodebookUse`."""
 
     code_usage: float
     perplexity: float
@@ -25,17 +25,17 @@ class LevelUse(NamedTuple):
 
 
 class CodebookUse(NamedTuple):
-    """Figures over all codes that were seen; where a position has several, means over the levels.
+    """Code usage over all batches; if there are several levels, the mean over the levels.
 
     Attributes:
         code_usage: fraction of the K codes used at least once.
-        perplexity: exp of the entropy, in nats, of the codes' frequencies; 1 to K.
+        perplexity: exp of the entropy (in nats) of the code frequencies, from 1 to K.
         relative_perplexity: perplexity / K.
-        batch_code_usage: mean over batches of the fraction of codes used within a batch; it grows
-            with the batch size, so compare it only at equal batch sizes.
-        num_tokens: number of codes that were counted at each level.
-        entropy: entropy of the codes' frequencies in bits, which is log2 of the perplexity.
-        levels: figures of each level if a position has several codes; empty for a single code.
+        batch_code_usage: fraction of codes used within a batch, averaged over batches. This
+            fraction grows with the batch size, so compare only runs with equal batch sizes.
+        num_tokens: number of codes counted at each level.
+        entropy: entropy of the code frequencies in bits; at each level, log2 of the perplexity.
+        levels: usage at each level; empty if each position has a single code.
     """
 
     code_usage: float
@@ -48,11 +48,10 @@ class CodebookUse(NamedTuple):
 
 
 class CodeUsage(Metric):
-    """Counts the occurrences of each of the K codes, over batches and ranks.
+    """Metric that counts how often each of the K codes occurs, over batches and ranks.
 
     Args:
-        codebook_size: number of codes, K; where a position has several codes, the number for each
-            level.
+        codebook_size: number of codes, K; a sequence gives the number of codes at each level.
     """
 
     is_differentiable = False
@@ -73,10 +72,11 @@ class CodeUsage(Metric):
         self.add_state("num_batches", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, codes: Integer[Tensor, "..."] | Integer[np.ndarray, "..."]) -> None:
-        """Count a batch of codes of any shape; the last axis is that of several codes per position.
+        """Count a batch of codes of any shape; the last axis holds the levels if there are several.
 
         Raises:
-            InputError: a code lies outside 0..K-1, or the number of levels differs.
+            InputError: a code lies outside 0..K-1, or the last axis does not have one code per
+                level.
         """
         found = as_integers(codes, "codes").to(self.counts.device).long()
         if found.numel() == 0:
@@ -102,10 +102,10 @@ class CodeUsage(Metric):
         self.num_batches = self.num_batches + 1
 
     def compute(self) -> CodebookUse:
-        """Return the figures over all batches and ranks.
+        """Return the code usage over all batches and ranks.
 
         Raises:
-            InputError: no code was counted.
+            InputError: no codes were counted.
         """
         if int(self.counts.sum()) == 0:
             raise InputError("code usage needs at least one code, found none")

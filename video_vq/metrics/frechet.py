@@ -1,4 +1,4 @@
-"""Gaussian statistics of features and the Fréchet distance between them, in float64."""
+"""Gaussian statistics of features, and the Fréchet distance between two Gaussians, in float64."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from video_vq.nn.arrays import as_array
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter of n feature vectors, which suffice for a Fréchet distance.
+    """Count, mean and scatter matrix of n feature vectors, which determine the Fréchet distance.
 
     Attributes:
         count: number of vectors, n.
         mean: mean of the vectors.
-        scatter: sum over the vectors of the outer product of their deviations from the mean.
+        scatter: sum of the outer products of the deviations from the mean.
     """
 
     count: int
@@ -25,7 +25,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "n d"]) -> "Moments":
-        """Return the moments of feature vectors, one per row.
+        """Return the moments of an array with one feature vector per row.
 
         Raises:
             InputError: there are no rows, or a value is not finite.
@@ -44,10 +44,11 @@ class Moments:
     def from_sums(
         cls, count: int, total: Float64[np.ndarray, "d"], outer: Float64[np.ndarray, "d d"]
     ) -> "Moments":
-        """Return the moments, given the sum of vectors and the sum of their outer products.
+        """Return the moments, given the sums of the vectors and of their outer products.
 
-        Sums can be added over ranks. Subtracting the mean afterwards loses precision if |mean| is
-        large compared with the spread: 2·log10(|mean| / spread) of the 16 digits.
+        Both sums can be added across ranks. Subtracting the mean afterwards loses precision if
+        |mean| is large compared with the standard deviation: 2·log10(|mean| / std) of the 16
+        digits.
         """
         if count == 0:
             raise InputError("statistics need at least one feature vector, found none")
@@ -56,7 +57,7 @@ class Moments:
         return cls(count, mean, (scatter + scatter.T) / 2)._checked()
 
     def merge(self, other: "Moments") -> "Moments":
-        """Return the moments of the union of both sets (Chan, Golub & LeVeque 1979)."""
+        """Return the moments of both sets combined (Chan, Golub & LeVeque 1979)."""
         count = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
@@ -64,10 +65,10 @@ class Moments:
         return Moments(count, mean, self.scatter + other.scatter + between)
 
     def covariance(self, ddof: int) -> Float64[np.ndarray, "d d"]:
-        """Return the scatter divided by n - ddof.
+        """Return the covariance matrix, scatter / (n - ddof).
 
         Raises:
-            InputError: n is not above ddof.
+            InputError: n is not greater than ddof.
         """
         if self.count <= ddof:
             raise InputError(
@@ -84,17 +85,17 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments, ddof: int) -> float:
     """Return the squared Fréchet (2-Wasserstein) distance between two fitted Gaussians.
 
-    |mu_a - mu_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2) (Dowson & Landau 1982). With S = L Lᵀ,
-    the last trace is the sum of the singular values of L_aᵀ L_b, which stays exact where a matrix
-    square root of S_a S_b breaks down, with fewer clips than features. The distance is symmetric
-    and, for equal moments, zero up to rounding, which may be negative.
+    The distance is |mu_a - mu_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2) (Dowson & Landau 1982).
+    With S = L Lᵀ, the last trace is the sum of the singular values of L_aᵀ L_b. Unlike a matrix
+    square root of S_a S_b, this sum stays accurate with fewer clips than features. The distance is
+    symmetric. For equal moments, the result is zero up to rounding and may be slightly negative.
 
     Args:
-        a, b: moments of features of one network under one protocol.
-        ddof: 0 or 1, see `FVDProtocol`.
+        a, b: moments of features from the same network under the same protocol.
+        ddof: 0 or 1; see `FVDProtocol`.
 
     Raises:
-        InputError: the numbers of features differ, or there are too few clips for ddof.
+        InputError: `a` and `b` have different numbers of features, or too few clips for ddof.
     """
     if a.mean.shape != b.mean.shape:
         raise InputError(
@@ -111,12 +112,12 @@ def frechet_distance(a: Moments, b: Moments, ddof: int) -> float:
 
 
 def _root(covariance: Float64[np.ndarray, "d d"], max_rank: int) -> Float64[np.ndarray, "d r"]:
-    """Return L with L Lᵀ = covariance, with as many columns as its rank.
+    """Return L with L Lᵀ = covariance and as many columns as the rank of the covariance.
 
-    The eigenvalue of a null direction comes out of eigh as ±1e-16 of the largest one, and its
-    square root as 1e-8, noise that would add up in the sum of singular values. Such directions are
-    therefore dropped by the rule of numpy's matrix_rank, and n vectors never give a rank above n -
-    1.
+    For a null direction, eigh returns an eigenvalue of about ±1e-16 times the largest eigenvalue.
+    The square root, about 1e-8, is noise that would add up in the sum of singular values. Null
+    directions are therefore dropped by the rule of numpy's matrix_rank, and n vectors never give a
+    rank above n - 1.
     """
     values, vectors = np.linalg.eigh(covariance)
     threshold = values[-1] * len(values) * np.finfo(np.float64).eps

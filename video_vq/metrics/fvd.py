@@ -1,4 +1,4 @@
-"""FVD of uint8 clips: features of a frozen network, statistics summed over ranks, the distance."""
+"""FVD of clips: features of a frozen network, and a metric that collects statistics over ranks."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from video_vq.metrics.resize import checked_clips, resized
 from video_vq.nn.inputs import Clips, as_tensor
 from video_vq.nn.precision import exact_float32
 
-# A clip of 16 x 224 x 224 takes about 130 MB; on a CPU larger batches fall out of the caches.
+# A 16 x 224 x 224 clip takes about 130 MB; on a CPU, larger batches do not fit into the caches.
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 2, 16
 
 
@@ -30,15 +30,15 @@ def clip_features(
 ) -> Float[Tensor, "n d"]:
     """Return one float32 feature vector per clip, on the network's device.
 
-    There is no gradient, and no autocast, TF32 or bf16 arithmetic, regardless of global settings.
-    The network is put into eval mode and stays in it.
+    Features are computed in plain float32 and without gradients, regardless of autocast and TF32
+    settings. The network is set to eval mode and stays in that mode.
 
     Args:
-        clips: RGB in 0..255, see `network_input`; the range is checked over all clips together.
-        network: maps b 3 t 224 224 in [-1, 1] to b d; `load_i3d()` for FVD.
-        protocol: how clips are resized and scaled.
-        batch_size: number of clips per forward pass; None for the device's usual number. It affects
-            memory and time, but not the result (to 1e-6).
+        clips: RGB in 0..255; see `network_input`. The range is checked over all clips together.
+        network: module that maps b 3 t 224 224 in [-1, 1] to b d; `load_i3d()` for FVD.
+        protocol: FVD protocol, which determines how clips are resized and scaled.
+        batch_size: number of clips per forward pass; None for the device's default. The batch size
+            affects memory and time, but not the result (up to 1e-6).
 
     Raises:
         InputError: the protocol or the network does not support the clips, or the network does not
@@ -62,11 +62,11 @@ def clip_features(
 def input_features(
     batches: Iterable[Float[Tensor, "b c t 224 224"]], network: nn.Module
 ) -> Float[Tensor, "n d"]:
-    """Return the features of prepared clips; see `clip_features`.
+    """Return the features of clips that were converted to network input; see `clip_features`.
 
     Args:
-        batches: clips as returned by `network_input`; each batch is made only when it is needed.
-        network: the network that `clip_features` takes.
+        batches: batches of clips as returned by `network_input`, requested one at a time.
+        network: feature network, as for `clip_features`.
 
     Raises:
         InputError: as for `clip_features`.
@@ -89,7 +89,7 @@ def usual_batch_size(device: torch.device) -> int:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Return the device of a network; the CPU if it has no weights."""
+    """Return a network's device, or the CPU if the network has no tensors."""
     tensors = (*network.parameters(), *network.buffers())
     return tensors[0].device if tensors else torch.device("cpu")
 
@@ -107,24 +107,25 @@ def _check_features(features: Tensor, num_clips: int, network: nn.Module) -> Non
 
 
 class FrechetVideoDistance(Metric):
-    """FVD as a metric, which is updated with clips on any number of ranks and computed once.
+    """FVD metric that is updated with clips on any number of ranks and computed once.
 
-    The sums and outer products of the features are kept in float64 and summed over the ranks, so
-    the result does not depend on order, batches or ranks, up to the network's own rounding. They
-    are not shifted by a reference first: on real clips, |mean| of I3D's logits is 0.9 times the
-    spread (median; 6 at most), where plain sums are accurate; even at 1000 times the spread, they
-    agree with two-pass statistics to 1e-7 of the distance (see the tests).
+    The sums and outer products of the features are kept in float64 and added up over the ranks. The
+    result therefore does not depend on the order of the clips, the batch size or the number of
+    ranks, except for rounding in the network. Plain sums, without first subtracting a reference
+    vector, are accurate enough: for I3D logits of real clips, |mean| is 0.9 times the standard
+    deviation (median; 6 at most). Even at 1000 times the standard deviation, the distance agrees
+    with two-pass statistics to 1e-7 (see the tests).
 
     Args:
-        network: any module from b 3 t 224 224 in [-1, 1] to b d; by default I3D with the pinned
-            weights. It stays in eval mode.
+        network: module that maps b 3 t 224 224 in [-1, 1] to b d; None for I3D with the pinned
+            weights. The network stays in eval mode.
         num_features: number of features, d.
-        protocol: the convention, or its name; report it with the score (`protocol.describe()`).
-        batch_size: number of clips per forward pass.
+        protocol: FVD protocol or its name; report `protocol.describe()` with the score.
+        batch_size: number of clips per forward pass; None for the device's default.
 
     Raises:
-        InputError: there is no protocol of that name, or the I3D weights are missing; the message
-            says how to fetch them.
+        InputError: there is no protocol of that name, or the I3D weights are missing (the message
+            says how to fetch the weights).
     """
 
     is_differentiable = False
@@ -157,20 +158,21 @@ class FrechetVideoDistance(Metric):
             self.add_state(f"{side}_outer", torch.outer(zeros, zeros), "sum")
 
     def update(self, clips: Clips, real: bool) -> None:
-        """Add clips to one side.
+        """Add real, generated or reconstructed clips.
 
         Args:
-            clips: RGB in 0..255, see `network_input`.
+            clips: RGB in 0..255; see `network_input`.
             real: whether the clips are real, rather than generated or reconstructed.
 
         Raises:
-            InputError: as for `clip_features`; or the network does not return `num_features`.
+            InputError: as for `clip_features`, or the network does not return `num_features`
+                features.
         """
         features = clip_features(clips, self.network, self.protocol, self.batch_size)
         self.update_features(features, real)
 
     def update_features(self, features: Float[Tensor, "n d"], real: bool) -> None:
-        """Add clips by their features, which `clip_features` returned under the same protocol."""
+        """Add the features of clips, as returned by `clip_features` under the same protocol."""
         features = as_tensor(features, "features")
         if features.shape[-1] != self.num_features:
             raise InputError(
@@ -185,10 +187,10 @@ class FrechetVideoDistance(Metric):
         setattr(self, f"{side}_outer", outer + values.T @ values)
 
     def compute(self) -> Tensor:
-        """Return the distance, float64, over all ranks.
+        """Return the FVD over all ranks as a float64 tensor.
 
         Raises:
-            InputError: a side has too few clips.
+            InputError: there are too few real or too few generated clips.
         """
         distance = frechet_distance(
             self.moments(real=True), self.moments(real=False), self.protocol.ddof
@@ -196,7 +198,7 @@ class FrechetVideoDistance(Metric):
         return torch.tensor(distance, dtype=torch.float64, device=self.real_sum.device)
 
     def moments(self, real: bool) -> Moments:
-        """Return the statistics of one side: outside compute(), only of this rank's clips."""
+        """Return the moments of one set of clips; outside compute(), only of this rank's clips."""
         count, total, outer = self._sums("real" if real else "fake")
         return Moments.from_sums(int(count), total.cpu().numpy(), outer.cpu().numpy())
 
@@ -208,36 +210,38 @@ class FrechetVideoDistance(Metric):
         )
 
     def train(self, mode: bool = True) -> "FrechetVideoDistance":
-        """Follow a parent module's mode, except for the feature network."""
+        """Set the metric's training mode, but keep the feature network in eval mode."""
         super().train(mode)
         self.network.eval()
         return self
 
     def set_dtype(self, dst_type: str | torch.dtype) -> "FrechetVideoDistance":
-        """Refuse a dtype, since the network is float32 and statistics are float64 by definition."""
+        """Raise an error, since FVD requires a float32 network and float64 statistics."""
         raise InputError(f"FVD keeps its own precision; do not set its dtype to {dst_type}")
 
 
 class RealFloor(NamedTuple):
-    """Distance between two disjoint halves of the real set, and the number of clips in each."""
+    """FVD between two disjoint halves of the real set, and the number of clips in each half."""
 
     distance: float
     num_clips: int
 
 
 def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: int) -> RealFloor:
-    """Return the distance of real clips from real clips, at the largest disjoint N.
+    """Return the FVD between two disjoint halves of the real clips.
 
-    A perfect model would reach this score at that N; compare scores with it.
+    A perfect model would reach this score with as many clips as one half, so compare the scores of
+    models with this floor.
 
     Args:
         features: features of all real clips.
-        groups: source video (or group of near-duplicates) of each clip; clips of one group stay on
-            one side. The split depends only on these names, not on their order.
-        ddof: degrees of freedom of the protocol, 0 or 1.
+        groups: source video (or group of near-duplicates) of each clip; clips of one group go into
+            the same half. The halves depend on the names and sizes of the groups, not on the order
+            of the clips.
+        ddof: 0 or 1; see `FVDProtocol`.
 
     Raises:
-        InputError: there are fewer than two groups, or too few clips.
+        InputError: there are fewer than two groups, or too few clips for ddof.
     """
     if len(groups) != len(features):
         raise ValueError(f"{len(groups)} groups for {len(features)} clips")

@@ -1,4 +1,4 @@
-"""Features of clips, and the source video of each."""
+"""Clip features with the source video of each clip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from video_vq.nn.arrays import as_array
 class GroupedFeatures:
     """Feature vectors, one per clip, and the source video (group) of each clip.
 
-    Clips of one video are not independent, so whole videos are resampled. Sets with the same names
-    of videos (reconstructions of the same clips) are resampled together.
+    Clips of the same video are not independent, so resampling draws whole videos. Sets that contain
+    the same video names (such as reconstructions of the same clips) are resampled jointly.
     """
 
     features: Float[np.ndarray, "n d"]

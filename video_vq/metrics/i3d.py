@@ -1,7 +1,8 @@
-"""I3D, the network whose 400 logits define FVD, with the weights and details of the TF original.
+"""I3D, the network whose 400 logits define FVD, equivalent to the original TensorFlow model.
 
-Carreira & Zisserman, "Quo Vadis, Action Recognition?" (2017), trained on Kinetics-400; FVD uses the
-time-averaged logits (Unterthiner et al., "Towards Accurate Generative Models of Video", 2018).
+The network is from Carreira & Zisserman, "Quo Vadis, Action Recognition?" (2017), trained on
+Kinetics-400; FVD uses the time-averaged logits (Unterthiner et al., "Towards Accurate Generative
+Models of Video", 2018).
 """
 
 import functools
@@ -22,12 +23,12 @@ from video_vq.nn.precision import exact_float32
 FRAME_SIZE = 224
 NUM_LOGITS = 400
 
-# Sonnet's BatchNorm; ports with PyTorch's usual 1e-5 are off by 0.2 %.
+# Sonnet's default for BatchNorm; ports with PyTorch's default of 1e-5 are off by 0.2 %.
 NORM_EPS = 1e-3
 
 
 class I3D(nn.Module):
-    """Kinetics-400 I3D up to its time-averaged logits; use `load_i3d`.
+    """Kinetics-400 I3D up to the time-averaged logits; create instances with `load_i3d`.
 
     Normalisation always uses the stored statistics and there is no dropout, so train() has no
     effect. Arithmetic is plain float32, regardless of autocast and TF32 settings.
@@ -35,7 +36,7 @@ class I3D(nn.Module):
 
     def __init__(self):
         super().__init__()
-        # Names and widths of the original; of a Mixed block: 1x1 | 1x1, 3x3 | 1x1, 3x3 | pool, 1x1.
+        # Names and widths as in the original. Mixed: 1x1 | 1x1, 3x3 | 1x1, 3x3 | pool, 1x1.
         self.layers = nn.Sequential(
             OrderedDict(
                 Conv3d_1a_7x7=Unit(3, 64, 7, stride=2),
@@ -60,7 +61,7 @@ class I3D(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, video: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b k"]:
-        """Return the 400 logits, averaged over time, of RGB clips of t 224 224 in [-1, 1].
+        """Return the 400 time-averaged logits of RGB clips in [-1, 1].
 
         Raises:
             InputError: the clips have fewer than 9 frames, a size other than 224 x 224 or values
@@ -99,7 +100,7 @@ class I3D(nn.Module):
 
 
 class Unit(nn.Module):
-    """Convolution, normalisation with stored statistics but no gain, and ReLU."""
+    """Convolution, batch normalisation with stored statistics and no gain, and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -111,14 +112,14 @@ class Unit(nn.Module):
         self.shift = nn.Buffer(torch.zeros(out_channels))
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Apply the unit."""
+        """Apply the convolution, the normalisation and the ReLU."""
         x = F.conv3d(pad_same(x, self.kernel, self.stride), self.weight, stride=self.stride)
         x = F.batch_norm(x, self.mean, self.variance, bias=self.shift, training=False, eps=NORM_EPS)
         return F.relu(x)
 
 
 class MaxPool(nn.Module):
-    """Max pooling with TF's SAME padding; zeros are neutral, since all inputs come from a ReLU."""
+    """Max pooling with TensorFlow's SAME padding; zeros are neutral because all inputs are ≥ 0."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]):
         super().__init__()
@@ -126,9 +127,9 @@ class MaxPool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
-        """Pool axis by axis, since a maximum is exact in any order.
+        """Pool one axis at a time, which gives exactly the same maxima.
 
-        On a CPU this is 3 to 27 times as fast as `F.max_pool3d`, which took a third of I3D's time.
+        On a CPU, this is 3 to 27 times as fast as `F.max_pool3d`, which took a third of I3D's time.
         """
         x = pad_same(x, self.kernel, self.stride)
         for axis, kernel, stride in zip((2, 3, 4), self.kernel, self.stride, strict=True):
@@ -142,7 +143,7 @@ class MaxPool(nn.Module):
 
 
 class Mixed(nn.Module):
-    """An inception block: four branches side by side."""
+    """An inception block with four parallel branches."""
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int]):
         super().__init__()
@@ -158,7 +159,7 @@ class Mixed(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:
-        """Concatenate the branches along the channels."""
+        """Concatenate the outputs of the branches along the channels."""
         branches = (self.branch_0, self.branch_1, self.branch_2, self.branch_3)
         return torch.cat([branch(x) for branch in branches], dim=1)
 
@@ -166,7 +167,7 @@ class Mixed(nn.Module):
 def pad_same(
     x: Float[Tensor, "b c t h w"], kernel: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Pad with zeros as TF's SAME does, for ceil(size / stride) outputs; an odd zero goes last."""
+    """Pad with zeros like TensorFlow's SAME, to ceil(size / stride) outputs; odd zeros go last."""
     padding: list[int] = []
     for size, k, s in zip(x.shape[2:], kernel, stride, strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)
@@ -175,13 +176,13 @@ def pad_same(
 
 
 def load_i3d(fetch: bool = False) -> I3D:
-    """Return I3D with its pinned weights, frozen.
+    """Return a frozen I3D with the pinned weights.
 
     Args:
         fetch: whether missing weights may be downloaded (see `PublishedWeights.path`).
 
     Raises:
-        InputError: the weights are missing, or differ from the recorded ones.
+        InputError: the weights are missing, or differ from the pinned weights.
     """
     network = I3D()
     network.load_state_dict(safetensors.torch.load(I3D_WEIGHTS.read(fetch)), strict=True)

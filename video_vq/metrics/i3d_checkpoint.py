@@ -1,4 +1,4 @@
-"""Reads the original I3D checkpoint without executing its pickle, and converts it."""
+"""Conversion of the original I3D checkpoint, whose pickle is read without being executed."""
 
 import io
 import pickle
@@ -28,7 +28,7 @@ LEAVES = {
 
 
 class _Inert:
-    """Stands in for numpy's array and dtype while unpickling; only stores its arguments."""
+    """Placeholder for numpy's array and dtype during unpickling; stores arguments and state."""
 
     def __init__(self, *arguments: Any):
         self.arguments = arguments
@@ -39,7 +39,7 @@ class _Inert:
 
 
 class _RefusingUnpickler(pickle.Unpickler):
-    """Builds plain containers, and inert objects for the three names of numpy that it accepts."""
+    """Unpickler that builds plain containers, and placeholders for the allowed numpy names."""
 
     # numpy 2 renamed numpy.core to numpy._core.
     KNOWN = frozenset(
@@ -61,10 +61,11 @@ class _RefusingUnpickler(pickle.Unpickler):
 
 
 def read_checkpoint(data: bytes) -> dict[tuple[str, ...], np.ndarray]:
-    """Read the pickled arrays of a checkpoint without executing anything: path -> float32 array.
+    """Return the float32 arrays of a pickled checkpoint by path, without executing anything.
 
     Raises:
-        InputError: the pickle holds anything but little-endian float32 arrays in C order.
+        InputError: the pickle is damaged, or contains anything other than little-endian float32
+            arrays in C order.
     """
     try:
         tree = _RefusingUnpickler(io.BytesIO(data)).load()
@@ -98,11 +99,11 @@ def _array(path: tuple[str, ...], value: Any) -> np.ndarray:
 
 
 def to_safetensors(arrays: dict[tuple[str, ...], np.ndarray], source: str) -> bytes:
-    """Return the safetensors file of video_vq.metrics.i3d.I3D; always the same bytes.
+    """Return a safetensors file for video_vq.metrics.i3d.I3D, reproducible to the byte.
 
     Args:
-        arrays: the arrays that `read_checkpoint` returned.
-        source: origin of the arrays, which is kept in the file's header.
+        arrays: arrays returned by `read_checkpoint`.
+        source: origin of the arrays, recorded in the file's header.
     """
     return encode_safetensors(_port_names(arrays), source)
 

@@ -1,4 +1,4 @@
-"""KVD, the kernel video distance: a distance of feature distributions, unbiased at any N."""
+"""Kernel distances between feature distributions: KVD, which is unbiased at any N, and JEDi."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from video_vq.errors import InputError
 from video_vq.nn.arrays import as_array
 
 CHUNK = 1024
-MIN_CLIPS = 3  # the jackknife leaves one out, and a distance needs two on each side
+MIN_CLIPS = 3  # the jackknife leaves out one clip, and a distance needs two clips in each set
 
 
 class KernelDistance(NamedTuple):
@@ -24,12 +24,13 @@ def kernel_distance(
 ) -> KernelDistance:
     """Return the unbiased squared MMD with the cubic kernel (x·y / d + 1)³, in float64.
 
-    The kernel is that of KID (Bińkowski et al., "Demystifying MMD GANs", 2018, sec. 4), over all
-    pairs instead of random subsets. The standard error is that of the two-sample jackknife, which
-    is right if the sets differ, and too wide (1.6 times, measured at N = 256) if they do not.
+    The kernel is that of KID (Bińkowski et al., "Demystifying MMD GANs", 2018, sec. 4), but the
+    mean runs over all pairs instead of random subsets. The standard error comes from the two-sample
+    jackknife, which is accurate if the distributions differ, and 1.6 times too large (measured at N
+    = 256) if the distributions are equal.
 
     Raises:
-        InputError: a side has fewer than 3 clips, or the numbers of features differ.
+        InputError: a set has fewer than 3 clips, or the numbers of features differ.
     """
     real, fake = as_array(real, "real features"), as_array(fake, "fake features")
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
@@ -45,7 +46,7 @@ def kernel_distance(
     sum_x, sum_y, sum_xy = within_x.sum(), within_y.sum(), across_x.sum()
 
     value = sum_x / (n * (n - 1)) + sum_y / (m * (m - 1)) - 2 * sum_xy / (n * m)
-    # The same with one vector left out, for each of them, from the row sums.
+    # The value with each vector left out in turn, from the row sums.
     without_x = (
         (sum_x - 2 * within_x) / ((n - 1) * (n - 2))
         + sum_y / (m * (m - 1))
@@ -63,8 +64,8 @@ def kernel_distance(
 def jedi_distance(real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]) -> float:
     """Return JEDi for V-JEPA features: 100 times the squared MMD with the kernel (x·y / d)².
 
-    It is computed in float64 as in the code of Luo et al., "Beyond FVD" (2024): pairs of a vector
-    with itself count, too, so that the value is biased upwards by O(1/N) and never negative.
+    The computation follows the code of Luo et al., "Beyond FVD" (2024), in float64: pairs of a
+    vector with itself are included, so the value is biased upwards by O(1/N) and never negative.
 
     Raises:
         InputError: the numbers of features differ.
@@ -85,7 +86,7 @@ def _second_moment(x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "d d"]:
 def _row_sums(
     x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"], skip_diagonal: bool
 ) -> Float64[np.ndarray, "n"]:
-    """Return the sum of each row's kernel with all rows of y, except for the row itself."""
+    """Return each row's kernel sum over all rows of y, without the row itself if skip_diagonal."""
     sums = np.empty(len(x))
     for start in range(0, len(x), CHUNK):
         rows = slice(start, start + CHUNK)

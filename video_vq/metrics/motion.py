@@ -1,6 +1,7 @@
-"""Measures the motion of a copied clip relative to its original, and changes at boundaries.
+"""Motion of a copied clip relative to its original, and the change at latent frame boundaries.
 
-Δ is the difference between a frame and the one before it, at each pixel and colour, in grey levels.
+Δ is the difference between a frame and the previous frame, at each pixel and colour, in grey
+levels.
 """
 
 import math
@@ -16,19 +17,20 @@ from video_vq.nn.inputs import Clips
 
 
 def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
-    """Return the mean of (Δ copy)² over the mean of (Δ original)².
+    """Return each clip's motion energy ratio, mean (Δ copy)² / mean (Δ original)².
 
-    The ideal value is 1, and that of a frozen copy is 0. Below 1, motion is lost or blurred; above
-    1, it is exaggerated or the copy flickers. As the two can cancel, read it together with
-    `flicker_per_clip`. For an original without motion it is undefined (NaN): average the other
-    clips and report the number of NaNs.
+    The ideal ratio is 1; a frozen copy has a ratio of 0. Below 1, motion is lost or blurred; above
+    1, motion is exaggerated or the copy flickers. These effects can cancel, so read the ratio
+    together with `flicker_per_clip`. The ratio is undefined (NaN) if the original does not move:
+    average the other clips and report the number of NaNs.
 
     Args:
-        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that `clips` should equal, in either form.
+        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        reference: original clips, in either form.
 
     Raises:
-        InputError: the shapes differ, the values are not RGB in 0..255, or there is only one frame.
+        InputError: the shapes differ, the values are not RGB in 0..255, or the clips have a single
+            frame.
     """
     clips, reference = _moving(clips, reference)
     ratios = []
@@ -39,19 +41,20 @@ def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tens
 
 
 def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
-    """Return the change that a copy adds, the mean of max(0, |Δ copy| − |Δ original|), in levels.
+    """Return the flicker of each clip: the mean of max(0, |Δ copy| − |Δ original|), in grey levels.
 
-    It is 0 for a perfect copy, and for one that is frozen, blurred in time, or wrong in the same
-    way in all frames: missing change is not flicker, and never compensates for change added
-    elsewhere. Where the original is static, it is the mean |Δ copy|, which is 2σ/√π for noise of
+    Flicker is 0 for a perfect copy, and for a copy that is frozen, blurred in time, or wrong in the
+    same way in all frames: missing change is not flicker, and never compensates for change added
+    elsewhere. If the original is static, flicker is the mean |Δ copy|, which is 2σ/√π for noise of
     standard deviation σ that is independent in each frame.
 
     Args:
-        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that `clips` should equal, in either form.
+        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        reference: original clips, in either form.
 
     Raises:
-        InputError: the shapes differ, the values are not RGB in 0..255, or there is only one frame.
+        InputError: the shapes differ, the values are not RGB in 0..255, or the clips have a single
+            frame.
     """
     clips, reference = _moving(clips, reference)
     added = [
@@ -62,11 +65,11 @@ def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
 
 def latent_starts(num_frames: int, stride_t: int, is_causal: bool) -> range:
-    """Return the frames at which a latent frame begins, except for the clip's first frame.
+    """Return the indices of the frames at which a latent frame begins, except for frame 0.
 
     Args:
         num_frames: number of frames in the clip.
-        stride_t: number of frames that a latent frame covers.
+        stride_t: number of frames per latent frame.
         is_causal: whether the clip's first frame has its own latent frame.
     """
     return range(1 if is_causal else stride_t, num_frames, stride_t)
@@ -75,19 +78,19 @@ def latent_starts(num_frames: int, stride_t: int, is_causal: bool) -> range:
 def boundary_change_per_clip(
     clips: Clips, starts: Sequence[int], others: Sequence[int] | None = None
 ) -> Float64[Tensor, "b"]:
-    """Return the mean |Δ| before certain frames over the mean |Δ| before others.
+    """Return each clip's mean |Δ| at boundaries, divided by the mean |Δ| at other frames.
 
-    It is 1 if motion is independent of the boundaries, and 2 if a clip changes twice as much there
-    as elsewhere. It is undefined (NaN) for a clip that is static elsewhere.
+    The ratio is 1 if motion is independent of the boundaries, and 2 if a clip changes twice as much
+    at the boundaries as elsewhere. The ratio is undefined (NaN) if a clip is static elsewhere.
 
     Args:
-        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        starts: the frames at which a new unit begins, as returned by `latent_starts`.
-        others: frames to compare with; None for all other frames except the first.
+        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        starts: indices of the first frames after a boundary, such as those from `latent_starts`.
+        others: indices of the frames to compare with; None for all other frames except frame 0.
 
     Raises:
-        InputError: the values are not RGB in 0..255, a frame is not in 1 … t - 1, or there is
-            nothing to compare.
+        InputError: the values are not RGB in 0..255, an index is not in 1 … t - 1, or there are no
+            boundaries or no frames to compare with.
     """
     clips, _ = _moving(clips, clips)
     last = clips.shape[1] - 1
@@ -117,20 +120,20 @@ def boundary_change_per_clip(
 def boundary_flicker_per_clip(
     clips: Clips, reference: Clips, starts: Sequence[int]
 ) -> Float64[Tensor, "b"]:
-    """Return `boundary_change_per_clip` of a copy over that of its original.
+    """Return the `boundary_change_per_clip` of each copy, divided by the value for the original.
 
-    1 is ideal; above 1, the copy shimmers, that is, it jumps from one latent frame to the next more
-    than its original does. Dividing by the value of the original cancels motion that happens to
-    fall on a boundary. It is undefined (NaN) if either is static on one side of the comparison, and
-    0 for a copy that is static only at the boundaries.
+    The ideal ratio is 1; above 1, the copy jumps from one latent frame to the next more than its
+    original does. Dividing by the original's value cancels motion that happens to fall on a
+    boundary. The ratio is 0 if the copy is static only at the boundaries. The ratio is undefined
+    (NaN) if the copy is static elsewhere, or the original is static at the boundaries or elsewhere.
 
     Args:
-        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that `clips` should equal, in either form.
+        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        reference: original clips, in either form.
         starts: see `boundary_change_per_clip`.
 
     Raises:
-        InputError: the shapes differ; or as for `boundary_change_per_clip`.
+        InputError: the shapes differ, or as for `boundary_change_per_clip`.
     """
     clips, reference = _moving(clips, reference)
     copied, true = (boundary_change_per_clip(each, starts) for each in (clips, reference))

@@ -1,4 +1,4 @@
-"""The network that `--network` names: a user's function, or a published one with its weights."""
+"""The `--network` option: a user's function, or a published network with its weights."""
 
 import re
 from typing import Literal, NamedTuple, get_args
@@ -17,24 +17,24 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class WeightsFile(NamedTuple):
-    """A path, or hf://org/name/file, and the required sha256 of the file; None accepts any file."""
+    """A path or hf://org/name/file, and the file's required sha256 (None accepts any file)."""
 
     place: str
     sha256: str | None
 
 
 class Preset(NamedTuple):
-    """A published network, and the files that together hold its weights."""
+    """The name of a published network, and the files that contain its weights."""
 
     name: PresetName
     files: tuple[WeightsFile, ...]
 
 
 def read_preset(text: str) -> Preset | None:
-    """Return the published network that `--network` names; None for module:function.
+    """Return the published network that `--network` names, or None for module:function.
 
     Raises:
-        ConfigError: a file is missing.
+        ConfigError: no weights file is given, or the path of a weights file is empty.
     """
     name, _, files = text.partition("=")
     [preset] = [one for one in get_args(PresetName) if one == name] or [None]
@@ -60,6 +60,6 @@ def _read_file(text: str, file: str) -> WeightsFile:
 
 
 def network_name(text: str) -> str:
-    """Return a network's name without the paths of its weights, which its hash identifies."""
+    """Return a network's name without the paths of the weights, which a hash identifies."""
     preset = read_preset(text)
     return text if preset is None else preset.name

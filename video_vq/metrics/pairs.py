@@ -1,4 +1,4 @@
-"""Checks the requirements of every score of copies and their originals."""
+"""Input checks shared by all metrics that compare copies with originals."""
 
 from jaxtyping import Num
 from torch import Tensor
@@ -10,11 +10,11 @@ Pair = tuple[Num[Tensor, "b t h w c"], Num[Tensor, "b t h w c"]]
 
 
 def comparable(copies: Clips, originals: Clips) -> Pair:
-    """Return copies and originals as tensors.
+    """Check copies and originals, and return both as tensors.
 
     Raises:
-        InputError: the arguments are not clips b t h w c of the same shape, one is empty, or its
-            values are not RGB in 0…255.
+        InputError: the arguments are not clips b t h w c of the same shape, are empty, or have
+            values that are not RGB in 0…255.
     """
     clips, reference = as_tensor(copies, "clips"), as_tensor(originals, "reference")
     if clips.shape != reference.shape or clips.ndim != 5 or 0 in clips.shape:

@@ -1,7 +1,7 @@
-"""ST-LPIPS, a perceptual distance between pictures; it is not comparable with LPIPS.
+"""ST-LPIPS, a perceptual distance between images, which is not comparable with LPIPS.
 
-Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric" (ECCV 2022): LPIPS (Zhang et al. 2018)
-on trunks that blur wherever they subsample, with weights trained for this.
+ST-LPIPS (Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric", ECCV 2022) is LPIPS (Zhang
+et al. 2018) on trunks that blur wherever they subsample, with weights trained for these trunks.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from video_vq.nn.precision import exact_float32
 
 Trunk = Literal["alex", "vgg"]
 
-# What ImageNet's mean and standard deviation are for pictures in [-1, 1], as LPIPS rounds them.
+# ImageNet's mean and standard deviation for images in [-1, 1], rounded as in LPIPS.
 IMAGENET_SHIFT = (-0.030, -0.088, -0.188)
 IMAGENET_SCALE = (0.458, 0.448, 0.450)
 NORM_EPS = 1e-10
@@ -30,9 +30,9 @@ PIXELS_AT_ONCE = 2**18  # 64 frames of 64 px, 4 frames of 256 px
 
 
 class TrunkFacts(NamedTuple):
-    """A trunk's requirements for its frames, and the widths of its five compared layers."""
+    """Smallest frame size that a trunk supports, and the widths of the five layers compared."""
 
-    min_size: int  # pixels; below it a blur would reflect over more than the picture has
+    min_size: int  # pixels; the blurs cannot pad smaller images by reflection
     widths: tuple[int, int, int, int, int]
 
 
@@ -43,14 +43,15 @@ TRUNKS: dict[Trunk, TrunkFacts] = {
 
 
 class StLpips(nn.Module):
-    """ST-LPIPS of pairs of pictures; use `load_st_lpips`.
+    """ST-LPIPS between pairs of images; create instances with `load_st_lpips`.
 
-    It is frozen, but differentiable in both pictures, so that it can serve as a loss. There is no
-    dropout, so train() has no effect. The forward pass is plain float32, regardless of autocast and
-    TF32 settings; a backward pass follows the settings at the time when it runs.
+    The network is frozen but differentiable with respect to both images, so it can serve as a loss.
+    There is no dropout, so train() has no effect. The forward pass is plain float32, regardless of
+    autocast and TF32 settings; the backward pass follows the settings that apply at the time of
+    that pass.
 
     Args:
-        trunk: "alex", the usual one for scores, or "vgg", the usual one for losses.
+        trunk: "alex", the usual trunk for scores, or "vgg", the usual trunk for losses.
     """
 
     def __init__(self, trunk: Trunk):
@@ -65,13 +66,15 @@ class StLpips(nn.Module):
     def forward(
         self, frames: Float[Tensor, "n 3 h w"], reference: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, "n"]:
-        """Return the distance of each RGB picture in [-1, 1] from its reference.
+        """Return the distance of each RGB image from its reference.
 
-        The output of a network may lie outside this range, but its reference may not.
+        The references must lie in [-1, 1]; the images, such as network outputs, may exceed this
+        range.
 
         Raises:
-            InputError: the pictures have unequal sizes, are too small for the trunk or are not
-                float32, or (if no gradient is requested) a reference lies outside [-1, 1].
+            InputError: the images are not RGB, differ from the references in size, are too small
+                for the trunk or are not float32, or a reference lies outside [-1, 1] (only checked
+                if `frames` requires no gradient).
         """
         self._check(frames, reference)
         with exact_float32(frames.device):
@@ -115,9 +118,9 @@ class StLpips(nn.Module):
 
 
 class Blur(nn.Module):
-    """Blur with the binomial filter 1 2 1 while subsampling by two (Zhang 2019).
+    """Subsampling by two with the binomial blur 1 2 1 (Zhang 2019).
 
-    The reflection is one pixel wider than the filter needs, so that no border is lost.
+    The reflected border is one pixel wider than the filter requires, so that no border is lost.
     """
 
     def __init__(self):
@@ -126,14 +129,14 @@ class Blur(nn.Module):
         self.kernel = nn.Buffer(torch.outer(binomial, binomial)[None, None], persistent=False)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-        """Blur and subsample to h // 2 + 1 by w // 2 + 1, rounding h / 2 and w / 2 up."""
+        """Return the blurred features, of size ceil(h / 2) + 1 by ceil(w / 2) + 1."""
         num_channels = x.shape[1]
         kernel = self.kernel.expand(num_channels, -1, -1, -1)
         return F.conv2d(F.pad(x, (2, 2, 2, 2), "reflect"), kernel, stride=2, groups=num_channels)
 
 
 def _alex_stages() -> nn.ModuleList:
-    """Return AlexNet with strides of 1 instead of 4, followed by blurs."""
+    """Return the stages of AlexNet, with blurs that subsample instead of strides."""
     return nn.ModuleList(
         [
             nn.Sequential(nn.Conv2d(3, 64, 11, padding=2), Blur(), nn.ReLU()),
@@ -146,7 +149,7 @@ def _alex_stages() -> nn.ModuleList:
 
 
 def _vgg_stages() -> nn.ModuleList:
-    """Return VGG16 with pools of stride 1 instead of 2, followed by blurs."""
+    """Return the stages of VGG16, with pools of stride 1 instead of 2, each followed by a blur."""
     stages: list[nn.Sequential] = []
     in_channels = 3
     for width, num_convolutions in zip(TRUNKS["vgg"].widths, (2, 2, 3, 3, 3), strict=True):
@@ -164,14 +167,15 @@ def _unit_length(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 
 
 def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float64[Tensor, "b"]:
-    """Return ST-LPIPS, averaged over the frames of each clip in float64; 0 for equal clips.
+    """Return each clip's ST-LPIPS, averaged over its frames in float64; 0 for identical clips.
 
-    A clip's score does not depend on its batch. The network may be on another device.
+    A clip's score does not depend on the other clips in the batch. The network and the clips may be
+    on different devices.
 
     Args:
-        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that `clips` should equal, in either form.
-        network: the network that `load_st_lpips` returned; scores of different trunks are not
+        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        reference: original clips, in either form.
+        network: network returned by `load_st_lpips`; scores from different trunks are not
             comparable.
 
     Raises:
@@ -200,14 +204,15 @@ def _network_inputs(
 
 
 def load_st_lpips(trunk: Trunk, fetch: bool = False) -> StLpips:
-    """Return ST-LPIPS with its pinned weights, frozen.
+    """Return a frozen ST-LPIPS network with the pinned weights.
 
     Args:
         trunk: "alex" or "vgg".
         fetch: whether missing weights may be downloaded (see `PublishedWeights.path`).
 
     Raises:
-        InputError: the weights are missing, or differ from the recorded ones.
+        InputError: the trunk is unknown, or the weights are missing or differ from the pinned
+            weights.
     """
     if trunk not in TRUNKS:
         raise InputError(f"ST-LPIPS has no trunk {trunk!r}; expected one of: {', '.join(TRUNKS)}")

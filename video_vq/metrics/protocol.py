@@ -1,7 +1,7 @@
-"""The conventions under which FVD is published; every score is reported with one of them.
+"""FVD protocols: published conventions for FVD; every score is reported with its protocol.
 
-Even among the resizes, the squared shifts of the logits exceed the distance between good models, so
-every detail here matters. Each preset follows the code that it names.
+Every detail matters: even between two resizes, the squared shift of the logits exceeds the distance
+between good models. Each preset follows the code that is named in its `source`.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,26 +12,25 @@ from video_vq.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class FVDProtocol:
-    """Everything that turns two sets of clips into one number, except for the network's weights.
+    """All settings that turn two sets of clips into an FVD score, except for the network's weights.
 
     Attributes:
-        name: the name that users give.
+        name: name by which users select the protocol.
         resize: kind of bilinear resize without antialiasing: "half-pixel" (PyTorch's
             align_corners=False) or "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel
             centres).
         fit: "squash" scales height and width to the network's size; "crop" scales the short side to
-            it, rounds the long side up, and crops the centre.
-        pixels: "uint8" if clips are rounded to 8 bits before they are resized; "float" if
-            reconstructions and samples are scored unrounded. uint8 clips are treated the same in
-            both.
-        input_range: largest absolute value of the pixels that the network gets.
-        ddof: degrees of freedom: covariances are divided by N - ddof.
-        num_frames: number of frames per clip; None leaves it to the caller.
-        stride: distance between frames in the source video.
-        pad_to: number of frames to which a clip is padded by repeating its last frame; None does
-            not pad.
-        num_real, num_fake: number of clips on each side; None for all.
-        source: the code that the convention follows.
+            that size, rounds the long side up, and crops the centre.
+        pixels: "uint8" if clips are rounded to 8 bits before resizing; "float" if reconstructions
+            and samples are scored unrounded. uint8 clips are treated the same in both cases.
+        input_range: largest absolute pixel value in the network's input.
+        ddof: delta degrees of freedom: covariances are divided by N - ddof.
+        num_frames: number of frames per clip; None lets the caller choose.
+        stride: distance between consecutive frames of a clip in the source video.
+        pad_to: number of frames to which a clip is padded by repeating its last frame; None for no
+            padding.
+        num_real, num_fake: numbers of real and of generated clips; None for all clips.
+        source: code that the protocol follows.
         note: differences from the paper, and assumptions; may be empty.
     """
 
@@ -55,17 +54,17 @@ class FVDProtocol:
         return {key: value for key, value in asdict(self).items() if key not in texts}
 
     def feature_settings(self) -> dict[str, Any]:
-        """Return the settings that determine a uint8 clip's features, as the key for caching them.
+        """Return the settings that determine a uint8 clip's features: the key for cached features.
 
-        Protocols with equal settings share features; the other settings choose clips or act on sets
-        of clips.
+        Protocols with equal feature settings share features; the other settings choose clips or
+        apply to sets of clips.
         """
         settings = {"resize": self.resize, "fit": self.fit, "input_range": self.input_range}
         return settings if self.pad_to is None else {**settings, "pad_to": self.pad_to}
 
     @property
     def preparation(self) -> str:
-        """Return a name for the feature settings."""
+        """Return a name that identifies the feature settings."""
         padded = "" if self.pad_to is None else f"_padded_to_{self.pad_to}"
         return f"{self.resize}_{self.fit}_{self.input_range:g}{padded}"
 
@@ -75,12 +74,13 @@ class FVDProtocol:
         num_frames: int | None = None,
         stride: int | None = None,
     ) -> str:
-        """Return a one-line description to cite.
+        """Return a one-line description of the protocol, to cite with a score.
 
         Args:
-            counts: number of real and generated clips that were scored; None for the convention's.
+            counts: numbers of real and generated clips that were scored; None for the protocol's
+                numbers.
             num_frames, stride: length and stride of the clips that were scored; None for the
-                convention's.
+                protocol's values.
         """
         fit = "squashed" if self.fit == "squash" else "short side, centre crop"
         length = self.num_frames if num_frames is None else num_frames
@@ -100,7 +100,7 @@ class FVDProtocol:
         )
 
 
-# I3D takes no fewer frames: its average pool takes two, and 8 frames leave it one.
+# I3D needs this many frames: its average pool spans two steps in time, and 8 frames leave one.
 LEAST_FRAMES = 9
 
 # How a citation names each resize.
@@ -167,13 +167,13 @@ Entry = TypeVar("Entry")
 
 
 def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> Entry:
-    """Return an entry of a table by its name.
+    """Return the entry of a table with a given name.
 
     Args:
-        also: other names that are allowed, listed in the error.
+        also: other valid names to list in the error message.
 
     Raises:
-        InputError: there is no such entry; the message names the most similar one.
+        InputError: the table has no such entry; the message suggests the most similar name.
     """
     if name not in table:
         known = [*table, *also]
@@ -184,7 +184,7 @@ def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> En
 
 
 def fvd_protocol(name: str) -> FVDProtocol:
-    """Return the preset of that name.
+    """Return the protocol preset with a given name.
 
     Raises:
         InputError: there is no such preset.
@@ -193,7 +193,7 @@ def fvd_protocol(name: str) -> FVDProtocol:
 
 
 def fvd_protocols(names: str) -> tuple[FVDProtocol, ...]:
-    """Return the presets named in a comma-separated list, or all of them for "all".
+    """Return the presets in a comma-separated list, or all presets without padding for "all".
 
     Raises:
         InputError: a name is unknown.

@@ -14,13 +14,14 @@ SSIM_WINDOW = 11  # pixels, Gaussian with sigma 1.5
 
 
 def psnr_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
-    """Return 10·log10(255² / MSE) in dB, with the mean squared error over the whole clip.
+    """Return each clip's PSNR, 10·log10(255² / MSE) in dB, with the MSE over the whole clip.
 
-    Identical clips give infinity: average the others and count these, or use quantiles.
+    The PSNR of identical clips is infinite: average the other clips and report the number of
+    infinite values, or use quantiles.
 
     Args:
-        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that `clips` should equal, in either form.
+        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        reference: original clips, in either form.
 
     Raises:
         InputError: the shapes differ, or the values are not RGB in 0..255.
@@ -34,14 +35,15 @@ def psnr_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
 
 def ssim_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
-    """Return the structural similarity, averaged over the frames of each clip.
+    """Return each clip's structural similarity (SSIM), averaged over its frames.
 
-    Settings as in Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, K1 = 0.01, K2 =
-    0.03. It is computed per channel in float64, over the windows that lie inside the frame.
+    The settings are those of Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, K1 =
+    0.01, K2 = 0.03. SSIM is computed per channel in float64, over the windows that lie inside the
+    frame.
 
     Args:
-        clips: uint8, or float in 0..255 (in [0, 1] is an error); tensors or NumPy arrays.
-        reference: the clips that `clips` should equal, in either form.
+        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        reference: original clips, in either form.
 
     Raises:
         InputError: the shapes differ, the values are not RGB in 0..255, or the frames are smaller
@@ -64,7 +66,7 @@ def _similarity(
     _, similarity = structural_similarity_index_measure(
         _frames(clip), _frames(reference), data_range=DATA_RANGE, return_full_image=True
     )
-    # torchmetrics' own mean counts windows that reach over the border, into mirrored pixels.
+    # The mean that torchmetrics returns includes windows that extend into mirrored pixels.
     border = SSIM_WINDOW // 2
     return similarity[..., border:-border, border:-border].mean()
 

@@ -1,4 +1,4 @@
-"""Turns clips into network input exactly as in each published FVD convention."""
+"""Conversion of clips to network input, exactly as in each published FVD protocol."""
 
 import math
 from collections.abc import Iterable
@@ -15,23 +15,23 @@ from video_vq.metrics.protocol import LEAST_FRAMES, PADDED, FVDProtocol
 from video_vq.nn.inputs import Clips, as_tensor, check_levels
 
 NETWORK_SIZE = 224
-# Bytes of float32 frames at a time: 12 MB, but at least one frame.
+# Number of pixels per chunk (12 MB of float32), but at least one frame.
 CHUNK_PIXELS = 1 << 20
-# Rows by which a float32 position is wrong, per row of the frame: a few roundings of 2^-24.
+# Error of a float32 row position relative to the frame's height: a few roundings of 2^-24.
 POSITION_ERROR = 2.0**-21
 
 
 def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 224 224"]:
-    """Convert clips to the network input of a convention, in float32.
+    """Convert clips to a protocol's network input, in float32.
 
     Args:
-        clips: RGB in 0..255, uint8; or float if the convention scores unrounded clips. A tensor or
-            a NumPy array.
-        protocol: the convention, which determines resize, crop and range.
+        clips: RGB in 0..255 as uint8, or as float if the protocol scores unrounded clips; a tensor
+            or a NumPy array.
+        protocol: FVD protocol, which determines the resize, the crop and the input range.
 
     Raises:
-        InputError: the clips are not RGB, have no pixels or not the protocol's number of frames, or
-            are floats outside 0..255, in [0, 1], or for a protocol of uint8 pixels.
+        InputError: the clips are empty, not RGB or not of the protocol's length; or they are floats
+            outside 0..255 or in [0, 1], or floats for a protocol of uint8 pixels.
     """
     return resized(checked_clips(clips, protocol), protocol)
 
@@ -39,7 +39,7 @@ def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 
 def resized(
     clips: Num[Tensor, "b t h w c"], protocol: FVDProtocol
 ) -> Float[Tensor, "b c t2 224 224"]:
-    """Return the network input for clips that `checked_clips` returned."""
+    """Return the network input for clips returned by `checked_clips`."""
     num_frames, height, width = clips.shape[1:4]
     frames = rearrange(clips, "b t h w c -> (b t) h w c")
     step = min(len(frames), max(1, CHUNK_PIXELS // (height * width)))
@@ -54,7 +54,7 @@ def resized(
 def network_layout(
     clips: Float[Tensor, "b t h w c"], protocol: FVDProtocol
 ) -> Float[Tensor, "b c t2 h w"]:
-    """Transpose prepared frames to the network's axis order; repeat the last one up to `pad_to`."""
+    """Return frames in the network's axis order, padded with the last frame up to `pad_to`."""
     missing = max(0, (protocol.pad_to or 0) - clips.shape[1])
     if missing:
         clips = torch.cat([clips, clips[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
@@ -64,12 +64,12 @@ def network_layout(
 def prepare_frames(
     frames: Float[Tensor, "n h w c"], protocol: FVDProtocol, target: Float[Tensor, "n 224 224 c"]
 ) -> None:
-    """Write frames in the form of a convention's network input.
+    """Resize, crop and scale frames to a protocol's network input, and write them to `target`.
 
     Args:
-        frames: RGB in 0..255; rows that are not in `rows_read` may hold any finite values.
-        protocol: the convention, which determines resize, crop and range.
-        target: array to write to.
+        frames: RGB in 0..255; rows that are not in `rows_read` may contain any finite values.
+        protocol: FVD protocol, which determines the resize, the crop and the input range.
+        target: tensor to write to.
     """
     frames = rearrange(frames, "n h w c -> n c h w")
     height, width = frames.shape[-2:]
@@ -79,10 +79,10 @@ def prepare_frames(
 
 
 def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int[np.ndarray, " r"]:
-    """Return the rows that some conventions read from frames of one size, in ascending order.
+    """Return the rows that protocols read from frames of a given size, in ascending order.
 
-    Bilinear resizing without antialiasing reads at most two rows for each row of the result, which
-    is less than half of full HD.
+    Bilinear resizing without antialiasing reads at most two input rows per output row, which is
+    less than half of the rows of a full HD frame.
     """
     height = size_hw[0]
     changes = np.zeros(height + 1, np.int64)
@@ -98,10 +98,10 @@ def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int
 
 
 def check_length(num_frames: int, protocol: FVDProtocol) -> None:
-    """Refuse clips that do not have the convention's length.
+    """Raise if clips do not have the length that a protocol requires.
 
     Raises:
-        InputError: the length is wrong; the message says what to do.
+        InputError: the length is wrong; the message suggests what to do.
     """
     if protocol.num_frames not in (None, num_frames):
         way_out = f"take --protocol {PADDED}, which repeats the last frame"
@@ -119,7 +119,7 @@ def check_length(num_frames: int, protocol: FVDProtocol) -> None:
 
 
 def checked_clips(given: Clips, protocol: FVDProtocol) -> Num[Tensor, "b t h w c"]:
-    """Return clips as a tensor; see `network_input`.
+    """Check clips for a protocol, and return them as a tensor; see `network_input`.
 
     Floats in [0, 1] are detected over all clips together, because a single clip may be dark.
 
@@ -142,9 +142,9 @@ def checked_clips(given: Clips, protocol: FVDProtocol) -> Num[Tensor, "b t h w c
 
 
 def _resized_size(size_hw: tuple[int, int], protocol: FVDProtocol) -> tuple[int, int]:
-    """Return height and width after the resize, before the crop.
+    """Return the height and width after the resize, before the crop.
 
-    This is VideoGPT's rounding, including its float errors: some square sizes give 225 and lose a
+    The rounding follows VideoGPT, including float errors: some square sizes become 225 and lose a
     row.
     """
     if protocol.fit == "squash":
@@ -176,9 +176,9 @@ def _resize(
 def tf1_legacy_bilinear(
     frames: Float[Tensor, "n c h w"], size_hw: tuple[int, int]
 ) -> Float[Tensor, "n c h2 w2"]:
-    """Resize as TensorFlow 1's `resize_bilinear(align_corners=False)`: output i samples i·in/out.
+    """Resize like TensorFlow 1's `resize_bilinear(align_corners=False)`: output i samples i·in/out.
 
-    It resizes columns first, then rows, as TensorFlow's kernel does.
+    Columns are resized first, then rows, as in TensorFlow's kernel.
     """
     rows, next_rows, row_weight = _legacy_samples(frames.shape[-2], size_hw[0], frames)
     columns, next_columns, column_weight = _legacy_samples(frames.shape[-1], size_hw[1], frames)
@@ -189,7 +189,7 @@ def tf1_legacy_bilinear(
 
 
 def _legacy_samples(size: int, new_size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return lower index, upper index and weight of the upper for each output sample."""
+    """Return, for each output sample, the lower index, the upper index and the upper weight."""
     position = torch.arange(new_size, dtype=torch.float32, device=like.device) * (size / new_size)
     lower = position.floor()
     upper = (lower + 1).clamp(max=size - 1)

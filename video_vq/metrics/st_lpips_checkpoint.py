@@ -1,4 +1,4 @@
-"""Reads the original ST-LPIPS checkpoints without executing anything, and converts them."""
+"""Conversion of the original ST-LPIPS checkpoints, which are read without executing anything."""
 
 import io
 import re
@@ -17,15 +17,15 @@ CONSTANTS = re.compile(r"scaling_layer\.(shift|scale)|net\.slice[1-5]\.\d+\.filt
 
 
 def to_safetensors(checkpoints: dict[str, bytes], source: str) -> bytes:
-    """Return the safetensors file of video_vq.metrics.perceptual.StLpips; always the same bytes.
+    """Return a safetensors file for video_vq.metrics.perceptual.StLpips, reproducible to the byte.
 
     Args:
-        checkpoints: bytes of the checkpoint of each trunk, "alex" or "vgg", which also begins our
-            names.
-        source: origin of the arrays, which is kept in the file's header.
+        checkpoints: bytes of the checkpoint of each trunk, "alex" or "vgg"; the trunk becomes the
+            prefix of the tensor names.
+        source: origin of the arrays, recorded in the file's header.
 
     Raises:
-        InputError: a checkpoint holds anything other than float32 arrays of the known names.
+        InputError: a checkpoint contains anything other than float32 arrays with known names.
     """
     tensors = {}
     for trunk, data in checkpoints.items():

@@ -1,12 +1,12 @@
-"""Uncertainty of FVD: intervals for the difference of two models, errors, and the limit of large N.
+"""FVD uncertainty: intervals for model differences, standard errors, and the limit of infinite N.
 
-Errors come from split halves: the source videos are cut into random halves, and half of the
-difference between the scores of the halves, squared and averaged over many cuts, is a variance. Its
-expectation is Var(score at N/2) / 2, exactly so for independent videos. That is the variance at N
-for anything that behaves like a mean, and larger, never smaller, if higher-order terms matter
-(Efron & Stein, "The Jackknife Estimate of Variance", 1981); the bias of FVD is equal in both halves
-and cancels. docs/results.md measures the coverage of this method and of the alternatives that were
-tried.
+Standard errors come from split halves: the source videos are split at random into two halves, and
+half of the difference between the halves' scores, squared and averaged over many splits, estimates
+the variance. For independent videos, the expectation of this estimate is exactly half of Var(score
+at N/2). This expectation equals the variance at N for any score that behaves like a mean, and is
+larger, never smaller, if higher-order terms matter (Efron & Stein, "The Jackknife Estimate of
+Variance", 1981). The bias of FVD is equal in both halves and cancels. docs/results.md reports the
+coverage of this method and of the alternatives that were tried.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.grouped import GroupedFeatures
 
 CONFIDENCE = 0.95
-MIN_VIDEOS = 8  # fewer have less than 35 different cuts into halves
+MIN_VIDEOS = 8  # fewer videos have less than 35 different splits into halves
 SIZE_TOLERANCE = 0.01
 
-# The fit of a + b/N: subsets down to a quarter of the clips, but above the features by this factor.
+# Fit of a + b/N: a subset has at least a quarter of the clips and CLEARANCE clips per feature.
 SMALLEST_FRACTION = 0.25
 CLEARANCE = 1.1
 NUM_SIZES = 4
@@ -33,7 +33,7 @@ NUM_BLOCKS = 10
 
 
 class Interval(NamedTuple):
-    """An estimate, its standard error and its 95 % interval."""
+    """An estimate, its standard error and its 95 % confidence interval."""
 
     estimate: float
     standard_error: float
@@ -45,11 +45,11 @@ class DifferenceInterval(NamedTuple):
     """FVD(real, a) - FVD(real, b), which is negative if a is closer to the real clips.
 
     Attributes:
-        at_n: difference of the expected FVDs for the same number of other clips of the same models.
-            As the bias of FVD depends on the model, this is not the difference of the
-            distributions: at N = 256, a model with too little variety beats a perfect one.
-        population: difference of the distributions, without the bias (∝ 1/N); None if halves of the
-            sets have no more clips than features, because the bias then follows another law.
+        at_n: difference of the expected FVDs of both models at the same number of clips. The bias
+            of FVD depends on the model, so `at_n` is not the difference at infinite N: at N = 256,
+            a model with too little variety beats a perfect model.
+        population: difference at infinite N, without the bias (∝ 1/N); None if half of the smallest
+            set has no more clips than features, because the bias is then not proportional to 1/N.
         num_clips: number of clips in the smallest of the three sets.
     """
 
@@ -62,10 +62,10 @@ class InfiniteFVD(NamedTuple):
     """FVD extrapolated to infinitely many clips, with its standard error.
 
     Attributes:
-        value: the limit a in a + b/N; may be negative for a very good model.
+        value: limit a of a + b/N; may be negative for a very good model.
         standard_error: standard error over source videos, by the block jackknife.
-        bias: the term b/N for all clips, the part of the plain FVD that is due to the limited
-            number of clips.
+        bias: term b/N for all clips, the part of the plain FVD that is due to the limited number of
+            clips.
     """
 
     value: float
@@ -81,20 +81,22 @@ def difference_interval(
     seed: int = 0,
     num_splits: int = 100,
 ) -> DifferenceInterval:
-    """Return the difference of FVD(real, a) and FVD(real, b), with 95 % intervals.
+    """Return FVD(real, a) - FVD(real, b) with 95 % intervals.
 
-    The real videos are resampled jointly for both; the candidates separately, or jointly if they
-    have the same names of videos. At d = 400 and N = 2048, a split takes 0.09 s on one core.
+    Both candidates are compared with the same halves of the real videos. The candidates themselves
+    are split independently, or jointly if both have the same video names. At d = 400 and N = 2048,
+    a split takes 0.09 s on one core.
 
     Args:
-        ddof: degrees of freedom of the protocol, 0 or 1.
-        seed: seed of the cuts; the same seed and videos give the same interval in any order.
-        num_splits: number of random cuts into halves; the interval's width is good to 1 / √(2
-            num_splits).
+        ddof: 0 or 1; see `FVDProtocol`.
+        seed: seed of the random splits; the same seed and videos give the same interval, regardless
+            of the order of the clips.
+        num_splits: number of random splits into halves; the relative error of the interval's width
+            is 1 / √(2 num_splits).
 
     Raises:
-        InputError: there are too few source videos, or the candidates have different numbers of
-            clips.
+        InputError: there are too few source videos, or the candidates' numbers of clips differ by
+            more than 1 %.
     """
     num_a, num_b = len(a.features), len(b.features)
     if abs(num_a - num_b) > SIZE_TOLERANCE * max(num_a, num_b):
@@ -119,16 +121,17 @@ def difference_interval(
 
 
 def interval_at_n(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
-    """Return the confidence interval of a score's expectation at its own number of clips.
+    """Return the confidence interval of a score's expectation at the scored number of clips.
 
-    This is Student's interval, stretched towards the side to which the halves are skewed: the error
-    of a squared shift of the mean grows with the shift, so a symmetric interval is too short
-    whenever the shift came out low. For a mean with error e, the end of (mean ± 1.96 e)² lies
-    (1.96² + 1) / 6 · skewness errors further out (the first term of the Edgeworth expansion).
+    The interval is Student's interval, extended on the side towards which the half scores are
+    skewed: the error of a squared shift of the mean grows with the shift, so a symmetric interval
+    is too short whenever the estimated shift is too small. For a mean with standard error e, the
+    end of (mean ± 1.96 e)² lies (1.96² + 1) / 6 · skewness standard errors further out (the first
+    term of the Edgeworth expansion).
 
     Args:
-        full: score of all clips.
-        halves: score of both halves of each split.
+        full: score on all clips.
+        halves: scores on both halves of each split.
     """
     error = split_half_error(halves)
     reach = float(stdtrit(len(halves), (1 + CONFIDENCE) / 2))
@@ -144,21 +147,21 @@ def _skewness(values: Float64[np.ndarray, "splits 2"]) -> float:
 
 
 def population_interval(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
-    """Return the interval of a score's limit for large N, for a bias proportional to 1/N.
+    """Return the interval of a score's limit at infinite N, for a bias proportional to 1/N.
 
-    The bias of a half is then twice the bias of the whole, so their difference is the bias of the
-    whole.
+    The bias at N/2 is then twice the bias at N, so the mean half score minus the full score
+    estimates the bias at N.
     """
     return interval_at_n(2 * full - float(halves.mean()), halves)
 
 
 def split_half_error(halves: Float64[np.ndarray, "splits 2"]) -> float:
-    """Return the standard error of a score from its values on both halves of each split."""
+    """Return a score's standard error, given the scores on both halves of each split."""
     return float(np.sqrt(np.mean(np.square(halves[:, 0] - halves[:, 1])) / 4))
 
 
 def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str) -> str:
-    """Return a sentence on which of the two is closer to the real clips, if that is known."""
+    """Return a sentence on which model has the lower FVD, or that the two cannot be told apart."""
     _, _, low, high = difference.at_n
     count = f"at N = {difference.num_clips}"
     interval = f"95 % interval {low:.1f} to {high:.1f}"
@@ -183,9 +186,9 @@ def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str
 def jackknife_error(
     real: GroupedFeatures, fake: GroupedFeatures, ddof: int, seed: int = 0, num_splits: int = 100
 ) -> float:
-    """Return the standard error of one FVD about its expectation at this N (not about the truth).
+    """Return the standard error of an FVD about its expectation at this N, not about the limit.
 
-    Arguments and errors are those of `difference_interval`.
+    The arguments and errors are those of `difference_interval`.
     """
     return split_half_error(half_sample_distances(real, (fake,), ddof, seed, num_splits)[..., 0])
 
@@ -197,10 +200,10 @@ def half_sample_distances(
     seed: int,
     num_splits: int,
 ) -> Float64[np.ndarray, "splits 2 k"]:
-    """Return each candidate's FVD on both halves of random cuts of the source videos.
+    """Return each candidate's FVD on both halves of random splits of the source videos.
 
     Raises:
-        InputError: a set has fewer than 8 source videos, or they come from different networks.
+        InputError: a set has fewer than 8 source videos, or the numbers of features differ.
     """
     sets = (real, *candidates)
     names, codes = _name_codes(sets, MIN_VIDEOS)
@@ -219,7 +222,7 @@ def half_sample_distances(
 def _name_codes(
     sets: Sequence[GroupedFeatures], min_videos: int
 ) -> tuple[Sequence[str], list[Int[np.ndarray, "_"]]]:
-    """Return the sorted names of all videos, and the index of each clip's video."""
+    """Return the sorted names of all videos, and for each set the index of each clip's video."""
     for one in sets:
         if len(one.groups) != len(one.features):
             raise ValueError(f"{len(one.groups)} groups for {len(one.features)} clips")
@@ -239,7 +242,7 @@ def _name_codes(
 
 
 def _strata(num_names: int, codes: Sequence[Int[np.ndarray, "_"]]) -> list[Int[np.ndarray, "_"]]:
-    """Return the indices of videos that occur in the same sets, within which halves are drawn."""
+    """Return groups of videos, as indices, that occur in the same sets; each group is halved."""
     member = np.zeros((num_names, len(codes)), dtype=bool)
     for column, code in enumerate(codes):
         member[code, column] = True
@@ -251,7 +254,7 @@ def _strata(num_names: int, codes: Sequence[Int[np.ndarray, "_"]]) -> list[Int[n
 def _random_half(
     num_names: int, strata: Sequence[Int[np.ndarray, "_"]], random: np.random.Generator
 ) -> Bool[np.ndarray, "_"]:
-    """Return which videos are in the first half; an odd one is assigned at random."""
+    """Return a mask of the videos in the first half; an odd video is assigned at random."""
     first = np.zeros(num_names, dtype=bool)
     for places in strata:
         size = (len(places) + int(random.integers(2))) // 2
@@ -260,7 +263,7 @@ def _random_half(
 
 
 class _Gaussian(NamedTuple):
-    """Mean, trace and covariance, or for few clips R with Rᵀ R = covariance instead."""
+    """Mean and covariance with its trace; for few clips, R with Rᵀ R = covariance instead."""
 
     mean: Float64[np.ndarray, "d"]
     trace: float
@@ -271,10 +274,11 @@ class _Gaussian(NamedTuple):
 def resampled_distances(
     real: Float64[np.ndarray, "n d"], candidates: Sequence[Float64[np.ndarray, "_ d"]], ddof: int
 ) -> Float64[np.ndarray, "_"]:
-    """Return each candidate's FVD, like `frechet_distance` to 1e-6 but several times as fast.
+    """Return each candidate's FVD, several times as fast as `frechet_distance` and equal to 1e-6.
 
-    The root R of the real covariance is shared, and the singular values that `frechet_distance`
-    adds up are square roots of the eigenvalues of R S Rᵀ.
+    All candidates share the root R of the real covariance. The singular values that
+    `frechet_distance` adds up are the square roots of the eigenvalues of R S Rᵀ, where S is the
+    candidate's covariance.
     """
     reference = _gaussian(real, ddof)
     root = _root(reference)
@@ -296,7 +300,7 @@ def _root(gaussian: _Gaussian) -> Float64[np.ndarray, "r d"]:
         return gaussian.root
     try:
         return np.linalg.cholesky(gaussian.covariance).T
-    except np.linalg.LinAlgError:  # singular: features that never change, or clips that repeat
+    except np.linalg.LinAlgError:  # singular: constant features or repeated clips
         values, vectors = np.linalg.eigh(gaussian.covariance)
         return (vectors * np.sqrt(np.maximum(values, 0.0))).T
 
@@ -320,16 +324,17 @@ def _distance(
 def fvd_at_infinity(
     real: GroupedFeatures, fake: GroupedFeatures, ddof: int, seed: int = 0
 ) -> InfiniteFVD:
-    """Return the limit of FVD for large N, from a fit of a + b/N to subsets of the clips.
+    """Return the limit of FVD at infinite N, from a fit of a + b/N to subsets of the clips.
 
     The method follows Chong & Forsyth, "Effectively Unbiased FID and Inception Score", 2020. The
-    subsets are cyclic windows of a shuffled list of the source videos. Below N = d, the bias
-    follows another law.
+    subsets are cyclic windows of a shuffled list of the source videos. All subsets have more clips
+    than features (N > d), because below N = d the bias is not proportional to 1/N.
 
     The arguments are those of `difference_interval`.
 
     Raises:
-        InputError: a set has too few clips for the number of features, or under 20 source videos.
+        InputError: a set has too few clips for the number of features, or fewer than 20 source
+            videos.
     """
     _check_enough_clips(real, fake)
     names, codes = _name_codes((real, fake), 2 * NUM_BLOCKS)
@@ -370,7 +375,7 @@ def _fit(
     places: Sequence[Float64[np.ndarray, "_"]],
     ddof: int,
 ) -> tuple[float, float]:
-    """Return a and b/N of the line a + b/N, by least squares over the sizes of subsets."""
+    """Fit a line a + b/N to the scores of subsets by least squares, and return a and b/N."""
     fewest, num_features = min(map(len, features)), features[0].shape[1]
     smallest = max(SMALLEST_FRACTION, CLEARANCE * num_features / fewest)
     inverse = np.linspace(1.0, 1.0 / smallest, NUM_SIZES + 1)

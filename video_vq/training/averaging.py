@@ -1,4 +1,4 @@
-"""Averaged weights: an exponential average of a model's tensors with a warm-up of the decay."""
+"""Averaged weights: an exponential moving average of a model's tensors, with a decay warm-up."""
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +7,12 @@ from video_vq.training.training_config import RunConfig
 
 
 class Averages:
-    """A float32 average of every floating-point tensor of a model; other tensors are copied.
+    """Float32 averages of a model's floating-point tensors; other tensors are copied.
 
-    The decay at update t is min(decay, (1 + t)/(10 + t)), so the average forgets the first steps.
+    The decay at update t is min(decay, (1 + t)/(10 + t)), so the first steps are soon forgotten.
 
     Args:
-        model: the model with its first weights.
+        model: model with its initial weights.
         config: run settings, including `average_decay`.
     """
 
@@ -23,11 +23,11 @@ class Averages:
 
     @torch.no_grad()
     def update(self, model: nn.Module, copied_rows: dict[str, Tensor] | None = None) -> None:
-        """Update the averages after an optimizer step of the model.
+        """Update the averages after an optimizer step.
 
         Args:
-            copied_rows: rows of tensors that jumped (restarted codes), which are copied instead of
-                averaged.
+            copied_rows: rows, by tensor name, that jumped (restarted codes) and are copied instead
+                of averaged.
         """
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1

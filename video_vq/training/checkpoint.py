@@ -1,8 +1,9 @@
-"""Checkpoints to resume from: folders of safetensors and JSON, hashed and renamed into place.
+"""Checkpoints to resume from: hashed folders of safetensors and JSON, written atomically.
 
-`state/step_0000100/` appears complete or not at all: its files are written and fsynced in a folder
-beside it, `manifest.json` with their sha256 last, and the folder is then renamed; only after that
-are older ones renamed away and deleted. Nothing is ever unpickled.
+A folder such as `state/step_0000100/` exists completely or not at all: the files are written and
+fsynced in a temporary folder beside the final path, with `manifest.json`, which lists the files'
+sha256, last; the temporary folder is then renamed. Only afterwards are older checkpoints renamed
+and deleted. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -20,29 +21,29 @@ from video_vq.stores.files import read_json
 from video_vq.training.checkpoint_files import MANIFEST, CheckpointFiles
 
 KEEP = 2
-Tensors = dict[str, dict[str, Tensor]]  # by the part of a training, then by name
+Tensors = dict[str, dict[str, Tensor]]  # by file name, then by tensor name
 
 
 class CheckpointFolder(CheckpointFiles):
-    """Writes and loads the checkpoints of one run.
+    """The checkpoints of one run, which can be written and loaded.
 
     Args:
-        path: folder `state` of the run.
+        path: path of the run's folder `state`.
     """
 
     def save(
         self, step: int, tensors: Tensors, state: dict[str, Any], keep: set[int] | None = None
     ) -> None:
-        """Write a checkpoint; delete older ones except for the last two that verify and `keep`.
+        """Write a checkpoint; delete older ones except for `keep` and the last two that are intact.
 
         Args:
             step: number of optimizer steps done.
             tensors: tensors by file name (without suffix).
             state: everything that is not a tensor, as JSON.
-            keep: steps that must stay, such as the best.
+            keep: steps whose checkpoints must not be deleted, such as the best step.
 
         Raises:
-            OSError: the disk is full or broken; earlier checkpoints are unchanged.
+            OSError: the disk is full or faulty; earlier checkpoints are unchanged.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._delete_leftovers()
@@ -57,7 +58,7 @@ class CheckpointFolder(CheckpointFiles):
             hashes = {name: _write(aside / name, parts) for name, parts in contents.items()}
             _write(aside / MANIFEST, [files.readable_json({"step": step, "sha256": hashes})])
             files.fsync_folder(aside)
-            if target.exists():  # it is damaged, or it would have been resumed from
+            if target.exists():  # damaged, or the run would have resumed from it
                 files.rename(target, target.with_name(f"{target.name}.replaced{files.PARTIAL}"))
             files.rename(aside, target)
             files.fsync_folder(self.path)
@@ -77,7 +78,7 @@ class CheckpointFolder(CheckpointFiles):
         healthy = 0
         for step in reversed(self.steps()):
             if healthy < KEEP:
-                # All are read back each time, also the new one: a byte may have been lost since.
+                # Each save rereads the newest checkpoints, including the new one, to find damage.
                 healthy += self.problem(step) is None
             elif step not in keep:
                 try:
@@ -87,7 +88,7 @@ class CheckpointFolder(CheckpointFiles):
         self._delete_leftovers()
 
     def load(self, step: int) -> tuple[Tensors, dict[str, Any]]:
-        """Read a checkpoint that `newest` returned: its tensors by file, and its state."""
+        """Load a checkpoint that `newest` returned: the tensors by file name, and the state."""
         folder = self.folder(step)
         tensors = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
         return tensors, read_json(folder / "state.json", "a checkpoint's state")
@@ -98,7 +99,7 @@ def _aside(folder: Path) -> Path:
 
 
 def _write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
-    """Write and fsync a file in a folder that is not in use yet; return its sha256."""
+    """Write and fsync a file in the temporary folder of a checkpoint; return the file's sha256."""
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         for part in parts:
@@ -109,7 +110,7 @@ def _write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-# The names of the safetensors format, widest first: so every tensor is aligned.
+# Dtype names of the safetensors format, widest first, so that every tensor is aligned.
 _DTYPES = {
     torch.float64: "F64",
     torch.int64: "I64",
@@ -125,7 +126,7 @@ _DTYPES = {
 
 
 def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file in parts; the library would copy all of it twice in memory."""
+    """Yield a safetensors file in chunks; the safetensors library would copy all tensors twice."""
     order = list(_DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     return files.safetensors_parts(
@@ -141,7 +142,7 @@ def _bytes_of(value: Tensor) -> memoryview:
 
 
 def random_state() -> dict[str, Tensor]:
-    """Return this rank's torch random states."""
+    """Return the states of torch's random generators on this rank."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -149,7 +150,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor]) -> None:
-    """Restore the result of `random_state`; states of missing devices are ignored."""
+    """Restore the states that `random_state` returned; ignore the states of missing devices."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

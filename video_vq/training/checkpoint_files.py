@@ -1,4 +1,4 @@
-"""Lists a run's checkpoints, and checks that their bytes are intact; does not import torch."""
+"""Checkpoint listing and integrity checks; does not import torch."""
 
 import re
 from pathlib import Path
@@ -13,17 +13,17 @@ STATE = "state.json"
 
 
 class CheckpointFiles:
-    """The checkpoints of one run as files.
+    """The checkpoint files of one run.
 
     Args:
-        path: folder `state` of the run.
+        path: path of the run's folder `state`.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, oldest first; partial ones do not count."""
+        """Return the steps that have a checkpoint, in ascending order; ignore incomplete ones."""
         if not self.path.is_dir():
             return []
         found = [re.fullmatch(r"step_(\d{7,18})", entry.name) for entry in self.path.iterdir()]
@@ -31,15 +31,15 @@ class CheckpointFiles:
         return sorted(step for step, name in steps if name == self.folder(step).name)
 
     def folder(self, step: int) -> Path:
-        """Return the folder of a step."""
+        """Return the path of a step's checkpoint folder."""
         return self.path / f"step_{step:07d}"
 
     def problem(self, step: int) -> str | None:
-        """Return the reason why a checkpoint cannot be used; None if all its bytes are intact."""
+        """Return the reason why a checkpoint cannot be used, or None if all bytes are intact."""
         folder = self.folder(step)
         try:
             entries = list(folder.iterdir())
-            # This comes before anything is read, as a pipe would never end.
+            # This check precedes any reading, because reading a pipe might never end.
             if not all(entry.is_file() and not entry.is_symlink() for entry in entries):
                 return f"{folder}: holds something that is not a plain file"
             manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
@@ -64,10 +64,10 @@ class CheckpointFiles:
         return None
 
     def newest(self) -> tuple[int, list[str]] | None:
-        """Return the newest step that verifies, and why newer ones were skipped.
+        """Return the newest step with an intact checkpoint, and the problems of newer checkpoints.
 
         Raises:
-            InputError: there are checkpoints, but none can be used.
+            InputError: there are checkpoints, but none of them is intact.
         """
         problems: list[str] = []
         for step in reversed(self.steps()):
@@ -85,7 +85,7 @@ class CheckpointFiles:
 
 
 def describe_checkpoint(folder: Path) -> Facts:
-    """Return the facts that `video-vq info` shows for a checkpoint."""
+    """Return the details of a checkpoint that `video-vq info` shows."""
     manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
     state = read_json(folder / STATE, "a checkpoint's state")
     best = state.get("best")
@@ -101,5 +101,5 @@ def describe_checkpoint(folder: Path) -> Facts:
 
 
 def _validation(value: float) -> str:
-    """Return a validation value to show: a run stores −PSNR, so that lower is better."""
+    """Return a validation value as text; a tokenizer run stores −PSNR, so that lower is better."""
     return f"PSNR {-value:.5g} dB" if value < 0 else f"{value:.5g} bits per token"

@@ -1,4 +1,4 @@
-"""Compiles parts of a model before the first step of a training run, and never after it."""
+"""Compilation of model parts before the first training step of a run, and never afterwards."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,16 +17,17 @@ def compile_parts(
     parts: Sequence[nn.Module],
     trial: Callable[[], Tensor],
 ) -> None:
-    """Compile parts of a model, or none on any rank if the compiler fails on one rank.
+    """Compile parts of a model; if the compiler fails on any rank, compile nothing on all ranks.
 
-    Collective. It tries a forward and a backward pass, which change no gradients and no random
-    state.
+    Collective. A trial forward and backward pass triggers the compilation, without changing
+    gradients or the random state.
 
     Args:
         accelerator: the Accelerator.
-        model: the model that training steps call, wrapped where there are several ranks.
-        parts: the modules to compile.
-        trial: function that runs the parts on a batch of the training's size and returns a loss.
+        model: the model that training steps call, wrapped by DDP if there are several ranks.
+        parts: modules to compile.
+        trial: function that runs the parts on a batch of the training batch size and returns a
+            loss.
     """
     for part in parts:
         part.compile()
@@ -45,7 +46,7 @@ def compile_parts(
     if over_ranks(accelerator, failures, "sum") == 0:
         return
     for part in parts:
-        part._compiled_call_impl = None  # what `compile` set
+        part._compiled_call_impl = None  # set by `compile`
     if failure is not None:
         warn_of_fallback("run.compile: torch.compile", failure)
 
@@ -53,15 +54,16 @@ def compile_parts(
 def uncompiled(is_compiled: bool) -> AbstractContextManager[None]:
     """Return a context in which compiled modules run uncompiled.
 
-    It is for validation, where averaged weights and other batch sizes would cause recompilation.
+    Use this context for validation, where averaged weights and other batch sizes would cause
+    recompilation.
     """
     return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
 
 
 def not_recompiled(is_compiled: bool) -> AbstractContextManager[None]:
-    """Return a context without compilation; inputs that do not fit the compiled code run eagerly.
+    """Return a context without recompilation: inputs that do not fit the compiled code run eagerly.
 
-    It is for training steps: another compilation could fail, which would end the run on one rank
-    and leave the others waiting.
+    Use this context for training steps: recompilation could fail, which would end the run on one
+    rank and leave the other ranks waiting.
     """
     return torch.compiler.set_stance("eager_on_recompile") if is_compiled else nullcontext()

@@ -1,4 +1,4 @@
-"""The discriminator of a tokenizer's training: its losses, optimizer and part of a checkpoint."""
+"""The discriminator used in tokenizer training: losses, optimizer and checkpoint tensors."""
 
 import dataclasses
 from contextlib import nullcontext
@@ -26,11 +26,11 @@ from video_vq.training.training_config import AdversarialConfig, OptimizerConfig
 
 Video = Float[Tensor, "b 3 t h w"]
 
-ANCHOR_DECAY = 0.99  # decay of LeCam's averages per step, with the codebook's warm-up
+ANCHOR_DECAY = 0.99  # decay of the LeCam anchors per step, warmed up like the codebook's decay
 
 
 def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[int, int]) -> None:
-    """Raise if the adversarial loss cannot train on these clips.
+    """Raise if the adversarial loss cannot be used with these frames and this precision.
 
     Args:
         precision: Accelerate's mixed precision: "no", "bf16", "fp16", ….
@@ -54,7 +54,7 @@ def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[
 
 
 class DiscriminatorFigures(NamedTuple):
-    """Means over one step; the anchors of LeCam follow the means of the logits."""
+    """Means over one step; the LeCam anchors follow the mean logits."""
 
     loss: Tensor
     lecam: Tensor
@@ -64,16 +64,18 @@ class DiscriminatorFigures(NamedTuple):
 
 
 class Discriminator:
-    """A network that learns to distinguish clips from reconstructions: hinge losses and LeCam.
+    """Discriminator of reconstructions and real clips, trained with hinge and LeCam losses.
 
-    The weight of the tokenizer's loss is fixed: the adaptive weight of VQGAN needs the gradients of
-    the last layer inside the forward pass, which DDP does not support, and it follows their noise.
-    With several ranks, the discriminator is a separate DDP module with one forward and one backward
-    call. The tokenizer's loss treats its weights as constants, so that no gradients remain in them,
-    and every parameter of both is always used.
+    The tokenizer's adversarial loss has a fixed weight: the adaptive weight of VQGAN needs the last
+    layer's gradients inside the forward pass, which DDP does not support, and is as noisy as these
+    gradients. With several ranks, the discriminator is a separate DDP module with one forward and
+    one backward call per micro-batch. The tokenizer's loss treats the discriminator's weights as
+    constants, so the weights get no gradients from that loss. Every parameter of both networks is
+    always used.
 
     Args:
-        optim: settings of the tokenizer's optimizer, whose rates the discriminator's follow.
+        optim: settings of the tokenizer's optimizer; the discriminator's learning rate follows the
+            tokenizer's.
     """
 
     def __init__(self, accelerator: Accelerator, config: AdversarialConfig, optim: OptimizerConfig):
@@ -91,7 +93,7 @@ class Discriminator:
         self._norm = torch.zeros(())
 
     def prepare(self) -> None:
-        """Hand discriminator and optimizer to Accelerate, after a checkpoint was restored."""
+        """Prepare network and optimizer with Accelerate, after a checkpoint has been restored."""
         self._wrapped, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
 
     def fooling_loss(self, reconstruction: Video) -> Float[Tensor, ""]:
@@ -102,13 +104,13 @@ class Discriminator:
         return -logits.float().mean()
 
     def learn(self, video: Video, reconstruction: Video, accumulation: int, is_last: bool) -> None:
-        """Add the gradients of one micro-batch to the discriminator's.
+        """Add the discriminator gradients of one micro-batch.
 
         Args:
             video: real clips.
-            reconstruction: reconstructions of these clips, which get no gradient.
-            is_last: whether this is the step's last micro-batch, in which the ranks' gradients are
-                averaged.
+            reconstruction: reconstructions of these clips; they receive no gradient.
+            is_last: whether this is the last micro-batch of the step, in which gradients are
+                averaged over the ranks.
         """
         both = torch.cat([video, reconstruction.detach()])
         alone = nullcontext() if is_last else self.accelerator.no_sync(self._wrapped)
@@ -116,7 +118,7 @@ class Discriminator:
             with self.accelerator.autocast():
                 real, fake = self._wrapped(both).float().chunk(2)
             hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-            # Tseng et al. 2021, eq. 4: each side is drawn to the other side's average.
+            # Tseng et al. 2021, eq. 4: real logits are drawn to the fake average, and vice versa.
             to_fake, to_real = (real - self.anchors[1]).square(), (fake - self.anchors[0]).square()
             lecam = to_fake.mean() + to_real.mean()
             self.accelerator.backward((hinge + self.config.lecam * lecam) / accumulation)
@@ -125,16 +127,17 @@ class Discriminator:
         self._parts.append(DiscriminatorFigures(*(part.detach() for part in parts)))
 
     def clip(self) -> Float[Tensor, ""]:
-        """Scale the step's gradients down to optim.clip_norm; return their original norm."""
+        """Clip the gradient norm to optim.clip_norm; return the norm before clipping."""
         self._norm = clip_gradients(self.accelerator, self._wrapped, self.optim.clip_norm)
         return self._norm
 
     @torch.no_grad()
     def step(self, healthy: bool, lr: float) -> None:
-        """Make the step, or skip it on all ranks; collective.
+        """Take an optimizer step, or skip the step on all ranks; collective.
 
         Args:
-            healthy: whether all losses and gradients of both sides were finite.
+            healthy: whether all losses and gradients of the tokenizer and the discriminator were
+                finite.
             lr: the tokenizer's learning rate at this step.
         """
         parts, self._parts = self._parts, []
@@ -151,7 +154,7 @@ class Discriminator:
         self.optimizer.zero_grad()
 
     def numbers(self) -> dict[str, float]:
-        """Return the figures `discriminator/…` of the last step made, as means over all ranks."""
+        """Return the metrics `discriminator/…` of the last step taken, averaged over all ranks."""
         if self._figures is None:
             return {}
         numbers = {
@@ -160,7 +163,7 @@ class Discriminator:
         return {**numbers, "discriminator/grad_norm": float(self._norm)}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the discriminator's tensors in a checkpoint: file name -> name -> tensor."""
+        """Return the discriminator's tensors for a checkpoint, by file name and tensor name."""
         return {
             "discriminator": {
                 **self.network.state_dict(),
@@ -171,10 +174,10 @@ class Discriminator:
         }
 
     def load(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        """Restore the state from a checkpoint; call it before `prepare`.
+        """Restore the discriminator from a checkpoint; call this before `prepare`.
 
         Args:
-            tensors: the result of `tensors`: file name -> name -> tensor.
+            tensors: tensors by file name and tensor name, as returned by `tensors`.
 
         Raises:
             InputError: the tensors are not those of this discriminator.

@@ -1,4 +1,4 @@
-"""Coordination of the ranks in a training run: stop flag, even batches, gradients."""
+"""Coordination of the ranks in a training run: stop flag, batch shares and gradients."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class StopFlag:
-    """Tells whether any rank was asked to stop, by a request or a file `stop` in the run folder."""
+    """Flag that is set if any rank gets a stop request or the run folder contains a file `stop`."""
 
     def __init__(
         self, accelerator: Accelerator, run_path: os.PathLike[str], request: StopRequest | None
@@ -25,7 +25,7 @@ class StopFlag:
         self._request = request
 
     def is_set(self) -> bool:
-        """Return whether to stop now, the same on all ranks; collective."""
+        """Return whether to stop now, identically on all ranks; collective."""
         asked = self._request is not None and self._request.reason != ""
         wants = asked or os.path.exists(self._file)
         flag = torch.tensor(float(wants), device=self._accelerator.device)
@@ -37,7 +37,7 @@ class StopFlag:
         Args:
             step: number of steps done.
             steps: number of steps of the whole run.
-            saved: whether the checkpoint of this step could be written.
+            saved: whether the checkpoint of this step was written.
         """
         state = "and saved; the same command resumes from there"
         if not saved:
@@ -48,16 +48,16 @@ class StopFlag:
         self.remove_file()
 
     def remove_file(self) -> None:
-        """Remove the stop file, if there is one, so that the next start does not stop."""
+        """Remove the stop file, if any, so that the next start does not stop immediately."""
         if self._accelerator.is_main_process and os.path.exists(self._file):
             os.unlink(self._file)
 
 
 def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: int) -> None:
-    """Refuse a global batch that the processes cannot share evenly.
+    """Raise if the processes cannot share the global batch evenly.
 
     Raises:
-        InputError: the batch size is not divisible by the number of processes.
+        InputError: the batch size is not divisible by accumulation x number of processes.
     """
     parts = accumulation * accelerator.num_processes
     if batch_size % parts:
@@ -70,7 +70,7 @@ def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: 
 def rank_batches(
     accelerator: Accelerator, items: Sequence[T], batch_size: int
 ) -> Iterator[Sequence[T]]:
-    """Yield this rank's share in batches, the same number on every rank; the last may be empty."""
+    """Yield this rank's items in batches, equally many on all ranks; the last may be empty."""
     size, rank = accelerator.num_processes, accelerator.process_index
     mine = items[rank::size]
     for start in range(0, -(-len(items) // size), batch_size):
@@ -78,12 +78,12 @@ def rank_batches(
 
 
 def clip_gradients(accelerator: Accelerator, model: torch.nn.Module, limit: float) -> torch.Tensor:
-    """Scale gradients down to a norm; return their original norm."""
+    """Clip the gradient norm to a limit; return the norm before clipping."""
     norm = accelerator.clip_grad_norm_(model.parameters(), limit)
     return torch.as_tensor(0.0 if norm is None else norm)
 
 
 def all_finite(accelerator: Accelerator, *values: torch.Tensor) -> bool:
-    """Whether the values are finite on every rank; collective."""
+    """Return whether the values are finite on every rank; collective."""
     bad = torch.stack([~torch.isfinite(value.detach()).all() for value in values]).any()
     return bool(over_ranks(accelerator, bad.float(), "sum") == 0)

@@ -1,4 +1,4 @@
-"""Tells how far a run has come and whether its model is finished; does not import torch."""
+"""Progress of a run, and whether its model is finished; does not import torch."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from video_vq.stores.files import difference, read_json
 from video_vq.training.checkpoint_files import CheckpointFiles
 
 RUN, METRICS = "run.json", "metrics.jsonl"
-TAIL_BYTES = 1 << 16  # bytes at the end of metrics.jsonl that hold its last lines
-# Settings added since the first runs, with what the code did before; by kind.
+TAIL_BYTES = 1 << 16  # number of bytes read from the end of metrics.jsonl to find the last line
+# Settings added since the first runs, with the values that match the earlier code, by kind.
 ADDED_TO_ESTIMATORS: dict[str, Any] = {
     "tangential_commitment": False,
     "equal_angle": 30.0,
@@ -31,13 +31,14 @@ ADDED_TO_QUANTIZERS: dict[Any, dict[str, Any]] = {
 def finished_model(
     run: Path, kind: Kind, steps: int, checkpoints: CheckpointFiles | None = None
 ) -> Path | None:
-    """Return the folder of the model that a run made; None while there is work left.
+    """Return the folder of a run's finished model, or None if the run is not finished.
 
-    Work is also left if the last checkpoint is damaged: training then goes back and repairs it.
+    A run also counts as unfinished if the last checkpoint is damaged: training then resumes from an
+    earlier checkpoint and replaces the damaged checkpoint.
 
     Args:
-        steps: number of steps of the whole run.
-        checkpoints: checkpoints of the run, if they are open already.
+        steps: total number of optimizer steps in the run.
+        checkpoints: checkpoints of the run; None to open them.
     """
     folder = run / kind
     if not all((folder / name).exists() for name in (CONFIG, TENSORS)):
@@ -49,13 +50,13 @@ def finished_model(
 
 
 def in_todays_settings(identity: Any) -> Any:
-    """Convert the settings recorded by an earlier version to those of this version.
+    """Convert the settings recorded by an earlier version to the settings of this version.
 
-    A setting that was removed, which had no effect on the run, is left out; one that was added gets
-    the value that matches the earlier behaviour.
+    Removed settings, which had no effect on the run, are dropped; added settings get the values
+    that match the earlier behaviour.
 
     Args:
-        identity: unchecked contents of a run.json.
+        identity: unchecked `identity` entry of a run.json.
     """
     if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
         return identity
@@ -82,14 +83,14 @@ def in_todays_settings(identity: Any) -> Any:
 def finished_by_same_command(
     run: Path, kind: Kind, config: dict[str, Any], data_hash: str
 ) -> Path | None:
-    """Return the folder of the finished model if a second start would have nothing to do.
+    """Return the finished model's folder if the same command would have nothing left to do.
 
     Args:
-        config: the resolved configuration as JSON.
+        config: resolved configuration as JSON.
         data_hash: content hash of the training store.
 
     Returns:
-        None if anything differs, is missing or is damaged: the training itself then reports it.
+        The folder; None if anything differs, is missing or is damaged, which training then reports.
     """
     with suppress(InputError, OSError):
         described = in_todays_settings(read_json(run / RUN, "a run's description").get("identity"))
@@ -110,7 +111,7 @@ def finished_by_same_command(
 
 
 def describe_run(path: Path) -> tuple[str, Facts] | None:
-    """Return a folder's kind of run and its facts for `video-vq info`; None without a run."""
+    """Return a run's title and details for `video-vq info`, or None if there is no run."""
     description = read_json(path / RUN, "a run's description")
     if not {"identity", "environment"} <= description.keys():
         return None
@@ -133,7 +134,7 @@ def describe_run(path: Path) -> tuple[str, Facts] | None:
 
 
 def _last_step(file: Path) -> int:
-    """Return the step of the last complete line of metrics.jsonl; 0 if there is none."""
+    """Return the step on the last complete line of metrics.jsonl, or 0 if there is none."""
     if not file.is_file():
         return 0
     with open(file, "rb") as stream:

@@ -1,7 +1,7 @@
-"""Warnings about a run that fails with finite numbers: loss spikes and codebook collapse.
+"""Warnings about failures in which all numbers stay finite: loss spikes and codebook collapse.
 
-They are checked whenever numbers are logged, on numbers that are equal on all ranks, and are part
-of the checkpoint, so that a resumed run gives the same warnings as an uninterrupted one.
+The checks run at each logged step, on numbers that are identical on all ranks. The state of the
+checks is part of the checkpoint, so a resumed run gives the same warnings as an uninterrupted run.
 """
 
 import math
@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from video_vq.config import STRICT
 
 FORGET = 0.9  # decay per logged step of the averages of the loss and its square
-MIN_LOGS = 10  # before these, a mean says little and a new codebook is still being filled
+MIN_LOGS = 10  # with fewer, a mean says little and a new codebook is still being filled
 SPIKE_DEVIATIONS = 6.0
 SPIKE_RATIO = 1.5
 COLLAPSED = 0.05  # share of the codes that the logged tokens could have used
@@ -34,7 +34,7 @@ REMEDIES = {  # remedies for a collapse, by kind of quantizer
 
 @dataclass(config=STRICT)
 class Health:
-    """The warnings so far, and the state that the next one depends on.
+    """The number of warnings so far, and the state that later warnings depend on.
 
     Attributes:
         loss_spikes, collapses: number of warnings so far.
@@ -52,7 +52,7 @@ class Health:
 
     @classmethod
     def at_start(cls) -> "Health":
-        """Return the state of a run that has logged nothing yet."""
+        """Return the state at the start of a run."""
         return cls(0, 0, 0, 0.0, 0.0, False)
 
     def look(
@@ -63,14 +63,16 @@ class Health:
         codes: str = "the codes",
         remedy: str = RESTARTS,
     ) -> list[str]:
-        """Return warnings with remedies, one per spike and one per collapse.
+        """Check a logged step; return a warning with a remedy for each new spike or collapse.
 
         Args:
-            loss: loss of the logged step, mean over all ranks.
-            usage: fraction of the codes used since the last log; None for a prior.
-            possible: fraction that this many tokens would use if all codes were equally likely.
-            codes: name of the codes; where a position has several, the name of the least used.
-            remedy: remedy for a collapse.
+            loss: loss of the logged step, averaged over all ranks.
+            usage: fraction of the codes used since the last logged step; None for a prior.
+            possible: fraction of the codes that as many tokens would use if all codes were equally
+                likely.
+            codes: name of the codes for the warning, which identifies the level if there are
+                several.
+            remedy: suggested remedy for a collapse.
         """
         warnings = []
         if self._spikes(loss):
@@ -94,12 +96,12 @@ class Health:
         return warnings
 
     def forget(self) -> None:
-        """Forget the losses so far, as different ones follow, but keep the counts of warnings."""
+        """Reset the averages before a different loss is used, but keep the counts of warnings."""
         self.logs = 0
         self.mean = self.square = 0.0
 
     def numbers(self) -> dict[str, int]:
-        """Return the counts for the log."""
+        """Return the counts of warnings by metric name."""
         return {"warnings/loss_spikes": self.loss_spikes, "warnings/collapses": self.collapses}
 
     def _spikes(self, loss: float) -> bool:
@@ -118,13 +120,14 @@ class Health:
 def least_used(
     use: dict[str, float], vocabulary: Sequence[int], num_tokens: int
 ) -> tuple[float, float, str]:
-    """Return the code usage for `Health.look`: usage, possible usage, and the name of the codes.
+    """Return the arguments `usage`, `possible` and `codes` for `Health.look`.
 
-    Where a position has several codes, it is that of the level farthest from its possible usage.
+    If a position has several codes, the arguments describe the level whose usage is lowest relative
+    to its possible usage.
 
     Args:
-        use: figures since the last log, by path.
-        vocabulary: number of codes of each level.
+        use: codebook metrics since the last logged step, by metric name.
+        vocabulary: number of codes at each level.
         num_tokens: number of positions that were counted.
     """
     possible = [1 - (1 - 1 / size) ** num_tokens for size in vocabulary]

@@ -1,4 +1,4 @@
-"""The initial weights of a training run."""
+"""Initial weights of a training run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +16,16 @@ from video_vq.training.training_config import TokenizerTrainingConfig
 def starting_tokenizer(
     config: TokenizerTrainingConfig, out: Path, say: Callable[[str], None]
 ) -> VideoTokenizer:
-    """Return a tokenizer with weights drawn by `run.seed`, or with those of `init_from`.
+    """Return a tokenizer with random weights from `run.seed`, or with the weights of `init_from`.
 
-    Later draws from torch's generator, such as a discriminator's weights, depend only on the seed.
-    `init_from` is not read where a run only resumes. Settings that keep the tensors' shapes, such
-    as the gradient estimator, may differ; the differences are printed.
+    In both cases, later draws from torch's generator, such as a discriminator's weights, depend
+    only on the seed. `init_from` is not read if the run resumes from a checkpoint. Settings that
+    keep the shapes of the tensors, such as the gradient estimator, may differ between `init_from`
+    and the config; the differences are printed.
 
     Raises:
-        InputError: there is no such tokenizer, or its tensors do not fit the config's model.
+        InputError: there is no tokenizer at `init_from`, or its tensors do not fit the config's
+            model.
     """
     found = None
     if config.init_from is not None and not CheckpointFolder(out / "state").steps():

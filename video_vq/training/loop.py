@@ -1,4 +1,4 @@
-"""The schedule of a run, the same for all models; each model's own file contains its step."""
+"""The training loop shared by all models; each model's own file contains the training step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,14 +38,14 @@ def open_run(
     data: str,
     allowed_changes: Sequence[str],
 ) -> RunFolder:
-    """Open a run folder on all ranks, beginning with rank 0, which creates it; see `RunFolder`.
+    """Open a run folder on all ranks; rank 0 goes first and creates the folder. See `RunFolder`.
 
     Args:
         data: content hash of the training store.
         allowed_changes: settings that a resume may change.
 
     Raises:
-        InputError: the folder holds something else, or a run with other settings.
+        InputError: the folder contains something other than a run, or a run with other settings.
     """
     facts = {
         "data": data,
@@ -60,11 +60,12 @@ def open_run(
 
 
 class Training:
-    """One start of a run, from the newest checkpoint to the last step or to a stop.
+    """One start of a run: from the newest checkpoint to the last step or a stop request.
 
-    It owns everything that all training runs share: the optimizer, averaged weights, checkpoints,
-    the log, the times to validate, save and stop, and the decision of all ranks to make or skip a
-    step. The model's file computes the loss of a batch (`train_tokenizer`, `train_prior`):
+    This class manages everything that all training runs share: the optimizer, averaged weights,
+    checkpoints, the log, the schedule for validating and saving, stop requests, and the joint
+    decision of all ranks to take or skip a step. The model's own file computes the loss of a batch
+    (`train_tokenizer`, `train_prior`):
 
         training = Training(accelerator, run_folder, config, model, "clips", trackers, request)
         batches = training.batches(dataset)
@@ -73,31 +74,31 @@ class Training:
                 training.note_validation(...)
                 continue
             ...                             # forward, training.backward(loss): the model's own
-            if training.update(loss):       # clips, steps; False where the step was skipped
+            if training.update(loss):       # clip, step; False if the step was skipped
                 training.state.averages.update(model)
             if training.log_is_due:
                 training.log({...}, warnings)
         return training.export(facts) if training.is_finished else None
 
-    Between two turns, a step is complete on all ranks. This is where tests observe a run: they wrap
-    `batches` for the inputs of a rank and `turns` for its state (tests/integration/observed.py).
+    Between two turns, all ranks have completed the same steps. Tests observe a run at these points,
+    by wrapping `batches` to record a rank's inputs and `turns` to record the rank's state
+    (tests/integration/observed.py).
 
     Args:
-        model: the model with its first weights; it is moved to the device.
-        unit: name of a batch's items for messages, as a plural noun.
+        model: model with its initial weights; moved to the device.
+        unit: plural noun for the items of a batch, used in messages.
         trackers: experiment trackers to log to, besides metrics.jsonl.
-        request: an optional stop request; a file `stop` in the run folder also works.
-        usage: code usage of a tokenizer between two lines of the log; None for a prior.
+        request: stop request; None leaves only the file `stop` in the run folder to stop the run.
+        usage: code usage of a tokenizer since the last logged step; None for a prior.
 
     Attributes:
-        model: the model for forward passes in training, wrapped by DDP where there are several
-            ranks.
-        bare_model: the same model, not wrapped.
-        state: the contents of a checkpoint: number of steps done, averages and counters.
-        micro_batch_size: number of items in a forward pass of one rank.
-        timer: timer of the phases of a step; `with training.timer("forward"): …`.
-        stop: whether to stop; a validation checks it before each batch.
-        log_is_due: whether the current step writes a line to the log.
+        model: model for forward passes in training, wrapped by DDP if there are several ranks.
+        bare_model: same model, not wrapped.
+        state: contents of a checkpoint: number of steps done, averages and counters.
+        micro_batch_size: number of items per forward pass on one rank.
+        timer: timer for the phases of a step; `with training.timer("forward"): …`.
+        stop: flag for stop requests, which a validation checks before each batch.
+        log_is_due: whether the current step is logged.
         lr: learning rate of the current step.
         grad_norm: gradient norm of the last step, before clipping.
     """
@@ -141,7 +142,7 @@ class Training:
         self.grad_norm = torch.zeros(())
 
     def batches(self, dataset: ClipSequence | TokenSequence) -> Iterator[Any]:
-        """Return this rank's micro-batches of all remaining steps, in order."""
+        """Return this rank's micro-batches for all remaining steps, in order."""
         loader = training_batches(
             dataset,
             first_step=self.state.step,
@@ -157,11 +158,12 @@ class Training:
     def turns(self) -> Iterator[Turn]:
         """Yield the next task until the last step is done or the run has to stop.
 
-        "validate" asks for scores of the averaged weights, given to `note_validation`; "train" for
-        one optimizer step, made by `update`. Checkpoints are written in between.
+        At "validate", the caller scores the averaged weights and passes the scores to
+        `note_validation`. At "train", the caller computes the losses of one optimizer step and
+        calls `update`. Checkpoints are written in between.
         """
         state, last_step = self.state, self.optim.steps
-        if state.step < last_step:  # else only a validation or the export is left
+        if state.step < last_step:  # otherwise only a validation or the export is left
             self.accelerator.print(
                 f"training steps {state.step + 1} to {last_step}, {self.optim.batch_size} "
                 f"{self._unit} each; a line every {self.rhythm.log_every} steps"
@@ -191,48 +193,48 @@ class Training:
             self.log_is_due = (state.step + 1) % self.rhythm.log_every == 0
             with not_recompiled(self.rhythm.compile):
                 yield "train"
-            if not self.log_is_due:  # else its line has just been written
+            if not self.log_is_due:  # otherwise the step has just been logged
                 self._progress.look(state.step, at_once=is_first)
             is_first = False
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps are done and the final weights are validated."""
+        """Return whether all steps are done and the final weights have been validated."""
         return self.state.step == self.optim.steps and not self.state.validation_is_due
 
     def _leave_out_of_rates(self) -> None:
-        """Exclude the time since the last step from the rates, because it is not part of a step."""
+        """Exclude the time since the last step, which belongs to no step, from the rates."""
         self.timer.restart()
         self._progress.leave_out()
 
     def summing(self, is_last: bool) -> AbstractContextManager[Any]:
-        """Return a context for one micro-batch, whose gradients are added to the earlier ones.
+        """Return a context for one micro-batch, whose gradients are added to earlier gradients.
 
         Args:
-            is_last: whether it is the step's last micro-batch, in whose backward pass the ranks
-                average their gradients.
+            is_last: whether this is the last micro-batch of the step, whose backward pass averages
+                the gradients over the ranks.
         """
         return nullcontext() if is_last else self.accelerator.no_sync(self.model)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one micro-batch's loss, divided by `accumulation`, to the step's.
+        """Add the gradients of one micro-batch's loss, divided by `accumulation`.
 
         Args:
-            loss: the micro-batch's mean loss on this rank.
+            loss: mean loss of the micro-batch on this rank.
         """
         self.accelerator.backward(loss / self.optim.accumulation)
 
     def update(self, must_be_finite: Tensor, discriminator: Discriminator | None = None) -> bool:
-        """Make the optimizer step, or skip it on all ranks; collective.
+        """Take an optimizer step, or skip the step on all ranks; collective.
 
         Args:
-            must_be_finite: unweighted losses of the step on this rank; like the gradient norms,
-                they must be finite on every rank.
-            discriminator: the discriminator if it takes part in the step, to be stepped or skipped
-                together with the model; otherwise None.
+            must_be_finite: unweighted losses of the step on this rank; the step is skipped unless
+                these losses and the gradient norms are finite on every rank.
+            discriminator: discriminator to step or skip together with the model; None if no
+                discriminator takes part in the step.
 
         Returns:
-            Whether the step was made.
+            Whether the step was taken.
 
         Raises:
             InputError: too many consecutive steps were skipped.
@@ -257,11 +259,11 @@ class Training:
         return healthy
 
     def log(self, figures: dict[str, Any], warnings: Sequence[str]) -> None:
-        """Write the step's line: the figures of the model, of the optimizer and of the time spent.
+        """Log the current step, with the metrics of the model, the optimizer and the timer.
 
         Args:
-            figures: numbers by path (`loss/…`), the same on all ranks.
-            warnings: sentences to show on the screen.
+            figures: values by metric name (`loss/…`), identical on all ranks.
+            warnings: sentences to show on stderr.
         """
         with self.timer("logging"):  # .item() waits for a GPU
             line = {
@@ -278,10 +280,10 @@ class Training:
         self._progress.restart(self.state.step)
 
     def note_validation(self, figures: dict[str, float], value: float) -> None:
-        """Write the scores of a validation, and note whether the weights are the best so far.
+        """Log the scores of a validation, and record whether the weights are the best so far.
 
         Args:
-            figures: numbers by path (`validation/…`).
+            figures: values by metric name (`validation/…`).
             value: number by which checkpoints are compared; lower is better.
         """
         self.state.note_validation(value)
@@ -292,7 +294,7 @@ class Training:
         """Write the averaged weights as a finished model and close the run; return the folder.
 
         Args:
-            facts: the facts about its training that the finished model records.
+            facts: details of the training to record in the finished model.
         """
         folder = self.run_folder.path / self.bare_model.kind
         if self.accelerator.is_main_process:
@@ -301,6 +303,6 @@ class Training:
             with self.run_folder.exporting(folder):
                 self.bare_model.save_pretrained(folder)
         self.run_folder.close()
-        self.stop.remove_file()  # a file that came too late would stop the next start
+        self.stop.remove_file()  # a stop file created this late would stop the next start
         self.accelerator.wait_for_everyone()
         return folder

@@ -1,4 +1,4 @@
-"""The losses of a tokenizer by name, unweighted and in float32, and their weights."""
+"""Tokenizer losses by name, unweighted and in float32, and the weights of the losses."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -27,26 +27,26 @@ from video_vq.training.training_config import (
 
 Video = Float[Tensor, "b 3 t h w"]
 
-MEASURED_CLIPS = 256  # training clips, whose pixels give the variance to a few percent
+MEASURED_CLIPS = 256  # number of training clips; enough to measure the variance to a few percent
 
 
 class TokenizerLosses:
-    """All losses of a tokenizer by name, and the networks that they need.
+    """All tokenizer losses by name, including the networks that the losses need.
 
-    `reconstruction`, `temporal`, `perceptual` and `adversarial` are computed here; the losses of
-    the quantizer (`commitment`, `codebook`, …) come with its output. A loss with weight 0 is not
-    computed. A step is identified by the number of optimizer steps before it, including skipped
-    ones.
+    `reconstruction`, `temporal`, `perceptual` and `adversarial` are computed here, the last three
+    only if they have a weight other than 0. The quantizer losses (`commitment`, `codebook`, …) are
+    part of the tokenizer's output. A step is identified by the number of preceding optimizer steps,
+    including skipped steps.
 
     Args:
-        store: the clip store that is trained on; the weight of the reconstruction loss may be
-            measured on it.
+        store: clip store used for training; a reconstruction weight of "data" is measured on this
+            store.
 
     Attributes:
-        discriminator: the adversarial discriminator; None if its loss has no weight.
+        discriminator: adversarial discriminator; None if the adversarial weight is 0.
 
     Raises:
-        InputError: a network does not support these clips or this precision, or its weights are
+        InputError: a network does not support these clips or this precision, or network weights are
             missing; see `load_perceptual` and `check_adversarial`.
     """
 
@@ -65,7 +65,7 @@ class TokenizerLosses:
     def __call__(
         self, output: TokenizerOutput, video: Video, step: int, micro_batch: int
     ) -> dict[str, Float[Tensor, ""]]:
-        """Return the losses of a micro-batch by name, unweighted."""
+        """Return the unweighted losses of a micro-batch by name."""
         of_video = self.of_decoded(output.video, video, step, micro_batch)
         reconstruction = of_video.pop("reconstruction")
         return {"reconstruction": reconstruction, **output.quantized.losses, **of_video}
@@ -73,7 +73,7 @@ class TokenizerLosses:
     def of_decoded(
         self, decoded: Video, video: Video, step: int, micro_batch: int
     ) -> dict[str, Float[Tensor, ""]]:
-        """Return the losses of a decoded video by name, unweighted; see `__call__`."""
+        """Return the unweighted losses that depend on the decoded video, by name."""
         config, optim = self._config.loss, self._config.optim
         losses = {"reconstruction": reconstruction_loss(decoded, video, config.reconstruction)}
         if config.temporal:
@@ -96,22 +96,22 @@ class TokenizerLosses:
         return losses
 
     def total(self, losses: dict[str, Float[Tensor, ""]], step: int) -> Float[Tensor, ""]:
-        """Return the sum of the losses, each times its weight at a step; see `weight`."""
+        """Return the weighted sum of the losses at a step; see `weight`."""
         return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
 
     def discriminator_at(self, step: int) -> Discriminator | None:
-        """Return the discriminator if it takes part in a step; None before it joins.
+        """Return the discriminator, or None without a discriminator or before `adversarial.start`.
 
-        The training step uses it to train the discriminator, `__call__` to compute the tokenizer's
-        loss.
+        The training step trains the returned discriminator; `of_decoded` uses it to compute the
+        adversarial loss.
         """
         return self.discriminator if step >= self._config.loss.adversarial.start else None
 
     def weight(self, name: str, step: int) -> float:
         """Return the weight of a loss at a step.
 
-        A loss of the quantizer has the weight of the same name in the config's `loss` section, and
-        weight 0 before the codes are used.
+        A quantizer loss has the weight of the same name in the config's `loss` section, and weight
+        0 during the continuous steps.
         """
         config = self._config.loss
         match name:
@@ -139,8 +139,8 @@ def temporal_loss(output: Video, target: Video, kind: Literal["l1", "mse"]) -> F
     """Return the mean absolute or squared error of the differences between consecutive frames.
 
     For an error e in the pixels, "mse" is the mean of (e_t − e_{t−1})²: 2·(1 − ρ) times the error's
-    variance if the errors of consecutive frames have correlation ρ. It is therefore 0 for a
-    constant error and largest for an alternating one.
+    variance if the errors of consecutive frames have correlation ρ. The loss is therefore 0 for a
+    constant error and largest for an error whose sign alternates.
     """
     return reconstruction_loss(output.float().diff(dim=2), target.diff(dim=2), kind)
 
@@ -151,9 +151,9 @@ def perceptual_loss(
     """Return the mean ST-LPIPS of the chosen frames of each clip.
 
     Args:
-        network: the frozen perceptual network, through which gradients pass.
-        output: the reconstructions, in [-1, 1].
-        target: the originals, in [-1, 1].
+        network: frozen perceptual network, through which gradients pass.
+        output: reconstructions, in [-1, 1].
+        target: originals, in [-1, 1].
         frames: indices of the frames to compare, for each clip.
     """
     clip = torch.arange(len(frames), device=output.device)[:, None]
@@ -168,12 +168,12 @@ def perceptual_loss(
 def draw_frames(
     num_frames: int, config: PerceptualConfig, positions: Sequence[int], seed: int
 ) -> Int[Tensor, "b n"]:
-    """Draw distinct frames of each clip, which depend only on the clip's position in the run.
+    """Draw distinct frame indices for each clip, from the seed and the clip's position in the run.
 
-    They are the same for any number of ranks and micro-batches.
+    The indices are the same for any number of ranks and micro-batches.
 
     Args:
-        config: settings of the perceptual loss, including how many frames to draw.
+        config: settings of the perceptual loss, including the number of frames to draw.
         positions: positions of the clips in the training run; see `rank_positions`.
     """
     drawn = [
@@ -184,10 +184,10 @@ def draw_frames(
 
 
 def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> float:
-    """Return the weight of the reconstruction loss; if it is "data", measure it on training clips.
+    """Return the reconstruction weight; if the setting is "data", measure it on training clips.
 
     Raises:
-        InputError: all pixels are equal.
+        InputError: all pixels of the measured clips are equal.
     """
     if config.loss.reconstruction_weight != "data":
         return config.loss.reconstruction_weight
@@ -213,7 +213,7 @@ def reconstruction_weight(store: ClipStore, config: TokenizerTrainingConfig) -> 
 def load_perceptual(
     config: PerceptualConfig, size_thw: tuple[int, int, int], device: torch.device
 ) -> StLpips | None:
-    """Return the network of the perceptual loss; None if the loss has no weight.
+    """Return the network of the perceptual loss, or None if the perceptual weight is 0.
 
     Raises:
         InputError: the frames are too small for the network, a clip has fewer frames than are to be
@@ -237,6 +237,6 @@ def load_perceptual(
 
 
 def adversarial_weight(config: AdversarialConfig, step: int) -> float:
-    """Return the weight of the adversarial loss at a step, which grows from zero."""
+    """Return the adversarial weight at a step, which grows linearly from zero."""
     grown = (step + 1 - config.start) / max(1, config.warmup_steps)
     return config.weight * min(1.0, max(0.0, grown))

@@ -1,4 +1,4 @@
-"""Measures the quantizer's mechanism on one training step, for the log."""
+"""Quantizer diagnostics for one training step, for the log."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -18,13 +18,14 @@ from video_vq.quantizers.rows import QuantizedRows, QuantizerOutput, dot
 
 
 class WatchedBatch(NamedTuple):
-    """The last micro-batch of a logged step, before its backward pass; made by `watch`.
+    """The last micro-batch of a logged step, before its backward pass; created by `watch`.
 
     Attributes:
-        video: the clips.
-        quantized: the quantizer's output for them; its rows keep their gradients.
+        video: clips of the micro-batch.
+        quantized: quantizer output for these clips, whose rows retain gradients.
         loss_scale: factor by which the backward pass multiplies the micro-batch's loss.
-        at_latents: gradients of a second pass of the decoder, by name, if they are measured.
+        at_latents: gradients from a second pass of the decoder, by name; empty without a second
+            pass.
     """
 
     video: Float[Tensor, "b 3 t h w"]
@@ -39,10 +40,10 @@ def watch(
     quantized: QuantizerOutput,
     accumulation: int,
 ) -> WatchedBatch:
-    """Keep the gradients that `watched_step` needs; call it between forward and backward.
+    """Retain the gradients that `watched_step` needs; call this between forward and backward.
 
     Args:
-        video: the last micro-batch.
+        video: clips of the last micro-batch.
     """
     quantized.rows.passed.retain_grad()
     quantized.rows.latents.retain_grad()
@@ -59,15 +60,16 @@ def watched_step(
     commitment: float,
     weight_decay: float,
 ) -> dict[str, float]:
-    """Return the figures `quantizer/…` after a step, as means over the ranks; collective.
+    """Return the metrics `quantizer/…` after a step, averaged over the ranks; collective.
 
-    These are the figures of `quantizers/mechanism.py` and `radial_forces`; those of
-    `quantizers/exactness.py` if gradients are measured; and `quantizer/changed_codes`, the share of
-    the last micro-batch's tokens that this step of encoder and codebook moved to another code.
+    These are the metrics of `quantizers/mechanism.py` and `radial_forces`; the metrics of
+    `quantizers/exactness.py` if gradients are measured; and `quantizer/changed_codes`, the fraction
+    of the last micro-batch's tokens whose code changed because this step updated encoder and
+    codebook.
 
     Args:
-        tokenizer: the tokenizer after the step, not wrapped.
-        batch: the last micro-batch, before the step.
+        tokenizer: tokenizer after the step, not wrapped.
+        batch: last micro-batch, before the step.
         commitment: weight of the commitment loss.
         weight_decay: weight decay of the projection to the latents.
     """
@@ -97,25 +99,26 @@ def radial_forces(
     commitment: float,
     weight_decay: float,
 ) -> dict[str, float]:
-    """Return the forces that pull the projected latents z towards the origin or push them outwards.
+    """Return the forces that change the lengths of the projected latents z.
 
-    A force is Σ z·∇z over a micro-batch, where ∇z is that part's gradient of the weighted mean
-    loss: the rate at which plain gradient descent changes −½ Σ|z|². If it is positive, the latents
-    shrink.
+    A force is Σ z·∇z over a micro-batch, where ∇z is the gradient of one part of the weighted mean
+    loss: the rate at which plain gradient descent changes −½ Σ|z|². A positive force shrinks the
+    latents.
 
     * `radial_wish`: Σ q·g with g = dL/dq̃, the change in the *codes'* length that the loss asks
-      for; equal to `radial_estimator` under the rotation of raw latents, for every e.
+      for; equal to `radial_estimator` for the rotation of raw latents, for every e.
     * `radial_estimator`: the force that reaches the latents through the estimator, from all losses
       on pixels.
     * `radial_commitment`: the force of the weighted commitment loss.
     * `radial_decay`: the force of weight decay on the projection W, z = Wx + b: decay d moves z as
-      a gradient d (z − b) would. Adam divides the other forces by the size of their gradients, so
-      compare only the sign of this one with theirs, and its course over time.
+      a gradient d (z − b) would. Adam rescales the gradients behind the other forces, so compare
+      only the signs of the forces, and how each force changes over time.
 
     Args:
-        quantizer: the quantizer that the rows went through.
-        rows: rows with the gradients of `passed` and `latents`.
-        loss_scale: factor of the gradients, which are divided by it.
+        quantizer: quantizer that returned the rows.
+        rows: rows whose `passed` and `latents` have gradients.
+        loss_scale: factor by which the gradients were scaled; the forces are divided by this
+            factor.
         commitment: weight of the commitment loss.
         weight_decay: weight decay of the projection to the latents.
     """

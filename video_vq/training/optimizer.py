@@ -1,4 +1,4 @@
-"""The optimizer: its parameter groups, its state as named tensors, and its memory."""
+"""The optimizer: parameter groups, state as named tensors, memory and learning rate."""
 
 import math
 import re
@@ -13,14 +13,14 @@ from video_vq.nn.precision import exact_float32
 from video_vq.training.training_config import OptimizerConfig
 
 MOMENTUM = 0.95
-# a x + b x³ + c x⁵, five times, takes singular values from (0, 1] to between 0.7 and 1.2.
+# Five iterations of a x + b x³ + c x⁵ map singular values in (0, 1] to between 0.7 and 1.2.
 NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
-# The root mean square of AdamW's updates: so scaled, Muon's take AdamW's learning rates.
+# Root mean square of AdamW's updates, to which Muon's are scaled to share learning rates.
 ADAMW_RMS = 0.2
-LEAST_ROWS = 16  # a matrix with fewer rows or columns is moved by AdamW
-# Muon is known to hurt layers that meet pixels, codes or tokens: the first and the last of
-# the encoders, decoders, priors and quantizers. These are names of layers in `models/`: a new
-# backbone whose outer layers have other names adds them here.
+LEAST_ROWS = 16  # AdamW updates matrices with fewer rows or columns
+# Muon is known to hurt layers that read or write pixels, codes or tokens: the first and last layers
+# of encoders, decoders, priors and quantizers. The names are those in `models/`; if the outer
+# layers of a new backbone have other names, add the names here.
 OUTER_LAYERS = re.compile(
     r"(encoder\.(layers\.0|embed)|decoder\.(out|to_pixels)|quantizer|head|action_embedding)\."
 )
@@ -29,7 +29,7 @@ OUTER_LAYERS = re.compile(
 def make_optimizer(
     module: nn.Module, config: OptimizerConfig, outer_layers: re.Pattern[str] = OUTER_LAYERS
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of all trainable tensors of a module; see `OptimizerConfig`.
+    """Return an optimizer for all trainable tensors of a module; see `OptimizerConfig`.
 
     Args:
         outer_layers: pattern that matches the start of tensor names that Muon must not update.
@@ -42,10 +42,10 @@ def make_optimizer(
 def parameter_groups(
     module: nn.Module, config: OptimizerConfig, outer_layers: re.Pattern[str] = OUTER_LAYERS
 ) -> list[dict[str, Any]]:
-    """Return the trainable tensors in groups: weight decay applies only to matrices and kernels.
+    """Return the parameter groups; weight decay applies only to matrices and kernels.
 
-    Vectors, norms and embeddings are not decayed, as there is no reason to pull them towards zero.
-    With Muon, the hidden matrices and kernels are a third group.
+    Vectors, norms and embeddings have no weight decay, as there is no reason to pull them towards
+    zero. With Muon, hidden matrices and kernels form a third group.
     """
     hidden: list[Tensor] = []
     decayed: list[Tensor] = []
@@ -80,15 +80,16 @@ def is_hidden(name: str, matrix: Tensor, outer_layers: re.Pattern[str] = OUTER_L
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for groups with `is_orthogonalised`, AdamW for all others.
+    """Muon (Jordan et al. 2024) for groups with `is_orthogonalised`, and AdamW for all others.
 
-    It is a single optimizer, so that the loss scaling of fp16 skips the step of both or of neither.
-    A kernel is treated as a matrix of its output channels by all other axes. Its Nesterov momentum
-    is orthogonalised and scaled by 0.2 √max(rows, columns), so that the learning rates of AdamW
-    apply (Liu et al. 2025, eq. 4); weight decay is that of AdamW. All ranks compute the same update
-    from the same gradients.
+    Both algorithms share one optimizer, so that fp16 loss scaling skips the step of both or of
+    neither. A kernel is treated as a matrix of output channels by all other axes. The Nesterov
+    momentum of each matrix is orthogonalised and scaled by 0.2 √max(rows, columns), so that AdamW's
+    learning rates apply (Liu et al. 2025, eq. 4). Weight decay is the same as in AdamW. All ranks
+    compute the same update from the same gradients.
 
-    `torch.optim.Muon` supports only matrices, in a separate optimizer, and iterates in bf16.
+    In contrast, `torch.optim.Muon` supports only matrices, needs AdamW as a separate optimizer, and
+    iterates in bf16.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Make a step with the current gradients; closures are not supported."""
+        """Take a step with the current gradients; closures are not supported."""
         assert closure is None
         self._adamw.state = self.state
         self._adamw.param_groups = [g for g in self.param_groups if not g["is_orthogonalised"]]
@@ -125,9 +126,9 @@ def orthogonalise(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
     """Bring the singular values of a matrix close to 1 and keep its singular vectors.
 
     The Newton–Schulz iteration of Jordan et al. 2024, X ← (a + bXXᵀ + c(XXᵀ)²)X, multiplies X by a
-    polynomial of XXᵀ. It is therefore run on this small Gram matrix, and X is multiplied only once,
-    at the end. This takes two products along the long side instead of ten, which makes float32
-    affordable.
+    polynomial of XXᵀ. The iteration therefore runs on this small Gram matrix, and X is multiplied
+    only once, at the end. This order takes two products along the long side instead of ten, which
+    makes float32 affordable.
     """
     with exact_float32(matrix.device):
         x = matrix.float()
@@ -146,19 +147,19 @@ def orthogonalise(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
-    """Return the optimizer's state for one tensor after its first step.
+    """Return placeholders for the state that an optimizer has for one tensor after its first step.
 
     Args:
-        group: the parameter group that holds the tensor, which decides the algorithm.
+        group: parameter group of the tensor, which determines the algorithm.
 
     Returns:
-        Tensors with the right names, shapes and types, and meaningless values.
+        Tensors with the right names, shapes and dtypes, but meaningless values.
     """
     if group.get("is_orthogonalised"):
         return {"momentum": value}
@@ -166,7 +167,7 @@ def state_of(group: dict[str, Any], value: Tensor) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimizer's state into named tensors, `index.name`, for a checkpoint.
+    """Return an optimizer's state as tensors named `index.name`, for a checkpoint.
 
     The index counts the tensors of all groups, in the order of `parameter_groups`.
     """
@@ -179,7 +180,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore the state that `optimizer_tensors` returned for such an optimizer.
+    """Restore an optimizer's state from tensors that `optimizer_tensors` returned.
 
     Raises:
         InputError: the tensors are not those of this optimizer.
@@ -187,7 +188,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     current = optimizer.state_dict()
     trained = [(group, value) for group in optimizer.param_groups for value in group["params"]]
     expected: dict[str, Tensor] = {}
-    if tensors:  # there are none before the first step that is made
+    if tensors:  # there are none before the first step is taken
         for index, (group, value) in enumerate(trained):
             for name, kept in state_of(group, value).items():
                 expected[f"{index}.{name}"] = kept
@@ -200,9 +201,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
 
 
 def trained_bytes(module: nn.Module, config: OptimizerConfig) -> int:
-    """Return the number of bytes of all weights, their gradients and the optimizer's state.
+    """Return the size in bytes of a module's weights and gradients and the optimizer's state.
 
-    It also works on tensors without data.
+    Tensors without data, on the meta device, are counted, too.
     """
     weights = sum(value.nbytes for value in module.parameters())
     state = sum(
@@ -217,11 +218,11 @@ def trained_bytes(module: nn.Module, config: OptimizerConfig) -> int:
 def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Return the learning rate of an optimizer step.
 
-    It rises linearly over `warmup_steps` and then falls to `final_lr` x lr: along a cosine, or,
-    with `decay_steps`, linearly over only that many final steps (warm-up–stable–decay).
+    The rate rises linearly over `warmup_steps` and then falls to `final_lr` x `lr`: along a cosine,
+    or, with `decay_steps`, linearly over only that many final steps (warm-up–stable–decay).
 
     Args:
-        step: number of optimizer steps before this one.
+        step: number of preceding optimizer steps.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps

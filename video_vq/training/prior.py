@@ -1,4 +1,4 @@
-"""Trains a prior on a token store, never on pixels; one function, which reads top to bottom."""
+"""Prior training on a token store, in one function that reads from top to bottom."""
 
 import math
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def train_prior(
     allowed_changes: Sequence[str] = (),
     request: StopRequest | None = None,
 ) -> Path | None:
-    """Train a prior on a token store; the same call again resumes.
+    """Train a prior on a token store; repeat the same call to resume.
 
     Args:
         config: settings of the whole training run; see configs/prior/.
@@ -45,15 +45,15 @@ def train_prior(
         out: path of the run folder.
         trackers: experiment trackers to log to, besides metrics.jsonl.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: an entered StopRequest, so that signals also stop the run; without it, only a file
-            `stop` does.
+        request: entered StopRequest, so that signals stop the run; with None, only a file `stop` in
+            the run folder does.
 
     Returns:
-        The folder of the finished prior; None if the run was stopped.
+        The folder of the finished prior, or None if the run was stopped.
 
     Raises:
-        InputError: the store, the run folder or the number of processes is wrong, or too many
-            consecutive steps were not finite.
+        InputError: the store, the run folder or the number of processes is unsuitable, or the loss
+            or gradient was not finite in too many consecutive steps.
     """
     accelerator = make_accelerator()
     store, optim = TokenStore(tokens), config.optim
@@ -118,8 +118,8 @@ def hidden_in_training(
 ) -> Bool[Tensor, "b n"] | None:
     """Return a mask of the tokens that a masked prior has to predict; None for other priors.
 
-    The mask depends only on the run's seed and on the clip's position in the run, so it is the same
-    for any number of ranks and micro-batches.
+    The mask depends only on the run's seed and on the clip's position in the run, so the mask is
+    the same for any number of ranks and micro-batches.
     """
     if not isinstance(prior, MaskedPrior):
         return None
@@ -136,7 +136,7 @@ def hidden_in_training(
 
 
 def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
-    """Return the facts that the finished prior records about its training."""
+    """Return the training details that the finished prior records."""
     header = store.header
     return PriorFacts(
         tokenizer_hash=header.tokenizer_hash,
@@ -152,8 +152,8 @@ def facts_of(config: PriorTrainingConfig, store: TokenStore) -> PriorFacts:
 def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
     """Return the mean and standard deviation of the train split's actions, summed in float64.
 
-    The first latent frame has positions without an action (`data/actions.py`) and is left out
-    unless it is the only one. A constant action gets a standard deviation of 1.
+    The first latent frame has positions without an action (`data/actions.py`) and is skipped unless
+    it is the only latent frame. A constant action gets a standard deviation of 1.
     """
     first = min(1, store.header.grid_thw[0] - 1)
     size = store.header.num_action_dims
@@ -175,7 +175,7 @@ def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Ten
 
 
 def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]:
-    """Return the rows of the val split that are scored; they stay the same throughout a run."""
+    """Return the rows of the val split that validations score, the same throughout a run."""
     shuffled = np.random.default_rng([config.run.seed, 0x7A1]).permutation(store.rows("val"))
     return [int(row) for row in shuffled[: config.run.validation_clips]]
 
@@ -183,10 +183,10 @@ def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]
 def validate(training: Training, prior: AnyPrior, store: TokenStore, rows: list[int]) -> None:
     """Score and log the averaged weights; collective.
 
-    If the run is asked to stop in the meantime, nothing is logged; the next start validates again.
+    If a stop is requested in the meantime, nothing is logged; the next start validates again.
     """
     averages = training.state.averages.tensors
-    batch_size = training.micro_batch_size  # this many fit into memory during training
+    batch_size = training.micro_batch_size  # batches of this size fit into memory during training
     bits = score(training.accelerator, prior, averages, store, rows, batch_size, training.stop)
     if bits is not None:
         training.note_validation({f"validation/{rate_name(prior)}": bits}, bits)
@@ -204,15 +204,15 @@ def score(
 ) -> float | None:
     """Return the bits per token of given weights on fixed grids, shared among ranks; collective.
 
-    For a masked prior, these are bits per hidden token.
+    For a masked prior, the result is in bits per hidden token.
 
     Args:
-        prior: the prior, not wrapped; its own weights are not used.
-        rows: the grids of all ranks, as rows of the store.
-        batch_size: number of grids in a batch of one rank.
+        prior: prior, not wrapped, whose weights are replaced by `weights`.
+        rows: grids of all ranks, as rows of the store.
+        batch_size: number of grids per batch on one rank.
 
     Returns:
-        None if the run was asked to stop in the meantime.
+        The bits per token, or None if a stop was requested in the meantime.
     """
     prior.eval()
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)

@@ -1,4 +1,4 @@
-"""Shows the progress of a long task on stderr, at least every 30 seconds."""
+"""Progress of a long task on stderr, at least every 30 seconds."""
 
 import sys
 import time
@@ -12,15 +12,15 @@ SILENCE_SECONDS = 30.0
 
 
 class ProgressLine:
-    """Shows the progress of a training or a validation if nothing else was printed for a while.
+    """Progress of a training or a validation, printed after 30 seconds without other output.
 
     Args:
-        name: beginning of the line: "step", or "validating: clip".
+        name: start of the line, such as "step" or "validating: clip".
         total: total number of steps (or clips).
-        done: number of steps done at the start.
-        rate: items that the rate counts, as a plural noun such as "clips".
-        per_part: number of these items per step.
-        is_shown: whether to print anything, which only rank 0 does.
+        done: number of steps (or clips) done at the start.
+        rate: plural noun for the items that the rate counts, such as "clips".
+        per_part: number of these items per step (or clip).
+        is_shown: whether to print anything; false on all ranks except rank 0.
         clock: function that returns monotonic seconds.
     """
 
@@ -40,21 +40,21 @@ class ProgressLine:
         self.restart(done)
 
     def restart(self, done: int) -> None:
-        """Restart the clock, because another line has just been printed."""
+        """Restart the clock after something else has been printed."""
         self._done, self._said_at = done, self._clock()
         self._rate_from = self._looked_at = self._said_at
 
     def leave_out(self) -> None:
-        """Exclude the time since the last look from the rate, but not from the time of silence."""
+        """Exclude the time since the last `look` from the rate, but not from the 30 seconds."""
         now = self._clock()
         self._rate_from += now - self._looked_at
         self._looked_at = now
 
     def look(self, done: int, at_once: bool = False) -> None:
-        """Print the progress if the next look would be too late.
+        """Print the progress if waiting for the next call would probably exceed the 30 seconds.
 
         Args:
-            at_once: whether to print it unconditionally.
+            at_once: whether to print the progress unconditionally.
         """
         now = self._clock()
         last_part, self._looked_at = now - self._looked_at, now

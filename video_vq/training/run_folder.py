@@ -1,4 +1,4 @@
-"""The run folder: run.json, metrics.jsonl, checkpoints, and the check of a resumed run."""
+"""The run folder: run.json, metrics.jsonl, checkpoints, and the settings check when resuming."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from video_vq.training.checkpoint import CheckpointFolder
 from video_vq.training.finished import finished_model, in_todays_settings
 from video_vq.training.trackers import TrackerName, Trackers
 
-# What a person at a terminal watches; metrics.jsonl and the trackers have everything.
+# Metrics shown on the terminal; metrics.jsonl and the trackers contain all metrics.
 SHOWN = (
     "loss/",
     "validation/",
@@ -31,25 +31,25 @@ SHOWN = (
     "time/clips_per_second",
     "time/left_minutes",
 )
-# All that a run leaves behind if it is killed before it has described itself.
+# The only files of a run that was killed before run.json was written.
 _NO_RUN_YET = {f"run.json{PARTIAL}", LOCK}
 
 
 class RunFolder:
-    """One training run on disk; every rank opens it, but only rank 0 writes.
+    """The folder of one training run; every rank opens the folder, but only rank 0 writes.
 
-    Rank 0 locks it for the lifetime of this object, which may outlive the launcher.
+    Rank 0 locks the folder for the lifetime of this object, which may outlive the launcher.
 
     Args:
         path: path of the folder, created if missing.
-        config: the resolved configuration as JSON.
-        facts: other facts that determine the run: hash of the data, precision, world size, threads.
+        config: resolved configuration as JSON.
+        facts: other settings that determine the run: data hash, precision, world size and threads.
         is_main: whether this is rank 0.
-        allowed: settings that a resume may change, or their sections, as named in the error.
+        allowed: settings, or sections of settings, that a resume may change, named as in the error.
 
     Raises:
-        InputError: the folder holds another kind of run or a run with another configuration, or
-            another process trains there.
+        InputError: the folder contains other files, another kind of run or a run with another
+            configuration, or another process is training in the folder.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class RunFolder:
             if lock is not None:
                 lock.release()
             raise
-        # `close` does not do this: a checkpoint may still be on its way to the disk then, and the
-        # thread that writes it keeps this object.
+        # `close` does not release the lock, because a checkpoint may still be being written; the
+        # writing thread keeps this object alive.
         self._let_go = None if lock is None else weakref.finalize(self, lock.release)
 
     def _open(self, identity: dict[str, Any], allowed: Sequence[str]) -> None:
@@ -101,19 +101,19 @@ class RunFolder:
             write_json(run_file, {"identity": identity, "environment": environment()})
 
     def let_go(self) -> None:
-        """Release the folder after a failed run, whose error may keep this object alive."""
+        """Release the folder's lock after a failed run, whose error may keep this object alive."""
         if self._let_go is not None:
             self._let_go()
 
     def finished_model(self, steps: int) -> Path | None:
-        """Return the folder of the model that this run made; None while there is work left."""
+        """Return the folder of this run's finished model, or None if the run is not finished."""
         return finished_model(self.path, self._kind, steps, self.checkpoints)
 
     def track(self, names: Sequence[TrackerName], first_step: int) -> None:
-        """Show the run in trackers, too.
+        """Start experiment trackers for the run.
 
         Args:
-            first_step: number of steps done; anything logged for later steps is dropped.
+            first_step: number of steps done; TensorBoard drops what was logged for later steps.
 
         Raises:
             InputError: a tracker is not installed, or does not start.
@@ -122,7 +122,7 @@ class RunFolder:
             self.trackers = Trackers(names, self.path, self._config, first_step)
 
     def close(self) -> None:
-        """Close the trackers, and report the lines that the log lacks."""
+        """Close the trackers, and report how many lines could not be written to the log."""
         if self._lines_lost:
             self._say(f"{self._metrics} lacks {self._lines_lost} line(s) that were only shown here")
         if self.trackers is not None:
@@ -133,19 +133,20 @@ class RunFolder:
         return self._metrics.stat().st_size if self._metrics.exists() else 0
 
     def rewind_log(self, position: int) -> None:
-        """Cut metrics.jsonl back to where a checkpoint left it.
+        """Truncate metrics.jsonl to the length at a checkpoint.
 
         Args:
-            position: length of the log in bytes at that time, from `log_position`.
+            position: length of metrics.jsonl in bytes when the checkpoint was saved, from
+                `log_position`.
         """
         if self.is_main and self._metrics.exists():
             os.truncate(self._metrics, min(position, self.log_position()))
 
     def log(self, step: int, values: dict[str, float | int], warnings: Sequence[str] = ()) -> None:
-        """Append a line of numbers to metrics.jsonl; show the main ones and warnings on stderr.
+        """Log metrics to metrics.jsonl and trackers; show the main metrics and warnings on stderr.
 
         Args:
-            values: numbers by path (`loss/…`).
+            values: values by metric name (`loss/…`).
             warnings: sentences that are shown only on stderr.
         """
         if not self.is_main:
@@ -161,14 +162,14 @@ class RunFolder:
             self._say(f"step {step}  WARNING: {warning}")
 
     def _append(self, line: dict[str, float | int]) -> None:
-        """Append a line to metrics.jsonl; a full disk costs lines, not the run (reported once)."""
+        """Append a line to metrics.jsonl; if writing fails, report the first failure and go on."""
         end = self.log_position()
         try:
             with open(self._metrics, "ab") as file:
                 files.write(file, json.dumps(line).encode() + b"\n")
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.truncate(self._metrics, end)  # half a line would spoil the next one
+                os.truncate(self._metrics, end)  # an incomplete line would spoil the next line
             if not self._lines_lost:
                 self._say(
                     f"could not write {self._metrics}: {error}; training continues without it"
@@ -181,10 +182,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def exporting(self, folder: Path) -> Iterator[None]:
-        """Explain how to resume if the finished model cannot be written.
+        """Raise an error that explains how to resume if the finished model cannot be written.
 
         Raises:
-            InputError: the disk is full or broken.
+            InputError: the disk is full or faulty.
         """
         try:
             yield
@@ -197,15 +198,15 @@ class RunFolder:
 
 
 def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> None:
-    """Refuse to resume a run with changed settings, except for those that may change.
+    """Raise if a resumed run has changed settings other than the allowed ones.
 
     Args:
-        changes: lines that `difference` returned.
-        allowed: names of settings that may change, or of sections that hold them.
+        changes: lines returned by `difference`.
+        allowed: names of settings, or of sections of settings, that may change.
 
     Raises:
-        InputError: other settings changed; lists them, and the flag that allows this, if there is
-            one.
+        InputError: other settings changed; the message lists the changes, and any flags that would
+            allow the changes.
     """
     names = [line.partition(":")[0] for line in changes]
     refused = [
@@ -241,7 +242,7 @@ def _short(value: float | int) -> str:
 
 
 def diverged(run_folder: RunFolder, step: int, bad_in_a_row: int) -> InputError:
-    """Return the error that ends a diverged run, and release its folder.
+    """Return the error that ends a diverged run, and release the lock of the run folder.
 
     Args:
         bad_in_a_row: number of consecutive skipped steps.

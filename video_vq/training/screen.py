@@ -1,4 +1,4 @@
-"""Keeps a run alive when its terminal is closed; metrics.jsonl has the numbers."""
+"""Output streams that let a run continue when its terminal is closed."""
 
 import io
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Screen(io.FileIO):
-    """Drops output that cannot be written: a terminal was closed, `| tee` ended, a disk is full."""
+    """A stream that drops output if writing fails: terminal closed, `| tee` ended or disk full."""
 
     def write(self, data, /) -> int:
         try:
@@ -19,10 +19,10 @@ class _Screen(io.FileIO):
 
 @contextmanager
 def lasting_screen() -> Iterator[None]:
-    """Suppress errors from printing to stdout and stderr within this context.
+    """Suppress errors when printing to stdout and stderr within this context.
 
-    The Ctrl-C or the closed terminal that stops a run may also end the reader of its output; the
-    messages that follow must not prevent the checkpoint.
+    The Ctrl-C or the closed terminal that stops a run may also end the program that reads the run's
+    output; failing to print must not prevent the checkpoint.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_lasting, before)

@@ -1,7 +1,7 @@
-"""Gradients at the latents as if they were not quantized, from a second pass of the decoder.
+"""Gradients at the latents without quantization, from a second pass of the decoder.
 
-The quantizer's own losses, such as commitment, are left out. The weights, their gradients and the
-random state do not change.
+The quantizer's own losses, such as commitment, are excluded. The second pass does not change the
+weights, the weight gradients or the random state.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ NAMES: tuple[Name, ...] = ("exact_gradient", "hessian")
 
 
 class SecondPass:
-    """The second passes of a training run that its estimator needs or that are measured.
+    """The second decoder passes that a run's gradient estimator or its diagnostics require.
 
     Args:
-        tokenizer: the tokenizer, not wrapped.
+        tokenizer: tokenizer, not wrapped.
     """
 
     def __init__(
@@ -49,10 +49,11 @@ class SecondPass:
         micro_batch: int,
         watched: WatchedBatch | None,
     ) -> dict[str, Float[Tensor, "n d"]]:
-        """Return the gradients that the estimator needs, or that are measured, by name.
+        """Return the gradients that the estimator or the diagnostics require, by name.
 
         Args:
-            watched: the micro-batch, if it is the last one of a logged step.
+            watched: this micro-batch if it is the last micro-batch of a logged step; None
+                otherwise.
         """
         config = self._config
         measures = watched is not None and config.run.measure_gradients
@@ -79,13 +80,14 @@ def gradients_at_latents(
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Return ∇L at the latents that are compared with the codes; see Fifty et al., section 3.
 
-    `exact_gradient` is the gradient of the loss of the decoded latents; `hessian` is its
-    first-order expansion around the codes, g + H (e − q), by a Hessian-vector product.
+    `exact_gradient` is the gradient of the loss when the latents are decoded; `hessian` is the
+    first-order expansion of that gradient around the codes, g + H (e − q), computed by a
+    Hessian-vector product.
 
     Args:
-        tokenizer: the tokenizer, not wrapped.
-        loss_of: the weighted loss of a decoded video.
-        names: names of the gradients to return, of these two.
+        tokenizer: tokenizer, not wrapped.
+        loss_of: function that returns the weighted loss of a decoded video.
+        names: names of the gradients to return: "exact_gradient", "hessian" or both.
     """
     rows = quantized.rows
     scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()

@@ -26,7 +26,7 @@ from video_vq.training.training_config import RunConfig
 
 @dataclass(frozen=True, config=STRICT)
 class SavedState:
-    """The part of the state without tensors: `state.json` of a checkpoint."""
+    """The part of the state that is not in tensors: `state.json` of a checkpoint."""
 
     step: NonNegativeInt
     skipped_steps: NonNegativeInt
@@ -47,7 +47,7 @@ class Snapshot:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
     def take(self, tensors: Tensors) -> Tensors:
-        """Copy tensors, by file name and tensor name; earlier copies are overwritten."""
+        """Return copies of tensors, by file name and tensor name; overwrite the earlier copies."""
         return {
             file: {name: self._copy((file, name), value) for name, value in values.items()}
             for file, values in tensors.items()
@@ -64,22 +64,23 @@ class Snapshot:
 
 
 class TrainingState:
-    """Everything that a resumed run needs.
+    """The complete state of a run, from which the run can be resumed.
 
     Args:
-        model: the model, not wrapped by DDP.
+        model: model, not wrapped by DDP.
         rhythm: run settings, including `average_decay`.
-        usage: code usage since the last logged step, or None for a prior.
-        discriminator: the adversarial discriminator, not prepared, or None.
+        usage: code usage since the last logged step; None for a prior.
+        discriminator: adversarial discriminator, before `prepare`; None if there is none.
 
     Attributes:
         step: number of optimizer steps done, including skipped ones.
-        saved_step: the last step at which a save was attempted.
-        validation_is_due: whether these weights have yet to be validated; saved in the checkpoint.
-        epoch_usage: code usage since the last whole epoch that was logged.
+        saved_step: last step at which a save was attempted.
+        validation_is_due: whether the current weights have yet to be validated; saved in the
+            checkpoint.
+        epoch_usage: code usage since the end of the last epoch that was logged.
         skipped_steps: number of steps skipped because a loss or gradient was not finite.
-        bad_in_a_row: number of steps skipped since the last step that was made.
-        best: the best validation value so far and its step.
+        bad_in_a_row: number of consecutive steps skipped just before the current step.
+        best: best finite validation value so far and its step; None if there is no such value yet.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class TrainingState:
             self.epoch_usage.to(accelerator.device)
         self.health = Health.at_start()
         self._snapshot = Snapshot()
-        self._writer = ThreadPoolExecutor(1)  # which the interpreter waits for before it exits
+        self._writer = ThreadPoolExecutor(1)  # the interpreter waits for this thread to end
         self._saving: Future[None] | None = None
         self.averages = Averages(model, rhythm)
         self.step = 0
@@ -110,10 +111,10 @@ class TrainingState:
         self.best: tuple[float, int] | None = None
 
     def end_step(self, healthy: bool, rhythm: RunConfig, last_step: int) -> None:
-        """Count a step, whether it was made or skipped.
+        """Count a step that was taken or skipped.
 
         Args:
-            healthy: whether the step was made.
+            healthy: whether the step was taken.
         """
         self.step += 1
         self.validation_is_due = self.step % rhythm.validate_every == 0 or self.step == last_step
@@ -121,7 +122,7 @@ class TrainingState:
         self.bad_in_a_row = 0 if healthy else self.bad_in_a_row + 1
 
     def note_validation(self, value: float) -> None:
-        """Remember the step with the smallest validation value.
+        """Record a validation value, and the step if the value is the best so far.
 
         Args:
             value: number by which checkpoints are compared; lower is better, and NaN is never the
@@ -132,17 +133,17 @@ class TrainingState:
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Return whether to save: every n steps, at the best score and at the end."""
+        """Return whether to save: every n steps, at the best validation so far and at the end."""
         is_best = self.best is not None and self.best[1] == self.step
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
     def save(self, run_folder: RunFolder, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint; collective, as each rank's random state goes into it.
+        """Write a checkpoint; collective, as the checkpoint contains each rank's random state.
 
-        It returns once everything is copied, and training continues while the checkpoint is
-        written; `wait_for_save` tells whether that succeeded. If the disk is full or broken, or
-        weights are not finite, this checkpoint is lost but the run continues: a message says so,
-        and the last good checkpoint is kept.
+        This method returns once everything is copied, and training continues while the checkpoint
+        is written; `wait_for_save` returns whether writing succeeded. If the disk is full or
+        faulty, or weights are not finite, this checkpoint is lost but the run continues: a message
+        says so, and the last good checkpoint is kept.
         """
         self.wait_for_save()  # the previous one, which has its own message
         self.saved_step = self.step
@@ -206,7 +207,7 @@ class TrainingState:
         }
 
     def _restore_usage(self, tensors: dict[str, Tensor]) -> None:
-        """Give the counts of all ranks to rank 0; the others start from zero."""
+        """Restore the counts of all ranks on rank 0; the other ranks start from zero."""
         states = self._usage_states()
         check_tensors({n: getattr(metric, state) for n, metric, state in states}, tensors, "usage")
         if self.accelerator.is_main_process:
@@ -224,7 +225,7 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return the usage since the last call and, after an epoch, in the split; collective."""
+        """Return code usage since the last call and, after an epoch, over the epoch; collective."""
         assert self.usage is not None
         assert self.epoch_usage is not None
         use = self.usage.compute()
@@ -269,14 +270,14 @@ class TrainingState:
     def resume(
         self, run_folder: RunFolder, optimizer: torch.optim.Optimizer, last_step: int
     ) -> bool:
-        """Restore the newest checkpoint that verifies; return False when there is none.
+        """Restore the newest intact checkpoint; return False if there are no checkpoints.
 
         Args:
-            optimizer: the model's optimizer, not prepared.
+            optimizer: model's optimizer, before `prepare`.
 
         Raises:
-            InputError: there are checkpoints, but none of them fits, or the run is past its last
-                step.
+            InputError: no checkpoint is intact, or the newest intact checkpoint does not fit this
+                run or is past the run's last step.
         """
         found = run_folder.checkpoints.newest()
         if found is None:
@@ -339,7 +340,7 @@ class TrainingState:
 
 
 def not_finite(tensors: Tensors) -> str | None:
-    """Return the name of a tensor that holds NaN or infinity; None if all are finite."""
+    """Return the name of a tensor that contains NaN or infinity, or None if all are finite."""
     for file, values in tensors.items():
         for name, value in values.items():
             if not torch.isfinite(value).all():

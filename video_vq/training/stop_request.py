@@ -1,6 +1,6 @@
-"""Requests to stop, by a signal or by the death of the launcher; does not import torch.
+"""Stop requests, by a signal or by the end of the launcher; does not import torch.
 
-A run listens from the very beginning, so that a signal during start-up counts like any other.
+A run listens from the very beginning, so that a signal during start-up is handled like any other.
 """
 
 import os
@@ -15,21 +15,22 @@ from video_vq.machine import is_launched
 
 # SIGHUP: a closed terminal must not cost the steps since the last checkpoint.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Ctrl-C reaches the launcher and its ranks, and the launcher passes it on: one request, 2 signals.
+# Ctrl-C reaches the launcher and the ranks, and the launcher forwards it: one request, 2 signals.
 ECHO_SECONDS = 5.0
 WATCH_SECONDS = 0.5
-# How long a rank may take to save once its launcher is gone; its peers may be gone as well.
+# Time that a rank has to save once the launcher has ended; other ranks may have ended as well.
 GRACE_SECONDS = 120.0
 FIRST_PROCESS = Path("/proc/1/cmdline")
 
 
 class StopRequest:
-    """Listens while entered as a context; `reason` is empty until the process is asked to stop.
+    """Context that listens for stop requests; `reason` is empty until the first request.
 
-    Signals that a process was started to ignore, as nohup does with SIGHUP, stay ignored. Another
-    signal, more than 5 seconds after the first, ends the process immediately. Under a launcher
-    (accelerate, torchrun), the death of the launcher is also a request; if saving then takes over
-    two minutes, because other ranks are gone, the process ends itself, so that none is left behind.
+    Signals that were already ignored when the process started, such as SIGHUP under nohup, stay
+    ignored. Another signal, more than 5 seconds after the first, ends the process immediately.
+    Under a launcher (accelerate, torchrun), the end of the launcher is also a stop request; if
+    saving then takes more than two minutes, because other ranks have ended, the process ends
+    itself, so that no process is left behind.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class StopRequest:
         self._over = threading.Event()
 
     def __enter__(self) -> "StopRequest":
-        main = threading.current_thread() is threading.main_thread()  # only it can catch signals
+        main = threading.current_thread() is threading.main_thread()  # only the main thread can
         heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._catch) for number in heard if main}
         if is_launched(os.environ):
@@ -52,9 +53,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def ignore_echo(self) -> None:
-        """Ignore repeated stop requests once one was obeyed and the process is about to end.
+        """Ignore further signals once a stop request was obeyed and the process is about to end.
 
-        Python itself would remove the handler shortly before it exits.
+        Otherwise, Python would remove the handler shortly before the process exits.
         """
         if self.reason:
             for number in self._before:
@@ -87,9 +88,9 @@ class StopRequest:
 
 
 def _is_stand_in(parent: int) -> bool:
-    """Return whether process 1 has adopted this one: the launcher then died before it was watched.
+    """Return whether the parent is process 1 because the launcher died before it was watched.
 
-    In a container the launcher may be process 1 itself.
+    In a container, the launcher itself may be process 1.
     """
     if parent != 1:
         return False
@@ -101,6 +102,6 @@ def _is_stand_in(parent: int) -> bool:
 
 
 def _say(text: str) -> None:
-    """Write to stderr if it is open, without print, which a handler may interrupt."""
+    """Write to stderr if it is open, without print, because signal handlers may interrupt print."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())

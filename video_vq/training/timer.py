@@ -1,4 +1,4 @@
-"""Measures how the time of a training step is spent."""
+"""Timer for the phases of a training step."""
 
 import time
 from collections import defaultdict
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class StepTimer:
-    """Adds up the seconds of named phases over the steps since the last call of `numbers`."""
+    """Timer that adds up the seconds of named phases since the last call of `numbers`."""
 
     def __init__(self) -> None:
         self._phases: dict[str, float] = defaultdict(float)
@@ -16,7 +16,7 @@ class StepTimer:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Add the duration of a block to a phase.
+        """Add the duration of the `with` block to a phase.
 
         Args:
             phase: name of the phase, as in `time/forward`.

@@ -1,4 +1,4 @@
-"""Trains a tokenizer, in one function that reads from top to bottom."""
+"""Tokenizer training, in one function that reads from top to bottom."""
 
 import math
 from collections.abc import Sequence
@@ -55,24 +55,25 @@ def train_tokenizer(
     allowed_changes: Sequence[str] = (),
     request: StopRequest | None = None,
 ) -> Path | None:
-    """Train a tokenizer on a clip store; the same call again resumes.
+    """Train a tokenizer on a clip store; repeat the same call to resume.
 
     Args:
         config: settings of the whole training run; see configs/tokenizer/.
         data: path of a clip store, whose train split is used for training and whose val split for
             validation.
         out: path of the run folder.
-        trackers: experiment trackers, besides metrics.jsonl; they also get validation clips.
+        trackers: experiment trackers to log to, besides metrics.jsonl; the trackers also get
+            validation clips.
         allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: an entered StopRequest, so that signals also stop the run; without it, only a file
-            `stop` does.
+        request: entered StopRequest, so that signals stop the run; with None, only a file `stop` in
+            the run folder does.
 
     Returns:
-        The folder of the finished tokenizer; None if the run was stopped.
+        The folder of the finished tokenizer, or None if the run was stopped.
 
     Raises:
-        InputError: the store, the sizes, the run folder or the number of processes is wrong, or too
-            many consecutive steps were not finite.
+        InputError: the store, the clip size, the run folder or the number of processes is
+            unsuitable, or a loss or gradient was not finite in too many consecutive steps.
     """
     accelerator = make_accelerator()
     store, optim, seed = ClipStore(data), config.optim, config.run.seed
@@ -80,7 +81,7 @@ def train_tokenizer(
     dataset = ClipSequence(store, "train", config.data, seed)
     validation, facts = validation_windows(store, config), facts_of(config, store)
 
-    # What does not fit is refused before the run folder exists. A resume or tracker refuses later.
+    # Unsuitable inputs raise before the run folder exists; resuming and trackers can raise later.
     tokenizer = starting_tokenizer(config, out, accelerator.print)
     losses = TokenizerLosses(accelerator, config, store)
     run_folder = open_run(
@@ -96,7 +97,7 @@ def train_tokenizer(
         usage=usage,
         discriminator=losses.discriminator,
     )
-    if config.run.compile:  # not the quantizer between them: its lookup walks through memory
+    if config.run.compile:  # not the quantizer between them: its lookup runs in chunks
         size = (training.micro_batch_size, 3, config.data.num_frames, *store.frame_size_hw)
         video = torch.zeros(size, device=accelerator.device)
         compile_parts(
@@ -118,8 +119,8 @@ def train_tokenizer(
             validate(training, tokenizer, store, validation, is_continuous)
             continue
 
-        # Read this rank's share of the global batch; the first with finite latents gives the codes.
-        step = training.state.step  # steps before this one, skipped ones included
+        # Read this rank's share of the global batch; the first with finite latents sets the codes.
+        step = training.state.step  # number of preceding steps, including skipped steps
         with timer("data"):
             micro_batches: list[ClipBatch] = [next(batches) for _ in range(optim.accumulation)]
         continuous = step < config.continuous_steps
@@ -129,10 +130,10 @@ def train_tokenizer(
                 latents = (tokenizer.latents(on_device(batch)) for batch in micro_batches)
                 codebook.initialize(tuple(latents), seed)
 
-        # Add up the gradients of the micro-batches, of the tokenizer and of the discriminator.
+        # Add up the gradients of tokenizer and discriminator over the micro-batches.
         discriminator = losses.discriminator_at(step)
         statistics: list[CodebookStatistics] = []
-        means: dict[str, Tensor] = {}  # of each loss over the micro-batches, unweighted
+        means: dict[str, Tensor] = {}  # mean of each unweighted loss over the micro-batches
         watched: WatchedBatch | None = None  # the last micro-batch of a logged step
         for number, batch in enumerate(micro_batches):
             is_last = number == optim.accumulation - 1
@@ -147,7 +148,7 @@ def train_tokenizer(
                     loss = losses.total(parts, step)  # each times its weight
                     at_latents = second_pass(output.quantized, video, step, number, watched)
                     watched = watched and watched._replace(at_latents=at_latents)
-                    if estimator in at_latents:  # it passes nothing itself; ∇ of this is the other
+                    if estimator in at_latents:  # this term supplies the estimator's gradient
                         loss = loss + dot(output.quantized.rows.compared, at_latents[estimator])
                 with timer("backward"):
                     training.backward(loss)  # divided by accumulation
@@ -159,7 +160,7 @@ def train_tokenizer(
             for name, value in parts.items():
                 means[name] = means.get(name, 0) + value.detach() / optim.accumulation
 
-        # Make the step, or none on all ranks; a made one moves the codes and the averaged weights.
+        # Take the step, or skip it on all ranks; a step also updates codes and averaged weights.
         was_made = training.update(torch.stack([*means.values()]), discriminator)
         restarted = 0
         if was_made:
@@ -193,13 +194,13 @@ def train_tokenizer(
 
 
 def begin_quantizing(training: Training, config: TokenizerTrainingConfig) -> bool:
-    """End the continuous steps; return whether the codes have to be drawn from data now."""
+    """Begin quantizing after the continuous steps; return whether to draw the codes from data."""
     training.state.health.forget()
     return getattr(config.model.quantizer, "init", None) == "data"
 
 
 def facts_of(config: TokenizerTrainingConfig, store: ClipStore) -> TokenizerFacts:
-    """Return the facts that the finished tokenizer records about its training.
+    """Return the training details that the finished tokenizer records.
 
     Raises:
         InputError: the clips do not fit the model.
@@ -221,13 +222,13 @@ def figures_of(
     tokens_per_clip: int,
     kind: str,
 ) -> tuple[dict[str, float], list[str]]:
-    """Return a step's losses over all ranks and the code usage since the last line; collective.
+    """Return a step's losses over all ranks and the code usage since the last log; collective.
 
     Args:
-        means: the step's losses on this rank, by name.
+        means: losses of the step on this rank, by name.
 
     Returns:
-        Numbers by path, and the warnings that follow from them.
+        Values by metric name, and the warnings that these values cause.
     """
     state, optim = training.state, training.optim
     losses = {
@@ -240,14 +241,14 @@ def figures_of(
     use = state.count_codes(epoch_ended)
     assert state.usage is not None
     least = least_used(use, state.usage.vocabulary, clips_since * tokens_per_clip)
-    # The adversarial loss has no floor: it would hide a jump, or look like one.
+    # The adversarial loss has no lower bound: it could hide a loss spike, or look like one.
     bounded_loss = sum(value for name, value in losses.items() if name != "loss/adversarial")
     warnings = state.health.look(bounded_loss, *least, REMEDIES[kind])
     return {**losses, **use, **state.health.numbers()}, warnings
 
 
 def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:
-    """Return the fixed clips of the val split, the same throughout a run."""
+    """Return the clips of the val split that validations score, the same throughout a run."""
     return scoring_windows(
         store,
         "val",
@@ -268,14 +269,14 @@ def validate(
 ) -> None:
     """Score the averaged weights, and show and log the results; collective.
 
-    If the run is asked to stop in the meantime, nothing is logged; the next start validates again.
+    If a stop is requested in the meantime, nothing is logged; the next start validates again.
 
     Args:
-        continuous: whether to decode the latents themselves instead of their codes; this is
-            printed, and such weights are never the best.
+        continuous: whether to decode the latents instead of the codes; a message says so, and such
+            weights are never the best.
     """
     accelerator, averages = training.accelerator, training.state.averages.tensors
-    batch_size = training.micro_batch_size  # this many fit into memory in training
+    batch_size = training.micro_batch_size  # batches of this size fit into memory during training
     scores = score(
         *(accelerator, tokenizer, averages, store, windows, batch_size, training.stop, continuous)
     )
@@ -304,20 +305,20 @@ def score(
     stop: StopFlag,
     continuous: bool = False,
 ) -> Validation | None:
-    """Score weights on fixed clips, shared among the ranks; collective.
+    """Return the scores of given weights on fixed clips, shared among the ranks; collective.
 
     Args:
-        tokenizer: the tokenizer, not wrapped; its own weights are not used.
-        windows: the clips of all ranks.
-        batch_size: number of clips in a batch of one rank.
-        continuous: whether to decode the latents themselves, not their codes.
+        tokenizer: tokenizer, not wrapped, whose weights are replaced by `weights`.
+        windows: clips of all ranks.
+        batch_size: number of clips per batch on one rank.
+        continuous: whether to decode the latents instead of the codes.
 
     Returns:
-        None if the run was asked to stop in the meantime.
+        The scores, or None if a stop was requested in the meantime.
     """
     model = tokenizer.eval()
     usage = CodeUsage(model.config.quantizer.vocabulary).to(accelerator.device)
-    usage.update(usage.counts[:0])  # a rank without clips must also update before it computes
+    usage.update(usage.counts[:0])  # even a rank without clips must call update before compute
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for mine in validation_batches(accelerator, windows, "clip", batch_size, stop):
         if mine is None:
@@ -342,7 +343,7 @@ def _sheet(
     clips: UInt8[Tensor, "b t h w 3"],
     continuous: bool,
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Return a playing sheet: clips above their reconstructions by the averaged weights."""
+    """Return a video grid, with clips above the averaged weights' reconstructions."""
     model, weights = tokenizer.eval(), training.state.averages.tensors
     rows = [*clips.numpy()]
     for some in clips.split(training.micro_batch_size):

@@ -1,4 +1,4 @@
-"""Logs to TensorBoard, Weights & Biases or Trackio besides metrics.jsonl, through Accelerate."""
+"""Logging to TensorBoard, Weights & Biases or Trackio through Accelerate, besides metrics.jsonl."""
 
 import hashlib
 import importlib
@@ -24,7 +24,7 @@ SIMPLE = (bool, int, float, str, type(None))
 
 
 def chosen_trackers(asked: Sequence[str] | None) -> tuple[TrackerName, ...]:
-    """Return the trackers that a command line asks for.
+    """Return the trackers that the command line selects.
 
     Args:
         asked: names of trackers; "none" for no tracker; None for TensorBoard if it is installed.
@@ -49,14 +49,15 @@ def _require_installed(name: TrackerName) -> None:
 
 
 class Trackers:
-    """Sends the numbers and pictures of one run to its trackers; only rank 0 makes one.
+    """The experiment trackers of one run, which get metrics and clips; created only on rank 0.
 
-    Trackers do not affect a run, so a resumed run may have other trackers.
+    Trackers do not affect a run, so a resumed run may use other trackers.
 
     Args:
-        path: path of the run folder; TensorBoard writes into it, and the others name the run after
-            it.
-        first_step: step from which TensorBoard drops the log of an interrupted start.
+        path: path of the run folder; TensorBoard writes into this folder, and the other trackers
+            name the run after it.
+        first_step: number of steps done; TensorBoard drops what an interrupted start logged for
+            later steps.
 
     Raises:
         InputError: a tracker is not installed, or does not start.
@@ -74,14 +75,14 @@ class Trackers:
         try:
             tracker = self._make(name, first_step)
             tracker.start()
-            if name != "tensorboard":  # which would write a separate folder at each start
+            if name != "tensorboard":  # TensorBoard would write a separate folder at each start
                 tracker.store_init_configuration(flat(config))
         except Exception as error:
             raise InputError(f"--tracker {name}: does not start: {error}") from error
         return tracker
 
     def _make(self, name: TrackerName, first_step: int) -> Tracker:
-        # The folder's path names the run, so that a resumed start continues the same one.
+        # The folder's path identifies the run, so that a resumed run continues in the trackers.
         identity = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
         run_name = self.path.resolve().name
         if name == "tensorboard":
@@ -93,13 +94,13 @@ class Trackers:
         return TrackioTracker(PROJECT, name=f"{run_name}-{identity}", resume="allow")
 
     def log(self, step: int, values: dict[str, float | int]) -> None:
-        """Send metrics to the trackers."""
+        """Send metrics to all trackers."""
         with self._going_on():
             for tracker in self._trackers:
                 tracker.log(values, step=step)
 
     def log_clip(self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Send an animated clip; it is also kept in `clips/` of the run folder."""
+        """Send an animated clip to all trackers; keep the MP4 files in `clips/`."""
         stem = f"{name.replace('/', '-')}-{step:08d}"
         with self._going_on():
             folder = self.path / "clips"
@@ -137,7 +138,7 @@ class Trackers:
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
-        """Let a full disk cost pictures and curves, but not the run; it is reported once."""
+        """Suppress write errors, so that a full disk does not end the run; report the first."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Settings of the training of tokenizers and priors; does not import torch."""
+"""Training settings of tokenizers and priors; does not import torch."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, config=STRICT)
 class OptimizerConfig:
-    """The optimizer and the schedule of its learning rate.
+    """Settings of the optimizer and of the learning rate schedule.
 
     Attributes:
         kind: name of the optimizer. "muon" updates hidden matrices and kernels with Muon (Jordan et
@@ -24,14 +24,14 @@ class OptimizerConfig:
         steps: total number of optimizer steps.
         batch_size: size of the global batch, over all processes and accumulated micro-batches.
         accumulation: number of micro-batches per step.
-        lr: peak learning rate; `final_lr` is the fraction of it that is left at the end.
+        lr: peak learning rate; `final_lr` is the fraction of this rate that remains at the end.
         warmup_steps: number of optimizer steps of linear warm-up.
         decay_steps: number of final optimizer steps over which the rate falls linearly, after a
-            constant rate (warm-up–stable–decay); null lets it fall along a cosine from the end of
-            the warm-up.
-        clip_norm: largest norm of the gradients; larger ones are scaled down to it.
-        max_bad_steps: number of consecutive skipped steps (loss or gradient not finite) that ends
-            the run.
+            constant rate (warm-up–stable–decay); null for a cosine decay from the end of the
+            warm-up.
+        clip_norm: maximum gradient norm; gradients with a larger norm are scaled down.
+        max_bad_steps: number of consecutive skipped steps (loss or gradient not finite) after which
+            the run ends.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -63,12 +63,13 @@ class RunConfig:
     """Settings for saving and monitoring a run.
 
     Attributes:
-        seed: seed of weights, order of data, restarts and dropout.
+        seed: seed of initial weights, data order, restarts and dropout.
         log_every, validate_every, checkpoint_every: intervals in optimizer steps.
         validation_clips: number of fixed clips (or token grids) of the val split that are scored.
         average_decay: decay of the averaged weights; 0 turns averaging off.
-        num_workers: number of processes per rank that read data ahead.
-        compile: whether torch.compile runs encoder and decoder, or the prior, in training steps.
+        num_workers: number of processes per rank that load data in advance.
+        compile: whether to run encoder and decoder, or the prior, with torch.compile in training
+            steps.
         checkpoint_activations: whether to recompute activations in the backward pass to save
             memory.
     """
@@ -86,12 +87,12 @@ class RunConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerRunConfig(RunConfig):
-    """Settings for saving and monitoring the run of a tokenizer.
+    """Settings for saving and monitoring a tokenizer run.
 
     Attributes:
-        measure_gradients: whether to also log, at each logged step, how close every estimator's
-            gradient is to the exact one; this costs two more passes of the decoder and changes
-            nothing.
+        measure_gradients: whether to also log, at each logged step, how close each estimator's
+            gradient is to the exact gradient; measuring costs two more passes of the decoder and
+            does not affect training.
     """
 
     measure_gradients: bool = False
@@ -99,14 +100,15 @@ class TokenizerRunConfig(RunConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class PerceptualConfig:
-    """ST-LPIPS (Ghildyal and Liu 2022) between some frames and their originals, off by default.
+    """Settings of the perceptual loss, ST-LPIPS (Ghildyal and Liu 2022), off by default.
 
     Attributes:
-        weight: weight of the mean distance; 0 leaves it out, and the rotation trick's paper uses
+        weight: weight of the mean distance; 0 turns the loss off, and the rotation trick paper uses
             0.1.
-        num_frames: number of frames of each clip, drawn again at each step.
-        trunk: network that compares frames: "vgg", the usual one for losses, or "alex", about four
-            times faster.
+        num_frames: number of frames per clip to compare with their originals, drawn again at each
+            step.
+        trunk: network that compares frames: "vgg", the usual network for losses, or "alex", about
+            four times faster.
     """
 
     weight: Annotated[float, Field(ge=0)] = 0.0
@@ -116,18 +118,19 @@ class PerceptualConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class AdversarialConfig:
-    """A 3D patch discriminator with hinge losses, off by default.
+    """Settings of the adversarial loss, a 3D patch discriminator with hinge losses, off by default.
 
     Attributes:
-        weight: fixed weight of the tokenizer's loss; 0 leaves the discriminator out, and the
-            rotation trick's paper uses 0.1.
-        start: step from which the discriminator learns; it costs nothing before.
-        warmup_steps: number of steps over which the weight then grows from 0, so that an untrained
-            discriminator has little influence.
-        lecam: weight of the regulariser (Tseng et al. 2021, eq. 4).
+        weight: fixed weight of the tokenizer's adversarial loss; 0 turns the discriminator off, and
+            the rotation trick paper uses 0.1.
+        start: step from which the discriminator is trained; earlier steps do not run the
+            discriminator.
+        warmup_steps: number of steps, from `start`, over which the weight grows from 0, so that an
+            untrained discriminator has little influence.
+        lecam: weight of the LeCam regulariser (Tseng et al. 2021, eq. 4).
         lr_ratio: ratio of the discriminator's learning rate to the tokenizer's.
-        betas: betas of the discriminator's AdamW; Muon is not used for it.
-        channels: base width, doubled at each level up to eight times.
+        betas: betas of the discriminator's AdamW optimizer; the discriminator never uses Muon.
+        channels: base width, doubled at each level up to eight times the base width.
         levels: number of halvings of t, h and w; each patch gets one logit.
     """
 
@@ -143,20 +146,20 @@ class AdversarialConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerLossConfig:
-    """Weights of the tokenizer's losses.
+    """The tokenizer losses and the loss weights.
 
     Attributes:
-        reconstruction: loss of pixels in [-1, 1]: "l1" or "mse".
-        reconstruction_weight: weight of that loss. "data" is the inverse of the loss of guessing
-            the mean of all training pixels: their variance for "mse" (VQ-VAE), their mean deviation
-            for "l1".
+        reconstruction: loss on pixels in [-1, 1]: "l1" or "mse".
+        reconstruction_weight: weight of the reconstruction loss. "data" is the inverse of the loss
+            of predicting the mean of all training pixels: the inverse variance of the pixels for
+            "mse" (VQ-VAE), the inverse mean absolute deviation for "l1".
         commitment: weight of mean (e − sg(q))²; 0.25 in VQ-VAE.
-        codebook: weight of mean (q − sg(e))², used when the codebook learns by gradient.
+        codebook: weight of mean (q − sg(e))², used if the codebook is learned by gradient descent.
         entropy: weight of the entropy loss of binary codes (quantizers/quantizer_config.py).
         temporal: weight of the error of the differences between consecutive frames, absolute or
-            squared like `reconstruction`; 0 leaves it out. It is large if a reconstruction
-            flickers, and 0 for an error that is the same in all frames.
-        perceptual, adversarial: settings of these losses.
+            squared like `reconstruction`; 0 turns the loss off. The loss is large if a
+            reconstruction flickers, and 0 if the error is the same in all frames.
+        perceptual, adversarial: settings of the perceptual and adversarial losses.
     """
 
     reconstruction: Literal["l1", "mse"] = "mse"
@@ -174,13 +177,13 @@ class TokenizerTrainingConfig:
     """All settings of a tokenizer's training: the contents of configs/tokenizer/*.yaml.
 
     Attributes:
-        init_from: a finished tokenizer to start from (fine-tuning): its folder, its run folder, or
-            "org/name" on the Hugging Face Hub. Its tensors, including the codes, must fit `model`;
+        init_from: finished tokenizer to start from (fine-tuning): a model folder, a run folder, or
+            "org/name" on the Hugging Face Hub. The tensors, including the codes, must fit `model`;
             the optimizer, the steps and the averages start from scratch.
-        continuous_steps: number of initial steps in which the decoder sees the latents themselves.
-            In these steps the codes follow the latents without being decoded, the losses of the
-            quantizer have weight 0, and validations score the reconstructions of the latents. Then
-            `init: data` draws the codes again.
+        continuous_steps: number of initial steps in which the decoder decodes the latents, not the
+            codes. In these steps, the codes follow the latents without being decoded, the quantizer
+            losses have weight 0, and validations score the reconstructions of the latents.
+            Afterwards, `init: data` draws the codes again.
     """
 
     data: ClipConfig = ClipConfig()

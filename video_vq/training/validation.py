@@ -1,4 +1,4 @@
-"""Shares the batches of a validation among the ranks, and stops when the run has to stop."""
+"""Validation batches, shared among the ranks, that end early if the run has to stop."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -17,15 +17,15 @@ def validation_batches(
 ) -> Iterator[Sequence[T] | None]:
     """Yield this rank's share of the items in batches; collective.
 
-    Before each batch, all ranks check whether to stop, even those that have finished their share.
+    Before each batch, all ranks check whether to stop, even ranks that have finished their share.
 
     Args:
-        items: the items of all ranks together.
+        items: items of all ranks together.
         unit: name of an item for messages: "clip" or "grid".
-        batch_size: number of items in a batch of one rank.
+        batch_size: number of items per batch on one rank.
 
     Yields:
-        Batches that are not empty, then None if the run was asked to stop.
+        Batches that are not empty, and finally None if a stop was requested.
     """
     started, done = time.monotonic(), 0
     progress = ProgressLine(
