@@ -1,4 +1,4 @@
-"""`video-vq continue`: the last frames of a video file, and a prior's continuation."""
+"""`video-vq continue`: continues the last frames of a video file with a prior."""
 
 import argparse
 from pathlib import Path
@@ -63,7 +63,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Continue."""
+    """Continue a video, print the result, and return the exit status."""
     drawing = options.drawing(arguments)
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)

@@ -31,7 +31,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Decode."""
+    """Decode a token store, print the result, and return the exit status."""
     require_out(arguments.out, {"token store": arguments.tokens, "tokenizer": arguments.tokenizer})
     read_model_config(arguments.tokenizer, "tokenizer")
     require_free(arguments.out)

@@ -1,4 +1,4 @@
-"""`video-vq evaluate`: the scores of a tokenizer and of a prior's samples."""
+"""`video-vq evaluate`: scores a tokenizer, a prior and samples from a prior."""
 
 import argparse
 from pathlib import Path
@@ -89,7 +89,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score, print and write."""
+    """Compute the scores, write and print them, and return the exit status."""
     from video_vq.evaluation.evaluation_job import (
         EvaluationJob,
         finished_scores,

@@ -1,4 +1,4 @@
-"""`video-vq reconstruct`: a video file beside its reconstruction."""
+"""`video-vq reconstruct`: writes a video that shows a video file next to its reconstruction."""
 
 import argparse
 from pathlib import Path
@@ -46,7 +46,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Reconstruct."""
+    """Reconstruct a video, print the result, and return the exit status."""
     from video_vq.media.sources import probe_video
 
     options.require_new_video(arguments.out, arguments.video)

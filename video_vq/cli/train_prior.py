@@ -25,7 +25,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the configuration, then train."""
+    """Check the configuration and the data, train, and return the exit status."""
     config = training_verbs.read_config(arguments, "prior", PriorTrainingConfig)
     # Wrong paths are reported before torch is loaded.
     require_not_input(arguments.out, {"token store": arguments.tokens})
