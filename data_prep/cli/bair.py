@@ -1,4 +1,4 @@
-"""`data-prep bair`: BAIR robot pushing, and other data in its layout."""
+"""`data-prep bair`: prepares BAIR robot pushing, and other data in the same layout."""
 
 import argparse
 from pathlib import Path
@@ -37,7 +37,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare BAIR robot pushing."""
+    """Prepare a clip store from BAIR robot pushing."""
     from data_prep.sources.bair import BairSettings, list_bair
 
     settings = BairSettings(camera=arguments.camera, val=arguments.val)

@@ -1,4 +1,4 @@
-"""`data-prep synthetic`: the table world, drawn by NumPy."""
+"""`data-prep synthetic`: renders synthetic videos of a gripper on a table, with NumPy."""
 
 import argparse
 from pathlib import Path
