@@ -42,10 +42,7 @@ class Member:
 
 
 Contents = Generator[tuple[Member, Iterator[bytes]], None, None]
-"""Members with their bytes in chunks; read a member's chunks before requesting the next member.
-
-Close the generator after use.
-"""
+"""Members with their bytes in pieces; take each before the next, and close the iterator."""
 
 
 class LimitedFile(io.BufferedReader):
