@@ -175,7 +175,7 @@ def _is_records(name: str) -> bool:
 
 
 def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]]]:
-    """Return the number, offset and length of each record found, and the number and reason if lost.
+    """Return (number, offset, length) of all records found and (number, reason) of those lost.
 
     If the file name announces the number of records, as in BAIR, every missing record is listed as
     lost: one in each gap, and the rest in the last gap or, without gaps, at the end of the file.

@@ -273,7 +273,7 @@ def _read_classes(source: _Text) -> tuple[str, ...]:
 
 
 def _read_sides(lists: dict[str, _Text], split: int) -> dict[str, str]:
-    """Return whether each video is for train or test, by lower-case class/file."""
+    """Return train or test for each video, by lower-case class/file."""
     sides: dict[str, str] = {}
     for side in ("train", "test"):
         source = lists[f"{side}list{split:02d}.txt"]
