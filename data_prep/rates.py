@@ -10,7 +10,7 @@ MAX_SLOWER = 0.01  # fraction of the total duration that may be slower than the 
 
 
 def mixed_rates(videos: Sequence[Video]) -> list[str]:
-    """Return a note that the videos have several frame rates, or no note if the rates are equal."""
+    """Return a list with a note if the videos have different frame rates, else []."""
     rates = Counter("unknown" if video.fps is None else f"{video.fps:.5g} fps" for video in videos)
     common, reached = commonest_fps(videos), _rate_within_reach(videos)
     if len(rates) == 1 or common is None or reached is None:
@@ -31,7 +31,7 @@ def mixed_rates(videos: Sequence[Video]) -> list[str]:
 
 
 def repeated_frames(videos: Sequence[Video], fps: float | None) -> list[str]:
-    """Return a warning that frames were repeated to reach a fixed rate, or none if none were.
+    """Return a list with a warning if frames were repeated to reach a fixed rate, else [].
 
     Args:
         videos: videos of the store.

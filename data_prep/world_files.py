@@ -69,7 +69,7 @@ def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
 
 @contextmanager
 def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> Iterator[Any]:
-    """Yield a function like `map` that distributes calls over new processes and keeps their order.
+    """Yield a function like `map` that runs calls in new processes and yields results in order.
 
     Args:
         workers: number of processes.

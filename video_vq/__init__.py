@@ -51,7 +51,7 @@ __all__ = [*_SOURCES, "__version__"]  # pyright: ignore[reportUnsupportedDunderA
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name on first access (PEP 562)."""
+    """Return a name in `__all__`, which is imported on first access (PEP 562)."""
     if name not in _SOURCES:
         message = f"module 'video_vq' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=importlib.import_module(__name__))

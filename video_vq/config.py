@@ -215,7 +215,7 @@ def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] =
 
 
 def check_config(settings: type[Settings], value: dict[str, Any], source: str) -> Settings:
-    """Return the settings in a mapping, after checking them.
+    """Return the settings dataclass for a mapping, after validation.
 
     Args:
         settings: frozen dataclass that describes the configuration.

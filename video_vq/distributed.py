@@ -1,4 +1,4 @@
-"""Accelerate with strict checks: all requested processes run, and failed ranks block no others."""
+"""Wrappers around Accelerate that detect missing processes and do not wait for failed ranks."""
 
 import os
 import warnings

@@ -56,7 +56,7 @@ def actions(numbers: int) -> Facts:
 
 
 def sizes(files: Iterable[Path]) -> str:
-    """Return a text with the number of existing files, their total size, and any missing count."""
+    """Return a text with the number and total size of existing files, and the number missing."""
     files = list(files)
     present = [file.stat().st_size for file in files if file.is_file()]
     missing = len(files) - len(present)

@@ -98,7 +98,7 @@ def _bytes_of(
 
 
 def _name_of(info: zipfile.ZipInfo) -> str | bytes:
-    """Return a member's name; decode it as UTF-8 if possible, as many programs omit the flag."""
+    """Return a member's name, decoded as UTF-8 if possible, as many programs omit the flag."""
     if info.flag_bits & UTF8:
         return info.orig_filename
     written = info.orig_filename.encode("cp437")

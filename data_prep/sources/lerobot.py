@@ -226,7 +226,7 @@ def _is_count(value: Any, most: int) -> bool:
 
 
 def _checked(path: Path, template: str) -> str:
-    """Return a path template after checking its fields and that it stays inside the folder."""
+    """Return a path template after checking that the fields are known and the path is safe."""
     plain = FIELD.sub("x", template)
     parts = plain.split("/")
     if "{" in plain or "}" in plain or "\\" in plain or not plain.isprintable():

@@ -5,7 +5,7 @@ import json
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `doctor` verb to `verbs`."""
     parser = verbs.add_parser(
         "doctor",
         help="check versions, decoders, devices, ranks, weights and disk space",

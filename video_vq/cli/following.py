@@ -25,7 +25,7 @@ def say_next(*words: str | Path) -> None:
 
 
 def unused(path: Path) -> Path:
-    """Return a path if it is unused, or else the path with the first unused number, from 2 on."""
+    """Return `path` if nothing exists there, else `path` with the first unused number from 2 on."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1

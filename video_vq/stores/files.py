@@ -115,7 +115,7 @@ def safetensors_parts(
     tensors: Mapping[str, tuple[str, Sequence[int], memoryview]],
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a safetensors file in parts; they do not depend on a library version.
+    """Yield a safetensors file in parts; the bytes do not depend on the version of any library.
 
     The file consists of the length of the header, the header, and the data without gaps:
     https://huggingface.co/docs/safetensors.

@@ -64,7 +64,11 @@ def flock(descriptor: int, operation: int) -> None:
 
 
 class Lock:
-    """The result of `acquire`; `file` is None if nothing could be locked."""
+    """A lock returned by `acquire`.
+
+    Args:
+        file: path of the lock file; None if nothing could be locked.
+    """
 
     def __init__(self, file: str | None):
         self._file = file
@@ -75,7 +79,7 @@ class Lock:
         return None if self._file is None else _held[self._file].descriptor
 
     def release(self) -> None:
-        """Release the lock and, if the folder was created for the lock and is empty, remove it.
+        """Release the lock, and remove the folder if it was created for the lock and is empty.
 
         If the folder was removed and another process has created a lock file of the same name, that
         file is kept.
@@ -166,7 +170,7 @@ def _file_of(path: Path, single_file: bool) -> str:
 
 
 def _locked(file: str, path: Path, flags: int, operation: int) -> int:
-    """Lock a file and return its descriptor; the file still has its name when it is locked."""
+    """Return the descriptor of a locked file, retrying if another process removes the file."""
     end = time.monotonic() + PATIENCE_SECONDS
     is_second_try = False
     while True:
@@ -232,7 +236,7 @@ def _read_holder(descriptor: int) -> _Holder | None:
 
 
 def _is_alive(holder: _Holder | None) -> bool:
-    """Return whether a lock's holder is running; assume so if it is on another machine."""
+    """Return whether a lock's holder is running; holders on other machines count as running."""
     if holder is None:
         return False
     if holder.host != os.uname().nodename:
