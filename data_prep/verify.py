@@ -92,7 +92,7 @@ def describe(store: ClipStore) -> str:
 
 
 def contact_sheet(store: ClipStore) -> UInt8[np.ndarray, "h w 3"]:
-    """Return an image with the first, middle and last frames of some videos from every class."""
+    """Return an image with first, middle and last frames of videos chosen evenly across classes."""
     chosen = _across_classes(store, SHEET_VIDEOS)
     strips, labels = [], []
     for index in chosen:

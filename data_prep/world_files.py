@@ -94,7 +94,7 @@ def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> It
 
 
 def record_files(out: Path, side: str, count: int) -> Iterator[tuple[Path, range]]:
-    """Yield the path of each file in BAIR's layout and the range of episode indices in the file.
+    """Create the folder for a split in BAIR's layout, and yield each file's path and episode range.
 
     Args:
         out: output folder.

@@ -109,7 +109,7 @@ def unpack(
 
 
 def unpacked_path(folder: Path, name: str) -> Path:
-    """Return the path that `unpack` writes a member to: a hash of its name, with its extension.
+    """Return the path that `unpack` gives a member: a hash of the name, with the name's extension.
 
     An extension that is long or contains unusual characters is dropped.
     """

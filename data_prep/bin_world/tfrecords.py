@@ -71,7 +71,7 @@ class Pushed:
 
 
 def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> Pushed:
-    """Simulate and write all episodes that do not exist yet, and return the counts for all.
+    """Simulate and write all episodes that do not exist yet, and return counts for all episodes.
 
     The same call resumes a killed run, which loses at most one file of 256 episodes. The
     bytes do not depend on the number of workers.

@@ -49,7 +49,8 @@ class LerobotSettings:
     """Settings for listing a LeRobot data set.
 
     Attributes:
-        camera: name of a video feature, or its part after a dot; None if there is only one camera.
+        camera: name of a video feature, or the part of the name after a dot; None if there is only
+            one camera.
         val, test: fractions of the train episodes that go to val and test; unused for a split that
             info.json defines.
     """

@@ -105,7 +105,7 @@ def clip_class_and_group(index: int) -> tuple[str, int]:
 
 
 def draw_table(seed: int, index: int) -> TableScene:
-    """Return the random scene of clip `index`, in which only the label depends on the class."""
+    """Return the random scene of clip `index`; the class affects only the label and the motion."""
     random = np.random.default_rng(np.random.SeedSequence([seed, index]))
     label, group = clip_class_and_group(index)
     radii, centres = _scatter_bodies(random)

@@ -132,7 +132,7 @@ class _Canvas:
         half: float,
         height: Float[np.ndarray, " n"] | float = 0.0,
     ) -> "_Patch":
-        """Return a patch of the canvas around a point in each of some frames.
+        """Return a patch of the canvas around one point per frame.
 
         Args:
             times: indices of the frames.

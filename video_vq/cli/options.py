@@ -19,7 +19,7 @@ def add_out(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, kind: Kind) -> None:
-    """Add `--tokenizer` or `--prior`."""
+    """Add `--tokenizer` or `--prior`, depending on `kind`."""
     parser.add_argument(
         f"--{kind}",
         required=True,

@@ -1,4 +1,4 @@
-"""Reuse of the precision and number of threads with which an output was begun.
+"""Reuse of the precision and number of threads with which an output was started.
 
 The module does not import torch, because torch and Accelerate read environment variables when they
 are loaded.

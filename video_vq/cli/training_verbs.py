@@ -117,7 +117,7 @@ def run_training(
     out = arguments.out
 
     def say_ended(model: Path | None, text: str) -> None:
-        """Print the path of the model, which is None if training was stopped before the end."""
+        """Print the path of the trained model, or that training was stopped if `model` is None."""
         if not is_main_rank():
             return
         if arguments.json:

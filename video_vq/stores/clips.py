@@ -69,6 +69,7 @@ class ClipStoreWriter(ShardFolder):
         """Write and commit one shard.
 
         Args:
+            shard: index of the shard.
             videos: videos of the shard, written one after another; at most one chunk of one video
                 is in memory at a time.
             skipped: videos that were skipped; read only after all videos have been written.

@@ -66,7 +66,7 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[io.BufferedRandom]:
-    """Yield a temporary file next to `path`, which is flushed and replaces `path` on success.
+    """Yield a temporary file that is flushed to disk and renamed to `path` on success.
 
     On an error, the temporary file is removed and `path` is unchanged.
     """
@@ -278,7 +278,7 @@ def open_array(path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type) -
         dtype: expected dtype.
 
     Raises:
-        InputError: the file is missing, damaged, or holds another shape or dtype.
+        InputError: the file is missing or damaged, or its shape or dtype differs.
     """
     try:
         array = np.lib.format.open_memmap(path, mode="r")

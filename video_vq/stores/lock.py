@@ -75,7 +75,7 @@ class Lock:
 
     @property
     def descriptor(self) -> int | None:
-        """Return the descriptor of the lock file, for children that must keep the lock, or None."""
+        """Return the descriptor of the lock file, which children may inherit, or None."""
         return None if self._file is None else _held[self._file].descriptor
 
     def release(self) -> None:
@@ -104,7 +104,7 @@ def acquire(path: Path, single_file: bool = False) -> Lock:
     """Lock a folder or a file that this process is about to write.
 
     If the file system does not support locks or the lock file cannot be created, print a warning to
-    stderr once and return a lock that holds nothing.
+    stderr once and return an object without a lock.
 
     Args:
         path: the folder, or the file if `single_file`; a missing folder is created. If `path` must
@@ -140,7 +140,7 @@ def acquire(path: Path, single_file: bool = False) -> Lock:
 
 @contextmanager
 def held(path: Path, single_file: bool = False) -> Iterator[Lock]:
-    """Hold the lock that `acquire` returns for the duration of a block."""
+    """Acquire a lock for the duration of a block; see `acquire`."""
     lock = acquire(path, single_file)
     try:
         yield lock

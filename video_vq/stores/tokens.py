@@ -384,7 +384,7 @@ class TokenStore:
 
 
 def codes_of_levels(tokens: np.ndarray, header: TokenHeader) -> list[np.ndarray]:
-    """Return a list with the codes of each level; one array if a position has a single code."""
+    """Return a list of code arrays, one per level; a single array if there are no levels."""
     return [tokens[..., level] for level in range(len(header.levels))] or [tokens]
 
 
