@@ -163,7 +163,7 @@ def _geom(shape: str, size: Numbers, rgb: Numbers, extra: str, at: Numbers = (0,
 
 
 def _room(floor: tuple[float, float, float]) -> str:
-    """Return the MJCF geoms of the bin (a floor and four walls) and of the dark ground around it."""
+    """Return the MJCF geoms of the bin (a floor and four walls) and of the ground around it."""
     wall = tuple(0.62 * value for value in floor)
     thick, half, room = 0.008, BIN_HALF, 'class="room"'
     long, high = half + 2 * thick, WALL_HEIGHT / 2
@@ -220,7 +220,7 @@ def _body(number: int, body: Body) -> str:
 
 
 def _parts(body: Body) -> list[str]:
-    """Return an object's MJCF geoms, whose lowest point is at most about `half` below the centre."""
+    """Return an object's MJCF geoms, whose lowest point is roughly `half` below the centre."""
     h, colour, kind = body.half, body.colour, 'class="object"'
     pale = tuple(0.5 + 0.5 * value for value in colour)
     match body.kind:

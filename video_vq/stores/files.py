@@ -284,7 +284,7 @@ def open_array(path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type) -
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the store is incomplete") from None
-    except Exception as error:  # NumPy reads the header with Python's parser, which may raise any
+    except Exception as error:  # NumPy's header parser may raise any error
         raise InputError(f"{path}: not a readable .npy array: {error}") from None
     same_rows = array.ndim == 1 + len(row_shape) and array.shape[1:] == tuple(row_shape)
     if not same_rows or array.dtype != np.dtype(dtype):
