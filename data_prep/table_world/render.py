@@ -123,7 +123,7 @@ class _Canvas:
         self.x = (centres[:, :1] + pixels * view.widths[0]).astype(np.float32)  # t w
         self.y = (centres[:, 1:] + pixels * view.widths[1]).astype(np.float32)  # t h
         self.pixel = max(view.widths) / size
-        self.image = np.empty((3, len(centres), size, size), np.float32)  # colour planes paint faster
+        self.image = np.empty((3, len(centres), size, size), np.float32)  # planes paint faster
 
     def patch(
         self,
