@@ -1,4 +1,4 @@
-"""`python -m data_prep` is `data-prep`."""
+"""Entry point for `python -m data_prep`, which is the same as `data-prep`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Reads columns of untrusted Parquet files; no other module uses pyarrow."""
+"""Reader of columns from untrusted Parquet files; no other module uses pyarrow."""
 
 import importlib.util
 from bisect import bisect_right
@@ -13,18 +13,18 @@ import numpy as np
 from video_vq.errors import InputError
 
 MAX_FILE_BYTES = 2 << 30
-MAX_VALUES = 1 << 28  # values of one column
-MAX_TEXT_BYTES = 1 << 28  # decoded bytes of one column of texts
-MAX_HEADER_BYTES = 1 << 28  # bytes of any text in the file's own description
-BUFFER_BYTES = 1 << 20  # bytes of a column that are read at a time
-BATCH_VALUES, COLUMN_ROWS = 1 << 20, 1 << 18  # what a RowReader holds at most
+MAX_VALUES = 1 << 28  # number of values per column
+MAX_TEXT_BYTES = 1 << 28  # decoded size of a text column
+MAX_HEADER_BYTES = 1 << 28  # size of any string in the file's metadata
+BUFFER_BYTES = 1 << 20  # number of bytes of a column that are read at a time
+BATCH_VALUES, COLUMN_ROWS = 1 << 20, 1 << 18  # batch sizes of `RowReader.read` and `integers`
 
 Kind = Literal["integer", "number", "vector", "texts"]
 Column = np.ndarray | list[list[str]]
 
 
 class TableError(InputError):
-    """Raised for a Parquet file that cannot be used; `reason` says why, without the path."""
+    """Error for a Parquet file that cannot be used; `reason` is the message without the path."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -32,7 +32,7 @@ class TableError(InputError):
 
 
 def require_pyarrow() -> None:
-    """Raise unless pyarrow is installed.
+    """Raise an error unless pyarrow is installed.
 
     Raises:
         InputError: pyarrow is missing; the message says how to install it.
@@ -49,9 +49,9 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
 
     Args:
         path: path of the file.
-        wanted: name -> kind and width: "integer" (int64) and "number" (float64) give an array with
-            one axis, "vector" gives float32 of shape rows x width, and "texts" gives a list of
-            texts per row (without using the width).
+        wanted: mapping from column name to kind and width. The kinds "integer" (int64) and "number"
+            (float64) give an array with one axis, "vector" gives float32 of shape rows x width, and
+            "texts" gives a list of texts for each row. Only "vector" uses the width.
 
     Raises:
         TableError: the file is not a Parquet file, is too large, lacks a column, or has a column of
@@ -69,14 +69,14 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
 
 
 class RowReader:
-    """Reads ranges of rows of a Parquet file, holding only one more batch of rows.
+    """Reader of row ranges from a Parquet file, which keeps only one batch of rows in memory.
 
-    A range that begins where the last one ended is read on from there. Batches begin with row
-    groups, so the rows lost to a damaged page do not depend on earlier reads.
+    Consecutive ranges are read without starting over. The first batch of a row group begins with
+    the row group, so which rows a damaged page affects does not depend on earlier reads.
 
     Args:
         path: path of the file.
-        wanted: see `read_columns`; texts are not supported.
+        wanted: columns to read, as for `read_columns`, but without the kind "texts".
 
     Raises:
         TableError: as for `read_columns`.
@@ -99,10 +99,10 @@ class RowReader:
         self._batch_first = self._batch_end = 0
 
     def integers(self, name: str) -> Iterator[np.ndarray]:
-        """Yield a column of whole numbers in pieces.
+        """Yield a column of whole numbers in chunks.
 
         Raises:
-            TableError: the file is damaged; raised as the pieces are read.
+            TableError: the file is damaged; raised while the chunks are read.
         """
         with _reading(self._path):
             for batch in self._file.iter_batches(COLUMN_ROWS, columns=[name], use_threads=False):
@@ -110,14 +110,14 @@ class RowReader:
                 yield np.asarray(_convert(self._path, name, batch.column(name), "integer", 1))
 
     def read(self, first: int, count: int) -> dict[str, np.ndarray]:
-        """Return all wanted columns of some rows.
+        """Return all wanted columns for a range of rows.
 
         Args:
             first: index of the first row in the file.
-            count: number of rows, at least one.
+            count: number of rows, at least 1.
 
         Raises:
-            TableError: the file has no such rows, or they are damaged.
+            TableError: the rows do not exist or are damaged.
         """
         parts: list[dict[str, np.ndarray]] = []
         row, end = first, first + count
@@ -136,7 +136,7 @@ class RowReader:
         self._file.close()
 
     def _seek(self, row: int) -> None:
-        """Make the batch that holds a given row the current one."""
+        """Read batches until the current batch contains a given row."""
         if not 0 <= row < self._firsts[-1]:
             raise TableError(self._path, f"has no row {row:,}")
         group = bisect_right(self._firsts, row) - 1
@@ -146,7 +146,7 @@ class RowReader:
             )
             self._batch_first = self._batch_end = self._firsts[group]
         while row >= self._batch_end:
-            self._group = -1  # after a failure, reading starts over
+            self._group = -1  # after a failure, the next read starts over
             with _reading(self._path):
                 batch = next(self._batches, None)
                 if batch is None:
@@ -176,7 +176,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _opened(path: Path, wanted: Iterable[str]) -> Any:
-    """Open a file and check that it has these columns; `_reading` must catch the errors."""
+    """Return an open Parquet file that has all wanted columns; call only inside `_reading`."""
     from pyarrow import parquet
 
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -201,7 +201,7 @@ def _short(error: Exception) -> str:
 
 
 def _check_sizes(path: Path, metadata: Any, wanted: Iterable[str]) -> None:
-    """Refuse a file whose metadata declares too much data."""
+    """Raise a TableError if the metadata declare too much data in a wanted column."""
     for number in range(metadata.num_columns):
         texts = values = 0
         for group in range(metadata.num_row_groups):

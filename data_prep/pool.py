@@ -1,8 +1,8 @@
-"""A pool of processes that make shards; if one dies, hangs or runs too long, one video is lost.
+"""A pool of worker processes that prepare shards and tolerate videos that crash a worker.
 
-If a worker dies while decoding a video, the video is tried once more, separately in a new process
-and with PyAV. If that process dies, too, the video is left out, with the reason; otherwise the
-shard is made again.
+If a worker dies, hangs or runs too long while decoding a video, the video is decoded separately in
+a new process with PyAV. If that process also dies, the video is skipped, with the reason. In either
+case, the shard is then prepared again.
 """
 
 import sys
@@ -26,7 +26,13 @@ COMMAND = (sys.executable, "-c", "from data_prep.pool import main; main()")
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to prepare: the fields of a worker's job that differ between shards."""
+    """A shard to prepare.
+
+    Attributes:
+        shard: index of the shard.
+        items: videos in the shard.
+        skipped: files that are already known to be unusable, recorded with the shard.
+    """
 
     shard: int
     items: tuple[Item, ...]
@@ -37,8 +43,9 @@ class Making(NamedTuple):
     """The settings that all shards of a store share.
 
     Attributes:
-        store, plan, arrays: the arguments of ClipStoreWriter with these names.
-        recipe: recipe for making the frames.
+        store: store folder.
+        plan, arrays: see ClipStoreWriter.
+        recipe: settings for decoding the frames.
     """
 
     store: Path
@@ -48,15 +55,15 @@ class Making(NamedTuple):
 
 
 class Pool:
-    """Runs shard tasks on long-lived processes.
+    """A pool that runs shard tasks on long-lived worker processes.
 
     Args:
-        making: the settings that all shards share.
-        num_workers: number of processes.
-        keep_open: file descriptors that the workers inherit (a lock is held until its last holder
-            ends).
+        making: settings that all shards share.
+        num_workers: number of worker processes.
+        keep_open: file descriptors that the workers inherit, such as that of a lock, which is then
+            kept until the last worker ends.
         command: command that starts a worker.
-        stall_seconds: seconds that a worker may go without using CPU time.
+        stall_seconds: longest time that a worker may spend without using the CPU, in seconds.
     """
 
     def __init__(
@@ -82,14 +89,15 @@ class Pool:
         on_video: Callable[[int, int], object],
         on_shard: Callable[[int], object],
     ) -> None:
-        """Prepare all shards, once.
+        """Prepare all shards; call this method only once.
 
         Args:
-            tasks: the shards.
-            on_video: function that is called, by one thread at a time, with a shard and the change
-                in its number of finished videos, which is negative if the shard has to be made
-                again.
-            on_shard: function that is called when a shard is committed; an exception ends the run.
+            tasks: shards to prepare.
+            on_video: function that is called, by one thread at a time, with the index of a shard
+                and the change in the shard's number of finished videos, which is negative if the
+                shard must be prepared again.
+            on_shard: function that is called with the index of each committed shard; an exception
+                ends the run.
 
         Raises:
             InputError: the store cannot be written, the storage does not respond, or workers die
@@ -101,7 +109,7 @@ class Pool:
                 on_shard(shard.result())
 
     def _prepare(self, task: ShardTask, on_video: Callable[[int, int], object]) -> int:
-        """Have a worker make one shard; return its number. Runs in a thread."""
+        """Have a worker prepare a shard, and return the shard's index; runs in a thread."""
         items = {item.id: item for item in task.items}
         verdicts: dict[str, Verdict] = {}
         deaths = Deaths(self._stall_seconds)
@@ -134,7 +142,7 @@ class Pool:
                 verdicts[item.id] = self._tried_alone(item, deaths)
 
     def _tried_alone(self, item: Item, deaths: Deaths) -> Verdict:
-        """Have a video decoded separately, because a worker died while decoding it."""
+        """Have a video decoded separately after a worker has died, and return the verdict."""
         job = {**self._common, "job": "try", "item": asdict(item)}
         while isinstance(death := self._workers.ask(job, lambda _: None), Death):
             reason = deaths.add(death, item.path)
@@ -144,15 +152,19 @@ class Pool:
 
 
 def main() -> None:
-    """Run one of the pool's worker processes."""
+    """Run a worker process of the pool."""
     serve(do)
 
 
 def do(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
-    """Prepare a shard, or decode one video and discard it.
+    """Prepare a shard, or decode a video and discard the frames.
+
+    Args:
+        job: a shard or a single video, with the settings in `Making`, as JSON.
+        watch: function that reports the current video and stage to the pool.
 
     Raises:
-        InputError: the store belongs to another plan, or cannot be written.
+        InputError: the store was made with a different plan, or cannot be written.
     """
     recipe = FrameRecipe.from_json(job["recipe"])
     try:
@@ -171,7 +183,7 @@ def _try(item: Item, recipe: FrameRecipe, watch: WatchVideo) -> None:
         for _ in open_video(opener, item, replace(recipe, decoder="pyav"), watch, []).frames:
             pass
     except UnusableVideoError:
-        pass  # the shard will find the same reason
+        pass  # preparing the shard will fail for the same reason
     watch(item.id, "done", 0.0)
 
 

@@ -1,16 +1,16 @@
-"""Notes on a store's frame rates: mixed rates, and frames that a fixed rate repeats."""
+"""Notes on the frame rates in a store: mixed rates, and frames repeated to reach a fixed rate."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from video_vq.stores.videos import Video, commonest_fps, num_repeated
 
-MAX_RATES = 4  # number of rates that are named
-MAX_SLOWER = 0.01  # share of the running time that may be slower than the proposed rate
+MAX_RATES = 4  # number of rates to name
+MAX_SLOWER = 0.01  # fraction of the total duration that may be slower than the proposed rate
 
 
 def mixed_rates(videos: Sequence[Video]) -> list[str]:
-    """Return a note if the videos have several frame rates, with the option that converts them."""
+    """Return a list with a note if the videos have different frame rates, else []."""
     rates = Counter("unknown" if video.fps is None else f"{video.fps:.5g} fps" for video in videos)
     common, reached = commonest_fps(videos), _rate_within_reach(videos)
     if len(rates) == 1 or common is None or reached is None:
@@ -31,7 +31,12 @@ def mixed_rates(videos: Sequence[Video]) -> list[str]:
 
 
 def repeated_frames(videos: Sequence[Video], fps: float | None) -> list[str]:
-    """Return a warning if a fixed rate required more frames than the videos have."""
+    """Return a list with a warning if frames were repeated to reach a fixed rate, else [].
+
+    Args:
+        videos: videos of the store.
+        fps: fixed rate of the store; None if each video keeps its own rate.
+    """
     counts = [num_repeated(video) or 0 for video in videos]
     repeated, frames = sum(counts), sum(video.num_frames for video in videos)
     if not repeated or fps is None:
@@ -46,10 +51,10 @@ def repeated_frames(videos: Sequence[Video], fps: float | None) -> list[str]:
 
 
 def _rate_within_reach(videos: Sequence[Video]) -> float | None:
-    """Return the highest rate to which videos can be converted with hardly any repeated frames.
+    """Return the highest rate to which the videos can be converted with few repeated frames.
 
-    Slower videos make up at most `MAX_SLOWER` of the total duration, so that at most this share of
-    the frames is repeated; None if no rate is known.
+    Videos with lower rates make up at most `MAX_SLOWER` of the total duration, so at most this
+    fraction of the frames is repeated. Return None if no rate is known.
     """
     seconds: dict[float, float] = defaultdict(float)
     for video in videos:
@@ -65,7 +70,7 @@ def _rate_within_reach(videos: Sequence[Video]) -> float | None:
 
 
 def _share_repeated_at(videos: Sequence[Video], fps: float) -> float:
-    """Return the share of the frames that would be repeats if all videos had the given rate."""
+    """Return the fraction of frames that would be repeats if all videos had the given rate."""
     rated = [(video.fps, video.num_frames / video.fps) for video in videos if video.fps]
     missing = sum(seconds * max(0.0, fps - own) for own, seconds in rated)
     return missing / (fps * sum(seconds for _, seconds in rated))

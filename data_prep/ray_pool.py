@@ -1,4 +1,4 @@
-"""Prepares shards on a Ray cluster, each by a task that decodes in its own child process."""
+"""Preparation of shards on a Ray cluster; each Ray task decodes in a child process."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,11 +14,12 @@ def run_pool_on_ray(
     on_video: Callable[[int, int], object],
     on_shard: Callable[[int], object],
 ) -> None:
-    """Do the work of `Pool` on a cluster, all of whose machines can access the store.
+    """Prepare shards like `Pool.run`, but on a Ray cluster whose machines all access the store.
 
     Args:
-        making: the settings that all shards share.
-        tasks, on_video, on_shard: see `Pool.run`; videos are counted when their shard is done.
+        making: settings that all shards share.
+        tasks, on_video, on_shard: see `Pool.run`; `on_video` is called once for each finished
+            shard.
 
     Raises:
         InputError: as for `Pool.run` and `run_on_ray`.

@@ -1,4 +1,4 @@
-"""Turns a listing of raw videos into a clip store, across any number of interruptions."""
+"""Preparation of a clip store from a listing of raw videos; can be resumed at any time."""
 
 import math
 import os
@@ -32,7 +32,7 @@ from video_vq.stores.shards import MANIFEST, PARTS, plan_of, write_sealed
 from video_vq.stores.videos import reasons, require_few_skipped, warning_of_empty_splits
 
 Engine = Literal["local", "ray"]
-UNPACKED = "unpacked"  # folder in parts/, removed with it
+UNPACKED = "unpacked"  # subfolder of parts/, removed together with parts/
 CONFIGS: dict[SourceName, str] = {
     "folder": "video64",
     "ucf101": "ucf101",
@@ -44,14 +44,14 @@ CONFIG_SIZES = {"video64": (64, 64), "ucf101": (128, 128), "bair": (64, 64)}
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a preparation.
+    """The result of `prepare`.
 
     Attributes:
         store: the finished store.
-        seconds: duration of this start in seconds.
-        new_videos: number of videos that this start prepared.
-        notes: oddities of videos (id, note).
-        skipped: the first videos that were left out (path, reason).
+        seconds: duration of this call, in seconds.
+        new_videos: number of videos in the shards that this call prepared.
+        notes: oddities of videos (id, note); empty if the store was already finished.
+        skipped: skipped videos (id, path, reason); empty if the store was already finished.
     """
 
     store: ClipStore
@@ -62,10 +62,15 @@ class Outcome:
 
 
 def make_plan(listing: Listing, recipe: FrameRecipe, videos_per_shard: int) -> dict[str, Any]:
-    """Return all settings that determine the store's bytes, which are independent of the machine.
+    """Return the plan of a store: all settings that determine the store's bytes.
+
+    Args:
+        listing: videos of the source.
+        recipe: settings for decoding the frames.
+        videos_per_shard: number of videos per shard.
 
     Raises:
-        InputError: a file of actions has become unreadable.
+        InputError: a file of actions has become unreadable since the listing.
     """
     entries = [
         [
@@ -103,24 +108,25 @@ def prepare(
     command: tuple[str, ...] = COMMAND,
     engine: Engine = "local",
 ) -> Outcome:
-    """Decode all videos of a listing into a clip store.
+    """Decode all videos in a listing into a clip store.
 
-    The same call resumes where an earlier one stopped, and does nothing if the store is finished.
-    The store's bytes depend only on the listing and the recipe.
+    A repeated call resumes an interrupted preparation, and does nothing if the store is finished.
+    The store's bytes depend only on the listing, the recipe and `videos_per_shard`.
 
     Args:
-        listing: the videos of a source.
-        out: folder of the store.
-        recipe: recipe for making the frames of each video.
-        workers: number of processes that decode.
-        videos_per_shard: number of videos in a shard; None for the usual number.
-        max_skipped: share of the videos that may be unusable; None for the source's own.
+        listing: videos of the source.
+        out: store folder.
+        recipe: settings for decoding the frames.
+        workers: number of decoding processes; unused with Ray.
+        videos_per_shard: number of videos per shard; None for the default.
+        max_skipped: largest fraction of the videos that may be skipped, from 0 to 1; None for the
+            listing's own limit.
         command: command that starts a worker.
-        engine: "local" uses `workers` processes of this machine, "ray" a cluster's.
+        engine: "local" to decode in processes on this machine, "ray" to decode on a Ray cluster.
 
     Raises:
-        InputError: another run is filling the store, it was made with other settings or cannot be
-            written, or too many videos are unusable.
+        InputError: the store is being written by another process, was made with other settings or
+            cannot be written; too many videos are unusable; or the decoder or Ray is not installed.
     """
     require_decoder(recipe.decoder)
     if engine == "ray":
@@ -130,7 +136,7 @@ def prepare(
     plan = make_plan(listing, recipe, per_shard)
     num_shards = math.ceil(len(listing.items) / per_shard)
     limit = listing.max_skipped if max_skipped is None else max_skipped
-    # Nothing is written to a finished store, so it may lie on a read-only disk.
+    # Nothing is written to a finished store, which may therefore be on a read-only disk.
     is_finished = (out / MANIFEST).exists() and not (out / PARTS).exists()
     with nullcontext(Lock(None)) if is_finished else held(out) as lock, _writing(out):
         _require_same_list(out, plan_of(out), plan)
@@ -146,7 +152,7 @@ def prepare(
         run = partial(run_pool_on_ray, making)
         if engine == "local":
             num_workers = max(1, min(workers, len(missing)))
-            # The workers also write: a second start waits for those of a run that was killed.
+            # The workers keep the lock, so a new run waits for the workers of a killed run.
             keep_open = () if lock.descriptor is None else (lock.descriptor,)
             run = Pool(making, num_workers, keep_open=keep_open, command=command).run
         new_videos = sum(len(task.items) for task in missing)
@@ -162,7 +168,7 @@ def prepare(
 
 
 def _tasks(listing: Listing, per_shard: int) -> list[ShardTask]:
-    """Divide the listing into shards; the first also gets the files that listing left out."""
+    """Divide a listing into shards; the first shard also records the listing's skipped files."""
     return [
         ShardTask(
             shard,
@@ -188,7 +194,7 @@ def _remaining(
 
 
 def _unpacked(archive: Archive, tasks: list[ShardTask], folder: Path) -> list[ShardTask]:
-    """Unpack the files that the missing shards need; return the shards with the paths of files."""
+    """Unpack the files for some shards, and return the tasks with the paths of these files."""
     wanted = {item.path for task in tasks for item in task.items}
     members = [member for member in archive.members if member.name in wanted]
     with progress(f"unpacking {archive.path.name}", len(members), "file") as bar:
@@ -206,7 +212,7 @@ def _unpacked(archive: Archive, tasks: list[ShardTask], folder: Path) -> list[Sh
 
 
 class _Tally:
-    """Counts the videos that were left out, and stops a run that loses too many."""
+    """Counter of skipped videos, which stops the run if there are too many."""
 
     def __init__(self, writer: ClipStoreWriter, listing: Listing, limit: float):
         self._writer = writer
@@ -215,20 +221,20 @@ class _Tally:
         self._skipped = [asdict(entry) for entry in listing.skipped]
 
     def add(self, shard: int) -> None:
-        """Count a committed shard; entries of the listing, in the first, are already counted."""
+        """Add the skipped videos of a committed shard, except those already in the listing."""
         known = {entry["id"] for entry in self._skipped}
         record = self._writer.record(shard)
         self._skipped += [entry for entry in record["skipped"] if entry["id"] not in known]
         self.check()
 
     def check(self) -> None:
-        """Raise if the share of unusable videos exceeds the limit, except for a single video."""
+        """Raise an error if too many videos were skipped; see `require_few_skipped`."""
         require_few_skipped(self._skipped, self._total, self._limit)
 
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Turn the system's errors about a full or broken disk into an InputError with advice."""
+    """Turn an OSError, such as for a full disk, into an InputError with advice."""
     try:
         yield
     except OSError as error:
@@ -240,7 +246,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
-    """Refuse a store of other videos, with an explanation; the writer refuses other settings."""
+    """Raise an error if only the list of videos has changed; the writer rejects other changes."""
     if not isinstance(before, dict) or before.get("list_sha256") == now["list_sha256"]:
         return
     changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
@@ -261,7 +267,7 @@ def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
 
 
 def _note_provenance(writer: ClipStoreWriter, recipe: FrameRecipe) -> None:
-    """Record the software that makes the shards; the plan has only settings that affect bytes."""
+    """Record the software that prepares the shards, which is not part of the plan."""
     made_by = {
         "decoder": recipe.decoder,
         "machine": platform.machine(),
@@ -286,7 +292,7 @@ def _version(package: str) -> str | None:
 
 
 def summarize(outcome: Outcome, listing: Listing) -> str:
-    """Return a readable summary of the result, with anything unusual about it."""
+    """Return a summary of the result as text, including skipped videos, notes and warnings."""
     store = outcome.store
     videos = len(store.videos)
     height, width = store.frame_size_hw
@@ -317,7 +323,7 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
 
 
 def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
-    """Return the commands that come next, one per line."""
+    """Return lines with the next commands: verification and, if possible, training."""
     store = outcome.store
     path, sheet = quote(str(store.path)), quote(f"{store.path}.png")
     lines = [f"next: data-prep verify {path} --sheet {sheet}   (and look at it)"]
@@ -333,7 +339,7 @@ def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
 
 
 def numbers(outcome: Outcome) -> dict[str, Any]:
-    """Return the result as JSON."""
+    """Return the numbers in the result by name, for JSON output."""
     store = outcome.store
     frames = sum(video.num_frames for video in store.videos)
     return {

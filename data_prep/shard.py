@@ -1,4 +1,4 @@
-"""Turns raw videos into one shard of a clip store, the unit of work of a run."""
+"""Preparation of a clip store shard from raw videos."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from video_vq.media.prepared import FrameRecipe
 from video_vq.media.probe import UnreadableVideoError
 from video_vq.stores.clips import ClipStoreWriter, PreparedVideo, Skipped, UnusableVideoError
 
-# What makes the opener of a shard's items.
+# Factories of the functions that open a shard's items.
 OPENERS: dict[ItemKind, Callable[[], OpenItem]] = {
     "file": lambda: open_video_file,
     "record": lambda: open_record,
@@ -26,11 +26,11 @@ OPENERS: dict[ItemKind, Callable[[], OpenItem]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """The findings of an earlier attempt on a video.
+    """The conclusion from an earlier attempt to decode a video.
 
     Attributes:
-        skip: reason to leave it out; None to keep it.
-        decoder: the decoder to use; None for the recipe's.
+        skip: reason to skip the video; None to decode the video.
+        decoder: decoder to use; None for the recipe's decoder.
     """
 
     skip: str | None = None
@@ -46,9 +46,18 @@ def prepare_shard(
     verdicts: Mapping[str, Verdict],
     watch: WatchVideo,
 ) -> None:
-    """Decode the videos of one shard, then write and commit it.
+    """Decode the videos of a shard, then write and commit the shard.
 
-    A video that cannot be used is left out, with its reason.
+    A video that cannot be used is skipped, and the reason is recorded.
+
+    Args:
+        writer: writer of the clip store.
+        recipe: settings for decoding the frames.
+        shard: index of the shard.
+        items: videos in the shard.
+        skipped: files that are already known to be unusable, recorded with the shard.
+        verdicts: conclusions from earlier attempts, by video id.
+        watch: function that is called with a video's id and stage, and a limit on CPU seconds.
 
     Raises:
         OSError: the store cannot be written.
@@ -76,7 +85,7 @@ def prepare_shard(
 
 
 def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise unless rows have the same number of values as when the source was listed."""
+    """Raise UnusableVideoError if the number of values in a row has changed since the listing."""
     for name, shape in arrays.items():
         found = np.shape(prepared.arrays[name])[1:]
         if found != shape:
@@ -89,10 +98,17 @@ def _require_widths(prepared: PreparedVideo, arrays: Mapping[str, tuple[int, ...
 def open_video(
     open_item: OpenItem, item: Item, recipe: FrameRecipe, watch: WatchVideo, notes: Notes
 ) -> PreparedVideo:
-    """Open one video; its frames are decoded as they are taken.
+    """Return an opened video, whose frames are decoded during iteration.
+
+    Args:
+        open_item: function that opens items of this kind.
+        item: video to open.
+        recipe: settings for decoding the frames.
+        watch: function that is called with the video's id and stage, and a limit on CPU seconds.
+        notes: list to which oddities of the video are added.
 
     Raises:
-        UnusableVideoError: the video cannot be used; raised now or while the frames are taken.
+        UnusableVideoError: the video cannot be used; raised immediately or during iteration.
     """
     watch(item.id, "read", recipe.cpu_limit(item.num_bytes))
     try:

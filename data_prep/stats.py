@@ -1,4 +1,4 @@
-"""Counts a clip store: lengths, classes, groups, and exact sums over all pixels and array rows."""
+"""Statistics of a clip store: lengths, classes, groups, and moments of all pixels and arrays."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ SHOWN_CLASSES, SHOWN_RATES = 20, 5
 
 @dataclass(frozen=True)
 class Lengths:
-    """Numbers of frames of the videos."""
+    """Statistics of the number of frames in a video."""
 
     smallest: int
     median: float
@@ -31,12 +31,14 @@ class Lengths:
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """The contents of one split.
+    """The contents of a split.
 
     Attributes:
-        largest_group: largest number of its videos that share a group.
-        upsampled: number of frames that repeat the previous one, because a fixed rate required more
-            than the video has; None if the store does not record it.
+        videos, frames, groups: numbers of videos, frames and groups.
+        largest_group: number of videos in the largest group.
+        lengths: statistics of the number of frames in a video.
+        upsampled: number of frames that were repeated to reach a fixed rate; None if the store does
+            not record this number.
     """
 
     videos: int
@@ -49,13 +51,14 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Channels:
-    """Exact moments of all pixels of a split, for red, green and blue, in levels from 0 to 255.
+    """Exact pixel statistics of a split, for red, green and blue, with values from 0 to 255.
 
     Attributes:
-        mean, variance: moments of the population, computed from integers and rounded once.
-        smallest, largest: extremes of the values.
-        at_limits: share of the values that are 0 or 255.
-        repeated_frames: share of the frames that equal the previous one, among those that have one.
+        mean, variance: population mean and variance, computed from integers and rounded once.
+        smallest, largest: smallest and largest values.
+        at_limits: fraction of the values that are 0 or 255.
+        repeated_frames: fraction of the frames, except the first of each video, that equal the
+            previous frame.
     """
 
     mean: tuple[float, ...]
@@ -68,12 +71,13 @@ class Channels:
 
 @dataclass(frozen=True)
 class ArrayRange:
-    """Statistics of a per-frame array over all frames of the store, for each column.
+    """Statistics of each column of a per-frame array, over all frames in the store.
 
     Attributes:
-        smallest, largest: extremes of the finite values; None if there are none.
-        mean, deviation: moments of the finite values, in float64.
-        not_finite: number of values that are NaN or infinite.
+        smallest, largest: smallest and largest finite values; None for a column without any.
+        mean, deviation: mean and standard deviation of the finite values, computed in float64; None
+            for a column without any.
+        not_finite: number of values in the array that are NaN or infinite.
     """
 
     smallest: tuple[float | None, ...]
@@ -89,17 +93,17 @@ class Statistics:
 
     Attributes:
         frame_size_hw: height and width of every frame, in pixels.
-        skipped: number of sources that were left out.
-        pixel_bytes: size of all frames in bytes.
-        fps: number of videos per frame rate, which may be "unknown".
-        splits: counts by split.
-        classes: number of videos by class and split; "" means no class.
-        balance: entropy of the classes over the logarithm of their number, which is 1 if all are
-            equally frequent; None with fewer than two classes.
+        skipped: number of skipped sources.
+        pixel_bytes: total size of all frames, in bytes.
+        fps: number of videos for each frame rate, which may be "unknown".
+        splits: counts for each split.
+        classes: number of videos by class and split; the class "" stands for no class.
+        balance: entropy of the class frequencies divided by the logarithm of the number of classes,
+            which is 1 if all classes are equally frequent; None for fewer than two classes.
         groups_in_two_splits: groups with videos in more than one split, which may be
             near-duplicates.
-        pixels: channels by split.
-        arrays: ranges by name.
+        pixels: pixel statistics for each split.
+        arrays: statistics for each per-frame array.
     """
 
     frame_size_hw: tuple[int, int]
@@ -114,15 +118,18 @@ class Statistics:
     arrays: dict[str, ArrayRange]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
+        """Return all fields as a JSON object."""
         return asdict(self)
 
 
 def statistics_of(store: ClipStore, on_video: Callable[[], object] = lambda: None) -> Statistics:
-    """Count a store; every frame is read once in constant memory, but arrays are held completely.
+    """Return the statistics of a clip store.
+
+    Every frame is read once, in constant memory; each per-frame array is loaded as a whole.
 
     Args:
-        on_video: function that is called after each video's pixels.
+        store: clip store with at least one video.
+        on_video: function that is called after the pixels of each video have been counted.
 
     Raises:
         InputError: a shard is missing or damaged.
@@ -206,7 +213,7 @@ def _channels(store: ClipStore, videos: Sequence[int], on_video: Callable[[], ob
 
 
 def _histogram(frames: UInt8[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "3 256"]:
-    """Count each value of each channel; Pillow is four times as fast as NumPy."""
+    """Return the histogram of each channel; Pillow is four times as fast as NumPy."""
     from PIL import Image
 
     rows = frames.reshape(-1, frames.shape[2], 3)
@@ -214,7 +221,7 @@ def _histogram(frames: UInt8[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "3 256"]
 
 
 def _moments(counts: Int[np.ndarray, " 256"]) -> tuple[float, float]:
-    """Return mean and variance of a histogram, exact until they are rounded to float64."""
+    """Return the mean and variance of a histogram, computed exactly and rounded to float64."""
     number = sum(counts.tolist())
     total = sum(value * count for value, count in enumerate(counts.tolist()))
     squares = sum(value * value * count for value, count in enumerate(counts.tolist()))
@@ -286,7 +293,7 @@ def table(found: Statistics) -> str:
 
 
 def _upsampling_lines(found: Statistics) -> list[str]:
-    """Return lines on frames that a fixed rate repeated, by split; none if there are none."""
+    """Return a line on frames repeated to reach a fixed rate, or no line if none were repeated."""
     shares = {
         name: "unknown" if split.upsampled is None else f"{split.upsampled / split.frames:.1%}"
         for name, split in found.splits.items()
@@ -312,12 +319,12 @@ def _class_lines(found: Statistics) -> list[str]:
 def class_table(
     classes: Mapping[str, Mapping[str, int]], splits: Sequence[str], more: str = ""
 ) -> list[str]:
-    """Return a line with the count in each split for each class, and their sums.
+    """Return the lines of a table with the count for each class and split, and the totals.
 
     Args:
-        classes: number of videos by class and split; "" means no class.
+        classes: number of videos by class and split; the class "" stands for no class.
         splits: splits to show as columns.
-        more: text to add if not all classes are shown.
+        more: text to append if not all classes are shown.
     """
     names = {label: label or "(no class)" for label in classes}
     wide = max(map(len, (*names.values(), "class"))) + 2
@@ -332,7 +339,7 @@ def class_table(
 
 
 def count_classes(store: ClipStore, splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return the number of videos by class and split; "" means no class."""
+    """Return the number of videos by class and split; the class "" stands for no class."""
     counts = Counter((video.label, video.split) for video in store.videos)
     labels: list[str | None] = [*store.classes]
     labels += [None] if any(video.label is None for video in store.videos) else []
@@ -340,7 +347,7 @@ def count_classes(store: ClipStore, splits: Sequence[str]) -> dict[str, dict[str
 
 
 def require_some(store: ClipStore) -> None:
-    """Refuse a store without videos.
+    """Raise an error if a store has no videos.
 
     Raises:
         InputError: the store has no videos.

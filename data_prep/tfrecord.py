@@ -1,10 +1,11 @@
-"""Reads and writes TFRecord files of tf.train.Example messages; no other module uses the format.
+"""Reader and writer of TFRecord files that contain tf.train.Example messages.
 
-A record is: length (u64) | masked crc32c of the length | data | masked crc32c of the data, all
-little-endian (tensorflow/core/lib/io/record_writer.h). An Example is protobuf
-(tensorflow/core/example/{example,feature}.proto): Example.features (1) → Features.feature (1), a
-map of name (1) to Feature (2), which holds a BytesList (1), FloatList (2) or Int64List (3) with its
-values in field 1. Files are not trusted: every length is checked before it is used.
+A record consists of the length of the data (u64), the masked crc32c of the length, the data, and
+the masked crc32c of the data, all little-endian (tensorflow/core/lib/io/record_writer.h). An
+Example is a protobuf message (tensorflow/core/example/{example,feature}.proto). Field 1 of Example
+is a Features message, whose field 1 maps names (field 1) to Feature messages (field 2). A Feature
+contains a BytesList (field 1), FloatList (field 2) or Int64List (field 3), with values in field 1.
+Files are not trusted: every length is checked before use.
 """
 
 import os
@@ -21,16 +22,16 @@ from video_vq.errors import InputError
 from video_vq.stores.files import write, written_aside
 
 MAX_RECORD_BYTES = 64 << 20
-HEADER, FOOTER = 12, 4  # bytes around a record's data
-PIECE_BYTES = 1 << 20  # bytes that are searched at a time
+HEADER, FOOTER = 12, 4  # number of bytes before and after a record's data
+PIECE_BYTES = 1 << 20  # number of bytes searched at a time
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 Feature = list[bytes] | np.ndarray  # bytes, float32 or int64 values
 Example = dict[str, Feature]
-MAX_LISTS = 1000  # lists of one feature; writers make one
+MAX_LISTS = 1000  # number of lists per feature; writers produce a single list
 
 
 class RecordError(InputError):
-    """Raised for a damaged TFRecord file; the message gives the file and the byte."""
+    """Error for a damaged TFRecord file; the message gives the file and the byte offset."""
 
     def __init__(self, path: Path, offset: int, problem: str):
         self.reason = f"byte {offset:,}: {problem}"
@@ -38,13 +39,13 @@ class RecordError(InputError):
 
 
 def masked_crc32c(data: bytes | memoryview) -> int:
-    """Return TFRecord's checksum of some bytes."""
+    """Return the masked crc32c of some bytes, as used in TFRecord files."""
     crc = google_crc32c.value(bytes(data))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:
-    """Write a whole TFRecord file atomically."""
+    """Write serialized records to a TFRecord file atomically."""
     with written_aside(path) as file:
         for data in records:
             length = struct.pack("<Q", len(data))
@@ -57,9 +58,9 @@ class Gap(NamedTuple):
     """A part of a file in which no record can be found.
 
     Attributes:
-        place: number of records found before it.
-        error: problem at the first byte.
-        end: offset of its end, where the next record begins or the file ends.
+        place: number of records found before the gap.
+        error: problem at the first byte of the gap.
+        end: offset of the end of the gap, where the next record begins or the file ends.
     """
 
     place: int
@@ -68,25 +69,25 @@ class Gap(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """The records of a file, with byte offset and data length of each, and the gaps."""
+    """The records in a file, each with byte offset and data length, and the gaps."""
 
     records: list[tuple[int, int]]
     gaps: list[Gap]
 
 
 def scan_records(path: Path, base: int = 0, num_bytes: int | None = None) -> Scan:
-    """Find the records of a file by reading only the framing between them.
+    """Find all records in a file without reading the data of the records.
 
-    If a length is damaged, or the file ends inside a record, the search continues at the next bytes
-    that are a length with its checksum, so that a damaged byte does not lose all later records.
+    If a length is damaged or exceeds the file, the search continues at the next bytes that are a
+    length with a matching checksum, so that a damaged byte does not lose all later records.
 
     Args:
-        path: a TFRecord file, or a tar file that holds one.
-        base: offset of the TFRecord file in bytes.
-        num_bytes: size of the file; None for all bytes up to the end.
+        path: path of the TFRecord file, or of a tar file that contains the TFRecord file.
+        base: offset of the TFRecord file in `path`, in bytes.
+        num_bytes: size of the TFRecord file; None to read to the end of `path`.
 
     Returns:
-        Offsets from `base`.
+        Records and gaps, with offsets relative to `base`.
     """
     scan = Scan([], [])
     with open(path, "rb") as file:
@@ -107,7 +108,7 @@ def scan_records(path: Path, base: int = 0, num_bytes: int | None = None) -> Sca
 
 
 def _next_record(path: Path, file: BinaryIO, offset: int, base: int, size: int) -> int:
-    """Return the first offset at which a record begins, from this one on; else the size."""
+    """Return the offset of the first record at or after `offset`, or `size` if there is none."""
     while offset + HEADER + FOOTER <= size:
         file.seek(base + offset)
         piece = file.read(min(PIECE_BYTES, size - offset))
@@ -115,8 +116,8 @@ def _next_record(path: Path, file: BinaryIO, offset: int, base: int, size: int) 
         starts = len(bytes_) - HEADER + 1
         if starts <= 0:
             break
-        # Few places of a file can be a length: four bytes that are not all 0 (stretches of
-        # zeros are what a failing disk leaves) and are below the cap, then four zeros.
+        # Few positions in a file can be the start of a length: four bytes that are not all 0 (as
+        # failing disks leave runs of zeros) with a value below the limit, then four zeros.
         column = [bytes_[at : at + starts] for at in range(8)]
         small = (column[3] <= MAX_RECORD_BYTES >> 24) & (
             (column[0] | column[1] | column[2] | column[3]) > 0
@@ -134,10 +135,16 @@ def _next_record(path: Path, file: BinaryIO, offset: int, base: int, size: int) 
 
 
 def read_record(path: Path, offset: int, base: int = 0) -> bytes:
-    """Return the data of the record at a byte offset from `base`, after checking both checksums.
+    """Return the data of a record, after checking both checksums.
+
+    Args:
+        path: path of the TFRecord file, or of a tar file that contains the TFRecord file.
+        offset: offset of the record in the TFRecord file, in bytes.
+        base: offset of the TFRecord file in `path`, in bytes.
 
     Raises:
-        RecordError: a checksum differs, or the file ends inside the record.
+        RecordError: a checksum differs, the record is too large, or the file ends inside the
+            record.
     """
     with open(path, "rb") as file:
         file.seek(base + offset)
@@ -152,7 +159,17 @@ def read_record(path: Path, offset: int, base: int = 0) -> bytes:
 
 
 def _read_length(path: Path, file: BinaryIO, offset: int, size: int | None) -> int:
-    """Read the length of the record that begins here, which must fit into the size, if given."""
+    """Return the length of the record's data at the current file position, after checking it.
+
+    Args:
+        path: path of the file, for error messages.
+        file: open file, at the start of a record.
+        offset: offset of the record in the TFRecord file, in bytes.
+        size: size of the TFRecord file, in bytes; None not to check that the record fits.
+
+    Raises:
+        RecordError: the checksum of the length differs, or the record is too large or does not fit.
+    """
     header = file.read(HEADER)
     if len(header) != HEADER or (size is not None and offset + HEADER > size):
         raise RecordError(path, offset, "the file ends inside a record's length")
@@ -170,12 +187,13 @@ def _read_length(path: Path, file: BinaryIO, offset: int, size: int | None) -> i
 
 
 def parse_example(data: bytes) -> Example:
-    """Parse a tf.train.Example into lists of bytes, float32 arrays and int64 arrays.
+    """Return the features of a serialized tf.train.Example by name.
 
-    Packed and unpacked numbers are read; unknown fields are skipped, as in protobuf.
+    A feature is a list of bytes, a float32 array or an int64 array. Numbers may be packed or
+    unpacked; unknown fields are skipped, as in protobuf.
 
     Raises:
-        ValueError: the bytes are not an Example; the message names the byte.
+        ValueError: the data are not a valid Example; the message gives the byte offset.
     """
     example: Example = {}
     for features, features_at in _messages(memoryview(data), 0, 1):
@@ -194,7 +212,7 @@ def parse_example(data: bytes) -> Example:
 
 
 def _feature(data: memoryview, base: int) -> Feature:
-    """Read the list that a Feature holds; if there are several, the last kind counts."""
+    """Return the values of a serialized Feature; if kinds of lists differ, the last kind counts."""
     kind = 0
     lists: list[tuple[memoryview, int]] = []
     for number, wire, value, at in _fields(data, base):
@@ -238,7 +256,7 @@ def _integers(data: memoryview, base: int) -> Iterator[int]:
 
 
 def _messages(data: memoryview, base: int, number: int) -> Iterator[tuple[memoryview, int]]:
-    """Yield the bytes and positions of a field that must hold bytes."""
+    """Yield the bytes and offset of each occurrence of a length-delimited field."""
     for found, wire, value, at in _fields(data, base):
         if found == number:
             if wire != BYTES:
@@ -247,7 +265,7 @@ def _messages(data: memoryview, base: int, number: int) -> Iterator[tuple[memory
 
 
 def _fields(data: memoryview, base: int) -> Iterator[tuple[int, int, memoryview, int]]:
-    """Yield number, wire type, bytes and position of each field of a protobuf message."""
+    """Yield the number, wire type, bytes and offset of each field in a protobuf message."""
     at = 0
     while at < len(data):
         key, after = _varint(data, at, base)
@@ -268,7 +286,7 @@ def _fields(data: memoryview, base: int) -> Iterator[tuple[int, int, memoryview,
 
 
 def _varint(data: memoryview, at: int, base: int) -> tuple[int, int]:
-    """Read an unsigned 64-bit varint; return it and the position after it."""
+    """Return an unsigned 64-bit varint and the position of the byte after the varint."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -289,11 +307,11 @@ def _text(data: memoryview, at: int) -> str:
 
 
 def encode_example(example: Mapping[str, Feature]) -> bytes:
-    """Encode a tf.train.Example; equal examples in equal order give equal bytes.
+    """Return a serialized tf.train.Example; equal features in equal order give equal bytes.
 
     Args:
-        example: features by name: a list of bytes, a float32 array or an int64 array, with one
-            axis.
+        example: mapping from each name to a feature: a list of bytes, or a float32 or int64 array
+            with one axis.
     """
     entries = []
     for name, feature in example.items():

@@ -1,4 +1,4 @@
-"""Checks a store byte by byte; counts clip stores, and draws contact sheets of them."""
+"""Verification of stores, and summaries and contact sheets of clip stores."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,10 +22,10 @@ SHEET_VIDEOS, SHEET_COLUMNS = 24, 4
 
 
 def open_store(path: Path) -> ClipStore | TokenStore:
-    """Open a store of clips or of tokens.
+    """Return the clip store or token store in a folder.
 
     Raises:
-        InputError: the folder is neither, or cannot be used.
+        InputError: the folder is not a clip store or token store, or the store cannot be used.
     """
     manifest = path / MANIFEST
     if manifest.exists() and read_json(manifest, "a store's manifest").get("format") == TOKENS:
@@ -34,13 +34,13 @@ def open_store(path: Path) -> ClipStore | TokenStore:
 
 
 def verify(store: ClipStore | TokenStore) -> list[str]:
-    """Hash every file of a store.
+    """Compare the hash of every file in a store with the recorded hash.
 
     Returns:
-        Files in the folder that are not part of the store.
+        Names of files in the folder that are not part of the store.
 
     Raises:
-        InputError: files are missing or have changed; the message lists them.
+        InputError: files are missing or have changed; the message lists these files.
     """
     hashed = store.files()
     sealed = [name for name in (MANIFEST, PROVENANCE) if (store.path / name).exists()]
@@ -62,7 +62,7 @@ def verify(store: ClipStore | TokenStore) -> list[str]:
 
 
 def describe(store: ClipStore) -> str:
-    """Return counts per split and class, lengths, rates and sizes, as text."""
+    """Return a text with the number of videos per split and class, lengths, rates and sizes."""
     lengths = [video.num_frames for video in store.videos]
     height, width = store.frame_size_hw
     rates = Counter("unknown" if v.fps is None else f"{v.fps:.5g}" for v in store.videos)
@@ -92,7 +92,7 @@ def describe(store: ClipStore) -> str:
 
 
 def contact_sheet(store: ClipStore) -> UInt8[np.ndarray, "h w 3"]:
-    """Return first, middle and last frame of videos spread evenly over classes and the store."""
+    """Return an image with first, middle and last frames of videos chosen evenly across classes."""
     chosen = _across_classes(store, SHEET_VIDEOS)
     strips, labels = [], []
     for index in chosen:
@@ -123,7 +123,7 @@ def _across_classes(store: ClipStore, most: int) -> list[int]:
 
 
 def write_sheet(store: ClipStore, path: Path) -> None:
-    """Write the contact sheet as PNG.
+    """Write the contact sheet of a clip store to a PNG file.
 
     Raises:
         InputError: the name does not end in .png, or another process is writing the file.

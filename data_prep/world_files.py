@@ -1,4 +1,4 @@
-"""Helpers of both pushing worlds: output folders, processes, and files in BAIR's layout."""
+"""Helpers for both synthetic worlds: output folders, processes, and files in BAIR's layout."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
@@ -18,20 +18,21 @@ from video_vq.errors import InputError
 from video_vq.stores.files import difference, read_json, write_json
 from video_vq.stores.lock import LOCK
 
-PER_FILE = 256  # records per file
+PER_FILE = 256  # number of records per file
 
 
 def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> bool:
-    """Claim a folder for a plan; return whether it is already complete.
+    """Claim an output folder for a plan, and return whether the output is already complete.
 
     Args:
-        out: the folder, created if missing.
-        marker: name of the file in it that holds the plan.
-        plan: settings that determine every byte.
-        what: description of the folder's contents, for messages.
+        out: output folder, created if missing.
+        marker: name of the file in the folder that records the plan.
+        plan: settings that determine every byte of the output.
+        what: description of the output, for messages.
 
     Raises:
-        InputError: the path is a file, holds something else, or was made by another plan.
+        InputError: the path is a file, or the folder contains other files or was claimed for a
+            different plan.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; name a folder for the {what}")
@@ -54,7 +55,11 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
 
 
 def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
-    """Return the problem with settings, given as name -> (value, smallest, largest allowed)."""
+    """Return a message for each setting that is out of range.
+
+    Args:
+        ranges: mapping from each name to the value and the smallest and largest allowed values.
+    """
     return [
         f"{name} must lie in {lowest}..{highest}, found {value}"
         for name, (value, lowest, highest) in ranges.items()
@@ -64,15 +69,16 @@ def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:
 
 @contextmanager
 def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> Iterator[Any]:
-    """Yield an ordered `map` over new processes.
+    """Yield a function like `map` that runs calls in new processes and yields results in order.
 
     Args:
         workers: number of processes.
-        prepare: function that each process calls first, with these arguments; it makes the process
-            end with this one, because none may outlive a killed run.
+        prepare: function that each process calls first; it must make the process end together with
+            its parent, so that no process outlives a killed run.
+        arguments: arguments of `prepare`.
 
     Raises:
-        InputError: a process died.
+        InputError: a process ended unexpectedly.
     """
     context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
     pool = ProcessPoolExecutor(workers, context, prepare, arguments)
@@ -88,7 +94,13 @@ def processes(workers: int, prepare: Callable[..., None], *arguments: Any) -> It
 
 
 def record_files(out: Path, side: str, count: int) -> Iterator[tuple[Path, range]]:
-    """Yield each file of a side of BAIR's layout, and the numbers of its episodes."""
+    """Create the folder for a split in BAIR's layout, and yield each file's path and episode range.
+
+    Args:
+        out: output folder.
+        side: train or test.
+        count: total number of episodes in the split.
+    """
     folder = out / "softmotion30_44k" / side
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, count, PER_FILE):
@@ -102,13 +114,13 @@ def encode_record(
     positions: Float32[np.ndarray, "t 3"],
     label: str | None = None,
 ) -> bytes:
-    """Encode an episode like BAIR's records.
+    """Return an episode as a serialized record in BAIR's schema.
 
     Args:
         frames: frames of each camera.
-        actions: rows of numbers, from each frame to the next.
-        positions: position of the gripper at each frame.
-        label: name of the simulator, a feature that records of a real robot do not have.
+        actions: action from each frame to the next.
+        positions: position of the gripper in each frame.
+        label: simulator label; None to write a record without a label.
     """
     features: dict[str, Feature] = {} if label is None else {SIMULATED: [label.encode()]}
     for frame in range(len(actions)):

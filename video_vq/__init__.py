@@ -1,7 +1,7 @@
-"""Videos to discrete tokens and back, a prior over the tokens, and FVD for both.
+"""Video tokenizers with vector quantization, priors over the tokens, and FVD for both.
 
-Everything in `__all__` is imported on first access: `import video_vq` itself loads neither torch
-nor av. docs/python.md has an example of each.
+Every name in `__all__` is imported on first access: `import video_vq` itself loads neither torch
+nor av. docs/python.md has an example for each name.
 """
 
 import importlib
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from video_vq.stores.tokens import TokenStore as TokenStore
 
 __version__ = "0.1.0"
-# Where each name comes from.
+# The module that defines each name.
 _SOURCES = {
     "BinaryQuantizer": "quantizers.binary",
     "ClipDataset": "data.datasets",
@@ -51,7 +51,7 @@ __all__ = [*_SOURCES, "__version__"]  # pyright: ignore[reportUnsupportedDunderA
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name on first access (PEP 562)."""
+    """Return a name in `__all__`, which is imported on first access (PEP 562)."""
     if name not in _SOURCES:
         message = f"module 'video_vq' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=importlib.import_module(__name__))
@@ -61,5 +61,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List what can be imported."""
+    """Return the names that can be imported, including those not imported yet."""
     return sorted({*globals(), *__all__})

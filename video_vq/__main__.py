@@ -1,4 +1,4 @@
-"""`python -m video_vq`, also started by `accelerate launch -m video_vq`."""
+"""Entry point for `python -m video_vq` and `accelerate launch -m video_vq`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The parser of both commands, with hints for wrong flags and examples in the help."""
+"""Argument parser and options for both commands, with hints for wrong flags."""
 
 import argparse
 import json
@@ -11,16 +11,16 @@ from typing import Any, NoReturn
 
 from video_vq.errors import nearest
 
-MAX_COUNT = 1_000_000_000  # largest whole number that a flag takes
+MAX_COUNT = 1_000_000_000  # largest whole number that a flag accepts
 MAX_SIDE = 4096  # largest height or width of a frame, in pixels
 SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the known flag or choice nearest to an unknown one, under the usage of its verb.
+    """Argument parser that suggests the nearest known flag or choice for an unknown one.
 
-    argparse itself leaves flags that are unknown to a verb to the command, whose usage lists no
-    flags.
+    The suggestion follows the usage line of the verb. Plain argparse would pass flags unknown to
+    the verb on to the main command, whose usage line lists no flags.
 
     Args:
         examples: commands to show verbatim at the end of the help page.
@@ -32,13 +32,13 @@ class Parser(argparse.ArgumentParser):
         self._words: list[str] = []
 
     def format_help(self) -> str:
-        """Return the help page, followed by its examples, which are never wrapped."""
+        """Return the help page, followed by the examples without line wrapping."""
         title = "example" if len(self.examples) == 1 else "examples"
         shown = "".join(f"  {example}\n" for example in self.examples)
         return super().format_help() + (f"\n{title}:\n{shown}" if shown else "")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Parse arguments; an unknown one ends the command with status 2."""
+        """Parse arguments; exit with status 2 if an argument is unknown."""
         self._words = list(sys.argv[1:] if args is None else args)
         parsed, unknown = super().parse_known_args(self._words, namespace)
         if unknown:
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """End the command with status 2; a missing flag may have been misspelt."""
+        """Print a message and exit with status 2; if flags are missing, also name unknown flags."""
         if message.startswith("the following arguments are required"):
             known = (*self._option_string_actions, "--")
             flags = [word for word in self._words if word.startswith("--")]
@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         return any(action.dest == "settings" for action in self._get_positional_actions())
 
     def _setting(self, flag: str) -> str:
-        """Return `section.key=value` for a flag that carries its value or is followed by it."""
+        """Return a flag such as `--section.key=value` or `--section.key value` without dashes."""
         found = SETTING.fullmatch(flag)
         assert found is not None
         name, value = found.groups()
@@ -89,7 +89,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def frame_size(text: str) -> tuple[int, int]:
-    """Parse PIXELS or HEIGHTxWIDTH."""
+    """Return the height and width given as PIXELS or HEIGHTxWIDTH."""
     sides = text.lower().split("x")
     if len(sides) not in (1, 2) or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"expected PIXELS or HEIGHTxWIDTH, found {text!r}")
@@ -100,7 +100,7 @@ def frame_size(text: str) -> tuple[int, int]:
 
 
 def file_endings(text: str) -> tuple[str, ...]:
-    """Parse endings of file names, like mp4,avi; return them in lower case, with the dot."""
+    """Return the file extensions in a list such as mp4,avi, in lower case and with dots."""
     endings = tuple(f".{part.strip().lower().lstrip('.')}" for part in text.split(",") if part)
     if not endings or "." in endings:
         raise argparse.ArgumentTypeError(f"expected endings like mp4,avi, found {text!r}")
@@ -108,29 +108,29 @@ def file_endings(text: str) -> tuple[str, ...]:
 
 
 def positive(text: str) -> int:
-    """Parse a whole number of at least 1."""
+    """Return a whole number from 1 to MAX_COUNT."""
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_COUNT):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)
 
 
 def share(text: str) -> float:
-    """Parse a share from 0 to 1."""
+    """Return a number from 0 to 1."""
     return _number(text, "a share from 0 to 1", lambda number: 0 <= number <= 1)
 
 
 def fraction(text: str) -> float:
-    """Parse a number above 0 and at most 1."""
+    """Return a number above 0 and at most 1."""
     return _number(text, "a number above 0 and at most 1", lambda number: 0 < number <= 1)
 
 
 def rate(text: str) -> float:
-    """Parse a number of frames per second."""
+    """Return a frame rate above 0 and at most 1000 frames per second."""
     return _number(text, "a number above 0, at most 1000", lambda number: 0 < number <= 1000)
 
 
 def seconds(text: str) -> float:
-    """Parse a number of seconds."""
+    """Return a duration above 0 and below a million seconds."""
     return _number(text, "a number above 0, below a million", lambda number: 0 < number < 1e6)
 
 
@@ -148,9 +148,10 @@ def add_size(parser: argparse._ActionsContainer, default: str | None, told: str 
     """Add `--size`.
 
     Args:
-        parser: a verb's parser, or one of its groups.
-        default: default value as typed on the command line; None for none.
-        told: behaviour without the option, for the help text, if there is no default.
+        parser: verb parser, or one of its argument groups.
+        default: default value as typed on the command line; None for no default.
+        told: description of the behaviour without the option, for the help text; used only if there
+            is no default.
     """
     parser.add_argument(
         "--size",
@@ -175,12 +176,13 @@ def add_fps(parser: argparse._ActionsContainer) -> None:
 def add_shares(
     parser: argparse._ActionsContainer, val: float, test: float | None = None, of: str = "groups"
 ) -> None:
-    """Add `--val`, and `--test` if the source has no test side.
+    """Add `--val` and, unless `test` is None, `--test`.
 
     Args:
-        parser: a verb's parser, or one of its groups.
-        val, test: default shares.
-        of: quantity that the shares refer to, for the help text.
+        parser: verb parser, or one of its argument groups.
+        val: default fraction for the val split.
+        test: default fraction for the test split; None if the source has an official test split.
+        of: name of what is split, in the plural, for the help text.
     """
     shares = {"--val": val} if test is None else {"--val": val, "--test": test}
     for flag, default in shares.items():
@@ -227,7 +229,7 @@ def add_videos_per_shard(parser: argparse._ActionsContainer) -> None:
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Add `--quiet`, which `set_quiet` of `video_vq.progress` implements."""
+    """Add `--quiet`, which `video_vq.progress.set_quiet` implements."""
     parser.add_argument(
         "--quiet",
         action="store_true",
@@ -239,14 +241,14 @@ def add_json(parser: argparse._ActionsContainer, what: str = "the result") -> No
     """Add `--json`.
 
     Args:
-        parser: a verb's parser, or one of its groups.
+        parser: verb parser, or one of its argument groups.
         what: description of the output, for the help text.
     """
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
 def print_json(found: Mapping[str, Any]) -> None:
-    """Print a result as JSON: paths become strings, tuples lists, and non-finite numbers null."""
+    """Print a result as JSON, with paths as strings and non-finite numbers as null."""
     print(json.dumps(_plain(found), indent=1, allow_nan=False))
 
 

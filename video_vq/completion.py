@@ -1,4 +1,4 @@
-"""`completion`, a verb of both commands, which prints a script for completion in a shell."""
+"""The verb `completion` of both commands, which prints a shell completion script."""
 
 import argparse
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def add_parser(verbs: Any, parser: argparse.ArgumentParser) -> None:
-    """Add the verb to a command.
+    """Add the `completion` verb to a command.
 
     Args:
-        verbs: the command's verbs.
-        parser: parser of the whole command to complete.
+        verbs: subparsers of the command.
+        parser: parser of the whole command, which the script completes.
     """
     name = parser.prog
     verb = verbs.add_parser(

@@ -1,6 +1,6 @@
-"""Loads configurations: YAML with `base:` and overrides, with all mistakes in one report.
+"""Loader of YAML configurations with `base:` files and overrides; errors list all mistakes.
 
-The dataclasses themselves are beside the code that they configure; this file is only the loader.
+The settings dataclasses are defined next to the code that they configure, not in this module.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ OWN_SETTINGS_PER_KIND = ("backbone", "quantizer")  # sections whose settings dep
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number (YAML 1.2) and refuses double keys and aliases."""
+    """Safe YAML loader that reads 1e-4 as a number (YAML 1.2), without aliases or double keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -57,7 +57,7 @@ _Loader.add_implicit_resolver(
 
 def _parse_yaml(text: str | bytes, source: str) -> Any:
     try:
-        # Not yaml.load: the loader above is a SafeLoader, built here by hand.
+        # Use the loader above, a SafeLoader, directly instead of through yaml.load.
         loader = _Loader(text)
         try:
             return loader.get_single_data()
@@ -68,21 +68,22 @@ def _parse_yaml(text: str | bytes, source: str) -> Any:
 
 
 def shipped_configs() -> Path:
-    """Return the folder of the configs that come with the package."""
+    """Return the folder that contains the configs shipped with the package."""
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(name: str, kind: str) -> Path:
-    """Return the file for a `--config` argument, which is a path or a shipped config's name.
+    """Return the file for a `--config` argument, which is a path or the name of a shipped config.
 
     Args:
-        name: a path ending in .yaml, or a name such as `bair` or `demo/tokenizer`.
-        kind: the folder of shipped configs to look in first: `tokenizer`, `prior`.
+        name: a path ending in .yaml or .yml, or a name such as `bair` or `demo/tokenizer`.
+        kind: folder of shipped configs that is searched first: `tokenizer` or `prior`.
 
     Raises:
-        ConfigError: there is no such file; the message lists the existing ones.
+        ConfigError: there is no such file; for an unknown name, the message lists the shipped
+            configs.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -105,7 +106,7 @@ def find_config(name: str, kind: str) -> Path:
 
 
 def config_names(kind: str) -> list[str]:
-    """Return the names of the shipped configs of a kind, for `find_config`."""
+    """Return the names of the shipped tokenizer or prior configs, as `find_config` accepts them."""
     folder = shipped_configs()
     names = [
         str(path.relative_to(folder / kind).with_suffix(""))
@@ -119,7 +120,14 @@ def config_names(kind: str) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a config file and merge it over its `base:` (a file in the same folder), recursively."""
+    """Return a config file's settings, merged over its `base:` file, if any, recursively.
+
+    A `base:` path is relative to the folder of the file that names the base.
+
+    Raises:
+        ConfigError: a file cannot be read, is too large or is not a YAML mapping, or the chain of
+            `base:` files is circular or too long.
+    """
     chain: list[Path] = []
     layers: list[dict[str, Any]] = []
     current: Path | None = path
@@ -146,10 +154,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Merge one mapping over another: nested mappings are merged, everything else is replaced.
+    """Return one mapping merged over another: nested mappings are merged, other values replaced.
 
-    A backbone or quantizer of a different `kind` has different settings and is replaced as a whole;
-    optimizers of all kinds have the same settings.
+    A backbone or quantizer of a different `kind` is replaced as a whole, because its settings
+    differ. Optimizers of all kinds have the same settings, so they are merged.
+
+    Args:
+        below: mapping with the values to replace.
+        above: mapping with the replacements.
     """
     result = dict(below)
     for key, value in above.items():
@@ -167,10 +179,11 @@ def _is_other_kind(below: Any, above: Any) -> bool:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Turn `section.key=value` arguments into a nested mapping; values are YAML.
+    """Return a nested mapping from `section.key=value` arguments, whose values are YAML.
 
     Raises:
-        ConfigError: an argument has no `=`, or its name does not consist of dotted words.
+        ConfigError: an argument has no `=`, its name does not consist of dotted words, or its value
+            is not valid YAML.
     """
     result: dict[str, Any] = {}
     for override in overrides:
@@ -185,16 +198,16 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
-    """Read, merge and check a configuration.
+    """Return the checked settings from a config file and overrides.
 
     Args:
-        settings: the frozen dataclass that describes it.
+        settings: frozen dataclass that describes the configuration.
         path: the YAML file (see `find_config`).
-        overrides: `section.key=value` arguments, which replace values of the file.
+        overrides: `section.key=value` arguments, which replace values in the file.
 
     Raises:
-        ConfigError: there are unknown keys or wrong values; the message lists them all, with the
-            nearest known keys.
+        ConfigError: a file cannot be read, or keys are unknown or values wrong; the message lists
+            all such mistakes, with the nearest known keys.
     """
     merged = merge(read_yaml(path), parse_overrides(overrides))
     source = f"{path} and the command line" if overrides else str(path)
@@ -202,7 +215,16 @@ def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] =
 
 
 def check_config(settings: type[Settings], value: dict[str, Any], source: str) -> Settings:
-    """Check a mapping against a settings dataclass; see `load_config`."""
+    """Return the settings dataclass for a mapping, after validation.
+
+    Args:
+        settings: frozen dataclass that describes the configuration.
+        value: mapping of names to values.
+        source: description of the mapping's origin, for error messages.
+
+    Raises:
+        ConfigError: keys are unknown or values wrong; see `load_config`.
+    """
     try:
         return TypeAdapter(settings).validate_json(json.dumps(value, allow_nan=False, default=str))
     except ValidationError as error:
@@ -214,7 +236,7 @@ def check_config(settings: type[Settings], value: dict[str, Any], source: str) -
 
 
 def to_json(settings: Any) -> dict[str, Any]:
-    """Return a settings dataclass as a JSON object, which `check_config` can read."""
+    """Return a settings dataclass as a JSON object that `check_config` accepts."""
     return json.loads(TypeAdapter(type(settings)).dump_json(settings))
 
 
@@ -235,12 +257,12 @@ def _problem(settings: type, detail: Any) -> str:
 
 
 def _hint(settings: type, location: Sequence[Any]) -> str:
-    """Return a hint about an unknown setting: it belongs elsewhere, or is misspelt."""
+    """Return a hint about an unknown setting, such as the right section or the nearest name."""
     leaf = str(location[-1])
     paths = dict.fromkeys(_setting_paths(settings))
     known = sorted(set(_field_names(settings, location[:-1])))
     named = [path for path in paths if path.rpartition(".")[2] == leaf]
-    # A union's tag stands in the location beside the names.
+    # The location also contains the tags of unions.
     elsewhere = [path for path in named if not set(path.split(".")) <= set(map(str, location))]
     if len(elsewhere) < len(named):
         return "it belongs to a `kind` other than the one that is set; leave one of them out"
@@ -256,7 +278,7 @@ def _hint(settings: type, location: Sequence[Any]) -> str:
 
 
 def _setting_paths(settings: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted path of every setting below a settings class, through unions."""
+    """Yield the dotted name of every setting in a settings class, including all union members."""
     if not dataclasses.is_dataclass(settings):
         for inner in typing.get_args(settings):
             yield from _setting_paths(inner, prefix)
@@ -269,7 +291,7 @@ def _setting_paths(settings: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _field_names(settings: Any, location: Sequence[Any]) -> Iterator[str]:
-    """Yield the names of the settings at a dotted place, through unions and lists."""
+    """Yield the names of the settings at a location, including all union members and list items."""
     if dataclasses.is_dataclass(settings):
         if not location:
             yield from (field.name for field in dataclasses.fields(settings))
@@ -279,7 +301,7 @@ def _field_names(settings: Any, location: Sequence[Any]) -> Iterator[str]:
             yield from _field_names(hints[location[0]], location[1:])
             return
         if len(location) > 1 or isinstance(location[0], str):
-            # A discriminator's tag stands in the location of a union's member.
+            # The location contains the discriminator tag of a union member.
             yield from _field_names(settings, location[1:])
         return
     for inner in typing.get_args(settings):

@@ -1,4 +1,4 @@
-"""A strict Accelerate: all requested processes must exist, and no rank waits for a failed one."""
+"""Wrappers around Accelerate that detect missing processes and do not wait for failed ranks."""
 
 import os
 import warnings
@@ -16,17 +16,18 @@ from video_vq.stores.lock import held
 
 
 def make_accelerator() -> Accelerator:
-    """Return an Accelerator that fits the launcher of this process.
+    """Return an Accelerator for the number of processes that the launcher announces.
 
-    Without an accelerator device, several processes become gloo ranks on the CPU. Buffers are not
-    broadcast, because the codebook itself ensures bitwise equality on all ranks, and broadcasting
-    would hide a missing sum.
+    Without CUDA, several processes run as gloo ranks on the CPU. Buffers are not broadcast: the
+    codebook update already keeps its buffers bitwise equal on all ranks, and broadcasting would
+    hide a missing all-reduce.
 
     Raises:
-        InputError: Accelerate does not see the number of processes that the launcher announces.
+        InputError: Accelerate's number of processes differs from the number that the launcher
+            announces.
     """
     require_all_processes(os.environ)
-    # Accelerate knows only the old name of the setting, which newer torch deprecates.
+    # Accelerate passes the setting under its old name, which newer versions of torch deprecate.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     how = (
@@ -35,7 +36,7 @@ def make_accelerator() -> Accelerator:
     )
     try:
         accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # MPS lacks the float64 of the statistics
+            cpu=not torch.cuda.is_available(),  # MPS lacks float64, which the statistics need
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
     except ValueError as error:
@@ -52,12 +53,16 @@ def make_accelerator() -> Accelerator:
 
 
 def require_all_processes(environment: Mapping[str, str]) -> None:
-    """Refuse the single process that `accelerate launch --cpu --num_processes N` silently starts.
+    """Raise an error if the launcher was asked for several processes but started only one.
 
-    It sets an address for N processes (MASTER_ADDR), but then starts only one, without a rank.
+    `accelerate launch --cpu --num_processes N` sets an address for N processes (MASTER_ADDR) but
+    silently starts a single process without a rank.
+
+    Args:
+        environment: environment variables of this process.
 
     Raises:
-        InputError: several processes were requested, but this is the only one.
+        InputError: several processes were requested, but only this process was started.
     """
     alone = "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
     if alone and is_launched(environment):
@@ -70,9 +75,10 @@ def require_all_processes(environment: Mapping[str, str]) -> None:
 
 @contextmanager
 def main_process_first(accelerator: Accelerator) -> Iterator[None]:
-    """Run a block on rank 0 before the other ranks run it.
+    """Run a block on rank 0 before the other ranks run the block.
 
-    Unlike Accelerate's version, it ends the others if rank 0 fails, instead of letting them wait.
+    Unlike Accelerate's context manager of the same name, raise an error on the other ranks if rank
+    0 fails, instead of letting them wait.
 
     Raises:
         InputError: rank 0 failed; raised on all other ranks.
@@ -89,7 +95,7 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
 
 
 def _main_failed(accelerator: Accelerator, failed: bool) -> bool:
-    """Whether rank 0 reports that it failed; collective."""
+    """Return whether rank 0 has failed; collective."""
     flag = torch.tensor(float(failed), device=accelerator.device)
     return bool(over_ranks(accelerator, flag, "sum") > 0)
 
@@ -98,13 +104,16 @@ def _main_failed(accelerator: Accelerator, failed: bool) -> bool:
 def holding(
     accelerator: Accelerator, path: Path | None, single_file: bool = False
 ) -> Iterator[None]:
-    """Lock the ranks' output for the duration of a block; rank 0 takes the lock.
+    """Hold a lock on the output of all ranks for the duration of a block; rank 0 acquires the lock.
 
     Args:
-        path: a folder, or a file if `single_file`; None holds nothing.
+        accelerator: accelerator of this process.
+        path: output folder, or output file if `single_file`; None to lock nothing.
+        single_file: whether `path` is a file.
 
     Raises:
-        InputError: another process writes there (see `video_vq.stores.lock`); raised on all ranks.
+        InputError: another process is writing to the path (see `video_vq.stores.lock`), or the
+            folder cannot be created; raised on all ranks.
     """
     with ExitStack() as stack:
         if path is not None:

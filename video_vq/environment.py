@@ -1,4 +1,4 @@
-"""Records the machine, the code and the command behind a result."""
+"""Provenance of a result: the machine, the code version and the command."""
 
 import importlib.metadata
 import platform
@@ -13,7 +13,7 @@ import video_vq
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, git commit, device, the command's arguments and the time, as JSON."""
+    """Return versions, git commit, device, command arguments and time as a JSON object."""
     import torch
 
     return {

@@ -1,37 +1,37 @@
-"""Progress bars with rate and remaining time, for everything that takes more than a few seconds."""
+"""Progress bars with rate and remaining time, for work that takes more than a few seconds."""
 
 import importlib.util
 import sys
 
 from tqdm import tqdm
 
-LINE_SECONDS = 10.0  # between two lines of a log
+LINE_SECONDS = 10.0  # time between two lines in a log
 _quiet = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Hide progress from now on, or show it again."""
+    """Hide or show all progress bars created from now on."""
     global _quiet
     _quiet = quiet
 
 
 def is_quiet() -> bool:
-    """Return whether progress is hidden."""
+    """Return whether progress bars are hidden."""
     return _quiet
 
 
 def progress(description: str, total: int | None, unit: str, initial: int = 0) -> tqdm:
     """Return a progress bar on stderr.
 
-    On a terminal, the bar moves; in a notebook, it is a widget if ipywidgets is installed; in a log
-    or a pipe, it is a line every 10 s and one at the end.
+    On a terminal, the bar is redrawn in place. In a notebook with ipywidgets, the bar is a widget.
+    In a log or a pipe, a line is printed every 10 s and at the end.
 
     Args:
         description: short description of the work.
-        total: number of units in total; None if unknown. Nothing is shown for 0.
+        total: total number of units; None if unknown. If 0, nothing is shown.
         unit: name of the unit, in the singular ("clip").
-        initial: number of units done by an earlier, interrupted run; they do not count towards the
-            rate.
+        initial: number of units that an earlier, interrupted run completed; these units do not
+            affect the rate.
     """
     if _quiet or total == 0:
         return tqdm(total=total, disable=True)
@@ -57,13 +57,13 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
 
 class _Lines(tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write a line, but ignore tqdm's empty lines, because there is nothing to clear."""
+        """Print a line, unless the line is empty, which tqdm uses to clear the terminal."""
         if msg != "":
             print(self if msg is None else msg, file=self.fp, flush=True)
         return False
 
     def close(self) -> None:
-        """Write the final state, unless the last line already shows it."""
+        """Print the final state, unless the last printed line already shows that state."""
         if not self.disable and self.n != self.last_print_n:
             self.display()
         super().close()

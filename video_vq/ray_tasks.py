@@ -1,7 +1,7 @@
-"""Runs a task for each output shard on a Ray cluster, or else on this machine's cores.
+"""Ray tasks, one for each output shard, on a cluster or on this machine.
 
-It uses only tasks of Ray's core, without data sets and actors. A task is a function of JSON-like
-arguments that commits its own shard, so a lost task can simply be run again.
+Only Ray Core tasks are used, no actors and no Ray Data. A task is a function that takes JSON-like
+arguments and commits its own shard, so a lost task can simply be run again.
 """
 
 import importlib.util
@@ -16,13 +16,13 @@ from typing import Any
 from video_vq.errors import InputError
 
 MAX_RETRIES = 3  # retries of a shard whose worker or machine died
-OBJECT_STORE_BYTES = 128 << 20  # results are on the disk; Ray would take a third of the memory
+OBJECT_STORE_BYTES = 128 << 20  # results are on disk; Ray's default is a third of the memory
 KNOCK_SECONDS = 10.0
-AHEAD = 4  # waiting tasks per core, so that a million shards do not fill the driver
+AHEAD = 4  # submitted tasks per core; limits the driver's memory for a million shards
 
 
 def require_ray() -> None:
-    """Raise unless Ray is installed.
+    """Raise an error unless Ray is installed.
 
     Raises:
         InputError: Ray is not installed.
@@ -35,7 +35,7 @@ def require_ray() -> None:
 
 
 def not_shared(path: Path) -> str:
-    """Return the message about a folder that is not visible on a machine of the cluster."""
+    """Return the error message for a folder that is not visible on this cluster machine."""
     return (
         f"{path}: is not visible from {os.uname().nodename}; with --engine ray the output, the "
         "data and the models must lie on a file system that all machines of the cluster share"
@@ -49,28 +49,29 @@ def run_on_ray(
     num_cpus: int = 1,
     needs_gpu: bool = False,
 ) -> None:
-    """Run a task for each shard; its arguments are passed to another process.
+    """Run a task for each shard in a Ray worker process.
 
-    RAY_ADDRESS names a running cluster; without it, Ray is started on this machine, and stopped at
-    the end. A process that already runs Ray keeps using it. A task whose process or machine dies is
-    run again, at most MAX_RETRIES times.
+    If Ray is already initialized in this process, the existing connection is used. Otherwise, the
+    process connects to the cluster at RAY_ADDRESS; without RAY_ADDRESS, Ray is started on this
+    machine and stopped at the end. A task whose process or machine dies is run again at most
+    MAX_RETRIES times.
 
     Args:
-        task: a function of a module, so that another process can import it.
-        shards: arguments of the task, by number of the shard.
-        on_done: function that is called with each finished shard, in any order; an exception ends
-            the run.
-        num_cpus: number of processor cores that one task keeps busy.
-        needs_gpu: whether a task computes on a GPU.
+        task: module-level function, which another process can import.
+        shards: mapping from the index of each shard to the arguments of its task.
+        on_done: function that is called with the index of each finished shard, in any order; an
+            exception ends the run.
+        num_cpus: number of CPU cores that one task uses.
+        needs_gpu: whether a task needs a GPU.
 
     Raises:
-        InputError: Ray is missing, the cluster cannot be reached or has too few cores, a task
-            raised an InputError, or its process died too often.
+        InputError: Ray is not installed, the cluster cannot be reached or has too few cores or
+            GPUs, a task raised an InputError or OSError, or a task's process died too often.
     """
     require_ray()
     if not shards:
         return
-    # Read by Ray when it is imported or started.
+    # Ray reads these variables when it is imported or started.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
@@ -126,7 +127,7 @@ def _connect() -> None:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError if there is no answer at host:port, for which Ray would wait minutes."""
+    """Raise an OSError if no server answers at host:port, where Ray would wait for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
@@ -145,7 +146,7 @@ def _require_room(num_cpus: int, needs_gpu: bool) -> None:
 
 
 def _outcome_of(task: Callable[..., None], arguments: tuple[Any, ...]) -> str | None:
-    """Run a task; return the error that the user can correct, or None if it succeeded."""
+    """Run a task; return the message of an error that the user can correct, or None on success."""
     try:
         task(*arguments)
     except InputError as error:
@@ -166,7 +167,7 @@ def _take(done: Any, shard: int) -> None:
     try:
         problem = ray.get(done)
     except RayTaskError:
-        raise  # a bug: shown with its traceback
+        raise  # a bug, which is shown with its traceback
     except RayError as error:
         raise InputError(
             f"shard {shard}: its process died {MAX_RETRIES + 1} times, Ray says: "

@@ -1,8 +1,8 @@
-"""Reads untrusted archives of videos: only regular files, by number instead of name, with limits.
+"""Reader of untrusted video archives, with limits on sizes and counts.
 
-No library or tool unpacks files: tools may only print to a pipe, and files are written under names
-that we choose. An archive is refused as a whole if it holds a link, a device or a name that leads
-out of its folder, or exceeds the limits.
+No library or tool unpacks files to disk: external programs may only print to a pipe, and `unpack`
+writes each file under a name that does not come from the archive. An archive is rejected as a whole
+if it exceeds a limit or contains a link, a device or a name that points outside the target folder.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ HEAD_BYTES = 512
 
 @dataclass(frozen=True)
 class Archive:
-    """The checked contents of an archive; nothing is unpacked.
+    """The checked listing of an archive, which has not been unpacked.
 
     Attributes:
         path: path of the archive.
-        kind: format according to its first bytes, regardless of its name.
-        members: regular files of the archive, in order.
+        kind: archive format, detected from the first bytes and not from the file name.
+        members: regular files in the archive, in archive order.
     """
 
     path: Path
@@ -38,21 +38,23 @@ class Archive:
     members: tuple[Member, ...]
 
     def contents(self, wanted: Collection[Member]) -> Contents:
-        """Yield wanted members with their bytes in pieces, to be read before the next member.
+        """Yield each wanted member with its bytes in chunks, in archive order.
+
+        The chunks of a member must be read before the next member is requested.
 
         Raises:
-            ArchiveError: the archive is damaged, or holds more or less than it announces.
+            ArchiveError: the archive is damaged, or a member's size differs from the listing.
         """
         read = {"tar": tar_contents, "zip": zip_contents, "rar": rar_contents}[self.kind]
         return read(self.path, self.members, frozenset(wanted))
 
 
 def read_archive(path: Path) -> Archive:
-    """List an archive's regular files.
+    """Return the listing of an archive's regular files.
 
     Raises:
-        ArchiveError: the file is not an archive, is hostile or damaged, or no installed tool reads
-            it.
+        ArchiveError: the file is not a supported archive, is malicious or damaged, or is a rar
+            archive and no program that reads rar is installed.
     """
     with open_archive(path) as file:
         head = file.read(HEAD_BYTES)
@@ -75,15 +77,15 @@ def read_archive(path: Path) -> Archive:
 def unpack(
     archive: Archive, wanted: Collection[Member], folder: Path, on_file: Callable[[], object]
 ) -> None:
-    """Write members into a folder under names that we choose (see `unpacked_path`).
+    """Write members of an archive to a folder, at the paths that `unpacked_path` gives.
 
-    Each file appears complete, after fsync, and existing ones are kept, so a second start resumes.
+    Each file is written atomically, and existing files are kept, so a repeated call resumes.
 
     Args:
-        archive: the archive to read.
-        wanted: the members to write.
+        archive: archive to read.
+        wanted: members to write.
         folder: output folder, created if missing.
-        on_file: function that is called for each member that is written.
+        on_file: function that is called for each wanted member once its file exists.
 
     Raises:
         ArchiveError: the archive is damaged.
@@ -107,7 +109,10 @@ def unpack(
 
 
 def unpacked_path(folder: Path, name: str) -> Path:
-    """Return the path that `unpack` gives a member, which keeps only a plain ending of its name."""
+    """Return the path that `unpack` gives a member: a hash of the name, with the name's extension.
+
+    An extension that is long or contains unusual characters is dropped.
+    """
     suffix = Path(name).suffix.lower()
     plain = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8 else ""
     return folder / (hashlib.sha256(name.encode()).hexdigest() + plain)

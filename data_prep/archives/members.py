@@ -1,4 +1,4 @@
-"""The common parts of all kinds of archives: members, checks of names, limits and errors."""
+"""Code shared by all archive formats: members, name checks, limits and errors."""
 
 import io
 import os
@@ -16,7 +16,7 @@ PIECE_BYTES = 1 << 20
 
 
 class ArchiveError(InputError):
-    """Raised for an archive that cannot be used."""
+    """Error for an archive that cannot be used."""
 
     def __init__(self, path: Path, problem: str):
         super().__init__(f"{path}: {problem}")
@@ -24,14 +24,14 @@ class ArchiveError(InputError):
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file of an archive.
+    """A regular file in an archive.
 
     Attributes:
-        number: index among the archive's entries.
-        name: relative path with / between its parts, which does not lead out of the folder.
-        num_bytes: size of the file in bytes.
-        position: offset of the file in a tar, in bytes.
-        crc32: checksum of the file; None if the archive does not give one.
+        number: index among all entries of the archive, including folders.
+        name: relative path with / as separator and without parts such as `..`.
+        num_bytes: size of the file, in bytes.
+        position: offset of the file's data in a tar file, in bytes; 0 for other formats.
+        crc32: checksum of the file; None if the archive contains no checksum.
     """
 
     number: int
@@ -46,10 +46,10 @@ Contents = Generator[tuple[Member, Iterator[bytes]], None, None]
 
 
 class LimitedFile(io.BufferedReader):
-    """An archive of which a library may read no more than `allow` permits.
+    """An archive file from which no more bytes can be read than `allow` permits.
 
-    The readers of the standard library allocate any length that a header claims, so the bytes of
-    headers are counted. Files are read in pieces, which need little memory.
+    The standard library's readers allocate any length that a header claims, so the bytes that they
+    read for headers are limited. The data of members is read in chunks, which need little memory.
     """
 
     def __init__(self, path: Path):
@@ -58,14 +58,19 @@ class LimitedFile(io.BufferedReader):
         self._path, self._what, self._allowed = path, "", 0
 
     def allow(self, num_bytes: int, what: str = "") -> None:
-        """Allow reading `num_bytes` more bytes, which an error calls `what`."""
+        """Set the number of bytes that may still be read.
+
+        Args:
+            num_bytes: number of bytes.
+            what: description of what exceeds the limit, for the error message.
+        """
         self._allowed, self._what = num_bytes, what
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return `size` bytes; fewer only at the end.
+        """Return `size` bytes, or fewer at the end of the file.
 
         Raises:
-            ArchiveError: more bytes are read than allowed.
+            ArchiveError: the read exceeds the allowed number of bytes.
         """
         left = max(self.size - self.tell(), 0)
         wanted = left if size is None or size < 0 else min(size, left)
@@ -85,7 +90,7 @@ def open_archive(path: Path) -> BinaryIO:
 
 
 def open_descriptor(path: Path) -> int:
-    """Open a regular file; refuse pipes and devices, which could block forever.
+    """Return a descriptor of a regular file; reject pipes and devices, which could block forever.
 
     Raises:
         ArchiveError: the path is not a readable file.
@@ -101,11 +106,15 @@ def open_descriptor(path: Path) -> int:
 
 
 def clean_name(path: Path, name: str | bytes) -> str:
-    """Return a member's normalised name, or refuse the archive.
+    """Return a member's normalised name.
+
+    Args:
+        path: path of the archive, for error messages.
+        name: name in the archive.
 
     Raises:
-        ArchiveError: the name is empty or too long, is not UTF-8, is not printable, or leads out of
-            the folder.
+        ArchiveError: the name is empty, too long or too deep, is not UTF-8 or not printable,
+            contains a backslash, or points outside the target folder.
     """
     raw = name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
     shown = ascii(raw[:80].decode(errors="replace"))
@@ -125,23 +134,28 @@ def clean_name(path: Path, name: str | bytes) -> str:
 
 
 class Entries:
-    """Collects an archive's members while it is read, and stops at the limits.
+    """Collector of an archive's members, which raises an error if a limit is exceeded.
 
     Args:
         path: path of the archive.
-        archive_bytes: size of the archive in bytes.
+        archive_bytes: size of the archive, in bytes.
     """
 
     def __init__(self, path: Path, archive_bytes: int):
         self._path = path
         self._allowed = max(MAX_CONTENT_BYTES, MAX_EXPANSION * archive_bytes)
-        self.count = 0  # entries that were added, including folders
+        self.count = 0  # number of entries added, including folders
         self._bytes = 0
         self._members: dict[str, Member] = {}
         self._folders: set[str] = set()
 
     def add_folder(self, name: str | bytes) -> None:
-        """Check the name of a folder, which has no other use."""
+        """Check the name of a folder entry.
+
+        Raises:
+            ArchiveError: the name is not allowed or is already used for a file, or a limit is
+                exceeded.
+        """
         self._next()
         if name not in (".", "./", b".", b"./"):
             self._note_folder(clean_name(self._path, name))
@@ -150,7 +164,7 @@ class Entries:
         """Add a regular file.
 
         Raises:
-            ArchiveError: the name is taken, or a limit is exceeded.
+            ArchiveError: the name is already used, or a limit is exceeded.
         """
         self._next()
         self._bytes += member.num_bytes
@@ -164,7 +178,12 @@ class Entries:
         self._members[member.name] = member
 
     def refuse(self, name: str | bytes, kind: str) -> ArchiveError:
-        """Return the error for an entry that is neither a file nor a folder."""
+        """Return the error for an entry that is not an accepted file or folder.
+
+        Args:
+            name: name of the entry.
+            kind: description of the entry, such as "a symbolic link".
+        """
         shown = ascii(name if isinstance(name, str) else name.decode(errors="replace"))
         return ArchiveError(
             self._path,
@@ -173,7 +192,11 @@ class Entries:
         )
 
     def done(self) -> tuple[Member, ...]:
-        """Return all members."""
+        """Return all members.
+
+        Raises:
+            ArchiveError: the archive contains no files.
+        """
         if not self._members:
             raise ArchiveError(self._path, "holds no file")
         return tuple(self._members.values())
@@ -196,10 +219,15 @@ class Entries:
 def pieces_of(
     read: Callable[[int], bytes], num_bytes: int, cut_off: ArchiveError
 ) -> Iterator[bytes]:
-    """Yield the next bytes of a file, or of a program's output, in pieces.
+    """Yield the next bytes of a file, or of a program's output, in chunks.
+
+    Args:
+        read: function that returns at most the given number of bytes.
+        num_bytes: total number of bytes to yield.
+        cut_off: error to raise if the data end early.
 
     Raises:
-        ArchiveError: `cut_off`, if the file ends early.
+        ArchiveError: the data end before `num_bytes` bytes have been read.
     """
     while num_bytes:
         piece = read(min(num_bytes, PIECE_BYTES))

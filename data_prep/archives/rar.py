@@ -1,9 +1,9 @@
-"""Reads rar files through unar or unrar, which may only print to a pipe.
+"""Reader of rar archives through unar or unrar, which may only print to a pipe.
 
-Only these programs can read rar. They run without permission to write files, and with limits on
-memory and on time without output; names are used only for our list, and bytes are assigned by
-order, sizes and checksums. (bsdtar is not used, because it silently returns damaged files of rar
-4.)
+The programs run without permission to write files, and with limits on memory and on the time
+without output. Names serve only for the list of members; the output is split into members by their
+order and sizes, and each member's checksum is verified. bsdtar is not used, because it silently
+returns damaged files from rar 4 archives.
 """
 
 import json
@@ -31,9 +31,9 @@ from data_prep.archives.members import (
 )
 
 RAR_MAGICS = (b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00")
-# No files, no core, 2 GiB of memory; then the program replaces the shell.
+# Allow no files, no core dump and 2 GiB of memory; then the program replaces the shell.
 CONFINED = 'ulimit -f 0 && ulimit -c 0 && ulimit -v 2097152 && exec "$0" "$@"'
-SILENCE_SECONDS = 600.0  # a solid archive is unpacked in silence up to what is wanted
+SILENCE_SECONDS = 600.0  # longest wait for output, as solid archives may be decompressed silently
 END_BYTES = 64
 MAX_LISTING_BYTES = 512 << 20
 INSTALL = (
@@ -43,17 +43,18 @@ INSTALL = (
 
 
 def rar_members(path: Path) -> tuple[Member, ...]:
-    """List a rar file's regular files with the first installed program.
+    """Return the regular files in a rar file, listed by unrar if installed, or else by lsar.
 
     Raises:
-        ArchiveError: no program is installed, or it cannot read the archive; or as for `Entries`.
+        ArchiveError: no program is installed, the program cannot read the archive, the archive is
+            truncated, or as for `Entries`.
     """
     _require_end(path)
     return {"unar": _list_by_lsar, "unrar": _list_by_unrar}[_program(path)](path)
 
 
 def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Member]) -> Contents:
-    """Yield wanted members with their bytes; see `Archive.contents`."""
+    """Yield each wanted member with its bytes; see `Archive.contents`."""
     program = _program(path)
     source = str(path.absolute())
     command = {
@@ -65,17 +66,20 @@ def rar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
             pieces = _checked(path, stream, member)
             if member in wanted:
                 yield member, pieces
-            for _ in pieces:  # what was not wanted, or not taken
+            for _ in pieces:  # skip bytes that are not wanted or were not read
                 pass
         if stream.read(1):
             raise ArchiveError(path, f"{program} gives more bytes than it announced")
 
 
 def _require_end(path: Path) -> None:
-    """Refuse an archive without its end block, since the programs accept a cut between files.
+    """Raise an error if an archive has no end block.
+
+    The programs would accept an archive that is truncated between two files.
 
     Raises:
-        ArchiveError: the last bytes hold no end block (RARLAB's technotes of RAR 4 and 5).
+        ArchiveError: the last bytes contain no end block, as defined in RARLAB's technotes on RAR 4
+            and 5.
     """
     with open_archive(path) as file:
         is_rar5 = file.read(len(RAR_MAGICS[1])) == RAR_MAGICS[1]
@@ -125,7 +129,7 @@ def _program(path: Path) -> str:
 
 
 def _is_real_unrar() -> bool:
-    """Whether `unrar` is RARLAB's, since another program of that name has different flags."""
+    """Return whether `unrar` is RARLAB's program; a different program has the same name."""
     try:
         done = subprocess.run(["unrar"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -166,7 +170,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
 
 
 def _unix_kind(entry: dict[str, Any]) -> int:
-    """Return the type bits of a Unix file mode; 0 if it is missing."""
+    """Return the type bits of an entry's Unix file mode, or 0 if there is no mode."""
     mode = entry.get("XADPosixPermissions", 0)
     if entry.get("RAR5OS") == 1:
         mode = entry.get("RAR5Attributes", 0)
@@ -176,7 +180,7 @@ def _unix_kind(entry: dict[str, Any]) -> int:
 def _list_by_unrar(path: Path) -> tuple[Member, ...]:
     text = _listing(path, ["unrar", "lt", "-cfg-", "-p-", str(path.absolute())])
     entries = Entries(path, path.stat().st_size)
-    # An entry is a block of `key: value` lines; a name cannot hold a line's end (checked below).
+    # An entry is a block of `key: value` lines; a name with a line break is rejected below.
     for block in re.split(r"\n[ \t]*\n", text.decode(errors="surrogateescape")):
         lines = [line.strip() for line in block.split("\n") if ": " in line]
         fields = {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
@@ -209,13 +213,13 @@ def _listing(path: Path, command: Sequence[str]) -> bytes:
 
 
 class _Pipe:
-    """The output of a program, read like a file, but with a limit on waiting."""
+    """The output of a program, which is read like a file but with a time limit."""
 
     def __init__(self, path: Path, program: str, descriptor: int):
         self._path, self._program, self._descriptor = path, program, descriptor
 
     def read(self, num_bytes: int) -> bytes:
-        """Return the requested number of bytes; fewer only at the end."""
+        """Return the requested number of bytes, or fewer at the end of the output."""
         found = bytearray()
         while len(found) < num_bytes:
             if not select.select([self._descriptor], [], [], SILENCE_SECONDS)[0]:
@@ -231,7 +235,7 @@ class _Pipe:
 
 @contextmanager
 def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
-    """Run a program that may only print; yield its output."""
+    """Run a program that may only print, and yield its output."""
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(
             ["/bin/sh", "-c", CONFINED, *command],

@@ -1,8 +1,8 @@
-"""Reads tar files, using Python's tarfile only for headers; accepts only regular files.
+"""Reader of regular files in tar archives; Python's tarfile parses only the headers.
 
-tarfile never extracts anything, because links have repeatedly bypassed its filters (CVE-2025-4517);
-the bytes of headers that it reads are counted (CVE-2025-8194); and because it takes a damaged
-header for the end of the archive, the end is checked here.
+tarfile never extracts anything, because links have repeatedly bypassed its filters (CVE-2025-4517).
+The number of header bytes that tarfile may read is limited (CVE-2025-8194). tarfile also mistakes a
+damaged header for the end of the archive, so this module checks the end.
 """
 
 import tarfile
@@ -21,7 +21,7 @@ from data_prep.archives.members import (
 )
 
 BLOCK = tarfile.BLOCKSIZE
-MAX_HEADER_BYTES = 1 << 16  # for one entry, with its long name and its extended header
+MAX_HEADER_BYTES = 1 << 16  # per entry, including a long name and an extended header
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 REFUSED = {
     tarfile.LNKTYPE: "a hard link",
@@ -33,7 +33,7 @@ REFUSED = {
 
 
 def looks_like_tar(head: bytes) -> bool:
-    """Whether a file's first block is a tar header."""
+    """Return whether a file's first block is a tar header."""
     try:
         tarfile.TarInfo.frombuf(head[:BLOCK], "utf-8", "surrogateescape")
     except ArchiveError:
@@ -44,10 +44,11 @@ def looks_like_tar(head: bytes) -> bool:
 
 
 def tar_members(path: Path) -> tuple[Member, ...]:
-    """List a tar file's regular files from their headers.
+    """Return the regular files that a tar file's headers list.
 
     Raises:
-        ArchiveError: the file is cut off or damaged, or holds other entries; see `Entries`.
+        ArchiveError: the file is truncated or damaged, contains links or devices, or exceeds a
+            limit (see `Entries`).
     """
     with LimitedFile(path) as file:
         entries = Entries(path, file.size)
@@ -60,7 +61,7 @@ def tar_members(path: Path) -> tuple[Member, ...]:
 
 
 def tar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Member]) -> Contents:
-    """Yield wanted members with their bytes; see `Archive.contents`."""
+    """Yield each wanted member with its bytes; see `Archive.contents`."""
     with open_archive(path) as file:
         for member in members:
             if member in wanted:
@@ -70,7 +71,7 @@ def tar_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Memb
 
 
 def _headers(path: Path, file: LimitedFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the header of every entry, and check the end."""
+    """Yield the header of every entry, and check that the archive ends with an end mark."""
     what = f"a name or an extended header of more than {MAX_HEADER_BYTES:,} bytes"
     try:
         file.allow(MAX_HEADER_BYTES, what)
@@ -102,7 +103,7 @@ def _add(path: Path, header: tarfile.TarInfo, entries: Entries) -> None:
         return
     if not is_regular:
         raise entries.refuse(header.name, REFUSED.get(header.type, f"of the kind {header.type!r}"))
-    if not header.pax_headers.get("size", "0").isdecimal():  # tarfile takes it for 0
+    if not header.pax_headers.get("size", "0").isdecimal():  # tarfile would read such a size as 0
         raise ArchiveError(path, "holds a damaged extended header")
     name = clean_name(path, header.name)
     entries.add(Member(entries.count, name, header.size, header.offset_data))

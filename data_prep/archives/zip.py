@@ -1,4 +1,4 @@
-"""Reads zip files with Python's zipfile; accepts only stored and deflated regular files."""
+"""Reader of zip archives through Python's zipfile, for stored and deflated regular files only."""
 
 import stat
 import struct
@@ -34,10 +34,11 @@ DAMAGE = (
 
 
 def zip_members(path: Path) -> tuple[Member, ...]:
-    """List a zip file's regular files.
+    """Return the regular files in a zip file.
 
     Raises:
-        ArchiveError: the file is cut off or damaged, holds other entries, or members overlap.
+        ArchiveError: the file is truncated or damaged, contains links, encrypted files or other
+            unsupported entries, has overlapping members, or exceeds a limit (see `Entries`).
     """
     with _opened(path) as archive:
         listed = archive.infolist()
@@ -50,7 +51,7 @@ def zip_members(path: Path) -> tuple[Member, ...]:
 
 
 def zip_contents(path: Path, members: tuple[Member, ...], wanted: frozenset[Member]) -> Contents:
-    """Yield wanted members with their bytes; see `Archive.contents`."""
+    """Yield each wanted member with its bytes; see `Archive.contents`."""
     with _opened(path) as archive:
         files = (info for info in archive.infolist() if not _is_folder(info))
         for info, member in zip(files, members, strict=True):
@@ -83,7 +84,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 def _bytes_of(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member
 ) -> Iterator[bytes]:
-    """Yield a member in pieces, checking its announced size and its checksum."""
+    """Yield a member's bytes in chunks, and check the member's size and checksum."""
     size = 0
     try:
         with archive.open(info) as file:
@@ -97,7 +98,7 @@ def _bytes_of(
 
 
 def _name_of(info: zipfile.ZipInfo) -> str | bytes:
-    """Return a name as its author wrote it, since many programs write UTF-8 without the flag."""
+    """Return a member's name, decoded as UTF-8 if possible, as many programs omit the flag."""
     if info.flag_bits & UTF8:
         return info.orig_filename
     written = info.orig_filename.encode("cp437")

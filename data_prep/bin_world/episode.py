@@ -1,4 +1,4 @@
-"""Simulates a pushing episode: random, persistent actions, physics, two cameras."""
+"""Simulation of a pushing episode with random, persistent actions, filmed by two cameras."""
 
 import math
 from dataclasses import dataclass
@@ -21,30 +21,30 @@ from data_prep.bin_world.scene import (
 SIMULATOR_VERSION = 1  # increases with every change of a pixel or an action
 NUM_FRAMES, SIZE = 30, 64
 FRAME_SECONDS = 0.16
-SETTLE_SECONDS = 0.6  # gives the objects time to come to rest before the first frame
-OVERSAMPLING = 2  # pictures are rendered larger and averaged: no multisampling is needed
+SETTLE_SECONDS = 0.6  # time for the objects to come to rest before the first frame
+OVERSAMPLING = 2  # images are rendered larger and averaged, so multisampling is not needed
 CAMERAS = ("main", "aux1")
 
-# The hand's commands stay in this box, in metres; the bin's walls are outside it.
+# Commands keep the hand inside this box, in metres, which lies within the walls of the bin.
 REACH = BIN_HALF - 0.045
 LOW, HIGH = 0.006, 0.11
 MAX_STEP = 0.034  # largest change of x and y per frame, in metres
 MAX_TURN = 0.30  # largest turn per frame, in radians
-KEEP_FRAMES = (3, 8)  # number of frames, at least and at most, that a random command is kept
-LIFTED = 0.2  # share of the commands that raise the hand
+KEEP_FRAMES = (3, 8)  # bounds (upper one exclusive) on the frames for which a velocity is kept
+LIFTED = 0.2  # probability that a new velocity raises the hand
 
 
 @dataclass(frozen=True)
 class Episode:
-    """The record of one episode.
+    """A simulated episode.
 
     Attributes:
-        frames: uint8 RGB frames by camera.
-        actions: array of t 4, the commanded change from each frame to the next: of x, y and z in
-            metres, and of the rotation about the vertical in radians.
-        positions: position x, y, z of the point between the fingertips at each frame, in metres.
-        moved: largest distance of each object's centre from its position in the first frame, in
-            metres.
+        frames: uint8 RGB frames of each camera.
+        actions: commanded change from each frame to the next, t 4: x, y and z in metres, and
+            rotation about the vertical axis in radians.
+        positions: x, y, z of the point between the fingertips in each frame, in metres.
+        moved: largest distance between each object's centre and its position in the first frame,
+            in metres.
     """
 
     frames: dict[str, UInt8[np.ndarray, "t h w 3"]]
@@ -56,12 +56,13 @@ class Episode:
 def draw_actions(
     rng: np.random.Generator, start: tuple[float, float, float, float], num_frames: int
 ) -> Float64[np.ndarray, "t 4"]:
-    """Draw a random walk of the hand, which keeps each random velocity for several frames.
+    """Return the commands of a random walk in which the hand keeps each velocity for some frames.
 
-    A command that would leave the bin is clipped at its border, and a new velocity is drawn.
+    A command that would leave the bin is clipped to the bin's border, and a new velocity is drawn
+    for the next frame.
 
     Args:
-        rng: the episode's random generator.
+        rng: random generator of the episode.
         start: initial x, y, z and rotation of the hand.
         num_frames: number of commands.
     """
@@ -71,8 +72,8 @@ def draw_actions(
     for frame in range(num_frames):
         if left == 0:
             heading, speed = rng.uniform(-math.pi, math.pi), MAX_STEP * rng.uniform(0.45, 1.0)
-            # Away from a border that is near, so that the middle, where the objects are, is not
-            # left for long.
+            # Steer away from a nearby border, so that the hand soon returns to the middle, where
+            # the objects are.
             inward = -place[:2] / REACH
             towards = np.array([math.cos(heading), math.sin(heading)]) + inward * rng.uniform(0, 1)
             level = rng.uniform(0.06, HIGH) if rng.random() < LIFTED else LOW
@@ -91,7 +92,11 @@ def draw_actions(
 
 
 class Renderer:
-    """Renders pictures of successive models with one OpenGL context per process."""
+    """Renderer that draws images of successive models with a single OpenGL context.
+
+    Args:
+        pixels: side of the square images, in pixels.
+    """
 
     def __init__(self, pixels: int):
         mujoco = bindings()
@@ -103,7 +108,7 @@ class Renderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def open(self, model: Any) -> None:
-        """Load the model that `draw` shows."""
+        """Load the model that `draw` renders."""
         mujoco = bindings()
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=200)
@@ -111,7 +116,12 @@ class Renderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._loaded)
 
     def draw(self, data: Any, camera: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the picture that a camera of the model sees."""
+        """Return the image from a camera.
+
+        Args:
+            data: MuJoCo state of the loaded model.
+            camera: index of the camera in the model.
+        """
         mujoco = bindings()
         side = self._pixels
         self._camera.fixedcamid = camera
@@ -125,19 +135,21 @@ class Renderer:
         return picture[::-1]
 
     def close(self) -> None:
-        """Free the context; the process may open another."""
+        """Free the OpenGL context; the process may then create another renderer."""
         self._loaded.free()
         self._context.free()
 
 
 def simulate_episode(renderer: Renderer, seed: int, side: int, index: int) -> Episode:
-    """Simulate and render one episode; on one machine, its arguments determine every byte.
+    """Simulate and render one episode.
+
+    On a given machine, equal arguments give equal bytes.
 
     Args:
-        renderer: the renderer of this process.
-        seed: seed of the whole set.
-        side: 0 for train, 1 for test.
-        index: number of the episode within its side.
+        renderer: renderer of this process.
+        seed: seed of the data set.
+        side: 0 for the train split, 1 for the test split.
+        index: index of the episode within its split.
     """
     mujoco = bindings()
     rng = np.random.default_rng([seed, side, index])
@@ -179,7 +191,7 @@ def _advance(model: Any, data: Any, before: np.ndarray, after: np.ndarray) -> No
 
 
 def _pose_arm(model: Any, data: Any) -> None:
-    """Place the arm's two links between shoulder and wrist, elbow up (two-link kinematics)."""
+    """Place the two arm links between shoulder and wrist, with the elbow up."""
     mujoco = bindings()
     wrist = data.qpos[:3] + np.array((0.0, 0.0, WRIST_HEIGHT))
     shoulder = np.array(SHOULDER)

@@ -1,4 +1,7 @@
-"""Finds an OpenGL that renders without a screen, in a separate process, as drivers may crash."""
+"""Search for an OpenGL backend that renders without a display.
+
+Each backend is tried in a separate process, because drivers may crash.
+"""
 
 import importlib
 import importlib.util
@@ -11,12 +14,12 @@ from typing import Any
 
 from video_vq.errors import InputError
 
-# On a processor both are Mesa's; EGL needs no package beyond what most machines have.
+# Without a GPU, Mesa provides both backends; most machines already have the packages for EGL.
 BACKENDS = {
     "egl": {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "egl", "EGL_PLATFORM": "surfaceless"},
     "osmesa": {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
 }
-# One thread for each rendering process, whose number the user chooses.
+# Each rendering process uses one thread; the user chooses the number of processes.
 SINGLE_THREAD = {"LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1"}
 PROBE_SECONDS = 120
 PROBE = """
@@ -35,12 +38,13 @@ os._exit(0)
 
 @dataclass(frozen=True)
 class Graphics:
-    """The renderer in use.
+    """A working OpenGL backend.
 
     Attributes:
-        environment: environment variables that a rendering process needs before it imports MuJoCo.
+        environment: environment variables that a rendering process needs before importing MuJoCo.
         mujoco: version of MuJoCo.
-        renderer: name of the OpenGL renderer; different renderers draw different pixels.
+        renderer: name and version of the OpenGL renderer; different renderers draw different
+            pixels.
     """
 
     environment: dict[str, str]
@@ -49,15 +53,17 @@ class Graphics:
 
 
 def bindings() -> Any:
-    """Import and return MuJoCo's module, which looks for OpenGL when it is imported."""
+    """Import and return the `mujoco` module, which looks for OpenGL on import."""
     return importlib.import_module("mujoco")
 
 
 def find_graphics() -> Graphics:
-    """Return a renderer that works on this machine: that of MUJOCO_GL if set, else EGL or OSMesa.
+    """Return an OpenGL backend that works on this machine.
+
+    If MUJOCO_GL is "egl" or "osmesa", only that backend is tried; otherwise EGL, then OSMesa.
 
     Raises:
-        InputError: MuJoCo is not installed, or no OpenGL works; the message says what to install.
+        InputError: MuJoCo is not installed, or no backend works; the message says what to install.
     """
     if importlib.util.find_spec("mujoco") is None:
         raise InputError(
@@ -82,7 +88,7 @@ def find_graphics() -> Graphics:
 
 
 def _try(environment: dict[str, str]) -> tuple[list[str] | None, str]:
-    """Return versions, or None with the last line that the attempt wrote."""
+    """Return the versions of MuJoCo and OpenGL, or None and the reason for the failure."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", PROBE],

@@ -1,7 +1,7 @@
-"""The pushing scene as MJCF text: a bin with walls, objects without meshes, an arm with a hand.
+"""The pushing scene as an MJCF model: a bin, objects made of simple shapes, and a robot arm.
 
-Coordinates are in metres: x points to the right, y away from the viewer and towards the robot, and
-z up; the bin's floor is z = 0 and its centre is the origin.
+Coordinates are in metres: x points to the right, y away from the viewer towards the robot, and z
+up. The origin is the centre of the bin's floor.
 """
 
 import colorsys
@@ -14,30 +14,30 @@ Numbers = tuple[int | float, ...]
 Kind = Literal["box", "can", "ball", "bar", "mug", "corner", "duck"]
 KINDS: tuple[Kind, ...] = ("box", "can", "ball", "bar", "mug", "corner", "duck")
 
-BIN_HALF = 0.20  # of the floor, to each side
+BIN_HALF = 0.20  # half the side of the square floor
 WALL_HEIGHT = 0.05
 MIN_OBJECTS, MAX_OBJECTS = 5, 9
 SHOULDER = (0.0, 0.40, 0.26)
-LINK_LENGTH = 0.36  # of the upper arm and of the forearm
-WRIST_HEIGHT = 0.18  # of the wrist above the fingers' tips
-FINGER_GAP = 0.026  # from a finger's centre to the hand's
+LINK_LENGTH = 0.36  # length of the upper arm and of the forearm
+WRIST_HEIGHT = 0.18  # height of the wrist above the fingertips
+FINGER_GAP = 0.026  # distance between the centres of a finger and the hand
 LAMP_HEIGHT = 1.3
 TIMESTEP = 0.004  # seconds
-SHADOW_PIXELS = 256  # larger maps and multisampling would take most of a software renderer's time
+SHADOW_PIXELS = 256  # larger shadow maps would take most of a software renderer's time
 FLOORS = ((0.62, 0.55, 0.46), (0.50, 0.52, 0.55), (0.66, 0.63, 0.58), (0.46, 0.50, 0.46))
 HUES = (0.0, 0.06, 0.12, 0.30, 0.47, 0.58, 0.66, 0.76, 0.90)
 
 
 @dataclass(frozen=True)
 class Body:
-    """One object.
+    """An object in the bin.
 
     Attributes:
         kind: shape of the object.
-        half: half of its width, in metres.
-        colour: red, green, blue in [0, 1].
+        half: half the approximate width of the object, in metres.
+        colour: red, green and blue in [0, 1].
         position: initial x and y, in metres.
-        angle: initial angle about the vertical, in radians.
+        angle: initial angle about the vertical axis, in radians.
     """
 
     kind: Kind
@@ -49,12 +49,12 @@ class Body:
 
 @dataclass(frozen=True)
 class BinScene:
-    """The initial scene of an episode, before anything moves.
+    """The initial scene of an episode.
 
     Attributes:
-        bodies: the objects.
-        floor: colour of the bin's floor: red, green, blue in [0, 1].
-        light: position x, y of the lamp, in metres; its height is fixed.
+        bodies: objects in the bin.
+        floor: red, green and blue of the floor, in [0, 1].
+        light: x and y of the lamp, in metres; the lamp's height is LAMP_HEIGHT.
         hand: initial x, y, z (in metres) and angle (in radians) of the hand.
     """
 
@@ -65,14 +65,14 @@ class BinScene:
 
 
 def draw_bin(rng: np.random.Generator) -> BinScene:
-    """Draw objects that do not touch each other, the floor's colour, the lamp and the hand."""
+    """Return a random scene in which no objects touch each other or the hand."""
     hues = rng.permutation(HUES)
     hand = tuple(float(value) for value in rng.uniform(-0.11, 0.11, size=2))
     bodies: list[Body] = []
     for number in range(int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
         half = float(rng.uniform(0.026, 0.039))
         while (place := _free_place(rng, bodies, half, hand)) is None:
-            half *= 0.85  # the bin is full
+            half *= 0.85  # the bin has no room for an object of this size
         colour = colorsys.hsv_to_rgb(hues[number], rng.uniform(0.75, 1.0), rng.uniform(0.7, 1.0))
         angle = float(rng.uniform(-np.pi, np.pi))
         bodies.append(Body(KINDS[rng.integers(len(KINDS))], half, colour, place, angle))
@@ -86,7 +86,7 @@ def draw_bin(rng: np.random.Generator) -> BinScene:
 def _free_place(
     rng: np.random.Generator, bodies: list[Body], half: float, hand: tuple[float, ...]
 ) -> tuple[float, float] | None:
-    """Draw a position where an object touches nothing; None if the bin is full."""
+    """Return a random position where an object touches nothing, or None after 200 attempts."""
     reach = BIN_HALF - 1.7 * half
     for _ in range(200):
         x, y = (float(value) for value in rng.uniform(-reach, reach, size=2))
@@ -100,11 +100,11 @@ def _free_place(
 
 
 def mjcf(scene: BinScene, pixels: int) -> str:
-    """Return the whole model of a scene.
+    """Return the complete MJCF model of a scene.
 
     Args:
-        scene: the part of the model that differs between episodes.
-        pixels: side, in pixels, of the largest picture that will be rendered.
+        scene: part of the model that differs between episodes.
+        pixels: side of the largest image to render, in pixels.
     """
     bodies = "\n".join(_body(number, body) for number, body in enumerate(scene.bodies))
     lamp = (*scene.light, LAMP_HEIGHT)
@@ -163,7 +163,7 @@ def _geom(shape: str, size: Numbers, rgb: Numbers, extra: str, at: Numbers = (0,
 
 
 def _room(floor: tuple[float, float, float]) -> str:
-    """Return the bin: a floor, four walls with a rim, and the dark ground around it."""
+    """Return the MJCF geoms of the bin (a floor and four walls) and of the ground around it."""
     wall = tuple(0.62 * value for value in floor)
     thick, half, room = 0.008, BIN_HALF, 'class="room"'
     long, high = half + 2 * thick, WALL_HEIGHT / 2
@@ -179,7 +179,7 @@ def _room(floor: tuple[float, float, float]) -> str:
 
 
 def _arm(hand: tuple[float, float, float, float]) -> str:
-    """Return the hand on its joints, and the links that follow it without touching anything."""
+    """Return the MJCF bodies of the hand, with its joints, and of the arm, which cannot collide."""
     red, dark, steel = (0.62, 0.10, 0.10), (0.16, 0.16, 0.18), (0.75, 0.76, 0.78)
     seen, touching, along = 'class="seen"', 'class="hand"', f"0 0 {LINK_LENGTH:.6g}"
     tips = "\n".join(
@@ -220,7 +220,7 @@ def _body(number: int, body: Body) -> str:
 
 
 def _parts(body: Body) -> list[str]:
-    """Return the geoms of an object, whose lowest point is at most `half` below its centre."""
+    """Return an object's MJCF geoms, whose lowest point is roughly `half` below the centre."""
     h, colour, kind = body.half, body.colour, 'class="object"'
     pale = tuple(0.5 + 0.5 * value for value in colour)
     match body.kind:

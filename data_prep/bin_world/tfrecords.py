@@ -1,4 +1,4 @@
-"""Writes simulated episodes as TFRecords in BAIR's schema and layout, labelled as simulated."""
+"""Writer of simulated episodes as TFRecords in BAIR's schema and layout, labelled as simulated."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ MARKER = "simulated.json"
 README = "README.txt"
 LABEL = f"video-vq pushing, version {SIMULATOR_VERSION}"
 SIDES = ("train", "test")
-TOUCHED = 0.01  # metres that an object must move to count as touched
+TOUCHED = 0.01  # distance in metres beyond which an object counts as moved
 README_TEXT = f"""SIMULATED DATA ({LABEL}).
 
 Nothing here was recorded by a robot. The files have the schema and the layout of BAIR robot
@@ -40,12 +40,12 @@ with a published one on BAIR. Every record carries the feature `{SIMULATED}`; ke
 
 @dataclass(frozen=True)
 class BinWorldSettings:
-    """Settings that determine every byte, together with the versions of MuJoCo and OpenGL.
+    """Settings that determine every byte for given versions of MuJoCo and OpenGL.
 
     Attributes:
-        num_train, num_test: number of episodes on each side.
-        seed: seed of the whole set. An episode depends on the seed, its side and its number there,
-            so a longer set begins like a shorter one.
+        num_train, num_test: numbers of episodes in the train and test splits.
+        seed: seed of the data set. An episode depends only on the seed, the split and its index in
+            the split, so a larger data set begins with the episodes of a smaller one.
     """
 
     num_train: int = 900
@@ -71,18 +71,18 @@ class Pushed:
 
 
 def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> Pushed:
-    """Simulate all episodes and write them under `out`; do nothing if all of them exist.
+    """Simulate and write all episodes that do not exist yet, and return counts for all episodes.
 
     The same call resumes a killed run, which loses at most one file of 256 episodes. The
     bytes do not depend on the number of workers.
 
     Args:
         out: output folder; the records go to `softmotion30_44k/{train,test}/`.
-        settings: settings that determine the bytes.
-        workers: number of processes that simulate.
+        settings: settings of the data set.
+        workers: number of simulating processes.
 
     Raises:
-        InputError: a setting is out of range; `out` holds other files, was made with other
+        InputError: a setting is out of range; `out` contains other files, was made with other
             settings, cannot be written or is being written by another process; or MuJoCo or OpenGL
             is missing.
     """
@@ -171,7 +171,7 @@ _renderer: Renderer | None = None
 
 def _prepare_process(environment: dict[str, str]) -> None:
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     os.environ.update(environment)  # before MuJoCo is imported
 
 

@@ -1,4 +1,4 @@
-"""The command `data-prep`: turns arguments into one call, after checking them."""
+"""The `data-prep` command, which turns raw videos into clip stores."""
 
 import argparse
 import sys
@@ -14,7 +14,13 @@ VERBS = (folder, ucf101, bair, lerobot, simulate, synthetic, verify, stats)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 1 for bad input, 2 for wrong usage."""
+    """Run one command and return the exit status.
+
+    The status is 0 on success, 1 for bad input, 2 for wrong usage and 130 after Ctrl-C.
+
+    Args:
+        argv: command-line arguments without the program name; None for those in sys.argv.
+    """
     arguments = make_parser().parse_args(argv)
     set_quiet(getattr(arguments, "quiet", False))
     try:

@@ -1,4 +1,4 @@
-"""`data-prep bair`: BAIR robot pushing, and other data in its layout."""
+"""`data-prep bair`: prepares BAIR robot pushing, and other data in the same layout."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `bair` verb to `verbs`."""
     parser = verbs.add_parser(
         "bair",
         help="prepare BAIR robot pushing, from its tar or unpacked",
@@ -37,7 +37,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare BAIR robot pushing."""
+    """Prepare a clip store from BAIR robot pushing."""
     from data_prep.sources.bair import BairSettings, list_bair
 
     settings = BairSettings(camera=arguments.camera, val=arguments.val)

@@ -1,4 +1,4 @@
-"""`data-prep folder`: any tree or table of videos."""
+"""`data-prep folder`: prepares videos from a folder tree or a CSV table."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from video_vq.media.reading import add_reading, reading_of
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `folder` verb to `verbs`."""
     parser = verbs.add_parser(
         "folder",
         help="prepare any folder or table of videos",
@@ -60,7 +60,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare a folder or a table of videos."""
+    """Prepare a clip store or a list from a folder or table of videos."""
     from data_prep.sources.folder import list_folder
     from data_prep.sources.table import list_table
     from video_vq.media.folder import FolderSettings

@@ -1,4 +1,4 @@
-"""`data-prep lerobot`: a LeRobot v3 data set."""
+"""`data-prep lerobot`: prepares a LeRobot v3 data set."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `lerobot` verb to `verbs`."""
     parser = verbs.add_parser(
         "lerobot",
         help="prepare a LeRobot v3 data set",
@@ -36,7 +36,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare a LeRobot data set."""
+    """Prepare a clip store from a LeRobot data set."""
     from data_prep.sources.lerobot import LerobotSettings, list_lerobot
 
     settings = LerobotSettings(arguments.camera, arguments.val, arguments.test)

@@ -1,4 +1,4 @@
-"""Options that several commands of `data-prep` share, and the types of their values."""
+"""Options that several `data-prep` commands share."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rate(parser: argparse.ArgumentParser) -> None:
-    """Add --fps or --stride, and --decoder, for sources that are video files."""
+    """Add --decoder, and --fps and --stride, which exclude each other, for video files."""
     either = parser.add_mutually_exclusive_group()
     add_fps(either)
     add_stride(either)
@@ -56,7 +56,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add options for running a preparation and for the files that it may leave out."""
+    """Add the options for running a preparation and for skipping unusable files."""
     add_workers(parser)
     parser.add_argument(
         "--engine",
@@ -105,10 +105,10 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
 
 
 def require_sheet(sheet: Path | None) -> None:
-    """Raise if a contact sheet cannot have this name; None means no sheet.
+    """Raise an error if a contact sheet cannot be written to a path; None means no sheet.
 
     Raises:
-        InputError: the name does not end in .png, or its folder is missing or not writable.
+        InputError: the name does not end in .png, or the folder is missing or not writable.
     """
     from video_vq.stores.places import require_writable  # imports numpy
 

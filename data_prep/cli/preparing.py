@@ -1,4 +1,4 @@
-"""The common part of verbs that prepare a source; heavy imports wait for valid arguments."""
+"""Code shared by the commands that prepare a source; heavy modules are imported only when used."""
 
 import argparse
 import sys
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def require_ready(arguments: argparse.Namespace) -> None:
-    """Raise for foreseeable failures before a source is listed, which may take minutes.
+    """Raise an error for foreseeable failures before the source is listed, which may take minutes.
 
     Raises:
         InputError: the output is the source itself, cannot be written or is being written by
-            another process, or a package is missing.
+            another process; or Ray or the decoder is requested but not installed.
     """
     from video_vq.media.decode import require_decoder
     from video_vq.ray_tasks import require_ray
@@ -40,7 +40,7 @@ def require_ready(arguments: argparse.Namespace) -> None:
 
 
 def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
-    """Make the requested output from a source: a clip store or a list.
+    """Write a clip store, or a list of raw videos with --list-only, and print a summary.
 
     Raises:
         InputError: as for `prepare`; or the source cannot be written as a list.
@@ -61,7 +61,7 @@ def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
     if getattr(arguments, "list_only", False):
         _write_list(arguments, listing, recipe)
         return
-    for note in listing.notes:  # printed before the work, and again after it
+    for note in listing.notes:  # printed before the work, and again in the summary
         print(printable(f"note: {note}"), file=sys.stderr)
     outcome = prepare(
         listing,
@@ -80,7 +80,7 @@ def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
 
 
 def _write_list(arguments: argparse.Namespace, listing: "Listing", recipe: "FrameRecipe") -> None:
-    """Write a list for `video-vq encode`, which decodes it without keeping pixels."""
+    """Write a list of raw videos, which `video-vq encode` decodes without keeping the pixels."""
     from video_vq.stores.raw_videos import RawVideo, list_raw_videos, write_raw_videos
 
     if listing.arrays:

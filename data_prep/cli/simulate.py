@@ -1,4 +1,4 @@
-"""`data-prep simulate`: the bin world, simulated by MuJoCo."""
+"""`data-prep simulate`: simulates a robot arm that pushes objects in a bin, with MuJoCo."""
 
 import argparse
 from dataclasses import asdict
@@ -10,11 +10,11 @@ from video_vq.arguments import Parser, add_json, positive, print_json
 from video_vq.errors import InputError
 from video_vq.progress import is_quiet
 
-TEST_SHARE, MOST_TEST = 10, 256  # a tenth of the episodes, at most as many as BAIR has
+TEST_SHARE, MOST_TEST = 10, 256  # a tenth of the episodes, but no more test episodes than BAIR has
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `simulate` verb to `verbs`."""
     parser = verbs.add_parser(
         "simulate",
         help="simulate an arm that pushes objects in a bin, as BAIR's TFRecords",
@@ -47,7 +47,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the episodes that the arguments describe, and print how much was pushed."""
+    """Write the episodes that the arguments describe, and print how many objects moved."""
     from data_prep.bin_world.tfrecords import BinWorldSettings, write_bin_world
     from video_vq.machine import num_cores
 

@@ -1,4 +1,4 @@
-"""`data-prep stats`: counts and moments of a clip store, as text, JSON, or a picture."""
+"""`data-prep stats`: shows the statistics of a clip store as text or JSON."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `stats` verb to `verbs`."""
     parser = verbs.add_parser(
         "stats",
         help="count a clip store: lengths, classes, groups, pixels, arrays",
@@ -29,10 +29,10 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Count, print, and draw the sheet.
+    """Compute and print the statistics of a clip store, and write the contact sheet, if requested.
 
     Raises:
-        InputError: the store cannot be used, or the sheet cannot be written.
+        InputError: the store cannot be used, or the contact sheet cannot be written.
     """
     from data_prep.stats import require_some, statistics_of, table
     from data_prep.verify import write_sheet

@@ -1,4 +1,4 @@
-"""`data-prep synthetic`: the table world, drawn by NumPy."""
+"""`data-prep synthetic`: renders synthetic videos of a gripper on a table, with NumPy."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from video_vq.progress import is_quiet
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `synthetic` verb to `verbs`."""
     parser = verbs.add_parser(
         "synthetic",
         help="draw a gripper that pushes bodies over a table, as raw files in official layouts",

@@ -1,4 +1,4 @@
-"""`data-prep ucf101`: UCF-101, packed or unpacked."""
+"""`data-prep ucf101`: prepares UCF-101 from its archive or the unpacked folder."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `ucf101` verb to `verbs`."""
     parser = verbs.add_parser(
         "ucf101",
         help="prepare UCF-101, packed or unpacked",
@@ -40,7 +40,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare UCF-101."""
+    """Prepare a clip store or a list from UCF-101."""
     from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
 
     settings = Ucf101Settings(split=arguments.split, val=arguments.val, lists=arguments.lists)

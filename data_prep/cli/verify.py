@@ -1,4 +1,4 @@
-"""`data-prep verify`: checks every byte of a store, and prints its counts."""
+"""`data-prep verify`: checks every byte of a store, and prints a summary."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from video_vq.errors import InputError, printable
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `verify` verb to `verbs`."""
     parser = verbs.add_parser(
         "verify",
         help="check every byte of a store, count it, and make a contact sheet",
@@ -24,10 +24,11 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Hash every file of a store, count it, and draw the sheet.
+    """Hash every file in a store, print a summary, and write the contact sheet, if requested.
 
     Raises:
-        InputError: a file is damaged, or the sheet cannot be written.
+        InputError: the store cannot be used, a file is damaged, or the contact sheet cannot be
+            written.
     """
     from data_prep.verify import describe, open_store, verify, write_sheet
     from video_vq.stores.clips import ClipStore

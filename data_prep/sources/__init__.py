@@ -1,4 +1,4 @@
-"""The common result of all sources of raw videos: a list of videos to decode."""
+"""Data structures shared by all sources of raw videos: a listing and its items."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,31 +12,32 @@ from video_vq.media.reading import USUAL, Reading
 from video_vq.stores.clips import PreparedVideo, Skipped, Video
 
 SourceName = Literal["folder", "ucf101", "bair", "lerobot"]
-ItemKind = Literal["file", "record", "episode"]  # each has its function in data_prep/shard.py
+ItemKind = Literal["file", "record", "episode"]  # see OPENERS in data_prep/shard.py
 
 
 @dataclass(frozen=True)
 class Item:
-    """One video to prepare.
+    """A video to prepare.
 
     Attributes:
         id: id of the video, unique in the store.
-        label: name of its class; None if the data have no classes.
+        label: class name; None if the data have no classes.
         split: train, val or test.
-        group: videos of one group are near-duplicates and share a split.
-        name: path of the file or frame folder relative to the source's folder, or address of a
-            video in an array, which the store records.
-        path: the same path on this machine, which the store never records. If the listing has an
-            archive to unpack, the member's name until `prepare` has unpacked it.
-        num_bytes: size of the file, of the record, of the whole mp4 that holds an episode, of all
-            frames, or of a video's values in an array.
-        offset: offset of the video's record in bytes; 0 if a file is one video.
-        base: offset in bytes of the source's file in `path`, if that is a tar; else 0.
-        actions: file with one row of numbers per frame of the video's file; None if there is none.
-        table: file on this machine that holds its per-frame rows, if it is not `path`.
-        place: location of the video in the files, as its source describes it (JSON).
-        kind: kind of the item, which determines what opens it.
-        settings: settings of the source for the code that opens the item (JSON).
+        group: name of the video's group; near-duplicates form a group, which shares a split.
+        name: path of the file or frame folder relative to the source folder, or address of the
+            video in an array; recorded in the store.
+        path: absolute path, not recorded in the store; if the listing has an archive, the name of
+            the archive member until `prepare` has unpacked the member.
+        num_bytes: number of bytes of the file, of the record, of the entire mp4 file that contains
+            an episode, of all frame files, or of the video's values in an array.
+        offset: offset of the video's record in its file, in bytes; 0 if a file is one video.
+        base: offset of the file that contains the record, in bytes, if `path` is a tar; 0
+            otherwise.
+        actions: file with one row of numbers per frame of the video file; None without actions.
+        table: path of the table with the per-frame rows; empty if there is no table.
+        place: location of the video in the files, as described by the source (JSON).
+        kind: kind of the item, which selects the function that opens the item.
+        settings: source settings for opening the item (JSON).
     """
 
     id: str
@@ -55,11 +56,16 @@ class Item:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def video(self, origin: dict[str, Any], fps: float | None = None) -> Video:
-        """Return the store's record of this video, without its frames."""
+        """Return the record of this video for the store; the writer adds the frame count.
+
+        Args:
+            origin: origin of the video, as JSON.
+            fps: frames per second of the stored frames; None if unknown.
+        """
         return Video(self.id, self.label, self.split, self.group, fps=fps, origin=origin)
 
 
-Notes = list[dict[str, str]]  # oddities of videos: id and note of each
+Notes = list[dict[str, str]]  # oddities of videos (id, note)
 OpenItem = Callable[[Item, FrameRecipe, Watch, Notes], PreparedVideo]
 """Opens an item by a recipe; its frames are decoded as they are taken.
 
@@ -70,20 +76,19 @@ UnusableVideoError or UnreadableVideoError, now or while the frames are taken; o
 
 @dataclass(frozen=True)
 class Listing:
-    """The contents of a source.
+    """The videos of a source.
 
     Attributes:
-        source: the kind of source.
-        settings: the source's own settings that affect the store (JSON).
-        items: the videos, in the order of the store.
+        source: name of the source.
+        settings: settings of the source that affect the store (JSON).
+        items: videos to prepare, in store order.
         classes: ordered class names.
-        skipped: files that are known to be unusable without decoding.
-        arrays: per-frame arrays of each video: name -> shape of one frame's row.
+        skipped: files found to be unusable without decoding.
+        arrays: mapping from the name of each per-frame array to the shape of one frame's row.
         notes: messages for the user about the listing.
-        simulated: the simulator of the episodes; None if they were recorded.
-        max_skipped: share of videos that may be unusable, unless the user says otherwise.
-        archive: the archive that holds the items and has to be unpacked; None if their paths are
-            files.
+        simulated: label of the simulator that made the episodes; None if not simulated.
+        max_skipped: default for the largest fraction of the videos that may be skipped.
+        archive: archive to unpack, which contains the items; None if the items are files on disk.
         reading: settings for reading items that are frame folders or videos in arrays.
     """
 
@@ -101,7 +106,11 @@ class Listing:
 
 
 def require_folder(root: Path, what: str) -> None:
-    """Raise unless `root` is a folder.
+    """Raise an error unless a path is a folder.
+
+    Args:
+        root: path to check.
+        what: description of the expected folder, for the error message.
 
     Raises:
         InputError: `root` is not a folder.

@@ -1,6 +1,7 @@
-"""BAIR robot pushing, as a tar or unpacked: {train,test}/*.tfrecords, two cameras.
+"""Listing and opener for BAIR robot pushing: {train,test}/*.tfrecords, two cameras.
 
-A tar is read in place, because its files are uncompressed and a record is a range of its bytes.
+The official tar is read without unpacking: the files in a tar are uncompressed, so a record is a
+byte range of the tar.
 """
 
 import hashlib
@@ -30,10 +31,10 @@ ROOTS = ("softmotion30_44k", ".", "bair_robot_pushing_dataset_v0/softmotion30_44
 SIDES = ("train", "test")
 TAR = "bair_robot_pushing_dataset_v0.tar"
 ARRAYS: dict[str, tuple[int, ...]] = {"actions": (4,), "endeffector_pos": (3,)}
-SIMULATED = "simulated"  # a feature of our simulator's records that a robot's records lack
+SIMULATED = "simulated"  # feature in the records of simulated episodes only
 FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
-MAX_TOLD = 10_000  # number of records that a file's name may announce; BAIR's have 256
-MAX_LABELLED_BYTES = 8 << 20  # largest record read for its label; records have 0.7 MB
+MAX_TOLD = 10_000  # largest number of records that a file name may announce; BAIR's files have 256
+MAX_LABELLED_BYTES = 8 << 20  # size limit for records read for the label; usual records have 0.7 MB
 SIMULATED_NOTE = (
     "these episodes are simulated, and the store says so; scores on them do not compare with "
     "scores on BAIR"
@@ -44,11 +45,11 @@ Camera = Literal["aux1", "main"]
 
 @dataclass(frozen=True)
 class BairSettings:
-    """The camera to read, and the share of the training side that goes to val.
+    """Settings for listing BAIR robot pushing.
 
     Attributes:
         camera: name of the camera: aux1 (VideoGPT, tensor2tensor, MAGVIT) or main (SAVP).
-        val: share of the training videos that goes to val; the official test side is unchanged.
+        val: fraction of the training videos that goes to val; the official test split is unchanged.
     """
 
     camera: Camera = "aux1"
@@ -56,7 +57,7 @@ class BairSettings:
 
 
 class _File(NamedTuple):
-    """One TFRecord file: `path` itself, or its bytes from `base` on."""
+    """A TFRecord file: `path` itself, or `num_bytes` bytes of the tar `path` from `base` on."""
 
     side: str
     name: str
@@ -66,18 +67,19 @@ class _File(NamedTuple):
 
 
 def list_bair(root: Path, settings: BairSettings) -> Listing:
-    """List the records of all files, in the order of their trajectories.
+    """Return the listing of all records, in trajectory order.
 
-    Simulated episodes are recognised by the feature that labels their records. Records that cannot
-    be found, because a length is damaged or a file ends too early, are each listed as skipped.
+    Simulated episodes are recognised by the label in their records. Each record that cannot be
+    found, because a length is damaged or a file is truncated, is listed as skipped.
 
     Args:
-        root: the official tar, a folder that holds it, or the unpacked folder.
-        settings: the camera and the split.
+        root: the official tar, a folder that contains the tar, or the unpacked folder.
+        settings: camera and split.
 
     Raises:
-        InputError: there are no such files or no records in them, one cannot be read, the tar is
-            damaged or hostile, or files of simulated episodes are among others.
+        InputError: there are no TFRecord files or no readable records, a file cannot be read, the
+            tar is damaged or malicious, or the files have different labels, for example because
+            simulated and recorded episodes are mixed.
     """
     records: list[tuple[str, _File, int, int]] = []
     lost: list[Skipped] = []
@@ -168,16 +170,16 @@ def _files_in_tar(path: Path) -> list[_File]:
 
 
 def _is_records(name: str) -> bool:
-    """Whether to read a file; macOS adds others, such as ._traj_0_to_255.tfrecords."""
+    """Return whether a file name is that of a TFRecord file, not of a hidden file from macOS."""
     return name.endswith(".tfrecords") and not name.startswith(".")
 
 
 def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]]]:
-    """Return number, offset and length of each record, and number and reason of each lost one.
+    """Return (number, offset, length) of all records found and (number, reason) of those lost.
 
-    If a file's name gives the number of its records, as BAIR's do, all missing ones are lost: one
-    in each gap, and the others in the last gap or at the end. Otherwise, each gap counts as one
-    lost record.
+    If the file name announces the number of records, as in BAIR, every missing record is listed as
+    lost: one in each gap, and the rest in the last gap or, without gaps, at the end of the file.
+    Otherwise, each gap counts as one lost record.
     """
     try:
         scan = scan_records(file.path, file.base, file.num_bytes)
@@ -206,25 +208,29 @@ def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, s
 
 
 def _told(file: _File) -> int:
-    """Return the number of records according to a name like traj_512_to_767; 0 for other names."""
+    """Return the number of records in a name such as traj_512_to_767, or 0 for other names."""
     match = re.fullmatch(r"traj_(\d{1,9})_to_(\d{1,9})", PurePosixPath(file.name).stem)
     told = int(match[2]) - int(match[1]) + 1 if match is not None else 0
     return told if told <= MAX_TOLD else 0
 
 
 def _trajectory(file: _File) -> tuple[bool, int, str]:
-    """Return a key that sorts the test side last, and traj_512_to_767 after traj_0_to_255."""
+    """Return a sort key: train before test, and traj_512_to_767 after traj_0_to_255."""
     digits = PurePosixPath(file.name).stem.split("_")[1:2]
     number = int(digits[0]) if digits and digits[0].isdecimal() else 0
     return (file.side == "test", number, file.name)
 
 
 def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None:
-    """Return the simulator that the first readable record of every file names, if any."""
+    """Return the simulator label in the first readable record of every file, or None.
+
+    Raises:
+        InputError: the labels differ between files.
+    """
     labels: dict[str, str | None] = {}
     for _, file, offset, length in records:
         if file.name not in labels and length <= MAX_LABELLED_BYTES:
-            # A record that cannot be read is left out later, with its reason.
+            # A record that cannot be read is skipped later, with the reason.
             with suppress(RecordError, ValueError, OSError):
                 data = read_record(file.path, offset, file.base)
                 labels[file.name] = _simulated(parse_example(data))
@@ -239,7 +245,7 @@ def _label(root: Path, records: list[tuple[str, _File, int, int]]) -> str | None
 
 
 def _simulated(example: Example) -> str | None:
-    """Return the label of a simulated record; None if it has none."""
+    """Return a record's simulator label, or None if the record has no label."""
     value = example.get(SIMULATED)
     if value is None:
         return None
@@ -249,7 +255,7 @@ def _simulated(example: Example) -> str | None:
 
 
 def open_record(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes) -> PreparedVideo:
-    """Open one record; see `OpenItem`."""
+    """Return an opened record; see `OpenItem`."""
     try:
         data = read_record(Path(item.path), item.offset, item.base)
         watch("decode", recipe.cpu_limit(item.num_bytes))
@@ -269,15 +275,15 @@ def open_record(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes) -> 
 def frames_of(
     data: bytes, camera: Camera, simulated: str | None = None
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], dict[str, Float32[np.ndarray, "t _"]]]:
-    """Return the frames of one camera, the actions and the end-effector positions of a record.
+    """Return the frames from one camera and the per-frame arrays of a record.
 
     Args:
-        data: bytes of the record.
+        data: serialized record.
         camera: name of the camera.
-        simulated: label that the record must have; None for none.
+        simulated: simulator label that the record must have; None if the record must have no label.
 
     Raises:
-        ValueError: the record does not have BAIR's schema, or has another label.
+        ValueError: the record does not follow BAIR's schema, or the label differs.
     """
     example = parse_example(data)
     if (label := _simulated(example)) != simulated:
@@ -306,7 +312,7 @@ def frames_of(
 
 
 def _image(example: Example, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Read one raw RGB frame; official ones are 64x64, but any square is accepted."""
+    """Return a raw RGB frame, which must be square; official frames are 64x64."""
     value = example[name]
     if not isinstance(value, list) or len(value) != 1:
         raise ValueError(f"{name}: expected one value of bytes")

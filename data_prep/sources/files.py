@@ -1,4 +1,4 @@
-"""Opens an item that is a video file, with its rows of numbers per frame, if any."""
+"""Opener of items that are video files, with per-frame actions if there are any."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from video_vq.stores.videos import REPEATED
 
 
 def open_video_file(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes) -> PreparedVideo:
-    """Open one video file; see `OpenItem`."""
+    """Return an opened video file; see `OpenItem`."""
     opened = open_file(item.path, item.num_bytes, recipe, watch)
     actions, its_hash = _actions(item)
     packets = opened.info.num_packets
@@ -29,7 +29,7 @@ def open_video_file(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes)
 
 
 def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, str]]:
-    """Return the rows of numbers of a video's frames, and the origin's record of them."""
+    """Return a video's actions and the hash entry for its origin; None and {} without actions."""
     if item.actions is None:
         return None, {}
     try:
@@ -42,7 +42,13 @@ def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, s
 def _rows(
     actions: Float32[np.ndarray, "t n"], chosen: Sequence[int] | None, stride: int
 ) -> Float32[np.ndarray, "s n"]:
-    """Return the rows of the frames that are kept; repeated frames have repeated rows."""
+    """Return the rows for the frames that are kept; a repeated frame repeats its row.
+
+    Args:
+        actions: one row per decoded frame.
+        chosen: indices of the frames to keep, if a fixed rate is requested; None to use `stride`.
+        stride: distance between the frames to keep.
+    """
     if chosen is None:
         return actions[::stride]
     return actions[[index for index in chosen if index < len(actions)]]
@@ -55,7 +61,11 @@ def _finished(
     notes: Notes,
     origin: dict[str, Any],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-    """Yield the frames; then check their number, and note oddities and repeats."""
+    """Yield all frames, then check the number of actions and record oddities and repeated frames.
+
+    Raises:
+        UnusableVideoError: the number of actions differs from the number of frames.
+    """
     yield from opened.frames
     num_frames = opened.stream.num_frames
     if actions is not None and len(actions) != num_frames:

@@ -1,4 +1,4 @@
-"""Lists any tree of videos: the first folder is the label, and a hash of the group the split."""
+"""Listing of a folder tree or array file; folders give the labels, and group hashes the splits."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,11 @@ from video_vq.stores.clips import Skipped
 
 
 def list_folder(root: Path, settings: FolderSettings) -> Listing:
-    """List the videos of a tree, or of a file of arrays; see `list_videos`.
+    """Return the listing of the videos in a folder tree or an array file; see `list_videos`.
 
     Raises:
-        InputError: the path is not a folder or holds no video, or a setting is wrong.
+        InputError: the path is neither a folder nor an array file, contains no video, or does not
+            fit the settings.
     """
     if not is_array_file(root):
         require_folder(root, "a folder of videos, or a file of arrays")

@@ -1,9 +1,9 @@
-"""Lists a LeRobot v3 data set, whose episodes are joined in mp4 files with a Parquet index.
+"""Listing of a LeRobot v3 data set, whose mp4 files contain several episodes each.
 
-For the format, see huggingface.co/docs/lerobot, LeRobotDataset v3.0. meta/info.json names features,
-cameras and path templates. meta/episodes/*/*.parquet has a row per episode with its tasks, its rows
-in data/*/*.parquet, and for every camera the mp4 file and the seconds at which the episode starts
-and ends in it.
+The format is described at huggingface.co/docs/lerobot, LeRobotDataset v3.0. meta/info.json names
+features, cameras and path templates. meta/episodes/*/*.parquet is the index, with one row per
+episode: the tasks, the location of the episode's rows in data/*/*.parquet and, for each camera, the
+mp4 file with the episode's start and end time.
 """
 
 import math
@@ -27,7 +27,7 @@ from video_vq.stores.clips import Skipped
 from video_vq.stores.files import read_json
 
 VERSION = re.compile(r"v?3\.\d+(\.\d+)?")
-# Our names for the arrays with a row per frame, and the features that they hold.
+# Names of the per-frame arrays in a store, with the LeRobot features that they contain.
 ARRAYS = {"actions": "action", "states": "observation.state"}
 TOTALS = ("total_episodes", "total_frames")
 MAX_WIDTH = 4096
@@ -46,11 +46,13 @@ FIELD = re.compile(r"\{(video_key|chunk_index|file_index)(?::0(\d)d)?\}")
 
 @dataclass(frozen=True)
 class LerobotSettings:
-    """The camera to read, and the split of the episodes.
+    """Settings for listing a LeRobot data set.
 
     Attributes:
-        camera: name of a video feature, or the end of its name; None if there is only one.
-        val, test: shares of the episodes, for the splits that info.json does not name.
+        camera: name of a video feature, or the part of the name after a dot; None if there is only
+            one camera.
+        val, test: fractions of the train episodes that go to val and test; unused for a split that
+            info.json defines.
     """
 
     camera: str | None = None
@@ -64,11 +66,11 @@ class Info:
 
     Attributes:
         fps: frames per second.
-        camera: the video feature that is used.
-        arrays: feature and number of values in a row, by our name.
-        data_path, video_path: templates of paths.
-        splits: the first episode, and the one after the last, by split.
-        totals: total_episodes and total_frames, if they are given.
+        camera: name of the video feature to read.
+        arrays: mapping from array name to feature name and number of values in a row.
+        data_path, video_path: path templates.
+        splits: range of episode numbers of each split: the first number, and the end (exclusive).
+        totals: total_episodes and total_frames, if given.
     """
 
     fps: float
@@ -81,13 +83,17 @@ class Info:
 
 
 def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
-    """List the episodes of one camera, in the order of the index.
+    """Return the listing of all episodes from one camera, in index order.
 
-    An episode's label is its task, if every episode has one task and tasks are shared.
+    If every episode has exactly one task and episodes share tasks, the tasks become labels.
+
+    Args:
+        root: folder of the data set.
+        settings: camera and split.
 
     Raises:
-        InputError: the folder is not a LeRobot v3 data set, pyarrow is missing, a path leads out of
-            the folder, or the index contradicts itself.
+        InputError: the folder is not a LeRobot v3 data set, pyarrow is not installed, a path
+            template points outside the folder, or the index is damaged or inconsistent.
     """
     require_folder(root, "a LeRobot v3 data set")
     require_pyarrow()
@@ -141,10 +147,15 @@ def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
 
 
 def read_info(root: Path, camera: str | None) -> Info:
-    """Read and check meta/info.json.
+    """Return the checked contents of meta/info.json.
+
+    Args:
+        root: folder of the data set.
+        camera: see `LerobotSettings`.
 
     Raises:
-        InputError: the file cannot be used; the message says why, or lists the cameras.
+        InputError: the file cannot be used, or the camera is unknown or ambiguous; in the latter
+            case, the message lists the cameras.
     """
     path = root / "meta" / "info.json"
     info = read_json(path, "the description of a LeRobot v3 data set")
@@ -200,7 +211,7 @@ def _camera(path: Path, features: dict[str, Any], wanted: str | None) -> str:
 
 
 def _arrays(path: Path, features: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Return the features to keep for each frame, with the number of values in a row."""
+    """Return the name and row width of each feature to store, by array name."""
     found = {}
     for ours, name in ARRAYS.items():
         if name in features:
@@ -216,7 +227,7 @@ def _is_count(value: Any, most: int) -> bool:
 
 
 def _checked(path: Path, template: str) -> str:
-    """Return a path template that has only known fields and stays below the folder."""
+    """Return a path template after checking that the fields are known and the path is safe."""
     plain = FIELD.sub("x", template)
     parts = plain.split("/")
     if "{" in plain or "}" in plain or "\\" in plain or not plain.isprintable():
@@ -230,7 +241,7 @@ def _checked(path: Path, template: str) -> str:
 
 
 def fill(template: str, camera: str, chunk: int, file: int) -> str:
-    """Return the path for a template's three fields, without replacing anything else."""
+    """Return the path that a template gives for a camera, a chunk number and a file number."""
     values = {"chunk_index": chunk, "file_index": file}
 
     def value(match: re.Match[str]) -> str:
@@ -250,7 +261,7 @@ def _totals(path: Path, info: dict[str, Any]) -> dict[str, int]:
 
 
 def _require_all(root: Path, info: Info, rows: list[IndexRow]) -> None:
-    """Refuse an index that lacks episodes, as nothing else reveals a missing file."""
+    """Raise an error if episodes or frames are missing, as nothing else reveals a missing file."""
     held: dict[str, int] = {
         "total_episodes": len(rows),
         "total_frames": sum(row.length for row in rows),
@@ -265,7 +276,11 @@ def _require_all(root: Path, info: Info, rows: list[IndexRow]) -> None:
 
 
 def _named_splits(path: Path, splits: Any) -> dict[str, tuple[int, int]]:
-    """Return the ranges of episodes that info.json names; unknown names are an error."""
+    """Return the episode range of each split in info.json.
+
+    Raises:
+        InputError: a split has an unknown name or an invalid range, or splits overlap.
+    """
     if splits is None:
         return {}
     found: dict[str, tuple[int, int]] = {}
@@ -287,7 +302,11 @@ def _named_splits(path: Path, splits: Any) -> dict[str, tuple[int, int]]:
 def _splits(
     root: Path, info: Info, rows: list[IndexRow], settings: LerobotSettings
 ) -> dict[int, str]:
-    """Return each episode's split from info.json; missing splits are taken from its train side."""
+    """Return the split of each episode; splits missing in info.json are taken from its train split.
+
+    Raises:
+        InputError: an episode is in none of the splits in info.json.
+    """
     sides = {
         row.episode: side
         for row in rows
@@ -312,10 +331,10 @@ def _splits(
 
 
 def _labels(rows: list[IndexRow]) -> dict[int, str]:
-    """Return each episode's task as its label; empty if tasks are not classes.
+    """Return the label of each episode, or an empty dict if tasks cannot serve as labels.
 
-    They are classes if every episode has exactly one, and there are at least two tasks with at
-    least two episodes each on average.
+    Tasks serve as labels if every episode has exactly one task, and there are at least two tasks
+    with, on average, at least two episodes each.
     """
     tasks = Counter(task for row in rows for task in row.tasks)
     shared = 2 <= len(tasks) <= min(len(rows) // 2, MAX_CLASSES)
@@ -325,7 +344,7 @@ def _labels(rows: list[IndexRow]) -> dict[int, str]:
 
 
 def _contradiction(row: IndexRow, fps: float) -> str | None:
-    """Return the contradiction between an episode's seconds and its rows; None if there is none."""
+    """Return the problem if an episode's times do not fit its number of rows, or None."""
     seconds = row.to_seconds - row.from_seconds
     if (
         not math.isfinite(seconds)

@@ -1,7 +1,7 @@
-"""Opens an episode of a LeRobot v3 data set: frames from a long video, and rows of a table.
+"""Opener of LeRobot v3 episodes, which consist of frames in a long video and rows in a table.
 
-Neither is trusted: the frames are counted, their times are compared with the index, and the rows
-are compared with the frames.
+The data are not trusted: the frames are counted, the frame times are compared with the index, and
+the rows are compared with the frames.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ from video_vq.media.ranges import FrameRanges
 from video_vq.media.resize import resize
 from video_vq.stores.clips import PreparedVideo, UnusableVideoError
 
-MAX_EPISODE_VALUES = 1 << 26  # values of all its arrays together: 256 MB
+MAX_EPISODE_VALUES = 1 << 26  # number of values in all columns of an episode
 MAX_STRETCHES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Place:
-    """The location of an episode; see data_prep.sources.lerobot.
+    """The location of an episode in a data set; see data_prep.sources.lerobot.
 
     Attributes:
         episode: number of the episode.
-        num_frames: number of its frames and rows.
-        first_row: index of its first row in the whole data set.
-        from_seconds: time of its first frame in the video, in seconds.
+        num_frames: number of frames, and of table rows, in the episode.
+        first_row: index of the episode's first row in the whole data set.
+        from_seconds: time of the episode's first frame in the video, in seconds.
         fps: frame rate of the data set.
-        arrays: column and number of values in a row, by our name.
+        arrays: mapping from array name to column name and number of values in a row.
     """
 
     episode: int
@@ -49,7 +49,7 @@ class Place:
 
 
 class _OpenVideo:
-    """The video of the last episode, which mostly also holds the next one."""
+    """Cache of the video that contains the last episode, and usually also the next episode."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -57,7 +57,11 @@ class _OpenVideo:
         self._sha256 = ""
 
     def get(self, path: str, num_bytes: int, limits: Limits) -> tuple[FrameRanges, str]:
-        """Return the frames of a video, and the sha256 of its file, which must have `num_bytes`."""
+        """Return the reader of a video's frames, and the sha256 of the video file.
+
+        Raises:
+            UnusableVideoError: the file size differs from `num_bytes`.
+        """
         status = os.stat(path)
         if status.st_size != num_bytes:
             raise UnusableVideoError(
@@ -79,7 +83,7 @@ class _OpenVideo:
 
 
 class _OpenTable:
-    """The table of the last episode, and the location of each of its episodes."""
+    """Cache of the table that contains the last episode, with the row ranges of all episodes."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -89,7 +93,12 @@ class _OpenTable:
     def rows(
         self, path: str, place: Place, wanted: dict[str, tuple[Kind, int]]
     ) -> dict[str, np.ndarray]:
-        """Return an episode's rows, without holding the others of the table."""
+        """Return an episode's rows, without reading the whole table into memory.
+
+        Raises:
+            UnusableVideoError: the number of rows differs from the number of frames, the rows are
+                not contiguous, or there are too many values.
+        """
         status = os.stat(path)
         key = (path, status.st_size, status.st_mtime_ns, tuple(wanted.items()))
         if self._key != key or self._reader is None:
@@ -114,7 +123,12 @@ class _OpenTable:
 
 
 def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
-    """Return the first row and the number of rows of each contiguous range of each episode."""
+    """Return the first row and length of each contiguous row range, by episode number.
+
+    Args:
+        path: path of the table, for error messages.
+        pieces: chunks of the column `episode_index`.
+    """
     found: list[tuple[int, int, int]] = []  # episode, first row, rows
     row = 0
     for piece in pieces:
@@ -137,7 +151,7 @@ def _stretches(path: Path, pieces: Iterator[np.ndarray]) -> dict[int, list[tuple
 
 
 class EpisodeOpener:
-    """Opens the episodes of one shard, whose bytes depend only on that shard; see `OpenItem`."""
+    """Opener of the episodes in a shard, with caches for this shard only; see `OpenItem`."""
 
     def __init__(self) -> None:
         self._video, self._table = _OpenVideo(), _OpenTable()
@@ -145,14 +159,14 @@ class EpisodeOpener:
     def __call__(
         self, item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes
     ) -> PreparedVideo:
-        """Open one episode."""
+        """Return an opened episode."""
         assert item.place is not None
         place = Place(**item.place)
         arrays = _rows(self._table, item, place)
         ranges, sha256 = self._video.get(item.path, item.num_bytes, recipe.limits)
         first = _first_frame(ranges, place)
         height, width = ranges.info.size_hw
-        # A video without keyframes is decoded from its beginning.
+        # A video with few keyframes may have to be decoded from the beginning.
         watch("decode", recipe.cpu_limit((first + place.num_frames) * height * width * 3))
         origin = {
             "name": item.name,
@@ -169,7 +183,11 @@ class EpisodeOpener:
 
 
 def _first_frame(ranges: FrameRanges, place: Place) -> int:
-    """Return the index of an episode's first frame in its video."""
+    """Return the index of an episode's first frame in the video.
+
+    Raises:
+        UnusableVideoError: the video is too short, or a frame time differs from the index.
+    """
     total = ranges.info.num_packets
     first = ranges.nearest(place.from_seconds)
     if first + place.num_frames > total:
@@ -200,7 +218,12 @@ def _frames(
 
 
 def _rows(opened: _OpenTable, item: Item, place: Place) -> dict[str, Float32[np.ndarray, "t _"]]:
-    """Return an episode's rows for each array."""
+    """Return an episode's rows for each array, after comparing them with the frames.
+
+    Raises:
+        UnusableVideoError: the table cannot be read, row numbers or times do not fit the frames, or
+            a value is not finite.
+    """
     wanted: dict[str, tuple[Kind, int]] = {
         "index": ("integer", 1),
         "episode_index": ("integer", 1),

@@ -1,4 +1,4 @@
-"""Reads the index of a LeRobot v3 data set, with a row per episode, in a separate process."""
+"""Reader of a LeRobot v3 data set's index, with one row per episode, in a separate process."""
 
 import io
 import json
@@ -15,12 +15,12 @@ from data_prep.parquet import Kind, TableError, read_columns
 from video_vq.errors import InputError
 from video_vq.media.supervisor import child_environment
 
-# How far times may deviate, in frames, as sums of rounded lengths drift: less than
-# this on all sides, and no frame belongs to two episodes.
+# Largest deviation of times, in frames: sums of rounded lengths drift, but below this bound no
+# frame can belong to two episodes.
 TOLERANCE = 0.25
 OVERLAP_SECONDS = 1e-3
 MAX_EPISODES = 1_000_000
-MAX_NUMBER = 1_000_000  # largest number of a chunk or a file
+MAX_NUMBER = 1_000_000  # largest chunk or file number, and largest number of frames per episode
 MAX_TASK_LENGTH = 300
 CPU_SECONDS, WALL_SECONDS = 300, 1800
 MEMORY_BYTES = 8 << 30
@@ -28,15 +28,15 @@ COMMAND = "from data_prep.sources.lerobot_index import main; main()"
 
 
 class IndexRow(NamedTuple):
-    """One episode.
+    """An episode in the index.
 
     Attributes:
         episode: number of the episode.
-        length: number of its rows, one for each frame.
-        first_row: index of its first row in the whole data set.
-        tasks: descriptions of its tasks.
-        data_file, video_file: chunk and file number of its table and of the camera's video.
-        from_seconds, to_seconds: its start and end in the video, in seconds.
+        length: number of table rows, one per frame.
+        first_row: index of the episode's first row in the whole data set.
+        tasks: descriptions of the tasks.
+        data_file, video_file: chunk and file number of the table and of the camera's video.
+        from_seconds, to_seconds: start and end of the episode in the video, in seconds.
     """
 
     episode: int
@@ -50,13 +50,17 @@ class IndexRow(NamedTuple):
 
 
 def read_index(root: Path, camera: str) -> list[IndexRow]:
-    """Return all episodes in the order of their numbers.
+    """Return all episodes, sorted by episode number.
 
-    The tables are read in a separate process, with limits on memory and time, because the Parquet
-    reader is a large native library and a table may be crafted to break it.
+    The tables are read in a separate process with limits on memory and time, because a malicious
+    table may crash the Parquet reader, which is a large native library.
+
+    Args:
+        root: folder of the data set.
+        camera: name of the video feature.
 
     Raises:
-        InputError: a table is damaged or too large, or the index contradicts itself.
+        InputError: a table is missing, damaged or too large, or the index is inconsistent.
     """
     try:
         done = subprocess.run(
@@ -75,11 +79,11 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
             f"{root}: its index in meta/episodes breaks the reader of Parquet (exit code "
             f"{done.returncode}{': ' if last else ''}{last[:200]}); fetch the data set again"
         )
-    lines = io.BytesIO(done.stdout)  # one row at a time: a million at once would take 2 GB
+    lines = io.BytesIO(done.stdout)  # parse row by row, as a million parsed rows would take 2 GB
     answer = json.loads(next(lines))
     if "problem" in answer:
         raise InputError(answer["problem"])
-    known: dict[str, str] = {}  # tasks, of which there are few
+    known: dict[str, str] = {}  # tasks, which many episodes share
     return [
         IndexRow(
             *(episode, length, first),
@@ -93,14 +97,17 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
 
 
 def _lower(kind: int, most: int) -> None:
-    """Lower a limit, but never raise one that is already set."""
+    """Lower a resource limit of this process, unless the current limit is already lower."""
     soft, hard = resource.getrlimit(kind)
     allowed = min([most, *(limit for limit in (soft, hard) if limit >= 0)])
     resource.setrlimit(kind, (allowed, hard))
 
 
 def main() -> None:
-    """Read the index that stdin names, and write it to stdout as lines of JSON."""
+    """Read the index that the request on stdin names, and print one JSON line per episode.
+
+    The first line contains the number of rows, or the problem with the index.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_CPU, CPU_SECONDS)
     _lower(resource.RLIMIT_AS, MEMORY_BYTES)
@@ -113,7 +120,7 @@ def main() -> None:
     except InputError as error:
         print(json.dumps({"problem": str(error)}))
     sys.stdout.flush()
-    os._exit(0)  # native threads need no orderly shutdown
+    os._exit(0)  # do not wait for native threads
 
 
 def _read(root: Path, camera: str) -> list[IndexRow]:
@@ -172,7 +179,7 @@ def _check(folder: Path, rows: list[IndexRow]) -> None:
         if problem is not None:
             raise InputError(f"{folder}: episode {row.episode} {problem}; fetch the data set again")
         row_end = row.first_row + row.length
-    # If times are not numbers, the episode is left out later, with its reason.
+    # An episode whose times are not finite is skipped later, with the reason.
     timed = [row for row in rows if math.isfinite(row.from_seconds + row.to_seconds)]
     timed.sort(key=lambda row: (row.video_file, row.from_seconds))
     for before, row in pairwise(timed):

@@ -1,4 +1,4 @@
-"""Lists the videos of a CSV: path, and optionally label, split, group and a file of actions."""
+"""Listing of videos from a CSV file: path, and optionally label, split, group and actions file."""
 
 import csv
 import difflib
@@ -30,7 +30,7 @@ Row = dict[str, str]
 
 @dataclass
 class _Mistakes:
-    """All mistakes in a table, with their lines."""
+    """All mistakes in a table, with line numbers."""
 
     path: Path
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -53,28 +53,30 @@ class _Mistakes:
 
 
 class _Entry(NamedTuple):
-    """A row without mistakes: its line, and its video, whose split is empty if none is given."""
+    """A valid row: the line number and the video, whose split is "" if the table has no splits."""
 
     line: int
     item: Item
 
 
 def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
-    """List the videos of a CSV in its order.
+    """Return the listing of the videos in a CSV file, in row order.
 
-    Its first line names the columns: `path` is required, and `label`, `split`, `group` and
-    `actions` are optional. Paths are relative to `root` and must stay inside it, even through
-    links. With a column `split`, every row has a split and every group a single one; without it, a
-    hash of the group decides. Without a column `group`, the settings define the groups. With a
-    column `actions`, every row names a .npy or .csv with one row of numbers per frame of the file.
+    The first line names the columns: `path` is required, and `label`, `split`, `group` and
+    `actions` are optional. Paths are relative to `root` and, even with symbolic links resolved,
+    must stay inside `root`. If there is a column `split`, every row must give a split, and all
+    videos of a group the same split; otherwise a hash of the group determines the split. Without a
+    column `group`, the settings define the groups. If there is a column `actions`, every row must
+    name a .npy or .csv file with one row of numbers per frame of the video file.
 
     Args:
-        table: the CSV.
+        table: path of the CSV file.
         root: folder to which the paths are relative.
-        settings: shares of the splits, and the grouping of the videos.
+        settings: fractions for the splits, and the grouping of the videos.
 
     Raises:
-        InputError: there are mistakes; the message lists them with their lines.
+        InputError: the table contains mistakes, which the message lists with line numbers, or
+            cannot be read.
     """
     if not root.is_dir():
         raise InputError(f"{root}: expected the folder that the table's paths are relative to")
@@ -118,7 +120,7 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
 
 
 def _read(table: Path, mistakes: _Mistakes) -> tuple[list[str], list[tuple[int, Row]]]:
-    """Return the columns, and the rows with their last lines."""
+    """Return the column names, and the rows with the number of each row's last line."""
     try:
         if not stat.S_ISREG(table.stat().st_mode) or table.stat().st_size > MAX_BYTES:
             raise InputError(f"{table}: expected a CSV file of at most {MAX_BYTES:,} bytes")
@@ -167,7 +169,7 @@ def _check_columns(columns: list[str], mistakes: _Mistakes) -> None:
 def _entry(
     finder: VideoFinder, line: int, row: Row, group_of: Callable[[str], str], mistakes: _Mistakes
 ) -> _Entry | None:
-    """Check one row; return None if it has mistakes."""
+    """Return the entry for a row, or add the row's mistakes to `mistakes` and return None."""
     before = len(mistakes.found)
     problems = list(_problems(row))
     found = _file(finder.root, row["path"], finder.add_named) if row["path"] else "no path"
@@ -221,10 +223,12 @@ def _size_of_file(root: Path, name: str) -> int | str:
 
 
 def _file(root: Path, text: str, size_of: Callable[[str], int | str]) -> tuple[Path, int] | str:
-    """Return a path inside `root` and its size, or the problem with it.
+    """Return the absolute path and the size of a file inside `root`, or the problem as text.
 
     Args:
-        size_of: function that returns the size of the named file, or the problem with it.
+        root: folder to which the path is relative.
+        text: path in the table.
+        size_of: function that returns the size of a file, or the problem as text.
     """
     if not text.isprintable() or len(text) > 4096:
         return f"{text!r:.80} is not a path"
@@ -237,7 +241,7 @@ def _file(root: Path, text: str, size_of: Callable[[str], int | str]) -> tuple[P
 
 
 def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
-    """Find videos that are listed twice, and groups that are in two splits."""
+    """Add mistakes for videos that are listed twice and for groups in more than one split."""
     names: dict[str, int] = {}
     splits: dict[str, _Entry] = {}
     for entry in entries:
@@ -255,7 +259,7 @@ def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
 
 
 def _check_actions(entries: list[_Entry], mistakes: _Mistakes) -> int | None:
-    """Read every file of actions, and return the number of values in a row."""
+    """Return the number of action values per frame; add mistakes for files that do not fit."""
     first: tuple[int, int] | None = None
     for line, item in entries:
         assert item.actions is not None

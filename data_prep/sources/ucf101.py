@@ -1,4 +1,4 @@
-"""Lists UCF-101, packed or unpacked: class folders of .avi, and the official lists of the sides."""
+"""Listing of UCF-101, from archives or folders, according to the official train and test lists."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from video_vq.media.folder import split_groups
 from video_vq.media.kinds import MAX_SKIPPED
 from video_vq.stores.clips import Skipped
 
-# Where archives and mirrors put the videos and the lists, relative to the root.
+# Folders of the videos and of the lists in various archives and mirrors, relative to the root.
 VIDEO_FOLDERS = ("UCF-101", "UCF101", ".", "UCF-101/UCF-101", "UCF101/UCF-101", "videos")
 LIST_FOLDERS = (
     "ucfTrainTestlist",
@@ -26,7 +26,7 @@ LIST_FOLDERS = (
     "../UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist",
     ".",
 )
-# Names of the archives, in the order in which they are searched for.
+# Names of the archives, in search order.
 VIDEO_ARCHIVES = ("UCF101.rar", "UCF-101.rar", "UCF101.zip", "UCF-101.zip", "UCF101.tar")
 LIST_ARCHIVES = ("UCF101TrainTestSplits-RecognitionTask.zip", "ucfTrainTestlist.zip")
 MAX_LIST_BYTES = 16 << 20
@@ -35,13 +35,12 @@ FILE_NAME = re.compile(r"v_(?P<label>\w+)_(?P<group>g\d+)_c\d+\.avi", re.IGNOREC
 
 @dataclass(frozen=True)
 class Ucf101Settings:
-    """The choice of the official split, and the share of its training side that becomes val.
+    """Settings for listing UCF-101.
 
     Attributes:
         split: number of the official split: 1, 2 or 3.
-        val: share of the training groups that becomes val; the official test side is not used to
-            choose.
-        lists: folder or archive of the lists; None to search for it.
+        val: fraction of the training groups that goes to val; the official test list is unchanged.
+        lists: folder or archive that contains the lists; None to search the usual locations.
     """
 
     split: int = 1
@@ -50,7 +49,13 @@ class Ucf101Settings:
 
 
 class _Video(NamedTuple):
-    """One video: a file or the member of an archive."""
+    """A video file or an archive member.
+
+    Attributes:
+        name: class folder and file name, Class/file.avi.
+        path: absolute path of the file, or name of the archive member.
+        num_bytes: size of the file, in bytes.
+    """
 
     name: str  # Class/file.avi
     path: str
@@ -58,14 +63,15 @@ class _Video(NamedTuple):
 
 
 def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
-    """List one official split of UCF-101; the group of a video is its class and number gXX.
+    """Return the listing of an official split of UCF-101; a video's group is its class and gXX.
 
-    File names are matched case-insensitively: the folder HandstandPushups holds
+    Names are matched case-insensitively, because the folder HandstandPushups contains
     v_HandStandPushups_*.
 
     Args:
-        root: UCF101.rar (or a zip or tar of it), a folder that holds it, or the unpacked folder.
-        settings: the split, and the location of the lists.
+        root: UCF101.rar (or a zip or tar with the same contents), a folder that contains the
+            archive, or the unpacked folder.
+        settings: split and location of the lists.
 
     Raises:
         InputError: the videos or the lists are missing, or a list or an archive is damaged.
@@ -119,7 +125,7 @@ def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
 
 
 class _Text(NamedTuple):
-    """One of the lists, and its name in messages."""
+    """The contents of a list file, and its name in messages."""
 
     name: str
     text: str
@@ -187,7 +193,7 @@ def _lists_in_archive(path: Path, needed: tuple[str, ...]) -> dict[str, _Text]:
 
 
 def _videos(root: Path, classes: tuple[str, ...]) -> tuple[dict[str, _Video], Archive | None]:
-    """Return videos by lower-case class/file, and the archive that holds them, if any."""
+    """Return the videos by lower-case class/file, and the archive that contains them, or None."""
     wanted = {label.lower() for label in classes}
     if root.is_file():
         return _in_archive(root, wanted)
@@ -267,7 +273,7 @@ def _read_classes(source: _Text) -> tuple[str, ...]:
 
 
 def _read_sides(lists: dict[str, _Text], split: int) -> dict[str, str]:
-    """Return the side, train or test, by lower-case class/file."""
+    """Return train or test for each video, by lower-case class/file."""
     sides: dict[str, str] = {}
     for side in ("train", "test"):
         source = lists[f"{side}list{split:02d}.txt"]
@@ -279,7 +285,7 @@ def _read_sides(lists: dict[str, _Text], split: int) -> dict[str, str]:
 
 
 def _read_names(source: _Text) -> list[tuple[int, str]]:
-    """Return line number and Class/file.avi; the training lists also repeat the class."""
+    """Return the line number and Class/file.avi of each line; ignore class numbers, if any."""
     names = []
     for number, line in _lines(source.text):
         name = line.split()[0].replace("\\", "/")

@@ -1,6 +1,7 @@
-"""Writes the synthetic world as raw files in the official layouts of UCF-101 and of BAIR pushing.
+"""Writer of synthetic videos in the official layouts of UCF-101 and BAIR robot pushing.
 
-The readers of the official data can read these files, so the demo and the tests need no download.
+The code that reads the official data also reads these files, so the demo and the tests need no
+downloads.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from video_vq.stores.files import write_bytes, write_json
 from video_vq.stores.lock import held
 
 MARKER = "synthetic.json"
-# Test groups of the official splits 01, 02, 03.
+# Test groups of the official UCF-101 splits 01, 02 and 03.
 TEST_GROUPS = (range(1, 8), range(8, 15), range(15, 22))
 BAIR_FRAMES, BAIR_SIZE = 30, 64
 XVID_QUANTIZER = 2
@@ -32,15 +33,15 @@ Layout = Literal["ucf101", "bair", "both"]
 
 @dataclass(frozen=True)
 class TableWorldSettings:
-    """Settings that determine every byte that is written.
+    """Settings that determine every byte of the output.
 
     Attributes:
-        layout: the official layout to write.
-        num_videos: number of videos, at least 8, so that both sides of the split contain every
-            class.
-        num_frames: number of frames of each video.
+        layout: official layout to write.
+        num_videos: number of videos, at least 8, so that the train and test splits both contain
+            every class.
+        num_frames: number of frames in each video.
         size: side of the square frames, in pixels.
-        seed: seed of the world.
+        seed: seed of the data set.
     """
 
     layout: Layout = "ucf101"
@@ -52,7 +53,7 @@ class TableWorldSettings:
 
 @dataclass(frozen=True)
 class _Place:
-    """The position of a video in UCF-101's order."""
+    """A video's index, and its class, group and number in the layout of UCF-101."""
 
     index: int
     label: str
@@ -65,18 +66,18 @@ class _Place:
 
 
 def write_table_world(out: Path, settings: TableWorldSettings, workers: int = 1) -> None:
-    """Render the world and write it under `out`; do nothing if all of it exists.
+    """Render and write all synthetic videos that do not exist yet.
 
-    The same call resumes a killed run: files appear complete, and existing ones are kept.
+    The same call resumes a killed run: files are written atomically, and existing files are kept.
 
     Args:
-        out: output folder; UCF-101 goes to `UCF-101/` and `ucfTrainTestlist/`, BAIR to
-            `softmotion30_44k/`.
-        settings: settings that determine every byte.
-        workers: number of processes that render.
+        out: output folder; the UCF-101 layout goes to `UCF-101/` and `ucfTrainTestlist/`, the BAIR
+            layout to `softmotion30_44k/`.
+        settings: settings of the data set.
+        workers: number of rendering processes.
 
     Raises:
-        InputError: a setting is out of range, or `out` holds other files, was made with other
+        InputError: a setting is out of range, or `out` contains other files, was made with other
             settings or is being written by another process.
     """
     _check(settings, workers)
@@ -126,7 +127,7 @@ Run = Callable[[Callable[[_Place], Any], Iterable[_Place]], Iterator[Any]]
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Run]:
-    """Yield an ordered `map`, in this process or in a pool of new ones."""
+    """Yield a function like `map`, which runs in this process or in `workers` new processes."""
     if workers == 1:
         yield map
         return
@@ -148,7 +149,7 @@ def _write_ucf101(out: Path, settings: TableWorldSettings, places: list[_Place],
         lists / "classInd.txt", [f"{number} {label}" for number, label in enumerate(CLASSES, 1)]
     )
     for split, test_groups in enumerate(TEST_GROUPS, 1):
-        # As in the official lists, only those for training give the class.
+        # As in the official lists, only the training lists contain the class.
         _write_lines(
             lists / f"trainlist{split:02d}.txt",
             [

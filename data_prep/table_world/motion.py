@@ -1,8 +1,8 @@
-"""The synthetic pushing world: random scenes, and the motion of gripper, bodies and camera.
+"""The synthetic table world: random scenes, and the motion of gripper, bodies and camera.
 
-Lengths are in widths of the first camera's view, so a scene does not depend on pixels; time is in
-frames. On the table, x points to the right and y towards the viewer; z is the height above the
-table.
+Lengths are in units of the first camera's view width, so scenes do not depend on the resolution;
+time is in frames. On the table, x points to the right and y towards the viewer; z is the height
+above the table.
 """
 
 import math
@@ -19,8 +19,8 @@ DIRECTIONS = {
     "PushToward": (0.0, 1.0),
 }
 NUM_GROUPS = 25
-# Groups 1 to 7, the test groups of UCF-101's first split, are spread evenly over the others, so
-# that any number of videos has both sides.
+# Groups 1 to 7, the test groups of UCF-101's first split, are distributed evenly among the other
+# groups, so that even a small data set has train and test videos.
 GROUP_ORDER = sorted(
     range(1, NUM_GROUPS + 1),
     key=lambda group: (group - 0.5) / 7 if group <= 7 else (group - 7.5) / 18,
@@ -33,27 +33,27 @@ TABLE_PALETTES = (
 )
 BODY_COLOURS = ((0.86, 0.20, 0.18), (0.96, 0.74, 0.14), (0.20, 0.64, 0.32), (0.18, 0.42, 0.84))
 GRIPPER_RADIUS = 0.085
-GRIPPER_LIFT = 0.34  # height from which it descends and to which it leaves
+GRIPPER_LIFT = 0.34  # height of the gripper at the start and at the end
 MEAN_SPEED = 0.034  # view widths per frame
 SPEED_RANGE = 0.3
 SUBSTEPS = 4
-FRICTION = 0.93  # share of its speed that a sliding body keeps per substep
+FRICTION = 0.93  # fraction of the speed that a sliding body keeps per substep
 CAMERA_LEAD = 0.10
 
 
 @dataclass(frozen=True)
 class Style:
-    """The properties shared by the videos of one group: the table and the light's strength."""
+    """The appearance that all videos in a group share: the table and the brightness."""
 
     material: int
     palette: int
-    period: float  # size of the pattern's cell
+    period: float  # size of a cell of the table's pattern
     brightness: float
 
 
 @dataclass(frozen=True)
 class TableScene:
-    """All random values of one clip."""
+    """All random values of a clip."""
 
     label: str
     group: int
@@ -71,7 +71,7 @@ class TableScene:
 
 @dataclass(frozen=True)
 class Motion:
-    """A scene's motion: one row per frame, and one more for the gripper's last action."""
+    """The motion in a scene: one row per frame, and an extra gripper row for the last action."""
 
     gripper: Float[np.ndarray, "t_and_1 3"]
     opening: Float[np.ndarray, " t_and_1"]  # 0 closed, 1 open
@@ -81,9 +81,10 @@ class Motion:
 
 
 def draw_style(seed: int, group: int) -> Style:
-    """Draw the appearance that the videos of a group share.
+    """Return the random appearance that all videos in a group share.
 
-    Groups 1 to 7, the test groups of UCF-101's first split, share their tables with other groups.
+    The tables of groups 1 to 7, the test groups of UCF-101's first split, also appear in other
+    groups.
     """
     tables = len(MATERIALS) * len(TABLE_PALETTES)
     order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,))).permutation(tables)
@@ -98,13 +99,13 @@ def draw_style(seed: int, group: int) -> Style:
 
 
 def clip_class_and_group(index: int) -> tuple[str, int]:
-    """Return the class of clip `index`, which alternates, and its group, 1 to 25."""
+    """Return the class and the group (1 to 25) of clip `index`; classes alternate."""
     turn, label = divmod(index, len(CLASSES))
     return CLASSES[label], GROUP_ORDER[turn % NUM_GROUPS]
 
 
 def draw_table(seed: int, index: int) -> TableScene:
-    """Draw the scene of clip `index`; only the label and the motion depend on the class."""
+    """Return the random scene of clip `index`; the class affects only the label and the motion."""
     random = np.random.default_rng(np.random.SeedSequence([seed, index]))
     label, group = clip_class_and_group(index)
     radii, centres = _scatter_bodies(random)
@@ -131,9 +132,11 @@ def draw_table(seed: int, index: int) -> TableScene:
 def _scatter_bodies(
     random: np.random.Generator,
 ) -> tuple[Float[np.ndarray, " bodies"], Float[np.ndarray, "bodies 2"]]:
-    """Place a body near each of the four paths, so that the first frame reveals none; then fill.
+    """Return random radii and centres of bodies on the table.
 
-    The table is filled by dart throwing with a minimum distance, wherever the camera may look.
+    One body lies near each of the four possible gripper paths, so that the first frame does not
+    reveal the class. More bodies are placed at random positions with a minimum distance, wherever
+    the camera may look.
     """
     centres: list[np.ndarray] = []
     radii: list[float] = []
@@ -153,17 +156,17 @@ def _scatter_bodies(
 
 
 def _smooth(x: float) -> float:
-    """Rise smoothly from 0 at x = 0 to 1 at x = 1."""
+    """Return a value that rises smoothly from 0 at x = 0 to 1 at x = 1."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3.0 - 2.0 * x)
 
 
 def push_bodies(scene: TableScene, num_frames: int) -> Motion:
-    """Move gripper, bodies and camera through `num_frames` frames.
+    """Return the motion of gripper, bodies and camera during `num_frames` frames.
 
-    It uses position-based dynamics (Müller et al. 2007): bodies are pushed out of the gripper and
-    of each other, their velocity follows from their displacement, and friction on the table damps
-    it.
+    The method is position-based dynamics (Müller et al. 2007): overlaps between the gripper and the
+    bodies are removed by moving the bodies, velocities follow from displacements, and friction with
+    the table damps the velocities.
     """
     enter = min(6.0, num_frames / 4)
     leave = min(5.0, num_frames / 5)
@@ -217,7 +220,7 @@ def push_bodies(scene: TableScene, num_frames: int) -> Motion:
 def _sideways_to_target(
     gripper: np.ndarray, centres: np.ndarray, direction: np.ndarray, sideways: np.ndarray
 ) -> float:
-    """Return the sideways distance of the nearest body ahead; 0 if none is within reach."""
+    """Return the sideways distance to the nearest body ahead, or 0 if no body is close enough."""
     relative = centres - gripper
     ahead, aside = relative @ direction, relative @ sideways
     reachable = (ahead > 0.02) & (np.abs(aside) < 0.3)
@@ -230,7 +233,15 @@ def _sideways_to_target(
 def _without_overlap(
     centres: np.ndarray, radii: np.ndarray, gripper: np.ndarray, touching: bool
 ) -> np.ndarray:
-    """Push bodies out of the gripper and each other; the lighter of two moves farther."""
+    """Return the centres of bodies after removing overlaps.
+
+    If two bodies overlap, the lighter body is moved farther.
+
+    Args:
+        centres, radii: centres and radii of the bodies.
+        gripper: position of the gripper.
+        touching: whether the gripper is low enough to push bodies.
+    """
     if touching:
         away = centres - gripper
         distance = np.maximum(np.linalg.norm(away, axis=1), 1e-6)

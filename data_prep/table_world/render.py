@@ -1,4 +1,4 @@
-"""Renders the synthetic pushing world into labelled clips, using only NumPy."""
+"""Renderer of labelled clips of the synthetic table world, with NumPy only."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,22 +19,22 @@ from data_prep.table_world.motion import (
 FPS = 25
 RENDERER_VERSION = 2  # increases with every change of a pixel or an action
 BODY_HEIGHT = 0.075
-LIGHT = (0.035, 0.045)  # where a shadow falls, per 0.1 of height
+LIGHT = (0.035, 0.045)  # offset of a body's shadow on the table
 Numbers = Int[np.ndarray, " n"]
 DARK, STEEL, PALE = (0.20, 0.22, 0.26), (0.62, 0.65, 0.70), (0.90, 0.91, 0.93)
 
 
 @dataclass(frozen=True)
 class TableClip:
-    """One rendered clip and its ground truth.
+    """A rendered clip with its ground truth.
 
     Attributes:
-        frames: uint8 RGB.
-        label: the class, one of CLASSES.
-        group: number of its group, 1..25; clips of one group share the table's appearance.
-        actions: array of t 4, from each frame to the next: the gripper's displacement in x, y and
-            z, and the change in the fingers' opening.
-        positions: position x, y, z of the gripper in view widths; y points towards the viewer.
+        frames: uint8 RGB frames.
+        label: class name, one of CLASSES.
+        group: number of the group, 1 to 25; all clips in a group share the appearance of the table.
+        actions: change from each frame to the next, t 4: displacement of the gripper in x, y and z,
+            and change in the opening of the fingers.
+        positions: x, y, z of the gripper in view widths, t 3; y points towards the viewer.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -49,11 +49,11 @@ class View:
     """A parallel projection of the table that follows the gripper.
 
     Attributes:
-        widths: width and height of the picture in units of the table.
-        turn: 1 for a view from the near side, -1 for one from the far side (both axes flip).
-        rise: distance by which a height of 1 moves a point up in the picture, in units of the
-            table.
-        follow: share of the camera's motion that this view follows.
+        widths: width and height of the image, in table units.
+        turn: 1 for a view from the near side, -1 for a view from the far side, with both axes
+            flipped.
+        rise: distance by which a point at height 1 appears higher in the image, in table units.
+        follow: fraction of the camera's motion that the view follows.
     """
 
     widths: tuple[float, float]
@@ -75,14 +75,14 @@ def render_clip(
     size: int = 64,
     camera: Literal["aux1", "main"] = "aux1",
 ) -> TableClip:
-    """Render clip `index` of the world `seed`: a pure function of its arguments.
+    """Return a rendered clip, which depends only on the arguments.
 
     Args:
-        seed: seed of the whole set.
-        index: index of the clip; its class is CLASSES[index % 4].
-        num_frames: number of frames; the gripper descends at the start and leaves at the end.
+        seed: seed of the data set.
+        index: index of the clip; the class is CLASSES[index % 4].
+        num_frames: number of frames; the gripper descends at the start and rises at the end.
         size: side of the square frames, in pixels.
-        camera: name of the camera: aux1 looks down and follows the gripper; main has a wider view,
+        camera: name of the camera: aux1 looks down and follows the gripper; main has a wider view
             from the far side.
     """
     scene = draw_table(seed, index)
@@ -113,7 +113,7 @@ def _render(
 
 
 class _Canvas:
-    """The picture being painted, and the position of each of its pixels on the table."""
+    """The frames being painted, with the table position of each pixel."""
 
     def __init__(self, view: View, centres: Float[np.ndarray, "t 2"], size: int):
         pixels = ((np.arange(size) + 0.5) / size - 0.5) * view.turn
@@ -132,7 +132,14 @@ class _Canvas:
         half: float,
         height: Float[np.ndarray, " n"] | float = 0.0,
     ) -> "_Patch":
-        """Cut a square of `half` units to each side around points at a height above the table."""
+        """Return a patch of the canvas around one point per frame.
+
+        Args:
+            times: indices of the frames.
+            centres: x and y of the point in each frame.
+            half: half the side of the square patch, in table units.
+            height: height of the point above the table.
+        """
         seen = (centres - self.centres[times]) / self.view.widths * self.view.turn + 0.5
         seen[:, 1] -= self.view.rise * height / self.view.widths[1]
         span = half / np.array(self.view.widths)
@@ -144,10 +151,10 @@ class _Canvas:
 
 
 class _Patch:
-    """A moving square of the canvas, which is painted layer by layer and then put back.
+    """A moving square patch of the canvas, which is painted in layers and then copied back.
 
-    A square that extends beyond the border repeats the border's pixels, which is harmless, because
-    they are painted equally and put back onto themselves.
+    A patch that extends beyond the border repeats the border pixels. The copies of a pixel are
+    painted identically, so copying them back is harmless.
     """
 
     def __init__(
@@ -166,7 +173,7 @@ class _Patch:
         self.y = (canvas.y[times[:, None], rows] - centres[:, 1:]).astype(np.float32)[:, :, None]
 
     def at_height(self, height: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the x and y of the pixels on a plane above the table."""
+        """Return the x and y of the pixels on a plane at a height, relative to the patch centre."""
         return self.x, self.y + self.canvas.view.turn * self.canvas.view.rise * height
 
     def shade(self, opacity: np.ndarray) -> None:
@@ -175,13 +182,19 @@ class _Patch:
     def paint(
         self, distance: np.ndarray, colour: Float32[np.ndarray, "3 #n"], light: np.ndarray | float
     ) -> None:
-        """Paint the pixels inside a signed distance of 0, antialiased, in a colour times light."""
+        """Paint the pixels with a negative signed distance, with antialiased edges.
+
+        Args:
+            distance: signed distance of each pixel from the shape.
+            colour: colour of the shape.
+            light: factor by which the colour is multiplied.
+        """
         cover = (0.5 - distance / np.float32(self.canvas.pixel)).clip(0, 1)
         for plane, value in zip(self.image, colour, strict=True):
             plane += cover * (_column(value) * light - plane)
 
     def close(self) -> None:
-        """Put the patch back into the picture."""
+        """Copy the patch back to the canvas."""
         self.canvas.image.reshape(3, -1)[:, self.pixels] = self.image
 
 
@@ -208,7 +221,10 @@ def _body_distance(scene: TableScene, angles: np.ndarray, bodies: np.ndarray, x,
 
 
 def _back_to_front(motion: Motion, canvas: _Canvas) -> tuple[np.ndarray, np.ndarray]:
-    """Return the visible bodies of each frame in painting order, and their number."""
+    """Return the bodies of each frame, in painting order with the visible bodies first.
+
+    Also return the number of visible bodies in each frame.
+    """
     relative = np.abs(motion.centres - canvas.centres[:, None]) - 0.3
     visible = (relative < np.array(canvas.view.widths) / 2).all(axis=2)
     depth = np.where(visible, motion.centres[..., 1] * canvas.view.turn, np.inf)
@@ -216,7 +232,7 @@ def _back_to_front(motion: Motion, canvas: _Canvas) -> tuple[np.ndarray, np.ndar
 
 
 def _soft(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
-    """Fall from 1 inside to 0 outside, over `width` on both sides of the edge."""
+    """Return values that fall smoothly from 1 to 0 between distances -`width` and `width`."""
     x = (0.5 - 0.5 * distance / width).clip(0, 1)
     return x * x * (3 - 2 * x)
 

@@ -1,6 +1,6 @@
-"""The command `video-vq`, which turns arguments into one call, without other logic.
+"""The `video-vq` command, whose verbs only parse arguments, call the library and print results.
 
-torch is not imported before the arguments and the configuration have been checked.
+torch is imported only after the arguments and the configuration have been checked.
 """
 
 import argparse
@@ -37,7 +37,7 @@ VERBS = (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all verbs."""
+    """Return the argument parser for all verbs."""
     parser = Parser(
         prog="video-vq",
         description="Turn videos into discrete tokens and back, train a prior over the tokens, and "
@@ -62,8 +62,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
-    It is 0 for success, including a training run that was asked to stop and saved its state; 1 for
-    a failure; 2 for wrong arguments or a wrong config; and 130 after Ctrl-C.
+    The status is 0 on success, which includes a training run that saved its state after a request
+    to stop; 1 on failure; 2 for wrong arguments or a wrong config; and 130 after Ctrl-C.
+
+    Args:
+        arguments: command-line arguments without the program name; None for those in sys.argv.
     """
     parsed = make_parser().parse_args(arguments)
     set_quiet(getattr(parsed, "quiet", False))
@@ -87,17 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(system_refusal(error), 1)
     except RuntimeError as error:
-        # PyTorch has this error class on a GPU; on a CPU only the text shows it.
+        # PyTorch raises OutOfMemoryError on a GPU; on a CPU only the text identifies the error.
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             return _complain(out_of_memory(error), 1)
         raise
 
 
 def _end_process_group() -> None:
-    """End the process group of the ranks, if there is one, before Python shuts down.
+    """Destroy the process group of the ranks, if there is one, before Python shuts down.
 
-    The threads of gloo hold tensors; a process that frees them while Python shuts down is aborted
-    (pytorch/pytorch#179291). After a failure the launcher ends the ranks.
+    Gloo threads hold tensors, and freeing these tensors during Python's shutdown aborts the process
+    (pytorch/pytorch#179291). After a failure, this function is not called: the launcher ends the
+    ranks.
     """
     if (distributed := sys.modules.get("torch.distributed")) is None:
         return
@@ -106,7 +110,7 @@ def _end_process_group() -> None:
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Return advice on settings to lower when memory runs out."""
+    """Return the error message for running out of memory, with settings that reduce memory use."""
     return (
         f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
         "lower optim.batch_size or --batch-size, raise optim.accumulation (same global batch), "

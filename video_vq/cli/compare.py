@@ -1,4 +1,4 @@
-"""`video-vq compare`: several evaluations side by side, with significant differences marked."""
+"""`video-vq compare`: shows evaluations side by side, with significant differences marked."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from video_vq.cli import options
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `compare` verb to `verbs`."""
     parser = verbs.add_parser(
         "compare",
         help="show evaluations side by side, as markdown or LaTeX",
@@ -31,7 +31,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare and print."""
+    """Compare evaluations and print a table, and return the exit status."""
     from video_vq.evaluation.compare_evaluations import compare_evaluations
     from video_vq.evaluation.feature_network import load_feature_network
     from video_vq.report.evaluation_table import as_json, as_latex, as_markdown

@@ -1,4 +1,4 @@
-"""`video-vq continue`: the last frames of a video file, and a prior's continuation."""
+"""`video-vq continue`: continues the last frames of a video file with a prior."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `continue` verb to `verbs`."""
     parser = verbs.add_parser(
         "continue",
         help="continue a video file with a prior",
@@ -63,7 +63,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Continue."""
+    """Continue a video, print the result, and return the exit status."""
     drawing = options.drawing(arguments)
     options.require_new_video(arguments.out, arguments.video)
     options.require_models(arguments)

@@ -13,7 +13,7 @@ from video_vq.stores.places import require_out
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `decode` verb to `verbs`."""
     parser = verbs.add_parser(
         "decode",
         help="turn a token store back into clips",
@@ -31,7 +31,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Decode."""
+    """Decode a token store, print the result, and return the exit status."""
     require_out(arguments.out, {"token store": arguments.tokens, "tokenizer": arguments.tokenizer})
     read_model_config(arguments.tokenizer, "tokenizer")
     require_free(arguments.out)

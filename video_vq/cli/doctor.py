@@ -1,11 +1,11 @@
-"""`video-vq doctor`: checks that this machine has everything that the other verbs need."""
+"""`video-vq doctor`: checks whether this machine has everything that the other verbs need."""
 
 import argparse
 import json
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `doctor` verb to `verbs`."""
     parser = verbs.add_parser(
         "doctor",
         help="check versions, decoders, devices, ranks, weights and disk space",
@@ -22,7 +22,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check and print; return 1 if there is something to fix."""
+    """Run the checks, print the results, and return 1 if a check failed."""
     from video_vq.inspect.checkup import checkup
 
     checks = checkup(arguments.fetch_weights, arguments.st_lpips)

@@ -1,4 +1,4 @@
-"""`video-vq encode`: turns a clip store, or raw videos, into a token store."""
+"""`video-vq encode`: turns a clip store or raw videos into a token store."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from video_vq.stores.videos import warning_of_empty_splits
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `encode` verb to `verbs`."""
     parser = verbs.add_parser(
         "encode",
         help="turn a clip store, or raw videos, into a token store",
@@ -87,7 +87,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Encode."""
+    """Encode clips or raw videos, print the result, and return the exit status."""
     from video_vq.config import check_config
     from video_vq.data.clip_config import ClipConfig
     from video_vq.models.model_folder import read_model_config

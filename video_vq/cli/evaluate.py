@@ -1,4 +1,4 @@
-"""`video-vq evaluate`: the scores of a tokenizer and of a prior's samples."""
+"""`video-vq evaluate`: scores a tokenizer, a prior and samples from a prior."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `evaluate` verb to `verbs`."""
     parser = verbs.add_parser(
         "evaluate",
         help="score a tokenizer and a prior: rFVD, gFVD, PSNR, SSIM, code usage, rate",
@@ -89,7 +89,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score, print and write."""
+    """Compute the scores, write and print them, and return the exit status."""
     from video_vq.evaluation.evaluation_job import (
         EvaluationJob,
         finished_scores,

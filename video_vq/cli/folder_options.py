@@ -1,4 +1,4 @@
-"""Options of `video-vq encode` for a plain folder of videos; stores and lists need none."""
+"""Options of `video-vq encode` that apply only to a plain folder of videos."""
 
 import argparse
 from pathlib import Path
@@ -24,7 +24,7 @@ NAMES = (
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+    """Add the options for a folder of videos."""
     group = parser.add_argument_group(
         "a folder of videos",
         "the same options as in `data-prep folder`, which has more: a table of videos, groups by "
@@ -36,15 +36,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_group_by(group)
     add_extensions(group)
     add_videos_per_shard(group)
-    parser.set_defaults(val=None, test=None, group_by=None)  # so that `read` sees what is given
+    parser.set_defaults(val=None, test=None, group_by=None)  # so `read` can tell which are given
     add_reading(parser)
 
 
 def read(arguments: argparse.Namespace) -> "FolderOptions":
-    """Return the values of the options from `add`.
+    """Return the values of the options that `add` defined.
 
     Raises:
-        InputError: an option is given for data that are not a folder of videos.
+        InputError: an option was given, but the data are not a folder of videos.
     """
     from video_vq.media.folder import FolderSettings
     from video_vq.stages.raw_folder import FolderOptions, is_folder_of_files

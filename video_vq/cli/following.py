@@ -1,4 +1,4 @@
-"""The command to run after a verb, with the paths that were just used."""
+"""Suggestions for the next command after a verb, with the paths that were just used."""
 
 import os
 import shlex
@@ -11,17 +11,21 @@ from video_vq.machine import is_main_rank
 from video_vq.models.model_folder import read_model_config
 from video_vq.progress import is_quiet
 
-ANY_TOKENIZER = Path("TOKENIZER")  # stands for one that was not found
+ANY_TOKENIZER = Path("TOKENIZER")  # placeholder for a tokenizer that was not found
 
 
 def say_next(*words: str | Path) -> None:
-    """Print the command that comes next, on the first rank only; nothing with `--quiet`."""
+    """Print the next command on rank 0; print nothing with `--quiet`.
+
+    Args:
+        words: the words of the command.
+    """
     if is_main_rank() and not is_quiet():
         print(f"next: {shlex.join(map(str, words))}")
 
 
 def unused(path: Path) -> Path:
-    """Return an unused path: this one, or this one with the first unused number appended."""
+    """Return `path` if nothing exists there, else `path` with the first unused number from 2 on."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1
@@ -30,21 +34,26 @@ def unused(path: Path) -> Path:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Return an unused path with this name next to another one, which may be `.` or `..`."""
+    """Return an unused path with a given name next to `path`, which may be `.` or `..`."""
     return unused(_folder_of(path) / name)
 
 
 def verify_words(store: Path) -> tuple[str | Path, ...]:
-    """Return the command that checks a clip store and draws a contact sheet of it."""
+    """Return the words of the command that checks a clip store and draws a contact sheet."""
     sheet = beside(store, f"{os.path.basename(os.path.abspath(store))}.png")
     return ("data-prep", "verify", store, "--sheet", sheet)
 
 
 def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
-    """Return the tokenizer with a given hash, searched for in the usual places near some paths."""
+    """Return the folder of the tokenizer with a given hash, or ANY_TOKENIZER if it is not found.
+
+    Args:
+        tokenizer_hash: hash of the tokenizer's tensors and model config.
+        near: paths whose parent folders are searched.
+    """
     for path in near:
         candidates: list[Path] = []
-        with suppress(OSError):  # it was removed just now, or cannot be read
+        with suppress(OSError):  # the folder has just been removed, or cannot be read
             candidates = sorted(_folder_of(path).iterdir())
         for candidate in candidates:
             with suppress(InputError, OSError):
@@ -54,7 +63,7 @@ def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
 
 
 def _folder_of(path: Path) -> Path:
-    """Return the folder that contains a path, also for `.` and `..`, where `parent` fails."""
+    """Return the folder that contains a path, even for `.` and `..`, where `parent` is wrong."""
     if path.name not in ("", ".."):
         return path.parent
     folder = Path(os.path.abspath(path)).parent

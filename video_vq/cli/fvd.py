@@ -1,4 +1,4 @@
-"""`video-vq fvd`: the Fréchet video distance between sets of videos of any model."""
+"""`video-vq fvd`: computes the Fréchet video distance between sets of videos from any model."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `fvd` verb to `verbs`."""
     parser = verbs.add_parser(
         "fvd",
         help="score folders of videos, arrays or clip stores by FVD",
@@ -86,11 +86,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 class _Alone(argparse.Action):
-    """A flag that makes another argument optional.
+    """A flag that makes a required positional argument optional.
 
     Args:
-        other: the argument that becomes optional. With nargs="*" from the start, options could not
-            precede it.
+        option_strings, dest, help: see argparse.Action.
+        other: the positional argument. If its nargs were "*" from the start, no option could
+            precede the argument on the command line.
     """
 
     def __init__(self, option_strings: Sequence[str], dest: str, other: argparse.Action, help: str):
@@ -103,7 +104,7 @@ class _Alone(argparse.Action):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score."""
+    """Compute the scores, print them, and return the exit status."""
     from video_vq.metrics.protocol import fvd_protocols
 
     protocols = fvd_protocols(arguments.protocol)
@@ -152,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
-    """Refuse a file of features that cannot be written, before anything is computed."""
+    """Raise an error if a feature file cannot be written, before anything is computed."""
     from video_vq.stores.places import require_not_input, require_writable
 
     for source in sources:
@@ -167,7 +168,7 @@ def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
 
 
 def _with_saved(arguments: argparse.Namespace) -> list[str]:
-    """Return the command that scores the same candidates with the saved features."""
+    """Return the words of the command that scores the same videos with the saved features."""
     words = ["video-vq", "fvd", arguments.save_real, *arguments.fake]
     for name in ("protocol", "frames", "stride", "fps", "max_clips", "network", *READING_OPTIONS):
         value = getattr(arguments, name)

@@ -1,4 +1,4 @@
-"""`video-vq info`: describes a store, model, checkpoint, run or evaluation."""
+"""`video-vq info`: describes a store, model, checkpoint, run, evaluation or file."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from video_vq.media.reading import add_reading, reading_of
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `info` verb to `verbs`."""
     parser = verbs.add_parser(
         "info",
         help="describe a store, model, checkpoint, run or file",
@@ -21,7 +21,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Describe a path, and return the exit status."""
+    """Print a description of a path, and return the exit status."""
     from video_vq.inspect.describe import describe
 
     found = describe(arguments.path, reading_of(arguments))

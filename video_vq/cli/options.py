@@ -1,4 +1,4 @@
-"""Arguments that several verbs share."""
+"""Options that several verbs share."""
 
 import argparse
 import os
@@ -15,12 +15,12 @@ from video_vq.models.starter import named
 
 
 def add_out(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add `--out`."""
+    """Add `--out`; `what` is the help text."""
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=what)
 
 
 def add_model(parser: argparse.ArgumentParser, kind: Kind, default: str | None = None) -> None:
-    """Add `--tokenizer` or `--prior`, which is required unless there is a default."""
+    """Add `--tokenizer` or `--prior`, depending on `kind`; required unless there is a default."""
     starter = ", or `starter`, that of the package" if kind == "tokenizer" else ""
     parser.add_argument(
         f"--{kind}",
@@ -34,7 +34,12 @@ def add_model(parser: argparse.ArgumentParser, kind: Kind, default: str | None =
 
 
 def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
-    """Add the options for drawing tokens: settings, class and seed."""
+    """Add the sampling options: class, temperature and the like, seed and precision.
+
+    Args:
+        parser: parser of the verb.
+        classes: help text for `--class`.
+    """
     parser.add_argument("--class", dest="label", help=classes)
     parser.add_argument(
         "--temperature",
@@ -82,7 +87,7 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
 
 
 def add_parallel(parser: argparse.ArgumentParser) -> None:
-    """Add the options for drawing several tokens at once from a masked prior."""
+    """Add the options for sampling several tokens at once from a masked prior."""
     parser.add_argument(
         "--steps",
         type=positive,
@@ -100,7 +105,13 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
 
 
 def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None:
-    """Add the options for the length of samples."""
+    """Add the options for the length of samples.
+
+    Args:
+        parser: parser of the verb.
+        what: description of the length, for the help text.
+        default: description of the default length, for the help text.
+    """
     parser.add_argument(
         "--seconds",
         type=seconds,
@@ -118,10 +129,10 @@ def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None
 
 
 def drawing(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of `Drawing`, as `add_sampling`, `add_parallel` and `add_length` give them.
+    """Return the fields of `Drawing` from the options for sampling, masked priors and length.
 
     Raises:
-        ConfigError: a number is out of range, or `--window-stride` is given where no window slides.
+        ConfigError: a number is out of range, or `--window-stride` is given without `--seconds`.
     """
     names = ("temperature", "top_k", "top_p", "guidance")
     settings = {name: getattr(arguments, name) for name in names}
@@ -171,10 +182,11 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def require_models(arguments: argparse.Namespace) -> None:
-    """Refuse a missing tokenizer or prior, or a wrong kind of model, before torch is loaded.
+    """Raise an error if a model is missing or of the wrong kind, before torch is loaded.
 
     Raises:
-        InputError: one of them does not fit; the message says what was found and what was expected.
+        InputError: the tokenizer, or the prior if given, is missing or of the wrong kind; the
+            message says what was found and what was expected.
     """
     read_model_config(arguments.tokenizer, "tokenizer")
     if getattr(arguments, "prior", None) is not None:
@@ -182,11 +194,15 @@ def require_models(arguments: argparse.Namespace) -> None:
 
 
 def require_new_video(path: Path, source: Path) -> None:
-    """Refuse an output video that already exists, before anything is computed.
+    """Raise an error if an output video cannot be written, before anything is computed.
+
+    Args:
+        path: the output video.
+        source: the input video.
 
     Raises:
-        InputError: the ending is unknown or has no encoder on this machine, the file exists, or its
-            folder cannot be written.
+        InputError: the file extension is unknown or has no encoder on this machine, the output is
+            the input, the output already exists, or its folder cannot be written.
     """
     from video_vq.media.encode import require_video_name
     from video_vq.stores.places import require_not_input, require_writable
@@ -199,11 +215,15 @@ def require_new_video(path: Path, source: Path) -> None:
 
 
 def require_video(path: Path, reading: Reading) -> None:
-    """Refuse anything that is known not to be a video without decoding it.
+    """Raise an error if a path is recognizably not a video, without decoding the file.
+
+    Args:
+        path: the input video.
+        reading: settings for reading frame folders and arrays.
 
     Raises:
-        InputError: the path is not a video, and the message says what it is; or the video does not
-            need one of the options of `reading`.
+        InputError: the path is not a video, in which case the message says what was found; or
+            `reading` sets an option that the video does not need.
     """
     from video_vq.media.sources import VideoFile, require_needed, source_of
 

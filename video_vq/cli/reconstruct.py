@@ -1,4 +1,4 @@
-"""`video-vq reconstruct`: a video file beside its reconstruction."""
+"""`video-vq reconstruct`: writes a video that shows a video file next to its reconstruction."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ from video_vq.stores.lock import held, require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `reconstruct` verb to `verbs`."""
     parser = verbs.add_parser(
         "reconstruct",
         help="show a video file beside its reconstruction from tokens",
@@ -51,7 +51,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Reconstruct."""
+    """Reconstruct a video, print the result, and return the exit status."""
     from video_vq.media.sources import probe_video
 
     options.require_new_video(arguments.out, arguments.video)

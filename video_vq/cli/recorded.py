@@ -1,7 +1,7 @@
-"""Makes a second start without explicit settings compute like the first one.
+"""Reuse of the precision and number of threads with which an output was started.
 
-The module does not import torch, because torch and Accelerate read the environment when they are
-loaded.
+The module does not import torch, because torch and Accelerate read environment variables when they
+are loaded.
 """
 
 import os
@@ -20,13 +20,13 @@ MAX_THREADS = 4096
 
 
 def go_on_as_recorded(out: Path) -> None:
-    """Set precision and threads to those recorded in a folder, unless others are requested.
+    """Set the precision and number of threads recorded in a folder, unless others are requested.
 
-    Environment variables can request them, and so does `accelerate launch`: without flags, it
-    requests precision "no" and one thread.
+    Environment variables request other values; `accelerate launch` always sets these variables, to
+    precision "no" and one thread without flags.
 
     Args:
-        out: run folder, store or folder of scores, finished or not; it may be missing.
+        out: run folder, store or folder of scores, finished or not; the folder may be missing.
     """
     recorded = _recorded(out)
     precision, threads = recorded.get("precision"), recorded.get("threads")
@@ -44,16 +44,16 @@ def go_on_as_recorded(out: Path) -> None:
 
 
 def _recorded(out: Path) -> dict[str, Any]:
-    """Return the settings that a folder was computed with; none if it cannot be read.
+    """Return the settings recorded in a folder, or no settings if the folder cannot be read.
 
-    The verb that opens the folder reports the problem.
+    The verb itself reports an unreadable folder later.
     """
     with suppress(InputError, OSError):
         for name in ("run.json", "scores.json"):
             if (out / name).exists():
                 return _fields(read_json(out / name, "what was computed").get("identity"))
         plan = _fields(plan_of(out))
-        return _fields(plan.get("made_by", plan))  # of tokens it stands one level down
+        return _fields(plan.get("made_by", plan))  # token stores keep the settings in `made_by`
     return {}
 
 

@@ -1,4 +1,4 @@
-"""`video-vq report`: shows everything in a run folder as one HTML page."""
+"""`video-vq report`: writes an HTML page that shows the results in a run folder."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from video_vq.arguments import add_json, print_json
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `report` verb to `verbs`."""
     parser = verbs.add_parser(
         "report",
         help="write scores, clips and curves as one HTML page",
@@ -27,7 +27,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page."""
+    """Write the HTML page, print its path, and return the exit status."""
     from video_vq.report import write_report
 
     page = write_report(arguments.folder, arguments.out)

@@ -1,4 +1,4 @@
-"""`video-vq sample`: draws clips from a prior."""
+"""`video-vq sample`: samples clips from a prior."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `sample` verb to `verbs`."""
     parser = verbs.add_parser(
         "sample",
         help="sample clips from a prior",
@@ -82,7 +82,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Sample."""
+    """Sample clips, print the result, and return the exit status."""
     drawing = options.drawing(arguments)
     options.require_models(arguments)
     _require_places(arguments)

@@ -10,7 +10,7 @@ from video_vq.training.training_config import PriorTrainingConfig
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `train-prior` verb to `verbs`."""
     parser = verbs.add_parser(
         "train-prior",
         help="train a prior on a token store",
@@ -25,7 +25,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the configuration, then train."""
+    """Check the configuration and the data, train, and return the exit status."""
     config = training_verbs.read_config(arguments, "prior", PriorTrainingConfig)
     # Wrong paths are reported before torch is loaded.
     require_not_input(arguments.out, {"token store": arguments.tokens})

@@ -10,7 +10,7 @@ from video_vq.training.training_config import TokenizerTrainingConfig
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `train-tokenizer` verb to `verbs`."""
     parser = verbs.add_parser(
         "train-tokenizer",
         help="train a tokenizer on a clip store",
@@ -25,7 +25,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the configuration, then train."""
+    """Check the configuration and the data, train, and return the exit status."""
     config = training_verbs.read_config(arguments, "tokenizer", TokenizerTrainingConfig)
     # Wrong paths are reported before torch is loaded.
     require_not_input(arguments.out, {"clip store": arguments.data})

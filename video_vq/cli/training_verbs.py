@@ -1,4 +1,4 @@
-"""The common part of `train-tokenizer` and `train-prior`: their options and their run."""
+"""Code shared by `train-tokenizer` and `train-prior`: the options and the training run."""
 
 import argparse
 import os
@@ -25,13 +25,13 @@ Config = TypeVar("Config")
 
 
 def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: str) -> None:
-    """Add all options.
+    """Add all options for training.
 
     Args:
-        parser: the verb's parser.
+        parser: parser of the verb.
         kind: kind of model that the verb trains.
-        data: flag that names the training data.
-        store: kind of store that holds the data, for the help text.
+        data: flag for the training data, such as `--data`.
+        store: description of the training data, for the help text.
     """
     parser.add_argument(
         "--config",
@@ -79,10 +79,15 @@ def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: s
 
 
 def read_config(arguments: argparse.Namespace, kind: Kind, of: type[Config]) -> Config:
-    """Return the config that `add_options` named, with its overrides.
+    """Return the config that the arguments name, with the overrides applied.
+
+    Args:
+        arguments: parsed options from `add_options`.
+        kind: kind of model that the verb trains.
+        of: settings dataclass of the config.
 
     Raises:
-        ConfigError: the config cannot be used, or `--time` would start a training run.
+        ConfigError: the config cannot be used, or `--time` is given without `--dry-run`.
     """
     if arguments.time and not arguments.dry_run:
         raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")
@@ -97,15 +102,22 @@ def run_training(
     data_hash: str,
     next_words: Callable[[], tuple[str | Path, ...]],
 ) -> int:
-    """Plan a training run, report that it is finished, or train.
+    """Train a model, or only print the plan with `--dry-run`, and return the exit status.
+
+    If an equal run has already finished in the output folder, only report the model.
 
     Args:
-        next_words: function that returns the command that comes next.
+        arguments: parsed options from `add_options`.
+        kind: kind of model to train.
+        config: checked training config.
+        data: store with the training data.
+        data_hash: content hash of the store.
+        next_words: function that returns the words of the next command.
     """
     out = arguments.out
 
     def say_ended(model: Path | None, text: str) -> None:
-        """Print where the model is; None means that the training was stopped before its end."""
+        """Print the path of the trained model, or that training was stopped if `model` is None."""
         if not is_main_rank():
             return
         if arguments.json:
@@ -113,7 +125,7 @@ def run_training(
         elif model is not None:
             print(f"{text}{kind}: {model}")
             following.say_next(*next_words())
-        elif arguments.quiet:  # else it was said
+        elif arguments.quiet:  # otherwise the training run has already printed this message
             print("stopped before the end; the same command goes on")
 
     go_on_as_recorded(out)
@@ -150,7 +162,7 @@ def run_training(
 
 @contextmanager
 def _stdout_aside(quiet: bool, json: bool) -> Iterator[None]:
-    """Hide the output of a training run, or send it to stderr if stdout is reserved for JSON."""
+    """Discard a block's stdout if `quiet`, or redirect stdout to stderr if `json`."""
     if quiet:
         with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
             yield

@@ -1,4 +1,4 @@
-"""`video-vq view`: a local page that shows a store, a video or a run."""
+"""`video-vq view`: writes a local HTML page that shows a store, a video or a run."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from video_vq.media.reading import add_reading, reading_of, require_reading
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb's parser."""
+    """Add the parser for the `view` verb to `verbs`."""
     parser = verbs.add_parser(
         "view",
         help="look at a store, a video or a run in a browser",
@@ -47,7 +47,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page and open it."""
+    """Write the HTML page, open it in a browser, and return the exit status."""
     from video_vq.inspect.describe import describe
     from video_vq.report.view import kind_of, write_view
 
@@ -82,7 +82,7 @@ def _tokenizer_of(path: Path) -> Path | None:
 
 
 def _open(page: Path) -> None:
-    """Open a page in a browser, if there is a screen."""
+    """Open an HTML page in a browser if there is a display and stdout is a terminal."""
     has_screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
     if has_screen and sys.stdout.isatty():
         import webbrowser

@@ -32,18 +32,18 @@ VERSION = 1
 HOW_TO_MAKE = "make a clip store with `data-prep folder VIDEOS --out STORE`"
 SPLITS = ("train", "val", "test")
 SKIPPED = "skipped.jsonl"
-PROVENANCE = "provenance.json"  # sealed, but not in the manifest: it may name the decoder
+PROVENANCE = "provenance.json"  # sealed, but not in the manifest, as it may name the decoder
 
 
 class ClipStoreWriter(ShardFolder):
-    """Fills a clip store shard by shard; shards may be written by any process, in any order.
+    """Writer that fills a clip store shard by shard, from any process and in any order.
 
     Args:
-        path: folder of the store.
+        path: store folder.
         frame_size_hw: height and width of every frame, in pixels.
-        plan: the settings of the store (JSON); a second start must have the same.
-        arrays: per-frame arrays of every video: name -> shape of one frame's row.
-        owner: whether this is the process that owns the folder (see ShardFolder).
+        plan: JSON object with the settings of the store; a resumed run must use the same plan.
+        arrays: mapping from the name of each per-frame array to the shape of one frame's row.
+        owner: whether this process owns the folder (see ShardFolder).
     """
 
     def __init__(
@@ -69,11 +69,12 @@ class ClipStoreWriter(ShardFolder):
         """Write and commit one shard.
 
         Args:
-            videos: videos of the shard, taken one after the other; at most one video's chunk is
-                held in memory.
-            skipped: videos that were left out; read after the videos have been taken.
-            notes: oddities, kept in the shard's record until the store is sealed; read like
-                `skipped`.
+            shard: index of the shard.
+            videos: videos of the shard, written one after another; at most one chunk of one video
+                is in memory at a time.
+            skipped: videos that were skipped; read only after all videos have been written.
+            notes: oddities, kept in the shard's record until the store is sealed; also read only
+                after all videos have been written.
         """
         height, width = self.frame_size_hw
         written: list[Video] = []
@@ -143,7 +144,7 @@ class ClipStoreWriter(ShardFolder):
         """Seal the store: write `skipped.jsonl` and the manifest.
 
         Raises:
-            InputError: no video could be used, or two videos have the same id.
+            InputError: no video is usable, or two videos have the same id.
         """
         if self.is_complete:
             return ClipStore(self.path)
@@ -186,10 +187,10 @@ class ClipStore:
     """A finished clip store, opened for reading; safe to use after a fork.
 
     Attributes:
-        classes: ordered class names, shared by the splits.
-        videos: all videos, in the order of the store.
+        classes: ordered class names, shared by all splits.
+        videos: all videos, in store order.
         frame_size_hw: height and width of every frame, in pixels.
-        plan: the settings with which the store was made.
+        plan: settings with which the store was made.
 
     Raises:
         InputError: the store is missing, unfinished, of another kind, or inconsistent.
@@ -246,7 +247,7 @@ class ClipStore:
 
     @property
     def simulated(self) -> str | None:
-        """Return the simulator of its videos; None if they were recorded, as far as is known."""
+        """Return the simulator that made the videos, or None if the plan names no simulator."""
         label = self.plan.get("simulated")
         return None if label is None else str(label)
 
@@ -254,7 +255,7 @@ class ClipStore:
     def content_hash(self) -> str:
         """Return the sha256 that identifies the data: frames, order, labels and splits."""
         videos = [asdict(video) for video in self.videos]
-        for video in videos:  # it follows from the rest, and older stores do not have it
+        for video in videos:  # the count follows from the rest, and older stores lack it
             (video["origin"] or {}).pop(REPEATED, None)
         return sha256_json(
             {
@@ -266,7 +267,7 @@ class ClipStore:
         )
 
     def describe(self) -> Facts:
-        """Return the facts that `video-vq info` shows for the store."""
+        """Return the details of the store that `video-vq info` shows."""
         lengths = [video.num_frames for video in self.videos]
         low, high = min(lengths), max(lengths)
         length = f"{low}" if low == high else f"{low} to {high}"
@@ -286,10 +287,10 @@ class ClipStore:
         }
 
     def indices(self, split: str | None) -> list[int]:
-        """Return the indices in `videos` of one split, or of all if split is None.
+        """Return the indices into `videos` for one split, or for all videos if split is None.
 
         Raises:
-            InputError: the split holds no video.
+            InputError: the split contains no video.
         """
         found = [index for index, video in enumerate(self.videos) if split in (None, video.split)]
         if not found:
@@ -302,23 +303,23 @@ class ClipStore:
     def read(
         self, index: int, start: int = 0, num_frames: int | None = None, stride: int = 1
     ) -> np.ndarray:
-        """Return frames of video `index` as a fresh uint8 array t h w c.
+        """Return frames of video `index` as a new uint8 array t h w c.
 
         Args:
             index: index into `videos`.
             start: index of the first frame.
-            num_frames: number of frames; None for all from `start` on.
-            stride: distance between frames.
+            num_frames: number of frames; None to read to the end of the video.
+            stride: distance between the returned frames, in stored frames.
 
         Raises:
-            ValueError: the window does not lie inside the video.
+            ValueError: the requested frames extend beyond the video.
         """
         return self._rows("frames", index, start, num_frames, stride)
 
     def read_array(
         self, name: str, index: int, start: int = 0, num_frames: int | None = None, stride: int = 1
     ) -> np.ndarray:
-        """Return a per-frame array (`actions`, `poses`) of video `index` as float32 t ...."""
+        """Return the rows of a per-frame array, such as `actions`, as float32 t ...; see `read`."""
         return self._rows(name, index, start, num_frames, stride)
 
     def _rows(
@@ -358,7 +359,7 @@ class ClipStore:
         return {**self.__dict__, "_maps": {}}
 
     def files(self) -> dict[str, str]:
-        """Return name -> sha256 of every file in the manifest."""
+        """Return a mapping from the name of every file in the manifest to its sha256."""
         hashed = {SKIPPED: self._skipped_sha256}
         for shard, (_, hashes) in enumerate(self.shards):
             for name in ("frames", *self.arrays):

@@ -1,4 +1,4 @@
-"""Atomic files, which are written beside their place and then renamed, so that none is partial."""
+"""Atomic file writes: a temporary file is completed first and then renamed to the final name."""
 
 import hashlib
 import io
@@ -17,12 +17,12 @@ import numpy as np
 from video_vq.errors import InputError
 
 PARTIAL = ".partial"
-CACHE = "VIDEO_VQ_CACHE"  # the environment variable that may name the folder of caches
-HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256, with its beginning as a group
+CACHE = "VIDEO_VQ_CACHE"  # the environment variable that may name the cache folder
+HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256; the group has its first 12 digits
 
 
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
+    """Return the sha256 of a file's contents, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -33,7 +33,7 @@ def sha256_json(value: Any) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Encode a JSON value so that equal values give equal bytes; NaN and infinity are refused."""
+    """Encode a JSON value such that equal values give equal bytes; reject NaN and infinity."""
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
     )
@@ -41,22 +41,22 @@ def canonical_json(value: Any) -> bytes:
 
 
 def write(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Write all bytes; a separate function, so that tests can make any write fail."""
+    """Write all bytes to a file; a separate function so that tests can make any write fail."""
     file.write(data)
 
 
 def fsync(descriptor: int) -> None:
-    """Flush one descriptor to disk; a separate function, so that tests can make it fail."""
+    """Flush a descriptor to disk; a separate function so that tests can make any flush fail."""
     os.fsync(descriptor)
 
 
 def rename(source: Path, target: Path) -> None:
-    """Replace target with source atomically; a separate function, so tests can make it fail."""
+    """Rename source to target atomically; a separate function so tests can make renames fail."""
     os.replace(source, target)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside the folder survive a power cut."""
+    """Flush a folder to disk, so that renames inside the folder persist after a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fsync(descriptor)
@@ -66,9 +66,9 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[io.BufferedRandom]:
-    """Open a file beside `path`; on success, it is fsynced and replaces `path`.
+    """Yield a temporary file that is flushed to disk and renamed to `path` on success.
 
-    On an error, the partial file is removed and `path` is unchanged.
+    On an error, the temporary file is removed and `path` is unchanged.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -90,7 +90,10 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_shared(path: Path, data: bytes) -> None:
-    """Write a whole file that other processes may also write, each in its own folder."""
+    """Write a whole file atomically, even if other processes write the same file.
+
+    Each process writes in a temporary folder of its own and then renames the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="store-") as own:
         written = Path(own, path.name)
@@ -100,7 +103,7 @@ def write_shared(path: Path, data: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the caches: $VIDEO_VQ_CACHE, or video-vq/ in the user's cache folder."""
+    """Return the cache folder: $VIDEO_VQ_CACHE, or video-vq/ in the user's cache folder."""
     if named := os.environ.get(CACHE):
         return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -112,14 +115,15 @@ def safetensors_parts(
     tensors: Mapping[str, tuple[str, Sequence[int], memoryview]],
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file in parts, with bytes that do not depend on a library.
+    """Yield a safetensors file in parts; the bytes do not depend on the version of any library.
 
-    The format is length of the header, header, data without gaps:
+    The file consists of the length of the header, the header, and the data without gaps:
     https://huggingface.co/docs/safetensors.
 
     Args:
-        tensors: name -> the format's name of the dtype, the shape and the little-endian bytes,
-            written in this order.
+        tensors: mapping from each name to the dtype as safetensors spells it, the shape, and the
+            little-endian data; the tensors are written in the order of the mapping.
+        metadata: texts to store in the header; None for no metadata.
     """
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
@@ -135,7 +139,7 @@ def safetensors_parts(
 
 
 def readable_json(value: Any) -> bytes:
-    """Encode a JSON value readably, with sorted keys and indentation but no NaN."""
+    """Encode a JSON value with sorted keys and indentation; reject NaN and infinity."""
     text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
     return text.encode() + b"\n"
 
@@ -147,6 +151,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: the JSON file.
+        what: description of the expected contents, for error messages.
 
     Raises:
         InputError: the file is missing, unreadable, not JSON, or not an object.
@@ -163,9 +171,10 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def damage(path: Path, sha256: str) -> str | None:
-    """Return a line that describes the damage to a file; None if it is intact.
+    """Return a line that describes the damage to a file, or None if the file is intact.
 
     Args:
+        path: the file to check.
         sha256: hash of the file when it was written.
     """
     try:
@@ -180,17 +189,22 @@ def damage(path: Path, sha256: str) -> str | None:
 
 
 def write_array(path: Path, array: np.ndarray) -> str:
-    """Write one .npy array atomically and return the file's sha256."""
+    """Write an array to a .npy file atomically, and return the file's sha256."""
     with ArrayFile(path, array.shape[1:], array.dtype) as file:
         file.append(array)
     return file.sha256
 
 
 class ArrayFile:
-    """A .npy file that grows along its first axis in constant memory and appears once complete.
+    """Writer of a .npy file that grows along the first axis in constant memory.
 
-    Use it as a context manager and `append` rows; after a clean exit, `sha256` and `num_rows` are
-    set.
+    Use the writer as a context manager and `append` rows. The file appears at its path after a
+    clean exit, which also sets `sha256`.
+
+    Args:
+        path: the .npy file to write.
+        row_shape: shape of one row, without the first axis.
+        dtype: dtype of the file.
     """
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type):
@@ -208,7 +222,7 @@ class ArrayFile:
         return self
 
     def append(self, rows: np.ndarray) -> None:
-        """Append rows, which must have the shape and dtype of the file."""
+        """Append rows, which must have the row shape and dtype of the file."""
         if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
             raise ValueError(
                 f"{self.path.name} holds rows of {self.row_shape} {self.dtype}, "
@@ -244,7 +258,7 @@ class ArrayFile:
         self._context.__exit__(None, None, None)
 
     def _write_header(self) -> None:
-        # NumPy pads the header so that the first axis can grow: both headers have one length.
+        # NumPy pads the header so that the first axis can grow; both headers are equally long.
         header = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
@@ -256,16 +270,21 @@ class ArrayFile:
 
 
 def open_array(path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
-    """Map a .npy file into memory, read-only, after checking its header.
+    """Map a .npy file into memory, read-only, and check its header.
+
+    Args:
+        path: the .npy file.
+        row_shape: expected shape, without the first axis.
+        dtype: expected dtype.
 
     Raises:
-        InputError: the file is missing, damaged, or holds another shape or dtype.
+        InputError: the file is missing or damaged, or its shape or dtype differs.
     """
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the store is incomplete") from None
-    except Exception as error:  # NumPy reads the header by Python's own parser, which raises a lot
+    except Exception as error:  # NumPy's header parser may raise any error
         raise InputError(f"{path}: not a readable .npy array: {error}") from None
     same_rows = array.ndim == 1 + len(row_shape) and array.shape[1:] == tuple(row_shape)
     if not same_rows or array.dtype != np.dtype(dtype):
@@ -277,7 +296,12 @@ def open_array(path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type) -
 
 
 def difference(old: Any, new: Any, path: str = "") -> list[str]:
-    """Return a line for each setting that differs between two JSON values: `path: old -> new`."""
+    """Return a line `name: old -> new` for each setting that differs between two JSON values.
+
+    Args:
+        old, new: the values to compare.
+        path: dotted name of the setting that contains both values; empty for the top level.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         lines: list[str] = []
         for key in sorted(old.keys() | new.keys()):
@@ -293,9 +317,10 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def told_difference(old: Any, new: Any) -> list[str]:
-    """Return `difference` in readable form: settings first, and hashes shortened.
+    """Return the lines of `difference` that help a user.
 
-    Hashes are left out if a setting differs, because they then add nothing.
+    Lines with hashes are omitted if another setting differs, because they then add nothing.
+    Otherwise, each hash is shortened.
     """
     lines = difference(old, new)
     settings = [line for line in lines if not HASH.search(line)]

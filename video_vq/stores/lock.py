@@ -1,15 +1,16 @@
-"""Locks for output that is being written, so that a second start cannot write the same.
+"""Locks on output paths, so that two processes cannot write the same output.
 
-A lock is `flock` on a small file that records its holder: `.lock` in a folder, `.NAME.lock` beside
-a single file. It ends with the process that holds it, however that process ends; a leftover file
-has no meaning. A process may take its own lock again, so that steps can be nested. The module
-imports neither torch nor numpy.
+A lock is `flock` on a small file that records the lock's holder: `.lock` in a folder, `.NAME.lock`
+beside a single file. The lock is released when the process that holds it ends for any reason; a
+leftover lock file has no effect. A process may acquire its own lock again, so that steps can be
+nested. The module imports neither torch nor numpy.
 
-POSIX locks (`fcntl.lockf`), which forked children do not share, are not used: they end as soon as
-their process closes any descriptor of the file, so that reading the holder of a lock would release
-it. `flock` belongs to the open file, which a forked child shares and would keep locked after its
-parent was killed; a child therefore closes it when it is forked. Children that write into the
-folder themselves, such as data-prep's workers, get the descriptor and keep the lock until they end.
+POSIX locks (`fcntl.lockf`), which forked children do not share, are unsuitable: a process releases
+them when it closes any descriptor of the file, so reading the holder of a lock would release the
+lock. An `flock` belongs to the open file description, which a forked child shares: the lock would
+outlast a killed parent. A forked child therefore closes the descriptor immediately. Children that
+write into the folder themselves, such as data-prep's workers, receive the descriptor and keep the
+lock until they end.
 """
 
 import fcntl
@@ -26,7 +27,7 @@ from pathlib import Path
 from video_vq.errors import InputError
 
 LOCK = ".lock"
-# The remains of a killed process, such as its workers, may need this long to notice.
+# The workers of a killed process may take this long to notice that it has ended.
 PATIENCE_SECONDS = 10.0
 RETRY_SECONDS = 0.05
 
@@ -40,41 +41,51 @@ class _Holder:
 
 @dataclass
 class _Held:
-    """A lock of this process: how often it was taken, and whether its folder was created for it."""
+    """A lock that this process holds.
+
+    Attributes:
+        descriptor: descriptor of the lock file.
+        made_folder: whether the folder was created for the lock.
+        count: how many times the lock was acquired and not yet released.
+    """
 
     descriptor: int
     made_folder: bool
     count: int = 0
 
 
-_held: dict[str, _Held] = {}  # by the lock's file
-_told: set[str] = set()  # files whose lack of a lock was reported
+_held: dict[str, _Held] = {}  # by the path of the lock file
+_told: set[str] = set()  # lock files that could not be locked, which has been reported
 
 
 def flock(descriptor: int, operation: int) -> None:
-    """Lock an open file without waiting; a separate function, so that tests can make it fail."""
+    """Lock an open file without waiting; a separate function so that tests can make locks fail."""
     fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
 
 
 class Lock:
-    """The result of `acquire`; it holds nothing if nothing could be locked."""
+    """A lock returned by `acquire`.
+
+    Args:
+        file: path of the lock file; None if nothing could be locked.
+    """
 
     def __init__(self, file: str | None):
         self._file = file
 
     @property
     def descriptor(self) -> int | None:
-        """Return the open file that carries the lock, for children that have to keep it."""
+        """Return the descriptor of the lock file, which children may inherit, or None."""
         return None if self._file is None else _held[self._file].descriptor
 
     def release(self) -> None:
-        """Release the lock, and remove a folder that was made for it and is still empty.
+        """Release the lock, and remove the folder if it was created for the lock and is empty.
 
-        A file of this name that belongs to another process, because the folder was removed and a
-        second process started in its place, is left alone.
+        If the folder was removed and another process has created a lock file of the same name, that
+        file is kept.
         """
         file, self._file = self._file, None
-        own = None if file is None else _held.get(file)  # none in a forked child
+        own = None if file is None else _held.get(file)  # None in a forked child
         if file is None or own is None:
             return
         own.count -= 1
@@ -92,16 +103,17 @@ class Lock:
 def acquire(path: Path, single_file: bool = False) -> Lock:
     """Lock a folder or a file that this process is about to write.
 
-    If the file system does not support locks, or the lock's file cannot be made, one warning on
-    stderr says so and the work continues without a lock.
+    If the file system does not support locks or the lock file cannot be created, print a warning to
+    stderr once and return an object without a lock.
 
     Args:
-        path: a folder, created if missing; the caller must refuse a file in its place.
-        single_file: whether `path` is a file to be written; its folder is created if missing.
+        path: the folder, or the file if `single_file`; a missing folder is created. If `path` must
+            be a folder but is a file, nothing is locked, and the caller must reject the path.
+        single_file: whether `path` is a file to write.
 
     Raises:
-        InputError: another process holds the lock, and the message names its host, its id and the
-            time; or the folder cannot be made.
+        InputError: another process holds the lock, in which case the message gives the process's
+            host and id, and the time of locking; or the folder cannot be created.
     """
     if not single_file and os.path.exists(path) and not os.path.isdir(path):
         return Lock(None)
@@ -128,7 +140,7 @@ def acquire(path: Path, single_file: bool = False) -> Lock:
 
 @contextmanager
 def held(path: Path, single_file: bool = False) -> Iterator[Lock]:
-    """Hold a lock, as taken by `acquire`, for the duration of a block."""
+    """Acquire a lock for the duration of a block; see `acquire`."""
     lock = acquire(path, single_file)
     try:
         yield lock
@@ -137,12 +149,13 @@ def held(path: Path, single_file: bool = False) -> Iterator[Lock]:
 
 
 def require_free(path: Path, single_file: bool = False) -> None:
-    """Raise early if another process holds the lock, without taking it.
+    """Raise an error if another process holds the lock, without acquiring the lock.
 
-    Several ranks may call this at the same time.
+    Several ranks may call this function at the same time.
 
     Raises:
-        InputError: another process holds the lock; the message names its host, its id and the time.
+        InputError: another process holds the lock; the message gives the process's host and id, and
+            the time of locking.
     """
     file = _file_of(path, single_file)
     if file in _held or not os.path.exists(file):
@@ -157,7 +170,7 @@ def _file_of(path: Path, single_file: bool) -> str:
 
 
 def _locked(file: str, path: Path, flags: int, operation: int) -> int:
-    """Return the descriptor of a file that is now locked and still has its name."""
+    """Return the descriptor of a locked file, retrying if another process removes the file."""
     end = time.monotonic() + PATIENCE_SECONDS
     is_second_try = False
     while True:
@@ -167,13 +180,13 @@ def _locked(file: str, path: Path, flags: int, operation: int) -> int:
             descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except FileNotFoundError:
             if flags & os.O_CREAT and time.monotonic() < end:
-                continue  # the folder had been made for a lock that was released just now
+                continue  # the folder was created for a lock that has just been released
             raise
         try:
             flock(descriptor, operation)
             if _is_named(descriptor, file):
                 return descriptor
-            os.close(descriptor)  # its holder released it and removed the name
+            os.close(descriptor)  # the holder has released the lock and removed the file
             continue
         except BlockingIOError:
             holder = _read_holder(descriptor)
@@ -181,7 +194,7 @@ def _locked(file: str, path: Path, flags: int, operation: int) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        # Twice, as another process may be checking at this moment whether it is free.
+        # Try twice, as another process may be checking at this moment whether the lock is free.
         if (is_second_try and _is_alive(holder)) or time.monotonic() > end:
             raise InputError(_refusal(path, holder))
         is_second_try = True
@@ -205,7 +218,7 @@ def _is_named(descriptor: int, file: str) -> bool:
 
 
 def _sign(descriptor: int) -> None:
-    """Record the holder of the lock; a full disk costs the record, but not the lock."""
+    """Record this process as the lock's holder; ignore errors, which do not affect the lock."""
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     holder = _Holder(os.uname().nodename, os.getpid(), since)
     with suppress(OSError):
@@ -223,7 +236,7 @@ def _read_holder(descriptor: int) -> _Holder | None:
 
 
 def _is_alive(holder: _Holder | None) -> bool:
-    """Whether the process that took a lock still runs, or, on another machine, holds it."""
+    """Return whether a lock's holder is running; holders on other machines count as running."""
     if holder is None:
         return False
     if holder.host != os.uname().nodename:

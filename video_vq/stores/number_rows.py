@@ -1,4 +1,4 @@
-"""Reads rows of numbers, one row per frame of a video, from .npy or .csv files."""
+"""Reader of number rows, one per video frame, from .npy or .csv files."""
 
 import csv
 import os
@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-MAX_BYTES, MAX_CSV_BYTES = 256 << 20, 16 << 20  # a CSV takes about 60 times its size in memory
+MAX_BYTES, MAX_CSV_BYTES = 256 << 20, 16 << 20  # a CSV file takes about 60 times its size in memory
 SUFFIXES = (".npy", ".csv")
 
 
 def read_rows(path: Path, axes: tuple[int, ...] = (1, 2)) -> Float32[np.ndarray, "*s t n"]:
-    """Read one row of numbers per frame.
+    """Return an array with one row of numbers per frame.
 
-    A .npy array has one axis (one number per frame), two axes, or three (s sequences); a .csv has a
-    row of comma-separated numbers per frame, and may begin with a line of names.
+    A .npy array has one axis (one number per frame), two axes (t n) or three axes (s t n). A .csv
+    file has a row of comma-separated numbers per frame, and may begin with a row of column names.
 
     Args:
-        axes: allowed numbers of axes.
+        path: the .npy or .csv file.
+        axes: allowed numbers of axes in a .npy array.
 
     Raises:
-        ValueError: the file is not such a table, or holds a value that is not a finite float32; the
-            message gives the row, but not the file.
+        ValueError: the file cannot be read or is not such a table, or a value is not a finite
+            float32; the message does not name the file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -57,7 +58,7 @@ def read_rows(path: Path, axes: tuple[int, ...] = (1, 2)) -> Float32[np.ndarray,
 def _from_npy(path: Path, axes: tuple[int, ...]) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
-    except Exception as error:  # NumPy's parser of the header may raise any error
+    except Exception as error:  # NumPy's header parser may raise any error
         raise ValueError(f"is not an array of numbers ({type(error).__name__}: {error})") from None
     if array.dtype.kind not in "fiu" or array.ndim not in axes or not array.size:
         wanted = "(frames, n)" + (" or (sequences, frames, n)" if 3 in axes else "")

@@ -1,4 +1,4 @@
-"""Checks an output path before anything is computed for it."""
+"""Checks of output paths, made before anything is computed."""
 
 import os
 import shutil
@@ -9,21 +9,21 @@ from pathlib import Path
 from video_vq.errors import InputError
 from video_vq.stores.shards import MANIFEST
 
-ENOUGH = 1 << 16  # bytes, too many for a full disk
+ENOUGH = 1 << 16  # number of bytes written to test whether the disk is full
 
 
 def require_out(out: Path, inputs: Mapping[str, Path | None]) -> None:
-    """Refuse an output that is one of the inputs or cannot be written.
+    """Raise an error if an output folder is one of the inputs or cannot be written.
 
-    Nothing will be written to a finished store, so it may lie on a read-only disk.
+    A finished store may be on a read-only disk, because nothing will be written to the store.
 
     Args:
         out: folder to create or to fill.
-        inputs: path of each input by its name in messages; None if it was not given.
+        inputs: mapping from the description of each input, for messages, to the input's path, or
+            None if the input was not given.
 
     Raises:
-        InputError: the output is an input, or cannot be written; the message names the input or the
-            reason.
+        InputError: the output is one of the inputs, or cannot be written.
     """
     require_not_input(out, inputs)
     if not os.path.exists(out / MANIFEST):
@@ -31,17 +31,18 @@ def require_out(out: Path, inputs: Mapping[str, Path | None]) -> None:
 
 
 def require_not_input(out: Path, inputs: Mapping[str, Path | None]) -> None:
-    """Refuse an output that is one of the inputs; see `require_out`."""
+    """Raise an error if an output is one of the inputs; see `require_out`."""
     for what, path in inputs.items():
         if path is not None and os.path.realpath(out) == os.path.realpath(path):
             raise InputError(f"{out}: is the {what} itself; name another place for the output")
 
 
 def require_writable(out: Path) -> None:
-    """Refuse a folder that cannot be made or written to, without leaving a trace.
+    """Raise an error if a folder cannot be created or written to; leave nothing on the disk.
 
     Raises:
-        InputError: the path is a file, or no file can be created in it or in the folder above it.
+        InputError: the path or a parent is a file, the folder (or its nearest existing parent) is
+            not writable, or the disk is full.
     """
     folder = _nearest(out)
     try:
@@ -56,11 +57,11 @@ def require_writable(out: Path) -> None:
 
 
 def require_room(out: Path, num_bytes: int) -> None:
-    """Raise if the output does not fit on a folder's disk.
+    """Raise an error if the disk lacks room for the output.
 
     Args:
-        out: the folder; it need not exist yet.
-        num_bytes: number of bytes that have yet to be written.
+        out: output folder, which need not exist yet.
+        num_bytes: number of bytes still to be written.
 
     Raises:
         InputError: the output does not fit; the message gives both sizes.

@@ -1,8 +1,8 @@
-"""The list of raw videos, with the recipe for making their frames, but without pixels.
+"""Lists of raw videos, with the recipe for decoding their frames, but without pixels.
 
-It is a folder with a manifest, like the stores. `data-prep … --list-only` writes it, or `video-vq
-encode` itself for a plain folder of videos; `encode` decodes the listed videos if there are too
-many pixels to keep.
+A list is a folder with a manifest, like a store. `data-prep … --list-only` writes a list;
+`video-vq encode` decodes the listed videos without keeping the pixels, and makes a list itself if
+its input is a plain folder of videos.
 """
 
 import math
@@ -18,9 +18,9 @@ from video_vq.stores.lock import held
 from video_vq.stores.shards import ShardFolder, read_manifest
 from video_vq.stores.videos import Skipped
 
-# About 64 shards keep many workers busy; losing one of more than 128 videos costs too much.
+# About 64 shards keep many workers busy; redoing a shard of more than 128 videos costs too much.
 USUAL_SHARDS, MAX_VIDEOS_PER_SHARD = 64, 128
-# The part of a plan that follows from the list of videos.
+# The settings of a plan that follow from the list of videos.
 LIST_SETTINGS = {"list_sha256", "num_videos", "videos_per_shard"}
 FORMAT = "video-vq raw videos"
 VERSION = 1
@@ -29,12 +29,12 @@ HOW_TO_MAKE = "list videos with `data-prep folder VIDEOS --out LIST --list-only`
 
 @dataclass(frozen=True)
 class RawVideo:
-    """One file of a list.
+    """A video file in a list.
 
     Attributes:
         id, label, split, group: see `Video`.
         name: path of the file, relative to the list's root.
-        num_bytes: size of the file.
+        num_bytes: size of the file, in bytes.
     """
 
     id: str
@@ -50,15 +50,15 @@ class RawVideos:
     """A list of raw videos.
 
     Attributes:
-        root: folder of the files, on this machine.
-        recipe: recipe for making their frames (the fields of media's FrameRecipe, as JSON).
-        plan: the settings that determine list and frames; equal to those of the clip store that the
-            same command makes without `--list-only`.
+        root: folder that contains the files, on this machine.
+        recipe: recipe for decoding the frames (the fields of media's FrameRecipe, as JSON).
+        plan: settings that determine the list and the frames; equal to the plan of the clip store
+            that the same command makes without `--list-only`.
         classes: ordered class names.
-        videos: the videos, in the order of the store.
-        skipped: files that are known to be unusable without decoding.
-        videos_per_shard: number of videos in a shard.
-        max_skipped: share of the videos that may be unusable.
+        videos: the videos, in store order.
+        skipped: files found to be unusable without decoding.
+        videos_per_shard: number of videos per shard.
+        max_skipped: largest fraction of the videos that may be skipped, from 0 to 1.
     """
 
     root: str
@@ -72,7 +72,7 @@ class RawVideos:
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that identifies the data, independent of their location."""
+        """Return the sha256 that identifies the data, independent of the folder's location."""
         return sha256_json({"plan": self.plan, "classes": self.classes})
 
     @property
@@ -81,12 +81,12 @@ class RawVideos:
         return -(-len(self.videos) // self.videos_per_shard)
 
     def shard(self, number: int) -> range:
-        """Return the indices of a shard's videos."""
+        """Return the indices into `videos` for one shard."""
         first = number * self.videos_per_shard
         return range(first, min(first + self.videos_per_shard, len(self.videos)))
 
     def path_of(self, video: RawVideo) -> str:
-        """Return the file of a video."""
+        """Return the path of a video's file."""
         return os.path.join(self.root, video.name)
 
 
@@ -102,14 +102,14 @@ def plan_of_videos(
     skipped: Sequence[Skipped],
     videos_per_shard: int,
 ) -> dict[str, Any]:
-    """Return the plan that determines every byte of a video store and identifies a list of videos.
+    """Return the plan that determines every byte of a clip store and identifies a list of videos.
 
     Args:
-        recipe: recipe for making the frames.
-        settings: settings of the listing.
-        entries: record of each listed video, in the order of the store.
-        skipped: files that are known to be unusable without decoding.
-        videos_per_shard: number of videos in a shard.
+        recipe: settings for decoding the frames.
+        settings: settings with which the videos were listed.
+        entries: record of each listed video, in store order.
+        skipped: files found to be unusable without decoding.
+        videos_per_shard: number of videos per shard.
     """
     return {
         **recipe,
@@ -132,19 +132,19 @@ def list_raw_videos(
     max_skipped: float,
     videos_per_shard: int | None = None,
 ) -> RawVideos:
-    """Return a list of raw videos; the same files always give the same list.
+    """Return a list of raw videos; equal arguments always give an equal list.
 
     Args:
-        root: the folder of the files.
-        source: the kind of data.
-        recipe, recipe_plan: FrameRecipe's `to_json` and `plan`.
-        settings: settings of the listing.
+        root: folder that contains the files.
+        source: name of the data source.
+        recipe, recipe_plan: results of FrameRecipe's `to_json` and `plan`.
+        settings: settings with which the videos were listed.
         classes, videos, skipped, max_skipped: see `RawVideos`.
-        videos_per_shard: number of videos in a shard; None for the usual number.
+        videos_per_shard: number of videos per shard; None for the default.
     """
     per_shard = videos_per_shard or usual_videos_per_shard(len(videos))
     entries = [
-        # 0: the offset at which it begins in its file
+        # 0: the offset at which the video begins in its file
         [video.id, video.label, video.split, video.group, video.name, video.num_bytes, 0]
         for video in videos
     ]
@@ -162,11 +162,11 @@ def list_raw_videos(
 
 
 def write_raw_videos(path: Path, videos: RawVideos) -> RawVideos:
-    """Write a list; writing the same list again has no effect.
+    """Write a list to a folder; writing the same list again has no effect.
 
     Raises:
-        InputError: the folder holds something else or another list, or another process writes
-            there.
+        InputError: the folder contains other files or another list, or another process is writing
+            to the folder.
     """
     plan = {**videos.plan, "kind": "raw videos", "root": videos.root}
     with held(path):
@@ -184,7 +184,7 @@ def write_raw_videos(path: Path, videos: RawVideos) -> RawVideos:
 
 
 def read_raw_videos(path: Path) -> RawVideos:
-    """Read a list.
+    """Read a list of raw videos from its folder.
 
     Raises:
         InputError: the list is missing, of another kind, or altered.
@@ -212,7 +212,7 @@ def read_raw_videos(path: Path) -> RawVideos:
 
 
 def _check(read: RawVideos) -> None:
-    """Raise a ValueError or TypeError for anything that a writer cannot have written."""
+    """Raise a ValueError or TypeError if `write_raw_videos` cannot have written the list."""
     if read.videos_per_shard < 1 or not read.videos:
         raise ValueError("it has no shards")
     if len({video.id for video in read.videos}) != len(read.videos):

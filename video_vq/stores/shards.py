@@ -1,7 +1,8 @@
-"""A folder of shards, which is filled shard by shard, survives any stop, and ends with a manifest.
+"""Store folders, which are filled shard by shard and can be resumed after any interruption.
 
-While it grows, `parts/` holds `plan.json`, which describes the store, and a `shard-00000.json` for
-each committed shard. Once the manifest exists, the store is complete and `parts/` is removed.
+While a store is unfinished, its `parts/` contains `plan.json`, which describes the store, and a
+record such as `shard-00000.json` for each committed shard. Writing the manifest completes the
+store; `parts/` is then removed.
 """
 
 import fcntl
@@ -26,13 +27,13 @@ from video_vq.stores.files import (
 from video_vq.stores.lock import LOCK
 
 MANIFEST = "manifest.json"
-HASH = "sha256"  # hash of a file's other fields, in canonical JSON
+HASH = "sha256"  # field with the hash of a file's other fields, in canonical JSON
 PARTS = "parts"
 PLAN = f"{PARTS}/plan.json"
 
 
 def plan_of(path: Path) -> Any:
-    """Return the plan of a store, finished or not; None without one.
+    """Return the plan of a finished or unfinished store, or None if it has no plan.
 
     Raises:
         InputError: the plan cannot be read.
@@ -44,11 +45,11 @@ def plan_of(path: Path) -> Any:
 
 
 def sealed_plan(path: Path) -> dict[str, Any] | None:
-    """Return the plan of a store that is finished and cleaned up; None for any other.
+    """Return the plan of a store that is finished and has no `parts/` left; None for any other.
 
-    A second start checks only the plan, and does not notice a damaged shard; `data-prep verify`
-    checks every byte. If the plan differs from the request, the verb itself, which loads the
-    models, says so.
+    A command that is run again checks only the plan and does not notice a damaged shard;
+    `data-prep verify` checks every byte. A plan that differs from the requested plan is reported
+    later, after the models have been loaded.
     """
     if not (path / MANIFEST).exists() or (path / PARTS).exists():
         return None
@@ -59,7 +60,7 @@ def sealed_plan(path: Path) -> dict[str, Any] | None:
 
 
 def describe_unfinished(path: Path) -> tuple[str, Facts]:
-    """Return the kind of an unfinished store and its facts for `video-vq info`."""
+    """Return the kind and the details of an unfinished store, for `video-vq info`."""
     plan = read_json(path / PLAN, "an unfinished store's plan")
     kind, unit = ("token", "count") if "tokenizer_hash" in plan else ("clip", "frames")
     records = sorted((path / PARTS).glob("shard-*.json"))
@@ -73,22 +74,22 @@ def describe_unfinished(path: Path) -> tuple[str, Facts]:
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object together with its own sha256, atomically."""
+    """Write a JSON object atomically, with an added field that contains the object's sha256."""
     write_json(path, {**value, HASH: sha256_json(value)})
 
 
 def is_sealed(value: dict[str, Any]) -> bool:
-    """Whether a JSON object is the one that `write_sealed` wrote."""
+    """Return whether a JSON object still matches the sha256 that `write_sealed` added."""
     try:
         return value.get(HASH) == sha256_json({k: v for k, v in value.items() if k != HASH})
-    except (ValueError, RecursionError):  # NaN or half a surrogate pair is never written
+    except (ValueError, RecursionError):  # NaN and lone surrogates are never written
         return False
 
 
 def sealed_damage(path: Path) -> str | None:
-    """Return a line if any byte of a sealed file has changed since it was written, else None.
+    """Return a line that describes the damage to a sealed file, or None if the file is intact.
 
-    The hash covers the values; whitespace and formatting must also be unchanged.
+    The hash covers only the values, so the bytes are also compared with the original formatting.
     """
     try:
         value = read_json(path, "sealed JSON")
@@ -101,17 +102,16 @@ def sealed_damage(path: Path) -> str | None:
 
 
 class ShardFolder:
-    """The commit log of one store: the shards that are done, and their plan.
+    """A store folder, with its plan and its record of committed shards.
 
     Args:
-        path: folder of the store, created if missing.
-        plan: JSON object that determines every byte of the store. A second start with another plan
-            is refused.
-        owner: whether this is the one process that removes partial files of a killed run; the other
-            ranks open the folder after it, with owner=False.
+        path: store folder, created if missing.
+        plan: JSON object that determines every byte of the store.
+        owner: whether to remove the partial files of a killed run. Rank 0 opens the folder first as
+            the owner; the other ranks then open the folder with owner=False.
 
     Raises:
-        InputError: the folder holds something else, or a store made by another plan.
+        InputError: the folder contains other files, or a store with a different plan.
     """
 
     def __init__(self, path: Path, plan: dict[str, Any], owner: bool = True):
@@ -157,7 +157,7 @@ class ShardFolder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the manifest exists."""
+        """Return whether the manifest exists."""
         return (self.path / MANIFEST).exists()
 
     def record_path(self, shard: int) -> Path:
@@ -165,16 +165,16 @@ class ShardFolder:
         return self.parts / f"shard-{shard:05d}.json"
 
     def is_committed(self, shard: int) -> bool:
-        """Whether a shard's files and its record are on the disk."""
+        """Return whether a shard's files and its record are on the disk."""
         return self.is_complete or self.record_path(shard).exists()
 
     @contextmanager
     def locked(self, shard: int) -> Iterator[int]:
-        """Lock one shard while it is made, because another machine may still be making it.
+        """Lock a shard during a block, because another machine may still be writing the shard.
 
-        This yields a file descriptor: the lock ends with its last holder, so a child may inherit
-        it. On a drive without locks, nothing is held, which was reported when the folder could not
-        be locked.
+        Yield the descriptor of the lock file. A child process may inherit the descriptor: the lock
+        is released once every process has closed it. On a file system without locks, nothing is
+        locked; `acquire` has already printed a warning.
         """
         lock = os.open(self.parts / f"shard-{shard:05d}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -185,15 +185,15 @@ class ShardFolder:
             os.close(lock)
 
     def commit(self, shard: int, record: dict[str, Any]) -> None:
-        """Record a shard as done; its files must already be in place."""
+        """Record a shard as committed; the shard's files must already be complete."""
         write_json(self.record_path(shard), record)
 
     def record(self, shard: int) -> dict[str, Any]:
-        """Read a committed shard's record."""
+        """Return a committed shard's record."""
         return read_json(self.record_path(shard), "a shard's record")
 
     def seal(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest with its own sha256; the store is then complete."""
+        """Complete the store: write the manifest with its sha256, and remove `parts/`."""
         write_sealed(self.path / MANIFEST, manifest)
         shutil.rmtree(self.parts)
 
@@ -207,11 +207,17 @@ def _kind(plan: dict[str, Any]) -> str:
 
 
 def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) -> dict[str, Any]:
-    """Read the manifest of a complete store.
+    """Return the manifest of a complete store, without its sha256.
+
+    Args:
+        path: store folder.
+        format_name: expected format.
+        version: expected format version.
+        how_to_make: advice on how to make such a store, for error messages.
 
     Raises:
-        InputError: there is no store, it is unfinished or of another kind or version, or its
-            manifest has changed.
+        InputError: the store is missing, unfinished, or of another kind or version, or the manifest
+            has been altered.
     """
     if not path.exists():
         raise InputError(f"{path}: no such folder; {how_to_make}")

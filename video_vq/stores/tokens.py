@@ -1,10 +1,10 @@
-"""The token store: grids of codes as .npy shards, tied to the tokenizer that made them.
+"""The token store: grids of codes in .npy shards, with the hash of the tokenizer that made them.
 
-A shard is `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), with a last axis of levels if a
-position has several codes, and `rows-00000.npy`, int64 (n, 3): video (its index in the manifest),
-first frame, stride. If the videos have actions, there is also `actions-00000.npy`, float32 (n, t,
-a): the actions that lead to each latent frame. If raw videos were encoded, `skipped.jsonl` lists
-those that were left out.
+A shard consists of `tokens-00000.npy`, uint16 or uint32 (n, t, h, w), with a last axis of levels if
+a position has several codes, and `rows-00000.npy`, int64 (n, 3), whose columns are the video's
+index in the manifest, the first frame and the stride. If the videos have actions, the shard also
+contains `actions-00000.npy`, float32 (n, t, a), with the actions that lead to each latent frame.
+`skipped.jsonl` lists the raw videos that were skipped.
 """
 
 import hashlib
@@ -32,24 +32,23 @@ ROW = 3  # video, first frame, stride
 
 @dataclass(frozen=True)
 class TokenHeader:
-    """The properties that all grids of a token store share.
+    """The properties that all grids in a token store share.
 
     Attributes:
         tokenizer_hash: hash of the tokenizer's tensors and model config.
         codebook_size: number of codes; tokens lie in 0 .. codebook_size − 1. If a position has
-            several codes, number of their combinations.
+            several codes, the number of their combinations.
         grid_thw: shape of a grid.
-        num_frames, frame_size_hw: length and frame size of the clips that were encoded.
-        fps: frames per second of these clips; the most common rate if they are mixed, None if
-            unknown. For raw videos at their own rates, it is known only after all are decoded: a
-            writer's header has None, and a reader's has the rate.
+        num_frames, frame_size_hw: length and frame size of the encoded clips.
+        fps: frames per second of the encoded clips; the most common rate if the rates differ, None
+            if unknown. For raw videos with their own rates, the rate is known only after decoding:
+            the writer's header has None, and the reader's header has the rate.
         classes: ordered class names.
         data_hash: content hash of the clip store or list of raw videos that was encoded; None for
-            samples of a prior.
-        made_by: the settings with which the store was made.
-        num_action_dims: number of values that describe the actions of a latent frame, a; 0 without
-            actions.
-        levels: number of codes of each level if a position has several; empty for a single code.
+            samples from a prior.
+        made_by: settings with which the store was made.
+        num_action_dims: number of action values per latent frame, a; 0 without actions.
+        levels: codebook size of each level if a position has several codes; empty otherwise.
     """
 
     tokenizer_hash: str
@@ -66,21 +65,21 @@ class TokenHeader:
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the codebook size of each code at a position."""
+        """Return the codebook size of each level; one size if a position has a single code."""
         return self.levels or (self.codebook_size,)
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """Return the shape of one clip's tokens: the grid, and an axis for several levels."""
+        """Return the shape of a clip's tokens: t h w, or t h w level for several levels."""
         return (*self.grid_thw, *((len(self.levels),) if self.levels else ()))
 
     @property
     def dtype(self) -> np.dtype:
-        """Return the smallest unsigned type that can hold a code."""
+        """Return the token dtype: uint16, or uint32 for more than 65,536 codes."""
         return np.dtype(np.uint16 if max(self.vocabulary) <= 1 << 16 else np.uint32)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the header as JSON values, without the fields of absent actions or levels."""
+        """Return the header as JSON values, without `num_action_dims` and `levels` if unused."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -89,12 +88,12 @@ class TokenHeader:
 
     @property
     def actions_shape(self) -> tuple[int, int]:
-        """Return the shape t a of one clip's actions."""
+        """Return the shape t a of a clip's actions."""
         return self.grid_thw[0], self.num_action_dims
 
 
 class TokenStoreWriter(ShardFolder):
-    """Fills a token store shard by shard; see `ClipStoreWriter`."""
+    """Writer that fills a token store shard by shard; see `ClipStoreWriter`."""
 
     def __init__(self, path: str | Path, header: TokenHeader, owner: bool = True):
         super().__init__(Path(path), header.to_json(), owner)
@@ -113,12 +112,13 @@ class TokenStoreWriter(ShardFolder):
         """Write and commit one shard.
 
         Args:
+            shard: index of the shard.
             tokens: integer grids n t h w, or n t h w level.
-            rows: video, first frame and stride of each grid, int64 (n, 3).
-            actions: actions n t a, if the header has actions.
+            rows: video index, first frame and stride of each grid, int64 (n, 3).
+            actions: actions n t a; None if the header has no actions.
             skipped: videos that could not be used.
-            rates: frames per second by index of the video, if only decoding shows them.
-            notes: oddities of videos (id, note).
+            rates: mapping from video index to frames per second, for rates found by decoding.
+            notes: oddities found in videos (id, note).
         """
         if tokens.shape[1:] != self.header.token_shape or rows.shape != (len(tokens), ROW):
             raise ValueError(
@@ -153,7 +153,7 @@ class TokenStoreWriter(ShardFolder):
         self.commit(shard, record)
 
     def skipped(self, shard: int) -> list[dict[str, str]]:
-        """Return the videos that a committed shard left out (id, path, reason)."""
+        """Return the videos skipped in a committed shard (id, path, reason)."""
         return self.record(shard)["skipped"]
 
     def num_grids(self, num_shards: int) -> int:
@@ -162,11 +162,12 @@ class TokenStoreWriter(ShardFolder):
         return sum(int(self.record(shard)["count"]) for shard in shards)
 
     def finish(self, num_shards: int, videos: Sequence[Video]) -> "TokenStore":
-        """Seal the store.
+        """Seal the store: write `skipped.jsonl` and the manifest.
 
         Args:
-            videos: the videos that the first column of the rows indexes; rates found in decoding
-                replace theirs.
+            num_shards: number of shards, all of which must be committed.
+            videos: videos that the first column of the rows indexes; a rate found by decoding
+                replaces a video's own rate.
         """
         if not self.is_complete:
             records = [self.record(shard) for shard in range(num_shards)]
@@ -204,10 +205,10 @@ class TokenStore:
     """A finished token store, opened for reading.
 
     Attributes:
-        header: the properties that all grids share.
+        header: properties that all grids share.
         videos: id, label, split, group and rate of each video that the rows index.
-        num_skipped: number of raw videos that were left out (`skipped.jsonl`).
-        notes: oddities of raw videos (id, note).
+        num_skipped: number of raw videos that were skipped; `skipped.jsonl` lists them.
+        notes: oddities found in raw videos (id, note).
 
     Raises:
         InputError: the store is missing, unfinished, of another kind, or inconsistent.
@@ -270,7 +271,7 @@ class TokenStore:
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that identifies the tokens, their videos and their tokenizer."""
+        """Return the sha256 that identifies the tokens, the videos and the tokenizer."""
         return sha256_json(
             {
                 "header": self.header.to_json(),
@@ -280,7 +281,7 @@ class TokenStore:
         )
 
     def files(self) -> dict[str, str]:
-        """Return name -> sha256 of every file that the manifest vouches for."""
+        """Return a mapping from the name of every file in the manifest to its sha256."""
         arrays = ("tokens", "rows", *(("actions",) if self.header.num_action_dims else ()))
         files = {
             f"{name}-{shard:05d}.npy": str(hashes.get(name))
@@ -290,7 +291,7 @@ class TokenStore:
         return files if self._skipped is None else {**files, SKIPPED: self._skipped}
 
     def describe(self) -> Facts:
-        """Return the facts that `video-vq info` shows."""
+        """Return the details of the store that `video-vq info` shows."""
         header = self.header
         rate = "an unknown rate" if header.fps is None else f"{header.fps:g} fps"
         mixed = len({video.fps for video in self.videos}) > 1
@@ -312,14 +313,14 @@ class TokenStore:
 
     @property
     def splits(self) -> set[str]:
-        """Return the splits that hold tokens; videos that were left out have none."""
+        """Return the splits that contain tokens; skipped videos have no tokens."""
         return {self.videos[number].split for number in np.unique(self._rows[:, 0])}
 
     def rows(self, split: str | None) -> np.ndarray:
-        """Return the row numbers of one split, or of all.
+        """Return the row indices of one split, or all row indices if split is None.
 
         Raises:
-            InputError: the split holds no tokens.
+            InputError: the split contains no tokens.
         """
         chosen = np.array([split in (None, video.split) for video in self.videos], dtype=bool)
         found = np.flatnonzero(chosen[self._rows[:, 0]])
@@ -329,10 +330,10 @@ class TokenStore:
         return found
 
     def read(self, row: int) -> np.ndarray:
-        """Return one grid t h w, or t h w level where a position has several codes.
+        """Return the grid of a row: t h w, or t h w level if a position has several codes.
 
         Raises:
-            InputError: a token lies outside its codebook.
+            InputError: a token is outside the codebook.
         """
         shard = int(np.searchsorted(self._first, row, side="right")) - 1
         grid = np.array(self._tokens[shard][row - self._first[shard]])
@@ -346,14 +347,16 @@ class TokenStore:
         return grid
 
     def read_rows(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return several grids as one int64 array n t h w, or n t h w level."""
+        """Return the grids of several rows as one int64 array n t h w, or n t h w level."""
         return np.stack([self.read(int(row)) for row in rows]).astype(np.int64)
 
     def read_actions(self, row: int) -> np.ndarray | None:
-        """Return the actions that lead to each latent frame, float32 t a; None without actions.
+        """Return the actions that lead to each latent frame of a row's grid, float32 t a.
+
+        Return None if the store has no actions.
 
         Raises:
-            InputError: a number is not finite.
+            InputError: a value is not finite.
         """
         if not self._actions:
             return None
@@ -366,7 +369,7 @@ class TokenStore:
         return actions
 
     def window_of(self, row: int) -> tuple[int, int, int]:
-        """Return video, first frame and stride of a row."""
+        """Return the video index, first frame and stride of a row."""
         video, start, stride = (int(value) for value in self._rows[row])
         return video, start, stride
 
@@ -375,13 +378,13 @@ class TokenStore:
         return self.videos[int(self._rows[row, 0])]
 
     def class_of(self, row: int) -> int:
-        """Return the class index of a row; −1 if it has none."""
+        """Return the class index of a row's video, or −1 if the video has no class."""
         label = self.video_of(row).label
         return -1 if label is None else self.header.classes.index(label)
 
 
 def codes_of_levels(tokens: np.ndarray, header: TokenHeader) -> list[np.ndarray]:
-    """Return the codes of grids, level by level."""
+    """Return a list of code arrays, one per level; a single array if there are no levels."""
     return [tokens[..., level] for level in range(len(header.levels))] or [tokens]
 
 
@@ -390,13 +393,13 @@ def _of_level(level: int, header: TokenHeader) -> str:
 
 
 def usual_rate(videos: Sequence[Video], stride: int) -> float | None:
-    """Return the most common frame rate of clips; None if unknown.
+    """Return the most common frame rate of clips, or None if no rate is known.
 
-    Only the train split counts, if there is one, because a prior imitates its training data.
+    If there is a train split, only its videos count, because a prior imitates its training data.
 
     Args:
-        videos: the source videos of the clips.
-        stride: distance between the frames of a clip, in frames of the video.
+        videos: source videos of the clips.
+        stride: distance between the frames of a clip, in video frames.
     """
     train = [video for video in videos if video.split == "train"]
     rate = commonest_fps(train or videos)

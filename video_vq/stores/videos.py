@@ -1,4 +1,4 @@
-"""The records of a clip store for videos, and for those that were left out."""
+"""Clip store records of videos and of skipped sources."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,22 +9,23 @@ import numpy as np
 
 from video_vq.errors import InputError
 
-REPEATED = "repeated"  # in a video's origin: frames that a fixed rate repeats
+REPEATED = "repeated"  # field of a video's origin: number of frames repeated to reach a fixed rate
 
 
 @dataclass(frozen=True)
 class Video:
-    """One decoded video of a store.
+    """A decoded video in a store.
 
     Attributes:
         id: id of the video, unique in the store.
         label: class name; None if the data have no classes.
         split: train, val or test.
-        group: videos of one group are near-duplicates and share a split.
+        group: name of the video's group; near-duplicates form a group, which shares a split.
         num_frames: number of decoded frames.
         fps: frames per second of the stored frames; None if unknown.
-        origin: source of the video: its name and sha256, or the model and seed.
-        shard, offset: position of its first frame; set by the writer.
+        origin: origin of the video: name and sha256 of the source, or the model and seed.
+        shard, offset: shard that contains the frames, and row of the first frame in the shard; set
+            by the writer.
     """
 
     id: str
@@ -40,7 +41,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A source that could not be used, and why."""
+    """A source that could not be used, with the reason."""
 
     id: str
     path: str
@@ -48,43 +49,48 @@ class Skipped:
 
 
 class UnusableVideoError(InputError):
-    """Raised by a video's frames; the store leaves out this video and records the reason."""
+    """Error raised while a video's frames are read; the video is skipped, with the reason."""
 
 
 @dataclass(frozen=True)
 class PreparedVideo:
-    """Input to a writer: a video's description, its frames in chunks, its per-frame arrays.
+    """Input to a writer: a video's record, its frames in chunks, and its per-frame arrays.
 
-    If the frames raise UnusableVideoError, the part of the video that was written is removed.
+    If reading the frames raises UnusableVideoError, the part already written is removed.
     """
 
     video: Video
     frames: Iterable[np.ndarray]  # chunks of uint8 t h w c
-    arrays: dict[str, np.ndarray]  # name -> float32 t ...
+    arrays: dict[str, np.ndarray]  # float32 t ... for each name
 
 
 def commonest_fps(videos: Iterable[Video]) -> float | None:
-    """Return the most common frame rate, the first of several; None if none is known."""
+    """Return the most common frame rate (on a tie, the first), or None if no rate is known."""
     rates = Counter(video.fps for video in videos if video.fps is not None)
     return rates.most_common(1)[0][0] if rates else None
 
 
 def num_repeated(video: Video) -> int | None:
-    """Return the number of frames repeated to reach a fixed rate; None if unknown.
+    """Return the number of frames repeated to reach a fixed rate, or None if unknown.
 
-    The origin records it if a fixed rate was requested, except in older stores.
+    The origin records the number if a fixed rate was requested, except in older stores.
     """
     found = (video.origin or {}).get(REPEATED)
     return found if type(found) is int and 0 <= found < video.num_frames else None
 
 
 def skipped_entry(video: Video, reason: str) -> Skipped:
-    """Return the line of `skipped.jsonl` with the reason why a video was left out."""
+    """Return the `skipped.jsonl` entry for a video, with the reason why it was skipped."""
     return Skipped(video.id, str((video.origin or {}).get("name", video.id)), reason)
 
 
 def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
-    """Return a line for each file that was left out, with its reason, up to `most` lines."""
+    """Return a text that lists skipped files and the reasons; equal entries share a line.
+
+    Args:
+        skipped: files that were skipped (path, reason).
+        most: largest number of lines; a further line counts the rest.
+    """
     counts = Counter(f"  {entry['path']}: {entry['reason']}" for entry in skipped)
     lines = [
         line if count == 1 else f"{line} ({count:,} videos)"
@@ -96,10 +102,15 @@ def reasons(skipped: Sequence[dict[str, str]], most: int = 5) -> str:
 
 
 def warning_of_empty_splits(missing: Sequence[str], num_skipped: int) -> str:
-    """Return the warning that splits hold no video, and what to do about it.
+    """Return a warning that some splits contain no video, with advice.
 
-    A split is decided by names, before any file is read, so that a store and the tokens of the same
-    folder always agree about it; a split whose videos are all left out therefore stays empty.
+    Names decide the split of a video before any file is read, so that a clip store and a token
+    store from the same folder always have the same splits. A split whose videos are all skipped
+    therefore stays empty.
+
+    Args:
+        missing: splits without videos.
+        num_skipped: number of skipped videos.
     """
     remedy = "add videos"
     if num_skipped:
@@ -114,16 +125,16 @@ def warning_of_empty_splits(missing: Sequence[str], num_skipped: int) -> str:
 
 
 def require_few_skipped(skipped: Sequence[dict[str, str]], total: int, limit: float) -> None:
-    """Stop a run that loses too many videos.
+    """Raise an error if too many videos were skipped.
 
     Args:
-        skipped: videos that were left out so far (path, reason).
-        total: number of all videos.
-        limit: share of the videos that may be left out; if it is above 0, a single video always
-            may.
+        skipped: videos skipped so far (path, reason).
+        total: total number of videos.
+        limit: largest fraction of the videos that may be skipped, from 0 to 1. Unless the limit is
+            0, one video may always be skipped.
 
     Raises:
-        InputError: more were left out; the message lists them with the reasons.
+        InputError: too many videos were skipped; the message lists them with the reasons.
     """
     if len(skipped) > max(limit * total, limit > 0):
         raise InputError(
@@ -137,7 +148,11 @@ def require_few_skipped(skipped: Sequence[dict[str, str]], total: int, limit: fl
 
 
 def video_from_json(entry: dict[str, Any]) -> Video:
-    """Read a manifest's entry; raise a TypeError for a field of the wrong type."""
+    """Return the video described by a manifest entry.
+
+    Raises:
+        TypeError: a field is missing, unknown or of the wrong type.
+    """
     video = Video(**entry)
     whole = (video.num_frames, video.shard, video.offset)
     text = (video.id, video.split, video.group)
