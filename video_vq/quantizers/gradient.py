@@ -123,13 +123,13 @@ def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
 
     Measuring θ½. Over rows with the same angle, the best share is the regression coefficient of
     h − g on r − g, with r = λ Rᵀ g: a = Σ (h − g)·(r − g) / Σ |r − g|². For gradients of equal
-    length, a is 1/2 exactly where r and g have the same cosine to h. So θ½ is the angle at which the
-    rotated and the copied gradient have equal mean cosines to the exact gradient;
+    length, a is 1/2 exactly where r and g have the same cosine to h. So θ½ is the angle at which
+    the rotated and the copied gradient have equal mean cosines to the exact gradient;
     quantizers/exactness.py measures these cosines.
 
     Args:
         e: the latents.
-        q: their codes.
+        q: codes of the latents.
         equal_angle: θ½ in degrees.
     """
     e, q = _wide(e), _wide(q)
