@@ -1,4 +1,4 @@
-"""The prior prepared for decoding: packed weights and a static key-value cache."""
+"""A prior prepared for decoding, with packed weights and a static key-value cache."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ from video_vq.nn.attention import NORM_EPS, TransformerBlock
 from video_vq.nn.packed import Product, constant_product
 from video_vq.nn.rotary import rotate
 
-QUERY_BLOCK = 128  # queries whose scores over a prefix are held at once
-SPAN = 64  # on a GPU, a step reads a multiple of this from the cache, so that few graphs serve all
-UNSHARED = 32767  # torch runs element-wise operations on up to this many numbers in one thread
+QUERY_BLOCK = 128  # number of queries whose scores over a prefix are in memory at once
+SPAN = 64  # on a GPU, a step reads a multiple of this length, so that few graphs suffice
+UNSHARED = 32767  # torch runs element-wise operations on up to this many elements in one thread
 
 
 class DecoderLayer(NamedTuple):
-    """One block's weights, packed; the norms' gains are folded into the products after them."""
+    """Packed weights of a block, with each norm's gain folded into the subsequent product."""
 
     query_key_value: Product
     output: Product
@@ -31,7 +31,7 @@ class DecoderLayer(NamedTuple):
 
 
 class SubCodeLayer(NamedTuple):
-    """The packed weights that predict a token's sub-codes after the first."""
+    """Packed weights for predicting all sub-codes of a token except the first."""
 
     embedding: Float[Tensor, "rows d"]
     gate_up: Product
@@ -39,15 +39,14 @@ class SubCodeLayer(NamedTuple):
 
 
 class CachedPrior:
-    """Decodes a fixed number of rows in lockstep; equals `Prior.forward` up to rounding.
+    """A prior that decodes a fixed number of rows together, equal to `Prior` up to rounding.
 
-    Attention is a pair of plain batched products over the filled part of the cache. It is not
-    torch's fused kernel, whose rounding of a row depends on its place in the batch when there are
-    several CPU threads.
+    Attention consists of two plain batched products over the filled part of the cache. With several
+    CPU threads, torch's fused kernel would round a row differently at different batch positions.
 
     Args:
-        prior: the prior, whose weights are copied; it embeds the conditions itself.
-        num_rows: number of rows of the batch, which is the same in every call.
+        prior: prior, whose weights are copied; conditions are embedded by the prior itself.
+        num_rows: number of rows per batch, the same in every call.
         dtype: dtype of weights, cache and products; norms, positions and logits stay in float32.
         graphs: whether to record steps as CUDA graphs, which needs a GPU.
     """
@@ -67,7 +66,7 @@ class CachedPrior:
         self.cos = torch.stack([rotary.query_cos, rotary.key_cos], dim=1)[:, :, None]
         self.sin = torch.stack([rotary.query_sin, rotary.key_sin], dim=1)[:, :, None]
         self.layers = [self._layer(block) for block in prior.blocks]
-        # A multiple of 16 columns keeps every processor's product on its regular path.
+        # With a multiple of 16 columns, products take the regular code path on every processor.
         head = prior.head.weight.detach() * prior.final_norm.gain.detach()
         self.logits = [
             self._product(F.pad(part, (0, 0, 0, -len(part) % 16)))
@@ -75,12 +74,12 @@ class CachedPrior:
         ]
         self.sub_code_layer = self._sub_code_layer(prior) if len(self.sub_codes) > 1 else None
         shape = (sizes.depth, num_rows, self.heads, config.num_tokens, self.head_dim)
-        # Zeros, because a step on a GPU multiplies the unfilled part by 0.
+        # Initially zero, because a step on a GPU multiplies the unfilled part by 0.
         self.keys = torch.zeros(shape, dtype=dtype, device=head.device)
         self.values = torch.zeros(shape, dtype=dtype, device=head.device)
         self.per_frame: Tensor | None = None  # of the condition
         self.num_held = 0
-        # On a GPU a step finds its place in a tensor: the same kernels serve all steps of a span.
+        # On a GPU, a step reads its position from a tensor, so all steps of a span share kernels.
         self.by_place = head.is_cuda
         self.place = torch.zeros(1, dtype=torch.int64, device=head.device)
         self.taken = self.place.new_zeros(num_rows, len(self.sub_codes))
@@ -115,21 +114,21 @@ class CachedPrior:
     def begin(
         self, condition: Condition, given: Int[Tensor, "b p s"] | None
     ) -> Float[Tensor, "b v"]:
-        """Start a clip in every row: read its given tokens in one pass and predict the next one.
+        """Start a clip in every row: read all given tokens in one pass and predict the next token.
 
         Args:
-            condition: the embedded condition of every row.
-            given: the sub-codes of the given tokens.
+            condition: embedded conditions of every row.
+            given: sub-codes of the given tokens.
 
         Returns:
-            The logits of the next token's first sub-code.
+            The logits for the next token's first sub-code.
         """
         if condition.per_frame is None:
             self.per_frame = None
         elif self.per_frame is None:
             self.per_frame = condition.per_frame.clone()
         else:
-            self.per_frame.copy_(condition.per_frame)  # where graphs look for it
+            self.per_frame.copy_(condition.per_frame)  # graphs read this tensor
         self.num_held = 0
         slots = condition.start[:, None]
         if given is not None:
@@ -137,7 +136,7 @@ class CachedPrior:
         return self._read(slots)
 
     def step(self, sub_codes: Int[Tensor, "b s"]) -> Float[Tensor, "b v"]:
-        """Read one more token in every row; return the logits of the next one's first sub-code."""
+        """Read a token in every row; return the logits for the next token's first sub-code."""
         if self.graphs is None:
             return self._read(self._embedded(sub_codes)[:, None])
         self.place.fill_(self.num_held)
@@ -147,7 +146,7 @@ class CachedPrior:
         return logits
 
     def _step_at_place(self, span: int) -> Step:
-        """Read the tokens in `taken` at `place`; changes nothing else, since graphs record it."""
+        """Read the tokens in `taken` at `place` for a graph, without changing other state."""
         slots = self._embedded(self.taken)[:, None] + self.positions[self.place]
         if self.per_frame is not None:
             slots = slots + self.per_frame[:, self.place // self.cells]
@@ -158,11 +157,11 @@ class CachedPrior:
         return min(-(-(place + 1) // SPAN) * SPAN, self.keys.shape[3])
 
     def further(self, place: int, before: Int[Tensor, " b"]) -> Float[Tensor, "b v"]:
-        """Return the logits of one of a token's later sub-codes, after the first.
+        """Return the logits for a sub-code of a token other than the first.
 
         Args:
-            place: index of the sub-code; the ones before it must have been requested in order.
-            before: the sub-code that was drawn just before it.
+            place: index of the sub-code; all earlier sub-codes must have been requested in order.
+            before: the preceding sub-code, as drawn.
         """
         layer = self.sub_code_layer
         assert layer is not None
@@ -191,12 +190,12 @@ class CachedPrior:
     def _through_layers(
         self, slots: Float[Tensor, "b m d"], places: slice | Int[Tensor, "1"], span: int
     ) -> Float[Tensor, "b v"]:
-        """Run the transformer on slots and fill the cache with them.
+        """Run the transformer on slots, and add the slots' keys and values to the cache.
 
         Args:
             slots: embeddings of the slots.
-            places: positions of the slots; a tensor for a single slot.
-            span: length of the cache that is read, up to the last position or beyond.
+            places: positions of the slots, as a slice, or as a tensor for a single slot.
+            span: length of the cache to read, which includes at least the last position.
         """
         batch, new, width = slots.shape
         cos, sin = self.cos[places], self.sin[places]
@@ -232,7 +231,7 @@ class CachedPrior:
         values: Float[Tensor, "b heads n c"],
         places: slice | Int[Tensor, "1"],
     ) -> Float[Tensor, "rows d"]:
-        """Let each new slot attend to the cache up to and including itself."""
+        """Attend from each new slot to all cached slots up to and including the slot itself."""
         if isinstance(places, slice):
             read = [
                 self._attend_block(block, keys, values, places.start + number * QUERY_BLOCK)
@@ -247,8 +246,8 @@ class CachedPrior:
         new = query.shape[2]
         held = first + new
         if new == 1:
-            # On a CPU, keys · query reads the cache a fifth faster than query · keysᵀ does; but
-            # only for a query laid out as a row: laid out as a column it takes twice as long.
+            # On a CPU, keys · query reads the cache a fifth faster than query · keysᵀ, but only
+            # for a query in row layout; a query in column layout takes twice as long.
             column = query.contiguous().transpose(-1, -2)
             scores = torch.matmul(keys[:, :, :held], column).transpose(-1, -2)
         else:
@@ -263,9 +262,10 @@ class CachedPrior:
         return torch.matmul(torch.softmax(scores, dim=-1), values)
 
     def rows_agree(self, num_given: int) -> bool:
-        """Return whether equal rows give bitwise equal results at any place in the batch.
+        """Return whether equal rows give bitwise equal results at all batch positions.
 
-        It runs the transformer on equal rows: once on a prefix, and on one slot at three lengths.
+        The check runs the transformer on equal rows: once on a prefix, and on a single slot at up
+        to three cache lengths. The contents of the cache are lost.
         """
         generator = torch.Generator().manual_seed(0)
         num_tokens, width = self.positions.shape
@@ -291,9 +291,9 @@ class CachedPrior:
 def silu_by_rows(x: Float[Tensor, "r hidden"]) -> Float[Tensor, "r hidden"]:
     """Apply SiLU in place so that a row's rounding does not depend on its position.
 
-    On a CPU torch shares large arrays among its threads without regard to rows, and the last few
-    numbers of a share go through a different exponential function. Pieces below its threshold for
-    sharing keep rows whole.
+    On a CPU, torch splits large arrays among threads regardless of rows, and computes the last few
+    elements of each part with a different exponential function. Chunks below the threshold for
+    splitting keep rows intact.
     """
     rows = max(1, UNSHARED // x.shape[1]) if x.device.type == "cpu" else len(x)
     for piece in x.split(rows):
@@ -302,6 +302,6 @@ def silu_by_rows(x: Float[Tensor, "r hidden"]) -> Float[Tensor, "r hidden"]:
 
 
 def same_bits(x: Tensor, axis: int) -> bool:
-    """Return whether all entries along an axis hold equal bits."""
+    """Return whether all entries along an axis are bitwise equal."""
     bits = x.contiguous().view(torch.int32 if x.element_size() == 4 else torch.int16)
     return bool((bits == bits.narrow(axis, 0, 1)).all())

@@ -1,6 +1,6 @@
-"""The model card: a description of the model, its scores with their protocol, and how to load it.
+"""Model cards, which describe a model, its scores with the protocol, and how to load the model.
 
-Class names, scores and all other external text are escaped, so that none is interpreted.
+Class names, scores and all other external text are escaped and never interpreted as markup.
 """
 
 import math
@@ -36,18 +36,19 @@ def model_card(
     scores: str | Path | dict[str, Any] | None,
     license: str | None,
 ) -> str:
-    """Return the card as markdown with YAML front matter.
+    """Return a model card as markdown with YAML front matter.
 
     Args:
-        name: the name to load the model by, shown in the code.
+        name: name for loading the model, shown in the example code.
         config: contents of the model folder's config.json.
-        num_parameters: number of the model's parameters.
-        scores: what `video-vq evaluate` returned, or the path of its scores.json; None for none.
-        license: an identifier of the Hub; None leaves it out.
+        num_parameters: number of model parameters.
+        scores: result of `video-vq evaluate`, or the path of scores.json; None for a card without
+            scores.
+        license: licence identifier used on the Hub; None for a card without a licence.
 
     Raises:
-        InputError: the scores are damaged or belong to another model, or the licence is not an
-            identifier.
+        InputError: the scores are damaged or belong to another model, or the licence identifier is
+            invalid.
     """
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,63}", license):
         raise InputError(
@@ -87,7 +88,7 @@ def model_card(
 
 
 def is_our_card(file: Path) -> bool:
-    """Whether there is no README.md yet, or only a model card that this program may replace."""
+    """Return whether a README.md is missing, or is a video-vq model card that may be replaced."""
     if not file.exists():
         return True
     with open(file, encoding="utf-8", errors="replace") as stream:
@@ -95,10 +96,10 @@ def is_our_card(file: Path) -> bool:
 
 
 def escaped(value: Any) -> str:
-    """Return any value as one line of markdown that shows it literally.
+    """Return a value as one line of markdown, escaped so that the text is shown literally.
 
-    Control, format and private characters become visible escapes, HTML becomes entities, and every
-    other ASCII punctuation mark is escaped by a backslash (CommonMark 2.4).
+    Control, format and private-use characters become visible escapes, HTML characters become
+    entities, and all other ASCII punctuation is escaped with a backslash (CommonMark 2.4).
     """
     text = str(value)
     if len(text) > MAX_TEXT:
@@ -124,7 +125,7 @@ def _codebook(model: dict[str, Any]) -> str:
 
 
 def _scores_of(scores: str | Path | dict[str, Any], kind: str, model_hash: str) -> dict[str, Any]:
-    """Return the scores, from scores.json if given a path; refuse those of another model."""
+    """Return the scores, given directly or as a path, after checking the model hash."""
     if not isinstance(scores, dict):
         path = Path(scores)
         scores = read_json(path / "scores.json" if path.is_dir() else path, "scores")
@@ -143,13 +144,13 @@ def _scores_of(scores: str | Path | dict[str, Any], kind: str, model_hash: str) 
 
 def _protocol(scores: dict[str, Any]) -> dict[str, Any]:
     protocol = _at(scores, "protocol", lambda value: isinstance(value, dict))
-    # The actual numbers of clips and frames stand beside the scores.
+    # The card shows the actual numbers of clips and frames next to the scores.
     beside = ("num_real", "num_fake", "num_frames", "stride")
     return {key: value for key, value in protocol.items() if key not in beside}
 
 
 def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
-    """Return the warnings that the scores call for, without repeats."""
+    """Return the warnings that apply to the scores, without duplicates."""
     of_samples = ["generation.gfvd"] if kind == "prior" and "generation" in scores else []
     said: list[Any] = []
     for place in ("reconstruction.rfvd", *of_samples):
@@ -167,7 +168,7 @@ def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
 
 
 def _at(scores: Any, place: str, fits: Callable[[Any], bool]) -> Any:
-    """Return the value at a dotted place."""
+    """Return the value for a dotted key."""
     value = scores
     try:
         for key in place.split("."):

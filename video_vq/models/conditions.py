@@ -1,4 +1,4 @@
-"""The seeds and conditions of a sampling, and the check that they fit the prior."""
+"""Seeds and conditions for sampling, and a check that both fit the prior."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,12 +31,12 @@ class Conditions(NamedTuple):
         return 0 if self.given is None else self.given.shape[1]
 
     def rows(self, index: Int[Tensor, " r"], device: torch.device) -> "Conditions":
-        """Return some clips' conditions, on a device."""
+        """Return the conditions of the clips with these indices, on a device."""
         return Conditions(*(None if all_ is None else all_[index].to(device) for all_ in self))
 
 
 def as_seeds(seeds: object) -> list[int]:
-    """Return seeds, of any size, from a list, a tensor or an array.
+    """Return seeds from a list, a tensor or an array as a list of integers.
 
     Raises:
         InputError: the seeds are not a list, a tensor or an array, or are not integers.
@@ -59,7 +59,7 @@ def as_conditions(class_labels: object, given: object, actions: object) -> Condi
         ("given tokens", tokens, "n p"),
         ("actions", numbers, "n t a"),
     ):
-        several = int(name == "given tokens")  # of several codes a position, there is one axis more
+        several = int(name == "given tokens")  # several codes per position need one more axis
         if values is not None and not 0 <= values.ndim - len(axes.split()) <= several:
             raise InputError(
                 f"{name}: expected the axes {axes}, found the shape {tuple(values.shape)}"
@@ -76,7 +76,7 @@ def check_sampling(
     settings: SamplingSettings,
     batch_size: int,
 ) -> None:
-    """Raise if the conditions do not fit the prior.
+    """Check that seeds, conditions and settings fit the prior.
 
     Raises:
         InputError: see `TokenSampler.draw`.

@@ -1,7 +1,7 @@
-"""Finds models by name: a folder on this machine, or a repository on the Hugging Face Hub.
+"""Model lookup by name, in a local folder or a repository on the Hugging Face Hub.
 
-Exactly two files of a repository are fetched, config.json and model.safetensors; nothing in it is
-executed or unpickled.
+Loading a model fetches only two files, config.json and model.safetensors, and executes or unpickles
+nothing.
 """
 
 import re
@@ -22,17 +22,17 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re
 
 
 def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Path:
-    """Return a local model's folder, or download the model from the Hub.
+    """Return the folder of a local model, or of a model downloaded from the Hub.
 
     Args:
         name: an existing folder, or "starter"; or, if a str, "org/name" on the Hub. A Path is
             always local.
         revision: branch, tag or commit of a repository.
-        kind: the kind that the model must be; its tensors are fetched only if it is.
+        kind: required model kind; tensors are downloaded only if the kind matches.
 
     Raises:
         InputError: the name is neither a folder nor a repository, or the repository cannot be
-            fetched.
+            downloaded.
     """
     path = named(name)
     if isinstance(name, Path) or path.exists() or path != Path(name):
@@ -40,13 +40,13 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
             raise InputError(f"{name}: is a folder here, which has no revision {revision!r}")
         return path
     check_repository(name)
-    if Path(name).parent.is_dir():  # a mistyped path, not a stranger's model
+    if Path(name).parent.is_dir():  # probably a mistyped path rather than a Hub model
         raise InputError(f"{name}: no such folder in {Path(name).parent.resolve()}")
     api = _api()
     with _explained(name, revision):
         config = Path(api.hf_hub_download(name, CONFIG, revision=revision))
         read_model_config(config.parent, kind)
-        # The same commit, even if somebody pushes in between: it names the cache folder.
+        # The cache folder is named after the commit, so both files come from the same commit.
         api.hf_hub_download(name, TENSORS, revision=config.parent.name)
     return config.parent
 
@@ -74,10 +74,10 @@ def fetch_file(name: str, file: str) -> Path:
 
 
 def check_repository(name: str) -> None:
-    """Raise if a name is not valid for a repository.
+    """Check that a name is a valid repository name.
 
     Raises:
-        InputError: the name is not valid; the message says which names are.
+        InputError: the name is not valid; the message describes valid names.
     """
     if not REPOSITORY.fullmatch(name):
         raise InputError(
@@ -87,19 +87,19 @@ def check_repository(name: str) -> None:
 
 
 def upload_model(name: str, files: dict[str, bytes], private: bool, revision: str | None) -> str:
-    """Create the repository if it is missing, and upload all files in one commit.
+    """Create the repository if it is missing, then upload all files in one commit.
 
     Args:
         name: "org/name".
-        files: name in the repository -> content.
+        files: file contents by name in the repository.
         private: whether a new repository is private.
-        revision: an existing branch; None for main.
+        revision: existing branch; None for main.
 
     Returns:
-        The commit's address.
+        The commit URL.
 
     Raises:
-        InputError: the Hub cannot be reached, or refuses the upload.
+        InputError: the Hub cannot be reached, or rejects the upload.
     """
     api = _api()
     from huggingface_hub import CommitOperationAdd
@@ -126,7 +126,7 @@ def _api() -> "HfApi":
 
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Turn the exceptions of the Hub's client into messages that say what to do."""
+    """Convert exceptions from the Hub client into messages with advice."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{name}"
@@ -158,7 +158,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
         raise InputError(
             f"{name}: holds no {CONFIG} or no {TENSORS}: not a model of video-vq"
         ) from None
-    except Exception as error:  # the client's HTTP library has its own errors
+    except Exception as error:  # the HTTP library of the client raises errors of other types
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{name}: the Hugging Face Hub refused or broke the connection: {first}; to publish, "

@@ -1,4 +1,4 @@
-"""A prior that predicts hidden tokens from visible ones, so that several are drawn together."""
+"""A prior that predicts hidden tokens from visible tokens and can draw several tokens at once."""
 
 import math
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ class MaskedPrior(TokenTransformer):
     """Bidirectional transformer over the tokens of a clip (MaskGIT, Chang et al. 2022).
 
     Slot i holds token i, or a learned embedding if the token is hidden, plus the learned position,
-    the class, and the actions that lead to its latent frame. It predicts token i from all slots.
-    Tokens that are drawn in one pass do not see each other, so it has no likelihood: its loss is
-    the cross entropy of the hidden tokens.
+    the class, and the actions that lead to the token's latent frame. The transformer predicts token
+    i from all slots. Tokens that are drawn in one pass do not see each other, so the prior has no
+    likelihood; the loss is the cross entropy of the hidden tokens.
 
     Args:
-        config: the tokens, the conditions and the sizes.
+        config: settings of tokens, conditions and transformer.
         checkpoint_activations: see `TokenTransformer`.
     """
 
@@ -37,7 +37,7 @@ class MaskedPrior(TokenTransformer):
 
     @property
     def rotary(self) -> RotaryTables:
-        """Return the rotary tables; both queries and keys rotate by the cell of their token."""
+        """Return the rotary tables, with which queries and keys rotate by the slot's own cell."""
         of_slots = super().rotary
         return of_slots._replace(key_cos=of_slots.query_cos, key_sin=of_slots.query_sin)
 
@@ -51,16 +51,16 @@ class MaskedPrior(TokenTransformer):
     ) -> Float[Tensor, "b n v"]:
         """Return float32 logits: position i predicts token i from the visible tokens.
 
-        If a token has several sub-codes, their logits are concatenated; each is predicted from the
-        visible tokens and the sub-codes before it.
+        If a token has several sub-codes, the logits of all sub-codes are concatenated; each
+        sub-code is predicted from the visible tokens and the token's earlier sub-codes.
 
         Args:
-            tokens: tokens of whole clips, with an axis of levels if a position has several codes.
-                The last sub-code of a hidden token is never read.
+            tokens: tokens of whole clips, with a level axis if a position has several codes. The
+                last sub-code of a hidden token is never read.
             class_label: 0 … num_classes - 1, or NO_CLASS.
             actions: values for each latent frame, in the data's units.
-            dropped: mask of clips whose conditions are hidden; see `Prior.forward`.
-            hidden: mask b n, True where a token is hidden; `hidden_tokens` draws it for training.
+            dropped: mask of the clips whose conditions are hidden; see `Prior.forward`.
+            hidden: mask b n, True for hidden tokens; `hidden_tokens` draws the mask for training.
                 None hides all tokens.
 
         Raises:
@@ -88,12 +88,12 @@ class MaskedPrior(TokenTransformer):
     def outputs(
         self, sub_codes: Int[Tensor, "b n s"], hidden: Bool[Tensor, "b n"], condition: Condition
     ) -> Float[Tensor, "b n d"]:
-        """Return the outputs of the slots, from which `next_logits` predicts.
+        """Return the slot outputs, from which `next_logits` computes logits.
 
         Args:
-            sub_codes: sub-codes of whole clips; those of hidden tokens are ignored.
-            hidden: mask of the hidden tokens.
-            condition: the embedded condition of the clips.
+            sub_codes: sub-codes of whole clips; hidden tokens are ignored.
+            hidden: mask of hidden tokens.
+            condition: embedded conditions of the clips.
         """
         x = self.token_embedding(self.sub_codes.in_a_row(sub_codes)).sum(2)
         x = torch.where(hidden[..., None], self.hidden_token.to(x.dtype), x)
@@ -104,14 +104,14 @@ class MaskedPrior(TokenTransformer):
 
 
 def hidden_tokens(keys: Sequence[Sequence[int]], num_tokens: int) -> Bool[Tensor, "b n"]:
-    """Draw the tokens to hide in training, for each clip from its own key.
+    """Draw the tokens to hide in training, with a separate random key for each clip.
 
-    Their share is cos(π/2 · u) with u uniform in [0, 1), which is the share that is still hidden at
-    a random step of sampling. At least one token is hidden.
+    The hidden share is cos(π/2 · u) with u uniform in [0, 1), like the share of tokens still hidden
+    at a random sampling step. At least one token per clip is hidden.
 
     Args:
-        keys: a key for each clip, non-negative integers.
-        num_tokens: number of tokens of a clip.
+        keys: random key for each clip, as non-negative integers.
+        num_tokens: number of tokens per clip.
     """
     hidden = np.zeros((len(keys), num_tokens), dtype=bool)
     for row, key in zip(hidden, keys, strict=True):

@@ -1,4 +1,4 @@
-"""Draws tokens from a masked prior, several per step, the most certain ones first (MaskGIT)."""
+"""Token sampling from a masked prior, with the most certain tokens first (MaskGIT)."""
 
 import copy
 import math
@@ -24,17 +24,17 @@ from video_vq.models.sampling import (
 )
 from video_vq.models.token_transformer import Condition
 
-CHUNK = 1 << 24  # number of logits held at once
-LEAST = 2.0**-54  # replaces noise of 0, so that its Gumbel noise is finite
+CHUNK = 1 << 24  # number of logits in memory at once
+LEAST = 2.0**-54  # replaces noise of 0, so that the Gumbel noise is finite
 
 
 class Drawn(NamedTuple):
-    """The tokens that a pass draws for every position.
+    """Tokens drawn for every position in one pass.
 
     Attributes:
-        sub_codes: sub-codes, drawn as if the token were hidden.
+        sub_codes: sub-codes, drawn for visible tokens, too.
         log_probability: log probability of the whole token, before temperature, top-k and top-p.
-        usable: whether all positions of a clip had a distribution to draw from.
+        usable: mask of the clips with valid distributions at all positions.
     """
 
     sub_codes: Int[Tensor, "b n s"]
@@ -43,10 +43,10 @@ class Drawn(NamedTuple):
 
 
 def still_hidden(num_tokens: int, steps: int) -> list[int]:
-    """Return the count of tokens hidden after each step: M · cos(π/2 · step / steps), rounded down.
+    """Return the number of hidden tokens after each step, ⌊M · cos(π/2 · step / steps)⌋.
 
-    Each step draws at least one token, so with as many steps as tokens they are drawn one by one.
-    There are never more steps than tokens.
+    Each step draws at least one token, so with as many steps as tokens, tokens are drawn one by
+    one. There are never more steps than tokens.
     """
     steps, left, found = min(steps, num_tokens), num_tokens, []
     for step in range(1, steps + 1):
@@ -57,20 +57,20 @@ def still_hidden(num_tokens: int, steps: int) -> list[int]:
 
 
 class MaskedSampler(ClipSampler[MaskedPrior]):
-    """Draws the tokens of clips from a masked prior, several in each step.
+    """A sampler for masked priors, which draws several tokens per step.
 
-    Each step draws all hidden tokens, and keeps those with the largest log probability plus noise,
-    which falls to 0 at the last step. A sample's noise depends only on its seed, window, step and
-    position, and every batch has the same shape. If the rounding of a row depends on its place in
-    the batch on this machine, samples are drawn one at a time. A sample's tokens therefore do not
-    depend on the other samples, bit for bit.
+    Each step draws all hidden tokens, and keeps the tokens with the largest sum of log probability
+    and noise; the noise falls to 0 at the last step. The noise depends only on a sample's seed, the
+    window, the step and the position, and every batch has the same shape. If rounding depends on
+    batch positions on this machine, samples are drawn one at a time. A sample's tokens therefore do
+    not depend on the other samples at all.
 
     Args:
-        prior: the prior, on any device; its training mode does not matter, and one in bf16, fp16 or
-            float64 samples as its float32 copy.
-        settings: guidance, temperature, top-k, top-p; None for plain sampling.
-        parallel: steps and confidence; None for the defaults.
-        batch_size: number of samples that are drawn together; record it with the samples.
+        prior: masked prior, on any device and in either mode; a prior in bf16, fp16 or float64 is
+            copied to float32.
+        settings: guidance, temperature, top-k and top-p; None for plain sampling.
+        parallel: number of steps and confidence temperature; None for the defaults.
+        batch_size: number of samples that are drawn together; record this number with the samples.
         dtype: dtype of the matrix products.
 
     Raises:
@@ -104,7 +104,7 @@ class MaskedSampler(ClipSampler[MaskedPrior]):
 
     def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
         tokens, num_given = batch.tokens, batch.num_given
-        num_tokens, each = tokens.shape[1], tokens.shape[2] + 1  # noise of the confidence, too
+        num_tokens, each = tokens.shape[1], tokens.shape[2] + 1  # includes confidence noise
         hidden = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         hidden[:, :num_given] = False
         usable = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
@@ -135,7 +135,7 @@ class MaskedSampler(ClipSampler[MaskedPrior]):
         condition: Condition,
         noise: Float[Tensor, "b n s"],
     ) -> Drawn:
-        """Draw a token for every position from one pass, a few positions at a time."""
+        """Draw a token for every position from one pass, in chunks of positions to save memory."""
         passes = len(hidden_per_pass(self.settings))
         outputs = self.prior.outputs(
             tokens.repeat(passes, 1, 1), hidden.repeat(passes, 1), condition
@@ -169,14 +169,14 @@ class MaskedSampler(ClipSampler[MaskedPrior]):
         return Drawn(sub_codes, log_probability, usable)
 
     def _rows(self, num_given: int) -> int:
-        """Return the number of samples drawn together: a batch if a row's place does not matter."""
+        """Return the number of samples drawn together: 1 if results depend on batch positions."""
         if self._num_rows is None:
             agree = self.batch_size == 1 or self._rows_agree(self.batch_size)
             self._num_rows = self.batch_size if agree else 1
         return self._num_rows
 
     def _rows_agree(self, num_rows: int) -> bool:
-        """Return whether equal clips give bitwise equal results at any place in the batch."""
+        """Return whether equal clips give bitwise equal results at all batch positions."""
         device = self.prior.head.weight.device
         sizes, passes = self.prior.sub_codes.sizes, len(hidden_per_pass(self.settings))
         generator = torch.Generator().manual_seed(0)

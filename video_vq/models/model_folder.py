@@ -1,6 +1,6 @@
-"""Reads the description of a model in its folder: config.json and the header of model.safetensors.
+"""Model descriptions, read from config.json and the header of model.safetensors.
 
-Does not import torch: a header is enough to identify a model and to refuse a wrong one.
+This module does not import torch, since a header is enough to identify and check a model.
 """
 
 import math
@@ -29,7 +29,7 @@ Kind = Literal["tokenizer", "prior"]
 
 
 class ModelConfig(NamedTuple):
-    """The contents of config.json; `model` and `facts` are still unchecked JSON objects.
+    """The contents of config.json, with unchecked JSON objects in `model` and `facts`.
 
     Attributes:
         dtype: dtype of the weights; a tokenizer's quantizer is always float32.
@@ -44,7 +44,7 @@ class ModelConfig(NamedTuple):
 
 
 class TokenizerIdentity(NamedTuple):
-    """A tokenizer without its weights: its config, its training data and its hash."""
+    """The config, training details and hash of a tokenizer, without the weights."""
 
     config: TokenizerConfig
     facts: TokenizerFacts
@@ -52,14 +52,14 @@ class TokenizerIdentity(NamedTuple):
 
 
 def read_model_config(path: Path, kind: Kind) -> ModelConfig:
-    """Read a model folder's config.json, without its tensors.
+    """Read config.json from a model folder, without the tensors.
 
     Args:
-        path: the folder, or the run folder that contains it.
-        kind: the kind of model that it must be.
+        path: model folder, or a run folder that contains a model folder.
+        kind: required model kind.
 
     Raises:
-        InputError: config.json is missing, damaged, or of another kind or version.
+        InputError: config.json is missing or damaged, or has another model kind or version.
     """
     if path == starter.FOLDER:
         starter.require_whole()
@@ -103,10 +103,10 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
 
 
 def read_tokenizer_identity(path: Path) -> TokenizerIdentity:
-    """Read and check the description of a tokenizer in its folder.
+    """Read and check a tokenizer's description in a model folder.
 
     Raises:
-        InputError: as for `read_model_config`; or a setting is wrong.
+        InputError: as for `read_model_config`; or a setting is invalid.
     """
     found = read_model_config(path, "tokenizer")
     source = str(found.folder / CONFIG)
@@ -118,10 +118,10 @@ def read_tokenizer_identity(path: Path) -> TokenizerIdentity:
 
 
 def describe_tensors(file: Path) -> Facts:
-    """Return the facts that `video-vq info` shows for a safetensors file; reads only its header.
+    """Return the details that `video-vq info` shows for a safetensors file, from the header.
 
     Raises:
-        InputError: the file is missing, cut short, or its header is damaged.
+        InputError: the file is missing or truncated, or the header is damaged.
     """
     try:
         with safe_open(file, "numpy") as opened:
@@ -137,7 +137,7 @@ def describe_tensors(file: Path) -> Facts:
 
 
 def describe_model(path: Path) -> tuple[str, Facts] | None:
-    """Return a folder's kind of model and its facts for `video-vq info`; None without a model."""
+    """Return model kind and details for `video-vq info`, or None for an unknown kind."""
     kind = read_json(path / CONFIG, "a model's config").get("kind")
     if kind == "tokenizer":
         return "a tokenizer", _describe_tokenizer(path)

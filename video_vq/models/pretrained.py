@@ -1,4 +1,4 @@
-"""Saves, loads and publishes trained models, with strict checks and without pickle."""
+"""Saving, loading and publishing of trained models, with strict checks and without pickle."""
 
 import hashlib
 from pathlib import Path
@@ -34,12 +34,12 @@ Model = TypeVar("Model", bound="Pretrained")
 
 
 class Pretrained(nn.Module, Generic[Config, Facts]):
-    """A model that is saved as config.json, model.safetensors and a model card.
+    """Base class of models that are saved as config.json, model.safetensors and a model card.
 
     Attributes:
-        kind: name of the kind of model in config.json.
-        config_type: class of the settings that build it.
-        facts_type: class of the facts about its training.
+        kind: model kind, as named in config.json.
+        config_type: class of the model settings.
+        facts_type: class of the training details.
     """
 
     kind: ClassVar[Kind]
@@ -54,11 +54,10 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
     @property
     def facts(self) -> Facts:
-        """Return the facts about the model's training data; set by loading and by training.
+        """Return details of the model's training, which are set by loading or training.
 
         Raises:
-            InputError: the model was neither loaded nor trained, so nothing is known about its
-                data.
+            InputError: the model was neither loaded nor trained, so its training data are unknown.
         """
         if self._facts is None:
             raise InputError(
@@ -73,7 +72,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
     @property
     def hash(self) -> str:
-        """Return the sha256 of config and tensors as they were last loaded or saved.
+        """Return the sha256 of the config and tensors that were last loaded or saved.
 
         Raises:
             InputError: the model was neither loaded nor saved.
@@ -89,7 +88,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         revision: str | None = None,
         device: str | torch.device = "cpu",
     ) -> Model:
-        """Load a model for use, in eval mode, without gradients, and in the dtype it was saved in.
+        """Load a model in eval mode, without gradients, in the dtype in which it was saved.
 
         Args:
             name: the model's folder, or the run folder that contains it; a str that is not a local
@@ -107,10 +106,10 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         config = check_config(cls.config_type, found.model, source)
         facts = check_config(cls.facts_type, found.facts, source)
         tensors = read_tensors(file)
-        # On meta first: a config that asks for far more than the file holds costs no memory.
+        # Checked on meta tensors first, so an oversized config does not allocate memory.
         dtype = getattr(torch, found.dtype)
         check_tensors(_blank(cls, config, dtype), tensors, str(file))
-        # The hash is of the settings as the file holds them: settings added later do not change it.
+        # The hash covers only settings in the file, so settings added later do not change it.
         if hash_of(found.model, tensors) != found.hash:
             raise InputError(
                 f"{file}: its tensors are not those that {CONFIG} names (the hash differs); "
@@ -129,24 +128,24 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         scores: str | Path | dict[str, Any] | None = None,
         license: str | None = None,
     ) -> str:
-        """Write a model folder; return the hash of its tensors and config.
+        """Write a model folder, and return the hash of the tensors and config.
 
-        The tensors are written in their dtype, from any device. For a model in a wrapper such as
-        DistributedDataParallel, save the model inside: `wrapper.module`.
+        Tensors are written in the model's dtype, from any device. For a model in a wrapper such as
+        DistributedDataParallel, save the wrapped model, `wrapper.module`.
 
         Args:
-            path: the folder, created if missing. config.json is written last, so a folder with one
-                is complete.
-            scores: scores for the card: the result of `video-vq evaluate`, its scores.json, or the
-                folder that holds it.
-            license: licence of the weights, an identifier of the Hub such as "mit" or "cc-by-4.0";
-                None names none.
+            path: folder, created if missing. config.json is written last, so a folder with
+                config.json is complete.
+            scores: scores for the model card: the result of `video-vq evaluate`, the path of
+                scores.json, or the folder that contains scores.json.
+            license: licence identifier used on the Hub, such as "mit" or "cc-by-4.0"; None for a
+                card without a licence.
 
         Raises:
-            InputError: the scores belong to another model, the training is unknown, the folder
-                holds a foreign README.md, another process writes there, or loading would refuse the
-                tensors: they have no values (on the meta device), several dtypes, or changed names
-                or shapes.
+            InputError: the scores belong to another model, the training details are unknown, the
+                folder contains a README.md that is not a model card of video-vq, another process is
+                writing to the folder, or the tensors could not be loaded again, because they are on
+                the meta device or have mixed dtypes or changed names or shapes.
         """
         folder = Path(path)
         if not is_our_card(folder / CARD):
@@ -169,17 +168,17 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         private: bool = False,
         revision: str | None = None,
     ) -> str:
-        """Publish the model as one commit to the Hugging Face Hub; return the commit's address.
+        """Publish the model to the Hugging Face Hub in one commit, and return the commit URL.
 
         Args:
             name: "org/name"; the repository is created if missing.
             scores: see `save_pretrained`.
             license: see `save_pretrained`.
             private: whether a new repository is private.
-            revision: an existing branch; None for main.
+            revision: existing branch; None for main.
 
         Raises:
-            InputError: as for `save_pretrained`; or the Hub cannot be reached, or refuses the
+            InputError: as for `save_pretrained`; or the Hub cannot be reached, or rejects the
                 upload.
         """
         check_repository(name)
@@ -188,7 +187,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
     def _files(
         self, name: str, scores: str | Path | dict[str, Any] | None, license: str | None
     ) -> dict[str, bytes]:
-        """Return the files of a model folder in the order in which they must be written."""
+        """Return the files of a model folder, in the order of writing."""
         facts = to_json(self.facts)
         tensors, dtype = self._tensors()
         settings = to_json(self.config)
@@ -211,7 +210,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
     def _tensors(self) -> tuple[dict[str, torch.Tensor], str]:
         """Return the tensors to write, and the dtype that config.json names."""
-        # torch.compile of a part of the model adds its wrapper's name to the names of tensors.
+        # torch.compile on a part of the model adds a prefix to tensor names.
         state = {key.replace("_orig_mod.", ""): value for key, value in self.state_dict().items()}
         if any(value.is_meta for value in state.values()):
             raise InputError(
@@ -230,13 +229,13 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
 
 def _blank(cls: type[Pretrained], config: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return the tensors, without values, of the model that a config describes."""
+    """Return meta tensors, without values, for the model that a config describes."""
     with torch.device("meta"):
         return cls(config).to(dtype).state_dict()
 
 
 def hash_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
-    """Return the sha256 over the model config and all tensors (names, dtypes, shapes, bytes)."""
+    """Return the sha256 of the model config and all tensors (names, dtypes, shapes and bytes)."""
     digest = hashlib.sha256(canonical_json(settings))
     for name in sorted(tensors):
         value = tensors[name]
@@ -246,7 +245,7 @@ def hash_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; nothing in it is executed.
+    """Read a safetensors file, which cannot execute code.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -262,10 +261,11 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
 def check_tensors(
     expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], source: str
 ) -> None:
-    """Check that a model and a file have tensors of the same names, shapes and dtypes.
+    """Check that a model and a file have tensors with the same names, shapes and dtypes.
 
     Raises:
-        InputError: tensors are missing, extra or misshapen; the message names up to ten of them.
+        InputError: tensors are missing or extra, or have a wrong shape or dtype; the message lists
+            up to ten problems.
     """
     problems = [f"missing: {name}" for name in expected if name not in found]
     problems += [f"not part of the model: {name}" for name in found if name not in expected]

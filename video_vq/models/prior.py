@@ -1,4 +1,4 @@
-"""The prior: a causal transformer that predicts a clip's tokens, one after the other."""
+"""The prior: a causal transformer that predicts the tokens of a clip one by one."""
 
 import math
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from video_vq.models.token_transformer import Actions, Labels, TokenTransformer
 
 
 class PriorLoss(NamedTuple):
-    """Mean cross entropy per token in nats and bits: a rate, not comparable with losses on pixels.
+    """Mean cross entropy per token in nats and bits, a rate not comparable with pixel losses.
 
-    Several codes at a position form one token, whose cross entropy is the sum of theirs.
+    Several codes at a position form one token, whose cross entropy is the sum over the codes.
     """
 
     nats: Float[Tensor, ""]
@@ -26,11 +26,12 @@ class PriorLoss(NamedTuple):
 class Prior(TokenTransformer):
     """Autoregressive transformer over the tokens of a clip, flattened in the order t h w.
 
-    Slot i holds token i - 1 (slot 0 the start, which carries the class) plus the learned position
-    of token i and the actions that lead to its latent frame; it predicts token i.
+    Slot i contains token i - 1 (slot 0 contains the start token with the class) plus the learned
+    position of token i and the actions that lead to the latent frame of token i. The slot's output
+    predicts token i.
 
     Args:
-        config: the tokens, the conditions and the sizes.
+        config: settings of tokens, conditions and transformer.
         checkpoint_activations: see `TokenTransformer`.
     """
 
@@ -43,19 +44,19 @@ class Prior(TokenTransformer):
         actions: Actions | None = None,
         dropped: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b n v"]:
-        """Return float32 logits: position i predicts token i from the tokens before it.
+        """Return float32 logits: position i predicts token i from the preceding tokens.
 
-        Where a token has several sub-codes, their logits are concatenated; each is predicted from
-        the tokens and the sub-codes before it.
+        If a token has several sub-codes, the logits of all sub-codes are concatenated; each
+        sub-code is predicted from the preceding tokens and the token's earlier sub-codes.
 
         Args:
-            tokens: the first n tokens of each clip, with an axis of levels where a position has
-                several codes. The last sub-code of the last token is never read.
+            tokens: the first n tokens of each clip, with a level axis if a position has several
+                codes. The last sub-code of the last token is never read.
             class_label: 0 … num_classes - 1, or NO_CLASS.
-            actions: numbers per latent frame, in the data's units.
-            dropped: mask of clips whose conditions are hidden. None draws it in training mode, with
-                probability `condition_dropout` from torch's global generator, and hides none in
-                eval mode.
+            actions: action values per latent frame, in the data's units.
+            dropped: mask of the clips whose conditions are hidden. In training mode, None draws a
+                mask from torch's global generator with probability `condition_dropout`; in eval
+                mode, None hides no conditions.
 
         Raises:
             InputError: a condition is missing, unexpected or misshapen, or n is too large.
@@ -78,11 +79,11 @@ def token_nats(
     tokens: Integer[Tensor, "b n *level"],
     sub_codes: SubCodes | None = None,
 ) -> Float[Tensor, "b n"]:
-    """Return each token's cross entropy in nats, in float32.
+    """Return the cross entropy of each token in nats, in float32.
 
     Args:
-        logits: the prior's output.
-        tokens: the tokens that were predicted.
+        logits: output of the prior.
+        tokens: tokens to predict.
         sub_codes: the prior's sub-codes; None for a single code per token.
     """
     if sub_codes is None or len(sub_codes) == 1:
@@ -100,8 +101,8 @@ def prior_loss(
     """Return the mean cross entropy per token, in nats and in bits; see `token_nats`.
 
     Args:
-        hidden: mask of the tokens that were hidden from a masked prior: only these count, and every
-            clip counts equally.
+        hidden: mask of the tokens that were hidden from a masked prior; the mean then covers only
+            hidden tokens, with equal weight for every clip.
     """
     if hidden is not None:
         nats = clip_nats(token_nats(logits, tokens, sub_codes), hidden).mean()
@@ -115,7 +116,7 @@ def prior_loss(
 def clip_nats(
     nats: Float[Tensor, "b n"], hidden: Bool[Tensor, "b n"] | None
 ) -> Float[Tensor, " b"]:
-    """Return the mean over each clip's tokens, or over its hidden tokens."""
+    """Return the mean over each clip's tokens, or over hidden tokens only if a mask is given."""
     if hidden is None:
         return nats.mean(1)
     return (nats * hidden).sum(1) / hidden.sum(1)

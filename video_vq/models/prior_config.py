@@ -1,4 +1,4 @@
-"""Settings of a prior and of sampling from it; does not import torch."""
+"""Prior settings and sampling settings, which do not import torch."""
 
 from math import log, prod
 from typing import Annotated, Literal
@@ -10,9 +10,9 @@ from video_vq.config import STRICT
 from video_vq.errors import InputError
 from video_vq.stores.tokens import TokenHeader
 
-NO_CLASS = -1  # the label of a clip without a class; the prior reads it as its null class
+NO_CLASS = -1  # label of a clip without a class, which a prior maps to the null class
 MAX_SUB_CODE = 1 << 24
-MAX_TOKENS = 65536  # positions of one clip; a config that asks for more must be a mistake
+MAX_TOKENS = 65536  # largest number of positions per clip, to catch config mistakes
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 PriorKind = Literal["autoregressive", "masked"]
@@ -20,25 +20,26 @@ PriorKind = Literal["autoregressive", "masked"]
 
 @dataclass(frozen=True, config=STRICT)
 class TransformerConfig:
-    """The kind and the sizes of the transformer.
+    """Settings of the transformer: prior kind, sizes and dropout.
 
     Attributes:
-        kind: "autoregressive" predicts a clip's tokens one after the other. "masked" predicts
-            hidden tokens from the visible ones, so that several can be drawn at once (MaskGIT,
-            Chang et al. 2022): faster, without a likelihood.
-        width: channels of the residual stream.
+        kind: "autoregressive" predicts the tokens of a clip one by one. "masked" predicts hidden
+            tokens from visible tokens, so that several tokens can be drawn at once (MaskGIT, Chang
+            et al. 2022), which is faster but gives no likelihood.
+        width: number of channels in the residual stream.
         depth: number of blocks.
         heads: number of attention heads; width / heads must be a multiple of 8.
-        mlp_ratio: hidden channels of the SwiGLU over width, rounded up to a multiple of 32. 8/3
-            gives as many parameters as a plain MLP of ratio 4 (Shazeer 2020, §2).
-        dropout: rate of dropout on the embeddings and on what each block adds to the residual
+        mlp_ratio: ratio of hidden SwiGLU channels to width; the number of hidden channels is
+            rounded up to a multiple of 32. 8/3 gives as many parameters as a plain MLP of ratio 4
+            (Shazeer 2020, §2).
+        dropout: dropout rate for embeddings and for the outputs that blocks add to the residual
             stream.
-        condition_dropout: share of the clips whose class and actions are hidden in training, so
-            that guidance has an unconditional prediction to push away from (Ho and Salimans 2022).
-        rotary_base: base of the rotary wavelengths, which run from 2π grid cells to at most 2π
-            times this.
-        sub_code_size: largest number of values that are predicted at once; a larger code is
-            predicted as several sub-codes of at most this size, one after the other (`factorise`).
+        condition_dropout: share of clips whose class and actions are hidden in training, which
+            gives the unconditional predictions that guidance needs (Ho and Salimans 2022).
+        rotary_base: base of the rotary wavelengths, which run from 2π to at most 2π · rotary_base
+            grid cells.
+        sub_code_size: largest number of values per prediction; a code with more values is predicted
+            as several sub-codes of at most this size, one by one (`factorise`).
     """
 
     kind: PriorKind = "autoregressive"
@@ -63,7 +64,7 @@ class TransformerConfig:
 
     @property
     def head_dim(self) -> int:
-        """Return the number of channels of one head."""
+        """Return the number of channels per head."""
         return self.width // self.heads
 
     @property
@@ -74,19 +75,19 @@ class TransformerConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class PriorConfig:
-    """The tokens that a prior models, its conditions and its transformer.
+    """Settings of a prior: tokens, conditions and transformer.
 
     Attributes:
-        codebook_size: number of the tokenizer's codes, K, or of combinations where a position has
+        codebook_size: number of codes of the tokenizer, K, or of combinations if a position has
             several codes.
-        grid_thw: numbers of latent frames, rows and columns of one clip's tokens.
-        num_classes: number of classes that it can sample; 0 for none.
-        num_action_dims: number of values that steer a *latent* frame (actions per frame times
-            frames per latent frame); 0 for none.
-        transformer: sizes of the transformer.
-        levels: codebook size of each code at a position; empty if there is only one.
-        sub_codes: for each code at a position, the sizes of the sub-codes that it is predicted as;
-            empty if all codes are predicted as they are.
+        grid_thw: numbers of latent frames, rows and columns in a clip's token grid.
+        num_classes: number of classes; 0 for a prior without classes.
+        num_action_dims: number of action values per *latent* frame (action values per frame times
+            frames per latent frame); 0 for a prior without actions.
+        transformer: transformer settings.
+        levels: codebook size of each code at a position; empty if there is only one code.
+        sub_codes: sub-code sizes for each code at a position; empty if no code is split into
+            sub-codes.
     """
 
     codebook_size: Annotated[int, Field(ge=2)]
@@ -119,7 +120,7 @@ class PriorConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Return the number of tokens of a clip; several codes of a position are one token."""
+        """Return the number of tokens per clip; several codes at a position form one token."""
         return prod(self.grid_thw)
 
     @property
@@ -129,25 +130,25 @@ class PriorConfig:
 
     @property
     def factors(self) -> tuple[tuple[int, ...], ...]:
-        """Return the sizes of the sub-codes of each code at a position."""
+        """Return the sub-code sizes for each code at a position."""
         return self.sub_codes or tuple((size,) for size in self.vocabulary)
 
     @property
     def sub_code_sizes(self) -> tuple[int, ...]:
-        """Return the sizes of all sub-codes at a position, in the order of their prediction."""
+        """Return the sizes of all sub-codes at a position, in prediction order."""
         return tuple(size for sizes in self.factors for size in sizes)
 
 
 def factorise(size: int, most: int) -> tuple[int, ...]:
-    """Factorise a code's size into as few and as equal sizes of sub-codes as possible.
+    """Factorise the size of a code into as few and as equal sub-code sizes as possible.
 
-    For example, 2^18 with at most 2^14 becomes 2^9 x 2^9. Sub-codes are the digits of a code, the
-    highest first. Each is predicted given the ones before it, so the product of their probabilities
-    is that of the code.
+    For example, 2^18 with at most 2^14 becomes 2^9 x 2^9. Sub-codes are the digits of a code, with
+    the highest digit first. Each sub-code is predicted given the earlier sub-codes, so the product
+    of the sub-code probabilities is the probability of the code.
 
     Args:
-        size: number of values of the code.
-        most: largest number of values of a sub-code.
+        size: number of code values.
+        most: largest number of values per sub-code.
 
     Raises:
         InputError: the size has no such factors.
@@ -173,10 +174,10 @@ def _factors(size: int, parts: int, most: int) -> tuple[int, ...] | None:
 
 
 def config_for(header: TokenHeader, sizes: TransformerConfig) -> PriorConfig:
-    """Return the config of a prior with these sizes over the tokens of a store.
+    """Return the config of a prior with these transformer settings for a token store.
 
     Raises:
-        InputError: a code cannot be split into sub-codes of that size.
+        InputError: a code cannot be split into sub-codes of at most `sub_code_size` values.
     """
     split = tuple(factorise(size, sizes.sub_code_size) for size in header.vocabulary)
     return PriorConfig(
@@ -192,13 +193,12 @@ def config_for(header: TokenHeader, sizes: TransformerConfig) -> PriorConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class PriorFacts:
-    """The facts about a prior's training that are saved with it.
+    """Details of a prior's training, which are saved with the prior.
 
     Attributes:
-        tokenizer_hash: hash of the tokenizer whose tokens it models.
-        classes: names of the classes, in the order of their labels.
-        num_frames, frame_size_hw, fps: length, frame size and frame rate of the clips behind the
-            tokens.
+        tokenizer_hash: hash of the tokenizer that made the tokens.
+        classes: class names, in label order.
+        num_frames, frame_size_hw, fps: length, frame size and frame rate of the tokenized clips.
         trained_on: content hash of the token store.
         steps: number of optimizer steps.
     """
@@ -214,16 +214,16 @@ class PriorFacts:
 
 @dataclass(frozen=True, config=STRICT)
 class SamplingSettings:
-    """How tokens are drawn from the prior's logits; the settings apply in this order.
+    """Settings for drawing tokens from a prior's logits, applied in the order listed here.
 
     Attributes:
         guidance: factor g in null + g · (conditional - null), classifier-free guidance on the
-            logits (Ho and Salimans 2022, eq. 6, with g = 1 + w). 1 samples the conditional prior, 0
-            the unconditional one.
+            logits (Ho and Salimans 2022, eq. 6, with g = 1 + w). 1 samples the conditional prior,
+            and 0 samples the unconditional prior.
         temperature: number that divides the logits.
-        top_k: draw among the k likeliest tokens (and those equal to the k-th); None for all. If a
-            token has several sub-codes, each of them is drawn this way.
-        top_p: draw among the likeliest tokens that together reach this probability.
+        top_k: number of most likely tokens among which to draw (plus ties with the last); None for
+            all tokens. If a token has several sub-codes, the limit applies to each sub-code.
+        top_p: total probability that the most likely tokens, among which to draw, must reach.
     """
 
     temperature: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0
@@ -234,15 +234,15 @@ class SamplingSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class ParallelSettings:
-    """How a masked prior draws several tokens at once (Chang et al. 2022, §3.2).
+    """Settings with which a masked prior draws several tokens at once (Chang et al. 2022, §3.2).
 
     Attributes:
-        steps: number of passes of the transformer for a clip. The hidden share falls along a
-            cosine, by at least one token per step. With as many steps as tokens, they are drawn one
-            after the other.
-        confidence_temperature: temperature of the noise that is added to the log probabilities by
-            which the drawn tokens to keep are chosen; it falls to 0 at the last step. 0 keeps the
-            most certain tokens.
+        steps: number of transformer passes per clip. The share of hidden tokens follows a cosine
+            and falls by at least one token per step. With as many steps as tokens, tokens are drawn
+            one by one.
+        confidence_temperature: initial temperature of the noise that is added to log probabilities
+            before the most certain drawn tokens are kept; the temperature falls to 0 at the last
+            step. 0 adds no noise.
     """
 
     steps: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 12

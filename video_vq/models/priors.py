@@ -1,4 +1,4 @@
-"""Builds, loads and calls priors of either kind, and makes their samplers."""
+"""Functions that build, load, call and sample priors of either kind."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ AnySampler = TokenSampler | MaskedSampler
 
 
 def build_prior(config: PriorConfig, checkpoint_activations: bool = False) -> AnyPrior:
-    """Return a prior of the kind that its config names."""
+    """Return a new prior of the kind given in the config."""
     kind = Prior if config.transformer.kind == "autoregressive" else MaskedPrior
     return kind(config, checkpoint_activations)
 
@@ -52,10 +52,11 @@ def make_sampler(
     """Return a sampler for a prior.
 
     Args:
-        parallel: how several tokens are drawn at once; None for the defaults of a masked prior.
+        parallel: settings of a masked prior for drawing several tokens at once; None for defaults.
 
     Raises:
-        InputError: the prior is autoregressive, and cannot draw several tokens at once.
+        InputError: `parallel` is given for an autoregressive prior, which draws one token at a
+            time.
     """
     if isinstance(prior, MaskedPrior):
         return MaskedSampler(prior, settings, parallel, batch_size, dtype)
@@ -69,7 +70,7 @@ def make_sampler(
 
 
 def rate_name(prior: AnyPrior) -> str:
-    """Return the name of a prior's cross entropy, which is not a code length for a masked prior."""
+    """Return the metric name of a prior's cross entropy (not a code length if masked)."""
     return "bits_per_hidden_token" if isinstance(prior, MaskedPrior) else "bits_per_token"
 
 
@@ -79,16 +80,17 @@ def prior_inputs(
     """Return the arguments for calling a prior.
 
     Args:
-        batch: tokens, classes and actions.
-        hidden: mask of the tokens that a masked prior is to predict; None for other priors.
+        batch: tokens, class labels and actions.
+        hidden: mask of the tokens that a masked prior must predict; None for other priors.
     """
     return tuple(batch) if hidden is None else (*batch, None, hidden)
 
 
 def hidden_in_scoring(prior: AnyPrior, rows: Sequence[int]) -> Bool[Tensor, "b n"] | None:
-    """Return a mask of the tokens in a store's rows that are predicted in scoring.
+    """Return the mask of tokens to predict when scoring the given rows of a token store.
 
-    The mask depends only on the row; it is None for a prior that is not masked.
+    Each mask depends only on the row number. The function returns None for a prior that is not
+    masked.
     """
     if not isinstance(prior, MaskedPrior):
         return None

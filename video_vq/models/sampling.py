@@ -1,4 +1,4 @@
-"""Draws tokens from the prior: guidance, temperature, top-k, top-p, a noise stream per sample."""
+"""Token sampling from a prior, with guidance, temperature, top-k, top-p and noise per sample."""
 
 import copy
 from collections.abc import Callable
@@ -22,30 +22,30 @@ from video_vq.nn.cards import is_verified
 from video_vq.nn.precision import exact_float32
 
 AnyKind = TypeVar("AnyKind", bound=TokenTransformer)
-PADDINGS = (1, 8, 16, 32)  # batches are padded to a multiple of one of these, so that rows agree
+PADDINGS = (1, 8, 16, 32)  # candidate multiples to which batches are padded, so that rows agree
 
 
 def uniform_noise(seed: int, number: int, window: int = 0, step: int = 0) -> np.ndarray:
-    """Return uniform numbers in [0, 1) that depend only on the seed and their position.
+    """Return uniform numbers in [0, 1) that depend only on the arguments.
 
-    They come from the raw 64-bit stream of Philox, keyed by the seed, which NumPy guarantees not to
-    change. Windows of a long sample, and steps that draw several tokens, have separate streams,
-    which lie 2^66 numbers apart on the same cycle.
+    The numbers come from the raw 64-bit Philox stream, keyed by the seed, which NumPy guarantees
+    not to change. Separate windows of a long sample, and separate sampling steps of a masked prior,
+    have separate streams, at least 2^66 numbers apart in the same cycle.
     """
     raw = np.random.Philox(key=seed, counter=[0, window, step, 0]).random_raw(number)
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
 def keep_top_k(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
-    """Mask all but the k largest logits; logits equal to the k-th stay (Fan et al. 2018)."""
+    """Mask all but the k largest logits and logits equal to the k-th (Fan et al. 2018)."""
     kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
     return logits.masked_fill(logits < kth, -torch.inf)
 
 
 def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
-    """Mask the tail: the unlikeliest tokens whose joint probability is at most 1 - p.
+    """Mask the least likely tokens whose total probability is at most 1 - p.
 
-    The likeliest token always stays (nucleus sampling, Holtzman et al. 2020).
+    The most likely token is never masked (nucleus sampling, Holtzman et al. 2020).
     """
     ascending, order = logits.sort(dim=-1, stable=True)
     tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
@@ -56,7 +56,7 @@ def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
 def adjusted_logits(
     logits: Float[Tensor, "b v"], settings: SamplingSettings
 ) -> Float[Tensor, "b v"]:
-    """Apply temperature, then top-k, then top-p."""
+    """Apply the temperature, then top-k, then top-p, to logits."""
     logits = logits / settings.temperature
     if settings.top_k is not None:
         logits = keep_top_k(logits, settings.top_k)
@@ -68,30 +68,30 @@ def adjusted_logits(
 def invert(
     logits: Float[Tensor, "b v"], noise: Float[Tensor, " b"]
 ) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:
-    """Draw one token per row by inverting its cumulative distribution, in float64.
+    """Draw one token per row by inverting the row's cumulative distribution in float64.
 
     Returns:
-        The tokens, and for each row whether it had a distribution to draw from (finite, with
-        mass).
+        The tokens, and a mask of the rows with a valid distribution (finite, not all masked).
     """
     cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)
     total = cumulative[:, -1:]
-    # Below the total even where noise is 1 - 2^-53, its largest value, and the product is rounded:
-    # so the first value above it has some mass.
+    # Even for the largest noise, 1 - 2^-53, the rounded product is below the total, so the first
+    # cumulative value above the product belongs to a token with nonzero probability.
     tokens = torch.searchsorted(cumulative, noise[:, None] * total, right=True).squeeze(1)
-    usable = total.squeeze(1).isfinite()  # a softmax of no mass is NaN
+    usable = total.squeeze(1).isfinite()  # if all logits are masked, softmax returns NaN
     return tokens.clamp(max=logits.shape[-1] - 1), usable
 
 
 class PaddedBatch(NamedTuple):
-    """Samples that are drawn in step, those included that only fill the batch up.
+    """Samples that are drawn together, including samples that only pad the batch.
 
     Attributes:
-        tokens: sub-codes, of which the first `num_given` of each sample are given.
-        condition: embedded conditions, once per pass that guidance needs, stacked.
+        tokens: sub-codes of all tokens, of which the first `num_given` tokens of each sample are
+            given.
+        condition: embedded conditions, stacked for all passes that guidance needs.
         seeds: seed of each sample.
-        window: number of the window in a longer sample.
-        progress: function that is called with the number of tokens just drawn.
+        window: index of the window in a longer sample.
+        progress: function that is called with the number of newly drawn tokens.
     """
 
     tokens: Int[Tensor, "b n s"]
@@ -102,13 +102,13 @@ class PaddedBatch(NamedTuple):
     progress: Callable[[int], object] | None
 
     def noise(self, number: int, step: int = 0) -> Float[Tensor, "b m"]:
-        """Return as many uniform numbers for each sample; see `uniform_noise`."""
+        """Return this number of uniform numbers for each sample; see `uniform_noise`."""
         rows = [uniform_noise(seed, number, self.window, step) for seed in self.seeds]
         return torch.from_numpy(np.stack(rows)).to(self.tokens.device)
 
 
 class ClipSampler(Generic[AnyKind]):
-    """Draws clips' tokens from a prior, in batches of one shape; a subclass draws a batch."""
+    """Base class of samplers, which draw the tokens of clips in batches of equal shape."""
 
     prior: AnyKind
     settings: SamplingSettings
@@ -123,25 +123,26 @@ class ClipSampler(Generic[AnyKind]):
         progress: Callable[[int], object] | None = None,
         window: int = 0,
     ) -> Int[Tensor, "n t h w *level"]:
-        """Draw one clip's tokens per seed.
+        """Draw the tokens of one clip per seed.
 
         Args:
-            seeds: a seed per sample, 0 … 2^63 - 1; like labels and tokens, they may be integers of
-                any dtype.
+            seeds: seed per sample, 0 … 2^63 - 1; seeds, labels and tokens may have any integer
+                dtype.
             class_labels: 0 … num_classes - 1, or NO_CLASS.
-            given: the first p tokens of each clip, which are kept: a grid t h w of codes, flattened
-                in this order.
-            actions: numbers per latent frame, in the data's units.
-            progress: function that is called after each position, or each step of a masked prior,
-                with the number of tokens just drawn.
-            window: index of the window in a longer sample; each window has its own noise.
+            given: the first p tokens of each clip, which are kept, in the order of a flattened t h
+                w grid.
+            actions: action values per latent frame, in the data's units.
+            progress: function that is called after each position, or after each step of a masked
+                prior, with the number of newly drawn tokens.
+            window: index of the window in a longer sample; each window has separate noise.
 
         Returns:
-            int64 tokens on the CPU; where a position has several codes, the level is the last axis.
+            int64 tokens on the CPU, with a last level axis if a position has several codes.
 
         Raises:
-            InputError: conditions, prompt, seeds or settings do not fit the prior, the prior gives
-                no distribution to draw from, or rows cannot be kept independent on this machine.
+            InputError: conditions, given tokens, seeds or settings do not fit the prior, the
+                prior's probabilities are invalid, or samples cannot be kept independent on this
+                machine.
         """
         prior, split = self.prior, self.prior.sub_codes
         seeds = as_seeds(seeds)
@@ -156,7 +157,7 @@ class ClipSampler(Generic[AnyKind]):
             size = min(num_rows, self.batch_size)
             for start in range(0, len(seeds), size):
                 end = min(start + size, len(seeds))
-                # A short batch is filled up with copies of its last sample, thrown away later.
+                # A short batch is padded with copies of the last sample, which are discarded later.
                 index = torch.arange(start, start + num_rows).clamp(max=end - 1)
                 batch = PaddedBatch(
                     tokens[index].to(device),
@@ -174,30 +175,30 @@ class ClipSampler(Generic[AnyKind]):
         return nullcontext()
 
     def _rows(self, num_given: int) -> int:
-        """Return the number of samples in a batch, those included that only fill it up."""
+        """Return the number of samples per batch, including padding."""
         raise NotImplementedError
 
     def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
-        """Return the batch's sub-codes, those drawn that are not given."""
+        """Return the batch's sub-codes, drawn except for the given tokens."""
         raise NotImplementedError
 
 
 class TokenSampler(ClipSampler[Prior]):
-    """Draws clips' tokens from a prior whose weights are packed once, for any number of calls.
+    """A sampler for autoregressive priors, which packs the weights once for all calls.
 
-    Every batch is decoded at one padded shape, and a sample's noise comes from its seed and the
-    position only. For a given batch_size, dtype, machine and thread count, a sample's tokens do not
-    depend at all on the other samples, their order, or the number of samples in the batch.
+    Every batch is decoded at one padded shape, and the noise depends only on a sample's seed and
+    the position. For a given batch_size, dtype, machine and thread count, a sample's tokens do not
+    depend on the other samples, the sample order or the number of samples in the batch.
 
     Args:
-        prior: an autoregressive prior, on any device and in either mode; one in bf16, fp16 or
-            float64 is sampled as its float32 copy.
-        settings: guidance, temperature, top-k, top-p; None for plain sampling.
-        batch_size: number of samples that are decoded in lockstep; record it with the samples.
+        prior: autoregressive prior, on any device and in either mode; a prior in bf16, fp16 or
+            float64 is copied to float32.
+        settings: guidance, temperature, top-k and top-p; None for plain sampling.
+        batch_size: number of samples that are decoded together; record this number with the
+            samples.
         dtype: dtype of weights, cache and products.
-        graphs: whether to record decoding steps as CUDA graphs, which does not change a bit of a
-            sample. None does so on cards where `make gpu` found it correct and faster
-            (nn/cards.py).
+        graphs: whether to record decoding steps as CUDA graphs, which does not change samples. None
+            uses graphs on GPUs where `make gpu` found graphs correct and faster (nn/cards.py).
 
     Raises:
         InputError: the prior is masked, or `graphs` is set for a prior that is not on a GPU.
@@ -224,7 +225,7 @@ class TokenSampler(ClipSampler[Prior]):
             prior = copy.deepcopy(prior).float()
         self.prior, self.settings = prior, settings or SamplingSettings()
         self.batch_size, self.dtype = batch_size, dtype
-        self._held: CachedPrior | None = None  # one: a cache is as large as the weights or larger
+        self._held: CachedPrior | None = None  # only one, as caches are large
         self._padded: dict[int, int] = {}  # rows of the batch, by the number of given tokens
 
     def _rows(self, num_given: int) -> int:
@@ -262,13 +263,13 @@ def sample_tokens(
     progress: Callable[[int], object] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Int[Tensor, "n t h w *level"]:
-    """Draw one clip's tokens per seed, once; see `TokenSampler` and its `draw`."""
+    """Draw the tokens of one clip per seed; see `TokenSampler` and `TokenSampler.draw`."""
     sampler = TokenSampler(prior, settings, batch_size, dtype)
     return sampler.draw(seeds, class_labels, given, actions, progress)
 
 
 def hidden_per_pass(settings: SamplingSettings) -> tuple[bool, ...]:
-    """Return, for each pass that guidance needs, whether it hides the conditions."""
+    """Return whether the conditions are hidden, for each pass that guidance needs."""
     if settings.guidance == 1:
         return (False,)
     return (True,) if settings.guidance == 0 else (False, True)
@@ -277,7 +278,7 @@ def hidden_per_pass(settings: SamplingSettings) -> tuple[bool, ...]:
 def guided_logits(
     logits: Float[Tensor, "rows *n v"], settings: SamplingSettings
 ) -> Float[Tensor, "b *n v"]:
-    """Combine the stacked passes: null + g · (conditional - null)."""
+    """Combine the logits of the stacked passes into null + g · (conditional - null)."""
     if len(hidden_per_pass(settings)) == 1:
         return logits
     conditional, null = logits.chunk(2)
@@ -290,8 +291,8 @@ def embedded(
 ) -> Condition:
     """Embed the conditions of one padded batch once per pass, and stack the results.
 
-    Clips are embedded one at a time, so that the rounding of each does not depend on its place in
-    the batch.
+    Clips are embedded one at a time, so that rounding does not depend on a clip's position in the
+    batch.
     """
     device = prior.head.weight.device
     clips = [conditions.rows(torch.tensor([row]), device) for row in range(num_rows)]
@@ -315,13 +316,14 @@ def prepared_prior(
     graphs: bool = False,
     held: CachedPrior | None = None,
 ) -> CachedPrior:
-    """Return a cached prior whose rows do not depend on their place; pad the batch if necessary.
+    """Return a cached prior whose results do not depend on row positions, padded if necessary.
 
     Args:
-        held: a cached prior of the same prior and dtype, which is returned if its padding is right.
+        held: cached prior of the same prior and dtype, which is returned if the padding is
+            suitable.
 
     Raises:
-        InputError: no padding achieves this on this machine.
+        InputError: no padding makes rows independent of their position on this machine.
     """
     for padding in PADDINGS:
         num_rows = -(-batch_size // padding) * padding * len(hidden_per_pass(settings))
@@ -346,7 +348,7 @@ def sample_batch(
     """Draw the sub-codes of one padded batch; `progress` is called after each position.
 
     Raises:
-        InputError: the prior gave no distribution to draw from.
+        InputError: the prior's probabilities are not finite, or all tokens are masked.
     """
     num_rows, num_tokens, num_sub_codes = noise.shape
     num_passes = len(hidden_per_pass(settings))
@@ -376,13 +378,13 @@ def sample_batch(
 
 
 def require_distributions(usable: Bool[Tensor, " b"], settings: SamplingSettings) -> None:
-    """Refuse samples that were drawn from no distribution.
+    """Check that all samples were drawn from valid distributions.
 
     Args:
-        usable: whether each sample's probabilities were finite and had mass.
+        usable: mask of the samples with valid probabilities (finite, not all masked).
 
     Raises:
-        InputError: a sample's were not.
+        InputError: a sample had invalid probabilities.
     """
     if not bool(usable.all()):
         raise InputError(

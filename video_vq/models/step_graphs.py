@@ -1,4 +1,4 @@
-"""Records decoding steps as CUDA graphs, so that a step's kernels are launched together."""
+"""Decoding steps recorded as CUDA graphs, so that all kernels of a step launch together."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from video_vq.nn.fallback import warn_of_fallback
 
 
 class Step(NamedTuple):
-    """Result of a step: logits of the next token's first sub-code, and the last slot's output."""
+    """Result of a step: logits for the next token's first sub-code, and the last slot's output."""
 
     logits: Tensor
     last: Tensor
@@ -20,16 +20,16 @@ Work = Callable[[int], Step]
 
 
 class StepGraphs:
-    """Runs the first step of each span of the cache eagerly, and later ones as a CUDA graph.
+    """A decoding step that runs eagerly once per cache span, and then as a CUDA graph.
 
-    The graphs replay the kernels of the step itself, so samples are bitwise the same without them.
-    If a graph cannot be recorded, one warning is given and the steps run eagerly.
+    Graphs replay the kernels of the eager step, so samples are bitwise equal with and without
+    graphs. If a graph cannot be recorded, a single warning is given, and all steps run eagerly.
 
     Args:
-        work: a step over a span of the cache. It reads and writes the same tensors in every call,
-            and may be called again for a step that is already done.
-        record: function that takes a function and returns another, which repeats its call and
-            overwrites the earlier results.
+        work: function that runs a step over a span of the cache. The function reads and writes the
+            same tensors in every call, and can repeat a completed step.
+        record: function that records a call of the given function and returns a function that
+            replays the call and overwrites the earlier results.
     """
 
     def __init__(self, work: Work, record: Callable[..., Callable[[], Step]] | None = None):
@@ -38,7 +38,7 @@ class StepGraphs:
         self._recorded: dict[int, Callable[[], Step]] | None = {}
 
     def __call__(self, span: int) -> Step:
-        """Do the step."""
+        """Run a step over a span of the cache."""
         if self._recorded is None:
             return self._work(span)
         if span in self._recorded:

@@ -1,4 +1,4 @@
-"""Processes long and large videos in pieces of time that carry state and tiles of space."""
+"""Processing of long and large videos in chunks of time, which share state, and tiles of space."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from video_vq.nn.conv3d import Past
 
-PIECE_FRAMES = 16  # number of frames that a causal network takes at once, if they are not too large
-PIECE_PIXELS = 1 << 20  # pixels of all frames of a piece, which has at least one latent frame
+PIECE_FRAMES = 16  # number of frames that a causal network processes at once, if frames are small
+PIECE_PIXELS = 1 << 20  # largest number of pixels per chunk of more than one latent frame
 TILE_PIXELS = 512  # approximate height and width of a tile's output
 
 
 class Tile(NamedTuple):
-    """A tile along one axis, in latents, which reads start … end and outputs first … last."""
+    """A tile along one axis, in latents, with input start … end and output first … last."""
 
     start: int
     end: int
@@ -25,22 +25,22 @@ class Tile(NamedTuple):
 
 
 def tiles_of_axis(size: int, core: int, margin: int) -> list[Tile]:
-    """Cover an axis with tiles of equal length, each of which reads `margin` around its output.
+    """Cover an axis with tiles of equal length, whose inputs extend `margin` beyond the outputs.
 
-    The outputs join without gap or overlap. If the margin is the network's reach, each tile equals
-    the network's output for the whole axis, so there are no seams to blend.
+    The outputs join without gap or overlap. If the margin covers the network's receptive field,
+    each tile equals the network output for the whole axis, so there are no seams to blend.
 
     Args:
         size: length of the axis, in latents.
-        core: largest length of a tile's output; an axis of up to core + 2·margin is a single tile.
-        margin: reach of the network, in latents.
+        core: largest output length of a tile; an axis of up to core + 2·margin is a single tile.
+        margin: distance that the receptive field extends beyond the output, in latents.
     """
     length = core + 2 * margin
     if size <= length:
         return [Tile(0, size, 0, size)]
     number = -(-(size - 2 * margin) // core)
     starts = [place * (size - length) // (number - 1) for place in range(number)]
-    # Neighbours overlap by at least two margins; each yields up to the middle of the overlap.
+    # Adjacent tiles overlap by at least two margins; outputs end in the middle of the overlap.
     edges = [0, *((start + before + length) // 2 for before, start in pairwise(starts))]
     edges.append(size)
     return [
@@ -50,15 +50,17 @@ def tiles_of_axis(size: int, core: int, margin: int) -> list[Tile]:
 
 
 class TiledStream:
-    """Runs a network over one video: piece by piece in time, tile by tile in space.
+    """A network that runs over one video, chunk by chunk in time and tile by tile in space.
 
     Args:
-        network: the encoder or the decoder.
-        grid_hw: numbers of rows and columns of latents in a frame.
-        margin_hw: reach of the network in latents; None for a network that needs whole frames.
-        stride_hw: height and width of a latent, in pixels.
-        reads_pixels: whether the network goes from pixels to latents, rather than back.
-        causal: whether later pieces follow; the network then takes a `Past`.
+        network: encoder or decoder.
+        grid_hw: numbers of rows and columns of latents per frame.
+        margin_hw: distance that the receptive field extends beyond a tile, in latents; None for a
+            network that needs whole frames.
+        stride_hw: height and width of a latent in pixels.
+        reads_pixels: whether the network maps pixels to latents, rather than latents to pixels.
+        causal: whether the network is causal and takes a `Past`, so that chunks can follow each
+            other.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class TiledStream:
         self.pasts = [Past() if causal else None for _ in self.tiles]
 
     def __call__(self, piece: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Run the network on the next piece."""
+        """Run the network on the next chunk."""
         if len(self.tiles) == 1:
             return self._run(piece, self.pasts[0])
         whole: Tensor | None = None
@@ -103,7 +105,7 @@ class TiledStream:
 
 
 def piece_latents(stride_t: int, size_hw: tuple[int, int]) -> int:
-    """Return the number of latent frames in a piece, for a causal network and a frame size."""
+    """Return the number of latent frames per chunk for a causal network and a frame size."""
     pixels = stride_t * min(size_hw[0] * size_hw[1], PIECE_PIXELS)
     return max(1, min(PIECE_FRAMES // stride_t, PIECE_PIXELS // pixels))
 
@@ -111,9 +113,9 @@ def piece_latents(stride_t: int, size_hw: tuple[int, int]) -> int:
 def recut(
     chunks: Iterable[Shaped[Tensor, "..."]], axis: int, first: int, size: int
 ) -> Iterator[Shaped[Tensor, "..."]]:
-    """Cut a stream into new pieces: `first` frames, then `size` each; the last may be shorter.
+    """Split a stream into new chunks of `first`, then `size` frames; the last may be shorter.
 
-    Frames that are held back are copied, so callers may reuse their buffers.
+    Buffered frames are copied, so callers may reuse their own buffers.
     """
     held: list[Tensor] = []
     missing = first

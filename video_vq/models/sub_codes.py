@@ -1,4 +1,4 @@
-"""The targets that a prior predicts for a token: one code, or several sub-codes in order."""
+"""The prediction targets of a prior for each token: one code, or several sub-codes in order."""
 
 from itertools import accumulate
 
@@ -10,20 +10,20 @@ from video_vq.errors import InputError
 
 
 class SubCodes:
-    """Turns tokens into sub-codes and back.
+    """A conversion between tokens and sub-codes.
 
-    The sub-codes of a position are in the order in which they are predicted: code by code as in the
-    store (from coarse to fine for a residual quantizer), and for each code its digits, the highest
-    first.
+    The sub-codes of a position are in the order of prediction: code by code as in the token store
+    (from coarse to fine for a residual quantizer), and for each code, digit by digit, with the
+    highest digit first.
 
     Args:
-        factors: the sizes of the sub-codes of each code of a position.
+        factors: sub-code sizes for each code at a position.
 
     Attributes:
-        sizes: sizes of all sub-codes of a position, in order.
-        starts: offset of each sub-code when all are numbered consecutively, as in a table of
-            embeddings.
-        has_levels: whether the last axis of tokens holds several codes of a position.
+        sizes: sizes of all sub-codes at a position, in order.
+        starts: offset of each sub-code if all sub-codes are numbered consecutively, as in an
+            embedding table.
+        has_levels: whether tokens have a last axis for several codes per position.
     """
 
     def __init__(self, factors: tuple[tuple[int, ...], ...]):
@@ -36,7 +36,7 @@ class SubCodes:
         return len(self.sizes)
 
     def split(self, tokens: Integer[Tensor, "*n"]) -> Int[Tensor, "*n2 s"]:
-        """Return the sub-codes of tokens along a new last axis, which replaces the axis of levels.
+        """Return the sub-codes of tokens along a last axis, which replaces any level axis.
 
         Raises:
             InputError: the tokens have a different number of codes per position.
@@ -56,11 +56,11 @@ class SubCodes:
             for size in reversed(sizes[1:]):
                 of_code.append(rest % size)
                 rest = rest // size
-            digits += [rest, *reversed(of_code)]  # if not a code, the highest is out of range
+            digits += [rest, *reversed(of_code)]  # the highest digit of an invalid code is too big
         return torch.stack(digits, dim=-1)
 
     def join(self, sub_codes: Integer[Tensor, "*n s"]) -> Int[Tensor, "*n2"]:
-        """Return the tokens of sub-codes; undoes `split`."""
+        """Return the tokens for sub-codes, the inverse of `split`."""
         codes, first = [], 0
         for sizes in self.factors:
             code = torch.zeros_like(sub_codes[..., 0], dtype=torch.int64)
@@ -71,5 +71,5 @@ class SubCodes:
         return torch.stack(codes, dim=-1) if self.has_levels else codes[0]
 
     def in_a_row(self, sub_codes: Int[Tensor, "*n s"]) -> Int[Tensor, "*n s"]:
-        """Return the rows of the sub-codes in one concatenated table."""
+        """Return the row numbers of sub-codes in one concatenated table."""
         return sub_codes + torch.tensor(self.starts[: sub_codes.shape[-1]], device=sub_codes.device)

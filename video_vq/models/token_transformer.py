@@ -1,4 +1,4 @@
-"""The common part of all priors: embeddings, conditions, transformer blocks and heads."""
+"""The base class of all priors, with embeddings, conditions, transformer blocks and heads."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Actions = Float[Tensor, "b t a"] | Float[np.ndarray, "b t a"]
 
 
 class Condition(NamedTuple):
-    """A clip's embedded conditions: its start slot, and a term for each latent frame's slots."""
+    """Embedded conditions: a start slot per clip, and a term for the slots of each latent frame."""
 
     start: Float[Tensor, "b d"]
     per_frame: Float[Tensor, "b t d"] | None
@@ -34,19 +34,20 @@ class Condition(NamedTuple):
 class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     """A transformer over the tokens of a clip, flattened in the order t h w.
 
-    A token of several sub-codes (models/sub_codes.py) takes one slot of the transformer: its
-    embedding is the sum of theirs, and a small MLP predicts them one after the other from the
-    slot's output and the sub-codes before. Separate slots would multiply the length, and attention
-    by its square. With 2 x 2^9 sub-codes, the head and the logits are as large as for 1,024 codes;
-    a single head over 2^18 codes would be 256 times as large.
+    A token with several sub-codes (models/sub_codes.py) takes one slot of the transformer: the
+    token embedding is the sum of the sub-code embeddings, and a small MLP predicts the sub-codes
+    one by one from the slot output and the earlier sub-codes. Separate slots would multiply the
+    sequence length, and the attention cost by the square. With 2 x 2^9 sub-codes, the head and the
+    logits are as large as for 1,024 codes; a single head over 2^18 codes would be 256 times as
+    large.
 
-    The head is not tied to the token embedding: it is at most a few percent of the parameters, and
-    it starts at zero, so that training starts from exactly log K nats.
+    The head is not tied to the token embedding, since the head has at most a few percent of the
+    parameters and starts at zero, so that the initial loss is exactly log K nats.
 
     Args:
-        config: the tokens, the conditions and the sizes.
-        checkpoint_activations: recompute each block in the backward pass, which takes about a third
-            more time and 1 / depth of the memory. It changes no result.
+        config: settings of tokens, conditions and transformer.
+        checkpoint_activations: whether to recompute each block in the backward pass, which takes
+            about a third more time and 1 / depth of the memory. Results do not change.
 
     Attributes:
         predicts: kind of prior, as named in the config.
@@ -110,7 +111,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         self._initialise()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TokenTransformer":
-        """Keep angles and action statistics float32 under half(), bfloat16() and double()."""
+        """Keep rotary tables and action statistics float32 under half(), bfloat16(), double()."""
         buffers = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in buffers.items():
@@ -119,7 +120,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         return self
 
     def _initialise(self) -> None:
-        """Draw the weights from torch's global generator (GPT-2's scales; head zero)."""
+        """Draw weights from torch's global generator with GPT-2 scales; set the head to zero."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -142,10 +143,11 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
             )
 
     def set_action_statistics(self, mean: Float[Tensor, " a"], std: Float[Tensor, " a"]) -> None:
-        """Store the training actions' mean and deviation, by which actions are standardised.
+        """Set the mean and standard deviation with which actions are standardised.
 
         Raises:
-            InputError: the prior takes no actions, the sizes differ, or a number cannot be used.
+            InputError: the prior takes no actions, a size is wrong, or a value is not finite or a
+                deviation not positive.
         """
         size = self.config.num_action_dims
         if not size:
@@ -170,7 +172,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
 
     @property
     def positions(self) -> Float[Tensor, "n d"]:
-        """Return the learned position of each token: its latent frame's plus its cell's."""
+        """Return the learned position of each token, the sum of a frame and a cell position."""
         return (self.frame_position[:, None] + self.cell_position).flatten(0, 1)
 
     def condition(
@@ -180,17 +182,17 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         actions: Actions | None,
         dropped: Bool[Tensor, " b"] | None,
     ) -> Condition:
-        """Embed the clips' conditions.
+        """Embed the conditions of a batch of clips.
 
         Args:
             batch: number of clips.
             class_label: 0 … num_classes - 1, or NO_CLASS.
-            actions: actions on the way to each latent frame, in the data's units.
-            dropped: mask of clips whose class and actions are hidden; None for none.
+            actions: actions that lead to each latent frame, in the data's units.
+            dropped: mask of the clips whose class and actions are hidden; None hides no conditions.
 
         Raises:
-            InputError: a condition is missing (unless it is dropped for every clip), is given to a
-                prior without it, or has the wrong shape.
+            InputError: a condition is missing although not dropped for all clips, is not supported
+                by the prior, or has the wrong shape.
         """
         device = self.head.weight.device
         if dropped is None:
@@ -235,11 +237,11 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     def split_tokens(
         self, tokens: Integer[Tensor, "b n *level"] | Integer[np.ndarray, "b n *level"]
     ) -> Int[Tensor, "b n s"]:
-        """Return the sub-codes of tokens, on the model's device.
+        """Split tokens into sub-codes, on the model's device.
 
         Raises:
-            InputError: the tokens have the wrong axes, or a length outside of 1 … the tokens of a
-                clip.
+            InputError: the tokens have wrong axes, or there are no tokens or more than one clip's
+                tokens.
         """
         tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
         sub_codes = self.sub_codes.split(tokens)
@@ -258,9 +260,10 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         return sub_codes
 
     def drawn_or(self, dropped: Bool[Tensor, " b"] | None, batch: int) -> Bool[Tensor, " b"] | None:
-        """Return `dropped`, a mask of clips without conditions; draw one for None in training mode.
+        """Return `dropped`, the mask of clips without conditions, or draw a mask if it is None.
 
-        It is drawn from torch's global generator, with probability `condition_dropout`.
+        A mask is drawn only in training mode and for a prior with conditions, from torch's global
+        generator, with probability `condition_dropout`.
         """
         steered = self.config.num_classes or self.config.num_action_dims
         if dropped is None and self.training and steered:
@@ -283,7 +286,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     def logits(
         self, x: Float[Tensor, "b n d"], sub_codes: Int[Tensor, "b n s"]
     ) -> Float[Tensor, "b n v"]:
-        """Return the concatenated logits of all sub-codes, each given the ones before it."""
+        """Return the concatenated logits of all sub-codes, each given the earlier sub-codes."""
         if len(self.sub_codes) == 1:
             return self.head(self.final_norm(x))
         found = []
@@ -296,12 +299,12 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     def next_logits(
         self, x: Float[Tensor, "*n d"], place: int, before: Int[Tensor, "*n"] | None
     ) -> tuple[Float[Tensor, "*n d"], Float[Tensor, "*n v"]]:
-        """Return the features that predict the sub-code at a place, and its logits.
+        """Return updated features for a sub-code, and the logits of this sub-code.
 
         Args:
-            x: the slots' outputs; after the first place, the features returned for the place
-                before.
-            before: the sub-code at the place before; None for the first.
+            x: slot outputs for the first sub-code, then the features returned for the previous one.
+            place: index of the sub-code.
+            before: previous sub-code; None for the first.
         """
         head = self.head.weight.split(self.sub_codes.sizes)[place]
         if before is None:

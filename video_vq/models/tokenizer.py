@@ -1,4 +1,4 @@
-"""The tokenizer, which turns videos into codes and back."""
+"""The tokenizer, which encodes videos as codes and decodes codes to videos."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -32,23 +32,23 @@ CodesLike = Integer[Tensor, "b lt lh lw *level"] | Integer[np.ndarray, "b lt lh 
 
 
 class TokenizerOutput(NamedTuple):
-    """A reconstruction, and the quantizer's output: codes, losses, statistics, rows."""
+    """A reconstructed video, and the quantizer output with codes, losses, statistics and rows."""
 
     video: Float[Tensor, "b 3 t h w"]
     quantized: QuantizerOutput
 
 
 class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
-    """A VQ-VAE of video: encoder, quantizer, decoder.
+    """A video VQ-VAE, which consists of encoder, quantizer and decoder.
 
     half(), bfloat16() and double() convert the encoder, the decoder and their inputs; the quantizer
-    stays float32. With a convolutional backbone, the codes and the video are bitwise those of the
-    float32 model under autocast.
+    stays float32. With a convolutional backbone, codes and videos are bitwise equal to the output
+    of the float32 model under autocast.
 
     Args:
-        config: settings of backbone and quantizer.
-        checkpoint_activations: recompute each layer in the backward pass, which takes up to a third
-            more time and much less memory. It changes no result.
+        config: backbone and quantizer settings.
+        checkpoint_activations: whether to recompute each layer in the backward pass, which takes up
+            to a third more time and much less memory. Results do not change.
     """
 
     kind = "tokenizer"
@@ -65,16 +65,17 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def forward(self, video: VideoLike, continuous: bool = False) -> TokenizerOutput:
         """Reconstruct a video for training.
 
-        In training mode, non-finite latents give a non-finite loss, and the loop skips and counts
-        such steps; in eval mode they are an error. The range of the pixels is always checked in
-        eval mode; in training mode, where a GPU must not wait, only for the first video.
+        In training mode, non-finite latents give a non-finite loss, and the training loop skips and
+        counts such steps; in eval mode, non-finite latents raise an error. The pixel range is
+        always checked in eval mode, but only for the first video in training mode, so that a GPU
+        need not wait.
 
         Args:
-            video: the video, as for `encode`.
-            continuous: decode the latents themselves instead of their codes.
+            video: video, as for `encode`.
+            continuous: whether to decode the latents themselves instead of the codes.
 
         Raises:
-            InputError: the clip is not divisible by the strides, or `encode` would refuse it.
+            InputError: the video is invalid for `encode`.
         """
         features = self._features(video, check=not (self.training and self._has_trained))
         self._has_trained |= self.training
@@ -85,26 +86,26 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     @property
     def device(self) -> torch.device:
-        """Return the model's device; videos and codes are moved to it."""
+        """Return the model's device, to which videos and codes are moved."""
         return next(self.parameters()).device
 
     @property
     def codebook_size(self) -> int:
-        """Return the number of codes, K, or of combinations where a position has several codes."""
+        """Return the number of codes, K, or of combinations if a position has several codes."""
         return self.config.quantizer.codebook_size
 
     @property
     def quantizes(self) -> bool:
-        """Return whether the decoder was trained on codes, not on the latents themselves."""
+        """Return whether the decoder was trained on codes rather than on the latents themselves."""
         return quantizes(self.config.quantizer)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the dtype of encoder and decoder; videos are converted to it."""
+        """Return the dtype of encoder and decoder, to which videos are converted."""
         return next(self.encoder.parameters()).dtype
 
     def latents(self, video: VideoLike) -> Float[Tensor, "n d"]:
-        """Return the rows that would be quantized, from which the first codes are drawn."""
+        """Return the rows that are compared with the codes."""
         return self.quantizer.latents(self._features(video))
 
     def _features(self, video: VideoLike, check: bool = True) -> Float[Tensor, "b c lt lh lw"]:
@@ -118,19 +119,19 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 
     @torch.no_grad()
     def encode(self, video: VideoLike) -> Int[Tensor, "b lt lh lw *level"]:
-        """Return the codes of a video; where a position has several, the level is the last axis.
+        """Return the codes of a video, with a last level axis if a position has several codes.
 
-        Causal tokenizers process it piece by piece (`encode_stream`), and convolutional ones
-        process large frames tile by tile; the codes are those of the whole video, up to ties within
-        rounding.
+        Causal tokenizers process the video in chunks (`encode_stream`), and convolutional
+        tokenizers process large frames in tiles. The codes equal those computed for the whole video
+        at once, apart from ties within rounding errors.
 
         Args:
-            video: float b c t h w in [-1, 1], or uint8 b t h w c RGB; a tensor or a NumPy array.
-                An image is a video of one frame, for causal tokenizers.
+            video: float b c t h w in [-1, 1], or uint8 b t h w c, in RGB, as a tensor or a NumPy
+                array. For causal tokenizers, an image is a video of one frame.
 
         Raises:
-            InputError: values are out of range, in [0, 1] or NaN, or the shape is wrong or not
-                divisible by the strides.
+            InputError: pixels are out of range, NaN, or appear to lie in [0, 1]; or the shape is
+                wrong or not divisible by the strides.
         """
         video = as_tensor(video, "video")
         self.config.backbone.grid_thw(video_size(video))
@@ -143,8 +144,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """Decode codes into a video, float32 in [-1, 1]; see `encode`.
 
         Raises:
-            InputError: a code lies outside the codebook, the codes are not a grid of this model, or
-                its decoder was trained on latents instead of codes.
+            InputError: a code is out of range, the codes do not form a grid of this model, or the
+                decoder was trained on latents instead of codes.
         """
         codes = as_tensor(codes, "codes")
         size_thw = self._size_thw(codes)
@@ -161,7 +162,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return video
 
     def reconstruct(self, video: VideoLike) -> Float[Tensor, "b 3 t h w"]:
-        """Return `decode(encode(video))`, or the decoded latents where `quantizes` is False."""
+        """Return `decode(encode(video))`, or decode the latents if `quantizes` is False."""
         if self.quantizes:
             return self.decode(self.encode(video))
         with torch.no_grad():
@@ -170,19 +171,21 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def encode_stream(
         self, chunks: Iterable[Float[Tensor, "_ 3 _ _ _"] | UInt8[Tensor, "_ _ _ _ 3"] | np.ndarray]
     ) -> Iterator[Int[Tensor, "_ _ _ _ *_level"]]:
-        """Yield the codes of a video given in chunks; memory does not depend on its length.
+        """Yield the codes of a video given in chunks, in memory independent of the video length.
 
-        The codes are bitwise those of `encode` for the whole video, however it is cut: chunks are
-        recut into pieces of about 16 frames (fewer if frames are large).
+        The codes are bitwise equal to the output of `encode` for the whole video, however the video
+        is split, because chunks are regrouped into new chunks of about 16 frames (fewer if frames
+        are large).
 
         Args:
-            chunks: chunks of any lengths; the total is 1 plus a multiple of the stride in time.
+            chunks: chunks of any lengths, with a total of 1 plus a multiple of the time stride
+                frames.
 
         Raises:
-            InputError: the tokenizer is not causal, which is raised immediately; `encode` would
-                refuse a chunk, or it differs from the first in more than its length, which is
-                raised when the chunk is reached; or the total length does not fit the stride, or
-                all pixels are in [0, 1], which is raised after the preceding codes.
+            InputError: the tokenizer is not causal (raised immediately); a chunk is invalid for
+                `encode` or differs from the first chunk in more than length (raised at that chunk);
+                or the total length does not fit the stride, or the pixels appear to lie in [0, 1]
+                (raised after the other codes).
         """
         self._require_causal("encode_stream", "encode")
         return self._encoded(chunks)
@@ -190,12 +193,11 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
     def decode_stream(
         self, chunks: Iterable[Integer[Tensor, "_ _ _ _ *_level"] | np.ndarray]
     ) -> Iterator[Float[Tensor, "_ 3 _ _ _"]]:
-        """Yield the video of codes given in chunks; see `encode_stream`.
+        """Yield the video, in chunks, for codes given in chunks; see `encode_stream`.
 
         Raises:
-            InputError: the tokenizer is not causal, which is raised immediately; or `decode` would
-                refuse a chunk, or it differs from the first in more than its length, which is
-                raised when the chunk is reached.
+            InputError: the tokenizer is not causal (raised immediately); or a chunk is invalid for
+                `decode` or differs from the first chunk in more than length (raised at that chunk).
         """
         self._require_causal("decode_stream", "decode")
         return self._decoded(chunks)
@@ -220,13 +222,13 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         seen = UnitRange()
         for piece in recut(chain([first], chunks), axis, lead, size):
             num_frames += piece.shape[axis]
-            if piece.shape[axis] not in (lead, size):  # only the last may end where it must not
+            if piece.shape[axis] not in (lead, size):  # only the last chunk may have an invalid end
                 backbone.grid_thw((num_frames, size_hw[0], size_hw[1]))
             if is_float:
                 seen.look(piece)
             yield self._encode_piece(run, piece)
         if is_float:
-            seen.settle()  # after all pieces: the first one may be all bright
+            seen.settle()  # after all chunks, since the first may contain only bright pixels
 
     def _decoded(self, chunks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
         if not self.quantizes:
@@ -273,7 +275,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         )
 
     def _size_thw(self, codes: Tensor) -> tuple[int, int, int]:
-        """Return the size of the video that a grid of codes represents."""
+        """Return the size of the video that a code grid represents."""
         several = len(self.config.quantizer.vocabulary) > 1
         if codes.ndim != 4 + several or not codes.numel():
             axes = "b t h w level" if several else "b t h w"
@@ -302,7 +304,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
 def to_pixels(
     clips: UInt8[Tensor, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"],
 ) -> Float[Tensor, "b 3 t h w"]:
-    """Convert uint8 RGB clips to network input in [-1, 1]; no other function does.
+    """Convert uint8 RGB clips to network input in [-1, 1].
 
     Raises:
         InputError: the clips are not uint8.
@@ -315,17 +317,17 @@ def to_pixels(
 
 
 def in_order(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Return a copy whose memory layout follows from its shape, as it affects kernels' rounding."""
+    """Return a contiguous copy, since the memory layout affects the rounding of kernels."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
 def to_uint8(
     video: Float[Tensor, "b 3 t h w"] | Float[np.ndarray, "b 3 t h w"],
 ) -> UInt8[Tensor, "b t h w 3"]:
-    """Turn network output into uint8 clips, rounded to the nearest level and clamped.
+    """Convert network output to uint8 clips, rounded to the nearest level and clamped.
 
     Raises:
-        InputError: the video is not float; clips of 0…255 are not network output.
+        InputError: the video is not floating-point.
     """
     found = as_tensor(video, "video")
     if not found.is_floating_point():
@@ -335,10 +337,10 @@ def to_uint8(
 
 
 def video_size(video: Shaped[Tensor, "..."]) -> tuple[int, int, int]:
-    """Return t h w of a video, float b c t h w or uint8 b t h w c.
+    """Return the size t h w of a video, given as float b c t h w or uint8 b t h w c.
 
     Raises:
-        InputError: the shape or type is wrong, or there is no frame.
+        InputError: the shape or dtype is wrong, or the video has no frames.
     """
     channels_last = video.dtype == torch.uint8
     if not (channels_last or video.is_floating_point()):
@@ -364,7 +366,7 @@ def _alike(
     what: str,
     size_of: Callable[[Tensor], tuple[int, int, int]],
 ) -> Iterator[Tensor]:
-    """Yield the chunks, after checking that each is valid and that they differ only in length."""
+    """Yield the chunks after checking that each chunk is valid and that only lengths differ."""
     expected: tuple[object, ...] | None = None
     for number, given in enumerate(chunks):
         chunk = as_tensor(given, what)

@@ -1,4 +1,4 @@
-"""Settings of a tokenizer; does not import torch."""
+"""Tokenizer settings, which do not import torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from video_vq.quantizers.quantizer_config import AnyQuantizerConfig, QuantizerCo
 
 Stride = Annotated[int, Field(ge=1, le=8)]
 StrideTHW = tuple[Stride, Stride, Stride]
-MAX_TOKENS = 1 << 20  # tokens of one clip with learned positions; more must be a mistake
+MAX_TOKENS = 1 << 20  # largest number of tokens per clip with learned positions
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,18 +20,18 @@ class ConvBackboneConfig:
     """A 3D-convolutional encoder and its mirror image, the decoder (MAGVIT, Yu et al. 2023).
 
     Attributes:
-        patch_thw: size of the box of pixels that the first layer folds into channels; t is 1 in
+        patch_thw: size of the pixel boxes that the first layer folds into channels; t is 1 in
             causal models.
-        stem_kernel: kernel size of the first and the last convolution: 3, or 1 for large patches.
-        strides_thw: strides of each downsampling, in t h w order.
-        multipliers: channels of each level as a multiple of `channels`, with one more entry than
-            strides.
-        channels: base width; processors work well with multiples of 32, which all shipped configs
-            have.
+        stem_kernel: kernel size of the first and last convolutions: 3, or 1 for large patches.
+        strides_thw: strides of each downsampling layer, in t h w order.
+        multipliers: number of channels of each level, as a multiple of `channels`; one more entry
+            than `strides_thw`.
+        channels: base width; multiples of 32, as in all shipped configs, run efficiently.
         num_blocks: number of residual blocks per level.
-        upsampling: upsampling of the decoder: "subpixel", a linear map to the finer positions, or
-            "nearest", copies and a convolution of size 3, which is slower.
-        causal: whether no frame depends on a later one; clips then have 1 + n·(stride in t) frames.
+        upsampling: decoder upsampling: "subpixel", a linear map to finer positions, or the slower
+            "nearest", copies followed by a convolution of size 3.
+        causal: whether no frame depends on later frames; clips then have 1 + n·(time stride)
+            frames.
     """
 
     kind: Literal["conv"] = "conv"
@@ -61,13 +61,13 @@ class ConvBackboneConfig:
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
-        """Return the number of frames, rows and columns that one latent covers."""
+        """Return the numbers of frames, rows and columns that one latent covers."""
         steps = (self.patch_thw, *self.strides_thw)
         t, h, w = (math.prod(step[axis] for step in steps) for axis in range(3))
         return t, h, w
 
     def grid_thw(self, size_thw: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the token grid of a clip.
+        """Return the token grid size t h w for a clip size.
 
         Raises:
             InputError: the clip is not divisible by the strides.
@@ -102,17 +102,17 @@ class ConvBackboneConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TimeSformerConfig:
-    """A transformer of divided space-time attention (Bertasius et al. 2021), and its mirror image.
+    """Transformer encoder and decoder with divided space-time attention (Bertasius et al. 2021).
 
-    The defaults are the backbone of the rotation trick's paper on BAIR (Fifty et al. 2025, table
-    11): no compression in time, 16 x 32 x 32 tokens a clip.
+    The defaults are the backbone in the rotation trick paper on BAIR (Fifty et al. 2025, table 11),
+    with no compression in time and 16 x 32 x 32 tokens per clip.
 
     Attributes:
-        size_thw: number of frames, rows and columns of the clips; positions are learned, so other
-            sizes are refused.
-        patch_thw: size of the box of pixels that becomes one token.
-        width: number of channels of a token.
-        depth: number of blocks of the encoder, and again of the decoder.
+        size_thw: numbers of frames, rows and columns of clips; positions are learned, so other
+            sizes raise an error.
+        patch_thw: size of the pixel box that becomes one token.
+        width: number of channels per token.
+        depth: number of blocks in the encoder, and in the decoder.
         heads: number of attention heads, which must divide the width.
         mlp_width: number of hidden channels of the MLPs.
     """
@@ -147,14 +147,14 @@ class TimeSformerConfig:
 
     @property
     def total_stride_thw(self) -> tuple[int, int, int]:
-        """Return the number of frames, rows and columns that one latent covers."""
+        """Return the numbers of frames, rows and columns that one latent covers."""
         return self.patch_thw
 
     def grid_thw(self, size_thw: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the token grid of a clip.
+        """Return the token grid size t h w for a clip size.
 
         Raises:
-            InputError: the clip's size is not the one that the positions were made for.
+            InputError: the clip size differs from `size_thw`, for which positions are learned.
         """
         if size_thw != self.size_thw:
             found, expected = (" x ".join(map(str, size)) for size in (size_thw, self.size_thw))
@@ -175,7 +175,7 @@ def _backbone_tag(value: Any) -> str:
     return f"[{getattr(value, 'kind', None)}]"
 
 
-# Tags in brackets are left out of the names of settings that the config loader prints.
+# The config loader omits tags in brackets from the setting names that it prints.
 AnyBackboneConfig = Annotated[
     Annotated[ConvBackboneConfig, Tag("[conv]")]
     | Annotated[TimeSformerConfig, Tag("[timesformer]")],
@@ -189,7 +189,7 @@ AnyBackboneConfig = Annotated[
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerConfig:
-    """A tokenizer: backbone and quantizer."""
+    """Settings of a tokenizer: backbone and quantizer."""
 
     backbone: AnyBackboneConfig = ConvBackboneConfig()
     quantizer: AnyQuantizerConfig = QuantizerConfig()
@@ -197,12 +197,12 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerFacts:
-    """The data that a tokenizer was trained on.
+    """Details of a tokenizer's training.
 
     Attributes:
-        num_frames, stride, frame_size_hw: length and stride of its clips in frames, and the size of
-            their frames in pixels.
-        grid_thw: token grid of one of these clips.
+        num_frames, stride, frame_size_hw: length and stride of the training clips in frames, and
+            frame size in pixels.
+        grid_thw: token grid size of a training clip.
         trained_on: content hash of the clip store.
         steps: number of optimizer steps.
     """

@@ -1,4 +1,4 @@
-"""Converts arguments to arrays, without importing torch, which comparing scores does not need."""
+"""Conversion of arguments to NumPy arrays, without importing torch."""
 
 import os
 from typing import Any
@@ -10,14 +10,15 @@ from video_vq.errors import InputError
 
 
 def as_array(value: Any, what: str) -> Shaped[np.ndarray, "..."]:
-    """Return a NumPy array unchanged, and a tensor as an array on the CPU.
+    """Return a NumPy array unchanged, or convert a tensor to a NumPy array.
 
     Args:
         value: the caller's argument.
-        what: name of the argument in the message, such as "features".
+        what: argument name for the error message, such as "features".
 
     Raises:
-        InputError: the argument is neither; the message says how to convert it.
+        InputError: the value is neither a tensor nor a numeric array; the message suggests a
+            conversion.
     """
     if hasattr(value, "detach"):
         return value.detach().cpu().numpy()

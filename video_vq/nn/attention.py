@@ -9,29 +9,29 @@ from torch import Tensor, nn
 from video_vq.nn.rotary import RotaryTables, rotate
 
 NORM_EPS = 1e-6
-# Attention starts sharp: on a source that copies and changes the frame before, a prior left the
-# plateau of its token frequencies after 150 steps, and after 250 with the usual 1.
+# Attention starts sharp. On data whose frames are changed copies of the previous frame, a prior
+# outperformed plain token frequencies after 150 steps, but after 250 with the usual gain of 1.
 INITIAL_GAIN = 4.0
 
 
 class ChannelRMSNorm(nn.Module):
-    """x / rms(x) · gain over the last axis (Zhang and Sennrich 2019), always in float32."""
+    """RMS norm over the last axis, x / rms(x) · gain, in float32 (Zhang and Sennrich 2019)."""
 
     def __init__(self, width: int):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """Normalise; the result has the dtype of x."""
+        """Normalise x, and return the result in the dtype of x."""
         return F.rms_norm(x.float(), self.gain.shape, self.gain.float(), NORM_EPS).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
-    """Self-attention on unit queries and keys, with a learned sharpness per head.
+    """Self-attention with unit-length queries and keys, and a learned sharpness per head.
 
-    The logits are gain · √head_dim · cos(q, k), which are bounded, so that they cannot blow up in
-    bf16 (QK norm, Henry et al. 2020). There is no dropout in the attention, since fused kernels do
-    not support it.
+    The logits are gain · √head_dim · cos(q, k). They are bounded and therefore stay stable in bf16
+    (QK norm, Henry et al. 2020). The attention has no dropout, since fused kernels do not support
+    dropout.
 
     Args:
         is_causal: whether a slot attends only to itself and earlier slots, rather than to all
@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
         self.gain = nn.Parameter(torch.full((heads,), INITIAL_GAIN))
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
-        """Let each slot attend to the slots that it may see."""
+        """Attend from each slot to all slots, or only to earlier slots and itself if causal."""
         joined = self.query_key_value(x)
         query, key, value = rearrange(joined, "b n (s h c) -> s b h n c", s=3, h=self.heads)
         sharpness = self.gain * query.shape[-1] ** 0.5
@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6), with gate and up as one product."""
+    """SwiGLU layer, down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6), as two products."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()

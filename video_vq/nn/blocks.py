@@ -9,9 +9,9 @@ from video_vq.nn.conv3d import Conv3d, Past, Video
 
 
 class PositionNorm(nn.Module):
-    """RMS over channels at each position (Zhang and Sennrich 2019), with a learned scale.
+    """RMS norm over channels at each position (Zhang and Sennrich 2019), with a learned scale.
 
-    It uses no other position, so causality, streaming and tiling remain exact.
+    Each position is normalised separately, so causality, streaming and tiling remain exact.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6):
@@ -20,14 +20,14 @@ class PositionNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Video) -> Video:
-        """Normalise in float32; the result has the dtype of the input."""
+        """Normalise in float32, and return the result in the dtype of the input."""
         mean_square = x.float().square().mean(1, keepdim=True)
         factor = torch.rsqrt(mean_square + self.eps).to(x.dtype)
         return x * factor * self.scale.to(x.dtype).view(1, -1, 1, 1, 1)
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block: norm, SiLU, conv, twice (He et al. 2016; MAGVIT)."""
+    """Pre-activation residual block: norm, SiLU and convolution, twice (He et al. 2016; MAGVIT)."""
 
     def __init__(self, in_channels: int, out_channels: int, causal: bool = False):
         super().__init__()
@@ -38,16 +38,16 @@ class ResidualBlock(nn.Module):
         self.shortcut = (
             nn.Identity() if in_channels == out_channels else Conv3d(in_channels, out_channels, 1)
         )
-        # The block begins as the identity, so depth costs nothing at the start.
+        # The block starts as its shortcut alone, so depth does not slow early training.
         nn.init.zeros_(self.conv2.conv.weight)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t h w"]:
-        """Add the block's output to its input; with a `past`, for the next piece of a stream."""
+        """Add the residual to x; with a `past`, x is the next chunk of a stream."""
         y = self.conv1(F.silu(self.norm1(x)), past)
         y = self.conv2(F.silu(self.norm2(y)), past)
         return self.shortcut(x) + y
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Return the number of trainable parameters; a codebook of moving averages has none."""
+    """Return the number of parameters, which excludes codebooks with moving averages."""
     return sum(parameter.numel() for parameter in module.parameters())

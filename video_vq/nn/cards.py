@@ -1,8 +1,8 @@
-"""The features that are on by default on a kind of GPU, where `make gpu` found them better.
+"""Features that are enabled by default on GPU models where `make gpu` verified them.
 
-The record, verified_cards.json, lists the features that were correct and faster on each card, by
-PyTorch's name for it, and the date and versions of the test. On any other card, the plain
-implementation is used. `python scripts/gpu/record.py` writes the record.
+For each GPU model, under PyTorch's name, verified_cards.json lists the features that were correct
+and faster, with the date and versions of the test. On all other GPUs, the plain implementations are
+used. `python scripts/gpu/record.py` writes the file.
 """
 
 import json
@@ -19,20 +19,20 @@ RECORD = Path(__file__).with_name("verified_cards.json")
 
 @cache
 def verified_features(card: str) -> frozenset[str]:
-    """Return the features that were verified on a kind of card.
+    """Return the features that were verified on a GPU model.
 
     Args:
-        card: name of the card, as returned by `torch.cuda.get_device_name`.
+        card: name of the GPU model, as returned by `torch.cuda.get_device_name`.
     """
     cards: dict[str, dict[str, Any]] = json.loads(RECORD.read_text())["cards"]
     return frozenset(cards.get(card, {}).get("features", ()))
 
 
 def is_verified(feature: Feature, device: torch.device) -> bool:
-    """Return whether a feature is on by default on a device.
+    """Return whether a feature is enabled by default on a device.
 
-    Inside a graph of torch.compile, no feature is on, because the compiler chooses layouts and
-    kernels itself.
+    While torch.compile traces a graph, no feature is enabled, because the compiler itself chooses
+    layouts and kernels.
     """
     if device.type != "cuda" or torch.compiler.is_compiling():
         return False
@@ -40,9 +40,9 @@ def is_verified(feature: Feature, device: torch.device) -> bool:
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Return a b c t h w tensor with channels last in memory if that is verified, else unchanged.
+    """Return b c t h w, with channels last in memory if this layout is verified on the GPU.
 
-    The convolutions that follow keep the layout.
+    Subsequent convolutions keep the layout.
     """
     if is_verified("channels_last", x.device):
         return x.contiguous(memory_format=torch.channels_last_3d)

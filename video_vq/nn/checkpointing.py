@@ -1,4 +1,4 @@
-"""A sequence of layers that can recompute their activations instead of keeping them."""
+"""A sequence of layers that can recompute activations instead of storing them."""
 
 from collections.abc import Iterable
 
@@ -9,13 +9,13 @@ from video_vq.nn.conv3d import Past
 
 
 class Layers(nn.Sequential):
-    """Layers that run one after another.
+    """A sequence of layers with optional activation checkpointing.
 
     Args:
         layers: the layers, in order.
-        recompute: whether to keep only each layer's input in training, and to run the layer again
-            in the backward pass (Chen et al. 2016). No layer may use random numbers, so the results
-            do not change.
+        recompute: whether training stores only the input of each layer and runs the layer again in
+            the backward pass (Chen et al. 2016). Layers must not use random numbers; results are
+            then unchanged.
     """
 
     def __init__(self, layers: Iterable[nn.Module], recompute: bool):
@@ -23,7 +23,7 @@ class Layers(nn.Sequential):
         self.recompute = recompute
 
     def forward(self, input: Tensor, past: Past | None = None) -> Tensor:
-        """Run all layers; with a `past`, which they must accept, on the next piece of a stream."""
+        """Run all layers; with a `past`, the input is the next chunk of a stream."""
         for layer in self:
             if past is not None:
                 input = layer(input, past)

@@ -1,4 +1,4 @@
-"""3D convolutions, downsampling and upsampling, causal in time or not."""
+"""3D convolutions, downsampling and upsampling, optionally causal in time."""
 
 import math
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ Thw = tuple[int, int, int]
 
 
 class Past:
-    """The state of a stream, which consists of earlier frames that causal layers keep.
+    """Stream state: the earlier frames that causal layers still need.
 
-    A network receives a stream in pieces of time, each with the same `Past`; the outputs equal
-    those of the whole video in one piece.
+    A network receives a stream in consecutive chunks of frames, all with the same `Past`; the
+    joined outputs equal the output for the whole video.
     """
 
     def __init__(self) -> None:
         self._frames: dict[nn.Module, Tensor] = {}
 
     def recall(self, layer: nn.Module) -> Video | None:
-        """Return the frames that a layer kept from earlier pieces; None at a stream's start."""
+        """Return the frames stored for a layer, or None at the start of a stream."""
         return self._frames.get(layer)
 
     def keep(self, layer: nn.Module, frames: Video) -> None:
-        """Keep a copy of frames for a layer's next piece, so that the piece itself can be freed."""
+        """Store a copy of a layer's frames for the next chunk, so that this chunk can be freed."""
         self._frames[layer] = frames.clone()
 
 
@@ -36,14 +36,15 @@ class Bf16SafeConv3d(nn.Conv3d):
     """`nn.Conv3d` with correct results in bf16 on a CPU.
 
     oneDNN's bf16 kernels (torch 2.13, AVX512) give wrong weight gradients, and write out of bounds,
-    if two frames are padded and not strided, or if a strided height or width shrinks to 1
-    (docs/log.md). For the width, outputs are also known to be wrong on some machines:
-    https://github.com/pytorch/pytorch/issues/169688. These few convolutions run in float32, on
-    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without this.
+    if a clip of two frames is padded but not strided in time, or if a stride reduces the height or
+    width to 1 (docs/log.md). If the width becomes 1, outputs are also known to be wrong on some
+    machines: https://github.com/pytorch/pytorch/issues/169688. Such convolutions run in float32, on
+        operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without this
+        workaround.
 
-    A single frame between zeros meets only the kernel's middle frame, so only that is used: an
-    image then takes a third of the operations, and oneDNN, whose bf16 output is arbitrary where
-    such a frame has fewer than 16 channels, never sees the padding.
+    For a single zero-padded frame, only the kernel's middle frame contributes, so only this part of
+    the kernel is used. An image then takes a third of the operations. This also avoids the padded
+    case, in which oneDNN returns arbitrary bf16 outputs for fewer than 16 channels.
     """
 
     def forward(self, input: Video) -> Float[Tensor, "b d t2 h2 w2"]:
@@ -52,7 +53,7 @@ class Bf16SafeConv3d(nn.Conv3d):
         dtype = torch.get_autocast_dtype(input.device.type) if autocasts else input.dtype
         is_low = input.device.type == "cpu" and dtype == torch.bfloat16
         if is_low and self._is_wrong_in_bf16(input.shape[2:]):
-            # Rounded as autocast rounds operands, so that a model in bf16 gives the same.
+            # Operands are rounded as by autocast, so a bf16 model gives the same result.
             bias = None if self.bias is None else self.bias.to(dtype).float()
             x, weight = input.to(dtype).float(), self.weight.to(dtype).float()
             with torch.autocast("cpu", enabled=False):
@@ -73,11 +74,11 @@ class Bf16SafeConv3d(nn.Conv3d):
 
 
 class Conv3d(nn.Module):
-    """A convolution of size k that keeps t h w, except for its stride.
+    """A 3D convolution that keeps the size t h w, apart from the stride.
 
     If causal, time is padded only in front, with copies of the first frame, so that output i
-    depends on no input after i·stride; a length of 1 + n·stride gives 1 + n. Otherwise, zeros are
-    padded on both sides.
+    depends on no input after i·stride, and 1 + n·stride frames become 1 + n frames. Otherwise, time
+    is padded with zeros on both sides.
     """
 
     def __init__(
@@ -92,8 +93,8 @@ class Conv3d(nn.Module):
         side = kernel // 2
         self.causal = causal
         self.front = kernel - 1
-        # Frames that an output and the one before it both see; if negative, frames that neither
-        # sees.
+        # Number of input frames shared by consecutive outputs; if negative, number of input frames
+        # skipped between consecutive outputs.
         self.overlap = kernel - stride_thw[0]
         self.conv = Bf16SafeConv3d(
             in_channels,
@@ -104,9 +105,9 @@ class Conv3d(nn.Module):
         )
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Convolve the input; with a `past`, it is the next piece of a stream (causal layers only).
+        """Convolve x; with a `past`, x is the next chunk of a stream (causal layers only).
 
-        The first piece has 1 + n·stride frames, a later one n·stride.
+        The first chunk has 1 + n·stride frames, and each later chunk has n·stride frames.
         """
         return self.conv(self._after(x, past) if self.causal else x)
 
@@ -124,10 +125,10 @@ class Conv3d(nn.Module):
 
 
 class NearestUpsample(nn.Module):
-    """Nearest-neighbour upsampling and a convolution at the finer resolution.
+    """Nearest-neighbour upsampling, followed by a convolution at the finer resolution.
 
-    If causal, only the last copy of the first frame is kept, so 1 + n frames become 1 + n·stride,
-    the inverse of a causal strided `Conv3d`.
+    If causal, only the last copy of the first frame is kept, so 1 + n frames become 1 + n·stride
+    frames, which inverts the length change of a causal strided `Conv3d`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride_thw: Thw, causal: bool = False):
@@ -137,18 +138,18 @@ class NearestUpsample(nn.Module):
         self.conv = Conv3d(in_channels, out_channels, causal=causal)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Upsample the input; with a `past`, it is the next piece of a stream."""
+        """Upsample x; with a `past`, x is the next chunk of a stream."""
         is_start = past is None or past.recall(self.conv) is None
         x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
         return self.conv(x[:, :, self.drop if is_start else 0 :], past)
 
 
 class SubpixelUpsample(nn.Module):
-    """A linear map to a box of finer positions (Shi et al. 2016); it starts as nearest upsampling.
+    """A linear map from each position to a box of finer positions (Shi et al. 2016).
 
-    It needs a hundredth of the operations of `NearestUpsample`, whose convolution runs at the finer
-    resolution; the residual blocks after it mix the positions. Causality is as in
-    `NearestUpsample`.
+    The layer starts as nearest-neighbour upsampling. It needs a hundredth of the operations of
+    `NearestUpsample`, whose convolution runs at the finer resolution; subsequent residual blocks
+    mix the positions. Causality is as in `NearestUpsample`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride_thw: Thw, causal: bool = False):
@@ -159,7 +160,7 @@ class SubpixelUpsample(nn.Module):
         repeat_over_patch(self.conv.conv, stride_thw)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Upsample the input; with a `past`, it is the next piece of a stream."""
+        """Upsample x; with a `past`, x is the next chunk of a stream."""
         is_start = past is None or past.recall(self.conv) is None
         x = depth_to_space(self.conv(x, past), self.stride_thw)
         return x[:, :, self.drop if is_start else 0 :]
@@ -179,10 +180,10 @@ def depth_to_space(x: Video, patch_thw: Thw) -> Float[Tensor, "b d t2 h2 w2"]:
 
 @torch.no_grad()
 def repeat_over_patch(conv: nn.Conv3d, patch_thw: Thw) -> None:
-    """Give all pixels of a box of `depth_to_space` the weights of its first pixel.
+    """Give all pixels in each `depth_to_space` box the weights of the first pixel.
 
-    The network then starts as nearest upsampling, without a checkerboard pattern (ICNR, Aitken et
-    al. 2017).
+    The layer then starts as nearest-neighbour upsampling, without a checkerboard pattern (ICNR,
+    Aitken et al. 2017).
     """
     boxes = math.prod(patch_thw)
     for parameter in (conv.weight, conv.bias):

@@ -1,4 +1,4 @@
-"""Falls back from a fast, compiled function to an equivalent plain one."""
+"""Fallback from a fast, compiled function to an equivalent plain function."""
 
 import warnings
 from collections.abc import Callable
@@ -11,10 +11,10 @@ Result = TypeVar("Result")
 
 
 class WithFallback(Generic[Arguments, Result]):
-    """Calls a fast function until it first fails, and then a plain one, with a single warning.
+    """A function that switches from a fast to a plain implementation at the first failure.
 
-    A compiler that is missing, broken or incompatible with the driver costs speed, but never a run.
-    Running out of memory does not count as such a failure.
+    The switch gives a single warning. A missing, broken or incompatible compiler thus costs only
+    speed and never stops a run. Out-of-memory errors are raised instead.
 
     Args:
         what: name of the fast function in the warning.
@@ -29,7 +29,7 @@ class WithFallback(Generic[Arguments, Result]):
         self._fast: Callable[Arguments, Result] | None = fast
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """Return the result of the fast function, or of the plain one."""
+        """Return the result of the fast function, or of the plain function after a failure."""
         if self._fast is not None:
             try:
                 return self._fast(*args, **kwargs)
@@ -42,7 +42,7 @@ class WithFallback(Generic[Arguments, Result]):
 
 
 def warn_of_fallback(what: str, error: BaseException) -> None:
-    """Warn, in one line, that the plain function replaces one that failed."""
+    """Warn in one line that a function failed, and that a plain function replaces it."""
     said = " ".join(str(error).split()) or "no message"
     warnings.warn(
         f"{what} failed ({type(error).__name__}: {said[:200]}); the same is computed without it, "

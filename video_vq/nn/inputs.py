@@ -1,4 +1,4 @@
-"""Converts and checks arguments: arrays to tensors, and the range of pixels."""
+"""Argument conversion from arrays to tensors, and pixel range checks."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from video_vq.nn.arrays import as_array
 
 Clips = Num[Tensor, "b t h w c"] | Num[np.ndarray, "b t h w c"]
 
-RANGE_SLACK = 1e-3  # tolerance of values in [-1, 1], for what rounding adds
-SPREAD = 0.5  # values of [0, 1] further apart are pixels in [0, 1], not bright ones in [-1, 1]
+RANGE_SLACK = 1e-3  # tolerance for rounding errors of values in [-1, 1]
+SPREAD = 0.5  # non-negative values with a larger range are taken for pixels in [0, 1]
 
 
 def as_tensor(value: object, what: str) -> Shaped[Tensor, "..."]:
-    """Return a tensor unchanged, and a NumPy array as a tensor, sharing memory if possible.
+    """Return a tensor unchanged, or convert a NumPy array, sharing memory if possible.
 
     Raises:
-        InputError: the argument is neither; see `as_array`.
+        InputError: the value is neither a tensor nor a numeric array; see `as_array`.
     """
     if isinstance(value, Tensor):
         return value
@@ -31,10 +31,10 @@ def as_tensor(value: object, what: str) -> Shaped[Tensor, "..."]:
 
 
 def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
-    """Return whole numbers as a tensor; a plain list of them is accepted.
+    """Return integers as a tensor, from a tensor, an array or a plain list.
 
     Raises:
-        InputError: the numbers are not integers, or too large for 64 bits.
+        InputError: the values are not integers, or do not fit into 64 bits.
     """
     listed = plain_integers(value, what)
     if listed is not None:
@@ -50,10 +50,10 @@ def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
 
 
 def plain_integers(value: object, what: str) -> list[int] | None:
-    """Return a plain sequence of whole numbers of any size as a list; None for anything else.
+    """Return a plain sequence of integers, of any size, as a list, or None for other values.
 
     Raises:
-        InputError: some are booleans, which Python counts among the integers.
+        InputError: the sequence contains booleans, which Python treats as integers.
     """
     kinds = int | bool | np.integer | np.bool_
     if not isinstance(value, Sequence) or not all(isinstance(item, kinds) for item in value):
@@ -64,17 +64,17 @@ def plain_integers(value: object, what: str) -> list[int] | None:
 
 
 class UnitRange:
-    """The range of a float video's pixels, checked piece by piece."""
+    """The pixel range of a float video, checked chunk by chunk."""
 
     def __init__(self) -> None:
         self._low, self._high = np.inf, -np.inf
         self._is_of_levels = True
 
     def look(self, piece: Shaped[Tensor, "..."]) -> None:
-        """Refuse a piece with values outside [-1, 1] or NaN, and remember its range.
+        """Check that a chunk lies in [-1, 1] without NaN, and record the range of the chunk.
 
         Raises:
-            InputError: there are such pixels; the message says what was found and what to do.
+            InputError: pixels are out of range or NaN; the message gives their range and advice.
         """
         low, high = (float(edge) for edge in piece.detach().aminmax())
         if not np.isfinite(low + high):
@@ -89,14 +89,14 @@ class UnitRange:
             self._is_of_levels = _is_of_levels(piece)
 
     def settle(self) -> None:
-        """Refuse, after the last piece, pixels that are those of [0, 1].
+        """Check, after the last chunk, that the pixels do not appear to lie in [0, 1].
 
-        Values that are never below 0, and differ by more than half of [0, 1], are taken for pixels
-        in [0, 1]; otherwise, the video would have no pixel darker than middle grey. If each value
+        Values that are never negative and have a range of more than 0.5 are taken for pixels in
+        [0, 1]; in [-1, 1], such a video would have no pixel darker than middle grey. If each value
         is `x / 127.5 - 1` for an integer x, however, the range is certainly [-1, 1].
 
         Raises:
-            InputError: there are such pixels; the message says what was found and what to do.
+            InputError: pixels appear to lie in [0, 1]; the message gives their range and advice.
         """
         if self._low >= 0 and self._high - self._low > SPREAD and not self._is_of_levels:
             raise InputError(
@@ -107,14 +107,15 @@ class UnitRange:
 
 
 def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
-    """Refuse pixels outside [-1, 1], NaN, and pixels that are those of [0, 1]; see `UnitRange`.
+    """Check that pixels lie in [-1, 1] and do not appear to lie in [0, 1]; see `UnitRange`.
 
     Args:
         video: pixels as floats.
-        unsure: whether to also refuse pixels in [0, 1].
+        unsure: whether to also reject pixels that appear to lie in [0, 1].
 
     Raises:
-        InputError: there are such pixels; the message says what was found and what to do.
+        InputError: pixels are out of range, NaN, or appear to lie in [0, 1]; the message gives the
+            range found and advice.
     """
     seen = UnitRange()
     seen.look(video)
@@ -123,26 +124,26 @@ def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
 
 
 def _is_of_levels(pixels: Shaped[Tensor, "..."]) -> bool:
-    """Whether pixels are x / 127.5 - 1 for integers x.
+    """Return whether all pixels are x / 127.5 - 1 for integers x.
 
-    These are odd multiples of 1/255, whereas pixels x / 255 also include even ones.
+    Such pixels are odd multiples of 1/255, whereas pixels x / 255 also include even multiples.
     """
     nearest_odd = (pixels.detach().float() * 255 - 1).div(2)
     return bool(((nearest_odd - nearest_odd.round()).abs() < 0.1).all())
 
 
 def check_levels(clips: Num[Tensor, "..."], what: str = "float clips are") -> None:
-    """Refuse pixels outside 0…255, NaN, and floats that are those of [0, 1] or [-1, 1].
+    """Check that pixels lie in 0…255 and do not appear to lie in [0, 1] or [-1, 1].
 
-    uint8 is always right. Floats that are all 0 are black in either range.
+    uint8 clips always pass. Floats that are all 0 pass, too, since they are black in either range.
 
     Args:
-        clips: RGB.
-        what: the subject of the message, with its verb.
+        clips: RGB clips.
+        what: subject and verb of the error message.
 
     Raises:
-        InputError: there are such pixels; the message says what was found, and which factor is
-            missing.
+        InputError: pixels are out of range, NaN, or appear to lie in another range; the message
+            gives the range found and advice.
     """
     if clips.dtype == torch.uint8:
         return

@@ -1,4 +1,4 @@
-"""Keeps arithmetic in a block, and tensors in a model of another dtype, in float32."""
+"""Float32 arithmetic within a block, and float32 modules within models of another dtype."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,16 +15,17 @@ _MKLDNN: Any = torch.backends.mkldnn
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Switch off autocast, TF32 and bf16 matrix products inside the block, and restore them after.
+    """Disable autocast, TF32 and bf16 matrix products inside the block, then restore them.
 
-    PyTorch has an old and a new interface to these settings, and refuses to read the old one while
-    they disagree, even in its own matrix product. So both are set, the old one first.
+    PyTorch has an old and a new interface to these settings, and raises an error on reading the old
+    settings while the two disagree, even inside a matrix product. So both are set, the old settings
+    first.
     """
     backends = (_CUDA.matmul, _CUDNN.conv, _CUDNN.rnn, _MKLDNN.matmul, _MKLDNN.conv)
     before = [backend.fp32_precision for backend in backends]
     try:
         old_interface = torch.get_float32_matmul_precision()
-    except RuntimeError:  # they disagree already: only the new one is in use
+    except RuntimeError:  # the interfaces already disagree: only the new one is in use
         old_interface = None
     try:
         if old_interface is not None:
@@ -37,7 +38,7 @@ def exact_float32(device: torch.device) -> Iterator[None]:
         if old_interface is not None:
             torch.set_float32_matmul_precision(old_interface)
         for backend, precision in zip(backends, before, strict=True):
-            # "none" follows the parent setting: written out only where that is not the same.
+            # "none" follows the parent setting; a value is set only where the parent differs.
             backend.fp32_precision = "none"
             if backend.fp32_precision != precision:
                 backend.fp32_precision = precision
@@ -56,7 +57,7 @@ def keeping_dtype(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
 class Float32Module(nn.Module):
     """A module whose parameters and buffers stay float32 under half(), bfloat16() and double().
 
-    It can still be moved between devices.
+    The module can still be moved between devices.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Float32Module":

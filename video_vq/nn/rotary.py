@@ -1,4 +1,4 @@
-"""Factorised rotary positions over a grid t h w: each axis rotates its own share of a head."""
+"""Factorised rotary positions over a grid t h w, with a share of each head for each axis."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from torch import Tensor
 class RotaryTables(NamedTuple):
     """Cosines and signed sines for every slot of a sequence that predicts a flattened grid.
 
-    Slot i holds token i - 1 (slot 0 holds the start) and predicts token i. Queries rotate by the
-    cell that they predict and keys by the cell that they hold, so that "the same place, one frame
-    earlier" is the same offset everywhere, even at the edges of the grid.
+    Slot i contains token i - 1 (slot 0 contains the start token) and predicts token i. Queries
+    rotate by the cell of the predicted token, and keys by the cell of the contained token, so that
+    "the same cell, one frame earlier" is the same offset everywhere, even at the edges of the grid.
     """
 
     query_cos: Float[Tensor, "n d"]
@@ -22,12 +22,12 @@ class RotaryTables(NamedTuple):
     key_sin: Float[Tensor, "n d"]
 
     def first(self, num_slots: int) -> "RotaryTables":
-        """Return the tables of the first slots."""
+        """Return the tables for the first `num_slots` slots."""
         return RotaryTables(*(table[:num_slots] for table in self))
 
 
 def grid_coordinates(grid_thw: tuple[int, int, int]) -> Float[Tensor, "n 3"]:
-    """Return the t h w of every token, in the order in which grids are flattened."""
+    """Return the coordinates t h w of every token, in the order of a flattened grid."""
     axes = [torch.arange(size, dtype=torch.float32) for size in grid_thw]
     return rearrange(
         torch.stack(torch.meshgrid(*axes, indexing="ij")), "three t h w -> (t h w) three"
@@ -35,15 +35,15 @@ def grid_coordinates(grid_thw: tuple[int, int, int]) -> Float[Tensor, "n 3"]:
 
 
 def rotary_tables(grid_thw: tuple[int, int, int], head_dim: int, base: float) -> RotaryTables:
-    """Return the tables of RoFormer (Su et al. 2021, eq. 34) with the head split over t h w.
+    """Return RoFormer tables (Su et al. 2021, eq. 34) with each head split over t h w.
 
-    Rows and columns get 3/8 of the head each, and time gets the rest. The frequencies of an axis
-    with m pairs are base^(-j/m), j = 0 … m - 1. The start is placed one frame before the first
-    cell.
+    Rows and columns get 3/8 of a head's channels each, and time gets the rest. The frequencies of
+    an axis with m pairs are base^(-j/m), j = 0 … m - 1. The start token lies one frame before the
+    first cell.
 
     Args:
         grid_thw: numbers of latent frames, rows and columns of the grid.
-        head_dim: number of channels of one head, a multiple of 8; channel j is paired with j +
+        head_dim: number of channels per head, a multiple of 8; channel j is paired with channel j +
             head_dim / 2.
         base: base of the wavelengths, which run from 2π cells to at most 2π · base cells.
     """
@@ -69,5 +69,5 @@ def rotary_tables(grid_thw: tuple[int, int, int], head_dim: int, base: float) ->
 def rotate(
     x: Float[Tensor, "... d"], cos: Float[Tensor, "... d"], signed_sin: Float[Tensor, "... d"]
 ) -> Float[Tensor, "... d"]:
-    """Rotate channel pairs (j, j + d/2) by the angles of the tables."""
+    """Rotate channel pairs (j, j + d/2) by the angles in the tables."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * signed_sin

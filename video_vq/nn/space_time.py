@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 Tokens = Float[Tensor, "b t h w d"]
 NORM_EPS = 1e-6
-# CUDA's kernels refuse more sequences in one call (pytorch/pytorch#142228).
+# CUDA kernels reject more sequences in one call (pytorch/pytorch#142228).
 MAX_SEQUENCES = 65_535
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of every slot to every slot (Vaswani et al. 2017, §3.2)."""
+    """Multi-head attention from every slot to every slot (Vaswani et al. 2017, §3.2)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -36,8 +36,9 @@ class SelfAttention(nn.Module):
 class DividedBlock(nn.Module):
     """Attention along time, attention within the frame, MLP (Bertasius et al. 2021, eq. 11).
 
-    The block is pre-norm; the attention along time has its own projection before its sum, as in the
-    authors' code. There is no class token, because nothing is classified here.
+    The block is pre-norm. The output of the attention along time passes through an extra projection
+    before the residual sum, as in the authors' code. There is no class token, because the model
+    does not classify clips.
     """
 
     def __init__(self, width: int, heads: int, mlp_width: int):
@@ -53,7 +54,7 @@ class DividedBlock(nn.Module):
         )
 
     def forward(self, x: Tokens) -> Tokens:
-        """Add the outputs of the attention, then of the MLP."""
+        """Add the attention outputs, then the MLP output, to the residual stream."""
         batch, frames, rows, _, _ = x.shape
         along_time = rearrange(self.norm_time(x), "b t h w d -> (b h w) t d")
         read = self.project_time(self.time(along_time))

@@ -1,4 +1,4 @@
-"""Binary codes, made of the sign of each channel, and the entropy loss that keeps them in use."""
+"""Binary codes from the sign of each channel, and the entropy loss that keeps all codes in use."""
 
 import math
 
@@ -20,8 +20,8 @@ LEAST = 1e-12  # probability below which −log p no longer grows
 class BinaryCodebook(FixedCodebook):
     """All combinations of signs, numbered with the first channel as the highest bit.
 
-    A channel that is 0 has bit 0. Codes are int64 and computed from their bits; only the counts are
-    as large as the codebook.
+    A channel with value 0 gives bit 0. Codes are int64 numbers computed from bits, so only the
+    counts are as large as the codebook.
     """
 
     place_values: Tensor
@@ -36,7 +36,7 @@ class BinaryCodebook(FixedCodebook):
         )  # absolute value of a channel
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
-        """Take the sign of each channel, on the unit sphere if `spherical` is set."""
+        """Quantize each channel to its sign, on the unit sphere if `spherical` is set."""
         split = self.split(latents)
         e = F.normalize(split, dim=-1) if self.config.spherical else split
         bits = e.detach() > 0
@@ -44,10 +44,10 @@ class BinaryCodebook(FixedCodebook):
         return FixedRows(e.flatten(1), self._vectors(bits), codes)
 
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
-        """Return the commitment and the entropy loss of `BinaryConfig`.
+        """Return the commitment loss, and the entropy loss that `BinaryConfig` describes.
 
-        In training mode with gradients, frequencies are those of the global batch, and the call is
-        collective.
+        In training mode with gradients, code frequencies are computed over the global batch, and
+        the call is collective.
         """
         config = self.config
         logits = self.split(rows.e) * (4 * self.size / config.temperature)
@@ -58,16 +58,16 @@ class BinaryCodebook(FixedCodebook):
         return {"commitment": mean_square(rows.e, rows.q), "entropy": entropy}
 
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
-        """Return Σ z·∂C/∂z; 0 on the sphere; see `VectorQuantizer.commitment_force`."""
+        """Return Σ z·∂C/∂z, 0 on the unit sphere; see `VectorQuantizer.commitment_force`."""
         if self.config.spherical:
             return rows.e.new_zeros(())
         return dot(rows.e, rows.e - rows.q) * (2 / max(1, rows.e.numel()))
 
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
-        """Return the vectors of codes.
+        """Return the vector of each code.
 
         Raises:
-            InputError: an index is not a code.
+            InputError: an index is out of range.
         """
         check_codes(indices, self.config.vocabulary)
         return self._vectors((self.split_codes(indices).unsqueeze(-1) & self.place_values) != 0)
@@ -77,21 +77,21 @@ class BinaryCodebook(FixedCodebook):
 
 
 class BinaryQuantizer(FixedQuantizer):
-    """The sign of each channel as a bit: BSQ (Zhao et al. 2024), or LFQ (Yu et al. 2023).
+    """Quantization of each channel to its sign: BSQ (Zhao et al. 2024) or LFQ (Yu et al. 2023).
 
-    Add its losses `commitment` and `entropy` to yours. No code has to be moved, so `step` only
-    counts.
+    Add the losses `commitment` and `entropy` to the training loss. The codes are fixed, so `step`
+    only counts how often each code is used.
 
     Args:
-        dim: number of channels of the input and of the output; two linear layers project them to
-            num_bits x groups channels and back.
-        num_bits: number of bits of a code; there are 2^num_bits codes.
+        dim: number of input and output channels; two linear layers project features to num_bits x
+            groups channels and back.
+        num_bits: number of bits per code; there are 2^num_bits codes.
         spherical: True for BSQ, latents and codes on the unit sphere; False for LFQ, raw latents
             and codes of ±1.
-        groups: number of codes at a position, each with its own channels.
-        temperature: temperature of the soft choice in the entropy loss; see `BinaryConfig`.
-        diversity: weight of the part of the entropy loss that favours equally frequent codes.
-        entropy_channels: number of bits in a block whose entropy is computed jointly.
+        groups: number of codes per position, each computed from separate channels.
+        temperature: temperature of the soft assignment in the entropy loss; see `BinaryConfig`.
+        diversity: weight of the entropy loss term that favours equally frequent codes.
+        entropy_channels: number of bits per block; entropies are computed jointly within a block.
 
     Raises:
         InputError: an argument is out of range.
@@ -128,19 +128,19 @@ def bit_entropy(logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 def joint_entropy(
     logits: Float[Tensor, "n groups d"], num_channels: int, over_ranks: bool
 ) -> Float[Tensor, ""]:
-    """Return the entropy in nats of codes whose bits are independent given a row, not overall.
+    """Return the entropy in nats of codes whose bits are independent given the row.
 
-    With p(c | z) = Π p(bit | z) and p̄(c) its mean over rows, this is −Σ p̄ log p̄, summed over
-    blocks of channels and averaged over groups. The p̄ of a block is a product of two matrices, the
-    transposed probabilities of the first half of its bits times those of the second half, so that
-    no row needs a table of codes.
+    With p(c | z) = Π p(bit | z) and the mean over rows p̄(c), the entropy is −Σ p̄ log p̄, summed
+    over blocks of channels and averaged over groups. For each block, p̄ is the product of two
+    matrices, the transposed probabilities of the first half of the bits and the probabilities of
+    the second half, so that no row needs a table of codes.
 
     Args:
-        logits: logits of the bits, for each row, group and channel.
-        num_channels: largest number of channels of a block.
+        logits: bit logits for each row, group and channel.
+        num_channels: largest number of channels per block.
         over_ranks: whether to take the mean over the rows of all ranks, which must have equal
-            numbers of rows; the mean of the ranks' gradients is then that of the whole batch.
-            Collective.
+            numbers of rows; averaging gradients over ranks then gives the gradient for the whole
+            batch. Collective.
     """
     probability = torch.sigmoid(logits).transpose(0, 1)  # groups n d
     entropies = []

@@ -1,4 +1,4 @@
-"""Builds a quantizer from its settings."""
+"""Construction of quantizers from settings."""
 
 from dataclasses import fields
 
@@ -29,8 +29,8 @@ def build_quantizer(
 ) -> AnyQuantizer:
     """Return the quantizer that the settings describe, for features of `dim` channels.
 
-    The settings are the constructor's arguments. All quantizers implement the interface `Quantizer`
-    (quantizers/interface.py).
+    The settings are passed to the constructor as arguments. All quantizers implement the interface
+    `Quantizer` (quantizers/interface.py).
     """
     settings = {field.name: getattr(config, field.name) for field in fields(config)}
     del settings["kind"]

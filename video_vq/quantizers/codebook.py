@@ -1,4 +1,4 @@
-"""The codebook: batch statistics, moving averages, initialisation and restarts, over all ranks."""
+"""A codebook with batch statistics, moving averages, initialisation and restarts over all ranks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,12 +15,12 @@ from video_vq.quantizers.ranks import rank_and_world, sum_over_ranks
 from video_vq.quantizers.rows import CodebookStatistics, CodebookUpdate, check_codes
 from video_vq.quantizers.scale import divide_by_rms
 
-MAX_PASSES = 100  # largest number of training passes between two moves of the codes
-ROWS = 1024  # rows processed at a time, so that nothing of the codebook's size is held twice
+MAX_PASSES = 100  # largest number of training passes between two codebook updates
+ROWS = 1024  # rows processed at a time, to avoid temporary arrays as large as the codebook
 
 
 def merge(parts: Sequence[CodebookStatistics]) -> CodebookStatistics:
-    """Add up the statistics of the micro-batches of one optimizer step, in order."""
+    """Add the counts and sums of a step's micro-batches, and join their latents in order."""
     if len(parts) == 1:
         return parts[0]
     return CodebookStatistics(
@@ -35,18 +35,18 @@ def _slices(number: int) -> Iterator[slice]:
 
 
 class Codebook(nn.Module):
-    """K codes of dimension D, and the rules by which they follow the latents.
+    """K codes of dimension D, with the rules by which the codes follow the latents.
 
     With `learning: ema` (VQ-VAE, van den Oord et al. 2017, appendix A.1) the codes are a buffer,
-    moved by `update` once per optimizer step; with `learning: gradient` they are a parameter, and
-    `update` only restarts dead codes; with `learning: frozen` it only counts. With `rms_scaling`,
-    `initialize` and `update` also track the mean square of the latents, averaged over steps and
-    ranks like the codes.
+    which `update` changes once per optimizer step; with `learning: gradient`, the codes are a
+    parameter, and `update` only restarts dead codes; with `learning: frozen`, `update` only counts
+    how often each code is used. With `rms_scaling`, `initialize` and `update` also track the mean
+    square of the latents, averaged over steps and ranks.
 
     All ranks must call `initialize`, `refine` and `update` together, with equal numbers of
-    micro-batches; the numbers of latents may differ, and a rank may have none. The results are
-    bitwise equal on all ranks. Sums are computed in float64, so that they hardly depend on the
-    distribution of the latents over ranks and micro-batches.
+    micro-batches; the number of latents may differ between ranks, and a rank may have no latents.
+    The results are bitwise equal on all ranks. Sums are computed in float64, so the results hardly
+    depend on how latents are distributed over ranks and micro-batches.
     """
 
     codes: Tensor
@@ -59,7 +59,7 @@ class Codebook(nn.Module):
     def __init__(self, config: QuantizerConfig):
         super().__init__()
         self.config = config
-        self._passes = 0  # since the codes last moved
+        self._passes = 0  # training passes since the last update
         size, dim = config.codebook_size, config.codebook_dim
         codes = torch.empty(size, dim).uniform_(-1 / size, 1 / size)
         if config.learning == "gradient":
@@ -74,11 +74,11 @@ class Codebook(nn.Module):
             self.register_buffer("mean_square", torch.ones(()))
 
     def vectors(self) -> Float[Tensor, "k d"]:
-        """Return the codes as they are compared and decoded, normalised if `normalize` is set."""
+        """Return the codes, normalised if `normalize` is set."""
         return F.normalize(self.codes, dim=1) if self.config.normalize else self.codes
 
     def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return projected latents as they are compared with codes: normalised, scaled or raw."""
+        """Return the projected latents to compare with codes: normalised, scaled or unchanged."""
         if self.config.normalize:
             return F.normalize(latents, dim=1)
         if self.config.rms_scaling == "none":
@@ -87,14 +87,14 @@ class Codebook(nn.Module):
         return divide_by_rms(latents, self.mean_square.sqrt(), with_gradient)
 
     def center(self) -> Float[Tensor, "1 d"]:
-        """Return the moving average of the mean latent; 0 before the first update."""
+        """Return the moving average of the latents, or 0 before the first update."""
         return self.average_sum.sum(0, keepdim=True) / self.average_count.sum().clamp(min=1e-6)
 
     @torch.no_grad()
     def statistics(
         self, latents: Float[Tensor, "n d"], indices: Int[Tensor, "n"]
     ) -> CodebookStatistics:
-        """Return the count and sum of each code's latents, without changing the codebook."""
+        """Return the number and the sum of each code's latents, without changing the codebook."""
         latents = latents.detach()
         counts = torch.bincount(indices, minlength=self.config.codebook_size)
         sums = torch.zeros_like(self.average_sum, dtype=torch.float64)
@@ -103,13 +103,13 @@ class Codebook(nn.Module):
         return CodebookStatistics(counts, sums, (latents,))
 
     def watch(self) -> None:
-        """Refuse to continue a training run in which nothing moves the codes.
+        """Raise an error if a training run never updates the codebook.
 
-        It counts the passes with gradients in training mode since the last `initialize` or
-        `update`.
+        Each call in training mode with gradients counts as one pass, unless the codes are frozen
+        and initialised. `initialize` and `update` reset the count.
 
         Raises:
-            InputError: there were more than `MAX_PASSES` of them.
+            InputError: there were more than `MAX_PASSES` passes since the last reset.
         """
         trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if not trains or (self.config.learning == "frozen" and bool(self.is_initialized)):
@@ -125,12 +125,12 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Place the first codes on latents drawn from the global batch (init: data).
+        """Set the codes to latents drawn from the global batch (`init: data`).
 
         Args:
-            latents: latents of this rank's whole step, one entry per accumulated micro-batch. If
-                they hold NaN or infinite values, the codebook may stay unchanged, to be placed
-                later; it always does if no rank has any latents.
+            latents: this rank's latents of the whole step, one entry per accumulated micro-batch.
+                The codebook stays unchanged if no rank has latents, or if a drawn latent is not
+                finite (with `rms_scaling`, any latent); a later call can then initialise the codes.
             seed: seed that determines which latents are drawn.
         """
         self._passes = 0
@@ -150,7 +150,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def refine(self, latents: Float[Tensor, "n d"], iterations: int) -> None:
-        """Move the first codes by Lloyd's k-means on the global batch."""
+        """Refine the initial codes with Lloyd's k-means algorithm on the global batch."""
         for _ in range(iterations):
             found = self.statistics(latents, nearest_codes(latents, self.vectors()))
             self.average_count.copy_(sum_over_ranks(found.counts))
@@ -161,18 +161,18 @@ class Codebook(nn.Module):
     def update(
         self, statistics: CodebookStatistics, seed: int, restart_below: float | None = None
     ) -> CodebookUpdate:
-        """Update averages and codes, and restart dead codes; called once per optimizer step.
+        """Update averages and codes, and restart dead codes, once per optimizer step.
 
         Args:
-            statistics: statistics of this rank's whole step (`merge` for accumulated
-                micro-batches).
-            seed: seed that determines, with the number of updates and the position in the global
-                batch, the latents that replace dead codes.
-            restart_below: averaged count below which a code is dead; None for the config's fraction
-                of the mean count.
+            statistics: this rank's statistics of the whole step; use `merge` to combine accumulated
+                micro-batches.
+            seed: seed that, together with the number of updates, determines which latents of the
+                global batch replace dead codes.
+            restart_below: averaged count below which a code is dead; None for the config's
+                `restart_threshold` times the mean count.
 
         Raises:
-            InputError: the statistics belong to a codebook of another size.
+            InputError: the statistics come from a codebook of another size.
         """
         if statistics.sums.shape != self.average_sum.shape:
             raise InputError(
@@ -182,7 +182,7 @@ class Codebook(nn.Module):
         self._passes = 0
         counts = sum_over_ranks(statistics.counts.clone())
         restarted = counts.new_empty(0)
-        if self.config.rms_scaling != "none":  # these latents were divided by the scale so far
+        if self.config.rms_scaling != "none":  # these latents were divided by the current scale
             decay, mean_square = self._decay(), self._mean_square(statistics.latents)
             self.mean_square.mul_(decay + (1 - decay) * mean_square)
         if self.config.learning != "frozen":
@@ -202,7 +202,7 @@ class Codebook(nn.Module):
         return CodebookUpdate(counts, restarted)
 
     def _mean_square(self, latents: tuple[Tensor, ...]) -> Float[Tensor, ""]:
-        """Return the mean square over the global batch, or 1 if it is empty. Collective."""
+        """Return the mean square over the global batch, or 1 if the batch is empty. Collective."""
         sums = [rows.square().sum(dtype=torch.float64) for rows in latents]
         numbers = torch.tensor(float(sum(rows.numel() for rows in latents)), dtype=torch.float64)
         total = sum_over_ranks(torch.stack([torch.stack(sums).sum(), numbers.to(sums[0].device)]))
@@ -235,15 +235,15 @@ class Codebook(nn.Module):
         return rows
 
     def _reset(self, rows: Tensor, vectors: Tensor, count: float) -> None:
-        """Give restarted codes a mean code's count, so that they live long enough to be found."""
+        """Reset averages; restarted codes get the mean count, so they do not die again at once."""
         self.average_count[rows] = count
         self.average_sum[rows] = vectors * count
 
     def _draw(self, latents: tuple[Tensor, ...], number: int, seed: int) -> Float[Tensor, "m d"]:
-        """Draw latents from the global batch: the same on all ranks, for any number of ranks.
+        """Draw latents from the global batch, identically on all ranks and for any rank count.
 
-        The global batch is ordered by micro-batch, then rank, then position. If it is empty,
-        nothing is drawn.
+        The global batch is ordered by micro-batch, then rank, then position. If the batch is empty,
+        no latents are drawn.
         """
         rank, world = rank_and_world()
         lengths = torch.zeros(len(latents), world, dtype=torch.int64)
@@ -264,15 +264,15 @@ class Codebook(nn.Module):
         return sum_over_ranks(drawn)
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return the rows of `codes` that hold the given codes; they equal the codes themselves."""
+        """Return the given codes, which are also their row numbers in the tensor `codes`."""
         return {"codes": numbers}
 
     @torch.no_grad()
     def lookup(self, indices: Integer[Tensor, "..."]) -> Float[Tensor, "... d"]:
-        """Return the vectors of codes.
+        """Return the vector of each code.
 
         Raises:
-            InputError: an index is not a code.
+            InputError: an index is out of range.
         """
         check_codes(indices, (len(self.codes),))
         return F.embedding(indices.long(), self.vectors())

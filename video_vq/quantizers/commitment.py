@@ -1,4 +1,4 @@
-"""The commitment loss, without the n x d array of squares that `mse_loss` writes."""
+"""The commitment loss, without the n x d array of squares that `mse_loss` allocates."""
 
 from typing import Any
 
@@ -12,16 +12,17 @@ ROWS_BYTES = 1 << 20
 def mean_square(
     e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], tangential: bool = False
 ) -> Float[Tensor, ""]:
-    """Return mean (e − sg(q))², summed in float64 over blocks that stay in the cache.
+    """Return the mean of (e − sg(q))², computed in cache-sized blocks.
 
-    The mean over no rows is 0, since a rank may have none.
+    Block sums are added in float64. The mean over an empty batch, which a rank may have, is 0.
 
     Args:
         e: the latents.
-        q: their codes.
-        tangential: whether to pass only the part of each row's gradient that is orthogonal to the
-            row, p − e (e·p)/(e·e) with p = 2 (e − q)/(n d); the value is the same. To first order,
-            such a step turns latents towards their codes without changing their lengths.
+        q: codes of the latents.
+        tangential: whether to pass only the component of each row's gradient that is orthogonal to
+            the row, p − e (e·p)/(e·e) with p = 2 (e − q)/(n d); the loss value is the same. To
+            first order, such a gradient turns latents towards their codes without changing the
+            latents' lengths.
     """
     return _MeanSquare.apply(e, q, tangential)
 

@@ -1,4 +1,4 @@
-"""A drop-in replacement for `VectorQuantize` of vector-quantize-pytorch."""
+"""A drop-in replacement for `VectorQuantize` from vector-quantize-pytorch."""
 
 import math
 from typing import NamedTuple
@@ -24,43 +24,44 @@ class Quantized(NamedTuple):
 
 
 class VectorQuantize(nn.Module):
-    """`vector_quantize_pytorch.VectorQuantize` with our lookup, gradient and codebook.
+    """`vector_quantize_pytorch.VectorQuantize` with this package's lookup, gradient and codebook.
 
-    As in that library, every forward pass in training mode moves the codebook, not every optimizer
-    step. Code that does not depend on its interface should use `VectorQuantizer`.
+    As in vector-quantize-pytorch, every forward pass in training mode updates the codebook, rather
+    than every optimizer step. New code should use `VectorQuantizer`.
 
     There are three differences: averages are plain (without Laplace smoothing, which shifts codes
-    by 1e-5 of a count); `kmeans_init` and restarts draw from the global batch, the same on all
-    ranks and determined by `seed`; and a restarted code starts with a mean code's count instead of
-    the threshold. The ranks' batches may differ in length, as the last ones of an epoch do; a rank
+    by 1e-5 of a count); `kmeans_init` and restarts draw latents from the global batch, identically
+    on all ranks and determined by `seed`; and a restarted code starts with the mean count instead
+    of the threshold. The ranks' batches may differ in length, as at the end of an epoch; a rank
     without latents has a loss of 0.
 
     Args:
         dim: number of channels of the input.
         codebook_size: number of codes.
-        codebook_dim: dimension of a code, if it is not `dim`; linear maps then project to it and
-            back.
+        codebook_dim: code dimension; if this differs from `dim`, two linear maps project features
+            to `codebook_dim` and back.
         decay: decay of the averages per forward pass.
         commitment_weight: weight of the commitment loss in the returned loss.
-        use_cosine_sim: whether to compare on the unit sphere.
-        kmeans_init: whether to initialise the codes by k-means on the first batch; otherwise they
-            are random.
+        use_cosine_sim: whether to compare latents with codes on the unit sphere.
+        kmeans_init: whether to initialise the codes by k-means on the first batch rather than at
+            random.
         kmeans_iters: number of k-means iterations.
         threshold_ema_dead_code: averaged count below which a code is moved to a latent; 0 turns
-            this off.
-        learnable_codebook: whether codes learn from the returned loss instead of by averages.
-        ema_update: the opposite of `learnable_codebook`, or None.
-        freeze_codebook: whether the codes are never changed.
-        rotation_trick: whether the gradient is rotated instead of copied; None means True, except
-            for a single channel.
-        channel_last: whether the input is b n d; else it is b d n.
+            restarts off.
+        learnable_codebook: whether the returned loss trains the codes, rather than moving averages.
+        ema_update: whether codes follow moving averages; None, or the opposite of
+            `learnable_codebook`.
+        freeze_codebook: whether forward passes leave the codes unchanged by default.
+        rotation_trick: whether the gradient is rotated instead of copied; None means True unless
+            `dim` is 1.
+        channel_last: whether the input is b n d rather than b d n.
         accept_image_fmap: whether the input is b d h w.
         accept_3d_fmap: whether the input is b d t h w.
-        seed: seed of the first codes and of restarts.
-        unsupported: all other arguments, which are refused by name.
+        seed: seed for the initial codes and for restarts.
+        unsupported: all other arguments; an error lists their names.
 
     Raises:
-        InputError: an argument is not supported, or two arguments exclude each other.
+        InputError: an argument is not supported, or two arguments are mutually exclusive.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class VectorQuantize(nn.Module):
         return self._book.vectors()
 
     def forward(self, x: Float[Tensor, "..."], freeze_codebook: bool | None = None) -> Quantized:
-        """Quantize; in training mode also move the codebook.
+        """Quantize the input; in training mode, also update the codebook unless it is frozen.
 
         Raises:
             InputError: the number of channels is wrong, or values are not finite.
@@ -173,18 +174,18 @@ class VectorQuantize(nn.Module):
         self._book.refine(latents.detach(), self.kmeans_iters)
 
     def get_codes_from_indices(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
-        """Return the codes of indices, in the layout of `forward`'s input.
+        """Return the code vectors for indices, in the layout of the `forward` input.
 
         Raises:
-            InputError: an index is not a code.
+            InputError: an index is out of range.
         """
         return self._from_rows(self._book.lookup(indices.flatten()), tuple(indices.shape))
 
     def get_output_from_indices(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return the output of `forward` for the same codes.
+        """Return the features that `forward` outputs for the same indices.
 
         Raises:
-            InputError: an index is not a code.
+            InputError: an index is out of range.
         """
         rows = self.quantizer.project_out(self._book.lookup(indices.flatten()))
         return self._from_rows(rows, tuple(indices.shape))

@@ -1,4 +1,4 @@
-"""Measures how close each estimator's gradient is to the exact one, on the same batch."""
+"""Comparison of each estimator's gradient with the exact gradient on the same batch."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,8 @@ from video_vq.quantizers.mechanism import angles, row_step
 from video_vq.quantizers.rows import QuantizedRows
 from video_vq.quantizers.substitutes import diveq
 
-# `rotation_dynamic` weighs whole rows: their cosines are those of the rotation. Noise substitution
-# passes the copied gradient on average; Gumbel's depends on all codes and is left out.
+# `rotation_dynamic` only scales rows, so its cosines equal those of `rotation`. Noise substitution
+# passes the copied gradient on average. The Gumbel-softmax gradient depends on all codes.
 COMPARED = (
     "straight_through", "scaled", "rotation", "rotation_unit", "rotation_clipped",
     "rotation_blended", "reflection", "diveq",
@@ -28,15 +28,16 @@ def exactness(
 ) -> tuple[dict[str, float], Float[Tensor, "7 5"]]:
     """Compare the gradients that estimators would pass with the exact gradient, h.
 
-    It returns figures, and sums by angle, which are added up over ranks before `by_angle`.
-    `exact_cosine_NAME` is the mean over rows of the cosine to h; `exact_batch_cosine_NAME` is the
-    cosine of all rows taken as one vector, in which the lengths of the rows count, too.
+    The function returns figures, and sums by angle, to be added up over ranks and passed to
+    `by_angle`. `exact_cosine_NAME` is the mean over rows of the cosine between a row's gradient and
+    h; `exact_batch_cosine_NAME` is the cosine for all rows joined into one vector, which also
+    depends on the rows' lengths.
 
     Args:
         rows: rows of a forward pass.
         g: dL/dq̃, the gradient of `rows.passed`.
-        exact: h, the gradient at the latents that are compared with the codes.
-        others: other gradients by name.
+        exact: h, the exact gradient at the latents that are compared with the codes.
+        others: further gradients to compare, by name.
     """
     step = row_step(rows)
     e, q = rows.e.detach()[::step].float(), rows.q.detach()[::step].float()
@@ -53,7 +54,7 @@ def exactness(
 def gradient_of(
     name: str, e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], g: Float[Tensor, "n d"]
 ) -> Float[Tensor, "n d"]:
-    """Return the gradient that an estimator derives from g at the codes; DiVeQ without noise."""
+    """Return the gradient dL/de that an estimator computes from g; DiVeQ is used without noise."""
     with torch.enable_grad():
         leaf = e.detach().requires_grad_()
         passed = diveq(leaf, q, 0.0) if name == "diveq" else gradient.ESTIMATORS[name](leaf, q)
@@ -62,14 +63,15 @@ def gradient_of(
 
 
 def by_angle(sums: Float[Tensor, "7 5"]) -> dict[str, float]:
-    """Return figures for the rows by angle: 0–15°, 15–30°, …, 75–90° and beyond.
+    """Return figures for each range of angles: 0–15°, 15–30°, …, 75–90° and above 90°.
 
-    `exact_cosine_NAME_at_15` is the mean cosine to h of the copied or the rotated gradient;
-    `best_rotation_share_at_15` is the share a for which a λRᵀg + (1 − a) g is nearest to h, to
-    which `gradient.rotation_share` is fitted. A bin without rows has no figures.
+    `exact_cosine_NAME_at_15` is the mean cosine between h and the copied or rotated gradient for
+    angles of 15–30°; `best_rotation_share_at_15` is the share a for which a λRᵀg + (1 − a) g is
+    nearest to h. `gradient.rotation_share` is fitted to these shares. Ranges without rows have no
+    figures.
 
     Args:
-        sums: the sums of `exactness`, added up over ranks.
+        sums: sums returned by `exactness`, added up over ranks.
     """
     figures: dict[str, float] = {}
     for index, (number, copied, rotated, product, square) in enumerate(sums.tolist()):

@@ -16,9 +16,9 @@ SIGMOID_SLOPE = 0.8  # iFSQ's 2σ(1.6x) − 1 is tanh(0.8x)
 
 
 class FiniteCodebook(FixedCodebook):
-    """The grid of all levels, numbered with the first channel running fastest.
+    """The grid of all combinations of levels, numbered with the first channel varying fastest.
 
-    The gradient is copied past the rounding; there is no commitment and no codebook loss.
+    The rounding passes gradients through unchanged; there is no commitment or codebook loss.
     """
 
     levels: Tensor
@@ -45,7 +45,7 @@ class FiniteCodebook(FixedCodebook):
         bounded = self.bound(self.split(latents))
         rounded = bounded.detach().round()
         half_width = self.levels // 2
-        # A training loop sees latents that are not finite in its loss, not as a wild index.
+        # Non-finite latents appear in the training loss rather than as an invalid index.
         level = rounded.nan_to_num(0.0).long() + half_width
         return FixedRows(
             (bounded / half_width).flatten(1),
@@ -54,7 +54,7 @@ class FiniteCodebook(FixedCodebook):
         )
 
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
-        """Return no losses, since the bound keeps latents near the grid."""
+        """Return an empty dictionary, since the bound keeps latents near the grid."""
         return {}
 
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
@@ -62,10 +62,10 @@ class FiniteCodebook(FixedCodebook):
         return rows.e.new_zeros(())
 
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
-        """Return the grid points of codes, in [-1, 1].
+        """Return the grid point of each code, with channels in [-1, 1].
 
         Raises:
-            InputError: an index is not a code.
+            InputError: an index is out of range.
         """
         check_codes(indices, self.config.vocabulary)
         level = self.split_codes(indices).unsqueeze(-1) // self.strides % self.levels
@@ -74,17 +74,18 @@ class FiniteCodebook(FixedCodebook):
 
 
 class FiniteScalarQuantizer(FixedQuantizer):
-    """Finite scalar quantization (FSQ, Mentzer et al. 2023): each channel rounded to a few levels.
+    """Finite scalar quantization (FSQ, Mentzer et al. 2023), which rounds channels to a few levels.
 
-    There is no loss to add and nothing to move; `step` only counts.
+    There is no quantizer loss, and the codes are fixed, so `step` only counts how often each code
+    is used.
 
     Args:
-        dim: number of channels of the input and of the output; two linear layers project them to
-            one channel for each entry of `levels` (times `groups`) and back.
-        levels: number of values of each channel, at least 3; their product is the codebook's size.
-        groups: number of codes at a position, each with its own channels of these levels.
-        activation: function that bounds a channel before it is rounded: "tanh", or iFSQ's
-            "sigmoid".
+        dim: number of input and output channels; two linear layers project features to `groups`
+            channels for each entry of `levels` and back.
+        levels: number of values of each channel, at least 3; the product is the codebook size.
+        groups: number of codes per position, each computed from separate channels with these
+            levels.
+        activation: function that bounds each channel before rounding: "tanh", or iFSQ's "sigmoid".
 
     Raises:
         InputError: an argument is out of range.

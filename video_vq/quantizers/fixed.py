@@ -1,4 +1,4 @@
-"""Quantizers whose codes are the points of a fixed grid and are found without a lookup."""
+"""Quantizers whose codes are points of a fixed grid, found without a nearest-code lookup."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -20,28 +20,28 @@ from video_vq.quantizers.rows import (
 
 
 class StillCodebook(nn.Module):
-    """A codebook that neither starts from data nor moves with steps."""
+    """A codebook that is neither initialised from data nor changed by updates."""
 
     is_initialized = True
 
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Do nothing: the codes are given from the start."""
+        """Do nothing, since the codes need no initialisation."""
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Sum the counts over the ranks, and change nothing. Collective."""
+        """Sum the counts over all ranks without changing the codes. Collective."""
         counts = sum_over_ranks(statistics.counts.clone())
         return CodebookUpdate(counts, counts.new_empty(0))
 
     def watch(self) -> None:
-        """Do nothing, since no step has to move the codes."""
+        """Do nothing, since the codes need no updates."""
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return nothing: no tensor of codes changes in an update."""
+        """Return an empty dictionary, since updates change no tensor of codes."""
         return {}
 
 
 class FixedRows(NamedTuple):
-    """Latents as they are compared with codes, the vectors of their codes, and the codes."""
+    """The latents to compare with codes, the nearest code vectors, and the codes."""
 
     e: Float[Tensor, "n d"]
     q: Float[Tensor, "n d"]  # without a gradient
@@ -49,11 +49,11 @@ class FixedRows(NamedTuple):
 
 
 class FixedCodebook(StillCodebook, ABC):
-    """Codes that are points of a grid.
+    """Base class of codebooks whose codes are grid points.
 
     Args:
-        config: settings of the codes, with `groups` codes per position.
-        num_channels: number of channels of the latents, over all groups.
+        config: codebook settings, with `groups` codes per position.
+        num_channels: number of latent channels, over all groups.
     """
 
     def __init__(self, config: FiniteConfig | BinaryConfig, num_channels: int):
@@ -63,11 +63,11 @@ class FixedCodebook(StillCodebook, ABC):
 
     @abstractmethod
     def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
-        """Find the codes of projected float32 latents; the gradient reaches only `e`."""
+        """Quantize projected float32 latents; only `e` of the result carries a gradient."""
 
     @abstractmethod
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
-        """Return the losses by name, unweighted; collective in training mode with gradients."""
+        """Return the unweighted losses by name; collective in training mode with gradients."""
 
     @abstractmethod
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
@@ -75,28 +75,29 @@ class FixedCodebook(StillCodebook, ABC):
 
     @abstractmethod
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
-        """Return the vectors of codes; raise an InputError for an index that is not a code."""
+        """Return the vector of each code; raise an InputError if an index is out of range."""
 
     def split(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n groups c"]:
-        """Give each group its channels."""
+        """Split the channels of each row into groups."""
         return latents.unflatten(1, (self.config.groups, -1))
 
     def split_codes(self, codes: Integer[Tensor, "n *level"]) -> Int[Tensor, "n groups"]:
-        """Return codes with an axis of groups, which the codes of a single group lack."""
+        """Return the codes with a group axis, even if there is only one group."""
         return codes.long().reshape(-1, self.config.groups)
 
     def merge_codes(self, codes: Int[Tensor, "n groups"]) -> Int[Tensor, "n *level"]:
-        """Undo `split_codes`."""
+        """Remove the group axis if there is only one group; the inverse of `split_codes`."""
         return codes.squeeze(1) if self.config.groups == 1 else codes
 
 
 class FixedQuantizer(QuantizerModule):
-    """Projects, rounds to the codebook's grid, and copies the gradient past the rounding.
+    """Base class of quantizers that round projected latents to a grid of codes.
 
-    It has the interface of `VectorQuantizer`; its losses are those of the codebook, if any.
+    The rounding passes gradients through unchanged. The interface matches `VectorQuantizer`, and
+    the codebook defines the losses, if any.
 
     Args:
-        dim: number of channels of the input and of the output.
+        dim: number of input and output channels.
         codebook: the grid of codes.
     """
 
@@ -108,11 +109,11 @@ class FixedQuantizer(QuantizerModule):
         self.codebook = codebook
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
-        """Project, then bound or normalise, the rows that are compared with the codes."""
+        """Return the projected rows, bounded or normalised as for the comparison with codes."""
         return self.codebook.quantize(self._project(features)).e
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
-        """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
+        """Quantize projected float32 rows; return `quantized` and `codes` as rows, too."""
         rows = self.codebook.quantize(latents)
         e, q, codes = rows
         passed = gradient.straight_through(e, q)
@@ -125,9 +126,9 @@ class FixedQuantizer(QuantizerModule):
         )
 
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
-        """Return the force of the codebook; see `VectorQuantizer.commitment_force`."""
+        """Return the codebook's commitment force; see `VectorQuantizer.commitment_force`."""
         return self.codebook.commitment_force(rows)
 
     def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n *level"]:
-        """Return the codes of projected float32 rows."""
+        """Return the codes for projected float32 rows."""
         return self.codebook.quantize(latents).codes

@@ -1,4 +1,4 @@
-"""The backward pass of the rotation as one GPU kernel, on cards where it is verified."""
+"""The rotation's backward pass as one GPU kernel, on GPUs where the kernel is verified."""
 
 import importlib.util
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from video_vq.quantizers.gradient import rotate_everywhere
 
 
 def rotate_on_gpu(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float) -> Tensor:
-    """Return γ Rᵀ g like `gradient.rotate_back`, compiled on cards where this is verified."""
+    """Return γ Rᵀ g like `gradient.rotate_back`, compiled on GPUs where compiling is verified."""
     rotate = compiled() if is_verified("compiled_rotation", e.device) else rotate_everywhere
     return rotate(e, q, g, weight, limit)
 
 
 @cache
 def compiled() -> Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]:
-    """Return the compiled rotation, or the plain one if there is no compiler for the GPU."""
+    """Return the compiled rotation, or the plain function if Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         return rotate_everywhere
     fused = torch.compile(rotate_everywhere, dynamic=True)

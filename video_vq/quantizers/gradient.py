@@ -1,19 +1,19 @@
-"""Gradient estimators: the code itself forward, a chosen gradient backward; needs only torch.
+"""Gradient estimators, which return the code and choose its gradient, and need only torch.
 
-Notation of the rotation trick (Fifty et al., ICLR 2025, section 4.2): e the latent, q its code, ê =
-e/|e|, q̂ = q/|q|, λ = |q|/|e|, g = dL/dq̃, R the rotation of the plane (e, q) that takes ê to q̂.
-All arguments are rows, n x d, and the weights are n x 1. Results share the memory of q.
+Notation of the rotation trick (Fifty et al., ICLR 2025, section 4.2): e is the latent, q its code,
+ê = e/|e|, q̂ = q/|q|, λ = |q|/|e|, g = dL/dq̃, and R the rotation in the plane of e and q that maps
+ê to q̂. All arguments are rows, n x d, and weights are n x 1. Results share the memory of q.
 
     forward   q̃ = λ R e = q                                     (equation 4)
     backward  dL/de = γ Rᵀ g = γ [ g − 2 s (s·g)/(s·s) + 2 ê (q̂·g) ],   s = ê + q̂
 
-R and λ are treated as constants. The paper has γ = λ; the estimators differ in γ and in R.
-Degenerate rows have these gradients: q = 0 with γ = λ gives 0; for e = 0, or q = 0 with another γ,
-there is no plane to rotate in, so R = I, and λ = 1 at e = 0; at e = −q the plane is not unique and
-the s-term is left out, which keeps |dL/de| = γ|g| and cos(e, dL/de) = cos(q, g). λ never exceeds
-1e30.
+R and λ are treated as constants. The paper uses γ = λ; the estimators differ in γ and R. The
+gradients of degenerate rows are as follows: if q = 0 and γ = λ, the gradient is 0; if e = 0, or
+q = 0 with another γ, there is no rotation plane, so R = I, and λ = 1 if e = 0; if ê = −q̂, the plane
+is not unique, and the s-term is omitted, which keeps |dL/de| = γ|g| and cos(e, dL/de) = cos(q, g).
+λ never exceeds 1e30.
 
-To rotate about a centre c instead of the origin, and still return exactly q:
+To rotate about a centre c instead of the origin, and still return exactly q, use
 `straight_through(rotation(e - c, q - c), q)`.
 """
 
@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TINY_NORM = 1e-30  # below this a float32 vector has no direction
+TINY_NORM = 1e-30  # norm below which a float32 vector has no direction
 MAX_RATIO = 1e30
-NEAR_OPPOSITE = 0.01  # 1 + cos(e, q) under which five dot products lose too many digits
-BLOCK_BYTES = 1 << 20  # on a CPU the backward works on blocks of rows that stay in the cache
+NEAR_OPPOSITE = 0.01  # value of 1 + cos(e, q) below which `_combine` loses too many digits
+BLOCK_BYTES = 1 << 20  # size of the blocks of rows in a CPU's backward pass, which fit its cache
 
 
 def straight_through(e: Tensor, q: Tensor) -> Tensor:
@@ -35,37 +35,37 @@ def straight_through(e: Tensor, q: Tensor) -> Tensor:
 
 
 def scaled(e: Tensor, q: Tensor) -> Tensor:
-    """Scale without rotating: dL/de = λ g, a control for the rotation."""
+    """Scale the gradient without rotation: dL/de = λ g, a control for the rotation."""
     return _Scale.apply(e, q, norm_ratio(e, q))
 
 
 def rotation(e: Tensor, q: Tensor) -> Tensor:
-    """The rotation trick: dL/de = λ Rᵀ g (equation 4 of the paper)."""
+    """Apply the rotation trick: dL/de = λ Rᵀ g (equation 4 of the paper)."""
     return _Rotate.apply(e, q, None, MAX_RATIO)
 
 
 def rotation_unit(e: Tensor, q: Tensor) -> Tensor:
-    """Rotate without rescaling: dL/de = Rᵀ g (the paper's ablation, γ = 1)."""
+    """Rotate the gradient without scaling: dL/de = Rᵀ g (the paper's ablation, γ = 1)."""
     return _Rotate.apply(e, q, torch.ones(1, 1, device=e.device), MAX_RATIO)
 
 
 def rotation_clipped(e: Tensor, q: Tensor, limit: float = 2.0) -> Tensor:
-    """Rotate with a bounded scale: dL/de = min(λ, limit) Rᵀ g."""
+    """Rotate the gradient with a bounded scale: dL/de = min(λ, limit) Rᵀ g."""
     return _Rotate.apply(e, q, None, limit)
 
 
 def rotation_dynamic(e: Tensor, q: Tensor, weight: Tensor) -> Tensor:
-    """Rotate, weighted by how well the latent fits its code: dL/de = w Rᵀ g, w in (0, 1]."""
+    """Rotate the gradient, weighted by how well latent and code fit: dL/de = w Rᵀ g, 0 < w ≤ 1."""
     return _Rotate.apply(e, q, weight, MAX_RATIO)
 
 
 def rotation_blended(e: Tensor, q: Tensor, equal_angle: float = 30.0) -> Tensor:
-    """Rotate less for larger angles: dL/de = a λ Rᵀ g + (1 − a) g, a = `rotation_share`.
+    """Rotate less at larger angles: dL/de = a λ Rᵀ g + (1 − a) g with a = `rotation_share`.
 
     Args:
         e: the latents.
-        q: their codes.
-        equal_angle: the angle in degrees at which both gradients weigh the same.
+        q: codes of the latents.
+        equal_angle: angle in degrees at which both gradients have equal weight.
     """
     a = rotation_share(e, q, equal_angle)
     return straight_through(a * rotation(e, q) + (1 - a) * straight_through(e, q), q)
@@ -77,11 +77,11 @@ def reflection(e: Tensor, q: Tensor) -> Tensor:
 
 
 def blocked(e: Tensor, q: Tensor) -> Tensor:
-    """Pass nothing: dL/de = 0. The gradient comes from a second pass (training/second_pass.py)."""
+    """Block the gradient, dL/de = 0, since a second pass computes it (training/second_pass.py)."""
     return _Scale.apply(e, q, torch.zeros(1, 1, device=e.device))
 
 
-# By the names that configs give them; what an estimator takes beyond e and q comes after these.
+# Estimators by their names in configs; any further arguments follow e and q.
 ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "straight_through": straight_through,
     "scaled": scaled,
@@ -98,21 +98,22 @@ ESTIMATORS: dict[str, Callable[..., Tensor]] = {
 
 @torch.no_grad()
 def norm_ratio(e: Tensor, q: Tensor) -> Tensor:
-    """Return λ = |q|/|e| per row, n x 1, at least float32; it is 1 where e = 0 and at most 1e30."""
+    """Return λ = |q|/|e| per row, n x 1, in at least float32; λ = 1 if e = 0, and λ ≤ 1e30."""
     return _ratio(_norm(_wide(e)), _norm(_wide(q)))
 
 
 @torch.no_grad()
 def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
-    """Return a(θ) = 1 / (1 + (θ/θ½)²) per row, n x 1: the weight of the rotated gradient.
+    """Return the weight of the rotated gradient, a(θ) = 1 / (1 + (θ/θ½)²), per row, n x 1.
 
     Derivation. The gradient at the latent itself is h = g + H (e − q) + …, where H is the Hessian
-    of the loss at q. Straight-through leaves out H (e − q), an error of first order in the angle θ.
+    of the loss at q. Straight-through omits H (e − q), an error of first order in the angle θ.
     λ Rᵀ g adds θ (t q̂ᵀ − q̂ tᵀ) g and g (λ − 1), where t ⟂ q̂ is the direction from q to e. If the
-    loss does not depend on the length of q, this is all of H (e − q) except for the curvature along
-    t: differentiating ∇L(c q) = ∇L(q) / c gives q·g = 0 and H q = −g, hence q̂·H t = −(t·g) / |q|.
-    For such a loss, as with a decoder that normalises, the rotation is parallel transport on the
-    sphere, and its error vanishes with the angle; for other losses, the rotation itself adds an
+    loss does not depend on the length of q, these terms are all of H (e − q) except for the
+    curvature along t: differentiating ∇L(c q) = ∇L(q) / c gives q·g = 0 and H q = −g, hence
+    q̂·H t = −(t·g) / |q|. For such a loss, as with a decoder that normalises, the rotation is
+    parallel transport on the sphere, and its error vanishes with the angle; for other losses, the
+    rotation itself adds an
     error.
 
     Assume that the two errors are independent, κ θ |g| for straight-through and κ' θ² |g|, of
@@ -120,15 +121,15 @@ def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
     gradient by the squared error of the other: a = (κθ)² / ((κθ)² + (κ'θ²)²), which is the form
     above with θ½ = κ / κ'.
 
-    Measuring θ½. Over the rows of one angle, the best share is the regression of h − g on r − g,
-    with r = λ Rᵀ g: a = Σ (h − g)·(r − g) / Σ |r − g|². For gradients of equal length, it is 1/2
-    exactly where r and g have the same cosine to h. So θ½ is the angle at which the mean cosines of
-    the rotated and of the copied gradient to the exact one are equal (quantizers/exactness.py
-    measures them).
+    Measuring θ½. Over rows with the same angle, the best share is the regression coefficient of
+    h − g on r − g, with r = λ Rᵀ g: a = Σ (h − g)·(r − g) / Σ |r − g|². For gradients of equal
+    length, a is 1/2 exactly where r and g have the same cosine to h. So θ½ is the angle at which
+    the rotated and the copied gradient have equal mean cosines to the exact gradient;
+    quantizers/exactness.py measures these cosines.
 
     Args:
         e: the latents.
-        q: their codes.
+        q: codes of the latents.
         equal_angle: θ½ in degrees.
     """
     e, q = _wide(e), _wide(q)
@@ -141,7 +142,7 @@ def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
 
 @torch.no_grad()
 def fit_weight(distance_squared: Tensor, nearest_squared: Tensor) -> Tensor:
-    """Return StableVQ's weight, n x 1: the batch's smallest distance to a code over the row's."""
+    """Return StableVQ's weight, n x 1: `nearest_squared` / `distance_squared`, at most 1."""
     ratio = nearest_squared.clamp(min=1e-12) / distance_squared.clamp(min=1e-12)
     return ratio.clamp(max=1.0).unsqueeze(1)
 
@@ -150,7 +151,7 @@ def fit_weight(distance_squared: Tensor, nearest_squared: Tensor) -> Tensor:
 def rotate_back(
     e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None = None, limit: float = MAX_RATIO
 ) -> Tensor:
-    """Return γ Rᵀ g row by row in at least float32; γ = weight, or min(λ, limit) without one."""
+    """Return γ Rᵀ g per row in at least float32; γ = weight, or min(λ, limit) if weight is None."""
     if torch.compiler.is_compiling():
         return rotate_everywhere(_wide(e), _wide(q), _wide(g), weight, limit)
     if e.is_cuda:
@@ -173,7 +174,7 @@ def rotate_back(
 def _combine(
     e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float, out: Tensor | None
 ) -> Tensor:
-    """Write γ g + α e + β q, the s-form above with its dots multiplied out; return near rows."""
+    """Write γ Rᵀ g, expanded as γ g + α e + β q, to `out`; return the rows with ê near −q̂."""
     e_norm, q_norm = _norm(e), _norm(q)
     gamma = _ratio(e_norm, q_norm).clamp(max=limit) if weight is None else weight
     no_plane = (e_norm < TINY_NORM) | (q_norm < TINY_NORM)
@@ -187,7 +188,7 @@ def _combine(
 
 
 def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float) -> Tensor:
-    """Return γ Rᵀ g through s itself, which is also right for e close to −q; both must not be 0."""
+    """Return γ Rᵀ g computed from s, also accurate for ê near −q̂; neither e nor q may be 0."""
     e_norm, q_norm = _norm(e).clamp(min=TINY_NORM), _norm(q).clamp(min=TINY_NORM)
     gamma = _ratio(e_norm, q_norm).clamp(max=limit) if weight is None else weight
     e_hat, q_hat = e / e_norm, q / q_norm
@@ -201,13 +202,13 @@ def _s_form(e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
 def rotate_everywhere(
     e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
 ) -> Tensor:
-    """Return γ Rᵀ g without branches, for a compiler to fuse on a GPU or in a user's graph."""
+    """Return γ Rᵀ g without branches, so that a compiler can fuse the operations."""
     result = torch.empty_like(g)
     near = _combine(e, q, g, weight, limit, result)
     return torch.where(near, _s_form(e, q, g, weight, limit), result)
 
 
-# quantizers/fused.py may put a compiled one here, the same for all values.
+# quantizers/fused.py may replace this function with an equivalent compiled one.
 rotate_on_gpu: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor] = rotate_everywhere
 
 

@@ -1,4 +1,4 @@
-"""The interface of quantizers and codebooks on which a tokenizer and its training rely."""
+"""The quantizer and codebook interfaces on which a tokenizer and its training rely."""
 
 from typing import Protocol, runtime_checkable
 
@@ -15,33 +15,34 @@ from video_vq.quantizers.rows import (
 
 @runtime_checkable
 class CodebookInterface(Protocol):
-    """The K codes of a quantizer, with their initialisation and updates."""
+    """A quantizer's codebook, with initialisation and updates."""
 
     @property
     def is_initialized(self) -> Tensor | bool:
-        """Whether the codes can be used; if not, a training run first calls `initialize`."""
+        """Return whether the codes are initialised; if not, training first calls `initialize`."""
         ...
 
     def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
-        """Place the first codes on latents of the global batch; collective."""
+        """Set the codes to latents of the global batch; collective."""
         ...
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Move the codes, once per optimizer step, equally on all ranks; collective."""
+        """Update the codes after an optimizer step, identically on all ranks; collective."""
         ...
 
     def watch(self) -> None:
-        """Refuse to continue a training run that never calls `update`."""
+        """Raise an error if a training run never calls `update`."""
         ...
 
     def lookup(self, indices: Integer[Tensor, "n *level"]) -> Float[Tensor, "n d"]:
-        """Return the vectors of codes; an index that is not a code is an InputError."""
+        """Return the vector of each code; raise an InputError if an index is out of range."""
         ...
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
-        """Return, by name, the tensors of codes that move, and their rows for the given codes.
+        """Return the rows that hold the given codes, by the name of the code tensor.
 
-        The codes of all levels are numbered consecutively, level by level.
+        Only tensors that `update` can change are listed. The codes of all levels are numbered
+        consecutively, level by level.
         """
         ...
 
@@ -50,13 +51,13 @@ class CodebookInterface(Protocol):
 class Quantizer(Protocol):
     """A module between encoder and decoder, whose forward pass changes neither codes nor counts.
 
-    All computation is in float32, regardless of autocast. Features of the wrong width, non-finite
-    latents and codes that do not exist raise an InputError.
+    All computation is in float32, regardless of autocast. Features with the wrong number of
+    channels, non-finite latents and out-of-range codes raise an InputError.
 
     Attributes:
-        dim: number of channels of the features, both input and output.
-        project_in: map from features to the latents.
-        project_out: map from codes, or the latents themselves, to features.
+        dim: number of input and output channels.
+        project_in: projection from features to latents.
+        project_out: projection from code vectors, or latents, to features.
     """
 
     dim: int
@@ -65,33 +66,33 @@ class Quantizer(Protocol):
 
     @property
     def codebook(self) -> CodebookInterface:
-        """Return the codes."""
+        """Return the codebook."""
         ...
 
     def __call__(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize for training; `check=False` lets latents that are not finite through."""
+        """Quantize features for training; `check=False` accepts non-finite latents."""
         ...
 
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
-        """Initialise or move the codes, after an optimizer step of any loop; collective."""
+        """Initialise or update the codes after an optimizer step; collective."""
         ...
 
     def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:
-        """Return the rows that are compared with the codes."""
+        """Return the projected rows that are compared with the codes."""
         ...
 
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
-        """Return Σ z·∂C/∂z of the commitment loss over the projected latents z; 0 without one."""
+        """Return Σ z·∂C/∂z over projected latents z, or 0 if there is no commitment loss C."""
         ...
 
     def encode(self, features: Float[Tensor, "b c *grid"]) -> Int[Tensor, "b *grid_and_level"]:
-        """Return the codes of features; where a position has several, they are the last axis."""
+        """Return the codes for the features, with a last axis if positions have several codes."""
         ...
 
     def decode(self, codes: Shaped[Tensor, "b *grid_and_level"]) -> Float[Tensor, "b c *grid"]:
         """Return the features that the codes represent.
 
-        They are bitwise those of a call, except for estimators whose calls decode something other
-        than the code; see `VectorQuantizer.forward`.
+        The features are bitwise equal to the output of a call, except with estimators that decode
+        something other than the code; see `VectorQuantizer.forward`.
         """
         ...

@@ -1,4 +1,4 @@
-"""Finds exact nearest codes without an N x K matrix."""
+"""Exact nearest-code search without an N x K matrix."""
 
 import importlib.util
 from functools import cache
@@ -13,7 +13,7 @@ from video_vq.nn.cards import is_verified
 from video_vq.nn.fallback import WithFallback
 from video_vq.nn.precision import exact_float32
 
-# Measured on one core of a Zen 4: wide products want 256 rows at a time, and tiles of 2 MiB.
+# Fastest on one Zen 4 core: 256 rows at a time for wide products, and tiles of 2 MiB.
 BUFFER_BYTES = 16 << 20
 TILE_CODES = 2048  # a multiple of BLOCK
 BLOCK = 32
@@ -27,18 +27,18 @@ def nearest_codes(
     codebook: Float[Tensor, "k e"],
     implementation: Implementation = "auto",
 ) -> Int[Tensor, "n"]:
-    """Return the index of the nearest code for each latent; of equally near codes, the lowest.
+    """Return the index of each latent's nearest code; among equally near codes, the lowest.
 
     Squared Euclidean distances are compared as |c|²/2 − x·c, without the constant |x|², in float32
     with autocast and TF32 off (float64 for float64 latents). For cosine similarity, pass
     l2-normalised latents and codes.
 
     Args:
-        latents: finite rows; the nearest code of NaN is undefined.
+        latents: finite rows; the result for a NaN row is undefined.
         codebook: the codes.
-        implementation: "torch" is the reference; "triton" is a fused kernel for CUDA, an optional
-            extra; "auto" uses the kernel on cards where `make gpu` found it correct and faster,
-            until its compiler first fails, and the reference otherwise.
+        implementation: "torch" is the reference; "triton" is a fused CUDA kernel, which needs an
+            optional extra; "auto" uses the kernel on GPUs where `make gpu` found the kernel correct
+            and faster, and otherwise, or once the kernel has failed, the reference.
 
     Raises:
         InputError: there are no codes, their dimension is wrong, or Triton is requested but
@@ -58,10 +58,10 @@ def nearest_codes(
 
 
 def _in_tiles(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Iterate over tiles of K x rows; take minima over blocks of codes while a tile is cached.
+    """Iterate over tiles of codes x rows, and take minima over blocks while a tile is cached.
 
-    Codes are rows, so that a minimum over codes is an elementwise minimum of rows, which is
-    vectorised, unlike a plain argmin. The tail of the last block is infinitely far away.
+    Each code is a row of the tile, so a minimum over codes is an elementwise minimum of rows, which
+    is vectorised, unlike a plain argmin. Padding in the last block has an infinite distance.
     """
     x = latents.detach().to(_wide_dtype(latents))
     codes = codebook.detach().to(x.dtype)
@@ -86,7 +86,7 @@ def _in_tiles(latents: Tensor, codebook: Tensor) -> Tensor:
             )
             some = slice(first // BLOCK, (first + tile) // BLOCK)
             torch.amin(blocks[some], 1, out=minima[some])
-        block = minima.min(0).indices  # the first of equal ones, as torch.min documents
+        block = minima.min(0).indices  # the first of equal minima, as torch.min documents
         inside = blocks[block, :, columns].argmin(1)
         indices[start : start + rows] = (block * BLOCK + inside)[:width]
     return indices

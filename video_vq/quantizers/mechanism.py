@@ -1,4 +1,4 @@
-"""Measures the effect of the gradient estimator on a batch, cheaply enough for every log."""
+"""Figures on the gradient estimator's effect on a batch, cheap enough to log regularly."""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +13,13 @@ QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 @torch.no_grad()
 def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, float]:
-    """Return the figures of one batch on one rank.
+    """Return figures on the estimator's effect on one rank's batch.
 
     `angle_…` are quantiles of the angle between e and q in degrees, `obtuse_share` is the fraction
     of angles beyond 90°, `ratio_…` are quantiles of λ = |q|/|e|, and `latent_norm_…` quantiles of
-    the norms of the projected latents. `distortion` is the fraction of the variance of the latents,
-    as they are compared, that their codes do not explain; `rotated_cosine` is the mean cosine
-    between the straight-through gradient g and the rotated one, Rᵀg, whichever estimator is in use.
+    the norms of the projected latents. `distortion` is the fraction of the compared latents'
+    variance that the codes do not explain; `rotated_cosine` is the mean cosine between the
+    straight-through gradient g and the rotated gradient Rᵀg, whichever estimator is in use.
 
     Args:
         rows: rows of a forward pass.
@@ -49,17 +49,17 @@ def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, 
 
 
 def row_step(rows: QuantizedRows) -> int:
-    """Return n, such that every n-th row is used for the figures."""
+    """Return the step n such that figures use every n-th row."""
     return max(1, -(-len(rows.e) // MAX_ROWS))
 
 
 def angles(e: Float[Tensor, "n d"], q: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
-    """Return the angle between corresponding rows of e and q in degrees."""
+    """Return the angle in degrees between corresponding rows of e and q."""
     cosine = torch.cosine_similarity(e, q, dim=1, eps=1e-12).clamp(-1, 1)
     return torch.rad2deg(torch.acos(cosine))
 
 
 @torch.no_grad()
 def changed_share(before: Int[Tensor, "..."], after: Int[Tensor, "..."]) -> float:
-    """Return the fraction of the tokens whose code has changed."""
+    """Return the fraction of tokens whose code has changed."""
     return float((before != after).double().mean())

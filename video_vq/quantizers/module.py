@@ -1,4 +1,4 @@
-"""The base class of every quantizer: its projections, its decoding of codes, and its step."""
+"""The base class of all quantizers, with projections, decoding and codebook updates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,14 +31,14 @@ GridLike = Shaped[Tensor, "b *grid_and_level"] | Shaped[np.ndarray, "b *grid_and
 
 
 class QuantizerModule(Float32Module):
-    """Features of `dim` channels, projected to a codebook and back.
+    """Base class of quantizers, which projects features to the codebook dimension and back.
 
-    A subclass adds the codebook, `quantize` and `codes_of`.
+    A subclass defines `codebook`, `quantize` and `codes_of`.
 
     Args:
-        dim: number of channels of the input and of the output.
-        config: settings of the codebook.
-        width: number of channels of the latents that are compared with the codes; None for `dim`,
+        dim: number of input and output channels.
+        config: codebook settings.
+        width: number of latent channels; None compares the features themselves with the codes,
             without projections.
     """
 
@@ -56,7 +56,7 @@ class QuantizerModule(Float32Module):
 
     @property
     def codebook_size(self) -> int:
-        """Return the number of codes, K, or of combinations where a position has several codes."""
+        """Return the number of codes, K, or of combinations if a position has several codes."""
         return self.config.codebook_size
 
     @property
@@ -65,28 +65,29 @@ class QuantizerModule(Float32Module):
         return self.config.vocabulary
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
-        """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
+        """Quantize projected float32 rows; return `quantized` and `codes` as rows, too."""
         raise NotImplementedError
 
     def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n *level"]:
-        """Return the codes of projected float32 rows."""
+        """Return the codes for projected float32 rows."""
         raise NotImplementedError
 
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; the forward value is exactly the code.
+        """Quantize a grid of features; `quantized` is decoded from exactly the returned codes.
 
-        Exceptions are `estimator: none`, and diveq, noise_substitution and gumbel_softmax in
-        training mode if a gradient is needed. The codes are still the nearest ones.
+        There are exceptions: `estimator: none` decodes the latents, and diveq, noise_substitution
+        and gumbel_softmax decode substitutes in training mode if a gradient is needed. The returned
+        codes are still the nearest ones.
 
         Args:
-            features: output of the encoder, with `dim` channels.
-            check: whether to refuse NaN and infinite latents, and training that never moves the
-                codes. A training loop that skips and counts steps with a non-finite loss, the same
-                on all ranks, passes False.
+            features: encoder output, with `dim` channels.
+            check: whether to raise an error for NaN and infinite latents, and for training that
+                never updates the codebook. A training loop that handles non-finite losses itself,
+                identically on all ranks, passes False.
 
         Raises:
-            InputError: the number of channels is wrong, latents are not finite, or there were many
-                training passes without a `step`.
+            InputError: the number of channels is wrong; or, if `check` is set, latents are not
+                finite, or there were too many training passes without a `step`.
         """
         rows = self._project(features)
         batch, _, *grid = features.shape
@@ -101,7 +102,7 @@ class QuantizerModule(Float32Module):
             )
 
     def encode(self, features: FeaturesLike) -> Int[Tensor, "b *grid_and_level"]:
-        """Return the codes of a grid of features, a tensor or a NumPy array.
+        """Return the codes for a grid of features, given as a tensor or a NumPy array.
 
         Raises:
             InputError: the number of channels is wrong, or latents are not finite.
@@ -113,19 +114,18 @@ class QuantizerModule(Float32Module):
         return codes.view(batch, *grid, *codes.shape[1:])
 
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
-        """Move the codebook; call this once after each optimizer step, on all ranks.
+        """Update the codebook; call this method on all ranks after each optimizer step.
 
-        The first call places the codes on latents of its batch (`init="data"`); until then they are
-        close to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ), a call only counts the
-        use of the codes.
+        With `init="data"`, the first call sets the codes to latents of the batch; before that call,
+        the codes are close to zero. With a codebook that needs no data (FSQ, BSQ, SimVQ), a call
+        only counts how often each code is used.
 
         Args:
-            outputs: the outputs of the quantizer in this step: one, or one for each accumulated
-                micro-batch.
+            outputs: quantizer outputs of this step, one for each accumulated micro-batch.
             seed: seed that determines which latents become the first codes and replace unused ones.
 
         Returns:
-            The number of uses of each code, over all ranks, and the codes that were restarted.
+            How often each code was used on all ranks together, and which codes were restarted.
 
         Raises:
             InputError: no output was given, or an output comes from another quantizer.
@@ -146,14 +146,14 @@ class QuantizerModule(Float32Module):
         return CodebookUpdate(counts, placed if self.codebook.is_initialized else placed[:0])
 
     def decode(self, codes: GridLike) -> Float[Tensor, "b c *grid"]:
-        """Return the features that the codes represent, as `forward` does for the same codes.
+        """Return the features that a grid of codes represents.
 
         Args:
-            codes: grid of codes as returned by `encode`; a tensor or a NumPy array.
+            codes: grid of codes, as returned by `encode`, as a tensor or a NumPy array.
 
         Raises:
-            InputError: a code lies outside its codebook, the codes are not integers, or they have
-                other levels than this quantizer.
+            InputError: a code is out of range, the codes are not integers, or the number of codes
+                per position is wrong.
         """
         found = as_tensor(codes, "codes").to(self._device)
         return decode_grid(found, self.vocabulary, self.codebook.lookup, self.project_out)
@@ -171,14 +171,14 @@ class QuantizerModule(Float32Module):
 
 @contextmanager
 def plain_errors(name: str, dim: int) -> Iterator[None]:
-    """Report in one sentence which argument of a quantizer's constructor is wrong.
+    """Report in one sentence which constructor argument of a quantizer is wrong.
 
     Args:
-        name: name of the class.
-        dim: the constructor's first argument, which is not among the settings.
+        name: class name, with which the message begins.
+        dim: first constructor argument, which is not part of the settings.
 
     Raises:
-        InputError: an argument is wrong; replaces pydantic's error of several lines.
+        InputError: an argument is wrong; this error replaces pydantic's multi-line error.
     """
     if not isinstance(dim, int) or dim < 1:
         raise InputError(f"{name}: dim = {dim!r} should be a whole number of channels, at least 1")
@@ -191,6 +191,6 @@ def plain_errors(name: str, dim: int) -> Iterator[None]:
 
 def _problem(detail: dict[str, Any]) -> str:
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    if not detail["loc"]:  # of several arguments, which the message names
+    if not detail["loc"]:  # the message names the arguments
         return message
     return f"{'.'.join(map(str, detail['loc']))} = {detail['input']!r} {message}"

@@ -1,4 +1,4 @@
-"""Settings of a quantizer; does not import torch."""
+"""Quantizer settings, which do not import torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -20,13 +20,13 @@ Learning = Literal["ema", "gradient", "frozen"]
 Init = Literal["data", "uniform"]
 RmsScaling = Literal["none", "constant", "with_gradient"]
 Activation = Literal["tanh", "sigmoid"]
-# Settings that only some estimators have: their names, these estimators, their defaults.
+# Settings that only some estimators use: setting name, estimators and default.
 SETTINGS_OF_SOME: tuple[tuple[str, tuple[Estimator, ...], float], ...] = (
     ("equal_angle", ("rotation_blended",), 30.0),
     ("noise_variance", ("diveq",), 5e-3),
     ("temperature", ("gumbel_softmax", "index_backpropagation"), 1.0),
 )
-# Their gradients are those at the compared latents, wherever the origin is.
+# These estimators compute the gradient at the compared latents, independently of the origin.
 AT_COMPARED_LATENTS: tuple[Estimator, ...] = (
     "diveq", "noise_substitution", "gumbel_softmax", "index_backpropagation", "exact_gradient",
     "hessian", "none",
@@ -40,39 +40,39 @@ MAX_LEVELS = 64  # largest number of codes at a position
 
 @dataclass(frozen=True, config=STRICT)
 class EstimatorConfig:
-    """Settings of the comparison of latents with codes, and of the gradient that latents get.
+    """Settings for comparing latents with codes, and for the gradient that latents receive.
 
-    With K codes on the unit sphere, the arms of the rotation trick's paper have these settings:
+    The variants in the rotation trick paper correspond to these settings:
 
-    | arm | estimator | normalize | gradient_through_norm |
+    | variant | estimator | normalize | gradient_through_norm |
     |---|---|---|---|
-    | its equation 4, Euclidean | rotation | false | |
-    | its equation 4, cosine | rotation | true | false |
-    | its released code | rotation | true | true |
-    | its released baseline | straight_through | true | false |
-    | a like-for-like baseline | straight_through | true | true |
+    | equation 4, Euclidean | rotation | false | |
+    | equation 4, cosine | rotation | true | false |
+    | released code | rotation | true | true |
+    | released baseline | straight_through | true | false |
+    | like-for-like baseline | straight_through | true | true |
 
     Attributes:
-        estimator: name of the gradient that is passed through the quantizer
-            (quantizers/gradient.py). With diveq, noise_substitution and gumbel_softmax, a training
-            step does not decode the code itself (quantizers/substitutes.py); exact_gradient and
-            hessian get their gradient from a second pass of the decoder (training/second_pass.py);
-            with none, the decoder always sees the latents, which gives an upper bound: the codes
-            follow them without being decoded, and are of no use to a prior.
+        estimator: name of the gradient estimator (quantizers/gradient.py). With diveq,
+            noise_substitution and gumbel_softmax, a training step decodes a substitute instead of
+            the code (quantizers/substitutes.py); exact_gradient and hessian compute the gradient in
+            a second decoder pass (training/second_pass.py); with none, the decoder always sees the
+            latents, which gives an upper bound on quality: codes follow the latents but are never
+            decoded, and are of no use to a prior.
         normalize: whether to quantize on the unit sphere, with l2-normalised latents and codes.
         gradient_through_norm: whether, with `normalize`, the gradient also passes through e/|e|,
-            which keeps only its tangential part; false applies the estimator to the raw latent.
-        centered: whether to rotate about the mean latent instead of the origin; far from the origin
-            the rotation tends to the identity.
-        tangential_commitment: whether the gradient of the commitment loss is projected orthogonally
-            to each latent, so that it turns latents towards their codes without changing their
-            lengths.
+            which keeps only the gradient's tangential part; false applies the estimator to the raw
+            latent.
+        centered: whether to rotate about the mean latent instead of the origin; for latents far
+            from the origin, a rotation about the origin is close to the identity.
+        tangential_commitment: whether the commitment gradient is projected orthogonally to each
+            latent, which turns latents towards their codes without changing the latents' lengths.
         equal_angle: angle in degrees between latent and code at which the rotated and the copied
-            gradient weigh the same, for the estimator rotation_blended.
-        noise_variance: variance per channel of the noise on the direction of the error, for the
-            estimator diveq; the default is vector-quantize-pytorch's.
-        temperature: temperature of the softmax over all codes, for the estimators gumbel_softmax,
-            in units of distances, and index_backpropagation, in units of squared distances.
+            gradient have equal weight, for the estimator rotation_blended.
+        noise_variance: variance per channel of the noise added to the error direction, for the
+            estimator diveq; the default follows vector-quantize-pytorch.
+        temperature: temperature of the softmax over all codes, in units of distance for
+            gumbel_softmax and of squared distance for index_backpropagation.
     """
 
     estimator: Estimator = "rotation"
@@ -120,22 +120,24 @@ class EstimatorConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class QuantizerConfig(EstimatorConfig):
-    """Settings of a codebook and of its learning.
+    """Settings of a codebook and its learning rule.
 
     Attributes:
         codebook_size: number of codes, K.
-        codebook_dim: dimension of a code, D; the encoder's output is projected to it.
-        learning: "ema" moves a code to the average of its latents, "gradient" follows a codebook
-            loss, and "frozen" leaves the codes as they were initialised or loaded.
+        codebook_dim: code dimension, D, to which the encoder output is projected.
+        learning: learning rule: "ema" moves each code to the average of its latents, "gradient"
+            trains codes with a codebook loss, and "frozen" keeps the codes as initialised or
+            loaded.
         decay: decay of the averages per optimizer step.
         decay_warmup: whether the decay at update t is min(decay, (1 + t)/(10 + t)), so that codes
-            that the first steps leave behind are restarted soon.
-        init: "data" draws the first codes from the first batch; "uniform" is U(-1/K, 1/K).
-        restart_threshold: fraction of the mean count N/K; a code whose averaged count falls below
-            it is moved to a latent of the batch. 0 turns restarts off.
-        rms_scaling: whether to divide latents by their root mean square, which is averaged over
-            steps with `decay`, like the codes. "with_gradient" passes the gradient through the
-            scale, "constant" does not (quantizers/scale.py).
+            that are unused after the first steps are restarted soon.
+        init: source of the initial codes: latents of the first batch ("data"), or U(-1/K, 1/K)
+            ("uniform").
+        restart_threshold: fraction of the mean count N/K below which a code's averaged count causes
+            a restart, which moves the code to a latent of the batch. 0 turns restarts off.
+        rms_scaling: kind of division of latents by their root mean square, averaged over steps with
+            `decay`: "none" does not divide, "with_gradient" also passes the gradient through the
+            scale, and "constant" does not (quantizers/scale.py).
     """
 
     kind: Literal["vector"] = "vector"
@@ -164,15 +166,15 @@ class QuantizerConfig(EstimatorConfig):
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each level; there is one level."""
+        """Return the number of codes of the only level, as a tuple."""
         return (self.codebook_size,)
 
 
 @dataclass(frozen=True, config=STRICT)
 class SimVQConfig(EstimatorConfig):
-    """SimVQ (Zhu et al. 2024): fixed random codes that go through one learned linear map.
+    """SimVQ (Zhu et al. 2024): fixed random codes transformed by one learned linear map.
 
-    Every step of the map moves all codes, so none dies. It needs the codebook loss.
+    Every optimizer step moves all codes, so no code dies. Training needs the codebook loss.
     """
 
     kind: Literal["simvq"] = "simvq"
@@ -181,35 +183,35 @@ class SimVQConfig(EstimatorConfig):
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each level; there is one level."""
+        """Return the number of codes of the only level, as a tuple."""
         return (self.codebook_size,)
 
 
 class _ManyCodes:
-    """Settings whose number of codes follows from `vocabulary`."""
+    """Settings whose codebook size is the product of the sizes in `vocabulary`."""
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the number of codes of each level; a position has one code of each."""
+        """Return the number of codes of each level; a position has one code per level."""
         raise NotImplementedError
 
     @property
     def codebook_size(self) -> int:
-        """Return the number of codes, K, or of combinations where a position has several codes."""
+        """Return the number of codes, K, or of combinations if a position has several codes."""
         return math.prod(self.vocabulary)
 
 
 @dataclass(frozen=True, config=STRICT)
 class FiniteConfig(_ManyCodes):
-    """Finite scalar quantization (Mentzer et al. 2023): each channel rounded to a few levels.
+    """Finite scalar quantization (Mentzer et al. 2023), which rounds channels to a few levels.
 
     Attributes:
-        levels: number of values of each channel, at least 3; their product is the codebook's size.
-            The paper proposes (8, 6, 5) for 2^8, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5) for 2^12.
-        groups: number of codes at a position, each with its own channels and these levels.
-        activation: function that bounds a channel before it is rounded: "tanh", or iFSQ's
-            "sigmoid", 2σ(1.6x) − 1, whose values are closer to uniform for normally distributed
-            latents.
+        levels: number of values of each channel, at least 3; the product is the codebook size. The
+            paper proposes (8, 6, 5) for 2^8, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5) for 2^12.
+        groups: number of codes per position, each computed from separate channels with these
+            levels.
+        activation: function that bounds each channel before rounding: "tanh", or iFSQ's "sigmoid",
+            2σ(1.6x) − 1, whose values are closer to uniform for normally distributed latents.
     """
 
     kind: Literal["finite"] = "finite"
@@ -231,23 +233,23 @@ class FiniteConfig(_ManyCodes):
 
 @dataclass(frozen=True, config=STRICT)
 class BinaryConfig(_ManyCodes):
-    """The sign of each channel as a bit: BSQ (Zhao et al. 2024), LFQ (Yu et al. 2023).
+    """Quantization of each channel to its sign: BSQ (Zhao et al. 2024) or LFQ (Yu et al. 2023).
 
-    Its entropy loss (weight `loss.entropy`) is computed from the soft choice among the codes c of a
-    latent z, p(c | z) ∝ exp(−|z − c|² / temperature), under which the bits are independent; it is
-    H(c | z) + diversity · (log K − H(c)), in nats. The first part favours confident choices, the
-    second equally frequent codes over the batch.
+    The entropy loss (weight `loss.entropy`) uses the soft assignment of a latent z to codes c,
+    p(c | z) ∝ exp(−|z − c|² / temperature), whose bits are independent. The loss is
+    H(c | z) + diversity · (log K − H(c)), in nats. The first term favours confident assignments,
+    and the second term favours equally frequent codes over the batch.
 
     Attributes:
-        num_bits: number of channels of a code; there are 2^num_bits codes.
-        spherical: true is BSQ, with latents and codes on the unit sphere; false is LFQ, with raw
+        num_bits: number of bits per code; there are 2^num_bits codes.
+        spherical: true for BSQ, with latents and codes on the unit sphere; false for LFQ, with raw
             latents and codes of ±1.
-        groups: number of codes at a position, each with its own channels.
-        temperature: temperature of the soft choice.
-        diversity: weight of the second part.
-        entropy_channels: number of bits in a block. H(c) is computed as if the blocks were
-            independent, so that no table of 2^num_bits is needed; it bounds the joint entropy from
-            above.
+        groups: number of codes per position, each computed from separate channels.
+        temperature: temperature of the soft assignment.
+        diversity: weight of the second term.
+        entropy_channels: number of bits per block. H(c) is computed as if the blocks were
+            independent, which needs no table of 2^num_bits entries and gives an upper bound on the
+            joint entropy.
     """
 
     kind: Literal["binary"] = "binary"
@@ -268,19 +270,20 @@ class BinaryConfig(_ManyCodes):
 class ResidualConfig(_ManyCodes):
     """Several codebooks per position: residual levels (Zeghidour et al. 2021), groups, or both.
 
-    With one level and several groups it is grouped, or product, VQ. See `QuantizerConfig` for the
-    settings that are not described here.
+    One level with several groups is grouped VQ, also called product VQ. See `QuantizerConfig` for
+    the settings that are not described here.
 
     Attributes:
         codebook_sizes: number of codes of each level; a level quantizes the residual of the
-            previous one.
-        groups: number of parts that the channels of a latent are cut into, each with its own
+            previous level.
+        groups: number of groups into which latent channels are split; each group has its own
             codebooks.
-        codebook_dim: dimension of a code, which belongs to one group.
+        codebook_dim: code dimension within one group.
         shared: whether all levels of a group use one codebook.
-        dropout: whether the decoder sees only the first few levels in training; their number is
-            drawn for each step.
-        estimator: the gradient from the sum of a group's levels to its latent.
+        dropout: whether the decoder sees only the first few levels in training; the number of
+            levels is drawn for each step.
+        estimator: name of the gradient estimator, applied from the sum of a group's levels to the
+            group's latent.
     """
 
     kind: Literal["residual"] = "residual"
@@ -317,11 +320,11 @@ class ResidualConfig(_ManyCodes):
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """Return the codebook size of each code at a position: coarse to fine, then by group."""
+        """Return the codebook size of each code at a position, ordered by level, then by group."""
         return tuple(size for size in self.codebook_sizes for _ in range(self.groups))
 
     def level_config(self, codebook_size: int) -> QuantizerConfig:
-        """Return the settings of one codebook."""
+        """Return the settings of a codebook with this number of codes."""
         return QuantizerConfig(
             codebook_size=codebook_size,
             codebook_dim=self.codebook_dim,
@@ -334,7 +337,7 @@ class ResidualConfig(_ManyCodes):
 
 
 def quantizes(config: Any) -> bool:
-    """Return whether the decoder sees codes rather than the latents (estimator: none)."""
+    """Return whether the decoder sees codes rather than latents, as with `estimator: none`."""
     return getattr(config, "estimator", None) != "none"
 
 
@@ -344,7 +347,7 @@ def _tag(value: Any) -> str:
     return f"[{getattr(value, 'kind', None)}]"
 
 
-# Tags in brackets are left out of the names of settings that the config loader prints.
+# The config loader omits tags in brackets from the setting names that it prints.
 AnyQuantizerConfig = Annotated[
     Annotated[QuantizerConfig, Tag("[vector]")]
     | Annotated[SimVQConfig, Tag("[simvq]")]

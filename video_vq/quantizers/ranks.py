@@ -1,4 +1,4 @@
-"""Sums and minima over the ranks of a run; a single process is a world of one."""
+"""Sums and minima over all ranks of a run; a single process counts as one rank."""
 
 import torch.distributed as dist
 from torch import Tensor

@@ -30,7 +30,7 @@ DROPOUT_STREAM = 0xD309
 
 
 class _Level(NamedTuple):
-    """The work of one codebook: its input, its codes, and their vectors with its own gradient."""
+    """The input, code vectors and codes of one codebook; the vectors carry its gradient."""
 
     residual: Float[Tensor, "n d"]
     vector: Float[Tensor, "n d"]
@@ -38,10 +38,10 @@ class _Level(NamedTuple):
 
 
 class ResidualCodebook(nn.Module):
-    """A codebook for each level and group; each level quantizes the residual of the previous one.
+    """One codebook per level and group; a level quantizes the residual of the previous level.
 
-    The codes at a position go from coarse to fine: level 0 of all groups, then level 1 of all.
-    Each codebook is a `Codebook` and learns only from its own input.
+    The codes at a position go from coarse to fine: level 0 of all groups, then level 1 of all
+    groups, and so on. Each codebook is a `Codebook` and learns only from its own input.
     """
 
     def __init__(self, config: ResidualConfig):
@@ -56,11 +56,11 @@ class ResidualCodebook(nn.Module):
 
     @property
     def is_initialized(self) -> bool:
-        """Whether all codebooks can be used."""
+        """Return whether all codebooks are initialised."""
         return all(bool(book.is_initialized) for book in self._distinct())
 
     def book(self, index: int) -> Codebook:
-        """Return the codebook of one of the codes at a position."""
+        """Return the codebook of the code with this index at each position."""
         found = self.books[index % len(self.books)]
         assert isinstance(found, Codebook)
         return found
@@ -69,7 +69,7 @@ class ResidualCodebook(nn.Module):
         return (self.book(index) for index in range(len(self.books)))
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> list[_Level]:
-        """Quantize projected float32 latents; the residuals pass the gradient to the latents."""
+        """Quantize projected float32 latents; residuals pass their gradients to the latents."""
         levels: list[_Level] = []
         residuals = list(latents.chunk(self.config.groups, dim=1))
         for index in range(len(self.config.vocabulary)):
@@ -90,10 +90,10 @@ class ResidualCodebook(nn.Module):
         return torch.cat(sums, dim=1)
 
     def depth(self) -> int:
-        """Return the number of levels that the decoder sees in this step under dropout.
+        """Return the number of levels that the decoder sees in this step with dropout.
 
-        The number is drawn uniformly and depends only on the number of updates, so that all ranks
-        and micro-batches and a resumed run agree.
+        The number is drawn uniformly and depends only on the number of updates, so all ranks, all
+        micro-batches and a resumed run use the same number.
         """
         step = int(self.book(0).num_updates)
         draw = np.random.default_rng([step, DROPOUT_STREAM]).integers(
@@ -102,7 +102,7 @@ class ResidualCodebook(nn.Module):
         return 1 + int(draw)
 
     def statistics(self, levels: list[_Level]) -> CodebookStatistics:
-        """Count and sum the latents that each codebook was given, without changing anything."""
+        """Return counts and sums of each codebook's inputs, without changing the codebooks."""
         parts = [
             self.book(index).statistics(level.residual, level.codes)
             for index, level in enumerate(levels)
@@ -115,7 +115,7 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Place the first codes of each level on residuals of the previous level; collective."""
+        """Set the codes of each level to residuals of the previous level; collective."""
         groups = self.config.groups
         residuals = [list(rows.chunk(groups, dim=1)) for rows in latents]
         for index in range(len(self.config.vocabulary)):
@@ -128,9 +128,9 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Move each codebook, once per optimizer step; collective.
+        """Update each codebook, once per optimizer step; collective.
 
-        `restarted` numbers the codes of all levels consecutively, level by level.
+        In `restarted`, the codes of all levels are numbered consecutively, level by level.
         """
         sizes, dim = list(self.config.vocabulary), self.config.codebook_dim
         counts, sums = statistics.counts.split(sizes), statistics.sums.split(sizes)
@@ -146,11 +146,11 @@ class ResidualCodebook(nn.Module):
         return CodebookUpdate(sum_over_ranks(statistics.counts.clone()), torch.cat(restarted))
 
     def watch(self) -> None:
-        """Refuse a training run in which nothing moves the codes; see `Codebook.watch`."""
+        """Raise an error if a training run never updates the codes; see `Codebook.watch`."""
         self.book(0).watch()
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
-        """Return the rows of each tensor of codes that these code numbers refer to."""
+        """Return the rows that hold the given codes, by the name of the code tensor."""
         rows, start = {}, 0
         for index in range(len(self.books)):
             end = start + self.config.vocabulary[index]
@@ -160,10 +160,10 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def lookup(self, indices: Integer[Tensor, "n level"]) -> Float[Tensor, "n d"]:
-        """Return the sums of the vectors of codes.
+        """Return the code vectors, summed over levels, with groups concatenated.
 
         Raises:
-            InputError: an index is not a code.
+            InputError: an index is out of range.
         """
         check_codes(indices, self.config.vocabulary)
         codes = enumerate(indices.long().unbind(1))
@@ -173,22 +173,24 @@ class ResidualCodebook(nn.Module):
 class ResidualQuantizer(QuantizerModule):
     """Residual VQ (Zeghidour et al. 2021), grouped VQ, or both, with one gradient estimator.
 
-    The estimator maps the latents of each group onto the *sum* of its levels. If the gradient were
-    copied level by level, as in some implementations, it would count once for each level. `forward`
-    does not change the codes; call `step(output)` after each optimizer step to move them.
+    The estimator passes the gradient from the *sum* of a group's levels to the group's latents. If
+    the gradient were copied level by level, as in some implementations, each level would add
+    another copy. `forward` does not change the codes; call `step(output)` after each optimizer step
+    to update the codes.
 
     Args:
-        dim: number of channels of the input and of the output.
+        dim: number of input and output channels.
         codebook_sizes: number of codes of each level; a level quantizes the residual of the
-            previous one.
-        groups: number of parts that the channels of a latent are cut into, each with its own
+            previous level.
+        groups: number of groups into which latent channels are split; each group has its own
             codebooks.
-        codebook_dim: dimension of a code, which belongs to one group; features are projected to
-            groups x codebook_dim channels and back. None splits the features themselves.
+        codebook_dim: code dimension within one group; features are projected to groups x
+            codebook_dim channels and back. None splits the features themselves.
         shared: whether all levels of a group use one codebook.
-        dropout: whether to decode only the first few levels in training; their number is drawn for
-            each step.
-        estimator: gradient from the sum of a group's levels to its latent.
+        dropout: whether to decode only the first few levels in training; the number of levels is
+            drawn for each step.
+        estimator: name of the gradient estimator, applied from the sum of a group's levels to the
+            group's latent.
         learning, decay, decay_warmup, init, restart_threshold: see `VectorQuantizer`.
 
     Raises:
@@ -237,11 +239,11 @@ class ResidualQuantizer(QuantizerModule):
         self.codebook = ResidualCodebook(config)
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
-        """Project to the codebooks' dimension, with the groups concatenated."""
+        """Return the projected rows, with the channels of all groups concatenated."""
         return self._project(features)
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
-        """Quantize projected float32 rows; `quantized` and `codes` are rows too.
+        """Quantize projected float32 rows; return `quantized` and `codes` as rows, too.
 
         With `dropout`, in training mode, `quantized` is the sum of only the first
         `ResidualCodebook.depth` levels; codes, losses and statistics cover all levels.
@@ -265,7 +267,7 @@ class ResidualQuantizer(QuantizerModule):
         return passed.view(e.shape)
 
     def _losses(self, levels: list[_Level]) -> dict[str, Float[Tensor, ""]]:
-        """Return the commitment and codebook losses: sums over levels of means over groups."""
+        """Return the commitment and codebook losses, summed over levels, averaged over groups."""
         groups = self.config.groups
         commitment = torch.stack([mean_square(r, v.detach()) for r, v, _ in levels]).sum() / groups
         codebook = commitment.detach()
@@ -285,10 +287,10 @@ class ResidualQuantizer(QuantizerModule):
         return torch.stack(forces).sum() * (2 / max(1, rows.latents.numel()))
 
     def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n level"]:
-        """Return the codes of projected float32 rows."""
+        """Return the codes for projected float32 rows."""
         return torch.stack([level.codes for level in self.codebook.quantize(latents)], dim=1)
 
 
 def _seed(seed: int, index: int) -> int:
-    """Return a seed per codebook; if the draws were equal, a level would leave no residual."""
+    """Return a distinct seed per codebook, since equal draws would make all residuals zero."""
     return seed + (index << 40)

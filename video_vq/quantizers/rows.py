@@ -1,4 +1,4 @@
-"""The common parts of all quantizers: results, conversion of grids to rows, checks of the input."""
+"""Common parts of all quantizers: result types, grid-to-row conversion and input checks."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,9 +12,9 @@ from video_vq.errors import InputError
 
 
 class CodebookStatistics(NamedTuple):
-    """Codebook statistics of one rank's forward pass, which has not changed the codebook.
+    """Codebook statistics of one rank's forward pass, which does not change the codebook.
 
-    Where a position has several codes, the counts and sums of the levels are concatenated.
+    If a position has several codes, the counts and sums of all levels are concatenated.
     """
 
     counts: Int[Tensor, "k"]
@@ -23,21 +23,21 @@ class CodebookStatistics(NamedTuple):
 
 
 class CodebookUpdate(NamedTuple):
-    """The result of an update, the same on all ranks."""
+    """The result of a codebook update, identical on all ranks."""
 
-    counts: Int[Tensor, " k"]  # hits of each code in the global batch
-    restarted: Int[Tensor, " r"]  # the codes that were moved to new places
+    counts: Int[Tensor, " k"]  # number of uses of each code in the global batch
+    restarted: Int[Tensor, " r"]  # codes that were moved to latents of the batch
 
 
 class QuantizedRows(NamedTuple):
-    """One row per token, without copies, for the logs of the mechanism."""
+    """One row per token, not copied, from which `mechanism` and `exactness` compute figures."""
 
-    latents: Float[Tensor, "n d"]  # as projected, before any normalisation
-    compared: Float[Tensor, "n d"]  # as compared with the codes
-    code: Float[Tensor, "n d"]  # the nearest, without a gradient
-    e: Float[Tensor, "n d"]  # as the estimator saw them
+    latents: Float[Tensor, "n d"]  # projected, before any normalisation
+    compared: Float[Tensor, "n d"]  # latents as compared with the codes
+    code: Float[Tensor, "n d"]  # nearest code vector, without a gradient
+    e: Float[Tensor, "n d"]  # latents as given to the estimator
     q: Float[Tensor, "n d"]
-    passed: Float[Tensor, "n d"]  # what the estimator gave: its gradient is dL/dq̃
+    passed: Float[Tensor, "n d"]  # q̃, the output of the estimator
 
 
 class QuantizerOutput(NamedTuple):
@@ -45,12 +45,11 @@ class QuantizerOutput(NamedTuple):
 
     Attributes:
         quantized: the features that the codes represent.
-        codes: the code of each cell of the grid; where a cell has several, the level is the last
-            axis.
-        losses: losses by name, unweighted, in float32; a training run weights each by the setting
-            of the same name in its `loss` section.
-        statistics: input of `codebook.update`, which is called once per optimizer step.
-        rows: rows that the logs of the mechanism need.
+        codes: code of each grid cell; if a cell has several codes, the last axis is the level.
+        losses: unweighted float32 losses by name; a training run weights each loss by the setting
+            of the same name in the config's `loss` section.
+        statistics: input to `codebook.update`, which is called once per optimizer step.
+        rows: rows from which `mechanism` and `exactness` compute figures.
     """
 
     quantized: Float[Tensor, "b c *grid"]
@@ -66,7 +65,7 @@ def dot(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
 
 def flatten_grid(features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n c"]:
-    """Flatten a channels-first grid to rows."""
+    """Flatten a channels-first grid into rows."""
     return rearrange(features, "b c ... -> (b ...) c")
 
 
@@ -78,13 +77,13 @@ def to_grid(rows: Float[Tensor, "n c"], batch: int, grid: list[int]) -> Float[Te
 def features_of(
     rows: Float[Tensor, "n d"], project_out: nn.Module, batch: int, grid: list[int]
 ) -> Float[Tensor, "b c *grid"]:
-    """Project rows of codes, or latents, to a grid of features, with autocast disabled."""
+    """Project code vectors, or latents, to a grid of features, with autocast disabled."""
     with torch.autocast(rows.device.type, enabled=False):
         return to_grid(project_out(rows), batch, grid)
 
 
 def unquantized(output: QuantizerOutput, project_out: nn.Module) -> QuantizerOutput:
-    """Return an output whose features are those of the latents; all else is unchanged."""
+    """Return the output with features projected from the latents instead of the codes."""
     batch, _, *grid = output.quantized.shape
     rows = output.rows._replace(passed=output.rows.compared)
     return output._replace(quantized=features_of(rows.passed, project_out, batch, grid), rows=rows)
@@ -99,14 +98,14 @@ def decode_grid(
     """Return the features of a grid of codes, in float32 regardless of autocast.
 
     Args:
-        codes: a grid of codes; where a cell has several, the level is the last axis.
+        codes: grid of codes; if a cell has several codes, the last axis is the level.
         vocabulary: number of codes of each level.
-        lookup: function from rows of codes to their vectors.
-        project_out: map from these vectors to features.
+        lookup: function that maps rows of codes to code vectors.
+        project_out: projection from code vectors to features.
 
     Raises:
-        InputError: a code lies outside its codebook, or the codes are not integers or have other
-            levels.
+        InputError: a code is out of range, the codes are not integers, or the number of levels is
+            wrong.
     """
     check_codes(codes, vocabulary)
     levels = codes.shape[-1:] if len(vocabulary) > 1 else ()
@@ -119,7 +118,7 @@ def decode_grid(
 def count_codes(
     indices: Int[Tensor, "n *level"], vocabulary: Sequence[int]
 ) -> Int[Tensor, " total"]:
-    """Count the codes of each level; the levels are concatenated."""
+    """Count how often each code is used; the counts of all levels are concatenated."""
     levels = indices.reshape(-1, len(vocabulary)).unbind(1)
     counts = [
         torch.bincount(level, minlength=size)
@@ -129,13 +128,13 @@ def count_codes(
 
 
 def counts_only(indices: Int[Tensor, "n *level"], vocabulary: Sequence[int]) -> CodebookStatistics:
-    """Count codes, for a codebook that does not follow its latents."""
+    """Return statistics with only code counts, for a codebook that does not follow its latents."""
     counts = count_codes(indices, vocabulary)
     return CodebookStatistics(counts, torch.zeros(len(counts), 0, device=indices.device), ())
 
 
 def check_channels(features: Tensor, dim: int) -> None:
-    """Refuse features of the wrong width.
+    """Check that features have `dim` channels.
 
     Raises:
         InputError: the features are not b c *grid with c = dim.
@@ -151,10 +150,11 @@ def check_channels(features: Tensor, dim: int) -> None:
 
 
 def check_finite(latents: Float[Tensor, "n d"]) -> None:
-    """Refuse NaN and infinite latents.
+    """Check that all latents are finite.
 
     Raises:
-        InputError: some rows are not finite; the message gives their number.
+        InputError: latents contain NaN or infinite values; the message gives the number of such
+            rows.
     """
     low, high = latents.detach().aminmax() if latents.numel() else (torch.zeros(()),) * 2
     if not torch.isfinite(low + high):
@@ -166,19 +166,19 @@ def check_finite(latents: Float[Tensor, "n d"]) -> None:
 
 
 def check_codes(codes: Shaped[Tensor, "..."], vocabulary: Sequence[int]) -> None:
-    """Refuse codes that are not integers, or that the codebook does not have.
+    """Check that codes are integers within the range of the codebook.
 
     Args:
-        codes: codes of any shape; where a position has several, the level is the last axis.
+        codes: codes of any shape; if a position has several codes, the last axis is the level.
         vocabulary: number of codes of each level.
 
     Raises:
-        InputError: there are such codes; the message shows them.
+        InputError: codes are not integers, are out of range, or have the wrong number of levels.
     """
     kind = codes.dtype
     if kind.is_floating_point or kind.is_complex or kind == torch.bool:
         raise InputError(f"codes must be integers, found {kind}")
-    codes = codes.long()  # torch has no minimum of uint16, which token stores hold
+    codes = codes.long()  # torch has no minimum for uint16, the dtype of token stores
     if len(vocabulary) == 1:
         _check_range(codes, vocabulary[0], "codes")
         return

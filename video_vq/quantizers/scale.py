@@ -1,4 +1,4 @@
-"""Divides latents by a running root mean square, which the codebook tracks."""
+"""Division of latents by a running root mean square, which the codebook tracks."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ def divide_by_rms(
 ) -> Float[Tensor, "n d"]:
     """Return e = z / rms.
 
-    Without its gradient, the scale is a constant: ∇z = ∇e / rms. Such a scale keeps |e| constant,
-    although the latents z may still shrink or grow.
+    If `with_gradient` is False, the scale is treated as a constant: ∇z = ∇e / rms. This keeps |e|
+    constant, although the latents z may still shrink or grow.
 
-    With its gradient, the scale is treated as the root mean square of these rows, so that no loss
-    depends on a common factor of z, which gets no gradient, Σ z·∇z = 0:
+    If `with_gradient` is True, the scale is treated as the root mean square of these rows, so that
+    no loss depends on a common factor of z, and this factor gets no gradient, Σ z·∇z = 0:
 
         ∇z = (∇e − e Σ(e·∇e) / Σ(e·e)) / rms
 
-    The sums are over the rows of one call, a rank's micro-batch, as in batch norm. If rms is their
-    root mean square, this is the gradient of z / sqrt(mean z²).
+    The sums run over the rows of one call, which are one rank's micro-batch, as in batch norm. If
+    rms is the root mean square of these rows, ∇z is the gradient of z / sqrt(mean z²).
 
     Args:
         latents: the projected latents z.

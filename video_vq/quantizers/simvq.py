@@ -1,4 +1,4 @@
-"""SimVQ's codebook: fixed random codes that go through one learned linear map."""
+"""The SimVQ codebook: fixed random codes transformed by one learned linear map."""
 
 import torch
 from jaxtyping import Float, Int, Integer
@@ -11,9 +11,9 @@ from video_vq.quantizers.rows import CodebookStatistics, check_codes, counts_onl
 
 
 class SimVQCodebook(StillCodebook):
-    """K random codes, N(0, 1/D), times a learned D x D matrix (Zhu et al. 2024).
+    """K random codes from N(0, 1/D), multiplied by a learned D x D matrix (Zhu et al. 2024).
 
-    The map learns from the codebook loss, so `update` only counts.
+    The codebook loss trains the matrix, so `update` only counts how often each code is used.
     """
 
     codes: Tensor
@@ -32,25 +32,25 @@ class SimVQCodebook(StillCodebook):
         return F.normalize(mapped, dim=1) if self.config.normalize else mapped
 
     def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return projected latents as they are compared with codes, normalised if that is set."""
+        """Return the projected latents to compare with codes, normalised if `normalize` is set."""
         return F.normalize(latents, dim=1) if self.config.normalize else latents
 
     def center(self) -> Float[Tensor, "1 d"]:
-        """Return the mean code."""
+        """Return the mean of the mapped codes."""
         return self.vectors().detach().mean(0, keepdim=True)
 
     def statistics(
         self, latents: Float[Tensor, "n d"], indices: Int[Tensor, "n"]
     ) -> CodebookStatistics:
-        """Count the codes."""
+        """Count how often each code is used."""
         return counts_only(indices, self.config.vocabulary)
 
     @torch.no_grad()
     def lookup(self, indices: Integer[Tensor, "..."]) -> Float[Tensor, "... d"]:
-        """Return the vectors of codes.
+        """Return the vector of each code.
 
         Raises:
-            InputError: an index is not a code.
+            InputError: an index is out of range.
         """
         check_codes(indices, self.config.vocabulary)
         return F.embedding(indices.long(), self.vectors())

@@ -1,7 +1,7 @@
-"""Substitutes that training steps decode instead of the code: moved latents and sampled codes.
+"""Vectors that training steps decode in place of the codes: moved latents and sampled codes.
 
-The notation is that of gradient.py. Here q̃ is not q, and gradients also reach the codes if these
-learn by gradients. Outside of training steps, the code itself is decoded (quantizers/vector.py).
+gradient.py defines the notation. Here q̃ may differ from q, and gradients also reach codes that
+learn by gradients. Outside training steps, the codes themselves are decoded (quantizers/vector.py).
 """
 
 import torch
@@ -13,10 +13,10 @@ Rows = Float[Tensor, "n d"]
 
 
 def diveq(e: Rows, q: Rows, noise_variance: float) -> Rows:
-    """DiVeQ (Vali et al. 2025, arXiv 2509.26469): q̃ = e + |q − e| sg(u), u = v/|v|.
+    """Return q̃ = e + |q − e| sg(u), u = v/|v| (DiVeQ, Vali et al. 2025, arXiv 2509.26469).
 
-    v = q − e + noise, with noise from N(0, noise_variance) in each channel. Without noise the value
-    is q; then dL/de = g − u (u·g), the gradient without its component along the error, and dL/dq =
+    The direction v is q − e plus noise from N(0, noise_variance) in each channel. Without noise, q̃
+    equals q, dL/de = g − u (u·g) is the gradient without its component along the error, and dL/dq =
     u (u·g).
     """
     direction = (q - e).detach()
@@ -26,15 +26,15 @@ def diveq(e: Rows, q: Rows, noise_variance: float) -> Rows:
 
 
 def noise_substitution(e: Rows, q: Rows) -> Rows:
-    """NSVQ (Vali and Bäckström 2022): q̃ = e + |q − e| v/|v| in a random direction, v ~ N(0, I)."""
+    """Return q̃ = e + |q − e| v/|v| with random v ~ N(0, I) (NSVQ, Vali and Bäckström 2022)."""
     return _moved(e, q, torch.randn_like(e))
 
 
 def gumbel_softmax(e: Rows, codes: Float[Tensor, "k d"], temperature: float) -> Rows:
-    """Sample a code, and differentiate the softmax (Jang et al. 2017, with a hard sample).
+    """Return sampled codes with the softmax's gradient (hard Gumbel-softmax, Jang et al. 2017).
 
-    p = softmax(−|e − c|/temperature) over all codes c; a code is drawn from p, and the gradient is
-    that of Σ p c. Holds n x k numbers several times.
+    Each code is drawn from p = softmax(−|e − c|/temperature) over all codes c, and has the gradient
+    of Σ p c. The computation needs memory for several n x k arrays.
     """
     logits = torch.cdist(e, codes) / -temperature
     gumbel = -torch.empty_like(logits).exponential_().log()
@@ -46,11 +46,12 @@ def gumbel_softmax(e: Rows, codes: Float[Tensor, "k d"], temperature: float) -> 
 def index_backpropagation(
     e: Rows, q: Rows, codes: Float[Tensor, "k d"], temperature: float
 ) -> Rows:
-    """IBQ (Shi et al. 2024, arXiv 2412.02692): the code, and the gradient of a softmax.
+    """Return q with the gradient of a softmax (IBQ, Shi et al. 2024, arXiv 2412.02692).
 
-    p = softmax(−|e − c|²/temperature) over all codes c. The value is q; its gradient is g, and that
-    of Σ p c goes through p to the latent and to every code. With vectors on the unit sphere and
-    temperature 2, p is the paper's softmax(e·c). Holds n x k numbers several times.
+    The softmax is p = softmax(−|e − c|²/temperature) over all codes c. q receives the gradient g,
+    and Σ p c passes g through p to the latent and to every code. With vectors on the unit sphere
+    and temperature 2, p is the paper's softmax(e·c). The computation needs memory for several n x k
+    arrays.
     """
     p = ((2 * e @ codes.T - codes.square().sum(1)) / temperature).softmax(1)
     soft = p @ codes.detach()

@@ -24,17 +24,18 @@ from video_vq.quantizers.ranks import min_over_ranks
 from video_vq.quantizers.rows import QuantizedRows, QuantizerOutput, dot
 from video_vq.quantizers.simvq import SimVQCodebook
 
-gradient.rotate_on_gpu = fused.rotate_on_gpu  # gradient.py itself needs torch alone
+gradient.rotate_on_gpu = fused.rotate_on_gpu  # gradient.py itself needs only torch
 
 Settings = TypeVar("Settings", bound=QuantizerConfig | SimVQConfig)
 Codes = TypeVar("Codes", bound=Codebook | SimVQCodebook)
 
 
 class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
-    """Quantization by the nearest code, with a choice of gradient estimators.
+    """Nearest-code quantization with a choice of gradient estimators.
 
-    `forward` does not change the codes; `step(output)` moves them, once per optimizer step. All
-    computation is in float32, regardless of autocast, half(), bfloat16() and double().
+    `forward` does not change the codes; `step(output)`, called after each optimizer step, updates
+    the codes. All computation is in float32, regardless of autocast, half(), bfloat16() and
+    double().
     """
 
     config: Settings
@@ -42,11 +43,11 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     implementation: Implementation
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
-        """Project to the codebook's dimension; these rows are compared with the codes."""
+        """Return the projected rows that are compared with the codes."""
         return self.codebook.comparable(self._project(features))
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:
-        """Quantize projected float32 rows; `quantized` and `codes` are rows too."""
+        """Quantize projected float32 rows; return `quantized` and `codes` as rows, too."""
         compared = self.codebook.comparable(latents)
         vectors = self.codebook.vectors()
         indices = nearest_codes(compared, vectors, self.implementation)
@@ -66,7 +67,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     def _estimate(
         self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
     ) -> QuantizedRows:
-        """Pass the gradient to the latents, as the settings say; q may also get one."""
+        """Apply the gradient estimator; with some settings, q also receives a gradient."""
         substitute = self._substitute(compared, q)
         q = q.detach()
         if substitute is not None:
@@ -80,10 +81,10 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         return QuantizedRows(latents, compared, q, e, q, self._pass_on(e, q, indices))
 
     def _substitute(self, e: Tensor, q: Tensor) -> Tensor | None:
-        """Return the substitute that is decoded for the code; None if it is the code itself.
+        """Return the vectors to decode in place of the codes, or None to decode the codes.
 
-        Nothing is drawn at random unless a gradient is needed: the log evaluates a training step's
-        batch again, and must not affect the next step.
+        Random numbers are drawn only if a gradient is needed, since logging evaluates a training
+        batch again and must not affect the next step.
         """
         config, trains = self.config, self.training and e.requires_grad
         if config.estimator == "none":
@@ -106,12 +107,12 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
             return gradient.rotation_dynamic(e, q, self._fit_weight(e, q, indices))
         if name == "rotation_blended":
             return gradient.rotation_blended(e, q, self.config.equal_angle)
-        # Estimators that decode a substitute copy the gradient where there is none.
+        # Estimators with a substitute copy the gradient when no substitute is decoded.
         return gradient.ESTIMATORS.get(name, gradient.straight_through)(e, q)
 
     @torch.no_grad()
     def _fit_weight(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
-        """Return StableVQ's weight, with the smallest distance in the global batch."""
+        """Return StableVQ's weights, given each code's smallest distance in the global batch."""
         squared = (e - q).square().sum(1)
         nearest = squared.new_full((self.config.codebook_size,), torch.inf)
         nearest.scatter_reduce_(0, indices, squared, "amin")
@@ -121,10 +122,10 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
 
     @torch.no_grad()
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
-        """Return Σ z·∂C/∂z of the unweighted commitment loss C over the projected latents z.
+        """Return Σ z·∂C/∂z over projected latents z, for the unweighted commitment loss C.
 
-        It is positive if gradient descent on C shrinks the latents, and 0 if the gradient is
-        tangential, as on the unit sphere, or passes through the scale of the latents.
+        The sum is positive if gradient descent on C shrinks the latents, and 0 if the gradient is
+        tangential, as on the unit sphere, or also passes through the RMS scale.
         """
         config = self.config
         scaled = getattr(config, "rms_scaling", "none") == "with_gradient"
@@ -134,7 +135,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
         return dot(rows.compared, pull) * (2 / max(1, pull.numel()))
 
     def codes_of(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
-        """Return the codes of projected float32 rows."""
+        """Return the codes for projected float32 rows."""
         compared = self.codebook.comparable(latents)
         return nearest_codes(compared, self.codebook.vectors(), self.implementation)
 
@@ -142,35 +143,35 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
 class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
     """Vector quantization (van den Oord et al. 2017) with the rotation trick (Fifty et al. 2024).
 
-    `forward` does not change the codes; call `step(output)` after each optimizer step to move them.
-    All computation is in float32, regardless of autocast.
+    `forward` does not change the codes; call `step(output)` after each optimizer step to update the
+    codes. All computation is in float32, regardless of autocast.
 
     Args:
-        dim: number of channels of the input and of the output.
+        dim: number of input and output channels.
         codebook_size: number of codes, K.
-        codebook_dim: dimension of a code; features are projected to it and back by two linear
-            layers. None compares the features themselves.
-        estimator: gradient that passes through the quantizer; see `EstimatorConfig`, also for the
-            next seven arguments. exact_gradient and hessian need the second pass that `video-vq
-            train-tokenizer` makes.
+        codebook_dim: code dimension; two linear layers project features to this dimension and back.
+            None compares the features themselves with the codes.
+        estimator: name of the gradient estimator; `EstimatorConfig` describes the estimators and
+            the next seven arguments. exact_gradient and hessian need the second decoder pass of
+            `video-vq train-tokenizer`.
         normalize: whether to quantize on the unit sphere.
         gradient_through_norm: whether the gradient passes through the normalisation of `normalize`.
         centered: whether to rotate about the mean latent instead of the origin.
-        tangential_commitment: whether the commitment loss turns latents without changing their
-            lengths.
-        equal_angle: setting of the estimator rotation_blended, in degrees.
-        noise_variance: setting of the estimator diveq, per channel.
-        temperature: setting of the estimators gumbel_softmax and index_backpropagation.
-        learning: how codes learn: "ema" moves them to averages of their latents, "gradient" trains
-            them by the loss `codebook`, and "frozen" does not move them.
+        tangential_commitment: whether the commitment loss changes the directions of the latents but
+            not the lengths.
+        equal_angle: angle of equal weights in rotation_blended, in degrees.
+        noise_variance: noise variance per channel in diveq.
+        temperature: softmax temperature in gumbel_softmax and index_backpropagation.
+        learning: learning rule: "ema" moves codes to the averages of their latents, "gradient"
+            trains codes with the loss `codebook`, and "frozen" leaves codes unchanged.
         decay: decay of the averages per step.
         decay_warmup: whether to begin with a smaller decay, so that unused codes are replaced soon.
-        init: first codes: "data" are latents of the first step, "uniform" are U(-1/K, 1/K).
-        restart_threshold: codes used less than this fraction of the mean are moved to latents of
-            the batch; 0 turns this off.
-        rms_scaling: whether to divide latents by their averaged root mean square: "none",
-            "constant" or "with_gradient".
-        implementation: implementation of the lookup (quantizers/lookup.py).
+        init: initial codes: latents of the first step ("data"), or U(-1/K, 1/K) ("uniform").
+        restart_threshold: fraction of the mean count below which a code is moved to a latent of the
+            batch; 0 turns restarts off.
+        rms_scaling: kind of division of latents by a running root mean square: "none", "constant"
+            or "with_gradient"; see `QuantizerConfig`.
+        implementation: lookup implementation (quantizers/lookup.py).
 
     Raises:
         InputError: an argument is out of range, or two arguments are incompatible.
@@ -223,15 +224,15 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
 
 
 class SimVQ(LookupQuantizer[SimVQConfig, SimVQCodebook]):
-    """SimVQ (Zhu et al. 2024): fixed random codes that go through one learned linear map.
+    """SimVQ (Zhu et al. 2024): fixed random codes transformed by one learned linear map.
 
-    Every optimizer step moves all codes, so none dies. Add the loss `codebook`, which trains the
-    map, to yours. `step` only counts.
+    Every optimizer step moves all codes, so no code dies. Add the loss `codebook`, which trains the
+    linear map, to the training loss. `step` only counts how often each code is used.
 
     Args:
-        dim: number of channels of the input and of the output.
+        dim: number of input and output channels.
         codebook_size: number of codes, K.
-        codebook_dim: dimension of a code; None compares the features themselves.
+        codebook_dim: code dimension; None compares the features themselves with the codes.
         estimator, normalize, gradient_through_norm, tangential_commitment: see `VectorQuantizer`.
         centered: whether to rotate about the mean code instead of the origin.
         equal_angle, noise_variance, temperature, implementation: see `VectorQuantizer`.

@@ -22,11 +22,10 @@ from video_vq.nn.conv3d import (
 
 
 class ConvEncoder(nn.Module):
-    """Video to features: space-to-depth, levels of residual blocks, strided convolutions.
+    """An encoder with space-to-depth, levels of residual blocks and strided convolutions.
 
     Attributes:
-        margin_hw: number of rows and columns of neighbouring latents whose pixels a latent also
-            sees.
+        margin_hw: numbers of rows and columns of neighbouring latents whose pixels affect a latent.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
@@ -54,17 +53,17 @@ class ConvEncoder(nn.Module):
     def forward(
         self, video: Float[Tensor, "b 3 t h w"], past: Past | None = None
     ) -> Float[Tensor, "b c lt lh lw"]:
-        """Encode a video in [-1, 1]; with a `past`, encode the next piece of a stream."""
+        """Encode a video in [-1, 1]; with a `past`, encode the next chunk of a stream."""
         x = self.layers(laid_out(space_to_depth(video, self.patch_thw)), past)
         return self.out(F.silu(self.norm(x)))
 
 
 class ConvDecoder(nn.Module):
-    """Features to video: the encoder mirrored.
+    """A decoder that maps features to a video, as the mirror image of the encoder.
 
     Attributes:
-        margin_hw: number of rows and columns of neighbouring latents that a latent's pixels depend
-            on.
+        margin_hw: numbers of rows and columns of neighbouring latents that affect a latent's
+            pixels.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
@@ -93,13 +92,13 @@ class ConvDecoder(nn.Module):
     def forward(
         self, features: Float[Tensor, "b c lt lh lw"], past: Past | None = None
     ) -> Float[Tensor, "b 3 t h w"]:
-        """Decode to a video without clamping; with a `past`, decode the next piece of a stream."""
+        """Decode to a video without clamping; with a `past`, decode the next chunk of a stream."""
         x = self.out(F.silu(self.norm(self.layers(laid_out(features), past))), past)
         return depth_to_space(x, self.patch_thw)
 
 
 def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
-    """Trace a latent to the pixels it sees; return their reach beyond its box, in latents."""
+    """Return how far the receptive field extends beyond a latent's own pixels, in latents."""
     reach = 0
     for stride in (*config.strides_thw[::-1], None):
         reach += 2 * config.num_blocks  # two convolutions of size 3 in each block
@@ -110,7 +109,7 @@ def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
 
 
 def _decoder_margin(config: ConvBackboneConfig, axis: int) -> int:
-    """Trace a latent's pixels to the latents they depend on; return their reach beyond it."""
+    """Return how far the latents that affect a latent's pixels extend beyond it, in latents."""
     reach = config.stem_kernel // 2
     for stride in (*config.strides_thw, None):
         reach += 2 * config.num_blocks  # two convolutions of size 3 in each block

@@ -1,4 +1,4 @@
-"""The TimeSformer encoder and decoder of the rotation trick's paper."""
+"""The TimeSformer encoder and decoder from the rotation trick paper."""
 
 import math
 
@@ -14,7 +14,7 @@ from video_vq.nn.space_time import NORM_EPS, DividedBlock, Tokens
 
 
 class TimeSformer(nn.Module):
-    """Learned positions in space and time, transformer blocks and a final norm."""
+    """A TimeSformer with learned positions in space and time, and a final norm."""
 
     def __init__(self, config: TimeSformerConfig, checkpoint_activations: bool):
         super().__init__()
@@ -31,12 +31,12 @@ class TimeSformer(nn.Module):
         self.norm = nn.LayerNorm(config.width, NORM_EPS)
 
     def forward(self, x: Tokens) -> Tokens:
-        """Let the tokens of a clip attend to each other."""
+        """Run the transformer on the tokens of whole clips."""
         return self.norm(self.blocks(x + self.position_embedding + self.time_embedding))
 
 
 class TimeSformerEncoder(nn.Module):
-    """Maps a video to features: a TimeSformer over boxes of pixels, each of which is a token."""
+    """An encoder that maps a video to features with a TimeSformer, one token per box of pixels."""
 
     def __init__(self, config: TimeSformerConfig, checkpoint_activations: bool = False):
         super().__init__()
@@ -53,7 +53,7 @@ class TimeSformerEncoder(nn.Module):
 
 
 class TimeSformerDecoder(nn.Module):
-    """Features to video: the encoder mirrored."""
+    """A decoder that maps features to a video, as the mirror image of the encoder."""
 
     def __init__(self, config: TimeSformerConfig, checkpoint_activations: bool = False):
         super().__init__()
@@ -63,7 +63,7 @@ class TimeSformerDecoder(nn.Module):
         initialise(self)
 
     def forward(self, features: Float[Tensor, "b c lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
-        """Decode to a video; values are not clamped."""
+        """Decode features to a video, without clamping."""
         tokens = self.transformer(rearrange(features, "b c t h w -> b t h w c"))
         pixels = rearrange(self.to_pixels(tokens), "b t h w c -> b c t h w")
         return depth_to_space(pixels, self.patch_thw)
@@ -72,8 +72,8 @@ class TimeSformerDecoder(nn.Module):
 def initialise(module: nn.Module) -> None:
     """Draw weights and positions from N(0, 0.02²) and set biases to zero.
 
-    As in the TimeSformer's code, the projection after the attention along time is zero in all
-    blocks but the first, so these start out as blocks of a per-frame transformer.
+    As in the TimeSformer code, the projection after the attention along time is zero in all blocks
+    except the first, so the other blocks start without attention along time.
     """
     for name, value in module.named_parameters():
         if "norm" in name:

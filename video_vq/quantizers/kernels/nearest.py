@@ -1,6 +1,6 @@
-"""The lookup as one Triton kernel with fused product and argmin, without an n x k matrix.
+"""Nearest-code lookup in one Triton kernel, which fuses product and argmin without an n x k matrix.
 
-`implementation="torch"` is the reference; measurements of the kernel are in docs/results.md.
+`implementation="torch"` is the reference; docs/results.md lists measurements of the kernel.
 """
 
 import os
@@ -32,7 +32,7 @@ def _nearest_kernel(
     CODES: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Track the smallest |c|²/2 − x·c of a block of rows while iterating over the codes."""
+    """Find the code with the smallest |c|²/2 − x·c for each row in a block."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     smallest = tl.full((ROWS,), float("inf"), tl.float32)
     nearest = tl.zeros((ROWS,), tl.int32)
@@ -57,7 +57,7 @@ def _nearest_kernel(
         value, place = tl.min(
             distance, axis=1, return_indices=True, return_indices_tie_break_left=True
         )
-        closer = value < smallest  # strict: of equal distances the lowest index stays
+        closer = value < smallest  # strict, so the lowest of equally near codes stays
         smallest = tl.where(closer, value, smallest)
         nearest = tl.where(closer, first + place, nearest)
     tl.store(indices + rows, nearest.to(tl.int64), mask=rows < num_rows)
@@ -67,12 +67,12 @@ def _nearest_kernel(
 def nearest_codes_triton(
     latents: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]
 ) -> Int[Tensor, "n"]:
-    """Return the index of the nearest code for each latent; see `lookup.nearest_codes`.
+    """Return the index of each latent's nearest code; see `lookup.nearest_codes`.
 
     Products are plain float32 (`input_precision="ieee"`): no TF32, no bf16.
 
     Raises:
-        InputError: the latents are float64, or are on a CPU outside of Triton's interpreter.
+        InputError: the latents are float64, or on a CPU without Triton's interpreter.
     """
     if latents.dtype == torch.float64:
         raise InputError('implementation="triton" computes in float32, found float64 latents')
