@@ -178,7 +178,7 @@ class _BoundedFile(io.BufferedReader):
     """A file that refuses to read a zip directory that is too large."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return `size` bytes, if no more than a directory may have; zipfile reads one at once."""
+        """Return `size` bytes; raise BadZipFile if `size` exceeds the limit for a directory."""
         if size is not None and size > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"a directory of more than {MAX_DIRECTORY_BYTES:,} bytes")
         return super().read(size)

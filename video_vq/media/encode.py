@@ -316,7 +316,7 @@ def tile(
         columns: number of tiles in a row.
         gap: number of pixels around each tile.
         scale: integer enlargement factor; pixels are repeated.
-        labels: short texts, shown above the tiles and clipped to the tile width; None for none.
+        labels: short text above each tile, clipped to the tile width; None for no labels.
         background: grey level between the tiles, 0 to 255; labels are on white.
 
     Returns:
