@@ -185,7 +185,7 @@ def names_in(folder: Path) -> tuple[Sequence[str], Numbering]:
 
 
 class FramePattern:
-    """A regular expression that separates the videos in a folder and orders each one's frames."""
+    """A regular expression that separates a folder's videos and orders each video's frames."""
 
     def __init__(self, pattern: str):
         self._pattern = re.compile(pattern)
