@@ -1,4 +1,4 @@
-"""Turns the actions of a video's frames into those of a clip's latent frames, which steer a prior.
+"""Converts a video's per-frame actions to actions per latent frame, which steer a prior.
 
 Row f of a store's `actions` is the action between frame f of a video and the next one.
 """
@@ -13,12 +13,12 @@ ARRAY = "actions"  # the array's name in a clip store
 
 
 def num_actions(num_frames: int, stride: int) -> int:
-    """Return the number of rows of actions between a clip's first and last frame."""
+    """Return the number of action rows between a clip's first and last frames."""
     return (num_frames - 1) * stride
 
 
 def num_action_dims(row_dims: int, stride: int, frames_per_latent: int) -> int:
-    """Return the number of values that steer one latent frame: all rows that lead to its frames."""
+    """Return the number of action values per latent frame: all rows that lead to its frames."""
     return row_dims * stride * frames_per_latent
 
 
@@ -27,18 +27,18 @@ def latent_actions(
 ) -> Float[np.ndarray, "t a"]:
     """Return, for each latent frame, the actions that lead to its frames, concatenated.
 
-    A latent frame covers `frames_per_latent` frames, and `stride` rows lead to each of them. The
-    action before the clip's first frame is unknown, and a causal tokenizer's first latent frame
-    holds only that frame; these values are 0.
+    A latent frame covers `frames_per_latent` frames, and `stride` rows lead to each frame. Values
+    before the first row are 0: the actions before the clip's first frame are unknown, and a causal
+    tokenizer's first latent frame covers only that frame.
 
     Args:
-        rows: actions between the clip's first frame and its last, `num_actions` rows.
-        stride: number of the video's frames from one frame of the clip to the next.
+        rows: actions between the clip's first and last frames, `num_actions` rows.
+        stride: number of video frames from one frame of the clip to the next.
         frames_per_latent: the tokenizer's stride in time.
         latent_frames: number of latent frames, t.
 
     Returns:
-        float32, a = `num_action_dims`.
+        Array of float32, with a = `num_action_dims`.
     """
     places = latent_frames * frames_per_latent * stride
     padded = np.zeros((places, rows.shape[1]), np.float32)
@@ -55,10 +55,10 @@ def actions_of_window(
     frames_per_latent: int,
     latent_frames: int,
 ) -> Float[np.ndarray, "t a"]:
-    """Return the latent actions of one clip of a store.
+    """Return the latent actions of one clip in a store.
 
     Raises:
-        InputError: the store has no actions, or a number is not finite.
+        InputError: the store has no actions, or an action is not finite.
     """
     row_dims = row_dims_of(store)
     if not row_dims:
@@ -68,7 +68,7 @@ def actions_of_window(
         )
     count = num_actions(num_frames, stride)
     rows = np.zeros((0, row_dims), np.float32)
-    # Nothing is known about the actions of frames that fill up a short video.
+    # The actions of frames that pad a short video are unknown, and set to 0.
     known = min(count, store.videos[video].num_frames - 1 - start)
     if known:
         rows = store.read_array(ARRAY, video, start, known).reshape(known, row_dims)
@@ -82,5 +82,5 @@ def actions_of_window(
 
 
 def row_dims_of(store: ClipStore) -> int:
-    """Return the number of values in a row of a store's actions; 0 for a store without actions."""
+    """Return the number of values in each action row of a store; 0 if the store has no actions."""
     return int(np.prod(store.arrays[ARRAY])) if ARRAY in store.arrays else 0

@@ -1,4 +1,4 @@
-"""Settings for cutting clips out of videos; does not import torch."""
+"""Settings for extracting clips from videos; does not import torch."""
 
 from typing import Annotated, Literal
 
@@ -13,21 +13,22 @@ ShortVideos = Literal["leave_out", "repeat_last", "loop"]
 
 @dataclass(frozen=True, config=STRICT)
 class ClipConfig:
-    """The choice of the clips that are cut out of the videos.
+    """Settings that determine which clips are extracted from each video.
 
     Attributes:
         num_frames: number of frames in a clip.
-        stride: distance between its frames.
-        windows: the clips of a video in an epoch: "random" for `clips_per_video` of them, drawn
-            again in each epoch, with every start equally likely; "uniform" for `clips_per_video` of
-            them, or as many as there are starts, evenly spaced from the video's beginning to its
-            end (a single one is in the middle); "all" for those that start at frames 0, hop, 2·hop,
-            …
+        stride: number of video frames from one frame of a clip to the next.
+        windows: rule that chooses a video's clips in each epoch: "random" for `clips_per_video`
+            clips, drawn anew in each epoch, with every start equally likely; "uniform" for
+            `clips_per_video` clips (fewer if there are fewer possible starts), evenly spaced from
+            the video's beginning to its end, or in the middle for a single clip; "all" for the
+            clips that start at frames 0, hop, 2·hop, …
         clips_per_video: number of clips per video and epoch, for "random" and "uniform".
         hop: number of frames from one clip's start to the next, for "all"; null for consecutive
             clips without overlap.
         short_videos: treatment of a video that is shorter than a clip: "leave_out" drops it,
-            "repeat_last" repeats its last frame until the clip is full, and "loop" starts it again.
+            "repeat_last" repeats its last frame until the clip is full, and "loop" repeats the
+            whole video.
     """
 
     num_frames: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -50,5 +51,5 @@ class ClipConfig:
 
     @property
     def span(self) -> int:
-        """The number of the video's frames from a clip's first to its last frame."""
+        """Return the number of video frames from a clip's first frame to its last, inclusive."""
         return (self.num_frames - 1) * self.stride + 1

@@ -1,4 +1,4 @@
-"""Map-style datasets for any DataLoader: the clips of a clip store, and the grids of tokens."""
+"""Map-style datasets for any DataLoader: clips of a clip store, and grids of a token store."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ from video_vq.stores.tokens import TokenStore
 
 
 class ClipItem(NamedTuple):
-    """A clip; a batch of clips has the same fields, with tensors that have a first axis b.
+    """A clip; a batch of clips has the same fields, with tensors that have a leading axis b.
 
     Attributes:
-        clip: uint8 t h w 3, RGB; or the result of the transform.
-        label: index into the dataset's `classes`; −1 without a class.
+        clip: RGB frames, uint8 t h w 3; or the transform's result.
+        label: index into the dataset's `classes`; −1 if the clip has no class.
         video: index into the store's `videos`.
         first_frame: index of the clip's first frame in the video.
-        arrays: values that the store holds for each frame (`actions`, `poses`), float32 t ...;
-            often empty.
+        arrays: the store's per-frame arrays by name (such as `actions` and `poses`), float32 t ...;
+            empty if the store has none.
     """
 
     clip: Any
@@ -37,15 +37,15 @@ class ClipItem(NamedTuple):
 
 
 class TokenItem(NamedTuple):
-    """The tokens of a clip; a batch has the same fields, with tensors that have a first axis b.
+    """The tokens of a clip; a batch has the same fields, with tensors that have a leading axis b.
 
     Attributes:
-        tokens: int64 t h w, or t h w level if a position has several codes; or the result of the
-            transform.
-        label: index into the dataset's `classes`; −1 without a class.
+        tokens: codes, int64 t h w, or t h w level if a position has several codes; or the
+            transform's result.
+        label: index into the dataset's `classes`; −1 if the clip has no class.
         video: index into the store's `videos`.
         first_frame: index of the clip's first frame in the video.
-        actions: actions that lead to each latent frame, t a; a = 0 if there are none.
+        actions: actions that lead to each latent frame, t a; a = 0 if the store has no actions.
     """
 
     tokens: Any
@@ -59,11 +59,11 @@ Item = TypeVar("Item", ClipItem, TokenItem)
 
 
 def collate(items: Sequence[Item]) -> Item:
-    """Return a batch of a dataset's items, for a DataLoader's `collate_fn`.
+    """Return a batch of dataset items; serves as a DataLoader's `collate_fn`.
 
     Raises:
-        InputError: the items cannot be batched, because a transform gave them different sizes, or
-            did not return tensors.
+        InputError: the items cannot be batched, because the transform returned tensors of different
+            shapes, or values that are not tensors.
     """
     try:
         return default_collate(list(items))
@@ -85,32 +85,33 @@ def _kind(value: object) -> str:
 class ClipDataset(Dataset[ClipItem]):
     """The clips of a clip store, as a map-style dataset for a DataLoader.
 
-    An item is read from the memory-mapped shards on access. It depends only on the arguments, the
-    epoch and its index, and not on workers and ranks, whether forked or spawned.
+    Each item is read from the memory-mapped shards on access. An item depends only on the
+    arguments, the epoch and the item's index, and not on ranks or on (forked or spawned) workers.
 
     Args:
-        store: clip store or its path.
+        store: clip store, or the path of a clip store.
         split: "train", "val" or "test"; None for all videos.
         num_frames: number of frames in a clip.
-        stride: distance between a clip's frames; 2 uses every other frame.
-        windows: the clips of a video: "all" for one every `hop` frames; "uniform" for
-            `clips_per_video` evenly spaced ones; "random" for `clips_per_video` with random starts,
-            drawn again for each epoch (`set_epoch`).
+        stride: number of video frames from one frame of a clip to the next; 2 uses every other
+            frame.
+        windows: rule that chooses a video's clips: "all" for a clip every `hop` frames; "uniform"
+            for `clips_per_video` evenly spaced clips; "random" for `clips_per_video` clips with
+            random starts, drawn anew for each epoch (`set_epoch`).
         clips_per_video: number of clips per video, for "uniform" and "random".
         hop: number of frames from one clip's start to the next, for "all"; None for clips without
             overlap.
         short_videos: treatment of a video that is shorter than a clip: "leave_out", "repeat_last"
-            (its last frame is repeated) or "loop".
+            (its last frame is repeated) or "loop" (the whole video is repeated).
         seed: seed of the random windows.
-        transform: function that is applied to each clip, uint8 t h w 3.
+        transform: function that is applied to each clip, uint8 t h w 3; None for no change.
 
     Attributes:
         store: the clip store.
         classes: names of the classes, which `label` indexes.
 
     Raises:
-        InputError: there is no such store or split, no video is long enough, or arguments do not
-            fit together.
+        InputError: the store or split does not exist, no video is long enough, or arguments
+            contradict each other.
     """
 
     def __init__(
@@ -140,24 +141,25 @@ class ClipDataset(Dataset[ClipItem]):
         self.classes = self.store.classes
         self.transform = transform
         self._clips = EpochClips(self.store, split, config, seed)
-        # In shared memory: workers that live on between epochs see what set_epoch says.
+        # In shared memory, so that persistent workers see the epoch that set_epoch stores.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the random windows of another epoch, in all workers; call it before each epoch.
+        """Set the epoch, which determines the random windows; call this before each epoch.
 
-        With windows "all" and "uniform" every epoch holds the same clips.
+        All workers use the new epoch. With windows "all" and "uniform", every epoch has the same
+        clips.
         """
         self._epoch.fill_(epoch)
 
     def window(self, index: int) -> Window:
-        """Return the window (video and frames) of an item in this epoch.
+        """Return the window (video and frames) of an item in the current epoch.
 
         Raises:
-            IndexError: there is no such item.
+            IndexError: the index is out of range.
         """
         item = _checked_index(index, len(self))
         return self._clips(item, int(self._epoch) * len(self) + item)
@@ -181,23 +183,23 @@ class ClipDataset(Dataset[ClipItem]):
 class TokenDataset(Dataset[TokenItem]):
     """The token grids of a token store, as a map-style dataset for a DataLoader.
 
-    Flattened in the order t h w (`tokens.flatten()`), a grid is a sequence for a transformer.
+    `tokens.flatten()` turns a grid into a sequence for a transformer, in the order t h w.
 
     Args:
-        store: token store or its path.
+        store: token store, or the path of a token store.
         split: "train", "val" or "test"; None for all grids.
-        transform: function that is applied to each grid, int64 t h w.
+        transform: function that is applied to each grid, int64 t h w; None for no change.
 
     Attributes:
         store: the token store.
         classes: names of the classes, which `label` indexes.
-        codebook_size: number of codes; if a position has several codes, number of their
-            combinations.
-        vocabulary: codebook size of each code at a position.
+        codebook_size: number of codes; if a position has several codes, number of combinations of
+            codes.
+        vocabulary: codebook size for each code at a position.
         grid_thw: number of latent frames, rows and columns of a grid.
 
     Raises:
-        InputError: there is no such store or split.
+        InputError: the store or split does not exist.
     """
 
     def __init__(
@@ -236,7 +238,7 @@ class TokenDataset(Dataset[TokenItem]):
 
 
 def _checked_index(index: int, length: int) -> int:
-    """Return an index counted from the start; negative ones count from the end, as for a list."""
+    """Return an index counted from the start; a negative index counts from the end, as in lists."""
     if not -length <= index < length:
         raise IndexError(f"item {index} of a dataset of {length}")
     return index % length

@@ -1,4 +1,4 @@
-"""Exports a token store as a Hugging Face Dataset; needs `video-vq[datasets]`."""
+"""Exports a token store as a Hugging Face Dataset; requires `video-vq[datasets]`."""
 
 import importlib
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from video_vq.stores.tokens import TokenStore
 def token_dataset(path: str | Path, split: str | None = None, cache_dir: str | None = None) -> Any:
     """Return a token store as a `datasets.Dataset`, one row per clip.
 
-    The columns are `tokens` t h w, or t h w level if a position has several codes, `label` (a
-    ClassLabel, -1 for none; if there are classes), `actions` t a (if there are any), `video`,
-    `first_frame` and `stride`.
+    The columns are `tokens` (t h w, or t h w level if a position has several codes), `video`,
+    `first_frame` and `stride`; also `label` (a ClassLabel, -1 for no class) if the store has
+    classes, and `actions` (t a) if the store has actions.
 
     Args:
-        path: the token store.
-        split: train, val or test; None for all.
-        cache_dir: folder in which `datasets` keeps its copy; None for its default. The copy is
-            named after the store's hash, so a store that was remade is read again.
+        path: path of the token store.
+        split: train, val or test; None for all splits.
+        cache_dir: folder in which `datasets` caches a copy of the store; None for the default
+            cache. A store whose contents have changed is read again.
 
     Raises:
         InputError: `datasets` is not installed, or the store is missing or damaged.

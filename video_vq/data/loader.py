@@ -1,4 +1,4 @@
-"""Batches for training by position, the same for any number of ranks and workers."""
+"""Loads training batches by position, identically for any number of ranks and workers."""
 
 import math
 import signal
@@ -21,21 +21,21 @@ from video_vq.stores.tokens import TokenHeader, TokenStore
 
 
 class ClipBatch(NamedTuple):
-    """uint8 clips and their source videos."""
+    """Clips (uint8), and the index of each clip's video in the store."""
 
     clips: UInt8[Tensor, "b t h w 3"]
     videos: Int[Tensor, " b"]
 
 
 class TokenBatch(NamedTuple):
-    """Token grids with their conditions, if the store has them (class −1 for none)."""
+    """Token grids, with classes (−1 for no class) and actions if the store has them."""
 
     tokens: Int[Tensor, "b t h w *level"]
     classes: Int[Tensor, " b"] | None
     actions: Float[Tensor, "b t a"] | None
 
     def flat(self, device: torch.device) -> "FlatTokens":
-        """Return the inputs of a prior, on a device."""
+        """Return the batch as inputs for a prior, on a device."""
         return FlatTokens(
             rearrange(self.tokens, "b t h w ... -> b (t h w) ...").to(device, non_blocking=True),
             None if self.classes is None else self.classes.to(device, non_blocking=True),
@@ -44,7 +44,7 @@ class TokenBatch(NamedTuple):
 
 
 class FlatTokens(NamedTuple):
-    """The arguments of a prior: tokens in the order t h w, classes and actions."""
+    """A prior's inputs: tokens flattened in the order t h w, classes and actions."""
 
     tokens: Int[Tensor, "b n *level"]
     classes: Int[Tensor, " b"] | None
@@ -54,7 +54,7 @@ class FlatTokens(NamedTuple):
 def blank_tokens(
     header: TokenHeader, number: int, device: torch.device | None = None
 ) -> FlatTokens:
-    """Return a batch of zeros with the shapes of a store, to measure memory or test a compiler."""
+    """Return a batch of zeros with a store's shapes, to measure memory or test a compiler."""
     tokens = (number, math.prod(header.grid_thw), *header.token_shape[3:])
     actions = torch.zeros(number, *header.actions_shape, device=device)
     return FlatTokens(
@@ -65,9 +65,9 @@ def blank_tokens(
 
 
 class ClipSequence(Dataset[tuple[np.ndarray, int]]):
-    """The clips of a training run: position in its endless sequence of epochs -> clip of a split.
+    """Dataset that maps positions in a run's endless sequence of epochs to clips of a split.
 
-    The config decides which clip it is; a random one depends on (seed, position).
+    The config determines each clip; a random clip depends on (seed, position).
     """
 
     def __init__(self, store: ClipStore, split: str, config: ClipConfig, seed: int):
@@ -76,7 +76,7 @@ class ClipSequence(Dataset[tuple[np.ndarray, int]]):
         self.order = EpochOrder(len(self.clips), seed)
 
     def window(self, position: int) -> Window:
-        """Return the clip at a position."""
+        """Return the window of the clip at a position."""
         return self.clips(self.order(position).item, position)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
@@ -85,7 +85,7 @@ class ClipSequence(Dataset[tuple[np.ndarray, int]]):
 
 
 class TokenSequence(Dataset[int]):
-    """The grids of a training run: position in its endless sequence of epochs -> row of a split."""
+    """Dataset that maps positions in a run's endless sequence of epochs to rows of a split."""
 
     def __init__(self, store: TokenStore, split: str, seed: int):
         self.store = store
@@ -97,7 +97,7 @@ class TokenSequence(Dataset[int]):
 
 
 class _RankSampler(Sampler[list[int]]):
-    """Yields a list of positions for each micro-batch of this rank, from a given step on."""
+    """Yields the positions of each of this rank's micro-batches, over a range of steps."""
 
     def __init__(self, first_step: int, last_step: int, rank: int, shape: dict[str, int]):
         self.steps, self.rank, self.shape = range(first_step, last_step), rank, shape
@@ -117,9 +117,10 @@ def _collate_clips(items: list[tuple[np.ndarray, int]]) -> ClipBatch:
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """Ignore signals, as one to the whole process group must not end the loader during a step."""
+    """Ignore stop signals: one sent to the process group must not end a worker during a step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The first SIGTERM is the group's; a second one, PyTorch's own clean-up, ends the worker.
+    # The process group sends the first SIGTERM; PyTorch's clean-up sends the second, which ends
+    # the worker.
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
@@ -134,11 +135,11 @@ def training_batches(
     world_size: int,
     num_workers: int,
 ) -> DataLoader:
-    """Return a loader of this rank's micro-batches from `first_step` on; starting is O(1).
+    """Return a loader of one rank's micro-batches, which starts at `first_step` in O(1).
 
     Args:
-        batch_size: size of the global batch, over ranks and accumulated micro-batches.
-        num_workers: number of processes that read ahead; 0 reads in the training process.
+        batch_size: size of the global batch, over all ranks and accumulated micro-batches.
+        num_workers: number of processes that read ahead; 0 to read in the training process.
     """
     shape = {"batch_size": batch_size, "accumulation": accumulation, "world_size": world_size}
     clips = isinstance(dataset, ClipSequence)
@@ -148,8 +149,8 @@ def training_batches(
         collate_fn=_collate_clips if clips else partial(read_grids, dataset.store),
         num_workers=num_workers,
         worker_init_fn=_leave_stopping_to_the_trainer,
-        # A loader draws a seed for its workers; from the global generator, that would change the
-        # dropout of a resumed run.
+        # A loader draws a seed for its workers; drawing it from the global generator would change
+        # the dropout of a resumed run.
         generator=torch.Generator().manual_seed(0),
         pin_memory=torch.cuda.is_available(),
     )
@@ -167,5 +168,5 @@ def read_grids(store: TokenStore, rows: Sequence[int]) -> TokenBatch:
 
 
 def read_windows(store: ClipStore, windows: list[Window]) -> UInt8[Tensor, "b t h w 3"]:
-    """Read clips into one batch."""
+    """Read clips of a store into one batch."""
     return torch.from_numpy(np.stack([read_window(store, window) for window in windows]))

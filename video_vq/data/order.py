@@ -1,4 +1,4 @@
-"""The order of the data as a pure function of (seed, epoch, position)."""
+"""Computes the order of the training data as a pure function of (seed, position)."""
 
 import functools
 from typing import NamedTuple
@@ -7,17 +7,17 @@ import numpy as np
 
 
 class Place(NamedTuple):
-    """A global position as an epoch and an item."""
+    """The epoch and the item at a global position."""
 
     epoch: int
     item: int
 
 
 class EpochOrder:
-    """An endless sequence of shuffled epochs over `num_items`; position -> (epoch, item) in O(1).
+    """An endless sequence of shuffled epochs over `num_items` items, accessed by position.
 
-    Every item occurs once per epoch; epochs follow one another without a gap, so a batch may hold
-    the end of one and the beginning of the next.
+    Every item occurs once per epoch. Epochs follow one another without a gap, so a batch may
+    contain the end of one epoch and the beginning of the next.
     """
 
     def __init__(self, num_items: int, seed: int):
@@ -25,19 +25,19 @@ class EpochOrder:
             raise ValueError("no items to put in order")
         self.num_items = num_items
         self.seed = seed
-        # Two epochs at a time: a batch across the boundary shuffles nothing twice.
+        # Cache two epochs, so that a batch across an epoch boundary shuffles neither twice.
         self._shuffled = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch, 0xDA7A]).permutation(self.num_items)
 
     def __call__(self, position: int) -> Place:
-        """Return the epoch and the item of a position, counted from the start of training."""
+        """Return the epoch and the item at a position, counted from the start of training."""
         epoch, inside = divmod(position, self.num_items)
         return Place(epoch, int(self._shuffled(epoch)[inside]))
 
     def ends_between(self, first: int, last: int) -> bool:
-        """Whether an epoch ends among the positions first … last − 1."""
+        """Return whether an epoch ends among the positions first … last − 1."""
         return last // self.num_items > first // self.num_items
 
     def __getstate__(self) -> dict[str, int]:
@@ -52,11 +52,12 @@ def rank_positions(
 ) -> range:
     """Return the global positions of one rank's micro-batch of one optimizer step.
 
-    The global batch of step s holds positions s·B … (s+1)·B − 1. It is divided into micro-batches,
-    and each of these among the ranks, so that every world size sees the same clips.
+    The global batch of step s, of size B, consists of positions s·B … (s+1)·B − 1. The batch is
+    divided into micro-batches, and each micro-batch among the ranks, so that a step uses the same
+    clips at every world size.
 
     Raises:
-        ValueError: the global batch cannot be divided evenly.
+        ValueError: the global batch cannot be divided evenly among micro-batches and ranks.
     """
     parts = accumulation * world_size
     if batch_size % parts:

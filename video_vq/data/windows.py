@@ -1,4 +1,4 @@
-"""Cuts clips out of videos: chooses the windows as a pure function."""
+"""Chooses clips of videos as a pure function, and reads the chosen clips."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from video_vq.stores.clips import ClipStore
 
 
 class Window(NamedTuple):
-    """A clip: video (its position in the store), first frame, number of frames and stride.
+    """A clip: index of the video in the store, first frame, number of frames and stride.
 
-    `short_videos` determines how the clip continues if the video ends first.
+    `short_videos` determines how the clip continues if the video ends before the clip does.
     """
 
     video: int
@@ -27,7 +27,7 @@ class Window(NamedTuple):
 
     @property
     def span(self) -> int:
-        """The number of the video's frames from the clip's first to its last frame."""
+        """Return the number of video frames from the clip's first frame to its last, inclusive."""
         return (self.num_frames - 1) * self.stride + 1
 
 
@@ -35,13 +35,13 @@ def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"
     """Return the frames of a clip.
 
     Raises:
-        ValueError: the video ends before the clip, and no rule says how the clip continues.
+        ValueError: the video ends before the clip does, and `short_videos` is "leave_out".
     """
     return _cut(store.read, store, window)
 
 
 def read_window_arrays(store: ClipStore, window: Window) -> dict[str, Float32[np.ndarray, "t ..."]]:
-    """Return the per-frame arrays of a clip, by name; see `read_window`."""
+    """Return a clip's per-frame arrays by name; short videos are extended as in `read_window`."""
     return {name: _cut(partial(store.read_array, name), store, window) for name in store.arrays}
 
 
@@ -54,7 +54,7 @@ def _cut(read: Callable[..., np.ndarray], store: ClipStore, window: Window) -> n
 
 
 def frame_numbers(window: Window, available: int) -> Int[np.ndarray, " t"]:
-    """Return the numbers of a clip's frames, in a video with `available` frames."""
+    """Return the index of each frame of a clip, in a video with `available` frames."""
     _, start, num_frames, stride, short_videos = window
     wanted = np.arange(start, start + num_frames * stride, stride)
     return wanted % available if short_videos == "loop" else wanted.clip(max=available - 1)
@@ -67,10 +67,10 @@ def usable_videos(
     stride: int,
     short_videos: ShortVideos = "leave_out",
 ) -> list[int]:
-    """Return the videos of a split that give a clip.
+    """Return the indices of a split's videos that yield at least one clip.
 
     Raises:
-        InputError: no video gives a clip.
+        InputError: no video yields a clip.
     """
     span = (num_frames - 1) * stride + 1
     indices = store.indices(split)
@@ -89,19 +89,19 @@ def usable_videos(
 
 
 class EpochClips:
-    """The numbered clips of an epoch: item -> window. Only the videos are kept in a list.
+    """The numbered clips of an epoch, each of which is computed on request.
 
     Args:
-        store: the store that holds the videos.
+        store: store that contains the videos.
         split: split of the store; None for all videos.
-        config: the choice of the clips.
-        seed: seed of random windows.
+        config: settings that determine the clips.
+        seed: seed of the random windows.
 
     Attributes:
-        videos: the videos that give clips, in the store's order.
+        videos: indices of the videos that yield clips, in the store's order.
 
     Raises:
-        InputError: no video gives a clip.
+        InputError: no video yields a clip.
     """
 
     def __init__(self, store: ClipStore, split: str | None, config: ClipConfig, seed: int):
@@ -109,7 +109,7 @@ class EpochClips:
         self.videos = usable_videos(
             store, split, config.num_frames, config.stride, config.short_videos
         )
-        # Number of places where a clip can start; a short video that is filled up has one.
+        # Number of frames at which a clip can start; 1 for a short video that is extended.
         lengths = np.array([store.videos[video].num_frames for video in self.videos])
         self._starts = (lengths - config.span + 1).clip(min=1)
         self._hop = config.hop or config.num_frames * config.stride
@@ -125,10 +125,10 @@ class EpochClips:
         return int(self._first[-1])
 
     def __call__(self, item: int, position: int) -> Window:
-        """Return the clip of an item; a random one depends on (seed, position).
+        """Return the window of an item; a random window depends on (seed, position).
 
         Args:
-            item: index of the item, 0 … len − 1; the clips of a video are consecutive.
+            item: index of the item, 0 … len − 1; a video's clips have consecutive indices.
             position: position in the endless sequence of epochs.
         """
         place = int(np.searchsorted(self._first, item, side="right")) - 1
@@ -149,26 +149,25 @@ class EpochClips:
         )
 
     def all(self) -> list[Window]:
-        """Return every clip of the first epoch, in the order of their numbers."""
+        """Return the windows of all items in the first epoch, in order."""
         return [self(item, item) for item in range(len(self))]
 
 
 def _evenly_spaced(number: int, count: int, starts: int) -> int:
-    """Return one of `count` evenly spaced integers from 0 to starts − 1, with halves rounded up."""
+    """Return the integer at index `number` of `count` evenly spaced integers in [0, starts)."""
     if count == 1:
         return (starts - 1) // 2
     return (2 * number * (starts - 1) + count - 1) // (2 * (count - 1))
 
 
 def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int) -> list[Window]:
-    """Return the clips of one video, regardless of the other videos in the store.
+    """Return the windows of one video, which do not depend on the store's other videos.
 
     Args:
-        config: the choice of the clips; random ones depend on the video's name, and none is
-            repeated.
+        config: settings that determine the clips; duplicates among random windows are dropped.
         video: index of the video in the store.
-        name: id of the video, which does not depend on its index.
-        num_frames: number of frames of the video.
+        name: id of the video, which determines the random windows.
+        num_frames: number of frames in the video.
     """
     starts = num_frames - config.span + 1
     if starts < 1 and config.short_videos == "leave_out":
@@ -185,7 +184,7 @@ def windows_of_video(config: ClipConfig, video: int, name: str, num_frames: int)
         case "all":
             chosen = list(range(0, starts, config.hop or config.num_frames * config.stride))
     rest = (config.num_frames, config.stride, config.short_videos)
-    # A start may be drawn twice; a grid is named after its window.
+    # Drop a start that was drawn twice, since a token grid is named after its window.
     return [Window(video, start, *rest) for start in dict.fromkeys(chosen)]
 
 
@@ -198,15 +197,15 @@ def scoring_windows(
     seed: int,
     short_videos: ShortVideos = "leave_out",
 ) -> list[Window]:
-    """Return disjoint windows for a score; each video gives one before any video gives two.
+    """Return disjoint windows for a metric; each video yields one before any video yields two.
 
-    A video of n clips gives n consecutive windows. The start of the first and the order of the
-    videos are random and depend on the seed.
+    A video long enough for n clips yields n consecutive windows. The start of a video's first
+    window and the order of the videos are random and depend on the seed.
 
     Args:
-        split: None for all splits.
-        count: largest number of windows; split of the store; None for all videos.
-        short_videos: treatment of videos shorter than a clip; one that is extended gives one clip.
+        split: split of the store; None for all videos.
+        count: maximum number of windows; None for all windows.
+        short_videos: treatment of videos shorter than a clip; an extended video yields one window.
 
     Raises:
         InputError: no video is long enough.
@@ -234,7 +233,7 @@ def first_windows(
     stride: int,
     short_videos: ShortVideos = "leave_out",
 ) -> list[Window]:
-    """Return the first frames of each video, in the store's order.
+    """Return the window at the start of each video, in the store's order.
 
     Raises:
         InputError: no video is long enough.

@@ -1,6 +1,6 @@
-"""Finds the arrays in .npy, .npz and .safetensors files and maps them; nothing is unpickled.
+"""Finds and memory-maps arrays in .npy, .npz and .safetensors files; nothing is unpickled.
 
-Headers are not trusted: shapes and types are checked against the actual size of the file.
+Headers are not trusted: shapes and types are checked against the actual file size.
 """
 
 import functools
@@ -41,15 +41,15 @@ _ZIP_LOCAL = struct.Struct("<4s22x2H")  # signature, then the lengths of name an
 
 
 class ArrayHeader(NamedTuple):
-    """An array in a file.
+    """The header of an array in a file.
 
     Attributes:
-        member: name of the array; "" in a .npy.
-        dtype: stored type of its values; bfloat16 is stored as uint16.
-        shape: shape of the array, in which no size is 0.
-        fortran: whether the first axis is the innermost.
-        offset: offset of its values in bytes, within the file or within a packed member.
-        packed: whether its member is compressed.
+        member: name of the array; "" in a .npy file.
+        dtype: stored type of the values; bfloat16 is stored as uint16.
+        shape: shape of the array, without axes of length 0.
+        fortran: whether the values are in Fortran order, with the first axis innermost.
+        offset: offset of the values in bytes, within the file or within a compressed member.
+        packed: whether the zip member that contains the array is compressed.
         type_name: name of the type, for messages.
     """
 
@@ -63,19 +63,19 @@ class ArrayHeader(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Return the number of bytes of its values."""
+        """Return the size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class ArrayHeaders(NamedTuple):
-    """The readable arrays of a file, and the others as (name, reason)."""
+    """The readable arrays in a file, and the unreadable arrays as (name, reason)."""
 
     arrays: tuple[ArrayHeader, ...]
     unusable: tuple[tuple[str, str], ...]
 
 
 class _UnusableError(ValueError):
-    """Raised for an unreadable array; others in the file may be readable."""
+    """Raised for an unreadable array; other arrays in the file may be readable."""
 
 
 def read_headers(path: Path) -> ArrayHeaders:
@@ -88,17 +88,17 @@ def read_headers(path: Path) -> ArrayHeaders:
 
 
 def map_array(path: Path, header: ArrayHeader) -> np.ndarray:
-    """Return the values of an array, mapped from the file, or from a copy if its member is packed.
+    """Return the memory-mapped values of an array; a compressed member is first copied to disk.
 
     Raises:
-        UnreadableVideoError: the packed member is damaged.
-        InputError: there is no space for the copy.
+        UnreadableVideoError: the compressed member is damaged.
+        InputError: there is no disk space for the copy.
     """
     return _mapped(path, header, *signature(path))
 
 
 def signature(path: Path) -> tuple[int, int]:
-    """Return the size and the time of a file; cached facts are valid while these do not change.
+    """Return a file's size and modification time; a change of either invalidates cached headers.
 
     Raises:
         UnreadableVideoError: the file cannot be read.
@@ -121,7 +121,7 @@ def _headers(path: Path, size: int, changed: int) -> ArrayHeaders:
         return ArrayHeaders((), (("", str(error)),))
     except MemoryError:
         raise UnreadableVideoError(path, "asks for more memory than there is") from None
-    except Exception as error:  # parsers of damaged bytes raise anything
+    except Exception as error:  # parsers may raise any error for damaged bytes
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         suffix = path.suffix.lower().lstrip(".")
         raise UnreadableVideoError(path, f"is no readable {suffix} file ({reason})") from None
@@ -133,13 +133,13 @@ def _of_npy(path: Path, size: int) -> ArrayHeaders:
 
 
 def _npy_header(file: Any, member: str, size: int, base: int, packed: bool) -> ArrayHeader:
-    """Read the header of a .npy of `size` bytes that begins at byte `base` of the file."""
+    """Return the header of .npy data, `size` bytes long, that begin at byte `base` of the file."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise _UnusableError(f"is of the npy version {version}, which holds structures; {AS_ARRAY}")
     stated = file.read(2 if version == (1, 0) else 4)
     length = int.from_bytes(stated, "little")
-    if length > MAX_NPY_HEADER:  # NumPy would read all of it first
+    if length > MAX_NPY_HEADER:  # NumPy would first read the whole header
         raise _UnusableError(
             f"states a header of {length:,} bytes, more than {MAX_NPY_HEADER:,}; {AS_ARRAY}"
         )
@@ -175,10 +175,10 @@ def _check(header: ArrayHeader, available: int) -> None:
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file that refuses a zip directory too large for the memory."""
+    """A file that refuses to read a zip directory that is too large."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return `size` bytes; only the directory is read in one piece."""
+        """Return `size` bytes; raise BadZipFile if `size` exceeds the limit for a directory."""
         if size is not None and size > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"a directory of more than {MAX_DIRECTORY_BYTES:,} bytes")
         return super().read(size)
@@ -261,7 +261,7 @@ def _of_safetensors(path: Path, size: int) -> ArrayHeaders:
     return ArrayHeaders(tuple(arrays), tuple(unusable))
 
 
-@functools.lru_cache(maxsize=2)  # the next video lies in the same array
+@functools.lru_cache(maxsize=2)  # consecutive videos are in the same array
 def _mapped(path: Path, header: ArrayHeader, size: int, changed: int) -> np.ndarray:
     order = "F" if header.fortran else "C"
     try:
@@ -282,7 +282,7 @@ def _mapped(path: Path, header: ArrayHeader, size: int, changed: int) -> np.ndar
 
 
 def _unpack(path: Path, header: ArrayHeader, copy: Any) -> None:
-    """Write a packed member to a file; zipfile returns no bytes beyond its stated size."""
+    """Write a compressed member to a file; zipfile returns no more bytes than the stated size."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{header.member}.npy") as member:
             shutil.copyfileobj(member, copy, 1 << 20)

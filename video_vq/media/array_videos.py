@@ -1,4 +1,4 @@
-"""Finds the axes and the range of values of videos in arrays, and turns frames into uint8."""
+"""Finds the axes and the value range of videos in arrays, and converts frames to uint8."""
 
 import functools
 import hashlib
@@ -21,7 +21,7 @@ from video_vq.media.reading import RANGES, Reading, Values
 
 KNOWN_LAYOUTS = ("thwc", "tchw", "cthw", "bthwc", "btchw", "bcthw")
 MIN_SIDE = 8  # pixels of a frame, if the layout is inferred from the shape
-MAX_VIDEOS = 1_000_000  # of one array
+MAX_VIDEOS = 1_000_000  # in one array
 TOLERANCE = 0.5 / 255  # as a fraction of a range: half a level of a uint8 frame
 SCAN_VALUES = 1 << 22  # values scanned at a time
 _ADDRESS = re.compile(
@@ -31,7 +31,7 @@ _ADDRESS = re.compile(
 
 
 class Address(NamedTuple):
-    """An address of videos in an array file: all of them, those of one array, or one of a batch."""
+    """An address in an array file: of all videos, of one array's videos, or of a single video."""
 
     file: Path
     member: str | None
@@ -39,12 +39,12 @@ class Address(NamedTuple):
 
 
 class ArrayVideos(NamedTuple):
-    """An array that holds a video, or a batch of them.
+    """An array that contains a video, or a batch of videos.
 
     Attributes:
-        file, header: the file of the array, and the array's header.
-        layout: letters for its axes.
-        num_videos: size of the batch; None without one.
+        file, header: file that contains the array, and the array's header.
+        layout: letters for the array's axes.
+        num_videos: number of videos in the batch; None if there is no batch axis.
     """
 
     file: Path
@@ -53,7 +53,7 @@ class ArrayVideos(NamedTuple):
     num_videos: int | None
 
     def place(self, index: int | None) -> str:
-        """Return the part after # in the address of a video."""
+        """Return the part of a video's address that follows the #."""
         numbered = "" if index is None else str(index)
         if not self.header.member:
             return numbered
@@ -61,30 +61,30 @@ class ArrayVideos(NamedTuple):
 
     @property
     def bytes_of_one(self) -> int:
-        """Return the number of bytes of each video."""
+        """Return the size of each video in bytes."""
         return self.header.num_bytes // (self.num_videos or 1)
 
     @property
     def indices(self) -> Iterable[int | None]:
-        """Return the indices of its videos, or only None without a batch."""
+        """Return the indices of the videos in the batch, or (None,) if there is no batch axis."""
         return (None,) if self.num_videos is None else range(self.num_videos)
 
 
 class FileVideos(NamedTuple):
-    """The arrays of a file that hold videos, and the others as (name, reason)."""
+    """The arrays in a file that contain videos, and the other arrays as (name, reason)."""
 
     arrays: tuple[ArrayVideos, ...]
     passed_over: tuple[tuple[str, str], ...]
 
 
 def is_array_file(path: Path) -> bool:
-    """Return whether a path is a file of arrays, or names videos inside one."""
+    """Return whether a path names an array file, or videos in an array file."""
     address = parse_address(path)
     return address is not None and address.file.is_file()
 
 
 def parse_address(path: Path) -> Address | None:
-    """Return the address in an array file that a path names; None for any other path."""
+    """Return the address of videos in an array file that a path names; None for other paths."""
     match = _ADDRESS.fullmatch(str(path))
     if match is None:
         return None
@@ -100,10 +100,10 @@ def parse_address(path: Path) -> Address | None:
 
 
 def videos_at(address: Address, layout: str | None) -> FileVideos:
-    """Return the arrays of videos in a file, or the one array that an address names.
+    """Return the arrays in a file that contain videos, or only the array that an address names.
 
     Raises:
-        UnreadableVideoError: the file is damaged or holds no video; the message says why.
+        UnreadableVideoError: the file is damaged, or contains no videos or too many videos.
     """
     file = address.file
     headers = read_headers(file)
@@ -131,10 +131,12 @@ def videos_at(address: Address, layout: str | None) -> FileVideos:
 
 
 def one_video(path: Path, address: Address, layout: str | None) -> tuple[ArrayVideos, int | None]:
-    """Return the array of the video that a path names, and its index if the array is a batch.
+    """Return the array with the video that a path names, and the video's index in the batch.
+
+    The index is None if the array has no batch axis.
 
     Raises:
-        UnreadableVideoError: there is no such video, or there are several.
+        UnreadableVideoError: the path names no video, or several videos.
     """
     found = videos_at(address, layout).arrays
     array, number = found[0], address.number
@@ -155,13 +157,14 @@ def one_video(path: Path, address: Address, layout: str | None) -> tuple[ArrayVi
 def layout_of(shape: tuple[int, ...], layout: str | None) -> str:
     """Return letters for the axes of an array.
 
-    A known layout fits if it gives 3 channels, or else 1, and frames of at least 8x8.
+    A known layout fits if frames are at least 8x8 and have 3 channels, or, if no such layout
+    exists, 1 channel.
 
     Args:
-        layout: the layout that the user named; None to infer it from the shape.
+        layout: layout named by the user; None to infer a layout from the shape.
 
     Raises:
-        ValueError: none of the layouts fits, or several do.
+        ValueError: the user's layout does not fit; or none or several of the known layouts fit.
     """
     told = " x ".join(map(str, shape))
     if layout is not None:
@@ -189,15 +192,16 @@ def layout_of(shape: tuple[int, ...], layout: str | None) -> str:
 
 
 def find_values(arrays: Iterable[ArrayVideos]) -> tuple[Values, str] | None:
-    """Return the range that all float arrays share, and a note on how it was found.
+    """Return the value range that all float arrays share, and a note that explains the choice.
 
-    Values below 0 mean -1 to 1, values above 2 mean 0 to 255; otherwise the range is 0 to 1.
+    Values below 0 imply the range -1 to 1. Without such values, the range is 0 to 1 if the largest
+    value is at most 1, and 0 to 255 if the largest value is at least 2.
 
     Returns:
-        None if there are no float arrays.
+        The name of the range and the note; None if there are no float arrays.
 
     Raises:
-        InputError: values are not finite, or outside all of the ranges.
+        InputError: values are not finite, or fit none of the ranges.
     """
     edges = [
         (array, *_extremes(array.file, array.header, *signature(array.file)))
@@ -244,14 +248,14 @@ def _floats(values: np.ndarray, header: ArrayHeader) -> np.ndarray:
 
 
 class ArrayVideo:
-    """One video of an array; see `VideoSource`.
+    """One video in an array; see `VideoSource`.
 
     Args:
-        path: the address of the video.
+        path: path of the video, which ends with the address.
 
     Raises:
-        UnreadableVideoError: there is no such video, or the address names several.
-        InputError: the range of its values cannot be found.
+        UnreadableVideoError: the address names no video, or several videos.
+        InputError: the value range cannot be inferred.
     """
 
     def __init__(self, path: Path, address: Address, reading: Reading):
@@ -272,7 +276,7 @@ class ArrayVideo:
         self._frames = frames.transpose([axes.index(axis) for axis in "thwc"])
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 of type, shape and values as t h w c, and the number of bytes."""
+        """Return the sha256 of type, shape and values (t h w c), and the number of value bytes."""
         whole = hashlib.sha256(f"{self._header.type_name} {self._frames.shape} ".encode())
         for frame in self._frames:
             whole.update(np.ascontiguousarray(frame).data)
@@ -282,7 +286,7 @@ class ArrayVideo:
         """Return the video's properties from the shape of its array.
 
         Raises:
-            UnreadableVideoError: the frames are too large or too many.
+            UnreadableVideoError: the frames are too large, or there are too many frames.
         """
         num_frames, height, width, _ = self._frames.shape
         if height * width > limits.max_pixels:

@@ -1,4 +1,4 @@
-"""The child's side of decoding processes, which end with their parent and within their time."""
+"""The child's side of decoding processes, which end with the parent or at a CPU time limit."""
 
 import ctypes
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from video_vq.errors import InputError
 
 PR_SET_PDEATHSIG = 1
-# Address space: a video that asks for more is left out, before the system kills any process.
+# Address space: a video that needs more is skipped, before the system kills any process.
 # decord takes 2.5 GB for 8192x4320, PyAV 0.9 GB.
 MAX_MEMORY_BYTES = 6 << 30
 WatchVideo = Callable[[str, str, float], None]
@@ -21,18 +21,18 @@ WatchVideo = Callable[[str, str, float], None]
 
 
 def serve(do: Callable[[dict[str, Any], WatchVideo], dict[str, Any]]) -> None:
-    """Do the jobs that a supervisor sends, until there are no more.
+    """Run the jobs that a supervisor sends, until stdin is closed.
 
-    Jobs come from stdin and reports go to the original stdout, as one JSON object per line:
-    {"report": "video"} at each stage of a video, then the job's answer, or {"report": "refused" |
-    "bug"}.
+    Jobs are read from stdin, and reports are written to the original stdout, as one JSON object per
+    line: {"report": "video"} at each stage of a video, then the job's answer, or {"report":
+    "refused" | "bug"}.
 
     Args:
-        do: function that does a job; it returns the answer, and raises InputError for problems that
-            are not caused by a video.
+        do: function that runs a job and returns the answer, and that raises InputError for problems
+            that are not caused by a video.
     """
     become_child()
-    # Libraries may print: stdout is ours, they get stderr.
+    # Libraries may print to stdout: send their output to stderr, and keep stdout for reports.
     reports = os.fdopen(os.dup(1), "w", buffering=1, encoding="ascii")
     os.dup2(2, 1)
 
@@ -55,32 +55,32 @@ def serve(do: Callable[[dict[str, Any], WatchVideo], dict[str, Any]]) -> None:
 
 
 def become_child() -> None:
-    """Make this process a child that decodes.
+    """Turn this process into a child process for decoding, with limited memory.
 
-    It ends with the thread that started it (on Linux; elsewhere when stdin is closed), leaves
-    Ctrl-C to the parent and does not dump core.
+    The process ends with the thread that started it (on Linux; elsewhere when stdin is closed),
+    leaves Ctrl-C to the parent and does not dump core.
     """
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Never above a limit of address space that is already set.
+    # Never exceed an address space limit that is already set.
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     allowed = [MAX_MEMORY_BYTES, *(limit for limit in (soft, hard) if limit >= 0)]
     resource.setrlimit(resource.RLIMIT_AS, (min(allowed), hard))
 
 
 def limit_processor_time(seconds: float) -> None:
-    """Have the kernel end this process after some CPU time; 0 removes the limit.
+    """Have the kernel end this process after `seconds` of CPU time; 0 removes the limit.
 
-    This also ends a process that hangs in a decoder and never returns to Python. CPU time is used
-    instead of wall time, so that no video is lost on a busy machine.
+    The limit also ends a process that hangs in a decoder and never returns to Python. CPU time is
+    used instead of wall time, so that no video is lost on a busy machine.
     """
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when its parent dies; only Linux can do so."""
+    """Have the kernel end this process when its parent dies; does nothing except on Linux."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Encodes clips with H.264, HEVC or AV1 at a given number of bits, as a baseline for tokenizers.
+"""Encodes clips with H.264, HEVC or AV1 within a bit budget, as a baseline for tokenizers.
 
-The quality is found by bisection, both at the clip's own size and downscaled.
+The best quality is found by bisection, at the original size of a clip and at smaller sizes.
 """
 
 import io
@@ -18,9 +18,9 @@ from video_vq.errors import InputError
 CodecName = Literal["h264", "hevc", "av1"]
 Clip = UInt8[np.ndarray, "t h w 3"]
 
-SCALES = (0.5, 0.25)  # of height and width, which a clip is also scaled down to
+SCALES = (0.5, 0.25)  # factors for height and width, by which clips are also scaled down
 MIN_SIDE = 16  # pixels; smaller frames are padded
-STEPS_PER_UNIT = 2  # every half of a quality is tried
+STEPS_PER_UNIT = 2  # qualities are tried in steps of 1/2
 RATE = Fraction(25)
 
 
@@ -29,13 +29,13 @@ class CodecFacts(NamedTuple):
 
     Attributes:
         title: usual name of the codec.
-        encoder: FFmpeg's name for its encoder.
-        options: encoder options: slow, and tuned for the squared error, which also determines the
-            best size.
-        qualities: the best and the worst quality (crf).
-        pixels: pixel formats with colour at full size, and at half the height and width.
+        encoder: FFmpeg's name for the encoder.
+        options: encoder options: a slow preset, tuned for the squared error, by which the best
+            frame size is also chosen.
+        qualities: best and worst quality (crf).
+        pixels: pixel formats to try, with colour at full size or at half the height and width.
         pictures: NAL or OBU types of coded pictures; all other types are headers.
-        remarks: NAL types of supplemental information, which are left out of the file.
+        remarks: NAL types of supplemental information, which is removed from the file.
     """
 
     title: str
@@ -54,7 +54,7 @@ CODECS: dict[CodecName, CodecFacts] = {
     ),
     "hevc": CodecFacts(
         "HEVC", "libx265",
-        # cutree writes past its arrays on some frames below 64 pixels, and crashes the process.
+        # cutree writes out of bounds for some frames below 64 pixels, and crashes the process.
         {"preset": "medium", "tune": "psnr", "x265-params": "log-level=none:info=0:cutree=0"},
         (0, 51), ("yuv444p", "yuv420p"), frozenset(range(32)), (39, 40),
     ),
@@ -66,22 +66,22 @@ CODECS: dict[CodecName, CodecFacts] = {
 
 
 class Form(NamedTuple):
-    """The form in which a codec receives frames: their size, and FFmpeg's pixel format."""
+    """The frame size and FFmpeg pixel format in which a clip is encoded."""
 
     size_hw: tuple[int, int]
     pixels: str
 
 
 class CodedClip(NamedTuple):
-    """A clip after coding and decoding, and the number of bits that it used.
+    """A clip after encoding and decoding, with the number of bits used.
 
     Attributes:
-        clip: the decoded clip, at its own size.
+        clip: the decoded clip, at the original size.
         payload_bits: number of bits of the coded pictures, without parameter sets, start codes and
             the container.
         file_bits: number of bits of the whole .mp4 file.
-        quality: the quality (crf) with which it was coded.
-        form: the form in which it was coded.
+        quality: quality (crf) of the encoding.
+        form: frame size and pixel format of the encoding.
     """
 
     clip: Clip
@@ -99,10 +99,10 @@ def available_codecs() -> tuple[CodecName, ...]:
 
 
 def code_clip(clip: Clip, codec: CodecName, max_bits: int | float) -> CodedClip:
-    """Return a clip that is coded with at most a given number of payload bits.
+    """Return a clip encoded with at most `max_bits` payload bits.
 
-    The form with the smallest squared error is chosen. If no form is small enough, the smallest
-    result is returned, with its number of bits.
+    The form with the smallest squared error is chosen. If no form fits into `max_bits`, the result
+    with the fewest payload bits is returned.
 
     Args:
         clip: at least one frame, of any size.
@@ -123,7 +123,7 @@ def code_clip(clip: Clip, codec: CodecName, max_bits: int | float) -> CodedClip:
 
 
 def payload_bits(file: bytes, codec: CodecName) -> int:
-    """Return the number of bits of the coded pictures in an .mp4, counted packet by packet."""
+    """Return the number of bits of the coded pictures in an .mp4 file, counted over all packets."""
     import av
 
     with av.open(io.BytesIO(file), "r") as opened:
@@ -134,7 +134,7 @@ def payload_bits(file: bytes, codec: CodecName) -> int:
 
 
 def _nal_units(packet: bytes, codec: CodecName) -> Iterator[tuple[int, int]]:
-    """Yield the type and size of each NAL unit; an .mp4 stores the sizes in four bytes."""
+    """Yield the type and size of each NAL unit; an .mp4 file stores each size in four bytes."""
     place = 0
     while place < len(packet):
         size = int.from_bytes(packet[place : place + 4], "big")
@@ -158,7 +158,7 @@ def _obus(packet: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _forms(clip: Clip, codec: CodecName) -> list[Form]:
-    """Return the forms in which a codec can receive a clip, those of its own size first.
+    """Return the forms in which a codec can encode a clip, with the original size first.
 
     Sizes are even, as subsampled colour requires, and no side is shorter than encoders accept.
     """
@@ -171,9 +171,9 @@ def _forms(clip: Clip, codec: CodecName) -> list[Form]:
 
 
 def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: int | float) -> CodedClip:
-    """Return the clip at the best quality whose payload fits, or at the worst if none does."""
+    """Return the clip at the best quality whose payload fits, or else at the worst quality."""
     low, high = (STEPS_PER_UNIT * quality for quality in CODECS[codec].qualities)
-    file = b""  # coded at quality `high`, once a quality has fitted
+    file = b""  # the encoding at quality `high`, once the payload has fitted at some quality
     while low < high:
         middle = (low + high) // 2
         coded = _encode(clip, codec, middle / STEPS_PER_UNIT, form)
@@ -188,7 +188,7 @@ def _best_within(clip: Clip, codec: CodecName, form: Form, max_bits: int | float
 
 
 def _encode(clip: Clip, codec: CodecName, quality: int | float, form: Form) -> bytes:
-    """Return a reproducible .mp4 with one key frame."""
+    """Return a clip as a reproducible .mp4 file with one key frame."""
     import av
     from av.bitstream import BitStreamFilterContext
     from av.video.stream import VideoStream
@@ -198,7 +198,7 @@ def _encode(clip: Clip, codec: CodecName, quality: int | float, form: Form) -> b
     if not _is_scaled(form, clip.shape[1:3]):
         missing = (height - clip.shape[1], width - clip.shape[2])
         clip = np.pad(clip, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    os.environ.setdefault("SVT_LOG", "1")  # errors only; it has no option for that
+    os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 has no other setting for this
     options = {**facts.options, "crf": f"{quality:g}", "threads": "1", "flags": "+bitexact"}
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as output:

@@ -1,8 +1,8 @@
-"""Decodes a video's frames one after another, with equal frames from PyAV and from decord.
+"""Decodes a video's frames one after another; PyAV and decord give equal frames.
 
-A frame is equal to the output of the ffmpeg program with its default scaler flags: the stored
-picture is turned upright by its display matrix, then converted to RGB at native size. Decoders pad
-their rows; every array that leaves this module is contiguous, without padding.
+Each frame equals the output of the ffmpeg program with default scaler flags: the stored frame is
+rotated upright according to the display matrix, then converted to RGB at native size. Decoders pad
+rows; every array that this module returns is contiguous, without padding.
 """
 
 import importlib.util
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     import av
 
 Decoder = Literal["pyav", "decord"]
-# decord's FFmpeg of 2021 decodes this family up to two levels away from today's.
+# For this codec family, decord's FFmpeg from 2021 is up to two levels off from current versions.
 DIFFERS_IN_DECORD = "msmpeg4"
 
 
 def require_decoder(decoder: Decoder) -> None:
-    """Raise unless a decoder is installed.
+    """Raise an error unless a decoder is installed.
 
     Raises:
-        InputError: decord is missing; it has wheels for Linux on x86-64 only.
+        InputError: decord is not installed (wheels exist for Linux on x86-64 only).
     """
     if decoder == "decord" and importlib.util.find_spec("decord") is None:
         raise InputError(
@@ -50,7 +50,7 @@ def require_decoder(decoder: Decoder) -> None:
 
 
 def pyav_version() -> str:
-    """Return the versions that affect PyAV's frames: PyAV, FFmpeg's libraries, the machine."""
+    """Return the PyAV and FFmpeg library versions and the machine type, which affect frames."""
     import av
 
     libraries = (
@@ -61,21 +61,21 @@ def pyav_version() -> str:
 
 
 class FrameStream:
-    """The frames of one video in display order, as uint8 h w c; iterate over them once.
+    """An iterable over one video's frames in display order, uint8 h w c; iterate only once.
 
-    decord is used as long as it agrees with FFmpeg. It starts in the middle of some MPEG streams,
-    converts colours differently at odd heights, ignores mirroring, and repeats frames in place of
-    lost ones. Its first frame must therefore equal FFmpeg's, it must not repeat any frame, and PyAV
-    takes over where this fails. So the frames of a healthy video do not depend on the decoder; each
-    decoder repairs a damaged video in its own way.
+    decord is used only while decord agrees with FFmpeg: decord starts in the middle of some MPEG
+    streams, converts colours differently at odd heights, ignores mirroring, and repeats frames in
+    place of lost frames. PyAV therefore takes over if decord's first frame differs from FFmpeg's,
+    or if decord repeats a frame or fails. The frames of an undamaged video do not depend on the
+    decoder; for a damaged video, each decoder repairs frames differently.
 
     Attributes:
         num_frames: number of frames yielded so far.
-        num_damaged: number of frames that FFmpeg reports as repaired; decord does not report them.
-        handed_over: reason why PyAV took over from decord; None if it did not.
+        num_damaged: number of frames that FFmpeg reports as repaired; decord reports no repairs.
+        handed_over: reason why PyAV took over from decord; None if PyAV did not take over.
 
     Raises:
-        UnreadableVideoError: a frame cannot be decoded, frames change their size, or there are more
+        UnreadableVideoError: a frame cannot be decoded, the frame size changes, or there are more
             frames than the limits allow.
     """
 
@@ -124,7 +124,7 @@ class FrameStream:
                 yield convert(frame)
 
     def _decord_frames(self) -> Iterator[np.ndarray]:
-        """Yield frames as long as decord is correct; otherwise set `handed_over` and stop."""
+        """Yield frames until decord fails or differs from FFmpeg; then set `handed_over`."""
         require_decoder("decord")
         if self.info.codec.startswith(DIFFERS_IN_DECORD):
             self.handed_over = f"its FFmpeg decodes {self.info.codec} differently"
@@ -135,7 +135,7 @@ class FrameStream:
         first = next(self._pyav_frames(), None)
         self.num_damaged = 0
         try:
-            # fault_tol is the share of repeated frames at which decord raises: at the first.
+            # decord raises above this fraction of repeated frames: at the first repeated frame.
             reader = decord.VideoReader(
                 str(self.info.path),
                 num_threads=1,
@@ -160,19 +160,19 @@ class FrameStream:
 
 
 class FirstFrames:
-    """The first frames of a video from PyAV, as in `FrameStream`, and the facts from `probe`.
+    """The first frames of a video, as from `FrameStream` with PyAV, and the result of `probe`.
 
-    One pass over the file gives both, because opening it costs as much as several frames. Iterate
-    once, to the end; `info` is then known.
+    A single pass over the file gives both, because opening a file takes as long as decoding several
+    frames. Iterate once, to the end; `info` is then set.
 
     Args:
         path: path of the file.
-        count: number of frames; there are fewer if the video ends earlier.
-        limits: see `probe`.
+        count: maximum number of frames.
+        limits: limits on the video, as for `probe`.
 
     Raises:
-        UnreadableVideoError: `probe` would refuse the video, even for packets after the requested
-            frames; or a frame cannot be decoded or changes its size.
+        UnreadableVideoError: `probe` would refuse the video, even because of packets after the
+            requested frames; or a frame cannot be decoded, or the frame size changes.
     """
 
     def __init__(self, path: Path, count: int, limits: Limits = DEFAULT_LIMITS):
@@ -213,10 +213,10 @@ def _changed_size(
 
 
 class ToRgb:
-    """An FFmpeg filter graph that turns frames of one size and pixel format upright and into RGB.
+    """An FFmpeg filter graph that converts frames of one size and pixel format to upright RGB.
 
-    A filter graph is used instead of `VideoFrame.to_ndarray`, because only the graph places the
-    chroma samples of odd heights and of more than 8 bits like the ffmpeg program.
+    A filter graph is used instead of `VideoFrame.to_ndarray`, because for odd heights and for more
+    than 8 bits, only the graph positions chroma samples as the ffmpeg program does.
     """
 
     def __init__(
@@ -247,10 +247,10 @@ class ToRgb:
         return frame.width, frame.height, frame.format.name
 
     def takes(self, frame: "av.VideoFrame") -> bool:
-        """Whether a frame has the size and pixel format of the first."""
+        """Return whether a frame has the size and pixel format of the first frame."""
         return self._key_of(frame) == self._key
 
     def __call__(self, frame: "av.VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
-        """Return a frame as contiguous RGB, since FFmpeg's own rows may be padded."""
+        """Return a frame as upright, contiguous RGB, without FFmpeg's row padding."""
         self._graph.vpush(frame)
         return np.ascontiguousarray(self._graph.vpull().to_ndarray())

@@ -1,7 +1,7 @@
 """Writes files for viewing: videos, PNG images, animations and grids of clips.
 
-Every file appears complete or not at all. The same frames give the same bytes, except with H.264:
-libx264 decides a macroblock differently in about one in a thousand clips (docs/log.md).
+Each file is written completely or not at all. The same frames give the same bytes, except with
+H.264: libx264 encodes a macroblock differently in about one in a thousand clips (docs/log.md).
 """
 
 import io
@@ -21,7 +21,7 @@ from video_vq.errors import InputError
 
 Codec = Literal["h264", "mpeg4", "vp9"]
 
-# suffix -> container, the codec taken by default, the codecs it may hold
+# suffix -> container, default codec, supported codecs
 _CONTAINERS: dict[str, tuple[str, Codec, tuple[Codec, ...]]] = {
     ".mp4": ("mp4", "h264", ("h264", "mpeg4", "vp9")),
     ".mkv": ("matroska", "h264", ("h264", "mpeg4", "vp9")),
@@ -29,13 +29,13 @@ _CONTAINERS: dict[str, tuple[str, Codec, tuple[Codec, ...]]] = {
     ".webm": ("webm", "vp9", ("vp9",)),
 }
 _ENCODERS: dict[Codec, str] = {"h264": "libx264", "mpeg4": "mpeg4", "vp9": "libvpx-vp9"}
-# codec -> lowest, default and highest quantizer: lower is better and larger
+# codec -> lowest, default and highest quantizer; a lower quantizer gives better, larger files
 _QUALITY: dict[Codec, tuple[int, int, int]] = {
     "h264": (0, 18, 51),
     "mpeg4": (1, 2, 31),
     "vp9": (0, 24, 63),
 }
-LABEL_HEIGHT = 16  # pixels above a tile for its text
+LABEL_HEIGHT = 16  # pixels above a tile for the label
 
 
 def write_video(
@@ -45,20 +45,21 @@ def write_video(
     codec: Codec | None = None,
     quality: int | None = None,
 ) -> None:
-    """Write RGB frames as a video file; the suffix names the container.
+    """Write RGB frames as a video file; the suffix determines the container.
 
     Args:
         path: path of the file, which ends in .mp4, .mkv, .avi or .webm.
-        frames: at least one frame; height and width are even, because colour is stored at half
+        frames: at least one frame, of even height and width, because colour is stored at half
             size.
         fps: frames per second.
-        codec: h264 (mp4, mkv), mpeg4 (avi; MPEG-4 part 2 as XviD writes it) or vp9 (webm); None
-            uses the container's default.
-        quality: the codec's quantizer, lower is better: h264 0..51, mpeg4 1..31, vp9 0..63.
+        codec: h264 (default for mp4 and mkv), mpeg4 (default for avi; MPEG-4 Part 2, as written by
+            Xvid) or vp9 (default for webm); None for the container's default.
+        quality: the codec's quantizer, where lower is better: h264 0..51, mpeg4 1..31, vp9 0..63;
+            None for the codec's default.
 
     Raises:
-        InputError: the suffix is unknown, the container does not support the codec, the size is
-            odd, or the frame rate or quality is out of range.
+        InputError: the suffix is unknown, the container does not support the codec, the height or
+            width is odd, or the frame rate or quality is out of range.
     """
     path = Path(path)
     form = _format(path, codec, quality)
@@ -77,14 +78,15 @@ def write_video(
 def write_frames(
     path: str | Path, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], fps: int | float
 ) -> int:
-    """Write RGB frames as a video file as they arrive; return their number.
+    """Write an iterable of RGB frames as a video file, and return the number of frames.
 
-    Memory does not grow with the number of frames. An existing file is replaced at the end.
+    Memory use does not grow with the number of frames. An existing file is replaced at the end.
 
     Args:
-        path: path of the file, see `write_video`; the container's default codec and quality are
+        path: path of the file, as for `write_video`; the container's default codec and quality are
             used.
-        frames: at least one frame, all of one size; an odd last row or column is repeated once.
+        frames: at least one frame, all of equal size; the last row or column is repeated to make
+            the height or width even.
         fps: frames per second.
 
     Raises:
@@ -114,8 +116,8 @@ def require_video_name(path: str | Path) -> None:
     """Refuse a file name that `write_video` would refuse, or for which there is no encoder.
 
     Raises:
-        InputError: the name is refused; the message lists the known suffixes, or the missing
-            encoder.
+        InputError: the suffix is unknown, or its encoder is not available; the message lists the
+            known suffixes, or names the encoder.
     """
     import av
 
@@ -152,12 +154,13 @@ def _format(path: Path, codec: Codec | None, quality: int | None) -> tuple[str, 
 
 
 def encode_mp4(frames: UInt8[np.ndarray, "t h w 3"], fps: int | float, quality: int = 18) -> bytes:
-    """Return RGB frames as the bytes of an H.264 mp4 that browsers play.
+    """Return RGB frames as the bytes of an H.264 mp4 file that browsers can play.
 
     Args:
-        frames: at least one frame, of any size; an odd last row or column is repeated once.
+        frames: at least one frame, of any size; the last row or column is repeated to make the
+            height or width even.
         fps: frames per second.
-        quality: the quantizer, 0..51; lower is better and larger.
+        quality: the quantizer, 0..51; a lower quantizer gives a better and larger file.
 
     Raises:
         InputError: the frame rate or the quality is out of range.
@@ -191,7 +194,7 @@ def _mux(
     codec: Codec,
     quality: int,
 ) -> int:
-    """Encode at least one frame into a seekable file; return their number."""
+    """Encode at least one frame into a seekable file, and return the number of frames."""
     import av
     from av.video.stream import VideoStream
 
@@ -202,7 +205,7 @@ def _mux(
     else:
         options |= {"crf": str(quality)}
     if codec == "h264":
-        # With B-frames, equal frames give other bytes more often.
+        # With B-frames, equal frames give different bytes more often.
         options |= {"bf": "0"}
     if codec == "vp9":
         options |= {"b": "0", "cpu-used": "2", "row-mt": "0"}
@@ -227,7 +230,7 @@ def _mux(
 
 
 def write_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write one RGB image as PNG.
+    """Write one RGB image as a PNG file.
 
     Raises:
         InputError: the name does not end in .png.
@@ -252,8 +255,8 @@ def write_animation(
         path: path of the file, which ends in .webp (small, all colours) or .gif (one palette of 256
             colours).
         frames: at least one frame, of any size.
-        fps: frames per second; a GIF rounds the time of a frame to 10 ms.
-        quality: quality of WebP, from 0 to 100.
+        fps: frames per second; a GIF rounds frame durations to 10 ms.
+        quality: WebP quality, from 0 to 100.
 
     Raises:
         InputError: the suffix is unknown, or the frame rate or quality is out of range.
@@ -284,7 +287,7 @@ def write_animation(
 
 
 def _share_palette(frames: UInt8[np.ndarray, "t h w 3"]) -> list:
-    """Reduce all frames to one palette, undithered, so that colours are stable and files small."""
+    """Reduce all frames to one palette without dithering, for stable colours and small files."""
     from PIL import Image
 
     samples = frames[:: max(1, len(frames) // 16)]
@@ -306,18 +309,18 @@ def tile(
     labels: Sequence[str] | None = None,
     background: int = 255,
 ) -> UInt8[np.ndarray, "_ _ _ 3"]:
-    """Lay out clips of one size as a grid that plays as one clip, row by row.
+    """Arrange clips in a grid, row by row, and return the grid as one clip.
 
     Args:
         clips: clips of equal length and size.
         columns: number of tiles in a row.
         gap: number of pixels around each tile.
-        scale: integer factor of enlargement; pixels are repeated.
-        labels: one short text above each tile, clipped to the width of the tile.
+        scale: integer enlargement factor; pixels are repeated.
+        labels: short text above each tile, clipped to the tile width; None for no labels.
         background: grey level between the tiles, 0 to 255; labels are on white.
 
     Returns:
-        The grid, whose height and width are even, so that every codec accepts it.
+        The grid, with an even height and width, as codecs require.
     """
     shapes = {clip.shape for clip in clips}
     if len(shapes) != 1:
@@ -367,7 +370,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def _written_aside(path: Path) -> Iterator[io.BufferedWriter]:
-    """Write beside the target and rename, so that no reader ever sees a partial file."""
+    """Write a temporary file and rename it at the end, so that readers never see a partial file."""
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:

@@ -1,7 +1,7 @@
-"""Decodes video files ahead of their reader, each in a process that may crash without harm.
+"""Decodes video files ahead of time, in processes that may crash without harm to the caller.
 
-If a process dies while decoding a file, the file is tried once more, in a new process and with
-PyAV. If that process dies, too, the file is recorded as unusable, with the reason.
+If a process dies while decoding a file, a new process tries the file once more, with PyAV. If the
+new process dies, too, the file is reported as unusable, with the reason.
 """
 
 import sys
@@ -27,19 +27,19 @@ COMMAND = (sys.executable, "-c", "from video_vq.media.file_decoders import main;
 
 
 class FileToDecode(NamedTuple):
-    """A video file: its path, and its size when it was listed."""
+    """The path of a video file, and the file's size when the file was listed."""
 
     path: str
     num_bytes: int
 
 
 class DecodedFile(NamedTuple):
-    """A decoded file.
+    """The frames of a decoded file.
 
     Attributes:
         frames: frames, mapped from an unnamed file whose disk space is freed with the array.
-        fps: frames per second of these frames; None if unknown.
-        oddities: oddities of the file.
+        fps: frames per second of `frames`; None if unknown.
+        oddities: descriptions of the file's irregularities.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -50,11 +50,11 @@ class DecodedFile(NamedTuple):
 class FileDecoders:
     """Decodes files in the order given; use as a context manager.
 
-    Memory does not depend on the files. The frames of at most `num_workers` + 1 files are in the
-    system's temporary folder at a time, and nothing remains there even if processes are killed.
+    Memory use does not depend on the files. The system's temporary folder contains the frames of at
+    most `num_workers` + 1 files at a time; no frames remain there, even if processes are killed.
 
     Args:
-        recipe: recipe for making the frames.
+        recipe: settings for converting the files to frames.
         num_workers: number of processes that decode.
         command: command that starts a worker.
         stall_seconds: seconds that a worker may go without using CPU time.
@@ -82,11 +82,11 @@ class FileDecoders:
         self._workers.close()
 
     def decode(self, files: Iterable[FileToDecode]) -> Iterator[DecodedFile | UnreadableVideoError]:
-        """Yield the frames of each file, or the reason why it cannot be used, in order.
+        """Yield each file's frames, or an error with the reason why the file is unusable, in order.
 
         Raises:
-            InputError: the disk is full, the storage does not respond, the system kills workers for
-                their memory, or workers die for reasons unrelated to a file.
+            InputError: the disk is full, the storage does not respond, the system kills workers
+                that use too much memory, or workers die for reasons unrelated to a file.
         """
         waiting: deque[Future[DecodedFile | UnreadableVideoError]] = deque()
         rest = iter(files)
@@ -102,7 +102,7 @@ class FileDecoders:
                 future.cancel()
 
     def _decode(self, file: FileToDecode) -> DecodedFile | UnreadableVideoError:
-        """Decode one file, and retry once if the child dies. Runs in a separate thread."""
+        """Decode one file in a worker thread; retry once if the child process dies."""
         job = {**file._asdict(), "recipe": self._recipe.to_json()}
         deaths = Deaths(self._stall_seconds)
         while isinstance(found := self._attempt(file, job), Death):
@@ -119,8 +119,8 @@ class FileDecoders:
         with tempfile.NamedTemporaryFile(prefix="video-vq-", suffix=".rgb", delete=False) as frames:
             place = Path(frames.name)
             try:
-                # At its first report the worker has opened the file: from there on nothing is left
-                # behind by a kill.
+                # The worker opens the file before the first report, so the file can be unlinked
+                # at the first report: a killed worker then leaves nothing behind.
                 answer = self._workers.ask(
                     {**job, "frames": frames.name}, lambda _: place.unlink(missing_ok=True)
                 )
@@ -139,12 +139,12 @@ class FileDecoders:
 
 
 def main() -> None:
-    """Run one of the decoding processes."""
+    """Run a decoding process."""
     serve(decode)
 
 
 def decode(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
-    """Write the frames of one file, uint8 t h w c, and return a report about it.
+    """Write the frames of one file, uint8 t h w c, and return a report on the file.
 
     Raises:
         InputError: the frames cannot be written.

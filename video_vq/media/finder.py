@@ -1,4 +1,4 @@
-"""Finds names and sizes of videos in files, frame folders and arrays, and how to read them."""
+"""Finds videos in files, frame folders and arrays, and determines the settings to read them."""
 
 import os
 from dataclasses import replace
@@ -21,10 +21,10 @@ from video_vq.media.tree import FoundFrames, LeftOut, Tree, size_inside
 
 
 class VideoFinder:
-    """Names and sizes of videos, and other findings of the listing.
+    """Collects the names and sizes of videos, unusable files and notes for the user.
 
     Args:
-        root: the folder that all names are relative to.
+        root: folder to which all names are relative.
         reading: the user's settings for frame folders and arrays.
     """
 
@@ -64,7 +64,7 @@ class VideoFinder:
             self.notes.append(f"pictures that do not match --frame-names: {tree.num_unmatched:,}")
 
     def add_arrays(self, name: str, path: Path) -> None:
-        """Add the videos of an array file, or those at an address."""
+        """Add the videos in an array file, or only the videos that an address names."""
         address = parse_address(path)
         assert address is not None
         try:
@@ -88,7 +88,7 @@ class VideoFinder:
             self.notes.append(f"{name}: no videos, and ignored: {told}{more}")
 
     def add_named(self, name: str) -> int | str:
-        """Add a video that a table names; return its size, or the reason why it cannot be used."""
+        """Check a video that a table names; return its size, or the reason why it is unusable."""
         path, real_root = self.root / name, os.path.realpath(self.root)
         try:
             address = parse_address(path)
@@ -111,12 +111,12 @@ class VideoFinder:
         return array.bytes_of_one
 
     def _add_frames(self, path: Path, folder: Path) -> int | str:
-        FrameSet(path, self.reading)  # refuses names without an order
+        FrameSet(path, self.reading)  # refuses frames that cannot be ordered
         self.has_frames = True
         frames = self._frames_in.get(folder)
         if frames is None:
             frames = Tree(folder, PICTURE_SUFFIXES, self.reading.frame_names).frames
-            if folder != path:  # other rows name other videos of the same folder
+            if folder != path:  # other rows may name other videos in the same folder
                 self._frames_in[folder] = frames
         found = frames.get("" if folder == path else path.name)
         if found is None:
@@ -124,15 +124,18 @@ class VideoFinder:
         return found.problem or found.num_bytes
 
     def require_needed(self, where: Path) -> None:
-        """Refuse options that none of the videos needs; the message calls their place `where`.
+        """Refuse reading options that no video needs.
+
+        Args:
+            where: folder or file that was searched, for the message.
 
         Raises:
-            InputError: there is such an option; the message names it.
+            InputError: there is such an option; the message names the option.
         """
         require_reading(self.reading, self.has_frames, bool(self.arrays), where)
 
     def finish(self, stand_in_fps: float | None) -> Reading:
-        """Note the rates, axes and ranges that were found; return the settings for reading.
+        """Return the final reading settings, and add notes on the assumed axes, range and rate.
 
         Args:
             stand_in_fps: see `FolderSettings`.

@@ -1,4 +1,4 @@
-"""Lists a folder's videos: subfolders give the labels, and a hash of the group gives the split."""
+"""Lists a folder's videos, with labels from subfolder names and splits from group hashes."""
 
 import hashlib
 import os
@@ -20,20 +20,22 @@ from video_vq.media.tree import LeftOut, Tree, walk
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """Settings for reading a folder tree.
+    """Settings for listing a folder tree.
 
     Attributes:
-        val, test: shares of the groups in the val and the test split.
-        group_by: "video" makes each video its own group; "folder" groups the videos of a folder;
-            "regex" groups videos by the match of `group_regex` in their ids (its first group, or
-            the whole).
+        val, test: fractions of the groups in the val and the test split.
+        group_by: "video" makes each video a separate group; "folder" groups the videos in a folder;
+            "regex" groups videos by the part of the video id that matches `group_regex` (or by the
+            first capture group, if there is one).
         group_regex: pattern for group_by "regex".
-        extensions: endings of the files to use, in lower case, with the dot; None for the usual
-            ones of one kind: video files, or if there are none pictures, or else arrays.
+        extensions: extensions of the files to use, in lower case, with the dot; None for the
+            default extensions of one kind: video files; images if there are no video files; arrays
+            if there are neither.
         reading: settings for reading frame folders and arrays.
-        stand_in_fps: rate of frame folders and arrays if `reading` has none: the rate to which
-            videos are converted, so that these are not resampled.
-        is_only_place: whether the reading applies only to this tree, which must then need it.
+        stand_in_fps: frame rate of frame folders and arrays if `reading` has none: the rate to
+            which videos are converted, so that frame folders and arrays are not resampled.
+        is_only_place: whether `reading` applies only to this tree, so that reading options that the
+            tree does not need are refused.
     """
 
     val: float = 0.1
@@ -46,7 +48,7 @@ class FolderSettings:
     is_only_place: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings for labels, groups and splits; the endings follow from the list."""
+        """Return the settings for groups and splits, as JSON."""
         return {
             "val": self.val,
             "test": self.test,
@@ -56,15 +58,15 @@ class FolderSettings:
 
 
 class FolderVideo(NamedTuple):
-    """A video of a folder.
+    """A video in a folder.
 
     Attributes:
         name: path of the file or frame folder, relative to the folder, or address of a video in an
-            array (see `ArrayVideos.place`); it is also the video's id.
-        label: the first folder in its name; None if it is at the top.
+            array (see `ArrayVideos.place`); also serves as the video's id.
+        label: first folder in the name; None for a video at the top of the tree.
         split: train, val or test.
-        group: videos of one group are near-duplicates and share a split.
-        num_bytes: size of the file, of all frames, or of the values.
+        group: name of the group; videos of one group are near-duplicates and share a split.
+        num_bytes: size in bytes of the file, of all frames, or of the array values.
     """
 
     name: str
@@ -75,15 +77,15 @@ class FolderVideo(NamedTuple):
 
 
 class VideoFolder(NamedTuple):
-    """The videos in a folder, and the files that were left out.
+    """The videos in a folder, and the files that were skipped.
 
     Attributes:
-        root: the folder that all names are relative to.
-        videos: the videos, sorted by the names of their files.
-        left_out: files that cannot be used, sorted by name.
-        classes: names of the classes.
-        reading: settings for reading frames and arrays, with the values that were found; the usual
-            ones without them.
+        root: folder to which all names are relative.
+        videos: the videos, sorted by file name.
+        left_out: unusable files, sorted by name.
+        classes: class names, sorted.
+        reading: settings for reading frame folders and arrays, including inferred values; the
+            defaults if there are no frame folders or arrays.
         notes: remarks for the user.
         has_frames, has_arrays: whether there are frame folders or arrays among the videos.
     """
@@ -99,13 +101,13 @@ class VideoFolder(NamedTuple):
 
 
 def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
-    """List the videos of a tree, or of one array file; nothing is decoded.
+    """List the videos in a folder tree, or in one array file, without decoding videos.
 
-    Names that begin with a dot are ignored. Links are followed only to files inside the tree;
-    others, and everything that is not a file, are left out.
+    Names that begin with a dot are ignored. Links are followed only to files inside the tree; other
+    links, and anything that is not a regular file, are skipped.
 
     Args:
-        root: a folder, a file of arrays, or the address of an array in one.
+        root: path of a folder or an array file, or address of videos in an array file.
 
     Raises:
         InputError: there is no video in the folder, or a setting is wrong.
@@ -144,14 +146,14 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
 
 
 def holds_video(root: Path, extensions: tuple[str, ...] | None) -> bool:
-    """Whether a tree holds a name that may be a video's; the search stops at the first."""
+    """Return whether a tree contains a name that may be a video's; stop at the first such name."""
     wanted = extensions or TAKEN_SUFFIXES
     return any(Path(entry.name).suffix.lower() in wanted for entry, _ in walk(root))
 
 
 def is_frame_folder(path: Path, frame_names: str | None = None) -> bool:
-    """Whether a folder directly contains pictures but no video file."""
-    if folder_of_frames(path, frame_names) != path:  # the name of one of a folder's videos
+    """Return whether a path may be a frame folder, which contains images but no video file."""
+    if folder_of_frames(path, frame_names) != path:  # the path ends in a video's name
         return not path.exists() and path.parent.is_dir()
     if not path.is_dir():
         return False
@@ -160,7 +162,7 @@ def is_frame_folder(path: Path, frame_names: str | None = None) -> bool:
 
 
 def _find(root: Path, settings: FolderSettings) -> VideoFinder:
-    """Return the videos of a tree or file; with the usual endings, only those of one kind."""
+    """Return the videos in a tree or file; by default, only videos of one kind."""
     if not root.is_dir():
         return _find_in_file(root, settings.reading)
     tree = Tree(root, settings.extensions, settings.reading.frame_names)
@@ -221,10 +223,11 @@ def _none(root: Path, settings: FolderSettings, tree: Tree, left_out: list[LeftO
 
 
 def grouping(settings: FolderSettings) -> Callable[[str], str]:
-    """Return the function from a video's id to its group.
+    """Return a function that maps a video's id to the video's group.
 
     Raises:
-        InputError: the pattern is not valid; the function also raises it if a name does not match.
+        InputError: the pattern is invalid; the returned function also raises InputError, for an id
+            that does not match.
     """
     if settings.group_by == "video":
         return lambda name: name
@@ -248,20 +251,20 @@ def grouping(settings: FolderSettings) -> Callable[[str], str]:
 
 
 def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str, str]:
-    """Assign each group to train, val or test by its hash.
+    """Assign each group to train, val or test by a hash of the group's name.
 
-    The groups are ordered by their sha256: the first are test, the next val and the rest train,
-    with each share met to within one group. No requested split stays empty as long as there are
-    enough groups: train gets the first, test the second, and val the third. Shares that add up to 1
-    leave none for train.
+    The groups are ordered by the sha256 of their names: the first groups are test, the next groups
+    val and the rest train, with each fraction met to within one group. If there are too few groups
+    for all requested splits, train takes precedence over test, and test over val. Fractions that
+    add up to 1 leave no groups for train.
 
     Args:
         groups: names of the groups; repeats are allowed.
-        val: share of the groups for val; 0 for none.
-        test: share of the groups for test; 0 for none.
+        val: fraction of the groups for val; 0 for no val split.
+        test: fraction of the groups for test; 0 for no test split.
 
     Raises:
-        InputError: a share is negative, or together they exceed 1.
+        InputError: a fraction is negative, or the fractions add up to more than 1.
     """
     if min(val, test) < 0 or not val + test <= 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Reads the names of a video's frames: their numbering, gaps and natural order."""
+"""Parses the names of a video's frames to find the numbering, gaps and natural order."""
 
 import functools
 import math
@@ -18,14 +18,14 @@ from video_vq.media.probe import UnreadableVideoError
 from video_vq.media.reading import EXAMPLE_PATTERN
 
 NUMBERS = re.compile("([0-9]+)")
-MAX_DIGITS = 18  # of a number that fits in 64 bits
+MAX_DIGITS = 18  # any number of 18 digits fits in 64 bits
 
 
 class Numbering:
-    """The numbering of names, found by reading them one by one in constant memory.
+    """The numbering of file names, updated name by name in constant memory.
 
     Attributes:
-        count: number of names so far.
+        count: number of names added so far.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Numbering:
         self._step: list[int] = []
 
     def add(self, name: str) -> None:
-        """Take one name into account."""
+        """Update the numbering with one name."""
         parts = NUMBERS.split(name)
         texts, numbers = parts[::2], [int(digits) for digits in parts[1::2]]
         self.count += 1
@@ -61,7 +61,7 @@ class Numbering:
         return [place for place, step in enumerate(self._step) if step]
 
     def problem(self) -> str | None:
-        """Return the reason why the names may not be the frames of one video; None if they are."""
+        """Return the reason why the names may not belong to frames of one video, or None."""
         if self._odd_one is not None:
             return (
                 f"its pictures are not named alike ({printable(self._first)}, "
@@ -77,7 +77,7 @@ class Numbering:
         return None
 
     def gaps(self) -> str | None:
-        """Return a note on missing numbers; None if none are missing, or if this is unknown."""
+        """Return a note on missing numbers; None if no number is missing, or if that is unknown."""
         if self._odd_one is not None or len(self.changing) != 1:
             return None
         (place,) = self.changing
@@ -93,11 +93,11 @@ class Numbering:
 
 
 class NumberedNames(Sequence[str]):
-    """Names that differ in one number, in the order of that number, at 9 bytes each.
+    """A sequence of names that differ in one number, sorted by the number, at 9 bytes per name.
 
     Args:
         names: the names, in any order.
-        place: index of that number among the numbers in a name.
+        place: index of the differing number among the numbers in a name.
 
     Raises:
         ValueError: a number occurs twice, or has more than 18 digits.
@@ -137,19 +137,19 @@ class NumberedNames(Sequence[str]):
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Return a key that sorts texts by the numbers in them: frame 9 before frame 10."""
+    """Return a key that sorts texts by the numbers they contain: frame 9 before frame 10."""
     parts: list[str | int] = list(NUMBERS.split(text))
     parts[1::2] = [int(digits) for digits in parts[1::2]]
     return parts, text
 
 
 def is_picture(name: str) -> bool:
-    """Return whether a name belongs to a picture and is not hidden."""
+    """Return whether a file name has an image extension and is not hidden."""
     return not name.startswith(".") and name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def pictures_in(folder: Path) -> Iterator[str]:
-    """Yield the names of the pictures in a folder, in no particular order.
+    """Yield the names of the images in a folder, in no particular order.
 
     Raises:
         UnreadableVideoError: the folder cannot be listed.
@@ -162,11 +162,11 @@ def pictures_in(folder: Path) -> Iterator[str]:
 
 
 def names_in(folder: Path) -> tuple[Sequence[str], Numbering]:
-    """Return the frames of a folder that is one video, in order, and their numbering.
+    """Return the frame names of a folder that contains one video, in order, and the numbering.
 
     Raises:
-        UnreadableVideoError: the files are not numbered like the frames of one video, or there are
-            none.
+        UnreadableVideoError: the folder contains no images, or the images are not numbered like the
+            frames of one video.
     """
     numbering = Numbering()
     for name in pictures_in(folder):
@@ -185,16 +185,17 @@ def names_in(folder: Path) -> tuple[Sequence[str], Numbering]:
 
 
 class FramePattern:
-    """A regular expression that separates the videos of a folder and orders their frames."""
+    """A regular expression that separates a folder's videos and orders each video's frames."""
 
     def __init__(self, pattern: str):
         self._pattern = re.compile(pattern)
         self.has_video = "video" in self._pattern.groupindex
 
     def parse(self, name: str) -> tuple[str, str] | None:
-        """Return the video and the frame of a name; None if it does not match.
+        """Return the video and the frame that a name states; None if the name does not match.
 
-        Without a group `video`, the video is "", the folder itself; with one, it is never empty.
+        Without a group `video`, the video is "", which stands for the folder itself; with a group
+        `video`, the video is never "".
         """
         match = self._pattern.fullmatch(name)
         if match is None or (self.has_video and not match["video"]):
@@ -203,10 +204,11 @@ class FramePattern:
 
 
 def names_by_pattern(folder: Path, pattern: str, video: str) -> tuple[Sequence[str], Numbering]:
-    """Return the frames of one video of a folder, in natural order, and their numbering.
+    """Return the frame names of one video in a folder, in natural order, and the numbering.
 
     Raises:
-        UnreadableVideoError: there are no such frames.
+        UnreadableVideoError: the folder cannot be listed, no name matches, or two names state the
+            same frame.
     """
     try:
         changed = folder.stat().st_mtime_ns
@@ -224,9 +226,9 @@ def names_by_pattern(folder: Path, pattern: str, video: str) -> tuple[Sequence[s
     return [name for _, name in frames], numbering
 
 
-@functools.lru_cache(maxsize=1)  # the next video lies in the same folder
+@functools.lru_cache(maxsize=1)  # consecutive videos are in the same folder
 def _by_video(folder: Path, changed: int, pattern: str) -> dict[str, list[tuple[str, str]]]:
-    """Return (frame, name) for each video's frames, in order; `changed` is the folder's time."""
+    """Return each video's (frame, name) pairs, in order; `changed` is the modification time."""
     names = FramePattern(pattern)
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in pictures_in(folder):

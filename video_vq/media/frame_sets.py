@@ -1,4 +1,4 @@
-"""Videos that are folders of pictures, or pictures in a folder whose names match a pattern."""
+"""Videos stored as images: one video per folder, or several videos told apart by a pattern."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,22 +15,23 @@ from video_vq.media.reading import Reading
 
 
 def folder_of_frames(path: Path, frame_names: str | None) -> Path:
-    """Return the folder of a video's frames: the path itself, or with a pattern its parent.
+    """Return the folder with a video's frames: the path, or its parent if a pattern names videos.
 
     Args:
-        frame_names: see `Reading`; its group `video` is the last part of the path.
+        frame_names: pattern, see `Reading`; the group `video` matches the last part of the path.
     """
     return path.parent if frame_names is not None and FramePattern(frame_names).has_video else path
 
 
 class FrameSet:
-    """A frame folder; see `VideoSource`.
+    """A video in a frame folder; see `VideoSource`.
 
     Args:
-        path: the folder; with `reading.frame_names`, the folder and the video's name in it.
+        path: path of the folder, followed by the video's name if `reading.frame_names` has a group
+            `video`.
 
     Raises:
-        UnreadableVideoError: the folder holds no frames, or they have no order.
+        UnreadableVideoError: the folder contains no frames, or the frames cannot be ordered.
     """
 
     def __init__(self, path: Path, reading: Reading):
@@ -44,7 +45,7 @@ class FrameSet:
         self._names, self._gaps = names, numbering.gaps()
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 of the frames' hashes in order, and the sum of their sizes."""
+        """Return the sha256 of all frames' hashes in order, and the total size of the files."""
         whole, total = hashlib.sha256(), 0
         for name in self._names:
             try:
@@ -58,10 +59,10 @@ class FrameSet:
         return whole.hexdigest(), total
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Inspect the names and the first frame.
+        """Return the video's properties, found from the names and the first frame.
 
         Raises:
-            UnreadableVideoError: there are too many frames, or the first cannot be decoded.
+            UnreadableVideoError: there are too many frames, or the first frame cannot be decoded.
         """
         if len(self._names) > limits.max_frames:
             raise UnreadableVideoError(

@@ -1,4 +1,4 @@
-"""Decodes an untrusted still picture to RGB as it is shown."""
+"""Decodes an untrusted image file to RGB, as an image viewer would show it."""
 
 import os
 import stat
@@ -10,15 +10,15 @@ from jaxtyping import UInt8
 from video_vq.media.probe import Limits, UnreadableVideoError
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # of 8 bits, grey or RGB
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # grey or RGB, of at most 8 bits
 
 
 def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a picture as RGB, rotated according to its EXIF.
+    """Return an image as RGB, rotated according to its EXIF orientation.
 
     Raises:
-        UnreadableVideoError: the picture is damaged, too large by its header, animated,
-            transparent, or not 8-bit grey, palette or RGB; the reason names the file.
+        UnreadableVideoError: the image is damaged, too large, animated, transparent, or not 8-bit
+            grey, palette or RGB; the reason names the file.
     """
     from PIL import Image, ImageOps
 
@@ -52,13 +52,13 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
         raise refused("is no png, jpg or webp picture") from None
     except MemoryError:
         raise refused("asks for more memory than there is") from None
-    except Exception as error:  # Pillow has no common base for what it raises
+    except Exception as error:  # Pillow's errors have no common base class
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise refused(f"cannot be decoded ({reason})") from None
 
 
 def _png_bits(path: Path) -> int:
-    """Return the header's bits per channel, as Pillow silently cuts 16 bits of colour to 8."""
+    """Return the bits per channel of a PNG file, as Pillow silently reduces 16-bit colour to 8."""
     with open(path, "rb") as file:
         start = file.read(25)
     if start[12:16] != b"IHDR":

@@ -1,4 +1,4 @@
-"""Turns a video file into frames at the requested rate and size, the same for every use."""
+"""Converts a video file to frames of the requested rate and size, identically for every use."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +16,8 @@ from video_vq.media.resample import frames_at_rate, keep
 from video_vq.media.resize import METHOD, resize
 from video_vq.media.sources import VideoSource, source_of
 
-# Raise these when the same file and recipe give other bytes: for all recipes, or those with a rate,
-# whose frames are chosen by time stamps.
+# Increase a version when the same file and recipe give different bytes. RATED_FRAMES_VERSION is for
+# recipes with a rate, whose frames are chosen by time stamps; FRAMES_VERSION is for other recipes.
 FRAMES_VERSION = 2
 RATED_FRAMES_VERSION = 3
 # A slow core decodes and scales at ten times this rate.
@@ -30,16 +30,17 @@ Watch = Callable[[Stage, float], None]
 
 @dataclass(frozen=True)
 class FrameRecipe:
-    """Settings for making the frames of every file.
+    """Settings for converting files to frames.
 
     Attributes:
         size_hw: height and width of the frames, in pixels.
-        fps: frame rate to convert videos to; None keeps their own.
-        stride: distance between the frames to keep.
+        fps: frame rate to convert videos to; None keeps the rate of each video.
+        stride: distance between the frames to keep; used if `fps` is None.
         limits: limits on the size of a video.
-        cpu_seconds: CPU seconds that any video may take, to which its size adds more.
-        decoder: the decoder to try first, which does not affect the frames.
-        reading: how frame folders and arrays are read.
+        cpu_seconds: CPU time in seconds that a video may take, in addition to time in proportion to
+            the video's size.
+        decoder: decoder to try first, which does not affect the frames.
+        reading: settings for reading frame folders and arrays.
     """
 
     size_hw: tuple[int, int]
@@ -51,7 +52,7 @@ class FrameRecipe:
     reading: Reading = USUAL
 
     def plan(self) -> dict[str, Any]:
-        """Return the settings that determine the bytes, as JSON."""
+        """Return the settings that determine the bytes of the frames, as JSON."""
         plan = self.to_json()
         del plan["decoder"]
         version = FRAMES_VERSION if self.fps is None else RATED_FRAMES_VERSION
@@ -60,7 +61,7 @@ class FrameRecipe:
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON; see `from_json`."""
         told = {**asdict(self), "size_hw": list(self.size_hw), "reading": self.reading.to_json()}
-        if self.reading == USUAL:  # as in what was written before there were others
+        if self.reading == USUAL:  # as in files written before this field existed
             del told["reading"]
         return told
 
@@ -73,21 +74,20 @@ class FrameRecipe:
         return FrameRecipe(**{**value, **made})
 
     def cpu_limit(self, decoded_bytes: int) -> float:
-        """Return the CPU seconds that a video of `decoded_bytes` may take."""
+        """Return the CPU time in seconds that a video of `decoded_bytes` bytes may take."""
         return self.cpu_seconds + decoded_bytes / BYTES_PER_CPU_SECOND
 
 
 class OpenedFile(NamedTuple):
-    """A video whose frames are decoded as they are taken.
+    """A video whose frames are decoded on iteration.
 
     Attributes:
-        info: what is known about the video.
+        info: properties of the video.
         sha256: hash of the video's content.
-        fps: frame rate of the frames that are kept; None if unknown.
-        chosen: indices of the frames that are kept; None for every `stride`-th.
-        stream: all frames of the video; after the last, it knows the video's oddities.
-        frames: the frames that are kept, at the recipe's size; iterating may raise
-            UnreadableVideoError.
+        fps: frame rate of the kept frames; None if unknown.
+        chosen: indices of the kept frames; None if every `stride`-th frame is kept.
+        stream: stream of all frames in the video, whose counts are final after the last frame.
+        frames: the kept frames, at the recipe's size; iteration may raise UnreadableVideoError.
     """
 
     info: VideoInfo
@@ -98,9 +98,10 @@ class OpenedFile(NamedTuple):
     frames: Iterator[UInt8[np.ndarray, "1 h w 3"]]
 
     def num_repeated(self) -> int | None:
-        """Return the number of repeated frames, after the last one; None without a fixed rate.
+        """Return the number of repeated frames; None without a fixed rate.
 
-        A fixed rate repeats frames if it is higher than that of the video.
+        Call this after the last frame. Frames are repeated if the fixed rate is higher than the
+        video's rate.
         """
         if self.chosen is None:
             return None
@@ -108,7 +109,7 @@ class OpenedFile(NamedTuple):
         return len(kept) - len(set(kept))
 
     def oddities(self) -> list[str]:
-        """Return the oddities, after the last frame."""
+        """Return descriptions of the video's irregularities; call this after the last frame."""
         found = []
         if self.stream.num_frames != self.info.num_packets:
             found.append(f"{self.stream.num_frames} frames of {self.info.num_packets} packets")
@@ -124,16 +125,16 @@ class OpenedFile(NamedTuple):
 
 
 def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watch) -> OpenedFile:
-    """Open one video: a file, a frame folder, or one in an array.
+    """Open one video: a video file, a frame folder, or a video in an array.
 
     Args:
         path: path of the video.
         num_bytes: size of the video in bytes when it was listed.
-        recipe: recipe for making its frames.
+        recipe: settings for converting the video to frames.
         watch: function that is called at each stage.
 
     Raises:
-        UnreadableVideoError: the video cannot be used; raised now or while the frames are taken.
+        UnreadableVideoError: the video cannot be used; raised by this call, or on iteration.
     """
     source = source_of(path, recipe.reading)
     sha256 = _digest(source, num_bytes)
@@ -156,7 +157,7 @@ def _kept(
     try:
         for frame in kept:
             yield resize(frame[None], recipe.size_hw, stream.info.pixel_aspect)
-        for _ in decoded:  # a fixed rate may not need the last ones; they are counted all the same
+        for _ in decoded:  # count the last frames, too, which a fixed rate may not need
             pass
     except MemoryError:
         reason = "needs more memory than a video may have"

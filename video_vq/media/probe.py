@@ -1,4 +1,4 @@
-"""Opens an untrusted video file, with limits on its size, rate, rotation and packets."""
+"""Opens untrusted video files and reads their properties, with limits on size and duration."""
 
 import math
 import os
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     import av
     import av.container
 
-# A playlist or a script that is named .mp4 would make FFmpeg open other files: it is not a video.
+# Supported containers. A playlist or script named .mp4 would make FFmpeg open other files.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,flv,asf,ogg,"
     "ivf,nut,mxf,rm,dv,yuv4mpegpipe,obu,av1,gif"
 )
 MICROSECONDS = 1_000_000
-MAX_PIXEL_ASPECT = 4  # of discs and tapes at most 16/9 x 3/2
-# Containers that may hold a broadcast (transport and program streams of MPEG; FFmpeg's flag for it,
-# AVFMT_TS_DISCONT, is set for Ogg, too), and the ffmpeg program's limits there (fftools,
-# ts_discontinuity_detect): how far decoding times may step back, where a muxer left them out, and
-# how far ahead.
+MAX_PIXEL_ASPECT = 4  # discs and tapes have at most 16/9 x 3/2
+# Containers that may contain a broadcast: MPEG transport and program streams (FFmpeg's flag
+# AVFMT_TS_DISCONT is also set for Ogg). The limits are the ffmpeg program's (fftools,
+# ts_discontinuity_detect): how far decoding times may step back, if a muxer omitted times, and how
+# far decoding times may jump ahead.
 BROADCASTS = ("mpegts", "mpeg")
 MAX_BACK_SECONDS, MAX_AHEAD_SECONDS = Fraction(1, 10), 10
 
@@ -46,13 +46,13 @@ class Limits:
     """The limits beyond which a video is refused.
 
     Attributes:
-        max_pixels: largest number of pixels of one frame.
-        max_frames: largest number of frames of one video.
-        max_duration_seconds: longest time between the first and the last timestamp; the header's
-            duration is not used, because AVI headers overstate it.
+        max_pixels: maximum number of pixels in one frame.
+        max_frames: maximum number of frames in one video.
+        max_duration_seconds: maximum time between the first and the last timestamp; the header's
+            duration is not used, because AVI headers overstate the duration.
         max_decoded_bytes: decoded size below which a video is never refused for its expansion.
-        max_expansion: largest number of decoded bytes per byte of the file. Real footage reaches
-            about 2,000 (a still gym at 1080p), and a file that is made to fill a disk 10,000 and
+        max_expansion: maximum number of decoded bytes per byte of the file. Real footage reaches
+            about 2,000 (a motionless gym at 1080p); a file made to fill a disk reaches 10,000 or
             more.
     """
 
@@ -63,7 +63,7 @@ class Limits:
     max_expansion: int = 5_000
 
     def allowed_bytes(self, file_bytes: int) -> int:
-        """Return the largest number of bytes of RGB that a file of this size may decode to."""
+        """Return the maximum number of RGB bytes to which a file of this size may decode."""
         return max(self.max_decoded_bytes, self.max_expansion * file_bytes)
 
 
@@ -76,24 +76,25 @@ class VideoInfo:
 
     Attributes:
         path: absolute path of the file.
-        file_bytes: size of the file.
-        container, codec: FFmpeg's names.
-        size_hw: height and width of the frames as shown, after the rotation.
+        file_bytes: size of the file in bytes.
+        container, codec: FFmpeg's names of the container and the codec.
+        size_hw: height and width of the frames as shown, after rotation.
         fps: mean frames per second; None if the file does not say.
         num_packets: number of compressed frames in the file. A healthy video decodes to as many
             frames.
-        claimed_frames: number of frames in the header (AVI headers overstate it); None without one.
-        duration_seconds: duration in the header; None without one.
-        pixel_aspect: width over height of a pixel as shown, after the rotation; 1 if the file does
-            not say.
-        upright: FFmpeg filters that turn the stored picture upright, each as (name, argument).
+        claimed_frames: number of frames stated in the header (too large in AVI headers); None if
+            the header does not say.
+        duration_seconds: duration stated in the header; None if the header does not say.
+        pixel_aspect: width of a pixel divided by its height, as shown after rotation; 1 if the file
+            does not say.
+        upright: FFmpeg filters that rotate the stored frames upright, each as (name, argument).
         timestamps: time of each shown frame, in order and in units of `time_base`; None if the file
-            has none. Where times restart or jump, as in joined recordings, each part follows the
-            previous one at that part's frame distance.
-        time_base: seconds per unit.
+            has no timestamps. If times restart or jump, as in joined recordings, each part follows
+            the previous part at the previous part's frame distance.
+        time_base: seconds per unit of `timestamps`.
         num_parts: number of parts: 1, plus 1 for each restart or jump of the file's own timestamps.
-        notes: oddities of the video that are known before decoding, and values that were guessed.
-        frames: function that yields its frames; None for a video file, which FFmpeg decodes.
+        notes: notes on irregularities found before decoding, and on values that were inferred.
+        frames: function that yields the frames; None for a video file, which FFmpeg decodes.
     """
 
     path: Path
@@ -115,7 +116,7 @@ class VideoInfo:
 
     @property
     def decoded_bytes(self) -> int:
-        """The number of bytes of RGB that the packets decode to."""
+        """Return the number of RGB bytes to which the packets decode."""
         return self.num_packets * self.size_hw[0] * self.size_hw[1] * 3
 
 
@@ -123,8 +124,8 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """Read a video's header, first frame and packets, and return its properties.
 
     Raises:
-        UnreadableVideoError: the file is not a video, has no picture track, is cut off, exceeds the
-            limits, or is rotated by less than a quarter turn.
+        UnreadableVideoError: the file is not a video, has no video track, is truncated, exceeds the
+            limits, or is rotated by an angle that is not a multiple of 90 degrees.
     """
     path = Path(os.path.abspath(path))
     with opened(path, limits) as (container, stream):
@@ -137,10 +138,10 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
 
 
 class CountedPackets:
-    """The packets of an open video, inspected as they pass; iterate once, then call `info`.
+    """An iterable that inspects an open video's packets; iterate once, then call `info`.
 
     Raises:
-        UnreadableVideoError: see `probe`.
+        UnreadableVideoError: as for `probe`.
     """
 
     def __init__(
@@ -151,10 +152,10 @@ class CountedPackets:
         limits: Limits,
     ):
         self._path, self._container, self._stream, self._limits = path, container, stream, limits
-        # When each packet is shown and decoded, part by part.
+        # Presentation and decoding time of each packet, part by part.
         self._parts: list[list[tuple[int | None, int | None]]] = [[]]
         self._num_packets = 0
-        self._decoding_time: int | None = None  # the last known one
+        self._decoding_time: int | None = None  # last known decoding time
         self._is_broadcast = container.format.name in BROADCASTS
 
     def __iter__(self) -> "Iterator[av.Packet]":
@@ -177,11 +178,11 @@ class CountedPackets:
                 )
 
     def _begins_part(self, packet: "av.Packet") -> bool:
-        """Whether a packet's decoding time does not continue that of the previous packet.
+        """Return whether a packet's decoding time does not continue the previous packet's.
 
-        In every container, a keyframe is decoded after everything before it. Other packets may step
-        back a little if a muxer left out decoding times. Broadcasts restart at any packet, and jump
-        ahead; in other containers, such a jump is a long still.
+        In every container, a keyframe is decoded after all earlier packets. Other packets may step
+        back a little if a muxer omitted decoding times. A broadcast may restart or jump ahead at
+        any packet; in other containers, a jump ahead is a long still image.
         """
         before, now = self._decoding_time, packet.dts
         self._decoding_time = before if now is None else now
@@ -200,7 +201,7 @@ class CountedPackets:
         """Return the time of each frame, part by part; None if a packet has no time.
 
         Args:
-            rate: frames per second, which gives the time after a single frame.
+            rate: frames per second, which determines how long a part with a single frame lasts.
         """
         distance = max(1, round(1 / (rate * self._time_base))) if rate else 1
         by_decoding = self._is_broadcast and (len(self._parts) > 1 or self._shown_far_off())
@@ -217,10 +218,10 @@ class CountedPackets:
         return tuple(joined)
 
     def _shown_far_off(self) -> bool:
-        """Whether a frame is shown long after it is decoded, or before that.
+        """Return whether a frame's presentation time is far from its decoding time.
 
-        At a jump, FFmpeg gives the last picture of a part the time of the next part. Decoding times
-        are correct there, and equally spaced.
+        At a jump, FFmpeg gives the last frame of a part a presentation time in the next part. The
+        decoding times at a jump are correct and equally spaced.
         """
         most = MAX_AHEAD_SECONDS / self._time_base
         return any(
@@ -231,10 +232,10 @@ class CountedPackets:
         )
 
     def info(self, first: "av.VideoFrame | None") -> VideoInfo:
-        """Return the video's properties after all packets have passed.
+        """Return the video's properties; call this after iterating over all packets.
 
         Args:
-            first: the first frame; None if there is none.
+            first: the first decoded frame; None if no frame can be decoded.
         """
         if first is None:
             raise UnreadableVideoError(self._path, "holds no frame that can be decoded")
@@ -264,7 +265,7 @@ class CountedPackets:
 
 
 def require_size(info: VideoInfo, limits: Limits) -> None:
-    """Refuse a video that lasts too long or decodes to too much.
+    """Refuse a video whose duration or decoded size exceeds the limits.
 
     Raises:
         UnreadableVideoError: the video is too long or too large.
@@ -288,7 +289,7 @@ def require_size(info: VideoInfo, limits: Limits) -> None:
 
 
 def _pixel_aspect(stream: "av.VideoStream", turned: bool) -> Fraction:
-    """Return the aspect of a pixel as shown; extreme values in a header are ignored."""
+    """Return the aspect ratio of a pixel as shown; extreme values in a header are ignored."""
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
         return Fraction(1)
@@ -305,7 +306,7 @@ def _duration(container: "av.container.InputContainer", stream: "av.VideoStream"
 def opened(
     path: Path, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
-    """Open a file's picture track with one decoder thread, and translate all errors."""
+    """Open a file's video track with one decoder thread; raise UnreadableVideoError on errors."""
     import av
     from av.error import FFmpegError
     from av.video.stream import VideoStream
@@ -332,7 +333,7 @@ def opened(
                 raise UnreadableVideoError(
                     path, f"is {stream.width}x{stream.height}, more than {limits.max_pixels} pixels"
                 )
-            # The coded picture may be padded; this stops a stream that grows after its header.
+            # Coded frames may be padded; the limit stops a stream that grows after the header.
             stream.codec_context.options = {"max_pixels": str(2 * limits.max_pixels)}
             problem = "cannot be decoded"
             yield container, stream
@@ -353,7 +354,7 @@ def upright_filters(path: Path, frame: "av.VideoFrame") -> tuple[tuple[str, str]
     See FFmpeg, fftools/ffmpeg_filter.c, configure_input_video_filter.
     """
     matrix = None
-    entries: Any = frame.side_data  # PyAV's stubs give it the type of a mapping
+    entries: Any = frame.side_data  # PyAV's stubs declare a mapping
     for side_data in entries:
         if side_data.type.name == "DISPLAYMATRIX":
             matrix = struct.unpack("=9i", bytes(side_data)[:36])

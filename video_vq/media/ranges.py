@@ -1,4 +1,4 @@
-"""Decodes ranges of a long video's frames in order, without decoding the whole file for each."""
+"""Decodes ranges of a long video's frames, without decoding the whole file for each range."""
 
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 
 class FrameRanges:
-    """Reads ranges of one video's frames; the next begins where the last ended, or after a seek.
+    """Reads ranges of one video's frames; seeks unless a range follows the previous range.
 
-    A frame is identified by its time: the times of all packets are read first, and every decoded
-    frame must have the next one. This detects wrong seeks and lost or repeated frames; after a
-    wrong seek, the file is decoded from its beginning.
+    Frames are identified by their times: the times of all packets are read first, and every decoded
+    frame must have the next packet's time. This check detects wrong seeks and lost or repeated
+    frames; after a wrong seek, the file is decoded from the beginning.
 
     Attributes:
         info: the result of `probe`.
-        num_damaged: number of frames of the last range that FFmpeg reports as repaired.
+        num_damaged: number of frames in the last range that FFmpeg reports as repaired.
         num_decoded: number of frames decoded so far, including those that were skipped.
 
     Raises:
-        UnreadableVideoError: as for `probe`; or the frames have no timestamps, or ones that restart
-            or jump.
+        UnreadableVideoError: as for `probe`; or the frames have no timestamps, or the timestamps
+            restart or jump.
     """
 
     def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS):
@@ -58,11 +58,11 @@ class FrameRanges:
         self._convert: ToRgb | None = None
 
     def seconds(self, place: int) -> float:
-        """Return the time at which a frame is shown."""
+        """Return the time in seconds at which a frame is shown."""
         return float(self._times[place] * self.info.time_base)
 
     def nearest(self, seconds: float) -> int:
-        """Return the index of the frame that is shown nearest to a given time."""
+        """Return the index of the frame whose time is nearest to `seconds`."""
         times = np.asarray(self._times, np.float64) * float(self.info.time_base)
         return int(np.abs(times - seconds).argmin())
 
@@ -70,7 +70,7 @@ class FrameRanges:
         """Yield `count` frames, starting at index `first`.
 
         Raises:
-            UnreadableVideoError: a frame cannot be decoded, is lost, or changes its size.
+            UnreadableVideoError: a frame cannot be decoded, is missing, or differs in size.
         """
         self.num_damaged = 0
         if self._decoder is None or self._next != first:
@@ -85,16 +85,16 @@ class FrameRanges:
             yield pixels
 
     def close(self) -> None:
-        """Close the file; the next range opens it again, with a seek."""
+        """Close the file; reading another range opens the file again."""
         if self._decoder is not None:
             self._decoder.close()
         self._decoder = self._head = self._convert = None
 
     def _seek(self, first: int) -> None:
-        """Move the decoder to frame `first` or before it, at worst to the beginning of the file.
+        """Move the decoder to frame `first` or an earlier frame, at worst the file's beginning.
 
-        A keyframe is not always where the file says; the first frame then comes too late or not at
-        all.
+        A file may state a wrong position for a keyframe; the first frame after the seek is then too
+        late or missing.
         """
         self.close()
         if first:
@@ -107,7 +107,7 @@ class FrameRanges:
         self._decoder = self._decode(0)
 
     def _take(self, wanted: int) -> "av.VideoFrame":
-        """Return the frame at an index, skipping those before it."""
+        """Return the frame at an index, skipping earlier frames."""
         assert self._decoder is not None
         before = -1
         while True:
@@ -137,7 +137,7 @@ class FrameRanges:
             raise self._unreadable(f"a frame cannot be converted to RGB ({error})") from None
 
     def _decode(self, first: int) -> "Generator[tuple[int, av.VideoFrame]]":
-        """Yield the index and the picture of all frames after a seek to frame `first`."""
+        """Yield the index and the image of each frame after a seek to frame `first`."""
         with opened(self.info.path, self.limits) as (container, stream):
             if first:
                 container.seek(self._times[first], stream=stream, backward=True)

@@ -1,4 +1,4 @@
-"""Settings for reading frame folders and arrays: the facts that they do not state themselves."""
+"""Settings for reading frame folders and arrays, for details that the files do not state."""
 
 import argparse
 import re
@@ -14,19 +14,19 @@ EXAMPLE_PATTERN = r"(?P<video>.+)_frame(?P<frame>[0-9]+)\.png"
 
 @dataclass(frozen=True)
 class Reading:
-    """The facts that frame folders and arrays do not state themselves.
+    """Details that the files of frame folders and arrays do not state.
 
     Attributes:
-        fps: their frames per second; None if unknown.
+        fps: frames per second of the videos; None if unknown.
         layout: letters for the axes of arrays: t, h and w, and optionally c and b (a batch of
             videos), for example "btchw"; None to infer them from the shape.
-        values: the range of float arrays; None to find it from the values of all arrays, as
-            `list_videos` does.
-        frame_names: a regular expression that matches whole names of pictures. Its group `frame`
-            orders the frames; its group `video`, if there is one, separates the videos of a folder.
+        values: range of the values in float arrays; None to infer the range from the values of all
+            arrays, as `list_videos` does.
+        frame_names: regular expression that matches whole names of image files. The group `frame`
+            orders the frames; the optional group `video` separates the videos in a folder.
 
     Raises:
-        ValueError: a value is not allowed.
+        ValueError: a value is invalid.
     """
 
     fps: float | None = None
@@ -48,7 +48,7 @@ class Reading:
             _require_pattern(self.frame_names)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values that are set, as JSON; `Reading(**value)` restores them."""
+        """Return the settings that are not None, as JSON; `Reading(**value)` restores them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def words(self) -> list[str]:
@@ -64,7 +64,7 @@ READING_OPTIONS = ("source_fps", "layout", "values", "frame_names")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a parser, in a separate group."""
+    """Add the reading options to a parser, in a separate group."""
     group = parser.add_argument_group(
         "frame folders and arrays",
         "a folder of png, jpg or webp pictures is a video, and so is each video in a .npy, .npz or "
@@ -101,7 +101,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def reading_of(arguments: argparse.Namespace) -> Reading:
-    """Return the values of the options of `add_reading`."""
+    """Return the settings given by the options that `add_reading` adds."""
     return Reading(
         fps=arguments.source_fps,
         layout=arguments.layout,
@@ -111,10 +111,10 @@ def reading_of(arguments: argparse.Namespace) -> Reading:
 
 
 def require_reading(asked: Reading, has_pictures: bool, has_arrays: bool, where: object) -> None:
-    """Raise if nothing in a folder needs the options.
+    """Refuse reading options that none of a folder's videos needs.
 
     Raises:
-        InputError: there is such an option; the message names it.
+        InputError: there is such an option; the message names the option.
     """
     either = has_pictures or has_arrays
     for flag, value, needed, what in (

@@ -1,4 +1,4 @@
-"""Chooses the frames of a video to keep: a fixed rate by nearest timestamp, or every n-th frame."""
+"""Chooses the frames of a video by nearest timestamp, to convert the video to a fixed rate."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,20 +11,20 @@ from video_vq.media.probe import DEFAULT_LIMITS, Limits, UnreadableVideoError, V
 
 
 def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS) -> list[int]:
-    """Return the source frame that is shown nearest to k / fps seconds, for each k.
+    """Return, for each k, the index of the source frame whose time is nearest to k / fps seconds.
 
-    Times are exact fractions counted from the first frame; of two equally near frames, the earlier
-    one is chosen. Without timestamps, the frames are evenly spaced at the file's mean rate. The
-    last frame is shown for the mean distance of the others.
+    Times are exact fractions, relative to the first frame; of two equally near frames, the earlier
+    frame is chosen. Without timestamps, the frames are assumed to be evenly spaced at the file's
+    mean rate. The last frame is assumed to last for the mean distance between frames.
 
     Args:
-        info: what is known about the video.
+        info: properties of the video.
         fps: frames per second of the result; frames are dropped or repeated.
         limits: limits on the number of frames.
 
     Raises:
-        UnreadableVideoError: the file has neither timestamps nor a rate, or the timestamps span
-            more frames than the limits allow.
+        UnreadableVideoError: the file has neither timestamps nor a frame rate, or the result would
+            have more frames than the limits allow.
     """
     target = Fraction(fps).limit_denominator(1001)
     if target <= 0:
@@ -62,7 +62,7 @@ def _times(info: VideoInfo) -> list[Fraction]:
 def keep(
     frames: Iterable[UInt8[np.ndarray, "h w 3"]], indices: Iterable[int]
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Yield the frames at ascending (or equal) indices; those past the end are left out."""
+    """Yield the frames at ascending (or equal) indices; indices past the end are ignored."""
     iterator = iter(frames)
     position, frame = -1, None
     for index in indices:

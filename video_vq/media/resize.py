@@ -1,8 +1,8 @@
 """Scales frames to cover a size and crops the centre, with the same bytes on every machine.
 
-The filter is Pillow's bicubic one, which is antialiased (its support grows with the reduction) and
-computed in fixed point, so that the result does not depend on the processor. Reductions by more
-than 6 first average whole blocks of pixels, so that the filter still reduces by 3 or more.
+Pillow's bicubic filter is antialiased (the support grows with the reduction factor) and computed in
+fixed point, so the result does not depend on the processor. If frames shrink by a factor of more
+than 6, whole blocks of pixels are averaged first, and the filter shrinks by a factor of at least 3.
 """
 
 import functools
@@ -15,7 +15,7 @@ METHOD = "cover as shown, centre crop, Pillow bicubic, reducing gap 3"
 REDUCING_GAP = 3.0
 
 
-@functools.lru_cache(maxsize=64)  # all frames of a video ask the same
+@functools.lru_cache(maxsize=64)  # all frames of a video use the same box
 def crop_box(
     size_hw: tuple[int, int], target_hw: tuple[int, int], pixel_aspect: Fraction | int = 1
 ) -> tuple[float, float, float, float]:
@@ -24,7 +24,7 @@ def crop_box(
     Edges may lie between pixels.
 
     Args:
-        pixel_aspect: width over height of a pixel as shown, for example 32/27 for 16:9 PAL.
+        pixel_aspect: width of a pixel divided by its height, as shown; 32/27 for 16:9 PAL.
     """
     height, width = size_hw
     target_height, target_width = target_hw
@@ -44,7 +44,7 @@ def resize(
     """Scale each frame until it just covers the target, and crop the centre.
 
     Args:
-        frames: RGB.
+        frames: RGB frames.
         target_hw: height and width of the result, in square pixels. Frames of this size with square
             pixels are returned unchanged.
         pixel_aspect: see `crop_box`.

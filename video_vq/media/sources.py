@@ -13,13 +13,13 @@ from video_vq.media.reading import USUAL, Reading, require_reading
 
 
 class VideoFile:
-    """A video file, which FFmpeg decodes."""
+    """A video file that FFmpeg decodes."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 of the file and its size."""
+        """Return the file's sha256 and size in bytes."""
         try:
             with open(self.path, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
@@ -27,12 +27,13 @@ class VideoFile:
             raise UnreadableVideoError(self.path, f"cannot be read ({error.strerror})") from None
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Read the header, first frame and packets; see `video_vq.media.probe.probe`."""
+        """Return the video's properties; see `video_vq.media.probe.probe`."""
         return probe(self.path, limits)
 
 
-# A video that is not decoded yet: `path`, which for a video in an array ends in # and its place;
-# `digest`, a sha256 of its content and the bytes that were read; and `probe`, its properties.
+# A video that is not decoded yet. `path` is the video's path (for a video in an array, the file's
+# path, # and the video's place); `digest` returns the content's sha256 and size in bytes; `probe`
+# returns the properties.
 VideoSource = VideoFile | FrameSet | ArrayVideo
 
 
@@ -40,8 +41,8 @@ def source_of(path: str | Path, reading: Reading = USUAL) -> VideoSource:
     """Return the video at a path.
 
     Raises:
-        UnreadableVideoError: the path is a pickle, a folder that is not a single video, or an array
-            file that holds several videos or none.
+        UnreadableVideoError: the path is a pickle, a folder that does not contain exactly one
+            video, or an array file that does not contain exactly one video.
     """
     path = Path(os.path.abspath(path))
     address = parse_address(path)
@@ -58,7 +59,7 @@ def require_needed(source: VideoSource, reading: Reading) -> None:
     """Refuse reading options that a video does not need.
 
     Raises:
-        InputError: there is such an option; the message names it.
+        InputError: there is such an option; the message names the option.
     """
     is_array = isinstance(source, ArrayVideo)
     require_reading(reading, isinstance(source, FrameSet), is_array, source.path)
@@ -67,7 +68,7 @@ def require_needed(source: VideoSource, reading: Reading) -> None:
 def probe_video(
     path: str | Path, reading: Reading = USUAL, limits: Limits = DEFAULT_LIMITS
 ) -> VideoInfo:
-    """Return the properties of any kind of video without decoding its frames.
+    """Return the properties of a video of any kind, without decoding all frames.
 
     Raises:
         UnreadableVideoError: as for `source_of` and `probe`.

@@ -1,6 +1,6 @@
 """The parent's side of decoding processes, which are limited, watched and replaced if they die.
 
-If a process dies, hangs or uses too much CPU time twice, the video that it was working on is lost.
+If processes die, hang or use too much CPU time twice on the same video, the video is unusable.
 Jobs and reports are JSON, one object per line; see `serve` in `media/child.py`.
 """
 
@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 from video_vq.errors import InputError
 
 CHECK_SECONDS = 2.0
-STALL_SECONDS = 300.0  # without using the processor at all
-BLAMELESS_STATES = "DTt"  # states of a process that waits for storage or was stopped from outside
+STALL_SECONDS = 300.0  # without using any CPU time
+BLAMELESS_STATES = "DTt"  # states of a process that waits for storage or was stopped externally
 MAX_DEATHS_OUTSIDE_VIDEOS = 3
 PIPE_BYTES = 1 << 16
 Result = TypeVar("Result")
@@ -33,16 +33,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Death:
-    """The end of a process before it answered.
+    """The death of a process before it answered a job.
 
     Attributes:
         cause: short description of the cause.
-        video: id of the video that the process was working on; None for none.
-        stage: stage of the work on the video: "read" or "decode".
-        is_stalled: whether it was ended because it made no progress.
-        is_blameless: whether it made no progress for an external reason.
-        is_killed: whether the system ended it.
-        last_words: end of its output on stderr.
+        video: id of the video that the process was working on; None if there was no such video.
+        stage: stage of the work on the video: "read" or "decode"; None without a video.
+        is_stalled: whether the process was killed because the process made no progress.
+        is_blameless: whether the process made no progress for an external reason.
+        is_killed: whether the system killed the process.
+        last_words: end of the process's output on stderr.
     """
 
     cause: str
@@ -55,7 +55,7 @@ class Death:
 
 
 class Deaths:
-    """Counts the deaths of the processes that did one piece of work."""
+    """Counts the deaths of processes that worked on the same job."""
 
     def __init__(self, stall_seconds: float = STALL_SECONDS):
         self._stall_seconds = stall_seconds
@@ -63,14 +63,14 @@ class Deaths:
         self._of_video: Counter[str] = Counter()
 
     def add(self, death: Death, path: str) -> str | None:
-        """Return the reason why the video cannot be used; None if it should be retried.
+        """Add a death; return the reason why the video is unusable, or None to retry the job.
 
         Args:
             death: the latest death.
             path: path of the video, for messages.
 
         Raises:
-            InputError: the cause is not the video, or not only this video.
+            InputError: the video is not the cause of the death, or not the only cause.
         """
         if death.is_stalled and (death.is_blameless or death.stage == "read"):
             raise InputError(
@@ -97,13 +97,14 @@ class Deaths:
 
 
 class Supervisor:
-    """Threads that each control a process of their own; use as a context manager.
+    """A pool of threads, each of which controls one process; use as a context manager.
 
     Args:
         command: command that starts a process.
         num_workers: number of threads.
         stall_seconds: seconds that a process may go without using CPU time.
-        keep_open: file descriptors that the processes inherit (a lock ends with its last holder).
+        keep_open: file descriptors that the processes inherit, for example of a lock, which is
+            released only when all inheriting processes have ended.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Supervisor:
         self._command, self._keep_open = command, keep_open
         self._stall_seconds = stall_seconds
         self._threads = ThreadPoolExecutor(num_workers, "supervisor")
-        # A process dies with the thread that started it, so each thread keeps its own.
+        # A process dies with the thread that started it, so each thread has a separate process.
         self._of_thread = threading.local()
         self._children: set[_Child] = set()
         self._lock = threading.Lock()
@@ -140,21 +141,21 @@ class Supervisor:
             child.close()
 
     def submit(self, do: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """Have a thread call a function, which may `ask` its process."""
+        """Call a function in one of the threads; the function may call `ask`."""
         return self._threads.submit(do, *arguments)
 
     def ask(
         self, job: dict[str, Any], on_video: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any] | Death:
-        """Give this thread's process a job; return its answer, or its death.
+        """Give this thread's process a job; return the process's answer or death.
 
         Args:
             job: the job, as JSON that the process understands.
             on_video: function that is called with the report of each stage of a video.
 
         Raises:
-            InputError: this or an earlier process failed for a reason unrelated to a video; no
-                further job is started.
+            InputError: this or an earlier process failed for a reason unrelated to a video; no more
+                jobs are started.
             RuntimeError: the process raised an unexpected error.
         """
         if self._refusal is not None:
@@ -207,9 +208,9 @@ class _Child:
     def ask(
         self, job: dict[str, Any], on_video: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any] | Death:
-        """Give the process a job; return the last report, or its death."""
+        """Give the process a job; return the last report or the process's death."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it died: its reports end
+        with suppress(BrokenPipeError):  # the process has died, so the reports end
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.flush()
         at: dict[str, Any] = {"stage": "done"}
@@ -223,7 +224,7 @@ class _Child:
             on_video(report)
 
     def _next_report(self) -> Any:
-        """Return the next report; None after the last; the state of a process that stalled."""
+        """Return the next report, None at the end, or the state of the process if it stalled."""
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         used, since = 0.0, time.monotonic()
@@ -280,15 +281,15 @@ class _Child:
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment in which a child imports the same modules as its parent."""
+    """Return an environment in which a child process imports the same modules as its parent."""
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return {**os.environ, "PYTHONPATH": paths}
 
 
 def _state_and_seconds(pid: int) -> tuple[str, float | None]:
-    """Return the letter of a process's state (proc(5)) and its CPU time.
+    """Return a process's state, as a letter (see proc(5)), and CPU time in seconds.
 
-    They are "?" and None if the system does not provide them.
+    The state is "?" and the CPU time None if the system provides neither.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Walks a tree and finds its files by kind, and its frame folders without listing their frames."""
+"""Walks a folder tree to find files by kind, and frame folders without storing frame names."""
 
 import errno
 import os
@@ -13,20 +13,19 @@ from video_vq.media.kinds import ARRAY_SUFFIXES, PICKLE_SUFFIXES, PICTURE_SUFFIX
 
 
 class LeftOut(NamedTuple):
-    """A file that cannot be used: its printable name, and the reason."""
+    """The printable name of an unusable file or frame folder, and the reason."""
 
     name: str
     reason: str
 
 
 class FoundFrames:
-    """The frames of one video, counted as they are found.
+    """A summary of one video's frames, updated while the frames are found.
 
     Attributes:
-        num_bytes: size of all frames together.
-        numbering: numbering of their names.
-        problem: reason why they cannot be used, as far as one of them shows it; None if there is
-            none.
+        num_bytes: total size of the frames in bytes.
+        numbering: numbering of the frames' names.
+        problem: reason why a frame is unusable; None if no unusable frame was found.
     """
 
     def __init__(self) -> None:
@@ -36,23 +35,23 @@ class FoundFrames:
 
 
 class Tree:
-    """The files of a tree that may be videos, by their kinds.
+    """The files in a folder tree that may be videos, by kind.
 
-    Names that begin with a dot are ignored. Links are followed only to files inside the tree;
-    others, and everything that is not a file, are left out.
+    Names that begin with a dot are ignored. Links are followed only to files inside the tree; other
+    links, and anything that is not a regular file, are skipped.
 
     Args:
         root: the top folder.
-        extensions: endings of the files to use, in lower case, with the dot; None for the usual
-            ones.
-        frame_names: see `Reading`.
+        extensions: extensions of the files to use, in lower case, with the dot; None for the
+            default extensions.
+        frame_names: pattern for the names of frames; see `Reading`.
 
     Attributes:
-        files, arrays: name and size of each file.
-        frames: the frames of each frame folder, by the video's name.
-        left_out: files that cannot be used, by kind.
-        num_pickles: number of files that are pickles by their names.
-        num_unmatched: number of pictures that `frame_names` does not match.
+        files, arrays: name and size of each video file, and of each array file.
+        frames: summary of each video's frames, by the video's name.
+        left_out: unusable files, by kind.
+        num_pickles: number of files whose extension is that of a pickle.
+        num_unmatched: number of image files whose names do not match `frame_names`.
 
     Raises:
         InputError: a folder cannot be listed.
@@ -122,10 +121,10 @@ class Tree:
 
 
 def walk(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield all entries of a tree that are not hidden, with their folder's name below the root.
+    """Yield each entry of a tree that is not hidden, and the path of its folder below the root.
 
     Raises:
-        InputError: a folder cannot be listed, which would otherwise silently lose its videos.
+        InputError: a folder cannot be listed, so that the folder's videos would be lost silently.
     """
     waiting = [""]
     while waiting:
@@ -150,7 +149,7 @@ def _readable(name: str) -> str:
 
 
 def _size_or_problem(entry: os.DirEntry[str], real_root: str) -> int | str:
-    """Return the size of a file, or the reason why it cannot be used."""
+    """Return the size of a file in bytes, or the reason why the file is unusable."""
     try:
         entry.path.encode()
     except UnicodeEncodeError:
@@ -165,7 +164,7 @@ def _size_or_problem(entry: os.DirEntry[str], real_root: str) -> int | str:
 
 
 def size_inside(path: Path, real_root: str | Path) -> int | str:
-    """Return the size of a file in a folder, or the reason why it cannot be used.
+    """Return the size in bytes of a file in a folder, or the reason why the file is unusable.
 
     Args:
         path: path of the file; links are followed only inside the folder.

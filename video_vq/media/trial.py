@@ -1,6 +1,6 @@
-"""Tries a decoder in a separate process, where it must return a known clip.
+"""Tests a decoder in a separate process, which must decode a known clip.
 
-decord can crash or hang if two versions of FFmpeg conflict; only that process is then lost.
+decord can crash or hang if two versions of FFmpeg conflict; then only the separate process is lost.
 """
 
 import ctypes
@@ -19,16 +19,16 @@ from video_vq.media.encode import write_video
 from video_vq.media.probe import probe
 from video_vq.media.supervisor import Death, Supervisor
 
-MAX_SECONDS = 60.0  # of processor time, or without using the processor
+MAX_SECONDS = 60.0  # limit on CPU time, and on time without using the CPU
 NUM_FRAMES, HEIGHT, WIDTH = 8, 48, 64
 MAX_ERROR = 8  # mean difference in grey levels between written and read; H.264 costs about 1
 
 
 def try_decoder(decoder: Decoder) -> str:
-    """Try a decoder in a separate process; return its FFmpeg's version.
+    """Test a decoder in a separate process; return the versions of the decoder's FFmpeg libraries.
 
     Raises:
-        InputError: the decoder crashed, hung, or returned other frames.
+        InputError: the decoder crashed, hung, or returned wrong frames.
     """
     command = (sys.executable, "-c", "from video_vq.media.trial import main; main()")
     with Supervisor(command, 1, MAX_SECONDS) as workers:
@@ -42,7 +42,7 @@ def try_decoder(decoder: Decoder) -> str:
 
 
 def main() -> None:
-    """Run the process that tries a decoder."""
+    """Run the process that tests a decoder."""
     serve(_answer)
 
 
@@ -56,7 +56,7 @@ def _answer(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
 
 
 def _decode(decoder: Decoder) -> None:
-    """Write a moving square, decode it, and compare."""
+    """Write a clip of a moving square, decode the clip, and compare the frames."""
     frames = np.full((NUM_FRAMES, HEIGHT, WIDTH, 3), 64, dtype=np.uint8)
     for index, frame in enumerate(frames):
         frame[16:32, 4 * index : 4 * index + 16] = (200, 120, 40)
@@ -75,13 +75,13 @@ def _decode(decoder: Decoder) -> None:
 
 
 def _versions(decoder: Decoder) -> dict[str, Any]:
-    """Return the version of FFmpeg that a decoder has loaded, which it does when it decodes."""
+    """Return the FFmpeg versions that a decoder has loaded; call this after decoding."""
     if decoder == "pyav":
         import av
 
         libavcodec = ".".join(str(part) for part in av.library_versions["libavcodec"])
         return {"ffmpeg": av.ffmpeg_version_info, "libavcodec": libavcodec}
-    # decord does not report them; its libraries do, and Linux lists which of them are loaded.
+    # decord does not report versions; its libraries do, and Linux lists the loaded libraries.
     maps = Path("/proc/self/maps").read_text()
     loaded = {
         name: path

@@ -1,4 +1,4 @@
-"""Finds views of one scene in different splits, using only the names of their files."""
+"""Finds views of one scene in different splits, using only file names."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from itertools import combinations
 from typing import NamedTuple
 
 VIEW_WORDS = ("angle", "cam", "camera", "gopro", "kinect", "view")
-MAX_VIEWS = 16  # largest number of views that a bare number may stand for
+MAX_VIEWS = 16  # maximum number of views that are told apart by numbers without a view word
 SEPARATORS = " ._-"
 
 
 class _View(NamedTuple):
-    """One video of a scene: its file's name, and the word and number that distinguish it."""
+    """One video of a scene: the file name, and the word and number that identify the view."""
 
     name: str
     word: str
@@ -21,11 +21,11 @@ class _View(NamedTuple):
 def note_on_views(splits: Mapping[str, str]) -> str | None:
     """Return a note if views of one scene are in different splits; otherwise None.
 
-    Names that differ only in a number after a word for a view (`walk_cam01`, `walk_cam02`) are one
-    scene. A bare number marks a view, or a piece of one recording, only if several names of a
-    folder continue with the same few numbers, and there are at least as many names as numbers
-    (`jump_1 jump_2 walk_1 walk_2`); `clip0001` to `clip9999`, or `walk001` to `walk100` besides
-    `run001` to `run100`, are merely numbered videos.
+    Names that differ only in a number after a view word (`walk_cam01`, `walk_cam02`) belong to one
+    scene. A number without a view word marks a view, or a part of one recording, only if several
+    name stems in a folder are followed by the same few numbers, and there are at least as many
+    stems as numbers (`jump_1 jump_2 walk_1 walk_2`). Names from `clip0001` to `clip9999`, or from
+    `walk001` to `walk100` and from `run001` to `run100`, are merely numbered videos.
 
     Args:
         splits: split of each video, by its name in the folder.
@@ -52,7 +52,7 @@ def note_on_views(splits: Mapping[str, str]) -> str | None:
 
 
 def _scenes(names: list[str]) -> list[list[_View]]:
-    """Return the videos that may show one scene, in the order of the names."""
+    """Return groups of videos that may show the same scene, in the order of the names."""
     by_word: dict[tuple[str, str], list[_View]] = defaultdict(list)
     by_number: dict[tuple[str, str], list[_View]] = defaultdict(list)
     for name in names:
@@ -87,7 +87,7 @@ def _parsed(name: str) -> tuple[str, str, _View]:
 
 
 def _pairs(scene: list[_View]) -> set[tuple[int, int]]:
-    """Return every pair of different numbers with which a name continues."""
+    """Return every pair of different view numbers in a scene."""
     return set(combinations(sorted({int(view.number) for view in scene}), 2))
 
 
@@ -105,7 +105,7 @@ def _remedy(apart: list[list[_View]], names: list[str]) -> str:
     words = sorted({view.word for scene in apart for view in scene if view.word})
     bare = any(not view.word for scene in apart for view in scene)
     word = f"({'|'.join(words)}){'?' if bare else ''}" if words else ""
-    # As many digits as these have: a longer number belongs to an unrelated video.
+    # Match no more digits than these numbers have: a longer number belongs to an unrelated video.
     digits = max(len(view.number) for scene in apart for view in scene)
     number = rf"(?<![0-9])[0-9]{{1,{digits}}}"
     return rf"--group-regex '(?i)^(.*?)([{SEPARATORS}]*{word}[{SEPARATORS}]*{number})?\.\w+$'"

@@ -1,22 +1,22 @@
 """Limits for untrusted zip files, and a check that their members share no bytes.
 
-zipfile loads every entry of a directory before they can be counted, so the size of the directory is
-limited; and Python 3.11 reads overlapping members (CVE-2024-0450), so these are detected here.
+zipfile loads all entries of a directory before the entries can be counted, so the directory's size
+is limited. Python 3.11 reads overlapping members (CVE-2024-0450), so overlaps are detected here.
 """
 
 import zipfile
 from collections.abc import Iterable
 
 MAX_MEMBERS = 200_000
-MAX_DIRECTORY_BYTES = 32 << 20  # what 200,000 names of 100 letters take
-# An archive may unpack to this much, or to this many times its own size: videos are compressed
-# already, so that an archive of them is about as large as they are.
+MAX_DIRECTORY_BYTES = 32 << 20  # enough for 200,000 names of 100 characters
+# An archive may unpack to this many bytes, or to this many times the archive's size: videos are
+# already compressed, so an archive is about as large as the videos in it.
 MAX_CONTENT_BYTES, MAX_EXPANSION = 4 << 30, 20
 LOCAL_BYTES = 30  # size of the header before a member's name and bytes
 
 
 def overlap(members: Iterable[zipfile.ZipInfo], directory: int) -> str | None:
-    """Return the problem if members share bytes, a trick by which 40 kB could hold 5 GB.
+    """Return a description of the problem if members share bytes, as in a zip bomb; else None.
 
     Args:
         directory: offset of the archive's directory in bytes.

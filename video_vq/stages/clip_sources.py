@@ -1,7 +1,7 @@
-"""Clips to encode, shard by shard, read from a clip store or decoded from raw videos.
+"""Provides clips to encode, shard by shard, from a clip store or from raw videos.
 
-Shard k of the tokens holds the clips of the videos of shard k of the store. Raw videos are cut into
-the same shards as the store made from them, so both batch the same clips.
+Shard k of a token store contains the tokens for the videos in shard k of the clip store. Raw videos
+are divided into the same shards as a clip store made from them, so both yield the same batches.
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ from video_vq.stores.videos import Skipped, Video
 
 
 class PlacedClip(NamedTuple):
-    """A clip, its row (video, first frame, stride), and its latent actions if there are any."""
+    """A clip, with its row (video, first frame, stride) and its latent actions, if any."""
 
     row: tuple[int, int, int]
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -45,12 +45,12 @@ class PlacedClip(NamedTuple):
 
 @dataclass
 class Findings:
-    """The findings of decoding the videos of a shard.
+    """Results of decoding a shard's videos, apart from the frames.
 
     Attributes:
         skipped: videos that could not be used.
-        rates: frames per second of the other videos, by position.
-        notes: oddities of videos (id, note).
+        rates: frames per second of each usable video, by the video's index; None if unknown.
+        notes: remarks on irregular videos, each with the keys "id" and "note".
     """
 
     skipped: list[Skipped] = field(default_factory=list)
@@ -62,22 +62,22 @@ class StoredClips:
     """The clips of a clip store.
 
     Args:
-        frames_per_latent, latent_frames: the tokenizer's stride in time, and t of its grids.
+        frames_per_latent, latent_frames: the tokenizer's stride in time, and number of latent
+            frames in a clip.
 
     Attributes:
-        chosen: which clips of each video to take.
+        chosen: settings that determine the clips of each video.
         frame_size_hw, classes: size of the frames in pixels, and the class names.
         fps: frame rate of the clips; None if unknown.
-        data_hash: hash that names the data.
-        num_action_dims: number of values that describe the actions of a latent frame; 0 without
-            actions.
-        videos: the videos that rows point to.
+        data_hash: hash that identifies the data.
+        num_action_dims: number of action values per latent frame; 0 without actions.
+        videos: the videos that rows refer to.
         num_shards: number of shards.
         num_listed: number of videos, usable or not.
-        max_skipped: share of the videos that may be unusable.
+        max_skipped: maximum fraction of unusable videos.
 
     Raises:
-        InputError: no video gives a clip.
+        InputError: no video yields a clip.
     """
 
     max_skipped = 0.0
@@ -115,8 +115,8 @@ class StoredClips:
         """Yield the clips of a shard in the order of its videos.
 
         Args:
-            shard: number of the shard.
-            findings: findings of the decoding, filled in while the clips are read.
+            shard: index of the shard.
+            findings: record of the decoding, filled in while the clips are read.
             on_video: function that is called after each video.
         """
         for position in self._members[shard]:
@@ -131,19 +131,19 @@ class StoredClips:
             on_video()
 
     def close(self) -> None:
-        """Do nothing, since nothing is open."""
+        """Do nothing, since there are no processes to stop."""
 
 
 class RawClips:
-    """The clips of raw videos, decoded when they are requested; see `StoredClips`.
+    """The clips of raw videos, decoded on request; see `StoredClips` for the attributes.
 
     Args:
-        path: the folder of the list, or the folder that was listed.
-        num_workers: number of processes that decode ahead.
-        max_skipped: share of the videos that may be unusable; None for the list's own.
+        path: folder that contains the list, or the folder that was listed.
+        num_workers: number of processes that decode videos ahead of time.
+        max_skipped: maximum fraction of unusable videos; None for the list's own limit.
 
     Raises:
-        InputError: the list is damaged, or was made by a program that makes other frames.
+        InputError: the list is damaged, or was made by a version that produces different frames.
     """
 
     num_action_dims = 0
@@ -176,7 +176,7 @@ class RawClips:
         return len(self._raw.shard(shard))
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Start decoding the videos of these shards ahead of time."""
+        """Have the videos of these shards decoded ahead of time, in this order."""
         self._expected = deque(shards)
         files = (
             FileToDecode(self._raw.path_of(video), video.num_bytes)
@@ -194,7 +194,7 @@ class RawClips:
         """Yield the clips of a shard; see `StoredClips.clips`.
 
         Raises:
-            InputError: reading fails for a reason that lies in no single video.
+            InputError: decoding fails for a reason unrelated to any single video.
         """
         if shard == 0:
             findings.skipped += self._raw.skipped
@@ -230,10 +230,10 @@ def too_short(data: Path, chosen: ClipConfig) -> str:
 
 
 def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
-    """Read the recipe of a list; it must match its plan and this program.
+    """Return the recipe of a list, which must match the list's plan and this program.
 
     Raises:
-        InputError: the recipe does not match.
+        InputError: the recipe is damaged or does not match, or its decoder is not installed.
     """
     try:
         recipe = FrameRecipe.from_json(raw.recipe)
@@ -253,17 +253,17 @@ def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
 
 
 def is_raw(path: Path) -> bool:
-    """Whether a folder is a list of raw videos."""
+    """Return whether a folder contains a list of raw videos."""
     with suppress(InputError):
         return read_json(path / MANIFEST, "a manifest").get("format") == RAW_FORMAT
     return False
 
 
 def require_data(path: Path, extensions: tuple[str, ...] | None = None) -> None:
-    """Refuse anything except a clip store, a list or videos, before torch is loaded.
+    """Refuse data other than a clip store, a list of raw videos, or videos; does not load torch.
 
     Raises:
-        InputError: the data are something else; the message says what, and what to do.
+        InputError: the data are something else; the message says what was found and expected.
     """
     if is_raw(path):
         read_raw_videos(path)

@@ -1,4 +1,4 @@
-"""Continues a user's video: a prior and a decoder generate what follows its last frames."""
+"""Continues a user's video: a prior and a decoder generate frames that follow the last ones."""
 
 import math
 from collections.abc import Iterator
@@ -45,11 +45,11 @@ class ContinueRequest(Drawing):
     """A request to continue a video.
 
     Attributes:
-        given_frames: number of the video's last frames that are given, 1 + a multiple of the
-            tokenizer's stride in time; None for the largest number that leaves half of the clip to
-            the model.
-        num: number of continuations, side by side in one file.
-        reading: settings for reading a video in a frame folder or in an array.
+        given_frames: number of frames taken from the end of the video, 1 + a multiple of the
+            tokenizer's stride in time; None for the largest number that leaves at least half of
+            the clip to the model.
+        num: number of continuations, shown side by side in one file.
+        reading: settings for reading a frame folder or an array.
     """
 
     given_frames: int | None = None
@@ -61,10 +61,10 @@ class Continuation(NamedTuple):
     """The result of continuing a video.
 
     Attributes:
-        num_given, num_made: number of given frames, and of generated ones.
-        fps: frames per second of both.
-        fps_known: whether fps is known, rather than assumed.
-        notes: see `VideoInfo`.
+        num_given, num_made: numbers of given and of generated frames.
+        fps: frames per second of the result.
+        fps_known: whether `fps` is known rather than assumed.
+        notes: notes about the user's video; see `VideoInfo`.
     """
 
     num_given: int
@@ -84,12 +84,12 @@ def continue_video(
 ) -> Continuation:
     """Continue a video file, and write the given and the generated frames to another file.
 
-    The video is converted to the clips' frame rate, if that is known, and to their size, scaled to
-    cover it and cropped. Each generated frame has a red bar above it.
+    The video is converted to the frame rate of the prior's clips, if the rate is known, then scaled
+    and cropped to the clips' frame size. Each generated frame is shown below a red bar.
 
     Raises:
-        InputError: the video is unreadable or too short, models and video do not fit, or the
-            tokenizer is not causal.
+        InputError: the video is unreadable or too short, the models do not fit each other or the
+            request, or the tokenizer is not causal.
     """
     models = load_pair(accelerator, prior_path, tokenizer_path)
     made, moments = continued(accelerator, *models, video, request)
@@ -106,12 +106,12 @@ def continued(
     video: Path,
     request: ContinueRequest,
 ) -> tuple[Continuation, Iterator[UInt8[np.ndarray, "n h w 3"]]]:
-    """Return facts about the result and its frames, with all continuations side by side.
+    """Return details of the result, and an iterator over the frames of all continuations.
 
-    The given frames come first. Memory does not grow with the number of frames.
+    The given frames come first. Memory use does not grow with the number of frames.
 
     Raises:
-        InputError: as for `continue_video`; it is raised immediately.
+        InputError: as for `continue_video`; raised before the first frame is yielded.
     """
     facts, stride = prior.facts, tokenizer.config.backbone.total_stride_thw[0]
     leaving_half = 1 + max(0, tokenizer.facts.num_frames // 2 - 1) // stride * stride
@@ -169,7 +169,7 @@ def _length(
 def last_frames(
     info: VideoInfo, count: int, fps: float | None, size_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Return the last frames of a video at a given rate (None for its own) and size.
+    """Return a video's last frames, at a given size and frame rate (None for the video's own).
 
     Raises:
         InputError: the video cannot be read, or is too short.
@@ -192,14 +192,14 @@ def last_frames(
 def marked(
     pictures: UInt8[np.ndarray, "n h w 3"], is_made: bool
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Return pictures side by side below a bar, red for generated frames and otherwise black."""
+    """Return images side by side, each below a bar: red for generated frames, otherwise black."""
     height = pictures.shape[1]
     bar = max(2, height // 16 // 2 * 2)
     below = np.pad(pictures, ((0, 0), (bar, 0), (0, 0), (0, 0)))
     if is_made:
         below[:, :bar] = MARK
     if len(below) == 1:
-        return below[0]  # `write_frames` makes its sides even
+        return below[0]  # `write_frames` makes the sides even
     return tile(list(below[:, None]), columns=math.ceil(math.sqrt(len(below))))[0]
 
 

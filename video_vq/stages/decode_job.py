@@ -22,7 +22,7 @@ class DecodeJob:
         tokens: token store of real clips or of a prior's samples.
         tokenizer: folder of the tokenizer, or the run folder that contains it.
         out: folder of the clip store.
-        split: the only split to decode; None for all.
+        split: split to decode; None for all splits.
         batch_size: number of clips in a batch.
     """
 
@@ -33,7 +33,7 @@ class DecodeJob:
     batch_size: int = 16
 
     def plan(self, tokens_hash: str, tokenizer_hash: str, precision: str) -> dict[str, Any]:
-        """Return everything that determines the bytes of the clips, as JSON."""
+        """Return the settings that determine the bytes of the clips, as JSON."""
         return {
             "kind": "decoded tokens",
             "tokens": tokens_hash,
@@ -45,7 +45,7 @@ class DecodeJob:
 
 
 def finished_clips(job: DecodeJob) -> ClipStore | None:
-    """Return the clip store of a finished job; see `sealed_plan`."""
+    """Return a finished job's clip store, or None if the job is unfinished; see `sealed_plan`."""
     plan = sealed_plan(job.out)
     if plan is None:
         return None

@@ -1,4 +1,4 @@
-"""Decodes tokens to clips."""
+"""Decodes tokens to clips, and writes the clips to a clip store."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,10 @@ CLIPS_PER_SHARD = 1024
 
 
 def decode_store(accelerator: Accelerator, job: DecodeJob) -> ClipStore:
-    """Turn every grid of a token store into a clip; the same call again resumes where it stopped.
+    """Decode the grids of a token store to clips; a repeated call resumes an interrupted run.
 
     Raises:
-        InputError: the tokens were made by another tokenizer.
+        InputError: the tokens were made with another tokenizer.
     """
     tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
     store = TokenStore(job.tokens)
@@ -60,9 +60,9 @@ def _video(store: TokenStore, row: int) -> Video:
 def decode_grids(
     accelerator: Accelerator, tokenizer: VideoTokenizer, grids: torch.Tensor, batch_size: int
 ) -> np.ndarray:
-    """Decode integer grids n t h w to uint8 clips n t h w 3, always `batch_size` at a time.
+    """Decode integer grids n t h w to uint8 clips n t h w 3, in batches of `batch_size`.
 
-    A short batch is padded, so that a clip's bytes do not depend on the number of clips in its
+    A short batch is padded, so that a clip's bytes do not depend on the number of clips in the
     batch.
     """
     decoded = []

@@ -1,6 +1,6 @@
-"""Turns clips into tokens, shard by shard: source → clips → tokenizer → writer.
+"""Encodes clips to tokens, shard by shard, and writes the tokens to a token store.
 
-Each rank, and each task of a Ray cluster (`encode_on_ray.py`), does so for its own shards.
+Each rank, or each task on a Ray cluster (`encode_on_ray.py`), encodes different shards.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,11 +25,11 @@ from video_vq.stores.videos import require_few_skipped
 
 
 class Encoder:
-    """Turns clips into rows of tokens in one process.
+    """Encodes shards of clips in one process.
 
     Args:
-        accelerator: the accelerator, which determines the tokenizer's precision; its ranks do not
-            matter.
+        accelerator: the accelerator, which determines the tokenizer's device and precision; the
+            number of ranks has no effect.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Encoder:
         self._accelerator, self._batch_size = accelerator, batch_size
 
     def encode(self, shard: int, on_video: Callable[[], object]) -> None:
-        """Make and commit one shard; its bytes depend on the job, but not on the process.
+        """Encode and commit one shard; the shard's bytes do not depend on the process.
 
-        Batches never cross the end of a shard.
+        No batch contains clips of two shards.
         """
         header, findings = self.writer.header, Findings()
         clips = self.source.clips(shard, findings, on_video)
@@ -77,13 +77,14 @@ class Encoder:
 
 
 def open_encoder(job: EncodeJob, accelerator: Accelerator, owner: bool) -> Encoder:
-    """Return the encoder of a job; close its source at the end.
+    """Return the encoder of a job; the caller must close the encoder's source.
 
     Args:
-        owner: whether this process opens the token store first (see ShardFolder).
+        owner: whether this process opens the token store first (see `ShardFolder`).
 
     Raises:
-        InputError: the data or the tokenizer is missing or damaged, or the sizes do not fit.
+        InputError: the data or the tokenizer is missing or damaged, or the frame size does not fit
+            the tokenizer.
     """
     tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
     identity = TokenizerIdentity(tokenizer.config, tokenizer.facts, tokenizer.hash)
@@ -97,7 +98,7 @@ def open_encoder(job: EncodeJob, accelerator: Accelerator, owner: bool) -> Encod
     return Encoder(source, tokenizer, writer, accelerator, job.batch_size)
 
 
-# Makes some shards, advances the bar, and calls the function with each shard that is done.
+# Encodes the given shards, advances the bar, and calls the function with each finished shard.
 Engine = Callable[[Encoder, Sequence[int], tqdm, Callable[[int], None]], None]
 
 
@@ -113,15 +114,15 @@ def _in_this_process(
 def encode_clips(
     accelerator: Accelerator, job: EncodeJob, engine: Engine = _in_this_process
 ) -> TokenStore:
-    """Turn clips into tokens; the same call again resumes where it stopped.
+    """Encode clips to tokens; a repeated call resumes an interrupted run.
 
     Args:
-        accelerator: the accelerator whose ranks share the shards.
-        engine: function that makes the shards of this rank.
+        accelerator: accelerator whose ranks share the shards.
+        engine: function that encodes this rank's shards.
 
     Raises:
-        InputError: the data or the tokenizer is missing or damaged, the sizes do not fit, or too
-            many raw videos cannot be used.
+        InputError: the data or the tokenizer is missing or damaged, the frame size does not fit the
+            tokenizer, or too many raw videos cannot be used.
     """
     with main_process_first(accelerator):
         encoder = open_encoder(job, accelerator, owner=accelerator.is_main_process)
@@ -145,17 +146,17 @@ def encode_clips(
 
 
 class _SkippedVideos:
-    """The videos that the committed shards left out; each shard's list is read once."""
+    """The videos skipped in committed shards; each shard's list is read once."""
 
     def __init__(self, source: ClipSource, writer: TokenStoreWriter):
         self._source, self._writer = source, writer
         self._of_shard: dict[int, list[dict[str, str]]] = {}
 
     def require_few(self, shards: Iterable[int]) -> None:
-        """Stop if these shards and earlier ones lost too many videos.
+        """Raise InputError if too many videos were skipped in these and previously given shards.
 
         Args:
-            shards: numbers of shards; those that are not committed yet are skipped.
+            shards: indices of shards; uncommitted shards are ignored.
         """
         for shard in shards:
             known = shard in self._of_shard or self._writer.is_complete

@@ -1,4 +1,4 @@
-"""An encoding job, and the clips and the header that follow from it; does not import torch."""
+"""An encoding job, and the clip source and token header of a job; does not import torch."""
 
 import math
 from contextlib import closing, suppress
@@ -19,21 +19,22 @@ from video_vq.stores.raw_videos import RawVideos, read_raw_videos
 from video_vq.stores.shards import sealed_plan
 from video_vq.stores.tokens import TokenHeader, TokenStore
 
-ALL_CLIPS = ClipConfig(windows="all")  # all clips, following each other without overlap
+ALL_CLIPS = ClipConfig(windows="all")  # consecutive clips without overlap
 
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """An encoding job: the clips, the tokenizer, the output folder and their settings.
+    """An encoding job: the clips, the tokenizer, the output folder, and settings.
 
     Attributes:
-        data: a clip store, a list of raw videos, or a folder of videos.
+        data: path of a clip store, a list of raw videos, or a folder of videos.
         tokenizer: folder of the tokenizer, or the run folder that contains it.
         out: folder of the token store.
-        clips: which clips of each video to take; their length and stride are the tokenizer's.
+        clips: settings that determine the clips of each video; the tokenizer's clip length and
+            stride replace the length and stride in these settings.
         batch_size: number of clips in a batch.
         workers: number of processes per rank that decode raw videos.
-        max_skipped: share of raw videos that may be unusable; None for the list's own.
+        max_skipped: maximum fraction of unusable raw videos; None for the list's own limit.
         folder: settings for turning a folder of videos into clips.
     """
 
@@ -50,14 +51,14 @@ class EncodeJob:
 def open_source(
     job: EncodeJob, tokenizer: TokenizerIdentity, listed: RawVideos | None
 ) -> ClipSource:
-    """Return the clips of a job; close them at the end.
+    """Return the clip source of a job; the caller must close the source.
 
     Args:
         tokenizer: the tokenizer, which determines the length and stride of the clips.
-        listed: the list of videos, if the data are a folder of videos.
+        listed: list of the videos if the data are a folder of videos; None otherwise.
 
     Raises:
-        InputError: the data are missing or damaged, or hold no clip.
+        InputError: the data are missing or damaged, or contain no clip.
     """
     facts, frames_per_latent = tokenizer.facts, tokenizer.config.backbone.total_stride_thw[0]
     chosen = replace(job.clips, num_frames=facts.num_frames, stride=facts.stride)
@@ -70,10 +71,11 @@ def open_source(
 def header_of_job(
     job: EncodeJob, source: ClipSource, tokenizer: TokenizerIdentity, precision: str
 ) -> TokenHeader:
-    """Return the header of a job's tokens, which contains everything that determines their bytes.
+    """Return a job's token header, which contains everything that determines the tokens' bytes.
 
     Raises:
-        InputError: the sizes do not fit the tokenizer, or its decoder was not trained on codes.
+        InputError: the frame size does not fit the tokenizer, or the tokenizer's decoder was not
+            trained on codes.
     """
     config, num_frames = tokenizer.config, tokenizer.facts.num_frames
     if not quantizes(config.quantizer):
@@ -103,7 +105,7 @@ def header_of_job(
 
 
 def _settings(clips: ClipConfig) -> dict[str, Any]:
-    """Return the settings that chose the windows, as JSON, without the length of a clip."""
+    """Return the settings that determine the windows, except the clip length, as JSON."""
     chosen: dict[str, Any] = {"hop": clips.hop or clips.num_frames * clips.stride}
     if clips.windows != "all":
         chosen = {"windows_rule": clips.windows, "clips_per_video": clips.clips_per_video}
@@ -113,7 +115,7 @@ def _settings(clips: ClipConfig) -> dict[str, Any]:
 
 
 def finished_tokens(job: EncodeJob) -> TokenStore | None:
-    """Return the token store of a finished job; see `sealed_plan`."""
+    """Return a finished job's token store, or None if the job is unfinished; see `sealed_plan`."""
     plan = sealed_plan(job.out)
     if plan is None:
         return None

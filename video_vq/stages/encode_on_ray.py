@@ -1,4 +1,4 @@
-"""Turns clips into tokens on a Ray cluster, with a task for each shard."""
+"""Encodes clips to tokens on a Ray cluster, with one task per shard."""
 
 import functools
 import os
@@ -19,15 +19,16 @@ from video_vq.stores.tokens import TokenStore
 
 
 def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -> TokenStore:
-    """Turn clips into tokens on a Ray cluster, one task per shard; the bytes do not depend on it.
+    """Encode clips on a Ray cluster, one task per shard; Ray does not affect the tokens' bytes.
 
     Args:
-        make_accelerator: function that this process and every computing process of the cluster
-            calls.
-        job: the encoding job; all its paths must be visible from every machine.
+        make_accelerator: function that creates an accelerator in this process and in each worker
+            process.
+        job: the encoding job, whose paths must be accessible from every machine.
 
     Raises:
-        InputError: as for `encode_clips`; or Ray is missing, or its workers die repeatedly.
+        InputError: as for `encode_clips`; or Ray is not installed, Ray workers die repeatedly, or
+            this process is one of several ranks.
     """
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:
@@ -58,7 +59,7 @@ def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -
 
 
 class _Computing(NamedTuple):
-    """Settings that make a process of the cluster compute the same as this one."""
+    """Settings that make a worker process compute the same bytes as this process."""
 
     make_accelerator: Callable[[], Accelerator]
     precision: str

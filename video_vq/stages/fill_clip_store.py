@@ -1,4 +1,4 @@
-"""Writes the clips that a model makes as a clip store, whose shards the ranks share."""
+"""Writes a model's clips to a clip store, whose shards are divided among the ranks."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,13 +15,13 @@ from video_vq.stores.places import require_room
 
 
 class MadeClips(NamedTuple):
-    """The clips of a store to fill.
+    """A description of the clips to write to a store.
 
     Attributes:
-        plan: settings that determine their bytes, as JSON.
-        num_clips: number of clips, each a video of the store.
+        plan: settings that determine the clips' bytes, as JSON.
+        num_clips: number of clips, each of which is a video in the store.
         per_shard: number of clips in a shard.
-        size_thw: size of each clip.
+        size_thw: number of frames, height and width of each clip.
         classes: ordered class names.
     """
 
@@ -39,15 +39,16 @@ def fill_clip_store(
     doing: str,
     make: Callable[[range, tqdm], Iterable[PreparedVideo]],
 ) -> ClipStore:
-    """Make the missing clips; the same call again resumes where it stopped.
+    """Make and write the missing clips; a repeated call resumes an interrupted run.
 
     Args:
-        accelerator: the accelerator whose ranks share the shards.
-        doing: verb for the progress bar.
-        make: function that yields the clips of given numbers and advances the bar.
+        accelerator: accelerator whose ranks share the shards.
+        doing: verb shown in the progress bar.
+        make: function that yields the clips with the given indices and advances the bar.
 
     Raises:
-        InputError: the folder holds something else, or the disk is too small.
+        InputError: the folder contains other files or a store with another plan, or the disk has
+            too little free space.
     """
     num_frames, height, width = clips.size_thw
     with main_process_first(accelerator):

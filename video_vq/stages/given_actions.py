@@ -1,4 +1,4 @@
-"""The actions that steer samples: those of a store's videos, or a sequence from a file."""
+"""Actions that steer samples, from the videos of a clip store or from a file."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,13 +25,13 @@ Rows = Float[np.ndarray, "r d"]
 
 @dataclass(frozen=True)
 class GivenActions:
-    """The actions of each sample.
+    """The actions that steer each sample.
 
     Attributes:
-        plan: settings that determine the actions, for the samples' plan.
-        num_samples: number of samples that have actions; None for any number.
-        one: function from i to the latent actions t a of all latent frames of sample i.
-        origin: function from i to the source of its actions, for its entry in the manifest.
+        plan: settings that determine the actions, to be added to the plan of the sample store.
+        num_samples: number of samples for which there are actions; None for any number.
+        one: function that maps i to the actions t a of sample i's latent frames.
+        origin: function that maps i to the source of sample i's actions, for the manifest.
     """
 
     plan: dict[str, Any]
@@ -40,7 +40,7 @@ class GivenActions:
     origin: Callable[[int], str]
 
     def of(self, numbers: Sequence[int]) -> Float[Tensor, "n t a"]:
-        """Return the actions of some samples."""
+        """Return the actions of the samples with the given indices."""
         return torch.from_numpy(np.stack([self.one(number) for number in numbers]))
 
 
@@ -55,7 +55,7 @@ def read_actions(
     """Read actions from a clip store (a folder) or a file (.npy or .csv).
 
     Raises:
-        InputError: the prior takes no actions, or the actions do not fit it.
+        InputError: the prior was trained without actions, or the actions do not fit the prior.
     """
     _require_actions(str(path), prior)
     if path.is_dir():
@@ -73,10 +73,11 @@ def actions_of_videos(
     tokenizer: VideoTokenizer,
     length: SampleLength,
 ) -> GivenActions:
-    """Return the actions of each video from its first frame on; sample i has video i // per_clip.
+    """Return each video's actions from the first frame on; sample i uses video i // per_clip.
 
     Raises:
-        InputError: the store has no actions, they do not fit the prior, or a video is too short.
+        InputError: the store's actions are missing or do not fit the prior, or a video is too
+            short.
     """
     facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
     _require_dims(str(store.path), row_dims_of(store), prior, tokenizer)
@@ -111,10 +112,10 @@ def actions_of_videos(
 def actions_of_file(
     path: Path, prior: AnyPrior, tokenizer: VideoTokenizer, length: SampleLength
 ) -> GivenActions:
-    """Read one sequence of actions for all samples, r d, or one for each, n r d.
+    """Read one sequence of actions for all samples (r d), or a sequence per sample (n r d).
 
     Raises:
-        InputError: the prior takes no actions, or the actions do not fit it.
+        InputError: the prior was trained without actions, or the actions do not fit the prior.
     """
     _require_actions(str(path), prior)
     facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw
@@ -159,7 +160,7 @@ def _require_dims(what: str, row_dims: int, prior: AnyPrior, tokenizer: VideoTok
 
 
 def rows_wanted(prior: AnyPrior, tokenizer: VideoTokenizer, length: SampleLength) -> str:
-    """Return a phrase that says how many rows of how many numbers steer one sample."""
+    """Return a phrase that states the number and the length of the action rows for one sample."""
     count = num_actions(length.num_frames, tokenizer.facts.stride)
     return f"{count} rows of {_row_dims(prior, tokenizer)} numbers, from the first frame on"
 

@@ -1,4 +1,4 @@
-"""Initial frames of real videos, which samples continue."""
+"""Initial frames of real videos that samples continue."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,16 +18,17 @@ from video_vq.stores.clips import ClipStore
 
 
 class GivenFrames:
-    """The beginnings of a store's videos, as the first latent frames of a causal tokenizer.
+    """The first frames of a store's videos, also as tokens of a causal tokenizer.
 
-    Sample i continues video i // per_clip of the split, from that video's first frame on.
+    Sample i begins with the first frames of video i // per_clip, counted over the split's videos
+    that are long enough.
 
     Args:
         tokenizer: a causal tokenizer, so that the given tokens do not depend on later frames.
 
     Raises:
-        InputError: the tokenizer is not causal, or the store, the split or the number of frames
-            does not fit.
+        InputError: the tokenizer is not causal, the store or split does not exist, no video is long
+            enough, or the size or number of frames does not fit the tokenizer.
     """
 
     def __init__(self, request: FramesToGive, per_clip: int, tokenizer: VideoTokenizer):
@@ -46,11 +47,11 @@ class GivenFrames:
 
     @property
     def num_samples(self) -> int:
-        """Return the number of samples of all videos."""
+        """Return the total number of samples for all videos."""
         return len(self.videos) * self.per_clip
 
     def plan(self) -> dict[str, Any]:
-        """Return the settings that determine the samples, for their store's plan."""
+        """Return the settings of the given frames, to be added to the plan of the sample store."""
         return {
             "given_data": self.store.content_hash,
             "given_split": self.split,
@@ -60,7 +61,7 @@ class GivenFrames:
         }
 
     def video(self, number: int) -> int:
-        """Return the index in the store of the video that a sample continues."""
+        """Return the store index of the video that a sample continues."""
         return self.videos[number // self.per_clip]
 
     def frames(self, number: int) -> UInt8[np.ndarray, "t h w 3"]:
@@ -70,7 +71,7 @@ class GivenFrames:
     def tokens(
         self, accelerator: Accelerator, numbers: Sequence[int], batch_size: int
     ) -> Int[Tensor, "n p *level"]:
-        """Return the given tokens of some samples, encoded at one batch shape."""
+        """Return the given tokens of samples, encoded as one batch padded to `batch_size`."""
         frames = np.stack([self.frames(number) for number in numbers])
         return given_tokens(accelerator, self.tokenizer, frames, batch_size)
 
@@ -78,7 +79,7 @@ class GivenFrames:
 def with_frames(
     chunks: Iterable[UInt8[np.ndarray, "_ ..."]], first: UInt8[np.ndarray, "t ..."]
 ) -> Iterator[UInt8[np.ndarray, "_ ..."]]:
-    """Yield a video, given in chunks along its first axis, with its first frames replaced."""
+    """Yield the chunks of a video, with the video's first frames replaced by `first`."""
     for chunk in chunks:
         own = first[: len(chunk)]
         first = first[len(chunk) :]
@@ -89,8 +90,8 @@ def given_latents(tokenizer: VideoTokenizer, num_frames: int) -> int:
     """Return the number of latent frames for `num_frames` given frames.
 
     Raises:
-        InputError: the tokenizer is not causal, or the frames do not fill whole latent frames or
-            leave nothing to continue.
+        InputError: the tokenizer is not causal, or the given frames do not fill whole latent frames
+            or leave no frame of a clip to generate.
     """
     backbone, facts = tokenizer.config.backbone, tokenizer.facts
     if not backbone.causal:
@@ -117,9 +118,9 @@ def given_tokens(
     frames: UInt8[np.ndarray, "n g h w 3"],
     batch_size: int,
 ) -> Int[Tensor, "n p *level"]:
-    """Return the tokens of the first frames of clips, encoded at one batch shape.
+    """Return the tokens of clips' first frames, encoded as one batch padded to `batch_size`.
 
-    A clip is padded with its last given frame; no later frame is read.
+    Each clip is padded with the last given frame; no later frame is read.
     """
     index = np.minimum(np.arange(tokenizer.facts.num_frames), frames.shape[1] - 1)
     rows = np.minimum(np.arange(batch_size), len(frames) - 1)

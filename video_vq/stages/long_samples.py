@@ -21,24 +21,24 @@ from video_vq.stages.sample_length import SampleLength
 
 
 class LongSampler:
-    """Draws samples of any length, in memory that does not depend on their length.
+    """Draws samples of any length, using memory that does not depend on the length.
 
-    A prior models clips of T latent frames, of which the first holds a single frame (the tokenizer
-    is causal) and has no past. Each window is therefore turned into a clip again: when it slides by
-    k latent frames, its new first latent frame is the last frame of old latent frame k, decoded and
-    then encoded by itself. The T - 1 - k latent frames after that keep their tokens, and k new ones
-    are drawn.
+    A prior models clips of T latent frames. The tokenizer is causal, so the first latent frame of a
+    clip covers a single frame and has no past. Each window must therefore be a clip, too: when the
+    window slides by k latent frames, the last frame of old latent frame k is decoded, and encoded
+    alone as the new first latent frame. The T - 1 - k latent frames after old latent frame k keep
+    their tokens, and k new latent frames are drawn.
 
-    No part of the key-value cache can be kept when the window slides, because positions are learned
-    for the latent frames of a clip, and all layers above the first depend on the dropped frames.
-    The T - k given latent frames are therefore read again in one pass; within a window, the cache
-    is kept.
+    No part of the key-value cache can be kept when the window slides, because position embeddings
+    are learned for the latent frames of a clip, and all layers above the first depend on the
+    dropped frames. The prior therefore processes the T - k given latent frames again in one pass;
+    within a window, the cache is kept.
 
     Args:
-        accelerator: the accelerator whose device and precision are used to decode and encode.
-        sampler: the prior's sampler; the first window is a clip that it draws.
-        batch_size: largest number of samples in a batch; they are always decoded and encoded as a
-            full batch.
+        accelerator: accelerator whose device and precision are used for decoding and encoding.
+        sampler: the prior's sampler, which draws one window at a time.
+        batch_size: maximum number of samples in a batch; smaller batches are padded for decoding
+            and encoding.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class LongSampler:
         """Yield the tokens that each window adds to the samples.
 
         Args:
-            seeds: one seed per sample; each of the sample's windows has its own noise.
-            class_labels: class of each sample, for all of its windows.
-            given: the first tokens of each sample, fewer than a clip has.
-            actions: values for each latent frame of the sample.
+            seeds: one seed per sample; each window of a sample uses different noise.
+            class_labels: class of each sample, used for all of the sample's windows.
+            given: first tokens of each sample, fewer than in a clip.
+            actions: action values for each latent frame of the samples.
             progress: function that is called with the number of tokens just drawn.
 
         Raises:
@@ -86,7 +86,7 @@ class LongSampler:
         assert left <= 0 <= left + window
 
     def _slid(self, tokens: Int[Tensor, "n t h w *level"]) -> Int[Tensor, "n p *level"]:
-        """Return the tokens of this window that are given to the next one."""
+        """Return the given tokens of the next window, which follows a window of `tokens`."""
         stride = self.length.stride
         # Only the last of these frames is needed, but the decoder depends on the earlier ones.
         clips = decode_grids(
@@ -100,9 +100,10 @@ class LongSampler:
 def window_actions(
     actions: Float[Tensor, "n t a"], number: int, length: SampleLength
 ) -> Float[Tensor, "n window a"]:
-    """Return the actions of one window; as in a clip, none lead to its first frame.
+    """Return the actions of one window; as in a clip, the first latent frame's actions are 0.
 
-    Latent frames beyond the end of the sample are drawn but dropped, and their actions are 0.
+    The actions are also 0 for latent frames beyond the end of the sample, which are drawn but
+    dropped.
     """
     start = number * length.stride
     found = actions[:, start : start + length.window].clone()
@@ -115,12 +116,12 @@ def decoded_frames(
     tokenizer: VideoTokenizer,
     latents: Iterator[Int[Tensor, "n t h w *level"]],
 ) -> Iterator[UInt8[np.ndarray, "n t h w 3"]]:
-    """Yield the frames of latent frames as they arrive, decoded as one stream.
+    """Decode a stream of latent frames, and yield the decoded frames chunk by chunk.
 
     Args:
         tokenizer: a causal tokenizer.
     """
-    # A prior draws in its own precision.
+    # The prior draws at its own precision, so autocast is off.
     drawn = _inside(partial(torch.autocast, accelerator.device.type, enabled=False), latents)
     for part in _inside(accelerator.autocast, tokenizer.decode_stream(drawn)):
         yield to_uint8(part).cpu().numpy()
@@ -129,7 +130,7 @@ def decoded_frames(
 def _inside(
     context: Callable[..., AbstractContextManager[Any]], parts: Iterator[Tensor]
 ) -> Iterator[Tensor]:
-    """Yield tensors that are each made inside a context."""
+    """Yield the tensors of an iterator, computing each tensor inside a new context."""
     while True:
         with context():
             part = next(parts, None)

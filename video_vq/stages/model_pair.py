@@ -1,4 +1,4 @@
-"""Loads a prior and its tokenizer, and refuses models and tokens that do not belong together."""
+"""Loads a prior and its tokenizer, and refuses models and tokens that do not match."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def load_pair(
     """Load a prior and its tokenizer.
 
     Raises:
-        InputError: a model is missing or damaged, or they do not belong together.
+        InputError: a model is missing or damaged, or the models do not match.
     """
     prior = load_prior(prior_path, device=accelerator.device)
     tokenizer = VideoTokenizer.from_pretrained(tokenizer_path, device=accelerator.device)
@@ -25,10 +25,10 @@ def load_pair(
 
 
 def require_same_grid(prior: AnyPrior, tokenizer: VideoTokenizer, prior_path: Path) -> None:
-    """Refuse a prior whose grids or codes differ from those that the tokenizer makes.
+    """Refuse a prior whose grid size or vocabulary differs from the tokenizer's.
 
     Raises:
-        InputError: they differ; the message names both.
+        InputError: the grid sizes or vocabularies differ; the message states both.
     """
     if prior.config.vocabulary != tokenizer.config.quantizer.vocabulary:
         raise InputError(
@@ -45,7 +45,7 @@ def require_same_grid(prior: AnyPrior, tokenizer: VideoTokenizer, prior_path: Pa
 
 
 def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what: str) -> None:
-    """Refuse tokens, or a prior, of another tokenizer.
+    """Refuse tokens or a prior made with another tokenizer.
 
     Raises:
         InputError: the hashes differ.

@@ -1,8 +1,8 @@
-"""Turns a folder of videos into a list of raw videos, at every start; it must not change.
+"""Lists a folder of videos at every start, and refuses a folder that has changed since the first.
 
-The list is kept in `parts/` of the token store while the tokens are made. The other ranks and the
-tasks of a cluster read it there, so that only one process looks at the files, and a second start
-compares it to find videos that were added or removed.
+The list is stored in `parts/` of the token store while the tokens are made. Other ranks and cluster
+tasks read the stored list, so that only one process examines the files. A second start compares the
+stored list with a new list to find videos that were added or removed.
 """
 
 import os
@@ -35,8 +35,8 @@ from video_vq.stores.shards import MANIFEST, PARTS, plan_of
 from video_vq.stores.tokens import TokenStore
 from video_vq.stores.videos import Skipped
 
-LIST = "list"  # in parts/, and gone with it
-SOURCE = "folder"  # data-prep's name for it: both make the same list
+LIST = "list"  # in parts/, and deleted with parts/
+SOURCE = "folder"  # as in data-prep, so that both programs make the same list
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class FolderOptions:
     Attributes:
         size_hw: height and width of the frames in pixels; None for the size that the tokenizer was
             trained on.
-        fps: frame rate to convert videos to; None keeps their own.
-        listing: settings for the choice of files and their splits.
-        videos_per_shard: number of videos in a shard; None for the usual number.
+        fps: frame rate to convert videos to; None keeps the rate of each video.
+        listing: settings for choosing files and assigning splits.
+        videos_per_shard: number of videos in a shard; None for the default.
     """
 
     size_hw: tuple[int, int] | None = None
@@ -58,7 +58,7 @@ class FolderOptions:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether a path is a file of arrays, or a folder other than a (finished or begun) store."""
+    """Return whether a path is an array file, or a folder other than a (partial) store."""
     if is_array_file(path):
         return True
     if not path.is_dir() or (path / MANIFEST).exists() or plan_of(path) is not None:
@@ -72,14 +72,14 @@ def list_folder(
     size_hw: tuple[int, int],
     on_note: Callable[[str], object] = lambda _: None,
 ) -> RawVideos:
-    """List a folder, as `data-prep folder --list-only` does.
+    """List a folder's videos, as `data-prep folder --list-only` does.
 
     Args:
-        size_hw: height and width of the frames, if the options do not give them.
+        size_hw: height and width of the frames, if the options do not specify a size.
         on_note: function that is called with each message for the user.
 
     Raises:
-        InputError: the folder holds no video, or a setting is wrong.
+        InputError: the folder contains no video, or a setting is wrong.
     """
     found = list_videos(root, options.listing)
     for note in found.notes:
@@ -105,15 +105,16 @@ def list_folder(
 def list_for_tokens(
     out: Path, root: Path, options: FolderOptions, size_hw: tuple[int, int], owner: bool
 ) -> RawVideos | None:
-    """Return the list of a folder of videos, which the owner makes for all processes.
+    """Return the list of a folder's videos, which the owner makes for all processes.
 
     Args:
-        root: the data to encode; for a store or a list, None is returned.
-        size_hw: height and width of the frames, if the options do not give them.
+        root: the data to encode; the result is None for a store or a list of raw videos.
+        size_hw: height and width of the frames, if the options do not specify a size.
         owner: whether this process opens the token store first.
 
     Raises:
-        InputError: see `list_folder`; or folder or settings have changed since tokens were begun.
+        InputError: as for `list_folder`; or the folder or the settings have changed since encoding
+            began.
     """
     if not is_folder_of_files(root):
         return None
@@ -132,7 +133,7 @@ def _say(note: str) -> None:
 
 
 def say_views(videos: RawVideos) -> None:
-    """Print the views of a scene that are in different splits, and advice to keep them together."""
+    """Print a note, with advice, if different splits contain views of the same scene."""
     note = note_on_views({video.name: video.split for video in videos.videos})
     if note is None:
         return
@@ -147,7 +148,7 @@ def say_views(videos: RawVideos) -> None:
 
 
 def kept_list(out: Path) -> RawVideos | None:
-    """Return the list from which the tokens in `out` are made; None if there is none."""
+    """Return the list stored in an unfinished token store, or None if no list is stored."""
     with suppress(InputError):
         return read_raw_videos(out / PARTS / LIST)
     return None
@@ -157,13 +158,13 @@ def keep_list(out: Path, videos: RawVideos) -> None:
     """Store the list in an unfinished token store; storing the same list again has no effect."""
     if (out / MANIFEST).exists() or kept_list(out) == videos:
         return
-    # Half a list, or one of the same files from when the folder lay elsewhere.
+    # Remove a partial list, or a list that was made before the folder was moved.
     shutil.rmtree(out / PARTS / LIST, ignore_errors=True)
     write_raw_videos(out / PARTS / LIST, videos)
 
 
 def _require_same_list(out: Path, videos: RawVideos) -> None:
-    """Refuse a folder that, or whose settings, have changed since its tokens were begun."""
+    """Raise InputError if the folder or the settings have changed since encoding began."""
     plan = plan_of(out)
     if not isinstance(plan, dict) or plan.get("data_hash") in (None, videos.content_hash):
         return
@@ -176,7 +177,7 @@ def _require_same_list(out: Path, videos: RawVideos) -> None:
 
 
 def _differences(out: Path, videos: RawVideos) -> list[str]:
-    """Return the differences of a list from the one that the tokens in `out` were begun with."""
+    """Return the differences between a list and the list with which encoding to `out` began."""
     before = kept_list(out)
     if before is not None:
         found = _changes(

@@ -1,4 +1,4 @@
-"""Reconstructs a video file with the tokenizer, and shows both side by side."""
+"""Reconstructs a video file with a tokenizer, and shows file and reconstruction side by side."""
 
 import math
 from collections import deque
@@ -22,22 +22,22 @@ from video_vq.models.tokenizer import VideoTokenizer, to_uint8
 from video_vq.models.tokenizer_config import TimeSformerConfig
 from video_vq.progress import progress
 
-GAP = 4  # white pixels between the two pictures
+GAP = 4  # white pixels between the two images
 
 Frame = UInt8[np.ndarray, "_ _ 3"]
 
 
 class FileReconstruction(NamedTuple):
-    """Facts about a reconstructed video file.
+    """Measurements of a reconstructed video file.
 
     Attributes:
         num_frames, size_hw: length and frame size of the reconstruction.
-        num_tokens: number of tokens of the whole video.
-        bits_per_pixel: number of bits of these tokens, log2 K each, divided by frames x height x
+        num_tokens: number of tokens for the whole video.
+        bits_per_pixel: number of bits of all tokens, log2 K per token, divided by frames x height x
             width.
-        psnr: peak signal-to-noise ratio in dB, of the mean squared error over all frames; infinite
-            for an exact copy.
-        num_damaged: number of damaged frames of the file that its decoder repaired.
+        psnr: peak signal-to-noise ratio in dB, from the mean squared error over all frames;
+            infinite for an exact copy.
+        num_damaged: number of damaged frames that the file's decoder repaired.
     """
 
     num_frames: int
@@ -59,22 +59,22 @@ def reconstruct_file(
 ) -> FileReconstruction:
     """Write a video that shows a file's frames on the left and their reconstruction on the right.
 
-    Frames with non-square pixels are first resized as a player shows them. Causal tokenizers
-    process the video as a stream, and others process separate clips of the length that they were
-    trained on. Clips and frames are padded with their last frame, row or column to a size that the
-    tokenizer supports, and cropped afterwards. Memory does not grow with the length.
+    Frames with non-square pixels are first resized to square pixels, as a player shows them. A
+    causal tokenizer processes the video as a stream; any other tokenizer processes separate clips
+    of its training length. Clips and frames are padded with the last frame, row or column to a size
+    that the tokenizer supports, and cropped afterwards. Memory use does not grow with the length.
 
     Args:
-        accelerator: the accelerator of a single process, for its device and precision.
-        out: the video to write, replaced if it exists.
+        accelerator: accelerator of a single process, which determines the device and precision.
+        out: path of the video to write; an existing file is replaced.
         short_side: approximate length in pixels of the shorter side of the scaled frames; None
-            keeps their size, with square pixels. A TimeSformer supports only one size, to which
+            keeps the size, with square pixels. A TimeSformer supports only one size, to which
             frames are scaled and cropped.
         num_frames: number of frames to take from the start; None takes all.
         fps: frame rate of the output; None for the file's mean rate.
 
     Raises:
-        InputError: the file cannot be decoded or has no rate, or `out` cannot be written.
+        InputError: the file cannot be decoded or has no frame rate, or `out` cannot be written.
     """
     fps = fps or info.fps
     if fps is None:
@@ -104,17 +104,17 @@ class _Shown:
         self.size_hw, self.pixel_aspect = size_hw, pixel_aspect
         _, *stride_hw = tokenizer.config.backbone.total_stride_thw
         self.fill = [(0, -side % by) for side, by in zip(size_hw, stride_hw, strict=True)]
-        self.waiting: deque[Frame] = deque()  # frames whose reconstruction is to come
+        self.waiting: deque[Frame] = deque()  # frames that are not yet reconstructed
         self.num_tokens = 0
         self.squared_error = 0
 
     def pairs(self, frames: Iterable[Frame], tick: Callable[[], object]) -> Iterator[Frame]:
-        """Yield each frame and its reconstruction as one picture."""
+        """Yield each frame next to its reconstruction, as one image."""
         gap = np.full((self.size_hw[0], GAP, 3), 255, np.uint8)
         for video in self._reconstructed(self._chunks(frames)):
             for copy in to_uint8(video)[0].cpu().numpy()[:, : self.size_hw[0], : self.size_hw[1]]:
                 if not self.waiting:
-                    return  # the rest are frames that filled up the last clip
+                    return  # the remaining frames pad the last clip
                 frame = self.waiting.popleft()
                 difference = frame.astype(np.int32) - copy
                 self.squared_error += int((difference * difference).sum(dtype=np.int64))
@@ -122,7 +122,7 @@ class _Shown:
                 tick()
 
     def _chunks(self, frames: Iterable[Frame]) -> Iterator[torch.Tensor]:
-        """Yield frames as videos of one frame; repeat the last one until the length fits."""
+        """Yield frames as one-frame videos; repeat the last frame to fill the last clip."""
         stride_t = self.tokenizer.config.backbone.total_stride_thw[0]
         rest, by = (1, stride_t) if self._causal else (0, self.tokenizer.facts.num_frames)
         number = 0
@@ -157,10 +157,10 @@ class _Shown:
 
 
 def square_size(size_hw: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, int]:
-    """Return the size of the frames with square pixels; neither side shrinks.
+    """Return the frame size after resizing to square pixels; neither side shrinks.
 
     Args:
-        pixel_aspect: width over height of a pixel as it is shown.
+        pixel_aspect: width of a pixel divided by its height, as shown by a player.
     """
     height, width = size_hw
     if pixel_aspect >= 1:

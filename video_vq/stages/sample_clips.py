@@ -1,4 +1,4 @@
-"""Writes samples of a prior as a clip store, with one seed per sample."""
+"""Writes a prior's samples to a clip store, with one seed per sample."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -32,18 +32,18 @@ DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.
 
 
 def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
-    """Sample clips and write them as a clip store; the same call again resumes.
+    """Draw samples and write them to a clip store; a repeated call resumes an interrupted run.
 
-    A sample depends only on its number, the seed, the settings, its given frames and actions, the
-    batch size, the dtype and, on a CPU, the number of threads, all of which are in the store's
-    plan.
+    A sample depends only on its index and on the store's plan, which contains the models' hashes,
+    the seed, the settings, the given frames and actions, the batch size, the dtype and, on a CPU,
+    the number of threads.
 
     Args:
-        accelerator: the accelerator whose ranks share the shards, each of which is one batch.
+        accelerator: accelerator whose ranks share the shards, each of which is one batch.
 
     Raises:
-        InputError: prior and tokenizer do not belong together, the class is unknown, or given
-            frames or actions do not fit.
+        InputError: the prior and the tokenizer do not match, the class is unknown, or the given
+            frames or actions do not fit the models.
     """
     prior, tokenizer = load_pair(accelerator, job.prior, job.tokenizer)
     job = job.for_kind(prior.predicts)
@@ -95,10 +95,11 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
 
 
 def require_class(prior: AnyPrior, label: str | None) -> None:
-    """Refuse a class that a prior does not know.
+    """Refuse a class that is not among a prior's classes.
 
     Raises:
-        InputError: the class is unknown; the message names the most similar one and all others.
+        InputError: the class is unknown; the message lists all classes, and names the most similar
+            class if there is a similar one.
     """
     classes = prior.facts.classes
     if label is None or label in classes:
@@ -123,7 +124,7 @@ def _decoded(
     asked: tuple[Any, ...],
     batch_size: int,
 ) -> Iterator[Iterable[UInt8[np.ndarray, "t h w 3"]]]:
-    """Yield the frames of samples, as whole clips or, for longer samples, a few at a time."""
+    """Yield each sample's frames: as a whole clip, or, for long samples, a few at a time."""
     if isinstance(source, LongSampler):
         for grid in torch.cat(list(source.latents(*asked)), dim=1):
             chunks = decoded_frames(accelerator, tokenizer, iter([grid[None]]))
@@ -217,6 +218,6 @@ def _video(
         origin["actions"] = actions.origin(number)
     if given is not None:
         continued = given.store.videos[given.video(number)]
-        # Samples of one video are not independent: errors are over source videos.
+        # Samples of one video are not independent, so errors are computed over source videos.
         group, origin["given"] = continued.group, continued.id
     return Video(own, label, "test", group, fps=fps, origin=origin)

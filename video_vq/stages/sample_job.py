@@ -1,4 +1,4 @@
-"""A sampling job, the settings that determine its bytes, and its mp4s; does not import torch."""
+"""A sampling job, with its plan and its mp4 files; does not import torch."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,19 +23,20 @@ from video_vq.stores.shards import sealed_plan
 Dtype = Literal["float32", "bfloat16"]
 Shown = Literal["true", "reconstruction"]
 DEFAULT_NUMBER = 64
-VIDEOS = "videos"  # folder of the mp4s inside that of the samples
-DEFAULT_FPS = 8.0  # for playing clips whose rate is unknown
+VIDEOS = "videos"  # subfolder of the sample store that contains the mp4 files
+DEFAULT_FPS = 8.0  # frame rate of clips whose rate is unknown
 FRAMES_AT_ONCE = 256
 
 
 class FramesToGive(NamedTuple):
-    """The frames that are given.
+    """The frames of real videos that samples continue.
 
     Attributes:
         path: folder of the clip store.
-        split: split of the store that is continued.
+        split: split of the store whose videos are continued.
         num_frames: number of given frames, 1 + a multiple of the tokenizer's stride in time.
-        shown: whether a sample shows the given frames themselves, rather than their reconstruction.
+        shown: "true" if samples show the given frames themselves, "reconstruction" if samples show
+            a reconstruction of the given frames.
     """
 
     path: Path
@@ -46,22 +47,22 @@ class FramesToGive(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How samples are drawn from a prior.
+    """Settings for drawing samples from a prior.
 
     Attributes:
-        settings: temperature, top-k, top-p, guidance.
-        parallel: steps and confidence of a masked prior; None for the defaults, and for other
-            priors.
-        label: name of the class; None for all classes in turn, for the classes of the given videos,
-            or, in a continuation, for no class.
+        settings: temperature, top-k, top-p and guidance.
+        parallel: steps and confidence for a masked prior; None for the defaults, or for a prior of
+            another kind.
+        label: name of the class; None for the classes of the given videos, for all classes in turn
+            if no videos are given, or, in a continuation, for no class.
         seed: seed of the first sample; sample i is drawn with seed + i.
-        dtype: dtype of the prior's weights, cache and products.
-        actions: clip store or file of the actions; None for those of the given videos, or, in a
-            continuation, for none.
+        dtype: dtype of the prior's weights, cache and matrix products.
+        actions: path of a clip store or file with actions; None for the actions of the given
+            videos, or, in a continuation, for no actions.
         seconds: duration of each sample, or of the frames that a continuation adds, rounded up to
-            whole latent frames; None for a clip, or the rest of one.
+            whole latent frames; None for the length of a clip, including given frames.
         window_stride: number of latent frames that each window after the first adds; None for half
-            of a clip's.
+            the number in a clip.
     """
 
     settings: SamplingSettings = field(default_factory=SamplingSettings)
@@ -81,13 +82,13 @@ class SampleJob(Drawing):
     Attributes:
         prior, tokenizer: folders of the models, or the run folders that contain them.
         out: folder of the clip store.
-        num_samples: number of clips; None for 64, or for the number of given clips or sequences of
-            actions.
-        batch_size: number of samples that are decoded in lockstep.
-        given: the frames that the samples continue; None for unconditional samples.
-        actions_split: The split of the store of actions.
-        samples_per_clip: number of samples for each given video, and for each sequence of a store's
-            actions.
+        num_samples: number of samples; None for all samples that the given clips and actions allow,
+            or for 64 if there is no such limit.
+        batch_size: number of samples that are drawn and decoded together.
+        given: the frames that the samples continue; None for samples without given frames.
+        actions_split: split of the clip store that provides the actions.
+        samples_per_clip: number of samples for each given video, or for each video of the clip
+            store that provides the actions.
     """
 
     prior: Path
@@ -100,7 +101,7 @@ class SampleJob(Drawing):
     samples_per_clip: int = 1
 
     def for_kind(self, kind: PriorKind) -> "SampleJob":
-        """Return the job, with the defaults of a masked prior if it has one."""
+        """Return the job, with default parallel settings if a masked prior needs them."""
         if kind == "masked" and self.parallel is None:
             return replace(self, parallel=ParallelSettings())
         return self
@@ -138,9 +139,10 @@ class SampleJob(Drawing):
 
 
 def finished_samples(job: SampleJob) -> ClipStore | None:
-    """Return the clip store of a finished job without given frames or actions.
+    """Return a finished job's clip store; None if the job is unfinished or cannot be checked.
 
-    A job with a missing mp4 is not finished: the verb itself writes it, under its lock.
+    A job with given frames or actions cannot be checked here. A job with a missing mp4 file is
+    unfinished: the command itself writes the file, while it holds the lock.
     """
     plan = sealed_plan(job.out)
     if plan is None or job.given is not None or job.actions is not None:
@@ -163,7 +165,7 @@ def finished_samples(job: SampleJob) -> ClipStore | None:
 
 
 def missing_videos(store: ClipStore, folder: Path) -> list[int]:
-    """Return the indices of a store's clips that lack an mp4 in a folder; see `write_videos`."""
+    """Return the indices of clips that have no mp4 file in a folder; see `write_videos`."""
     return [
         index
         for index, video in enumerate(store.videos)
@@ -172,7 +174,7 @@ def missing_videos(store: ClipStore, folder: Path) -> list[int]:
 
 
 def write_videos(store: ClipStore, folder: Path) -> None:
-    """Write each clip of a store as an mp4; existing files are not changed."""
+    """Write each clip of a store as an mp4 file; existing files are not changed."""
     folder.mkdir(exist_ok=True)
     missing = missing_videos(store, folder)
     with progress("writing mp4s", len(missing), "video") as bar:
@@ -184,7 +186,7 @@ def write_videos(store: ClipStore, folder: Path) -> None:
 
 
 def _even_frames(store: ClipStore, index: int) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """Yield a video's frames without an odd last row or column, reading a few at a time."""
+    """Yield a video's frames, cropped to an even height and width; reads a few at a time."""
     height, width = (side // 2 * 2 for side in store.frame_size_hw)
     total = store.videos[index].num_frames
     for start in range(0, total, FRAMES_AT_ONCE):

@@ -1,4 +1,4 @@
-"""The length of samples, and the steps of a prior's window over those longer than a clip."""
+"""Computes the length of samples, and the windows of samples that are longer than a clip."""
 
 import math
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from video_vq.models.tokenizer_config import TokenizerConfig, TokenizerFacts
 
 
 class SampleLength(NamedTuple):
-    """The length of samples, and the windows of which they consist.
+    """The length of a sample, and the length and stride of its windows.
 
     Attributes:
-        num_frames: number of frames of a sample.
-        num_latents: number of latent frames of a sample.
-        window: number of latent frames of a window, which is a clip as in the prior's training.
+        num_frames: number of frames in a sample.
+        num_latents: number of latent frames in a sample.
+        window: number of latent frames in a window, as in a clip of the prior's training.
         stride: number of latent frames that each window after the first adds.
     """
 
@@ -28,9 +28,9 @@ class SampleLength(NamedTuple):
         return 1 + max(0, -(-(self.num_latents - self.window) // self.stride))
 
     def num_drawn(self, num_given: int) -> int:
-        """Return the number of latent frames to draw for a sample with given ones.
+        """Return the number of latent frames to draw if the first `num_given` are given.
 
-        This includes latent frames of the last window beyond the end of the sample.
+        The number includes latent frames of the last window beyond the end of the sample.
         """
         return self.window - num_given + (self.num_windows - 1) * self.stride
 
@@ -51,7 +51,7 @@ def length_of_latents(
 
     Raises:
         InputError: the tokenizer is not causal, its clips have a single latent frame, or the stride
-            leaves no part of a window to continue from.
+            is less than 1 or not less than the window.
     """
     if not config.backbone.causal:
         raise InputError(
@@ -77,10 +77,10 @@ def length_of_latents(
 
 
 def latents_within(seconds: float, fps: float, frames_per_latent: int, is_first: bool) -> int:
-    """Return the smallest number of latent frames with at least a given duration.
+    """Return the smallest number of latent frames that last at least `seconds`.
 
     Args:
-        is_first: whether they begin a video, whose first latent frame holds a single frame.
+        is_first: whether the latent frames begin a video, so that the first covers a single frame.
     """
     num_frames = math.ceil(seconds * fps - 1e-6) - is_first
     return max(0, -(-num_frames // frames_per_latent)) + is_first
