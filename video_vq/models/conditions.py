@@ -19,7 +19,7 @@ MAX_SEED = (1 << 63) - 1
 
 
 class Conditions(NamedTuple):
-    """The conditions of a batch of clips, before they are embedded."""
+    """The conditions of a batch of clips, before embedding."""
 
     class_labels: Int[Tensor, " n"] | None
     given: Int[Tensor, "n p *level"] | None

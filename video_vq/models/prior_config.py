@@ -1,4 +1,4 @@
-"""Prior settings and sampling settings, which do not import torch."""
+"""Prior settings and sampling settings, defined without importing torch."""
 
 from math import log, prod
 from typing import Annotated, Literal
@@ -223,7 +223,7 @@ class SamplingSettings:
         temperature: number that divides the logits.
         top_k: number of most likely tokens among which to draw (plus ties with the last); None for
             all tokens. If a token has several sub-codes, the limit applies to each sub-code.
-        top_p: total probability that the most likely tokens, among which to draw, must reach.
+        top_p: smallest total probability of the most likely tokens among which to draw.
     """
 
     temperature: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0

@@ -240,8 +240,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         """Split tokens into sub-codes, on the model's device.
 
         Raises:
-            InputError: the tokens have wrong axes, or there are no tokens or more than one clip's
-                tokens.
+            InputError: the tokens have the wrong axes, or the number of tokens is 0 or exceeds the
+                clip length.
         """
         tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
         sub_codes = self.sub_codes.split(tokens)
@@ -302,7 +302,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         """Return updated features for a sub-code, and the logits of this sub-code.
 
         Args:
-            x: slot outputs for the first sub-code, then the features returned for the previous one.
+            x: slot outputs for the first sub-code, then the features returned for the previous
+                sub-code.
             place: index of the sub-code.
             before: previous sub-code; None for the first.
         """
