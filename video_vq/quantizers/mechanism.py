@@ -7,7 +7,7 @@ from torch import Tensor
 from video_vq.quantizers.gradient import norm_ratio, rotate_back
 from video_vq.quantizers.rows import QuantizedRows
 
-MAX_ROWS = 16384  # figures use at most this many rows, evenly spaced
+MAX_ROWS = 16384  # the metrics use at most this many rows, evenly spaced
 QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 
