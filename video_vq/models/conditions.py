@@ -19,7 +19,7 @@ MAX_SEED = (1 << 63) - 1
 
 
 class Conditions(NamedTuple):
-    """The conditions of a batch of clips, before they are embedded."""
+    """The conditions of a batch of clips, before embedding."""
 
     class_labels: Int[Tensor, " n"] | None
     given: Int[Tensor, "n p *level"] | None
@@ -31,7 +31,7 @@ class Conditions(NamedTuple):
         return 0 if self.given is None else self.given.shape[1]
 
     def rows(self, index: Int[Tensor, " r"], device: torch.device) -> "Conditions":
-        """Return the conditions of the clips with these indices, on a device."""
+        """Return the conditions of the clips with the given indices, on the given device."""
         return Conditions(*(None if all_ is None else all_[index].to(device) for all_ in self))
 
 

@@ -1,7 +1,6 @@
 """Model lookup by name, in a local folder or a repository on the Hugging Face Hub.
 
-Loading a model fetches only two files, config.json and model.safetensors, and executes or unpickles
-nothing.
+Loading a model fetches only config.json and model.safetensors, and executes or unpickles no code.
 """
 
 import re

@@ -58,7 +58,7 @@ class MaskedPrior(TokenTransformer):
             tokens: tokens of whole clips, with a level axis if a position has several codes. The
                 last sub-code of a hidden token is never read.
             class_label: 0 … num_classes - 1, or NO_CLASS.
-            actions: values for each latent frame, in the data's units.
+            actions: action values per latent frame, in the data's units.
             dropped: mask of the clips whose conditions are hidden; see `Prior.forward`.
             hidden: mask b n, True for hidden tokens; `hidden_tokens` draws the mask for training.
                 None hides all tokens.

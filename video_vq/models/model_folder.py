@@ -137,7 +137,7 @@ def describe_tensors(file: Path) -> Facts:
 
 
 def describe_model(path: Path) -> tuple[str, Facts] | None:
-    """Return model kind and details for `video-vq info`, or None for an unknown kind."""
+    """Return the model kind and details for `video-vq info`, or None for an unknown kind."""
     kind = read_json(path / CONFIG, "a model's config").get("kind")
     if kind == "tokenizer":
         return "a tokenizer", _describe_tokenizer(path)

@@ -245,7 +245,7 @@ def hash_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file, which cannot execute code.
+    """Read a safetensors file, without executing code.
 
     Raises:
         InputError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Prior settings and sampling settings, which do not import torch."""
+"""Prior settings and sampling settings, defined without importing torch."""
 
 from math import log, prod
 from typing import Annotated, Literal
@@ -151,7 +151,7 @@ def factorise(size: int, most: int) -> tuple[int, ...]:
         most: largest number of values per sub-code.
 
     Raises:
-        InputError: the size has no such factors.
+        InputError: the size cannot be factorised into sub-code sizes of at most `most`.
     """
     for parts in range(1, size.bit_length() + 1):
         if found := _factors(size, parts, most):
@@ -196,7 +196,7 @@ class PriorFacts:
     """Details of a prior's training, which are saved with the prior.
 
     Attributes:
-        tokenizer_hash: hash of the tokenizer that made the tokens.
+        tokenizer_hash: hash of the tokenizer that produced the tokens.
         classes: class names, in label order.
         num_frames, frame_size_hw, fps: length, frame size and frame rate of the tokenized clips.
         trained_on: content hash of the token store.
@@ -220,10 +220,10 @@ class SamplingSettings:
         guidance: factor g in null + g · (conditional - null), classifier-free guidance on the
             logits (Ho and Salimans 2022, eq. 6, with g = 1 + w). 1 samples the conditional prior,
             and 0 samples the unconditional prior.
-        temperature: number that divides the logits.
+        temperature: divisor of the logits.
         top_k: number of most likely tokens among which to draw (plus ties with the last); None for
             all tokens. If a token has several sub-codes, the limit applies to each sub-code.
-        top_p: total probability that the most likely tokens, among which to draw, must reach.
+        top_p: smallest total probability of the most likely tokens among which to draw.
     """
 
     temperature: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0

@@ -70,7 +70,7 @@ def make_sampler(
 
 
 def rate_name(prior: AnyPrior) -> str:
-    """Return the metric name of a prior's cross entropy (not a code length if masked)."""
+    """Return the metric name of a prior's cross entropy, which differs for masked priors."""
     return "bits_per_hidden_token" if isinstance(prior, MaskedPrior) else "bits_per_token"
 
 

@@ -37,7 +37,7 @@ def uniform_noise(seed: int, number: int, window: int = 0, step: int = 0) -> np.
 
 
 def keep_top_k(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
-    """Mask all but the k largest logits and logits equal to the k-th (Fan et al. 2018)."""
+    """Mask all logits below the k-th largest logit of the row (Fan et al. 2018)."""
     kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
     return logits.masked_fill(logits < kth, -torch.inf)
 
@@ -102,7 +102,7 @@ class PaddedBatch(NamedTuple):
     progress: Callable[[int], object] | None
 
     def noise(self, number: int, step: int = 0) -> Float[Tensor, "b m"]:
-        """Return this number of uniform numbers for each sample; see `uniform_noise`."""
+        """Return `number` uniform numbers for each sample; see `uniform_noise`."""
         rows = [uniform_noise(seed, number, self.window, step) for seed in self.seeds]
         return torch.from_numpy(np.stack(rows)).to(self.tokens.device)
 
@@ -129,8 +129,8 @@ class ClipSampler(Generic[AnyKind]):
             seeds: seed per sample, 0 … 2^63 - 1; seeds, labels and tokens may have any integer
                 dtype.
             class_labels: 0 … num_classes - 1, or NO_CLASS.
-            given: the first p tokens of each clip, which are kept, in the order of a flattened t h
-                w grid.
+            given: the first p tokens of each clip, in the order of a flattened grid; these tokens
+                are kept.
             actions: action values per latent frame, in the data's units.
             progress: function that is called after each position, or after each step of a masked
                 prior, with the number of newly drawn tokens.
@@ -179,7 +179,7 @@ class ClipSampler(Generic[AnyKind]):
         raise NotImplementedError
 
     def _draw_batch(self, batch: PaddedBatch) -> Int[Tensor, "b n s"]:
-        """Return the batch's sub-codes, drawn except for the given tokens."""
+        """Return all sub-codes of the batch, both given and newly drawn."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Processing of long and large videos in chunks of time, which share state, and tiles of space."""
+"""Processing of long and large videos in chunks along time and tiles in space."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise

@@ -37,9 +37,9 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     A token with several sub-codes (models/sub_codes.py) takes one slot of the transformer: the
     token embedding is the sum of the sub-code embeddings, and a small MLP predicts the sub-codes
     one by one from the slot output and the earlier sub-codes. Separate slots would multiply the
-    sequence length, and the attention cost by the square. With 2 x 2^9 sub-codes, the head and the
-    logits are as large as for 1,024 codes; a single head over 2^18 codes would be 256 times as
-    large.
+    sequence length by the number of sub-codes, and the attention cost by the square of this number.
+    With 2 x 2^9 sub-codes, the head and the logits are as large as for 1,024 codes; a single head
+    over 2^18 codes would be 256 times as large.
 
     The head is not tied to the token embedding, since the head has at most a few percent of the
     parameters and starts at zero, so that the initial loss is exactly log K nats.
@@ -240,8 +240,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         """Split tokens into sub-codes, on the model's device.
 
         Raises:
-            InputError: the tokens have wrong axes, or there are no tokens or more than one clip's
-                tokens.
+            InputError: the tokens have the wrong axes, or the number of tokens is 0 or exceeds the
+                clip length.
         """
         tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
         sub_codes = self.sub_codes.split(tokens)
@@ -302,7 +302,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         """Return updated features for a sub-code, and the logits of this sub-code.
 
         Args:
-            x: slot outputs for the first sub-code, then the features returned for the previous one.
+            x: slot outputs for the first sub-code, then the features returned for the previous
+                sub-code.
             place: index of the sub-code.
             before: previous sub-code; None for the first.
         """

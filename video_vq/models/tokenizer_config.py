@@ -1,4 +1,4 @@
-"""Tokenizer settings, which do not import torch."""
+"""Tokenizer settings, defined without importing torch."""
 
 import math
 from typing import Annotated, Any, Literal

@@ -13,7 +13,7 @@ def as_array(value: Any, what: str) -> Shaped[np.ndarray, "..."]:
     """Return a NumPy array unchanged, or convert a tensor to a NumPy array.
 
     Args:
-        value: the caller's argument.
+        value: value to convert.
         what: argument name for the error message, such as "features".
 
     Raises:

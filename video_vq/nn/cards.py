@@ -40,7 +40,7 @@ def is_verified(feature: Feature, device: torch.device) -> bool:
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Return b c t h w, with channels last in memory if this layout is verified on the GPU.
+    """Return x in the channels-last memory layout if this layout is verified on the GPU.
 
     Subsequent convolutions keep the layout.
     """

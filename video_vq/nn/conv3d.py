@@ -39,8 +39,7 @@ class Bf16SafeConv3d(nn.Conv3d):
     if a clip of two frames is padded but not strided in time, or if a stride reduces the height or
     width to 1 (docs/log.md). If the width becomes 1, outputs are also known to be wrong on some
     machines: https://github.com/pytorch/pytorch/issues/169688. Such convolutions run in float32, on
-        operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without this
-        workaround.
+    operands rounded to bf16, until `tests/unit/nn/test_conv3d.py` passes without this workaround.
 
     For a single zero-padded frame, only the kernel's middle frame contributes, so only this part of
     the kernel is used. An image then takes a third of the operations. This also avoids the padded

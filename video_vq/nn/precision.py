@@ -15,7 +15,7 @@ _MKLDNN: Any = torch.backends.mkldnn
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Disable autocast, TF32 and bf16 matrix products inside the block, then restore them.
+    """Disable autocast, TF32 and bf16 products inside a block; restore the settings afterwards.
 
     PyTorch has an old and a new interface to these settings, and raises an error on reading the old
     settings while the two disagree, even inside a matrix product. So both are set, the old settings

@@ -12,8 +12,9 @@ class RotaryTables(NamedTuple):
     """Cosines and signed sines for every slot of a sequence that predicts a flattened grid.
 
     Slot i contains token i - 1 (slot 0 contains the start token) and predicts token i. Queries
-    rotate by the cell of the predicted token, and keys by the cell of the contained token, so that
-    "the same cell, one frame earlier" is the same offset everywhere, even at the edges of the grid.
+    rotate by the cell of the predicted token, and keys by the cell of the token in the slot, so
+    that "the same cell, one frame earlier" is the same offset everywhere, even at the edges of the
+    grid.
     """
 
     query_cos: Float[Tensor, "n d"]

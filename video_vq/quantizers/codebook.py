@@ -87,7 +87,7 @@ class Codebook(nn.Module):
         return divide_by_rms(latents, self.mean_square.sqrt(), with_gradient)
 
     def center(self) -> Float[Tensor, "1 d"]:
-        """Return the moving average of the latents, or 0 before the first update."""
+        """Return the moving average of the latents, or 0 before any latents are seen."""
         return self.average_sum.sum(0, keepdim=True) / self.average_count.sum().clamp(min=1e-6)
 
     @torch.no_grad()

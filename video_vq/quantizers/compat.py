@@ -16,7 +16,7 @@ from video_vq.quantizers.vector import VectorQuantizer
 
 
 class Quantized(NamedTuple):
-    """The result of a forward pass, in the form of vector-quantize-pytorch."""
+    """The result of a forward pass, in the format of vector-quantize-pytorch."""
 
     quantized: Float[Tensor, "..."]
     indices: Int[Tensor, "..."]
@@ -48,7 +48,8 @@ class VectorQuantize(nn.Module):
         kmeans_iters: number of k-means iterations.
         threshold_ema_dead_code: averaged count below which a code is moved to a latent; 0 turns
             restarts off.
-        learnable_codebook: whether the returned loss trains the codes, rather than moving averages.
+        learnable_codebook: whether the returned loss, rather than moving averages, updates the
+            codes.
         ema_update: whether codes follow moving averages; None, or the opposite of
             `learnable_codebook`.
         freeze_codebook: whether forward passes leave the codes unchanged by default.
@@ -58,7 +59,7 @@ class VectorQuantize(nn.Module):
         accept_image_fmap: whether the input is b d h w.
         accept_3d_fmap: whether the input is b d t h w.
         seed: seed for the initial codes and for restarts.
-        unsupported: all other arguments; an error lists their names.
+        unsupported: all other arguments, whose names the error message lists.
 
     Raises:
         InputError: an argument is not supported, or two arguments are mutually exclusive.

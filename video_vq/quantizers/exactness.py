@@ -28,7 +28,7 @@ def exactness(
 ) -> tuple[dict[str, float], Float[Tensor, "7 5"]]:
     """Compare the gradients that estimators would pass with the exact gradient, h.
 
-    The function returns figures, and sums by angle, to be added up over ranks and passed to
+    The function returns metrics, and sums by angle, to be added up over ranks and passed to
     `by_angle`. `exact_cosine_NAME` is the mean over rows of the cosine between a row's gradient and
     h; `exact_batch_cosine_NAME` is the cosine for all rows joined into one vector, which also
     depends on the rows' lengths.
@@ -63,12 +63,12 @@ def gradient_of(
 
 
 def by_angle(sums: Float[Tensor, "7 5"]) -> dict[str, float]:
-    """Return figures for each range of angles: 0–15°, 15–30°, …, 75–90° and above 90°.
+    """Return metrics for each range of angles: 0–15°, 15–30°, …, 75–90° and above 90°.
 
     `exact_cosine_NAME_at_15` is the mean cosine between h and the copied or rotated gradient for
     angles of 15–30°; `best_rotation_share_at_15` is the share a for which a λRᵀg + (1 − a) g is
     nearest to h. `gradient.rotation_share` is fitted to these shares. Ranges without rows have no
-    figures.
+    metrics.
 
     Args:
         sums: sums returned by `exactness`, added up over ranks.

@@ -113,8 +113,7 @@ def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
     curvature along t: differentiating ∇L(c q) = ∇L(q) / c gives q·g = 0 and H q = −g, hence
     q̂·H t = −(t·g) / |q|. For such a loss, as with a decoder that normalises, the rotation is
     parallel transport on the sphere, and its error vanishes with the angle; for other losses, the
-    rotation itself adds an
-    error.
+    rotation itself adds an error.
 
     Assume that the two errors are independent, κ θ |g| for straight-through and κ' θ² |g|, of
     second order, for the rotation. The blend with the smallest mean squared error weights each

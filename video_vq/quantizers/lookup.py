@@ -38,10 +38,10 @@ def nearest_codes(
         codebook: the codes.
         implementation: "torch" is the reference; "triton" is a fused CUDA kernel, which needs an
             optional extra; "auto" uses the kernel on GPUs where `make gpu` found the kernel correct
-            and faster, and otherwise, or once the kernel has failed, the reference.
+            and faster, and the reference on other devices or after the kernel has failed.
 
     Raises:
-        InputError: there are no codes, their dimension is wrong, or Triton is requested but
+        InputError: the codebook is empty or has the wrong dimension, or Triton is requested but
             missing.
     """
     if len(codebook) == 0 or latents.shape[1] != codebook.shape[1]:

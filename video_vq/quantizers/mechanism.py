@@ -1,4 +1,4 @@
-"""Figures on the gradient estimator's effect on a batch, cheap enough to log regularly."""
+"""Metrics for the gradient estimator's effect on a batch, cheap enough to log regularly."""
 
 import torch
 from jaxtyping import Float, Int
@@ -7,13 +7,13 @@ from torch import Tensor
 from video_vq.quantizers.gradient import norm_ratio, rotate_back
 from video_vq.quantizers.rows import QuantizedRows
 
-MAX_ROWS = 16384  # figures use at most this many rows, evenly spaced
+MAX_ROWS = 16384  # the metrics use at most this many rows, evenly spaced
 QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 
 @torch.no_grad()
 def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, float]:
-    """Return figures on the estimator's effect on one rank's batch.
+    """Return metrics for the estimator's effect on one rank's batch.
 
     `angle_…` are quantiles of the angle between e and q in degrees, `obtuse_share` is the fraction
     of angles beyond 90°, `ratio_…` are quantiles of λ = |q|/|e|, and `latent_norm_…` quantiles of
@@ -49,7 +49,7 @@ def mechanism(rows: QuantizedRows, gradient: Float[Tensor, "n d"]) -> dict[str, 
 
 
 def row_step(rows: QuantizedRows) -> int:
-    """Return the step n such that figures use every n-th row."""
+    """Return the step n such that the metrics use every n-th row."""
     return max(1, -(-len(rows.e) // MAX_ROWS))
 
 

@@ -31,7 +31,7 @@ GridLike = Shaped[Tensor, "b *grid_and_level"] | Shaped[np.ndarray, "b *grid_and
 
 
 class QuantizerModule(Float32Module):
-    """Base class of quantizers, which projects features to the codebook dimension and back.
+    """Base class of quantizers, with projections to the codebook dimension and back.
 
     A subclass defines `codebook`, `quantize` and `codes_of`.
 
@@ -73,11 +73,11 @@ class QuantizerModule(Float32Module):
         raise NotImplementedError
 
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
-        """Quantize a grid of features; `quantized` is decoded from exactly the returned codes.
+        """Quantize a grid of features; `quantized` represents exactly the returned codes.
 
         There are exceptions: `estimator: none` decodes the latents, and diveq, noise_substitution
         and gumbel_softmax decode substitutes in training mode if a gradient is needed. The returned
-        codes are still the nearest ones.
+        codes are still the nearest codes.
 
         Args:
             features: encoder output, with `dim` channels.
@@ -122,10 +122,10 @@ class QuantizerModule(Float32Module):
 
         Args:
             outputs: quantizer outputs of this step, one for each accumulated micro-batch.
-            seed: seed that determines which latents become the first codes and replace unused ones.
+            seed: seed that determines which latents become initial codes or replace unused codes.
 
         Returns:
-            How often each code was used on all ranks together, and which codes were restarted.
+            The number of uses of each code on all ranks together, and the restarted codes.
 
         Raises:
             InputError: no output was given, or an output comes from another quantizer.

@@ -1,4 +1,4 @@
-"""Quantizer settings, which do not import torch."""
+"""Quantizer settings, defined without importing torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -135,9 +135,10 @@ class QuantizerConfig(EstimatorConfig):
             ("uniform").
         restart_threshold: fraction of the mean count N/K below which a code's averaged count causes
             a restart, which moves the code to a latent of the batch. 0 turns restarts off.
-        rms_scaling: kind of division of latents by their root mean square, averaged over steps with
-            `decay`: "none" does not divide, "with_gradient" also passes the gradient through the
-            scale, and "constant" does not (quantizers/scale.py).
+        rms_scaling: whether and how latents are divided by their root mean square, averaged over
+            steps with `decay`: "none" leaves latents unscaled, "with_gradient" also passes the
+            gradient through the scale, and "constant" treats the scale as a constant
+            (quantizers/scale.py).
     """
 
     kind: Literal["vector"] = "vector"
@@ -337,7 +338,7 @@ class ResidualConfig(_ManyCodes):
 
 
 def quantizes(config: Any) -> bool:
-    """Return whether the decoder sees codes rather than latents, as with `estimator: none`."""
+    """Return whether the decoder sees codes; with `estimator: none`, the decoder sees latents."""
     return getattr(config, "estimator", None) != "none"
 
 

@@ -30,7 +30,7 @@ DROPOUT_STREAM = 0xD309
 
 
 class _Level(NamedTuple):
-    """The input, code vectors and codes of one codebook; the vectors carry its gradient."""
+    """The input, code vectors and codes of one codebook; the vectors pass gradients to it."""
 
     residual: Float[Tensor, "n d"]
     vector: Float[Tensor, "n d"]
@@ -69,7 +69,7 @@ class ResidualCodebook(nn.Module):
         return (self.book(index) for index in range(len(self.books)))
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> list[_Level]:
-        """Quantize projected float32 latents; residuals pass their gradients to the latents."""
+        """Quantize projected float32 latents; gradients of the residuals reach the latents."""
         levels: list[_Level] = []
         residuals = list(latents.chunk(self.config.groups, dim=1))
         for index in range(len(self.config.vocabulary)):

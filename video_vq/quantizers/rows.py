@@ -30,7 +30,7 @@ class CodebookUpdate(NamedTuple):
 
 
 class QuantizedRows(NamedTuple):
-    """One row per token, not copied, from which `mechanism` and `exactness` compute figures."""
+    """One row per token, not copied, from which `mechanism` and `exactness` compute metrics."""
 
     latents: Float[Tensor, "n d"]  # projected, before any normalisation
     compared: Float[Tensor, "n d"]  # latents as compared with the codes
@@ -49,7 +49,7 @@ class QuantizerOutput(NamedTuple):
         losses: unweighted float32 losses by name; a training run weights each loss by the setting
             of the same name in the config's `loss` section.
         statistics: input to `codebook.update`, which is called once per optimizer step.
-        rows: rows from which `mechanism` and `exactness` compute figures.
+        rows: rows from which `mechanism` and `exactness` compute metrics.
     """
 
     quantized: Float[Tensor, "b c *grid"]

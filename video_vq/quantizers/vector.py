@@ -155,13 +155,15 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
             the next seven arguments. exact_gradient and hessian need the second decoder pass of
             `video-vq train-tokenizer`.
         normalize: whether to quantize on the unit sphere.
-        gradient_through_norm: whether the gradient passes through the normalisation of `normalize`.
+        gradient_through_norm: whether the gradient also passes through the normalisation, if
+            `normalize` is set.
         centered: whether to rotate about the mean latent instead of the origin.
         tangential_commitment: whether the commitment loss changes the directions of the latents but
             not the lengths.
-        equal_angle: angle of equal weights in rotation_blended, in degrees.
-        noise_variance: noise variance per channel in diveq.
-        temperature: softmax temperature in gumbel_softmax and index_backpropagation.
+        equal_angle: angle in degrees at which both gradients have equal weight, for
+            rotation_blended.
+        noise_variance: noise variance per channel, for diveq.
+        temperature: softmax temperature, for gumbel_softmax and index_backpropagation.
         learning: learning rule: "ema" moves codes to the averages of their latents, "gradient"
             trains codes with the loss `codebook`, and "frozen" leaves codes unchanged.
         decay: decay of the averages per step.
@@ -169,8 +171,8 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
         init: initial codes: latents of the first step ("data"), or U(-1/K, 1/K) ("uniform").
         restart_threshold: fraction of the mean count below which a code is moved to a latent of the
             batch; 0 turns restarts off.
-        rms_scaling: kind of division of latents by a running root mean square: "none", "constant"
-            or "with_gradient"; see `QuantizerConfig`.
+        rms_scaling: whether and how latents are divided by a running root mean square: "none",
+            "constant" or "with_gradient"; see `QuantizerConfig`.
         implementation: lookup implementation (quantizers/lookup.py).
 
     Raises:

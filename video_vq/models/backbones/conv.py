@@ -98,7 +98,7 @@ class ConvDecoder(nn.Module):
 
 
 def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
-    """Return how far the receptive field extends beyond a latent's own pixels, in latents."""
+    """Return the number of neighbouring latents on each side whose pixels affect a latent."""
     reach = 0
     for stride in (*config.strides_thw[::-1], None):
         reach += 2 * config.num_blocks  # two convolutions of size 3 in each block
@@ -109,7 +109,7 @@ def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
 
 
 def _decoder_margin(config: ConvBackboneConfig, axis: int) -> int:
-    """Return how far the latents that affect a latent's pixels extend beyond it, in latents."""
+    """Return the number of neighbouring latents on each side that affect a latent's pixels."""
     reach = config.stem_kernel // 2
     for stride in (*config.strides_thw, None):
         reach += 2 * config.num_blocks  # two convolutions of size 3 in each block
