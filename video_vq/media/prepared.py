@@ -37,7 +37,7 @@ class FrameRecipe:
         fps: frame rate to convert videos to; None keeps the rate of each video.
         stride: distance between the frames to keep; used if `fps` is None.
         limits: limits on the size of a video.
-        cpu_seconds: CPU time in seconds that a video may take, in addition to time in proportion to
+        cpu_seconds: CPU time in seconds that a video may take, in addition to time proportional to
             the video's size.
         decoder: decoder to try first, which does not affect the frames.
         reading: settings for reading frame folders and arrays.

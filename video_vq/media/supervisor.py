@@ -1,7 +1,7 @@
 """The parent's side of decoding processes, which are limited, watched and replaced if they die.
 
-If processes twice die, hang or use too much CPU time on the same video, the video is unusable. Jobs
-and reports are JSON, one object per line; see `serve` in `media/child.py`.
+If processes die, hang or exceed the CPU time limit twice on the same video, the video is unusable.
+Jobs and reports are JSON, one object per line; see `serve` in `media/child.py`.
 """
 
 import json

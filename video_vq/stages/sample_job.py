@@ -101,7 +101,7 @@ class SampleJob(Drawing):
     samples_per_clip: int = 1
 
     def for_kind(self, kind: PriorKind) -> "SampleJob":
-        """Return the job, with default `parallel` settings for a masked prior if they are None."""
+        """Return the job; for a masked prior, `parallel` defaults to `ParallelSettings()`."""
         if kind == "masked" and self.parallel is None:
             return replace(self, parallel=ParallelSettings())
         return self
