@@ -1,6 +1,6 @@
 """Converts a video's per-frame actions to actions per latent frame, which steer a prior.
 
-Row f of a store's `actions` is the action between frame f of a video and the next one.
+Row f of a store's `actions` is the action between frames f and f + 1 of a video.
 """
 
 import numpy as np
@@ -18,14 +18,14 @@ def num_actions(num_frames: int, stride: int) -> int:
 
 
 def num_action_dims(row_dims: int, stride: int, frames_per_latent: int) -> int:
-    """Return the number of action values per latent frame: all rows that lead to its frames."""
+    """Return the number of action values that lead to one latent frame, over all rows."""
     return row_dims * stride * frames_per_latent
 
 
 def latent_actions(
     rows: Float[np.ndarray, "r d"], stride: int, frames_per_latent: int, latent_frames: int
 ) -> Float[np.ndarray, "t a"]:
-    """Return, for each latent frame, the actions that lead to its frames, concatenated.
+    """Return the concatenated actions that lead to the frames of each latent frame.
 
     A latent frame covers `frames_per_latent` frames, and `stride` rows lead to each frame. Values
     before the first row are 0: the actions before the clip's first frame are unknown, and a causal

@@ -26,8 +26,8 @@ class ClipConfig:
         clips_per_video: number of clips per video and epoch, for "random" and "uniform".
         hop: number of frames from one clip's start to the next, for "all"; null for consecutive
             clips without overlap.
-        short_videos: treatment of a video that is shorter than a clip: "leave_out" drops it,
-            "repeat_last" repeats its last frame until the clip is full, and "loop" repeats the
+        short_videos: treatment of a video that is shorter than a clip: "leave_out" drops the video,
+            "repeat_last" repeats the last frame until the clip is full, and "loop" repeats the
             whole video.
     """
 
@@ -51,5 +51,5 @@ class ClipConfig:
 
     @property
     def span(self) -> int:
-        """Return the number of video frames from a clip's first frame to its last, inclusive."""
+        """Return the number of video frames from a clip's first to last frame, inclusive."""
         return (self.num_frames - 1) * self.stride + 1

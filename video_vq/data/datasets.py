@@ -101,7 +101,7 @@ class ClipDataset(Dataset[ClipItem]):
         hop: number of frames from one clip's start to the next, for "all"; None for clips without
             overlap.
         short_videos: treatment of a video that is shorter than a clip: "leave_out", "repeat_last"
-            (its last frame is repeated) or "loop" (the whole video is repeated).
+            (the last frame is repeated) or "loop" (the whole video is repeated).
         seed: seed of the random windows.
         transform: function that is applied to each clip, uint8 t h w 3; None for no change.
 
@@ -110,8 +110,8 @@ class ClipDataset(Dataset[ClipItem]):
         classes: names of the classes, which `label` indexes.
 
     Raises:
-        InputError: the store or split does not exist, no video is long enough, or arguments
-            contradict each other.
+        InputError: the store or split does not exist, no video is long enough, or the arguments
+            are invalid or inconsistent.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class ClipDataset(Dataset[ClipItem]):
         return len(self._clips)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which determines the random windows; call this before each epoch.
+        """Set the epoch, which determines the random windows; call this method before each epoch.
 
         All workers use the new epoch. With windows "all" and "uniform", every epoch has the same
         clips.

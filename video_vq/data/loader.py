@@ -28,7 +28,7 @@ class ClipBatch(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """Token grids, with classes (−1 for no class) and actions if the store has them."""
+    """Token grids, with classes (−1 for no class) and actions, each None if the store has none."""
 
     tokens: Int[Tensor, "b t h w *level"]
     classes: Int[Tensor, " b"] | None
@@ -117,10 +117,10 @@ def _collate_clips(items: list[tuple[np.ndarray, int]]) -> ClipBatch:
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """Ignore stop signals: one sent to the process group must not end a worker during a step."""
+    """Ignore stop signals, as a signal to the process group must not end a worker in mid-step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The process group sends the first SIGTERM; PyTorch's clean-up sends the second, which ends
-    # the worker.
+    # The first SIGTERM is sent to the process group; the second comes from PyTorch's clean-up, and
+    # ends the worker.
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
@@ -135,7 +135,7 @@ def training_batches(
     world_size: int,
     num_workers: int,
 ) -> DataLoader:
-    """Return a loader of one rank's micro-batches, which starts at `first_step` in O(1).
+    """Return a loader of one rank's micro-batches, which starts at `first_step` in constant time.
 
     Args:
         batch_size: size of the global batch, over all ranks and accumulated micro-batches.

@@ -50,7 +50,7 @@ class EpochOrder:
 def rank_positions(
     step: int, micro_batch: int, rank: int, *, batch_size: int, accumulation: int, world_size: int
 ) -> range:
-    """Return the global positions of one rank's micro-batch of one optimizer step.
+    """Return the global positions of a rank's part of a micro-batch in an optimizer step.
 
     The global batch of step s, of size B, consists of positions s·B … (s+1)·B − 1. The batch is
     divided into micro-batches, and each micro-batch among the ranks, so that a step uses the same

@@ -27,7 +27,7 @@ class Window(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Return the number of video frames from the clip's first frame to its last, inclusive."""
+        """Return the number of video frames from the clip's first to last frame, inclusive."""
         return (self.num_frames - 1) * self.stride + 1
 
 
@@ -197,7 +197,7 @@ def scoring_windows(
     seed: int,
     short_videos: ShortVideos = "leave_out",
 ) -> list[Window]:
-    """Return disjoint windows for a metric; each video yields one before any video yields two.
+    """Return disjoint windows for a metric, with one window per video before any second window.
 
     A video long enough for n clips yields n consecutive windows. The start of a video's first
     window and the order of the videos are random and depend on the seed.

@@ -283,7 +283,7 @@ class ArrayVideo:
         return whole.hexdigest(), self._frames.nbytes
 
     def probe(self, limits: Limits) -> VideoInfo:
-        """Return the video's properties from the shape of its array.
+        """Return the video's properties, found from the array's shape.
 
         Raises:
             UnreadableVideoError: the frames are too large, or there are too many frames.

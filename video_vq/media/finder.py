@@ -1,4 +1,4 @@
-"""Finds videos in files, frame folders and arrays, and determines the settings to read them."""
+"""Finds videos in files, frame folders and arrays, and determines the reading settings."""
 
 import os
 from dataclasses import replace
@@ -35,7 +35,7 @@ class VideoFinder:
         self.notes: list[str] = []
         self.has_files = self.has_frames = False
         self.arrays: list[ArrayVideos] = []
-        self._frames_in: dict[Path, dict[str, FoundFrames]] = {}  # folders of several videos
+        self._frames_in: dict[Path, dict[str, FoundFrames]] = {}  # folders with several videos
 
     def add_frames(self, tree: Tree) -> None:
         """Add the frame folders of a tree."""
@@ -88,7 +88,7 @@ class VideoFinder:
             self.notes.append(f"{name}: no videos, and ignored: {told}{more}")
 
     def add_named(self, name: str) -> int | str:
-        """Check a video that a table names; return its size, or the reason why it is unusable."""
+        """Return the size of a video that a table names, or the reason why it is unusable."""
         path, real_root = self.root / name, os.path.realpath(self.root)
         try:
             address = parse_address(path)

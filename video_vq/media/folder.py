@@ -152,7 +152,10 @@ def holds_video(root: Path, extensions: tuple[str, ...] | None) -> bool:
 
 
 def is_frame_folder(path: Path, frame_names: str | None = None) -> bool:
-    """Return whether a path may be a frame folder, which contains images but no video file."""
+    """Return whether a path is a frame folder, which contains images but no video file.
+
+    If `frame_names` has a group `video`, the path must not exist, but its parent folder must.
+    """
     if folder_of_frames(path, frame_names) != path:  # the path ends in a video's name
         return not path.exists() and path.parent.is_dir()
     if not path.is_dir():

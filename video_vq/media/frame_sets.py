@@ -1,4 +1,4 @@
-"""Videos stored as images: one video per folder, or several videos told apart by a pattern."""
+"""Videos stored as images: one video per folder, or several videos that a pattern separates."""
 
 import hashlib
 from collections.abc import Iterator

@@ -37,7 +37,7 @@ class FrameRecipe:
         fps: frame rate to convert videos to; None keeps the rate of each video.
         stride: distance between the frames to keep; used if `fps` is None.
         limits: limits on the size of a video.
-        cpu_seconds: CPU time in seconds that a video may take, in addition to time in proportion to
+        cpu_seconds: CPU time in seconds that a video may take, in addition to time proportional to
             the video's size.
         decoder: decoder to try first, which does not affect the frames.
         reading: settings for reading frame folders and arrays.
@@ -100,8 +100,8 @@ class OpenedFile(NamedTuple):
     def num_repeated(self) -> int | None:
         """Return the number of repeated frames; None without a fixed rate.
 
-        Call this after the last frame. Frames are repeated if the fixed rate is higher than the
-        video's rate.
+        The number is final after the last frame. Frames are repeated if the fixed rate is higher
+        than the video's rate.
         """
         if self.chosen is None:
             return None
@@ -109,7 +109,7 @@ class OpenedFile(NamedTuple):
         return len(kept) - len(set(kept))
 
     def oddities(self) -> list[str]:
-        """Return descriptions of the video's irregularities; call this after the last frame."""
+        """Return descriptions of the video's irregularities, complete after the last frame."""
         found = []
         if self.stream.num_frames != self.info.num_packets:
             found.append(f"{self.stream.num_frames} frames of {self.info.num_packets} packets")
@@ -129,7 +129,7 @@ def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watc
 
     Args:
         path: path of the video.
-        num_bytes: size of the video in bytes when it was listed.
+        num_bytes: size of the video in bytes when the video was listed.
         recipe: settings for converting the video to frames.
         watch: function that is called at each stage.
 

@@ -79,14 +79,14 @@ class VideoInfo:
         file_bytes: size of the file in bytes.
         container, codec: FFmpeg's names of the container and the codec.
         size_hw: height and width of the frames as shown, after rotation.
-        fps: mean frames per second; None if the file does not say.
+        fps: mean frames per second; None if unknown.
         num_packets: number of compressed frames in the file. A healthy video decodes to as many
             frames.
-        claimed_frames: number of frames stated in the header (too large in AVI headers); None if
-            the header does not say.
-        duration_seconds: duration stated in the header; None if the header does not say.
-        pixel_aspect: width of a pixel divided by its height, as shown after rotation; 1 if the file
-            does not say.
+        claimed_frames: number of frames according to the header (too large in AVI headers); None if
+            not stated.
+        duration_seconds: duration according to the header; None if not stated.
+        pixel_aspect: width of a pixel divided by its height, as shown after rotation; 1 if not
+            stated.
         upright: FFmpeg filters that rotate the stored frames upright, each as (name, argument).
         timestamps: time of each shown frame, in order and in units of `time_base`; None if the file
             has no timestamps. If times restart or jump, as in joined recordings, each part follows
@@ -232,7 +232,7 @@ class CountedPackets:
         )
 
     def info(self, first: "av.VideoFrame | None") -> VideoInfo:
-        """Return the video's properties; call this after iterating over all packets.
+        """Return the video's properties; call this method after iterating over all packets.
 
         Args:
             first: the first decoded frame; None if no frame can be decoded.

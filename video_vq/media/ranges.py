@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class FrameRanges:
-    """Reads ranges of one video's frames; seeks unless a range follows the previous range.
+    """Reads ranges of a video's frames, with a seek unless a range continues the previous range.
 
     Frames are identified by their times: the times of all packets are read first, and every decoded
     frame must have the next packet's time. This check detects wrong seeks and lost or repeated

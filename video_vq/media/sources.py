@@ -31,9 +31,9 @@ class VideoFile:
         return probe(self.path, limits)
 
 
-# A video that is not decoded yet. `path` is the video's path (for a video in an array, the file's
-# path, # and the video's place); `digest` returns the content's sha256 and size in bytes; `probe`
-# returns the properties.
+# A video that is not decoded yet. `path` is the video's path, which ends in an address after # for
+# a video in an array; `digest` returns the content's sha256 and size in bytes; `probe` returns the
+# properties.
 VideoSource = VideoFile | FrameSet | ArrayVideo
 
 

@@ -1,6 +1,6 @@
 """The parent's side of decoding processes, which are limited, watched and replaced if they die.
 
-If processes die, hang or use too much CPU time twice on the same video, the video is unusable.
+If processes die, hang or exceed the CPU time limit twice on the same video, the video is unusable.
 Jobs and reports are JSON, one object per line; see `serve` in `media/child.py`.
 """
 
@@ -39,7 +39,7 @@ class Death:
         cause: short description of the cause.
         video: id of the video that the process was working on; None if there was no such video.
         stage: stage of the work on the video: "read" or "decode"; None without a video.
-        is_stalled: whether the process was killed because the process made no progress.
+        is_stalled: whether the process was killed for making no progress.
         is_blameless: whether the process made no progress for an external reason.
         is_killed: whether the system killed the process.
         last_words: end of the process's output on stderr.
@@ -224,7 +224,7 @@ class _Child:
             on_video(report)
 
     def _next_report(self) -> Any:
-        """Return the next report, None at the end, or the state of the process if it stalled."""
+        """Return the next report, None after the last report, or the state of a stalled process."""
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         used, since = 0.0, time.monotonic()

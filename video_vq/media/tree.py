@@ -50,7 +50,7 @@ class Tree:
         files, arrays: name and size of each video file, and of each array file.
         frames: summary of each video's frames, by the video's name.
         left_out: unusable files, by kind.
-        num_pickles: number of files whose extension is that of a pickle.
+        num_pickles: number of files with a pickle extension.
         num_unmatched: number of image files whose names do not match `frame_names`.
 
     Raises:
@@ -121,10 +121,10 @@ class Tree:
 
 
 def walk(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield each entry of a tree that is not hidden, and the path of its folder below the root.
+    """Yield each entry of a tree that is not hidden, with the folder's path below the root.
 
     Raises:
-        InputError: a folder cannot be listed, so that the folder's videos would be lost silently.
+        InputError: a folder cannot be listed; skipping the folder would silently lose videos.
     """
     waiting = [""]
     while waiting:

@@ -21,7 +21,7 @@ from video_vq.media.supervisor import Death, Supervisor
 
 MAX_SECONDS = 60.0  # limit on CPU time, and on time without using the CPU
 NUM_FRAMES, HEIGHT, WIDTH = 8, 48, 64
-MAX_ERROR = 8  # mean difference in grey levels between written and read; H.264 costs about 1
+MAX_ERROR = 8  # maximum mean difference in grey levels after decoding; H.264 causes about 1
 
 
 def try_decoder(decoder: Decoder) -> str:
@@ -75,7 +75,7 @@ def _decode(decoder: Decoder) -> None:
 
 
 def _versions(decoder: Decoder) -> dict[str, Any]:
-    """Return the FFmpeg versions that a decoder has loaded; call this after decoding."""
+    """Return the FFmpeg versions that a decoder has loaded, which are known after decoding."""
     if decoder == "pyav":
         import av
 

@@ -28,7 +28,7 @@ def note_on_views(splits: Mapping[str, str]) -> str | None:
     `walk001` to `walk100` and from `run001` to `run100`, are merely numbered videos.
 
     Args:
-        splits: split of each video, by its name in the folder.
+        splits: split of each video, by the video's name in the folder.
     """
     apart = [
         scene for scene in _scenes(list(splits)) if len({splits[view.name] for view in scene}) > 1

@@ -1,7 +1,7 @@
 """Provides clips to encode, shard by shard, from a clip store or from raw videos.
 
 Shard k of a token store contains the tokens for the videos in shard k of the clip store. Raw videos
-are divided into the same shards as a clip store made from them, so both yield the same batches.
+are divided into shards like a clip store of the same videos, so both yield the same batches.
 """
 
 from collections import deque
@@ -112,7 +112,7 @@ class StoredClips:
     def clips(
         self, shard: int, findings: Findings, on_video: Callable[[], object]
     ) -> Iterator[PlacedClip]:
-        """Yield the clips of a shard in the order of its videos.
+        """Yield the clips of a shard in the order of the videos.
 
         Args:
             shard: index of the shard.
@@ -233,7 +233,7 @@ def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
     """Return the recipe of a list, which must match the list's plan and this program.
 
     Raises:
-        InputError: the recipe is damaged or does not match, or its decoder is not installed.
+        InputError: the recipe is damaged or does not match, or the decoder is not installed.
     """
     try:
         recipe = FrameRecipe.from_json(raw.recipe)

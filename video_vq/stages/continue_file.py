@@ -1,4 +1,4 @@
-"""Continues a user's video: a prior and a decoder generate frames that follow the last ones."""
+"""Continues a user's video with frames that a prior and a decoder generate."""
 
 import math
 from collections.abc import Iterator

@@ -153,7 +153,7 @@ class _SkippedVideos:
         self._of_shard: dict[int, list[dict[str, str]]] = {}
 
     def require_few(self, shards: Iterable[int]) -> None:
-        """Raise InputError if too many videos were skipped in these and previously given shards.
+        """Raise InputError if too many videos were skipped in the shards given so far.
 
         Args:
             shards: indices of shards; uncommitted shards are ignored.

@@ -18,7 +18,7 @@ from video_vq.stores.clips import ClipStore
 
 
 class GivenFrames:
-    """The first frames of a store's videos, also as tokens of a causal tokenizer.
+    """The first frames of a store's videos, as pixels and as tokens of a causal tokenizer.
 
     Sample i begins with the first frames of video i // per_clip, counted over the split's videos
     that are long enough.

@@ -98,8 +98,8 @@ def require_class(prior: AnyPrior, label: str | None) -> None:
     """Refuse a class that is not among a prior's classes.
 
     Raises:
-        InputError: the class is unknown; the message lists all classes, and names the most similar
-            class if there is a similar one.
+        InputError: the class is unknown; the message lists all classes, and suggests a similar
+            class, if any.
     """
     classes = prior.facts.classes
     if label is None or label in classes:

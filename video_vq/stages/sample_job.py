@@ -101,7 +101,7 @@ class SampleJob(Drawing):
     samples_per_clip: int = 1
 
     def for_kind(self, kind: PriorKind) -> "SampleJob":
-        """Return the job, with default parallel settings if a masked prior needs them."""
+        """Return the job; for a masked prior, `parallel` defaults to `ParallelSettings()`."""
         if kind == "masked" and self.parallel is None:
             return replace(self, parallel=ParallelSettings())
         return self
@@ -142,7 +142,7 @@ def finished_samples(job: SampleJob) -> ClipStore | None:
     """Return a finished job's clip store; None if the job is unfinished or cannot be checked.
 
     A job with given frames or actions cannot be checked here. A job with a missing mp4 file is
-    unfinished: the command itself writes the file, while it holds the lock.
+    unfinished: the command itself writes the file, under the lock.
     """
     plan = sealed_plan(job.out)
     if plan is None or job.given is not None or job.actions is not None:

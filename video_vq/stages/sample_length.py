@@ -50,8 +50,8 @@ def length_of_latents(
         stride: number of latent frames that each window adds; None for half a window.
 
     Raises:
-        InputError: the tokenizer is not causal, its clips have a single latent frame, or the stride
-            is less than 1 or not less than the window.
+        InputError: the tokenizer is not causal, a clip has a single latent frame, or the stride is
+            less than 1 or not less than the window.
     """
     if not config.backbone.causal:
         raise InputError(
