@@ -1,5 +1,6 @@
 """Wrappers around Accelerate that detect missing processes and do not wait for failed ranks."""
 
+import atexit
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,19 @@ def make_accelerator() -> Accelerator:
             f"WORLD_SIZE is {announced}, but Accelerate runs {accelerator.num_processes} "
             f"process(es): each would train by itself and overwrite the others. {how}"
         )
+    if accelerator.num_processes > 1:
+        atexit.register(_end_process_group)
     return accelerator
+
+
+def _end_process_group() -> None:
+    """End the process group before Python shuts down.
+
+    Gloo's threads hold tensors, and freeing these tensors during the shutdown of Python can abort
+    the process (pytorch/pytorch#179291).
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def require_all_processes(environment: Mapping[str, str]) -> None:

@@ -111,7 +111,7 @@ def test_sides_of_different_sizes_and_previews_of_a_store_are_said(tmp_path, ext
     (tmp_path / "small").rename(tmp_path / "samples" / "videos")
     comparison = FVDComparison(extractor.network, [PROTOCOL], CUT, cache=tmp_path / "cache")
     fake = comparison.read(tmp_path / "samples" / "videos")
-    (told,) = [line for line in comparison.scores(large, [fake])["warnings"] if "look at" in line]
+    (told,) = [line for line in comparison.scores(large, [fake])["warnings"] if "previews" in line]
     assert f"score {tmp_path / 'samples'} itself" in told
 
 

@@ -71,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = make_parser().parse_args(arguments)
     set_quiet(getattr(parsed, "quiet", False))
     try:
-        status = parsed.run(parsed)
-        _end_process_group()
-        return status
+        return parsed.run(parsed)
     except KeyboardInterrupt:
         return _complain("stopped; finished work is kept, the same command resumes", 130)
     except ConfigError as error:
@@ -94,19 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             return _complain(out_of_memory(error), 1)
         raise
-
-
-def _end_process_group() -> None:
-    """Destroy the process group of the ranks, if there is one, before Python shuts down.
-
-    Gloo threads hold tensors, and freeing these tensors during Python's shutdown aborts the process
-    (pytorch/pytorch#179291). After a failure, this function is not called: the launcher ends the
-    ranks.
-    """
-    if (distributed := sys.modules.get("torch.distributed")) is None:
-        return
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def out_of_memory(error: BaseException) -> str:
