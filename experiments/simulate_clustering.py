@@ -103,7 +103,7 @@ def draw_panel(title: str, run: Run) -> Image.Image:
 
 
 def draw_curves(runs: dict[Arm, list[Run]]) -> Image.Image:
-    """Draw the distortion over the updates: every seed, one colour per arm."""
+    """Draw the distortion over the updates: every seed, one color per arm."""
     picture = Image.new("RGB", (PANEL, PANEL), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
     largest = max(max(run.distortion) for arm in runs.values() for run in arm)

@@ -150,7 +150,7 @@ def add_size(parser: argparse._ActionsContainer, default: str | None, told: str 
     Args:
         parser: verb parser, or one of its argument groups.
         default: default value as typed on the command line; None for no default.
-        told: description of the behaviour without the option, for the help text; used only if there
+        told: description of the behavior without the option, for the help text; used only if there
             is no default.
     """
     parser.add_argument(

@@ -106,7 +106,7 @@ def open_descriptor(path: Path) -> int:
 
 
 def clean_name(path: Path, name: str | bytes) -> str:
-    """Return a member's normalised name.
+    """Return a member's normalized name.
 
     Args:
         path: path of the archive, for error messages.

@@ -25,10 +25,10 @@ SETTLE_SECONDS = 0.6  # time for the objects to come to rest before the first fr
 OVERSAMPLING = 2  # images are rendered larger and averaged, so multisampling is not needed
 CAMERAS = ("main", "aux1")
 
-# Commands keep the hand inside this box, in metres, which lies within the walls of the bin.
+# Commands keep the hand inside this box, in meters, which lies within the walls of the bin.
 REACH = BIN_HALF - 0.045
 LOW, HIGH = 0.006, 0.11
-MAX_STEP = 0.034  # largest change of x and y per frame, in metres
+MAX_STEP = 0.034  # largest change of x and y per frame, in meters
 MAX_TURN = 0.30  # largest turn per frame, in radians
 KEEP_FRAMES = (3, 8)  # bounds (upper one exclusive) on the frames for which a velocity is kept
 LIFTED = 0.2  # probability that a new velocity raises the hand
@@ -40,11 +40,11 @@ class Episode:
 
     Attributes:
         frames: uint8 RGB frames of each camera.
-        actions: commanded change from each frame to the next, t 4: x, y and z in metres, and
+        actions: commanded change from each frame to the next, t 4: x, y and z in meters, and
             rotation about the vertical axis in radians.
-        positions: x, y, z of the point between the fingertips in each frame, in metres.
-        moved: largest distance between each object's centre and its position in the first frame,
-            in metres.
+        positions: x, y, z of the point between the fingertips in each frame, in meters.
+        moved: largest distance between each object's center and its position in the first frame,
+            in meters.
     """
 
     frames: dict[str, UInt8[np.ndarray, "t h w 3"]]

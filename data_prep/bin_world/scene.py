@@ -1,7 +1,7 @@
 """The pushing scene as an MJCF model: a bin, objects made of simple shapes, and a robot arm.
 
-Coordinates are in metres: x points to the right, y away from the viewer towards the robot, and z
-up. The origin is the centre of the bin's floor.
+Coordinates are in meters: x points to the right, y away from the viewer towards the robot, and z
+up. The origin is the center of the bin's floor.
 """
 
 import colorsys
@@ -20,7 +20,7 @@ MIN_OBJECTS, MAX_OBJECTS = 5, 9
 SHOULDER = (0.0, 0.40, 0.26)
 LINK_LENGTH = 0.36  # length of the upper arm and of the forearm
 WRIST_HEIGHT = 0.18  # height of the wrist above the fingertips
-FINGER_GAP = 0.026  # distance between the centres of a finger and the hand
+FINGER_GAP = 0.026  # distance between the centers of a finger and the hand
 LAMP_HEIGHT = 1.3
 TIMESTEP = 0.004  # seconds
 SHADOW_PIXELS = 256  # larger shadow maps would take most of a software renderer's time
@@ -34,9 +34,9 @@ class Body:
 
     Attributes:
         kind: shape of the object.
-        half: half the approximate width of the object, in metres.
+        half: half the approximate width of the object, in meters.
         colour: red, green and blue in [0, 1].
-        position: initial x and y, in metres.
+        position: initial x and y, in meters.
         angle: initial angle about the vertical axis, in radians.
     """
 
@@ -54,8 +54,8 @@ class BinScene:
     Attributes:
         bodies: objects in the bin.
         floor: red, green and blue of the floor, in [0, 1].
-        light: x and y of the lamp, in metres; the lamp's height is LAMP_HEIGHT.
-        hand: initial x, y, z (in metres) and angle (in radians) of the hand.
+        light: x and y of the lamp, in meters; the lamp's height is LAMP_HEIGHT.
+        hand: initial x, y, z (in meters) and angle (in radians) of the hand.
     """
 
     bodies: tuple[Body, ...]
@@ -220,7 +220,7 @@ def _body(number: int, body: Body) -> str:
 
 
 def _parts(body: Body) -> list[str]:
-    """Return an object's MJCF geoms, whose lowest point is roughly `half` below the centre."""
+    """Return an object's MJCF geoms, whose lowest point is roughly `half` below the center."""
     h, colour, kind = body.half, body.colour, 'class="object"'
     pale = tuple(0.5 + 0.5 * value for value in colour)
     match body.kind:

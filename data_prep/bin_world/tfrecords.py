@@ -1,4 +1,4 @@
-"""Writer of simulated episodes as TFRecords in BAIR's schema and layout, labelled as simulated."""
+"""Writer of simulated episodes as TFRecords in BAIR's schema and layout, labeled as simulated."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ MARKER = "simulated.json"
 README = "README.txt"
 LABEL = f"video-vq pushing, version {SIMULATOR_VERSION}"
 SIDES = ("train", "test")
-TOUCHED = 0.01  # distance in metres beyond which an object counts as moved
+TOUCHED = 0.01  # distance in meters beyond which an object counts as moved
 README_TEXT = f"""SIMULATED DATA ({LABEL}).
 
 Nothing here was recorded by a robot. The files have the schema and the layout of BAIR robot
@@ -59,9 +59,9 @@ class Pushed:
 
     Attributes:
         episodes: number of episodes.
-        touched: number of episodes in which at least one object moved by more than TOUCHED metres.
+        touched: number of episodes in which at least one object moved by more than TOUCHED meters.
         objects: number of objects in all episodes.
-        moved: number of objects that moved by more than TOUCHED metres.
+        moved: number of objects that moved by more than TOUCHED meters.
     """
 
     episodes: int

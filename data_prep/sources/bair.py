@@ -69,7 +69,7 @@ class _File(NamedTuple):
 def list_bair(root: Path, settings: BairSettings) -> Listing:
     """Return the listing of all records, in trajectory order.
 
-    Simulated episodes are recognised by the label in their records. Each record that cannot be
+    Simulated episodes are recognized by the label in their records. Each record that cannot be
     found, because a length is damaged or a file is truncated, is listed as skipped.
 
     Args:

@@ -26,7 +26,7 @@ GROUP_ORDER = sorted(
     key=lambda group: (group - 0.5) / 7 if group <= 7 else (group - 7.5) / 18,
 )
 MATERIALS = ("checker", "dots")
-# Two table colours per palette, RGB in [0, 1].
+# Two table colors per palette, RGB in [0, 1].
 TABLE_PALETTES = (
     ((0.80, 0.62, 0.42), (0.55, 0.38, 0.24)),
     ((0.70, 0.80, 0.72), (0.38, 0.53, 0.50)),
@@ -132,7 +132,7 @@ def draw_table(seed: int, index: int) -> TableScene:
 def _scatter_bodies(
     random: np.random.Generator,
 ) -> tuple[Float[np.ndarray, " bodies"], Float[np.ndarray, "bodies 2"]]:
-    """Return random radii and centres of bodies on the table.
+    """Return random radii and centers of bodies on the table.
 
     One body lies near each of the four possible gripper paths, so that the first frame does not
     reveal the class. More bodies are placed at random positions with a minimum distance, wherever
@@ -233,12 +233,12 @@ def _sideways_to_target(
 def _without_overlap(
     centres: np.ndarray, radii: np.ndarray, gripper: np.ndarray, touching: bool
 ) -> np.ndarray:
-    """Return the centres of bodies after removing overlaps.
+    """Return the centers of bodies after removing overlaps.
 
     If two bodies overlap, the lighter body is moved farther.
 
     Args:
-        centres, radii: centres and radii of the bodies.
+        centres, radii: centers and radii of the bodies.
         gripper: position of the gripper.
         touching: whether the gripper is low enough to push bodies.
     """

@@ -1,4 +1,4 @@
-"""Renderer of labelled clips of the synthetic table world, with NumPy only."""
+"""Renderer of labeled clips of the synthetic table world, with NumPy only."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -173,7 +173,7 @@ class _Patch:
         self.y = (canvas.y[times[:, None], rows] - centres[:, 1:]).astype(np.float32)[:, :, None]
 
     def at_height(self, height: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the x and y of the pixels on a plane at a height, relative to the patch centre."""
+        """Return the x and y of the pixels on a plane at a height, relative to the patch center."""
         return self.x, self.y + self.canvas.view.turn * self.canvas.view.rise * height
 
     def shade(self, opacity: np.ndarray) -> None:
@@ -186,8 +186,8 @@ class _Patch:
 
         Args:
             distance: signed distance of each pixel from the shape.
-            colour: colour of the shape.
-            light: factor by which the colour is multiplied.
+            colour: color of the shape.
+            light: factor by which the color is multiplied.
         """
         cover = (0.5 - distance / np.float32(self.canvas.pixel)).clip(0, 1)
         for plane, value in zip(self.image, colour, strict=True):

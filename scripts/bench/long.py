@@ -122,7 +122,7 @@ def drift(
 
 
 def mean_change(store: ClipStore, windows: Sequence[Window]) -> float:
-    """Return the mean change between frames, in grey levels."""
+    """Return the mean change between frames, in gray levels."""
     changes = [
         float(np.abs(np.diff(clip.numpy()[0].astype(np.int16), axis=0)).mean())
         for clip in (read_windows(store, [window]) for window in windows)

@@ -2,7 +2,7 @@
 
 It follows the paper and the released config for BAIR, whose three levels give 4x4x4 pixels per
 token: 3D convolutions of size 3 throughout, residual blocks with group norm and swish before each
-of two convolutions, average pooling for downsampling, nearest neighbours and a convolution for
+of two convolutions, average pooling for downsampling, nearest neighbors and a convolution for
 upsampling, and a codebook that learns by its gradient. The released base model has 64 channels and
 two blocks per level; it starts from the weights of an image tokenizer, and this one from random
 weights.

@@ -27,7 +27,7 @@ Kind = Literal["adamw", "muon"]
 def make_step(
     config: TokenizerTrainingConfig, kind: Kind, batch: int, size: int
 ) -> Callable[[], None]:
-    """Return a training step on random clips, with an initialised optimizer state."""
+    """Return a training step on random clips, with an initialized optimizer state."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).train()
     optimizer = make_optimizer(tokenizer, OptimizerConfig(kind=kind, lr=1e-6))

@@ -32,7 +32,7 @@ class MeanOfFrames(nn.Module):
 
 
 class Colours(nn.Module):
-    """The mean of each colour over a clip's pixels and frames, and its deviation."""
+    """The mean of each color over a clip's pixels and frames, and its deviation."""
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 6"]:
         """Return the features of clips."""

@@ -85,7 +85,7 @@ class Times(NamedTuple):
 
 
 def make_model(contender: str) -> VideoTokenizer | VideoGPTTokenizer:
-    """Return a model with initialised codes."""
+    """Return a model with initialized codes."""
     torch.manual_seed(0)
     if contender in OUR_MODELS:
         return VideoTokenizer(OUR_MODELS[contender])

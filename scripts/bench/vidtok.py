@@ -42,7 +42,7 @@ class ChannelNorm(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Features) -> Features:
-        """Normalise; the result is channels last in memory, which the convolutions preserve."""
+        """Normalize; the result is channels last in memory, which the convolutions preserve."""
         rows = self.norm(rearrange(x, "b c t h w -> b t h w c"))
         return rearrange(rows, "b t h w c -> b c t h w")
 
@@ -202,7 +202,7 @@ class VidTokTokenizer(Baseline):
 
     Args:
         width: number of channels of the finest level.
-        depth: number of factorised blocks on each level of the encoder.
+        depth: number of factorized blocks on each level of the encoder.
         multipliers: channels of each level as a multiple of `width`.
         levels: number of levels of each channel of a code.
     """

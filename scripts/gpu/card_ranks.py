@@ -22,7 +22,7 @@ from video_vq.quantizers.lookup import nearest_codes
 from video_vq.quantizers.quantizer_config import QuantizerConfig
 from video_vq.training.tokenizer import train_tokenizer
 
-FORK = multiprocessing.get_context("fork")  # the parts do not initialise CUDA before they fork
+FORK = multiprocessing.get_context("fork")  # the parts do not initialize CUDA before they fork
 UPDATES = 5
 
 
@@ -111,7 +111,7 @@ def codes_and_gradient(day: Day, out: Path) -> None:
 
 def several_cards(day: Day) -> Figures:
     """Train the same steps on one card and on all, over NCCL, or over gloo in a rehearsal."""
-    # Another process counted them, because CUDA must not be initialised before this one forks.
+    # Another process counted them, because CUDA must not be initialized before this one forks.
     number = day.pick(Results(day.out / "results.json").machine.get("cards", 1), 2)
     if number < 2:
         return {"left_out": "NCCL: there is one card", "checks": {}}

@@ -84,7 +84,7 @@ def training_figures(
 def ready(
     day: Day, config: TokenizerTrainingConfig, batch: int, size: tuple[int, int, int]
 ) -> tuple[VideoTokenizer, Tensor]:
-    """Return a tokenizer with initialised codes, and a batch of noise."""
+    """Return a tokenizer with initialized codes, and a batch of noise."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model, config.run.checkpoint_activations).to(day.device)
     video = torch.rand(batch, 3, *size, device=day.device) * 2 - 1

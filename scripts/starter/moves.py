@@ -108,7 +108,7 @@ def recolour(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def grain(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Add a camera's noise, of a standard deviation of 1 to 8 grey levels."""
+    """Add a camera's noise, of a standard deviation of 1 to 8 gray levels."""
     noise = random.normal(0, random.uniform(1, 8), frames.shape)
     return np.clip(np.rint(frames + noise), 0, 255).astype(np.uint8)
 
@@ -158,7 +158,7 @@ def page(random: np.random.Generator, side: int = 320) -> Image.Image:
 
 
 def noise(random: np.random.Generator, num_frames: int, size: int) -> np.ndarray:
-    """Return noise of a random coarseness and contrast around a colour, moving or still."""
+    """Return noise of a random coarseness and contrast around a color, moving or still."""
     cells = int(random.choice([2, 4, 8, 16, 32, 64]))
     mean = random.uniform(20, 235, 3)
     channels = 3 if random.random() < 0.5 else 1

@@ -39,7 +39,7 @@ def first_frame(clips: Clips) -> Clips:
 class PatchCodebook:
     """A codebook of raw patches, found by k-means: a tokenizer without a network.
 
-    The codes are trained by Lloyd's algorithm, initialised by k-means++ (Arthur and Vassilvitskii
+    The codes are trained by Lloyd's algorithm, initialized by k-means++ (Arthur and Vassilvitskii
     2007); an empty cluster is moved to a random training patch.
 
     Args:

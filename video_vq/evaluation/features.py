@@ -56,7 +56,7 @@ class FeatureSet(NamedTuple):
         data_hash: sha256 over the contents of the scored clips; see `ScoredClip.data_hash`.
         split: split of the clips; None for a plain folder, or for all splits of a store.
         kinds: number of clips for each frame size and frame rate.
-        simulated: simulator that made the videos; None if the videos are not labelled as simulated.
+        simulated: simulator that made the videos; None if the videos are not labeled as simulated.
         notes: remarks for the user on how the videos were read.
     """
 

@@ -46,7 +46,7 @@ def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[in
     """Return the indices of the clips to show by role: the first, best and worst clips.
 
     The best clips have the highest PSNR, and the worst clips have the lowest. Each of these two
-    roles has at most one clip per video, because neighbouring clips look alike.
+    roles has at most one clip per video, because neighboring clips look alike.
 
     Args:
         psnr: PSNR of each clip, in dB.
@@ -69,7 +69,7 @@ def _of_different_videos(order: Sequence[int], videos: Sequence[str]) -> list[in
 
 
 class Neighbour(NamedTuple):
-    """A sample, the nearest training clip, and their RMS difference in grey levels."""
+    """A sample, the nearest training clip, and their RMS difference in gray levels."""
 
     sample: Clip
     train: Clip

@@ -21,7 +21,7 @@ SHARE = 0.01
 
 
 class Neighbours(NamedTuple):
-    """The index of each clip's nearest training clip, and the RMS difference in grey levels."""
+    """The index of each clip's nearest training clip, and the RMS difference in gray levels."""
 
     distance: Float[np.ndarray, "n"]
     place: np.ndarray

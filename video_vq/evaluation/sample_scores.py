@@ -1,4 +1,4 @@
-"""Scores of samples: gFVD, class accuracy, memorisation and diversity."""
+"""Scores of samples: gFVD, class accuracy, memorization and diversity."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -236,7 +236,7 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    # The first digits are enough to recognise a hash; --json prints the full hash.
+    # The first digits are enough to recognize a hash; --json prints the full hash.
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b", r"\1…", str(value))
 
 

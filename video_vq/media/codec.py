@@ -33,7 +33,7 @@ class CodecFacts(NamedTuple):
         options: encoder options: a slow preset, tuned for the squared error, by which the best
             frame size is also chosen.
         qualities: best and worst quality (crf).
-        pixels: pixel formats to try, with colour at full size or at half the height and width.
+        pixels: pixel formats to try, with color at full size or at half the height and width.
         pictures: NAL or OBU types of coded pictures; all other types are headers.
         remarks: NAL types of supplemental information, which is removed from the file.
     """
@@ -160,7 +160,7 @@ def _obus(packet: bytes) -> Iterator[tuple[int, int]]:
 def _forms(clip: Clip, codec: CodecName) -> list[Form]:
     """Return the forms in which a codec can encode a clip, with the original size first.
 
-    Sizes are even, as subsampled colour requires, and no side is shorter than encoders accept.
+    Sizes are even, as subsampled color requires, and no side is shorter than encoders accept.
     """
     facts = CODECS[codec]
     height, width = clip.shape[1:3]
@@ -236,7 +236,7 @@ def _is_scaled(form: Form, size_hw: tuple[int, ...]) -> bool:
 
 
 def _scaler() -> int:
-    """Return swscale's exact bicubic filter, with colour interpolated rather than repeated."""
+    """Return swscale's exact bicubic filter, with color interpolated rather than repeated."""
     from av.video.reformatter import Interpolation as Scale
 
     return Scale.BICUBIC | Scale.ACCURATE_RND | Scale.FULL_CHR_H_INT | Scale.FULL_CHR_H_INP

@@ -64,7 +64,7 @@ class FrameStream:
     """An iterable over one video's frames in display order, uint8 h w c; iterate only once.
 
     decord is used only while decord agrees with FFmpeg: decord starts in the middle of some MPEG
-    streams, converts colours differently at odd heights, ignores mirroring, and repeats frames in
+    streams, converts colors differently at odd heights, ignores mirroring, and repeats frames in
     place of lost frames. PyAV therefore takes over if decord's first frame differs from FFmpeg's,
     or if decord repeats a frame or fails. The frames of an undamaged video do not depend on the
     decoder; for a damaged video, each decoder repairs frames differently.

@@ -49,7 +49,7 @@ def write_video(
 
     Args:
         path: path of the file, which ends in .mp4, .mkv, .avi or .webm.
-        frames: at least one frame, of even height and width, because colour is stored at half
+        frames: at least one frame, of even height and width, because color is stored at half
             size.
         fps: frames per second.
         codec: h264 (default for mp4 and mkv), mpeg4 (default for avi; MPEG-4 Part 2, as written by
@@ -252,8 +252,8 @@ def write_animation(
     """Write RGB frames as a looping animation, for a README or a report.
 
     Args:
-        path: path of the file, which ends in .webp (small, all colours) or .gif (one palette of 256
-            colours).
+        path: path of the file, which ends in .webp (small, all colors) or .gif (one palette of 256
+            colors).
         frames: at least one frame, of any size.
         fps: frames per second; a GIF rounds frame durations to 10 ms.
         quality: WebP quality, from 0 to 100.
@@ -287,7 +287,7 @@ def write_animation(
 
 
 def _share_palette(frames: UInt8[np.ndarray, "t h w 3"]) -> list:
-    """Reduce all frames to one palette without dithering, for stable colours and small files."""
+    """Reduce all frames to one palette without dithering, for stable colors and small files."""
     from PIL import Image
 
     samples = frames[:: max(1, len(frames) // 16)]
@@ -317,7 +317,7 @@ def tile(
         gap: number of pixels around each tile.
         scale: integer enlargement factor; pixels are repeated.
         labels: short text above each tile, clipped to the tile width; None for no labels.
-        background: grey level between the tiles, 0 to 255; labels are on white.
+        background: gray level between the tiles, 0 to 255; labels are on white.
 
     Returns:
         The grid, with an even height and width, as codecs require.

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from video_vq.media.probe import Limits, UnreadableVideoError
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # grey or RGB, of at most 8 bits
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # gray or RGB, of at most 8 bits
 
 
 def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
@@ -18,7 +18,7 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
 
     Raises:
         UnreadableVideoError: the image is damaged, too large, animated, transparent, or not 8-bit
-            grey, palette or RGB; the reason names the file.
+            gray, palette or RGB; the reason names the file.
     """
     from PIL import Image, ImageOps
 
@@ -58,7 +58,7 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _png_bits(path: Path) -> int:
-    """Return the bits per channel of a PNG file, as Pillow silently reduces 16-bit colour to 8."""
+    """Return the bits per channel of a PNG file, as Pillow silently reduces 16-bit color to 8."""
     with open(path, "rb") as file:
         start = file.read(25)
     if start[12:16] != b"IHDR":

@@ -1,4 +1,4 @@
-"""Scales frames to cover a size and crops the centre, with the same bytes on every machine.
+"""Scales frames to cover a size and crops the center, with the same bytes on every machine.
 
 Pillow's bicubic filter is antialiased (the support grows with the reduction factor) and computed in
 fixed point, so the result does not depend on the processor. If frames shrink by a factor of more
@@ -19,7 +19,7 @@ REDUCING_GAP = 3.0
 def crop_box(
     size_hw: tuple[int, int], target_hw: tuple[int, int], pixel_aspect: Fraction | int = 1
 ) -> tuple[float, float, float, float]:
-    """Return the largest centred box (left, top, right, bottom) with the target's proportions.
+    """Return the largest centered box (left, top, right, bottom) with the target's proportions.
 
     Edges may lie between pixels.
 
@@ -41,7 +41,7 @@ def resize(
     target_hw: tuple[int, int],
     pixel_aspect: Fraction | int = 1,
 ) -> UInt8[np.ndarray, "t th tw 3"]:
-    """Scale each frame until it just covers the target, and crop the centre.
+    """Scale each frame until it just covers the target, and crop the center.
 
     Args:
         frames: RGB frames.

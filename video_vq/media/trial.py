@@ -21,7 +21,7 @@ from video_vq.media.supervisor import Death, Supervisor
 
 MAX_SECONDS = 60.0  # limit on CPU time, and on time without using the CPU
 NUM_FRAMES, HEIGHT, WIDTH = 8, 48, 64
-MAX_ERROR = 8  # maximum mean difference in grey levels after decoding; H.264 causes about 1
+MAX_ERROR = 8  # maximum mean difference in gray levels after decoding; H.264 causes about 1
 
 
 def try_decoder(decoder: Decoder) -> str:

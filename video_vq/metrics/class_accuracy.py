@@ -22,9 +22,9 @@ Clips = UInt8[Tensor, "b t h w 3"]
 
 
 class ClipClassifier(nn.Module):
-    """Clip classifier: three 3D convolutions on grey frames and frame differences, then pooling.
+    """Clip classifier: three 3D convolutions on gray frames and frame differences, then pooling.
 
-    Each clip is normalised first, to remove brightness and contrast. Pooling is a mean over time
+    Each clip is normalized first, to remove brightness and contrast. Pooling is a mean over time
     and space. The classifier has 70,000 parameters and trains in seconds.
     """
 

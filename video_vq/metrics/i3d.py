@@ -30,7 +30,7 @@ NORM_EPS = 1e-3
 class I3D(nn.Module):
     """Kinetics-400 I3D up to the time-averaged logits; create instances with `load_i3d`.
 
-    Normalisation always uses the stored statistics and there is no dropout, so train() has no
+    Normalization always uses the stored statistics and there is no dropout, so train() has no
     effect. Arithmetic is plain float32, regardless of autocast and TF32 settings.
     """
 
@@ -100,7 +100,7 @@ class I3D(nn.Module):
 
 
 class Unit(nn.Module):
-    """Convolution, batch normalisation with stored statistics and no gain, and ReLU."""
+    """Convolution, batch normalization with stored statistics and no gain, and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -112,7 +112,7 @@ class Unit(nn.Module):
         self.shift = nn.Buffer(torch.zeros(out_channels))
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Apply the convolution, the normalisation and the ReLU."""
+        """Apply the convolution, the normalization and the ReLU."""
         x = F.conv3d(pad_same(x, self.kernel, self.stride), self.weight, stride=self.stride)
         x = F.batch_norm(x, self.mean, self.variance, bias=self.shift, training=False, eps=NORM_EPS)
         return F.relu(x)

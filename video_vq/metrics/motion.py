@@ -1,6 +1,6 @@
 """Motion of a copied clip relative to its original, and the change at latent frame boundaries.
 
-Δ is the difference between a frame and the previous frame, at each pixel and colour, in grey
+Δ is the difference between a frame and the previous frame, at each pixel and color, in gray
 levels.
 """
 
@@ -41,7 +41,7 @@ def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tens
 
 
 def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
-    """Return the flicker of each clip: the mean of max(0, |Δ copy| − |Δ original|), in grey levels.
+    """Return the flicker of each clip: the mean of max(0, |Δ copy| − |Δ original|), in gray levels.
 
     Flicker is 0 for a perfect copy, and for a copy that is frozen, blurred in time, or wrong in the
     same way in all frames: missing change is not flicker, and never compensates for change added

@@ -72,7 +72,7 @@ def score_predictors(
     * copy previous c(x) = (1 - ε) [x = token at the same h w, one latent frame earlier] + ε p(x |
       s); the first latent frame is scored by p(x | s).
 
-    β, then α, then ε are chosen to maximise the likelihood of the training grids. Each grid is
+    β, then α, then ε are chosen to maximize the likelihood of the training grids. Each grid is
     scored with the counts of the *other* groups (leave-one-group-out in closed form: the grid's own
     group is subtracted from the counts). The held-out grids do not influence the fit.
 
@@ -218,7 +218,7 @@ def _mixture(copied: np.ndarray, otherwise: np.ndarray, error_rate: float) -> np
 
 
 def _fit_smoothing(probabilities: Callable[[float], np.ndarray]) -> float:
-    """Return the number of pseudo-observations that maximises the likelihood."""
+    """Return the number of pseudo-observations that maximizes the likelihood."""
 
     def nats(log: float) -> float:
         return float(-np.log(probabilities(float(np.exp(log)))).mean())
@@ -244,7 +244,7 @@ def _fit_error_rate(copied: np.ndarray, otherwise: np.ndarray) -> float:
 def _minimum(
     function: Callable[[float], float], bounds: tuple[float, float], tolerance: float
 ) -> float:
-    """Return the minimiser of a function of one variable (Brent's bounded method)."""
+    """Return the minimizer of a function of one variable (Brent's bounded method)."""
     options = {"xatol": tolerance}
     found: Any = minimize_scalar(function, bounds=bounds, method="bounded", options=options)
     return float(found.x)

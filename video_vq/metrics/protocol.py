@@ -18,9 +18,9 @@ class FVDProtocol:
         name: name by which users select the protocol.
         resize: kind of bilinear resize without antialiasing: "half-pixel" (PyTorch's
             align_corners=False) or "tf1-legacy" (TensorFlow 1's resize_bilinear, without half-pixel
-            centres).
+            centers).
         fit: "squash" scales height and width to the network's size; "crop" scales the short side to
-            that size, rounds the long side up, and crops the centre.
+            that size, rounds the long side up, and crops the center.
         pixels: "uint8" if clips are rounded to 8 bits before resizing; "float" if reconstructions
             and samples are scored unrounded. uint8 clips are treated the same in both cases.
         input_range: largest absolute pixel value in the network's input.

@@ -163,7 +163,7 @@ class _Patches(nn.Module):
 
 
 class VideoMae(nn.Module):
-    """VideoMAE feature network, which returns the normalised mean of the last block's tokens."""
+    """VideoMAE feature network, which returns the normalized mean of the last block's tokens."""
 
     def __init__(self, sizes: TransformerSizes = VIDEOMAE_G):
         super().__init__()

@@ -44,10 +44,10 @@ def model_card(
         num_parameters: number of model parameters.
         scores: result of `video-vq evaluate`, or the path of scores.json; None for a card without
             scores.
-        license: licence identifier used on the Hub; None for a card without a licence.
+        license: license identifier used on the Hub; None for a card without a license.
 
     Raises:
-        InputError: the scores are damaged or belong to another model, or the licence identifier is
+        InputError: the scores are damaged or belong to another model, or the license identifier is
             invalid.
     """
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,63}", license):

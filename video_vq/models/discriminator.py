@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from video_vq.nn.conv3d import Bf16SafeConv3d
 
-GROUPS = 8  # number of normalisation groups, or the greatest common divisor with the width
+GROUPS = 8  # number of normalization groups, or the greatest common divisor with the width
 
 
 class PatchDiscriminator(nn.Module):
     """PatchGAN (Isola et al. 2017) over t h w, with strided convolutions to a grid of logits.
 
     The discriminator uses group norm (Wu and He 2018) instead of batch norm, so a clip's logits
-    depend only on this clip, and ranks need no synchronised statistics.
+    depend only on this clip, and ranks need no synchronized statistics.
 
     Args:
         channels: base width, doubled at each level, up to a factor of 8.

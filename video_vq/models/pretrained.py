@@ -138,8 +138,8 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
                 config.json is complete.
             scores: scores for the model card: the result of `video-vq evaluate`, the path of
                 scores.json, or the folder that contains scores.json.
-            license: licence identifier used on the Hub, such as "mit" or "cc-by-4.0"; None for a
-                card without a licence.
+            license: license identifier used on the Hub, such as "mit" or "cc-by-4.0"; None for a
+                card without a license.
 
         Raises:
             InputError: the scores belong to another model, the training details are unknown, the

@@ -140,7 +140,7 @@ class PriorConfig:
 
 
 def factorise(size: int, most: int) -> tuple[int, ...]:
-    """Factorise the size of a code into as few and as equal sub-code sizes as possible.
+    """Factorize the size of a code into as few and as equal sub-code sizes as possible.
 
     For example, 2^18 with at most 2^14 becomes 2^9 x 2^9. Sub-codes are the digits of a code, with
     the highest digit first. Each sub-code is predicted given the earlier sub-codes, so the product
@@ -151,7 +151,7 @@ def factorise(size: int, most: int) -> tuple[int, ...]:
         most: largest number of values per sub-code.
 
     Raises:
-        InputError: the size cannot be factorised into sub-code sizes of at most `most`.
+        InputError: the size cannot be factorized into sub-code sizes of at most `most`.
     """
     for parts in range(1, size.bit_length() + 1):
         if found := _factors(size, parts, most):

@@ -143,7 +143,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
             )
 
     def set_action_statistics(self, mean: Float[Tensor, " a"], std: Float[Tensor, " a"]) -> None:
-        """Set the mean and standard deviation with which actions are standardised.
+        """Set the mean and standard deviation with which actions are standardized.
 
         Raises:
             InputError: the prior takes no actions, a size is wrong, or a value is not finite or a

@@ -22,7 +22,7 @@ class ChannelRMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """Normalise x, and return the result in the dtype of x."""
+        """Normalize x, and return the result in the dtype of x."""
         return F.rms_norm(x.float(), self.gain.shape, self.gain.float(), NORM_EPS).to(x.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Normalisation and residual blocks for video features."""
+"""Normalization and residual blocks for video features."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from video_vq.nn.conv3d import Conv3d, Past, Video
 class PositionNorm(nn.Module):
     """RMS norm over channels at each position (Zhang and Sennrich 2019), with a learned scale.
 
-    Each position is normalised separately, so causality, streaming and tiling remain exact.
+    Each position is normalized separately, so causality, streaming and tiling remain exact.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6):
@@ -20,7 +20,7 @@ class PositionNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Video) -> Video:
-        """Normalise in float32, and return the result in the dtype of the input."""
+        """Normalize in float32, and return the result in the dtype of the input."""
         mean_square = x.float().square().mean(1, keepdim=True)
         factor = torch.rsqrt(mean_square + self.eps).to(x.dtype)
         return x * factor * self.scale.to(x.dtype).view(1, -1, 1, 1, 1)

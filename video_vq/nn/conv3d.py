@@ -124,7 +124,7 @@ class Conv3d(nn.Module):
 
 
 class NearestUpsample(nn.Module):
-    """Nearest-neighbour upsampling, followed by a convolution at the finer resolution.
+    """Nearest-neighbor upsampling, followed by a convolution at the finer resolution.
 
     If causal, only the last copy of the first frame is kept, so 1 + n frames become 1 + n·stride
     frames, which inverts the length change of a causal strided `Conv3d`.
@@ -146,7 +146,7 @@ class NearestUpsample(nn.Module):
 class SubpixelUpsample(nn.Module):
     """A linear map from each position to a box of finer positions (Shi et al. 2016).
 
-    The layer starts as nearest-neighbour upsampling. It needs a hundredth of the operations of
+    The layer starts as nearest-neighbor upsampling. It needs a hundredth of the operations of
     `NearestUpsample`, whose convolution runs at the finer resolution; subsequent residual blocks
     mix the positions. Causality is as in `NearestUpsample`.
     """
@@ -181,7 +181,7 @@ def depth_to_space(x: Video, patch_thw: Thw) -> Float[Tensor, "b d t2 h2 w2"]:
 def repeat_over_patch(conv: nn.Conv3d, patch_thw: Thw) -> None:
     """Give all pixels in each `depth_to_space` box the weights of the first pixel.
 
-    The layer then starts as nearest-neighbour upsampling, without a checkerboard pattern (ICNR,
+    The layer then starts as nearest-neighbor upsampling, without a checkerboard pattern (ICNR,
     Aitken et al. 2017).
     """
     boxes = math.prod(patch_thw)

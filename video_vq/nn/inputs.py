@@ -92,7 +92,7 @@ class UnitRange:
         """Check, after the last chunk, that the pixels do not appear to lie in [0, 1].
 
         Values that are never negative and have a range of more than 0.5 are taken for pixels in
-        [0, 1]; in [-1, 1], such a video would have no pixel darker than middle grey. If each value
+        [0, 1]; in [-1, 1], such a video would have no pixel darker than middle gray. If each value
         is `x / 127.5 - 1` for an integer x, however, the range is certainly [-1, 1].
 
         Raises:

@@ -1,4 +1,4 @@
-"""Factorised rotary positions over a grid t h w, with a share of each head for each axis."""
+"""Factorized rotary positions over a grid t h w, with a share of each head for each axis."""
 
 from typing import NamedTuple
 

@@ -90,7 +90,7 @@ class BinaryQuantizer(FixedQuantizer):
             and codes of ±1.
         groups: number of codes per position, each computed from separate channels.
         temperature: temperature of the soft assignment in the entropy loss; see `BinaryConfig`.
-        diversity: weight of the entropy loss term that favours equally frequent codes.
+        diversity: weight of the entropy loss term that favors equally frequent codes.
         entropy_channels: number of bits per block; entropies are computed jointly within a block.
 
     Raises:

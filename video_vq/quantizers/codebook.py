@@ -1,4 +1,4 @@
-"""A codebook with batch statistics, moving averages, initialisation and restarts over all ranks."""
+"""A codebook with batch statistics, moving averages, initialization and restarts over all ranks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -74,11 +74,11 @@ class Codebook(nn.Module):
             self.register_buffer("mean_square", torch.ones(()))
 
     def vectors(self) -> Float[Tensor, "k d"]:
-        """Return the codes, normalised if `normalize` is set."""
+        """Return the codes, normalized if `normalize` is set."""
         return F.normalize(self.codes, dim=1) if self.config.normalize else self.codes
 
     def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return the projected latents to compare with codes: normalised, scaled or unchanged."""
+        """Return the projected latents to compare with codes: normalized, scaled or unchanged."""
         if self.config.normalize:
             return F.normalize(latents, dim=1)
         if self.config.rms_scaling == "none":
@@ -106,7 +106,7 @@ class Codebook(nn.Module):
         """Raise an error if a training run never updates the codebook.
 
         Each call in training mode with gradients counts as one pass, unless the codes are frozen
-        and initialised. `initialize` and `update` reset the count.
+        and initialized. `initialize` and `update` reset the count.
 
         Raises:
             InputError: there were more than `MAX_PASSES` passes since the last reset.
@@ -130,7 +130,7 @@ class Codebook(nn.Module):
         Args:
             latents: this rank's latents of the whole step, one entry per accumulated micro-batch.
                 The codebook stays unchanged if no rank has latents, or if a drawn latent is not
-                finite (with `rms_scaling`, any latent); a later call can then initialise the codes.
+                finite (with `rms_scaling`, any latent); a later call can then initialize the codes.
             seed: seed that determines which latents are drawn.
         """
         self._passes = 0

@@ -43,7 +43,7 @@ class VectorQuantize(nn.Module):
         decay: decay of the averages per forward pass.
         commitment_weight: weight of the commitment loss in the returned loss.
         use_cosine_sim: whether to compare latents with codes on the unit sphere.
-        kmeans_init: whether to initialise the codes by k-means on the first batch rather than at
+        kmeans_init: whether to initialize the codes by k-means on the first batch rather than at
             random.
         kmeans_iters: number of k-means iterations.
         threshold_ema_dead_code: averaged count below which a code is moved to a latent; 0 turns

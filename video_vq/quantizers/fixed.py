@@ -20,12 +20,12 @@ from video_vq.quantizers.rows import (
 
 
 class StillCodebook(nn.Module):
-    """A codebook that is neither initialised from data nor changed by updates."""
+    """A codebook that is neither initialized from data nor changed by updates."""
 
     is_initialized = True
 
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Do nothing, since the codes need no initialisation."""
+        """Do nothing, since the codes need no initialization."""
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
         """Sum the counts over all ranks without changing the codes. Collective."""
@@ -109,7 +109,7 @@ class FixedQuantizer(QuantizerModule):
         self.codebook = codebook
 
     def latents(self, features: FeaturesLike) -> Float[Tensor, "n d"]:
-        """Return the projected rows, bounded or normalised as for the comparison with codes."""
+        """Return the projected rows, bounded or normalized as for the comparison with codes."""
         return self.codebook.quantize(self._project(features)).e
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> QuantizerOutput:

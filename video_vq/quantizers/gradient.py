@@ -13,7 +13,7 @@ q = 0 with another γ, there is no rotation plane, so R = I, and λ = 1 if e = 0
 is not unique, and the s-term is omitted, which keeps |dL/de| = γ|g| and cos(e, dL/de) = cos(q, g).
 λ never exceeds 1e30.
 
-To rotate about a centre c instead of the origin, and still return exactly q, use
+To rotate about a center c instead of the origin, and still return exactly q, use
 `straight_through(rotation(e - c, q - c), q)`.
 """
 
@@ -111,7 +111,7 @@ def rotation_share(e: Tensor, q: Tensor, equal_angle: float) -> Tensor:
     λ Rᵀ g adds θ (t q̂ᵀ − q̂ tᵀ) g and g (λ − 1), where t ⟂ q̂ is the direction from q to e. If the
     loss does not depend on the length of q, these terms are all of H (e − q) except for the
     curvature along t: differentiating ∇L(c q) = ∇L(q) / c gives q·g = 0 and H q = −g, hence
-    q̂·H t = −(t·g) / |q|. For such a loss, as with a decoder that normalises, the rotation is
+    q̂·H t = −(t·g) / |q|. For such a loss, as with a decoder that normalizes, the rotation is
     parallel transport on the sphere, and its error vanishes with the angle; for other losses, the
     rotation itself adds an error.
 

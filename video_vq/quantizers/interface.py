@@ -15,11 +15,11 @@ from video_vq.quantizers.rows import (
 
 @runtime_checkable
 class CodebookInterface(Protocol):
-    """A quantizer's codebook, with initialisation and updates."""
+    """A quantizer's codebook, with initialization and updates."""
 
     @property
     def is_initialized(self) -> Tensor | bool:
-        """Return whether the codes are initialised; if not, training first calls `initialize`."""
+        """Return whether the codes are initialized; if not, training first calls `initialize`."""
         ...
 
     def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
@@ -74,7 +74,7 @@ class Quantizer(Protocol):
         ...
 
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
-        """Initialise or update the codes after an optimizer step; collective."""
+        """Initialize or update the codes after an optimizer step; collective."""
         ...
 
     def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:

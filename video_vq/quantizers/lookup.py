@@ -31,7 +31,7 @@ def nearest_codes(
 
     Squared Euclidean distances are compared as |c|²/2 − x·c, without the constant |x|², in float32
     with autocast and TF32 off (float64 for float64 latents). For cosine similarity, pass
-    l2-normalised latents and codes.
+    l2-normalized latents and codes.
 
     Args:
         latents: finite rows; the result for a NaN row is undefined.
@@ -61,7 +61,7 @@ def _in_tiles(latents: Tensor, codebook: Tensor) -> Tensor:
     """Iterate over tiles of codes x rows, and take minima over blocks while a tile is cached.
 
     Each code is a row of the tile, so a minimum over codes is an elementwise minimum of rows, which
-    is vectorised, unlike a plain argmin. Padding in the last block has an infinite distance.
+    is vectorized, unlike a plain argmin. Padding in the last block has an infinite distance.
     """
     x = latents.detach().to(_wide_dtype(latents))
     codes = codebook.detach().to(x.dtype)

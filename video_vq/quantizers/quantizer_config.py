@@ -59,7 +59,7 @@ class EstimatorConfig:
             a second decoder pass (training/second_pass.py); with none, the decoder always sees the
             latents, which gives an upper bound on quality: codes follow the latents but are never
             decoded, and are of no use to a prior.
-        normalize: whether to quantize on the unit sphere, with l2-normalised latents and codes.
+        normalize: whether to quantize on the unit sphere, with l2-normalized latents and codes.
         gradient_through_norm: whether, with `normalize`, the gradient also passes through e/|e|,
             which keeps only the gradient's tangential part; false applies the estimator to the raw
             latent.
@@ -126,7 +126,7 @@ class QuantizerConfig(EstimatorConfig):
         codebook_size: number of codes, K.
         codebook_dim: code dimension, D, to which the encoder output is projected.
         learning: learning rule: "ema" moves each code to the average of its latents, "gradient"
-            trains codes with a codebook loss, and "frozen" keeps the codes as initialised or
+            trains codes with a codebook loss, and "frozen" keeps the codes as initialized or
             loaded.
         decay: decay of the averages per optimizer step.
         decay_warmup: whether the decay at update t is min(decay, (1 + t)/(10 + t)), so that codes
@@ -238,8 +238,8 @@ class BinaryConfig(_ManyCodes):
 
     The entropy loss (weight `loss.entropy`) uses the soft assignment of a latent z to codes c,
     p(c | z) ∝ exp(−|z − c|² / temperature), whose bits are independent. The loss is
-    H(c | z) + diversity · (log K − H(c)), in nats. The first term favours confident assignments,
-    and the second term favours equally frequent codes over the batch.
+    H(c | z) + diversity · (log K − H(c)), in nats. The first term favors confident assignments,
+    and the second term favors equally frequent codes over the batch.
 
     Attributes:
         num_bits: number of bits per code; there are 2^num_bits codes.

@@ -56,7 +56,7 @@ class ResidualCodebook(nn.Module):
 
     @property
     def is_initialized(self) -> bool:
-        """Return whether all codebooks are initialised."""
+        """Return whether all codebooks are initialized."""
         return all(bool(book.is_initialized) for book in self._distinct())
 
     def book(self, index: int) -> Codebook:

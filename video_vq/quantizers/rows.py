@@ -32,7 +32,7 @@ class CodebookUpdate(NamedTuple):
 class QuantizedRows(NamedTuple):
     """One row per token, not copied, from which `mechanism` and `exactness` compute metrics."""
 
-    latents: Float[Tensor, "n d"]  # projected, before any normalisation
+    latents: Float[Tensor, "n d"]  # projected, before any normalization
     compared: Float[Tensor, "n d"]  # latents as compared with the codes
     code: Float[Tensor, "n d"]  # nearest code vector, without a gradient
     e: Float[Tensor, "n d"]  # latents as given to the estimator

@@ -26,13 +26,13 @@ class SimVQCodebook(StillCodebook):
         self.map = nn.Linear(dim, dim, bias=False)
 
     def vectors(self) -> Float[Tensor, "k d"]:
-        """Return the mapped codes, normalised if `normalize` is set."""
+        """Return the mapped codes, normalized if `normalize` is set."""
         with torch.autocast(self.codes.device.type, enabled=False):
             mapped = self.map(self.codes)
         return F.normalize(mapped, dim=1) if self.config.normalize else mapped
 
     def comparable(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return the projected latents to compare with codes, normalised if `normalize` is set."""
+        """Return the projected latents to compare with codes, normalized if `normalize` is set."""
         return F.normalize(latents, dim=1) if self.config.normalize else latents
 
     def center(self) -> Float[Tensor, "1 d"]:

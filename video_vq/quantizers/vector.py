@@ -155,7 +155,7 @@ class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
             the next seven arguments. exact_gradient and hessian need the second decoder pass of
             `video-vq train-tokenizer`.
         normalize: whether to quantize on the unit sphere.
-        gradient_through_norm: whether the gradient also passes through the normalisation, if
+        gradient_through_norm: whether the gradient also passes through the normalization, if
             `normalize` is set.
         centered: whether to rotate about the mean latent instead of the origin.
         tangential_commitment: whether the commitment loss changes the directions of the latents but

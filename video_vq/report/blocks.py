@@ -15,7 +15,7 @@ from video_vq.media.encode import encode_mp4, tile
 Clip = UInt8[np.ndarray, "t h w 3"]
 
 TILE_PIXELS = 144  # approximate height of a clip on the page
-GAP, GREY = 2, 140  # gap between clips in pixels; grey level visible on both white and black
+GAP, GREY = 2, 140  # gap between clips in pixels; gray level visible on both white and black
 DEFAULT_FPS = 8.0
 
 
@@ -168,7 +168,7 @@ class Films:
             heads: headings above the film, evenly spaced over the width.
         """
         # Pixels of small frames are repeated, because a browser would blur small frames, and H.264
-        # stores colour at half the resolution.
+        # stores color at half the resolution.
         scale = max(1, round(TILE_PIXELS / clips[0].shape[1]))
         grid = tile(clips, columns, gap=GAP, scale=scale, background=GREY)
         inner = [
@@ -191,6 +191,6 @@ def named(video: str, label: str | None) -> str:
 
 
 def difference(real: Clip, copy: Clip) -> Clip:
-    """Return copy − real, amplified by 2 and centred on mid-grey, which means no difference."""
+    """Return copy − real, amplified by 2 and centered on mid-gray, which means no difference."""
     signed = copy.astype(np.int16) - real.astype(np.int16)
     return (128 + 2 * signed).clip(0, 255).astype(np.uint8)

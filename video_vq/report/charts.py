@@ -1,4 +1,4 @@
-"""Small line charts as SVG, with colours from the page's style for both light and dark mode."""
+"""Small line charts as SVG, with colors from the page's style for both light and dark mode."""
 
 import json
 import math
@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 320, 170
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 26, 24
 MAX_POINTS = 400
 LOG_RATIO = 30  # values that span a larger factor are drawn on a logarithmic axis
-NUM_COLOURS = 6  # number of line colours in the page's style
+NUM_COLOURS = 6  # number of line colors in the page's style
 MAX_NAMED = 4  # maximum number of lines in a chart with a legend
 
 Points = Sequence[tuple[float, float]]
@@ -80,7 +80,7 @@ def short(value: float) -> str:
 
 
 def _legend(lines: Sequence[Line]) -> Markup:
-    """Return a legend with coloured line names, or the number of lines if there are too many."""
+    """Return a legend with colored line names, or the number of lines if there are too many."""
     if len(lines) == 1:
         return Markup("")
     names = [

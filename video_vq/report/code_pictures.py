@@ -1,4 +1,4 @@
-"""Shows codes as images: a colour for each token, and a map of code usage."""
+"""Shows codes as images: a color for each token, and a map of code usage."""
 
 import base64
 import io
@@ -9,15 +9,15 @@ from jaxtyping import Float, Integer, UInt8
 
 from video_vq.report.blocks import Picture
 
-GOLDEN = 0.618033988749895  # fraction of the colour wheel from one code to the next
+GOLDEN = 0.618033988749895  # fraction of the color wheel from one code to the next
 MAX_CELLS = 1 << 16  # of a map; for larger codebooks, each cell stands for several codes
 MAP_PIXELS = 320  # approximate width of a map on the page
-DEVIATIONS = 2.0  # standard deviations of a principal component from mid-grey to full colour
+DEVIATIONS = 2.0  # standard deviations of a principal component from mid-gray to full color
 FEW, MANY, UNUSED = (214, 228, 243), (16, 58, 122), (196, 72, 48)
 
 
 def colours_of_codes(codes: Integer[np.ndarray, "*grid"]) -> UInt8[np.ndarray, "*grid 3"]:
-    """Return a colour for each code; similar colours do not mean similar codes."""
+    """Return a color for each code; similar colors do not mean similar codes."""
     hue = (codes.astype(np.float64) * GOLDEN % 1.0)[..., None]
     # The three channels are the same wave a third of a turn apart; brightness varies slowly.
     wave = 0.5 + 0.5 * np.cos(2 * math.pi * (hue + np.array([0.0, 1 / 3, 2 / 3])))
@@ -26,7 +26,7 @@ def colours_of_codes(codes: Integer[np.ndarray, "*grid"]) -> UInt8[np.ndarray, "
 
 
 def colours_of_vectors(vectors: Float[np.ndarray, "*grid d"]) -> UInt8[np.ndarray, "*grid 3"]:
-    """Return a colour for each vector; similar vectors get similar colours.
+    """Return a color for each vector; similar vectors get similar colors.
 
     Red, green and blue show the first three principal components of all vectors.
     """
@@ -45,10 +45,10 @@ def colours_of_vectors(vectors: Float[np.ndarray, "*grid d"]) -> UInt8[np.ndarra
 def as_clip(
     colours: UInt8[np.ndarray, "lt lh lw 3"], size_thw: tuple[int, int, int], causal: bool
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Enlarge a grid of token colours to a clip of a given size.
+    """Enlarge a grid of token colors to a clip of a given size.
 
     Args:
-        colours: colour of each token of a grid.
+        colours: color of each token of a grid.
         size_thw: number of frames, height and width of the clip.
         causal: whether the first latent frame covers a single frame.
     """

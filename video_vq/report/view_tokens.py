@@ -33,7 +33,7 @@ Grids = Integer[np.ndarray, "n lt lh lw *level"]
 
 
 class CodePainter:
-    """A tokenizer, with methods that turn tokens into clips and colours.
+    """A tokenizer, with methods that turn tokens into clips and colors.
 
     Args:
         tokenizer: loaded tokenizer.
@@ -61,7 +61,7 @@ class CodePainter:
 
     @torch.no_grad()
     def paint(self, grids: Grids) -> UInt8[np.ndarray, "n lt lh lw 3"]:
-        """Return a colour for each token; similar code vectors get similar colours in all grids."""
+        """Return a color for each token; similar code vectors get similar colors in all grids."""
         codes = torch.from_numpy(grids.astype(np.int64)).to(self.tokenizer.device)
         vectors = self.tokenizer.quantizer.decode(codes)
         return colours_of_vectors(vectors.float().movedim(1, -1).cpu().numpy())

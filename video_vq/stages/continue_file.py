@@ -37,7 +37,7 @@ from video_vq.stages.sample_length import (
     length_of_latents,
 )
 
-MARK = (230, 30, 30)  # colour of the bar above frames that the model made
+MARK = (230, 30, 30)  # color of the bar above frames that the model made
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def in_todays_settings(identity: Any) -> Any:
     """Convert the settings recorded by an earlier version to the settings of this version.
 
     Removed settings, which had no effect on the run, are dropped; added settings get the values
-    that match the earlier behaviour.
+    that match the earlier behavior.
 
     Args:
         identity: unchecked `identity` entry of a run.json.

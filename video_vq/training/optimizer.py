@@ -84,7 +84,7 @@ class Muon(torch.optim.Optimizer):
 
     Both algorithms share one optimizer, so that fp16 loss scaling skips the step of both or of
     neither. A kernel is treated as a matrix of output channels by all other axes. The Nesterov
-    momentum of each matrix is orthogonalised and scaled by 0.2 √max(rows, columns), so that AdamW's
+    momentum of each matrix is orthogonalized and scaled by 0.2 √max(rows, columns), so that AdamW's
     learning rates apply (Liu et al. 2025, eq. 4). Weight decay is the same as in AdamW. All ranks
     compute the same update from the same gradients.
 

@@ -127,7 +127,7 @@ class AdversarialConfig:
             discriminator.
         warmup_steps: number of steps, from `start`, over which the weight grows from 0, so that an
             untrained discriminator has little influence.
-        lecam: weight of the LeCam regulariser (Tseng et al. 2021, eq. 4).
+        lecam: weight of the LeCam regularizer (Tseng et al. 2021, eq. 4).
         lr_ratio: ratio of the discriminator's learning rate to the tokenizer's.
         betas: betas of the discriminator's AdamW optimizer; the discriminator never uses Muon.
         channels: base width, doubled at each level up to eight times the base width.

@@ -25,7 +25,7 @@ class ConvEncoder(nn.Module):
     """An encoder with space-to-depth, levels of residual blocks and strided convolutions.
 
     Attributes:
-        margin_hw: numbers of rows and columns of neighbouring latents whose pixels affect a latent.
+        margin_hw: numbers of rows and columns of neighboring latents whose pixels affect a latent.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
@@ -62,7 +62,7 @@ class ConvDecoder(nn.Module):
     """A decoder that maps features to a video, as the mirror image of the encoder.
 
     Attributes:
-        margin_hw: numbers of rows and columns of neighbouring latents that affect a latent's
+        margin_hw: numbers of rows and columns of neighboring latents that affect a latent's
             pixels.
     """
 
@@ -98,7 +98,7 @@ class ConvDecoder(nn.Module):
 
 
 def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
-    """Return the number of neighbouring latents on each side whose pixels affect a latent."""
+    """Return the number of neighboring latents on each side whose pixels affect a latent."""
     reach = 0
     for stride in (*config.strides_thw[::-1], None):
         reach += 2 * config.num_blocks  # two convolutions of size 3 in each block
@@ -109,7 +109,7 @@ def _encoder_margin(config: ConvBackboneConfig, axis: int) -> int:
 
 
 def _decoder_margin(config: ConvBackboneConfig, axis: int) -> int:
-    """Return the number of neighbouring latents on each side that affect a latent's pixels."""
+    """Return the number of neighboring latents on each side that affect a latent's pixels."""
     reach = config.stem_kernel // 2
     for stride in (*config.strides_thw, None):
         reach += 2 * config.num_blocks  # two convolutions of size 3 in each block
