@@ -99,7 +99,7 @@ class RowReader:
         self._batch_first = self._batch_end = 0
 
     def integers(self, name: str) -> Iterator[np.ndarray]:
-        """Yield a column of whole numbers in chunks.
+        """Yield a column of integers in chunks.
 
         Raises:
             TableError: the file is damaged; raised while the chunks are read.

@@ -50,7 +50,8 @@ class Outcome:
         store: the finished store.
         seconds: duration of this call, in seconds.
         new_videos: number of videos in the shards that this call prepared.
-        notes: oddities of videos (id, note); empty if the store was already finished.
+        notes: pairs (video id, note) that describe irregularities; empty if the store was already
+            finished.
         skipped: skipped videos (id, path, reason); empty if the store was already finished.
     """
 

@@ -105,7 +105,7 @@ def open_video(
         item: video to open.
         recipe: settings for decoding the frames.
         watch: function that is called with the video's id and stage, and a limit on CPU seconds.
-        notes: list to which oddities of the video are added.
+        notes: list to which notes on the video's irregularities are added.
 
     Raises:
         UnusableVideoError: the video cannot be used; raised immediately or during iteration.

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from video_vq.errors import nearest
 
-MAX_COUNT = 1_000_000_000  # largest whole number that a flag accepts
+MAX_COUNT = 1_000_000_000  # largest integer that a flag accepts
 MAX_SIDE = 4096  # largest height or width of a frame, in pixels
 SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
@@ -19,8 +19,8 @@ SETTING = re.compile(r"--(\w+(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 class Parser(argparse.ArgumentParser):
     """Argument parser that suggests the nearest known flag or choice for an unknown one.
 
-    The suggestion follows the usage line of the verb. Plain argparse would pass flags unknown to
-    the verb on to the main command, whose usage line lists no flags.
+    The suggestion follows the usage line of the subcommand. Plain argparse would pass flags unknown
+    to the subcommand on to the main command, whose usage line lists no flags.
 
     Args:
         examples: commands to show verbatim at the end of the help page.
@@ -108,7 +108,7 @@ def file_endings(text: str) -> tuple[str, ...]:
 
 
 def positive(text: str) -> int:
-    """Return a whole number from 1 to MAX_COUNT."""
+    """Return an integer from 1 to MAX_COUNT."""
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_COUNT):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)
@@ -148,7 +148,7 @@ def add_size(parser: argparse._ActionsContainer, default: str | None, told: str 
     """Add `--size`.
 
     Args:
-        parser: verb parser, or one of its argument groups.
+        parser: subcommand parser, or one of its argument groups.
         default: default value as typed on the command line; None for no default.
         told: description of the behavior without the option, for the help text; used only if there
             is no default.
@@ -179,7 +179,7 @@ def add_shares(
     """Add `--val` and, unless `test` is None, `--test`.
 
     Args:
-        parser: verb parser, or one of its argument groups.
+        parser: subcommand parser, or one of its argument groups.
         val: default fraction for the val split.
         test: default fraction for the test split; None if the source has an official test split.
         of: name of what is split, in the plural, for the help text.
@@ -241,7 +241,7 @@ def add_json(parser: argparse._ActionsContainer, what: str = "the result") -> No
     """Add `--json`.
 
     Args:
-        parser: verb parser, or one of its argument groups.
+        parser: subcommand parser, or one of its argument groups.
         what: description of the output, for the help text.
     """
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")

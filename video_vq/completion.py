@@ -1,4 +1,4 @@
-"""The verb `completion` of both commands, which prints a shell completion script."""
+"""The subcommand `completion` of both commands, which prints a shell completion script."""
 
 import argparse
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def add_parser(verbs: Any, parser: argparse.ArgumentParser) -> None:
-    """Add the `completion` verb to a command.
+    """Add the `completion` subcommand to a command.
 
     Args:
         verbs: subparsers of the command.

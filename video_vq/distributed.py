@@ -90,8 +90,8 @@ def require_all_processes(environment: Mapping[str, str]) -> None:
 def main_process_first(accelerator: Accelerator) -> Iterator[None]:
     """Run a block on rank 0 before the other ranks run the block.
 
-    Unlike Accelerate's context manager of the same name, raise an error on the other ranks if rank
-    0 fails, instead of letting them wait.
+    If rank 0 fails, the other ranks raise an error; with Accelerate's context manager of the same
+    name, they would wait.
 
     Raises:
         InputError: rank 0 failed; raised on all other ranks.
@@ -108,7 +108,10 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
 
 
 def _main_failed(accelerator: Accelerator, failed: bool) -> bool:
-    """Return whether rank 0 has failed; collective."""
+    """Return whether rank 0 has failed.
+
+    All ranks must call this function.
+    """
     flag = torch.tensor(float(failed), device=accelerator.device)
     return bool(over_ranks(accelerator, flag, "sum") > 0)
 
@@ -139,6 +142,9 @@ def holding(
 def over_ranks(
     accelerator: Accelerator, value: torch.Tensor, how: Literal["sum", "mean"]
 ) -> torch.Tensor:
-    """Return the sum or mean of a tensor over all ranks; collective."""
+    """Return the sum or mean of a tensor over all ranks.
+
+    All ranks must call this function.
+    """
     reduced: Any = accelerator.reduce(value, how)
     return reduced

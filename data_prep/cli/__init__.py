@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the argument parser for all verbs."""
+    """Return the argument parser for all subcommands."""
     parser = Parser(
         prog="data-prep",
         description="Turn raw videos into a clip store. Every command resumes where it stopped "

@@ -9,7 +9,7 @@ from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the parser for the `bair` verb to `verbs`."""
+    """Add the parser for the `bair` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "bair",
         help="prepare BAIR robot pushing, from its tar or unpacked",

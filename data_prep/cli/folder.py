@@ -11,7 +11,7 @@ from video_vq.media.reading import add_reading, reading_of
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the parser for the `folder` verb to `verbs`."""
+    """Add the parser for the `folder` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "folder",
         help="prepare any folder or table of videos",

@@ -9,7 +9,7 @@ from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the parser for the `lerobot` verb to `verbs`."""
+    """Add the parser for the `lerobot` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "lerobot",
         help="prepare a LeRobot v3 data set",

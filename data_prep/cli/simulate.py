@@ -14,7 +14,7 @@ TEST_SHARE, MOST_TEST = 10, 256  # a tenth of the episodes, but no more test epi
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the parser for the `simulate` verb to `verbs`."""
+    """Add the parser for the `simulate` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "simulate",
         help="simulate an arm that pushes objects in a bin, as BAIR's TFRecords",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the parser for the `stats` verb to `verbs`."""
+    """Add the parser for the `stats` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "stats",
         help="count a clip store: lengths, classes, groups, pixels, arrays",

@@ -10,7 +10,7 @@ from video_vq.progress import is_quiet
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the parser for the `synthetic` verb to `verbs`."""
+    """Add the parser for the `synthetic` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "synthetic",
         help="draw a gripper that pushes bodies over a table, as raw files in official layouts",

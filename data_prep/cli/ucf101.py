@@ -9,7 +9,7 @@ from video_vq.arguments import Parser, add_shares, add_size
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the parser for the `ucf101` verb to `verbs`."""
+    """Add the parser for the `ucf101` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "ucf101",
         help="prepare UCF-101, packed or unpacked",

@@ -9,7 +9,7 @@ from video_vq.errors import InputError, printable
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the parser for the `verify` verb to `verbs`."""
+    """Add the parser for the `verify` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "verify",
         help="check every byte of a store, count it, and make a contact sheet",

@@ -65,7 +65,7 @@ class Item:
         return Video(self.id, self.label, self.split, self.group, fps=fps, origin=origin)
 
 
-Notes = list[dict[str, str]]  # oddities of videos (id, note)
+Notes = list[dict[str, str]]  # irregularities of videos: id and note
 OpenItem = Callable[[Item, FrameRecipe, Watch, Notes], PreparedVideo]
 """Opens an item by a recipe; its frames are decoded as they are taken.
 

@@ -61,7 +61,7 @@ def _finished(
     notes: Notes,
     origin: dict[str, Any],
 ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-    """Yield all frames, then check the number of actions and record oddities and repeated frames.
+    """Yield all frames, then check the number of actions, and note irregularities and repeats.
 
     Raises:
         UnusableVideoError: the number of actions differs from the number of frames.

@@ -57,7 +57,7 @@ class _OpenVideo:
         self._sha256 = ""
 
     def get(self, path: str, num_bytes: int, limits: Limits) -> tuple[FrameRanges, str]:
-        """Return the reader of a video's frames, and the sha256 of the video file.
+        """Return the reader of a video's frames, and the SHA-256 of the video file.
 
         Raises:
             UnusableVideoError: the file size differs from `num_bytes`.

@@ -1,4 +1,6 @@
-"""The `video-vq` command, whose verbs only parse arguments, call the library and print results.
+"""The `video-vq` command.
+
+The subcommands only parse arguments, call the library and print results.
 
 torch is imported only after the arguments and the configuration have been checked.
 """
@@ -37,7 +39,7 @@ VERBS = (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the argument parser for all verbs."""
+    """Return the argument parser for all subcommands."""
     parser = Parser(
         prog="video-vq",
         description="Turn videos into discrete tokens and back, train a prior over the tokens, and "
@@ -60,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit status.
+    """Run one subcommand and return the exit status.
 
     The status is 0 on success, which includes a training run that saved its state after a request
     to stop; 1 on failure; 2 for wrong arguments or a wrong config; and 130 after Ctrl-C.

@@ -8,7 +8,7 @@ from video_vq.cli import options
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `compare` verb to `verbs`."""
+    """Add the parser for the `compare` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "compare",
         help="show evaluations side by side, as markdown or LaTeX",

@@ -11,7 +11,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `continue` verb to `verbs`."""
+    """Add the parser for the `continue` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "continue",
         help="continue a video file with a prior",

@@ -13,7 +13,7 @@ from video_vq.stores.places import require_out
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `decode` verb to `verbs`."""
+    """Add the parser for the `decode` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "decode",
         help="turn a token store back into clips",

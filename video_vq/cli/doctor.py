@@ -1,11 +1,11 @@
-"""`video-vq doctor`: checks whether this machine has everything that the other verbs need."""
+"""`video-vq doctor`: checks whether this machine has everything that the other subcommands need."""
 
 import argparse
 import json
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `doctor` verb to `verbs`."""
+    """Add the parser for the `doctor` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "doctor",
         help="check versions, decoders, devices, ranks, weights and disk space",

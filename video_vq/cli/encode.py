@@ -15,7 +15,7 @@ from video_vq.stores.videos import warning_of_empty_splits
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `encode` verb to `verbs`."""
+    """Add the parser for the `encode` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "encode",
         help="turn a clip store, or raw videos, into a token store",

@@ -13,7 +13,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `evaluate` verb to `verbs`."""
+    """Add the parser for the `evaluate` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "evaluate",
         help="score a tokenizer and a prior: rFVD, gFVD, PSNR, SSIM, code usage, rate",

@@ -1,4 +1,4 @@
-"""Suggestions for the next command after a verb, with the paths that were just used."""
+"""Suggestions for the next command after a subcommand, with the paths that were just used."""
 
 import os
 import shlex

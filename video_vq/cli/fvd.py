@@ -13,7 +13,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `fvd` verb to `verbs`."""
+    """Add the parser for the `fvd` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "fvd",
         help="score folders of videos, arrays or clip stores by FVD",

@@ -8,7 +8,7 @@ from video_vq.media.reading import add_reading, reading_of
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `info` verb to `verbs`."""
+    """Add the parser for the `info` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "info",
         help="describe a store, model, checkpoint, run or file",

@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several subcommands share."""
 
 import argparse
 import os
@@ -37,7 +37,7 @@ def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
     """Add the sampling options: class, temperature and the like, seed and precision.
 
     Args:
-        parser: parser of the verb.
+        parser: parser of the subcommand.
         classes: help text for `--class`.
     """
     parser.add_argument("--class", dest="label", help=classes)
@@ -108,7 +108,7 @@ def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None
     """Add the options for the length of samples.
 
     Args:
-        parser: parser of the verb.
+        parser: parser of the subcommand.
         what: description of the length, for the help text.
         default: description of the default length, for the help text.
     """

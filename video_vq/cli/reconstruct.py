@@ -13,7 +13,7 @@ from video_vq.stores.lock import held, require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `reconstruct` verb to `verbs`."""
+    """Add the parser for the `reconstruct` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "reconstruct",
         help="show a video file beside its reconstruction from tokens",

@@ -1,6 +1,6 @@
 """Reuse of the precision and number of threads with which an output was started.
 
-The module does not import torch, because torch and Accelerate read environment variables when they
+This module does not import torch, because torch and Accelerate read environment variables when they
 are loaded.
 """
 
@@ -46,7 +46,7 @@ def go_on_as_recorded(out: Path) -> None:
 def _recorded(out: Path) -> dict[str, Any]:
     """Return the settings recorded in a folder, or no settings if the folder cannot be read.
 
-    The verb itself reports an unreadable folder later.
+    The subcommand itself reports an unreadable folder later.
     """
     with suppress(InputError, OSError):
         for name in ("run.json", "scores.json"):

@@ -7,7 +7,7 @@ from video_vq.arguments import add_json, print_json
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `report` verb to `verbs`."""
+    """Add the parser for the `report` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "report",
         help="write scores, clips and curves as one HTML page",

@@ -11,7 +11,7 @@ from video_vq.stores.lock import require_free
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `sample` verb to `verbs`."""
+    """Add the parser for the `sample` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "sample",
         help="sample clips from a prior",

@@ -10,7 +10,7 @@ from video_vq.training.training_config import PriorTrainingConfig
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `train-prior` verb to `verbs`."""
+    """Add the parser for the `train-prior` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "train-prior",
         help="train a prior on a token store",

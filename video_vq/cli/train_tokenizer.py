@@ -10,7 +10,7 @@ from video_vq.training.training_config import TokenizerTrainingConfig
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `train-tokenizer` verb to `verbs`."""
+    """Add the parser for the `train-tokenizer` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "train-tokenizer",
         help="train a tokenizer on a clip store",

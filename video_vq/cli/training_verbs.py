@@ -28,8 +28,8 @@ def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: s
     """Add all options for training.
 
     Args:
-        parser: parser of the verb.
-        kind: kind of model that the verb trains.
+        parser: parser of the subcommand.
+        kind: kind of model that the subcommand trains.
         data: flag for the training data, such as `--data`.
         store: description of the training data, for the help text.
     """
@@ -83,7 +83,7 @@ def read_config(arguments: argparse.Namespace, kind: Kind, of: type[Config]) -> 
 
     Args:
         arguments: parsed options from `add_options`.
-        kind: kind of model that the verb trains.
+        kind: kind of model that the subcommand trains.
         of: settings dataclass of the config.
 
     Raises:

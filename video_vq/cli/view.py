@@ -11,7 +11,7 @@ from video_vq.media.reading import add_reading, reading_of, require_reading
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the parser for the `view` verb to `verbs`."""
+    """Add the parser for the `view` subcommand to `verbs`."""
     parser = verbs.add_parser(
         "view",
         help="look at a store, a video or a run in a browser",

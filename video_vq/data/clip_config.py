@@ -1,4 +1,4 @@
-"""Settings for extracting clips from videos; does not import torch."""
+"""Settings for extracting clips from videos. This module does not import torch."""
 
 from typing import Annotated, Literal
 

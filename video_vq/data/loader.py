@@ -54,7 +54,7 @@ class FlatTokens(NamedTuple):
 def blank_tokens(
     header: TokenHeader, number: int, device: torch.device | None = None
 ) -> FlatTokens:
-    """Return a batch of zeros with a store's shapes, to measure memory or test a compiler."""
+    """Return zeros in a store's shapes, for measuring memory use or testing compilation."""
     tokens = (number, math.prod(header.grid_thw), *header.token_shape[3:])
     actions = torch.zeros(number, *header.actions_shape, device=device)
     return FlatTokens(

@@ -1,4 +1,4 @@
-"""The inputs of `evaluate`, and the identity of the scores; this module does not import torch."""
+"""The inputs of `evaluate`, and the identity of the scores. This module does not import torch."""
 
 import shlex
 from contextlib import suppress

@@ -26,12 +26,12 @@ from video_vq.stores.files import (
     write_shared,
 )
 
-KEY_BYTES = 32  # a sha256
+KEY_BYTES = 32  # a SHA-256 hash
 CHECK_BYTES = 4  # a CRC32C over key and values
 
 
 def clip_key(clip: np.ndarray) -> bytes:
-    """Return the sha256 of a clip's dtype, shape and bytes."""
+    """Return the SHA-256 of a clip's dtype, shape and bytes."""
     header = f"{clip.dtype.str} {clip.shape} ".encode()
     return hashlib.sha256(header + np.ascontiguousarray(clip).tobytes()).digest()
 
@@ -57,7 +57,7 @@ class PassingClip:
             yield frame
 
     def key(self) -> bytes:
-        """Return the clip's key, which is complete only after the last frame was yielded."""
+        """Return the clip's key, which is complete only after the last frame has been yielded."""
         return self._digest.digest()
 
 

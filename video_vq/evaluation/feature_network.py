@@ -100,7 +100,7 @@ def load_feature_network(name: str | None, device: torch.device | str) -> Featur
 
 
 def weights_hash(name: str, network: nn.Module) -> str:
-    """Return the sha256 of a network's name and of all tensors in its state dict."""
+    """Return the SHA-256 of a network's name and of all tensors in its state dict."""
     digest = hashlib.sha256(name.encode())
     for key, value in sorted(network.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

@@ -53,7 +53,7 @@ class FeatureSet(NamedTuple):
         rows: one feature vector per clip, for each preparation (`FVDProtocol.preparation`).
         groups: source video (or group of near-duplicates) of each clip.
         left_out: one message for each video that was skipped because it could not be used.
-        data_hash: sha256 over the contents of the scored clips; see `ScoredClip.data_hash`.
+        data_hash: SHA-256 over the contents of the scored clips; see `ScoredClip.data_hash`.
         split: split of the clips; None for a plain folder, or for all splits of a store.
         kinds: number of clips for each frame size and frame rate.
         simulated: simulator that made the videos; None if the videos are not labeled as simulated.

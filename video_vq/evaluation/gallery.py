@@ -139,7 +139,7 @@ class Gallery(NamedTuple):
         """Write the gallery as a clip store, replacing an earlier gallery.
 
         Raises:
-            InputError: the folder contains another kind of store.
+            InputError: the folder contains a different kind of store.
         """
         frame_size_hw = self.pairs["shown"][0].real.shape[1:3]
         if (path / "manifest.json").exists():

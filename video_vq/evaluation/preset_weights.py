@@ -1,6 +1,6 @@
 """Reads the published weights of VideoMAE and V-JEPA, strictly and without executing any code.
 
-Safetensors files contain only arrays. PyTorch files are read only if they have the sha256 that the
+Safetensors files contain only arrays. PyTorch files are read only if they have the SHA-256 that the
 user gives, and with `weights_only`, which accepts only plain arrays.
 """
 
@@ -49,8 +49,8 @@ def load_preset(preset: Preset) -> VideoMae | VJepa:
     """Return a published network with the user's weights, frozen and on the CPU.
 
     Raises:
-        InputError: a file is missing, has another sha256 or contains more than plain arrays, or the
-            files do not contain exactly this network's tensors.
+        InputError: a file is missing, has another SHA-256 or contains more than plain arrays, or
+            the files do not contain exactly this network's tensors.
     """
     tensors: Tensors = {}
     for file in preset.files:

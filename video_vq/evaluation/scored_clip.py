@@ -137,7 +137,7 @@ def _clip_of_pictures(info: VideoInfo, cut: Cut) -> ScoredClip:
 def clip_of_file(file: Path, cut: Cut) -> ScoredClip:
     """Return the first clip of a video file, without decoding the file.
 
-    The content hash covers the file's sha256 and the frame numbers; the key also covers the
+    The content hash covers the file's SHA-256 and the frame numbers; the key also covers the
     decoder's version.
 
     Raises:

@@ -46,10 +46,10 @@ def measured_time(
 ) -> MeasuredTime | None:
     """Return the estimated duration of a training run on this machine.
 
-    The estimate is based on 15 steps and one validation of the actual training, including data
-    loading, in a temporary folder that is deleted afterwards. A discriminator is trained from the
-    first step. All processes must call this function; the main process gets the estimate, and the
-    others get None.
+    The estimate is based on 15 steps and one validation pass of the actual training run, including
+    data loading, in a temporary folder that is deleted afterwards. The discriminator, if any, is
+    trained from the first step. All processes must call this function; the main process gets the
+    estimate, and the others get None.
 
     Args:
         train: training function, `train_tokenizer` or `train_prior`.

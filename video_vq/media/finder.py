@@ -1,4 +1,4 @@
-"""Finds videos in files, frame folders and arrays, and determines the reading settings."""
+"""Finds videos in files, frame folders and arrays, and determines the settings for reading them."""
 
 import os
 from dataclasses import replace

@@ -256,7 +256,7 @@ def grouping(settings: FolderSettings) -> Callable[[str], str]:
 def split_groups(groups: Iterable[str], val: float, test: float) -> Mapping[str, str]:
     """Assign each group to train, val or test by a hash of the group's name.
 
-    The groups are ordered by the sha256 of their names: the first groups are test, the next groups
+    The groups are ordered by the SHA-256 of their names: the first groups are test, the next groups
     val and the rest train, with each fraction met to within one group. If there are too few groups
     for all requested splits, train takes precedence over test, and test over val. Fractions that
     add up to 1 leave no groups for train.

@@ -45,7 +45,7 @@ class FrameSet:
         self._names, self._gaps = names, numbering.gaps()
 
     def digest(self) -> tuple[str, int]:
-        """Return the sha256 of all frames' hashes in order, and the total size of the files."""
+        """Return the SHA-256 of all frames' hashes in order, and the total size of the files."""
         whole, total = hashlib.sha256(), 0
         for name in self._names:
             try:

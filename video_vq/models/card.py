@@ -36,7 +36,7 @@ def model_card(
     scores: str | Path | dict[str, Any] | None,
     license: str | None,
 ) -> str:
-    """Return a model card as markdown with YAML front matter.
+    """Return a model card as Markdown with YAML front matter.
 
     Args:
         name: name for loading the model, shown in the example code.
@@ -96,7 +96,7 @@ def is_our_card(file: Path) -> bool:
 
 
 def escaped(value: Any) -> str:
-    """Return a value as one line of markdown, escaped so that the text is shown literally.
+    """Return a value as one line of Markdown, escaped so that the text is shown literally.
 
     Control, format and private-use characters become visible escapes, HTML characters become
     entities, and all other ASCII punctuation is escaped with a backslash (CommonMark 2.4).

@@ -45,8 +45,9 @@ class Drawn(NamedTuple):
 def still_hidden(num_tokens: int, steps: int) -> list[int]:
     """Return the number of hidden tokens after each step, num_tokens · cos(π/2 · step / steps).
 
-    The number is rounded down. Each step draws at least one token, so with as many steps as tokens,
-    tokens are drawn one by one. There are never more steps than tokens.
+    The number is rounded down, and lowered where necessary so that each step draws at least one
+    token. It is raised where necessary so that each later step can still draw a token. `steps` is
+    first reduced to num_tokens if it is larger.
     """
     steps, left, found = min(steps, num_tokens), num_tokens, []
     for step in range(1, steps + 1):

@@ -72,7 +72,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
 
     @property
     def hash(self) -> str:
-        """Return the sha256 of the config and tensors that were last loaded or saved.
+        """Return the SHA-256 of the config and tensors that were last loaded or saved.
 
         Raises:
             InputError: the model was neither loaded nor saved.
@@ -235,7 +235,7 @@ def _blank(cls: type[Pretrained], config: Any, dtype: torch.dtype) -> dict[str, 
 
 
 def hash_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
-    """Return the sha256 of the model config and all tensors (names, dtypes, shapes and bytes)."""
+    """Return the SHA-256 of the model config and all tensors (names, dtypes, shapes and bytes)."""
     digest = hashlib.sha256(canonical_json(settings))
     for name in sorted(tensors):
         value = tensors[name]

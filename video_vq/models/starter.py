@@ -1,7 +1,7 @@
 """The tokenizer that comes with the package, known by the name "starter".
 
-Its folder is one that `save_pretrained` wrote, in bfloat16, with the sha256 of its files beside
-them. Imports no torch.
+Its folder is one that `save_pretrained` wrote, in bfloat16, with the SHA-256 of its files beside
+them. This module does not import torch.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ def named(name: str | Path) -> Path:
 
 
 def require_whole() -> None:
-    """Compare the starter's files with their sha256.
+    """Compare the starter's files with their SHA-256.
 
     Raises:
         InputError: the package has no starter, or one of its files is missing or damaged.

@@ -53,7 +53,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         predicts: kind of prior, as named in the config.
 
     Raises:
-        InputError: the config describes another kind of prior.
+        InputError: the config describes a different kind of prior.
     """
 
     kind = "prior"

@@ -39,11 +39,11 @@ class TokenizerOutput(NamedTuple):
 
 
 class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
-    """A video VQ-VAE, which consists of encoder, quantizer and decoder.
+    """A video VQ-VAE, which consists of an encoder, a quantizer and a decoder.
 
     half(), bfloat16() and double() convert the encoder, the decoder and their inputs; the quantizer
-    stays float32. With a convolutional backbone, codes and videos are bitwise equal to the output
-    of the float32 model under autocast.
+    stays float32. With a convolutional backbone, codes and videos after half() or bfloat16() are
+    bitwise equal to the output of the float32 model under autocast to that dtype.
 
     Args:
         config: backbone and quantizer settings.

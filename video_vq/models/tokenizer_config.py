@@ -12,7 +12,7 @@ from video_vq.quantizers.quantizer_config import AnyQuantizerConfig, QuantizerCo
 
 Stride = Annotated[int, Field(ge=1, le=8)]
 StrideTHW = tuple[Stride, Stride, Stride]
-MAX_TOKENS = 1 << 20  # largest number of tokens per clip with learned positions
+MAX_TOKENS = 1 << 20  # largest number of tokens per clip with learned position embeddings
 
 
 @dataclass(frozen=True, config=STRICT)

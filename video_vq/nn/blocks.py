@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.conv.weight)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t h w"]:
-        """Add the residual to x; with a `past`, x is the next chunk of a stream."""
+        """Add the residual to x; if `past` is given, x is the next chunk of a stream."""
         y = self.conv1(F.silu(self.norm1(x)), past)
         y = self.conv2(F.silu(self.norm2(y)), past)
         return self.shortcut(x) + y

@@ -23,7 +23,7 @@ class Layers(nn.Sequential):
         self.recompute = recompute
 
     def forward(self, input: Tensor, past: Past | None = None) -> Tensor:
-        """Run all layers; with a `past`, the input is the next chunk of a stream."""
+        """Run all layers; if `past` is given, the input is the next chunk of a stream."""
         for layer in self:
             if past is not None:
                 input = layer(input, past)

@@ -104,7 +104,7 @@ class Conv3d(nn.Module):
         )
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Convolve x; with a `past`, x is the next chunk of a stream (causal layers only).
+        """Convolve x; if `past` is given, x is the next chunk of a stream (causal layers only).
 
         The first chunk has 1 + n·stride frames, and each later chunk has n·stride frames.
         """
@@ -137,7 +137,7 @@ class NearestUpsample(nn.Module):
         self.conv = Conv3d(in_channels, out_channels, causal=causal)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Upsample x; with a `past`, x is the next chunk of a stream."""
+        """Upsample x; if `past` is given, x is the next chunk of a stream."""
         is_start = past is None or past.recall(self.conv) is None
         x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
         return self.conv(x[:, :, self.drop if is_start else 0 :], past)
@@ -159,7 +159,7 @@ class SubpixelUpsample(nn.Module):
         repeat_over_patch(self.conv.conv, stride_thw)
 
     def forward(self, x: Video, past: Past | None = None) -> Float[Tensor, "b d t2 h2 w2"]:
-        """Upsample x; with a `past`, x is the next chunk of a stream."""
+        """Upsample x; if `past` is given, x is the next chunk of a stream."""
         is_start = past is None or past.recall(self.conv) is None
         x = depth_to_space(self.conv(x, past), self.stride_thw)
         return x[:, :, self.drop if is_start else 0 :]

@@ -1,4 +1,7 @@
-"""Factorized rotary positions over a grid t h w, with a share of each head for each axis."""
+"""Rotary position embeddings for a grid t h w.
+
+Each axis rotates its own share of a head's channels.
+"""
 
 from typing import NamedTuple
 

@@ -34,11 +34,12 @@ class SelfAttention(nn.Module):
 
 
 class DividedBlock(nn.Module):
-    """Attention along time, attention within the frame, MLP (Bertasius et al. 2021, eq. 11).
+    """A transformer block with divided space-time attention (Bertasius et al. 2021, eq. 11).
 
-    The block is pre-norm. The output of the attention along time passes through an extra projection
-    before the residual sum, as in the authors' code. There is no class token, because the model
-    does not classify clips.
+    The block consists of temporal attention, spatial attention within each frame, and an MLP, and
+    is pre-norm. The output of the attention along time passes through an extra projection
+    before the residual addition, as in the authors' code. There is no class token, because the
+    model does not classify clips.
     """
 
     def __init__(self, width: int, heads: int, mlp_width: int):

@@ -46,8 +46,8 @@ class BinaryCodebook(FixedCodebook):
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
         """Return the commitment loss, and the entropy loss that `BinaryConfig` describes.
 
-        In training mode with gradients, code frequencies are computed over the global batch, and
-        the call is collective.
+        In training mode with gradients, code frequencies are computed over the global batch, so
+        all ranks must call this method.
         """
         config = self.config
         logits = self.split(rows.e) * (4 * self.size / config.temperature)
@@ -140,7 +140,7 @@ def joint_entropy(
         num_channels: largest number of channels per block.
         over_ranks: whether to take the mean over the rows of all ranks, which must have equal
             numbers of rows; averaging gradients over ranks then gives the gradient for the whole
-            batch. Collective.
+            batch. All ranks must then call this function.
     """
     probability = torch.sigmoid(logits).transpose(0, 1)  # groups n d
     entropies = []

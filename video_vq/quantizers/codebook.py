@@ -202,7 +202,10 @@ class Codebook(nn.Module):
         return CodebookUpdate(counts, restarted)
 
     def _mean_square(self, latents: tuple[Tensor, ...]) -> Float[Tensor, ""]:
-        """Return the mean square over the global batch, or 1 if the batch is empty. Collective."""
+        """Return the mean square over the global batch, or 1 if the batch is empty.
+
+        All ranks must call this function.
+        """
         sums = [rows.square().sum(dtype=torch.float64) for rows in latents]
         numbers = torch.tensor(float(sum(rows.numel() for rows in latents)), dtype=torch.float64)
         total = sum_over_ranks(torch.stack([torch.stack(sums).sum(), numbers.to(sums[0].device)]))

@@ -28,7 +28,10 @@ class StillCodebook(nn.Module):
         """Do nothing, since the codes need no initialization."""
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Sum the counts over all ranks without changing the codes. Collective."""
+        """Sum the counts over all ranks without changing the codes.
+
+        All ranks must call this method.
+        """
         counts = sum_over_ranks(statistics.counts.clone())
         return CodebookUpdate(counts, counts.new_empty(0))
 
@@ -67,7 +70,10 @@ class FixedCodebook(StillCodebook, ABC):
 
     @abstractmethod
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
-        """Return the unweighted losses by name; collective in training mode with gradients."""
+        """Return the unweighted losses by name.
+
+        In training mode with gradients, all ranks must call this method.
+        """
 
     @abstractmethod
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:

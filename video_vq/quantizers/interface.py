@@ -23,11 +23,17 @@ class CodebookInterface(Protocol):
         ...
 
     def initialize(self, latents: tuple[Float[Tensor, "n d"], ...], seed: int) -> None:
-        """Set the codes to latents of the global batch; collective."""
+        """Set the codes to latents of the global batch.
+
+        All ranks must call this method.
+        """
         ...
 
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Update the codes after an optimizer step, identically on all ranks; collective."""
+        """Update the codes after an optimizer step, identically on all ranks.
+
+        All ranks must call this method.
+        """
         ...
 
     def watch(self) -> None:
@@ -74,7 +80,10 @@ class Quantizer(Protocol):
         ...
 
     def step(self, *outputs: QuantizerOutput, seed: int = 0) -> CodebookUpdate:
-        """Initialize or update the codes after an optimizer step; collective."""
+        """Initialize or update the codes after an optimizer step.
+
+        All ranks must call this method.
+        """
         ...
 
     def latents(self, features: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n d"]:

@@ -12,14 +12,20 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """Sum a tensor over all ranks, in place; collective."""
+    """Sum a tensor over all ranks, in place.
+
+    All ranks must call this function.
+    """
     if rank_and_world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def min_over_ranks(tensor: Tensor) -> Tensor:
-    """Take the elementwise minimum over all ranks, in place; collective."""
+    """Take the elementwise minimum over all ranks, in place.
+
+    All ranks must call this function.
+    """
     if rank_and_world()[1] > 1:
         dist.all_reduce(tensor, dist.ReduceOp.MIN)
     return tensor

@@ -115,7 +115,10 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Set the codes of each level to residuals of the previous level; collective."""
+        """Set the codes of each level to residuals of the previous level.
+
+        All ranks must call this method.
+        """
         groups = self.config.groups
         residuals = [list(rows.chunk(groups, dim=1)) for rows in latents]
         for index in range(len(self.config.vocabulary)):
@@ -128,9 +131,10 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self, statistics: CodebookStatistics, seed: int) -> CodebookUpdate:
-        """Update each codebook, once per optimizer step; collective.
+        """Update each codebook, once per optimizer step.
 
-        In `restarted`, the codes of all levels are numbered consecutively, level by level.
+        All ranks must call this method. In `restarted`, the codes of all levels are numbered
+        consecutively, level by level.
         """
         sizes, dim = list(self.config.vocabulary), self.config.codebook_dim
         counts, sums = statistics.counts.split(sizes), statistics.sums.split(sizes)

@@ -1,7 +1,8 @@
-"""Vectors that training steps decode in place of the codes: moved latents and sampled codes.
+"""Vectors that training steps decode in place of the codes: shifted latents and sampled codes.
 
-gradient.py defines the notation. Here q̃ may differ from q, and gradients also reach codes that
-learn by gradients. Outside training steps, the codes themselves are decoded (quantizers/vector.py).
+gradient.py defines the notation. Here q̃ may differ from q, and codes that are trained by gradient
+descent also receive gradients. Outside training steps, the codes themselves are decoded
+(quantizers/vector.py).
 """
 
 import torch

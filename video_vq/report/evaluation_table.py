@@ -1,4 +1,4 @@
-"""Writes a comparison of evaluations as a table in markdown, LaTeX or JSON."""
+"""Writes a comparison of evaluations as a table in Markdown, LaTeX or JSON."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def as_json(table: EvaluationTable) -> dict[str, Any]:
 
 
 def as_markdown(table: EvaluationTable) -> str:
-    """Return a table as markdown."""
+    """Return a table as Markdown."""
     lines = [
         "| | " + " | ".join(_plain(run) for run in table.runs) + " |",
         "|---" * (len(table.runs) + 1) + "|",

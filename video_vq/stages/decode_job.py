@@ -1,4 +1,4 @@
-"""A decoding job, and the settings that determine its bytes; does not import torch."""
+"""A decoding job, and the settings that determine its bytes. This module does not import torch."""
 
 from contextlib import suppress
 from dataclasses import dataclass

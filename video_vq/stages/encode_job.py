@@ -1,4 +1,4 @@
-"""An encoding job, and the clip source and token header of a job; does not import torch."""
+"""An encoding job, with its clip source and token header. This module does not import torch."""
 
 import math
 from contextlib import closing, suppress

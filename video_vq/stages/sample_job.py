@@ -1,4 +1,4 @@
-"""A sampling job, with its plan and its mp4 files; does not import torch."""
+"""A sampling job, with its plan and its mp4 files. This module does not import torch."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -52,7 +52,7 @@ class Drawing:
     Attributes:
         settings: temperature, top-k, top-p and guidance.
         parallel: steps and confidence for a masked prior; None for the defaults, or for a prior of
-            another kind.
+            a different kind.
         label: name of the class; None for the classes of the given videos, for all classes in turn
             if no videos are given, or, in a continuation, for no class.
         seed: seed of the first sample; sample i is drawn with seed + i.

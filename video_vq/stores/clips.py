@@ -73,8 +73,8 @@ class ClipStoreWriter(ShardFolder):
             videos: videos of the shard, written one after another; at most one chunk of one video
                 is in memory at a time.
             skipped: videos that were skipped; read only after all videos have been written.
-            notes: oddities, kept in the shard's record until the store is sealed; also read only
-                after all videos have been written.
+            notes: descriptions of irregularities, kept in the shard's record until the store is
+                sealed; also read only after all videos have been written.
         """
         height, width = self.frame_size_hw
         written: list[Video] = []
@@ -193,7 +193,7 @@ class ClipStore:
         plan: settings with which the store was made.
 
     Raises:
-        InputError: the store is missing, unfinished, of another kind, or inconsistent.
+        InputError: the store is missing, unfinished, of a different kind, or inconsistent.
     """
 
     def __init__(self, path: str | Path):
@@ -253,7 +253,7 @@ class ClipStore:
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that identifies the data: frames, order, labels and splits."""
+        """Return the SHA-256 that identifies the data: frames, order, labels and splits."""
         videos = [asdict(video) for video in self.videos]
         for video in videos:  # the count follows from the rest, and older stores lack it
             (video["origin"] or {}).pop(REPEATED, None)
@@ -359,7 +359,7 @@ class ClipStore:
         return {**self.__dict__, "_maps": {}}
 
     def files(self) -> dict[str, str]:
-        """Return a mapping from the name of every file in the manifest to its sha256."""
+        """Return a mapping from the name of every file in the manifest to its SHA-256."""
         hashed = {SKIPPED: self._skipped_sha256}
         for shard, (_, hashes) in enumerate(self.shards):
             for name in ("frames", *self.arrays):

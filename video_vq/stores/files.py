@@ -22,13 +22,13 @@ HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256; the group has 
 
 
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's contents, in hex."""
+    """Return the SHA-256 of a file's contents, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """Return the sha256 of a JSON value in its canonical form (sorted keys, no spaces)."""
+    """Return the SHA-256 of a JSON value in its canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
@@ -68,7 +68,7 @@ def fsync_folder(folder: Path) -> None:
 def written_aside(path: Path) -> Iterator[io.BufferedRandom]:
     """Yield a temporary file that is flushed to disk and renamed to `path` on success.
 
-    On an error, the temporary file is removed and `path` is unchanged.
+    On error, the temporary file is removed and `path` is unchanged.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -189,7 +189,7 @@ def damage(path: Path, sha256: str) -> str | None:
 
 
 def write_array(path: Path, array: np.ndarray) -> str:
-    """Write an array to a .npy file atomically, and return the file's sha256."""
+    """Write an array to a .npy file atomically, and return the file's SHA-256."""
     with ArrayFile(path, array.shape[1:], array.dtype) as file:
         file.append(array)
     return file.sha256

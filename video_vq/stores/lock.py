@@ -3,7 +3,7 @@
 A lock is `flock` on a small file that records the lock's holder: `.lock` in a folder, `.NAME.lock`
 beside a single file. The lock is released when the process that holds it ends for any reason; a
 leftover lock file has no effect. A process may acquire its own lock again, so that steps can be
-nested. The module imports neither torch nor numpy.
+nested. This module imports neither torch nor numpy.
 
 POSIX locks (`fcntl.lockf`), which forked children do not share, are unsuitable: a process releases
 them when it closes any descriptor of the file, so reading the holder of a lock would release the

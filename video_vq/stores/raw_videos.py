@@ -72,7 +72,7 @@ class RawVideos:
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that identifies the data, independent of the folder's location."""
+        """Return the SHA-256 that identifies the data, independent of the folder's location."""
         return sha256_json({"plan": self.plan, "classes": self.classes})
 
     @property
@@ -187,7 +187,7 @@ def read_raw_videos(path: Path) -> RawVideos:
     """Read a list of raw videos from its folder.
 
     Raises:
-        InputError: the list is missing, of another kind, or altered.
+        InputError: the list is missing, of a different kind, or altered.
     """
     manifest = read_manifest(path, FORMAT, VERSION, HOW_TO_MAKE)
     try:

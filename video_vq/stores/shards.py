@@ -74,12 +74,12 @@ def describe_unfinished(path: Path) -> tuple[str, Facts]:
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object atomically, with an added field that contains the object's sha256."""
+    """Write a JSON object atomically, with an added field that contains the object's SHA-256."""
     write_json(path, {**value, HASH: sha256_json(value)})
 
 
 def is_sealed(value: dict[str, Any]) -> bool:
-    """Return whether a JSON object still matches the sha256 that `write_sealed` added."""
+    """Return whether a JSON object still matches the SHA-256 that `write_sealed` added."""
     try:
         return value.get(HASH) == sha256_json({k: v for k, v in value.items() if k != HASH})
     except (ValueError, RecursionError):  # NaN and lone surrogates are never written
@@ -193,7 +193,7 @@ class ShardFolder:
         return read_json(self.record_path(shard), "a shard's record")
 
     def seal(self, manifest: dict[str, Any]) -> None:
-        """Complete the store: write the manifest with its sha256, and remove `parts/`."""
+        """Complete the store: write the manifest with its SHA-256, and remove `parts/`."""
         write_sealed(self.path / MANIFEST, manifest)
         shutil.rmtree(self.parts)
 
@@ -207,7 +207,7 @@ def _kind(plan: dict[str, Any]) -> str:
 
 
 def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) -> dict[str, Any]:
-    """Return the manifest of a complete store, without its sha256.
+    """Return the manifest of a complete store, without its SHA-256.
 
     Args:
         path: store folder.
@@ -216,8 +216,8 @@ def read_manifest(path: Path, format_name: str, version: int, how_to_make: str) 
         how_to_make: advice on how to make such a store, for error messages.
 
     Raises:
-        InputError: the store is missing, unfinished, or of another kind or version, or the manifest
-            has been altered.
+        InputError: the store is missing, unfinished, or of a different kind or version, or the
+            manifest has been altered.
     """
     if not path.exists():
         raise InputError(f"{path}: no such folder; {how_to_make}")

@@ -118,7 +118,7 @@ class TokenStoreWriter(ShardFolder):
             actions: actions n t a; None if the header has no actions.
             skipped: videos that could not be used.
             rates: mapping from video index to frames per second, for rates found by decoding.
-            notes: oddities found in videos (id, note).
+            notes: pairs (video id, note) that describe irregularities found in videos.
         """
         if tokens.shape[1:] != self.header.token_shape or rows.shape != (len(tokens), ROW):
             raise ValueError(
@@ -208,10 +208,10 @@ class TokenStore:
         header: properties that all grids share.
         videos: id, label, split, group and rate of each video that the rows index.
         num_skipped: number of raw videos that were skipped; `skipped.jsonl` lists them.
-        notes: oddities found in raw videos (id, note).
+        notes: pairs (video id, note) that describe irregularities found in raw videos.
 
     Raises:
-        InputError: the store is missing, unfinished, of another kind, or inconsistent.
+        InputError: the store is missing, unfinished, of a different kind, or inconsistent.
     """
 
     def __init__(self, path: str | Path):
@@ -271,7 +271,7 @@ class TokenStore:
 
     @property
     def content_hash(self) -> str:
-        """Return the sha256 that identifies the tokens, the videos and the tokenizer."""
+        """Return the SHA-256 that identifies the tokens, the videos and the tokenizer."""
         return sha256_json(
             {
                 "header": self.header.to_json(),
@@ -281,7 +281,7 @@ class TokenStore:
         )
 
     def files(self) -> dict[str, str]:
-        """Return a mapping from the name of every file in the manifest to its sha256."""
+        """Return a mapping from the name of every file in the manifest to its SHA-256."""
         arrays = ("tokens", "rows", *(("actions",) if self.header.num_action_dims else ()))
         files = {
             f"{name}-{shard:05d}.npy": str(hashes.get(name))

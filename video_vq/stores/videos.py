@@ -23,7 +23,7 @@ class Video:
         group: name of the video's group; near-duplicates form a group, which shares a split.
         num_frames: number of decoded frames.
         fps: frames per second of the stored frames; None if unknown.
-        origin: origin of the video: name and sha256 of the source, or the model and seed.
+        origin: origin of the video: name and SHA-256 of the source, or the model and seed.
         shard, offset: shard that contains the frames, and row of the first frame in the shard; set
             by the writer.
     """

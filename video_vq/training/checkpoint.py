@@ -2,7 +2,7 @@
 
 A folder such as `state/step_0000100/` exists completely or not at all: the files are written and
 fsynced in a temporary folder beside the final path, with `manifest.json`, which lists the files'
-sha256, last; the temporary folder is then renamed. Only afterwards are older checkpoints renamed
+SHA-256, last; the temporary folder is then renamed. Only afterwards are older checkpoints renamed
 and deleted. Nothing is ever unpickled.
 """
 
@@ -99,7 +99,7 @@ def _aside(folder: Path) -> Path:
 
 
 def _write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
-    """Write and fsync a file in the temporary folder of a checkpoint; return the file's sha256."""
+    """Write and fsync a file in the temporary folder of a checkpoint; return the file's SHA-256."""
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         for part in parts:

@@ -1,4 +1,4 @@
-"""Checkpoint listing and integrity checks; does not import torch."""
+"""Checkpoint listing and integrity checks. This module does not import torch."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ class CheckpointFiles:
         self.path = path
 
     def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, in ascending order; ignore incomplete ones."""
+        """Return the steps that have a complete checkpoint, in ascending order."""
         if not self.path.is_dir():
             return []
         found = [re.fullmatch(r"step_(\d{7,18})", entry.name) for entry in self.path.iterdir()]

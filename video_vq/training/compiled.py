@@ -19,8 +19,8 @@ def compile_parts(
 ) -> None:
     """Compile parts of a model; if the compiler fails on any rank, compile nothing on all ranks.
 
-    Collective. A trial forward and backward pass triggers the compilation, without changing
-    gradients or the random state.
+    All ranks must call this function. A trial forward and backward pass triggers the compilation,
+    without changing gradients or the random state.
 
     Args:
         accelerator: the Accelerator.

@@ -133,7 +133,9 @@ class Discriminator:
 
     @torch.no_grad()
     def step(self, healthy: bool, lr: float) -> None:
-        """Take an optimizer step, or skip the step on all ranks; collective.
+        """Take an optimizer step, or skip the step on all ranks.
+
+        All ranks must call this method.
 
         Args:
             healthy: whether all losses and gradients of the tokenizer and the discriminator were

@@ -25,7 +25,10 @@ class StopFlag:
         self._request = request
 
     def is_set(self) -> bool:
-        """Return whether to stop now, identically on all ranks; collective."""
+        """Return whether to stop now, identically on all ranks.
+
+        All ranks must call this method.
+        """
         asked = self._request is not None and self._request.reason != ""
         wants = asked or os.path.exists(self._file)
         flag = torch.tensor(float(wants), device=self._accelerator.device)
@@ -84,6 +87,9 @@ def clip_gradients(accelerator: Accelerator, model: torch.nn.Module, limit: floa
 
 
 def all_finite(accelerator: Accelerator, *values: torch.Tensor) -> bool:
-    """Return whether the values are finite on every rank; collective."""
+    """Return whether the values are finite on every rank.
+
+    All ranks must call this function.
+    """
     bad = torch.stack([~torch.isfinite(value.detach()).all() for value in values]).any()
     return bool(over_ranks(accelerator, bad.float(), "sum") == 0)

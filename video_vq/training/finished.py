@@ -1,4 +1,4 @@
-"""Progress of a run, and whether its model is finished; does not import torch."""
+"""Progress of a run, and whether its model is finished. This module does not import torch."""
 
 import json
 import os

@@ -97,7 +97,7 @@ class Training:
         state: contents of a checkpoint: number of steps done, averages and counters.
         micro_batch_size: number of items per forward pass on one rank.
         timer: timer for the phases of a step; `with training.timer("forward"): …`.
-        stop: flag for stop requests, which a validation checks before each batch.
+        stop: flag for stop requests, which a validation pass checks before each batch.
         log_is_due: whether the current step is logged.
         lr: learning rate of the current step.
         grad_norm: gradient norm of the last step, before clipping.
@@ -163,7 +163,7 @@ class Training:
         calls `update`. Checkpoints are written in between.
         """
         state, last_step = self.state, self.optim.steps
-        if state.step < last_step:  # otherwise only a validation or the export is left
+        if state.step < last_step:  # otherwise only a validation pass or the export is left
             self.accelerator.print(
                 f"training steps {state.step + 1} to {last_step}, {self.optim.batch_size} "
                 f"{self._unit} each; a line every {self.rhythm.log_every} steps"
@@ -225,7 +225,9 @@ class Training:
         self.accelerator.backward(loss / self.optim.accumulation)
 
     def update(self, must_be_finite: Tensor, discriminator: Discriminator | None = None) -> bool:
-        """Take an optimizer step, or skip the step on all ranks; collective.
+        """Take an optimizer step, or skip the step on all ranks.
+
+        All ranks must call this method.
 
         Args:
             must_be_finite: unweighted losses of the step on this rank; the step is skipped unless
@@ -280,7 +282,7 @@ class Training:
         self._progress.restart(self.state.step)
 
     def note_validation(self, figures: dict[str, float], value: float) -> None:
-        """Log the scores of a validation, and record whether the weights are the best so far.
+        """Log the scores of a validation pass, and record whether the weights are the best so far.
 
         Args:
             figures: values by metric name (`validation/…`).

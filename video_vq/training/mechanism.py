@@ -60,12 +60,12 @@ def watched_step(
     commitment: float,
     weight_decay: float,
 ) -> dict[str, float]:
-    """Return the metrics `quantizer/…` after a step, averaged over the ranks; collective.
+    """Return the metrics `quantizer/…` after a step, averaged over the ranks.
 
-    These are the metrics of `quantizers/mechanism.py` and `radial_forces`; the metrics of
-    `quantizers/exactness.py` if gradients are measured; and `quantizer/changed_codes`, the fraction
-    of the last micro-batch's tokens whose code changed because this step updated encoder and
-    codebook.
+    All ranks must call this function. These are the metrics of `quantizers/mechanism.py` and
+    `radial_forces`; the metrics of `quantizers/exactness.py` if gradients are measured; and
+    `quantizer/changed_codes`, the fraction of the last micro-batch's tokens whose code changed
+    because this step updated encoder and codebook.
 
     Args:
         tokenizer: tokenizer after the step, not wrapped.

@@ -175,15 +175,19 @@ def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Ten
 
 
 def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]:
-    """Return the rows of the val split that validations score, the same throughout a run."""
+    """Return the rows of the val split that each validation pass scores.
+
+    The rows stay the same throughout a run.
+    """
     shuffled = np.random.default_rng([config.run.seed, 0x7A1]).permutation(store.rows("val"))
     return [int(row) for row in shuffled[: config.run.validation_clips]]
 
 
 def validate(training: Training, prior: AnyPrior, store: TokenStore, rows: list[int]) -> None:
-    """Score and log the averaged weights; collective.
+    """Score and log the averaged weights.
 
-    If a stop is requested in the meantime, nothing is logged; the next start validates again.
+    All ranks must call this function. If a stop is requested in the meantime, nothing is logged;
+    the next start validates again.
     """
     averages = training.state.averages.tensors
     batch_size = training.micro_batch_size  # batches of this size fit into memory during training
@@ -202,9 +206,9 @@ def score(
     batch_size: int,
     stop: StopFlag,
 ) -> float | None:
-    """Return the bits per token of given weights on fixed grids, shared among ranks; collective.
+    """Return the bits per token of given weights on fixed grids, shared among ranks.
 
-    For a masked prior, the result is in bits per hidden token.
+    All ranks must call this function. For a masked prior, the result is in bits per hidden token.
 
     Args:
         prior: prior, not wrapped, whose weights are replaced by `weights`.

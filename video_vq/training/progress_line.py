@@ -12,7 +12,7 @@ SILENCE_SECONDS = 30.0
 
 
 class ProgressLine:
-    """Progress of a training or a validation, printed after 30 seconds without other output.
+    """Progress of a training run or validation pass, printed after 30 seconds without other output.
 
     Args:
         name: start of the line, such as "step" or "validating: clip".

@@ -48,8 +48,8 @@ class RunFolder:
         allowed: settings, or sections of settings, that a resume may change, named as in the error.
 
     Raises:
-        InputError: the folder contains other files, another kind of run or a run with another
-            configuration, or another process is training in the folder.
+        InputError: the folder contains other files, a different kind of run or a run with a
+            different configuration, or another process is training in the folder.
     """
 
     def __init__(

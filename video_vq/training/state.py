@@ -122,7 +122,7 @@ class TrainingState:
         self.bad_in_a_row = 0 if healthy else self.bad_in_a_row + 1
 
     def note_validation(self, value: float) -> None:
-        """Record a validation value, and the step if the value is the best so far.
+        """Record the value of a validation pass, and the step if the value is the best so far.
 
         Args:
             value: number by which checkpoints are compared; lower is better, and NaN is never the
@@ -138,10 +138,11 @@ class TrainingState:
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
     def save(self, run_folder: RunFolder, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint; collective, as the checkpoint contains each rank's random state.
+        """Write a checkpoint.
 
-        This method returns once everything is copied, and training continues while the checkpoint
-        is written; `wait_for_save` returns whether writing succeeded. If the disk is full or
+        All ranks must call this method, as the checkpoint contains each rank's random state. The
+        method returns once everything is copied, and training continues while the checkpoint is
+        written; `wait_for_save` returns whether writing succeeded. If the disk is full or
         faulty, or weights are not finite, this checkpoint is lost but the run continues: a message
         says so, and the last good checkpoint is kept.
         """
@@ -225,7 +226,10 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return code usage since the last call and, after an epoch, over the epoch; collective."""
+        """Return code usage since the last call and, after an epoch, over the epoch.
+
+        All ranks must call this method.
+        """
         assert self.usage is not None
         assert self.epoch_usage is not None
         use = self.usage.compute()

@@ -1,6 +1,7 @@
-"""Stop requests, by a signal or by the end of the launcher; does not import torch.
+"""Stop requests, by a signal or by the end of the launcher.
 
 A run listens from the very beginning, so that a signal during start-up is handled like any other.
+This module does not import torch.
 """
 
 import os

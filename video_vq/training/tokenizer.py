@@ -222,7 +222,9 @@ def figures_of(
     tokens_per_clip: int,
     kind: str,
 ) -> tuple[dict[str, float], list[str]]:
-    """Return a step's losses over all ranks and the code usage since the last log; collective.
+    """Return a step's losses over all ranks and the code usage since the last log.
+
+    All ranks must call this function.
 
     Args:
         means: losses of the step on this rank, by name.
@@ -248,7 +250,10 @@ def figures_of(
 
 
 def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:
-    """Return the clips of the val split that validations score, the same throughout a run."""
+    """Return the clips of the val split that each validation pass scores.
+
+    The clips stay the same throughout a run.
+    """
     return scoring_windows(
         store,
         "val",
@@ -267,9 +272,10 @@ def validate(
     windows: list[Window],
     continuous: bool = False,
 ) -> None:
-    """Score the averaged weights, and show and log the results; collective.
+    """Score the averaged weights, and show and log the results.
 
-    If a stop is requested in the meantime, nothing is logged; the next start validates again.
+    All ranks must call this function. If a stop is requested in the meantime, nothing is logged;
+    the next start validates again.
 
     Args:
         continuous: whether to decode the latents instead of the codes; a message says so, and such
@@ -305,7 +311,9 @@ def score(
     stop: StopFlag,
     continuous: bool = False,
 ) -> Validation | None:
-    """Return the scores of given weights on fixed clips, shared among the ranks; collective.
+    """Return the scores of given weights on fixed clips, shared among the ranks.
+
+    All ranks must call this function.
 
     Args:
         tokenizer: tokenizer, not wrapped, whose weights are replaced by `weights`.

@@ -1,4 +1,4 @@
-"""Training settings of tokenizers and priors; does not import torch."""
+"""Training settings of tokenizers and priors. This module does not import torch."""
 
 from typing import Annotated, Literal
 
@@ -182,7 +182,7 @@ class TokenizerTrainingConfig:
             the optimizer, the steps and the averages start from scratch.
         continuous_steps: number of initial steps in which the decoder decodes the latents, not the
             codes. In these steps, the codes follow the latents without being decoded, the quantizer
-            losses have weight 0, and validations score the reconstructions of the latents.
+            losses have weight 0, and validation passes score the reconstructions of the latents.
             Afterwards, `init: data` draws the codes again.
     """
 

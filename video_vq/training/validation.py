@@ -15,9 +15,10 @@ T = TypeVar("T")
 def validation_batches(
     accelerator: Accelerator, items: Sequence[T], unit: str, batch_size: int, stop: StopFlag
 ) -> Iterator[Sequence[T] | None]:
-    """Yield this rank's share of the items in batches; collective.
+    """Yield this rank's share of the items in batches.
 
-    Before each batch, all ranks check whether to stop, even ranks that have finished their share.
+    All ranks must call this function. Before each batch, all ranks check whether to stop, even
+    ranks that have finished their share.
 
     Args:
         items: items of all ranks together.

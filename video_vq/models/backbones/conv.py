@@ -53,7 +53,7 @@ class ConvEncoder(nn.Module):
     def forward(
         self, video: Float[Tensor, "b 3 t h w"], past: Past | None = None
     ) -> Float[Tensor, "b c lt lh lw"]:
-        """Encode a video in [-1, 1]; with a `past`, encode the next chunk of a stream."""
+        """Encode a video in [-1, 1]; if `past` is given, encode the next chunk of a stream."""
         x = self.layers(laid_out(space_to_depth(video, self.patch_thw)), past)
         return self.out(F.silu(self.norm(x)))
 
@@ -92,7 +92,10 @@ class ConvDecoder(nn.Module):
     def forward(
         self, features: Float[Tensor, "b c lt lh lw"], past: Past | None = None
     ) -> Float[Tensor, "b 3 t h w"]:
-        """Decode to a video without clamping; with a `past`, decode the next chunk of a stream."""
+        """Decode to a video without clamping.
+
+        If `past` is given, decode the next chunk of a stream.
+        """
         x = self.out(F.silu(self.norm(self.layers(laid_out(features), past))), past)
         return depth_to_space(x, self.patch_thw)
 

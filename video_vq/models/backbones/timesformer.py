@@ -14,7 +14,7 @@ from video_vq.nn.space_time import NORM_EPS, DividedBlock, Tokens
 
 
 class TimeSformer(nn.Module):
-    """A TimeSformer with learned positions in space and time, and a final norm."""
+    """A TimeSformer with learned position embeddings for space and time, and a final norm."""
 
     def __init__(self, config: TimeSformerConfig, checkpoint_activations: bool):
         super().__init__()
