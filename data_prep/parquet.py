@@ -51,7 +51,7 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
         path: path of the file.
         wanted: mapping from column name to kind and width. The kinds "integer" (int64) and "number"
             (float64) give an array with one axis, "vector" gives float32 of shape rows x width, and
-            "texts" gives a list of texts for each row. Only "vector" uses the width.
+            "texts" gives a list of strings for each row. Only "vector" uses the width.
 
     Raises:
         TableError: the file is not a Parquet file, is too large, lacks a column, or has a column of

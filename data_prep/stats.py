@@ -213,7 +213,7 @@ def _channels(store: ClipStore, videos: Sequence[int], on_video: Callable[[], ob
 
 
 def _histogram(frames: UInt8[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "3 256"]:
-    """Return the histogram of each channel; Pillow is four times as fast as NumPy."""
+    """Return the histogram of each channel, with Pillow, which is four times as fast as NumPy."""
     from PIL import Image
 
     rows = frames.reshape(-1, frames.shape[2], 3)

@@ -1,4 +1,4 @@
-"""Short texts that describe stores, models and runs: sizes, counts and settings."""
+"""Short strings that describe stores, models and runs: sizes, counts and settings."""
 
 from collections import Counter
 from collections.abc import Iterable

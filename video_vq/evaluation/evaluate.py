@@ -155,7 +155,7 @@ def _require_fit(
     prior: AnyPrior | None,
     st_lpips: StLpips | None,
 ) -> None:
-    """Refuse models and stores that do not belong together, before anything is computed."""
+    """Reject models and stores that do not belong together, before anything is computed."""
     store, (split, _) = ClipStore(job.data), job.split_and_number
     if job.samples is not None and ClipStore(job.samples).frame_size_hw != store.frame_size_hw:
         raise InputError(
@@ -187,7 +187,7 @@ def _require_fit(
 
 
 def require_tokens_of(store: ClipStore, tokens: TokenStore, prior: AnyPrior | None) -> None:
-    """Refuse tokens encoded from another clip store, and a prior trained on other tokens.
+    """Reject tokens encoded from another clip store, and a prior trained on other tokens.
 
     Raises:
         InputError: the clip store, the tokens and the prior do not belong together.

@@ -88,7 +88,7 @@ class EvaluationSetup:
             require_same_clips(self.samples.plan, self.store.content_hash, self.split)
 
     def _require_scorable(self) -> None:
-        """Refuse clips for which FVD cannot be computed, before any clip is read."""
+        """Reject clips for which FVD cannot be computed, before any clip is read."""
         check_length(self.scored_frames, self.protocol)
         counts = {f"{self.store.path}, split {self.split}": len(self.windows)}
         if self.samples is not None:
@@ -123,6 +123,6 @@ class EvaluationSetup:
         }
 
     def floor(self) -> dict[str, Any] | None:
-        """Return the FVD between disjoint sets of real clips, or None for too few clips."""
+        """Return the FVD between disjoint sets of real clips, or None if clips are too few."""
         found = compare(self.real, self.real, self.protocol).floor
         return None if found is None else found._asdict()

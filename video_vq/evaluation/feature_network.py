@@ -33,7 +33,7 @@ class FeatureNetwork(NamedTuple):
     num_features: int
 
     def require(self, protocols: Iterable[FVDProtocol]) -> None:
-        """Refuse protocols that do not prepare clips in the form that a published network expects.
+        """Reject protocols that do not prepare clips in the form that a published network expects.
 
         Raises:
             InputError: a protocol does not suit the network; the message names the protocol.

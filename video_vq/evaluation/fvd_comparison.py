@@ -149,7 +149,7 @@ def require_scorable(
     max_clips: int | None = None,
     reading: Reading = USUAL,
 ) -> None:
-    """Refuse inputs that cannot be scored, before the network is loaded.
+    """Reject inputs that cannot be scored, before the network is loaded.
 
     The contents of feature files are not checked, because this check requires the network.
 
@@ -320,7 +320,7 @@ def jedi_of(
 
 
 def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:
-    """Return the standard error and infinite-N limit of an FVD, each None for too few clips."""
+    """Return the standard error and infinite-N limit of an FVD, each None if clips are too few."""
     first, second = grouped(real, protocol), grouped(fake, protocol)
     found: dict[str, Any] = {"fvd_error": None, "fvd_infinity": None}
     if min(len(set(real.groups)), len(set(fake.groups))) >= MIN_VIDEOS:

@@ -110,7 +110,7 @@ class Gallery(NamedTuple):
     neighbours: Sequence[Neighbour] = ()
 
     def rows(self) -> dict[str, list[Clip]]:
-        """Return the rows of a sheet by name: real clips, reconstructions and any samples."""
+        """Return the rows of a sheet by name: real clips, reconstructions and samples (if any)."""
         rows = {
             "real": [pair.real for pair in self.pairs["shown"]],
             "reconstructed": [pair.reconstructed for pair in self.pairs["shown"]],

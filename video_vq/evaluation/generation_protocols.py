@@ -78,7 +78,7 @@ def as_scored(protocol: GenerationProtocol, simulated: str | None) -> dict[str, 
 def require_protocol(
     protocol: GenerationProtocol, num_real: int, num_fake: int, sampled_with: dict
 ) -> None:
-    """Refuse samples or real clips that do not follow a protocol.
+    """Reject samples or real clips that do not follow a protocol.
 
     Args:
         num_real, num_fake: number of real clips, and number of samples.
@@ -106,7 +106,7 @@ def require_protocol(
 
 
 def require_same_clips(sampled_with: dict, data_hash: str, split: str) -> None:
-    """Refuse samples that continue clips other than the real clips of the evaluation.
+    """Reject samples that continue clips other than the real clips of the evaluation.
 
     Args:
         sampled_with: plan of the clip store of samples.

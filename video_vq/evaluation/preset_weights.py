@@ -49,8 +49,8 @@ def load_preset(preset: Preset) -> VideoMae | VJepa:
     """Return a published network with the user's weights, frozen and on the CPU.
 
     Raises:
-        InputError: a file is missing, has another SHA-256 or contains more than plain arrays, or
-            the files do not contain exactly this network's tensors.
+        InputError: a file is missing, has a different SHA-256 or contains more than plain arrays,
+            or the files do not contain exactly this network's tensors.
     """
     tensors: Tensors = {}
     for file in preset.files:

@@ -40,7 +40,7 @@ MAX_LINE = 160  # characters
 
 
 class Description(NamedTuple):
-    """The kind of a path, and at most nine details by name: texts, numbers, lists or dicts."""
+    """The kind of a path, and at most nine details by name: strings, numbers, lists or dicts."""
 
     path: str
     what: str

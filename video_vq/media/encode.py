@@ -113,7 +113,7 @@ def write_frames(
 
 
 def require_video_name(path: str | Path) -> None:
-    """Refuse a file name that `write_video` would refuse, or for which there is no encoder.
+    """Reject a file name that `write_video` would reject, or for which there is no encoder.
 
     Raises:
         InputError: the suffix is unknown, or its encoder is not available; the message lists the

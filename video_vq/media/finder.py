@@ -124,7 +124,7 @@ class VideoFinder:
         return found.problem or found.num_bytes
 
     def require_needed(self, where: Path) -> None:
-        """Refuse reading options that no video needs.
+        """Reject reading options that no video needs.
 
         Args:
             where: folder or file that was searched, for the message.

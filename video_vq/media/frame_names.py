@@ -137,7 +137,7 @@ class NumberedNames(Sequence[str]):
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Return a key that sorts texts by the numbers they contain: frame 9 before frame 10."""
+    """Return a key that sorts strings by the numbers they contain: frame 9 before frame 10."""
     parts: list[str | int] = list(NUMBERS.split(text))
     parts[1::2] = [int(digits) for digits in parts[1::2]]
     return parts, text

@@ -80,8 +80,8 @@ class VideoInfo:
         container, codec: FFmpeg's names of the container and the codec.
         size_hw: height and width of the frames as shown, after rotation.
         fps: mean frames per second; None if unknown.
-        num_packets: number of compressed frames in the file. A healthy video decodes to as many
-            frames.
+        num_packets: number of compressed frames in the file. An undamaged video decodes to as
+            many frames.
         claimed_frames: number of frames according to the header (too large in AVI headers); None if
             not stated.
         duration_seconds: duration according to the header; None if not stated.
@@ -265,7 +265,7 @@ class CountedPackets:
 
 
 def require_size(info: VideoInfo, limits: Limits) -> None:
-    """Refuse a video whose duration or decoded size exceeds the limits.
+    """Reject a video whose duration or decoded size exceeds the limits.
 
     Raises:
         UnreadableVideoError: the video is too long or too large.

@@ -111,7 +111,7 @@ def reading_of(arguments: argparse.Namespace) -> Reading:
 
 
 def require_reading(asked: Reading, has_pictures: bool, has_arrays: bool, where: object) -> None:
-    """Refuse reading options that none of a folder's videos needs.
+    """Reject reading options that none of a folder's videos needs.
 
     Raises:
         InputError: there is such an option; the message names the option.

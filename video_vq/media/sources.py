@@ -56,7 +56,7 @@ def source_of(path: str | Path, reading: Reading = USUAL) -> VideoSource:
 
 
 def require_needed(source: VideoSource, reading: Reading) -> None:
-    """Refuse reading options that a video does not need.
+    """Reject reading options that a video does not need.
 
     Raises:
         InputError: there is such an option; the message names the option.

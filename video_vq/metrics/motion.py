@@ -26,7 +26,7 @@ def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tens
 
     Args:
         clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
-        reference: original clips, in either form.
+        reference: original clips, in any of the formats of `clips`.
 
     Raises:
         InputError: the shapes differ, the values are not RGB in 0..255, or the clips have a single
@@ -50,7 +50,7 @@ def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
     Args:
         clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
-        reference: original clips, in either form.
+        reference: original clips, in any of the formats of `clips`.
 
     Raises:
         InputError: the shapes differ, the values are not RGB in 0..255, or the clips have a single
@@ -130,7 +130,7 @@ def boundary_flicker_per_clip(
 
     Args:
         clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
-        reference: original clips, in either form.
+        reference: original clips, in any of the formats of `clips`.
         starts: see `boundary_change_per_clip`.
 
     Raises:

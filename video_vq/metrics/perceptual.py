@@ -174,7 +174,7 @@ def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float
 
     Args:
         clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
-        reference: original clips, in either form.
+        reference: original clips, in any of the formats of `clips`.
         network: network returned by `load_st_lpips`; scores from different trunks are not
             comparable.
 

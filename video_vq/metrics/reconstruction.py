@@ -21,7 +21,7 @@ def psnr_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
     Args:
         clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
-        reference: original clips, in either form.
+        reference: original clips, in any of the formats of `clips`.
 
     Raises:
         InputError: the shapes differ, or the values are not RGB in 0..255.
@@ -43,7 +43,7 @@ def ssim_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 
     Args:
         clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
-        reference: original clips, in either form.
+        reference: original clips, in any of the formats of `clips`.
 
     Raises:
         InputError: the shapes differ, the values are not RGB in 0..255, or the frames are smaller

@@ -39,7 +39,7 @@ class SubCodeLayer(NamedTuple):
 
 
 class CachedPrior:
-    """A prior that decodes a fixed number of rows together, equal to `Prior` up to rounding.
+    """A prior that decodes a fixed number of rows together and equals `Prior` up to rounding.
 
     Attention consists of two plain batched products over the filled part of the cache. With several
     CPU threads, torch's fused kernel would round a row differently at different batch positions.

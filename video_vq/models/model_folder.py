@@ -59,7 +59,7 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
         kind: required model kind.
 
     Raises:
-        InputError: config.json is missing or damaged, or has another model kind or version.
+        InputError: config.json is missing or damaged, or has a different model kind or version.
     """
     if path == starter.FOLDER:
         starter.require_whole()

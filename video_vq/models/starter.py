@@ -1,7 +1,7 @@
 """The tokenizer that comes with the package, known by the name "starter".
 
-Its folder is one that `save_pretrained` wrote, in bfloat16, with the SHA-256 of its files beside
-them. This module does not import torch.
+The folder was written by `save_pretrained`, in bfloat16; the folder's sha256.json gives the
+SHA-256 of each file. This module does not import torch.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from video_vq.stores.files import read_json
 
 STARTER = "starter"
 FOLDER = Path(__file__).parents[1] / "weights" / STARTER
-HASHES = "sha256.json"  # file -> sha256
+HASHES = "sha256.json"  # the SHA-256 of each file, by name
 
 
 def named(name: str | Path) -> Path:
@@ -25,7 +25,7 @@ def named(name: str | Path) -> Path:
 
 
 def require_whole() -> None:
-    """Compare the starter's files with their SHA-256.
+    """Check that the starter's files are complete and match their SHA-256 hashes.
 
     Raises:
         InputError: the package has no starter, or one of its files is missing or damaged.

@@ -122,8 +122,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """Return the codes of a video, with a last level axis if a position has several codes.
 
         Causal tokenizers process the video in chunks (`encode_stream`), and convolutional
-        tokenizers process large frames in tiles. The codes equal the result for the whole video at
-        once, apart from ties within rounding errors.
+        tokenizers process large frames in tiles. The codes equal those of the whole video encoded
+        at once, apart from ties within rounding errors.
 
         Args:
             video: float b c t h w in [-1, 1], or uint8 b t h w c, in RGB, as a tensor or a NumPy

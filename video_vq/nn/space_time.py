@@ -37,9 +37,9 @@ class DividedBlock(nn.Module):
     """A transformer block with divided space-time attention (Bertasius et al. 2021, eq. 11).
 
     The block consists of temporal attention, spatial attention within each frame, and an MLP, and
-    is pre-norm. The output of the attention along time passes through an extra projection
-    before the residual addition, as in the authors' code. There is no class token, because the
-    model does not classify clips.
+    is pre-norm. The output of the temporal attention passes through an extra projection before the
+    residual addition, as in the authors' code. There is no class token, because the model does not
+    classify clips.
     """
 
     def __init__(self, width: int, heads: int, mlp_width: int):

@@ -204,7 +204,7 @@ class Codebook(nn.Module):
     def _mean_square(self, latents: tuple[Tensor, ...]) -> Float[Tensor, ""]:
         """Return the mean square over the global batch, or 1 if the batch is empty.
 
-        All ranks must call this function.
+        All ranks must call this method.
         """
         sums = [rows.square().sum(dtype=torch.float64) for rows in latents]
         numbers = torch.tensor(float(sum(rows.numel() for rows in latents)), dtype=torch.float64)

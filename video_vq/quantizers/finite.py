@@ -54,7 +54,7 @@ class FiniteCodebook(FixedCodebook):
         )
 
     def losses(self, rows: FixedRows, is_training: bool) -> dict[str, Float[Tensor, ""]]:
-        """Return an empty dictionary, since the bound keeps latents near the grid."""
+        """Return no losses, since bounded latents always lie near the grid."""
         return {}
 
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""The blocks of a report's sections: texts, tables, charts, code and films."""
+"""The blocks of a report's sections: paragraphs, tables, charts, code and films."""
 
 import base64
 import math

@@ -21,7 +21,7 @@ OURS = (GENERATOR, b"video-vq report</title>")  # the latter marks pages of earl
 
 
 def require_page(out: Path) -> None:
-    """Refuse a page path that cannot be written, before anything is computed.
+    """Reject a page path that cannot be written, before anything is computed.
 
     Raises:
         InputError: the path is a folder or is a file that video-vq did not write, or the parent

@@ -260,7 +260,7 @@ def is_raw(path: Path) -> bool:
 
 
 def require_data(path: Path, extensions: tuple[str, ...] | None = None) -> None:
-    """Refuse data other than a clip store, a list of raw videos, or videos; does not load torch.
+    """Reject data other than a clip store, a list of raw videos, or videos, without loading torch.
 
     Raises:
         InputError: the data are something else; the message says what was found and expected.

@@ -21,7 +21,7 @@ def decode_store(accelerator: Accelerator, job: DecodeJob) -> ClipStore:
     """Decode the grids of a token store to clips; a repeated call resumes an interrupted run.
 
     Raises:
-        InputError: the tokens were made with another tokenizer.
+        InputError: the tokens were made with a different tokenizer.
     """
     tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
     store = TokenStore(job.tokens)

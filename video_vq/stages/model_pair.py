@@ -25,7 +25,7 @@ def load_pair(
 
 
 def require_same_grid(prior: AnyPrior, tokenizer: VideoTokenizer, prior_path: Path) -> None:
-    """Refuse a prior whose grid size or vocabulary differs from the tokenizer's.
+    """Reject a prior whose grid size or vocabulary differs from the tokenizer's.
 
     Raises:
         InputError: the grid sizes or vocabularies differ; the message states both.
@@ -45,7 +45,7 @@ def require_same_grid(prior: AnyPrior, tokenizer: VideoTokenizer, prior_path: Pa
 
 
 def require_same_tokenizer(tokenizer: VideoTokenizer, tokenizer_hash: str, what: str) -> None:
-    """Refuse tokens or a prior made with another tokenizer.
+    """Reject tokens or a prior made with a different tokenizer.
 
     Raises:
         InputError: the hashes differ.

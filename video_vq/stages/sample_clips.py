@@ -95,7 +95,7 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
 
 
 def require_class(prior: AnyPrior, label: str | None) -> None:
-    """Refuse a class that is not among a prior's classes.
+    """Reject a class that is not among a prior's classes.
 
     Raises:
         InputError: the class is unknown; the message lists all classes, and suggests a similar

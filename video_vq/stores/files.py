@@ -123,7 +123,7 @@ def safetensors_parts(
     Args:
         tensors: mapping from each name to the dtype as safetensors spells it, the shape, and the
             little-endian data; the tensors are written in the order of the mapping.
-        metadata: texts to store in the header; None for no metadata.
+        metadata: strings to store in the header; None for no metadata.
     """
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
