@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From raw files in UCF-101's layout to samples and scores, on two CPU cores in about 12 minutes.
+# From raw files in UCF-101's layout to samples and scores, on two CPU cores in about 10 minutes.
 # Run it again and it only reports: every step goes on where it stopped.
 set -euo pipefail
 # SMOKE=1 runs every step on next to nothing, to see that it runs.

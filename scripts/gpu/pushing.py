@@ -60,8 +60,8 @@ def render(out: Path, episodes: int, test_episodes: int) -> None:
     for command in (["simulate", raw, *numbers], ["bair", raw, "--out", str(out / "clips")]):
         if data_prep(command):
             raise RuntimeError(
-                f"no pushing can be rendered here; bring {PACKED}, made elsewhere by "
-                f"`python scripts/gpu/pushing.py {PACKED}`"
+                "no pushing can be rendered here; `pip install 'video-vq[sim]'`, or bring "
+                f"{PACKED}, made elsewhere by `python scripts/gpu/pushing.py {PACKED}`"
             )
 
 
