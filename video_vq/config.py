@@ -251,7 +251,7 @@ def _problem(settings: type, detail: Any) -> str:
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
     message = detail["msg"].removeprefix("Value error, ")
     known = re.findall("'([^']+)'", str(detail.get("ctx", {}).get("expected", "")))
-    if close := nearest(str(found), known):
+    if isinstance(found, str) and (close := nearest(found, known)):
         shown += f"; did you mean {close!r}?"
     return f"{name}: {message}{shown}" if name else message
 

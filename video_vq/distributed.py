@@ -50,7 +50,7 @@ def make_accelerator() -> Accelerator:
             f"WORLD_SIZE is {announced}, but Accelerate runs {accelerator.num_processes} "
             f"process(es): each would train by itself and overwrite the others. {how}"
         )
-    if accelerator.num_processes > 1:
+    if torch.distributed.is_initialized():
         atexit.register(_end_process_group)
     return accelerator
 

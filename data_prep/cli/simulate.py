@@ -9,6 +9,7 @@ from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, add_json, positive, print_json
 from video_vq.errors import InputError
 from video_vq.progress import is_quiet
+from video_vq.stores.places import beside
 
 TEST_SHARE, MOST_TEST = 10, 256  # a tenth of the episodes, but no more test episodes than BAIR has
 
@@ -70,5 +71,5 @@ def run(arguments: argparse.Namespace) -> None:
         f"{pushed.moved:,} of {pushed.objects:,} objects"
     )
     if not is_quiet():
-        clips = arguments.out.parent / "clips"
+        clips = beside(arguments.out, "clips")
         print(f"next: data-prep bair {quote(str(arguments.out))} --out {quote(str(clips))}")

@@ -7,6 +7,7 @@ from shlex import quote
 from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, positive
 from video_vq.progress import is_quiet
+from video_vq.stores.places import beside
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -62,5 +63,5 @@ def run(arguments: argparse.Namespace) -> None:
     write_table_world(arguments.out, settings, arguments.workers or num_cores())
     source = "bair" if arguments.layout == "bair" else "ucf101"
     if not is_quiet():
-        clips = arguments.out.parent / "clips"
+        clips = beside(arguments.out, "clips")
         print(f"next: data-prep {source} {quote(str(arguments.out))} --out {quote(str(clips))}")

@@ -4,7 +4,6 @@ python scripts/starter/export.py RUN
 """
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from video_vq.models import starter
 from video_vq.models.model_folder import CARD, CONFIG, TENSORS
 from video_vq.models.tokenizer import VideoTokenizer
-from video_vq.stores.files import readable_json, write_bytes
+from video_vq.stores.files import readable_json, sha256_file, write_bytes
 
 RECIPE = "recipe.json"
 HERE = Path(__file__).parent
@@ -36,10 +35,7 @@ def main() -> None:
         "pictures": json.loads((HERE / "pictures.json").read_text()),
     }
     write_bytes(starter.FOLDER / RECIPE, readable_json(recipe))
-    hashes = {
-        name: hashlib.sha256((starter.FOLDER / name).read_bytes()).hexdigest()
-        for name in (CONFIG, TENSORS, RECIPE)
-    }
+    hashes = {name: sha256_file(starter.FOLDER / name) for name in (CONFIG, TENSORS, CARD, RECIPE)}
     write_bytes(starter.FOLDER / starter.HASHES, readable_json(hashes))
     size = sum(file.stat().st_size for file in starter.FOLDER.iterdir())
     print(f"{starter.FOLDER}: {size / 1e6:.1f} MB, hash {tokenizer.hash}")

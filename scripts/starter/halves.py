@@ -28,7 +28,7 @@ def main() -> None:
         [resize(frame[None], (SIDE, SIDE), info.pixel_aspect) for frame in FrameStream(info)]
     )
     writer = ClipStoreWriter(arguments.out, (SIDE, SIDE), {"kind": "halves", "of": info.path.name})
-    pieces = [frames[start : start + PIECE] for start in range(0, len(frames) - PIECE, PIECE)]
+    pieces = [frames[start : start + PIECE] for start in range(0, len(frames) - PIECE + 1, PIECE)]
     split_at = len(pieces) * 2 // 3
     writer.write_shard(
         0,

@@ -8,7 +8,6 @@ lists, as `apt-get download` and `pip download` leave them. Nothing is installed
 
 import argparse
 import fnmatch
-import hashlib
 import json
 import math
 import subprocess
@@ -26,6 +25,7 @@ from video_vq.errors import InputError
 from video_vq.media.decode import FrameStream
 from video_vq.media.probe import probe
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
+from video_vq.stores.files import sha256_file
 
 SIZE = 64
 NUM_FRAMES = 17
@@ -61,23 +61,22 @@ def make(arguments: argparse.Namespace, scratch: Path) -> ClipStore:
     """Write all shards, one for each kind of clip, and seal the store."""
     counts = {kind: math.ceil(count * arguments.share) for kind, count in COUNTS.items()}
     listed = json.loads((Path(__file__).parent / "pictures.json").read_text())
-    footage = sorted(path for path in arguments.videos.glob("*/*") if path.suffix in VIDEO_ENDS)
-    if not footage:
-        raise InputError(f"{arguments.videos}: holds no FOLDER/VIDEO with {', '.join(VIDEO_ENDS)}")
+    trained_on, held_out = footage_of(arguments.videos)
     plan = {
         "kind": "starter",
         "seed": arguments.seed,
         "share": arguments.share,
         "held_out": list(HELD_OUT),
-        "footage": {str(p.relative_to(arguments.videos)): _sha256(p) for p in footage},
+        "footage": {
+            str(path.relative_to(arguments.videos)): sha256_file(path)
+            for path in sorted(trained_on + held_out)
+        },
         "packages": {package["file"]: package["sha256"] for package in listed},
-        "code": [_sha256(Path(__file__)), _sha256(Path(__file__).with_name("moves.py"))],
+        "code": [sha256_file(Path(__file__)), sha256_file(Path(__file__).with_name("moves.py"))],
     }
     writer = ClipStoreWriter(arguments.out, (SIZE, SIZE), plan)
     backgrounds, stamps = unpack(listed, arguments.packages, scratch)
     seed = arguments.seed
-    held_out = [path for path in footage if is_held_out(path, arguments.videos)]
-    trained_on = [path for path in footage if path not in held_out]
     shards: list[tuple[str, str, Callable[[], Iterator[np.ndarray]]]] = [
         ("held_out", "val", lambda: held_out_crops(held_out, seed)),
         ("real", "train", lambda: real_crops(trained_on, counts["real"], seed)),
@@ -101,14 +100,21 @@ def _named(kind: str, split: str, clips: Iterator[np.ndarray]) -> Iterator[Prepa
         yield PreparedVideo(Video(name, kind, split, name), [frames], {})
 
 
-def is_held_out(path: Path, root: Path) -> bool:
-    """Return whether a video is never trained on."""
-    name = path.relative_to(root).as_posix()
+def footage_of(videos: Path) -> tuple[list[Path], list[Path]]:
+    """Return the footage below a folder: videos to train on, and held-out videos.
+
+    Raises:
+        InputError: there is no footage.
+    """
+    found = sorted(path for path in videos.glob("*/*") if path.suffix in VIDEO_ENDS)
+    if not found:
+        raise InputError(f"{videos}: holds no FOLDER/VIDEO with {', '.join(VIDEO_ENDS)}")
+    held_out = [path for path in found if _is_held_out(path.relative_to(videos).as_posix())]
+    return [path for path in found if path not in held_out], held_out
+
+
+def _is_held_out(name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in HELD_OUT)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def unpack(listed: list[dict], packages: Path, scratch: Path) -> tuple[list[Path], list[Path]]:
@@ -122,7 +128,7 @@ def unpack(listed: list[dict], packages: Path, scratch: Path) -> tuple[list[Path
         file = packages / package["file"]
         if not file.is_file():
             raise InputError(f"{file}: is missing; get it with `{package['get']}` in {packages}")
-        if _sha256(file) != package["sha256"]:
+        if sha256_file(file) != package["sha256"]:
             raise InputError(f"{file}: is not the file of pictures.json, its sha256 differs")
         folder = scratch / package["package"]
         if file.suffix == ".deb":

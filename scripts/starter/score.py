@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from make_data import VIDEO_ENDS, is_held_out
+from make_data import footage_of
 
 from video_vq.data.windows import scoring_windows
 from video_vq.media.codec import CodecName, available_codecs, code_clip
@@ -42,8 +42,7 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     clips = out / "clips"
-    if not clips.exists():
-        prepare(arguments.videos, out, clips)
+    prepare(arguments.videos, out, clips)
     if arguments.tokenizer is not None:
         evaluate(arguments.tokenizer, clips, out)
         return
@@ -55,13 +54,11 @@ def main() -> None:
 
 def prepare(videos: Path, out: Path, clips: Path) -> None:
     """Make a clip store of the held-out videos."""
-    footage = sorted(p for p in videos.glob("*/*") if p.suffix in VIDEO_ENDS)
+    _, held_out = footage_of(videos)
     with open(out / "held_out.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "split"])
-        rows.writerows(
-            [path.relative_to(videos), "test"] for path in footage if is_held_out(path, videos)
-        )
+        rows.writerows([path.relative_to(videos), "test"] for path in held_out)
     listed = (out / "held_out.csv", "--root", videos)
     run("data_prep", "folder", *listed, "--out", clips, "--size", SIDE)
 

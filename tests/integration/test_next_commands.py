@@ -16,6 +16,7 @@ import data_prep.cli
 import video_vq.cli
 from video_vq.cli import following
 from video_vq.media.encode import write_video
+from video_vq.stores.places import beside, unused
 
 COMMANDS = {"video-vq": video_vq.cli, "data-prep": data_prep.cli}
 REPOSITORY = Path(__file__).parents[2]
@@ -103,6 +104,20 @@ def test_a_prepared_store_is_trained_on_in_the_folder_that_the_documentation_nam
         train = capsys.readouterr().out.splitlines()[-1].removeprefix("then: video-vq ")
         assert train in (REPOSITORY / page).read_text()
         assert train.startswith(f"train-tokenizer --config video64 --data {out} --out ")
+
+
+@pytest.mark.parametrize("name", ["run", "run/tokenizer"])
+def test_a_prior_is_proposed_beside_the_run_of_the_tokenizer(root, capsys, name):
+    trained_tokenizer().save_pretrained(root / "run" / "tokenizer")
+    (root / "run" / "run.json").write_text("{}")
+    run(*("video-vq", "encode", root / "clips", "--tokenizer", root / name, "--out", root / "x"))
+    assert printed(capsys)[-1] == str(root / "prior")
+
+
+def test_raw_data_are_never_proposed_as_their_own_store(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(*("data-prep", "synthetic", "clips", "--layout", "ucf101", "--videos", 8, "--frames", 8))
+    assert printed(capsys)[-2:] == ["--out", "clips-2"]
 
 
 def test_tokens_without_a_train_split_are_decoded_next(root, capsys):
@@ -215,8 +230,8 @@ def test_what_comes_next_lies_beside_the_folder_one_stands_in_and_a_tokenizer_is
     made = trained_tokenizer().save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "tokens").mkdir()
     monkeypatch.chdir(tmp_path / "tokens")
-    assert following.beside(Path(), "prior") == Path("../prior")
-    assert following.beside(Path(), "tokenizer") == Path("../tokenizer-2")
+    assert beside(Path(), "prior") == Path("../prior")
+    assert beside(Path(), "tokenizer") == Path("../tokenizer-2")
     assert following.tokenizer_of(made, [Path()]) == Path("../tokenizer")
 
 
@@ -247,7 +262,7 @@ def test_one_rank_alone_says_what_was_encoded_and_decoded(root, monkeypatch, cap
 
 
 def test_a_name_that_is_free_is_proposed(tmp_path):
-    assert following.unused(tmp_path / "a.png") == tmp_path / "a.png"
+    assert unused(tmp_path / "a.png") == tmp_path / "a.png"
     (tmp_path / "a.png").touch()
     (tmp_path / "a-2.png").touch()
-    assert following.unused(tmp_path / "a.png") == tmp_path / "a-3.png"
+    assert unused(tmp_path / "a.png") == tmp_path / "a-3.png"

@@ -8,10 +8,13 @@ from video_vq.arguments import add_json, positive, print_json, share
 from video_vq.cli import folder_options, following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import is_main_rank, num_cores
+from video_vq.models import starter
 from video_vq.stores.clips import SPLITS
 from video_vq.stores.lock import require_free
+from video_vq.stores.places import beside
 from video_vq.stores.tokens import TokenStore
 from video_vq.stores.videos import warning_of_empty_splits
+from video_vq.training.finished import RUN
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -175,9 +178,15 @@ def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
     if store.num_skipped and (missing := [name for name in SPLITS if name not in store.splits]):
         print(warning_of_empty_splits(missing, store.num_skipped))
     if {"train", "val"} <= store.splits:
-        prior = following.beside(arguments.tokenizer, "prior")
+        is_own = arguments.tokenizer != starter.FOLDER
+        prior = beside(_run_of(arguments.tokenizer) if is_own else arguments.out, "prior")
         words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)
     else:  # nothing to train on
-        decoded = following.beside(arguments.out, "decoded")
+        decoded = beside(arguments.out, "decoded")
         words = ("decode", arguments.out, "--tokenizer", arguments.tokenizer, "--out", decoded)
     following.say_next("video-vq", *words)
+
+
+def _run_of(tokenizer: Path) -> Path:
+    """Return the run folder that contains a tokenizer's model folder, or else the folder itself."""
+    return tokenizer.parent if (tokenizer.parent / RUN).is_file() else tokenizer

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from video_vq.errors import InputError
 from video_vq.machine import is_main_rank
+from video_vq.models import starter
 from video_vq.models.model_folder import read_model_config
 from video_vq.progress import is_quiet
+from video_vq.stores.places import beside, folder_of
 
 ANY_TOKENIZER = Path("TOKENIZER")  # placeholder for a tokenizer that was not found
 
@@ -22,20 +24,6 @@ def say_next(*words: str | Path) -> None:
     """
     if is_main_rank() and not is_quiet():
         print(f"next: {shlex.join(map(str, words))}")
-
-
-def unused(path: Path) -> Path:
-    """Return `path` if nothing exists there, else `path` with the first unused number from 2 on."""
-    number, free = 1, path
-    while os.path.lexists(free):
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
-
-
-def beside(path: Path, name: str) -> Path:
-    """Return an unused path with a given name next to `path`, which may be `.` or `..`."""
-    return unused(_folder_of(path) / name)
 
 
 def verify_words(store: Path) -> tuple[str | Path, ...]:
@@ -54,17 +42,14 @@ def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
     for path in near:
         candidates: list[Path] = []
         with suppress(OSError):  # the folder has just been removed, or cannot be read
-            candidates = sorted(_folder_of(path).iterdir())
+            candidates = sorted(folder_of(path).iterdir())
         for candidate in candidates:
-            with suppress(InputError, OSError):
-                if read_model_config(candidate, "tokenizer").hash == tokenizer_hash:
-                    return candidate
-    return ANY_TOKENIZER
+            if _has_hash(candidate, tokenizer_hash):
+                return candidate
+    return Path(starter.STARTER) if _has_hash(starter.FOLDER, tokenizer_hash) else ANY_TOKENIZER
 
 
-def _folder_of(path: Path) -> Path:
-    """Return the folder that contains a path, even for `.` and `..`, where `parent` is wrong."""
-    if path.name not in ("", ".."):
-        return path.parent
-    folder = Path(os.path.abspath(path)).parent
-    return folder if path.is_absolute() else Path(os.path.relpath(folder))
+def _has_hash(folder: Path, tokenizer_hash: str) -> bool:
+    with suppress(InputError, OSError):
+        return read_model_config(folder, "tokenizer").hash == tokenizer_hash
+    return False

@@ -21,7 +21,7 @@ def add_out(parser: argparse.ArgumentParser, what: str) -> None:
 
 def add_model(parser: argparse.ArgumentParser, kind: Kind, default: str | None = None) -> None:
     """Add `--tokenizer` or `--prior`, depending on `kind`; required unless there is a default."""
-    starter = ", or `starter`, that of the package" if kind == "tokenizer" else ""
+    starter = ", or `starter`, the package's own if it has one" if kind == "tokenizer" else ""
     parser.add_argument(
         f"--{kind}",
         required=default is None,

@@ -18,8 +18,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "reconstruct",
         help="show a video file beside its reconstruction from tokens",
         examples=(
-            "video-vq reconstruct in.mp4 out.mp4 --size 128",
             "video-vq reconstruct in.mp4 out.mp4 --tokenizer runs/tokenizer",
+            "video-vq reconstruct in.mp4 out.mp4 --size 128",
         ),
     )
     parser.add_argument("video", type=Path, metavar="IN", help="a video of any size and length")

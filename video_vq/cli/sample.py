@@ -8,6 +8,7 @@ from video_vq.cli import following, options
 from video_vq.cli.recorded import go_on_as_recorded
 from video_vq.machine import is_main_rank
 from video_vq.stores.lock import require_free
+from video_vq.stores.places import beside
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -155,7 +156,7 @@ def _require_places(arguments: argparse.Namespace) -> None:
 def _next(arguments: argparse.Namespace) -> tuple[str | Path, ...]:
     if arguments.given is None:
         return following.verify_words(arguments.out)
-    scores = following.beside(arguments.out, "scores")
+    scores = beside(arguments.out, "scores")
     return (
         *("video-vq", "evaluate", "--data", arguments.given, "--tokenizer", arguments.tokenizer),
         *("--samples", arguments.out, "--split", arguments.given_split, "--out", scores),

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_vq.cli import following, training_verbs
-from video_vq.stores.places import require_not_input
+from video_vq.stores.places import beside, require_not_input
 from video_vq.stores.tokens import TokenStore
 from video_vq.training.training_config import PriorTrainingConfig
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         near = (arguments.out, arguments.tokens)
         tokenizer = following.tokenizer_of(store.header.tokenizer_hash, near)
         words = ("video-vq", "sample", "--prior", arguments.out, "--tokenizer", tokenizer)
-        return (*words, "--out", following.beside(arguments.tokens, "samples"))
+        return (*words, "--out", beside(arguments.tokens, "samples"))
 
     return training_verbs.run_training(
         arguments, "prior", config, arguments.tokens, store.content_hash, sample

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from video_vq.cli import following, training_verbs
+from video_vq.cli import training_verbs
 from video_vq.stores.clips import ClipStore
-from video_vq.stores.places import require_not_input
+from video_vq.stores.places import beside, require_not_input
 from video_vq.training.training_config import TokenizerTrainingConfig
 
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         store.indices(split)
 
     def encode() -> tuple[str | Path, ...]:
-        tokens = following.beside(arguments.data, "tokens")
+        tokens = beside(arguments.data, "tokens")
         words = ("video-vq", "encode", arguments.data, "--tokenizer", arguments.out)
         return (*words, "--out", tokens)
 

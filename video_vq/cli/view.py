@@ -8,6 +8,7 @@ from pathlib import Path
 from video_vq.arguments import add_json, print_json
 from video_vq.cli import following
 from video_vq.media.reading import add_reading, reading_of, require_reading
+from video_vq.models.starter import named
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -27,7 +28,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--tokenizer",
-        type=Path,
+        type=named,
         metavar="DIR",
         help="tokenizer that decodes a token store or encodes a video (default: for tokens, "
         "the one that made them, if it is beside them or in runs/)",
@@ -78,7 +79,7 @@ def _tokenizer_of(path: Path) -> Path | None:
         return None
     name = tokens.TokenStore(path).header.tokenizer_hash
     found = following.tokenizer_of(name, (path, path.parent / "runs" / path.name))
-    return None if found == following.ANY_TOKENIZER else found
+    return None if found == following.ANY_TOKENIZER else named(found)
 
 
 def _open(page: Path) -> None:

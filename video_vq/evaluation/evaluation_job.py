@@ -10,6 +10,7 @@ from video_vq.data.clip_config import ShortVideos
 from video_vq.errors import ConfigError, InputError
 from video_vq.evaluation.generation_protocols import GenerationProtocol
 from video_vq.facts import Facts, score
+from video_vq.media.array_videos import is_array_file
 from video_vq.media.codec import CODECS, available_codecs
 from video_vq.media.decode import pyav_version
 from video_vq.metrics.network_choice import network_name
@@ -107,11 +108,12 @@ def identity_of_scores(job: EvaluationJob, precision: str) -> dict[str, Any]:
         InputError: data, models, tokens or samples are missing or damaged.
     """
     split, num_clips = job.split_and_number
-    size_hw = read_tokenizer_identity(job.tokenizer).facts.frame_size_hw
+    tokenizer = read_tokenizer_identity(job.tokenizer)
+    size_hw = tokenizer.facts.frame_size_hw
     samples = None if job.samples is None else _clip_store(job.samples, size_hw)
     identity = {
         "data": _clip_store(job.data, size_hw).content_hash,
-        "tokenizer": read_model_config(job.tokenizer, "tokenizer").hash,
+        "tokenizer": tokenizer.hash,
         "samples": None if samples is None else samples.content_hash,
         "tokens": None if job.tokens is None else TokenStore(job.tokens).content_hash,
         "prior": None if job.prior is None else read_model_config(job.prior, "prior").hash,
@@ -136,9 +138,10 @@ def _clip_store(path: Path, frame_size_hw: tuple[int, int]) -> ClipStore:
     """Return a clip store, or raise an error that names the command for making a clip store."""
     if path.exists() and not any((path / name).exists() for name in (MANIFEST, PARTS)):
         size = "x".join(map(str, frame_size_hw))
+        videos = path if path.is_dir() or is_array_file(path) else path.parent
         raise InputError(
             f"{path}: holds no {MANIFEST}, but evaluate needs a clip store; for videos, frame "
-            f"folders or arrays, `data-prep folder {shlex.quote(str(path))} --out STORE --size "
+            f"folders or arrays, `data-prep folder {shlex.quote(str(videos))} --out STORE --size "
             f"{size} --val 0 --test 1` makes one, with all of them in split 'test'"
         )
     return ClipStore(path)

@@ -162,6 +162,9 @@ def _with_joined_attention(tensors: Tensors) -> Tensors:
 
     Keys have no bias. When transformers 5 loads a file from another version, it silently sets
     q_bias and v_bias to zero; a file that was saved after such a load is refused.
+
+    Raises:
+        InputError: an attention layer has no q_bias or v_bias, or all of them are zero.
     """
     joined = dict(tensors)
     blocks = sorted({key.partition(".attn.")[0] for key in tensors if ".attn." in key})

@@ -7,6 +7,7 @@ wrong type raises an error that names the file, and control characters in text a
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from video_vq.media.sources import require_needed, source_of
 from video_vq.models.model_folder import CONFIG, describe_model, describe_tensors
 from video_vq.stores import clips, raw_videos, tokens
 from video_vq.stores.files import read_json
+from video_vq.stores.places import unused
 from video_vq.stores.shards import MANIFEST, PARTS, PLAN, describe_unfinished
 from video_vq.training.checkpoint_files import STATE, CheckpointFiles, describe_checkpoint
 from video_vq.training.finished import RUN, describe_run
@@ -135,7 +137,8 @@ def _file(path: Path, reading: Reading) -> Found | None:
         array = np.lib.format.open_memmap(path, mode="r")
         inside = _inside(path)
         if not inside and array.ndim >= 4:
-            return "arrays of videos", _describe_videos(path, reading)
+            with suppress(InputError):  # such as tokens, or weights
+                return "arrays of videos", _describe_videos(path, reading)
         size = {"dtype": str(array.dtype), "bytes": path.stat().st_size}
         return "an array", {"shape": times(array.shape), **size, **inside}
     if path.suffix == ".safetensors":
@@ -217,12 +220,14 @@ def _describe_videos(path: Path, reading: Reading) -> Facts:
     """Describe the videos that `data-prep folder` would read from a folder or an array file."""
     found = list_videos(path, FolderSettings(reading=reading))
     size = sum(video.num_bytes for video in found.videos)
+    out = str(unused(Path("clips")))
+    words = ["data-prep", "folder", str(path), *reading.words(), "--out", out]
     return {
         "videos": f"{len(found.videos):,}, together {size / 1e6:,.1f} MB",
         "classes": list(found.classes) or "none",
         "left out": f"{len(found.left_out)} that cannot be read" if found.left_out else "nothing",
         **({"notes": list(found.notes)} if found.notes else {}),
-        "next": f"{shlex.join(['data-prep', 'folder', str(path), *reading.words()])} --out clips",
+        "next": shlex.join(words),
     }
 
 

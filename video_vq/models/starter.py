@@ -4,11 +4,10 @@ The folder was written by `save_pretrained`, in bfloat16; the folder's sha256.js
 SHA-256 of each file. This module does not import torch.
 """
 
-import hashlib
 from pathlib import Path
 
 from video_vq.errors import InputError
-from video_vq.stores.files import read_json
+from video_vq.stores.files import read_json, sha256_file
 
 STARTER = "starter"
 FOLDER = Path(__file__).parents[1] / "weights" / STARTER
@@ -37,7 +36,7 @@ def require_whole() -> None:
         )
     for name, expected in read_json(FOLDER / HASHES, "the sha256 of the starter's files").items():
         file = FOLDER / name
-        found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
+        found = sha256_file(file) if file.is_file() else "none"
         if found != expected:
             raise InputError(
                 f"{file}: is missing or damaged (its sha256 is {found:.12}, expected "

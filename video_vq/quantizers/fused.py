@@ -24,4 +24,12 @@ def compiled() -> Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tenso
     if importlib.util.find_spec("triton") is None:
         return rotate_everywhere
     fused = torch.compile(rotate_everywhere, dynamic=True)
-    return WithFallback("compiling the rotation's backward", fused, rotate_everywhere)
+
+    def compiled_rotation(
+        e: Tensor, q: Tensor, g: Tensor, weight: Tensor | None, limit: float
+    ) -> Tensor:
+        # The step around it may forbid compiling (training/compiled.py), which could not be undone.
+        with torch.compiler.set_stance("default"):
+            return fused(e, q, g, weight, limit)
+
+    return WithFallback("compiling the rotation's backward", compiled_rotation, rotate_everywhere)

@@ -74,6 +74,28 @@ def require_room(out: Path, num_bytes: int) -> None:
         )
 
 
+def unused(path: Path) -> Path:
+    """Return `path` if nothing exists there, else `path` with the first unused number from 2 on."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def beside(path: Path, name: str) -> Path:
+    """Return an unused path with a given name next to `path`, which may be `.` or `..`."""
+    return unused(folder_of(path) / name)
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder that contains a path, even for `.` and `..`, where `parent` is wrong."""
+    if path.name not in ("", ".."):
+        return path.parent
+    folder = Path(os.path.abspath(path)).parent
+    return folder if path.is_absolute() else Path(os.path.relpath(folder))
+
+
 def _nearest(path: Path) -> Path:
     path = path.absolute()
     while not os.path.exists(path) and path != path.parent:

@@ -274,6 +274,15 @@ def test_damaged_arrays_and_tensors_are_named(written, tmp_path):
             describe(tmp_path / name)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_arrays_that_are_no_videos_are_told_by_shape_and_type(tmp_path, dtype):
+    np.save(tmp_path / "tokens.npy", np.ones((2, 3, 5, 5), dtype))
+    found = describe(tmp_path / "tokens.npy")
+    assert found.what == "an array"
+    assert found.facts["shape"] == "2 x 3 x 5 x 5"
+    assert found.facts["dtype"] == np.dtype(dtype).name
+
+
 def test_a_missing_shard_shows(written, tmp_path):
     shutil.copytree(written / "clips", tmp_path / "clips")
     (tmp_path / "clips" / "frames-00000.npy").unlink()

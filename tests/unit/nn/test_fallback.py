@@ -9,6 +9,7 @@ from video_vq.nn import cards
 from video_vq.nn.cards import is_verified, laid_out
 from video_vq.nn.fallback import WithFallback
 from video_vq.quantizers import fused, gradient, lookup
+from video_vq.training.compiled import not_recompiled
 
 GPU = torch.device("cuda")
 
@@ -47,6 +48,27 @@ def test_too_little_memory_is_no_failure_of_a_compiler():
 
     with pytest.raises(torch.OutOfMemoryError):
         WithFallback("this", greedy, lambda: None)()
+
+
+def test_the_rotation_is_compiled_also_in_a_step_that_compiles_nothing_else(
+    verified_everywhere, monkeypatch
+):
+    calls, compile_with = [], torch.compile
+
+    def keep(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    def compile_by_keep(function, dynamic):
+        return compile_with(function, dynamic=dynamic, backend=keep)
+
+    monkeypatch.setattr(torch, "compile", compile_by_keep)
+    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: name)  # Triton
+    e, q, g = torch.randn(3, 40, 8, generator=torch.Generator().manual_seed(1))
+    with not_recompiled(True):
+        found = fused.rotate_on_gpu(e, q, g, None, gradient.MAX_RATIO)
+    assert len(calls) == 1
+    torch.testing.assert_close(found, gradient.rotate_back(e, q, g))
 
 
 def test_a_rotation_that_cannot_be_compiled_has_the_plain_gradient(

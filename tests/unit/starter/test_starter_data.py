@@ -58,13 +58,12 @@ def test_an_object_in_front_hides_the_background_and_nothing_else():
     assert not any(clip[..., 1:].any() for clip in seen)
 
 
-def test_a_fade_stays_between_its_ends():
+def test_a_fade_goes_one_way():
     first, second = np.full((9, 4, 4, 3), 40, np.uint8), np.full((9, 4, 4, 3), 90, np.uint8)
     for seed in range(12):
         clip = moves.fade(first, second, generator(seed))
         means = clip.mean((1, 2, 3))
         assert (np.diff(means) >= 0).all() or (np.diff(means) <= 0).all()
-        assert set(np.unique(clip)) <= set(range(256))
 
 
 def test_no_clip_for_training_is_of_a_held_out_video(tmp_path):
@@ -72,10 +71,8 @@ def test_no_clip_for_training_is_of_a_held_out_video(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         frames = np.full((60, 80, 96, 3), grey, np.uint8)
         write_frames(tmp_path / name, frames, 25)
-    footage = sorted(tmp_path.glob("*/*.mkv"))
-    held_out = [path for path in footage if make_data.is_held_out(path, tmp_path)]
+    (kept,), held_out = make_data.footage_of(tmp_path)
     assert [path.name for path in held_out] == ["a.mkv", "x_cam03.mkv"]
-    (kept,) = (path for path in footage if path not in held_out)
     crops = list(make_data.real_crops([kept], 4, 0))
     assert [crop.shape for crop in crops] == [(17, 64, 64, 3)] * 4
     assert min(crop.mean() for crop in crops) > 60  # grey 200, recoloured at most
