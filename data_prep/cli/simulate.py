@@ -9,7 +9,6 @@ from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, add_json, positive, print_json
 from video_vq.errors import InputError
 from video_vq.progress import is_quiet
-from video_vq.stores.places import beside
 
 TEST_SHARE, MOST_TEST = 10, 256  # a tenth of the episodes, but no more test episodes than BAIR has
 
@@ -51,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the episodes that the arguments describe, and print how many objects moved."""
     from data_prep.bin_world.tfrecords import BinWorldSettings, write_bin_world
     from video_vq.machine import num_cores
+    from video_vq.stores.places import beside
 
     total, test = arguments.episodes, arguments.test_episodes
     if test is None:

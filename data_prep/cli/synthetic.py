@@ -7,7 +7,6 @@ from shlex import quote
 from data_prep.cli.options import add_workers
 from video_vq.arguments import Parser, positive
 from video_vq.progress import is_quiet
-from video_vq.stores.places import beside
 
 
 def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -52,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the synthetic videos that the arguments describe."""
     from data_prep.table_world.layouts import TableWorldSettings, write_table_world
     from video_vq.machine import num_cores
+    from video_vq.stores.places import beside
 
     settings = TableWorldSettings(
         layout=arguments.layout,

@@ -370,9 +370,13 @@ def test_the_branchless_form_for_a_gpu_agrees_with_the_blocks(angle):
 @pytest.mark.parametrize("has_triton", [True, False])
 def test_without_a_compiler_a_gpu_gets_the_plain_form(monkeypatch, has_triton):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "found" if has_triton else None)
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: lambda *values: "compiled")
+    by_kernel = torch.full((1, 2), 7.0)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: lambda *values: by_kernel)
     found: Any = fused.compiled.__wrapped__()
-    assert found() == "compiled" if has_triton else found is gradient.rotate_everywhere
+    if has_triton:
+        assert found(*torch.ones(3, 1, 2), None, 2.0) is by_kernel
+    else:
+        assert found is gradient.rotate_everywhere
 
 
 # In a process of its own: TorchDynamo cannot trace the shape checks of the tests.
