@@ -1,7 +1,7 @@
 """Compares quantizers in one model at equal bits per token and equal CPU time, with a prior.
 
-    OMP_NUM_THREADS=1 python scripts/bench/quantizers.py --data clips --out bench \
-        --seconds 1200 --prior-seconds 600 --bits 9 12 15 18 --seeds 0 1
+    ACCELERATE_MIXED_PRECISION=bf16 OMP_NUM_THREADS=1 python scripts/bench/quantizers.py \
+        --data clips --out bench --seconds 1200 --prior-seconds 600 --bits 9 12 15 18 --seeds 0 1
 
 Each run covers the whole pipeline: train-tokenizer, encode, train-prior, sample, evaluate. The cost
 of a step of each arm is first measured in a new process and stored in steps.json; it determines the
@@ -24,6 +24,7 @@ from quality_report import COLOURS, line, text
 
 from video_vq.cli import main as video_vq
 from video_vq.config import find_config, load_config
+from video_vq.machine import asked_precision
 from video_vq.models.prior import Prior, prior_loss
 from video_vq.models.prior_config import PriorConfig, TransformerConfig, factorise
 from video_vq.models.tokenizer import VideoTokenizer
@@ -172,7 +173,7 @@ def configs(
 def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits: int) -> float:
     """Return the CPU time or the additional memory of one step of a tokenizer or prior.
 
-    It runs in this process, which should be a new one.
+    It runs in this process, which should be a new one, in the precision that Accelerate would use.
     """
     tokenizer, prior = configs(arguments, arm, bits)
     size_hw = ClipStore(arguments.data).frame_size_hw
@@ -181,12 +182,13 @@ def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits
         "tokenizer": partial(tokenizer_step, tokenizer, size_hw),
         "prior": partial(prior_step, prior, tokenizer.model.quantizer.vocabulary, grid_thw),
     }[kind]
-    if what == "mebibytes":
-        return peak_mebibytes(lambda: make()(), "cpu")
-    step = make()
-    for _ in range(WARM):
-        step()
-    return milliseconds(lambda: [step() for _ in range(TIMED)], "cpu") / TIMED
+    with torch.autocast("cpu", torch.bfloat16, enabled=asked_precision() == "bf16"):
+        if what == "mebibytes":
+            return peak_mebibytes(lambda: make()(), "cpu")
+        step = make()
+        for _ in range(WARM):
+            step()
+        return milliseconds(lambda: [step() for _ in range(TIMED)], "cpu") / TIMED
 
 
 def all_measured(arguments: argparse.Namespace, arm: str, bits: int) -> dict[str, float]:
