@@ -4,9 +4,9 @@
         --data clips --out bench --seconds 1200 --prior-seconds 600 --bits 9 12 15 18 --seeds 0 1
 
 Each run covers the whole pipeline: train-tokenizer, encode, train-prior, sample, evaluate. The cost
-of a step of each arm is first measured in a new process and stored in steps.json; it determines the
-number of steps within the budget. A second start continues where the first one stopped. The results
-are in results.json, table.md and rate_distortion.svg.
+of a step of each arm is first measured in a new process, relative to that of a reference arm, and
+stored in steps.json; it determines the number of steps within the budget. A second start continues
+where the first one stopped. The results are in results.json, table.md and rate_distortion.svg.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -44,7 +44,8 @@ ARMS = (
     *("vq_rotation", "vq_straight_through", "vq_cosine", "simvq", "fsq", "ifsq"),
     *("bsq", "lfq", "residual", "grouped", "ibq"),
 )
-WARM, TIMED = 3, 10  # steps
+WARM, ROUNDS = 3, 13  # steps: not timed, and in all
+REFERENCE = ("vq_straight_through", 9)  # its steps are timed beside those of each arm
 DIM = 32  # of codes that are looked up
 
 
@@ -170,41 +171,56 @@ def configs(
     return tokenizer, prior
 
 
-def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits: int) -> float:
-    """Return the CPU time or the additional memory of one step of a tokenizer or prior.
-
-    It runs in this process, which should be a new one, in the precision that Accelerate would use.
-    """
+def make_step(arguments: argparse.Namespace, kind: str, arm: str, bits: int) -> Any:
+    """Return a function that does one training step of an arm's tokenizer or prior."""
     tokenizer, prior = configs(arguments, arm, bits)
     size_hw = ClipStore(arguments.data).frame_size_hw
+    if kind == "tokenizer":
+        return tokenizer_step(tokenizer, size_hw)
     grid_thw = tokenizer.model.backbone.grid_thw((tokenizer.data.num_frames, *size_hw))
-    make = {
-        "tokenizer": partial(tokenizer_step, tokenizer, size_hw),
-        "prior": partial(prior_step, prior, tokenizer.model.quantizer.vocabulary, grid_thw),
-    }[kind]
+    return prior_step(prior, tokenizer.model.quantizer.vocabulary, grid_thw)
+
+
+def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits: int) -> float:
+    """Return a cost of one step of a tokenizer or prior, in the precision of Accelerate.
+
+    It runs in this process, which should be a new one.
+
+    Args:
+        what: "mebibytes" for the additional memory, "milliseconds" for the CPU time, or "ratio"
+            for the median ratio to the CPU time of `REFERENCE`, whose steps take turns with those
+            of the arm, so that the load of the machine cancels out.
+    """
     with torch.autocast("cpu", torch.bfloat16, enabled=asked_precision() == "bf16"):
         if what == "mebibytes":
-            return peak_mebibytes(lambda: make()(), "cpu")
-        step = make()
-        for _ in range(WARM):
-            step()
-        return milliseconds(lambda: [step() for _ in range(TIMED)], "cpu") / TIMED
+            return peak_mebibytes(lambda: make_step(arguments, kind, arm, bits)(), "cpu")
+        step = make_step(arguments, kind, arm, bits)
+        other = make_step(arguments, kind, *REFERENCE) if what == "ratio" else lambda: None
+        rounds = [[milliseconds(work, "cpu") for work in (step, other)] for _ in range(ROUNDS)]
+    if what == "ratio":
+        return median(ours / theirs for ours, theirs in rounds[WARM:])
+    return median(ours for ours, _ in rounds[WARM:])
 
 
 def all_measured(arguments: argparse.Namespace, arm: str, bits: int) -> dict[str, float]:
     """Return all costs of an arm, each from a new process; they are stored in the output folder."""
     path = arguments.out / "steps.json"
     known = json.loads(path.read_text()) if path.exists() else {}
+
+    def number(what: str, kind: str, arm: str, bits: int) -> float:
+        words = ["--measure", what, kind, arm, str(bits)]
+        return number_from_fresh_process(__file__, [*sys.argv[1:], *words])
+
+    kinds = ("tokenizer", "prior")
+    if "reference" not in known:
+        known["reference"] = {kind: number("milliseconds", kind, *REFERENCE) for kind in kinds}
     key = f"{arm}_{bits}"
     if key not in known:
-        known[key] = {
-            f"{kind}_{what}": number_from_fresh_process(
-                __file__,
-                [*sys.argv[1:], "--measure", what, kind, arm, str(bits)],
-            )
-            for kind in ("tokenizer", "prior")
-            for what in ("milliseconds", "mebibytes")
-        }
+        known[key] = {}
+        for kind in kinds:
+            ratio = number("ratio", kind, arm, bits)
+            known[key][f"{kind}_milliseconds"] = ratio * known["reference"][kind]
+            known[key][f"{kind}_mebibytes"] = number("mebibytes", kind, arm, bits)
         path.write_text(json.dumps(known, indent=1))
     return known[key]
 

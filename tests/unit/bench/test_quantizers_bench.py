@@ -73,7 +73,7 @@ def test_a_tiny_run_fills_the_table_and_goes_on_where_it_stopped(
         return quantizers.measured(arguments, what, kind, arm, int(bits))
 
     monkeypatch.setattr(quantizers, "number_from_fresh_process", number)
-    monkeypatch.setattr(quantizers, "TIMED", 2)
+    monkeypatch.setattr(quantizers, "ROUNDS", quantizers.WARM + 2)
     results = quantizers.compare(arguments)
     assert [(one["arm"], one["bits_per_clip"]) for one in results] == [
         ("bsq", 64 * 6),
