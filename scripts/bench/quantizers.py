@@ -3,7 +3,7 @@
     ACCELERATE_MIXED_PRECISION=bf16 OMP_NUM_THREADS=1 python scripts/bench/quantizers.py \
         --data clips --out bench --seconds 1200 --prior-seconds 600 --bits 9 12 15 18 --seeds 0 1
 
-Each run covers the whole pipeline: train-tokenizer, encode, train-prior, sample, evaluate. The cost
+Each run covers the whole pipeline: train-tokenizer, encode, train-prior, evaluate. The cost
 of a step of each arm is first measured in a new process, relative to that of a reference arm, and
 stored in steps.json; it determines the number of steps within the budget. A second start continues
 where the first one stopped. The results are in results.json, table.md and rate_distortion.svg.
