@@ -1,9 +1,9 @@
-"""Repeats the first steps of the starter's training, and compares their weights with the record.
+"""Repeats the first steps of the starter's training, and compares the digest with the record.
 
     OMP_NUM_THREADS=1 python scripts/starter/digest.py CLIPS
 
-The learning rate of these steps is that of the whole run, which is constant until its last ones.
-The digest is the hash of the exported model; it depends on torch, the processor and the precision.
+The learning rate of these steps is that of the whole run, which is constant until its final decay.
+The digest is the hash of the trained model; it depends on torch, the processor and the precision.
 """
 
 import argparse
@@ -22,7 +22,7 @@ STEPS = 50
 
 
 def main() -> None:
-    """Train, and say whether the digest is the recorded one; exit with 1 if it is not."""
+    """Train, print the digest and the recorded one, and exit with status 1 if they differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clips", type=Path, help="the clip store that make_data.py wrote")
     parser.add_argument("--write", action="store_true", help="record the digest")
@@ -43,9 +43,10 @@ def main() -> None:
 
 
 def digest_of(clips: Path, *settings: str) -> str:
-    """Return the hash of a model that was trained for the first steps.
+    """Train a starter tokenizer for the first `STEPS` steps, and return its hash.
 
     Args:
+        clips: path of the clip store.
         settings: further settings of the config, for a trial.
     """
     with tempfile.TemporaryDirectory() as scratch:

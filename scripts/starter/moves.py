@@ -29,13 +29,13 @@ def pyramid(picture: Image.Image) -> list[Image.Image]:
 def camera_move(
     levels: Sequence[Image.Image], random: np.random.Generator, num_frames: int, size: int
 ) -> np.ndarray:
-    """Pan, zoom and turn over a picture; a fifth of the cameras stand still.
+    """Pan, zoom and turn a camera over a picture; a fifth of the cameras stand still.
 
     Args:
         levels: the picture's copies, from `pyramid`.
 
     Returns:
-        uint8 t h w 3.
+        The uint8 frames, t h w 3.
     """
     largest = min(levels[-1].size) - 2 * BORDER
     short = math.exp(random.uniform(math.log(72), math.log(max(73, largest))))
@@ -72,7 +72,7 @@ def camera_move(
 def objects_in_front(
     frames: np.ndarray, stamps: Sequence[Image.Image], random: np.random.Generator
 ) -> np.ndarray:
-    """Move one to three cut-out objects (RGBA) over a clip, each on its own way."""
+    """Move one to three cut-out objects (RGBA) over a clip, each along its own path."""
     size = frames.shape[1]
     pictures = [Image.fromarray(frame) for frame in frames]
     for _ in range(int(random.integers(1, 4))):
@@ -98,7 +98,7 @@ def objects_in_front(
 
 
 def recolour(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Change brightness, contrast and tint of a clip, by one table per channel."""
+    """Change the brightness, contrast and tint of a clip, with one lookup table per channel."""
     gamma = math.exp(random.normal(0, 0.25))
     gains = np.exp(random.normal(0, 0.08, 3)) * math.exp(random.normal(0, 0.12))
     lift = random.normal(0, 0.03)
@@ -108,13 +108,13 @@ def recolour(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def grain(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Add a camera's noise, of a standard deviation of 1 to 8 gray levels."""
+    """Add camera noise with a standard deviation of 1 to 8 gray levels."""
     noise = random.normal(0, random.uniform(1, 8), frames.shape)
     return np.clip(np.rint(frames + noise), 0, 255).astype(np.uint8)
 
 
 def page(random: np.random.Generator, side: int = 320) -> Image.Image:
-    """Draw a page of text, shapes, stripes or lines to move a camera over."""
+    """Draw a page of text, shapes or stripes over which a camera can move."""
     first, second = (tuple(int(v) for v in random.integers(0, 256, 3)) for _ in range(2))
     blend = np.linspace(0, 1, side)[:, None, None] * np.ones((1, side, 1))
     if random.random() < 0.5:
@@ -158,7 +158,7 @@ def page(random: np.random.Generator, side: int = 320) -> Image.Image:
 
 
 def noise(random: np.random.Generator, num_frames: int, size: int) -> np.ndarray:
-    """Return noise of a random coarseness and contrast around a color, moving or still."""
+    """Return a clip of noise around a color, with random scale and contrast, moving or still."""
     cells = int(random.choice([2, 4, 8, 16, 32, 64]))
     mean = random.uniform(20, 235, 3)
     channels = 3 if random.random() < 0.5 else 1
@@ -178,7 +178,7 @@ def noise(random: np.random.Generator, num_frames: int, size: int) -> np.ndarray
 
 
 def fade(first: np.ndarray, second: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Fade or cut from one clip to another, to black or to white."""
+    """Cut or fade between two clips, or fade the first one to or from black or white."""
     num_frames = len(first)
     kind = random.choice(["cross", "cut", "black", "white"])
     start = random.uniform(-0.3, 0.7) * num_frames

@@ -1,10 +1,10 @@
-"""Scores a tokenizer on the whole videos that the starter never saw, at 128 px, beside codecs.
+"""Scores a tokenizer or the codecs on videos that the starter never saw, at 128 px.
 
     python scripts/starter/score.py VIDEOS --out scores                       # codecs, once
     python scripts/starter/score.py VIDEOS --out scores --tokenizer starter
 
-Clips have 49 frames, not the 9 of training: a causal tokenizer spends a whole latent frame on the
-first one, so these cost 0.0497 bits per pixel, long videos less.
+Clips have 49 frames, not 9 as in training: a causal tokenizer spends a whole latent frame on the
+first frame, so such clips cost 0.0497 bits per pixel, and longer videos cost less.
 """
 
 import argparse
@@ -31,7 +31,7 @@ BITS = (1 + (NUM_FRAMES - 1) // 4) * (SIDE // 8) ** 2 * 12  # of a clip's tokens
 
 
 def main() -> None:
-    """Prepare the clips and score the codecs, unless that is done; then score a tokenizer."""
+    """Prepare the clips; then score the given tokenizer, or else all codecs not yet scored."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,7 +79,7 @@ def evaluate(name: str, clips: Path, out: Path) -> None:
 
 
 def codec_scores(store: ClipStore, codec: CodecName) -> dict[str, float]:
-    """Return the mean PSNR, SSIM and bits of a codec on the clips that an evaluation scores."""
+    """Return the number of clips that an evaluation scores, and a codec's mean scores and bits."""
     found = []
     for window in scoring_windows(store, "test", NUM_FRAMES, 1, None, 0):
         clip = store.read(window.video, window.start, NUM_FRAMES)
@@ -93,7 +93,7 @@ def codec_scores(store: ClipStore, codec: CodecName) -> dict[str, float]:
 
 
 def run(module: str, *words: object) -> None:
-    """Run a command of this project; end with its status if it fails."""
+    """Run a module of this project as a script; exit with its status if it fails."""
     done = subprocess.run([sys.executable, "-m", module, *map(str, words)], check=False)
     if done.returncode:
         sys.exit(done.returncode)
