@@ -1,10 +1,10 @@
-"""Draws the mechanism: why latents shrink under the rotation, and the cost of this.
+"""Draws why latents shrink under the rotation, and what this costs.
 
   python scripts/study/mechanism.py rotation.jsonl --out docs/figures/rotation_mechanism.svg
 
 The runs of the parts "mechanism" and "without_commitment" give four panels: the median length of
 the latents over steps; the forces that change it; the median angle between a latent and its code;
-and the angles at which the gradient of either estimator is closest to the exact one.
+and, by this angle, the cosine between each estimator's gradient and the exact one.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def curve(result: Result, key: str) -> tuple[list[int], list[float]]:
 
 
 def by_angle(results: Sequence[Result], estimator: str) -> tuple[list[int], list[float]]:
-    """Return bins of angles and an estimator's mean cosine to the exact gradient in each."""
+    """Return the lower edges of bins of angles, and an estimator's mean cosine in each bin."""
     angles, cosines = [], []
     for start in BINS:
         key = f"quantizer/exact_cosine_{estimator}_at_{start}"

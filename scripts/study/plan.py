@@ -21,12 +21,13 @@ class World:
     """A data set and the models that are trained on it.
 
     Attributes:
-        make: commands that make the clip store, with {raw} and {clips} for their paths.
+        make: commands that make the clip store, in which {raw} and {clips} stand for the paths of
+            raw videos and of the store.
         tokenizer: config of the tokenizer.
         prior: config of the prior.
         tokenizer_settings: settings that all tokenizers of the study share.
         prior_settings: settings that all priors of the study share.
-        hop: number of frames between two windows that are encoded for the prior.
+        hop: number of frames from the start of one encoded window to the start of the next.
         sampling: options of `video-vq sample`.
         num: number of test clips and of samples that are scored.
     """
@@ -49,11 +50,11 @@ class Part:
         world: name of the world.
         regimes, optimizers, arms: names of the regimes, optimizers and arms.
         seeds: seeds of the weights, the order of the data, the restarts, the prior and the
-            samples; runs of one seed are paired.
+            samples; runs with the same seed are paired.
         rates: learning rates of the tokenizer, or "tuned": for each regime, optimizer and arm the
             rate that was best on the val split in the parts named "tuning…".
-        last: the last stage: "tokenizer" stops after the tokenizer's training, "prior" goes on to
-            tokens, prior, samples and scores.
+        last: last model to train; "prior" also makes tokens and samples. Scores follow, except in
+            parts named "tuning…".
     """
 
     name: str
@@ -134,7 +135,7 @@ class Step(NamedTuple):
 
     Attributes:
         command: arguments of `video-vq`.
-        made: output of the command when it has finished.
+        made: file or folder that exists once the command has finished.
     """
 
     command: tuple[str, ...]
@@ -147,7 +148,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def runs_of(plan: Plan) -> Iterator[Run]:
-    """Yield all runs in order, seed by seed, so that pairs are complete early."""
+    """Yield the runs, part by part and seed by seed, so that pairs are complete early."""
     for part in plan.parts:
         rates = (None,) if part.rates == "tuned" else part.rates
         for seed, regime, optimizer, arm, rate in itertools.product(
@@ -158,14 +159,15 @@ def runs_of(plan: Plan) -> Iterator[Run]:
 
 
 def tuned_rate(run: Run, results: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the rate with the best validation PSNR among the tuning runs of a run's arm.
+    """Return the rate of the tuning run with the best validation PSNR.
 
     Args:
-        run: a run whose rate has to be chosen.
+        run: a run whose rate has to be chosen; the tuning runs must share its regime, optimizer
+            and arm.
         results: all results so far.
 
     Returns:
-        None until a tuning run of the arm has finished.
+        The rate; None until such a tuning run has finished.
     """
     of_arm = [
         (result["validation_psnr"], result["rate"])

@@ -6,7 +6,8 @@ its stages stopped. Example:
   python scripts/study/run.py scripts/study/rotation.yaml --out runs/study --results rotation.jsonl
 
 Without GPUs, one run at a time uses the whole machine; `--jobs 2` does two at a time, each with an
-equal share of the cores. With GPUs, each run uses one, with as many runs at a time as GPUs.
+equal share of the cores. With GPUs, each run uses one, and by default there are as many runs at a
+time as GPUs.
 """
 
 import argparse
@@ -48,7 +49,7 @@ class Results:
         return any(result["name"] == run.name for result in self.results)
 
     def add(self, result: dict[str, Any]) -> None:
-        """Write a result to disk."""
+        """Add a result, and write all results to disk."""
         with self._lock:
             self.results.append(result)
             lines = (json.dumps(one) + "\n" for one in self.results)
@@ -73,7 +74,11 @@ def perform(
     out: Path,
     environment: dict[str, str],
 ) -> dict[str, Any]:
-    """Do a run and return its result; a failed command ends it."""
+    """Do a run, up to its first failed command, and return its result.
+
+    Raises:
+        InterruptedError: a command was stopped before it finished.
+    """
     folder = out / run.name
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"name": run.name, **run._asdict(), "rate": rate, "status": "finished"}
@@ -100,14 +105,14 @@ def perform(
 
 
 def without_lists(scores: Any) -> Any:
-    """Return scores without their longest lists."""
+    """Return scores without the keys in `LONG`, at any depth: entries per clip or per code."""
     if not isinstance(scores, dict):
         return scores
     return {key: without_lists(value) for key, value in scores.items() if key not in LONG}
 
 
 def figures_of(folder: Path) -> dict[str, Any]:
-    """Return the figures in a run's files: the curve of its training, and its scores."""
+    """Return the numbers in a run's files: last validation PSNR, training curve and scores."""
     metrics = folder / "tokenizer" / "metrics.jsonl"
     lines = (
         [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
@@ -131,7 +136,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
 
 
 def gpus() -> list[str]:
-    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the indices of this machine's GPUs, for CUDA_VISIBLE_DEVICES."""
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -139,7 +144,7 @@ def gpus() -> list[str]:
 
 
 def environments(plan: plans.Plan, jobs: int | None) -> list[dict[str, str]]:
-    """Return the environment of each concurrent run."""
+    """Return the environment variables of each concurrent run."""
     base = {**os.environ, "ACCELERATE_MIXED_PRECISION": plan.precision}
     if found := gpus():
         places = (found[index % len(found)] for index in range(jobs or len(found)))
@@ -149,7 +154,7 @@ def environments(plan: plans.Plan, jobs: int | None) -> list[dict[str, str]]:
 
 
 class Study:
-    """The remaining runs, distributed to as many workers as there are environments."""
+    """The remaining runs, which are distributed among the workers."""
 
     def __init__(self, plan: plans.Plan, out: Path, results: Results, parts: Sequence[str]):
         self.plan, self.out, self.results = plan, out, results
@@ -160,7 +165,7 @@ class Study:
         self.until = float("inf")
 
     def take(self) -> Iterator[tuple[plans.Run, float]]:
-        """Yield runs with their rates, each to one worker, while there is time."""
+        """Yield runs whose rates are known, each to only one worker, while there is time."""
         while time.monotonic() < self.until:
             with self._taking:
                 for run in self._left:
@@ -173,7 +178,7 @@ class Study:
             yield run, rate
 
     def work(self, environment: dict[str, str], keep: bool) -> None:
-        """Do runs until none is left that can be done."""
+        """Do runs until none is left to take; delete their folders unless `keep` is set."""
         for run, rate in self.take():
             result = perform(self.plan, run, rate, self._worlds[run.world], self.out, environment)
             self.results.add(result)

@@ -22,7 +22,7 @@ Result = dict[str, Any]
 
 
 class Difference(NamedTuple):
-    """A mean difference over paired seeds, and half of the width of its 95 % interval."""
+    """A mean difference over paired seeds, and half the width of its 95 % interval."""
 
     mean: float
     half_width: float
@@ -35,7 +35,7 @@ class Measure(NamedTuple):
     Attributes:
         title: the column's title, with its unit.
         digits: number of digits after the decimal point.
-        of: function that takes the number from a result; None where the result has none.
+        of: function that returns the number from a result, or None if the result lacks it.
     """
 
     title: str
@@ -90,13 +90,13 @@ def paired_difference(
 
 
 def numbers(results: Sequence[Result], measure: Measure) -> dict[int, float]:
-    """Return a measure by seed, for the runs that have it."""
+    """Return the values of a measure by seed, for the runs that have it."""
     found = {result["seed"]: measure.of(result) for result in results}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
 def cell(arm: Mapping[int, float], reference: Mapping[int, float], measure: Measure) -> str:
-    """Return the mean of an arm and its paired difference to the reference."""
+    """Return a table cell with the arm's mean and its paired difference from the reference."""
     if not arm:
         return ""
     digits = measure.digits
@@ -108,7 +108,10 @@ def cell(arm: Mapping[int, float], reference: Mapping[int, float], measure: Meas
 
 
 def tables(plan: plans.Plan, results: Sequence[Result]) -> str:
-    """Return one table for each world, regime and optimizer, and a list of failed runs."""
+    """Return all tables in Markdown, followed by the failed runs and the number of runs left.
+
+    There is a table for each world, regime and optimizer, and one of the rates that were tried.
+    """
     groups: dict[tuple[str, ...], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         if result["status"] == "finished" and not result["part"].startswith(plans.TUNING):
@@ -144,7 +147,7 @@ def tables(plan: plans.Plan, results: Sequence[Result]) -> str:
 
 
 def rates_table(plan: plans.Plan, results: Sequence[Result]) -> str:
-    """Return the validation PSNR of each arm at each rate that was tried."""
+    """Return a table of the validation PSNR of each arm at each rate that was tried."""
     tuning = [
         r
         for r in results
@@ -164,7 +167,7 @@ def rates_table(plan: plans.Plan, results: Sequence[Result]) -> str:
 
 
 def picture(plan: plans.Plan, results: Sequence[Result], path: Path) -> None:
-    """Draw rate and distortion: PSNR over bits per clip, with a panel per regime and optimizer."""
+    """Draw PSNR over bits per clip, with a panel for each world, regime and optimizer."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
